@@ -1,0 +1,153 @@
+"""Start an entry of `model/entry` under torchrun, follow it, and stop it well.
+
+    stage ──config.json──▶ launcher ──▶ torchrun ──▶ rank 0 … rank n-1
+      ▲                                                  │
+      └── progress, MLflow ◀── metrics.jsonl, log ◀──────┘
+
+The child writes to a log file, not to a pipe: a pipe breaks when this process dies, and ranks that
+print into a broken pipe are killed before they can save. Whatever ends this task (an error, a
+cancelled flow, Ctrl-C) first asks the child to save (SIGTERM), and kills its group only after
+`GRACE_SECONDS`. Death of this process reaches the child through the kernel (model/entry/launch.py).
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from model.errors import StageError
+from tasks._recipes import ROOT
+from tasks._stage import StageRun, write_json
+
+GRACE_SECONDS = 25.0
+POLL_SECONDS = 0.5
+TAIL_LINES = 40
+USER_ERROR = 2
+"""Exit code of an entry that refuses its input (a SteelError): the message is the last line."""
+
+ALWAYS = {
+    "PYTHONUNBUFFERED": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "DO_NOT_TRACK": "true",
+    "GLOO_SOCKET_IFNAME": "lo",
+}
+"""Environment of every child: nothing is fetched silently, and gloo stays on loopback."""
+
+
+def torchrun(
+    run: StageRun,
+    module: str,
+    payload: Mapping[str, Any],
+    *,
+    num_processes: int,
+    total_steps: int | None = None,
+    env: Mapping[str, str] | None = None,
+) -> None:
+    """Run `python -m module CONFIG.json` in `num_processes` ranks on this machine until it ends.
+
+    Args:
+        run: the stage; payload and log are written to its folder, and `metrics.jsonl` there is
+            followed into its progress and into MLflow.
+        module: dotted name of the entry.
+        payload: the resolved config, JSON values, without secrets.
+        num_processes: ranks.
+        total_steps: what 100 % is; None when the entry reports no steps.
+        env: additions to the environment.
+
+    Raises:
+        StageError: the entry failed; the message ends with the last lines of its log.
+    """
+    name = module.rpartition(".")[2]
+    config = run.folder / f"{name}.json"
+    write_json(config, dict(payload))
+    metrics = run.folder / "metrics.jsonl"
+    log_path = run.folder / f"{name}.log"
+    threads = max(1, (os.cpu_count() or 1) // num_processes)
+    command = [
+        sys.executable, "-m", "model.entry.launch", str(num_processes), module, str(config),
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **ALWAYS, **(env or {})}
+    if num_processes == 1:
+        # A world of one still opens a rendezvous port.
+        environment.setdefault("MASTER_ADDR", "127.0.0.1")
+    run.log.info("%s: %d process(es) of %s", run.stage, num_processes, module)
+    with log_path.open("ab") as log, run.track.follow(metrics):
+        child = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        follower = _Follower(run, metrics, total_steps)
+        try:
+            while child.poll() is None:
+                follower.poll()
+                time.sleep(POLL_SECONDS)
+            follower.poll()
+        except BaseException:
+            stop(child)
+            raise
+        finally:
+            # A launcher that was killed leaves ranks behind; nothing of its group may survive.
+            _kill_group(child.pid)
+    if child.returncode != 0:
+        tail = "\n".join(_tail(log_path))
+        raise StageError(
+            f"{run.stage}: {module} ended with exit code {child.returncode}. "
+            f"The last lines of {log_path}:\n{tail}"
+        )
+
+
+def stop(child: "subprocess.Popen[bytes]") -> None:
+    """Ask a child to save and end; kill it and its group when it takes too long."""
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            _kill_group(child.pid)
+            child.wait()
+
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _tail(path: Path) -> list[str]:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return lines[-TAIL_LINES:]
+
+
+class _Follower:
+    """Reads a growing metrics.jsonl and passes the newest step on as progress."""
+
+    def __init__(self, run: StageRun, metrics: Path, total_steps: int | None) -> None:
+        self.run, self.metrics, self.total = run, metrics, total_steps
+        self.offset = 0
+
+    def poll(self) -> None:
+        if self.total is None or not self.metrics.exists():
+            return
+        if self.metrics.stat().st_size < self.offset:
+            self.offset = 0  # cut back by a resumed training
+        with self.metrics.open("rb") as file:
+            file.seek(self.offset)
+            new = file.read()
+        complete = new[: new.rfind(b"\n") + 1]
+        self.offset += len(complete)
+        for line in reversed(complete.splitlines()):
+            record = json.loads(line)
+            loss = record["metrics"].get("train/loss")
+            if loss is not None:
+                what = f"step {record['step']}/{self.total}, loss {loss:.3f}"
+                self.run.progress(record["step"], self.total, what)
+                return
