@@ -1,0 +1,41 @@
+"""Refuse work that the disk cannot hold, before it starts."""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from model.errors import DataError
+from tasks._recipes import display
+
+RESERVE = 64 * 1024**2
+"""Bytes that must stay free besides what the work itself writes: logs, databases, manifests."""
+
+
+def require_free_space(folder: Path, bytes_needed: int, what: str) -> None:
+    """Raise DataError unless the disk under `folder` can take `bytes_needed` bytes for `what`.
+
+    The folder need not exist yet: its nearest existing parent is looked at.
+    """
+    place = folder
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if free < bytes_needed + RESERVE:
+        raise DataError(
+            f"{what} needs about {human(bytes_needed + RESERVE)} in {display(folder)}, but only "
+            f"{human(free)} are free there. Free some space, or choose another disk with --store."
+        )
+
+
+def total_bytes(paths: Iterable[Path]) -> int:
+    """Sum of the sizes of files."""
+    return sum(path.stat().st_size for path in paths)
+
+
+def human(num_bytes: float) -> str:
+    """A number of bytes for people: `1.5 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"
