@@ -1,0 +1,240 @@
+"""What a folder of packed shards holds.
+
+    shards/
+      manifest.json        this module; written last, so its existence means that packing is done
+      skypile-00000.bin    raw little-endian token ids, documents ended by <|endoftext|>
+      skypile-00000.idx    raw little-endian uint64: where each document starts, in tokens
+      …
+
+The digest of a manifest is that of its *content*: sources, checksums, counts and the tokenizer. File
+names are left out on purpose: data that were moved or renamed are still the same data, and the order
+of training (model/data/order.py) depends on nothing else. A name that points to other content is
+caught by the checksum instead.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from model.data._files import digest_of, write_json
+from model.errors import DataError
+
+SCHEMA_VERSION = 1
+FILE_NAME = "manifest.json"
+
+DType = Literal["uint16", "uint32"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardInfo:
+    """One shard: a file of token ids and the index of its documents."""
+
+    name: str
+    """File name of the token ids inside the folder, with the suffix .bin; the index has .idx."""
+    source: str
+    """Corpus that the documents came from, e.g. "skypile"."""
+    num_tokens: int
+    """Token ids in the file, ends of documents included."""
+    num_documents: int
+    """Documents in the file; a document never continues in another shard."""
+    md5: str
+    """MD5 of every byte of the token file (32 hex digits), computed while it was written."""
+    index_md5: str
+    """MD5 of every byte of the document index (32 hex digits)."""
+    dtype: DType
+    """Little-endian type of an id: uint16 where the vocabulary fits, else uint32."""
+    cleaned_file: str
+    """Name of the cleaned file that was packed, for tracing a token back to its document."""
+
+    @property
+    def index_name(self) -> str:
+        """File name of the document index."""
+        return Path(self.name).with_suffix(".idx").name
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the token file."""
+        return self.num_tokens * (2 if self.dtype == "uint16" else 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedManifest:
+    """All shards of one folder, in an order that only their content decides.
+
+    Raises:
+        DataError: two shards have the same name or the same content, or a field cannot be.
+    """
+
+    vocab_size: int
+    """Ids lie in [0, vocab_size)."""
+    end_of_document: int
+    """Id that ends every document (<|endoftext|>, 151643 in the full Qwen1.5 vocabulary)."""
+    tokenizer_md5: str
+    """MD5 of tokenizer.json; data of another tokenizer cannot be appended."""
+    shards: tuple[ShardInfo, ...]
+    """Sorted by (source, md5) whatever order they are given in."""
+    folder: Path | None = field(default=None, compare=False)
+    """Where the shards lie on this machine; not part of what the manifest says."""
+
+    FILE_NAME: ClassVar[str] = FILE_NAME
+
+    def __post_init__(self) -> None:
+        object.__setattr__(
+            self, "shards", tuple(sorted(self.shards, key=lambda shard: (shard.source, shard.md5)))
+        )
+        if not 0 <= self.end_of_document < self.vocab_size:
+            raise DataError(
+                f"end_of_document {self.end_of_document} is not an id of a vocabulary of "
+                f"{self.vocab_size}: pack the data again"
+            )
+        names: set[str] = set()
+        contents: dict[str, str] = {}
+        for shard in self.shards:
+            _check_shard(shard)
+            if shard.name in names:
+                raise DataError(f"the shard name {shard.name!r} occurs twice in the manifest")
+            names.add(shard.name)
+            if shard.md5 in contents:
+                raise DataError(
+                    f"shards {contents[shard.md5]!r} and {shard.name!r} hold the same content (MD5 "
+                    f"{shard.md5}): it would be trained on twice. Remove one of them, or give the "
+                    "source a weight of 2 if that is what you want"
+                )
+            contents[shard.md5] = shard.name
+
+    @cached_property
+    def digest(self) -> str:
+        """MD5 of the content (32 hex digits): equal for renamed or moved data."""
+        return digest_of(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "vocab_size": self.vocab_size,
+                "end_of_document": self.end_of_document,
+                "tokenizer_md5": self.tokenizer_md5,
+                "shards": [
+                    [s.source, s.md5, s.index_md5, s.num_tokens, s.num_documents, s.dtype]
+                    for s in self.shards
+                ],
+            }
+        )
+
+    @cached_property
+    def sources(self) -> tuple[str, ...]:
+        """Names of the sources, sorted."""
+        return tuple(sorted({shard.source for shard in self.shards}))
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in all shards."""
+        return sum(shard.num_tokens for shard in self.shards)
+
+    @property
+    def num_documents(self) -> int:
+        """Documents in all shards."""
+        return sum(shard.num_documents for shard in self.shards)
+
+    @property
+    def tokens_by_source(self) -> dict[str, int]:
+        """Tokens of each source."""
+        return self._totals("num_tokens")
+
+    @property
+    def documents_by_source(self) -> dict[str, int]:
+        """Documents of each source."""
+        return self._totals("num_documents")
+
+    def write(self, folder: Path) -> Path:
+        """Publish folder/manifest.json atomically and return its path."""
+        path = folder / FILE_NAME
+        write_json(
+            path,
+            {
+                "schema_version": SCHEMA_VERSION,
+                "digest": self.digest,
+                "vocab_size": self.vocab_size,
+                "end_of_document": self.end_of_document,
+                "tokenizer_md5": self.tokenizer_md5,
+                "num_tokens": self.num_tokens,
+                "num_documents": self.num_documents,
+                "tokens_by_source": self.tokens_by_source,
+                "shards": [asdict(shard) for shard in self.shards],
+            },
+        )
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> PackedManifest:
+        """Read a manifest file, or the one in a folder.
+
+        Raises:
+            DataError: the file is missing, damaged, of another schema, or was edited.
+        """
+        file = path / FILE_NAME if path.is_dir() else path
+        try:
+            raw = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise DataError(
+                f"no packed data: {file} does not exist. Run the stage `pack` first"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise DataError(f"{file} is not a readable manifest: {error}") from None
+        if not isinstance(raw, dict):
+            raise DataError(f"{file} is not a manifest of packed shards: pack the data again")
+        if raw.get("schema_version") != SCHEMA_VERSION:
+            raise DataError(
+                f"schema_version in {file} is {raw.get('schema_version')!r}, this version reads "
+                f"{SCHEMA_VERSION}: pack the data again"
+            )
+        manifest = cls._parse(raw, file)
+        if raw.get("digest") != manifest.digest:
+            raise DataError(
+                f"digest in {file} is {raw.get('digest')!r}, but its fields give "
+                f"{manifest.digest!r}: the file was edited or damaged. Pack the data again"
+            )
+        return manifest
+
+    @classmethod
+    def _parse(cls, raw: Mapping[str, Any], file: Path) -> PackedManifest:
+        try:
+            names = [f.name for f in fields(ShardInfo)]
+            shards = tuple(
+                ShardInfo(**{name: shard[name] for name in names}) for shard in raw["shards"]
+            )
+            return cls(
+                vocab_size=int(raw["vocab_size"]),
+                end_of_document=int(raw["end_of_document"]),
+                tokenizer_md5=str(raw["tokenizer_md5"]),
+                shards=shards,
+                folder=file.parent,
+            )
+        except DataError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{file} lacks or garbles a field: {error!r}. Pack again") from None
+
+    def _totals(self, name: str) -> dict[str, int]:
+        totals = dict.fromkeys(self.sources, 0)
+        for shard in self.shards:
+            totals[shard.source] += int(getattr(shard, name))
+        return totals
+
+
+def _check_shard(shard: ShardInfo) -> None:
+    """Refuse what cannot be, before it becomes a path or the size of an array."""
+    if Path(shard.name).name != shard.name or not shard.name.endswith(".bin"):
+        raise DataError(f"shard name {shard.name!r} must be a plain file name ending in .bin")
+    if shard.dtype not in ("uint16", "uint32"):
+        raise DataError(f"dtype {shard.dtype!r} of shard {shard.name!r} must be uint16 or uint32")
+    for name in ("num_tokens", "num_documents"):
+        value = getattr(shard, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise DataError(f"{name} {value!r} of shard {shard.name!r} must be a positive integer")
+    for name in ("md5", "index_md5"):
+        value = getattr(shard, name)
+        if not isinstance(value, str) or len(value) != 32:
+            raise DataError(f"{name} {value!r} of shard {shard.name!r} must be 32 hex digits")

@@ -1,0 +1,276 @@
+"""Writing and reading shards of token ids.
+
+    add_document(ids) ─▶ name.bin.partial ──close──▶ name.idx, name.bin, name.json (last)
+                          MD5 on the way                fsync, rename
+
+A shard is closed as soon as it holds `shard_tokens` ids; documents are never cut, so a shard is a
+little larger than asked. Where shards end depends only on the documents and on `shard_tokens`:
+packing that was interrupted continues after the last finished shard (its .json says where) and
+gives the same bytes as packing that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model.data._files import PARTIAL, md5_of_file, sync_folder, write_json
+from model.data.manifest import DType, ShardInfo
+from model.errors import DataError
+
+_NUMPY: dict[str, str] = {"uint16": "<u2", "uint32": "<u4"}
+
+
+def dtype_for(vocab_size: int) -> DType:
+    """The smallest type that holds every id of a vocabulary."""
+    return "uint16" if vocab_size <= 1 << 16 else "uint32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedShard:
+    """A published shard and how far into its cleaned file it reaches."""
+
+    info: ShardInfo
+    """What the manifest will say about it."""
+    position: int
+    """Opaque to this module: the `position` given with its last document."""
+
+
+class ShardWriter:
+    """Appends documents to `<source>-00000.bin`, `<source>-00001.bin`, …
+
+    Continues after the shards that are already finished in the folder: see `finished` and
+    `position` for where to go on feeding. Use as a context manager; leaving it by an exception
+    publishes nothing unfinished.
+
+    Args:
+        folder: where the shards go; created if absent.
+        source: name of the corpus, first part of the file names.
+        dtype: type of an id on disk.
+        shard_tokens: close a shard once it holds this many ids (>= 1).
+        cleaned_file: recorded in the manifest.
+
+    Raises:
+        DataError: an id does not fit the dtype, or a finished shard in the folder is damaged.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        source: str,
+        dtype: DType,
+        shard_tokens: int,
+        cleaned_file: str = "",
+    ) -> None:
+        assert shard_tokens >= 1
+        self.folder = folder
+        self.source = source
+        self.dtype: DType = dtype
+        self.shard_tokens = shard_tokens
+        self.cleaned_file = cleaned_file
+        folder.mkdir(parents=True, exist_ok=True)
+        self.finished: list[FinishedShard] = self._find_finished()
+        self._file: IO[bytes] | None = None
+        self._starts: list[int] = []
+        self._num_tokens = 0
+        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._position = self.position
+
+    @property
+    def position(self) -> int:
+        """`position` of the last document in a finished shard; 0 where there is none."""
+        return self.finished[-1].position if self.finished else 0
+
+    @property
+    def shards(self) -> list[ShardInfo]:
+        """What is published so far."""
+        return [shard.info for shard in self.finished]
+
+    def add_document(
+        self, ids: Sequence[int] | npt.NDArray[np.integer[Any]], *, position: int = 0
+    ) -> None:
+        """Append one document, its end-of-document id included.
+
+        Args:
+            ids: token ids [T], T >= 1.
+            position: where in the input this document ends; comes back as `position` on resume.
+        """
+        array = np.asarray(ids)
+        assert array.ndim == 1 and array.size >= 1, "a document has at least its end"
+        low, high = int(array.min()), int(array.max())
+        if low < 0 or high > np.iinfo(self.dtype).max:
+            raise DataError(
+                f"token id {low if low < 0 else high} of source {self.source!r} does not fit "
+                f"{self.dtype}: the tokenizer and the vocabulary size disagree"
+            )
+        if self._file is None:
+            self._file = self._partial.open("wb")
+        data = array.astype(_NUMPY[self.dtype]).tobytes()
+        self._md5.update(data)
+        self._file.write(data)
+        self._starts.append(self._num_tokens)
+        self._num_tokens += array.size
+        self._position = position
+        if self._num_tokens >= self.shard_tokens:
+            self._publish()
+
+    def close(self) -> list[ShardInfo]:
+        """Publish the last, possibly small, shard; returns all shards of the source."""
+        if self._starts:
+            self._publish()
+        return self.shards
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        elif self._file is not None:
+            self._file.close()
+
+    @property
+    def _stem(self) -> str:
+        return f"{self.source}-{len(self.finished):05d}"
+
+    @property
+    def _partial(self) -> Path:
+        return self.folder / f"{self._stem}.bin{PARTIAL}"
+
+    def _publish(self) -> None:
+        assert self._file is not None
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        index = np.asarray(self._starts, dtype="<u8").tobytes()
+        index_partial = self.folder / f"{self._stem}.idx{PARTIAL}"
+        with index_partial.open("wb") as file:
+            file.write(index)
+            file.flush()
+            os.fsync(file.fileno())
+        info = ShardInfo(
+            name=f"{self._stem}.bin",
+            source=self.source,
+            num_tokens=self._num_tokens,
+            num_documents=len(self._starts),
+            md5=self._md5.hexdigest(),
+            index_md5=hashlib.md5(index, usedforsecurity=False).hexdigest(),
+            dtype=self.dtype,
+            cleaned_file=self.cleaned_file,
+        )
+        index_partial.replace(self.folder / info.index_name)
+        self._partial.replace(self.folder / info.name)
+        sync_folder(self.folder)
+        # The sidecar comes last: a shard without one is unfinished and is written again.
+        write_json(
+            self.folder / f"{self._stem}.json",
+            {
+                "position": self._position,
+                "shard_tokens": self.shard_tokens,
+                "shard": asdict(info),
+            },
+        )
+        self.finished.append(FinishedShard(info=info, position=self._position))
+        self._file, self._starts, self._num_tokens = None, [], 0
+        self._md5 = hashlib.md5(usedforsecurity=False)
+
+    def _find_finished(self) -> list[FinishedShard]:
+        finished: list[FinishedShard] = []
+        while True:
+            sidecar = self.folder / f"{self.source}-{len(finished):05d}.json"
+            if not sidecar.is_file():
+                return finished
+            raw = json.loads(sidecar.read_text(encoding="utf-8"))
+            info = ShardInfo(**raw["shard"])
+            same = (raw["shard_tokens"], info.dtype, info.source) == (
+                self.shard_tokens,
+                self.dtype,
+                self.source,
+            )
+            if not same:
+                raise DataError(
+                    f"{sidecar} was written with other settings (shard_tokens, dtype or source): "
+                    f"delete {self.folder} and pack again"
+                )
+            check_shard(self.folder, info)
+            finished.append(FinishedShard(info=info, position=int(raw["position"])))
+
+
+def remove_sidecars(folder: Path, shards: Iterable[ShardInfo]) -> None:
+    """Delete the notes for resuming, once the manifest says everything they said."""
+    for shard in shards:
+        (folder / Path(shard.name).with_suffix(".json").name).unlink(missing_ok=True)
+    sync_folder(folder)
+
+
+def check_shard(folder: Path, shard: ShardInfo) -> None:
+    """Compare both files of a shard with the manifest, byte for byte through MD5.
+
+    Raises:
+        DataError: a file is missing, truncated, too long, or holds other content; names the shard.
+    """
+    check_tokens(folder, shard)
+    path = folder / shard.index_name
+    _check_size(path, 8 * shard.num_documents, shard)
+    if (found := md5_of_file(path)) != shard.index_md5:
+        raise _damaged(path, shard, "index_md5", shard.index_md5, found)
+
+
+def check_tokens(folder: Path, shard: ShardInfo) -> None:
+    """`check_shard` for the token file alone."""
+    path = folder / shard.name
+    _check_size(path, shard.num_bytes, shard)
+    if (found := md5_of_file(path)) != shard.md5:
+        raise _damaged(path, shard, "md5", shard.md5, found)
+
+
+def open_tokens(folder: Path, shard: ShardInfo) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """Memory-map the ids of a shard, read-only, [num_tokens]. Checks the size, not the content."""
+    path = folder / shard.name
+    _check_size(path, shard.num_bytes, shard)
+    return np.memmap(path, dtype=_NUMPY[shard.dtype], mode="r")
+
+
+def read_document_starts(folder: Path, shard: ShardInfo) -> npt.NDArray[np.uint64]:
+    """Where each document starts, in tokens, ascending, uint64 [num_documents]."""
+    path = folder / shard.index_name
+    _check_size(path, 8 * shard.num_documents, shard)
+    return np.fromfile(path, dtype="<u8")
+
+
+def _check_size(path: Path, expected: int, shard: ShardInfo) -> None:
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise DataError(
+            f"shard {shard.name!r} of source {shard.source!r} is missing: {path} does not exist. "
+            "Restore it or pack again"
+        ) from None
+    if size != expected:
+        raise DataError(
+            f"shard {shard.name!r} of source {shard.source!r} is "
+            f"{'truncated' if size < expected else 'too long'}: {path} has {size} of {expected} "
+            "bytes. Restore it or pack again"
+        )
+
+
+def _damaged(path: Path, shard: ShardInfo, field: str, expected: str, found: str) -> DataError:
+    return DataError(
+        f"shard {shard.name!r} of source {shard.source!r} does not hold what was packed: {field} "
+        f"of {path} is {found}, the manifest says {expected}. Restore it or pack again"
+    )

@@ -1,0 +1,200 @@
+"""How far training has come through its data: a few hundred bytes of JSON.
+
+Since the order is a function (model/data/order.py), the state is its arguments and one number. It
+names no path, belongs to no rank, and is as valid on 4 processes as on 8. Every field carries a
+check of its own, so that an edited or damaged file is refused by the field's name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from model.data._files import digest_of
+from model.data.journal import Journal, JournalEntry
+from model.data.manifest import PackedManifest
+from model.data.order import SampleOrder
+from model.errors import DataError
+
+SCHEMA_VERSION = 1
+FILE_NAME = "data_state.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataState:
+    """What is needed, beside the shards, to go on with the next sample.
+
+    Raises:
+        DataError: a field has the wrong type or is out of range.
+    """
+
+    manifest_digest: str
+    """Digest of the manifest that the run started with."""
+    seed: int
+    """Seed of the order."""
+    sequence_length: int
+    """Tokens per sample, >= 1."""
+    weights: Mapping[str, float]
+    """Epochs per source of the first manifest, every source named."""
+    validation_fraction: float
+    """Part of each source that is never trained on, in [0, 0.5]."""
+    samples_consumed: int
+    """Samples [0, samples_consumed) have been trained on."""
+    journal: tuple[JournalEntry, ...] = field(default=())
+    """Data appended so far."""
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "sequence_length", "samples_consumed"):
+            value = getattr(self, name)
+            if type(value) is not int or (value < 0 and name != "seed"):
+                raise DataError(f"{name} {value!r} of the data state must be an integer >= 0")
+        if type(self.manifest_digest) is not str:
+            raise DataError(f"manifest_digest {self.manifest_digest!r} must be a string")
+        numbers = {"validation_fraction": self.validation_fraction, **self.weights}
+        for name, number in numbers.items():
+            if not isinstance(number, int | float) or not math.isfinite(number) or number < 0:
+                raise DataError(f"{name} {number!r} of the data state must be a number >= 0")
+        object.__setattr__(self, "weights", {k: float(v) for k, v in self.weights.items()})
+        object.__setattr__(self, "validation_fraction", float(self.validation_fraction))
+
+    @classmethod
+    def of(cls, order: SampleOrder, samples_consumed: int) -> DataState:
+        """The state of a run that has trained on samples [0, samples_consumed) of an order."""
+        assert 0 <= samples_consumed <= order.num_samples
+        return cls(
+            manifest_digest=order.manifest.digest,
+            seed=order.seed,
+            sequence_length=order.sequence_length,
+            weights=order.weights,
+            validation_fraction=order.validation_fraction,
+            samples_consumed=samples_consumed,
+            journal=order.journal.entries,
+        )
+
+    def order(
+        self, manifest: PackedManifest, manifests: Mapping[str, PackedManifest] | None = None
+    ) -> SampleOrder:
+        """The order this state speaks of.
+
+        Args:
+            manifest: the data the run started with; checked.
+            manifests: appended data by digest, for the journal's entries.
+        """
+        self.check(manifest)
+        return SampleOrder(
+            manifest,
+            sequence_length=self.sequence_length,
+            seed=self.seed,
+            weights=self.weights,
+            validation_fraction=self.validation_fraction,
+            journal=Journal(entries=self.journal, manifests=manifests or {}),
+        )
+
+    def check(self, manifest: PackedManifest) -> None:
+        """Refuse to go on with other data than the run started with.
+
+        Raises:
+            DataError: names `manifest_digest`.
+        """
+        if manifest.digest != self.manifest_digest:
+            raise DataError(
+                f"manifest_digest of the checkpoint is {self.manifest_digest}, of the packed data "
+                f"in {manifest.folder} {manifest.digest}: their content differs, so the order "
+                "would too. Restore the shards, or start a new run"
+            )
+
+    def check_order(self, order: SampleOrder) -> None:
+        """Refuse to go on with another order: other data, or other settings.
+
+        An order may have appends that the state does not, as long as they begin at or after
+        `samples_consumed`: data appended since the checkpoint.
+
+        Raises:
+            DataError: names the first field that differs, both values, and the remedy.
+        """
+        self.check(order.manifest)
+        now = DataState.of(order, 0)
+        for name in ("seed", "sequence_length", "weights", "validation_fraction"):
+            old, new = getattr(self, name), getattr(now, name)
+            if old != new:
+                raise DataError(
+                    f"{name} of the checkpoint is {old!r}, configured is {new!r}: samples would be "
+                    f"lost or repeated. Set {name} back, or start a new run"
+                )
+        known, added = now.journal[: len(self.journal)], now.journal[len(self.journal) :]
+        if known != self.journal:
+            raise DataError(
+                f"journal of the checkpoint has {[e.to_dict() for e in self.journal]}, the run's "
+                f"journal begins with {[e.to_dict() for e in known]}: restore the journal"
+            )
+        for entry in added:
+            if entry.at < self.samples_consumed:
+                raise DataError(
+                    f"journal: data of manifest {entry.manifest} are appended at sample "
+                    f"{entry.at}, but {self.samples_consumed} are trained on already: append at "
+                    "that sample or later"
+                )
+        if self.samples_consumed > order.num_samples:
+            raise DataError(
+                f"samples_consumed {self.samples_consumed} of the checkpoint is beyond the order's "
+                f"{order.num_samples} samples"
+            )
+
+    def to_json(self) -> str:
+        """One line of JSON with the schema version and the checks."""
+        content = self._content()
+        return json.dumps(content | {"checks": _checks(content)}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> DataState:
+        """Read what `to_json` wrote.
+
+        Raises:
+            DataError: not JSON, another schema version, a missing or unknown field, or a field that
+                does not fit its check; names the field.
+        """
+        try:
+            raw = json.loads(text)
+        except ValueError as error:
+            raise DataError(f"the data state is not JSON: {error}") from None
+        if not isinstance(raw, dict):
+            raise DataError("the data state is not a JSON object")
+        if raw.get("schema_version") != SCHEMA_VERSION:
+            raise DataError(
+                f"schema_version of the data state is {raw.get('schema_version')!r}, this version "
+                f"reads {SCHEMA_VERSION}"
+            )
+        checks = raw.pop("checks", None)
+        if not isinstance(checks, dict):
+            raise DataError("checks is missing from the data state: the file was edited")
+        names = {"schema_version", *(f.name for f in fields(cls))}
+        for name in sorted(names ^ set(raw)):
+            what = "missing from" if name in names else "unknown in"
+            raise DataError(f"{name} is {what} the data state: the file was edited")
+        for name, expected in _checks(raw).items():
+            if checks.get(name) != expected:
+                raise DataError(
+                    f"{name} of the data state does not fit its check: the file was edited or "
+                    "damaged. Restore it, or resume from an earlier checkpoint"
+                )
+        if set(checks) != set(_checks(raw)):
+            raise DataError("checks of the data state name other fields: the file was edited")
+        values: dict[str, Any] = {f.name: raw[f.name] for f in fields(cls)}
+        values["journal"] = tuple(JournalEntry.from_dict(entry) for entry in raw["journal"])
+        return cls(**values)
+
+    def _content(self) -> dict[str, Any]:
+        content: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
+        content |= {f.name: getattr(self, f.name) for f in fields(self)}
+        content["weights"] = dict(self.weights)
+        content["journal"] = [entry.to_dict() for entry in self.journal]
+        return content
+
+
+def _checks(content: Mapping[str, Any]) -> dict[str, str]:
+    """Twelve hex digits for each field, and for all of them together (catches swapped checks)."""
+    checks = {name: digest_of([name, value])[:12] for name, value in content.items()}
+    return checks | {"digest": digest_of(content)}
