@@ -10,9 +10,9 @@ from typing import IO, Any
 
 @contextlib.contextmanager
 def complete_file(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that appears as `path` when the block ends well: written aside, fsynced, renamed.
+    """A binary file that appears as `path` when the block ends well.
 
-    What an interrupted attempt has left aside is overwritten.
+    It is written aside, fsynced and renamed; what an interrupted attempt left aside is overwritten.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{path.name}.tmp")
@@ -20,7 +20,7 @@ def complete_file(path: Path) -> Iterator[IO[bytes]]:
         yield file
         file.flush()
         os.fsync(file.fileno())
-    os.replace(aside, path)
+    aside.replace(path)
 
 
 def json_line(value: Any) -> bytes:
