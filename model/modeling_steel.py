@@ -1,0 +1,414 @@
+"""Steel as a Transformers-native model.
+
+    ids ─▶ embed ─▶ 18 x [ + attention(norm(x)) · + ffn(norm(x)) ] ─▶ norm ─▶ lm_head ─▶ logits
+                            RoPE in fp32           model/soft_moe.py          or chunked loss
+
+Qwen1.5's attention (bias on Q, K, V only) and norms, with the paper's Soft MoE as FFN. Attention
+runs through Transformers' interface, so `attn_implementation` may be sdpa, eager, flash or flex.
+
+Shapes: B = rows, M = tokens of a row, d = hidden size, V = vocabulary, T = B M.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
+from transformers.utils import can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from model.config import SteelConfig
+from model.kernels import Kernels, choose, rope_angles
+from model.kernels.cross_entropy import DEFAULT_CHUNK_SIZE
+from model.soft_moe import Experts, SoftMoE, build_ffn, warn_if_leaking
+
+
+class SteelRMSNorm(nn.Module):
+    """RMSNorm over the last axis (section 3)."""
+
+    def __init__(self, size: int, eps: float, kernels: Kernels) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+        self.kernels = kernels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.kernels.rms_norm(x, self.weight, self.eps)
+
+
+class SteelAttention(nn.Module):
+    """Causal self-attention with rotary positions; bias on Q, K, V only (section 3)."""
+
+    def __init__(self, config: SteelConfig, layer_idx: int, kernels: Kernels) -> None:
+        super().__init__()
+        assert config.head_dim is not None and config.num_key_value_heads is not None
+        self.config = config
+        self.layer_idx = layer_idx
+        self.kernels = kernels
+        # These names are read by Transformers' attention functions.
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.is_causal = True
+        width, query = config.hidden_size, config.num_attention_heads * self.head_dim
+        key_value = config.num_key_value_heads * self.head_dim
+        self.q_proj = nn.Linear(width, query, bias=True)
+        self.k_proj = nn.Linear(width, key_value, bias=True)
+        self.v_proj = nn.Linear(width, key_value, bias=True)
+        self.o_proj = nn.Linear(query, width, bias=False)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        attention_mask: Tensor | None,
+        past_key_values: Cache | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """hidden_states [B, M, d] -> ([B, M, d], attention weights or None)."""
+        leading = hidden_states.shape[:-1]
+
+        def heads(x: Tensor) -> Tensor:
+            return x.view(*leading, -1, self.head_dim).transpose(1, 2)
+
+        cos, sin = position_embeddings
+        query = self.kernels.rope(heads(self.q_proj(hidden_states)), cos, sin)
+        key = self.kernels.rope(heads(self.k_proj(hidden_states)), cos, sin)
+        value = heads(self.v_proj(hidden_states))
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+        attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(output.reshape(*leading, -1)), weights
+
+
+class SteelDecoderLayer(GradientCheckpointingLayer):
+    """Pre-norm attention, then pre-norm FFN, each added to the residual stream."""
+
+    def __init__(self, config: SteelConfig, layer_idx: int, kernels: Kernels) -> None:
+        super().__init__()
+        self.self_attn = SteelAttention(config, layer_idx, kernels)
+        self.mlp = build_ffn(config, kernels)
+        self.input_layernorm = SteelRMSNorm(config.hidden_size, config.rms_norm_eps, kernels)
+        self.post_attention_layernorm = SteelRMSNorm(
+            config.hidden_size, config.rms_norm_eps, kernels
+        )
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        token_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """hidden_states [B, M, d] -> [B, M, d]; kwargs go to the attention."""
+        attended, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
+        hidden_states = hidden_states + attended
+        routed: Tensor = self.mlp(self.post_attention_layernorm(hidden_states), token_mask)
+        return hidden_states + routed
+
+
+class SteelPreTrainedModel(PreTrainedModel):
+    """What Transformers must know to load, initialise, shard and checkpoint Steel."""
+
+    config_class = SteelConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["SteelDecoderLayer"]  # noqa: RUF012 (Transformers wants a list)
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_record_outputs = {  # noqa: RUF012
+        "hidden_states": SteelDecoderLayer,
+        "attentions": SteelAttention,
+    }
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Start every parameter: whatever is missed here is uninitialised memory after loading."""
+        super()._init_weights(module)
+        if isinstance(module, SoftMoE):
+            # LeCun normal, as in Puigcerver et al. 2024 and the published code.
+            init.normal_(module.phi, mean=0.0, std=1 / math.sqrt(module.phi.shape[0]))
+            init.ones_(module.scale)
+            if module.gain is not None:
+                init.constant_(module.gain, self.config.gain)
+        elif isinstance(module, Experts):
+            for weight, inputs in (
+                (module.gate_in, self.config.hidden_size),
+                (module.up_in, self.config.hidden_size),
+                (module.gate_out, self.config.expert_intermediate_size),
+                (module.up_out, self.config.expert_intermediate_size),
+            ):
+                fan_in = self.config.expert_init == "fan_in"
+                std = 1 / math.sqrt(inputs) if fan_in else self.config.initializer_range
+                init.normal_(weight, mean=0.0, std=std)
+
+
+class SteelModel(SteelPreTrainedModel):
+    """Embedding, layers and final norm; `forward` gives hidden states [B, M, d].
+
+    Documents packed into one row are kept apart when `position_ids` restart at 0 for each of them.
+    """
+
+    def __init__(self, config: SteelConfig) -> None:
+        super().__init__(config)
+        warn_if_leaking(config)
+        kernels = choose(config.kernels)
+        # No padding_idx: padding is <|endoftext|>, whose embedding must learn.
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(
+            SteelDecoderLayer(config, index, kernels) for index in range(config.num_hidden_layers)
+        )
+        self.norm = SteelRMSNorm(config.hidden_size, config.rms_norm_eps, kernels)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | dict[str, Any] | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """input_ids [B, M] or inputs_embeds [B, M, d]; attention_mask [B, past + M], 1 = real.
+
+        Raises ValueError for a cache with a leaking routing unless `decode_with_cache` is set, and
+        for packed documents (position_ids that restart) together with padding on the left.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        if self.config.leaks and not self.config.decode_with_cache:
+            if past_key_values is not None:
+                raise ValueError(
+                    f"routing={self.config.routing!r} computes another function with a cache than "
+                    "it was trained for: pass use_cache=False, or set decode_with_cache=True"
+                )
+            use_cache = False
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+
+        packed = position_ids is not None
+        if position_ids is None:
+            past = past_key_values.get_seq_length() if past_key_values is not None else 0
+            positions = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
+            position_ids = (positions + past).unsqueeze(0)
+
+        token_mask = None
+        if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
+            token_mask = attention_mask[:, -inputs_embeds.shape[1] :]
+            if packed and attention_mask.shape[1] == inputs_embeds.shape[1]:
+                attention_mask = without_mask_if_packed(attention_mask, position_ids)
+        mask = attention_mask
+        if not isinstance(mask, dict):
+            # Transformers looks for packed documents only where it sees neither mask nor cache; an
+            # empty dynamic cache changes nothing about the mask, so it must not hide them.
+            empty = (
+                isinstance(past_key_values, DynamicCache) and not past_key_values.get_seq_length()
+            )
+            mask = create_causal_mask(
+                config=self.config,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                past_key_values=None if packed and empty else past_key_values,
+                position_ids=position_ids,
+            )
+        else:  # a static cache brings its mask by layer type
+            mask = mask["full_attention"]
+
+        hidden_states = inputs_embeds
+        angles = rope_angles(position_ids, self.config.head_dim, self.config.rope_theta)
+        for layer in self.layers:
+            hidden_states = layer(
+                hidden_states,
+                token_mask=token_mask,
+                attention_mask=mask,
+                position_embeddings=angles,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+                **kwargs,
+            )
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.norm(hidden_states),
+            past_key_values=past_key_values if use_cache else None,
+        )
+
+
+def without_mask_if_packed(attention_mask: Tensor, position_ids: Tensor) -> Tensor | None:
+    """None where rows are packed (so that position_ids keep documents apart), else the mask.
+
+    attention_mask, position_ids [B, M]. A mask would make Transformers ignore the packing and let
+    documents see each other. Padding on the right can go without a mask, since no real token sees
+    it. Raises ValueError for packed rows with padding elsewhere.
+    """
+    real = attention_mask.bool()
+    restarts = (position_ids.diff(dim=-1) != 1) & real[:, 1:] & real[:, :-1]
+    if not restarts.any():
+        return attention_mask
+    if not real[:, 0].all() or (real[:, 1:] & ~real[:, :-1]).any():
+        raise ValueError(
+            "position_ids restart inside a row (packed documents) while attention_mask hides "
+            "tokens before real ones: pad packed rows on the right only"
+        )
+    return None
+
+
+class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
+    """Language model: `forward` gives logits [B, M, V] and, with labels, the loss."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+    _tp_plan = {"lm_head": "colwise_gather_output"}  # noqa: RUF012
+
+    def __init__(self, config: SteelConfig) -> None:
+        super().__init__(config)
+        self.model = SteelModel(config)
+        self.kernels = choose(config.kernels)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        shift_labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        return_logits: bool = True,
+        loss_chunk_size: int = DEFAULT_CHUNK_SIZE,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits, and the mean cross entropy over targets that are not -100.
+
+        labels [B, M]: as input_ids; shifted here (Transformers' convention).
+        shift_labels [B, M]: the target of each position, shifted already (what the loader gives).
+        return_logits=False with either: the loss is made by `kernels.cross_entropy`, in chunks of
+        `loss_chunk_size` tokens without all logits; `logits` is None.
+        num_items_in_batch: divide the summed loss by this instead of the number of targets here.
+        """
+        if use_cache is None and self.training:
+            use_cache = False
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        loss = logits = None
+        if not return_logits:
+            if labels is None and shift_labels is None:
+                raise ValueError("return_logits=False leaves nothing to return: pass labels")
+            if shift_labels is None:
+                shift_labels = nn.functional.pad(cast("Tensor", labels)[:, 1:], (0, 1), value=-100)
+            loss = self.model_loss(hidden_states, shift_labels, loss_chunk_size, num_items_in_batch)
+        else:
+            if isinstance(logits_to_keep, int):
+                # 0 keeps all: slice(-0, None) is everything.
+                logits = self.lm_head(hidden_states[:, slice(-logits_to_keep, None)])
+            else:
+                logits = self.lm_head(hidden_states[:, logits_to_keep])
+            if labels is not None or shift_labels is not None:
+                loss = self.loss_function(
+                    logits=logits,
+                    labels=labels,
+                    shift_labels=shift_labels,
+                    vocab_size=self.config.vocab_size,
+                    num_items_in_batch=num_items_in_batch,
+                )
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def model_loss(
+        self,
+        hidden_states: Tensor,
+        targets: Tensor,
+        chunk_size: int,
+        num_items: Tensor | int | None,
+    ) -> Tensor:
+        """Chunked cross entropy of hidden_states [B, M, d] against targets [B, M] -> scalar."""
+        loss = self.kernels.cross_entropy(
+            hidden_states.reshape(-1, hidden_states.shape[-1]),
+            self.lm_head.weight,
+            targets.reshape(-1),
+            chunk_size=chunk_size,
+            reduction="mean" if num_items is None else "sum",
+        )
+        return loss if num_items is None else loss / num_items
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """As in Transformers; leaking routings recompute the prefix at every step."""
+        if self.config.leaks and not self.config.decode_with_cache:
+            kwargs["use_cache"] = False
+        return super().generate(*args, **kwargs)
+
+    @torch.no_grad()
+    def prefix_loss(self, input_ids: Tensor, every: int = 1) -> Tensor:
+        """Mean loss [scalar] when each target is predicted from its prefix alone, nats a token.
+
+        input_ids [B, M] without padding, M >= 2. For `sequence` and `reference_norm` this, not the
+        loss of one parallel pass, is what generation will see; elsewhere both are equal. Costs one
+        forward a position; `every` = k looks at every k-th one only.
+        """
+        losses = []
+        for end in range(1, input_ids.shape[1], every):
+            outputs = self(input_ids=input_ids[:, :end], use_cache=False, logits_to_keep=1)
+            losses.append(
+                nn.functional.cross_entropy(
+                    outputs.logits[:, -1].float(), input_ids[:, end], reduction="none"
+                )
+            )
+        return torch.cat(losses).mean()
+
+
+def register() -> None:
+    """Make Transformers' Auto classes know `model_type: steel` in this process."""
+    AutoConfig.register("steel", SteelConfig, exist_ok=True)
+    AutoModel.register(SteelConfig, SteelModel, exist_ok=True)
+    AutoModelForCausalLM.register(SteelConfig, SteelForCausalLM, exist_ok=True)

@@ -1,0 +1,176 @@
+"""The feed-forward part of a layer: experts behind soft routing, and the dense baseline.
+
+    x ──▶ logits l = s <x^, phi^> ──▶ softmax over slots C ──────────────┐
+     └──▶ expert k: h = silu(W1 x) * (W2 x);  silu(W3 h) * (W4 h) ──▶ g sum C E(x) ──▶ y
+
+Shapes: B = rows, M = tokens of a row, T = B M, d = hidden size, n = experts, p = slots per expert,
+h = expert width. x^ and phi^ are unit vectors; s is a learned scale, clamped to +-40, so logits are
+bounded and softmax needs no guard. Logits and softmax are fp32 whatever the model computes in.
+
+Modes (see docs/FOOTGUNS.md for what leaking means in practice)
+- `token`: C = softmax_j(l); y = g sum_j C_j E_floor(j/p)(x). Soft MoE of one token at a time
+  (m = 1): causal, with the same function in training and decoding.
+- `sequence`: section 3.1 of the paper. D = softmax of l over all M tokens, X~ = D^T X,
+  Y~ = E(X~), y = g C Y~. Position i sees later tokens.
+- `reference_norm`: as the published code, whose experts are fed x^ instead of x.
+- `dense`: one SwiGLU FFN with as many weights as the experts.
+
+Checkpoint names: `mlp.experts.gate_in`, `up_in` (W1, W2), `gate_out`, `up_out` (W3, W4) are each
+stacked over experts as one matrix [n h, d]. Row k h + i belongs to unit i of expert k: row i of its
+W1 or W2, column i of its W3 or W4. Two axes and many rows, so that FSDP2 shards them evenly.
+"""
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.config import SteelConfig
+from model.kernels import Kernels
+
+MAX_LOGIT_SCALE = 40.0
+"""Bound of |s|: exp(40) is far from overflow in fp32, and softmax is already one-hot."""
+
+
+class LeakWarning(UserWarning):
+    """The model being built lets a position see later tokens."""
+
+
+class Experts(nn.Module):
+    """n experts with SwiGLU in both layers (Table 1), stacked."""
+
+    def __init__(self, config: SteelConfig, kernels: Kernels) -> None:
+        super().__init__()
+        self.num_experts = config.num_experts
+        self.kernels = kernels
+        shape = (config.num_experts * config.expert_intermediate_size, config.hidden_size)
+        self.gate_in = nn.Parameter(torch.empty(shape))
+        self.up_in = nn.Parameter(torch.empty(shape))
+        self.gate_out = nn.Parameter(torch.empty(shape))
+        self.up_out = nn.Parameter(torch.empty(shape))
+
+    def _stacked(self, weight: Tensor) -> Tensor:
+        """[n h, d] -> [n, h, d]"""
+        return weight.view(self.num_experts, -1, weight.shape[-1])
+
+    def every_expert(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Weighted sum of all experts for each token.
+
+        x [T, d], weights [T, n] -> [T, d]. All experts' first layers are one matrix product. The
+        weight multiplies h before W4, where y is linear in it and h is narrower than y.
+        """
+        hidden = self.kernels.swiglu(
+            functional.linear(x, self.gate_in), functional.linear(x, self.up_in)
+        )
+        by_expert = hidden.view(len(x), self.num_experts, -1).transpose(0, 1)  # [n, T, h]
+        weighted = by_expert * weights.to(hidden.dtype).t().unsqueeze(-1)
+        gate = torch.bmm(by_expert, self._stacked(self.gate_out))  # [n, T, d]
+        up = torch.bmm(weighted, self._stacked(self.up_out))
+        return self.kernels.swiglu(gate, up).sum(dim=0)
+
+    def own_expert(self, slots: Tensor) -> Tensor:
+        """Each expert on its own slots. slots [n, S, d] -> [n, S, d]"""
+        hidden = self.kernels.swiglu(
+            torch.bmm(slots, self._stacked(self.gate_in).transpose(1, 2)),
+            torch.bmm(slots, self._stacked(self.up_in).transpose(1, 2)),
+        )
+        return self.kernels.swiglu(
+            torch.bmm(hidden, self._stacked(self.gate_out)),
+            torch.bmm(hidden, self._stacked(self.up_out)),
+        )
+
+
+class SoftMoE(nn.Module):
+    """Routed FFN. `forward(x [B, M, d], token_mask [B, M] | None) -> [B, M, d]`.
+
+    token_mask marks real tokens; padding takes no part in the sequence modes' dispatch. In `token`
+    mode it has no effect.
+    """
+
+    def __init__(self, config: SteelConfig, kernels: Kernels) -> None:
+        super().__init__()
+        assert config.routing != "dense"
+        self.routing = config.routing
+        self.num_experts = config.num_experts
+        self.slots_per_expert = config.slots_per_expert
+        self.num_slots = config.num_experts * config.slots_per_expert
+        self.constant_gain = config.gain
+        self.phi = nn.Parameter(torch.empty(config.hidden_size, self.num_slots))
+        # One element, not none: FSDP2 cannot shard a scalar.
+        self.scale = nn.Parameter(torch.empty(1))
+        self.gain = nn.Parameter(torch.empty(1)) if config.learn_gain else None
+        self.experts = Experts(config, kernels)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """x [..., d] -> [..., n p] in fp32, each within +-MAX_LOGIT_SCALE."""
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            x = x.float()
+            phi = functional.normalize(self.phi.float(), dim=0)
+            scale = self.scale.float().clamp(-MAX_LOGIT_SCALE, MAX_LOGIT_SCALE)
+            # Dividing the products instead of x spares a unit-length copy of x.
+            length = x.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+            logits: Tensor = (x @ (phi * scale)) / length
+            return logits
+
+    def forward(self, x: Tensor, token_mask: Tensor | None = None) -> Tensor:
+        y = self._token(x) if self.routing == "token" else self._sequence(x, token_mask)
+        gain = self.constant_gain if self.gain is None else self.gain.to(y.dtype)
+        return y if isinstance(gain, float) and gain == 1.0 else y * gain
+
+    def _token(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        combine = self.logits(flat).softmax(dim=-1)  # [T, n p]
+        if self.slots_per_expert > 1:
+            combine = combine.view(-1, self.num_experts, self.slots_per_expert).sum(dim=-1)
+        return self.experts.every_expert(flat, combine).view_as(x)
+
+    def _sequence(self, x: Tensor, token_mask: Tensor | None) -> Tensor:
+        rows, _, width = x.shape
+        logits = self.logits(x)  # [B, M, n p]
+        combine = logits.softmax(dim=-1)
+        if token_mask is not None:
+            # The lowest number, not -inf: a row of padding alone must not become NaN.
+            padding = ~token_mask.to(torch.bool).unsqueeze(-1)
+            logits = logits.masked_fill(padding, torch.finfo(logits.dtype).min)
+        dispatch = logits.softmax(dim=1)
+        fed = functional.normalize(x, dim=-1) if self.routing == "reference_norm" else x
+        slots = torch.bmm(dispatch.to(x.dtype).transpose(1, 2), fed)  # [B, n p, d]
+        by_expert = slots.view(rows, self.num_experts, -1, width).transpose(0, 1)
+        outputs = self.experts.own_expert(by_expert.reshape(self.num_experts, -1, width))
+        outputs = outputs.view(self.num_experts, rows, -1, width).transpose(0, 1)
+        return torch.bmm(combine.to(x.dtype), outputs.reshape(rows, self.num_slots, width))
+
+
+class DenseFFN(nn.Module):
+    """One SwiGLU FFN with as many weights as the experts: the baseline for any claim on routing."""
+
+    def __init__(self, config: SteelConfig, kernels: Kernels) -> None:
+        super().__init__()
+        self.kernels = kernels
+        width = config.dense_intermediate_size
+        self.gate_proj = nn.Linear(config.hidden_size, width, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, width, bias=False)
+        self.down_proj = nn.Linear(width, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, token_mask: Tensor | None = None) -> Tensor:
+        """x [..., d] -> [..., d]; the mask has no effect."""
+        output: Tensor = self.down_proj(self.kernels.swiglu(self.gate_proj(x), self.up_proj(x)))
+        return output
+
+
+def build_ffn(config: SteelConfig, kernels: Kernels) -> SoftMoE | DenseFFN:
+    """The FFN that `config.routing` names."""
+    return DenseFFN(config, kernels) if config.routing == "dense" else SoftMoE(config, kernels)
+
+
+def warn_if_leaking(config: SteelConfig) -> None:
+    """Emit LeakWarning for the sequence modes; called once per model built."""
+    if config.leaks:
+        warnings.warn(
+            f"routing={config.routing!r} lets every position see later tokens of its row: the "
+            "training loss is not a language model's loss. Judge it by prefix_loss, and use "
+            "routing='token' for a causal model.",
+            LeakWarning,
+            stacklevel=3,
+        )
