@@ -119,6 +119,19 @@ class PackedDataset(Dataset[Sample]):
         return tokens
 
 
+def rank_samples(
+    steps: npt.ArrayLike, *, global_batch: int, rank: int, world_size: int
+) -> npt.NDArray[np.int64]:
+    """Sample numbers of one rank in each of some steps: steps [k] -> int64 [k, G / W].
+
+    Step s has samples [s*G, (s+1)*G); rank r takes the r-th of W equal runs of them.
+    """
+    share = global_batch // world_size
+    first = np.asarray(steps, dtype=np.int64) * global_batch + rank * share
+    numbers: npt.NDArray[np.int64] = first[:, None] + np.arange(share, dtype=np.int64)
+    return numbers
+
+
 class StepLoader:
     """One rank's share of each training step.
 
@@ -162,9 +175,9 @@ class StepLoader:
 
     def samples(self, step: int) -> npt.NDArray[np.int64]:
         """This rank's sample numbers in a step, int64 [G / W]."""
-        share = self.global_batch // self.world_size
-        first = step * self.global_batch + self.rank * share
-        return np.arange(first, first + share, dtype=np.int64)
+        return rank_samples(
+            [step], global_batch=self.global_batch, rank=self.rank, world_size=self.world_size
+        ).ravel()
 
     def step(self, step: int) -> list[MicroBatch]:
         """This rank's micro-batches of a step, G / (W * b) of them.

@@ -6,10 +6,10 @@
       skypile-00000.idx    raw little-endian uint64: where each document starts, in tokens
       …
 
-The digest of a manifest is that of its *content*: sources, checksums, counts and the tokenizer. File
-names are left out on purpose: data that were moved or renamed are still the same data, and the order
-of training (model/data/order.py) depends on nothing else. A name that points to other content is
-caught by the checksum instead.
+The digest of a manifest is that of its *content*: sources, checksums, counts and the tokenizer.
+File names are left out on purpose: data that were moved or renamed are still the same data, and the
+order of training (model/data/order.py) depends on nothing else. A name that points to other content
+is caught by the checksum instead.
 """
 
 from __future__ import annotations

@@ -244,6 +244,11 @@ class SampleOrder:
         """Validation blocks; they come from the first manifest only."""
         return self._segments[0].slots.num_validation
 
+    @property
+    def permutations(self) -> tuple[Permutation, ...]:
+        """The permutation of each stretch between two appends; for proofs."""
+        return tuple(segment.permutation for segment in self._segments)
+
     def samples_by_source(self) -> dict[str, int]:
         """Training samples of each source over the whole order."""
         totals = dict.fromkeys(self.sources, 0)
