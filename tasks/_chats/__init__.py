@@ -1,0 +1,40 @@
+"""Chat data: from the native files of SFT and preference sets to messages.
+
+rows.py       native files, row by row          (json, jsonl, gz, parquet, LogiQA's text)
+  └▶ formats.py   one function per native shape     choices.py: multiple-choice questions
+       └▶ messages.py   [{role, content}], and what makes a conversation usable
+recipes.py    data_recipes/{sft,preferences,mixtures}
+reading.py    a set's folder as conversations or pairs, and what was set aside
+"""
+
+from tasks._chats.messages import Chat, Language, Message, Pair, Unusable
+from tasks._chats.reading import ReadChat, ReadPair, SetAside, read_chats, read_pairs
+from tasks._chats.recipes import (
+    ChatSetRecipe,
+    Mixture,
+    MixtureSet,
+    Pool,
+    load_mixture,
+    load_set,
+)
+from tasks._chats.rows import matching_files
+
+__all__ = [
+    "Chat",
+    "ChatSetRecipe",
+    "Language",
+    "Message",
+    "Mixture",
+    "MixtureSet",
+    "Pair",
+    "Pool",
+    "ReadChat",
+    "ReadPair",
+    "SetAside",
+    "Unusable",
+    "load_mixture",
+    "load_set",
+    "matching_files",
+    "read_chats",
+    "read_pairs",
+]
