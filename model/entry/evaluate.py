@@ -9,9 +9,9 @@ A benchmark whose answers stand there is skipped, so a second start continues. O
 every n-th question; rank 0 gathers and writes.
 """
 
-import inspect
 import json
 import logging
+import math
 import os
 import sys
 import time
@@ -20,10 +20,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
-
-# Progress goes to metrics.jsonl; lm-eval's bars would only fill the log.
-os.environ.setdefault("TQDM_DISABLE", "1")
-os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 import torch
 import torch.distributed as dist
@@ -103,7 +99,7 @@ class ChoiceLM(HFLM):
         """Prompts that were longer than the model's context and lost their beginning."""
         self.on_batch: Callable[[int], None] = lambda prompts: None
         """Called with the number of prompts that a batch held."""
-        self._keeps = "logits_to_keep" in inspect.signature(pretrained.forward).parameters
+        self._plain_head = self._has_plain_head()
 
     def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
         """[...] of every rank -> [world_size]; lm-eval gathers only single numbers this way."""
@@ -116,6 +112,13 @@ class ChoiceLM(HFLM):
     def barrier(self) -> None:
         if self.world_size > 1:
             dist.barrier()
+
+    def loglikelihood(
+        self, requests: list[Any], disable_tqdm: bool = True
+    ) -> list[tuple[float, bool]]:
+        """As lm-eval's, without a progress bar in the log."""
+        answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        return answers
 
     @torch.inference_mode()
     def _loglikelihood_tokens(
@@ -140,33 +143,52 @@ class ChoiceLM(HFLM):
         results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
-            longest = {row: max(len(requests[i][2]) for i in rows[row]) for row in batch}
-            wanted = sorted({len(row) - k for row in batch for k in range(1, longest[row] + 1)})
-            column = {position: i for i, position in enumerate(wanted)}
-            scores = self._log_softmax(batch, wanted)  # [rows, wanted positions, vocabulary]
-            for row, of_row in zip(batch, scores, strict=True):
+            tails = [max(len(requests[i][2]) for i in rows[row]) for row in batch]
+            for row, scores in zip(batch, self._log_softmax(batch, tails), strict=True):
                 for index in rows[row]:
-                    continuation = requests[index][2]
-                    first = column[len(row) - len(continuation)]
-                    picked = of_row[first : first + len(continuation)]
-                    target = torch.tensor(continuation, device=picked.device)
+                    target = torch.tensor(requests[index][2], device=scores.device)
+                    picked = scores[-len(target) :]
                     logp = picked.gather(1, target[:, None]).sum().item()
+                    if not math.isfinite(logp):
+                        raise DataError("the model's output is not finite: its training diverged")
                     results[index] = (logp, bool((picked.argmax(-1) == target).all()))
             self.on_batch(len(batch))
         return results
 
-    def _log_softmax(self, batch: list[tuple[int, ...]], wanted: list[int]) -> torch.Tensor:
+    def _log_softmax(
+        self, batch: list[tuple[int, ...]], tails: list[int]
+    ) -> Sequence[torch.Tensor]:
+        """log P of the next token after each of the last `tails[i]` tokens of row i: [tail, V]."""
         width = len(batch[0])
         # Padding stands to the right, where causal attention never looks.
         ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in batch], device=self.device)
-        positions = torch.tensor(wanted, device=self.device)
-        if self._keeps:
-            logits = self.model(ids, use_cache=False, logits_to_keep=positions).logits
+        places = [
+            (i, position)
+            for i, (row, tail) in enumerate(zip(batch, tails, strict=True))
+            for position in range(len(row) - tail, len(row))
+        ]
+        i, position = torch.tensor(places, device=self.device).unbind(1)
+        if self._plain_head:
+            hidden = self.model.base_model(ids, use_cache=False).last_hidden_state  # [B, T, D]
+            logits = self.model.get_output_embeddings()(hidden[i, position])
         else:
-            logits = self.model(ids, use_cache=False).logits[:, positions]
-        if not bool(torch.isfinite(logits).all()):
-            raise DataError("the model's logits are not finite: its training has diverged")
-        return torch.log_softmax(logits.float(), dim=-1)
+            logits = self.model(ids, use_cache=False).logits[i, position]
+        return torch.split(torch.log_softmax(logits.float(), dim=-1), tails)
+
+    @torch.inference_mode()
+    def _has_plain_head(self) -> bool:
+        """Whether logits are the output matrix times the last hidden state, nothing more.
+
+        Some architectures scale or cap their logits; for those the whole model has to run.
+        """
+        head = self.model.get_output_embeddings()
+        if head is None or self.model.base_model is self.model:
+            return False
+        ids = torch.arange(8, device=self.device)[None]
+        whole = self.model(ids, use_cache=False).logits
+        return torch.allclose(
+            head(self.model.base_model(ids, use_cache=False).last_hidden_state), whole, atol=1e-4
+        )
 
 
 def main(argv: list[str]) -> None:

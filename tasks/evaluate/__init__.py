@@ -111,7 +111,12 @@ def evaluate(
         },
         num_processes=config.num_processes,
         total_steps=sum(exam.num_questions(config.limit) for exam in read),
-        env={"HF_DATASETS_CACHE": str((run.scratch / "datasets").resolve())},
+        env={
+            "HF_DATASETS_CACHE": str((run.scratch / "datasets").resolve()),
+            # Progress goes to metrics.jsonl; bars would only fill the log.
+            "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+            "TQDM_DISABLE": "1",
+        },
     )
     results = {}
     for exam in read:
