@@ -1,0 +1,52 @@
+# Everything a newcomer needs. `make help` lists the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+STORE ?= store
+CONFIG ?= deployments/smoke.yaml
+export DO_NOT_TRACK := true
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up down test test-slow check format clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: .venv/.complete ## make .venv from requirements.lock
+
+# The marker is written last: an interrupted installation is done again.
+.venv/.complete: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Steel needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Say which one: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	$(BIN)/python -m pip install --progress-bar off -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+demo: install ## sample corpus to evaluated chat model, every stage, in about ten minutes
+	$(BIN)/steel run $(CONFIG) --store $(STORE)
+
+up: install ## start Prefect, MLflow and a worker on loopback, register the deployments
+	$(BIN)/python -m flows.services up --store $(STORE)
+
+down: install ## stop what `make up` has started
+	$(BIN)/python -m flows.services down
+
+test: install ## run the quick tests
+	$(BIN)/python -m pytest
+
+test-slow: install ## run the long tests too
+	$(BIN)/python -m pytest -m "slow or not slow" --timeout 1800
+
+check: install ## lint, format, types, layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the results of all runs (keeps .venv)
+	rm -rf $(STORE) .steel

@@ -1,0 +1,105 @@
+"""One pipeline's configuration: what a file in `deployments/` says.
+
+The fields of each stage are documented beside the stage; here stands what they share.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from model.errors import ConfigError
+from tasks._recipes import load_config, resolve
+from tasks._sample_world import SampleWorldConfig
+from tasks.acquire import AcquireConfig, AcquireKind
+from tasks.clean import CleanConfig
+from tasks.dpo import DpoConfig
+from tasks.evaluate import EvaluateConfig
+from tasks.normalize import NormalizeConfig
+from tasks.pack import PackConfig
+from tasks.pretrain import PretrainConfig
+from tasks.report import ReportConfig
+from tasks.sft import SftConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineConfig:
+    """A whole pipeline, from raw corpora to the report."""
+
+    name: str
+    """Name of the pipeline; names the MLflow run and the report."""
+    corpora: dict[str, str]
+    """Corpus (a recipe in data_recipes/corpora) -> where it is: `sample-world`, `hub`, or a path,
+    folder or glob relative to the project's root."""
+    sft_sets: dict[str, str] = field(default_factory=dict)
+    """SFT set (data_recipes/sft) -> where it is."""
+    preference_sets: dict[str, str] = field(default_factory=dict)
+    """Preference set (data_recipes/preferences) -> where it is."""
+    benchmarks: dict[str, str] = field(default_factory=dict)
+    """Benchmark (data_recipes/evals) -> where it is."""
+    sample_world: SampleWorldConfig | None = None
+    """The generator behind the location `sample-world`."""
+    normalize: NormalizeConfig = NormalizeConfig()
+    """Native formats to one."""
+    clean: CleanConfig
+    """Data-Juicer recipes."""
+    pack: PackConfig
+    """Tokenizer and shards."""
+    pretrain: PretrainConfig
+    """Model, schedule and parallelism."""
+    mixtures: list[str] = field(default_factory=list)
+    """SFT mixtures (data_recipes/mixtures), each trained from the same base with the settings of
+    `sft` (paper: Table 3)."""
+    sft: SftConfig | None = None
+    """Settings of supervised fine-tuning; its own `mixture` is replaced by each of `mixtures`."""
+    dpo: DpoConfig | None = None
+    """Settings of direct preference optimisation; absent: no DPO."""
+    dpo_policy: str | None = None
+    """Mixture whose SFT model DPO starts from; absent: the last of `mixtures`."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """Benchmarks' settings."""
+    report: ReportConfig = ReportConfig()
+    """The report."""
+
+    def __post_init__(self) -> None:
+        if not self.corpora:
+            raise ConfigError("`corpora` is empty: name at least one corpus and its location")
+        if self.mixtures and self.sft is None:
+            raise ConfigError("`mixtures` are given, but no `sft` settings to train them with")
+        if self.mixtures and not self.sft_sets:
+            raise ConfigError("`mixtures` are given, but no `sft_sets` to mix")
+        if len(set(self.mixtures)) < len(self.mixtures):
+            raise ConfigError(f"`mixtures` names one twice: {self.mixtures}")
+        if self.dpo is not None and self.policy_mixture not in self.mixtures:
+            raise ConfigError(
+                f"`dpo_policy` {self.policy_mixture!r} is not one of `mixtures` {self.mixtures}"
+            )
+        if self.dpo is not None and not self.preference_sets:
+            raise ConfigError("`dpo` is given, but no `preference_sets`")
+
+    @property
+    def policy_mixture(self) -> str | None:
+        """The mixture whose model DPO starts from."""
+        return self.dpo_policy or (self.mixtures[-1] if self.mixtures else None)
+
+    def acquire(self, kind: AcquireKind) -> AcquireConfig:
+        """What `acquire` fetches of one kind."""
+        datasets = {
+            "corpora": self.corpora,
+            "sft": self.sft_sets,
+            "preferences": self.preference_sets,
+            "evals": self.benchmarks,
+        }[kind]
+        # Only who uses the generator depends on its settings.
+        generated = "sample-world" in datasets.values()
+        return AcquireConfig(
+            kind=kind, datasets=datasets, sample_world=self.sample_world if generated else None
+        )
+
+    def sft_of(self, mixture: str) -> SftConfig:
+        """The SFT settings with one mixture."""
+        assert self.sft is not None
+        return replace(self.sft, mixture=mixture)
+
+
+def load_pipeline(path: str | Path, overrides: list[str] | None = None) -> PipelineConfig:
+    """Read `deployments/<x>.yaml`. Raises ConfigError naming file, key, value and remedy."""
+    return load_config(resolve(path), PipelineConfig, overrides or [])

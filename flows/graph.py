@@ -1,0 +1,156 @@
+"""The pipeline as a graph: each property is a stage, and names what it is made from.
+
+    corpora ─▶ normalized ─▶ cleaned ─▶ packed ─▶ base ─▶ tuned[mixture] ─▶ aligned
+    sft_data ─────────────────────────────┴──────────────────┘                │
+    preference_data ──────────────────────┴───────────────────────────────────┘
+    exams ─────────────▶ evaluations[base, each mixture, dpo] ─▶ report
+
+Asking for a property makes it and everything it needs; what stands finished in the store is skipped.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from flows.config import PipelineConfig
+from model.errors import ConfigError
+from tasks._stage import Context, StageResult
+from tasks.acquire import acquire
+from tasks.clean import clean
+from tasks.dpo import dpo
+from tasks.evaluate import evaluate
+from tasks.normalize import normalize
+from tasks.pack import pack
+from tasks.pretrain import pretrain
+from tasks.report import report
+from tasks.sft import sft
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """All stages of one configuration."""
+
+    config: PipelineConfig
+    context: Context
+
+    @cached_property
+    def corpora(self) -> StageResult:
+        """Raw pretraining corpora."""
+        return acquire(self.config.acquire("corpora"), context=self.context, label="corpora")
+
+    @cached_property
+    def sft_data(self) -> StageResult | None:
+        """Raw SFT sets."""
+        if not self.config.sft_sets:
+            return None
+        return acquire(self.config.acquire("sft"), context=self.context, label="sft")
+
+    @cached_property
+    def preference_data(self) -> StageResult | None:
+        """Raw preference pairs."""
+        if not self.config.preference_sets:
+            return None
+        return acquire(
+            self.config.acquire("preferences"), context=self.context, label="preferences"
+        )
+
+    @cached_property
+    def exams(self) -> StageResult | None:
+        """Benchmark files."""
+        if not self.config.benchmarks:
+            return None
+        return acquire(self.config.acquire("evals"), context=self.context, label="evals")
+
+    @cached_property
+    def normalized(self) -> StageResult:
+        """Corpora in the one format."""
+        return normalize(self.config.normalize, context=self.context, raw=self.corpora)
+
+    @cached_property
+    def cleaned(self) -> StageResult:
+        """What Data-Juicer kept."""
+        return clean(self.config.clean, context=self.context, normalized=self.normalized)
+
+    @cached_property
+    def packed(self) -> StageResult:
+        """Tokenizer and token shards. A pruned vocabulary covers the later stages' texts too."""
+        extra = {"sft": self.sft_data, "preferences": self.preference_data}
+        return pack(
+            self.config.pack,
+            context=self.context,
+            cleaned=self.cleaned,
+            extra_text={name: data for name, data in extra.items() if data is not None},
+        )
+
+    @cached_property
+    def base(self) -> StageResult:
+        """The pretrained model."""
+        return pretrain(self.config.pretrain, context=self.context, packed=self.packed)
+
+    @cached_property
+    def tuned(self) -> dict[str, StageResult]:
+        """One SFT model for each mixture."""
+        return {mixture: self.tune(mixture) for mixture in self.config.mixtures}
+
+    def tune(self, mixture: str) -> StageResult:
+        """The SFT model of one mixture."""
+        if self.config.sft is None or self.sft_data is None:
+            raise ConfigError("this configuration has no `sft` and `sft_sets`")
+        return sft(
+            self.config.sft_of(mixture),
+            context=self.context,
+            label=mixture,
+            base=self.base,
+            data=self.sft_data,
+        )
+
+    @cached_property
+    def aligned(self) -> StageResult | None:
+        """The DPO model."""
+        if self.config.dpo is None or self.config.policy_mixture is None:
+            return None
+        return dpo(
+            self.config.dpo,
+            context=self.context,
+            policy=self.tuned[self.config.policy_mixture],
+            data=self.preference_data,
+        )
+
+    @cached_property
+    def models(self) -> dict[str, StageResult]:
+        """Every trained model, by the name it has in tables and charts."""
+        models = {"base": self.base}
+        models |= {f"sft {mixture}": model for mixture, model in self.tuned.items()}
+        if self.aligned is not None:
+            models["dpo"] = self.aligned
+        return models
+
+    @cached_property
+    def evaluations(self) -> dict[str, StageResult]:
+        """Each model's scores."""
+        return {name: self.score(name, model) for name, model in self.models.items()}
+
+    def score(self, name: str, model: StageResult) -> StageResult:
+        """One model's scores, recorded with the model."""
+        if self.exams is None:
+            raise ConfigError("this configuration has no `benchmarks` to evaluate on")
+        result = evaluate(
+            self.config.evaluate, context=self.context, label=name, model=model, exams=self.exams
+        )
+        self.context.tracker.scores(model.manifest, result.manifest["counts"])
+        return result
+
+    @cached_property
+    def report(self) -> StageResult:
+        """Tables, curves and provenance of everything above."""
+        evaluations = self.evaluations if self.exams is not None else {}
+        return report(
+            self.config.report,
+            context=self.context,
+            normalized=self.normalized,
+            cleaned=self.cleaned,
+            packed=self.packed,
+            pretrain=self.base,
+            sft=self.tuned,
+            dpo=self.aligned,
+            evaluations=evaluations,
+        )

@@ -1,0 +1,203 @@
+"""`make up` and `make down`: everything a workbench needs, on loopback.
+
+    Prefect server :4200 ── work pool `steel` ◀── worker ── runs deployments of prefect.yaml
+    MLflow server  :5000 ── the store's database and artifacts
+
+Each service is a process group of its own with a log in .steel/logs; .steel/services.json remembers
+process numbers and start times, so that `down` never stops a stranger that got an old number.
+"""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flows.environment import (
+    HOST,
+    MLFLOW_PORT,
+    MLFLOW_URI,
+    PREFECT_API,
+    PREFECT_PORT,
+    ROOT,
+    SERVICES,
+    STATE,
+    listening,
+    prepare,
+    running_services,
+)
+from model.errors import SteelError
+
+POOL = "steel"
+START_SECONDS = 240
+STOP_SECONDS = 45
+log = logging.getLogger("steel.services")
+
+
+def up(store: Path) -> None:
+    """Start what isn't running, wait until it answers, register the deployments."""
+    prepare(serverless=False)
+    STATE.mkdir(exist_ok=True)
+    services = {name: s for name, s in running_services().items() if alive(s)}
+    for name, port in (("prefect", PREFECT_PORT), ("mlflow", MLFLOW_PORT)):
+        if name not in services and listening(port):
+            raise SteelError(
+                f"port {port} is taken by another program. Stop it, or choose another one with "
+                f"STEEL_{name.upper()}_PORT=… (and put the same address into prefect.toml)."
+            )
+    environment = {
+        **os.environ,
+        "PREFECT_API_URL": PREFECT_API,
+        "PREFECT_UI_URL": PREFECT_API.removesuffix("/api"),
+        "MLFLOW_TRACKING_URI": MLFLOW_URI,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    (store / "mlflow" / "artifacts").mkdir(parents=True, exist_ok=True)
+    commands = {
+        "prefect": [*_module("prefect"), "server", "start", "--host", HOST,
+                    "--port", str(PREFECT_PORT)],
+        "mlflow": [*_module("mlflow"), "server", "--host", HOST, "--port", str(MLFLOW_PORT),
+                   "--workers", "1",
+                   "--backend-store-uri", f"sqlite:///{store / 'mlflow' / 'mlflow.db'}",
+                   "--default-artifact-root", str(store / "mlflow" / "artifacts"),
+                   "--no-serve-artifacts"],
+    }  # fmt: skip
+    for name, command in commands.items():
+        if name not in services:
+            services[name] = _start(name, command, environment)
+            _remember(services)
+    _wait("prefect", services["prefect"], lambda: _answers(f"{PREFECT_API}/health"))
+    _wait("mlflow", services["mlflow"], lambda: _answers(f"{MLFLOW_URI}/health"))
+    log.info("register the work pool and the deployments of prefect.yaml")
+    _prefect(environment, "work-pool", "create", POOL, "--type", "process", "--overwrite")
+    _prefect(environment, "--no-prompt", "deploy", "--all")
+    if "worker" not in services:
+        command = [*_module("prefect"), "worker", "start", "--pool", POOL, "--name", "steel-local"]
+        services["worker"] = _start("worker", command, environment)
+        _remember(services)
+
+
+def down() -> bool:
+    """Stop what `up` has started, worker first so that it can end its runs. False: nothing ran."""
+    services = {name: s for name, s in running_services().items() if alive(s)}
+    for name in ("worker", "mlflow", "prefect"):
+        if name in services:
+            log.info("stop %s", name)
+            stop(services[name])
+    SERVICES.unlink(missing_ok=True)
+    return bool(services)
+
+
+def alive(service: dict[str, Any]) -> bool:
+    """Whether the very process that was started is still there."""
+    return _started(service["pid"]) == service["started"]
+
+
+def stop(service: dict[str, Any]) -> None:
+    """SIGTERM to a service's process group; SIGKILL to what is left after `STOP_SECONDS`."""
+    group = service["pid"]
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(group, number)
+        except ProcessLookupError:
+            return
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline and alive(service):
+            time.sleep(0.2)
+
+
+def _module(name: str) -> list[str]:
+    return [sys.executable, "-m", name]
+
+
+def _start(name: str, command: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    logs = STATE / "logs"
+    logs.mkdir(exist_ok=True)
+    log.info("start %s (log: .steel/logs/%s.log)", name, name)
+    with (logs / f"{name}.log").open("ab") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output,
+            stderr=subprocess.STDOUT, start_new_session=True,
+            # A shell's background job ignores Ctrl-C, and so would its children: a worker that
+            # ignores SIGINT ignores the first SIGTERM too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )  # fmt: skip
+    return {"pid": process.pid, "started": _started(process.pid), "command": command[1:]}
+
+
+def _started(pid: int) -> str | None:
+    """Start time of a process in clock ticks since boot; None when it is gone or a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] == "Z" else fields[19]
+
+
+def _remember(services: dict[str, Any]) -> None:
+    aside = SERVICES.with_suffix(".tmp")
+    aside.write_text(json.dumps(services, indent=1))
+    aside.replace(SERVICES)
+
+
+def _wait(name: str, service: dict[str, Any], ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not ready():
+        if not alive(service):
+            tail = (STATE / "logs" / f"{name}.log").read_text(errors="replace").splitlines()[-15:]
+            raise SteelError(f"{name} did not start:\n" + "\n".join(tail))
+        if time.monotonic() > deadline:
+            raise SteelError(f"{name} did not answer within {START_SECONDS} s; see .steel/logs")
+        time.sleep(0.5)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _prefect(environment: dict[str, str], *arguments: str) -> None:
+    done = subprocess.run(
+        [*_module("prefect"), *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        raise SteelError(f"`prefect {' '.join(arguments)}` failed:\n{done.stdout}{done.stderr}")
+
+
+def main() -> int:
+    """`python -m flows.services up|down [--store DIR]`."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("action", choices=["up", "down"])
+    parser.add_argument("--store", type=Path, default=ROOT / "store")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        if arguments.action == "down":
+            log.info("all stopped" if down() else "nothing was running")
+            return 0
+        up(arguments.store.resolve())
+    except SteelError as error:
+        log.error("error: %s", error)
+        return 2
+    log.info("")
+    log.info("Prefect  %s", PREFECT_API.removesuffix("/api"))
+    log.info("MLflow   %s", MLFLOW_URI)
+    log.info("then:    .venv/bin/prefect deployment run steel/pretrain --watch")
+    log.info("stop:    make down")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

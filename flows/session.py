@@ -1,0 +1,156 @@
+"""One run of the pipeline: configuration, checks, tracker, and what it all came to.
+
+with session(config, store, settings) as run:   # loads, checks, opens the MLflow parent run
+    run.make("pretrain")                        # makes what is missing, skips what is there
+    return run.summary()                        # closes the run and shows the table of results
+"""
+
+import json
+import logging
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect.artifacts import create_table_artifact
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+
+from flows.config import PipelineConfig, load_pipeline
+from flows.graph import Pipeline
+from flows.preflight import preflight
+from model.errors import SteelError
+from tasks._recipes import display, resolve
+from tasks._stage import Context, StageResult, git_commit, plain
+from tasks._tracking import Tracker
+from tasks.report import result_table
+
+
+@dataclass
+class Session:
+    """A pipeline while it runs."""
+
+    pipeline: Pipeline
+    config: PipelineConfig
+    context: Context
+    targets: list[str] = field(default_factory=list)
+
+    def make(self, stage: str) -> None:
+        """Make one of the pipeline's targets and whatever it needs."""
+        self.targets.append(stage)
+        pipeline = self.pipeline
+        match stage:
+            case "data":
+                _ = pipeline.packed
+            case "pretrain":
+                _ = pipeline.base
+            case "sft":
+                _ = pipeline.tuned
+            case "dpo":
+                _ = pipeline.aligned
+            case "evaluate":
+                _ = pipeline.evaluations
+            case "report":
+                _ = pipeline.report
+            case _:
+                raise AssertionError(stage)
+
+    def summary(self) -> dict[str, Any]:
+        """What was made, where, and the scores; also shown as a Prefect artifact."""
+        made = {
+            name: value
+            for name, value in vars(self.pipeline).items()
+            if isinstance(value, StageResult)
+        }
+        evaluations: dict[str, StageResult] = vars(self.pipeline).get("evaluations", {})
+        rows = result_table(evaluations) if evaluations else []
+        if rows and flow_run.id:
+            create_table_artifact(key="results", table=rows, description="Accuracy by model")
+        return {
+            "name": self.config.name,
+            "store": str(self.context.store),
+            "stages": self.context.tracker.stages,
+            "folders": {name: str(result.folder) for name, result in made.items()},
+            "results": rows,
+        }
+
+
+@contextmanager
+def session(
+    config: str,
+    store: str,
+    settings: list[str],
+    changes: Mapping[str, Any] | None = None,
+) -> Iterator[Session]:
+    """Load and check a configuration, then open its MLflow run for the length of the block.
+
+    Args:
+        config: a file of `deployments/`.
+        store: folder of all results.
+        settings: `section.key=value` changes.
+        changes: further changes by key; None values are left out.
+
+    Raises:
+        ConfigError, DataError: before any work has started.
+    """
+    overrides = [*settings, *_overrides(changes or {})]
+    loaded = load_pipeline(config, overrides)
+    place = resolve(store)
+    preflight(loaded, place)
+    place.mkdir(parents=True, exist_ok=True)
+    pipeline_id = flow_run.id or uuid.uuid4().hex
+    tracker = Tracker(
+        store=place,
+        pipeline=loaded.name,
+        pipeline_id=pipeline_id,
+        flow_run_id=flow_run.id,
+        config={"file": display(resolve(config)), **plain(loaded)},
+        git_commit=git_commit(),
+    )
+    context = Context(store=place, tracker=tracker)
+    status = "KILLED"
+    try:
+        yield Session(pipeline=Pipeline(loaded, context), config=loaded, context=context)
+        status = "FINISHED"
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        tracker.close(status)
+
+
+def ablation(
+    name: str,
+    variants: Mapping[str, Mapping[str, Any]],
+    config: str,
+    store: str,
+    settings: list[str],
+) -> dict[str, Any]:
+    """Pretrain each variant of one configuration and show their figures side by side.
+
+    A variant that this machine or this version cannot run is listed with the reason; the others
+    go on.
+    """
+    log = get_run_logger() if flow_run.id else logging.getLogger("steel")
+    rows: list[dict[str, Any]] = []
+    for variant, changes in variants.items():
+        changes = {"name": f"{name} {variant}", **changes}
+        try:
+            with session(config, store, settings, changes) as run:
+                run.make("pretrain")
+                counts = run.pipeline.base.manifest["counts"]
+            rows.append({"variant": variant, "status": "done", **counts})
+        except SteelError as error:
+            log.warning("%s %s: %s", name, variant, error)
+            rows.append({"variant": variant, "status": str(error).splitlines()[0]})
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    table = [{column: row.get(column) for column in columns} for row in rows]
+    if flow_run.id:
+        create_table_artifact(key=name, table=table, description=f"{name}: one row per variant")
+    return {"name": name, "results": table}
+
+
+def _overrides(changes: Mapping[str, Any]) -> list[str]:
+    # JSON is YAML: values keep their types.
+    return [f"{key}={json.dumps(value)}" for key, value in changes.items() if value is not None]

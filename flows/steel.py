@@ -1,0 +1,179 @@
+"""The flow `steel`: one function per deployment, each with its own form in the Prefect UI.
+
+Every function names what it wants from the graph; what that needs is made first or, when it stands
+finished in the store, skipped. prefect.yaml turns each into a deployment (`steel/pretrain`, …).
+"""
+
+from typing import Annotated, Any, Literal
+
+from prefect import flow
+from pydantic import Field
+
+from flows.graph import Pipeline
+from flows.session import Session, ablation, session
+
+Config = Annotated[
+    str, Field(description="Configuration file, relative to the project's root.", min_length=1)
+]
+Store = Annotated[str, Field(description="Folder that holds every stage's results.", min_length=1)]
+Settings = Annotated[
+    list[str],
+    Field(description="Changes to the configuration, each `section.key=value`."),
+]
+StageName = Literal["data", "pretrain", "sft", "dpo", "evaluate", "report"]
+Routing = Literal["token", "sequence", "reference_norm", "dense"]
+
+SMOKE = "deployments/smoke.yaml"
+STORE = "store"
+
+
+@flow(name="steel")
+def pipeline(
+    config: Config = SMOKE,
+    store: Store = STORE,
+    settings: Settings = [],  # noqa: B006 - Prefect copies defaults into the form
+    stages: list[StageName] | None = None,
+) -> dict[str, Any]:
+    """Everything, from raw corpora to the report; or only `stages` and what they need."""
+    with session(config, store, settings) as run:
+        for stage in stages or ["report"]:
+            run.make(stage)
+        return run.summary()
+
+
+@flow(name="steel")
+def data(
+    config: Config = SMOKE,
+    store: Store = STORE,
+    settings: Settings = [],  # noqa: B006
+) -> dict[str, Any]:
+    """Acquire, normalize, clean and pack the corpora."""
+    with session(config, store, settings) as run:
+        run.make("data")
+        return run.summary()
+
+
+@flow(name="steel")
+def pretrain(
+    config: Config = SMOKE,
+    store: Store = STORE,
+    steps: Annotated[int | None, Field(ge=1, description="Optimizer steps.")] = None,
+    learning_rate: Annotated[float | None, Field(gt=0, description="Peak learning rate.")] = None,
+    routing: Annotated[Routing | None, Field(description="Soft MoE routing.")] = None,
+    settings: Settings = [],  # noqa: B006
+) -> dict[str, Any]:
+    """Pretrain on the packed corpus. Fields left empty keep the configuration's values."""
+    changes = {
+        "pretrain.settings.steps": steps,
+        "pretrain.settings.learning_rate": learning_rate,
+        "pretrain.settings.model.routing": routing,
+    }
+    with session(config, store, settings, changes) as run:
+        run.make("pretrain")
+        return run.summary()
+
+
+@flow(name="steel")
+def sft(
+    mixture: Annotated[str | None, Field(description="One mixture; empty: all of them.")] = None,
+    config: Config = SMOKE,
+    store: Store = STORE,
+    epochs: Annotated[float | None, Field(gt=0, description="Passes over the mixture.")] = None,
+    learning_rate: Annotated[float | None, Field(gt=0, description="Peak learning rate.")] = None,
+    settings: Settings = [],  # noqa: B006
+) -> dict[str, Any]:
+    """Supervised fine-tuning of the pretrained model."""
+    changes = {
+        "sft.epochs": epochs,
+        "sft.learning_rate": learning_rate,
+        "mixtures": [mixture] if mixture else None,
+        "dpo_policy": mixture,
+    }
+    with session(config, store, settings, changes) as run:
+        run.make("sft")
+        return run.summary()
+
+
+@flow(name="steel")
+def mixture_ablation(
+    mixtures: Annotated[
+        list[str] | None, Field(description="Mixtures to compare; empty: the configuration's.")
+    ] = None,
+    config: Config = SMOKE,
+    store: Store = STORE,
+    settings: Settings = [],  # noqa: B006
+) -> dict[str, Any]:
+    """Table 3: one SFT model per mixture, all from the same base, examined side by side."""
+    with session(config, store, settings, {"mixtures": mixtures}) as run:
+        run.make("evaluate")
+        return run.summary()
+
+
+@flow(name="steel")
+def dpo(
+    config: Config = SMOKE,
+    store: Store = STORE,
+    beta: Annotated[float | None, Field(gt=0, description="DPO's beta.")] = None,
+    learning_rate: Annotated[float | None, Field(gt=0, description="Peak learning rate.")] = None,
+    settings: Settings = [],  # noqa: B006
+) -> dict[str, Any]:
+    """Direct preference optimisation of one SFT model."""
+    changes = {"dpo.beta": beta, "dpo.learning_rate": learning_rate}
+    with session(config, store, settings, changes) as run:
+        run.make("dpo")
+        return run.summary()
+
+
+@flow(name="steel")
+def evaluate(
+    config: Config = SMOKE,
+    store: Store = STORE,
+    settings: Settings = [],  # noqa: B006
+) -> dict[str, Any]:
+    """C-Eval, CMMLU and MMLU for every model of the configuration."""
+    with session(config, store, settings) as run:
+        run.make("evaluate")
+        return run.summary()
+
+
+@flow(name="steel")
+def report(
+    config: Config = SMOKE,
+    store: Store = STORE,
+    settings: Settings = [],  # noqa: B006
+) -> dict[str, Any]:
+    """Tables 3 and 4 beside the paper's, curves, provenance."""
+    with session(config, store, settings) as run:
+        run.make("report")
+        return run.summary()
+
+
+@flow(name="steel")
+def ffn_ablation(
+    routings: Annotated[
+        list[Routing], Field(description="Feed-forward variants of equal parameters.", min_length=1)
+    ] = ["token", "dense", "sequence"],  # noqa: B006
+    config: Config = SMOKE,
+    store: Store = STORE,
+    settings: Settings = [],  # noqa: B006
+) -> dict[str, Any]:
+    """The same pretraining with each Soft MoE routing and with a dense FFN."""
+    variants = {routing: {"pretrain.settings.model.routing": routing} for routing in routings}
+    return ablation("ffn-ablation", variants, config, store, settings)
+
+
+@flow(name="steel")
+def kernel_ablation(
+    experiments: Annotated[
+        list[str] | None,
+        Field(description="Experiments of data_recipes/paper/table2.yaml; empty: all."),
+    ] = None,
+    config: Config = SMOKE,
+    store: Store = STORE,
+    settings: Settings = [],  # noqa: B006
+) -> dict[str, Any]:
+    """Table 2: throughput and memory with each choice of kernels."""
+    raise NotImplementedError
+
+
+__all__ = ["Pipeline", "Session"]
