@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.environment import MLFLOW_URI, PREFECT_API, prepare, running_services
-from model.errors import SteelError, StageError
+from model.errors import StageError, SteelError
 
 BAD_INPUT = 2
 FAILED = 1

@@ -37,7 +37,7 @@ class PipelineConfig:
     """Benchmark (data_recipes/evals) -> where it is."""
     sample_world: SampleWorldConfig | None = None
     """The generator behind the location `sample-world`."""
-    normalize: NormalizeConfig = NormalizeConfig()
+    normalize: NormalizeConfig = field(default_factory=NormalizeConfig)
     """Native formats to one."""
     clean: CleanConfig
     """Data-Juicer recipes."""
@@ -54,9 +54,9 @@ class PipelineConfig:
     """Settings of direct preference optimisation; absent: no DPO."""
     dpo_policy: str | None = None
     """Mixture whose SFT model DPO starts from; absent: the last of `mixtures`."""
-    evaluate: EvaluateConfig = EvaluateConfig()
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """Benchmarks' settings."""
-    report: ReportConfig = ReportConfig()
+    report: ReportConfig = field(default_factory=ReportConfig)
     """The report."""
 
     def __post_init__(self) -> None:

@@ -5,7 +5,8 @@
     preference_data ──────────────────────┴───────────────────────────────────┘
     exams ─────────────▶ evaluations[base, each mixture, dpo] ─▶ report
 
-Asking for a property makes it and everything it needs; what stands finished in the store is skipped.
+Asking for a property makes it and everything it needs; what stands finished in the store is
+skipped.
 """
 
 from dataclasses import dataclass

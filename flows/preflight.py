@@ -33,7 +33,7 @@ def preflight(config: PipelineConfig, store: Path) -> None:
 
 
 def stage(name: str) -> ModuleType:
-    """The module of a stage: its function has the same name, so `from tasks import` is ambiguous."""
+    """The module of a stage (its function has the same name and would hide it)."""
     return importlib.import_module(f"tasks.{name}")
 
 

@@ -98,7 +98,8 @@ def down() -> bool:
 
 def alive(service: dict[str, Any]) -> bool:
     """Whether the very process that was started is still there."""
-    return _started(service["pid"]) == service["started"]
+    started: str | None = service["started"]
+    return _started(service["pid"]) == started
 
 
 def stop(service: dict[str, Any]) -> None:

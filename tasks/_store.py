@@ -1,4 +1,4 @@
-"""Questions about a whole store: is every byte still right, where are the reports, is the order sound."""
+"""Questions about a whole store: is every byte right, where are the reports, is the order sound."""
 
 import hashlib
 import time

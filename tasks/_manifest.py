@@ -1,0 +1,160 @@
+"""A published stage folder: its manifest, and how it becomes visible.
+
+A folder is filled under another name; its files are fsynced, manifest.json (every file's size and
+MD5, what it was made from and with) is written last, and one rename publishes the whole.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from model.errors import DataError
+from tasks._recipes import ROOT, display
+
+SCHEMA_VERSION = 1
+"""Of manifest.json. A reader refuses a version it does not know."""
+
+LIBRARIES = (
+    "torch", "transformers", "py-data-juicer", "datasets", "trl", "lm-eval", "prefect", "mlflow",
+)  # fmt: skip
+"""Whose versions a manifest records."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """A finished stage: what the next ones take as input."""
+
+    stage: str
+    """Name of the stage."""
+    key: str
+    """Hash of everything the result depends on."""
+    folder: Path
+    """The published folder."""
+    manifest: dict[str, Any]
+    """The content of manifest.json."""
+    reused: bool = False
+    """Whether it stood finished in the store already."""
+
+    @classmethod
+    def read(cls, folder: Path, *, reused: bool = True) -> "StageResult":
+        """A published stage folder. Raises DataError when it isn't one."""
+        path = folder / "manifest.json"
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError) as error:
+            raise DataError(f"{display(folder)} is not a finished stage: {error}") from error
+        if manifest.get("schema") != SCHEMA_VERSION:
+            raise DataError(
+                f"{display(path)} has schema {manifest.get('schema')!r}; this version of Steel "
+                f"reads {SCHEMA_VERSION}. Remove the folder to make it anew."
+            )
+        return cls(
+            stage=manifest["stage"],
+            key=manifest["key"],
+            folder=folder,
+            manifest=manifest,
+            reused=reused,
+        )
+
+
+StageInput: TypeAlias = "StageResult | Mapping[str, StageResult] | None"
+
+
+def plain(value: Any) -> Any:
+    """A config as JSON values."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def input_keys(inputs: Mapping[str, StageInput]) -> dict[str, Any]:
+    """The keys of a stage's inputs, by their names."""
+    keys: dict[str, Any] = {}
+    for name, value in sorted(inputs.items()):
+        if isinstance(value, Mapping):
+            keys[name] = {label: result.key for label, result in sorted(value.items())}
+        else:
+            keys[name] = value.key if value is not None else None
+    return keys
+
+
+def publish(partial: Path, folder: Path, manifest: dict[str, Any]) -> None:
+    """Make a finished stage visible: files, then the manifest, then one rename; all fsynced."""
+    shutil.rmtree(partial / ".scratch", ignore_errors=True)
+    manifest["files"] = [_file_entry(path, partial) for path in _files(partial)]
+    write_json(partial / "manifest.json", manifest)
+    for path in (p for p in partial.rglob("*") if p.is_dir()):
+        _fsync(path)
+    _fsync(partial)
+    partial.replace(folder)
+    _fsync(folder.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that the file is either absent, old, or complete."""
+    aside = path.with_name(f"{path.name}.tmp")
+    with aside.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def _file_entry(path: Path, folder: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "md5").hexdigest()
+        os.fsync(file.fileno())
+    return {"path": str(path.relative_to(folder)), "bytes": path.stat().st_size, "md5": digest}
+
+
+def _fsync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@functools.cache
+def software_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that shape results."""
+    versions = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[library] = metadata.version(library)
+    return versions
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """The project's commit, with `+` when the work tree differs from it; None outside git."""
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        status = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if status.strip() else "")
