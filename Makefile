@@ -7,7 +7,7 @@ export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down test test-slow check format clean
+.PHONY: help install demo up down test test-slow check lock format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -43,6 +43,14 @@ check: install ## lint, format, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+lock: ## resolve pyproject.toml anew into requirements.lock (then run every test)
+	rm -rf .venv.lock && $(PYTHON) -m venv .venv.lock
+	.venv.lock/bin/python -m pip install --quiet --upgrade "pip>=24"
+	.venv.lock/bin/python -m pip install --progress-bar off --editable ".[dev,tokenizer]" triton==3.7.1
+	{ sed -n '/^#/p' requirements.lock; .venv.lock/bin/python -m pip freeze --exclude-editable \
+	    | sed -E 's/\+cpu//; s/^triton==(.*)$$/triton==\1 ; platform_system == "Linux" and platform_machine == "x86_64"/'; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock && rm -rf .venv.lock
 
 format: install ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
