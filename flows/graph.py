@@ -85,7 +85,12 @@ class Pipeline:
     @cached_property
     def base(self) -> StageResult:
         """The pretrained model."""
-        return pretrain(self.config.pretrain, context=self.context, packed=self.packed)
+        return pretrain(
+            self.config.pretrain,
+            context=self.context,
+            label=self.config.name,
+            packed=self.packed,
+        )
 
     @cached_property
     def tuned(self) -> dict[str, StageResult]:

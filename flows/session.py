@@ -6,7 +6,6 @@ with session(config, store, settings) as run:   # loads, checks, opens the MLflo
 """
 
 import json
-import logging
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,13 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prefect.artifacts import create_table_artifact
-from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from flows.config import PipelineConfig, load_pipeline
 from flows.graph import Pipeline
 from flows.preflight import preflight
-from model.errors import SteelError
 from tasks._recipes import display, resolve
 from tasks._stage import Context, StageResult, git_commit, plain
 from tasks._tracking import Tracker
@@ -118,37 +115,6 @@ def session(
         raise
     finally:
         tracker.close(status)
-
-
-def ablation(
-    name: str,
-    variants: Mapping[str, Mapping[str, Any]],
-    config: str,
-    store: str,
-    settings: list[str],
-) -> dict[str, Any]:
-    """Pretrain each variant of one configuration and show their figures side by side.
-
-    A variant that this machine or this version cannot run is listed with the reason; the others
-    go on.
-    """
-    log = get_run_logger() if flow_run.id else logging.getLogger("steel")
-    rows: list[dict[str, Any]] = []
-    for variant, changes in variants.items():
-        changes = {"name": f"{name} {variant}", **changes}
-        try:
-            with session(config, store, settings, changes) as run:
-                run.make("pretrain")
-                counts = run.pipeline.base.manifest["counts"]
-            rows.append({"variant": variant, "status": "done", **counts})
-        except SteelError as error:
-            log.warning("%s %s: %s", name, variant, error)
-            rows.append({"variant": variant, "status": str(error).splitlines()[0]})
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = [{column: row.get(column) for column in columns} for row in rows]
-    if flow_run.id:
-        create_table_artifact(key=name, table=table, description=f"{name}: one row per variant")
-    return {"name": name, "results": table}
 
 
 def _overrides(changes: Mapping[str, Any]) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from prefect import flow
 from pydantic import Field
 
-from flows.graph import Pipeline
-from flows.session import Session, ablation, session
+from flows.ablation import ablation, table2_variants
+from flows.session import session
 
 Config = Annotated[
     str, Field(description="Configuration file, relative to the project's root.", min_length=1)
@@ -165,15 +165,11 @@ def ffn_ablation(
 @flow(name="steel")
 def kernel_ablation(
     experiments: Annotated[
-        list[str] | None,
-        Field(description="Experiments of data_recipes/paper/table2.yaml; empty: all."),
+        list[int] | None, Field(description="Columns of the paper's Table 2; empty: all eight.")
     ] = None,
     config: Config = SMOKE,
     store: Store = STORE,
     settings: Settings = [],  # noqa: B006
 ) -> dict[str, Any]:
     """Table 2: throughput and memory with each choice of kernels."""
-    raise NotImplementedError
-
-
-__all__ = ["Pipeline", "Session"]
+    return ablation("kernel-ablation", table2_variants(experiments), config, store, settings)
