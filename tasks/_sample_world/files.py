@@ -1,0 +1,60 @@
+"""Writing the containers that data sets come in, the same bytes every time."""
+
+import csv
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+Row = Mapping[str, Any]
+
+
+def json_lines(rows: Iterable[Row]) -> list[bytes]:
+    """Rows as lines of JSON, without line ends."""
+    return [json.dumps(row, ensure_ascii=False).encode() for row in rows]
+
+
+def write_lines(path: Path, lines: Iterable[bytes]) -> None:
+    """One line each, ended by a line feed."""
+    _write(path, b"".join(line + b"\n" for line in lines))
+
+
+def write_array(path: Path, rows: Sequence[Row]) -> None:
+    """One JSON array, as `json.dump(..., indent=4)` leaves it."""
+    _write(path, json.dumps(rows, ensure_ascii=False, indent=4).encode())
+
+
+def write_parquet(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
+    """A snappy parquet file with the given columns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), path)
+
+
+def csv_bytes(rows: Iterable[Sequence[Any]], *, line_end: str = "\n") -> bytes:
+    """Rows as CSV, quoted only where needed."""
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, lineterminator=line_end).writerows(rows)
+    return buffer.getvalue().encode()
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[Any]], *, line_end: str = "\n") -> None:
+    """A CSV file."""
+    _write(path, csv_bytes(rows, line_end=line_end))
+
+
+def write_zip(path: Path, members: Mapping[str, bytes]) -> None:
+    """A zip archive whose members all carry one fixed date."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0)), data)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
