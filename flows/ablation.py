@@ -1,4 +1,4 @@
-"""The same pretraining several times, each time with one thing changed, and one table at the end."""
+"""The same pretraining several times, one thing changed each time, and one table at the end."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
