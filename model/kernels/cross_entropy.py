@@ -30,10 +30,14 @@ def linear_cross_entropy_eager(
     ignore_index: int = -100,
     chunk_size: int = DEFAULT_CHUNK_SIZE,
     reduction: Reduction = "mean",
+    token_losses: Tensor | None = None,
 ) -> Tensor:
     """The same with all logits at once: the reference. `chunk_size` has no effect."""
     logits = functional.linear(hidden, weight).float()
-    loss = functional.cross_entropy(logits, targets, ignore_index=ignore_index, reduction="sum")
+    losses = functional.cross_entropy(logits, targets, ignore_index=ignore_index, reduction="none")
+    if token_losses is not None:
+        token_losses.copy_(losses.detach())
+    loss = losses.sum()
     return loss / _num_kept(targets, ignore_index) if reduction == "mean" else loss
 
 
@@ -44,11 +48,14 @@ def linear_cross_entropy(
     ignore_index: int = -100,
     chunk_size: int = DEFAULT_CHUNK_SIZE,
     reduction: Reduction = "mean",
+    token_losses: Tensor | None = None,
 ) -> Tensor:
     """Cross entropy of softmax(hidden weight^T) against targets, chunk by chunk.
 
     hidden [T, d], weight [V, d], targets int64 [T] -> fp32 scalar. Targets equal to ignore_index do
     not count; where none is left the mean is 0, not NaN. Differentiable once in hidden and weight.
+    token_losses: fp32 [T] that receives each token's loss (0 where it does not count), for
+    statistics by source; no gradient flows through it.
     Raises ValueError for shapes that do not fit.
     """
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
@@ -65,7 +72,7 @@ def linear_cross_entropy(
         dtype = torch.get_autocast_dtype(device_type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
     loss: Tensor = _ChunkedLinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, targets, ignore_index, chunk_size, reduction == "mean"
+        hidden, weight, targets, ignore_index, chunk_size, reduction == "mean", token_losses
     )
     return loss
 
@@ -85,6 +92,7 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
         ignore_index: int,
         chunk_size: int,
         mean: bool,
+        token_losses: Tensor | None,
     ) -> Tensor:
         with torch.autocast(device_type=hidden.device.type, enabled=False):
             need_hidden, need_weight = ctx.needs_input_grad[:2]
@@ -101,7 +109,10 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
                 goal = goal.unsqueeze(-1).where(kept, 0)
                 logits = weigh.logits(part)
                 log_sum = logits.logsumexp(dim=-1, keepdim=True)
-                loss += ((log_sum - logits.gather(-1, goal)) * kept).sum()
+                losses = (log_sum - logits.gather(-1, goal)) * kept
+                loss += losses.sum()
+                if token_losses is not None:
+                    token_losses[start : start + chunk_size] = losses.squeeze(-1)
                 if not (need_hidden or need_weight):
                     continue
                 # In place from here: this is the memory that chunking is for.
@@ -125,7 +136,7 @@ class _ChunkedLinearCrossEntropy(torch.autograd.Function):
             grad_hidden = (grad_hidden * grad).to(grad_hidden.dtype)
         if grad_weight is not None:
             grad_weight = (grad_weight * grad).to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, None, None, None, None
+        return grad_hidden, grad_weight, None, None, None, None, None
 
 
 class _WideMatmul:
