@@ -18,8 +18,9 @@ from model.errors import ConfigError, DataError
 from tasks._corpora import CorpusRecipe, corpus
 from tasks._disk import require_free_space, total_bytes
 from tasks._files import complete_file, json_line
+from tasks._manifest import write_json
 from tasks._recipes import RECIPES, display, recipe_path
-from tasks._stage import StageResult, StageRun, stage, write_json
+from tasks._stage import StageResult, StageRun, stage
 from tasks.normalize.formats import FORMATS, Rejected, convert
 from tasks.normalize.reading import Damaged, read_records
 
