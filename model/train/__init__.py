@@ -1,1 +1,10 @@
+"""Pretraining: one loop for Steel and for any other causal language model of Transformers.
 
+config ──▶ build ──▶ Trainer.fit ──▶ export
+            │           ├── schedule     learning rate of a step
+            │           ├── optimizer    AdamW, global-norm clip
+            │           ├── parallel     process group, FSDP2, one all-reduce a step
+            │           ├── checkpoint   written aside, checked, renamed; newest intact one
+            │           └── metrics      metrics.jsonl, behind the MetricSink protocol
+            └── objective   next-token loss, without full logits where the model is ours
+"""

@@ -1,0 +1,253 @@
+"""From a job to a trainer: tokenizer, model, data, optimizer, in that order."""
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+import model as steel  # registers Steel with the Auto classes
+from model.data import DataState, PackedDataset, PackedManifest, SampleOrder, StepLoader
+from model.errors import ConfigError, DataError
+from model.train.checkpoint import Checkpoints
+from model.train.config import PretrainJob, PretrainSettings
+from model.train.measure import Speedometer, flops_per_token
+from model.train.metrics import JsonlSink
+from model.train.objective import Objective
+from model.train.optimizer import build_optimizer
+from model.train.parallel import Parallel, distribute
+from model.train.signals import StopFlag
+from model.train.trainer import Trainer, TrainingData
+
+log = logging.getLogger(__name__)
+
+METRICS_FILE = "metrics.jsonl"
+CHECKPOINTS_FOLDER = "checkpoints"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A trainer, and what its export needs."""
+
+    trainer: Trainer
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def build(job: PretrainJob, ranks: Parallel, stop: StopFlag) -> Run:
+    """Build a run; called by all ranks. Raises ConfigError or DataError before any work."""
+    settings, packed, output = job.settings, Path(job.packed), Path(job.output)
+    settings.check()
+    settings.check_ranks(ranks.world_size)
+    tokenizer = AutoTokenizer.from_pretrained(packed / "tokenizer", trust_remote_code=False)
+    manifest = PackedManifest.read(packed / "shards")
+    data, total_steps = build_data(settings, manifest, packed / "shards", ranks)
+    language_model = build_model(settings, tokenizer)
+    flops = flops_per_token(language_model, settings.sequence_length)
+    num_parameters = language_model.num_parameters()
+    objective = Objective(
+        language_model,
+        end_of_document=manifest.end_of_document if settings.separate_documents else None,
+    )
+    objective.train()
+    distribute(objective, decoder_layers(language_model), settings, ranks)
+    trainer = Trainer(
+        objective=objective,
+        optimizer=build_optimizer(objective, settings),
+        data=data,
+        settings=settings,
+        total_steps=total_steps,
+        ranks=ranks,
+        checkpoints=Checkpoints(output / CHECKPOINTS_FOLDER, ranks, keep_last=settings.keep_last),
+        sink=JsonlSink(output / METRICS_FILE) if ranks.is_main else None,
+        stop=stop,
+        speed=Speedometer(
+            tokens_per_step=settings.global_batch * settings.sequence_length,
+            flops_per_token=flops,
+            device=ranks.device,
+            world_size=ranks.world_size,
+        ),
+    )
+    if ranks.is_main:
+        log.info(
+            "%.2f M parameters, %d steps of %d samples x %d tokens, %d process(es) on %s",
+            num_parameters / 1e6, total_steps, settings.global_batch, settings.sequence_length,
+            ranks.world_size, ranks.device.type,
+        )  # fmt: skip
+    return Run(trainer=trainer, model=language_model, tokenizer=tokenizer)
+
+
+def count_steps(settings: PretrainSettings, order: SampleOrder) -> int:
+    """Optimizer steps of a run on these data. Raises ConfigError when they do not suffice."""
+    available = order.num_samples // settings.global_batch
+    if settings.steps > available or not available:
+        raise ConfigError(
+            f"pretrain: steps = {settings.steps or 1} of global_batch = {settings.global_batch} "
+            f"need {max(settings.steps, 1) * settings.global_batch} samples, the packed data hold "
+            f"{order.num_samples} at sequence_length = {settings.sequence_length} and these "
+            "weights; raise weights (epochs per source), pack more data, or lower steps"
+        )
+    steps = settings.steps or available
+    if settings.warmup_steps >= steps:
+        raise ConfigError(
+            f"pretrain: warmup_steps = {settings.warmup_steps} leaves none of the {steps} steps "
+            "for training; lower it"
+        )
+    return steps
+
+
+def sample_order(settings: PretrainSettings, manifest: PackedManifest) -> SampleOrder:
+    """The order that these settings give these data."""
+    return SampleOrder(
+        manifest,
+        sequence_length=settings.sequence_length,
+        seed=settings.seed,
+        weights=settings.weights,
+        validation_fraction=settings.validation_fraction,
+    )
+
+
+def build_data(
+    settings: PretrainSettings, manifest: PackedManifest, folder: Path, ranks: Parallel
+) -> tuple[TrainingData, int]:
+    """This rank's data and the number of steps they are trained for."""
+    order = sample_order(settings, manifest)
+    total_steps = count_steps(settings, order)
+    held_out = order.num_validation_samples
+    if settings.validation_samples:
+        held_out = min(held_out, settings.validation_samples)
+
+    def state(samples: int) -> str:
+        return DataState.of(order, samples).to_json()
+
+    def check_state(text: str) -> int:
+        saved = DataState.from_json(text)
+        saved.check_order(order)
+        return saved.samples_consumed
+
+    loader = StepLoader(
+        PackedDataset(folder, order),
+        global_batch=settings.global_batch,
+        micro_batch=settings.micro_batch,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+    )
+    data = TrainingData(
+        loader=loader,
+        validation=PackedDataset(folder, order, "validation"),
+        num_validation=held_out,
+        sources=order.sources,
+        state=state,
+        check_state=check_state,
+    )
+    return data, total_steps
+
+
+def build_model(settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """fp32 weights on the CPU, equal on every rank: random from the seed, or a folder's.
+
+    Raises ConfigError for an unknown key or architecture, DataError for an unreadable folder.
+    """
+    if isinstance(settings.model, str):
+        language_model = _load(Path(settings.model))
+    else:
+        config = model_config(settings, tokenizer_values(settings, tokenizer))
+        torch.manual_seed(settings.seed)
+        language_model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    rows = language_model.get_input_embeddings().weight.shape[0]
+    if rows < len(tokenizer):
+        raise ConfigError(
+            f"pretrain: the model has {rows} embeddings, but the packed data's tokenizer has "
+            f"{len(tokenizer)} tokens; raise model.vocab_size or leave it out"
+        )
+    if settings.activation_checkpointing:
+        language_model.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.compile:
+        for layer in decoder_layers(language_model):
+            layer.compile()
+    return language_model
+
+
+def check_model(settings: PretrainSettings) -> None:
+    """Refuse what `settings.model` says wrongly, without building it or reading the data.
+
+    Raises ConfigError for an unknown architecture, key or value, DataError for a wrong folder.
+    """
+    if isinstance(settings.model, str):
+        _check_folder(Path(settings.model))
+    else:
+        model_config(settings, {})
+
+
+def model_config(settings: PretrainSettings, from_tokenizer: Mapping[str, Any]) -> Any:
+    """The Transformers config that `settings.model` describes.
+
+    from_tokenizer: values for the fields that the settings leave out. Raises ConfigError.
+    """
+    assert isinstance(settings.model, dict)
+    given = dict(settings.model)
+    kind = given.pop("model_type", steel.SteelConfig.model_type)
+    try:
+        known = {*AutoConfig.for_model(kind).to_dict(), "attn_implementation"}
+    except ValueError as error:
+        raise ConfigError(f"pretrain: model_type {kind!r} is unknown to Transformers") from error
+    if unknown := sorted(given.keys() - known):
+        raise ConfigError(f"pretrain: {kind} has no config field {unknown[0]!r} (in `model`)")
+    defaults = {"max_position_embeddings": settings.sequence_length, **from_tokenizer}
+    try:
+        return AutoConfig.for_model(kind, **{**defaults, **given})
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise ConfigError(f"pretrain: model: {error}") from error
+
+
+def tokenizer_values(
+    settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    """Model config fields that follow from the packed data's tokenizer."""
+    multiple = settings.vocab_multiple
+    return {
+        "vocab_size": math.ceil(len(tokenizer) / multiple) * multiple,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def decoder_layers(language_model: PreTrainedModel) -> list[nn.Module]:
+    """The repeated blocks: what is sharded, recomputed and compiled as one."""
+    names = set(language_model._no_split_modules or ())
+    layers = [module for module in language_model.modules() if type(module).__name__ in names]
+    if not layers:
+        raise ConfigError(
+            f"{type(language_model).__name__} does not name its decoder layers (_no_split_modules)"
+        )
+    return layers
+
+
+def _load(folder: Path) -> PreTrainedModel:
+    _check_folder(folder)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+    )
+    assert isinstance(loaded, PreTrainedModel)
+    return loaded
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise DataError(
+            f"pretrain: model = {str(folder)!r} is no folder of a Transformers model (it has no "
+            "config.json)"
+        )

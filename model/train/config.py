@@ -1,0 +1,171 @@
+"""What a pretraining run is told: `PretrainSettings`, and `PretrainJob` = settings + folders.
+
+A job travels as JSON from the stage to the ranks, so every field is a plain value.
+"""
+
+import dataclasses
+import json
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from model.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSettings:
+    """Everything that decides what is learned; two runs with equal settings learn the same."""
+
+    model: dict[str, Any] | str = field(default_factory=dict)
+    """Fields of the model's config, to start from random weights (`model_type` chooses another
+    architecture of Transformers, default "steel"; `vocab_size` defaults to the tokenizer's length
+    rounded up), or a folder with a pretrained causal language model. Section 3, Table 1."""
+    vocab_multiple: int = 64
+    """The derived vocabulary size is rounded up to a multiple of this; tokens."""
+    sequence_length: int = 2048
+    """Tokens that one sample predicts. Section 5: 2048."""
+    global_batch: int = 512
+    """Samples in a step, all ranks together. Section 5: 8 x 8 x 8 GPUs = 512."""
+    micro_batch: int = 8
+    """Samples in one forward pass of one rank. Section 5: 8."""
+    steps: int = 0
+    """Optimizer steps; 0 = as many whole steps as the packed data holds at `weights`."""
+    learning_rate: float = 3e-4
+    """Peak learning rate. Section 5: 3e-4."""
+    min_learning_rate: float = 0.0
+    """Learning rate at the last step. Section 5: 0."""
+    warmup_steps: int = 2000
+    """Steps of linear warm-up. Section 5: 2,000."""
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    """Shape after the warm-up: cosine (section 5), warm-up-stable-decay, or constant."""
+    decay_fraction: float = 0.1
+    """wsd only: the last fraction of all steps in which the rate decays linearly; (0, 1]."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's decay rates of the two moments. Section 5."""
+    epsilon: float = 1e-8
+    """AdamW's epsilon."""
+    weight_decay: float = 0.05
+    """Decoupled decay of matrices; vectors (norms, biases, scales) have none. Section 5: 0.05."""
+    clip: float = 1.0
+    """Largest global gradient norm. Section 5: 1.0."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision of the forward and backward pass; auto: bf16 on a GPU that has it, else fp32.
+    Weights, optimizer and reductions are fp32 in either."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Epochs per source, fractions allowed; a source that is not named has 1.0."""
+    validation_fraction: float = 0.0
+    """Fraction of the packed blocks that is held out and never trained on; [0, 1)."""
+    validate_every: int = 0
+    """Steps between validations; 0 = only after the last step."""
+    validation_samples: int = 0
+    """At most this many held-out samples a validation, the same ones each time; 0 = all."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints; one is also written at the end and on SIGTERM."""
+    keep_last: int = 3
+    """Newest complete checkpoints that are kept."""
+    separate_documents: bool = True
+    """Attention and positions start anew at each document within a sample."""
+    activation_checkpointing: bool = False
+    """Recompute each layer's activations in the backward pass to save memory."""
+    compile: bool = False
+    """torch.compile each layer."""
+    reshard_after_forward: bool = True
+    """FSDP frees gathered weights between forward and backward (Table 2: "shard"), or keeps them
+    (Table 2: "no param sharding")."""
+    seed: int = 0
+    """Seed of the initial weights, of the data order and of dropout."""
+    log_every: int = 1
+    """Steps between lines in metrics.jsonl."""
+
+    def check(self) -> None:
+        """Refuse values that no machine could run. Raises ConfigError."""
+        for name in ("vocab_multiple", "sequence_length", "global_batch", "micro_batch"):
+            _require(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("checkpoint_every", "keep_last", "log_every"):
+            _require(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("steps", "warmup_steps", "validate_every", "validation_samples", "seed"):
+            _require(self, name, getattr(self, name) >= 0, "0 or more")
+        for name in ("learning_rate", "clip", "epsilon"):
+            value = getattr(self, name)
+            _require(self, name, value > 0 and math.isfinite(value), "a positive number")
+        lowest = 0 <= self.min_learning_rate <= self.learning_rate
+        _require(self, "min_learning_rate", lowest, "between 0 and learning_rate")
+        _require(self, "weight_decay", self.weight_decay >= 0, "0 or more")
+        _require(self, "betas", all(0 <= beta < 1 for beta in self.betas), "two values in [0, 1)")
+        _require(self, "decay_fraction", 0 < self.decay_fraction <= 1, "in (0, 1]")
+        _require(self, "validation_fraction", 0 <= self.validation_fraction < 1, "in [0, 1)")
+        for source, epochs in self.weights.items():
+            if not (epochs >= 0 and math.isfinite(epochs)):
+                raise ConfigError(f"pretrain: weights.{source} = {epochs} epochs; give 0 or more")
+        if self.validate_every and not self.validation_fraction:
+            raise ConfigError(
+                f"pretrain: validate_every = {self.validate_every} but validation_fraction = 0 "
+                "holds nothing out; set validation_fraction (for example 0.01)"
+            )
+        if self.steps and self.warmup_steps >= self.steps:
+            raise ConfigError(
+                f"pretrain: warmup_steps = {self.warmup_steps} leaves none of the {self.steps} "
+                "steps for training; lower it"
+            )
+
+    def check_ranks(self, num_processes: int) -> None:
+        """Refuse a batch that the ranks cannot split evenly. Raises ConfigError."""
+        together = self.micro_batch * num_processes
+        if self.global_batch % together:
+            raise ConfigError(
+                f"pretrain: global_batch = {self.global_batch} is not a multiple of micro_batch x "
+                f"processes = {self.micro_batch} x {num_processes} = {together}; change one"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainJob:
+    """What `python -m model.entry.pretrain JOB.json` reads."""
+
+    settings: PretrainSettings
+    packed: str
+    """Folder of the stage `pack`: tokenizer/ and shards/."""
+    output: str
+    """Folder that receives checkpoints/, metrics.jsonl and model/; a run there is continued."""
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The job in a JSON file. Raises ConfigError for unknown or missing keys."""
+        job = from_plain(cls, json.loads(path.read_text(encoding="utf-8")), str(path))
+        assert isinstance(job, cls)
+        return job
+
+
+def from_plain(cls: type[Any], values: Any, place: str) -> Any:
+    """A (nested) config dataclass from JSON values.
+
+    The caller's side validates types with pydantic; here only keys are checked, because model/
+    has to run where pydantic is not installed. Raises ConfigError naming the key and the place.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{place}: expected an object with the fields of {cls.__name__}")
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    if unknown := sorted(values.keys() - fields.keys()):
+        known = ", ".join(fields)
+        raise ConfigError(f"{place}: unknown key {unknown[0]!r}; the keys are {known}")
+    built: dict[str, Any] = {}
+    for name, value in values.items():
+        kind = hints[name]
+        if dataclasses.is_dataclass(kind) and not isinstance(kind, types.UnionType):
+            value = from_plain(typing.cast("type[Any]", kind), value, f"{place}: {name}")
+        elif typing.get_origin(kind) is tuple:
+            value = tuple(value)
+        built[name] = value
+    try:
+        return cls(**built)
+    except TypeError as error:
+        raise ConfigError(f"{place}: {error}") from error
+
+
+def _require(settings: PretrainSettings, name: str, holds: bool, expected: str) -> None:
+    if not holds:
+        raise ConfigError(f"pretrain: {name} = {getattr(settings, name)!r}; it must be {expected}")

@@ -1,0 +1,68 @@
+"""Where measurements go. The trainer knows only `MetricSink`; `JsonlSink` is the one that exists.
+
+    {"step": 20, "time": 1763900000.1, "metrics": {"train/loss": 5.31, …}}
+
+Trackers mirror that file; training never waits for them.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from model.train.files import write_atomically
+
+
+class MetricSink(Protocol):
+    """Receives measurements of rank 0, in order of steps."""
+
+    def resume(self, step: int) -> None:
+        """Forget everything after `step` completed steps: it is going to be measured again."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Measurements after `step` completed steps."""
+
+    def flush(self) -> None:
+        """Make what was logged durable."""
+
+
+class JsonlSink:
+    """One JSON object a line, appended; on resume cut after the checkpoint's step."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def resume(self, step: int) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [json.dumps(line) for line in read_metrics(self.path) if line["step"] <= step]
+        write_atomically(self.path, "".join(f"{line}\n" for line in kept))
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        line = json.dumps({"step": step, "time": time.time(), "metrics": dict(metrics)})
+        # One write per line: a reader that follows the file never sees lines of two writers mixed.
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def flush(self) -> None:
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a metrics file; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if not line.endswith("\n"):
+                return
+            yield json.loads(line)
+
+
+def last_value(path: Path, name: str) -> float | None:
+    """The newest value of one metric, or None when it was never logged."""
+    values = [line["metrics"][name] for line in read_metrics(path) if name in line["metrics"]]
+    return values[-1] if values else None

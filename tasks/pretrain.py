@@ -1,0 +1,107 @@
+"""Stage `pretrain`: packed shards ──torchrun, FSDP2──▶ model/, checkpoints/, metrics.jsonl."""
+
+import dataclasses
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from model.data import PackedManifest
+from model.errors import ConfigError
+from model.train.build import METRICS_FILE, check_model, count_steps, sample_order
+from model.train.config import PretrainJob, PretrainSettings
+from model.train.metrics import last_value, read_metrics
+from tasks._recipes import resolve
+from tasks._stage import StageResult, StageRun, stage
+from tasks._torchrun import torchrun
+
+CPU_PROCESSES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """How to pretrain, and on how many processes."""
+
+    settings: PretrainSettings = field(default_factory=PretrainSettings)
+    """What is learned, and how."""
+    num_processes: int | Literal["auto"] = "auto"
+    """Ranks on this machine; auto: one per GPU, or 2 without a GPU, but no more than split
+    global_batch into whole micro-batches."""
+
+
+def check(config: PretrainConfig) -> None:
+    """Refuse contradictory settings before anything starts. Raises ConfigError or DataError."""
+    settings = _resolved(config.settings)
+    settings.check()
+    settings.check_ranks(num_processes(config))
+    check_model(settings)
+
+
+def num_processes(config: PretrainConfig) -> int:
+    """Ranks that a run on this machine has. Raises ConfigError for a number below 1."""
+    if config.num_processes != "auto":
+        if config.num_processes < 1:
+            raise ConfigError(
+                f"pretrain: num_processes = {config.num_processes}; give 1 or more, or auto"
+            )
+        return config.num_processes
+    settings = config.settings
+    available = torch.cuda.device_count() or CPU_PROCESSES
+    fitting = [
+        n
+        for n in range(1, available + 1)
+        if settings.global_batch % (settings.micro_batch * n) == 0
+    ]
+    return max(fitting, default=1)
+
+
+@stage(version=1, trains=True)
+def pretrain(run: StageRun, config: PretrainConfig, *, packed: StageResult) -> None:
+    """Train on the packed shards; an interrupted run continues from its newest checkpoint."""
+    settings = _resolved(config.settings)
+    manifest = PackedManifest.read(packed.folder / "shards")
+    order = sample_order(settings, manifest)
+    total_steps = count_steps(settings, order)
+    ranks = num_processes(config)
+    job = PretrainJob(settings=settings, packed=str(packed.folder), output=str(run.folder))
+    torchrun(
+        run,
+        "model.entry.pretrain",
+        dataclasses.asdict(job),
+        num_processes=ranks,
+        total_steps=total_steps,
+    )
+    run.count(**summary(run.folder / METRICS_FILE))
+    run.note(
+        num_processes=ranks,
+        samples_by_source=order.samples_by_source(),
+        num_validation_samples=order.num_validation_samples,
+        manifest_digest=manifest.digest,
+    )
+
+
+def summary(metrics: Path) -> dict[str, float]:
+    """The numbers of a finished run, from its metrics file."""
+    speeds = [
+        line["metrics"]["perf/tokens_per_second"]
+        for line in read_metrics(metrics)
+        if "perf/tokens_per_second" in line["metrics"]
+    ]
+    names = {
+        "tokens": "train/tokens",
+        "samples": "train/samples",
+        "train_loss": "train/loss",
+        "validation_loss": "validation/loss",
+    }
+    values = {name: last_value(metrics, metric) for name, metric in names.items()}
+    counts = {name: value for name, value in values.items() if value is not None}
+    return {**counts, "tokens_per_second": statistics.median(speeds)} if speeds else counts
+
+
+def _resolved(settings: PretrainSettings) -> PretrainSettings:
+    """A pretrained model's folder is relative to the project's root."""
+    if isinstance(settings.model, str):
+        return dataclasses.replace(settings, model=str(resolve(settings.model)))
+    return settings
