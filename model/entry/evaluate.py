@@ -29,7 +29,7 @@ from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import model as _registers_auto_classes  # noqa: F401
-from model.errors import ConfigError, DataError, SteelError
+from model.errors import DataError, SteelError
 from model.train.files import write_atomically
 from model.train.metrics import JsonlSink
 
@@ -211,7 +211,7 @@ def main(argv: list[str]) -> None:
 
 
 def load(job: EvaluateJob, device: torch.device, rank: int = 0, world_size: int = 1) -> ChoiceLM:
-    """The model and its tokenizer, ready to be asked. Raises ConfigError."""
+    """The model and its tokenizer, ready to be asked."""
     dtype = job.dtype
     if dtype == "auto":
         dtype = "bfloat16" if device.type == "cuda" else "float32"
@@ -221,12 +221,9 @@ def load(job: EvaluateJob, device: torch.device, rank: int = 0, world_size: int 
     tokenizer = AutoTokenizer.from_pretrained(
         job.model, trust_remote_code=False, local_files_only=True
     )
-    if job.chat and tokenizer.chat_template is None:
-        raise ConfigError(
-            f"{job.model} has no chat template, so `chat: true` cannot be done: set `chat: false`"
-        )
+    assert not job.chat or tokenizer.chat_template is not None, "the stage checks this"
     batch_size = job.batch_size
-    if getattr(network.config, "routing", None) in ("sequence", "reference_norm"):
+    if getattr(network.config, "leaks", False):
         # These let every token see the whole sequence, padding included.
         log.warning("routing %s looks ahead: prompts are scored singly", network.config.routing)
         batch_size = 1

@@ -93,6 +93,8 @@ def evaluate(
     folder = model.folder / "model"
     if not (folder / "config.json").is_file():
         raise DataError(f"{folder} is not a model in Transformers' format: config.json is missing")
+    if chat and not _has_chat_template(folder):
+        raise ConfigError(f"{folder} has no chat template: set `evaluate.chat: false`")
     recipes = {name: load_recipe(Benchmark, "evals", name) for name in config.benchmarks}
     read = [read_exam(name, recipe, exams.folder / name) for name, recipe in recipes.items()]
     answers = run.scratch / "answers"
@@ -135,6 +137,15 @@ def evaluate(
         }
     write_json(run.folder / "results.json", results)
     _tell(run, model, results)
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    config = folder / "tokenizer_config.json"
+    if not config.is_file():
+        return False
+    return json.loads(config.read_text(encoding="utf-8")).get("chat_template") is not None
 
 
 def _job(exam: Exam, folder: Path, config: EvaluateConfig) -> dict[str, Any]:
