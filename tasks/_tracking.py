@@ -224,7 +224,6 @@ class Tracker:
     def _open(self, config: dict[str, Any]) -> None:
         if self.uri.startswith("sqlite:///"):
             (self.store / "mlflow").mkdir(parents=True, exist_ok=True)
-        mlflow.set_tracking_uri(self.uri)
         # MLflow's and its database migration's chatter would bury the pipeline's own lines.
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
