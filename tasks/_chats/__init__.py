@@ -8,6 +8,7 @@ reading.py    a set's folder as conversations or pairs, and what was set aside
 """
 
 from tasks._chats.messages import Chat, Language, Message, Pair, Unusable
+from tasks._chats.mixing import MixtureRow, build_mixture
 from tasks._chats.reading import ReadChat, ReadPair, SetAside, read_chats, read_pairs
 from tasks._chats.recipes import (
     ChatSetRecipe,
@@ -25,6 +26,7 @@ __all__ = [
     "Language",
     "Message",
     "Mixture",
+    "MixtureRow",
     "MixtureSet",
     "Pair",
     "Pool",
@@ -32,6 +34,7 @@ __all__ = [
     "ReadPair",
     "SetAside",
     "Unusable",
+    "build_mixture",
     "load_mixture",
     "load_set",
     "matching_files",

@@ -1,0 +1,66 @@
+"""Direct preference optimization with TRL: the program that the stage `dpo` starts.
+
+{"prompt", "chosen", "rejected"} per line ──chat template──▶ DPOTrainer ──▶ <output>/model
+policy and reference both start from the SFT model; the reference stays as it is
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from model.entry import _tune  # isort: skip  (sets the environment that TRL reads when imported)
+
+from datasets import Dataset
+from trl import DPOConfig, DPOTrainer
+
+from model.errors import DataError
+from model.train.tuning import DpoJob
+
+log = logging.getLogger("steel.dpo")
+
+
+def main(argv: list[str]) -> int:
+    """Optimize as the JSON file `argv[0]` says; returns the exit code."""
+    job = DpoJob.read(Path(argv[0]))
+    tokenizer = _tune.load_tokenizer(job.model)
+    return _tune.fit(job, tokenizer, lambda recorder: build(job, tokenizer, recorder))
+
+
+def build(job: DpoJob, tokenizer: Any, recorder: _tune.Recorder) -> Any:
+    """TRL's trainer for a job. Raises DataError when no pair has an answer left."""
+    settings = job.settings
+    arguments = DPOConfig(
+        **_tune.trainer_arguments(job, settings),
+        beta=settings.beta,
+        loss_type=[settings.loss],
+    )
+    trainer = DPOTrainer(
+        model=_tune.load_model(job.model),
+        # Given, because TRL would otherwise reload it from disk by a class it doesn't know.
+        ref_model=_tune.load_model(job.model),
+        args=arguments,
+        train_dataset=read_pairs(Path(job.data)),
+        processing_class=tokenizer,
+        callbacks=[recorder],
+    )
+    rows = len(trainer.train_dataset)
+    if not rows:
+        raise DataError(
+            f"no pair of {job.data} has an answer within max_length = {settings.max_length} "
+            "tokens: raise it"
+        )
+    log.info("%d pairs to train on", rows)
+    return trainer
+
+
+def read_pairs(path: Path) -> Dataset:
+    """The lines of a preference file as a data set with TRL's three columns."""
+    columns = ("prompt", "chosen", "rejected")
+    with path.open(encoding="utf-8") as file:
+        rows = (json.loads(line) for line in file)
+        return Dataset.from_list([{name: row[name] for name in columns} for row in rows])
+
+
+if __name__ == "__main__":
+    _tune.run_entry(main)
