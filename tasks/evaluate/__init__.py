@@ -128,6 +128,7 @@ def evaluate(
         write_atomically(samples, "".join(f"{json.dumps(s, ensure_ascii=False)}\n" for s in lines))
         results[exam.name] = score(read_samples(samples)) | {
             "title": exam.recipe.title,
+            "origin": exams.manifest.get("notes", {}).get("origins", {}).get(exam.name),
             "split": exam.recipe.scored_split,
             "num_fewshot": config.num_fewshot,
             "limit": config.limit,
@@ -136,7 +137,7 @@ def evaluate(
             "num_subjects_known": num_known_subjects(exam.recipe),
         }
     write_json(run.folder / "results.json", results)
-    _tell(run, model, results)
+    _tell(run, results)
 
 
 def _has_chat_template(folder: Path) -> bool:
@@ -183,7 +184,7 @@ def _join(exam: Exam, answers: Path, limit: int | None) -> Iterator[dict[str, An
     assert not given, f"{exam.name}: answers to questions that were not asked: {list(given)[:3]}"
 
 
-def _tell(run: StageRun, model: StageResult, results: dict[str, dict[str, Any]]) -> None:
+def _tell(run: StageRun, results: dict[str, dict[str, Any]]) -> None:
     rows = [
         {
             "benchmark": result["title"],
@@ -203,9 +204,6 @@ def _tell(run: StageRun, model: StageResult, results: dict[str, dict[str, Any]])
         **{f"accuracy/{name}": result["accuracy_micro"] for name, result in results.items()},
         questions=sum(result["num_questions"] for result in results.values()),
         truncated_prompts=sum(result["num_truncated"] for result in results.values()),
-    )
-    run.track.tracker.scores(
-        model.manifest, {f"eval/{name}": r["accuracy_micro"] for name, r in results.items()}
     )
     for name, result in results.items():
         if result["num_truncated"]:
