@@ -9,7 +9,6 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-import mlflow
 import pytest
 
 from model.errors import StageError
@@ -89,7 +88,8 @@ def test_interrupted_stage_continues_in_its_mlflow_run(context: Context) -> None
     with pytest.raises(RuntimeError):
         fail_once(WordConfig(), context=context)
     fail_once(WordConfig(), context=context)
-    runs = mlflow.search_runs(experiment_names=["steel"], output_format="list")
+    client = context.tracker.client
+    runs = client.search_runs([client.get_experiment_by_name("steel").experiment_id])
     stages = [r for r in runs if r.data.tags.get("steel.stage") == "fail_once"]
     assert [r.info.status for r in stages] == ["FINISHED"]
 

@@ -1,12 +1,10 @@
 """MLflow: runs as promised, metrics once and in order, and never in the way of the work."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
@@ -14,9 +12,8 @@ from tasks._tracking import MODELS, PIPELINES, MetricMirror, Tracker, default_ur
 
 
 @pytest.fixture
-def tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tracker:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return Tracker(store=tmp_path, pipeline="demo", pipeline_id="p1", flow_run_id="f1",
+def tracker(store: Path) -> Tracker:
+    return Tracker(store=store, pipeline="demo", pipeline_id="p1", flow_run_id="f1",
                    config={"a": {"b": 1}}, git_commit="abc")  # fmt: skip
 
 
@@ -34,10 +31,8 @@ def test_pipeline_has_a_parent_with_children_and_models_stand_flat(tracker: Trac
                        inputs={"base": "k0"}, trains=True) as track:  # fmt: skip
         track.counts({"tokens": 5})
     tracker.close("FINISHED")
-    (parent,) = mlflow.search_runs(
-        experiment_names=[PIPELINES], filter_string="tags.`steel.role` = 'pipeline'",
-        output_format="list",
-    )  # fmt: skip
+    experiment = tracker.client.get_experiment_by_name(PIPELINES).experiment_id
+    (parent,) = tracker.client.search_runs([experiment], "tags.`steel.role` = 'pipeline'")
     child = tracker.client.get_run(track.run_id)
     flat = tracker.client.get_run(track.model_run_id)
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
@@ -111,19 +106,18 @@ def test_work_goes_on_without_a_tracker(tmp_path: Path, monkeypatch: pytest.Monk
     tracker.close("FINISHED")
 
 
-def test_run_of_a_killed_process_does_not_stay_running(tmp_path: Path) -> None:
-    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+def test_run_of_a_killed_process_does_not_stay_running(store: Path) -> None:
     code = (
         "import os, signal; from pathlib import Path; from tasks._tracking import Tracker; "
-        f"Tracker(store=Path({str(tmp_path)!r}), pipeline='a', pipeline_id='a'); "
+        f"Tracker(store=Path({str(store)!r}), pipeline='a', pipeline_id='a'); "
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
-    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == -9
-    client = MlflowClient(default_uri(tmp_path))
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    client = MlflowClient(default_uri(store))
     experiment = client.get_experiment_by_name(PIPELINES).experiment_id
     (run,) = client.search_runs([experiment])
     assert run.info.status == "RUNNING"
-    Tracker(store=tmp_path, pipeline="b", pipeline_id="b")
+    Tracker(store=store, pipeline="b", pipeline_id="b")
     assert client.get_run(run.info.run_id).info.status == "KILLED"
 
 
