@@ -99,11 +99,11 @@ class SteelConfig(PreTrainedConfig):
     bos_token_id: int | None = None
     """None: Qwen1.5's tokenizer has none."""
 
-    eos_token_id: int | list[int] | None = 151_643
-    """`<|endoftext|>`, which ends every document."""
+    eos_token_id: int | list[int] | None = None
+    """What ends a text: `<|endoftext|>`, 151643 in the full vocabulary, another in a pruned one."""
 
-    pad_token_id: int | None = 151_643
-    """Id that fills up short rows. Its embedding learns all the same: it ends documents too."""
+    pad_token_id: int | None = None
+    """Id that fills up short rows, `<|endoftext|>` too: its embedding learns all the same."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.num_key_value_heads is None:
@@ -194,5 +194,7 @@ class SteelConfig(PreTrainedConfig):
             "rms_norm_eps": 1e-6,
             "rope_theta": 1e6,
             "tie_word_embeddings": False,
+            "eos_token_id": 151_643,
+            "pad_token_id": 151_643,
         }
         return cls(**{**table_1, **changes})

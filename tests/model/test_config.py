@@ -1,0 +1,93 @@
+"""SteelConfig: Table 1's size, arithmetic of parameters, refusals, and a trip through a file."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig
+
+from model import SteelConfig, SteelForCausalLM
+from model.errors import ConfigError
+
+SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def num_parameters_built(config: SteelConfig) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in SteelForCausalLM(config).parameters())
+
+
+def test_table_1_has_1_12_billion_parameters() -> None:
+    config = SteelConfig.steel_1b()
+    built = num_parameters_built(config)
+    assert round(built / 1e9, 2) == 1.12
+    assert config.num_parameters() == built
+
+
+def test_table_1_with_its_printed_width_would_have_twice_as_many() -> None:
+    assert SteelConfig.steel_1b(expert_intermediate_size=1792).num_parameters() > 2.1e9
+
+
+def test_dense_baseline_has_as_many_parameters_as_table_1() -> None:
+    routed = SteelConfig.steel_1b().num_parameters()
+    dense = SteelConfig.steel_1b(routing="dense").num_parameters()
+    router = 18 * (1792 * 6 + 1)
+    assert routed - dense == router
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"routing": "dense"},
+        {"learn_gain": True, "slots_per_expert": 3},
+        {"num_key_value_heads": 2, "head_dim": 6},
+        {"tie_word_embeddings": True},
+        {"expert_intermediate_size": 5, "num_experts": 7},
+    ],
+)
+def test_arithmetic_of_parameters_agrees_with_the_built_model(changes: dict[str, object]) -> None:
+    config = SteelConfig(**{**SMALL, **changes})
+    model = SteelForCausalLM(config)
+    assert config.num_parameters() == sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"routing": "sequenc"}, "routing"),
+        ({"routing": "dense", "expert_init": "zero"}, "expert_init"),
+        ({"num_experts": 0}, "num_experts"),
+        ({"hidden_size": 16.5}, "hidden_size"),
+        ({"num_hidden_layers": True}, "num_hidden_layers"),
+        ({"num_attention_heads": 3}, "num_attention_heads"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads"),
+        ({"head_dim": 5}, "head_dim"),
+        ({"gain": 0.0}, "gain"),
+        ({"gain": float("nan")}, "gain"),
+        ({"rope_theta": -1.0}, "rope_theta"),
+        ({"attention_dropout": 1.0}, "attention_dropout"),
+        ({"kernels": "fast"}, "fast"),
+        ({"kernels": {"rotary": "eager"}}, "rotary"),
+        ({"kernels": {"rope": "fast"}}, "rope"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(changes: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        SteelConfig(**{**SMALL, **changes})
+
+
+def test_survives_a_file_and_is_found_by_its_model_type(tmp_path: Path) -> None:
+    config = SteelConfig(
+        **SMALL, routing="sequence", gain=2.5, kernels={"rope": "eager"}, decode_with_cache=True
+    )
+    config.save_pretrained(tmp_path)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert type(loaded) is SteelConfig
+    assert config.to_dict() == {**loaded.to_dict(), "_name_or_path": ""}
+
+
+def test_head_shapes_follow_from_the_width_unless_given() -> None:
+    config = SteelConfig(**SMALL)
+    assert (config.head_dim, config.num_key_value_heads) == (4, 4)
+    assert SteelConfig.steel_1b().head_dim == 56
