@@ -17,8 +17,9 @@ from typing import Any, Literal
 
 from model.errors import ConfigError, DataError
 from model.train.files import write_atomically
+from tasks._manifest import write_json
 from tasks._recipes import load_recipe, recipe_path
-from tasks._stage import StageResult, StageRun, stage, write_json
+from tasks._stage import StageResult, StageRun, stage
 from tasks._torchrun import torchrun
 from tasks.evaluate._exams import (
     LETTERS,

@@ -24,23 +24,12 @@ import pyarrow.parquet as pq
 import yaml
 
 from model.errors import ConfigError, DataError
+from tasks._corpora import HubSource
 from tasks._recipes import display
 
 LETTERS = ("A", "B", "C", "D")
 MAX_MEMBER_BYTES = 64 * 2**20
 """Of one CSV file inside an archive; the largest real one has 0.6 MB."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class HubFiles:
-    """Where the files lie on the Hugging Face hub."""
-
-    repository: str
-    """Data set repository, `owner/name`."""
-    files: list[str]
-    """Files to fetch from it; archives stay packed."""
-    revision: str = "main"
-    """Branch, tag or commit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +44,7 @@ class Benchmark:
     """Licence of the questions."""
     source: str
     """Page of the authors."""
-    hub: HubFiles
+    hub: HubSource
     """Where `acquire` fetches the files."""
     file: str
     """Path of a subject's file, with {split} and {subject}."""
