@@ -60,7 +60,9 @@ class Ledger:
         )
         self.num_misplaced += int(np.count_nonzero(~good))
         found = Blocks(*(column[good] for column in rows(found)))
-        self.num_leaked += int(np.count_nonzero(self._is_held_out(self._block(found))))
+        leaked = self._is_held_out(self._block(found))
+        self.num_leaked += int(np.count_nonzero(leaked))
+        found = Blocks(*(column[~leaked] for column in rows(found)))
         places = (
             self.first[found.shard] + found.epoch * self.blocks[found.shard] + found.start // length
         )

@@ -121,9 +121,7 @@ def verify_order(
     """
     for world_size in ranks:
         if world_size < 1 or global_batch % world_size:
-            raise ConfigError(
-                f"global_batch {global_batch} cannot be split over {world_size} ranks"
-            )
+            raise ConfigError(f"global_batch {global_batch} is no multiple of {world_size} ranks")
     if list(restarts) != sorted(restarts) or len(ranks) > len(restarts) + 1 or not ranks:
         raise ConfigError(
             f"ranks {list(ranks)} with restarts {list(restarts)}: give ascending steps, one for "
@@ -147,7 +145,8 @@ def verify_order(
     differing = checked = 0
     walk = _walk(manifest, arguments, journals, list(ranks), list(restarts), global_batch,
                  num_steps, stride)  # fmt: skip
-    for numbers, found in walk:
+    for steps, found in walk:
+        numbers = rank_samples(steps, global_batch=global_batch, rank=0, world_size=1).ravel()
         expected = whole.locate_many(numbers)
         differing += int(np.count_nonzero(np.any(rows(found) != rows(expected), axis=0)))
         ledger.add(found)
@@ -193,7 +192,7 @@ def _walk(
     num_steps: int,
     stride: int,
 ) -> Iterator[tuple[Ints, Blocks]]:
-    """What all ranks are given, in the order of sample numbers, a chunk of steps at a time."""
+    """A chunk of steps at a time: their numbers, and what all ranks were given in them."""
     order = SampleOrder(manifest, **arguments)
     ends = sorted({0, num_steps, *restarts, *(step for step, _ in journals)})
     for begin, end in pairwise(ends):
@@ -214,11 +213,10 @@ def _walk(
                 for r in range(world_size)
             ]
             given = [order.locate_many(share.ravel()) for share in shares]
-            # [ranks][steps, G / W] -> samples in step order, as the model consumes them.
+            # ranks x [4, steps * G / W] -> [4, steps, ranks, G / W]: the order of consumption.
             width = global_batch // world_size
             columns = np.stack([rows(g).reshape(4, len(steps), width) for g in given], axis=2)
-            numbers = np.concatenate(shares, axis=1).ravel()
-            yield numbers, Blocks(*columns.reshape(4, -1))
+            yield steps, Blocks(*columns.reshape(4, -1))
 
 
 def verify_shards(manifest: PackedManifest, *, progress: Progress | None = None) -> list[str]:

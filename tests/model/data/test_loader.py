@@ -1,0 +1,206 @@
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.data import Journal, PackedDataset, PackedManifest, SampleOrder, StepLoader, loader
+from model.data.shards import open_tokens
+from model.errors import ConfigError, DataError
+
+Simulate = Callable[..., PackedManifest]
+Pack = Callable[..., PackedManifest]
+
+
+def dataset_of(packed: PackedManifest, **arguments: object) -> PackedDataset:
+    defaults: dict[str, object] = {"sequence_length": 6, "seed": 3}
+    order = SampleOrder(packed, **defaults | arguments)  # type: ignore[arg-type]
+    assert packed.folder
+    return PackedDataset(packed.folder, order)
+
+
+def test_samples_are_the_tokens_the_order_names(packed: PackedManifest) -> None:
+    dataset = dataset_of(packed)
+    assert packed.folder and len(dataset) == dataset.order.num_samples > 30
+    for number in range(len(dataset)):
+        block, sample = dataset.order.locate(number), dataset[number]
+        whole = np.asarray(open_tokens(packed.folder, packed.shards[block.shard]), dtype=np.int64)
+        expected = whole[block.start : block.start + 7]
+        assert sample["tokens"].dtype == torch.int64
+        assert sample["tokens"].tolist() == expected.tolist()
+        assert dataset.order.sources[sample["source"]] == block.source
+
+
+def test_every_token_but_a_shards_first_is_a_target_once(packed: PackedManifest) -> None:
+    dataset = dataset_of(packed)
+    targets = [t for i in range(len(dataset)) for t in dataset[i]["tokens"][1:].tolist()]
+    targets = sorted(t for t in targets if t != packed.end_of_document)
+    assert packed.folder
+    expected = []
+    for shard in packed.shards:
+        tokens = np.asarray(open_tokens(packed.folder, shard))
+        expected += tokens[1 : 1 + (len(tokens) - 1) // 6 * 6].tolist()
+    assert targets == sorted(t for t in expected if t != packed.end_of_document)
+
+
+def test_validation_shows_what_training_never_predicts(packed: PackedManifest) -> None:
+    training = dataset_of(packed, validation_fraction=0.2)
+    validation = PackedDataset(training.folder, training.order, split="validation")
+    assert len(validation) >= 10
+
+    def targets(dataset: PackedDataset) -> set[int]:
+        return {t for i in range(len(dataset)) for t in dataset[i]["tokens"][1:].tolist()} - {0}
+
+    assert targets(validation) and not targets(validation) & targets(training)
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_steps_do_not_depend_on_ranks_and_micro_batches(
+    simulate: Simulate, data: st.DataObject
+) -> None:
+    order = SampleOrder(simulate({"en": [400]}), sequence_length=2, seed=1)
+    world_size = data.draw(st.integers(1, 8))
+    micro_batch = data.draw(st.integers(1, 4))
+    accumulation = data.draw(st.integers(1, 3))
+    global_batch = world_size * micro_batch * accumulation
+    step = data.draw(st.integers(0, 5))
+    loaders = [
+        StepLoader(
+            PackedDataset(Path(), order),
+            global_batch=global_batch,
+            micro_batch=micro_batch,
+            rank=rank,
+            world_size=world_size,
+        )
+        for rank in range(world_size)
+    ]
+    numbers = [n for loader in loaders for n in loader.samples(step).tolist()]
+    assert numbers == list(range(step * global_batch, (step + 1) * global_batch))
+
+
+def test_micro_batches_carry_shifted_labels(packed: PackedManifest) -> None:
+    dataset = dataset_of(packed, validation_fraction=0.1)
+    straight = StepLoader(dataset, global_batch=8, micro_batch=8, rank=0, world_size=1)
+    whole = straight.step(2)[0]
+    assert straight.num_steps == len(dataset) // 8
+    assert whole["samples"].tolist() == list(range(16, 24))
+    assert torch.equal(whole["input_ids"][:, 1:], whole["labels"][:, :-1])
+    for row, number in enumerate(range(16, 24)):
+        tokens = dataset[number]["tokens"]
+        assert torch.equal(whole["input_ids"][row], tokens[:-1])
+        assert torch.equal(whole["labels"][row], tokens[1:])
+        assert int(whole["source"][row]) == dataset[number]["source"]
+    shares = [
+        StepLoader(dataset, global_batch=8, micro_batch=2, rank=rank, world_size=2).step(2)
+        for rank in range(2)
+    ]
+    assert [len(share) for share in shares] == [2, 2]
+    for name in ("input_ids", "labels", "source", "samples"):
+        pieces = [micro[name] for share in shares for micro in share]  # type: ignore[literal-required]
+        assert all(piece.is_contiguous() for piece in pieces)
+        assert torch.equal(torch.cat(pieces), whole[name])  # type: ignore[literal-required]
+
+
+def test_refuses_uneven_splits_and_steps_without_data(packed: PackedManifest) -> None:
+    dataset = dataset_of(packed)
+    for global_batch, micro_batch, world_size in ((8, 3, 1), (8, 2, 3), (0, 1, 1), (4, 4, 2)):
+        with pytest.raises(ConfigError, match=f"global_batch {global_batch}"):
+            StepLoader(
+                dataset, global_batch=global_batch, micro_batch=micro_batch,
+                rank=0, world_size=world_size,
+            )  # fmt: skip
+    steps = StepLoader(dataset, global_batch=8, micro_batch=8, rank=0, world_size=1)
+    steps.step(steps.num_steps - 1)
+    for step in (-1, steps.num_steps):
+        with pytest.raises(DataError, match=f"step {step} asked for"):
+            steps.step(step)
+
+
+def test_appended_shards_are_read_from_their_own_folder(
+    packed: PackedManifest, pack: Pack, tmp_path: Path
+) -> None:
+    new = pack(tmp_path / "more", {"zh": [[900 + i] * 9 for i in range(20)]})
+    journal = Journal().append(packed, new, at=10, seed=4)
+    dataset = dataset_of(packed, journal=journal)
+    old = dataset_of(packed)
+    for number in range(10):
+        assert torch.equal(dataset[number]["tokens"], old[number]["tokens"])
+    later = torch.stack([dataset[i]["tokens"] for i in range(10, len(dataset))])
+    fresh = int((later >= 900).any(dim=1).sum())
+    assert fresh == sum((shard.num_tokens - 1) // 6 for shard in new.shards)
+    assert len(dataset) == len(old) + fresh
+
+
+def test_survives_pickling_and_many_shards(
+    packed: PackedManifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "MAX_OPEN_SHARDS", 2)
+    assert len(packed.shards) > 4
+    dataset = dataset_of(packed)
+    first = [dataset[i]["tokens"].tolist() for i in range(len(dataset))]
+    copy: PackedDataset = pickle.loads(pickle.dumps(dataset))  # noqa: S301
+    assert [copy[i]["tokens"].tolist() for i in range(len(copy))] == first
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 0x10
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-2])
+
+
+def swap(path: Path) -> None:
+    """Another shard's bytes, cut or filled to the same size."""
+    size = path.stat().st_size
+    path.write_bytes((path.with_name("zh-00001.bin").read_bytes() * 2)[:size])
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (flip, "does not hold what was packed"),
+        (cut, "is truncated"),
+        (swap, "does not hold what was packed"),
+        (Path.unlink, "is missing"),
+    ],
+)
+def test_no_token_of_a_faulty_shard_is_given_out(
+    packed: PackedManifest, fault: Callable[[Path], None], message: str
+) -> None:
+    dataset = dataset_of(packed)
+    assert packed.folder
+    bad = 1
+    fault(packed.folder / packed.shards[bad].name)
+    refused = 0
+    for number in range(len(dataset)):
+        if dataset.order.locate(number).shard == bad:
+            refused += 1
+            with pytest.raises(DataError, match=f"'{packed.shards[bad].name}'.*{message}"):
+                dataset[number]
+        else:
+            dataset[number]
+    assert refused == (packed.shards[bad].num_tokens - 1) // 6
+
+
+def test_a_shard_is_hashed_once(packed: PackedManifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = dataset_of(packed)
+    hashed = []
+    real = loader.check_tokens
+
+    def count(folder: Path, shard: object) -> None:
+        hashed.append(shard)
+        real(folder, shard)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loader, "check_tokens", count)
+    for _ in range(2):
+        for number in range(len(dataset)):
+            dataset[number]
+    assert sorted(map(str, hashed)) == sorted(map(str, packed.shards))

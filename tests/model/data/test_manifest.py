@@ -1,0 +1,114 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.data import PackedManifest
+from model.errors import DataError
+
+Simulate = Callable[..., PackedManifest]
+
+
+def test_round_trip(simulate: Simulate, tmp_path: Path) -> None:
+    manifest = simulate({"zh": [30, 20], "en": [10]})
+    path = manifest.write(tmp_path)
+    assert path == tmp_path / "manifest.json"
+    again = PackedManifest.read(tmp_path)
+    assert again == manifest == PackedManifest.read(path)
+    assert again.digest == manifest.digest
+    assert again.folder == tmp_path
+    assert again.sources == ("en", "zh")
+    assert again.tokens_by_source == {"en": 10, "zh": 50}
+    assert again.documents_by_source == {"en": 1, "zh": 2}
+    assert (again.num_tokens, again.num_documents) == (60, 3)
+    assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_digest_follows_content_and_not_names(simulate: Simulate) -> None:
+    manifest = simulate({"zh": [30, 20], "en": [10]})
+    first, *rest = manifest.shards
+    moved = replace(manifest, shards=(*rest, replace(first, name="other.bin", cleaned_file="b")))
+    assert moved.digest == manifest.digest
+    for change in (
+        {"md5": "2" * 32}, {"index_md5": "2" * 32}, {"num_tokens": 11}, {"num_documents": 2},
+        {"source": "fr"}, {"dtype": "uint16"},
+    ):  # fmt: skip
+        changed: dict[str, Any] = dict(change)
+        assert (
+            replace(manifest, shards=(replace(first, **changed), *rest)).digest != manifest.digest
+        )
+    assert replace(manifest, tokenizer_md5="2" * 32).digest != manifest.digest
+    assert replace(manifest, end_of_document=1).digest != manifest.digest
+
+
+def test_refuses_the_same_content_twice(simulate: Simulate) -> None:
+    manifest = simulate({"zh": [30, 20]})
+    copy = replace(manifest.shards[0], name="copy.bin", source="other")
+    with pytest.raises(DataError, match=r"'copy\.bin'.*same content|same content.*'copy\.bin'"):
+        replace(manifest, shards=(*manifest.shards, copy))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("name", "../zh.bin", "plain file name"),
+        ("name", "zh.txt", r"\.bin"),
+        ("num_tokens", 0, "num_tokens 0"),
+        ("num_tokens", 1.5, "num_tokens 1.5"),
+        ("num_documents", True, "num_documents True"),
+        ("md5", "abc", "md5 'abc'"),
+        ("dtype", "int64", "dtype 'int64'"),
+    ],
+)
+def test_refuses_impossible_shards(
+    simulate: Simulate, field: str, value: object, message: str
+) -> None:
+    manifest = simulate({"zh": [30]})
+    changed: dict[str, Any] = {field: value}
+    with pytest.raises(DataError, match=message):
+        replace(manifest, shards=(replace(manifest.shards[0], **changed),))
+
+
+def edit(path: Path, **changes: object) -> None:
+    raw = json.loads(path.read_text())
+    for name, value in changes.items():
+        if value is None:
+            del raw[name]
+        else:
+            raw[name] = value
+    path.write_text(json.dumps(raw))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema_version": 2}, "schema_version .* is 2"),
+        ({"digest": "0" * 32}, "digest .* edited or damaged"),
+        ({"end_of_document": 5}, "digest .* edited or damaged"),
+        ({"tokenizer_md5": "3" * 32}, "digest .* edited or damaged"),
+        ({"shards": []}, "digest .* edited or damaged"),
+        ({"shards": None}, "lacks or garbles"),
+        ({"shards": [{"name": "a.bin"}]}, "lacks or garbles .*source"),
+        ({"vocab_size": "many"}, "lacks or garbles"),
+        ({"end_of_document": 1000}, "not an id of a vocabulary"),
+    ],
+)
+def test_refuses_an_edited_file(
+    simulate: Simulate, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    path = simulate({"zh": [30]}).write(tmp_path)
+    edit(path, **changes)
+    with pytest.raises(DataError, match=message):
+        PackedManifest.read(path)
+
+
+def test_refuses_absent_and_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"does not exist\. Run the stage `pack`"):
+        PackedManifest.read(tmp_path)
+    for text in ("{", "[]", '"text"'):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(DataError, match="not a"):
+            PackedManifest.read(tmp_path)

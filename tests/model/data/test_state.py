@@ -1,0 +1,149 @@
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.data import DataState, Journal, PackedManifest, SampleOrder
+from model.errors import DataError
+
+Simulate = Callable[..., PackedManifest]
+
+
+def order_of(simulate: Simulate, **changes: Any) -> SampleOrder:
+    manifest = simulate({"en": [200], "zh": [300, 100]})
+    journal = Journal().append(manifest, simulate({"zh": [90]}, prefix="x"), at=8, seed=3)
+    arguments = {
+        "sequence_length": 5, "seed": 1, "weights": {"zh": 1.5}, "validation_fraction": 0.1,
+        "journal": journal,
+    }  # fmt: skip
+    return SampleOrder(manifest, **arguments | changes)
+
+
+@settings(deadline=None)
+@given(
+    seed=st.integers(-(1 << 63), 1 << 63),
+    consumed=st.integers(0, 20),
+    fraction=st.floats(0, 0.5),
+    weight=st.floats(0.5, 3),
+)
+def test_round_trip_gives_the_same_order(
+    simulate: Simulate, seed: int, consumed: int, fraction: float, weight: float
+) -> None:
+    order = order_of(simulate, seed=seed, validation_fraction=fraction, weights={"zh": weight})
+    state = DataState.of(order, consumed)
+    again = DataState.from_json(state.to_json())
+    assert again == state
+    again.check_order(order)
+    restored = again.order(order.manifest, order.journal.manifests)
+    assert restored.num_samples == order.num_samples
+    for sample in (0, consumed, order.num_samples - 1):
+        assert restored.locate(sample) == order.locate(sample)
+
+
+def test_names_every_source_and_is_small(simulate: Simulate) -> None:
+    state = DataState.of(order_of(simulate), 7)
+    assert state.weights == {"en": 1.0, "zh": 1.5}
+    assert len(state.to_json()) < 1000
+
+
+def test_a_hundred_appends_stay_under_ten_kilobytes(simulate: Simulate) -> None:
+    manifest = simulate({f"source-{number}": [1 << 40] for number in range(13)})
+    journal = Journal()
+    for number in range(100):
+        new = simulate({"zh": [1 << 30]}, prefix=f"{number}-")
+        journal = journal.append(manifest, new, at=number << 22, seed=number)
+    order = SampleOrder(manifest, sequence_length=2048, seed=1, journal=journal)
+    text = DataState.of(order, 400 << 20).to_json()
+    assert len(text) < 10_000
+    assert DataState.from_json(text).journal == journal.entries
+
+
+FIELDS: dict[str, Any] = {
+    "schema_version": 2,
+    "manifest_digest": "0" * 32,
+    "seed": 2,
+    "sequence_length": 6,
+    "weights": {"en": 1.0, "zh": 1.0},
+    "validation_fraction": 0.2,
+    "samples_consumed": 8,
+    "journal": [],
+}
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_tampering_is_refused_by_field(simulate: Simulate, name: str) -> None:
+    raw = json.loads(DataState.of(order_of(simulate), 7).to_json())
+    assert raw[name] != FIELDS[name]
+    with pytest.raises(DataError, match=name):
+        DataState.from_json(json.dumps(raw | {name: FIELDS[name]}))
+    missing = {key: value for key, value in raw.items() if key != name}
+    with pytest.raises(DataError, match=name):
+        DataState.from_json(json.dumps(missing))
+
+
+def test_tampering_with_checks_is_refused(simulate: Simulate) -> None:
+    state = DataState.of(order_of(simulate), 7)
+    raw = json.loads(state.to_json())
+    other = json.loads(DataState.of(order_of(simulate, seed=2), 7).to_json())
+    # A field together with its own check, taken from another state: only the whole tells.
+    mixed = raw | {"seed": 2, "checks": raw["checks"] | {"seed": other["checks"]["seed"]}}
+    with pytest.raises(DataError, match="digest of the data state"):
+        DataState.from_json(json.dumps(mixed))
+    for checks in (None, {}, [], raw["checks"] | {"more": "0"}):
+        with pytest.raises(DataError, match="check"):
+            DataState.from_json(json.dumps(raw | {"checks": checks}))
+    with pytest.raises(DataError, match="extra is unknown"):
+        DataState.from_json(json.dumps(raw | {"extra": 1}))
+    for text in ("{", "[]", ""):
+        with pytest.raises(DataError, match="JSON"):
+            DataState.from_json(text)
+
+
+def test_other_data_are_refused(simulate: Simulate) -> None:
+    state = DataState.of(order_of(simulate), 7)
+    with pytest.raises(DataError, match="manifest_digest of the checkpoint"):
+        state.check(simulate({"en": [200]}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", 2),
+        ("sequence_length", 6),
+        ("weights", {"zh": 1.0}),
+        ("validation_fraction", 0.2),
+        ("journal", Journal()),
+    ],
+)
+def test_other_settings_are_refused_by_field(simulate: Simulate, name: str, value: object) -> None:
+    state = DataState.of(order_of(simulate), 7)
+    with pytest.raises(DataError, match=f"^{name} of the checkpoint"):
+        state.check_order(order_of(simulate, **{name: value}))
+
+
+def test_later_appends_are_accepted_and_earlier_ones_refused(simulate: Simulate) -> None:
+    order = order_of(simulate)
+    state = DataState.of(order_of(simulate, journal=Journal()), 8)
+    state.check_order(order)  # appended at 8, of which sample 7 is the last consumed
+    with pytest.raises(DataError, match="appended at sample 8, but 9 are trained on"):
+        DataState.of(order_of(simulate, journal=Journal()), 9).check_order(order)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", 1.0),
+        ("samples_consumed", -1),
+        ("sequence_length", "5"),
+        ("validation_fraction", float("nan")),
+        ("weights", {"zh": -1.0}),
+        ("manifest_digest", 5),
+    ],
+)
+def test_refuses_wrong_types(simulate: Simulate, name: str, value: object) -> None:
+    arguments: dict[str, Any] = {**DataState.of(order_of(simulate), 7).__dict__, name: value}
+    with pytest.raises(DataError, match="zh" if name == "weights" else name):
+        DataState(**arguments)
