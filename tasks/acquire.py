@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.utils._paths import filter_repo_objects
 
 from model.errors import ConfigError, DataError
 from tasks._corpora import HubSource, how_to_obtain, hub_source
@@ -131,7 +132,7 @@ def acquire(run: StageRun, config: AcquireConfig) -> None:
     """Write `<name>/…` for every data set. Raises what `check` does, DataError for a full disk."""
     check(config)
     require_free_space(run.folder, bytes_needed(config), f"acquire ({config.kind})")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for position, (name, location) in enumerate(config.datasets.items()):
         run.progress(position, len(config.datasets), f"of {config.kind} ({name})")
         folder = run.folder / name
@@ -152,10 +153,10 @@ def acquire(run: StageRun, config: AcquireConfig) -> None:
     run.progress(len(rows), len(rows), f"of {config.kind}")
     run.count(
         datasets=len(rows),
-        files=sum(int(row["files"]) for row in rows),
-        bytes=sum(int(row["bytes"]) for row in rows),
+        files=sum(row["files"] for row in rows),
+        bytes=sum(row["bytes"] for row in rows),
     )
-    run.note(origins={str(row["data set"]): row["from"] for row in rows})
+    run.note(origins={row["data set"]: row["from"] for row in rows})
     run.table(f"acquired {config.kind}", rows, "What was brought in, and from where")
 
 
@@ -238,9 +239,7 @@ def _download(run: StageRun, source: HubSource, folder: Path) -> str:
             source.repository, revision=source.revision, files_metadata=True
         )
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-        wanted = list(
-            huggingface_hub.utils.filter_repo_objects(sizes, allow_patterns=list(source.files))
-        )
+        wanted = list(filter_repo_objects(sizes, allow_patterns=list(source.files)))
         if not wanted:
             raise DataError(
                 f"{source.repository}@{source.revision} has no file like "
