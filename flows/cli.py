@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flows.environment import MLFLOW_URI, PREFECT_API, prepare, running_services
+from flows.environment import MLFLOW_URI, PREFECT_API, prefect_server, prepare, running_services
 from model.errors import StageError, SteelError
 
 BAD_INPUT = 2
@@ -110,12 +110,13 @@ def _run(arguments: argparse.Namespace) -> int:
     preflight(load_pipeline(arguments.config, arguments.settings), resolve(arguments.store))
     from flows.steel import pipeline
 
-    summary = pipeline(
-        config=arguments.config,
-        store=arguments.store,
-        settings=arguments.settings,
-        stages=stages,
-    )
+    with prefect_server():
+        summary = pipeline(
+            config=arguments.config,
+            store=arguments.store,
+            settings=arguments.settings,
+            stages=stages,
+        )
     if arguments.json:
         print(json.dumps(summary, indent=1, ensure_ascii=False))
     else:

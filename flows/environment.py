@@ -6,6 +6,8 @@ Quiet, offline and on loopback by default; whatever the user has set already sta
 import json
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +38,27 @@ DEFAULTS = {
 }
 
 
-def prepare(*, serverless: bool = True) -> None:
-    """Set the defaults; without running services use Prefect's own temporary server.
-
-    Args:
-        serverless: whether a missing server is replaced by a temporary one (`steel run`), rather
-            than being an error (a worker).
-    """
+def prepare() -> None:
+    """Set the defaults. Call it before Prefect or MLflow is imported."""
+    (STATE / "prefect").mkdir(parents=True, exist_ok=True)
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
-    if serverless and "PREFECT_API_URL" not in os.environ:
-        # Empty on purpose: prefect.toml names the server of `make up`, which may be down.
-        os.environ["PREFECT_API_URL"] = PREFECT_API if listening(PREFECT_PORT) else ""
+
+
+@contextmanager
+def prefect_server() -> Iterator[None]:
+    """Use the user's server or that of `make up`; where neither is, Prefect's temporary one.
+
+    prefect.toml names the local server for the `prefect` command; while it is down, that address
+    has to be forgotten (an empty PREFECT_API_URL would not do: parts of Prefect take it as set).
+    """
+    if "PREFECT_API_URL" in os.environ or listening(PREFECT_PORT):
+        yield
+        return
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        yield
 
 
 def listening(port: int) -> bool:

@@ -44,7 +44,7 @@ log = logging.getLogger("steel.services")
 
 def up(store: Path) -> None:
     """Start what isn't running, wait until it answers, register the deployments."""
-    prepare(serverless=False)
+    prepare()
     STATE.mkdir(exist_ok=True)
     services = {name: s for name, s in running_services().items() if alive(s)}
     for name, port in (("prefect", PREFECT_PORT), ("mlflow", MLFLOW_PORT)):
