@@ -21,12 +21,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
 from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 
-from model.errors import DataError
+from model.errors import DataError, StageError
 from model.train.files import checksum, publish_folder, sync, write_atomically
 from model.train.parallel import Parallel
 
@@ -53,7 +54,10 @@ class Checkpoints:
         self.keep_last = keep_last
 
     def save(self, step: int, tensors: Mapping[str, Tensor], documents: Mapping[str, str]) -> Path:
-        """Write a checkpoint after `step` completed steps; returns when it is durable."""
+        """Write a checkpoint after `step` completed steps; returns when it is durable.
+
+        Raises StageError when the disk refuses it.
+        """
         ranks = self.ranks
         final = self.folder / f"step-{step:08d}"
         partial = final.with_name(final.name + ".partial")
@@ -61,12 +65,17 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         ranks.barrier()
-        save_tensors(
-            dict(tensors),
-            storage_writer=FileSystemWriter(partial, sync_files=False),
-            process_group=ranks.control,
-            no_dist=ranks.world_size == 1,
-        )
+        try:
+            save_tensors(
+                dict(tensors),
+                storage_writer=FileSystemWriter(partial, sync_files=False),
+                process_group=ranks.control,
+            )
+        except CheckpointException as error:  # a BaseException, alike on every rank
+            raise StageError(
+                f"checkpoint {final.name} could not be written to {self.folder}: {_reason(error)}. "
+                "Earlier checkpoints are untouched; make room there and start again"
+            ) from error
         written = sorted(partial.glob(f"__{ranks.rank}_*"))
         if ranks.is_main:
             for name, text in documents.items():
@@ -90,7 +99,8 @@ class Checkpoints:
         """Load the newest intact checkpoint into `tensors`; None when there is none at all.
 
         A damaged one is named in a warning, set aside as `*.damaged`, and the one before it is
-        taken. Raises DataError when there were checkpoints and all of them are damaged.
+        taken. Raises DataError when there were checkpoints and all of them are damaged, or when
+        the newest intact one holds another model.
         """
         names = self.ranks.gather([path.name for path in complete_checkpoints(self.folder)])[0]
         for name in reversed(names):
@@ -103,12 +113,16 @@ class Checkpoints:
                     shutil.rmtree(aside, ignore_errors=True)
                     folder.rename(aside)
                 continue
-            load_tensors(
-                dict(tensors),
-                storage_reader=_Reader(folder),
-                process_group=self.ranks.control,
-                no_dist=self.ranks.world_size == 1,
-            )
+            try:
+                load_tensors(
+                    dict(tensors),
+                    storage_reader=_Reader(folder),
+                    process_group=self.ranks.control,
+                )
+            except CheckpointException as error:
+                raise DataError(
+                    f"checkpoint {folder} does not fit this model: {_reason(error)}"
+                ) from error
             marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
             documents = {
                 file: (folder / file).read_text(encoding="utf-8")
@@ -156,6 +170,11 @@ def complete_checkpoints(folder: Path) -> list[Path]:
     """Folders of complete checkpoints, oldest first."""
     found = [p for p in folder.glob("step-*") if not p.suffix and _readable_marker(p / MARKER)]
     return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def _reason(error: CheckpointException) -> str:
+    """The failures of the ranks, without their stack traces."""
+    return "; ".join(sorted({str(failure) for failure, _ in error.failures.values()}))
 
 
 def _readable_marker(path: Path) -> bool:

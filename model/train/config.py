@@ -57,7 +57,7 @@ class PretrainSettings:
     weights: dict[str, float] = field(default_factory=dict)
     """Epochs per source, fractions allowed; a source that is not named has 1.0."""
     validation_fraction: float = 0.0
-    """Fraction of the packed blocks that is held out and never trained on; [0, 1)."""
+    """Fraction of each source's blocks that is held out and never trained on; [0, 0.5]."""
     validate_every: int = 0
     """Steps between validations; 0 = only after the last step."""
     validation_samples: int = 0
@@ -96,7 +96,8 @@ class PretrainSettings:
         _require(self, "weight_decay", self.weight_decay >= 0, "0 or more")
         _require(self, "betas", all(0 <= beta < 1 for beta in self.betas), "two values in [0, 1)")
         _require(self, "decay_fraction", 0 < self.decay_fraction <= 1, "in (0, 1]")
-        _require(self, "validation_fraction", 0 <= self.validation_fraction < 1, "in [0, 1)")
+        held_out = 0 <= self.validation_fraction <= 0.5
+        _require(self, "validation_fraction", held_out, "in [0, 0.5]")
         for source, epochs in self.weights.items():
             if not (epochs >= 0 and math.isfinite(epochs)):
                 raise ConfigError(f"pretrain: weights.{source} = {epochs} epochs; give 0 or more")

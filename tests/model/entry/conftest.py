@@ -1,0 +1,16 @@
+"""Packed data for entries that train; the helpers are those of tests/model/train."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
+
+import ranks
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as the stage `pack` leaves it."""
+    return ranks.write_packed(tmp_path_factory.mktemp("packed"))

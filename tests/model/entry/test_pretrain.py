@@ -1,0 +1,67 @@
+"""The program under the real torchrun: it saves when its launcher is killed, and goes on later."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import ranks
+from transformers import AutoModelForCausalLM
+
+from model.train.checkpoint import complete_checkpoints
+
+PATIENCE_SECONDS = 120
+
+
+def launch(job: Path, root: Path) -> "subprocess.Popen[bytes]":
+    with (job.parent / "launch.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "model.entry.launch", "2", "model.entry.pretrain", str(job)],
+            cwd=root, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        )  # fmt: skip
+
+
+def wait_for(condition: Callable[[], object], log: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.02)
+
+
+def processes_of(job: Path) -> list[str]:
+    """Processes whose command line names the job."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if os.fsencode(job) in path.read_bytes():
+                found.append(path.parent.name)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def test_a_killed_launcher_leaves_a_complete_checkpoint_and_no_ranks(
+    packed: Path, tmp_path: Path, root: Path
+) -> None:
+    weights = {"alpha": 4.0, "beta": 4.0}
+    job = ranks.write_job(
+        packed, tmp_path, ranks.settings(steps=60, weights=weights, checkpoint_every=1000)
+    )
+    log = tmp_path / "launch.log"
+    first = launch(job, root)
+    wait_for(lambda: len(ranks.read_run(tmp_path)) >= 3, log)
+    assert len(processes_of(job)) == 3, "launcher and two ranks"
+    first.kill()
+    first.wait()
+    wait_for(lambda: not processes_of(job), log)
+    [saved] = complete_checkpoints(tmp_path / "checkpoints")
+    last = max(ranks.read_run(tmp_path))
+    assert saved.name == f"step-{last:08d}" and last < 60
+
+    second = launch(job, root)
+    assert second.wait(PATIENCE_SECONDS) == 0, log.read_text()
+    assert sorted(ranks.read_run(tmp_path)) == list(range(1, 61))
+    AutoModelForCausalLM.from_pretrained(tmp_path / "model")

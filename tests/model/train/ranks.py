@@ -1,0 +1,220 @@
+"""Real training processes for tests, started in milliseconds and hurt on purpose.
+
+A fork server has torch and the trainer imported; each rank is forked from it, joins a gloo group on
+loopback and runs `model.entry.pretrain` as torchrun would have it. A `Fault` makes a rank signal
+itself at a chosen moment, which is as real as a signal from outside and happens where we want it.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from model.data import PackedManifest, StepLoader
+from model.data.shards import ShardWriter
+from model.entry import pretrain
+from model.train import checkpoint, metrics, parallel
+
+VOCABULARY = 64
+END = VOCABULARY - 3
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "expert_intermediate_size": 8,
+    "num_experts": 3,
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Send `number` to ranks at step `step`: when it is logged, or inside its checkpoint."""
+
+    step: int
+    number: int = signal.SIGKILL
+    at: Literal["log", "before rename", "before tensors", "after rename"] = "log"
+    rank: int = 0
+
+
+def write_packed(folder: Path, *, tokens: int = 12_000, seed: int = 0) -> Path:
+    """A tokenizer and shards of two learnable sources, as the stage `pack` writes them."""
+    pieces = {f"w{i}": i for i in range(END)}
+    for number, name in enumerate(("<|endoftext|>", "<|im_start|>", "<|im_end|>")):
+        pieces[name] = END + number
+    tokenizer = Tokenizer(models.WordLevel(pieces, unk_token="w0"))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
+    ).save_pretrained(folder / "tokenizer")
+    random = np.random.default_rng(seed)
+    shards = []
+    for source, stride in (("alpha", 1), ("beta", 5)):
+        with ShardWriter(
+            folder / "shards", source=source, dtype="uint16", shard_tokens=4_000
+        ) as writer:
+            written = 0
+            while written < tokens // 2:
+                length, first = int(random.integers(5, 60)), int(random.integers(END))
+                ids = [(first + stride * i) % END for i in range(length)]
+                writer.add_document([*ids, END])
+                written += length + 1
+        shards += writer.shards
+    PackedManifest(
+        vocab_size=VOCABULARY, end_of_document=END, tokenizer_md5="0" * 32, shards=tuple(shards)
+    ).write(folder / "shards")
+    return folder
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    """Twelve steps of a tiny model; keywords replace single values."""
+    return {
+        "model": TINY,
+        "sequence_length": 32,
+        "global_batch": 8,
+        "micro_batch": 2,
+        "steps": 12,
+        "warmup_steps": 2,
+        "learning_rate": 1e-2,
+        "checkpoint_every": 4,
+        "seed": 3,
+        **changes,
+    }
+
+
+def write_job(packed: Path, output: Path, values: Mapping[str, Any]) -> Path:
+    output.mkdir(parents=True, exist_ok=True)
+    job = output / "pretrain.json"
+    text = json.dumps({"settings": values, "packed": str(packed), "output": str(output)})
+    job.write_text(text, encoding="utf-8")
+    return job
+
+
+def run_ranks(
+    job: Path, world_size: int, fault: Fault | None = None, **constants: int
+) -> list[int]:
+    """Run a job in so many processes; their exit codes, negative for signals.
+
+    constants: module constants of model.train.parallel to replace in the ranks.
+    """
+    context = multiprocessing.get_context("forkserver")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks: list[BaseProcess] = [
+        context.Process(target=_rank, args=(rank, world_size, port, job, fault, constants))
+        for rank in range(world_size)
+    ]
+    for process in ranks:
+        process.start()
+    try:
+        for process in ranks:
+            process.join(120)
+            assert not process.is_alive(), "a rank hangs"
+    finally:
+        for process in ranks:
+            process.kill()
+            process.join()
+    return [process.exitcode or 0 for process in ranks]
+
+
+def _rank(
+    rank: int,
+    world_size: int,
+    port: int,
+    job: Path,
+    fault: Fault | None,
+    constants: Mapping[str, int],
+) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size),
+                      MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))  # fmt: skip
+    torch.set_num_threads(1)
+    sys.stderr = (job.parent / f"rank-{rank}.log").open("a")
+    os.dup2(sys.stderr.fileno(), 2)
+    for name, value in constants.items():
+        setattr(parallel, name, value)
+    _record_samples(job.parent / f"samples-{rank}.jsonl")
+    if fault is not None:
+        _arm(fault, rank)
+    sys.exit(pretrain.main([str(job)]))
+
+
+def _record_samples(path: Path) -> None:
+    original = StepLoader.step
+
+    def step(self: StepLoader, number: int) -> Any:
+        batches = original(self, number)
+        ids = [sample for batch in batches for sample in batch["samples"].tolist()]
+        with path.open("a") as file:
+            file.write(json.dumps({"step": number, "samples": ids}) + "\n")
+        return batches
+
+    StepLoader.step = step  # type: ignore[method-assign]
+
+
+def _arm(fault: Fault, rank: int) -> None:
+    def strike(step: int) -> None:
+        if step == fault.step and rank == fault.rank:
+            os.kill(os.getpid(), fault.number)
+
+    def before(function: Callable[..., Any], step_of: Callable[..., int]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            strike(step_of(*args))
+            return function(*args, **kwargs)
+
+        return wrapped
+
+    def after(function: Callable[..., Any], step_of: Callable[..., int]) -> Callable[..., Any]:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
+            strike(step_of(*args))
+            return result
+
+        return wrapped
+
+    if fault.at == "log" and rank == 0:
+        metrics.JsonlSink.log = after(metrics.JsonlSink.log, lambda sink, step, values: step)  # type: ignore[method-assign]
+    elif fault.at == "log":  # only rank 0 logs
+        StepLoader.step = before(StepLoader.step, lambda loader, step: step)  # type: ignore[method-assign]
+    elif fault.at == "before tensors":
+        checkpoint.Checkpoints.save = before(  # type: ignore[method-assign]
+            checkpoint.Checkpoints.save, lambda self, step, *rest: step
+        )
+    else:
+        when = before if fault.at == "before rename" else after
+        checkpoint.publish_folder = when(  # type: ignore[attr-defined]
+            checkpoint.publish_folder, lambda partial, final: int(final.name.split("-")[1])
+        )
+
+
+def read_run(output: Path) -> dict[int, dict[str, float]]:
+    """What each step measured, without times and speeds."""
+    steps: dict[int, dict[str, float]] = {}
+    for line in metrics.read_metrics(output / "metrics.jsonl"):
+        values = {k: v for k, v in line["metrics"].items() if not k.startswith("perf/")}
+        assert not steps.get(line["step"], {}).keys() & values.keys(), "a step is logged twice"
+        steps.setdefault(line["step"], {}).update(values)
+    return steps
+
+
+def read_samples(output: Path) -> dict[int, list[int]]:
+    """Sample ids of each step over all ranks; a repeated step must have had the same ones."""
+    by_rank: dict[tuple[int, str], list[int]] = {}
+    for path in output.glob("samples-*.jsonl"):
+        for line in path.read_text().splitlines():
+            entry = json.loads(line)
+            by_rank[entry["step"], path.name] = entry["samples"]
+    steps: dict[int, list[int]] = {}
+    for (step, _), samples in sorted(by_rank.items()):
+        steps.setdefault(step, []).extend(samples)
+    return steps

@@ -1,0 +1,146 @@
+"""Checkpoints are whole or absent, and a damaged one is passed over by name."""
+
+import json
+import logging
+import pickle
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import ranks
+import torch
+
+from model.errors import ConfigError, DataError, StageError
+from model.train.build import Run
+from model.train.checkpoint import complete_checkpoints, training_tensors
+
+MakeRun = Callable[..., Run]
+
+
+def names(run: Run) -> list[str]:
+    return [path.name for path in complete_checkpoints(run.trainer.checkpoints.folder)]
+
+
+def state(run: Run) -> dict[str, torch.Tensor]:
+    trainer = run.trainer
+    return {k: v.clone() for k, v in training_tensors(trainer.objective, trainer.optimizer).items()}
+
+
+def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+def damage(file: Path, how: str) -> None:
+    if how == "flipped bit":
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    elif how == "truncated":
+        file.write_bytes(file.read_bytes()[:-1])
+    else:
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("how", "file", "reason"),
+    [
+        ("flipped bit", "__0_0.distcp", "__0_0.distcp has another checksum"),
+        ("truncated", ".metadata", ".metadata has"),
+        ("removed", "data_state.json", "data_state.json is missing"),
+    ],
+)
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(
+    make_run: MakeRun, caplog: pytest.LogCaptureFixture, how: str, file: str, reason: str
+) -> None:
+    run = make_run(steps=6, checkpoint_every=2)
+    run.trainer.fit()
+    expected = state(run)
+    assert names(run) == ["step-00000002", "step-00000004", "step-00000006"]
+    damage(run.trainer.checkpoints.folder / "step-00000006" / file, how)
+    again = make_run(steps=6, checkpoint_every=2)
+    with caplog.at_level(logging.WARNING):
+        assert again.trainer.resume() == 4
+    assert reason in caplog.text and "step-00000006" in caplog.text
+    again.trainer.fit()
+    assert_equal(state(again), expected)
+    assert names(again) == ["step-00000002", "step-00000004", "step-00000006"]
+    assert not list(again.trainer.checkpoints.folder.glob("*.damaged"))
+
+
+def test_when_all_are_damaged_nothing_is_trained_anew_silently(make_run: MakeRun) -> None:
+    run = make_run(steps=2, checkpoint_every=1)
+    run.trainer.fit()
+    for folder in complete_checkpoints(run.trainer.checkpoints.folder):
+        damage(folder / "__0_0.distcp", "truncated")
+    with pytest.raises(DataError, match=r"every checkpoint in .* is damaged"):
+        make_run(steps=2, checkpoint_every=1).trainer.resume()
+
+
+def test_what_an_interrupted_save_left_is_neither_read_nor_kept(make_run: MakeRun) -> None:
+    run = make_run(steps=2, checkpoint_every=1)
+    run.trainer.fit()
+    folder = run.trainer.checkpoints.folder
+    shutil.copytree(folder / "step-00000002", folder / "step-00000009.partial")
+    shutil.copytree(folder / "step-00000002", folder / "step-00000008")
+    (folder / "step-00000008" / "complete.json").unlink()
+    again = make_run(steps=3, checkpoint_every=1)
+    assert again.trainer.resume() == 2
+    again.trainer.fit()
+    assert not (folder / "step-00000009.partial").exists()
+
+
+def test_retention_keeps_the_newest(make_run: MakeRun) -> None:
+    run = make_run(steps=5, checkpoint_every=1, keep_last=2)
+    run.trainer.fit()
+    assert names(run) == ["step-00000004", "step-00000005"]
+    assert len(list(run.trainer.checkpoints.folder.iterdir())) == 2
+
+
+def test_another_batch_or_other_data_are_refused(make_run: MakeRun) -> None:
+    make_run(steps=2).trainer.fit()
+    with pytest.raises(ConfigError, match="global_batch = 4"):
+        make_run(steps=2, global_batch=4).trainer.resume()
+    with pytest.raises(DataError, match="seed of the checkpoint is 3, configured is 4"):
+        make_run(steps=2, seed=4).trainer.resume()
+
+
+def test_a_disk_that_refuses_a_checkpoint_leaves_the_others_alone(make_run: MakeRun) -> None:
+    run = make_run(steps=4, checkpoint_every=2)
+    run.trainer.checkpoints.save(2, state(run), {})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # bytes; Python ignores SIGXFSZ
+    try:
+        with pytest.raises(
+            StageError, match=r"step-00000004 could not be written .*File too large"
+        ):
+            run.trainer.checkpoints.save(4, state(run), {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert names(run) == ["step-00000002"]
+
+
+def test_another_model_is_refused(make_run: MakeRun) -> None:
+    make_run(steps=1).trainer.fit()
+    with pytest.raises(DataError, match="does not fit this model"):
+        make_run(steps=1, model={**ranks.TINY, "num_hidden_layers": 3}).trainer.resume()
+
+
+def test_the_index_loads_nothing_but_an_index(make_run: MakeRun) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return (print, ("executed",))
+
+    run = make_run(steps=1)
+    run.trainer.fit()
+    [folder] = complete_checkpoints(run.trainer.checkpoints.folder)
+    index = folder / ".metadata"
+    index.write_bytes(pickle.dumps(Evil()))
+    marker = json.loads((folder / "complete.json").read_text())
+    del marker["files"][".metadata"]
+    (folder / "complete.json").write_text(json.dumps(marker))
+    with pytest.raises(DataError, match=r"names builtins\.print"):
+        make_run(steps=1).trainer.resume()

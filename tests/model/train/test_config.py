@@ -1,0 +1,59 @@
+"""Settings that contradict themselves are refused with the value, the place and the remedy."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.errors import ConfigError
+from model.train.config import PretrainJob, PretrainSettings
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"micro_batch": 0}, "micro_batch = 0"),
+        ({"learning_rate": float("nan")}, "learning_rate = nan"),
+        ({"learning_rate": 1e-4, "min_learning_rate": 1e-3}, "min_learning_rate = 0.001"),
+        ({"betas": (0.9, 1.0)}, "betas"),
+        ({"weights": {"zhihu": -1.0}}, "weights.zhihu = -1.0"),
+        ({"validate_every": 10}, "set validation_fraction"),
+        ({"validation_fraction": 0.9}, "validation_fraction = 0.9"),
+        ({"steps": 10, "warmup_steps": 10}, "warmup_steps = 10"),
+        ({"keep_last": 0}, "keep_last = 0"),
+    ],
+)
+def test_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PretrainSettings(**changes).check()
+
+
+def test_the_papers_settings_are_accepted() -> None:
+    settings = PretrainSettings()
+    settings.check()
+    settings.check_ranks(8)
+    assert settings.global_batch * settings.sequence_length == 1_048_576
+
+
+def test_a_batch_must_split_evenly() -> None:
+    with pytest.raises(ConfigError, match=r"12 is not a multiple of micro_batch x processes = 4"):
+        PretrainSettings(global_batch=12, micro_batch=4).check_ranks(2)
+
+
+def test_a_job_survives_json(tmp_path: Path) -> None:
+    path = tmp_path / "job.json"
+    content = {"packed": "p", "output": "o", "settings": {"betas": [0.8, 0.9], "steps": 3}}
+    path.write_text(json.dumps(content))
+    job = PretrainJob.read(path)
+    assert job.settings == PretrainSettings(betas=(0.8, 0.9), steps=3)
+
+
+def test_an_unknown_key_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps({"packed": "p", "output": "o", "settings": {"step": 3}}))
+    with pytest.raises(ConfigError, match=r"settings: unknown key 'step'"):
+        PretrainJob.read(path)
+    path.write_text(json.dumps({"packed": "p", "settings": {}}))
+    with pytest.raises(ConfigError, match="output"):
+        PretrainJob.read(path)

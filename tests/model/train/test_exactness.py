@@ -1,0 +1,107 @@
+"""A run that was killed, stopped or moved to other ranks is the run that was not."""
+
+import random
+import signal
+from pathlib import Path
+
+import pytest
+import ranks
+from ranks import Fault
+
+from model.train.checkpoint import complete_checkpoints
+
+pytestmark = pytest.mark.usefixtures("fork_server")
+
+STOPPED = 143
+
+
+def weights(output: Path) -> bytes:
+    return (output / "model" / "model.safetensors").read_bytes()
+
+
+def kill(job: Path, fault: Fault) -> None:
+    """Run two ranks until the fault kills one; the other must not report success."""
+    codes = ranks.run_ranks(job, 2, fault)
+    assert codes[fault.rank] == -signal.SIGKILL, (fault, codes)
+    assert codes[1 - fault.rank] != 0
+    assert not (job.parent / "model").exists()
+
+
+def finish(job: Path) -> None:
+    assert ranks.run_ranks(job, 2) == [0, 0], (job.parent / "rank-0.log").read_text()
+
+
+def assert_same_run(output: Path, reference: Path) -> None:
+    assert ranks.read_run(output) == ranks.read_run(reference)
+    assert ranks.read_samples(output) == ranks.read_samples(reference)
+    assert weights(output) == weights(reference)
+
+
+def test_three_kills_leave_no_trace(packed: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    faults = [
+        Fault(step=4, at="before rename"),  # nothing complete yet: starts from the beginning
+        Fault(step=7, rank=1),  # between checkpoints, and not the rank that writes the metrics
+        Fault(step=8, at="before tensors"),
+    ]
+    job = ranks.write_job(packed, tmp_path, ranks.settings())
+    for fault in faults:
+        kill(job, fault)
+    finish(job)
+    assert_same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.slow
+def test_thirty_random_kills_leave_no_trace(
+    packed: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    changes = ranks.settings(
+        steps=40, micro_batch=4, validation_fraction=0.05, validate_every=5, keep_last=2
+    )
+    reference = tmp_path_factory.mktemp("reference")
+    finish(ranks.write_job(packed, reference, changes))
+    job = ranks.write_job(packed, tmp_path, changes)
+    chance = random.Random(11)
+    resumed = 0
+    for number in range(30):
+        # Somewhere between the checkpoint it resumes from and the next one, or inside that one.
+        at = chance.choice(["log", "log", "before tensors", "before rename", "after rename"])
+        if at == "after rename" and resumed > number:
+            at = "log"  # leave steps for the kills that are to come
+        step = resumed + (chance.randint(1, 4) if at == "log" else 4)
+        rank = chance.randint(0, 1) if at == "log" else 0
+        kill(job, Fault(step=step, at=at, rank=rank))  # type: ignore[arg-type]
+        complete = complete_checkpoints(tmp_path / "checkpoints")
+        resumed = int(complete[-1].name.split("-")[1]) if complete else 0
+    assert resumed > 4
+    finish(job)
+    assert_same_run(tmp_path, reference)
+
+
+def test_stop_and_change_of_world_size(packed: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    job = ranks.write_job(packed, tmp_path, ranks.settings())
+    # The signal reaches one rank only: all must agree. It comes during the step after `step`.
+    stop = Fault(step=2, number=signal.SIGTERM, rank=1)
+    assert ranks.run_ranks(job, 2, stop) == [STOPPED, STOPPED]
+    [saved] = complete_checkpoints(tmp_path / "checkpoints")
+    assert saved.name == f"step-{max(ranks.read_run(tmp_path)):08d}" == "step-00000003"
+    assert ranks.run_ranks(job, 1, Fault(step=6, number=signal.SIGTERM)) == [STOPPED]
+    assert ranks.run_ranks(job, 2) == [0, 0]
+
+    expected, found = ranks.read_run(uninterrupted), ranks.read_run(tmp_path)
+    assert found.keys() == expected.keys()
+    for step, metrics in expected.items():
+        assert found[step] == pytest.approx(metrics, rel=1e-4), step
+    # Ranks split a step in other ways; together they saw the same samples.
+    assert ranks.read_samples(tmp_path) != {}
+    for step, samples in ranks.read_samples(uninterrupted).items():
+        assert set(ranks.read_samples(tmp_path)[step]) == set(samples)
+
+
+def test_sharding_layer_by_layer_changes_nothing(
+    packed: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    job = ranks.write_job(packed, tmp_path, ranks.settings(activation_checkpointing=True))
+    assert ranks.run_ranks(job, 2, SMALL_MODEL_PARAMETERS=0) == [0, 0]
+    expected, found = ranks.read_run(uninterrupted), ranks.read_run(tmp_path)
+    for step, metrics in expected.items():
+        assert found[step] == pytest.approx(metrics, rel=1e-4), step

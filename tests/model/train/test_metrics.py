@@ -1,0 +1,47 @@
+"""metrics.jsonl: one line a measurement, cut where training resumes."""
+
+import json
+from pathlib import Path
+
+from model.train.metrics import JsonlSink, last_value, read_metrics
+
+
+def logged(path: Path) -> list[tuple[int, dict[str, float]]]:
+    return [(line["step"], line["metrics"]) for line in read_metrics(path)]
+
+
+def test_lines_after_the_resumed_step_are_cut(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "metrics.jsonl"
+    sink = JsonlSink(path)
+    sink.resume(0)
+    for step in range(1, 6):
+        sink.log(step, {"train/loss": 1 / step})
+    sink.log(3, {"validation/loss": 9.0})
+    before = path.read_text().splitlines()
+    JsonlSink(path).resume(3)
+    # What is kept is kept as it was, times included.
+    assert path.read_text().splitlines() == [*before[:3], before[5]]
+    assert last_value(path, "train/loss") == 1 / 3
+    assert last_value(path, "validation/loss") == 9.0
+    assert last_value(path, "nothing") is None
+
+
+def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    sink = JsonlSink(path)
+    sink.log(1, {"train/loss": 2.0})
+    with path.open("a") as file:
+        file.write('{"step": 2, "time": 17')
+    assert logged(path) == [(1, {"train/loss": 2.0})]
+    sink.resume(2)
+    sink.log(2, {"train/loss": 1.0})
+    assert logged(path) == [(1, {"train/loss": 2.0}), (2, {"train/loss": 1.0})]
+    for line in path.read_text().splitlines():
+        json.loads(line)
+
+
+def test_starting_over_empties_the_file(tmp_path: Path) -> None:
+    sink = JsonlSink(tmp_path / "metrics.jsonl")
+    sink.log(1, {"train/loss": 2.0})
+    sink.resume(0)
+    assert logged(sink.path) == []

@@ -1,0 +1,206 @@
+"""The loop against plain PyTorch, and what it does when numbers go wrong."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ranks
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from model.data import PackedDataset, PackedManifest
+from model.errors import ConfigError
+from model.train.build import Run, sample_order
+from model.train.checkpoint import complete_checkpoints
+from model.train.export import export
+from model.train.measure import flops_per_token
+from model.train.metrics import last_value
+from model.train.objective import document_positions
+from model.train.schedule import learning_rate
+from model.train.trainer import NonFiniteError
+
+MakeRun = Callable[..., Run]
+QWEN = {
+    "model_type": "qwen2",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "intermediate_size": 24,
+}
+
+
+@pytest.mark.parametrize("model", [ranks.TINY, QWEN], ids=["steel", "qwen2"])
+def test_equals_a_plain_loop(make_run: MakeRun, packed: Path, model: dict[str, Any]) -> None:
+    """Losses and weights after six steps, against torch's AdamW, clip and cross entropy."""
+    run = make_run(model=model, steps=6, clip=0.5)
+    reference = AutoModelForCausalLM.from_config(run.model.config, dtype=torch.float32)
+    reference.load_state_dict(run.model.state_dict())
+    run.trainer.fit()
+
+    settings = run.trainer.settings
+    order = sample_order(settings, PackedManifest.read(packed / "shards"))
+    dataset = PackedDataset(packed / "shards", order)
+    matrices = [p for p in reference.parameters() if p.ndim > 1]
+    vectors = [p for p in reference.parameters() if p.ndim == 1]
+    groups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.05)
+    for step in range(6):
+        rows = torch.stack([dataset[step * 8 + i]["tokens"] for i in range(8)])
+        ids, targets = rows[:, :-1], rows[:, 1:]
+        positions = document_positions(ids, ranks.END)
+        logits = reference(input_ids=ids, position_ids=positions, use_cache=False).logits
+        loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.5)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(settings, step, 6)
+        optimizer.step()
+        optimizer.zero_grad()
+        assert run.trainer.sink is not None
+        measured = ranks.read_run(run.trainer.checkpoints.folder.parent)[step + 1]
+        assert measured["train/loss"] == pytest.approx(loss.item(), rel=1e-4)
+        assert measured["train/grad_norm"] == pytest.approx(norm.item(), rel=1e-3)
+    for (name, found), expected in zip(
+        run.model.named_parameters(), reference.parameters(), strict=True
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_loss_by_source_adds_up(make_run: MakeRun) -> None:
+    run = make_run(steps=1, global_batch=16)
+    batches = run.trainer.data.loader.step(0)
+    sources = torch.cat([batch["source"] for batch in batches])
+    number = torch.bincount(sources, minlength=2)
+    assert number.min() > 0
+    run.trainer.fit()
+    measured = ranks.read_run(run.trainer.checkpoints.folder.parent)[1]
+    mean = (measured["train/loss_alpha"] * number[0] + measured["train/loss_beta"] * number[1]) / 16
+    assert measured["train/loss"] == pytest.approx(mean.item())
+    assert measured["train/tokens"] == 16 * 32
+
+
+class Poison:
+    """Wraps an objective; the sample whose tokens are given loses its loss or its gradient."""
+
+    def __init__(self, run: Run, tokens: Tensor, *, gradient_only: bool) -> None:
+        self.forward, self.tokens = run.trainer.objective.forward, tokens
+        self.gradient_only = gradient_only
+
+    def __call__(self, input_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        loss, by_sample = self.forward(input_ids, labels)
+        hit = (input_ids == self.tokens).all(dim=1)
+        if not hit.any():
+            return loss, by_sample
+        if self.gradient_only:
+            return loss + (loss * 0).sqrt() * 0, by_sample  # finite, but d sqrt(0) is infinite
+        return loss * float("nan"), by_sample.masked_fill(hit, float("nan"))
+
+
+@pytest.mark.parametrize("gradient_only", [False, True])
+def test_a_step_that_is_not_finite_leaves_the_weights_alone(
+    make_run: MakeRun, gradient_only: bool
+) -> None:
+    run = make_run(steps=6)
+    trainer = run.trainer
+    batch = trainer.data.loader.step(3)[2]
+    bad = int(batch["samples"][1])
+    poison = Poison(run, batch["input_ids"][1], gradient_only=gradient_only)
+    trainer.objective.forward = poison  # type: ignore[method-assign]
+    where = r"samples 24 to 31" if gradient_only else rf"samples \[{bad}\]"
+    with pytest.raises(NonFiniteError, match=rf"step 4 is not finite.*{where}"):
+        trainer.fit()
+    after = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    [saved] = complete_checkpoints(trainer.checkpoints.folder)
+    assert saved.name == "step-00000003"
+    # The run that stops after three steps of the same schedule has these very weights.
+    clean = make_run("clean", steps=6)
+    for step in range(3):
+        clean.trainer._step(step)
+    for name, tensor in clean.model.state_dict().items():
+        assert torch.equal(after[name], tensor), name
+
+
+def test_validation_is_the_loss_on_held_out_samples(make_run: MakeRun, packed: Path) -> None:
+    changes = {"steps": 3, "validation_fraction": 0.1, "micro_batch": 8, "validation_samples": 11}
+    run = make_run(**changes)
+    run.trainer.fit()
+    order = sample_order(run.trainer.settings, PackedManifest.read(packed / "shards"))
+    held_out = PackedDataset(packed / "shards", order, "validation")
+    losses = []
+    with torch.no_grad():
+        for index in range(11):
+            ids = held_out[index]["tokens"][None]
+            losses.append(run.trainer.objective(ids[:, :-1], ids[:, 1:])[0].item())
+    metrics = run.trainer.checkpoints.folder.parent / "metrics.jsonl"
+    assert last_value(metrics, "validation/loss") == pytest.approx(sum(losses) / 11)
+    assert run.trainer.objective.training
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
+)
+def test_the_export_is_the_trained_model(
+    make_run: MakeRun, packed: Path, tmp_path: Path, precision: str, dtype: torch.dtype
+) -> None:
+    run = make_run(steps=2, precision=precision, activation_checkpointing=precision == "bf16")
+    run.trainer.fit()
+    folder = tmp_path / "model"
+    for _ in range(2):  # an export that was interrupted is done again
+        export(run.model, run.tokenizer, folder, run.trainer.ranks, dtype=dtype)
+    assert not folder.with_name("model.partial").exists()
+    loaded = AutoModelForCausalLM.from_pretrained(folder)
+    assert loaded.dtype == dtype
+    assert json.loads((folder / "config.json").read_text())["architectures"] == ["SteelForCausalLM"]
+    assert len(AutoTokenizer.from_pretrained(folder)) == ranks.VOCABULARY
+    batch = run.trainer.data.loader.step(0)[0]
+    positions = document_positions(batch["input_ids"], ranks.END)
+    logits = loaded(input_ids=batch["input_ids"], position_ids=positions, use_cache=False).logits
+    found = functional.cross_entropy(logits.float().flatten(0, 1), batch["labels"].flatten())
+    expected, _ = run.trainer.objective(batch["input_ids"], batch["labels"])
+    torch.testing.assert_close(found, expected.float(), rtol=1e-5 if precision == "fp32" else 1e-2,
+                               atol=1e-5)  # fmt: skip
+    # And it is a start for another run.
+    again = make_run("again", model=str(folder), steps=1)
+    for name, tensor in again.model.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name].float()), name
+
+
+def test_more_steps_than_data_are_refused(make_run: MakeRun) -> None:
+    with pytest.raises(ConfigError, match=r"need 8000 samples, the packed data hold \d+"):
+        make_run(steps=1000)
+    everything = make_run(steps=0, weights={"alpha": 0.5}).trainer.total_steps
+    assert 0 < everything < make_run(steps=0).trainer.total_steps
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"hidden": 3}, "steel has no config field 'hidden'"),
+        ({"model_type": "perceptron"}, "'perceptron' is unknown"),
+        ({**ranks.TINY, "vocab_size": 10}, "has 10 embeddings, .* 64 tokens"),
+        ({**QWEN, "hidden_size": "wide"}, "hidden_size"),
+    ],
+)
+def test_a_wrong_model_is_refused(make_run: MakeRun, model: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_run(model=model)
+
+
+@pytest.mark.parametrize("routing", ["token", "dense"])
+def test_flops_equal_the_counted_ones(make_run: MakeRun, routing: str) -> None:
+    run = make_run(model={**ranks.TINY, "routing": routing, "attn_implementation": "eager"})
+    batch = run.trainer.data.loader.step(0)[0]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        run.model(input_ids=batch["input_ids"], use_cache=False)
+    # The counter sees full attention; a causal one needs half.
+    tokens, length = batch["input_ids"].numel(), 32
+    attention = 4 * 2 * 32 * length / 2 * tokens
+    # phi is multiplied in fp32 element order of its own, but it is a matrix product like any other.
+    expected = 3 * (counter.get_total_flops() - attention) / tokens
+    assert flops_per_token(run.model, length) == pytest.approx(expected)

@@ -1,0 +1,67 @@
+"""The stage's choices: processes, early refusals, the numbers it reports."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.errors import ConfigError, DataError
+from model.train.config import PretrainSettings
+from tasks.pretrain import PretrainConfig, check, num_processes, summary
+
+SMALL = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
+
+
+def config(num: object = "auto", **changes: object) -> PretrainConfig:
+    values = {"model": SMALL, "global_batch": 16, "micro_batch": 4, **changes}
+    return PretrainConfig(settings=PretrainSettings(**values), num_processes=num)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "micro_batch", "expected"),
+    [(0, 4, 2), (0, 16, 1), (1, 4, 1), (4, 4, 4), (8, 4, 4), (8, 2, 8), (3, 4, 2)],
+)
+def test_auto_takes_as_many_devices_as_split_the_batch(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, micro_batch: int, expected: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    automatic = config(micro_batch=micro_batch)
+    assert num_processes(automatic) == expected
+    check(automatic)
+
+
+def test_contradictions_are_refused_before_anything_starts() -> None:
+    with pytest.raises(ConfigError, match="global_batch = 16 is not a multiple"):
+        check(config(3))
+    with pytest.raises(ConfigError, match="num_processes = 0"):
+        check(config(0))
+    with pytest.raises(ConfigError, match="micro_batch x processes = 5 x 1"):
+        check(config(micro_batch=5))
+    with pytest.raises(ConfigError, match="no config field 'layers'"):
+        check(config(model={"layers": 3}))
+    with pytest.raises(ConfigError, match="hidden_size 33 is not a multiple"):
+        check(config(model={**SMALL, "hidden_size": 33}))
+    with pytest.raises(DataError, match="no folder of a Transformers model"):
+        check(config(model="no/such/folder"))
+
+
+def test_summary_reads_the_last_values_and_the_usual_speed(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [
+        {"train/loss": 3.0, "train/tokens": 10.0, "perf/tokens_per_second": 1.0},
+        {"train/loss": 2.0, "train/tokens": 20.0, "perf/tokens_per_second": 9.0},
+        {"train/loss": 1.0, "train/tokens": 30.0, "perf/tokens_per_second": 8.0},
+        {"validation/loss": 1.5},
+    ]
+    path.write_text(
+        "".join(
+            json.dumps({"step": i, "time": 0, "metrics": m}) + "\n" for i, m in enumerate(lines)
+        )
+    )
+    assert summary(path) == {
+        "train_loss": 1.0,
+        "validation_loss": 1.5,
+        "tokens": 30.0,
+        "tokens_per_second": 8.0,
+    }
