@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils._paths import filter_repo_objects
 
 from model.errors import ConfigError, DataError
@@ -251,7 +251,10 @@ def _download(run: StageRun, source: HubSource, folder: Path) -> str:
             source.repository, repo_type="dataset", revision=info.sha, local_dir=folder,
             allow_patterns=list(source.files), endpoint=endpoint,
         )  # fmt: skip
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except DataError:
+        raise
+    # Of any kind: what a lost connection raises depends on the HTTP client below the library.
+    except Exception as error:
         raise DataError(
             f"{source.repository} could not be downloaded: {error}. Check the network, log in with "
             "`hf auth login` if the data set is gated, or give a folder."

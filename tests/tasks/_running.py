@@ -1,0 +1,43 @@
+"""Run a stage's own function in a folder, without Prefect and MLflow."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from tasks._manifest import StageResult
+from tasks._stage import StageRun
+from tasks._tracking import StageTrack
+
+
+@dataclass
+class RecordingTrack:
+    """Takes the place of the MLflow run: remembers what it was given."""
+
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def table(self, name: str, rows: list[dict[str, Any]]) -> None:
+        self.tables[name] = rows
+
+
+def stage_run(folder: Path) -> StageRun:
+    """A run that writes into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    track = cast("StageTrack", RecordingTrack())
+    return StageRun(
+        stage="test", key="0" * 16, folder=folder, log=logging.getLogger("test"), track=track
+    )
+
+
+def run_stage(stage: Callable[..., Any], folder: Path, config: Any, **inputs: Any) -> StageRun:
+    """Call the function that `@stage` wraps; what it leaves is in `folder`."""
+    run = stage_run(folder)
+    cast("Any", stage).__wrapped__(run, config, **inputs)
+    return run
+
+
+def result_of(run: StageRun) -> StageResult:
+    """A finished run as the input of another stage."""
+    manifest = {"counts": run.counts, "notes": run.notes}
+    return StageResult(stage=run.stage, key=run.key, folder=run.folder, manifest=manifest)

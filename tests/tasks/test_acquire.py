@@ -1,0 +1,226 @@
+"""Acquire: every kind of location, and one clear message for what is not there."""
+
+import hashlib
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+from urllib.parse import unquote
+
+import huggingface_hub
+import pytest
+
+from model.errors import ConfigError, DataError
+from tasks import _disk
+from tasks._sample_world import SampleWorldConfig
+from tasks._stage import stage_key
+from tasks.acquire import AcquireConfig, acquire, check, local_files
+from tests.tasks._running import run_stage
+
+
+def corpora(**datasets: str) -> AcquireConfig:
+    world = SampleWorldConfig(scale=0.05) if "sample-world" in datasets.values() else None
+    return AcquireConfig(kind="corpora", datasets=datasets, sample_world=world)
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    folder = tmp_path / "raw"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a.jsonl").write_bytes(b'{"text": "\xe4\xb8\x80"}\n')
+    (folder / "deep" / "b.jsonl").write_bytes(b"not even json\r\n\x00\xff")
+    (folder / ".hidden").write_text("no data")
+    return folder
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_folder_is_copied_byte_by_byte_without_hidden_files(raw: Path, tmp_path: Path) -> None:
+    run = run_stage(acquire, tmp_path / "out", corpora(skypile=str(raw)))
+    assert files_of(tmp_path / "out" / "skypile") == {
+        "a.jsonl": (raw / "a.jsonl").read_bytes(),
+        "deep/b.jsonl": (raw / "deep" / "b.jsonl").read_bytes(),
+    }
+    assert run.counts["files"] == 2
+
+
+def test_glob_and_single_file(raw: Path) -> None:
+    assert [name for _, name in local_files(f"{raw}/**/*.jsonl")] == ["a.jsonl", "deep/b.jsonl"]
+    assert [name for _, name in local_files(f"{raw}/deep/*")] == ["b.jsonl"]
+    assert [name for _, name in local_files(f"{raw}/a.jsonl")] == ["a.jsonl"]
+
+
+def test_interrupted_copy_is_finished_and_no_half_file_is_taken_for_a_whole(
+    raw: Path, tmp_path: Path
+) -> None:
+    left = tmp_path / "out" / "skypile"
+    left.mkdir(parents=True)
+    (left / "a.jsonl.tmp").write_bytes(b'{"te')
+    run_stage(acquire, tmp_path / "out", corpora(skypile=str(raw)))
+    assert files_of(left).keys() == {"a.jsonl", "deep/b.jsonl"}
+    assert (left / "a.jsonl").read_bytes() == (raw / "a.jsonl").read_bytes()
+
+
+def test_sample_world_is_the_same_every_time(tmp_path: Path) -> None:
+    config = corpora(firefly="sample-world", starcoder_java="sample-world")
+    for folder in ("one", "two"):
+        run_stage(acquire, tmp_path / folder, config)
+    one, two = (files_of(tmp_path / f) for f in ("one", "two"))
+    assert one == two
+    assert {name.split("/")[0] for name in one} == {"firefly", "starcoder_java"}
+
+
+@pytest.mark.parametrize(
+    ("location", "words"),
+    [("{tmp}/nowhere", "does not exist"), ("{tmp}/*.parquet", "matches no file"),
+     ("{tmp}/void", "holds no file"), ("{tmp}/zero", "0 bytes")],
+)  # fmt: skip
+def test_missing_and_empty_corpora_are_refused_by_name(
+    tmp_path: Path, location: str, words: str
+) -> None:
+    (tmp_path / "void").mkdir()
+    (tmp_path / "zero").mkdir()
+    (tmp_path / "zero" / "empty.jsonl").touch()
+    place = location.format(tmp=tmp_path)
+    with pytest.raises(DataError, match="firefly") as caught:
+        check(corpora(firefly=place))
+    assert words in str(caught.value)
+    assert place in str(caught.value)
+    assert "sample-world" in str(caught.value), "the remedy names the other locations"
+
+
+def test_corpus_that_the_hub_does_not_have_says_how_to_get_it() -> None:
+    with pytest.raises(DataError, match="openxlab"):
+        check(corpora(wanjuan="hub"))
+    with pytest.raises(DataError, match="openxlab"):
+        check(corpora(wanjuan="no/such/folder"))
+
+
+def test_unknown_corpus_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="baidu_baike"):
+        check(corpora(skypyle="sample-world"))
+
+
+def test_sample_world_location_needs_its_settings() -> None:
+    with pytest.raises(ConfigError, match="sample_world"):
+        check(AcquireConfig(kind="corpora", datasets={"firefly": "sample-world"}))
+
+
+def test_too_little_disk_is_refused_with_numbers(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(_disk.shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
+    with pytest.raises(DataError, match=r"1\.0 MB are free"):
+        run_stage(acquire, tmp_path / "out", corpora(skypile=str(raw)))
+    assert files_of(tmp_path / "out") == {}
+
+
+def test_changed_source_file_changes_the_key(raw: Path) -> None:
+    config = corpora(skypile=str(raw))
+    before = stage_key("acquire", 1, config, {})
+    assert before == stage_key("acquire", 1, config, {})
+    (raw / "a.jsonl").write_text('{"text": "another"}\n')
+    assert stage_key("acquire", 1, config, {}) != before
+
+
+COMMIT = "c" * 40
+HUB_FILES = {
+    "wikipedia-cn-20230720-filtered.json": b'[{"completion": "\xe4\xb8\x80"}]',
+    "README.md": b"# not wanted",
+}
+
+
+class FakeHub(BaseHTTPRequestHandler):
+    """The few answers of a hub that a download of one data set needs."""
+
+    requests: ClassVar[list[str]] = []
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, *, body: bool) -> None:
+        path = unquote(self.path.split("?")[0])
+        self.requests.append(path)
+        if path.startswith("/api/datasets/") and "/tree/" in path:
+            tree = [
+                {"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
+                for name, data in HUB_FILES.items()
+            ]
+            self._send(json.dumps(tree).encode(), body, {})
+        elif path.startswith("/api/datasets/"):
+            siblings = [{"rfilename": n, "size": len(d)} for n, d in HUB_FILES.items()]
+            info = {"id": "pleisto/x", "sha": COMMIT, "siblings": siblings, "private": False,
+                    "tags": [], "downloads": 0, "likes": 0, "gated": False}  # fmt: skip
+            self._send(json.dumps(info).encode(), body, {})
+        elif (name := path.rpartition("/")[2]) in HUB_FILES and f"/resolve/{COMMIT}/" in path:
+            data = HUB_FILES[name]
+            etag = hashlib.sha1(data).hexdigest()
+            self._send(data, body, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
+        else:
+            self.send_error(404)
+
+    def _send(self, data: bytes, body: bool, headers: dict[str, str]) -> None:
+        self.send_response(200)
+        for name, value in {"Content-Length": str(len(data)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    FakeHub.requests.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    yield endpoint
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_hub_gives_the_recipes_files_at_one_commit(hub: str, tmp_path: Path) -> None:
+    run = run_stage(acquire, tmp_path / "out", corpora(wikipedia_cn="hub"))
+    wanted = "wikipedia-cn-20230720-filtered.json"
+    assert files_of(tmp_path / "out" / "wikipedia_cn") == {wanted: HUB_FILES[wanted]}
+    assert run.notes["origins"]["wikipedia_cn"].endswith(f"@{COMMIT}")
+    assert not any("README" in path for path in FakeHub.requests)
+
+
+def test_hub_data_set_without_the_recipes_files_is_refused(hub: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"hub\.files"):
+        run_stage(acquire, tmp_path / "out", corpora(skypile="hub"))
+
+
+def test_offline_hub_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(DataError, match="HF_HUB_OFFLINE"):
+        check(corpora(zhihu="hub"))
+
+
+def test_unreachable_hub_is_one_clear_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(DataError, match="could not be downloaded"):
+        run_stage(acquire, tmp_path / "out", corpora(zhihu="hub"))
