@@ -97,7 +97,7 @@ def count_steps(settings: PretrainSettings, order: SampleOrder) -> int:
             f"pretrain: steps = {settings.steps or 1} of global_batch = {settings.global_batch} "
             f"need {max(settings.steps, 1) * settings.global_batch} samples, the packed data hold "
             f"{order.num_samples} at sequence_length = {settings.sequence_length} and these "
-            "weights; raise weights (epochs per source), pack more data, or lower steps"
+            "weights; raise epochs or weights, pack more data, or lower steps"
         )
     steps = settings.steps or available
     if settings.warmup_steps >= steps:
@@ -110,11 +110,12 @@ def count_steps(settings: PretrainSettings, order: SampleOrder) -> int:
 
 def sample_order(settings: PretrainSettings, manifest: PackedManifest) -> SampleOrder:
     """The order that these settings give these data."""
+    epochs = {shard.source: settings.epochs for shard in manifest.shards}
     return SampleOrder(
         manifest,
         sequence_length=settings.sequence_length,
         seed=settings.seed,
-        weights=settings.weights,
+        weights=epochs | settings.weights,
         validation_fraction=settings.validation_fraction,
     )
 

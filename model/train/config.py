@@ -54,8 +54,10 @@ class PretrainSettings:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the forward and backward pass; auto: bf16 on a GPU that has it, else fp32.
     Weights, optimizer and reductions are fp32 in either."""
+    epochs: float = 1.0
+    """Epochs of every source that `weights` does not name, fractions allowed; 0 or more."""
     weights: dict[str, float] = field(default_factory=dict)
-    """Epochs per source, fractions allowed; a source that is not named has 1.0."""
+    """Epochs per source, fractions allowed; a source that is not named has `epochs`."""
     validation_fraction: float = 0.0
     """Fraction of each source's blocks that is held out and never trained on; [0, 0.5]."""
     validate_every: int = 0
@@ -98,6 +100,7 @@ class PretrainSettings:
         _require(self, "decay_fraction", 0 < self.decay_fraction <= 1, "in (0, 1]")
         held_out = 0 <= self.validation_fraction <= 0.5
         _require(self, "validation_fraction", held_out, "in [0, 0.5]")
+        _require(self, "epochs", math.isfinite(self.epochs) and self.epochs >= 0, "0 or more")
         for source, epochs in self.weights.items():
             if not (epochs >= 0 and math.isfinite(epochs)):
                 raise ConfigError(f"pretrain: weights.{source} = {epochs} epochs; give 0 or more")
