@@ -1,0 +1,328 @@
+"""The report's pictures, each on a light and on a dark ground.
+
+    data.png          tokens by source            (the paper's figure 2)
+    attrition.png     what cleaning kept, and which operators dropped the rest
+    pretraining.png   loss by step                (figure 3)
+    sft.png           loss of every mixture       (figure 4)
+    dpo.png           loss and preference         (figure 5)
+    accuracy.png      every model on every benchmark, with intervals and the chance line
+
+Labels are English, so that no font for Chinese is needed. A picture whose data are not there is not
+drawn. Matplotlib's object interface only: no global state, no display.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from tasks.report._facts import Curve, Facts, Training
+from tasks.report.table import benchmarks, percent, verdict
+
+WIDTH = 9.0
+"""Inches; at 150 dots an inch a picture is 1,350 pixels wide."""
+DPI = 150
+PER_TOKEN = "loss, nats per token"
+MOST_OPERATORS = 12
+"""Bars in the second panel of the attrition picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Theme:
+    """Colours of one ground; series differ for colour-blind eyes too."""
+
+    suffix: str
+    """Of the file name."""
+    ground: str
+    """Behind everything."""
+    text: str
+    """Titles and labels."""
+    muted: str
+    """Axes, notes."""
+    grid: str
+    """Lines behind the data."""
+    series: tuple[str, ...]
+    """Lines and bars, in order."""
+
+
+LIGHT = Theme(
+    suffix="", ground="#ffffff", text="#1f2328", muted="#59636e", grid="#e4e8ec",
+    series=("#2f6fb4", "#d1661b", "#2e8b57", "#8a55b5", "#b8860b", "#c2415a", "#4b7f8c"),
+)  # fmt: skip
+DARK = Theme(
+    suffix="-dark", ground="#161b22", text="#e6edf3", muted="#9aa5b1", grid="#2b323b",
+    series=("#6cb0f5", "#f59a57", "#63cf92", "#c39af0", "#e3b341", "#f2849a", "#7cc5d6"),
+)  # fmt: skip
+
+
+def draw(facts: Facts, folder: Path) -> list[str]:
+    """Write every picture there are data for, in both themes. Returns their names."""
+    pictures: dict[str, Callable[[Facts, Theme], Figure | None]] = {
+        "data": _data, "attrition": _attrition, "pretraining": _pretraining, "sft": _sft,
+        "dpo": _dpo, "accuracy": _accuracy,
+    }  # fmt: skip
+    folder.mkdir(exist_ok=True)
+    drawn = []
+    for name, picture in pictures.items():
+        for theme in (LIGHT, DARK):
+            with mpl.rc_context(_style(theme)):
+                figure = picture(facts, theme)
+                if figure is None:
+                    break
+                # No software version and date: the same data give the same bytes.
+                figure.savefig(
+                    folder / f"{name}{theme.suffix}.png", dpi=DPI, metadata={"Software": None}
+                )
+        else:
+            drawn.append(name)
+    return drawn
+
+
+def _style(theme: Theme) -> dict[str, object]:
+    return {
+        "figure.facecolor": theme.ground, "axes.facecolor": theme.ground,
+        "savefig.facecolor": theme.ground, "text.color": theme.text,
+        "axes.labelcolor": theme.muted, "axes.edgecolor": theme.grid,
+        "xtick.color": theme.muted, "ytick.color": theme.muted, "grid.color": theme.grid,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
+        "axes.axisbelow": True, "axes.titlelocation": "left", "axes.titlesize": 11,
+        "axes.titleweight": "bold", "axes.titlepad": 10, "axes.labelsize": 9,
+        "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.fontsize": 9, "legend.frameon": False,
+        "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "xtick.major.size": 0,
+        "ytick.major.size": 0, "lines.solid_capstyle": "round",
+        "figure.constrained_layout.use": True,
+    }  # fmt: skip
+
+
+def _new(height: float, panels: int = 1, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(WIDTH, height))
+    axes = figure.subplots(1, panels, squeeze=False, sharey=sharey)
+    return figure, list(axes[0])
+
+
+def _latin(text: str) -> str:
+    """A label the built-in font can draw."""
+    return text if text.isascii() else text.encode("ascii", "replace").decode()
+
+
+def _data(facts: Facts, theme: Theme) -> Figure | None:
+    sources = [s for s in facts.sources if s.tokens]
+    if not sources:
+        return None
+    total = sum(s.tokens or 0 for s in sources)
+    groups: dict[str, int] = {}
+    for source in sources:
+        groups[source.group] = groups.get(source.group, 0) + (source.tokens or 0)
+    ordered = sorted(groups, key=lambda group: -groups[group])
+    colour = dict(zip(ordered, _cycle(theme, len(ordered)), strict=True))
+    figure, (axes,) = _new(1.6 + 0.32 * len(sources))
+    names = [_latin(s.title) for s in sources]
+    counts = [s.tokens or 0 for s in sources]
+    bars = axes.barh(names, counts, color=[colour[s.group] for s in sources], height=0.72)
+    notes = [f"{_number(n)}  ({_share(n, total)} %)" for n in counts]
+    axes.bar_label(bars, notes, padding=5, fontsize=9, color=theme.text)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.22 * max(counts))
+    axes.set_xlabel("tokens")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    axes.grid(axis="x")
+    axes.tick_params(axis="y", labelcolor=theme.text)
+    axes.set_title(f"{_number(total)} tokens by source")
+    handles = [mpl.patches.Patch(color=colour[g]) for g in ordered]
+    labels = [f"{g} {_share(groups[g], total)} %" for g in ordered]
+    axes.legend(handles, labels, loc="lower right")
+    return figure
+
+
+def _attrition(facts: Facts, theme: Theme) -> Figure | None:
+    sources = [s for s in facts.sources if s.kept is not None and s.documents]
+    if not sources:
+        return None
+    sources.sort(key=lambda s: -(s.kept or 0) / (s.documents or 1))
+    droppers = sorted(facts.operators, key=lambda o: -o.dropped)[:MOST_OPERATORS]
+    droppers = [o for o in droppers if o.dropped]
+    rows = max(len(sources), len(droppers))
+    figure, (left, right) = _new(1.5 + 0.3 * rows, panels=2)
+    names = [_latin(s.title) for s in sources]
+    kept = [100 * (s.kept or 0) / (s.documents or 1) for s in sources]
+    left.barh(names, [100] * len(names), color=theme.grid, height=0.72)
+    left.barh(names, kept, color=theme.series[0], height=0.72)
+    for y, (source, share) in enumerate(zip(sources, kept, strict=True)):
+        left.text(102, y, f"{source.kept:,} of {source.documents:,}", va="center", fontsize=8,
+                  color=theme.muted)  # fmt: skip
+        inside = share > 15
+        left.text(share - 2 if inside else share + 2, y, f"{share:.0f} %", va="center", fontsize=8,
+                  ha="right" if inside else "left",
+                  color=theme.ground if inside else theme.text)  # fmt: skip
+    left.set_ylim(rows - 0.4, -0.6)
+    left.set_xlim(0, 150)
+    left.set_xticks([0, 50, 100], ["0", "50", "100 %"])
+    left.tick_params(axis="y", labelcolor=theme.text)
+    left.set_title("Documents kept by cleaning")
+    labels = [f"{_latin(o.name)}" + (" (code)" if o.kind == "code" else "") for o in droppers]
+    bars = right.barh(labels, [o.dropped for o in droppers], color=theme.series[1], height=0.72)
+    right.bar_label(bars, [f"{o.dropped:,}" for o in droppers], padding=4, fontsize=8,
+                    color=theme.text)  # fmt: skip
+    right.set_ylim(rows - 0.4, -0.6)  # bars as thick as on the left
+    right.tick_params(axis="y", labelcolor=theme.text, labelsize=8)
+    right.margins(x=0.15)
+    right.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    right.grid(axis="x")
+    right.set_title("Dropped, by operator")
+    return figure
+
+
+def _pretraining(facts: Facts, theme: Theme) -> Figure | None:
+    training = facts.trainings.get("base")
+    curve = training.curves.get("train/loss") if training else None
+    if training is None or curve is None:
+        return None
+    figure, (axes,) = _new(3.9)
+    _line(axes, curve, theme.series[0], "training")
+    validation = training.curves.get("validation/loss")
+    if validation is not None:
+        axes.plot(validation.steps, validation.values, color=theme.series[1], marker="o",
+                  markersize=4, linewidth=1.6,
+                  label=_ending("validation", validation.values[-1]))  # fmt: skip
+    _loss_axes(axes, "Pretraining", PER_TOKEN, [curve] + ([validation] if validation else []))
+    return figure
+
+
+def _sft(facts: Facts, theme: Theme) -> Figure | None:
+    runs = {n.removeprefix("sft "): t for n, t in facts.trainings.items() if n.startswith("sft ")}
+    curves = {n: t.curves["train/loss"] for n, t in runs.items() if "train/loss" in t.curves}
+    if not curves:
+        return None
+    figure, (axes,) = _new(3.9)
+    for (name, curve), colour in zip(curves.items(), _cycle(theme, len(curves)), strict=True):
+        _line(axes, curve, colour, _latin(name))
+    _loss_axes(axes, "Supervised fine-tuning, by mixture", PER_TOKEN, list(curves.values()))
+    return figure
+
+
+def _dpo(facts: Facts, theme: Theme) -> Figure | None:
+    training: Training | None = facts.trainings.get("dpo")
+    if training is None or "train/loss" not in training.curves:
+        return None
+    second = training.curves.get("train/preference_accuracy")
+    figure, panels = _new(3.5, panels=2 if second else 1)
+    loss = training.curves["train/loss"]
+    _line(panels[0], loss, theme.series[0], "training")
+    panels[0].axhline(math.log(2), color=theme.muted, linewidth=1, linestyle=(0, (4, 3)))
+    panels[0].annotate("ln 2: no preference learned", (1, math.log(2)), (-4, -11),
+                       xycoords=("axes fraction", "data"), textcoords="offset points",
+                       ha="right", fontsize=8, color=theme.muted)  # fmt: skip
+    _loss_axes(panels[0], "Preference optimisation", "loss, nats per pair", [loss])
+    if second is not None:
+        share = Curve(steps=second.steps, values=[100 * value for value in second.values])
+        _line(panels[1], share, theme.series[2], "training")
+        panels[1].axhline(50, color=theme.muted, linewidth=1, linestyle=(0, (4, 3)))
+        panels[1].set_ylim(0, 103)
+        panels[1].grid(axis="y")
+        panels[1].set_xlabel("step")
+        panels[1].set_title("Chosen preferred over rejected, %")
+        panels[1].legend(loc="lower right")
+    return figure
+
+
+def _accuracy(facts: Facts, theme: Theme) -> Figure | None:
+    titles = benchmarks(facts.results)
+    if not titles:
+        return None
+    models = list(facts.results)
+    figure, panels = _new(1.5 + 0.42 * len(models), panels=len(titles), sharey=True)
+    bounds = [r["interval_95"] for of_model in facts.results.values() for r in of_model.values()]
+    low = min(20.0, 100 * min(b[0] for b in bounds) - 4)
+    high = max(35.0, 100 * max(b[1] for b in bounds) + 9)
+    for axes, (name, title) in zip(panels, titles.items(), strict=True):
+        axes.axvline(25, color=theme.muted, linewidth=1, linestyle=(0, (4, 3)))
+        for y, model in enumerate(models):
+            result = facts.results[model].get(name)
+            if result is None:
+                axes.text(25, y, " not run", va="center", fontsize=8, color=theme.muted)
+                continue
+            colour = {"above": theme.series[2], "at": theme.muted, "below": theme.series[5]}[
+                verdict(result)
+            ]
+            share = 100 * result["accuracy_micro"]
+            left, right = (100 * bound for bound in result["interval_95"])
+            axes.plot([left, right], [y, y], color=colour, linewidth=2.4)
+            axes.plot([share], [y], color=colour, marker="o", markersize=7,
+                      markeredgecolor=theme.ground)  # fmt: skip
+            axes.annotate(percent(share / 100), (right, y), (5, 0), textcoords="offset points",
+                          va="center", fontsize=8.5, color=theme.text)  # fmt: skip
+        axes.set_title(title)
+        axes.set_xlim(max(0.0, low), min(100.0, high))
+        axes.set_ylim(len(models) - 0.4, -0.7)
+        axes.set_yticks(range(len(models)), [_latin(model) for model in models])
+        axes.tick_params(axis="y", labelcolor=theme.text)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.grid(axis="x")
+    figure.supxlabel(
+        "accuracy, % (95 % interval; dashed: chance).  Green: above chance.  Grey: at chance."
+        "  Red: below.", fontsize=8.5, color=theme.muted,
+    )  # fmt: skip
+    return figure
+
+
+def _line(axes: Axes, curve: Curve, colour: str, label: str) -> None:
+    """A noisy curve: the measurements thin, their running mean bold, its last value named."""
+    window = len(curve.values) // 40
+    if window:
+        axes.plot(curve.steps, curve.values, color=colour, linewidth=0.8, alpha=0.35)
+    means = running_mean(curve.values, window)
+    axes.plot(curve.steps, means, color=colour, linewidth=2, label=_ending(label, means[-1]),
+              marker="o" if len(means) == 1 else None)  # fmt: skip
+
+
+def running_mean(values: Sequence[float], window: int) -> list[float]:
+    """Mean of each value with `window` neighbours on either side.
+
+    Near the beginning, where losses fall fast, with as few on both sides as there are before it;
+    near the end with as many as there are after it.
+    """
+    means = []
+    for i in range(len(values)):
+        reach = min(window, i)
+        part = values[i - reach : i + reach + 1]
+        means.append(sum(part) / len(part))
+    return means
+
+
+def _ending(label: str, value: float) -> str:
+    return f"{label}: {value:.2f} at the end"
+
+
+def _loss_axes(axes: Axes, title: str, unit: str, curves: list[Curve]) -> None:
+    values = sorted(value for curve in curves for value in curve.values if math.isfinite(value))
+    usual = values[int(0.98 * (len(values) - 1))]
+    if values[-1] > 1.6 * usual:
+        # A few first steps so much higher would flatten all that follows.
+        axes.set_ylim(values[0] - 0.08 * (usual - values[0]), 1.15 * usual)
+    axes.set_title(title)
+    axes.set_xlabel("step")
+    axes.set_ylabel(unit)
+    axes.grid(axis="y")
+    axes.legend(loc="upper right")
+
+
+def _cycle(theme: Theme, count: int) -> list[str]:
+    return [theme.series[i % len(theme.series)] for i in range(count)]
+
+
+def _number(count: float) -> str:
+    """1234567 -> 1.23 M."""
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f}"
+
+
+def _share(part: float, whole: float) -> str:
+    share = 100 * part / whole
+    return f"{share:.0f}" if share >= 1 else f"{share:.1f}"
