@@ -158,7 +158,9 @@ def ffn_ablation(
     settings: Settings = [],  # noqa: B006
 ) -> dict[str, Any]:
     """The same pretraining with each Soft MoE routing and with a dense FFN."""
-    variants = {routing: {"pretrain.settings.model.routing": routing} for routing in routings}
+    variants: dict[str, dict[str, Any]] = {
+        routing: {"pretrain.settings.model.routing": routing} for routing in routings
+    }
     return ablation("ffn-ablation", variants, config, store, settings)
 
 
