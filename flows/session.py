@@ -18,6 +18,7 @@ from prefect.runtime import flow_run
 from flows.config import PipelineConfig, load_pipeline
 from flows.graph import Pipeline
 from flows.preflight import preflight
+from tasks._artifacts import shorten_user_errors
 from tasks._recipes import display, resolve
 from tasks._stage import Context, StageResult, git_commit, plain
 from tasks._tracking import Tracker
@@ -91,6 +92,7 @@ def session(
     Raises:
         ConfigError, DataError: before any work has started.
     """
+    shorten_user_errors()
     overrides = [*settings, *_overrides(changes or {})]
     loaded = load_pipeline(config, overrides)
     place = resolve(store)

@@ -13,12 +13,32 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
+from model.errors import SteelError
+
 Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[logging.Logger]"
 
 
 def run_logger() -> Logger:
     """Prefect's logger inside a flow run, ours outside (tests, scripts)."""
     return get_run_logger() if flow_run.id else logging.getLogger("steel")
+
+
+class _WithoutTraceback(logging.Filter):
+    """An error that the user can mend is one message; its traceback would bury it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], SteelError):
+            record.exc_info = None
+            record.exc_text = None
+        return True
+
+
+def shorten_user_errors() -> None:
+    """Let Prefect log a SteelError as its message alone."""
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(f, _WithoutTraceback) for f in logger.filters):
+            logger.addFilter(_WithoutTraceback())
 
 
 def slug(name: str) -> str:

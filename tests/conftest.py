@@ -22,7 +22,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Folder of real sample rows beside the checkout; tests that need it skip where it is absent."""
+    """Real sample rows beside the checkout; tests that need them skip where they are absent."""
     folder = ROOT.parent / "shared"
     if not (folder / "data").is_dir():
         pytest.skip(
