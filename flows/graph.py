@@ -9,7 +9,7 @@ Asking for a property makes it and everything it needs; what stands finished in 
 skipped.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from flows.config import PipelineConfig
@@ -149,8 +149,9 @@ class Pipeline:
     def report(self) -> StageResult:
         """Tables, curves and provenance of everything above."""
         evaluations = self.evaluations if self.exams is not None else {}
+        titled = replace(self.config.report, title=self.config.report.title or self.config.name)
         return report(
-            self.config.report,
+            titled,
             context=self.context,
             normalized=self.normalized,
             cleaned=self.cleaned,

@@ -52,7 +52,7 @@ def reports(store: Path) -> list[dict[str, str]]:
     """The finished reports of a store, newest last."""
     return [
         {
-            "name": str(result.manifest["notes"].get("pipeline", result.key)),
+            "name": result.manifest["config"]["title"] or result.key,
             "finished": time.strftime("%F %T", time.localtime(result.manifest["finished"])),
             "path": display(result.folder / "report.html"),
         }
