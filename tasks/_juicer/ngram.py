@@ -13,7 +13,6 @@ Techniques for Language Modeling), section 3; ARPA as KenLM reads it.
 n-grams are packed into 64-bit integers, so counting is sorting: no dictionary grows with the text.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import IO
@@ -160,8 +159,3 @@ def _discounts(count: npt.NDArray[np.int64]) -> Floats:
     estimated = [1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3]
     # Counts of counts of odd corpora (every document twice) can leave the range they make sense in.
     return np.array([min(max(d, 0.05), k - 0.05) for k, d in enumerate(estimated, start=1)])
-
-
-def perplexity(log10_probability: float, num_words: int) -> float:
-    """Perplexity of `num_words` words whose log10 probabilities add up to the first argument."""
-    return math.pow(10.0, -log10_probability / max(1, num_words))
