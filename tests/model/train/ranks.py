@@ -146,9 +146,12 @@ def _rank(
     for name, value in constants.items():
         setattr(parallel, name, value)
     _record_samples(job.parent / f"samples-{rank}.jsonl")
+    collectives = _count_collectives()
     if fault is not None:
         _arm(fault, rank)
-    sys.exit(pretrain.main([str(job)]))
+    code = pretrain.main([str(job)])
+    (job.parent / f"collectives-{rank}.json").write_text(json.dumps(collectives))
+    sys.exit(code)
 
 
 def _record_samples(path: Path) -> None:
@@ -162,6 +165,27 @@ def _record_samples(path: Path) -> None:
         return batches
 
     StepLoader.step = step  # type: ignore[method-assign]
+
+
+def _count_collectives() -> dict[str, int]:
+    """Calls of each kind of communication between all ranks, counted from now on."""
+    calls = {"all_gather": 0, "reduce_scatter": 0, "all_reduce": 0}
+
+    def count(kind: str, name: str) -> None:
+        function = getattr(torch.distributed, name)
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            calls[kind] += 1
+            return function(*args, **kwargs)
+
+        setattr(torch.distributed, name, counted)
+
+    # What FSDP2 calls; torch renamed them.
+    renamed = hasattr(torch.distributed, "all_gather_single")
+    count("all_gather", "all_gather_single" if renamed else "all_gather_into_tensor")
+    count("reduce_scatter", "reduce_scatter_single" if renamed else "reduce_scatter_tensor")
+    count("all_reduce", "all_reduce")
+    return calls
 
 
 def _arm(fault: Fault, rank: int) -> None:

@@ -1,5 +1,6 @@
 """A run that was killed, stopped or moved to other ranks is the run that was not."""
 
+import json
 import random
 import signal
 from pathlib import Path
@@ -105,3 +106,13 @@ def test_sharding_layer_by_layer_changes_nothing(
     expected, found = ranks.read_run(uninterrupted), ranks.read_run(tmp_path)
     for step, metrics in expected.items():
         assert found[step] == pytest.approx(metrics, rel=1e-4), step
+
+
+def test_ranks_talk_once_a_step(uninterrupted: Path) -> None:
+    """Two micro-batches a step: weights gathered once, gradients reduced once, one agreement."""
+    counted = json.loads((uninterrupted / "collectives-0.json").read_text())
+    steps, validations = 12, 4
+    held_out = counted["all_gather"] - steps
+    assert 0 < held_out <= validations * 6, "a small model is one unit"
+    assert counted["reduce_scatter"] == steps
+    assert counted["all_reduce"] == steps + validations
