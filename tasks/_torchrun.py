@@ -144,10 +144,11 @@ class _Follower:
             new = file.read()
         complete = new[: new.rfind(b"\n") + 1]
         self.offset += len(complete)
-        for line in reversed(complete.splitlines()):
-            record = json.loads(line)
-            loss = record["metrics"].get("train/loss")
-            if loss is not None:
-                what = f"step {record['step']}/{self.total}, loss {loss:.3f}"
-                self.run.progress(record["step"], self.total, what)
-                return
+        records = [json.loads(line) for line in complete.splitlines()]
+        if not records:
+            return
+        losses = [r["metrics"]["train/loss"] for r in records if "train/loss" in r["metrics"]]
+        what = f"step {records[-1]['step']}/{self.total}"
+        if losses:
+            what += f", loss {losses[-1]:.3f}"
+        self.run.progress(records[-1]["step"], self.total, what)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from model.errors import ConfigError, DataError
 from model.train.files import write_atomically
 from tasks._manifest import write_json
@@ -50,8 +52,8 @@ class EvaluateConfig:
     """Whether prompts go through the chat template; auto: for models made by SFT or DPO."""
     batch_size: int = 16
     """Prompts a forward pass, per process. Changes speed and memory, not results."""
-    num_processes: int = 1
-    """Processes that share the questions; on GPUs one each."""
+    num_processes: int | Literal["auto"] = "auto"
+    """Processes that share the questions; auto: one per GPU, or 1 without a GPU."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the model; auto is bfloat16 on a GPU and float32 on the CPU."""
 
@@ -70,7 +72,7 @@ def check(config: EvaluateConfig) -> None:
         ("num_fewshot", config.num_fewshot, 0),
         ("limit", config.limit, 1),
         ("batch_size", config.batch_size, 1),
-        ("num_processes", config.num_processes, 1),
+        ("num_processes", num_processes(config), 1),
     ):
         if value is not None and value < least:
             raise ConfigError(f"evaluate.{name} is {value}; the least is {least}")
@@ -112,7 +114,7 @@ def evaluate(
             "batch_size": config.batch_size,
             "dtype": config.dtype,
         },
-        num_processes=config.num_processes,
+        num_processes=num_processes(config),
         total_steps=sum(exam.num_questions(config.limit) for exam in read),
         env={
             "HF_DATASETS_CACHE": str((run.scratch / "datasets").resolve()),
@@ -139,6 +141,13 @@ def evaluate(
         }
     write_json(run.folder / "results.json", results)
     _tell(run, results)
+
+
+def num_processes(config: EvaluateConfig) -> int:
+    """Processes that a run on this machine has."""
+    if config.num_processes != "auto":
+        return config.num_processes
+    return max(1, torch.cuda.device_count())
 
 
 def _has_chat_template(folder: Path) -> bool:

@@ -34,6 +34,7 @@ from tasks.evaluate._exams import (
     write_tasks,
 )
 from tasks.evaluate._score import score, wilson_interval
+from tests.tasks._running import run_stage
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -438,7 +439,7 @@ def test_two_processes_answer_like_one(context: Context, inputs: dict[str, Stage
 
 
 def test_a_model_without_chat_template_is_refused_for_chat(
-    context: Context, inputs: dict[str, StageResult], model_folder: Path, tmp_path: Path
+    inputs: dict[str, StageResult], model_folder: Path, tmp_path: Path
 ) -> None:
     plain = tmp_path / "plain" / "model"
     AutoModelForCausalLM.from_pretrained(model_folder).save_pretrained(plain)
@@ -448,4 +449,4 @@ def test_a_model_without_chat_template_is_refused_for_chat(
     inputs["model"] = StageResult(stage="pretrain", key="m2", folder=plain.parent, manifest={})
     config = EvaluateConfig(benchmarks=["mmlu"], num_fewshot=0, chat=True)
     with pytest.raises(ConfigError, match="has no chat template"):
-        evaluate(config, context=context, **inputs)
+        run_stage(evaluate, tmp_path / "run", config, **inputs)
