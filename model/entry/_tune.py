@@ -37,11 +37,14 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PrinterCallback,
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
 )
+
+from transformers.utils.logging import disable_progress_bar
 
 import model as _registers_auto_classes  # noqa: F401
 from model.errors import DataError, StageError, SteelError
@@ -241,7 +244,7 @@ class Recorder(TrainerCallback):
 
 def mark_complete(checkpoint: Path, step: int) -> None:
     """Make a checkpoint durable, then say so inside it."""
-    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    files = [path for path in checkpoint.rglob("*") if path.is_file() and path.name != COMPLETE]
     for path in files:
         sync(path)
     sizes = {str(path.relative_to(checkpoint)): path.stat().st_size for path in files}
@@ -278,6 +281,7 @@ def fit(job: TuneJob, tokenizer: PreTrainedTokenizerBase, build: Callable[[Recor
     stop = StopFlag().install()
     recorder = Recorder(JsonlSink(Path(job.output) / "metrics.jsonl"), stop)
     trainer = build(recorder)
+    trainer.remove_callback(PrinterCallback)  # metrics.jsonl has it all
     if trainer.is_world_process_zero():
         forget_incomplete(scratch)
     if dist.is_initialized():
@@ -317,6 +321,7 @@ def publish_model(
 def run_entry(main: Callable[[list[str]], int]) -> None:
     """Run an entry as a program: exit 0, 2 for a user's error, 143 after SIGTERM."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    disable_progress_bar()
     for noisy in ("datasets", "transformers", "accelerate", "trl"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
