@@ -224,7 +224,7 @@ def _dpo(facts: Facts, theme: Theme) -> Figure | None:
         panels[1].axhline(50, color=theme.muted, linewidth=1, linestyle=(0, (4, 3)))
         panels[1].set_ylim(0, 103)
         panels[1].grid(axis="y")
-        panels[1].set_xlabel("step")
+        _step_axis(panels[1])
         panels[1].set_title("Chosen preferred over rejected, %")
         panels[1].legend(loc="lower right")
     return figure
@@ -305,10 +305,15 @@ def _loss_axes(axes: Axes, title: str, unit: str, curves: list[Curve]) -> None:
         # A few first steps so much higher would flatten all that follows.
         axes.set_ylim(values[0] - 0.08 * (usual - values[0]), 1.15 * usual)
     axes.set_title(title)
-    axes.set_xlabel("step")
+    _step_axis(axes)
     axes.set_ylabel(unit)
     axes.grid(axis="y")
     axes.legend(loc="upper right")
+
+
+def _step_axis(axes: Axes) -> None:
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
 
 
 def _cycle(theme: Theme, count: int) -> list[str]:
