@@ -211,10 +211,12 @@ class ShardWriter:
             finished.append(FinishedShard(info=info, position=int(raw["position"])))
 
 
-def remove_sidecars(folder: Path, shards: Iterable[ShardInfo]) -> None:
-    """Delete the notes for resuming, once the manifest says everything they said."""
+def remove_leftovers(folder: Path, shards: Iterable[ShardInfo]) -> None:
+    """Delete what only resuming needs: call it once the manifest is written."""
     for shard in shards:
         (folder / Path(shard.name).with_suffix(".json").name).unlink(missing_ok=True)
+    for partial in folder.glob(f"*{PARTIAL}"):
+        partial.unlink()
     sync_folder(folder)
 
 

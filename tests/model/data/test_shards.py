@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.data import PackedManifest, ShardWriter, dtype_for
-from model.data.shards import check_shard, open_tokens, read_document_starts, remove_sidecars
+from model.data.shards import check_shard, open_tokens, read_document_starts, remove_leftovers
 from model.errors import DataError
 
 Pack = Callable[..., PackedManifest]
@@ -170,8 +170,12 @@ def test_swapped_shards_are_found(packed: PackedManifest) -> None:
         check_shard(packed.folder, replace(first, num_tokens=second.num_tokens))
 
 
-def test_sidecars_go_when_they_are_told_to(packed: PackedManifest) -> None:
+def test_leftovers_go_when_they_are_told_to(packed: PackedManifest) -> None:
     assert packed.folder
-    assert list(packed.folder.glob("*-*.json"))
-    remove_sidecars(packed.folder, packed.shards)
-    assert not list(packed.folder.glob("*-*.json"))
+    (packed.folder / "zh-00009.bin.partial").touch()
+    before = set(files(packed.folder))
+    remove_leftovers(packed.folder, packed.shards)
+    gone = before - set(files(packed.folder))
+    assert gone == {s.name.replace(".bin", ".json") for s in packed.shards} | {
+        "zh-00009.bin.partial"
+    }

@@ -1,0 +1,417 @@
+"""Packing with the real tokenizer: ids, pruning, interruptions, refusals."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase
+
+from model._tiktoken import packaged_ranks
+from model.data import PackedManifest, ShardWriter
+from model.data.shards import open_tokens, read_document_starts
+from model.data.verify import verify_shards
+from model.errors import ConfigError, DataError
+from model.tokenizer import load_tokenizer, obtain_tokenizer, prune_tokenizer, pruned_from
+from tasks import pack as module
+from tasks._stage import Context, StageResult, StageRun
+from tasks.pack import PackConfig, check, pack
+
+TEXTS = {
+    "zh": [
+        "林海市的铁匠铺每天早上六点开门。",
+        "臺灣的鳳梨酥 é 🍍\u3000",
+        "一九九八年，三十七号。" * 3,
+        *(f"第{number}号仓库在城东，门朝南。" for number in range(9)),
+    ],
+    "en": ["The blacksmith's shop opens at 6:30.", "It says <|endoftext|> and <|im_end|>.", "x"],
+    "code": ["def area(r):\n\treturn 3.14 * r ** 2\r\n"],
+}
+
+
+class NoTrack:
+    """A tracker's run that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, list[dict[str, Any]]] = {}
+
+    def table(self, name: str, rows: list[dict[str, Any]]) -> None:
+        self.tables[name] = rows
+
+
+@pytest.fixture(scope="session")
+def full(root: Path, tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
+    """Qwen1.5's own tokenizer."""
+    if packaged_ranks():
+        return obtain_tokenizer("package", cache=tmp_path_factory.mktemp("cache"))
+    folder = root.parent / "shared" / "data" / "tokenizer"
+    if not folder.is_dir():
+        pytest.skip("needs the package dashscope or ../shared/data/tokenizer")
+    return obtain_tokenizer(str(folder))
+
+
+@pytest.fixture
+def tokenizer(
+    full: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> PreTrainedTokenizerBase:
+    """The same, given to the stage without obtaining it anew."""
+    monkeypatch.setattr(module, "configured_tokenizer", lambda source: full)
+    return full
+
+
+@pytest.fixture(scope="session")
+def few_tokens(
+    full: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory
+) -> PreTrainedTokenizerBase:
+    """A part of it that is loaded in no time."""
+    folder = tmp_path_factory.mktemp("few") / "tokenizer"
+    prune_tokenizer(full, [text for texts in TEXTS.values() for text in texts], folder)
+    return load_tokenizer(folder)
+
+
+@pytest.fixture
+def small(
+    few_tokens: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> PreTrainedTokenizerBase:
+    """The same, given to the stage as if it were configured."""
+    monkeypatch.setattr(module, "configured_tokenizer", lambda source: few_tokens)
+    return few_tokens
+
+
+def result(folder: Path, stage: str = "clean") -> StageResult:
+    return StageResult(stage=stage, key="0" * 16, folder=folder, manifest={})
+
+
+def write_cleaned(folder: Path, texts: Mapping[str, list[str]]) -> StageResult:
+    folder.mkdir(parents=True, exist_ok=True)
+    for source, documents in texts.items():
+        lines = [
+            json.dumps({"text": t, "source": source, "id": str(i), "meta": {}}, ensure_ascii=False)
+            for i, t in enumerate(documents)
+        ]
+        (folder / f"{source}.jsonl").write_bytes("".join(f"{line}\n" for line in lines).encode())
+    (folder / "dropped-examples.jsonl").write_text('{"text": "DROPPED"}\n')
+    return result(folder)
+
+
+def run_in(folder: Path) -> StageRun:
+    folder.mkdir(parents=True, exist_ok=True)
+    track: Any = NoTrack()
+    return StageRun(
+        stage="pack", key="0" * 16, folder=folder, log=logging.getLogger("test"), track=track
+    )
+
+
+def pack_in(
+    folder: Path,
+    cleaned: StageResult,
+    extra: Mapping[str, StageResult] | None = None,
+    **config: Any,
+) -> StageRun:
+    run = run_in(folder)
+    function: Any = pack
+    function.__wrapped__(run, PackConfig(**config), cleaned=cleaned, extra_text=extra or {})
+    return run
+
+
+def documents(folder: Path) -> dict[str, list[list[int]]]:
+    """What the shards of a folder hold, by source, in the order of shard numbers."""
+    manifest = PackedManifest.read(folder / "shards")
+    found: dict[str, list[list[int]]] = {}
+    for shard in sorted(manifest.shards, key=lambda shard: shard.name):
+        tokens = np.asarray(open_tokens(folder / "shards", shard))
+        starts = read_document_starts(folder / "shards", shard)
+        parts = np.split(tokens, starts[1:].astype(np.int64))
+        found.setdefault(shard.source, []).extend(part.tolist() for part in parts)
+    return found
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_ids_are_the_tokenizers_with_an_end(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    run = pack_in(tmp_path / "out", write_cleaned(tmp_path / "cleaned", TEXTS), shard_tokens=40)
+    for source, expected in documents(tmp_path / "out").items():
+        assert len(expected) == len(TEXTS[source])
+        for ids, text in zip(expected, TEXTS[source], strict=True):
+            assert ids[-1] == 151_643
+            assert 151_643 not in ids[:-1] and 151_645 not in ids  # spelled out, not obeyed
+            assert tokenizer.decode(ids[:-1]) == text
+            if "<|" not in text:
+                assert ids[:-1] == tokenizer(text, add_special_tokens=False)["input_ids"]
+    manifest = PackedManifest.read(tmp_path / "out" / "shards")
+    assert set(manifest.sources) == set(TEXTS)
+    assert verify_shards(manifest) == []
+    assert manifest.documents_by_source == {name: len(texts) for name, texts in TEXTS.items()}
+    assert (manifest.vocab_size, manifest.end_of_document) == (151_646, 151_643)
+    assert {shard.dtype for shard in manifest.shards} == {"uint32"}
+    assert run.counts["tokens"] == manifest.num_tokens
+    assert run.notes["sources"]["zh"]["tokens"] == manifest.tokens_by_source["zh"]
+    assert run.notes["manifest_digest"] == manifest.digest
+    track: Any = run.track
+    assert [row["source"] for row in track.tables["pack.json"]] == ["code", "en", "zh"]
+    saved = load_tokenizer(tmp_path / "out" / "tokenizer")
+    assert saved.get_vocab() == tokenizer.get_vocab() and saved.chat_template
+
+
+def test_pruning_changes_the_numbers_and_not_the_pieces(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    cleaned = write_cleaned(tmp_path / "cleaned", TEXTS)
+    pack_in(tmp_path / "full", cleaned)
+    run = pack_in(tmp_path / "pruned", cleaned, prune=True)
+    old_ids = pruned_from(tmp_path / "pruned" / "tokenizer")
+    assert old_ids is not None and len(old_ids) < 600
+    translated = {
+        source: [[old_ids[i] for i in ids] for ids in texts]
+        for source, texts in documents(tmp_path / "pruned").items()
+    }
+    assert translated == documents(tmp_path / "full")
+    manifest = PackedManifest.read(tmp_path / "pruned" / "shards")
+    assert {shard.dtype for shard in manifest.shards} == {"uint16"}
+    assert manifest.vocab_size == len(old_ids) == run.counts["vocabulary"]
+    assert old_ids[manifest.end_of_document] == 151_643
+    assert run.notes["pruning"]["proof"]["num_texts"] == sum(map(len, TEXTS.values()))
+
+
+def test_a_pruned_vocabulary_knows_the_later_stages_words(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    sft = tmp_path / "sft"
+    (sft / "some_set").mkdir(parents=True)
+    (sft / "some_set" / "train.json").write_text('[{"instruction": "Mississippi riverboat"}]')
+    (sft / "manifest.json").write_text('{"mlflow": {"note": "Massachusetts"}}')
+    cleaned = write_cleaned(tmp_path / "cleaned", TEXTS)
+    pack_in(tmp_path / "out", cleaned, {"sft": result(sft, "acquire")}, prune=True)
+    pruned = load_tokenizer(tmp_path / "out" / "tokenizer")
+
+    def pieces(of: PreTrainedTokenizerBase, text: str) -> list[str]:
+        ids = of(text, add_special_tokens=False)["input_ids"]
+        return of.convert_ids_to_tokens(ids)
+
+    for text in ("Mississippi riverboat", *TEXTS["zh"]):
+        assert pieces(pruned, text) == pieces(tokenizer, text)
+    # A stage's manifest has dates and numbers of runs: no two vocabularies would be the same.
+    assert len(pieces(pruned, "Massachusetts")) > len(pieces(tokenizer, "Massachusetts"))
+
+
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(stops=st.lists(st.integers(0, 20), max_size=3), shard_tokens=st.integers(1, 150))
+def test_interrupted_and_resumed_gives_the_same_bytes(
+    small: PreTrainedTokenizerBase,
+    tmp_path_factory: pytest.TempPathFactory,
+    stops: list[int],
+    shard_tokens: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("pack")
+    cleaned = write_cleaned(folder / "cleaned", TEXTS)
+    config: dict[str, Any] = {"shard_tokens": shard_tokens}
+    pack_in(folder / "straight", cleaned, **config)
+    real = ShardWriter.add_document
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BATCH_CHARACTERS", 50)
+        for stop in stops:
+            left = iter(range(stop))
+
+            def stopping(*args: Any, left: Any = left, **kwargs: Any) -> None:
+                if next(left, None) is None:
+                    raise KeyboardInterrupt
+                real(*args, **kwargs)
+
+            patch.setattr(ShardWriter, "add_document", stopping)
+            with pytest.raises(KeyboardInterrupt):
+                pack_in(folder / "stopped", cleaned, **config)
+                raise KeyboardInterrupt  # everything was packed before the stop
+        patch.setattr(ShardWriter, "add_document", real)
+        pack_in(folder / "stopped", cleaned, **config)
+    assert files(folder / "stopped") == files(folder / "straight")
+
+
+def test_finished_shards_are_not_encoded_again(
+    small: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleaned = write_cleaned(tmp_path / "cleaned", {"zh": TEXTS["zh"]})
+    encoded: list[str] = []
+    limit = 6
+    real = module.encode_corpus
+
+    def counting(of: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+        if len(encoded) >= limit:
+            raise KeyboardInterrupt
+        encoded.extend(texts)
+        return real(of, texts)
+
+    monkeypatch.setattr(module, "BATCH_CHARACTERS", 1)
+    monkeypatch.setattr(module, "encode_corpus", counting)
+    with pytest.raises(KeyboardInterrupt):
+        pack_in(tmp_path / "out", cleaned, shard_tokens=1)
+    assert len(list((tmp_path / "out" / "shards").glob("*.bin"))) == 6
+    encoded.clear()
+    limit = len(TEXTS["zh"])
+    pack_in(tmp_path / "out", cleaned, shard_tokens=1)
+    assert encoded == TEXTS["zh"][6:]
+    assert sum(map(len, documents(tmp_path / "out").values())) == limit
+
+
+def test_the_same_source_under_two_names_is_refused(
+    small: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    cleaned = write_cleaned(tmp_path / "cleaned", {"zh": TEXTS["zh"], "copy": TEXTS["zh"]})
+    with pytest.raises(DataError, match=r"'copy-00000\.bin' and 'zh-00000\.bin'.*same content"):
+        pack_in(tmp_path / "out", cleaned)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{", r"zh\.jsonl, in the line before byte 18: not a line of"),
+        (b'{"txt": "a"}', "not a line of"),
+        (b'{"text": 5}', "text is no string"),
+        (b'{"text": "a \\ud800"}', "half of a surrogate pair at character 2"),
+        (b'{"text": "\xff"}', "not a line of"),
+    ],
+)
+def test_damaged_lines_are_named(
+    small: PreTrainedTokenizerBase, tmp_path: Path, line: bytes, message: str
+) -> None:
+    (tmp_path / "cleaned").mkdir()
+    (tmp_path / "cleaned" / "zh.jsonl").write_bytes(b'{"text": "good"}\n' + line)
+    with pytest.raises(DataError, match=message):
+        pack_in(tmp_path / "out", result(tmp_path / "cleaned"))
+
+
+def test_nothing_to_pack_is_refused(small: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nothing to pack: .* holds no cleaned"):
+        pack_in(tmp_path / "out", write_cleaned(tmp_path / "none", {}))
+    with pytest.raises(DataError, match=r"the sources zh in .* hold no text"):
+        pack_in(tmp_path / "out", write_cleaned(tmp_path / "empty", {"zh": [""]}))
+
+
+def test_too_little_disk_is_refused_before_work(
+    small: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000)
+    )
+    with pytest.raises(DataError, match="pack needs about"):
+        pack_in(tmp_path / "out", write_cleaned(tmp_path / "cleaned", TEXTS))
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_preflight_refuses_other_tokenizers(full: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="shard_tokens must be 1 or more"):
+        check(PackConfig(shard_tokens=0))
+    with pytest.raises(DataError, match="neither a folder nor a hub id"):
+        check(PackConfig(tokenizer=str(tmp_path / "absent")))
+    full.save_pretrained(tmp_path / "good")
+    check(PackConfig(tokenizer=str(tmp_path / "good")))
+    # The same pieces, two of them with each other's ids: silent nonsense if it were not noticed.
+    data = json.loads((tmp_path / "good" / "tokenizer.json").read_text())
+    vocabulary = data["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    shutil.copytree(tmp_path / "good", tmp_path / "swapped")
+    (tmp_path / "swapped" / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(DataError, match=r"is not Qwen1\.5's"):
+        check(PackConfig(tokenizer=str(tmp_path / "swapped")))
+
+
+def test_as_a_stage(small: PreTrainedTokenizerBase, tmp_path: Path, context: Context) -> None:
+    cleaned = write_cleaned(tmp_path / "cleaned", TEXTS)
+    arguments: dict[str, Any] = {"context": context, "cleaned": cleaned, "extra_text": {}}
+    packed = pack(PackConfig(), **arguments)
+    assert {path.name for path in packed.folder.iterdir()} == {
+        "manifest.json",
+        "shards",
+        "tokenizer",
+    }
+    names = {path.suffix for path in (packed.folder / "shards").iterdir()}
+    assert names == {".bin", ".idx", ".json"}
+    assert packed.manifest["counts"]["documents"] == sum(map(len, TEXTS.values()))
+    assert pack(PackConfig(), **arguments).reused
+
+
+def test_interrupted_while_pruning_leaves_nothing(
+    tokenizer: PreTrainedTokenizerBase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cleaned = write_cleaned(tmp_path / "cleaned", {"en": TEXTS["en"]})
+    (tmp_path / "out" / "tokenizer.partial-1").mkdir(parents=True)  # as a killed process leaves it
+    real = module.Texts.__iter__
+    passes = iter(range(3))
+
+    def stopping(self: module.Texts) -> Iterator[str]:
+        if next(passes) == 2:  # asked whether it can be repeated; what is used; the proof
+            raise KeyboardInterrupt
+        return real(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Texts, "__iter__", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            pack_in(tmp_path / "out", cleaned, prune=True)
+    assert not list((tmp_path / "out").iterdir())
+    pack_in(tmp_path / "out", cleaned, prune=True)
+    pack_in(tmp_path / "straight", cleaned, prune=True)
+    assert files(tmp_path / "out") == files(tmp_path / "straight")
+
+
+KILLED = """
+import sys, time, pathlib
+sys.path.insert(0, "tests/tasks")
+import test_pack
+from model.data import ShardWriter
+from model.tokenizer import load_tokenizer
+from tasks import pack as module
+cleaned, out, tokenizer = map(pathlib.Path, sys.argv[1:])
+module.configured_tokenizer = lambda source: load_tokenizer(tokenizer)
+module.BATCH_CHARACTERS = 30
+real = ShardWriter.add_document
+def slow(*args, **kwargs):
+    real(*args, **kwargs)
+    print("document", flush=True)
+    time.sleep(0.05)
+ShardWriter.add_document = slow
+test_pack.pack_in(out, test_pack.result(cleaned), shard_tokens=60)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [2, 5, 9])
+def test_kill_9_loses_nothing(
+    small: PreTrainedTokenizerBase, tmp_path: Path, root: Path, after: int
+) -> None:
+    cleaned = write_cleaned(tmp_path / "cleaned", TEXTS)
+    pack_in(tmp_path / "straight", cleaned, shard_tokens=60)
+    small.save_pretrained(tmp_path / "full")
+    arguments = [str(tmp_path / name) for name in ("cleaned", "out", "full")]
+    child = subprocess.Popen(
+        [sys.executable, "-c", KILLED, *arguments],
+        cwd=root, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(root)},
+    )  # fmt: skip
+    assert child.stdout
+    for _ in range(after):
+        assert child.stdout.readline() == "document\n"
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    pack_in(tmp_path / "out", cleaned, shard_tokens=60)
+    assert files(tmp_path / "out") == files(tmp_path / "straight")
