@@ -70,7 +70,9 @@ def normalize(run: StageRun, config: NormalizeConfig, *, raw: StageResult) -> No
 
     Raises DataError when a corpus has no file with records, or none of its records is a document.
     """
-    names = config.corpora or tuple(sorted(p.name for p in raw.folder.iterdir() if p.is_dir()))
+    names = config.corpora or tuple(
+        sorted(p.name for p in raw.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    )
     files = {name: raw_files(raw.folder / name, name) for name in names}
     total = total_bytes(path for paths in files.values() for path in paths)
     require_free_space(run.folder, EXPANSION * total, "normalize")
