@@ -9,6 +9,7 @@ import ctypes
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import time
@@ -119,10 +120,11 @@ def _place_tokenizer(source: str, folder: Path) -> None:
     """Save our tokenizer under the name that Data-Juicer looks for."""
     if (folder / "tokenizer.json").exists():
         return
-    from model.tokenizer import obtain_tokenizer
+    from tasks._tokenizer import configured_tokenizer
 
     aside = folder.with_name(f"{folder.name}.tmp")
-    obtain_tokenizer(source).save_pretrained(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+    configured_tokenizer(source).save_pretrained(aside)
     aside.replace(folder)
 
 

@@ -27,7 +27,7 @@ class Job:
     language_model: dict[str, Any]
     """A LanguageModelConfig."""
     tokenizer: str
-    """Where the tokenizer comes from; see model.tokenizer.obtain_tokenizer."""
+    """Where the tokenizer comes from; see tasks/_tokenizer.py."""
     examples: int
     """Examples per operator and source."""
 
