@@ -166,3 +166,15 @@ def test_shapes_that_do_not_fit_are_refused(
             torch.zeros(targets, dtype=torch.long),
             chunk_size=chunk_size,
         )
+
+
+@pytest.mark.parametrize("implementation", [linear_cross_entropy, linear_cross_entropy_eager])
+def test_each_tokens_loss_is_reported_without_a_gradient(implementation) -> None:
+    hidden, weight, targets = inputs((13, 3, 123), torch.float32)
+    hidden.requires_grad_()
+    losses = torch.full((13,), torch.nan)
+    implementation(hidden, weight, targets, chunk_size=4, token_losses=losses)
+    expected = torch.nn.functional.cross_entropy(hidden @ weight.T, targets, reduction="none")
+    torch.testing.assert_close(losses, expected.detach())
+    assert losses[targets == -100].eq(0).all()
+    assert not losses.requires_grad
