@@ -20,6 +20,9 @@ from tasks._recipes import RECIPES, display
 from tasks._stage import StageResult, StageRun, plain, stage
 from tasks._torchrun import torchrun
 
+CPU_PROCESSES = 1
+"""A second process on a small machine starts as long as it helps (docs/LOG.md)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DpoConfig(DpoSettings):
@@ -32,7 +35,8 @@ class DpoConfig(DpoSettings):
     limit: int | None = None
     """At most so many pairs."""
     num_processes: int | Literal["auto"] = "auto"
-    """Ranks on this machine; auto: one per GPU, or 1 without a GPU."""
+    """Ranks on this machine; auto: one per GPU, or 1 without a GPU, but no more than split
+    global_batch into whole micro-batches."""
 
     def fingerprint(self) -> dict[str, Any]:
         """The recipes this run may depend on."""
@@ -58,10 +62,10 @@ def check(config: DpoConfig) -> None:
 
 
 def num_processes(config: DpoConfig) -> int:
-    """Ranks that a run on this machine has. Two on a small CPU are slower than one with threads."""
+    """Ranks that a run on this machine has."""
     if config.num_processes != "auto":
         return config.num_processes
-    return max(1, torch.cuda.device_count())
+    return config.fitting_ranks(torch.cuda.device_count() or CPU_PROCESSES)
 
 
 @stage(version=1, trains=True)

@@ -16,6 +16,9 @@ from tasks._recipes import display
 from tasks._stage import StageResult, StageRun, plain, stage
 from tasks._torchrun import torchrun
 
+CPU_PROCESSES = 1
+"""A second process on a small machine starts as long as it helps (docs/LOG.md)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SftConfig(SftSettings):
@@ -24,7 +27,8 @@ class SftConfig(SftSettings):
     mixture: str = ""
     """Recipe in data_recipes/mixtures; a pipeline sets it to each of its `mixtures`."""
     num_processes: int | Literal["auto"] = "auto"
-    """Ranks on this machine; auto: one per GPU, or 1 without a GPU."""
+    """Ranks on this machine; auto: one per GPU, or 1 without a GPU, but no more than split
+    global_batch into whole micro-batches."""
 
     def fingerprint(self) -> dict[str, Any]:
         """The recipes this run depends on."""
@@ -48,10 +52,10 @@ def needed_sets(config: SftConfig) -> list[str]:
 
 
 def num_processes(config: SftConfig) -> int:
-    """Ranks that a run on this machine has. Two on a small CPU are slower than one with threads."""
+    """Ranks that a run on this machine has."""
     if config.num_processes != "auto":
         return config.num_processes
-    return max(1, torch.cuda.device_count())
+    return config.fitting_ranks(torch.cuda.device_count() or CPU_PROCESSES)
 
 
 @stage(version=1, trains=True)

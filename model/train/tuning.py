@@ -74,6 +74,11 @@ class TuneSettings:
                 f"processes = {self.micro_batch} x {num_processes} = {together}; change one"
             )
 
+    def fitting_ranks(self, available: int) -> int:
+        """The most of `available` ranks that split global_batch into whole micro-batches."""
+        ranks = range(max(1, available), 0, -1)
+        return next((n for n in ranks if self.global_batch % (self.micro_batch * n) == 0), 1)
+
     def accumulation(self, num_processes: int) -> int:
         """Micro-batches of one rank in a step."""
         return self.global_batch // (self.micro_batch * num_processes)

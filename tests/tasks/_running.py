@@ -1,7 +1,8 @@
 """Run a stage's own function in a folder, without Prefect and MLflow."""
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +20,10 @@ class RecordingTrack:
 
     def table(self, name: str, rows: list[dict[str, Any]]) -> None:
         self.tables[name] = rows
+
+    @contextlib.contextmanager
+    def follow(self, metrics: Path) -> Iterator[None]:
+        yield
 
 
 def stage_run(folder: Path) -> StageRun:

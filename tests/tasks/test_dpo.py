@@ -1,0 +1,119 @@
+"""The stage `dpo`: exactly four Chinese pairs for an English one, and a run to the end."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from model.errors import ConfigError, DataError
+from tasks._files import read_json_lines
+from tasks._stage import StageResult
+from tasks.dpo import DpoConfig, balance, check, dpo, write_pairs
+from tests.tasks._running import result_of, run_stage, stage_run
+from tests.tiny_chat import write_model
+
+SMALL = DpoConfig(global_batch=8, micro_batch=4, log_every=1, learning_rate=1e-3)
+
+
+@given(chinese=st.integers(0, 400), english=st.integers(0, 400), ratio=st.integers(1, 6),
+       limit=st.none() | st.integers(7, 300))  # fmt: skip
+def test_the_ratio_is_exact_and_as_much_as_possible_is_taken(
+    chinese: int, english: int, ratio: int, limit: int | None
+) -> None:
+    config = DpoConfig(chinese_per_english=ratio, limit=limit)
+    assume(english > 0 and chinese >= ratio)
+    counts = balance(chinese, english, config)
+    assert counts["zh"] == ratio * counts["en"]
+    assert 0 < counts["en"] <= english
+    assert counts["zh"] <= chinese
+    more = counts["en"] + 1
+    possible = more <= english and ratio * more <= chinese
+    assert not (possible and (limit is None or more * (ratio + 1) <= limit))
+
+
+@given(chinese=st.integers(0, 99), english=st.integers(0, 99), limit=st.none() | st.integers(1, 99))
+def test_without_a_ratio_all_is_taken_up_to_the_limit(
+    chinese: int, english: int, limit: int | None
+) -> None:
+    counts = balance(chinese, english, DpoConfig(chinese_per_english=0, limit=limit))
+    total = chinese + english if limit is None else min(limit, chinese + english)
+    assert sum(counts.values()) == total
+    assert counts["zh"] <= chinese
+    assert counts["en"] <= english
+
+
+def test_a_missing_language_is_named() -> None:
+    with pytest.raises(DataError, match="3 Chinese and 9 English pairs cannot be mixed 4:1"):
+        balance(3, 9, DpoConfig())
+
+
+def test_contradictions_are_refused_before_anything_starts() -> None:
+    check(SMALL)
+    for change, message in [
+        ({"beta": 0.0}, "beta"),
+        ({"chinese_per_english": -1}, "chinese_per_english"),
+        ({"limit": 4}, "limit = 4"),
+        ({"micro_batch": 3}, "not a multiple"),
+        ({"sets": ("ultrafeedback",)}, "ultrafeedback_chinese"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            check(replace(SMALL, **change))  # type: ignore[arg-type]
+
+
+def write_sets(folder: Path, *, english: int = 5) -> StageResult:
+    """21 Chinese pairs, one of them without a difference, and some English ones."""
+    rows = [{"instruction": f"问{n}", "chosen_response": f"好{n}", "rejected_response": "坏"}
+            for n in range(20)]  # fmt: skip
+    rows.append({"instruction": "问", "chosen_response": "同", "rejected_response": "同"})
+    path = folder / "ultrafeedback_chinese" / "pairs.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    dialogues = [
+        {key: [{"role": "user", "content": f"ask {n}"}, {"role": "assistant", "content": text}]
+         for key, text in (("chosen", f"good {n}"), ("rejected", "bad"))}
+        for n in range(english)
+    ]  # fmt: skip
+    path = folder / "ultrafeedback_english" / "pairs.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("\n".join(json.dumps(row) for row in dialogues))
+    return StageResult(stage="acquire", key="d", folder=folder, manifest={})
+
+
+def test_pairs_are_drawn_at_the_ratio_and_counted(tmp_path: Path) -> None:
+    data = write_sets(tmp_path / "data", english=3)
+    run = stage_run(tmp_path / "run")
+    assert write_pairs(run, SMALL, data) == 15
+    rows = list(read_json_lines(run.folder / "mixture.jsonl"))
+    assert Counter(row["language"] for row in rows) == {"zh": 12, "en": 3}
+    assert all(row["chosen"][0]["content"] != row["rejected"][0]["content"] for row in rows)
+    assert len({row["prompt"][0]["content"] for row in rows}) == 15
+    assert run.counts["set_aside.ultrafeedback_chinese"] == 1
+    aside = [path.name for path in (run.folder / "quarantine").iterdir()]
+    assert aside == ["ultrafeedback_chinese.jsonl"]
+    again = stage_run(tmp_path / "again")
+    write_pairs(again, SMALL, data)
+    written = [(r.folder / "mixture.jsonl").read_bytes() for r in (run, again)]
+    assert written[0] == written[1]
+
+
+def test_a_set_that_was_not_acquired_is_named(tmp_path: Path) -> None:
+    data = write_sets(tmp_path / "data")
+    config = replace(SMALL, sets=("ultrafeedback_chinese", "medicalgpt_dpo"))
+    with pytest.raises(DataError, match="medicalgpt_dpo"):
+        write_pairs(stage_run(tmp_path / "run"), config, data)
+
+
+@pytest.mark.slow
+def test_stage_aligns_the_policy(tmp_path: Path) -> None:
+    policy = stage_run(tmp_path / "policy")
+    write_model(policy.folder / "model")
+    data = write_sets(tmp_path / "data")
+    run = run_stage(dpo, tmp_path / "dpo", SMALL, policy=result_of(policy), data=data)
+    assert (run.folder / "model" / "model.safetensors").exists()
+    assert run.counts["pairs"] == 25
+    assert run.counts["first_loss"] == pytest.approx(0.6931, abs=1e-3)
+    assert run.counts["steps"] == SMALL.num_steps(25, 1)
