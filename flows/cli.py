@@ -77,6 +77,11 @@ def parser() -> argparse.ArgumentParser:
     order.add_argument("--sequence-length", type=int, default=2048)
     order.add_argument("--global-batch", type=int, default=8)
     order.add_argument("--seed", type=int, default=0)
+    order.add_argument(
+        "--weight", action="append", default=[], metavar="SOURCE=EPOCHS",
+        help="epochs of a source (default: 1)",
+    )  # fmt: skip
+    order.add_argument("--validation-fraction", type=float, default=0.0)
     order.add_argument("--restart", default="", help="steps at which the run is interrupted")
     order.add_argument(
         "--append", action="append", default=[], metavar="MANIFEST@STEP",
@@ -201,13 +206,29 @@ def _verify_order(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         restarts=[int(n) for n in arguments.restart.split(",") if n],
         appends=arguments.append,
+        weights=_weights(arguments.weight),
+        validation_fraction=arguments.validation_fraction,
     )
     if arguments.json:
         print(json.dumps(report, indent=1))
     else:
         for name, value in report.items():
             print(f"{name:24} {value}")
-    return 0
+    return 0 if report["ok"] else FAILED
+
+
+def _weights(texts: list[str]) -> dict[str, float]:
+    """`SOURCE=EPOCHS` options as a mapping."""
+    from model.errors import ConfigError
+
+    weights = {}
+    for text in texts:
+        source, _, epochs = text.partition("=")
+        try:
+            weights[source] = float(epochs)
+        except ValueError:
+            raise ConfigError(f"--weight {text!r} must look like SOURCE=EPOCHS") from None
+    return weights
 
 
 def _chat(arguments: argparse.Namespace) -> int:

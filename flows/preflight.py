@@ -2,17 +2,24 @@
 
 import importlib
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from flows.config import PipelineConfig
+from tasks import acquire, pretrain
 from tasks._disk import require_free_space
 from tasks.acquire import AcquireKind
 
 KINDS: tuple[AcquireKind, ...] = ("corpora", "sft", "preferences", "evals")
 
-STORE_BYTES = 512 * 1024**2
-"""What the smallest pipeline writes besides its corpora: environments, checkpoints, caches."""
+COPIES = 6
+"""How often a corpus lies in the store at the most: raw, normalized, while it is cleaned (three
+times), as shards."""
+
+OTHER_BYTES = 256 * 1024**2
+"""Databases, logs, answers, chat models of the smallest pipeline."""
+
+QWEN_VOCABULARY = 151_936
+"""Rows of a whole Qwen1.5 embedding; a pruned one is not known before the corpus is cleaned."""
 
 
 def preflight(config: PipelineConfig, store: Path) -> None:
@@ -20,23 +27,27 @@ def preflight(config: PipelineConfig, store: Path) -> None:
 
     Raises ConfigError or DataError with one message that says what is wrong, where, and what to do.
     """
-    require_free_space(store, STORE_BYTES, f"pipeline {config.name!r}")
     for kind in KINDS:
-        stage("acquire").check(config.acquire(kind))
+        acquire.check(config.acquire(kind))
     for name in ("normalize", "clean", "pretrain", "evaluate", "report"):
         _check(name, getattr(config, name))
     for mixture in config.mixtures:
         _check("sft", config.sft_of(mixture))
     _check("dpo", config.dpo)
+    require_free_space(store, bytes_needed(config), f"pipeline {config.name!r}")
     # Last, because reading a tokenizer takes seconds.
     _check("pack", config.pack)
 
 
-def stage(name: str) -> ModuleType:
-    """The module of a stage (its function has the same name and would hide it)."""
-    return importlib.import_module(f"tasks.{name}")
+def bytes_needed(config: PipelineConfig) -> int:
+    """Disk that the whole pipeline takes, as far as it can be known before it runs."""
+    data = {kind: acquire.bytes_needed(config.acquire(kind)) for kind in KINDS}
+    vocabulary = 1 if config.pack.prune else QWEN_VOCABULARY
+    checkpoints = pretrain.bytes_needed(config.pretrain, vocab_size=vocabulary)
+    return COPIES * data["corpora"] + sum(data.values()) + checkpoints + OTHER_BYTES
 
 
 def _check(name: str, config: Any) -> None:
+    """Call a stage module's own `check`, where the pipeline has such a stage."""
     if config is not None:
-        stage(name).check(config)
+        importlib.import_module(f"tasks.{name}").check(config)

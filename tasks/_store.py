@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,8 @@ def verify_order(
     seed: int,
     restarts: Sequence[int],
     appends: Sequence[str],
+    weights: Mapping[str, float],
+    validation_fraction: float,
 ) -> dict[str, Any]:
     """Prove the order of packed shards; see model/data/verify.py for what is proved.
 
@@ -94,6 +96,8 @@ def verify_order(
         ranks=ranks,
         restarts=restarts,
         append=added,
+        weights=weights,
+        validation_fraction=validation_fraction,
     )
     return report.to_dict()
 

@@ -34,7 +34,7 @@ AcquireKind = Literal["corpora", "sft", "preferences", "evals"]
 SAMPLE_WORLD = "sample-world"
 HUB = "hub"
 
-SAMPLE_WORLD_BYTES = 64 * 1024**2
+SAMPLE_WORLD_BYTES = 4 * 1024**2
 """Generous size of one generated data set at scale 1."""
 
 

@@ -7,12 +7,20 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from transformers import AutoModelForCausalLM
 
 from model.data import PackedManifest
 from model.errors import ConfigError
-from model.train.build import METRICS_FILE, check_model, count_steps, sample_order
+from model.train.build import (
+    METRICS_FILE,
+    check_model,
+    count_steps,
+    model_config,
+    sample_order,
+)
 from model.train.config import PretrainJob, PretrainSettings
 from model.train.metrics import last_value, read_metrics
+from tasks._disk import total_bytes
 from tasks._recipes import resolve
 from tasks._stage import StageResult, StageRun, stage
 from tasks._torchrun import torchrun
@@ -37,6 +45,25 @@ def check(config: PretrainConfig) -> None:
     settings.check()
     settings.check_ranks(num_processes(config))
     check_model(settings)
+
+
+def bytes_needed(config: PretrainConfig, *, vocab_size: int) -> int:
+    """Disk that the kept checkpoints, one that is being written, and the export take at the least.
+
+    A checkpoint holds fp32 weights and AdamW's two moments: 12 bytes a parameter.
+
+    vocab_size: rows of the embedding where the settings don't say.
+    """
+    settings = config.settings
+    if isinstance(settings.model, str):
+        weights = total_bytes(resolve(settings.model).glob("*.safetensors"))
+    else:
+        with torch.device("meta"):
+            network = AutoModelForCausalLM.from_config(
+                model_config(settings, {"vocab_size": vocab_size})
+            )
+        weights = 4 * sum(parameter.numel() for parameter in network.parameters())
+    return weights * (3 * (settings.keep_last + 1) + 1)
 
 
 def num_processes(config: PretrainConfig) -> int:
