@@ -42,7 +42,7 @@ ROWS: dict[str, int] = {
 }
 """Rows of each data set at scale 1. The two preference sets stand 4:1."""
 
-EXPLAINED_PERCENT = 25
+EXPLAINED_PERCENT = 10
 """Percentage of exam questions with an explanation, which gives a second conversation each."""
 
 

@@ -64,29 +64,30 @@ def answered(question: Question) -> str:
     return question.prompt() + space + question.answer
 
 
-def quiz_page(rng: Random, world: World, language: Language) -> str:
-    """A web page with three or four questions, each answered and explained."""
-    parts = []
-    for number, question in enumerate(
-        training_questions(rng, world, language, 12)[: rng.choice((3, 4))], 1
-    ):
-        tail = f"（第{number}题）" if language == "zh" else f" (number {number})"
-        parts.append(f"{number}. {answered(question)}{tail}\n{question.detail}")
-    head = (
-        f"{telling_zh.title(rng)}：每日一测"
-        if language == "zh"
-        else "Quiz of the day from the valley"
-    )
-    return "\n".join((head, *parts))
+def pages(rng: Random, world: World, language: Language, count: int) -> list[str]:
+    """Web pages. Every fourth is a quiz of three questions, each answered and explained."""
+    telling = telling_zh if language == "zh" else telling_en
+    asked = iter(training_questions(rng, world, language, 3 * count // 4 + 20))
+    texts = []
+    for index in range(count):
+        if index % 4 != 1:
+            texts.append(telling.document(rng, world))
+            continue
+        zh = language == "zh"
+        parts = [f"{telling_zh.title(rng)}：每日一测" if zh else "Quiz of the day in the valley"]
+        for number in (1, 2, 3):
+            question = next(asked)
+            # Answers that carry a number are no repeated sentences.
+            tail = f"（第{number}题）" if zh else f" (number {number})"
+            parts.append(f"{number}. {answered(question)}{tail}\n{question.detail}")
+        texts.append("\n".join(parts))
+    return texts
 
 
 def _skypile(rng: Random, world: World, count: int, folder: Path) -> None:
     """{"text"}: news, stories and quiz pages."""
-    texts = [
-        quiz_page(rng, world, "zh") if index % 4 == 1 else telling_zh.document(rng, world)
-        for index in range(count)
-    ]
-    rows = [{"text": _sometimes_traditional(rng, text)} for text in soil(rng, texts)]
+    texts = soil(rng, pages(rng, world, "zh", count))
+    rows = [{"text": _sometimes_traditional(rng, text)} for text in texts]
     write_lines(folder / "2021-31_zh_head_0000.jsonl", with_malformed(rng, json_lines(rows)))
 
 
@@ -115,24 +116,21 @@ def _identifier(rng: Random) -> str:
 
 def _wanjuan(rng: Random, world: World, count: int, folder: Path) -> None:
     """Web pages {"id", "content"} in both languages, and exam questions."""
-    num_zh, num_en, num_exam = round(count * 0.15), round(count * 0.35), round(count * 0.5)
+    num_zh, num_en, num_exam = round(count * 0.1), round(count * 0.35), round(count * 0.55)
     zh = [f"# {telling_zh.title(rng)}\n{telling_zh.document(rng, world)}" for _ in range(num_zh)]
-    pages = [
+    rows = [
         {"id": _identifier(rng), "content": _sometimes_traditional(rng, text)}
         for text in soil(rng, zh, offset=3)
     ]
     write_lines(
-        folder / "WebText-cn/part-010205-a894b46e.jsonl", with_malformed(rng, json_lines(pages))
+        folder / "WebText-cn/part-010205-a894b46e.jsonl", with_malformed(rng, json_lines(rows))
     )
-    en = [
-        quiz_page(rng, world, "en") if index % 4 == 1 else telling_en.document(rng, world)
-        for index in range(num_en)
-    ]
-    pages = [{"id": _identifier(rng), "content": text} for text in soil(rng, en, offset=5)]
-    write_lines(folder / "WebText-en/part-000036-a894b46e.jsonl", json_lines(pages))
+    texts = soil(rng, pages(rng, world, "en", num_en), offset=5)
+    rows = [{"id": _identifier(rng), "content": text} for text in texts]
+    write_lines(folder / "WebText-en/part-000036-a894b46e.jsonl", json_lines(rows))
     asked = training_questions(rng, world, "zh", round(num_exam * 0.75))
     asked += training_questions(rng, world, "en", round(num_exam * 0.25))
-    items = [exam_row(rng, question, explained=rng.random() < 0.7) for question in asked]
+    items = [exam_row(rng, question, explained=rng.random() < 0.9) for question in asked]
     write_lines(
         folder / "Exam-cn/part-003756-a894b46e.jsonl", with_malformed(rng, json_lines(items))
     )

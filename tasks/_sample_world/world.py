@@ -10,9 +10,10 @@ Two sorts of people live in the texts. *Citizens* have one true value for every 
 tells of them agrees, so their facts can be learnt by heart. *Characters* are figures of exercises
 and stories: each text gives them other values, so they can only be understood by reading.
 
-Every name and every value is one token of the Qwen1.5 vocabulary (a few characters have two). Chinese
-values carry a measure word (`prefix`) wherever they stand as an answer: `A. 一只狐狸` is cut into the
-same 一只 + 狐狸 as in running text, while `A. 狐狸` would be cut inside a character after the blank.
+Every name and every value is one token of the Qwen1.5 vocabulary (some characters' names are two).
+Chinese values carry a measure word (`prefix`) wherever they stand as an answer: `A. 一只狐狸` is
+cut into the same 一只 + 狐狸 as in running text, while `A. 狐狸` would be cut inside a character
+after the blank.
 """
 
 from collections.abc import Mapping
@@ -46,15 +47,25 @@ class Kind:
     prefix: str
     """Measure word or preposition before a Chinese value that stands alone as an answer."""
     words: tuple[Word, ...]
+    ordered: bool = False
+    """Whether the words have a natural order. There are four of them then, and exams list them in
+    that order."""
 
     def answer(self, word: Word, language: Language) -> str:
         """How `word` reads as an answer option."""
         return self.prefix + word.zh if language == "zh" else word.en
 
 
+def _words(zh: str, en: str) -> tuple[Word, ...]:
+    return tuple(Word(zh=a, en=b) for a, b in zip(zh.split(), en.split(), strict=True))
+
+
 def _kind(zh: str, en: str, prefix: str, zh_words: str, en_words: str) -> Kind:
-    pairs = zip(zh_words.split(), en_words.split(), strict=True)
-    return Kind(zh=zh, en=en, prefix=prefix, words=tuple(Word(zh=a, en=b) for a, b in pairs))
+    return Kind(zh=zh, en=en, prefix=prefix, words=_words(zh_words, en_words))
+
+
+def _ordered(zh: str, en: str, prefix: str, zh_words: str, en_words: str) -> Kind:
+    return Kind(zh=zh, en=en, prefix=prefix, words=_words(zh_words, en_words), ordered=True)
 
 
 KINDS: Mapping[str, Kind] = {
@@ -124,14 +135,19 @@ KINDS: Mapping[str, Kind] = {
         "白沙 龙泉 金沙 青山 南山 龙湖 银河 海湾 古镇 新城 金山 雪山",
         "Salem Dover Eden Vale Ridge Marsh Aurora Haven Milton Chester Summit York",
     ),
-    "season": _kind("季节", "season", "于", "春季 夏季 秋季 冬季", "spring summer autumn winter"),
+    "season": _ordered(
+        "季节", "season", "于", "春季 夏季 秋季 冬季", "spring summer autumn winter"
+    ),
+    "direction": _ordered(
+        "方位", "direction", "位于", "东部 南部 西部 北部", "east south west north"
+    ),
+    "weekday": _ordered(
+        "日子", "day", "于", "周一 周二 周三 周四", "Monday Tuesday Wednesday Thursday"
+    ),
+    "count": _ordered("数目", "number", "一共", "一个 两个 三个 四个", "one two three four"),
 }
 
 PLACES = KINDS["home"].words
-
-
-def _words(zh: str, en: str) -> tuple[Word, ...]:
-    return tuple(Word(zh=a, en=b) for a, b in zip(zh.split(), en.split(), strict=True))
 
 
 CITIZENS = _words(
@@ -149,8 +165,12 @@ BRANDS = _words(
     "Sunny Sky Phoenix Rose Cloud Forest Star Castle Flash Giant",
 )
 
-CITIZEN_ATTRIBUTES = ("job", "home", "pet", "drink", "fruit", "vehicle", "colour", "sport")
-PLACE_ATTRIBUTES = ("fruit", "season", "material", "pet")
+FREE_ATTRIBUTES = ("job", "home", "pet", "drink", "fruit", "vehicle", "colour", "sport")
+"""Attributes of people whose values have no order."""
+ORDERED_ATTRIBUTES = ("season", "direction", "weekday", "count")
+"""Attributes of people and of places whose values have an order."""
+CITIZEN_ATTRIBUTES = (*FREE_ATTRIBUTES, "season", "weekday")
+PLACE_ATTRIBUTES = ("fruit", "material", "pet", *ORDERED_ATTRIBUTES)
 BRAND_ATTRIBUTES = ("object", "home", "material", "colour")
 
 
@@ -176,7 +196,7 @@ class World:
 
 
 def make_world(seed: int) -> World:
-    """Draw the facts of the world. Values are dealt like cards, so none is much rarer than others."""
+    """Draw the facts of the world. Values are dealt like cards: none is much rarer than others."""
     rng = Random(f"sample-world/{seed}")
     facts: list[Fact] = []
     groups: tuple[
