@@ -39,7 +39,7 @@ ALWAYS = {
     "DO_NOT_TRACK": "true",
     "GLOO_SOCKET_IFNAME": "lo",
     # Threads that wait must not spin: with other work on the machine, even a tracker, spinning made
-    # two threads three times slower than one (docs/LOG.md).
+    # two threads three times slower than one (docs/FOOTGUNS.md).
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 """Environment of every child: nothing is fetched silently, and gloo stays on loopback."""

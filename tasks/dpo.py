@@ -21,7 +21,7 @@ from tasks._stage import StageResult, StageRun, plain, stage
 from tasks._torchrun import torchrun
 
 CPU_PROCESSES = 1
-"""A second process on a small machine starts as long as it helps (docs/LOG.md)."""
+"""A second process on a small machine starts as long as it helps (docs/FOOTGUNS.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)

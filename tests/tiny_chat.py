@@ -74,6 +74,8 @@ def pairs(count: int) -> list[dict[str, Any]]:
             "prompt": [{"role": "user", "content": f"{n} 加 {n} 是几？"}],
             "chosen": [{"role": "assistant", "content": f"是 {2 * n}。"}],
             "rejected": [{"role": "assistant", "content": "don't know"}],
+            "set": "sums",
+            "language": "zh",
         }
         for n in range(count)
     ]

@@ -32,6 +32,7 @@ if os.environ.get("WORLD_SIZE") == "1":
 import torch
 import torch.distributed as dist
 import trl.trainer.utils as trl_utils
+from datasets import Dataset, Features, Value
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -43,7 +44,6 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-
 from transformers.utils.logging import disable_progress_bar
 
 import model as _registers_auto_classes  # noqa: F401
@@ -92,6 +92,29 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+MESSAGES = [{"role": Value("string"), "content": Value("string")}]
+"""Type of a list of chat messages."""
+
+
+def read_rows(job: TuneJob, columns: dict[str, Any]) -> Dataset:
+    """The job's JSON lines, memory-mapped, with these columns ({name: type}) and no others.
+
+    What TRL derives from them (ids, labels) is kept beside them in the scratch folder, so a second
+    rank and a resumed run find it done.
+    """
+    rows: Dataset = Dataset.from_json(
+        job.data,
+        features=Features({**columns, **{name: Value("string") for name in job.notes}}),
+        cache_dir=str(Path(job.scratch) / "datasets"),
+    )
+    return rows.select_columns(list(columns))
+
+
+def preparation_workers(rows: Dataset) -> int | None:
+    """Processes that turn rows into ids; a few rows aren't worth starting any."""
+    return os.cpu_count() if len(rows) >= 50_000 else None
+
+
 def num_processes() -> int:
     """Ranks of this run."""
     return int(os.environ.get("WORLD_SIZE", "1"))
@@ -119,6 +142,8 @@ def trainer_arguments(job: TuneJob, settings: TuneSettings) -> dict[str, Any]:
         "use_cpu": not gpu,
         "ddp_backend": "gloo" if num_processes() > 1 and not gpu else None,
         "ddp_find_unused_parameters": False,
+        # Rank 0 prepares millions of conversations while the others wait.
+        "ddp_timeout": 4 * 3600,
         "activation_checkpointing": settings.activation_checkpointing,
         "train_sampling_strategy": "group_by_length" if settings.group_by_length else "random",
         "dataloader_pin_memory": gpu,

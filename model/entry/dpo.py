@@ -4,14 +4,12 @@
 policy and reference both start from the SFT model; the reference stays as it is
 """
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from model.entry import _tune  # isort: skip  (sets the environment that TRL reads when imported)
 
-from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
 from model.errors import DataError
@@ -30,8 +28,10 @@ def main(argv: list[str]) -> int:
 def build(job: DpoJob, tokenizer: Any, recorder: _tune.Recorder) -> Any:
     """TRL's trainer for a job. Raises DataError when no pair has an answer left."""
     settings = job.settings
+    pairs = _tune.read_rows(job, dict.fromkeys(("prompt", "chosen", "rejected"), _tune.MESSAGES))
     arguments = DPOConfig(
         **_tune.trainer_arguments(job, settings),
+        dataset_num_proc=_tune.preparation_workers(pairs),
         beta=settings.beta,
         loss_type=[settings.loss],
     )
@@ -40,7 +40,7 @@ def build(job: DpoJob, tokenizer: Any, recorder: _tune.Recorder) -> Any:
         # Given, because TRL would otherwise reload it from disk by a class it doesn't know.
         ref_model=_tune.load_model(job.model),
         args=arguments,
-        train_dataset=read_pairs(Path(job.data)),
+        train_dataset=pairs,
         processing_class=tokenizer,
         callbacks=[recorder],
     )
@@ -52,14 +52,6 @@ def build(job: DpoJob, tokenizer: Any, recorder: _tune.Recorder) -> Any:
         )
     log.info("%d pairs to train on", rows)
     return trainer
-
-
-def read_pairs(path: Path) -> Dataset:
-    """The lines of a preference file as a data set with TRL's three columns."""
-    columns = ("prompt", "chosen", "rejected")
-    with path.open(encoding="utf-8") as file:
-        rows = (json.loads(line) for line in file)
-        return Dataset.from_list([{name: row[name] for name in columns} for row in rows])
 
 
 if __name__ == "__main__":

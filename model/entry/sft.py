@@ -4,14 +4,12 @@
     ──(packing: best fit, decreasing)──▶ SFTTrainer ──▶ <output>/model
 """
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
 
 from model.entry import _tune  # isort: skip  (sets the environment that TRL reads when imported)
 
-from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from model.errors import DataError
@@ -30,8 +28,10 @@ def main(argv: list[str]) -> int:
 def build(job: SftJob, tokenizer: Any, recorder: _tune.Recorder) -> Any:
     """TRL's trainer for a job. Raises DataError when no conversation has an answer left."""
     settings = job.settings
+    conversations = _tune.read_rows(job, {"messages": _tune.MESSAGES})
     arguments = SFTConfig(
         **_tune.trainer_arguments(job, settings),
+        dataset_num_proc=_tune.preparation_workers(conversations),
         assistant_only_loss=True,
         packing=settings.packing,
         packing_strategy="bfd",
@@ -39,7 +39,7 @@ def build(job: SftJob, tokenizer: Any, recorder: _tune.Recorder) -> Any:
     trainer = SFTTrainer(
         model=_tune.load_model(job.model),
         args=arguments,
-        train_dataset=read_conversations(Path(job.data)),
+        train_dataset=conversations,
         processing_class=tokenizer,
         callbacks=[recorder],
     )
@@ -51,12 +51,6 @@ def build(job: SftJob, tokenizer: Any, recorder: _tune.Recorder) -> Any:
         )
     log.info("%d rows to train on", rows)
     return trainer
-
-
-def read_conversations(path: Path) -> Dataset:
-    """The lines of a mixture as a data set with the one column `messages`."""
-    with path.open(encoding="utf-8") as file:
-        return Dataset.from_list([{"messages": json.loads(line)["messages"]} for line in file])
 
 
 if __name__ == "__main__":

@@ -136,11 +136,17 @@ class TuneJob:
     model: str
     """Transformers folder with tokenizer to start from."""
     data: str
-    """JSON lines: conversations {"messages"}, or pairs {"prompt", "chosen", "rejected"}."""
+    """JSON lines: conversations {"messages"}, or pairs {"prompt", "chosen", "rejected"}, and where
+    each is from (`notes`)."""
     output: str
     """Receives metrics.jsonl and, at the end, model/."""
     scratch: str
     """Receives checkpoints; a run with complete ones is continued."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Columns of `data` that say where a row is from, and are not trained on."""
+        return ("set", "language")
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -159,6 +165,10 @@ class SftJob(TuneJob):
 
     settings: SftSettings
     """How to train."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ("set", "language", "style")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,7 +92,9 @@ def test_loss_is_the_papers_formula(make_job: Callable[..., DpoJob], tmp_path: P
     loss = trainer.compute_loss(trainer.model, batch).item()
     expected = []
     for row in rows:
-        prompt, chosen, rejected = (row[key][0]["content"] for key in row)
+        prompt, chosen, rejected = (
+            row[key][0]["content"] for key in ("prompt", "chosen", "rejected")
+        )
         with torch.no_grad():
             gaps = [
                 log_probability(net, prompt, chosen) - log_probability(net, prompt, rejected)
