@@ -136,6 +136,8 @@ def trainer_arguments(job: TuneJob, settings: TuneSettings) -> dict[str, Any]:
         "lr_scheduler_type": settings.schedule,
         "warmup_steps": settings.warmup_fraction,
         "weight_decay": settings.weight_decay,
+        "adam_beta1": settings.betas[0],
+        "adam_beta2": settings.betas[1],
         "max_grad_norm": settings.clip,
         "max_length": settings.max_length,
         "bf16": bf16,

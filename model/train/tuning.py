@@ -33,6 +33,9 @@ class TuneSettings:
     """Share of the steps in which the learning rate rises linearly from 0; 0 to 1."""
     weight_decay: float = 0.0
     """AdamW's decoupled weight decay (0 in the published script)."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decay rates of the two moments, each in [0, 1); short runs gain from a second of
+    0.95, as in pretraining."""
     clip: float = 1.0
     """Largest global gradient norm."""
     max_length: int = 2048
@@ -62,6 +65,7 @@ class TuneSettings:
         for name in ("epochs", "learning_rate", "clip"):
             value = getattr(self, name)
             self._require(stage, name, value > 0 and math.isfinite(value), "a positive number")
+        self._require(stage, "betas", all(0 <= b < 1 for b in self.betas), "two values in [0, 1)")
         self._require(stage, "warmup_fraction", 0 <= self.warmup_fraction < 1, "in [0, 1)")
         self._require(stage, "max_length", self.max_length >= 8, "at least 8 tokens")
 
