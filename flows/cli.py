@@ -135,6 +135,8 @@ def _show(summary: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a log file has room for whole names
     if summary["results"]:
         table = Table(title=f"{summary['name']}: accuracy, with 95 % interval")
         for column in summary["results"][0]:
