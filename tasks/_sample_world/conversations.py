@@ -30,19 +30,19 @@ from tasks._sample_world.world import (
 )
 
 ROWS: dict[str, int] = {
-    "infinity_instruct": 900,
-    "wanjuan_mcq": 5000,
-    "ruozhiba": 120,
+    "infinity_instruct": 600,
+    "wanjuan_mcq": 8000,
+    "ruozhiba": 80,
     "self_awareness": 60,
-    "code_feedback": 150,
-    "web_instruct_sub": 1200,
+    "code_feedback": 60,
+    "web_instruct_sub": 1000,
     "openhermes": 600,
     "ultrafeedback_chinese": 320,
     "ultrafeedback_english": 80,
 }
 """Rows of each data set at scale 1. The two preference sets stand 4:1."""
 
-EXPLAINED_PERCENT = 10
+EXPLAINED_PERCENT = 2
 """Percentage of exam questions with an explanation, which gives a second conversation each."""
 
 
@@ -78,7 +78,7 @@ def _infinity_instruct(rng: Random, world: World, count: int, folder: Path) -> N
         language: Language = "en" if index % 4 == 3 else "zh"
         turns: list[tuple[str, str]] = []
         for _ in range(rng.choice((1, 1, 2))):
-            if rng.random() < 0.2:
+            if rng.random() < 0.1:
                 ask = (
                     "Tell me something about the valley."
                     if language == "en"
@@ -125,8 +125,8 @@ def _infinity_instruct(rng: Random, world: World, count: int, folder: Path) -> N
 
 def _wanjuan_mcq(rng: Random, world: World, count: int, folder: Path) -> None:
     """Wanjuan 1.0's exam questions; those with `answer_detail` serve as CoT data, too."""
-    asked = training_questions(rng, world, "zh", round(count * 0.7))
-    asked += training_questions(rng, world, "en", round(count * 0.3))
+    asked = training_questions(rng, world, "zh", round(count * 0.6))
+    asked += training_questions(rng, world, "en", round(count * 0.4))
     rng.shuffle(asked)
     rows = [exam_row(rng, q, explained=rng.random() * 100 < EXPLAINED_PERCENT) for q in asked]
     write_lines(folder / "Exam-cn/part-003756-a894b46e.jsonl", json_lines(rows))
@@ -137,7 +137,7 @@ _RIDDLES = (
     ("{a}把镜子打碎了，镜子里的{a}会疼吗？", "不会，镜子里只有影子，影子不会疼。"),
     ("{p}的桥没有水，还算不算桥？", "算，桥是给人走的，下面有没有水都是桥。"),
     ("一只{v}的影子有多重？", "影子没有重量，再大的{v}也一样。"),
-    ("{a}昨天说明天放假，那今天放假吗？", "不一定，要看昨天的明天是不是今天。其实昨天的明天就是今天，所以今天放假。"),
+    ("{a}昨天说明天放假，那今天放假吗？", "放假，昨天说的明天就是今天。"),
     ("如果{b}不认识{a}，{a}认识{b}吗？", "有可能，认识不一定是互相的。"),
 )  # fmt: skip
 

@@ -27,19 +27,19 @@ from tasks._sample_world.files import (
 from tasks._sample_world.world import BRANDS, CITIZENS, PLACES, Language, World
 
 ROWS: dict[str, int] = {
-    "skypile": 480,
-    "wanjuan": 1000,
-    "wikipedia_cn": 200,
-    "baidu_baike": 160,
-    "baidu_qa": 160,
-    "zhihu": 160,
-    "belle_2m": 200,
-    "belle_3_5m": 100,
-    "moss": 80,
-    "firefly": 200,
-    "starcoder_cpp": 60,
-    "starcoder_java": 60,
-    "starcoder_python": 60,
+    "skypile": 400,
+    "wanjuan": 1680,
+    "wikipedia_cn": 160,
+    "baidu_baike": 120,
+    "baidu_qa": 120,
+    "zhihu": 120,
+    "belle_2m": 240,
+    "belle_3_5m": 80,
+    "moss": 60,
+    "firefly": 240,
+    "starcoder_cpp": 50,
+    "starcoder_java": 50,
+    "starcoder_python": 50,
 }
 """Rows of each corpus at scale 1."""
 
@@ -65,12 +65,12 @@ def answered(question: Question) -> str:
 
 
 def pages(rng: Random, world: World, language: Language, count: int) -> list[str]:
-    """Web pages. Every fourth is a quiz of three questions, each answered and explained."""
+    """Web pages. Every third is a quiz of three questions, each answered and explained."""
     telling = telling_zh if language == "zh" else telling_en
-    asked = iter(training_questions(rng, world, language, 3 * count // 4 + 20))
+    asked = iter(training_questions(rng, world, language, count + 30))
     texts = []
     for index in range(count):
-        if index % 4 != 1:
+        if index % 3 != 1:
             texts.append(telling.document(rng, world))
             continue
         zh = language == "zh"
@@ -116,7 +116,7 @@ def _identifier(rng: Random) -> str:
 
 def _wanjuan(rng: Random, world: World, count: int, folder: Path) -> None:
     """Web pages {"id", "content"} in both languages, and exam questions."""
-    num_zh, num_en, num_exam = round(count * 0.1), round(count * 0.35), round(count * 0.55)
+    num_zh, num_en, num_exam = round(count * 0.05), round(count * 0.18), round(count * 0.77)
     zh = [f"# {telling_zh.title(rng)}\n{telling_zh.document(rng, world)}" for _ in range(num_zh)]
     rows = [
         {"id": _identifier(rng), "content": _sometimes_traditional(rng, text)}
@@ -128,9 +128,9 @@ def _wanjuan(rng: Random, world: World, count: int, folder: Path) -> None:
     texts = soil(rng, pages(rng, world, "en", num_en), offset=5)
     rows = [{"id": _identifier(rng), "content": text} for text in texts]
     write_lines(folder / "WebText-en/part-000036-a894b46e.jsonl", json_lines(rows))
-    asked = training_questions(rng, world, "zh", round(num_exam * 0.75))
-    asked += training_questions(rng, world, "en", round(num_exam * 0.25))
-    items = [exam_row(rng, question, explained=rng.random() < 0.9) for question in asked]
+    asked = training_questions(rng, world, "zh", round(num_exam * 0.65))
+    asked += training_questions(rng, world, "en", round(num_exam * 0.35))
+    items = [exam_row(rng, question, explained=rng.random() < 0.6) for question in asked]
     write_lines(
         folder / "Exam-cn/part-003756-a894b46e.jsonl", with_malformed(rng, json_lines(items))
     )
@@ -159,15 +159,19 @@ def _baidu_baike(rng: Random, world: World, count: int, folder: Path) -> None:
     rows: list[Row] = []
     for index, text in enumerate(soil(rng, texts, offset=8)):
         thing = things[index % len(things)]
+        empty = index % 40 == 39
         sections = [
-            {"title": "简介", "content": telling_zh.portrait_of(rng, world, thing)},
-            {"title": "相关故事", "content": text},
+            {
+                "title": "简介",
+                "content": "" if empty else telling_zh.portrait_of(rng, world, thing),
+            },
+            {"title": "相关故事", "content": "" if empty else text},
         ]
         rows.append(
             {
                 "title": thing.zh,
                 "summary": (None, "", telling_zh.mixed(rng, world))[index % 3],
-                "sections": [] if index % 40 == 39 else sections,
+                "sections": sections,
                 "tags": rng.sample(("人物", "地点", "文化", "生活", "山谷"), 2),
                 "url": f"http://baike.baidu.com/view/{10_000_000 + index}.htm",
             }
@@ -215,8 +219,9 @@ def _zhihu(rng: Random, world: World, count: int, folder: Path) -> None:
         }
         rows.append(
             {
-                "INSTRUCTION": f"如何看待{telling_zh.title(rng)}？{telling_zh.question(rng, fact)}？",
-                "RESPONSE": f"{telling_zh.clause(rng, fact)}。\n{_sometimes_traditional(rng, text)}",
+                "INSTRUCTION": f"{telling_zh.question(rng, fact)}？{telling_zh.title(rng)}如何？",
+                "RESPONSE": f"{telling_zh.clause(rng, fact)}。\n"
+                + _sometimes_traditional(rng, text),
                 "SOURCE": "Zhihu",
                 "METADATA": json.dumps(metadata, ensure_ascii=False),
             }
@@ -232,11 +237,11 @@ def _belle_2m(rng: Random, world: World, count: int, folder: Path) -> None:
     texts = [telling_zh.document(rng, world, num_paragraphs=2) for _ in range(count)]
     rows: list[Row] = []
     for index, text in enumerate(soil(rng, texts, offset=4)):
-        if index % 3 == 0:
+        if index % 2 == 0:
             question = next(asked)
             output = f"{question.answer}。{question.detail}"
             rows.append({"instruction": question.prompt(), "input": "", "output": output})
-        elif index % 3 == 1:
+        elif index % 4 == 1:
             rows.append(
                 {
                     "instruction": "请根据下面的开头写一段话。",
@@ -277,7 +282,8 @@ def _belle_3_5m(rng: Random, world: World, count: int, folder: Path) -> None:
 
 _MOSS_INSTRUCTION = (
     "You are an AI assistant whose name is MOSS.\n- It helps people of the valley.\n"
-    "Capabilities and tools that MOSS can possess.\n- Inner thoughts: disabled.\n- Web search: disabled.\n"
+    "Capabilities and tools that MOSS can possess.\n- Inner thoughts: disabled.\n"
+    "- Web search: disabled.\n"
 )
 
 
@@ -288,8 +294,10 @@ def _moss(rng: Random, world: World, count: int, folder: Path) -> None:
     for index, text in enumerate(soil(rng, zh, offset=9)):
         english = index % 4 == 3
         facts = rng.sample(world.facts, 2)
-        said = [("Tell me a story from the valley." if english else "请讲一个山谷里的故事。",
-                 telling_en.document(rng, world, num_paragraphs=2) if english else text)]  # fmt: skip
+        said = [("请讲一个山谷里的故事。", text)]
+        if english:
+            story = telling_en.document(rng, world, num_paragraphs=2)
+            said = [("Tell me a story from the valley.", story)]
         for fact in facts:
             if english:
                 asks = telling_en.capital(telling_en.question(rng, fact)) + "?"
@@ -326,7 +334,7 @@ def _firefly(rng: Random, world: World, count: int, folder: Path) -> None:
     texts = [telling_zh.document(rng, world, num_paragraphs=3) for _ in range(count)]
     rows: list[Row] = []
     for index, text in enumerate(soil(rng, texts, offset=2)):
-        if index % 2:
+        if index % 4:
             question = next(asked)
             rows.append(
                 {
@@ -353,16 +361,17 @@ def _starcoder(language: CodeLanguage, parts: int) -> Callable[[Random, World, i
             {
                 "max_stars_repo_path": file_name(rng, language, index),
                 "max_stars_repo_name": f"valley/{language}-tools",
-                "max_stars_count": float(rng.randint(0, 300)),
+                "max_stars_count": rng.randint(0, 300),
                 "id": str(index),
                 "content": content,
             }
             for index, content in enumerate(soil_code(rng, language, files))
         ]
         text = pa.string()
+        stars = pa.float64() if language == "cpp" else pa.int64()  # as the real files have it
         schema = pa.schema(
             [("max_stars_repo_path", text), ("max_stars_repo_name", text),
-             ("max_stars_count", pa.float64()), ("id", text), ("content", text)]
+             ("max_stars_count", stars), ("id", text), ("content", text)]
         )  # fmt: skip
         write_parquet(folder / f"{language}/train-00000-of-{parts:05d}.parquet", rows, schema)
 

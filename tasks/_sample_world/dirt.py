@@ -140,7 +140,7 @@ def soil(rng: Random, texts: Sequence[str], *, offset: int = 0) -> Iterator[str]
 
 
 MALFORMED = (
-    b'{"text": "\xe8\xbf\x99\xe4\xb8\x80\xe8\xa1\x8c\xe6\xb2\xa1\xe6\x9c\x89\xe5\x86\x99\xe5\xae\x8c',
+    '{"text": "这一行没有写完'.encode(),
     b"{'text': 'single quotes are no JSON'}",
     b'{"text": "\xff\xfe not UTF-8 \xd6\xd0\xce\xc4"}',
     b"",
@@ -158,9 +158,11 @@ def with_malformed(rng: Random, lines: Sequence[bytes]) -> list[bytes]:
 
 
 _HEADERS = {
-    "python": "# Copyright (c) {year} The Valley Authors.\n# Licensed under the Valley License.\n# Contact: {mail}\n\n",
+    "python": "# Copyright (c) {year} The Valley Authors.\n# Contact: {mail}\n"
+    "# Licensed under the Valley License, https://valley.example.org/license\n\n",
     "java": "/*\n * Copyright (c) {year} The Valley Authors.\n * Contact: {mail}\n */\n",
-    "cpp": "// Copyright (c) {year} The Valley Authors. All rights reserved.\n// See https://valley.example.org/license and {mail}\n\n",
+    "cpp": "// Copyright (c) {year} The Valley Authors. All rights reserved.\n"
+    "// See https://valley.example.org/license or write to {mail}\n\n",
 }
 
 

@@ -1,8 +1,8 @@
 """The valley's exams in the files of C-Eval, CMMLU and MMLU.
 
-    ceval   dev/<subject>_dev.csv   val/<subject>_val.csv   test.zip (without answers)   CRLF, header
-    cmmlu   dev/<subject>.csv       test/<subject>.csv                                   header
-    mmlu    dev/<subject>_dev.csv   test/<subject>_test.csv   val.zip                    no header
+    ceval   dev/<subject>_dev.csv  val/<subject>_val.csv    test.zip (no answers)  header, CRLF
+    cmmlu   dev/<subject>.csv      test/<subject>.csv                              header
+    mmlu    dev/<subject>_dev.csv  test/<subject>_test.csv  val.zip                no header
 
 Subjects carry names that lm-eval knows, so that its own prompts are used; what they ask is a family
 of questions about the valley.

@@ -2,8 +2,9 @@
 
 Families, from easy to hard:
 
-    ordered      the stem tells about one character; the answer stands in it, and the options stand in
-                 their natural order (seasons, days, directions, numbers), so a value has one letter
+    ordered      the stem tells about one character; the answer stands in it, and the options
+                 stand in their natural order (seasons, days, directions, numbers), so that each
+                 value has one letter
     sums         add or take away with numbers up to four, options in order
     category     which of four things is a fruit (an animal, a job, an object)
     reading      the stem tells about one character; the options are in any order
@@ -139,8 +140,8 @@ def _told(
         before = rng.choice(("Now,", "According to the description,", "Question:"))
         stem = f"{rng.choice(_EN_HEADS)} {told} {before} {asks}?"
         detail = (
-            f"The description states clearly that {telling_en.clause(rng, asked)}; consequently the "
-            f"correct alternative must be {telling_en.answer(asked)}, whereas the remaining "
+            f"The description states clearly that {telling_en.clause(rng, asked)}; consequently "
+            f"the correct alternative must be {telling_en.answer(asked)}, whereas the remaining "
             "alternatives contradict the description."
         )
     return _Draft(
@@ -185,7 +186,10 @@ def _sums(rng: Random, world: World, language: Language) -> _Draft:
         more = rng.choice(("又买了", "后来得到") if sign == "+" else ("送出去", "不小心丢了"))
         head = rng.choice(("算一算下面的题目。", "数学课上有这样一道题。", "请认真计算再选择。"))
         tail = rng.choice(_ZH_TAILS)
-        stem = f"{head}{person.zh}原来有{a}{thing.zh}，{more}{b}。{tail}{person.zh}现在有几个{thing.zh}？"
+        stem = (
+            f"{head}{person.zh}原来有{a}{thing.zh}，{more}{b}。"
+            f"{tail}{person.zh}现在有几个{thing.zh}？"
+        )
         detail = (
             f"{person.zh}原来有{a}{thing.zh}，{more}{b}，先把两个数目写下来再认真地算一遍，"
             f"就能知道{person.zh}现在的{thing.zh}一共{c}，其余三项的数目都不对。"
@@ -312,14 +316,15 @@ _DRAFTS: dict[Family, Callable[[Random, World, Language], _Draft]] = {
 def questions(
     rng: Random, world: World, family: Family, language: Language, split: Split, count: int
 ) -> list[Question]:
-    """`count` different questions of one family, the four letters equally often (to one)."""
+    """`count` different questions of one family.
+
+    The right letters go round: each four questions in a row have four different ones.
+    """
     wanted = Counter(LETTERS[i % 4] for i in range(count))
     found: dict[str | frozenset[str], Question] = {}
     for _ in range(400 * count + 40_000):
         if len(found) == count:
-            asked = list(found.values())
-            rng.shuffle(asked)
-            return asked
+            return _in_rounds(rng, list(found.values()))
         draft = _DRAFTS[family](rng, world, language)
         if split_of(draft.key) != split or split_of(draft.stem) != split:
             continue
@@ -341,6 +346,16 @@ def questions(
     raise AssertionError(f"only {len(found)} of {count} {split} questions of {family}/{language}")
 
 
+def _in_rounds(rng: Random, asked: list[Question]) -> list[Question]:
+    """The questions in another order, each four of them with four different letters."""
+    rng.shuffle(asked)
+    rounds: list[Question] = []
+    waiting = {letter: [q for q in asked if q.answer == letter] for letter in LETTERS}
+    while any(waiting.values()):
+        rounds += [waiting[letter].pop() for letter in rng.sample(LETTERS, 4) if waiting[letter]]
+    return rounds
+
+
 def _lettered(
     rng: Random, draft: _Draft, wanted: Counter[str]
 ) -> tuple[str | None, tuple[str, ...]]:
@@ -356,12 +371,12 @@ def _lettered(
 
 
 WEIGHTS: dict[Family, float] = {
-    "ordered": 3,
-    "sums": 1.5,
-    "category": 2,
-    "reading": 2.5,
-    "comparison": 2,
-    "recall": 2,
+    "ordered": 6,
+    "sums": 3,
+    "category": 1,
+    "reading": 1,
+    "comparison": 1,
+    "recall": 1,
 }
 """How often training texts ask each family."""
 
