@@ -77,7 +77,7 @@ class Progress:
         if now - self.last_line >= self.LINE_SECONDS:
             self.last_line = now
             left = ""
-            if done > self.first:
+            if done - self.first > 0.02 * total:  # earlier, the estimate would be a guess
                 left = f", {(total - done) * (now - self.started) / (done - self.first):.0f} s left"
             self.log.info("%s: %.0f %%%s %s", self.stage, 100 * fraction, left, what)
         if now - self.last_artifact >= self.ARTIFACT_SECONDS or (finished and self.artifact):
