@@ -35,6 +35,7 @@ from flows.environment import (
     running_services,
 )
 from model.errors import SteelError
+from tasks._lock import process_start
 
 POOL = "steel"
 START_SECONDS = 240
@@ -99,7 +100,7 @@ def down() -> bool:
 def alive(service: dict[str, Any]) -> bool:
     """Whether the very process that was started is still there."""
     started: str | None = service["started"]
-    return _started(service["pid"]) == started
+    return process_start(service["pid"]) == started
 
 
 def stop(service: dict[str, Any]) -> None:
@@ -131,16 +132,7 @@ def _start(name: str, command: list[str], environment: dict[str, str]) -> dict[s
             # ignores SIGINT ignores the first SIGTERM too.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
-    return {"pid": process.pid, "started": _started(process.pid), "command": command[1:]}
-
-
-def _started(pid: int) -> str | None:
-    """Start time of a process in clock ticks since boot; None when it is gone or a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] == "Z" else fields[19]
+    return {"pid": process.pid, "started": process_start(process.pid), "command": command[1:]}
 
 
 def _remember(services: dict[str, Any]) -> None:

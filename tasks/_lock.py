@@ -63,7 +63,7 @@ class StageLock:
         aside = self.path.with_name(f"{self.path.name}.{self.token}")
         aside.write_text(
             json.dumps({"host": socket.gethostname(), "pid": os.getpid(),
-                        "started": _process_start(os.getpid()), "token": self.token})
+                        "started": process_start(os.getpid()), "token": self.token})
         )  # fmt: skip
         try:
             os.link(aside, self.path)
@@ -83,7 +83,7 @@ class StageLock:
     def _stale(self, owner: dict[str, Any]) -> bool:
         if owner.get("host") == socket.gethostname():
             # A pid alone may have been given to another process since: its start time decides.
-            return _process_start(int(owner["pid"])) != owner.get("started")
+            return process_start(int(owner["pid"])) != owner.get("started")
         try:
             return time.time() - self.path.stat().st_mtime > STALE_SECONDS
         except FileNotFoundError:
@@ -112,7 +112,7 @@ class StageLock:
                 return
 
 
-def _process_start(pid: int) -> str | None:
+def process_start(pid: int) -> str | None:
     """When a process of this machine started, in clock ticks since boot; None if it is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()

@@ -1,12 +1,12 @@
 """Questions about a whole store: is every byte right, where are the reports, is the order sound."""
 
-import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from model.data import PackedManifest
+from model.data._files import md5_of_file
 from model.data.verify import verify_order as prove
 from model.errors import ConfigError, DataError
 from tasks._recipes import display, resolve
@@ -39,7 +39,7 @@ def verify(store: Path) -> tuple[list[dict[str, Any]], list[str]]:
                 damaged.append(
                     f"{display(path)} has {path.stat().st_size} bytes, not {entry['bytes']}"
                 )
-            elif _md5(path) != entry["md5"]:
+            elif md5_of_file(path) != entry["md5"]:
                 damaged.append(f"{display(path)} has changed: its MD5 is not {entry['md5']}")
         rows.append(
             {"stage": result.stage, "key": result.key, "label": result.manifest["label"],
@@ -112,8 +112,3 @@ def _manifest(where: Path) -> Path:
     if not packed:
         raise DataError(f"nothing is packed in {display(where)}; run `steel run … --stages data`")
     return packed[-1].folder / "shards" / "manifest.json"
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()

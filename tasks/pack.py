@@ -9,7 +9,6 @@ text. What comes out depends on the texts and the config alone: an interrupted r
 it has finished and ends with the same bytes. model/data says what a shard and a manifest are.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from model.data import PackedManifest, ShardInfo, ShardWriter, dtype_for
+from model.data._files import md5_of_file
 from model.data.shards import remove_leftovers
 from model.errors import ConfigError, DataError
 from model.tokenizer import (
@@ -182,7 +182,7 @@ def _pack_all(
     manifest = PackedManifest(
         vocab_size=len(tokenizer),
         end_of_document=_end(tokenizer),
-        tokenizer_md5=_md5(run.folder / "tokenizer" / "tokenizer.json"),
+        tokenizer_md5=md5_of_file(run.folder / "tokenizer" / "tokenizer.json"),
         shards=tuple(shards),
     )
     manifest.write(folder)
@@ -264,11 +264,6 @@ def _end(tokenizer: PreTrainedTokenizerBase) -> int:
     end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
     assert isinstance(end, int), "a verified tokenizer has <|endoftext|>"
     return end
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 def _account(run: StageRun, manifest: PackedManifest, vocabulary: int) -> None:
