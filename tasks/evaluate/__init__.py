@@ -19,13 +19,12 @@ import torch
 
 from model.errors import ConfigError, DataError
 from model.train.files import write_atomically
+from tasks._exams import LETTERS, Benchmark
 from tasks._manifest import write_json
 from tasks._recipes import load_recipe, recipe_path
 from tasks._stage import StageResult, StageRun, stage
 from tasks._torchrun import torchrun
 from tasks.evaluate._exams import (
-    LETTERS,
-    Benchmark,
     Exam,
     lm_eval_tasks,
     num_known_subjects,

@@ -23,11 +23,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from model import SteelConfig, SteelForCausalLM
 from model.entry import evaluate as entry
 from model.errors import ConfigError, DataError
+from tasks._exams import Benchmark
 from tasks._recipes import load_recipe
 from tasks._stage import Context, StageResult
 from tasks.evaluate import EvaluateConfig, check, evaluate
 from tasks.evaluate._exams import (
-    Benchmark,
     lm_eval_tasks,
     num_known_subjects,
     read_exam,
