@@ -1,25 +1,27 @@
 """Files -> raw records, streamed, whatever the file is called.
 
-    *.parquet                 rows, a few hundred at a time
-    anything else, also .gz   [ …            a JSON array, item by item
-                              {…}\\n{…}\\n     JSON lines
+    *.parquet                                    rows, a few hundred at a time
+    anything else, also .gz, .zst, any encoding  [ …            a JSON array, item by item
+                                                 {…}\\n{…}\\n     JSON lines
 
 What cannot be read comes out as a `Damaged` in its place: it never stops or shortens the run.
 Memory stays bounded by `MAX_RECORD` whatever the size of the file.
 """
 
 import codecs
-import gzip
 import json
 import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from tasks.normalize.opening import Encoding, opened
 
 MAX_RECORD = 64 * 1024**2
 """Longest record, in bytes (JSON lines) or characters (JSON array), that is taken for one."""
@@ -36,10 +38,11 @@ class Damaged:
     """Why, in a few words."""
     excerpt: str = ""
     """How it begins."""
+    records: int = 1
+    """How many records are lost there, where that is known."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Raw:
+class Raw(NamedTuple):
     """One record of a file."""
 
     line: int
@@ -48,57 +51,84 @@ class Raw:
     """The parsed record, or a Damaged."""
     bytes_read: int
     """Bytes of the file on disk read so far, for progress."""
+    encoding: str = ""
+    """Encoding of the file; empty for parquet, which has none."""
+
+
+BROKEN = (OSError, EOFError, zlib.error, pa.ArrowException)
+"""What reading a damaged file raises."""
 
 
 def read_records(path: Path) -> Iterator[Raw]:
     """The records of one raw file, in order."""
     try:
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             yield from _parquet(path)
             return
-        with path.open("rb") as disk:
-            file = _unpacked(path, disk)
-            yield from _array(file, disk) if _starts_array(path) else _lines(file, disk)
-    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-        damage = Damaged(reason=f"cannot read on: {type(error).__name__}: {error}"[:300])
-        yield Raw(line=0, value=damage, bytes_read=path.stat().st_size)
+        with opened(path) as (file, disk, encoding):
+            yield from (_Array if _starts_array(path) else _lines)(file, disk, encoding)
+    except BROKEN as error:
+        yield cannot_read_on(path, error)
 
 
-def _unpacked(path: Path, disk: IO[bytes]) -> IO[bytes]:
-    if path.suffix == ".gz":
-        return cast("IO[bytes]", gzip.GzipFile(fileobj=disk))
-    return disk
+def cannot_read_on(path: Path, error: Exception) -> Raw:
+    """What stands for the rest of a file that broke off."""
+    damage = Damaged(reason=f"cannot read on: {type(error).__name__}: {error}"[:300])
+    return Raw(0, damage, path.stat().st_size)
 
 
 def _starts_array(path: Path) -> bool:
-    with path.open("rb") as disk:
-        start = _unpacked(path, disk).read(4096)
-    return start.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+    with opened(path) as (file, _, _):
+        return file.read(4096).lstrip().startswith(b"[")
 
 
-def _lines(file: IO[bytes], disk: IO[bytes]) -> Iterator[Raw]:
-    number = 0
-    # Split at \n only: JSON strings may hold \x85 or \u2028, which str.splitlines() would cut at.
-    while line := file.readline(MAX_RECORD):
-        number += 1
-        value: Any
-        if len(line) == MAX_RECORD and not line.endswith(b"\n"):
-            value = Damaged(reason="longer than a record may be", excerpt=_excerpt(line))
-            while (rest := file.readline(MAX_RECORD)) and not rest.endswith(b"\n"):
-                pass
-        else:
-            if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)
-            value = _parse_bytes(line) if line.strip() else Damaged(reason="empty line")
-        yield Raw(line=number, value=value, bytes_read=disk.tell())
+def _lines(file: IO[bytes], disk: IO[bytes], encoding: Encoding) -> Iterator[Raw]:
+    number, at, name = 0, 0, encoding.name
+    for number, line in enumerate(split(file), 1):
+        if not number % 64:
+            at = disk.tell()
+        try:
+            value: Any = orjson.loads(line)
+        except ValueError:
+            value = _parse_bytes(line, encoding)
+        yield Raw(number, value, at, name)
 
 
-def _parse_bytes(line: bytes) -> Any:
+def split(file: IO[bytes]) -> Iterator[bytes]:
+    """Lines of a file. Of one that is longer than a record may be only the beginning is kept, and
+    it is one byte longer than MAX_RECORD.
+
+    Split at \\n only: JSON strings may hold \\x85 or \\u2028, which str.splitlines() would cut at.
+    """
+    while line := file.readline(MAX_RECORD + 1):
+        yield line
+        while len(line) > MAX_RECORD and not line.endswith(b"\n"):
+            line = file.readline(MAX_RECORD + 1)
+
+
+def decoded(line: bytes, encoding: Encoding) -> str | Damaged:
+    """A line as text. Damaged, with the place, where it is not in the file's encoding."""
+    if len(line) > MAX_RECORD and not line.endswith(b"\n"):
+        return Damaged(reason="longer than a record may be", excerpt=_excerpt(line))
     try:
-        text = line.decode()
+        return line.decode()
     except UnicodeDecodeError as error:
-        return Damaged(reason=f"not UTF-8 at byte {error.start}", excerpt=_excerpt(line))
-    return _parse(text)
+        return Damaged(reason=_not_in(encoding, line, error.start), excerpt=_excerpt(line))
+
+
+def _not_in(encoding: Encoding, line: bytes, start: int) -> str:
+    if encoding.codec != "utf-8":  # bytes have moved in transcoding; characters have not
+        return f"not {encoding.name} at character {len(line[:start].decode())}"
+    doubt = f": the file looks like {encoding.doubt}" if encoding.doubt else ""
+    return f"not UTF-8 at byte {start}{doubt}"
+
+
+def _parse_bytes(line: bytes, encoding: Encoding) -> Any:
+    """What the fast parser refuses: the reason, or parsed after all (NaN, a byte order mark)."""
+    if not line.strip():
+        return Damaged(reason="empty line")
+    text = decoded(line, encoding)
+    return text if isinstance(text, Damaged) else _parse(text.removeprefix("\ufeff"))
 
 
 def _parse(text: str) -> Any:
@@ -113,83 +143,125 @@ def _parse(text: str) -> Any:
         return Damaged(reason=f"malformed JSON: {error}"[:200], excerpt=text.strip()[:200])
 
 
-_MARK = re.compile(r'["\\{}\[\]]')
+_IN_TEXT = re.compile(r'["\\\n]')
+_OUTSIDE = re.compile(r'["{}\[\]]')
+_SCALAR_END = re.compile(r"[,\]\s]")
 _UNDECODED = re.compile("[\ud800-\udfff]")
-_NEXT_ITEM = re.compile(r"\n\s*\{")
+_ANY_START = re.compile(r"\n\s*(?=\{)|(?<=\})\s*,\s*(?=\{)")
+_FIRST_KEY = re.compile(r'\{\s*("(?:[^"\\]|\\.)*")\s*:')
 
 
-def _array(file: IO[bytes], disk: IO[bytes]) -> Iterator[Raw]:
-    """Items of a JSON array. Each is cut out by its brackets and then parsed on its own."""
-    # Bytes that are not UTF-8 become lone surrogates, so one bad item does not end the file.
-    decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
-    buffer, position, number, ended, started = "", 0, 0, False, False
-    while True:
-        start = _item_start(buffer, position)
-        end = _item_end(buffer, start) if start is not None else None
-        overlong = start is not None and end is None and len(buffer) - start > MAX_RECORD
-        if end is None and not ended and not overlong:
-            data = file.read(CHUNK)
-            ended = not data
-            fresh = decode(data, ended)
-            if not started and fresh:
-                fresh = fresh.removeprefix("\ufeff").lstrip().removeprefix("[")
-                started = True
-            buffer, position = buffer[position:] + fresh, 0
-            continue
-        if start is None:
-            return
-        number += 1
-        item = buffer[start : end if end is not None else len(buffer)]
-        value, used = _item(item, whole=end is not None)
-        position = start + used
-        yield Raw(line=number, value=value, bytes_read=disk.tell())
+class _Array:
+    """Items of a JSON array. Each is cut out by its brackets and then parsed on its own.
 
-
-def _item(item: str, *, whole: bool) -> tuple[Any, int]:
-    """Parse one cut-out item; with it, how many of its characters are used up.
-
-    A stray quote or bracket makes an item swallow the ones behind it; those are given back.
+    Behind a damaged item reading goes on where the next line begins like those of items before it,
+    or, in an array without line breaks, at the next object with the first key of those before it.
     """
-    value = _parse(item) if whole else Damaged(reason="malformed JSON: item does not end")
-    if not isinstance(value, Damaged):
-        if _UNDECODED.search(item):
-            raw = item.encode("utf-8", "surrogateescape")
-            return Damaged(reason="not UTF-8", excerpt=_excerpt(raw)), len(item)
-        return value, len(item)
-    following = _NEXT_ITEM.search(item, 1)
-    used = following.start() if following else len(item)
-    return Damaged(reason=value.reason, excerpt=item[: min(used, 200)]), used
 
+    def __init__(self, file: IO[bytes], disk: IO[bytes], encoding: Encoding) -> None:
+        self.file, self.disk, self.encoding = file, disk, encoding
+        # Bytes that are not UTF-8 become lone surrogates, so one bad item does not end the file.
+        self.decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
+        self.buffer, self.position, self.ended = "", 0, False
+        self.next_start = _ANY_START
 
-def _item_start(buffer: str, position: int) -> int | None:
-    """Where the next item begins, past blanks and commas; None when there is none."""
-    while position < len(buffer) and buffer[position] in " \t\r\n,]":
-        position += 1
-    return position if position < len(buffer) else None
+    def __iter__(self) -> Iterator[Raw]:
+        self._skip(" \t\r\n")
+        self.position += 1  # the opening bracket
+        number, gap = 0, self._skip(" \t\r\n,]")
+        while self.position < len(self.buffer):
+            number += 1
+            value = self._item(gap)
+            yield Raw(number, value, self.disk.tell(), self.encoding.name)
+            gap = self._skip(" \t\r\n,]")
 
+    def _more(self) -> bool:
+        """Read on; False at the end of the file."""
+        data = b"" if self.ended else self.file.read(CHUNK)
+        self.ended = not data
+        self.buffer += self.decode(data, self.ended)
+        return not self.ended
 
-def _item_end(buffer: str, start: int) -> int | None:
-    """Where the item that begins at `start` ends; None when the buffer ends first."""
-    if buffer[start] not in '{["':
-        end = re.compile(r"[,\]\s]").search(buffer, start)
-        return end.start() if end else None
-    depth, in_string, position = 0, False, start
-    while mark := _MARK.search(buffer, position):
-        char, position = mark.group(), mark.end()
-        if in_string:
-            if char == "\\":
-                position += 1
+    def _skip(self, blanks: str) -> str:
+        """Go to the next item, and say what was in between."""
+        skipped = ""
+        self.buffer, self.position = self.buffer[self.position :], 0
+        while not (rest := self.buffer.lstrip(blanks)):
+            skipped += self.buffer
+            self.buffer = ""
+            if not self._more():
+                return skipped
+        self.position = len(self.buffer) - len(rest)
+        return skipped + self.buffer[: self.position]
+
+    def _item(self, gap: str) -> Any:
+        start, end = self.position, self._end()
+        if end is None:
+            value: Any = Damaged(reason="malformed JSON: item does not end")
+        else:
+            self.position, item = end, self.buffer[start:end]
+            if _UNDECODED.search(item):
+                raw = item.encode("utf-8", "surrogateescape")
+                return Damaged(reason=f"not {self.encoding.name}", excerpt=_excerpt(raw))
+            try:
+                value = orjson.loads(item)
+            except ValueError:
+                value = _parse(item)
+            if not isinstance(value, Damaged):
+                if self.next_start is _ANY_START:
+                    self.next_start = _start_like(gap, item)
+                return value
+        excerpt = self.buffer[start : start + 200]
+        self._resume(start + 1)
+        return Damaged(reason=value.reason, excerpt=excerpt)
+
+    def _end(self) -> int | None:
+        """Where the item at the position ends; None when it does not, or is too long."""
+        start = at = self.position
+        depth, in_text = 0, False
+        scalar = self.buffer[start] not in '{["'
+        while True:
+            mark = (_SCALAR_END if scalar else _IN_TEXT if in_text else _OUTSIDE).search(
+                self.buffer, at
+            )
+            if mark is None:
+                at = max(at, len(self.buffer))
+                if len(self.buffer) - start > MAX_RECORD or not self._more():
+                    return len(self.buffer) if scalar else None
+                continue
+            char, at = mark.group(), mark.end()
+            if scalar:
+                return mark.start()
+            if in_text:
+                if char == "\n":  # no string goes over a line end
+                    return None
+                at += char == "\\"
+                in_text = char == "\\"
             elif char == '"':
-                in_string = False
-        elif char == '"':
-            in_string = True
-        elif char in "{[":
-            depth += 1
-        elif char in "}]":
-            depth -= 1
-        if depth <= 0 and not in_string:
-            return position
-    return None
+                in_text = True
+            else:
+                depth += 1 if char in "{[" else -1
+            if depth <= 0 and not in_text:
+                return at
+
+    def _resume(self, at: int) -> None:
+        """Go to where the next item begins, behind one that is damaged."""
+        while not (found := self.next_start.search(self.buffer, at)):
+            kept = max(at, len(self.buffer) - 1024)  # a start may be cut in two
+            self.buffer, at = self.buffer[kept:], 0
+            if not self._more():
+                self.position = len(self.buffer)
+                return
+        self.position = found.start()
+
+
+def _start_like(gap: str, item: str) -> re.Pattern[str]:
+    """What the beginnings of items look like, given what stands before one and the item."""
+    _, newline, indent = gap.rpartition("\n")
+    if newline and item.startswith("{"):
+        return re.compile(rf"\n{re.escape(indent)}(?=\{{)")
+    key = _FIRST_KEY.match(item)
+    return re.compile(rf"(?=\{{\s*{re.escape(key[1])}\s*:)") if key else _ANY_START
 
 
 def _parquet(path: Path) -> Iterator[Raw]:
@@ -197,10 +269,26 @@ def _parquet(path: Path) -> Iterator[Raw]:
     size, number = path.stat().st_size, 0
     with pq.ParquetFile(path) as file:
         total = max(1, file.metadata.num_rows)
-        for batch in file.iter_batches(batch_size=BATCH_ROWS):
-            for row in range(batch.num_rows):
-                number += 1
-                yield Raw(line=number, value=_row(batch, row), bytes_read=size * number // total)
+        for group in range(file.metadata.num_row_groups):
+            last = number + file.metadata.row_group(group).num_rows
+            try:
+                for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=[group]):
+                    for value in _rows(batch):
+                        number += 1
+                        yield Raw(number, value, size * number // total)
+            except BROKEN as error:
+                lost = f"cannot read rows {number + 1} to {last}: {type(error).__name__}: {error}"
+                damage = Damaged(reason=lost[:300], records=last - number)
+                yield Raw(number + 1, damage, size * last // total)
+            number = last
+
+
+def _rows(batch: pa.RecordBatch) -> list[Any]:
+    try:
+        rows: list[Any] = batch.to_pylist()
+        return rows
+    except (UnicodeDecodeError, ValueError):  # a damaged cell, or a date that Python has not
+        return [_row(batch, row) for row in range(batch.num_rows)]
 
 
 def _row(batch: pa.RecordBatch, row: int) -> Any:
@@ -208,6 +296,8 @@ def _row(batch: pa.RecordBatch, row: int) -> Any:
         return {name: batch.column(i)[row].as_py() for i, name in enumerate(batch.schema.names)}
     except UnicodeDecodeError as error:
         return Damaged(reason=f"not UTF-8 at byte {error.start}", excerpt=_excerpt(error.object))
+    except ValueError as error:
+        return Damaged(reason=f"not a value: {error}"[:300])
 
 
 def _excerpt(data: bytes) -> str:

@@ -1,0 +1,218 @@
+"""Any text file as a stream of UTF-8 bytes: unpacked, its encoding found out, and transcoded.
+
+    disk ──.gz, .zst──▶ bytes ──GB18030, Big5, UTF-16──▶ UTF-8
+                          └── UTF-8 (nearly all files) goes through untouched
+
+The encoding is decided once for a file, by its first megabyte with bytes beyond ASCII, and by
+majority: a UTF-8 file with damaged lines stays UTF-8. Bytes that the encoding does not know become
+halves of surrogate pairs, which no UTF-8 decoder accepts, so only their own line is lost.
+"""
+
+import codecs
+import contextlib
+import gzip
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+import chardet
+import pyarrow as pa
+
+CHUNK = 1 << 20
+
+SEARCHED = 64 * CHUNK
+"""A file with nothing but ASCII for so long is taken for UTF-8."""
+
+DETECTED_BY = 16 * 1024
+"""Bytes that the detector is given: enough for certainty, and it is slow."""
+
+UNKNOWN_AT_MOST = 0.15
+"""Share of unknown characters up to which a file can be in an encoding."""
+
+PACKED = (".gz", ".zst")
+"""Endings of compressed files, which are unpacked while they are read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """How a file's bytes are to be read."""
+
+    name: str
+    """As people know it: UTF-8, GB18030, Big5, Big5-HKSCS, UTF-16, UTF-32."""
+    codec: str
+    """Python's name of it."""
+    doubt: str = ""
+    """Where the file is not really in it: what the detector takes it for."""
+
+
+UTF8 = Encoding(name="UTF-8", codec="utf-8")
+GB18030 = Encoding(name="GB18030", codec="gb18030")  # also reads GB2312 and GBK
+BIG5 = Encoding(name="Big5", codec="cp950")
+BIG5_HKSCS = Encoding(name="Big5-HKSCS", codec="big5hkscs")
+
+_MARKS = (
+    (codecs.BOM_UTF8, UTF8),
+    (codecs.BOM_UTF32_LE, Encoding(name="UTF-32", codec="utf-32")),  # begins like UTF-16's
+    (codecs.BOM_UTF32_BE, Encoding(name="UTF-32", codec="utf-32")),
+    (codecs.BOM_UTF16_LE, Encoding(name="UTF-16", codec="utf-16")),
+    (codecs.BOM_UTF16_BE, Encoding(name="UTF-16", codec="utf-16")),
+)
+
+GB_NAMES = ("gb2312", "gbk", "gb18030")
+BIG5_NAMES = ("big5", "cp950", "big5hkscs")
+"""What the detector calls them, in small letters and without hyphens."""
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes], Encoding]]:
+    """A file as UTF-8 bytes without byte order mark; the file on disk, whose `tell` is progress;
+    and the encoding that it has.
+    """
+    with _bytes(path) as (file, _):
+        encoding = detect(file)
+    with _bytes(path) as (file, disk):
+        if encoding.codec != "utf-8":
+            file = _buffered(_Transcoded(file, encoding.codec))
+        elif _peeked(file).startswith(codecs.BOM_UTF8):
+            file.read(len(codecs.BOM_UTF8))
+        yield file, disk, encoding
+
+
+def suffix(path: Path) -> str:
+    """The ending that tells what a file holds: `.jsonl` of `x.jsonl.gz`."""
+    if path.suffix.lower() in PACKED:
+        path = path.with_suffix("")
+    return path.suffix.lower()
+
+
+@contextlib.contextmanager
+def _bytes(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """Unpacked bytes, and the file on disk."""
+    with path.open("rb", buffering=CHUNK) as disk:
+        match path.suffix.lower():
+            case ".gz":
+                yield _buffered(_Unpacked(gzip.GzipFile(fileobj=disk))), disk
+            case ".zst":
+                # Unlike the zstandard package it says when a file is cut off.
+                stream = pa.CompressedInputStream(pa.PythonFile(disk, mode="r"), "zstd")
+                yield _buffered(_Unpacked(stream)), disk
+            case _:
+                yield disk, disk
+
+
+def _buffered(raw: io.RawIOBase) -> IO[bytes]:
+    return cast("IO[bytes]", io.BufferedReader(raw, CHUNK))
+
+
+def _peeked(file: IO[bytes]) -> bytes:
+    return cast("io.BufferedReader", file).peek(4)
+
+
+class _Unpacked(io.RawIOBase):
+    """A decompressor, read piece by piece: where it fails, all before that has been handed out."""
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__()
+        self._read = getattr(stream, "read1", stream.read)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._read(min(len(buffer), 1 << 16))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _undecodable(error: UnicodeError) -> tuple[str, int]:
+    """Bad bytes become half a surrogate pair, and decoding goes on; a line never loses its end."""
+    assert isinstance(error, UnicodeDecodeError)
+    bad = error.object[error.start : error.end]
+    if error.encoding.startswith("utf") or b"\n" not in bad:
+        return "\udcff", error.end
+    return "\udcff", error.start + bad.index(b"\n")
+
+
+codecs.register_error("steel.undecodable", _undecodable)
+
+
+class _Transcoded(io.RawIOBase):
+    """Bytes of another encoding as UTF-8."""
+
+    def __init__(self, source: IO[bytes], codec: str) -> None:
+        super().__init__()
+        self._source = source
+        self._decode = codecs.getincrementaldecoder(codec)("steel.undecodable").decode
+        self._waiting = memoryview(b"")
+        self._ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._waiting and not self._ended:
+            data = cast("io.BufferedReader", self._source).read1(CHUNK)
+            self._ended = not data
+            text = self._decode(data, self._ended)
+            self._waiting = memoryview(text.encode("utf-8", "surrogatepass"))
+        size = min(len(buffer), len(self._waiting))
+        buffer[:size] = self._waiting[:size]
+        self._waiting = self._waiting[size:]
+        return size
+
+
+def detect(file: IO[bytes]) -> Encoding:
+    """The encoding of a file that is read from its front."""
+    sample, searched = b"", 0
+    try:
+        while (block := file.read(CHUNK)) and searched < SEARCHED:
+            if not searched:
+                for mark, encoding in _MARKS:
+                    if block.startswith(mark):
+                        return encoding
+            searched += len(block)
+            if not block.isascii():
+                sample = block
+                break
+    except Exception:  # whatever is broken there is told when the file is read
+        return UTF8
+    return encoding_of(sample)
+
+
+def encoding_of(sample: bytes) -> Encoding:
+    """The encoding of a piece of text. A character cut off at its end does no harm."""
+    as_utf8 = sample.decode("utf-8", "replace")
+    bad = as_utf8.count("\ufffd")
+    good = sum(char > "\x7f" for char in as_utf8) - bad if bad else 0
+    # Hanzi in GB18030 or Big5 look like UTF-8 now and then: good / bad is 0.12 to 0.28 on real rows.
+    if bad <= 1 or good > bad // 2:
+        return UTF8
+    guess = _guess(sample)
+    if guess not in (*GB_NAMES, *BIG5_NAMES):
+        # One sequence that the detector does not know is enough for it to give up.
+        codec = GB18030.codec if _unknown(sample, "gbk") < UNKNOWN_AT_MOST else BIG5.codec
+        guess = _guess(sample.decode(codec, "ignore").encode(codec)) or guess
+    # GB18030 has a character for almost any pair of bytes, so GBK is asked in its place: on real
+    # rows it lacks at most 0.5 % of GB18030's characters and at least 29 % of Big5's.
+    gb = _unknown(sample, "gbk")
+    big5, hkscs = _unknown(sample, BIG5.codec), _unknown(sample, BIG5_HKSCS.codec)
+    if guess in GB_NAMES and gb < UNKNOWN_AT_MOST:
+        return GB18030
+    if guess in (*GB_NAMES, *BIG5_NAMES) and min(big5, hkscs) < UNKNOWN_AT_MOST:
+        return BIG5_HKSCS if hkscs < big5 else BIG5
+    return Encoding(name="UTF-8", codec="utf-8", doubt=guess or "no known encoding")
+
+
+def _unknown(sample: bytes, codec: str) -> float:
+    """Share of the characters beyond ASCII that a codec does not know."""
+    text = sample.decode(codec, "replace")
+    return text.count("\ufffd") / max(1, sum(char > "\x7f" for char in text))
+
+
+def _guess(sample: bytes) -> str:
+    """The detector's name for a sample; empty when it has none."""
+    lines = [line for line in sample.split(b"\n") if not line.isascii()]
+    told = b"\n".join(lines)[:DETECTED_BY]
+    return str(chardet.detect(told)["encoding"] or "").lower().replace("-", "").replace("_", "")
