@@ -186,7 +186,7 @@ def encoding_of(sample: bytes) -> Encoding:
     as_utf8 = sample.decode("utf-8", "replace")
     bad = as_utf8.count("\ufffd")
     good = sum(char > "\x7f" for char in as_utf8) - bad if bad else 0
-    # Hanzi in GB18030 or Big5 look like UTF-8 now and then: good / bad is 0.12 to 0.28 on real rows.
+    # Hanzi in GB18030 or Big5 look like UTF-8 at times: good / bad is 0.12 to 0.28 on real rows.
     if bad <= 1 or good > bad // 2:
         return UTF8
     guess = _guess(sample)

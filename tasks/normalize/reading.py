@@ -259,7 +259,7 @@ def _start_like(gap: str, item: str) -> re.Pattern[str]:
     """What the beginnings of items look like, given what stands before one and the item."""
     _, newline, indent = gap.rpartition("\n")
     if newline and item.startswith("{"):
-        return re.compile(rf"\n{re.escape(indent)}(?=\{{)")
+        return re.compile(rf"\n[ \t]{{0,{len(indent)}}}(?=\{{)")  # what is nested stands deeper
     key = _FIRST_KEY.match(item)
     return re.compile(rf"(?=\{{\s*{re.escape(key[1])}\s*:)") if key else _ANY_START
 
