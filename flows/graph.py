@@ -1,9 +1,10 @@
 """The pipeline as a graph: each property is a stage, and names what it is made from.
 
     corpora ─▶ normalized ─▶ cleaned ─▶ packed ─▶ base ─▶ tuned[mixture] ─▶ aligned
-    sft_data ─────────────────────────────┴──────────────────┘                │
-    preference_data ──────────────────────┴───────────────────────────────────┘
-    exams ─────────────▶ evaluations[base, each mixture, dpo] ─▶ report
+    sft_data ───────────────────│─────────┴──────────────────┤                │
+    preference_data ────────────│─────────┴──────────────────│────────────────┘
+    exams ─▶ what must not be in┴────────────────────────────┘
+      └────▶ evaluations[base, each mixture, dpo] ─▶ report
 
 Asking for a property makes it and everything it needs; what stands finished in the store is
 skipped.
@@ -16,7 +17,7 @@ from flows.config import PipelineConfig
 from model.errors import ConfigError
 from tasks._stage import Context, StageResult
 from tasks.acquire import acquire
-from tasks.clean import clean
+from tasks.clean import clean, enforce
 from tasks.dpo import dpo
 from tasks.evaluate import evaluate
 from tasks.normalize import normalize
@@ -68,8 +69,12 @@ class Pipeline:
 
     @cached_property
     def cleaned(self) -> StageResult:
-        """What Data-Juicer kept."""
-        return clean(self.config.clean, context=self.context, normalized=self.normalized)
+        """What Data-Juicer kept, without the questions that models will be tested on."""
+        result = clean(
+            self.config.clean, context=self.context, normalized=self.normalized, exams=self.exams
+        )
+        enforce(result, self.config.clean)
+        return result
 
     @cached_property
     def packed(self) -> StageResult:
@@ -107,6 +112,7 @@ class Pipeline:
             label=mixture,
             base=self.base,
             data=self.sft_data,
+            exams=self.exams if self.config.sft.contamination.action != "off" else None,
         )
 
     @cached_property
@@ -119,6 +125,7 @@ class Pipeline:
             context=self.context,
             policy=self.tuned[self.config.policy_mixture],
             data=self.preference_data,
+            exams=self.exams if self.config.dpo.contamination.action != "off" else None,
         )
 
     @cached_property

@@ -71,14 +71,23 @@ class StageResult:
 StageInput: TypeAlias = "StageResult | Mapping[str, StageResult] | None"
 
 
-def plain(value: Any) -> Any:
-    """A config as JSON values."""
+NOT_IN_KEY = {"in_key": False}
+"""Metadata of a config field that changes how a stage works, not what comes out: it is recorded,
+but a finished stage serves whatever it says."""
+
+
+def plain(value: Any, *, key: bool = False) -> Any:
+    """A config as JSON values; for a stage's key without the fields marked NOT_IN_KEY."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {
+            f.name: plain(getattr(value, f.name), key=key)
+            for f in dataclasses.fields(value)
+            if not key or f.metadata.get("in_key", True)
+        }
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): plain(v, key=key) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(v) for v in value]
+        return [plain(v, key=key) for v in value]
     return str(value) if isinstance(value, Path) else value
 
 

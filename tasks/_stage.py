@@ -9,6 +9,7 @@ keys of its inputs, the content of the recipes it uses, and what its config says
 (`fingerprint`). A stage whose folder exists is skipped.
 """
 
+import base64
 import functools
 import hashlib
 import json
@@ -98,6 +99,13 @@ class StageRun:
                  description=description)  # fmt: skip
         self.track.table(f"{name}.json", rows)
 
+    def picture(self, path: Path, description: str = "") -> None:
+        """Show a PNG as a Prefect artifact and keep it in MLflow."""
+        data = base64.b64encode(path.read_bytes()).decode()
+        show(self.log, create_markdown_artifact, key=slug(path.stem), description=description,
+             markdown=f"![{description}](data:image/png;base64,{data})")  # fmt: skip
+        self.track.artifact(path)
+
     def markdown(self, name: str, text: str) -> None:
         """Show text as a Prefect artifact and keep it in MLflow."""
         show(self.log, create_markdown_artifact, key=slug(name), markdown=text)
@@ -184,7 +192,7 @@ def stage_key(name: str, version: int, config: Any, inputs: Mapping[str, StageIn
     material = {
         "stage": name,
         "version": version,
-        "config": plain(config),
+        "config": plain(config, key=True),
         "inputs": input_keys(inputs),
         "recipes": {
             display(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in recipe_files

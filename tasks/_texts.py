@@ -1,6 +1,6 @@
 """Texts of whatever kind of file, for what needs nothing but the words: a vocabulary.
 
-*.jsonl written by `clean` ──▶ "text" of every line
+.jsonl written by `clean`  ──▶ "text" of every line
 raw data sets of any shape ──▶ every string in every row, however deep it is nested
 """
 

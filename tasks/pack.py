@@ -1,8 +1,9 @@
 """Cleaned texts -> token ids in shards, with the tokenizer that made them.
 
-    cleaned/<source>.jsonl ──(prune?)──▶ tokenizer/
-                │                           │
-                └──────────encode───────────┴──▶ shards/<source>-00000.bin, .idx, …, manifest.json
+    cleaned/<source>/00000.jsonl ──(prune?)──▶ tokenizer/
+                │                                 │
+                └─────────────encode──────────────┴──▶ shards/<source>-00000-00000.bin, .idx, …,
+                                                              manifest.json
 
 Every document ends with <|endoftext|>. Control tokens that a text spells out are encoded as plain
 text. What comes out depends on the texts and the config alone: an interrupted run keeps the shards
@@ -45,10 +46,6 @@ EXPANSION = 2
 PRUNE_PASSES = 2
 """How often pruning reads all texts: what is used, and the proof."""
 
-NOT_SOURCES = ("dropped-examples",)
-"""JSON-lines files that `clean` writes beside the sources."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class PackConfig:
     """How texts become token ids (paper section 5: Qwen1.5's tokenizer, merged and cut)."""
@@ -75,7 +72,7 @@ def check(config: PackConfig) -> None:
     configured_tokenizer(config.tokenizer)
 
 
-@stage(version=1)
+@stage(version=2)
 def pack(
     run: StageRun,
     config: PackConfig,
@@ -86,7 +83,7 @@ def pack(
     """Write `tokenizer/` and `shards/`.
 
     Args:
-        cleaned: `<source>.jsonl` for every source.
+        cleaned: `<source>/<number>.jsonl` for every source.
         extra_text: folders of raw data whose words a pruned vocabulary should know as well.
 
     Raises:
@@ -108,10 +105,12 @@ def pack(
 
 
 def cleaned_files(folder: Path) -> list[Path]:
-    """The sources in a folder of cleaned texts, sorted by name. Raises DataError for none."""
-    files = [path for path in sorted(folder.glob("*.jsonl")) if path.stem not in NOT_SOURCES]
+    """The files of cleaned texts, by source and number. Raises DataError for none."""
+    files = sorted(folder.glob("*/[0-9]*.jsonl"))
     if not files:
-        raise DataError(f"nothing to pack: {display(folder)} holds no cleaned <source>.jsonl")
+        raise DataError(
+            f"nothing to pack: {display(folder)} holds no cleaned <source>/<number>.jsonl"
+        )
     return files
 
 
@@ -176,8 +175,7 @@ def _pack_all(
         before += path.stat().st_size
     if not shards:
         raise DataError(
-            f"nothing to pack: the sources {', '.join(path.stem for path in files)} in "
-            f"{display(files[0].parent)} hold no text"
+            f"nothing to pack: the {len(files)} files in {display(files[0].parents[1])} hold no text"
         )
     manifest = PackedManifest(
         vocab_size=len(tokenizer),
@@ -199,27 +197,30 @@ def pack_file(
     before: int,
     total: int,
 ) -> list[ShardInfo]:
-    """Encode one source into shards, going on after those that are finished.
+    """Encode one file into shards, going on after those that are finished.
 
     Args:
-        path: `<source>.jsonl`.
+        path: `<source>/<number>.jsonl`.
         folder: where the shards go.
-        before, total: bytes of the sources in front of this one and of all, for the progress.
+        before, total: bytes of the files in front of this one and of all, for the progress.
     """
     end = _end(tokenizer)
+    source = path.parent.name
+    name = f"{source}-{path.stem}"
     with ShardWriter(
         folder,
-        source=path.stem,
+        source=source,
+        name=name,
         dtype=dtype_for(len(tokenizer)),
         shard_tokens=config.shard_tokens,
-        cleaned_file=path.name,
+        cleaned_file=f"{source}/{path.name}",
     ) as writer:
         if writer.finished:
-            run.log.info("%s: %d shards were finished before", path.stem, len(writer.finished))
+            run.log.info("%s: %d shards were finished before", name, len(writer.finished))
         for texts, positions in _batches(path, writer.position):
             for ids, position in zip(encode_corpus(tokenizer, texts), positions, strict=True):
                 writer.add_document([*ids, end], position=position)
-            run.progress(before + positions[-1], total, f"of the texts ({path.stem})")
+            run.progress(before + positions[-1], total, f"of the texts ({source})")
     return writer.shards
 
 

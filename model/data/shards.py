@@ -46,7 +46,7 @@ class FinishedShard:
 
 
 class ShardWriter:
-    """Appends documents to `<source>-00000.bin`, `<source>-00001.bin`, …
+    """Appends documents to `<name>-00000.bin`, `<name>-00001.bin`, …
 
     Continues after the shards that are already finished in the folder: see `finished` and
     `position` for where to go on feeding. Use as a context manager; leaving it by an exception
@@ -54,7 +54,8 @@ class ShardWriter:
 
     Args:
         folder: where the shards go; created if absent.
-        source: name of the corpus, first part of the file names.
+        source: name of the corpus.
+        name: first part of the file names; the source's where it has one writer.
         dtype: type of an id on disk.
         shard_tokens: close a shard once it holds this many ids (>= 1).
         cleaned_file: recorded in the manifest.
@@ -71,10 +72,12 @@ class ShardWriter:
         dtype: DType,
         shard_tokens: int,
         cleaned_file: str = "",
+        name: str = "",
     ) -> None:
         assert shard_tokens >= 1
         self.folder = folder
         self.source = source
+        self.name = name or source
         self.dtype: DType = dtype
         self.shard_tokens = shard_tokens
         self.cleaned_file = cleaned_file
@@ -125,7 +128,7 @@ class ShardWriter:
             self._publish()
 
     def close(self) -> list[ShardInfo]:
-        """Publish the last, possibly small, shard; returns all shards of the source."""
+        """Publish the last, possibly small, shard; returns all shards of this name."""
         if self._starts:
             self._publish()
         return self.shards
@@ -146,7 +149,7 @@ class ShardWriter:
 
     @property
     def _stem(self) -> str:
-        return f"{self.source}-{len(self.finished):05d}"
+        return f"{self.name}-{len(self.finished):05d}"
 
     @property
     def _partial(self) -> Path:
@@ -192,7 +195,7 @@ class ShardWriter:
     def _find_finished(self) -> list[FinishedShard]:
         finished: list[FinishedShard] = []
         while True:
-            sidecar = self.folder / f"{self.source}-{len(finished):05d}.json"
+            sidecar = self.folder / f"{self.name}-{len(finished):05d}.json"
             if not sidecar.is_file():
                 return finished
             raw = json.loads(sidecar.read_text(encoding="utf-8"))

@@ -1,41 +1,52 @@
-"""`python -m tasks._juicer job.json`: clean the sources of one kind. Started by tasks/clean.py.
+"""`python -m tasks._juicer job.json`: clean the sources of one kind. Started by tasks/clean.
+
+    language model, tokenizer ─▶ survey every partition ─▶ find duplicates ─▶ finish every partition
+                                 └──────── worker processes ────────┘          └── worker processes ─┘
 
 Progress goes to `<job>.progress`, an error meant for the user to `<job>.error`; the ledger is
 written last, so its existence means that all outputs are complete.
 """
 
-import contextlib
-import ctypes
+import dataclasses
+import errno
 import json
 import logging
 import os
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from model.errors import SteelError
+from model.errors import DataError, SteelError
 from tasks._files import complete_file, json_line
-from tasks._juicer.job import Job
+from tasks._juicer.job import Job, RayConfig
 from tasks._juicer.lm_config import LanguageModelConfig
+from tasks._juicer.recipe import Operator, Recipe
 
 PROXY_TOKENIZER = "EleutherAI/pythia-6.9b-deduped"
 """The hub id that alphanumeric_filter has built in; a folder of this name is taken first."""
 
+CONTAMINATION_FILTER = Path(__file__).with_name("operators") / "contamination_filter.py"
+
 
 def main(argv: list[str]) -> int:
     """Do the job in a file; exit status 0, or 2 with a message for the user in `<job>.error`."""
-    _die_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     path = Path(argv[0])
     job = Job(**json.loads(path.read_text(encoding="utf-8")))
     progress = Progress(path.with_suffix(".progress"))
     try:
-        work(job, progress)
+        try:
+            work(job, progress)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise DataError(
+                f"The disk is full: {error}. Every finished partition is kept. Free some space, "
+                "and run again."
+            ) from error
     except SteelError as error:
         path.with_suffix(".error").write_text(
             json.dumps({"type": type(error).__name__, "message": str(error)}), encoding="utf-8"
@@ -50,70 +61,167 @@ def work(job: Job, progress: "Progress") -> None:
     # Data-Juicer reads its environment while it is imported.
     os.environ["DATA_JUICER_EXTERNAL_MODELS_HOME"] = job.models
     _never_install()
-    from tasks._juicer import language_model, pipeline, recipe
-    from tasks._juicer.ledger import Ledger
+    from tasks._juicer import recipe
+    from tasks._juicer.workers import die_with_parent
 
+    die_with_parent()
     cleaning = recipe.load(job.recipe)
-    models, notes = Path(job.models), {}
+    if job.contamination:
+        cleaning = with_contamination_filter(cleaning, job.contamination, job.contamination_action)
+    cleaning.import_custom_operators()
+    notes: dict[str, Any] = {}
     if cleaning.needs_tokenizer:
-        _place_tokenizer(job.tokenizer, models / PROXY_TOKENIZER)
+        _place_tokenizer(job.tokenizer, Path(job.models) / PROXY_TOKENIZER)
     if cleaning.needs_language_model:
-        (language,) = cleaning.languages
-        config = LanguageModelConfig(**job.language_model)
-        if config.folder is None and not (models / f"{language}.arpa.bin").exists():
-            progress.say(0, 1, "training the language model")
-            leading = []
-            for operator in cleaning.operators:
-                if operator.kind != "mapper":
-                    break
-                leading.append(operator)
-            texts = pipeline.map_texts(pipeline.build(leading), _training_texts(job, config))
-            notes["language_model"] = language_model.train(texts, models, language, config)
-    operators = pipeline.build(cleaning.operators)
-    ledger = Ledger(
-        job.kind, [op.name for op in cleaning.operators], list(job.inputs), job.examples
-    )
-    with ExitStack() as stack:
-        files: dict[str, IO[bytes]] = {
-            source: stack.enter_context(complete_file(Path(job.output) / f"{source}.jsonl"))
-            for source in job.inputs
-        }
-        for document in pipeline.run(operators, _documents(job, progress), ledger, Path(job.spool)):
-            files[document["source"]].write(json_line(document))
-    ledger.check()
+        notes |= _language_model(job, cleaning, progress)
+    run = _on_ray if job.executor == "ray" else _locally
+    result = run(job, cleaning, progress)
     with complete_file(Path(job.ledger)) as file:
-        content = {
-            "rows": ledger.rows(), "statistics": ledger.statistics(), "dropped": ledger.dropped,
-            "changed": ledger.changed, "notes": notes,
-        }  # fmt: skip
-        file.write(json_line(content))
+        file.write(json_line(result | {"notes": notes | result["notes"]}))
+    shutil.rmtree(job.scratch)
 
 
-def _documents(job: Job, progress: "Progress") -> Iterator[dict[str, Any]]:
-    total = sum(Path(path).stat().st_size for path in job.inputs.values())
-    done, count = 0, 0
-    for source, path in job.inputs.items():
-        with Path(path).open("rb") as file:
-            for line in file:
-                done, count = done + len(line), count + 1
-                progress.say(done, total, f"{count} documents read ({source})")
-                yield json.loads(line)
-    progress.say(total, total, f"{count} documents: looking for duplicates, writing")
+def _locally(job: Job, cleaning: Recipe, progress: "Progress") -> dict[str, Any]:
+    """Clean with the workers of this machine."""
+    from tasks._juicer import ledger, pipeline
+    from tasks._juicer.duplicates import Step, decide, num_survivors
+    from tasks._juicer.partitions import plan
+    from tasks._juicer.workers import Workshop, run_all
+
+    scratch = Path(job.scratch)
+    progress.say(0, 1, "loading models")
+    built = pipeline.build(cleaning.operators)
+    first = len(cleaning.operators) - len(cleaning.deduplicators)
+    shop = Workshop(
+        operators=built[:first],
+        names=[op.name for op in cleaning.operators],
+        steps=[
+            Step(position=position, operator=cleaning.operators[position - 1], built=operator)
+            for position, operator in enumerate(built[first:], start=first + 1)
+        ],
+        spool=scratch / "surveyed",
+        output=Path(job.output),
+        final=scratch / "finished",
+        examples=job.examples,
+    )
+    statistics = pipeline.warm(shop.operators)
+    partitions = plan(job.inputs, job.partition_bytes)
+    total = sum(partition.size for partition in partitions)
+
+    def tick() -> None:
+        progress.say(shop.bytes_done.value, total, "bytes read")
+
+    for _ in run_all(shop.survey, partitions, job.workers, tick):
+        pass
+    progress.say(total, total, "looking for duplicates")
+    surveyed = [shop.spool / partition.name for partition in partitions]
+    if shop.steps:
+        shop.decision = decide(shop.steps, surveyed, scratch / "decision")
+    offsets = [0]
+    for folder in surveyed:
+        offsets.append(offsets[-1] + num_survivors(folder))
+    progress.say(total, total, "writing")
+    work = zip(partitions, offsets, strict=False)
+    for _ in run_all(shop.finish, work, job.workers, lambda: None):
+        pass
+    examples = ledger.Examples(most=job.examples)
+    entries, matches = [], []
+    for partition in partitions:
+        account = json.loads((shop.final / f"{partition.name}.json").read_text("utf-8"))
+        entries += [ledger.Entry(**entry) for entry in account["entries"]]
+        examples.take(account)
+        matches += account["matches"]
+    merged = ledger.merge(entries)
+    ledger.check(merged)
+    return {
+        "rows": ledger.rows(job.kind, merged), **examples.plain(), "matches": matches,
+        "statistics": statistics, "notes": {"partitions": len(partitions)},
+    }  # fmt: skip
 
 
-def _training_texts(job: Job, config: LanguageModelConfig) -> Iterator[str]:
-    """Texts of the model's sources, up to its share of characters for each."""
-    sources = [s for s in config.sources if s in job.inputs] or list(job.inputs)
-    left = config.max_characters
-    for position, source in enumerate(sources):
-        share = left // (len(sources) - position)
-        with Path(job.inputs[source]).open("rb") as file:
-            for line in file:
-                text = json.loads(line)["text"]
-                if len(text) > share:
-                    break
-                share, left = share - len(text), left - len(text)
-                yield text
+def _on_ray(job: Job, cleaning: Recipe, progress: "Progress") -> dict[str, Any]:
+    """Clean with Data-Juicer's own Ray executor, on a cluster."""
+    from tasks._juicer import fates, ledger, on_ray
+
+    outcome = on_ray.run(
+        cleaning, {source: Path(path) for source, path in job.inputs.items()}, Path(job.models),
+        Path(job.output), Path(job.scratch), RayConfig(**job.ray), progress.say,
+    )  # fmt: skip
+    entries = [
+        entry
+        for path in fates.files(Path(job.output))
+        for entry in fates.entries(fates.read(path), outcome.operators)
+        if entry.source in job.inputs
+    ]
+    merged = ledger.merge(entries)
+    ledger.check(merged)
+    return {
+        "rows": ledger.rows(job.kind, merged), "dropped": [], "changed": [], "matches": [],
+        "statistics": outcome.statistics, "notes": outcome.notes,
+    }  # fmt: skip
+
+
+def with_contamination_filter(cleaning: Recipe, index: str, action: str) -> Recipe:
+    """The recipe with a filter for evaluation questions before its deduplicators."""
+    added = Operator(name=CONTAMINATION_FILTER.stem, arguments={"index": index, "action": action})
+    first = len(cleaning.operators) - len(cleaning.deduplicators)
+    operators = (*cleaning.operators[:first], added, *cleaning.deduplicators)
+    return dataclasses.replace(
+        cleaning,
+        operators=operators,
+        data=cleaning.data | {"process": [{op.name: op.arguments or None} for op in operators]},
+        custom_operator_files=(*cleaning.custom_operator_files, CONTAMINATION_FILTER),
+    )
+
+
+def _language_model(job: Job, cleaning: Recipe, progress: "Progress") -> dict[str, Any]:
+    """Train the model that measures perplexity, unless it is there. Returns notes on it."""
+    from tasks._juicer import language_model, pipeline
+    from tasks._juicer.workers import run_all
+
+    config = LanguageModelConfig(**job.language_model)
+    (language,) = cleaning.languages
+    models = Path(job.models)
+    about = models / f"{language}.json"
+    if config.given or about.exists():
+        return json.loads(about.read_text("utf-8")) if about.exists() else {}
+    progress.say(0, 1, "training the language model")
+    leading = []
+    for operator in cleaning.operators:
+        if operator.kind != "mapper":
+            break
+        leading.append(operator)
+    mappers = pipeline.build(leading)
+
+    def mapped(texts: list[str]) -> list[str]:
+        return list(pipeline.map_texts(mappers, texts))
+
+    texts = (
+        text
+        for group in run_all(
+            mapped, _groups(language_model.training_texts(job.inputs, config)), job.workers,
+            lambda: None,
+        )
+        for text in group
+    )  # fmt: skip
+    notes = {"language_model": language_model.train(texts, models, language, config)}
+    with complete_file(about) as file:
+        file.write(json_line(notes))
+    return notes
+
+
+def _groups(texts: Iterable[str], size: int = 1 << 20) -> Iterator[list[str]]:
+    """Texts in lists of about `size` characters."""
+    group: list[str] = []
+    length = 0
+    for text in texts:
+        group.append(text)
+        length += len(text)
+        if length >= size:
+            yield group
+            group, length = [], 0
+    if group:
+        yield group
 
 
 def _place_tokenizer(source: str, folder: Path) -> None:
@@ -139,13 +247,6 @@ def _never_install() -> None:
         raise ImportError(f"{package} is not installed, and nothing is installed at run time")
 
     LazyLoader._install_package = classmethod(refuse)
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel (Linux) to end this process when the one that started it is gone."""
-    with contextlib.suppress(OSError, AttributeError):
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 class Progress:

@@ -1,9 +1,18 @@
-"""What tasks/clean.py tells the process that cleans the sources of one kind."""
+"""What tasks/clean tells the process that cleans the sources of one kind."""
 
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayConfig:
+    """Where the Ray cluster is that cleans beyond one machine."""
+
+    address: str = "auto"
+    """`auto`: the cluster this machine belongs to (`ray start`); `local`: one of this machine alone,
+    started for the run; else `host:port` or `ray://host:port`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,11 +26,11 @@ class Job:
     inputs: dict[str, str]
     """Source -> its normalised file."""
     output: str
-    """Folder for `<source>.jsonl`."""
+    """Folder for `<source>/<number>.jsonl` and `documents/`."""
     ledger: str
     """File for the ledger, written last."""
-    spool: str
-    """Folder for spooled texts."""
+    scratch: str
+    """Folder for partitions that are under way; kept until the ledger is written."""
     models: str
     """Folder of language models and tokenizers."""
     language_model: dict[str, Any]
@@ -30,6 +39,18 @@ class Job:
     """Where the tokenizer comes from; see tasks/_tokenizer.py."""
     examples: int
     """Examples per operator and source."""
+    partition_bytes: int
+    """Size of a partition of a source, in bytes of normalised text."""
+    workers: int
+    """Worker processes."""
+    contamination: str
+    """Index of evaluation questions; empty: nobody looks for them."""
+    contamination_action: str
+    """`drop` or `flag`."""
+    executor: Literal["local", "ray"]
+    """What runs the operators."""
+    ray: dict[str, Any]
+    """A RayConfig."""
 
 
 def write_job(job: Job, path: Path) -> None:

@@ -9,9 +9,11 @@ bound of 1500 was meant for pieces of a few characters: with single characters a
 document stays below it, with 16,000 pieces from a small corpus half of the documents lie above.
 """
 
+import gzip
 import io
+import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import sentencepiece
@@ -26,6 +28,37 @@ log = logging.getLogger(__name__)
 RESERVED = frozenset(("<unk>", "<s>", "</s>"))
 MIN_CHARACTERS = 2000
 """Less text than this teaches nothing."""
+
+
+def training_texts(inputs: Mapping[str, str], config: LanguageModelConfig) -> Iterator[str]:
+    """What the model learns from, up to `max_characters`: its own texts, or its sources in turn.
+
+    Args:
+        inputs: source -> its normalised file.
+    """
+    if config.texts is not None:
+        files = config.text_files()
+    else:
+        files = [Path(inputs[s]) for s in config.sources if s in inputs]
+        files = files or [Path(path) for path in inputs.values()]
+    left = config.max_characters
+    for position, file in enumerate(files):
+        # An equal share for each; what one does not use goes to those after it.
+        share = left // (len(files) - position)
+        for text in _texts(file):
+            if len(text) > share:
+                break
+            share, left = share - len(text), left - len(text)
+            yield text
+
+
+def _texts(path: Path) -> Iterator[str]:
+    """The `text` of every line of a .jsonl, the lines of any other file; both also as .gz."""
+    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open()
+    structured = path.name.removesuffix(".gz").endswith(".jsonl")
+    with opened as lines:
+        for line in lines:
+            yield json.loads(line)["text"] if structured else line.rstrip("\n")
 
 
 def train(

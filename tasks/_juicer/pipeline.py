@@ -1,28 +1,25 @@
-"""Run Data-Juicer's operators over a stream of documents, in batches, counting at every step.
+"""Run Data-Juicer's own operator objects over batches of documents, and remember what each did.
 
-    documents ─▶ batch ─▶ mapper ─▶ filter ─▶ … ─▶ deduplicator ─▶ kept documents
-                             └─────────┴─────────────────┴────▶ ledger
+    batch ─▶ mapper ─▶ mapper ─▶ filter ─▶ filter ─▶ survivors
+               └──────────┴─────────┴─────────┴────▶ every Item: edits, statistics, dropped_by
 
-A batch runs through all mappers and filters before the next is read, so memory does not grow with
-the corpus. A deduplicator must see every document: it spools the texts to disk and keeps their
-hashes only.
+The library's executor makes one pass over the whole data set per operator, and writes it to disk in
+between. Here a batch goes through all operators while it is in memory.
 """
 
+import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
-import datasets
 from data_juicer.ops import load_ops
-from data_juicer.ops.base_op import OP, Deduplicator, Filter, Mapper
+from data_juicer.ops.base_op import OP, Filter, Mapper
 from data_juicer.utils.constant import Fields
 
-from tasks._files import json_line, read_json_lines
-from tasks._juicer.ledger import EXCERPT, Ledger
+from tasks._juicer.ledger import EXCERPT, Examples, difference
 from tasks._juicer.recipe import Operator
 
 BATCH = 256
@@ -31,7 +28,7 @@ BATCH = 256
 log = logging.getLogger(__name__)
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, slots=True)
 class Item:
     """A document on its way."""
 
@@ -40,20 +37,38 @@ class Item:
     text: str
     """The text as it is now."""
     size: int
-    """UTF-8 bytes of the text."""
-    stats: dict[str, Any]
-    """What filters have measured so far."""
+    """UTF-8 bytes of the text as it is now."""
+    bytes_in: int
+    """UTF-8 bytes of the text as it came in."""
+    stats: dict[str, Any] = field(default_factory=dict)
+    """What filters have measured."""
+    edits: list[dict[str, int]] = field(default_factory=list)
+    """Which operators changed the text, and its size afterwards."""
+    dropped_by: int = 0
+    """Position of the operator that dropped it, from 1; 0: none."""
+    failed: bool = False
+    """The operator raised an error."""
+
+    @classmethod
+    def of(cls, document: dict[str, Any]) -> "Item":
+        """A document before its first operator."""
+        text = document["text"]
+        size = len(text.encode("utf-8", "replace"))
+        return cls(document=document, text=text, size=size, bytes_in=size)
 
     @property
     def source(self) -> str:
         """The document's corpus."""
         return str(self.document["source"])
 
-    @classmethod
-    def of(cls, document: dict[str, Any]) -> "Item":
-        """A document before its first operator."""
-        text = document["text"]
-        return cls(document=document, text=text, size=len(text.encode()), stats={})
+    def fate(self) -> dict[str, Any]:
+        """The document's row (see fates.py)."""
+        return {
+            "id": self.document["id"], "source": self.source, "bytes_in": self.bytes_in,
+            "bytes_out": self.size, "dropped_by": self.dropped_by, "failed": self.failed,
+            "edits": self.edits,
+            "stats": {n: v for n, v in self.stats.items() if isinstance(v, int | float)},
+        }  # fmt: skip
 
 
 Batch = list[Item]
@@ -64,20 +79,47 @@ def build(operators: Iterable[Operator]) -> list[OP]:
     return list(load_ops([{op.name: dict(op.arguments)} for op in operators]))
 
 
-def run(
-    operators: list[OP], documents: Iterable[dict[str, Any]], ledger: Ledger, spool: Path
-) -> Iterator[dict[str, Any]]:
-    """The kept documents, in order, with their cleaned text; the ledger is filled on the way."""
-    batches = _batches(Item.of(document) for document in documents)
-    for position, operator in enumerate(operators):
-        step = _deduplicate if isinstance(operator, Deduplicator) else _each
-        batches = step(operator, position, batches, ledger, spool)
-    for batch in batches:
-        for item in batch:
-            yield item.document | {"text": item.text}
+def warm(operators: Sequence[OP]) -> dict[str, str]:
+    """Let operators load their models, which they do at their first text.
+
+    Before workers are forked: what is loaded here lies in memory once for all of them.
+
+    Returns:
+        Which statistic is measured by which operator.
+    """
+    statistics: dict[str, str] = {}
+    examples = Examples(most=0)
+    text = "天地玄黄，宇宙洪荒。The quick brown fox.\n" * 8
+    for position, operator in enumerate(operators, start=1):
+        item = Item.of({"text": text, "source": "", "id": "", "meta": {}})
+        if isinstance(operator, Mapper):
+            _map(operator, position, [item], examples)
+        else:
+            _filter(operator, position, [item], [{}], examples)
+            statistics |= dict.fromkeys(item.stats, operator._name)
+    return statistics
 
 
-def map_texts(mappers: list[OP], texts: Iterable[str]) -> Iterator[str]:
+def batches(items: Iterable[Item]) -> Iterator[Batch]:
+    """Items in lists of BATCH."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, BATCH)):
+        yield batch
+
+
+def run(operators: Sequence[OP], batch: Batch, examples: Examples) -> Batch:
+    """Take a batch through mappers and filters. Returns the items that survive all of them."""
+    context: list[dict[str, Any]] = [{} for _ in batch]
+    for position, operator in enumerate(operators, start=1):
+        if isinstance(operator, Mapper):
+            batch = _map(operator, position, batch, examples)
+            context = [{} for _ in batch]
+        else:
+            batch, context = _filter(operator, position, batch, context, examples)
+    return batch
+
+
+def map_texts(mappers: Sequence[OP], texts: Iterable[str]) -> Iterator[str]:
     """Texts after mappers, for the language model, which is to see what the filter will see."""
     iterator = iter(texts)
     while batch := list(islice(iterator, BATCH)):
@@ -86,107 +128,76 @@ def map_texts(mappers: list[OP], texts: Iterable[str]) -> Iterator[str]:
         yield from (text for text in batch if text is not None)
 
 
-def _batches(items: Iterable[Item]) -> Iterator[Batch]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, BATCH)):
-        yield batch
+def drop(item: Item, position: int, name: str, examples: Examples, **shown: Any) -> None:
+    """Mark an item as dropped, with an example where one is wanted."""
+    item.dropped_by = position
+    if examples.wants("dropped", position, item.source):
+        examples.add(
+            "dropped", _example(item, position, name) | shown | {"text": item.text[:EXCERPT]}
+        )
 
 
-def _each(
-    operator: OP, position: int, batches: Iterator[Batch], ledger: Ledger, spool: Path
-) -> Iterator[Batch]:
-    step = _map if isinstance(operator, Mapper) else _filter
-    assert isinstance(operator, Mapper | Filter), operator
-    for batch in batches:
-        yield step(operator, position, batch, ledger)
-
-
-def _map(operator: Mapper, position: int, batch: Batch, ledger: Ledger) -> Batch:
+def _map(operator: Mapper, position: int, batch: Batch, examples: Examples) -> Batch:
     texts = _guarded(partial(_mapped, operator), [item.text for item in batch])
     kept: Batch = []
     for item, text in zip(batch, texts, strict=True):
         if text is None:
-            _fail(item, position, ledger)
+            item.failed = True
+            drop(item, position, operator._name, examples, failed=True)
             continue
-        changed = text != item.text
-        size = len(text.encode("utf-8", "replace")) if changed else item.size
-        ledger.keep(position, item.source, item.size, size, changed=changed)
-        if changed and ledger.wants_example("changed", position, item.source):
-            ledger.changed.append(_example(item, position, ledger) | _difference(item.text, text))
-        item.text, item.size = text, size
+        if text != item.text:
+            size = len(text.encode("utf-8", "replace"))
+            item.edits.append({"operator": position, "bytes": size})
+            if examples.wants("changed", position, item.source):
+                shown = difference(item.text, text)
+                examples.add("changed", _example(item, position, operator._name) | shown)
+            item.text, item.size = text, size
         kept.append(item)
     return kept
 
 
 def _mapped(operator: OP, texts: list[str]) -> list[str]:
     # Operators write into the list they are given.
-    return list(operator.process({operator.text_key: list(texts)})[operator.text_key])
+    return list(operator.process_batched({operator.text_key: list(texts)})[operator.text_key])
 
 
-def _filter(operator: Filter, position: int, batch: Batch, ledger: Ledger) -> Batch:
-    before = [set(item.stats) for item in batch]
-    verdicts = _guarded(partial(_judged, operator), batch)
+def _filter(
+    operator: Filter, position: int, batch: Batch, context: list[dict[str, Any]], examples: Examples
+) -> tuple[Batch, list[dict[str, Any]]]:
+    known = [set(item.stats) for item in batch]
+    pairs = list(zip(batch, context, strict=True))
+    verdicts = _guarded(partial(_judged, operator), pairs)
     kept: Batch = []
-    for item, known, keep in zip(batch, before, verdicts, strict=True):
-        if keep is None:
-            _fail(item, position, ledger)
-            continue
-        measured = {name: value for name, value in item.stats.items() if name not in known}
-        for name, value in measured.items():
-            if isinstance(value, int | float):
-                ledger.measure(position, item.source, name, float(value))
+    kept_context = []
+    for (item, words), before, keep in zip(pairs, known, verdicts, strict=True):
         if keep:
-            ledger.keep(position, item.source, item.size, item.size)
             kept.append(item)
+            kept_context.append(words)
+        elif keep is None:
+            item.failed = True
+            drop(item, position, operator._name, examples, failed=True)
         else:
-            _drop(item, position, ledger, measured)
-    return kept
+            measured = {name: value for name, value in item.stats.items() if name not in before}
+            drop(item, position, operator._name, examples, measured=measured)
+    return kept, kept_context
 
 
-def _judged(operator: Filter, batch: Batch) -> list[bool]:
+def _judged(operator: Filter, pairs: list[tuple[Item, dict[str, Any]]]) -> list[bool]:
     samples = {
-        operator.text_key: [item.text for item in batch],
-        Fields.stats: [dict(item.stats) for item in batch],
+        operator.text_key: [item.text for item, _ in pairs],
+        Fields.stats: [dict(item.stats) for item, _ in pairs],
     }
-    samples = operator.compute_stats(samples)
-    verdicts = [bool(keep) for keep in operator.process(samples)]
-    for item, stats in zip(batch, samples[Fields.stats], strict=True):
+    # What the library's own operator fusion does: filters share lines and words of a text.
+    shares = "context" in inspect.signature(operator.compute_stats_batched).parameters
+    if shares:
+        samples[Fields.context] = [words for _, words in pairs]
+        samples = operator.compute_stats_batched(samples, context=True)
+    else:
+        samples = operator.compute_stats_batched(samples)
+    verdicts = [bool(keep) for keep in operator.process_batched(samples)]
+    for (item, _), stats in zip(pairs, samples[Fields.stats], strict=True):
         item.stats = dict(stats)
     return verdicts
-
-
-def _deduplicate(
-    operator: Deduplicator, position: int, batches: Iterator[Batch], ledger: Ledger, spool: Path
-) -> Iterator[Batch]:
-    texts = spool / f"before-{position + 1:02d}.jsonl"
-    columns: dict[str, list[Any]] = {"row": []}
-    with texts.open("wb") as file:
-        for batch in batches:
-            for item in batch:
-                sample = operator.compute_hash({operator.text_key: item.text})
-                for name, value in sample.items():
-                    if name != operator.text_key:
-                        columns.setdefault(name, []).append(value)
-                columns["row"].append(len(columns["row"]))
-                file.write(json_line({"document": item.document, "text": item.text,
-                                      "stats": item.stats}))  # fmt: skip
-    log.info("looking for duplicates among %d documents", len(columns["row"]))
-    kept: set[int] = set()
-    if columns["row"]:
-        unique, _ = operator.process(datasets.Dataset.from_dict(columns))
-        kept = set(unique["row"])
-    yield from _batches(_unspooled(texts, kept, position, ledger))
-    texts.unlink()
-
-
-def _unspooled(texts: Path, kept: set[int], position: int, ledger: Ledger) -> Iterator[Item]:
-    for row, line in enumerate(read_json_lines(texts)):
-        item = Item(size=len(line["text"].encode()), **line)
-        if row in kept:
-            ledger.keep(position, item.source, item.size, item.size)
-            yield item
-        else:
-            _drop(item, position, ledger, {})
 
 
 def _guarded(function: Callable[[list[Any]], list[Any]], batch: list[Any]) -> list[Any]:
@@ -205,35 +216,7 @@ def _guarded(function: Callable[[list[Any]], list[Any]], batch: list[Any]) -> li
         return [_guarded(function, [element])[0] for element in batch]
 
 
-def _fail(item: Item, position: int, ledger: Ledger) -> None:
-    ledger.drop(position, item.source, item.size, failed=True)
-    if ledger.wants_example("dropped", position, item.source):
-        shown = {"failed": True, "text": item.text[:EXCERPT]}
-        ledger.dropped.append(_example(item, position, ledger) | shown)
-
-
-def _drop(item: Item, position: int, ledger: Ledger, measured: dict[str, Any]) -> None:
-    ledger.drop(position, item.source, item.size)
-    if ledger.wants_example("dropped", position, item.source):
-        ledger.dropped.append(
-            _example(item, position, ledger) | {"measured": measured, "text": item.text[:EXCERPT]}
-        )
-
-
-def _example(item: Item, position: int, ledger: Ledger) -> dict[str, Any]:
+def _example(item: Item, position: int, name: str) -> dict[str, Any]:
     return {
-        "position": position + 1,
-        "operator": ledger.operators[position],
-        "source": item.source,
-        "id": item.document["id"],
-    }
-
-
-def _difference(before: str, after: str) -> dict[str, str]:
-    """What a text was and is, from a little before the first change on."""
-    first = next(
-        (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b),
-        min(len(before), len(after)),
-    )
-    start = max(0, first - 20)
-    return {"before": before[start : start + EXCERPT], "after": after[start : start + EXCERPT]}
+        "position": position, "operator": name, "source": item.source, "id": item.document["id"],
+    }  # fmt: skip

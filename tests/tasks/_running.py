@@ -17,9 +17,13 @@ class RecordingTrack:
     """Takes the place of the MLflow run: remembers what it was given."""
 
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    artifacts: list[str] = field(default_factory=list)
 
     def table(self, name: str, rows: list[dict[str, Any]]) -> None:
         self.tables[name] = rows
+
+    def artifact(self, path: Path, into: str | None = None) -> None:
+        self.artifacts.append(path.name)
 
     @contextlib.contextmanager
     def follow(self, metrics: Path) -> Iterator[None]:

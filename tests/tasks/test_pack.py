@@ -99,7 +99,9 @@ def write_cleaned(folder: Path, texts: Mapping[str, list[str]]) -> StageResult:
             json.dumps({"text": t, "source": source, "id": str(i), "meta": {}}, ensure_ascii=False)
             for i, t in enumerate(documents)
         ]
-        (folder / f"{source}.jsonl").write_bytes("".join(f"{line}\n" for line in lines).encode())
+        (folder / source).mkdir()
+        path = folder / source / "00000.jsonl"
+        path.write_bytes("".join(f"{line}\n" for line in lines).encode())
     (folder / "dropped-examples.jsonl").write_text('{"text": "DROPPED"}\n')
     return result(folder)
 
@@ -276,14 +278,14 @@ def test_the_same_source_under_two_names_is_refused(
     small: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     cleaned = write_cleaned(tmp_path / "cleaned", {"zh": TEXTS["zh"], "copy": TEXTS["zh"]})
-    with pytest.raises(DataError, match=r"'copy-00000\.bin' and 'zh-00000\.bin'.*same content"):
+    with pytest.raises(DataError, match=r"'copy-00000-00000\.bin' and 'zh-00000-00000\.bin'.*same content"):
         pack_in(tmp_path / "out", cleaned)
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"{", r"zh\.jsonl, in the line before byte 18: not a line of"),
+        (b"{", r"zh/00000\.jsonl, in the line before byte 18: not a line of"),
         (b'{"txt": "a"}', "not a line of"),
         (b'{"text": 5}', "text is no string"),
         (b'{"text": "a \\ud800"}', "half of a surrogate pair at character 2"),
@@ -293,8 +295,8 @@ def test_the_same_source_under_two_names_is_refused(
 def test_damaged_lines_are_named(
     small: PreTrainedTokenizerBase, tmp_path: Path, line: bytes, message: str
 ) -> None:
-    (tmp_path / "cleaned").mkdir()
-    (tmp_path / "cleaned" / "zh.jsonl").write_bytes(b'{"text": "good"}\n' + line)
+    (tmp_path / "cleaned" / "zh").mkdir(parents=True)
+    (tmp_path / "cleaned" / "zh" / "00000.jsonl").write_bytes(b'{"text": "good"}\n' + line)
     with pytest.raises(DataError, match=message):
         pack_in(tmp_path / "out", result(tmp_path / "cleaned"))
 

@@ -1,0 +1,162 @@
+"""Clean the corpora with Data-Juicer, and account for every document lost.
+
+    normalized/<source>.jsonl ──┬─ text sources ─▶ recipe `text-repaired` ─┬─▶ <source>/<number>.jsonl
+    exams (what is tested) ─────┤                                          │   documents/, ledger,
+                                └─ code sources ─▶ recipe `code-repaired` ─┘   attrition.png, …
+
+    launch.py     a process for each kind (tasks/_juicer), in which nothing can be installed
+    accounts.py   ledger, statistics, duplicates, contamination; as files, tables and a picture
+    picture.py    the picture
+    gates.py      how much may be dropped: `max_drop`
+
+A corpus is cleaned in partitions. What is finished is not done again after an interruption, and what
+comes out depends neither on the number of workers nor on when they were killed.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from model.errors import ConfigError, DataError
+from tasks._contamination import ContaminationConfig, build_index, describe_index
+from tasks._corpora import corpus
+from tasks._disk import require_free_space, total_bytes
+from tasks._juicer import recipe as recipes
+from tasks._juicer.job import RayConfig
+from tasks._juicer.lm_config import LanguageModelConfig, find_language_model
+from tasks._manifest import NOT_IN_KEY
+from tasks._recipes import RECIPES, display, recipe_path, resolve
+from tasks._stage import StageResult, StageRun, stage
+from tasks.clean import gates
+from tasks.clean.accounts import account
+from tasks.clean.launch import clean_kinds
+
+KINDS = ("text", "code")
+COPIES = 4
+"""How often a corpus lies on the disk while it is cleaned: spooled, kept, rows about its documents,
+and some room for texts that grow."""
+MEGABYTE = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleanConfig:
+    """Which recipes, and what they need."""
+
+    text: str = "text-repaired"
+    """Recipe for text (data_recipes/clean/<name>.yaml); the paper's own is `text` (Table 7)."""
+    code: str = "code-repaired"
+    """Recipe for code; the paper's own is `code` (Table 8)."""
+    language_model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+    """The model that measures perplexity."""
+    tokenizer: str = "auto"
+    """Tokenizer whose tokens the code recipe counts: "auto", "package", a folder or a hub id."""
+    contamination: ContaminationConfig = field(default_factory=ContaminationConfig)
+    """What happens to documents that contain questions of the pipeline's benchmarks."""
+    max_drop: Mapping[str, Mapping[str, float]] = field(
+        default_factory=lambda: {"*": {"total": 0.95}}, metadata=NOT_IN_KEY
+    )
+    """Attrition gates: source -> operator -> largest share of documents that it may drop, 0 to 1.
+    `*` stands for every source or operator, `total` for a whole recipe; the narrowest one counts.
+    A flow fails at a gate; the cleaned corpus stays, and passes once the gate is moved."""
+    examples: int = 3
+    """Examples of dropped and of changed documents kept per operator and source; 0 or more."""
+    partition_bytes: int = 64 * MEGABYTE
+    """Bytes of normalised text that are worked on as one piece; 1 MiB or more."""
+    workers: int = field(default=0, metadata=NOT_IN_KEY)
+    """Worker processes; 0: one for each core. Each needs about 0.5 GB beside what they share."""
+    executor: Literal["local", "ray"] = "local"
+    """local: this machine's cores; ray: Data-Juicer's Ray executor, on a cluster. There MinHash
+    looks for near-duplicates instead of SimHash (docs/FOOTGUNS.md)."""
+    ray: RayConfig = field(default_factory=RayConfig, metadata=NOT_IN_KEY)
+    """The cluster."""
+
+    def recipe_files(self) -> list[Path]:
+        """All cleaning recipes, their operators, and the corpora's recipes: text or code."""
+        loaded = [recipes.load(name) for name in (self.text, self.code)]
+        own = {file for recipe in loaded for file in recipe.custom_operator_files}
+        bases = (RECIPES / "clean").glob("*.yaml")
+        return sorted({*bases, *own, *(RECIPES / "corpora").glob("*.yaml")})
+
+    def fingerprint(self) -> Any:
+        """What the files of a given language model look like, or of the texts to train it on."""
+        config = self.language_model
+        files: list[Path] = []
+        if config.folder is not None:
+            files = sorted(resolve(config.folder).glob("*"))
+        elif config.texts is not None:
+            files = config.text_files()
+        return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files] or None
+
+    def recipe_of(self, kind: str) -> str:
+        """The name of the recipe for a kind of source."""
+        return self.text if kind == "text" else self.code
+
+
+def check(config: CleanConfig) -> None:
+    """Raise ConfigError for a wrong recipe or a missing package, DataError for a missing model."""
+    if config.examples < 0:
+        raise ConfigError(f"clean.examples must be 0 or more (got {config.examples})")
+    if config.workers < 0:
+        raise ConfigError(f"clean.workers must be 0 (all cores) or more (got {config.workers})")
+    if config.partition_bytes < MEGABYTE:
+        raise ConfigError(
+            f"clean.partition_bytes must be at least {MEGABYTE} (got {config.partition_bytes})"
+        )
+    config.language_model.check()
+    config.contamination.check("clean")
+    loaded = [recipes.load(config.recipe_of(kind)) for kind in KINDS]
+    recipes.require_packages(loaded)
+    gates.check(config.max_drop, loaded)
+    for recipe in loaded:
+        if recipe.needs_language_model and config.language_model.given:
+            (language,) = recipe.languages
+            find_language_model(config.language_model, language)
+
+
+@stage(version=2)
+def clean(
+    run: StageRun, config: CleanConfig, *, normalized: StageResult, exams: StageResult | None = None
+) -> None:
+    """Write `<source>/<number>.jsonl` for every source, and the accounts (see accounts.py); the
+    recipes as run stand beside them.
+
+    Args:
+        normalized: `<source>.jsonl` for every source.
+        exams: benchmarks whose questions must not be in the corpora.
+
+    Raises:
+        ConfigError, DataError: what `check` raises; a source that keeps no document; a full disk.
+    """
+    check(config)
+    files = {path.stem: path for path in sorted(normalized.folder.glob("*.jsonl"))}
+    if not files:
+        raise DataError(f"Nothing to clean: {display(normalized.folder)} holds no source")
+    require_free_space(run.folder, COPIES * total_bytes(files.values()), "clean")
+    kinds: dict[str, dict[str, Path]] = {kind: {} for kind in KINDS}
+    for source, path in files.items():
+        kinds[corpus(source).kind][source] = path
+    used = {kind: inputs for kind, inputs in kinds.items() if inputs}
+    index = _index(run, config, exams)
+    ledgers = clean_kinds(run, config, used, index, config.workers or os.cpu_count() or 1)
+    account(run, config, ledgers)
+
+
+def _index(run: StageRun, config: CleanConfig, exams: StageResult | None) -> Path | None:
+    """The index of the benchmarks' questions; None where nobody looks for them."""
+    if exams is None or config.contamination.action == "off":
+        return None
+    path = run.scratch / "questions.npz"
+    index = build_index(exams.folder, (), config.contamination)
+    index.save(path)
+    run.note(contamination_index=describe_index(index))
+    return path
+
+
+def enforce(cleaned: StageResult, config: CleanConfig) -> None:
+    """Stop the flow where a gate of `max_drop` is passed; see gates.py."""
+    gates.enforce(cleaned, config.max_drop, {kind: config.recipe_of(kind) for kind in KINDS})
+
+
+__all__ = ["CleanConfig", "check", "clean", "enforce", "recipe_path"]
