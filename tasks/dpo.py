@@ -5,7 +5,7 @@ data/<set>/… ──formats, Chinese:English 4:1──▶ pairs.jsonl ──mod
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,8 @@ from model.train.metrics import last_value, read_metrics
 from model.train.tuning import DpoJob, DpoSettings
 from tasks._chats import ReadPair, SetAside, load_set, read_pairs
 from tasks._chats.mixing import draw
+from tasks._chats.screening import Screen, found_file, report_found
+from tasks._contamination import ContaminationConfig
 from tasks._files import complete_file, json_line
 from tasks._recipes import RECIPES, display
 from tasks._stage import StageResult, StageRun, plain, stage
@@ -34,6 +36,8 @@ class DpoConfig(DpoSettings):
     """Chinese pairs for each English one, exactly; section 6: 4. 0 takes all there are."""
     limit: int | None = None
     """At most so many pairs."""
+    contamination: ContaminationConfig = field(default_factory=ContaminationConfig)
+    """Pairs that contain an evaluation question: what counts as one, and what happens to them."""
     num_processes: int | Literal["auto"] = "auto"
     """Ranks on this machine; auto: one per GPU, or 1 without a GPU, but no more than split
     global_batch into whole micro-batches."""
@@ -48,6 +52,7 @@ def check(config: DpoConfig) -> None:
     """Refuse unknown sets and contradictory settings. Raises ConfigError."""
     config.check("dpo")
     config.check_ranks("dpo", num_processes(config))
+    config.contamination.check("dpo")
     if config.chinese_per_english < 0:
         raise ConfigError(
             f"dpo: chinese_per_english = {config.chinese_per_english}; give 0 or more"
@@ -68,13 +73,20 @@ def num_processes(config: DpoConfig) -> int:
     return config.fitting_ranks(torch.cuda.device_count() or CPU_PROCESSES)
 
 
-@stage(version=1, trains=True)
-def dpo(run: StageRun, config: DpoConfig, *, policy: StageResult, data: StageResult) -> None:
+@stage(version=2, trains=True)
+def dpo(
+    run: StageRun,
+    config: DpoConfig,
+    *,
+    policy: StageResult,
+    data: StageResult,
+    exams: StageResult | None = None,
+) -> None:
     """Optimize the SFT model on the pairs; an interrupted run continues.
 
     Raises DataError when a set was not acquired, or when a language of the ratio has no pair.
     """
-    num_samples = write_pairs(run, config, data)
+    num_samples = write_pairs(run, config, data, exams)
     ranks = num_processes(config)
     job = DpoJob(
         settings=DpoSettings(**{f.name: getattr(config, f.name) for f in fields(DpoSettings)}),
@@ -102,8 +114,11 @@ def dpo(run: StageRun, config: DpoConfig, *, policy: StageResult, data: StageRes
     run.note(num_processes=ranks)
 
 
-def write_pairs(run: StageRun, config: DpoConfig, data: StageResult) -> int:
+def write_pairs(
+    run: StageRun, config: DpoConfig, data: StageResult, exams: StageResult | None = None
+) -> int:
     """Write mixture.jsonl with the pairs at the configured ratio; returns their number."""
+    screen = Screen.of(config.contamination, exams.folder if exams else None)
     names = config.sets or tuple(sorted(p.name for p in data.folder.iterdir() if p.is_dir()))
     missing = [name for name in names if not (data.folder / name).is_dir()]
     if missing or not names:
@@ -113,16 +128,29 @@ def write_pairs(run: StageRun, config: DpoConfig, data: StageResult) -> int:
         )
     pairs: dict[str, list[dict[str, Any]]] = {"zh": [], "en": []}
     found: dict[str, Counter[str]] = {}
+    contaminated: Counter[str] = Counter()
     for position, name in enumerate(names):
         run.progress(position, len(names), f"reading {name}")
         found[name] = Counter()
-        with complete_file(run.folder / "quarantine" / f"{name}.jsonl") as bad:
+        with (
+            complete_file(run.folder / "quarantine" / f"{name}.jsonl") as bad,
+            complete_file(found_file(run.scratch, name)) as questions,
+        ):
             for item in read_pairs(data.folder / name, name):
                 if isinstance(item, SetAside):
                     found[name][item.reason] += 1
                     bad.write(json_line(plain(vars(item))))
-                else:
-                    pairs[item.language].append(as_row(name, item))
+                    continue
+                if screen is not None:
+                    texts = [message["content"] for message in item.pair.prompt]
+                    rows = screen.rows(
+                        [*texts, item.pair.chosen, item.pair.rejected], f"{name}/{item.place}"
+                    )
+                    questions.writelines(map(json_line, rows))
+                    contaminated[name] += bool(rows)
+                    if rows and screen.drop:
+                        continue
+                pairs[item.language].append(as_row(name, item))
     counts = balance(len(pairs["zh"]), len(pairs["en"]), config)
     taken: Counter[str] = Counter()
     with complete_file(run.folder / "mixture.jsonl") as file:
@@ -130,6 +158,7 @@ def write_pairs(run: StageRun, config: DpoConfig, data: StageResult) -> int:
             taken[row["set"]] += 1
             file.write(json_line(row))
     _report(run, pairs, found, counts, taken)
+    report_found(run, screen, run.stage, {name: contaminated[name] for name in names})
     return sum(counts.values())
 
 

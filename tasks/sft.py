@@ -3,7 +3,7 @@
 data/<set>/… ──formats, seeded draw──▶ mixture.jsonl ──model.entry.sft──▶ model/
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
@@ -12,6 +12,8 @@ from model.errors import ConfigError, DataError
 from model.train.metrics import last_value, read_metrics
 from model.train.tuning import SftJob, SftSettings
 from tasks._chats import MixtureRow, build_mixture, load_mixture, load_set
+from tasks._chats.screening import Screen, report_found
+from tasks._contamination import ContaminationConfig
 from tasks._recipes import display
 from tasks._stage import StageResult, StageRun, plain, stage
 from tasks._torchrun import torchrun
@@ -29,6 +31,9 @@ class SftConfig(SftSettings):
     num_processes: int | Literal["auto"] = "auto"
     """Ranks on this machine; auto: one per GPU, or 1 without a GPU, but no more than split
     global_batch into whole micro-batches."""
+    contamination: ContaminationConfig = field(default_factory=ContaminationConfig)
+    """Conversations that contain an evaluation question: what counts as one, and what happens to
+    them."""
 
     def fingerprint(self) -> dict[str, Any]:
         """The recipes this run depends on."""
@@ -41,6 +46,7 @@ def check(config: SftConfig) -> None:
     """Refuse unknown recipes and contradictory settings. Raises ConfigError."""
     config.check("sft")
     config.check_ranks("sft", num_processes(config))
+    config.contamination.check("sft")
     needed_sets(config)
 
 
@@ -58,8 +64,15 @@ def num_processes(config: SftConfig) -> int:
     return config.fitting_ranks(torch.cuda.device_count() or CPU_PROCESSES)
 
 
-@stage(version=1, trains=True)
-def sft(run: StageRun, config: SftConfig, *, base: StageResult, data: StageResult) -> None:
+@stage(version=2, trains=True)
+def sft(
+    run: StageRun,
+    config: SftConfig,
+    *,
+    base: StageResult,
+    data: StageResult,
+    exams: StageResult | None = None,
+) -> None:
     """Fine-tune the base model on the mixture; an interrupted run continues.
 
     Raises DataError when a set of the mixture was not acquired, or gives no conversation at all.
@@ -71,6 +84,7 @@ def sft(run: StageRun, config: SftConfig, *, base: StageResult, data: StageResul
             f"{display(data.folder)} does not hold: add them to `sft_sets`, or choose another "
             "mixture"
         )
+    screen = Screen.of(config.contamination, exams.folder if exams else None)
     rows = build_mixture(
         load_mixture(config.mixture),
         data.folder,
@@ -79,7 +93,10 @@ def sft(run: StageRun, config: SftConfig, *, base: StageResult, data: StageResul
         scratch=run.scratch,
         seed=config.seed,
         progress=run.progress,
+        screen=screen,
     )
+    title = f"{run.stage} {config.mixture}"
+    report_found(run, screen, title, {row.set: row.contaminated for row in rows})
     num_samples = report_mixture(run, config, rows)
     ranks = num_processes(config)
     job = SftJob(
@@ -116,6 +133,7 @@ def report_mixture(run: StageRun, config: SftConfig, rows: list[MixtureRow]) -> 
             "Chinese": row.chinese,
             "English": row.taken - row.chinese,
             "other language or style": row.other,
+            "with exam questions": row.contaminated,
             "set aside": sum(row.set_aside.values()),
             "why": ", ".join(f"{reason}: {n}" for reason, n in row.set_aside.items()),
         }

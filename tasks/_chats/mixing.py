@@ -1,6 +1,6 @@
 """A mixture of SFT sets, drawn exactly and the same every time.
 
-    set ──read_chats──▶ usable conversations of the wanted language and style
+    set ──read_chats──▶ usable conversations of the wanted language and style, free of exams
         ──fraction, limit──▶ eligible ──pools: ratio to a language──▶ counts ──draw──▶ mixture
 
 A draw without replacement from each set, by a seed that names the set: adding a set to a mixture
@@ -18,6 +18,7 @@ from typing import Any
 
 from tasks._chats.reading import SetAside, read_chats
 from tasks._chats.recipes import Mixture, MixtureSet
+from tasks._chats.screening import Screen, found_file
 from tasks._files import complete_file, json_line
 from tasks._stage import write_json
 
@@ -32,6 +33,8 @@ class SetTally:
     """Usable, but of another language or answer style than the mixture wants."""
     set_aside: Mapping[str, int] = field(default_factory=dict)
     """{reason: rows} that cannot be used."""
+    contaminated: int = 0
+    """Conversations of the wanted language and style that contain an evaluation question."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +53,14 @@ class MixtureRow:
     """Usable, but of another language or style."""
     set_aside: Mapping[str, int]
     """{reason: rows} that cannot be used."""
+    contaminated: int
+    """Conversations that contain an evaluation question."""
 
 
 def build_mixture(
     mixture: Mixture, data: Path, *, output: Path, quarantine: Path, scratch: Path, seed: int,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+    screen: Screen | None = None,
 ) -> list[MixtureRow]:  # fmt: skip
     """Write the mixture's conversations as JSON lines {messages, set, language, style}.
 
@@ -66,6 +72,7 @@ def build_mixture(
         scratch: working files; sets that were read before an interruption aren't read again.
         seed: of the draws.
         progress: is told (done, total, what).
+        screen: looks for evaluation questions; None does not look.
 
     Raises ConfigError for a bad recipe, DataError when a set's files aren't there.
     """
@@ -73,7 +80,7 @@ def build_mixture(
     tallies: dict[str, SetTally] = {}
     for position, (name, share) in enumerate(shares.items()):
         progress(position, len(shares) + 1, f"reading {name}")
-        tallies[name] = _gather(data / name, name, share, scratch, quarantine)
+        tallies[name] = _gather(data / name, name, share, scratch, quarantine, screen)
     drawn = draw_mixture(mixture, {name: t.languages for name, t in tallies.items()}, seed)
     progress(len(shares), len(shares) + 1, "drawing the mixture")
     with complete_file(output) as file:
@@ -88,6 +95,7 @@ def build_mixture(
             chinese=sum(tally.languages[i] == "z" for i in drawn[name]),
             other=tally.other,
             set_aside=tally.set_aside,
+            contaminated=tally.contaminated,
         )
         for name, tally in tallies.items()
     ]
@@ -152,7 +160,12 @@ def apportion(total: int, sizes: Mapping[str, int]) -> dict[str, int]:
 
 
 def _gather(
-    folder: Path, name: str, share: MixtureSet, scratch: Path, quarantine: Path
+    folder: Path,
+    name: str,
+    share: MixtureSet,
+    scratch: Path,
+    quarantine: Path,
+    screen: Screen | None,
 ) -> SetTally:
     """Write a set's usable conversations to scratch, and what is set aside to quarantine."""
     tally_path = scratch / f"{name}.tally.json"
@@ -160,9 +173,13 @@ def _gather(
         return SetTally(**json.loads(tally_path.read_text(encoding="utf-8")))
     letters: list[str] = []
     reasons: Counter[str] = Counter()
-    other = 0
+    other = contaminated = 0
     aside = quarantine / f"{name}.jsonl"
-    with complete_file(scratch / f"{name}.jsonl") as file, complete_file(aside) as bad:
+    with (
+        complete_file(scratch / f"{name}.jsonl") as file,
+        complete_file(aside) as bad,
+        complete_file(found_file(scratch, name)) as found,
+    ):
         for item in read_chats(folder, name):
             if isinstance(item, SetAside):
                 reasons[item.reason] += 1
@@ -170,6 +187,15 @@ def _gather(
             elif not _wanted(item.language, item.chat.style, share):
                 other += 1
             else:
+                if screen is not None:
+                    rows = screen.rows(
+                        (message["content"] for message in item.chat.messages),
+                        f"{name}/{item.place}",
+                    )
+                    found.writelines(map(json_line, rows))
+                    contaminated += bool(rows)
+                    if rows and screen.drop:
+                        continue
                 letters.append(item.language[0])
                 line: dict[str, Any] = {
                     "messages": item.chat.messages,
@@ -181,7 +207,10 @@ def _gather(
     if not reasons:
         aside.unlink()
     tally = SetTally(
-        languages="".join(letters), other=other, set_aside=dict(sorted(reasons.items()))
+        languages="".join(letters),
+        other=other,
+        set_aside=dict(sorted(reasons.items())),
+        contaminated=contaminated,
     )
     write_json(tally_path, vars(tally))
     return tally

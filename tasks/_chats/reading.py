@@ -38,6 +38,8 @@ class ReadChat:
     """The conversation."""
     language: Language
     """Its language."""
+    place: str
+    """File inside the data set's folder, and line or row number: `train.jsonl#12`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,8 @@ class ReadPair:
     """The pair."""
     language: Language
     """Its language."""
+    place: str
+    """File inside the data set's folder, and line or row number: `train.jsonl#12`."""
 
 
 def read_chats(folder: Path, name: str) -> Iterator[ReadChat | SetAside]:
@@ -67,6 +71,7 @@ def read_chats(folder: Path, name: str) -> Iterator[ReadChat | SetAside]:
                 yield ReadChat(
                     chat=dataclasses.replace(chat, messages=messages),
                     language=_language(recipe, row, messages),
+                    place=_place(place),
                 )
         except Unusable as reason:
             yield _set_aside(place, str(reason))
@@ -86,7 +91,7 @@ def read_pairs(folder: Path, name: str) -> Iterator[ReadPair | SetAside]:
             yield _set_aside(place, str(reason))
             continue
         language = _language(recipe, row, pair.prompt)
-        yield ReadPair(pair=pair, language=language)
+        yield ReadPair(pair=pair, language=language, place=_place(place))
 
 
 def _rows(
@@ -99,6 +104,11 @@ def _rows(
         else:
             renamed = {ours: item.row.get(theirs) for ours, theirs in recipe.fields.items()}
             yield item, {**item.row, **renamed}
+
+
+def _place(place: Located | None) -> str:
+    assert place is not None
+    return f"{place.file}#{place.line}"
 
 
 def _set_aside(place: Located | None, reason: str) -> SetAside:

@@ -1,17 +1,17 @@
 """The index of exam questions: made once, loaded by every worker, asked once a document.
 
-    questions ──tokens──▶ n-grams ──▶ sorted hashes ─▶ (question, place, weight)     a bitmap of the
-                                                                                     hashes before it
+    questions ──tokens──▶ n-grams ──▶ sorted hashes ──▶ questions that have it
+                             └──────▶ a bitmap of the hashes, to ask first
     document ──tokens──▶ n-grams ──bitmap──▶ sorted hashes ──▶ candidates ──tokens compared──▶ Match
 
-An n-gram that k questions share weighs 1/k: what a subject's questions have in common ("which of
-the following is right") says little about any one of them. Hashes only propose; a match is counted
-on the tokens themselves, so no collision can drop a document.
+Hashes only propose; a match is counted on the tokens themselves, so no collision can drop a
+document.
 """
 
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -39,8 +39,17 @@ PIECE_OVERLAP = 1 << 16
 EXCERPT = 400
 """Longest excerpt, in characters."""
 
-_UNCHECKED, _STEM, _WHOLE = 0, 1, 2
+OPTIONS_WITHIN = 300
+"""Characters after a stem in which a list of options begins, if there is one."""
+STEM_LEAST = 0.5
+"""Share of a stem that must be there however well the options agree: many questions have the same
+options."""
+OPTION_LEAST = 0.5
+"""Share of each option, but one, that must be there."""
+
+_NEVER = np.iinfo(np.int32).max
 _BREAK = "\x1f"
+_LISTED = re.compile(r"(?<![A-Za-z])A\s*[.．、:：)）].+?(?<![A-Za-z])B\s*[.．、:：)）]", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +78,8 @@ class _Arrays:
     """n-gram -> its first entry in `owners`; one more at the end."""
     owners: npt.NDArray[np.int32]
     """Questions that contain it."""
-    places: npt.NDArray[np.int32]
-    """Where: the number of its first token in the question."""
-    modes: npt.NDArray[np.uint8]
-    """Question -> unchecked, by its stem alone, or stem with options."""
-    needs: npt.NDArray[np.float64]
-    """Question -> the weight of all its n-grams."""
+    needs: npt.NDArray[np.int32]
+    """Question -> n-grams of it that a text must have before it is worth a closer look."""
 
 
 class Index:
@@ -97,26 +102,27 @@ class Index:
     @classmethod
     def build(cls, questions: Iterable[ExamQuestion], config: ContaminationConfig) -> "Index":
         """An index of these questions."""
-        questions = list(questions)
-        hashes, owners, places = [], [], []
-        modes = np.zeros(len(questions), np.uint8)
+        questions, n = list(questions), config.ngram
+        hashes: list[Hashes] = []
+        needs = np.ones(len(questions), np.int64)
         for number, question in enumerate(questions):
             unit = tokenize(question.stem).hashes
-            modes[number] = _STEM
-            if len(unit) < config.min_stem:
+            if len(unit) >= config.min_stem:
+                # As many may be missing as the overlap lets go, ends counted (see _present).
+                lost = (1 - config.overlap) * (len(unit) + n - 1)
+                needs[number] = len(unit) - n + 1 - int(lost)
+            else:
                 unit = np.concatenate([unit, *(tokenize(o).hashes for o in question.options)])
-                modes[number] = _WHOLE if len(unit) >= config.min_tokens else _UNCHECKED
-            if modes[number] != _UNCHECKED:
-                grams, first = np.unique(ngrams(unit, config.ngram), return_index=True)
-                hashes.append(grams)
-                owners.append(np.full(len(grams), number, np.int32))
-                places.append(first.astype(np.int32))
-        return cls(config, questions, _arranged(hashes, owners, places, modes))
+            enough = len(unit) >= config.min_tokens
+            grams = np.unique(ngrams(unit, n)) if enough else np.zeros(0, np.uint64)
+            needs[number] -= max(0, len(unit) - n + 1) - len(grams)  # it repeats itself
+            hashes.append(grams)
+        return cls(config, questions, _arranged(hashes, needs))
 
     @property
     def num_checkable(self) -> int:
         """Questions that can be found."""
-        return int(np.count_nonzero(self._arrays.modes))
+        return int(np.count_nonzero(self._arrays.needs < _NEVER))
 
     @property
     def num_ngrams(self) -> int:
@@ -125,8 +131,8 @@ class Index:
 
     def unchecked(self) -> Iterator[ExamQuestion]:
         """Questions too short, or too much like others, to be told from ordinary speech."""
-        for question, mode in zip(self.questions, self._arrays.modes, strict=True):
-            if mode == _UNCHECKED:
+        for question, need in zip(self.questions, self._arrays.needs, strict=True):
+            if need == _NEVER:
                 yield question
 
     def find(self, text: str) -> list[Match]:
@@ -155,87 +161,58 @@ class Index:
             return
         sizes = self._sizes[rows]
         inner = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        entries = np.repeat(arrays.starts[rows], sizes) + inner
-        where, weights = np.repeat(hits, sizes), np.repeat(1 / sizes, sizes)
-        distinct, first = np.unique(entries, return_index=True)
-        owners = arrays.owners[distinct]
-        found = np.bincount(owners, weights[first])
-        numbers = np.flatnonzero(found)
-        enough = found[numbers] >= self.config.overlap * arrays.needs[numbers] - 1e-9
-        numbers = numbers[enough | (arrays.modes[numbers] == _WHOLE)]
-        owner_of = arrays.owners[entries]
-        for number in numbers.tolist():
-            mine = owner_of == number
-            check = self._by_stem if arrays.modes[number] == _STEM else self._by_parts
-            found_here = check(
-                number, tokens, where[mine], arrays.places[entries[mine]], weights[mine]
-            )
-            if found_here is not None and found_here[0] >= self.config.overlap - 1e-9:
-                overlap, first_token, last_token = found_here
-                begin, end = tokens.span(first_token, last_token)
-                question = self.questions[number]
-                yield number, Match(
-                    benchmark=question.benchmark, question_id=question.id,
-                    overlap=round(min(1.0, overlap), 4), excerpt=text[begin:end][:EXCERPT],
-                    question=question.text,
-                )  # fmt: skip
+        entries, where = np.repeat(arrays.starts[rows], sizes) + inner, np.repeat(hits, sizes)
+        owners = arrays.owners[entries]
+        found = np.bincount(arrays.owners[np.unique(entries)], minlength=len(self.questions))
+        for number in np.flatnonzero(found >= arrays.needs).tolist():
+            match = self._examine(number, text, tokens, where[owners == number])
+            if match is not None:
+                yield number, match
 
-    def _by_stem(
-        self, number: int, tokens: Tokens, where: Places, places: npt.NDArray[np.int32],
-        weights: npt.NDArray[np.float64],
-    ) -> tuple[float, int, int] | None:  # fmt: skip
-        """Share of the stem's n-grams in the best window, by weight, and the window's tokens."""
-        stem, n = _parts(self.questions[number])[0], self.config.ngram
-        order = np.argsort(where, kind="stable")
-        hits = [
-            (int(where[i]), int(places[i]), float(weights[i]))
-            for i in order
-            if tokens.strings(int(where[i]), int(where[i]) + n) == list(stem[places[i] :][:n])
-        ]
-        width = _width(len(stem)) - n
-        held: dict[int, int] = {}
-        weight = best = 0.0
-        span = (0, 0)
-        left = 0
-        for at, place, gain in hits:
-            weight += gain if not held.get(place) else 0.0
-            held[place] = held.get(place, 0) + 1
-            while at - hits[left][0] > width:
-                _, old, loss = hits[left]
-                held[old] -= 1
-                weight -= loss if not held[old] else 0.0
-                left += 1
-            if weight > best + 1e-12:
-                best, span = weight, (hits[left][0], at + n)
-        return (best / float(self._arrays.needs[number]), *span) if best else None
-
-    def _by_parts(
-        self, number: int, tokens: Tokens, where: Places, places: npt.NDArray[np.int32],
-        weights: npt.NDArray[np.float64],
-    ) -> tuple[float, int, int] | None:  # fmt: skip
-        """Share of the stem's and the options' tokens near a hit; one option may be missing."""
-        parts = _parts(self.questions[number])
-        width = _width(sum(map(len, parts)))
+    def _examine(self, number: int, text: str, tokens: Tokens, where: Places) -> Match | None:
+        """Compare a question with the tokens around each place where an n-gram of it was seen."""
+        question, n = self.questions[number], self.config.ngram
+        parts = _parts(question)
+        width = int(SLACK * sum(map(len, parts))) + 20
         best: tuple[float, int, int] | None = None
+        places = np.unique(where)
         done = -1
-        for at in np.unique(where).tolist():
+        for at in places.tolist():
             if at < done:
                 continue
             done = at + width // 4
             begin, end = max(0, at - width), min(len(tokens.hashes), at + width)
+            near = places[(places >= begin) & (places <= end - n)]
+            first, last = tokens.span(int(near[0]), int(near[-1]) + n)
             window = _BREAK + _BREAK.join(tokens.strings(begin, end)) + _BREAK
-            share = self._share(parts, window)
-            if best is None or share > best[0]:
-                best = (share, at, min(len(tokens.hashes), at + width // 2))
-        return best
+            overlap = self._overlap(parts, window, text[last : last + OPTIONS_WITHIN])
+            if overlap >= self.config.overlap - 1e-9 and (best is None or overlap > best[0]):
+                best = (overlap, first, last)
+        if best is None:
+            return None
+        overlap, first, last = best
+        return Match(
+            benchmark=question.benchmark, question_id=question.id, overlap=round(overlap, 4),
+            excerpt=text[first : min(last, first + EXCERPT)], question=question.text,
+        )  # fmt: skip
 
-    def _share(self, parts: Sequence[tuple[str, ...]], window: str) -> float:
-        stem, *options = ((len(part), _present(part, window, self.config.ngram)) for part in parts)
+    def _overlap(self, parts: Sequence[tuple[str, ...]], window: str, after: str) -> float:
+        """Share of a question in a window: of its stem alone, or of stem and options; 0 for none.
+
+        A long stem is enough by itself, unless a list of other options follows it: that is another
+        question with the same beginning. One option may be missing.
+        """
+        n, least = self.config.ngram, self.config.overlap - 1e-9
+        stem, *options = ((len(part), _present(part, window, n)) for part in parts)
+        if stem[0] >= self.config.min_stem and stem[1] >= least and not _LISTED.search(after):
+            return stem[1]
+        options = [option for option in options if option[0]]
         if len(options) > 2:
             options.remove(min(options, key=lambda option: (option[1], -option[0])))
+        if stem[1] < STEM_LEAST or any(share < OPTION_LEAST for _, share in options):
+            return 0.0
         counted = [stem, *options]
-        total = sum(size for size, _ in counted)
-        return sum(size * share for size, share in counted) / total if total else 0.0
+        return sum(size * share for size, share in counted) / sum(size for size, _ in counted)
 
     def save(self, path: Path) -> None:
         """Write `path` (arrays, .npz) and beside it the questions (.json)."""
@@ -265,8 +242,8 @@ class Index:
             raise DataError(f"{display(path)} and its .json are not of one index: make it again")
         if about["forms"] != forms_digest():
             raise DataError(
-                f"{display(path)} was made with other versions of Python or OpenCC, which read some "
-                "characters differently: make it again"
+                f"{display(path)} was made with other versions of Python or OpenCC, which read "
+                "some characters differently: make it again"
             )
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             loaded = _Arrays(**{name: arrays[name] for name in _Arrays.__dataclass_fields__})
@@ -278,34 +255,23 @@ class Index:
         return cls(ContaminationConfig(**config), questions, loaded)
 
 
-def _arranged(
-    hashes: list[Hashes],
-    owners: list[npt.NDArray[np.int32]],
-    places: list[npt.NDArray[np.int32]],
-    modes: npt.NDArray[np.uint8],
-) -> _Arrays:
-    """Entries sorted by n-gram, without commonplaces; questions left with none are unchecked."""
-    empty = np.zeros(0, np.int32)
+def _arranged(hashes: list[Hashes], needs: Places) -> _Arrays:
+    """Entries sorted by n-gram, without commonplaces; a question with no other never matches."""
     all_hashes = np.concatenate([*hashes, np.zeros(0, np.uint64)])
-    all_owners, all_places = np.concatenate([*owners, empty]), np.concatenate([*places, empty])
+    all_owners = np.repeat(np.arange(len(hashes), dtype=np.int32), [len(h) for h in hashes])
     order = np.lexsort((all_owners, all_hashes))
-    all_hashes, all_owners, all_places = all_hashes[order], all_owners[order], all_places[order]
+    all_hashes, all_owners = all_hashes[order], all_owners[order]
     _, inverse, sizes = np.unique(all_hashes, return_inverse=True, return_counts=True)
     kept = sizes[inverse] <= MAX_SHARED
     grams, sizes = np.unique(all_hashes[kept], return_counts=True)
-    needs = np.bincount(all_owners[kept], 1 / np.repeat(sizes, sizes), minlength=len(modes))
+    left = np.bincount(all_owners[kept], minlength=len(needs))
+    needs = needs - (np.bincount(all_owners, minlength=len(needs)) - left)
     return _Arrays(
         grams=grams,
         starts=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]),
         owners=all_owners[kept],
-        places=all_places[kept],
-        modes=np.where(needs > 0, modes, _UNCHECKED).astype(np.uint8),
-        needs=needs,
+        needs=np.where(left > 0, np.maximum(needs, 1), _NEVER).astype(np.int32),
     )
-
-
-def _width(size: int) -> int:
-    return int(SLACK * size) + 20
 
 
 @lru_cache(maxsize=4096)
@@ -316,9 +282,13 @@ def _parts(question: ExamQuestion) -> tuple[tuple[str, ...], ...]:
 
 
 def _present(part: tuple[str, ...], window: str, length: int) -> float:
-    """Share of a part's n-grams in a window; of a part shorter than one, whether it is there."""
-    length = min(length, len(part))
-    if not length:
-        return 0.0
-    runs = [part[i : i + length] for i in range(len(part) - length + 1)]
+    """Share of a part's n-grams in a window; of a part shorter than one, whether it is there.
+
+    n-grams reach over both ends and are cut there, so that each token is in as many: a stem whose
+    last word differs is as different as one with another word in its middle.
+    """
+    size = len(part)
+    if size <= length:
+        return float(f"{_BREAK}{_BREAK.join(part)}{_BREAK}" in window)
+    runs = [part[max(0, i) : i + length] for i in range(1 - length, size)]
     return sum(f"{_BREAK}{_BREAK.join(run)}{_BREAK}" in window for run in runs) / len(runs)

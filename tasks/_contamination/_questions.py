@@ -22,13 +22,13 @@ class ContaminationConfig:
     """drop: the text is left out; flag: it stays and is only listed; off: nobody looks."""
     benchmarks: tuple[str, ...] = ()
     """Benchmarks (data_recipes/evals) whose questions are looked for; empty: all there are."""
-    ngram: int = 10
+    ngram: int = 8
     """Tokens that must agree in a row: a Chinese character, a word or a number is one."""
-    overlap: float = 0.8
+    overlap: float = 0.85
     """Share of a question's n-grams, 0 to 1, from which a text is said to contain it."""
     min_stem: int = 24
     """Tokens of a stem that is looked for alone; a shorter one must stand beside its options."""
-    min_tokens: int = 14
+    min_tokens: int = 10
     """Tokens of stem and options together below which a question cannot be told from ordinary
     speech: it is listed as not checkable."""
 
@@ -101,4 +101,10 @@ def read_questions(exams: Path, benchmark: str) -> Iterator[ExamQuestion]:
             )
 
 
-__all__ = ["ConfigError", "ContaminationConfig", "ExamQuestion", "find_benchmarks", "read_questions"]
+__all__ = [
+    "ConfigError",
+    "ContaminationConfig",
+    "ExamQuestion",
+    "find_benchmarks",
+    "read_questions",
+]

@@ -28,7 +28,7 @@ NOTHING, LETTER, DIGIT, SINGLE = 0, 1, 2, 3
 _KIND_SHIFT = 24
 _CHARACTER = np.uint32((1 << _KIND_SHIFT) - 1)
 _SEVERAL = np.uint32(1 << 31)
-"""Marks a character whose canonical form is none or several; the rest is a place in `expansions`."""
+"""Marks a character whose canonical form is none or several; the rest is its row (see Forms)."""
 
 _NUM_CODES = 0x32400
 """Beyond the last assigned CJK character (extension H); what follows separates."""
@@ -191,7 +191,9 @@ def _forms() -> Forms:
     simplified = OpenCC("t2s").convert("\n".join(canonical)).split("\n")
     assert len(simplified) == _NUM_CODES
     table = np.zeros(_NUM_CODES, np.uint32)
-    counts, offsets, expansions = [], [], []
+    counts: list[int] = []
+    offsets: list[int] = []
+    expansions: list[int] = []
     for code, form in enumerate(simplified):
         marked = [_marked(character) for character in form]
         if len(marked) == 1:
