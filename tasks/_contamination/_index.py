@@ -27,6 +27,8 @@ from tasks._contamination._tokens import Hashes, Places, Tokens, forms_digest, n
 from tasks._files import complete_file
 from tasks._recipes import display
 
+Shares = npt.NDArray[np.float64]
+
 MAX_SHARED = 50
 """An n-gram in more questions than this is a commonplace and is not looked for."""
 SLACK = 1.5
@@ -46,6 +48,11 @@ STEM_LEAST = 0.5
 options."""
 OPTION_LEAST = 0.5
 """Share of each option, but one, that must be there."""
+
+SIBLING_NGRAM = 5
+"""Tokens of the n-grams by which siblings are recognised: short, to fit between two differences."""
+SIBLING_SHARE = 0.15
+"""Share of a stem's n-grams in other stems above which a question has siblings."""
 
 _NEVER = np.iinfo(np.int32).max
 _BREAK = "\x1f"
@@ -80,6 +87,8 @@ class _Arrays:
     """Questions that contain it."""
     needs: npt.NDArray[np.int32]
     """Question -> n-grams of it that a text must have before it is worth a closer look."""
+    least: Shares
+    """Question -> overlap from which a text contains it."""
 
 
 class Index:
@@ -104,12 +113,13 @@ class Index:
         """An index of these questions."""
         questions, n = list(questions), config.ngram
         hashes: list[Hashes] = []
+        stems = [tokenize(question.stem).hashes for question in questions]
+        least = _thresholds(stems, config)
         needs = np.ones(len(questions), np.int64)
-        for number, question in enumerate(questions):
-            unit = tokenize(question.stem).hashes
+        for number, (question, unit) in enumerate(zip(questions, stems, strict=True)):
             if len(unit) >= config.min_stem:
                 # As many may be missing as the overlap lets go, ends counted (see _present).
-                lost = (1 - config.overlap) * (len(unit) + n - 1)
+                lost = (1 - least[number]) * (len(unit) + n - 1)
                 needs[number] = len(unit) - n + 1 - int(lost)
             else:
                 unit = np.concatenate([unit, *(tokenize(o).hashes for o in question.options)])
@@ -117,7 +127,7 @@ class Index:
             grams = np.unique(ngrams(unit, n)) if enough else np.zeros(0, np.uint64)
             needs[number] -= max(0, len(unit) - n + 1) - len(grams)  # it repeats itself
             hashes.append(grams)
-        return cls(config, questions, _arranged(hashes, needs))
+        return cls(config, questions, _arranged(hashes, needs, least))
 
     @property
     def num_checkable(self) -> int:
@@ -172,7 +182,7 @@ class Index:
     def _examine(self, number: int, text: str, tokens: Tokens, where: Places) -> Match | None:
         """Compare a question with the tokens around each place where an n-gram of it was seen."""
         question, n = self.questions[number], self.config.ngram
-        parts = _parts(question)
+        parts, least = _parts(question), float(self._arrays.least[number]) - 1e-9
         width = int(SLACK * sum(map(len, parts))) + 20
         best: tuple[float, int, int] | None = None
         places = np.unique(where)
@@ -185,8 +195,8 @@ class Index:
             near = places[(places >= begin) & (places <= end - n)]
             first, last = tokens.span(int(near[0]), int(near[-1]) + n)
             window = _BREAK + _BREAK.join(tokens.strings(begin, end)) + _BREAK
-            overlap = self._overlap(parts, window, text[last : last + OPTIONS_WITHIN])
-            if overlap >= self.config.overlap - 1e-9 and (best is None or overlap > best[0]):
+            overlap = self._overlap(parts, window, text[last : last + OPTIONS_WITHIN], least)
+            if overlap >= least and (best is None or overlap > best[0]):
                 best = (overlap, first, last)
         if best is None:
             return None
@@ -196,13 +206,15 @@ class Index:
             excerpt=text[first : min(last, first + EXCERPT)], question=question.text,
         )  # fmt: skip
 
-    def _overlap(self, parts: Sequence[tuple[str, ...]], window: str, after: str) -> float:
+    def _overlap(
+        self, parts: Sequence[tuple[str, ...]], window: str, after: str, least: float
+    ) -> float:
         """Share of a question in a window: of its stem alone, or of stem and options; 0 for none.
 
         A long stem is enough by itself, unless a list of other options follows it: that is another
         question with the same beginning. One option may be missing.
         """
-        n, least = self.config.ngram, self.config.overlap - 1e-9
+        n = self.config.ngram
         stem, *options = ((len(part), _present(part, window, n)) for part in parts)
         if stem[0] >= self.config.min_stem and stem[1] >= least and not _LISTED.search(after):
             return stem[1]
@@ -255,7 +267,7 @@ class Index:
         return cls(ContaminationConfig(**config), questions, loaded)
 
 
-def _arranged(hashes: list[Hashes], needs: Places) -> _Arrays:
+def _arranged(hashes: list[Hashes], needs: Places, least: Shares) -> _Arrays:
     """Entries sorted by n-gram, without commonplaces; a question with no other never matches."""
     all_hashes = np.concatenate([*hashes, np.zeros(0, np.uint64)])
     all_owners = np.repeat(np.arange(len(hashes), dtype=np.int32), [len(h) for h in hashes])
@@ -271,7 +283,21 @@ def _arranged(hashes: list[Hashes], needs: Places) -> _Arrays:
         starts=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]),
         owners=all_owners[kept],
         needs=np.where(left > 0, np.maximum(needs, 1), _NEVER).astype(np.int32),
+        least=least,
     )
+
+
+def _thresholds(stems: list[Hashes], config: ContaminationConfig) -> Shares:
+    """The overlap that each question must have: more, the more of its stem others have too."""
+    grams = [np.unique(ngrams(stem, SIBLING_NGRAM)) for stem in stems]
+    sizes = np.array([len(part) for part in grams], np.int64)
+    _, inverse, counts = np.unique(
+        np.concatenate([*grams, np.zeros(0, np.uint64)]), return_inverse=True, return_counts=True
+    )
+    owners = np.repeat(np.arange(len(stems)), sizes)
+    shared = np.bincount(owners, counts[inverse] > 1, minlength=len(stems))
+    sibling = shared > SIBLING_SHARE * sizes
+    return np.where(sibling, max(config.overlap, config.sibling_overlap), config.overlap)
 
 
 @lru_cache(maxsize=4096)

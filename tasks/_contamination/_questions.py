@@ -24,8 +24,11 @@ class ContaminationConfig:
     """Benchmarks (data_recipes/evals) whose questions are looked for; empty: all there are."""
     ngram: int = 8
     """Tokens that must agree in a row: a Chinese character, a word or a number is one."""
-    overlap: float = 0.85
+    overlap: float = 0.65
     """Share of a question's n-grams, 0 to 1, from which a text is said to contain it."""
+    sibling_overlap: float = 0.85
+    """The same for a question that has siblings in the exams, which differ in a word or a number:
+    what is as much like it as they are is not it."""
     min_stem: int = 24
     """Tokens of a stem that is looked for alone; a shorter one must stand beside its options."""
     min_tokens: int = 10
@@ -36,10 +39,12 @@ class ContaminationConfig:
         """Refuse contradictory values. Raises ConfigError; `where` names the stage."""
         if not 4 <= self.ngram <= 50:
             raise ConfigError(f"{where}.contamination.ngram is {self.ngram}; give 4 to 50")
-        if not 0 < self.overlap <= 1:
-            raise ConfigError(
-                f"{where}.contamination.overlap is {self.overlap}; give more than 0, at most 1"
-            )
+        for name in ("overlap", "sibling_overlap"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(
+                    f"{where}.contamination.{name} is {getattr(self, name)}; give more than 0, at "
+                    "most 1"
+                )
         for name in ("min_stem", "min_tokens"):
             if getattr(self, name) < self.ngram:
                 raise ConfigError(
