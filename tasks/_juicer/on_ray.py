@@ -6,7 +6,7 @@
 The operators of the recipe run exactly as written and in order, recorded (ray_probe.py) so that the
 fates are those of the local engine. Only near-duplicates differ: document_simhash_deduplicator sees
 the whole data set in one process and the library refuses it on Ray, so ray_bts_minhash_deduplicator
-takes its place (`MINHASH_ARGUMENTS`). Of every cluster the first document stays, in the order of
+takes its place (ray_plan.py). Of every cluster the first document stays, in the order of
 sources, files and lines; the library alone keeps whichever came first to its counter.
 
 Inputs, models, scratch and output must lie on a file system that every node sees under the same
@@ -22,10 +22,8 @@ scratch and output.
 import contextlib
 import importlib.metadata
 import logging
-import os
 import shutil
-import socket
-import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,73 +32,20 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
-from model.errors import ConfigError
 from tasks._files import complete_file
 from tasks._juicer import partitions
+from tasks._juicer.ray_cluster import check_address, cluster
+from tasks._juicer.ray_plan import RayConfig, Stretch, replaced, replacements, stretches
 from tasks._juicer.recipe import Operator, Recipe
-from tasks._recipes import ROOT, display
 
-MINHASH_NAME = "ray_bts_minhash_deduplicator"
-MINHASH_ARGUMENTS = {
-    "tokenization": "character",
-    "window_size": 5,
-    "num_permutations": 256,
-    "jaccard_threshold": 0.7,
-}
-"""What replaces SimHash; `lowercase` and `ignore_pattern` stay as the recipe has them."""
-
-CONNECT_SECONDS = 5.0
-
-ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "UV_OFFLINE": "1",
-    "UV_NO_INDEX": "1",
-    "PIP_NO_INDEX": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "OMP_NUM_THREADS": "1",
-    "DATA_JUICER_EXTERNAL_MODELS_HOME": "",
-    "DATA_JUICER_CACHE_HOME": "",
-    "HF_DATASETS_CACHE": "",
-    "RAY_JOB": "1",
-}
-"""Variables of every worker; the empty ones are folders of the run. RAY_JOB: Data-Juicer's own."""
+LOOK_SECONDS = 5.0
+"""How often to look how far the executor is."""
 
 log = logging.getLogger(__name__)
 
+__all__ = ["RayConfig", "RayOutcome", "run"]
+
 Say = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RayConfig:
-    """Where Ray is, and how large a piece of work."""
-
-    address: str = "local"
-    """"local": on this machine, for this run only. "auto": the cluster that was started here or
-    that RAY_ADDRESS names. "<host>:<port>": the head node of a cluster."""
-    num_cpus: int = 0
-    """Cores that "local" takes; 0: all."""
-    partition_bytes: int = 64 << 20
-    """Bytes of normalised text per output file, and what one worker holds in memory; from 1."""
-    round_bytes: int = 64 << 30
-    """Bytes that go through the operators before the next lot: what an interruption can cost."""
-
-    def check(self) -> None:
-        """Raise ConfigError for a value that cannot be."""
-        for name in ("partition_bytes", "round_bytes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"ray.{name} must be 1 or more (got {getattr(self, name)})")
-        if self.num_cpus < 0:
-            raise ConfigError(f"ray.num_cpus must be 0 (all) or more (got {self.num_cpus})")
-        host, _, port = self.address.rpartition(":")
-        if self.address not in ("local", "auto") and not (host and port.isdecimal()):
-            raise ConfigError(
-                f"ray.address must be local, auto or <host>:<port> (got {self.address!r})"
-            )
-        if "://" in self.address:
-            raise ConfigError(
-                f"ray.address {self.address!r}: Data-Juicer's executor is not driven through a Ray "
-                "client. Run this on a node of the cluster, with address auto or <host>:<port>"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,74 +72,6 @@ class RayOutcome:
     """Versions, nodes, and what stood in for what."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stretch:
-    """Operators that run together: mappers and filters, or one deduplicator."""
-
-    operators: tuple[Operator, ...]
-    """What runs."""
-    positions: tuple[int, ...]
-    """Their places in the recipe, from 1."""
-
-    @property
-    def deduplicates(self) -> bool:
-        """Whether it must see all documents at once."""
-        return self.operators[0].kind == "deduplicator"
-
-
-def stretches(recipe: Recipe) -> list[Stretch]:
-    """Cut a recipe before and after its deduplicators, with those that Ray can run.
-
-    Raises ConfigError for a deduplicator that has no counterpart.
-    """
-    found: list[Stretch] = []
-    pending: list[tuple[int, Operator]] = []
-    for position, operator in enumerate([*_replaced(recipe), None], start=1):
-        if operator is not None and operator.kind != "deduplicator":
-            pending.append((position, operator))
-            continue
-        if pending:
-            found.append(
-                Stretch(
-                    operators=tuple(op for _, op in pending), positions=tuple(p for p, _ in pending)
-                )
-            )
-            pending = []
-        if operator is not None:
-            found.append(Stretch(operators=(operator,), positions=(position,)))
-    return found
-
-
-def replacements(recipe: Recipe) -> list[dict[str, Any]]:
-    """Which operators another one stands in for on Ray, and with what parameters."""
-    return [
-        {"position": position, "operator": old.name, "arguments": old.arguments,
-         "replaced_by": new.name, "with": new.arguments}
-        for position, (old, new) in enumerate(
-            zip(recipe.operators, _replaced(recipe), strict=True), start=1
-        )
-        if new.name != old.name
-    ]  # fmt: skip
-
-
-def _replaced(recipe: Recipe) -> list[Operator]:
-    return [
-        _counterpart(op, recipe) if op.kind == "deduplicator" else op for op in recipe.operators
-    ]
-
-
-def _counterpart(operator: Operator, recipe: Recipe) -> Operator:
-    if operator.name == MINHASH_NAME:
-        return operator
-    if "simhash" not in operator.name and "minhash" not in operator.name:
-        raise ConfigError(
-            f"{display(recipe.path)}: {operator.name} runs on one machine only. On Ray use "
-            f"{MINHASH_NAME}, or a SimHash or MinHash deduplicator, which is replaced by it"
-        )
-    kept = {k: v for k, v in operator.arguments.items() if k in ("lowercase", "ignore_pattern")}
-    return Operator(name=MINHASH_NAME, arguments=MINHASH_ARGUMENTS | kept)
-
-
 def run(
     recipe: Recipe,
     inputs: Mapping[str, Path],
@@ -213,8 +90,8 @@ def run(
     """
     config.check()
     plan = stretches(recipe)
-    _check_address(config)
-    with _cluster(config, recipe, models.resolve(), scratch.resolve()) as nodes:
+    check_address(config)
+    with cluster(config, recipe, models.resolve(), scratch.resolve()) as nodes:
         return Runner(recipe, plan, output.resolve(), scratch.resolve(), config, say).run(
             {source: path.resolve() for source, path in inputs.items()}, nodes
         )
@@ -320,16 +197,40 @@ class Runner:
         for position, entry in zip(stretch.positions, settings.process, strict=True):
             ((operator, arguments),) = entry.items()
             if stretch.deduplicates:
-                operator, more = ray_probe.MINHASH, {"duplicates": str(step.duplicates)}
-            else:
-                more = {"position": position}
-            process.append({operator: (arguments or {}) | more})
+                operator = ray_probe.MINHASH
+            more: dict[str, Any] = (
+                {"duplicates": str(step.duplicates)}
+                if stretch.deduplicates
+                else {"position": position}
+            )
+            process.append({operator: dict(arguments or {}) | more})
         settings.process = [*process, {ray_probe.SINK: sink}]
         before = ray_probe.register([next(iter(entry)) for entry in process])
         try:
-            RayExecutor(settings).run(skip_export=True, skip_return=True)
+            with self._watching(step, stretch):
+                RayExecutor(settings).run(skip_export=True, skip_return=True)
         finally:
             ray_probe.restore(before)
+
+    @contextlib.contextmanager
+    def _watching(self, step: Any, stretch: Stretch) -> Iterator[None]:
+        """Report how many partitions have come through while the executor runs."""
+        stop = threading.Event()
+        begun = step.survivors if step.records is None else step.records
+
+        def look() -> None:
+            while not stop.wait(LOOK_SECONDS):
+                seen = sum(1 for _ in begun.glob("*")) if begun.is_dir() else 0
+                what = "looking for duplicates" if stretch.deduplicates else "cleaning"
+                self.say(self.done, self.total, f"{what}: results for {seen} partitions so far")
+
+        thread = threading.Thread(target=look, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
 
     def _write_yaml(
         self, path: Path, operators: Sequence[Operator], more: Mapping[str, Any]
@@ -354,12 +255,12 @@ class Runner:
         published = self.output / f"recipe-{name}-ray.yaml"
         custom = [str(path) for path in self.recipe.custom_operator_files]
         self._write_yaml(
-            published, _replaced(self.recipe),
+            published, replaced(self.recipe),
             {"dataset_path": f"{name}.jsonl", "export_path": f"{name}-cleaned.jsonl"}
             | ({"custom_operator_paths": custom} if custom else {}),
         )  # fmt: skip
-        replaced = replacements(self.recipe)
-        for one in replaced:
+        stand_ins = replacements(self.recipe)
+        for one in stand_ins:
             log.info("on Ray %(replaced_by)s stands in for %(operator)s, with %(with)s", one)
         sums = {
             field: sum(getattr(count, field) for count in counts)
@@ -372,7 +273,7 @@ class Runner:
             fates=tuple(piece.fates for piece in pieces), recipe=published,
             notes={
                 "ray": importlib.metadata.version("ray"), "address": self.config.address,
-                "nodes": nodes, "replaced": replaced,
+                "nodes": nodes, "replaced": stand_ins,
             },
         )  # fmt: skip
 
@@ -401,7 +302,8 @@ def _on_workers(
     import ray
 
     remote = ray.remote(num_cpus=1)(function)
-    width = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    width = 2 * max(1, int(resources.get("CPU", 1)))
     pending: dict[Any, int] = {}
     waiting = iter(enumerate(calls))
     while True:
@@ -412,87 +314,3 @@ def _on_workers(
         ready, _ = ray.wait(list(pending))
         for reference in ready:
             yield pending.pop(reference), ray.get(reference)
-
-
-def _check_address(config: RayConfig) -> None:
-    """Raise ConfigError when nobody listens there, before Ray tries for a minute."""
-    if config.address in ("local", "auto"):
-        return
-    host, _, port = config.address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-    except OSError as error:
-        raise _no_cluster(config, error) from error
-
-
-def _no_cluster(config: RayConfig, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"No Ray cluster answers at ray.address={config.address!r} "
-        f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason'}). "
-        "Start one with `ray start --head` (and `ray start --address=<head>:6379` on the other "
-        "nodes), or set ray.address to local"
-    )
-
-
-def _sources(recipe: Recipe, scratch: Path) -> Path:
-    """A copy of our sources and of the recipe's own operators, which every node can read."""
-    folder = scratch / "sources"
-    shutil.rmtree(folder, ignore_errors=True)
-    for package in ("tasks", "model"):
-        shutil.copytree(
-            ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__")
-        )
-    for file in recipe.custom_operator_files:
-        shutil.copy(file, folder / file.name)
-    return folder
-
-
-@contextlib.contextmanager
-def _cluster(
-    config: RayConfig, recipe: Recipe, models: Path, scratch: Path
-) -> Iterator[list[dict[str, Any]]]:
-    """A connection to the cluster, whose workers can neither download nor install."""
-    variables = ENVIRONMENT | {
-        "DATA_JUICER_EXTERNAL_MODELS_HOME": str(models),
-        "DATA_JUICER_CACHE_HOME": str(scratch / "cache" / "data_juicer"),
-        "HF_DATASETS_CACHE": str(scratch / "cache" / "datasets"),
-        "PYTHONPATH": os.pathsep.join(
-            [str(_sources(recipe, scratch)), *filter(None, [os.environ.get("PYTHONPATH")])]
-        ),
-    }
-    # The driver makes the operators, and Data-Juicer reads its environment while it is imported.
-    os.environ.update(variables)
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray
-
-    from tasks._juicer import ray_probe
-
-    arguments: dict[str, Any] = {"address": config.address}
-    folder = None
-    if config.address == "local":
-        # Ray's sockets lie in this folder, and their paths must be short.
-        folder = tempfile.mkdtemp(prefix="steel-ray-")
-        arguments |= {
-            "include_dashboard": False, "num_cpus": config.num_cpus or None,
-            "_node_ip_address": "127.0.0.1", "_temp_dir": folder,
-        }  # fmt: skip
-    recipe.import_custom_operators()
-    try:
-        try:
-            ray.init(
-                **arguments, log_to_driver=False, logging_level=logging.WARNING,
-                runtime_env={
-                    "env_vars": variables, "worker_process_setup_hook": ray_probe.refuse_installs
-                },
-            )  # fmt: skip
-        except (ConnectionError, ValueError) as error:
-            raise _no_cluster(config, error) from error
-        yield [
-            {"address": node["NodeManagerAddress"], "cpus": node["Resources"].get("CPU", 0.0)}
-            for node in ray.nodes()
-            if node["Alive"]
-        ]
-    finally:
-        ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)

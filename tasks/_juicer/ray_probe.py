@@ -158,6 +158,8 @@ class RecordedMinhash(RayBTSMinhashDeduplicatorWithUid):
     one another; here such a text as a whole is its own shingle.
     """
 
+    tokenization_func: Callable[[str], set[bytes]]
+
     def __init__(self, *args: Any, duplicates: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.duplicates = duplicates
@@ -313,6 +315,11 @@ def _numbers(stats: dict[str, Any]) -> str:
     return json.dumps({n: v for n, v in plain.items() if isinstance(v, int | float)})
 
 
+def _node() -> str:
+    """Which node this is: every file says who wrote it."""
+    return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
+
+
 def _write_parts(rows: Rows, schema: pa.Schema, folder: Path) -> None:
     """One parquet file per partition, absent or complete, named after its documents."""
     parts: dict[str, list[int]] = {}
@@ -320,8 +327,11 @@ def _write_parts(rows: Rows, schema: pa.Schema, folder: Path) -> None:
         parts.setdefault(rows["part"][i], []).append(i)
     for part, at in parts.items():
         uids = np.array([rows[UID][i] for i in at], np.int64)
-        table = pa.table({n: [rows[n][i] for i in at] for n in schema.names}, schema=schema)
-        target = folder / part / f"{hashlib.blake2b(uids, digest_size=16).hexdigest()}.parquet"
+        columns = {n: [rows[n][i] for i in at] for n in schema.names}
+        table = pa.table(columns, schema=schema.with_metadata({"node": _node()}))
+        target = (
+            folder / part / f"{hashlib.blake2b(uids.tobytes(), digest_size=16).hexdigest()}.parquet"
+        )
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.with_name(f".{uuid.uuid4().hex}.tmp")
         pq.write_table(table, aside, compression="zstd")

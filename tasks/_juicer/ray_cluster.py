@@ -1,0 +1,124 @@
+"""A connection to a Ray cluster whose workers can neither download nor install anything.
+
+Ray's workers start with the environment given here, and run `refuse_installs` before anything else.
+Our own sources lie in the scratch folder, which all nodes share.
+"""
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from model.errors import ConfigError
+from tasks._juicer.ray_plan import RayConfig
+from tasks._juicer.recipe import Recipe
+from tasks._recipes import ROOT
+
+CONNECT_SECONDS = 5.0
+
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "UV_OFFLINE": "1",
+    "UV_NO_INDEX": "1",
+    "PIP_NO_INDEX": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",
+    "DATA_JUICER_EXTERNAL_MODELS_HOME": "",
+    "DATA_JUICER_CACHE_HOME": "",
+    "HF_DATASETS_CACHE": "",
+    "RAY_JOB": "1",
+}
+"""Variables of every worker; the empty ones are folders of the run. RAY_JOB: Data-Juicer's own."""
+
+
+def check_address(config: RayConfig) -> None:
+    """Raise ConfigError when nobody listens there, before Ray tries for a minute."""
+    if config.address in ("local", "auto"):
+        return
+    host, _, port = config.address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise _no_cluster(config, error) from error
+
+
+def _no_cluster(config: RayConfig, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"No Ray cluster answers at ray.address={config.address!r} "
+        f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason'}). "
+        "Start one with `ray start --head` (and `ray start --address=<head>:6379` on the other "
+        "nodes), or set ray.address to local"
+    )
+
+
+def _sources(recipe: Recipe, scratch: Path) -> Path:
+    """A copy of our sources and of the recipe's own operators, which every node can read."""
+    folder = scratch / "sources"
+    shutil.rmtree(folder, ignore_errors=True)
+    for package in ("tasks", "model"):
+        shutil.copytree(
+            ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    for file in recipe.custom_operator_files:
+        shutil.copy(file, folder / file.name)
+    return folder
+
+
+@contextlib.contextmanager
+def cluster(
+    config: RayConfig, recipe: Recipe, models: Path, scratch: Path
+) -> Iterator[list[dict[str, Any]]]:
+    """A connection to the cluster, whose workers can neither download nor install."""
+    variables = ENVIRONMENT | {
+        "DATA_JUICER_EXTERNAL_MODELS_HOME": str(models),
+        "DATA_JUICER_CACHE_HOME": str(scratch / "cache" / "data_juicer"),
+        "HF_DATASETS_CACHE": str(scratch / "cache" / "datasets"),
+        "PYTHONPATH": os.pathsep.join(
+            [str(_sources(recipe, scratch)), *filter(None, [os.environ.get("PYTHONPATH")])]
+        ),
+    }
+    # The driver makes the operators, and Data-Juicer reads its environment while it is imported.
+    os.environ.update(variables)
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if config.address == "local" and "RAY_AUTH_MODE" not in os.environ:
+        # Ray would leave a token in the home folder.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    import ray
+
+    from tasks._juicer import ray_probe
+
+    arguments: dict[str, Any] = {"address": config.address}
+    folder = None
+    if config.address == "local":
+        # Ray's sockets lie in this folder, and their paths must be short.
+        folder = tempfile.mkdtemp(prefix="steel-ray-")
+        arguments |= {
+            "include_dashboard": False, "num_cpus": config.num_cpus or None,
+            "_node_ip_address": "127.0.0.1", "_temp_dir": folder,
+        }  # fmt: skip
+    recipe.import_custom_operators()
+    try:
+        try:
+            ray.init(
+                **arguments, log_to_driver=False, logging_level=logging.WARNING,
+                runtime_env={
+                    "env_vars": variables, "worker_process_setup_hook": ray_probe.refuse_installs
+                },
+            )  # fmt: skip
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+            raise _no_cluster(config, error) from error
+        yield [
+            {"address": node["NodeManagerAddress"], "cpus": node["Resources"].get("CPU", 0.0)}
+            for node in ray.nodes()  # type: ignore[no-untyped-call]
+            if node["Alive"]
+        ]
+    finally:
+        ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
