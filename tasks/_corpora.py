@@ -33,6 +33,9 @@ class CorpusRecipe:
     """Language, or languages joined by `-`; for code the programming language."""
     format: str
     """Native format: a function of this name in tasks/normalize/formats.py."""
+    reading: Literal["records", "files", "lines"] = "records"
+    """`records`: JSON lines, JSON arrays or parquet; `files`: each text file is a document;
+    `lines`: each line of a text file is one."""
     hub: HubSource | None = None
     """Where the Hugging Face hub has it."""
     obtain: str = ""

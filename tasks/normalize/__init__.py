@@ -1,18 +1,21 @@
 """Native formats -> {"text", "source", "id", "meta"}, one JSON-lines file per source.
 
-    raw/<source>/**/* ──reading──▶ records ──formats──▶ <source>.jsonl
-                                      └── malformed, empty ──▶ quarantine/<source>.jsonl
+    raw/<source>/**/* ──reading, plain──▶ records ──formats──▶ <source>.jsonl
+        └── opening: encoding            └── malformed, empty ──▶ quarantine/<source>.jsonl
 
 Streamed, source by source. A source whose two files stand finished is not read again after an
 interruption. `id` names the place a document comes from: `<source>/<file>#<line>`.
 """
 
 import json
+import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+import orjson
 
 from model.errors import ConfigError, DataError
 from tasks._corpora import CorpusRecipe, corpus
@@ -22,10 +25,17 @@ from tasks._manifest import write_json
 from tasks._recipes import RECIPES, display, recipe_path
 from tasks._stage import StageResult, StageRun, stage
 from tasks.normalize.formats import FORMATS, Rejected, convert
-from tasks.normalize.reading import Damaged, read_records
+from tasks.normalize.opening import suffix
+from tasks.normalize.plain import LINED, WHOLE, read_file, read_lines
+from tasks.normalize.reading import Damaged, Raw, read_records
 
 SKIPPED_SUFFIXES = (".md", ".py", ".sh", ".txt", ".csv", ".gitattributes", ".sha256", ".lock")
 """Files that accompany a data set and hold no records."""
+
+READINGS: dict[str, Callable[[Path], Iterator[Raw]]] = {
+    "records": read_records, "files": read_file, "lines": read_lines,
+}  # fmt: skip
+"""A recipe's `reading` -> what reads its files."""
 
 EXPANSION = 4
 """Bytes written per byte read, at most: snappy parquet and gzip grow when unpacked."""
@@ -64,7 +74,7 @@ def _known_format(recipe: CorpusRecipe) -> CorpusRecipe:
     return recipe
 
 
-@stage(version=1)
+@stage(version=2)
 def normalize(run: StageRun, config: NormalizeConfig, *, raw: StageResult) -> None:
     """Write `<source>.jsonl` and `quarantine/<source>.jsonl` for every corpus.
 
@@ -73,14 +83,13 @@ def normalize(run: StageRun, config: NormalizeConfig, *, raw: StageResult) -> No
     names = config.corpora or tuple(
         sorted(p.name for p in raw.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     )
-    files = {name: raw_files(raw.folder / name, name) for name in names}
-    total = total_bytes(path for paths in files.values() for path in paths)
+    sources = [_Source(_known_format(corpus(name)), raw.folder) for name in names]
+    total = sum(source.size for source in sources)
     require_free_space(run.folder, EXPANSION * total, "normalize")
     finished, rows = 0, []
-    for name, paths in files.items():
-        rows.append(_source(run, _known_format(corpus(name)), raw.folder, paths, config.limit,
-                            finished, total))  # fmt: skip
-        finished += total_bytes(paths)
+    for source in sources:
+        rows.append(_normalized(run, source, config.limit, finished, total))
+        finished += source.size
     run.count(
         documents=sum(row["documents"] for row in rows),
         characters=sum(row["characters"] for row in rows),
@@ -95,93 +104,162 @@ def _cell(value: Any) -> Any:
     return "; ".join(f"{k}: {n}" for k, n in value.items()) if isinstance(value, dict) else value
 
 
-def raw_files(folder: Path, name: str) -> list[Path]:
-    """The files of an acquired corpus that may hold records, sorted. Raises DataError for none."""
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.suffix.lower() not in SKIPPED_SUFFIXES
-    ]
-    if not files or not total_bytes(files):
-        raise DataError(
-            f"Corpus {name!r} is empty: {display(folder)} holds no data. Check its location under "
-            "acquire.datasets."
-        )
-    return files
+class _Source:
+    """An acquired corpus: its recipe and the files that may hold records."""
+
+    def __init__(self, recipe: CorpusRecipe, raw: Path) -> None:
+        """Raises DataError when there is no such file."""
+        self.recipe, self.raw = recipe, raw
+        folder = raw / recipe.name
+        there = [
+            path
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        ]
+        self.files = [path for path in there if _may_hold_records(path, recipe)]
+        self.passed_over = Counter(p.suffix or p.name for p in set(there) - set(self.files))
+        self.size = total_bytes(self.files)
+        if not self.size:
+            others = f" (passed over: {_cell(self.passed_over)})" if self.passed_over else ""
+            raise DataError(
+                f"Corpus {recipe.name!r} is empty: {display(folder)} holds no data for `reading: "
+                f"{recipe.reading}`{others}. Check its location under acquire.datasets."
+            )
 
 
-def _source(
-    run: StageRun, recipe: CorpusRecipe, raw: Path, files: list[Path], limit: int,
-    bytes_before: int, bytes_total: int,
-) -> dict[str, Any]:  # fmt: skip
+def _may_hold_records(path: Path, recipe: CorpusRecipe) -> bool:
+    match recipe.reading:
+        case "files":
+            return suffix(path) in WHOLE
+        case "lines":
+            return suffix(path) in LINED
+        case _:
+            return path.suffix.lower() not in SKIPPED_SUFFIXES
+
+
+@dataclass(kw_only=True)
+class _Tally:
+    """What a corpus has given so far."""
+
+    documents: int = 0
+    characters: int = 0
+    few_upvotes: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    encodings: Counter[str] = field(default_factory=Counter)
+
+
+def _normalized(
+    run: StageRun, source: _Source, limit: int, bytes_before: int, bytes_total: int
+) -> dict[str, Any]:
     """Normalise one corpus and return its row of the table; from notes if it was done before."""
-    name = recipe.name
+    recipe, name = source.recipe, source.recipe.name
     done = run.scratch / f"{name}.json"
     if done.exists():
         row: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
         run.log.info("%s was finished before the interruption", name)
         return row
-    reasons: Counter[str] = Counter()
-    documents = characters = few_upvotes = 0
+    tally = _Tally()
     out, quarantine = run.folder / f"{name}.jsonl", run.folder / "quarantine" / f"{name}.jsonl"
     with complete_file(out) as kept, complete_file(quarantine) as aside:
-        for path in files:
-            relative = path.relative_to(raw)
-            for record in read_records(path):
-                run.progress(bytes_before + record.bytes_read, bytes_total, f"of raw data ({name})")
-                try:
-                    if isinstance(record.value, Damaged):
-                        raise Rejected(record.value.reason)
-                    document = convert(FORMATS[recipe.format], record.value)
-                except Rejected as rejected:
-                    reasons[_class(str(rejected))] += 1
-                    aside.write(_quarantine_line(relative, record.line, rejected, record.value))
+        for path in source.files:
+            for record in _converted(source, path, tally, aside):
+                if isinstance(record, int):
+                    run.progress(bytes_before + record, bytes_total, f"of raw data ({name})")
                     continue
-                if document.meta.get("upvotes", recipe.min_upvotes) < recipe.min_upvotes:
-                    few_upvotes += 1
-                    continue
-                place = f"{relative}#{record.line}"
-                kept.write(json_line({"text": document.text, "source": name, "id": place,
-                                      "meta": document.meta}))  # fmt: skip
-                documents += 1
-                characters += len(document.text)
-                if documents == limit:
+                kept.write(record)
+                if tally.documents == limit:
                     break
-            if limit and documents == limit:
+            if limit and tally.documents == limit:
                 break
             bytes_before += path.stat().st_size
-    if not documents:
+    if not tally.documents:
         raise DataError(
             f"Corpus {name!r} is empty: none of its records is a document of format "
-            f"{recipe.format!r} ({_cell(dict(reasons)) or 'no records'}). Look at "
+            f"{recipe.format!r} ({_cell(dict(tally.reasons)) or 'no records'}). Look at "
             f"{display(quarantine)}, and check the corpus's location and recipe."
         )
     row = {
-        "source": name, "kind": recipe.kind, "documents": documents, "characters": characters,
-        "few_upvotes": few_upvotes, "quarantined": reasons.total(),
-        "reasons": dict(reasons.most_common()),
+        "source": name, "kind": recipe.kind, "documents": tally.documents,
+        "characters": tally.characters, "few_upvotes": tally.few_upvotes,
+        "quarantined": tally.reasons.total(), "reasons": dict(tally.reasons.most_common()),
+        "encodings": dict(tally.encodings.most_common()),
+        "passed_over": dict(sorted(source.passed_over.items())),
     }  # fmt: skip
     write_json(done, row)
-    run.log.info("%s: %d documents, %d set aside", name, documents, reasons.total())
+    run.log.info("%s: %d documents, %d set aside", name, tally.documents, tally.reasons.total())
     return row
+
+
+PROGRESS_EVERY = 256
+"""Records between two reports of progress."""
+
+
+def _converted(
+    source: _Source, path: Path, tally: _Tally, aside: IO[bytes]
+) -> Iterator[bytes | int]:
+    """Finished lines of one raw file, and now and then how many of its bytes are read."""
+    recipe, name, to_document = source.recipe, source.recipe.name, FORMATS[source.recipe.format]
+    relative = path.relative_to(source.raw)
+    for count, (line, value, bytes_read, encoding) in enumerate(READINGS[recipe.reading](path)):
+        if not count % PROGRESS_EVERY:
+            yield bytes_read
+        if not count and encoding:
+            tally.encodings[encoding] += 1
+        try:
+            if isinstance(value, Damaged):
+                raise Rejected(value.reason)
+            document = convert(to_document, value)
+            if document.meta.get("upvotes", recipe.min_upvotes) < recipe.min_upvotes:
+                tally.few_upvotes += 1
+                continue
+            written = _line({"text": document.text, "source": name, "id": f"{relative}#{line}",
+                             "meta": document.meta})  # fmt: skip
+        except Rejected as rejected:
+            lost = value.records if isinstance(value, Damaged) else 1
+            tally.reasons[_class(str(rejected))] += lost
+            aside.write(_quarantine_line(relative, line, rejected, value))
+            continue
+        tally.documents += 1
+        tally.characters += len(document.text)
+        yield written
+
+
+def _line(document: dict[str, Any]) -> bytes:
+    """A line of the result. Raises Rejected for meta that UTF-8 cannot hold."""
+    try:
+        return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # half a surrogate pair, or an integer beyond 64 bits
+        pass
+    try:
+        return json_line(document)
+    except UnicodeEncodeError:
+        raise Rejected("`meta` holds half a surrogate pair") from None
+
+
+_PARTICULARS = re.compile(r":| at (?:byte|character) \d| of line \d| rows \d")
 
 
 def _class(reason: str) -> str:
     """A reason without its particulars, to count by."""
-    return reason.split(":")[0].split(" at byte ")[0]
+    return _PARTICULARS.split(reason, maxsplit=1)[0]
 
 
-def _quarantine_line(
-    file: Path, line: int, rejected: Rejected, value: Damaged | Mapping[str, Any] | Any
-) -> bytes:
-    if isinstance(value, Damaged):
-        excerpt = value.excerpt
-    else:
-        excerpt = json.dumps(value, ensure_ascii=False, default=repr)[:200]
-    row = {"file": str(file), "line": line, "reason": str(rejected), "excerpt": excerpt}
+def _quarantine_line(file: Path, line: int, rejected: Rejected, value: Any) -> bytes:
+    row = {"file": str(file), "line": line, "reason": str(rejected), "excerpt": _excerpt(value)}
+    if isinstance(value, Damaged) and value.records != 1:
+        row["records"] = value.records
     try:
         return json_line(row)
     except UnicodeEncodeError:
         return json.dumps(row).encode() + b"\n"
+
+
+def _excerpt(value: Any) -> str:
+    """How a rejected record begins."""
+    if isinstance(value, Damaged):
+        return value.excerpt
+    try:
+        return json.dumps(value, ensure_ascii=False, default=repr)[:200]
+    except (ValueError, RecursionError):
+        return f"{type(value).__name__} that cannot be shown"

@@ -34,7 +34,12 @@ def convert(function: Format, record: Any) -> Document:
     """Apply a format to a parsed record. Raises Rejected for whatever is not a document of it."""
     if not isinstance(record, Mapping):
         raise Rejected(f"not an object but {_kind(record)}")
-    document = function(record)
+    try:
+        document = function(record)
+    except Rejected:
+        raise
+    except Exception as error:  # one record never stops a run of millions
+        raise Rejected(f"format failed: {type(error).__name__}: {error}"[:300]) from error
     if not document.text:
         raise Rejected("no text")
     try:
@@ -142,6 +147,9 @@ def zhihu(record: Mapping[str, Any]) -> Document:
 
 
 _UPVOTES = re.compile(r"([\d.,]+)\s*([万亿kK]?)")
+MOST_UPVOTES = 1e12
+"""More up-votes than this are an error in the data."""
+
 _UNITS = {"": 1, "k": 1_000, "K": 1_000, "万": 10_000, "亿": 100_000_000}
 
 
@@ -150,14 +158,15 @@ def parse_upvotes(value: Any) -> int:
     if isinstance(value, bool) or value is None:
         return 0
     if isinstance(value, int | float):
-        return max(0, int(value)) if value == value and abs(value) < 1e15 else 0
+        return max(0, int(value)) if abs(value) < MOST_UPVOTES else 0
     match = _UPVOTES.search(str(value))
     if not match:
         return 0
     try:
-        return round(float(match[1].replace(",", "")) * _UNITS[match[2]])
+        votes = float(match[1].replace(",", "")) * _UNITS[match[2]]
     except ValueError:
         return 0
+    return round(votes) if votes < MOST_UPVOTES else 0
 
 
 def belle_instruction(record: Mapping[str, Any]) -> Document:
@@ -249,11 +258,18 @@ def starcoder(record: Mapping[str, Any]) -> Document:
     return Document(text=content, meta=meta)
 
 
+def plain(record: Mapping[str, Any]) -> Document:
+    """{"text"[, "title"]}: a file, a line or a feed's entry (tasks/normalize/plain.py)."""
+    title, text = _text(record, "title", optional=True), _text(record, "text")
+    meta = {"title": title} if title else {}
+    return Document(text=_lines(title, text), meta=meta)
+
+
 FORMATS: dict[str, Format] = {
     function.__name__: function
     for function in (
         skypile, wikipedia_cn, wanjuan, baidu_baike, baidu_qa, zhihu, belle_instruction,
-        belle_conversations, moss, firefly, starcoder,
+        belle_conversations, moss, firefly, starcoder, plain,
     )
 }  # fmt: skip
 """Every native format by the name recipes use."""

@@ -12,6 +12,7 @@ import codecs
 import contextlib
 import gzip
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,9 @@ GB_NAMES = ("gb2312", "gbk", "gb18030")
 BIG5_NAMES = ("big5", "cp950", "big5hkscs")
 """What the detector calls them, in small letters and without hyphens."""
 
+_DECLARED = re.compile(rb"""(?:encoding|charset)\s*=\s*["']?\s*([A-Za-z0-9_-]+)""")
+"""What XML and HTML say of themselves."""
+
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes], Encoding]]:
@@ -75,7 +79,7 @@ def opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes], Encoding]]:
     with _bytes(path) as (file, disk):
         if encoding.codec != "utf-8":
             file = _buffered(_Transcoded(file, encoding.codec))
-        elif _peeked(file).startswith(codecs.BOM_UTF8):
+        elif peeked(file).startswith(codecs.BOM_UTF8):
             file.read(len(codecs.BOM_UTF8))
         yield file, disk, encoding
 
@@ -106,7 +110,8 @@ def _buffered(raw: io.RawIOBase) -> IO[bytes]:
     return cast("IO[bytes]", io.BufferedReader(raw, CHUNK))
 
 
-def _peeked(file: IO[bytes]) -> bytes:
+def peeked(file: IO[bytes]) -> bytes:
+    """The next bytes of a file, at least one unless it ends, without going on in it."""
     return cast("io.BufferedReader", file).peek(4)
 
 
@@ -190,6 +195,8 @@ def encoding_of(sample: bytes) -> Encoding:
     if bad <= 1 or good > bad // 2:
         return UTF8
     guess = _guess(sample)
+    if guess not in (*GB_NAMES, *BIG5_NAMES) and (declared := _DECLARED.search(sample[:2048])):
+        guess = _plain(declared[1].decode())  # a page of few words
     if guess not in (*GB_NAMES, *BIG5_NAMES):
         # One sequence that the detector does not know is enough for it to give up.
         codec = GB18030.codec if _unknown(sample, "gbk") < UNKNOWN_AT_MOST else BIG5.codec
@@ -215,4 +222,8 @@ def _guess(sample: bytes) -> str:
     """The detector's name for a sample; empty when it has none."""
     lines = [line for line in sample.split(b"\n") if not line.isascii()]
     told = b"\n".join(lines)[:DETECTED_BY]
-    return str(chardet.detect(told)["encoding"] or "").lower().replace("-", "").replace("_", "")
+    return _plain(str(chardet.detect(told)["encoding"] or ""))
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")

@@ -21,7 +21,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.normalize.opening import Encoding, opened
+from tasks.normalize.opening import Encoding, opened, peeked
 
 MAX_RECORD = 64 * 1024**2
 """Longest record, in bytes (JSON lines) or characters (JSON array), that is taken for one."""
@@ -66,7 +66,8 @@ def read_records(path: Path) -> Iterator[Raw]:
             yield from _parquet(path)
             return
         with opened(path) as (file, disk, encoding):
-            yield from (_Array if _starts_array(path) else _lines)(file, disk, encoding)
+            array = peeked(file).lstrip().startswith(b"[")
+            yield from (_Array if array else _lines)(file, disk, encoding)
     except BROKEN as error:
         yield cannot_read_on(path, error)
 
@@ -75,11 +76,6 @@ def cannot_read_on(path: Path, error: Exception) -> Raw:
     """What stands for the rest of a file that broke off."""
     damage = Damaged(reason=f"cannot read on: {type(error).__name__}: {error}"[:300])
     return Raw(0, damage, path.stat().st_size)
-
-
-def _starts_array(path: Path) -> bool:
-    with opened(path) as (file, _, _):
-        return file.read(4096).lstrip().startswith(b"[")
 
 
 def _lines(file: IO[bytes], disk: IO[bytes], encoding: Encoding) -> Iterator[Raw]:
