@@ -71,23 +71,6 @@ def test_recipe_is_the_papers(name: str, table: list[tuple[str, dict[str, Any]]]
         assert bounds.items() <= operator.arguments.items(), operator
 
 
-def test_repaired_recipe_differs_only_where_it_says() -> None:
-    paper, repaired = recipes.load("text").operators, recipes.load("text-repaired").operators
-    assert [op.name for op in paper] == [op.name for op in repaired]
-    changed = {
-        f"{a.name}.{key}": b.arguments[key]
-        for a, b in zip(paper, repaired, strict=True)
-        for key in a.arguments
-        if a.arguments[key] != b.arguments[key]
-    }
-    assert changed == {
-        "average_line_length_filter.max_len": 100000,
-        "maximum_line_length_filter.max_len": 100000,
-        "special_characters_filter.max_ratio": 0.4,
-        "document_simhash_deduplicator.tokenization": "character",
-    }
-
-
 @pytest.mark.parametrize(
     ("yaml", "words"),
     [

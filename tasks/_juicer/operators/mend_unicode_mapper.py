@@ -1,0 +1,79 @@
+"""Mojibake repaired and characters composed; Chinese punctuation and quotes left as they are.
+
+Data-Juicer's `fix_unicode_mapper` runs ftfy with its defaults, which fold every full-width
+character to ASCII (`，！（）` become `,!()`) and straighten quotes. Here only what carries no
+meaning is folded: full-width letters and digits.
+"""
+
+import re
+
+import ftfy
+from data_juicer.ops.base_op import OPERATORS, Mapper
+
+FULL_WIDTH = {
+    first + offset: chr(ord(ascii_first) + offset)
+    for first, ascii_first, count in ((0xFF10, "0", 10), (0xFF21, "A", 26), (0xFF41, "a", 26))
+    for offset in range(count)
+}
+"""０-９, Ａ-Ｚ and ａ-ｚ."""
+
+NOTHING = dict.fromkeys((0x200B, 0x2060, 0xFEFF))
+"""Zero width space, word joiner, byte order mark: invisible, and between characters of a word they
+keep it from being recognised."""
+
+DECIMAL_POINT = re.compile(r"(?<=[0-9])．(?=[0-9])")
+
+
+@OPERATORS.register_module("mend_unicode_mapper")
+class MendUnicodeMapper(Mapper):
+    """Repairs encoding errors, composes characters, folds full-width letters and digits."""
+
+    _batched_op = True
+
+    def __init__(
+        self,
+        encoding: bool = True,
+        widths: bool = True,
+        normalization: str | None = "NFC",
+        *args: object,
+        **kwargs: object,
+    ) -> None:
+        """What is mended besides control characters, line ends and byte order marks.
+
+        :param encoding: text that was decoded wrongly (mojibake), and Latin ligatures
+        :param widths: full-width letters and digits become ASCII, zero-width spaces nothing
+        :param normalization: a Unicode form that changes no meaning, `NFC` or `NFD`; none: null
+        """
+        super().__init__(*args, **kwargs)
+        if normalization not in (None, "NFC", "NFD"):
+            raise ValueError(
+                f"normalization {normalization!r} must be NFC, NFD or null: the K forms turn x² "
+                "into x2"
+            )
+        self.widths = widths
+        self.config = ftfy.TextFixerConfig(
+            unescape_html=False,  # html_to_text_mapper's matter; in code an entity is a literal
+            remove_terminal_escapes=True,
+            fix_encoding=encoding,
+            fix_latin_ligatures=encoding,
+            fix_c1_controls=encoding,
+            fix_surrogates=True,
+            fix_line_breaks=True,
+            remove_control_chars=True,
+            fix_character_width=False,
+            uncurl_quotes=False,
+            normalization=normalization,
+            explain=False,
+        )
+
+    def mend(self, text: str) -> str:
+        """One text mended."""
+        text = ftfy.fix_text(text, self.config)
+        if self.widths:
+            text = DECIMAL_POINT.sub(".", text.translate(FULL_WIDTH).translate(NOTHING))
+        return text
+
+    def process_batched(self, samples: dict[str, list[str]]) -> dict[str, list[str]]:
+        """Mend every text of a batch."""
+        samples[self.text_key] = [self.mend(text) for text in samples[self.text_key]]
+        return samples
