@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
         "--set", dest="settings", action="append", default=[], metavar="SECTION.KEY=VALUE",
         help="change the configuration; may be given several times",
     )  # fmt: skip
+    _add_sample_options(run)
     run.add_argument("--json", action="store_true", help="print the summary as JSON")
     run.set_defaults(run=_run)
 
@@ -57,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("config", metavar="CONFIG.yaml")
     check.add_argument("--store", default="store")
     check.add_argument("--set", dest="settings", action="append", default=[])
+    _add_sample_options(check)
     check.set_defaults(run=_check)
 
     report = commands.add_parser("report", help="print where the newest reports of a store are")
@@ -98,6 +100,22 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _add_sample_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--fraction", metavar="F", help="take only this share of each corpus, for example 0.01"
+    )
+    command.add_argument(
+        "--limit", metavar="N", help="take at most N records of each corpus (lines, items, rows)"
+    )
+
+
+def _settings(arguments: argparse.Namespace) -> list[str]:
+    """All changes to the configuration that the command line asks for."""
+    sample = {"fraction": arguments.fraction, "limit": arguments.limit}
+    given = [f"sample.{key}={value}" for key, value in sample.items() if value is not None]
+    return [*arguments.settings, *given]
+
+
 STAGES = ("data", "pretrain", "sft", "dpo", "evaluate", "report")
 
 
@@ -112,14 +130,14 @@ def _run(arguments: argparse.Namespace) -> int:
         if name not in STAGES:
             raise ConfigError(f"--stages: there is no {name!r}; choose from {', '.join(STAGES)}")
     # Once here, before a server is started; the flow checks again for those who start it elsewhere.
-    preflight(load_pipeline(arguments.config, arguments.settings), resolve(arguments.store))
+    preflight(load_pipeline(arguments.config, _settings(arguments)), resolve(arguments.store))
     from flows.steel import pipeline
 
     with prefect_server():
         summary = pipeline(
             config=arguments.config,
             store=arguments.store,
-            settings=arguments.settings,
+            settings=_settings(arguments),
             stages=stages,
         )
     if arguments.json:
@@ -167,7 +185,7 @@ def _check(arguments: argparse.Namespace) -> int:
     from flows.preflight import preflight
     from tasks._recipes import resolve
 
-    preflight(load_pipeline(arguments.config, arguments.settings), resolve(arguments.store))
+    preflight(load_pipeline(arguments.config, _settings(arguments)), resolve(arguments.store))
     print(f"{arguments.config} is sound")
     return 0
 

@@ -21,14 +21,24 @@ from tasks.sft import SftConfig
 
 
 @dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """How much of each corpus is taken; always the same part (tasks/acquire/sampling.py)."""
+
+    fraction: float = 1.0
+    """Share of each corpus, in bytes as stored; above 0, at most 1."""
+    limit: int = 0
+    """Records (lines, items, rows) of each corpus at most; 0 for all."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PipelineConfig:
     """A whole pipeline, from raw corpora to the report."""
 
     name: str
     """Name of the pipeline; names the MLflow run and the report."""
     corpora: dict[str, str]
-    """Corpus (a recipe in data_recipes/corpora) -> where it is: `sample-world`, `hub`, or a path,
-    folder or glob relative to the project's root."""
+    """Corpus (a recipe in data_recipes/corpora) -> where it is: `sample-world`, `hub`, a path,
+    folder or glob relative to the project's root, or a URL of one (https://, s3://, hf://, …)."""
     sft_sets: dict[str, str] = field(default_factory=dict)
     """SFT set (data_recipes/sft) -> where it is."""
     preference_sets: dict[str, str] = field(default_factory=dict)
@@ -37,6 +47,8 @@ class PipelineConfig:
     """Benchmark (data_recipes/evals) -> where it is."""
     sample_world: SampleWorldConfig | None = None
     """The generator behind the location `sample-world`."""
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    """Take only a part of each corpus; the command line's `--fraction` and `--limit`."""
     normalize: NormalizeConfig = field(default_factory=NormalizeConfig)
     """Native formats to one."""
     clean: CleanConfig
@@ -90,8 +102,13 @@ class PipelineConfig:
         }[kind]
         # Only who uses the generator depends on its settings.
         generated = "sample-world" in datasets.values()
+        sample = self.sample if kind == "corpora" else SampleConfig()
         return AcquireConfig(
-            kind=kind, datasets=datasets, sample_world=self.sample_world if generated else None
+            kind=kind,
+            datasets=datasets,
+            sample_world=self.sample_world if generated else None,
+            fraction=sample.fraction,
+            limit=sample.limit,
         )
 
     def sft_of(self, mixture: str) -> SftConfig:

@@ -1,6 +1,7 @@
 """What data_recipes/corpora/<name>.yaml says about a corpus, and how any recipe names the hub."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from model.errors import ConfigError
@@ -40,6 +41,9 @@ class CorpusRecipe:
     """Where the Hugging Face hub has it."""
     obtain: str = ""
     """How to get it by hand, where the hub does not have it."""
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    """Checksums that files must have, by name; checked before they are unpacked. A recipe of any
+    kind may give them."""
     min_upvotes: int = 0
     """Answers with fewer up-votes are left out (Zhihu)."""
     licence: str

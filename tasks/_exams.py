@@ -10,8 +10,8 @@ import io
 import re
 import tarfile
 import zipfile
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,6 +60,8 @@ class Benchmark:
     """First lines of the prompt of a subject unknown to lm-eval."""
     override: dict[str, Any]
     """Native lm-eval keys laid over every subject's task."""
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    """Checksums that acquired files must have, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 
 from model.errors import DataError
 from tasks._recipes import ROOT, display
+from tasks._urls import redact
 
 SCHEMA_VERSION = 1
 """Of manifest.json. A reader refuses a version it does not know."""
@@ -77,7 +78,8 @@ but a finished stage serves whatever it says."""
 
 
 def plain(value: Any, *, key: bool = False) -> Any:
-    """A config as JSON values; for a stage's key without the fields marked NOT_IN_KEY."""
+    """A config as JSON values, without the passwords and signatures in URLs; for a stage's key
+    also without the fields marked NOT_IN_KEY."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             f.name: plain(getattr(value, f.name), key=key)
@@ -88,6 +90,8 @@ def plain(value: Any, *, key: bool = False) -> Any:
         return {str(k): plain(v, key=key) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [plain(v, key=key) for v in value]
+    if isinstance(value, str):
+        return redact(value)
     return str(value) if isinstance(value, Path) else value
 
 

@@ -20,6 +20,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from model.errors import ConfigError
+from tasks._urls import redact
 
 ROOT = Path(__file__).resolve().parents[1]
 """The project's root: relative paths in configs start here."""
@@ -185,7 +186,7 @@ def _explain(cls: Any, problem: Any) -> str:
         case "missing" | "missing_argument" | "missing_keyword_only_argument":
             return f"key {dotted!r} is required"
         case _:
-            return f"{dotted!r}: {problem['msg']} (got {problem['input']!r})"
+            return redact(f"{dotted!r}: {problem['msg']} (got {problem['input']!r})")
 
 
 def _fields_at(cls: Any, location: list[str]) -> list[str]:

@@ -20,6 +20,8 @@ class ChatSetRecipe:
     """Where the Hugging Face hub has it, and its training files there."""
     obtain: str = ""
     """How to get it by hand, where the hub does not have it."""
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    """Checksums that acquired files must have, by name."""
     licence: str
     """Licence that its publishers state; `none stated` if they state none."""
     language: Literal["zh", "en", "mixed"]
