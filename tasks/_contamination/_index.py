@@ -23,11 +23,19 @@ import numpy.typing as npt
 
 from model.errors import DataError
 from tasks._contamination._questions import ContaminationConfig, ExamQuestion
-from tasks._contamination._tokens import Hashes, Places, Tokens, forms_digest, ngrams, tokenize
+from tasks._contamination._tokens import (
+    Hashes,
+    Places,
+    Tokens,
+    forms_digest,
+    ngrams,
+    tokenize,
+)
 from tasks._files import complete_file
 from tasks._recipes import display
 
 Shares = npt.NDArray[np.float64]
+_Part = tuple[int, tuple[str, ...]]
 
 MAX_SHARED = 50
 """An n-gram in more questions than this is a commonplace and is not looked for."""
@@ -54,8 +62,8 @@ SIBLING_NGRAM = 5
 SIBLING_SHARE = 0.15
 """Share of a stem's n-grams in other stems above which a question has siblings."""
 
+_BITS = np.left_shift(1, np.arange(8)).astype(np.uint8)
 _NEVER = np.iinfo(np.int32).max
-_BREAK = "\x1f"
 _LISTED = re.compile(r"(?<![A-Za-z])A\s*[.．、:：)）].+?(?<![A-Za-z])B\s*[.．、:：)）]", re.DOTALL)
 
 
@@ -101,12 +109,11 @@ class Index:
         self.questions = tuple(questions)
         self._arrays = arrays
         self._sizes = np.diff(arrays.starts)
-        bits = max(16, int(16 * len(arrays.grams)).bit_length())
-        self._shift = np.uint64(64 - bits)
-        buckets = arrays.grams >> self._shift
-        self._bitmap = np.zeros(1 << (bits - 3), np.uint8)
-        bit = np.left_shift(1, buckets & np.uint64(7), dtype=np.uint64).astype(np.uint8)
-        np.bitwise_or.at(self._bitmap, buckets >> np.uint64(3), bit)
+        self._bits = max(16, (16 * len(arrays.grams)).bit_length())
+        self._bitmap = np.zeros(1 << (self._bits - 3), np.uint8)
+        for which in range(2):
+            bucket = self._bucket(arrays.grams, which)
+            np.bitwise_or.at(self._bitmap, bucket >> 3, _BITS[bucket & 7])
 
     @classmethod
     def build(cls, questions: Iterable[ExamQuestion], config: ContaminationConfig) -> "Index":
@@ -157,9 +164,8 @@ class Index:
     def _find(self, text: str) -> Iterator[tuple[int, Match]]:
         tokens = tokenize(text)
         grams = ngrams(tokens.hashes, self.config.ngram)
-        buckets = grams >> self._shift
-        bytes_ = self._bitmap[buckets >> np.uint64(3)]
-        hits = np.flatnonzero((bytes_ >> (buckets & np.uint64(7)).astype(np.uint8)) & 1)
+        hits = np.flatnonzero(self._maybe(grams, 0))
+        hits = hits[self._maybe(grams[hits], 1)]
         if not len(hits):
             return
         arrays = self._arrays
@@ -173,17 +179,28 @@ class Index:
         inner = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         entries, where = np.repeat(arrays.starts[rows], sizes) + inner, np.repeat(hits, sizes)
         owners = arrays.owners[entries]
-        found = np.bincount(arrays.owners[np.unique(entries)], minlength=len(self.questions))
-        for number in np.flatnonzero(found >= arrays.needs).tolist():
+        seen, found = np.unique(arrays.owners[np.unique(entries)], return_counts=True)
+        for number in seen[found >= arrays.needs[seen]].tolist():
             match = self._examine(number, text, tokens, where[owners == number])
             if match is not None:
                 yield number, match
 
+    def _maybe(self, grams: Hashes, which: int) -> npt.NDArray[np.bool_]:
+        """Whether the bit of each n-gram is set."""
+        bucket = self._bucket(grams, which)
+        is_set: npt.NDArray[np.bool_] = self._bitmap[bucket >> 3] & _BITS[bucket & 7] > 0
+        return is_set
+
+    def _bucket(self, grams: Hashes, which: int) -> Places:
+        """One of the two bits of the bitmap for each n-gram: by its highest or its lowest bits."""
+        low = grams & np.uint64((1 << self._bits) - 1)
+        return (low if which else grams >> np.uint64(64 - self._bits)).view(np.int64)
+
     def _examine(self, number: int, text: str, tokens: Tokens, where: Places) -> Match | None:
         """Compare a question with the tokens around each place where an n-gram of it was seen."""
         question, n = self.questions[number], self.config.ngram
-        parts, least = _parts(question), float(self._arrays.least[number]) - 1e-9
-        width = int(SLACK * sum(map(len, parts))) + 20
+        parts, least = _parts(question, n), float(self._arrays.least[number]) - 1e-9
+        width = int(SLACK * sum(size for size, _ in parts)) + 20
         best: tuple[float, int, int] | None = None
         places = np.unique(where)
         done = -1
@@ -194,7 +211,7 @@ class Index:
             begin, end = max(0, at - width), min(len(tokens.hashes), at + width)
             near = places[(places >= begin) & (places <= end - n)]
             first, last = tokens.span(int(near[0]), int(near[-1]) + n)
-            window = _BREAK + _BREAK.join(tokens.strings(begin, end)) + _BREAK
+            window = tokens.window(begin, end)
             overlap = self._overlap(parts, window, text[last : last + OPTIONS_WITHIN], least)
             if overlap >= least and (best is None or overlap > best[0]):
                 best = (overlap, first, last)
@@ -206,24 +223,23 @@ class Index:
             excerpt=text[first : min(last, first + EXCERPT)], question=question.text,
         )  # fmt: skip
 
-    def _overlap(
-        self, parts: Sequence[tuple[str, ...]], window: str, after: str, least: float
-    ) -> float:
+    def _overlap(self, parts: Sequence[_Part], window: str, after: str, least: float) -> float:
         """Share of a question in a window: of its stem alone, or of stem and options; 0 for none.
 
         A long stem is enough by itself, unless a list of other options follows it: that is another
         question with the same beginning. One option may be missing.
         """
-        n = self.config.ngram
-        stem, *options = ((len(part), _present(part, window, n)) for part in parts)
-        if stem[0] >= self.config.min_stem and stem[1] >= least and not _LISTED.search(after):
-            return stem[1]
-        options = [option for option in options if option[0]]
-        if len(options) > 2:
-            options.remove(min(options, key=lambda option: (option[1], -option[0])))
-        if stem[1] < STEM_LEAST or any(share < OPTION_LEAST for _, share in options):
+        size, runs = parts[0]
+        share = _present(runs, window)
+        if share < STEM_LEAST:
             return 0.0
-        counted = [stem, *options]
+        if size >= self.config.min_stem and share >= least and not _LISTED.search(after):
+            return share
+        counted = [(size, share), *((size, _present(runs, window)) for size, runs in parts[1:])]
+        if len(counted) > 3:
+            counted.remove(min(counted[1:], key=lambda option: (option[1], -option[0])))
+        if any(share < OPTION_LEAST for _, share in counted[1:]):
+            return 0.0
         return sum(size * share for size, share in counted) / sum(size for size, _ in counted)
 
     def save(self, path: Path) -> None:
@@ -300,21 +316,26 @@ def _thresholds(stems: list[Hashes], config: ContaminationConfig) -> Shares:
     return np.where(sibling, max(config.overlap, config.sibling_overlap), config.overlap)
 
 
-@lru_cache(maxsize=4096)
-def _parts(question: ExamQuestion) -> tuple[tuple[str, ...], ...]:
-    """The tokens of the stem and of each option."""
-    parts = (tokenize(part) for part in (question.stem, *question.options))
-    return tuple(tuple(part.strings(0, len(part.hashes))) for part in parts)
+@lru_cache(maxsize=1024)
+def _parts(question: ExamQuestion, length: int) -> tuple[_Part, ...]:
+    """Stem and options, those without any token left out: tokens, and the runs to be found.
 
-
-def _present(part: tuple[str, ...], window: str, length: int) -> float:
-    """Share of a part's n-grams in a window; of a part shorter than one, whether it is there.
-
-    n-grams reach over both ends and are cut there, so that each token is in as many: a stem whose
-    last word differs is as different as one with another word in its middle.
+    The runs are the n-grams; they reach over both ends and are cut there, so that each token is in
+    as many: a stem whose last word differs is as different as one with another word in its middle.
+    A part shorter than an n-gram is one run.
     """
-    size = len(part)
-    if size <= length:
-        return float(f"{_BREAK}{_BREAK.join(part)}{_BREAK}" in window)
-    runs = [part[max(0, i) : i + length] for i in range(1 - length, size)]
-    return sum(f"{_BREAK}{_BREAK.join(run)}{_BREAK}" in window for run in runs) / len(runs)
+    parts: list[_Part] = []
+    for text in (question.stem, *question.options):
+        tokens = tokenize(text)
+        size = len(tokens.hashes)
+        spans = [(max(0, i), min(size, i + length)) for i in range(1 - length, size)]
+        if size <= length:
+            spans = [(0, size)]
+        if size or not parts:
+            parts.append((size, tuple(tokens.window(first, last) for first, last in spans)))
+    return tuple(parts)
+
+
+def _present(runs: Sequence[str], window: str) -> float:
+    """Share of the runs that a window contains."""
+    return sum(run in window for run in runs) / len(runs)

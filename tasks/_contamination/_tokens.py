@@ -30,6 +30,9 @@ _CHARACTER = np.uint32((1 << _KIND_SHIFT) - 1)
 _SEVERAL = np.uint32(1 << 31)
 """Marks a character whose canonical form is none or several; the rest is its row (see Forms)."""
 
+BREAK = "\x1f"
+"""Stands between tokens where they are compared as text; never part of one."""
+
 _NUM_CODES = 0x32400
 """Beyond the last assigned CJK character (extension H); what follows separates."""
 
@@ -75,32 +78,44 @@ class Tokens:
     """Canonical characters with their kinds; 0 between tokens."""
     firsts: Places
     """Where each token begins in `codes`."""
-
     origin: Places | None
     """Place in the text of each of `codes`; None where they are the same."""
 
-    def strings(self, first: int, last: int) -> list[str]:
-        """The canonical text of tokens first to last - 1."""
-        return [
-            "".join(map(chr, self.codes[place : self._end(place)] & _CHARACTER))
-            for place in self.firsts[first:last].tolist()
-        ]
+    @functools.cached_property
+    def _ends(self) -> Places:
+        """Where each token ends in `codes`."""
+        kinds = self.codes >> _KIND_SHIFT
+        breaks = np.flatnonzero((kinds[1:] != kinds[:-1]) | (kinds[1:] == SINGLE)) + 1
+        breaks = np.append(breaks, len(kinds))
+        ends: Places = breaks[np.searchsorted(breaks, self.firsts, side="right")]
+        return ends
+
+    @functools.cached_property
+    def _joined(self) -> tuple[str, Places]:
+        """Every token between two breaks, and where each begins; one more at the end."""
+        sizes = self._ends - self.firsts
+        begins = np.cumsum(np.append(0, sizes + 1)) + 1
+        text = np.full(int(begins[-1]), ord(BREAK), np.uint32)
+        inner = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        characters = self.codes[np.repeat(self.firsts, sizes) + inner] & _CHARACTER
+        text[np.repeat(begins[:-1], sizes) + inner] = characters
+        return text.tobytes().decode("utf-32-le"), begins
+
+    def window(self, first: int, last: int) -> str:
+        """The canonical text of tokens first to last - 1, a break before and after each."""
+        text, begins = self._joined
+        return text[int(begins[first]) - 1 : int(begins[last])]
+
+    def strings(self) -> tuple[str, ...]:
+        """The canonical text of each token."""
+        return tuple(self.window(0, len(self.firsts)).split(BREAK)[1:-1])
 
     def span(self, first: int, last: int) -> tuple[int, int]:
         """Where tokens first to last - 1 begin and end in the text."""
-        begin, end = int(self.firsts[first]), self._end(int(self.firsts[last - 1])) - 1
+        begin, end = int(self.firsts[first]), int(self._ends[last - 1]) - 1
         if self.origin is not None:
             begin, end = int(self.origin[begin]), int(self.origin[end])
         return begin, end + 1
-
-    def _end(self, place: int) -> int:
-        """The end in `codes` of the token that begins there."""
-        kind = self.codes[place] >> _KIND_SHIFT
-        end = place + 1
-        if kind != SINGLE:
-            while end < len(self.codes) and self.codes[end] >> _KIND_SHIFT == kind:
-                end += 1
-        return end
 
 
 def tokenize(text: str) -> Tokens:
