@@ -57,6 +57,16 @@ def main(argv: list[str]) -> int:
 
 def work(job: Job, progress: "Progress") -> None:
     """Clean every source of the job."""
+    cleaning, notes = prepare(job, progress)
+    run = _on_ray if job.executor == "ray" else _locally
+    result = run(job, cleaning, progress)
+    with complete_file(Path(job.ledger)) as file:
+        file.write(json_line(result | {"notes": notes | result["notes"]}))
+    shutil.rmtree(job.scratch)
+
+
+def prepare(job: Job, progress: "Progress") -> tuple[Recipe, dict[str, Any]]:
+    """Everything the operators need, in place. Returns the recipe, and notes on the models."""
     progress.say(0, 1, "loading operators")
     # Data-Juicer reads its environment while it is imported.
     os.environ["DATA_JUICER_EXTERNAL_MODELS_HOME"] = job.models
@@ -74,11 +84,7 @@ def work(job: Job, progress: "Progress") -> None:
         _place_tokenizer(job.tokenizer, Path(job.models) / PROXY_TOKENIZER)
     if cleaning.needs_language_model:
         notes |= _language_model(job, cleaning, progress)
-    run = _on_ray if job.executor == "ray" else _locally
-    result = run(job, cleaning, progress)
-    with complete_file(Path(job.ledger)) as file:
-        file.write(json_line(result | {"notes": notes | result["notes"]}))
-    shutil.rmtree(job.scratch)
+    return cleaning, notes
 
 
 def _locally(job: Job, cleaning: Recipe, progress: "Progress") -> dict[str, Any]:

@@ -119,6 +119,16 @@ def run(operators: Sequence[OP], batch: Batch, examples: Examples) -> Batch:
     return batch
 
 
+def plainly(operator: OP, batch: Batch) -> None:
+    """Call an operator as the library does, and throw away what comes out: for benchmarks."""
+    texts = [item.text for item in batch]
+    if isinstance(operator, Mapper):
+        operator.process_batched({operator.text_key: texts})
+    else:
+        samples = {operator.text_key: texts, Fields.stats: [{} for _ in batch]}
+        list(operator.process_batched(operator.compute_stats_batched(samples)))
+
+
 def map_texts(mappers: Sequence[OP], texts: Iterable[str]) -> Iterator[str]:
     """Texts after mappers, for the language model, which is to see what the filter will see."""
     iterator = iter(texts)

@@ -1,0 +1,354 @@
+"""Cleaning: this engine beside plain `dj-process`, on the same documents, recipe and cores.
+
+    python -m benchmarks.bench_clean NORMALIZED [--recipe text-repaired] [--copies 4] [--cores 2]
+
+NORMALIZED is a folder of `<source>.jsonl`, as the stage `normalize` leaves it (STORE/normalize/KEY).
+Both programs start cold, are given the same language model, and must keep the same documents with
+the same texts. Beside the two: what reading, parsing and writing the same lines costs with nothing
+done to them (the limit), and what each operator takes in either.
+
+`--copies N` cleans N times the corpus (sentences shuffled, so that copies are new documents) and
+`--memory` prints how memory grows from 1 to N of them.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tasks._corpora import corpus
+from tasks._files import json_line
+from tasks._juicer import recipe as recipes
+from tasks._juicer.job import Job, RayConfig, write_job
+from tasks._juicer.lm_config import LanguageModelConfig
+from tasks._recipes import ROOT
+
+SENTENCE = re.compile(r"(?<=[。！？!?\n])")
+DONE = re.compile(r"OP \[(\w+)\] Done in ([\d.]+)s")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run, print a table, and write JSON where `--output` says."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("normalized", type=Path)
+    parser.add_argument("--recipe", default="text-repaired")
+    parser.add_argument("--copies", type=int, default=1, help="times the corpus")
+    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--memory", action="store_true", help="only ours, at 1, 2, … copies")
+    parser.add_argument("--output", type=Path, help="write the figures here, as JSON")
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(prefix="bench-clean-") as scratch:
+        measure = memory if arguments.memory else race
+        figures = measure(arguments, Path(scratch))
+    figures["command"] = "python -m benchmarks.bench_clean " + " ".join(
+        "NORMALIZED" if a == str(arguments.normalized) else a
+        for a in (argv if argv is not None else sys.argv[1:])
+        if not a.startswith(str(arguments.output))
+    )
+    figures["machine"] = {
+        "cores": arguments.cores, "processor": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+    }  # fmt: skip
+    text = json.dumps(figures, indent=1, ensure_ascii=False)
+    print(text)
+    if arguments.output:
+        arguments.output.write_text(text + "\n", encoding="utf-8")
+
+
+def race(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """Both programs, the limit, and both by operator."""
+    inputs = corpora(arguments, scratch / "in", arguments.copies)
+    size = sum(path.stat().st_size for path in inputs.values())
+    models = language_model(arguments, scratch, inputs)
+    limit = read_parse_write(list(inputs.values()), scratch / "limit", arguments.cores)
+    ours = run_ours(arguments, scratch / "ours", inputs, models)
+    theirs = run_dj_process(arguments, scratch / "dj", inputs, models)
+    kept, kept_by_dj = (
+        {d["id"]: d["text"] for path in files for d in lines(path)}
+        for files in (sorted((scratch / "ours" / "out").glob("*/*.jsonl")), [scratch / "dj" / "out.jsonl"])
+    )  # fmt: skip
+    require_same(kept, kept_by_dj)
+    return {
+        "recipe": arguments.recipe,
+        "documents": sum(1 for path in inputs.values() for _ in lines(path)),
+        "megabytes": round(size / 1e6, 2), "documents_kept": len(kept), "same_keep_set": True,
+        "dj_process": theirs, "steel": ours,
+        "read_parse_write": {"seconds": limit, "megabytes_per_second": rate(size, limit)},
+        "times_as_fast": round(theirs["seconds"] / ours["seconds"], 2),
+        "operators": by_operator(arguments.recipe, inputs, models),
+    }  # fmt: skip
+
+
+def require_same(ours: dict[str, str], theirs: dict[str, str]) -> None:
+    """Stop where the two programs keep other documents, or other texts."""
+    only_ours, only_theirs = ours.keys() - theirs.keys(), theirs.keys() - ours.keys()
+    other = [i for i in ours.keys() & theirs.keys() if ours[i] != theirs[i]]
+    if only_ours or only_theirs or other:
+        raise SystemExit(
+            f"{len(only_ours)} documents are kept by us alone, {len(only_theirs)} by dj-process "
+            f"alone, {len(other)} with another text: {sorted(only_ours)[:3]} "
+            f"{sorted(only_theirs)[:3]} {sorted(other)[:3]}"
+        )
+
+
+def memory(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """Peak memory of our processes at 1, 2, … times the corpus."""
+    rows = []
+    copies = 1
+    models: Path | None = None
+    while copies <= arguments.copies:
+        inputs = corpora(arguments, scratch / f"in-{copies}", copies)
+        models = models or language_model(arguments, scratch, inputs)
+        figures = run_ours(arguments, scratch / f"ours-{copies}", inputs, models)
+        size = sum(path.stat().st_size for path in inputs.values())
+        rows.append({"copies": copies, "megabytes": round(size / 1e6, 2)} | figures)
+        copies *= 2
+    first, last = rows[0], rows[-1]
+    grown = last["peak_megabytes"] - first["peak_megabytes"]
+    return {
+        "recipe": arguments.recipe, "runs": rows,
+        "megabytes_of_memory_per_megabyte_of_text": round(
+            grown / max(1e-9, last["megabytes"] - first["megabytes"]), 3
+        ),
+    }  # fmt: skip
+
+
+def corpora(arguments: argparse.Namespace, folder: Path, copies: int) -> dict[str, str]:
+    """The sources of the recipe's kind, `copies` times. Source -> file."""
+    kind = "code" if arguments.recipe.startswith("code") else "text"
+    folder.mkdir(parents=True)
+    inputs: dict[str, Path] = {}
+    for path in sorted(arguments.normalized.glob("*.jsonl")):
+        if corpus(path.stem).kind != kind:
+            continue
+        inputs[path.stem] = folder / path.name
+        with inputs[path.stem].open("wb") as file:
+            for copy in range(copies):
+                rng = random.Random(copy)
+                for document in lines(path):
+                    if copy:
+                        sentences = SENTENCE.split(document["text"])
+                        rng.shuffle(sentences)
+                        document["text"] = "".join(sentences)
+                        document["id"] += f"~{copy}"
+                    file.write(json_line(document))
+    if not inputs:
+        raise SystemExit(f"{arguments.normalized} holds no {kind} source")
+    return inputs
+
+
+def language_model(arguments: argparse.Namespace, scratch: Path, inputs: dict[str, Path]) -> Path:
+    """A folder with what the recipe's operators load; made by a run that nobody times."""
+    models = scratch / "models"
+    prepare(our_job(arguments, scratch / "models-run", inputs, models), scratch / "models-run")
+    return models
+
+
+def prepare(job: Path, folder: Path) -> None:
+    """Train and place the models of a job, without cleaning."""
+    script = (
+        "import json, os, sys\n"
+        "from pathlib import Path\n"
+        "from tasks._juicer import __main__ as juicer\n"
+        "from tasks._juicer.job import Job\n"
+        "path = Path(sys.argv[1])\n"
+        "job = Job(**json.loads(path.read_text()))\n"
+        "juicer.prepare(job, juicer.Progress(path.with_suffix('.progress')))\n"
+    )
+    with (folder / "log").open("wb") as log:
+        subprocess.run([sys.executable, "-c", script, str(job)], check=True, cwd=ROOT, stdout=log,
+                       stderr=log)  # fmt: skip
+
+
+def our_job(
+    arguments: argparse.Namespace, folder: Path, inputs: dict[str, Path], models: Path,
+    partition_bytes: int = 1 << 22,
+) -> Path:  # fmt: skip
+    """A job file for `python -m tasks._juicer`."""
+    for name in ("out", "work"):
+        (folder / name).mkdir(parents=True)
+    models.mkdir(exist_ok=True)
+    job = Job(
+        kind="code" if arguments.recipe.startswith("code") else "text", recipe=arguments.recipe,
+        inputs={s: str(p) for s, p in inputs.items()}, output=str(folder / "out"),
+        ledger=str(folder / "ledger.json"), scratch=str(folder / "work"), models=str(models),
+        language_model=asdict(LanguageModelConfig()), tokenizer="auto", examples=3,
+        partition_bytes=partition_bytes, workers=arguments.cores, contamination="",
+        contamination_action="drop", executor="local", ray=asdict(RayConfig()),
+    )  # fmt: skip
+    path = folder / "job.json"
+    write_job(job, path)
+    return path
+
+
+def run_ours(
+    arguments: argparse.Namespace, folder: Path, inputs: dict[str, Path], models: Path
+) -> dict[str, Any]:
+    """Our engine, from a cold start to the last file."""
+    job = our_job(arguments, folder, inputs, models)
+    size = sum(path.stat().st_size for path in inputs.values())
+    with (folder / "log").open("wb") as log:
+        return timed([sys.executable, "-m", "tasks._juicer", str(job)], size, log, folder, models)
+
+
+def run_dj_process(
+    arguments: argparse.Namespace, folder: Path, inputs: dict[str, Path], models: Path
+) -> dict[str, Any]:
+    """`dj-process --config` on the same documents, with as many processes."""
+    folder.mkdir()
+    size = sum(path.stat().st_size for path in inputs.values())
+    with (folder / "in.jsonl").open("wb") as file:
+        for path in inputs.values():
+            for document in lines(path):
+                file.write(json_line({"id": document["id"], "text": document["text"]}))
+    recipe = recipes.load(arguments.recipe)
+    recipe.data["np"] = arguments.cores
+    recipe.write_resolved(
+        folder / "dj.yaml", dataset=folder / "in.jsonl", export=folder / "out.jsonl"
+    )
+    command = [sys.executable, "-m", "tools.process_data", "--config", str(folder / "dj.yaml")]
+    with (folder / "log").open("wb") as log:
+        figures = timed(command, size, log, folder, models)
+    seconds: dict[str, float] = {}
+    for name, taken in DONE.findall((folder / "log").read_text("utf-8", "replace")):
+        seconds[name] = seconds.get(name, 0.0) + float(taken)
+    return figures | {"operator_seconds": seconds}
+
+
+def timed(
+    command: Sequence[str], size: int, log: Any, folder: Path, models: Path
+) -> dict[str, Any]:
+    """Run a program; wall-clock seconds, MB/s, and the peak of its processes' memory together."""
+    cache = folder / "cache"
+    started = time.perf_counter()
+    child = psutil.Popen(
+        command, cwd=ROOT if "tasks._juicer" in command else folder, stdout=log, stderr=log,
+        env=os.environ | {
+            "DATA_JUICER_EXTERNAL_MODELS_HOME": str(models), "HF_HUB_OFFLINE": "1",
+            "DATA_JUICER_CACHE_HOME": str(cache), "HF_DATASETS_CACHE": str(cache),
+            "UV_OFFLINE": "1", "PIP_NO_INDEX": "1", "UV_CACHE_DIR": str(cache / "uv"),
+            "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT),
+        },
+    )  # fmt: skip
+    peak = [0]
+    stopped = threading.Event()
+
+    def watch() -> None:
+        while not stopped.wait(0.1):
+            peak[0] = max(peak[0], resident(child))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    status = child.wait()
+    seconds = time.perf_counter() - started
+    stopped.set()
+    watcher.join()
+    if status:
+        raise SystemExit(f"{' '.join(command)} ended with status {status}: see {folder / 'log'}")
+    return {
+        "seconds": round(seconds, 2), "megabytes_per_second": rate(size, seconds),
+        "peak_megabytes": round(peak[0] / 1e6, 1),
+    }  # fmt: skip
+
+
+def resident(process: psutil.Process) -> int:
+    """Bytes of a process and its children; what they share is counted once, in proportion."""
+    total = 0
+    for one in (process, *children(process)):
+        try:
+            total += one.memory_full_info().pss
+        except psutil.Error:
+            continue
+    return total
+
+
+def children(process: psutil.Process) -> list[psutil.Process]:
+    """The process's children, theirs included."""
+    try:
+        return list(process.children(recursive=True))
+    except psutil.Error:
+        return []
+
+
+def read_parse_write(paths: Sequence[Path], folder: Path, cores: int) -> float:
+    """Seconds to read, parse and write all lines, file by file, on as many cores."""
+    folder.mkdir()
+    started = time.perf_counter()
+    with ProcessPoolExecutor(cores) as pool:
+        for _ in pool.map(copy_lines, [(str(p), str(folder / p.name)) for p in paths]):
+            pass
+    return round(time.perf_counter() - started, 3)
+
+
+def copy_lines(places: tuple[str, str]) -> None:
+    """Parse every line of a file and write it again."""
+    source, target = places
+    with Path(target).open("wb") as file:
+        for document in lines(Path(source)):
+            file.write(json_line(document))
+
+
+def by_operator(recipe: str, inputs: dict[str, Path], models: Path) -> list[dict[str, Any]]:
+    """Seconds of CPU of each operator, one process: as the library has it, and as we run it."""
+    os.environ["DATA_JUICER_EXTERNAL_MODELS_HOME"] = str(models)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from tasks._juicer import pipeline
+    from tasks._juicer.ledger import Examples
+
+    loaded = recipes.load(recipe)
+    loaded.import_custom_operators()
+    built = pipeline.build(loaded.operators)
+    documents = [d for path in inputs.values() for d in lines(path)]
+    size = sum(len(d["text"].encode()) for d in documents)
+    rows = []
+    batches = list(pipeline.batches(pipeline.Item.of(d) for d in documents))
+    pipeline.warm(built[: len(built) - len(loaded.deduplicators)])
+    for operator, described in zip(built, loaded.operators, strict=True):
+        if described.kind == "deduplicator":
+            continue
+        plain = cpu_seconds(lambda op=operator: [pipeline.plainly(op, b) for b in batches])
+        started = time.process_time()
+        batches = [pipeline.run([operator], b, Examples(most=0)) for b in batches]
+        ours = time.process_time() - started
+        rows.append(
+            {"operator": described.name, "library_seconds": round(plain, 3),
+             "steel_seconds": round(ours, 3), "steel_megabytes_per_second": rate(size, ours)}
+        )  # fmt: skip
+    return rows
+
+
+def cpu_seconds(work: Any) -> float:
+    """Seconds of CPU that a call takes."""
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Documents of a JSON-lines file."""
+    with path.open("rb") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def rate(size: int, seconds: float) -> float:
+    """Megabytes per second."""
+    return round(size / 1e6 / max(seconds, 1e-9), 2)
+
+
+if __name__ == "__main__":
+    main()
