@@ -125,7 +125,7 @@ class Index:
         needs = np.ones(len(questions), np.int64)
         for number, (question, unit) in enumerate(zip(questions, stems, strict=True)):
             if len(unit) >= config.min_stem:
-                # As many may be missing as the overlap lets go, ends counted (see _present).
+                # As many may be missing as the overlap lets go, ends counted (see _parts).
                 lost = (1 - least[number]) * (len(unit) + n - 1)
                 needs[number] = len(unit) - n + 1 - int(lost)
             else:
@@ -218,10 +218,14 @@ class Index:
         if best is None:
             return None
         overlap, first, last = best
+        excerpt = text[first : min(last, first + EXCERPT)]
         return Match(
-            benchmark=question.benchmark, question_id=question.id, overlap=round(overlap, 4),
-            excerpt=text[first : min(last, first + EXCERPT)], question=question.text,
-        )  # fmt: skip
+            benchmark=question.benchmark,
+            question_id=question.id,
+            overlap=round(overlap, 4),
+            excerpt=excerpt.encode("utf-8", "replace").decode(),  # half a surrogate has no UTF-8
+            question=question.text,
+        )
 
     def _overlap(self, parts: Sequence[_Part], window: str, after: str, least: float) -> float:
         """Share of a question in a window: of its stem alone, or of stem and options; 0 for none.
@@ -304,7 +308,7 @@ def _arranged(hashes: list[Hashes], needs: Places, least: Shares) -> _Arrays:
 
 
 def _thresholds(stems: list[Hashes], config: ContaminationConfig) -> Shares:
-    """The overlap that each question must have: more, the more of its stem others have too."""
+    """The overlap that each question must have: more if other stems have a part of it."""
     grams = [np.unique(ngrams(stem, SIBLING_NGRAM)) for stem in stems]
     sizes = np.array([len(part) for part in grams], np.int64)
     _, inverse, counts = np.unique(

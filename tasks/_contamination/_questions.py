@@ -29,7 +29,7 @@ class ContaminationConfig:
     sibling_overlap: float = 0.85
     """The same for a question that has siblings in the exams, which differ in a word or a number:
     what is as much like it as they are is not it."""
-    min_stem: int = 24
+    min_stem: int = 18
     """Tokens of a stem that is looked for alone; a shorter one must stand beside its options."""
     min_tokens: int = 10
     """Tokens of stem and options together below which a question cannot be told from ordinary
