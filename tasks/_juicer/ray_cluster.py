@@ -83,30 +83,30 @@ def cluster(
             [str(_sources(recipe, scratch)), *filter(None, [os.environ.get("PYTHONPATH")])]
         ),
     }
+    before = dict(os.environ)
     # The driver makes the operators, and Data-Juicer reads its environment while it is imported.
-    os.environ.update(variables)
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    if config.address == "local" and "RAY_AUTH_MODE" not in os.environ:
-        # Ray would leave a token in the home folder.
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    import ray
-
-    from tasks._juicer import ray_probe
-
-    arguments: dict[str, Any] = {"address": config.address}
-    folder = None
-    if config.address == "local":
-        # Ray's sockets lie in this folder, and their paths must be short.
-        folder = tempfile.mkdtemp(prefix="steel-ray-")
-        arguments |= {
-            "include_dashboard": False, "num_cpus": config.num_cpus or None,
-            "_node_ip_address": "127.0.0.1", "_temp_dir": folder,
-        }  # fmt: skip
-    recipe.import_custom_operators()
+    os.environ |= variables | {"RAY_USAGE_STATS_ENABLED": "0"}
     try:
+        recipe.import_custom_operators()
+        yield from _connected(config, variables)
+    finally:
+        os.environ.clear()
+        os.environ |= before
+
+
+def _connected(config: RayConfig, variables: dict[str, str]) -> Iterator[list[dict[str, Any]]]:
+    with contextlib.ExitStack() as stack:
+        arguments: dict[str, Any] = {"address": config.address}
+        if config.address == "local":
+            arguments |= _only_here(stack) | {"num_cpus": config.num_cpus or None}
+        import ray
+
+        from tasks._juicer import ray_probe
+
+        stack.callback(ray.shutdown)
         try:
             ray.init(
-                **arguments, log_to_driver=False, logging_level=logging.WARNING,
+                **arguments, log_to_driver=False, logging_level=logging.ERROR,
                 runtime_env={
                     "env_vars": variables, "worker_process_setup_hook": ray_probe.refuse_installs
                 },
@@ -118,7 +118,21 @@ def cluster(
             for node in ray.nodes()  # type: ignore[no-untyped-call]
             if node["Alive"]
         ]
-    finally:
-        ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _only_here(stack: contextlib.ExitStack) -> dict[str, Any]:
+    """Arguments of a Ray that this machine alone can reach and that leaves no files behind."""
+    if "RAY_AUTH_MODE" not in os.environ:
+        # Ray would make a token and keep it in the home folder.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    # On Linux Ray listens on all interfaces, whatever address it is given. As on desktop systems,
+    # where it cannot form clusters, this keeps it to 127.0.0.1. Read when ray is imported.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    from ray._private import ray_constants
+
+    stack.callback(setattr, ray_constants, "ENABLE_RAY_CLUSTER", ray_constants.ENABLE_RAY_CLUSTER)
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    # Ray's sockets lie in this folder, and their paths must be short.
+    folder = tempfile.mkdtemp(prefix="steel-ray-")
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    return {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "_temp_dir": folder}
