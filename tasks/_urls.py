@@ -11,17 +11,23 @@ HIDDEN = "***"
 
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]*://")
 _URL = re.compile(_SCHEME.pattern + r"[^\s\"'<>`]+")
-_PASSING = re.compile(
+_SIGNATURES = re.compile(r"(x-(amz|goog)-)?signature|sig", re.IGNORECASE)
+_SIGNED = re.compile(
     r"x-(amz|goog|ms)-.*|awsaccesskeyid|googleaccessid|signature|sig|expires|policy|key-pair-id"
-    r"|s[eprtv]|spr|sk[a-z]+|.*token.*|.*password.*|.*secret.*|.*key|auth.*",
+    r"|s[eprtv]|spr|sk[a-z]+",
     re.IGNORECASE,
 )
-"""Query parameters that grant access and change from day to day; others say what is asked for."""
+"""Query parameters that go with a signature and change from day to day."""
 
 
 def is_url(location: str) -> bool:
     """Whether a location is a URL (`s3://…`, `https://…`) and no path."""
     return _SCHEME.match(location) is not None
+
+
+def scheme(url: str) -> str:
+    """The protocol of a URL, in small letters."""
+    return url.partition("://")[0].lower()
 
 
 def redact(text: str, *locations: str) -> str:
@@ -37,44 +43,51 @@ def redact(text: str, *locations: str) -> str:
 
 
 def identity(url: str) -> str:
-    """What a URL points at: without credentials, without the parameters of a signature."""
-    scheme, _, authority, path, query = _split(url)
-    kept = [item for item in query if not _PASSING.fullmatch(item.partition("=")[0])]
-    return f"{scheme}{authority}{path}?{'&'.join(kept)}"
+    """What a URL points at: without credentials, without a signature and what goes with it."""
+    scheme, _, authority, path, query, fragment = _split(url)
+    names = [item.partition("=")[0] for item in query]
+    if any(_SIGNATURES.fullmatch(name) for name in names):
+        query = [q for q, name in zip(query, names, strict=True) if not _SIGNED.fullmatch(name)]
+    return f"{scheme}{authority}{path}?{'&'.join(query)}#{fragment}"
 
 
 def _shown(url: str) -> str:
-    scheme, userinfo, authority, path, query = _split(url)
+    scheme, userinfo, authority, path, query, fragment = _split(url)
     shown = f"{scheme}{HIDDEN + '@' if userinfo else ''}{authority}{path}"
     if query:
-        values = (
-            name + "=" if equals else "" for name, equals, _ in (q.partition("=") for q in query)
-        )
-        shown += "?" + "&".join(f"{value}{HIDDEN}" for value in values)
-    return shown
+        names = [item.partition("=")[0] + "=" if "=" in item else "" for item in query]
+        shown += "?" + "&".join(name + HIDDEN for name in names)
+    return f"{shown}#{HIDDEN}" if fragment else shown
 
 
-def _split(url: str) -> tuple[str, str, str, str, list[str]]:
-    """(scheme://, user information, host, path, query items) of a URL, however odd it is."""
+def _split(url: str) -> tuple[str, str, str, str, list[str], str]:
+    """(scheme://, user information, host, path, query items, fragment) of any URL, however odd."""
     start = url.index("://") + 3
     scheme, rest = url[:start], url[start:]
+    rest, _, fragment = rest.partition("#")
     rest, _, query = rest.partition("?")
-    query = query.partition("#")[0]
-    rest = rest.partition("#")[0]
     authority, slash, path = rest.partition("/")
     port = authority.rpartition(":")[2]
     if "@" not in authority and ":" in authority and not port.isdigit() and "@" in path:
         # A password with a slash in it: no valid URL, but no reason to show it either.
-        authority, slash, path = rest, "", ""
+        start = rest.rindex("@")
+        after = rest[start:].partition("/")
+        authority, slash, path = rest[:start] + after[0], after[1], after[2]
     userinfo, _, host = authority.rpartition("@")
-    return scheme, userinfo, host, slash + path, re.split("[&;]", query) if query else []
+    items = re.split("[&;]", query) if query else []
+    return scheme, userinfo, host, slash + path, items, fragment
 
 
 def _secrets(location: str) -> set[str]:
     """What of a location must never be shown, as written and with `%XX` resolved."""
     if not is_url(location):
         return set()
-    _, userinfo, _, _, query = _split(location)
-    found = {userinfo, userinfo.partition(":")[2], *(item.partition("=")[2] for item in query)}
+    _, userinfo, _, _, query, fragment = _split(location)
+    found = {
+        userinfo,
+        fragment,
+        userinfo.partition(":")[2],
+        *(item.partition("=")[2] for item in query),
+    }
     found |= {unquote(secret) for secret in found}
     return {secret for secret in found if len(secret) >= 4}

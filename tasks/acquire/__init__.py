@@ -27,13 +27,14 @@ from tasks._manifest import write_json
 from tasks._recipes import ROOT, display, read_yaml, recipe_path
 from tasks._sample_world import SampleWorldConfig, write_dataset
 from tasks._stage import StageRun, stage
-from tasks._urls import identity, is_url
+from tasks._urls import identity, is_url, scheme
 from tasks.acquire import hub
 from tasks.acquire.local import LocalSource, check_local, local_files
 from tasks.acquire.placing import Place, check_names, forget, fresh, space, take_all
-from tasks.acquire.remote import UrlSource, check_url, disk_full, scheme
+from tasks.acquire.remote import UrlSource, check_url
 from tasks.acquire.sampling import sample
 from tasks.acquire.source import Source, StoredFile
+from tasks.acquire.trouble import disk_full
 
 __all__ = [
     "HUB",

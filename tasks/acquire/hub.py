@@ -24,8 +24,9 @@ from model.errors import ConfigError, DataError
 from tasks._corpora import HubSource, how_to_obtain, hub_source
 from tasks._manifest import write_json
 from tasks._recipes import display, recipe_path
-from tasks.acquire.remote import READ_AHEAD, disk_full, explained
+from tasks.acquire.remote import READ_AHEAD
 from tasks.acquire.source import StoredFile, safe_name, verify
+from tasks.acquire.trouble import disk_full, explained
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 

@@ -7,10 +7,7 @@ A half file is continued where it ends, if the server says by an ETag or a time 
 still the same; otherwise it begins again.
 """
 
-import base64
-import binascii
 import contextlib
-import errno
 import io
 import json
 import posixpath
@@ -24,11 +21,14 @@ from urllib.parse import unquote, urlsplit
 
 import fsspec
 from fsspec.core import url_to_fs
+from fsspec.utils import glob_translate
 
 from model.errors import ConfigError, DataError
 from tasks._manifest import write_json
-from tasks._urls import redact
+from tasks._urls import redact, scheme
 from tasks.acquire.source import StoredFile, fsync, is_hidden, safe_name, verify
+from tasks.acquire.stated import stated_checksum, version_of
+from tasks.acquire.trouble import NoRanges, disk_full, explained, lasting
 
 ATTEMPTS = 5
 """How often a transfer is tried before it is given up."""
@@ -51,24 +51,6 @@ _PACKAGES = {
     "https": "aiohttp", "hf": "huggingface_hub", "smb": "smbprotocol", "gdrive": "gdrivefs",
     "dropbox": "dropboxdrivefs", "hdfs": "pyarrow", "webhdfs": "requests", "oci": "ocifs",
 }  # fmt: skip
-
-_VERSIONS = (
-    "ETag", "etag", "md5Hash", "xet_hash", "blob_id", "content_md5", "LastModified",
-    "Last-Modified", "last_modified", "mtime", "updated", "created",
-)  # fmt: skip
-"""What file systems call the value that changes with a file's content."""
-
-_PERMANENT = (400, 401, 403, 404, 410)
-"""HTTP answers that another attempt does not change."""
-
-
-class NoRanges(Exception):
-    """The server gives a file only as a whole."""
-
-
-def scheme(url: str) -> str:
-    """The protocol of a URL, in small letters."""
-    return url.partition("://")[0].lower()
 
 
 def check_url(name: str, location: str) -> None:
@@ -138,12 +120,16 @@ class UrlSource:
         """All files that are not hidden, sorted by name."""
         with self._clear("cannot be listed"):
             listed = self._patiently(self._list)
-        found = {name: (at, info) for name, at, info in listed if not is_hidden(name)}
+        found: dict[str, StoredFile] = {}
+        for given, at, info in listed:
+            name = safe_name(given, self.origin)
+            if name in found:
+                raise DataError(f"{self.origin}: two files have the name {name}")
+            if not is_hidden(name):
+                found[name] = self._stored(name, at, info)
         if not found:
             raise DataError(f"{self.origin}: there is no file")
-        if len(found) < sum(not is_hidden(name) for name, _, _ in listed):
-            raise DataError(f"{self.origin}: two files have the same name")
-        return [self._stored(safe_name(name, self.origin), *found[name]) for name in sorted(found)]
+        return [found[name] for name in sorted(found)]
 
     def open(self, file: StoredFile) -> IO[bytes]:
         """Read parts of a file; each miss of the read-ahead is one request for a range."""
@@ -179,38 +165,63 @@ class UrlSource:
 
     def _list(self) -> list[tuple[str, str, Mapping[str, Any]]]:
         """(name, path in the file system, what it says of the file) of everything there."""
-        web = scheme(self.location) in ("http", "https")
-        path = self._root
-        bare = path.partition("?")[0] if web else path
-        magic = re.search(r"[*\[]" if web else r"[*?\[]", bare)
-        found: dict[str, Any]
-        if magic:
+        if scheme(self.location) in ("http", "https"):
+            return self._list_web()
+        path, found = self._root, {}
+        if magic := re.search(r"[*?\[]", path):
             base = path[: path.rindex("/", 0, magic.start()) + 1]
             found = self._fs.glob(path, detail=True)
-        elif self.location.endswith("/") or (not web and self._fs.isdir(path)):
+        elif self._fs.isdir(path):
             base = path.rstrip("/") + "/"
             found = self._fs.find(path, detail=True)
         else:
-            name = posixpath.basename(unquote(urlsplit(path).path) if web else path)
-            return [(name, path, self._fs.info(path))]
-        rows = []
-        for at, info in found.items():
-            name = at.removeprefix(base)
-            if info["type"] != "file" or name.endswith("/") or (web and re.search("[?#]", name)):
-                continue
-            rows.append((unquote(name) if web else name.lstrip("/"), at, info))
-        if web:  # a listing of links knows no sizes
-            with ThreadPoolExecutor(WORKERS) as pool:
-                infos = list(pool.map(lambda row: self._fs.info(row[1]), rows))
-            rows = [(name, at, info) for (name, at, _), info in zip(rows, infos, strict=True)]
-        return rows
+            return [(posixpath.basename(path), path, self._fs.info(path))]
+        return [
+            (at.removeprefix(base).lstrip("/"), at, info)
+            for at, info in found.items()
+            if info["type"] == "file" and not at.endswith("/")
+        ]
+
+    def _list_web(self) -> list[tuple[str, str, Mapping[str, Any]]]:
+        """The same on a web server, whose pages of links stand for folders."""
+        path = urlsplit(self._root).path
+        start = len(self._root.partition("?")[0].partition("#")[0]) - len(path)
+        magic = re.search(r"[*\[]", path)
+        if not magic and not path.endswith("/"):
+            return [(posixpath.basename(unquote(path)), self._root, self._fs.info(self._root))]
+        base = self._root[: start + path.rindex("/", 0, magic.start() if magic else None) + 1]
+        pattern, depth = None, None
+        if magic:
+            wanted = self._root[len(base) :]
+            pattern = re.compile(glob_translate(unquote(wanted)))
+            depth = None if "**" in wanted else wanted.count("/")
+        names = {
+            name: at for name, at in self._crawl(base, base, depth)
+            if pattern is None or pattern.match(name)
+        }  # fmt: skip
+        with ThreadPoolExecutor(WORKERS) as pool:  # pages of links tell no sizes
+            infos = list(pool.map(self._fs.info, names.values()))
+        return [(name, at, info) for (name, at), info in zip(names.items(), infos, strict=True)]
+
+    def _crawl(self, base: str, folder: str, depth: int | None) -> Iterator[tuple[str, str]]:
+        """(name, URL) of the files in a folder and below. fsspec's own walk skips what fails."""
+        for entry in sorted(self._fs.ls(folder, detail=True), key=lambda entry: entry["name"]):
+            at = entry["name"]
+            tail = at.removeprefix(folder)
+            if at == tail or not tail.strip("/.") or re.search("[?#]", tail):
+                continue  # to sort the page, to its parent, to elsewhere
+            name = safe_name(unquote(at.removeprefix(base)), self.origin)
+            if not at.endswith("/"):
+                yield name, at
+            elif depth != 0:
+                yield from self._crawl(base, at, None if depth is None else depth - 1)
 
     def _stored(self, name: str, at: str, info: Mapping[str, Any]) -> StoredFile:
         return StoredFile(
             name=name,
             size=info.get("size"),
             checksum=stated_checksum(self.location, info),
-            version=_version(info),
+            version=version_of(info),
             handle=at,
         )
 
@@ -219,10 +230,11 @@ class UrlSource:
         notes = self.scratch / "versions" / f"{file.name}.json"
         notes.parent.mkdir(parents=True, exist_ok=True)
         have = half.stat().st_size if half.exists() else 0
-        same = notes.exists() and json.loads(notes.read_text()) == file.version
-        if file.size is None or have > file.size or not (file.version and same):
+        version = version_of(self._fs.info(file.handle))
+        same = notes.exists() and json.loads(notes.read_text(encoding="utf-8")) == version
+        if file.size is None or have > file.size or not (version and same):
             have = 0
-        write_json(notes, file.version)
+        write_json(notes, version)
         with half.open("r+b" if have else "wb") as target:
             target.seek(have)
             try:
@@ -250,9 +262,10 @@ class UrlSource:
 
     def _check(self, file: StoredFile, half: Path) -> None:
         verify(half, file, self.pins.get(file.name, ""), self.origin)
-        if not file.checksum and file.version:
-            now = _version(self._fs.info(file.handle))
-            if now != file.version:
+        if not file.checksum:
+            notes = self.scratch / "versions" / f"{file.name}.json"
+            began = json.loads(notes.read_text(encoding="utf-8"))
+            if version_of(self._fs.info(file.handle)) != began:
                 raise DataError(f"{self.origin}: {file.name} has changed meanwhile. Run again.")
 
     def _patiently(self, work: Any) -> Any:
@@ -262,7 +275,7 @@ class UrlSource:
                 return work()
             except Exception as error:
                 last = attempt == ATTEMPTS - 1
-                if last or _lasting(error) or self._stop.wait(PAUSE * 2**attempt):
+                if last or lasting(error) or self._stop.wait(PAUSE * 2**attempt):
                     raise
         raise AssertionError
 
@@ -329,73 +342,3 @@ class _Ranged(io.RawIOBase):
         if not self.closed:
             self._raw.close()
         super().close()
-
-
-def stated_checksum(url: str, info: Mapping[str, Any]) -> str:
-    """The checksum of a file's content that its place states, if it truly is one."""
-    lfs = info.get("lfs")
-    if isinstance(lfs, Mapping) and lfs.get("sha256"):
-        return f"sha256:{lfs['sha256']}"
-    if scheme(url) == "hf" and info.get("blob_id"):
-        return f"git:{info['blob_id']}"
-    for item in str(info.get("Digest", "")).split(","):
-        kind, _, value = item.strip().partition("=")
-        if kind.lower() in ("sha-256", "md5"):
-            return _from_base64("sha256" if kind.lower() == "sha-256" else "md5", value)
-    for key in ("md5Hash", "Content-MD5"):
-        if info.get(key):
-            return _from_base64("md5", str(info[key]))
-    # Only S3 makes ETags of MD5s; of uploads in parts and of encrypted files they are none.
-    tag = str(info.get("ETag", "")).strip('"').lower()
-    host = urlsplit(url).hostname or ""
-    is_s3 = scheme(url) in ("s3", "s3a") or host.endswith(".amazonaws.com")
-    encrypted = "kms" in str(info.get("ServerSideEncryption", "")).lower()
-    if is_s3 and not encrypted and re.fullmatch("[0-9a-f]{32}", tag):
-        return f"md5:{tag}"
-    return ""
-
-
-def _from_base64(kind: str, value: str) -> str:
-    try:
-        return f"{kind}:{base64.b64decode(value, validate=True).hex()}"
-    except binascii.Error:
-        return ""
-
-
-def _version(info: Mapping[str, Any]) -> str:
-    value = next((info[key] for key in _VERSIONS if info.get(key)), None)
-    return "" if value is None else f"{info.get('size')} {value}"
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
-
-
-def disk_full(error: BaseException) -> bool:
-    """Whether an error, or what caused it, is a full disk or quota."""
-    full = (errno.ENOSPC, errno.EDQUOT)
-    return any(isinstance(e, OSError) and e.errno in full for e in _chain(error))
-
-
-def _lasting(error: BaseException) -> bool:
-    """Whether trying again is useless."""
-    if isinstance(error, DataError | NoRanges | PermissionError | NotImplementedError):
-        return True
-    if disk_full(error):
-        return True
-    for cause in _chain(error):
-        response = getattr(cause, "response", None)
-        status = getattr(cause, "status", None) or getattr(response, "status_code", None)
-        if status is not None:
-            return status in _PERMANENT
-    # fsspec calls every failure of a server a missing file, but then gives the cause.
-    return isinstance(error, FileNotFoundError) and error.__cause__ is None
-
-
-def explained(error: BaseException, *locations: str) -> str:
-    """An exception and what caused it in one line, without the secrets of URLs."""
-    causes = [f"{type(e).__name__}: {e}".rstrip(": ") for e in _chain(error)]
-    return redact(" <- ".join(dict.fromkeys(causes[:3])), *locations)

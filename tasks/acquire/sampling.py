@@ -27,9 +27,9 @@ from tasks.acquire.archives import unpack
 from tasks.acquire.local import LocalSource
 from tasks.acquire.placing import Place, fresh, space
 from tasks.acquire.records import Front, Reading, Taken, take_front
-from tasks.acquire.remote import NoRanges
 from tasks.acquire.source import Source, StoredFile
 from tasks.acquire.streams import packing, unpacked_name
+from tasks.acquire.trouble import NoRanges
 
 SPREAD = 16
 """Files that a sample comes from at least, where a corpus has so many."""
