@@ -225,7 +225,9 @@ def moss(record: Mapping[str, Any]) -> Document:
 
 
 _MOSS_TAG = re.compile(
-    r"<\|(?:Human|MOSS|Inner Thoughts|Commands|Results)\|>:?|<eo[a-z]>|<sup><\|\d+\|></sup>"
+    r"<\|(?:Human|MOSS|Inner Thoughts|Commands|Results)\|>:?|<eo[a-z]>"
+    # Citations of search results that are not part of the data.
+    r"|<sup>(?:[\s,]*<\|\d+\|>)*[\s,]*</sup>|<\|\d+\|>"
 )
 
 
@@ -323,7 +325,7 @@ def _required(record: Mapping[str, Any], key: str) -> str:
 
 
 def _line_ends(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def _list(record: Mapping[str, Any], key: str) -> list[Any]:

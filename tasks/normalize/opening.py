@@ -190,9 +190,11 @@ def encoding_of(sample: bytes) -> Encoding:
     """The encoding of a piece of text. A character cut off at its end does no harm."""
     as_utf8 = sample.decode("utf-8", "replace")
     bad = as_utf8.count("\ufffd")
-    good = sum(char > "\x7f" for char in as_utf8) - bad if bad else 0
+    if bad <= 1:
+        return UTF8
+    good = sum(char > "\x7f" for char in as_utf8) - bad
     # Hanzi in GB18030 or Big5 look like UTF-8 at times: good / bad is 0.12 to 0.28 on real rows.
-    if bad <= 1 or good > bad // 2:
+    if good > bad // 2:
         return UTF8
     guess = _guess(sample)
     if guess not in (*GB_NAMES, *BIG5_NAMES) and (declared := _DECLARED.search(sample[:2048])):

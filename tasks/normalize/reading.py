@@ -141,6 +141,8 @@ def _parse(text: str) -> Any:
 
 _IN_TEXT = re.compile(r'["\\\n]')
 _OUTSIDE = re.compile(r'["{}\[\]]')
+_BLANKS = re.compile(r"[ \t\r\n]*")
+_BETWEEN = re.compile(r"[ \t\r\n,\]]*")
 _SCALAR_END = re.compile(r"[,\]\s]")
 _UNDECODED = re.compile("[\ud800-\udfff]")
 _ANY_START = re.compile(r"\n\s*(?=\{)|(?<=\})\s*,\s*(?=\{)")
@@ -162,14 +164,14 @@ class _Array:
         self.next_start = _ANY_START
 
     def __iter__(self) -> Iterator[Raw]:
-        self._skip(" \t\r\n")
+        self._skip(_BLANKS)
         self.position += 1  # the opening bracket
-        number, gap = 0, self._skip(" \t\r\n,]")
+        number, gap = 0, self._skip(_BETWEEN)
         while self.position < len(self.buffer):
             number += 1
             value = self._item(gap)
             yield Raw(number, value, self.disk.tell(), self.encoding.name)
-            gap = self._skip(" \t\r\n,]")
+            gap = self._skip(_BETWEEN)
 
     def _more(self) -> bool:
         """Read on; False at the end of the file."""
@@ -178,17 +180,21 @@ class _Array:
         self.buffer += self.decode(data, self.ended)
         return not self.ended
 
-    def _skip(self, blanks: str) -> str:
+    def _skip(self, blanks: re.Pattern[str]) -> str:
         """Go to the next item, and say what was in between."""
         skipped = ""
-        self.buffer, self.position = self.buffer[self.position :], 0
-        while not (rest := self.buffer.lstrip(blanks)):
-            skipped += self.buffer
-            self.buffer = ""
+        while True:
+            match = blanks.match(self.buffer, self.position)
+            assert match is not None  # it matches nothing at all, too
+            skipped += match.group()
+            self.position = match.end()
+            if self.position < len(self.buffer):
+                if self.position > CHUNK // 2:  # what lies behind is needed no more
+                    self.buffer, self.position = self.buffer[self.position :], 0
+                return skipped
+            self.buffer, self.position = "", 0
             if not self._more():
                 return skipped
-        self.position = len(self.buffer) - len(rest)
-        return skipped + self.buffer[: self.position]
 
     def _item(self, gap: str) -> Any:
         start, end = self.position, self._end()

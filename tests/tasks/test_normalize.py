@@ -13,10 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.errors import ConfigError, DataError
-from tasks._corpora import corpus
 from tasks._manifest import StageResult
 from tasks._recipes import RECIPES
-from tasks.acquire import AcquireConfig, acquire
 from tasks.normalize import NormalizeConfig, check, formats, normalize, reading
 from tasks.normalize.formats import FORMATS, Rejected, convert, parse_upvotes
 from tasks.normalize.reading import Damaged, read_records
@@ -44,9 +42,15 @@ def lines(path: Path) -> list[Any]:
 # --- formats ---------------------------------------------------------------------------------
 
 
+PAPER = {
+    "skypile", "wanjuan", "wikipedia_cn", "baidu_baike", "baidu_qa", "zhihu", "belle_2m",
+    "belle_3_5m", "firefly", "moss", "starcoder_cpp", "starcoder_java", "starcoder_python",
+}  # fmt: skip
+
+
 def test_every_corpus_recipe_has_a_format() -> None:
     names = [path.stem for path in (RECIPES / "corpora").glob("*.yaml")]
-    assert set(names) == {*REAL, "plain_files", "plain_lines"}
+    assert set(names) == {*PAPER, "plain_files", "plain_lines"}
     check(NormalizeConfig(corpora=tuple(names)))
 
 
@@ -381,36 +385,3 @@ def test_empty_and_missing_corpora_are_refused(tmp_path: Path) -> None:
         run_stage(normalize, tmp_path / "out", NormalizeConfig(), raw=raw_result(tmp_path / "raw"))
     with pytest.raises(ConfigError, match="skypile"):
         check(NormalizeConfig(corpora=("skypyle",)))
-
-
-REAL = {
-    "skypile": ("sky", 587), "wanjuan": ("wanjuan", 624), "wikipedia_cn": ("wiki_cn", 141),
-    "baidu_baike": ("baidu_baike", 607), "baidu_qa": ("baidu_QA", 590), "zhihu": ("zhihu", 590),
-    "belle_2m": ("BELLE/train_2M_CN_sample.json", 595),
-    "belle_3_5m": ("BELLE/train_3.5M_CN_sample.json", 595), "firefly": ("firefly", 595),
-    "moss": ("../sft/moss/*.jsonl.gz", 678),
-    "starcoder_cpp": ("starcode/cpp", 309), "starcoder_java": ("starcode/java", 294),
-    "starcoder_python": ("starcode/python", 300),
-}  # fmt: skip
-"""Corpus -> its real rows, and how many of them are documents."""
-
-
-def test_real_rows_of_every_source(shared: Path, tmp_path: Path) -> None:
-    pretrain = shared / "data" / "pretrain"
-    places = {name: str(pretrain / place) for name, (place, _) in REAL.items()}
-    raw = run_stage(acquire, tmp_path / "raw", AcquireConfig(kind="corpora", datasets=places))
-    run = run_stage(normalize, tmp_path / "out", NormalizeConfig(), raw=result_of(raw))
-    sources = run.notes["sources"]
-    assert {name: row["documents"] for name, row in sources.items()} == {
-        name: documents for name, (_, documents) in REAL.items()
-    }
-    # Four of 611 Baike entries are a title and nothing else; 420 have no summary and stay.
-    assert {n: r["reasons"] for n, r in sources.items() if r["reasons"]} == {
-        "baidu_baike": {"a title without any text": 4}
-    }
-    for name in REAL:
-        for document in lines(tmp_path / "out" / f"{name}.jsonl"):
-            assert "<reponame>" not in document["text"][:200] or corpus(name).kind == "text"
-            assert "<eom>" not in document["text"]
-    votes = [d["meta"]["upvotes"] for d in lines(tmp_path / "out" / "zhihu.jsonl")]
-    assert sum(v >= 10_000 for v in votes) == 10
