@@ -161,7 +161,7 @@ class Workshop:
         for name, column in (*columns.items(), (DISTANCE, apart)):
             table = _with(table, name, column)
         entries = fates.entries(table, self.names)
-        assert num_kept == (entries[-1].documents_kept if entries else 0), partition.name
+        assert not entries or num_kept == entries[-1].documents_kept, partition.name
         documents = self.output / "documents" / f"{partition.name}.parquet"
         documents.parent.mkdir(exist_ok=True)
         fates.write(table, documents)

@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,14 +19,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.errors import ConfigError, DataError
+from tasks._contamination import ContaminationConfig
+from tasks._juicer import fates
 from tasks._juicer import recipe as recipes
 from tasks._juicer.__main__ import _never_install
-from tasks._juicer.ledger import Ledger, Reservoir
+from tasks._juicer.job import Job, write_job
 from tasks._juicer.lm_config import LanguageModelConfig
 from tasks._manifest import StageResult
 from tasks._sample_world import DATASETS, SampleWorldConfig
+from tasks._stage import StageRun, stage_key
 from tasks.acquire import AcquireConfig, acquire
-from tasks.clean import CleanConfig, check, clean
+from tasks.clean import CleanConfig, check, clean, enforce
 from tasks.normalize import NormalizeConfig, normalize
 from tests.tasks._running import result_of, run_stage, stage_run
 
@@ -129,52 +133,14 @@ def test_unknown_recipe_wrong_numbers_and_missing_model(tmp_path: Path) -> None:
         check(CleanConfig(language_model=LanguageModelConfig(folder=str(tmp_path))))
 
 
-# --- ledger ----------------------------------------------------------------------------------
-
-
-def ledger_of(*texts: str) -> Ledger:
-    """A mapper that halves texts, then a filter that drops the short ones."""
-    ledger = Ledger("text", ["halve", "long"], ["a"], examples=1)
-    for text in texts:
-        half = text[: len(text) // 2]
-        ledger.keep(0, "a", len(text), len(half), changed=half != text)
-        ledger.measure(1, "a", "length", len(half))
-        if len(half) > 2:
-            ledger.keep(1, "a", len(half), len(half))
-        else:
-            ledger.drop(1, "a", len(half))
-    return ledger
-
-
-def test_ledger_adds_up() -> None:
-    ledger = ledger_of("abcdefgh", "abcd")
-    ledger.check()
-    halve, long = ledger.rows()
-    assert (halve["documents_changed"], halve["bytes_edited"]) == (2, 6)
-    assert (long["documents_in"], long["documents_kept"], long["documents_dropped"]) == (2, 1, 1)
-    assert (long["bytes_in"], long["bytes_kept"], long["bytes_dropped"]) == (6, 4, 2)
-    assert ledger.statistics()[0]["q100"] == 4.0
-
-
-def test_ledger_that_lost_a_document_does_not_add_up() -> None:
-    ledger = ledger_of("abcdefgh", "abcd")
-    ledger.keep(0, "a", 4, 4)  # never reached the filter
-    with pytest.raises(AssertionError):
-        ledger.check()
-
-
-def test_reservoir_is_an_even_sample() -> None:
-    reservoir = Reservoir()
-    for value in range(100_000):
-        reservoir.add(value)
-    assert reservoir.seen == 100_000
-    assert abs(reservoir.quantiles()["q50"] - 50_000) < 3_000
-
-
 # --- stage -----------------------------------------------------------------------------------
 
 TRADITIONAL = "這座橋樑連接兩岸，橋頭有一間賣茶葉的老店，店主每天清早開門。"
 SIMPLIFIED = "这座桥梁连接两岸,桥头有一间卖茶叶的老店,店主每天清早开门."
+LETTER = "谢谢您上个月寄来的种子，院子里的花都开了，红的黄的一大片，邻居们都说好看。"
+LONG_SENTENCE = "城外的老桥边从前有一座木头做的水车每逢春天涨水的时候它便整夜整夜地响个不停。"
+QUESTION = "下列关于人体心脏四个腔室之间瓣膜开闭与血液流动方向的叙述中，与心室收缩期相符合的一项是"
+OPTIONS = ("房室瓣关闭而动脉瓣开放", "房室瓣开放而动脉瓣关闭", "两者都开放", "两者都关闭")
 CHARACTERS = "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成会可主发年动"
 
 
@@ -192,14 +158,16 @@ def planted() -> dict[str, str]:
     return {
         "traditional": TRADITIONAL,
         "html": f"<div><p>{SIMPLIFIED}</p><script></script></div>",
-        "address": f"{SIMPLIFIED}来信寄到 a.person@example.com 或看 https://example.com/a?b=1 。",
+        "address": f"{LETTER}来信寄到 a.person@example.com 或看 https://example.com/a?b=1 。",
         "ip": f"{SIMPLIFIED}服务器在 192.168.10.24 那里。",
         "special": f"◆{SIMPLIFIED}●再说一句别的话。■",
-        "repeats": f"{SIMPLIFIED}另外一句话在这里。{SIMPLIFIED}另外一句话在这里。",
+        "repeats": f"{LONG_SENTENCE}另外一句话在这里。{LONG_SENTENCE}再说一句别的。",
         "one-line": prose(rng, 1500),
         "original": long,
         "near-duplicate": edited,
         "exact-duplicate": long,
+        "squared": f"设面积为 x²，边长为 x，求周长。{prose(rng, 60)}",
+        "question": "\n".join([prose(rng, 200), QUESTION, *OPTIONS, prose(rng, 200)]),
         "garbage": "!@#$%^&*()_+{}|:<>?~`-=[];',./ " * 4,
         "short": "太短。",
         "stranger-1": "问：谁来了？\n答：是老王来了，他带着一只鸡。",
@@ -211,8 +179,19 @@ def write_source(folder: Path, source: str, texts: dict[str, str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{source}.jsonl").open("w", encoding="utf-8") as file:
         for name, text in texts.items():
-            document = {"text": text, "source": source, "id": name, "meta": {"n": 1}}
+            document = {"text": text, "source": source, "id": f"{source}/{name}", "meta": {"n": 1}}
             file.write(json.dumps(document, ensure_ascii=False) + "\n")
+
+
+def exams(folder: Path) -> StageResult:
+    """CMMLU with one question."""
+    for split in ("dev", "test"):
+        path = folder / "cmmlu" / split / "anatomy.csv"
+        path.parent.mkdir(parents=True)
+        text = QUESTION if split == "test" else "骨骼分为几类"
+        row = ",".join(["0", text, *OPTIONS, "A"])
+        path.write_text(f",Question,A,B,C,D,Answer\n{row}\n")
+    return result_of(stage_run(folder))
 
 
 def normalized(folder: Path) -> StageResult:
@@ -224,57 +203,91 @@ def documents(path: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def cleaned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cleaned(tmp_path_factory: pytest.TempPathFactory) -> StageResult:
     """One run over planted documents; the language model learns from prose of the same kind."""
     folder = tmp_path_factory.mktemp("clean")
     rng = Random(1)
     encyclopaedia = {f"w{i}": prose(rng, 400) for i in range(60)} | {
-        f"t{i}": text for i, text in enumerate([SIMPLIFIED] * 20 + list(planted().values()))
+        f"t{i}": text for i, text in enumerate([SIMPLIFIED] * 20)
     }
     write_source(folder / "in", "wikipedia_cn", encyclopaedia)
     write_source(folder / "in", "skypile", planted())
-    config = CleanConfig(text="text-repaired")
-    run_stage(clean, folder / "out", config, normalized=normalized(folder / "in"))
-    return folder / "out"
+    config = CleanConfig(workers=1)
+    run = run_stage(clean, folder / "out", config, normalized=normalized(folder / "in"),
+                    exams=exams(folder / "exams"))  # fmt: skip
+    return result_of(run)
 
 
-def test_planted_documents_meet_their_fate(cleaned: Path) -> None:
-    kept = {name: d["text"] for name, d in documents(cleaned / "skypile.jsonl").items()}
-    assert kept.keys() == {
-        "traditional", "address", "ip", "special", "repeats", "one-line", "original",
-        "stranger-1", "stranger-2",
-    }  # fmt: skip
-    assert kept["traditional"] == SIMPLIFIED
-    assert "@" not in kept["address"] and "http" not in kept["address"]
-    assert "192.168" not in kept["ip"]
-    assert "◆" not in kept["special"]
-    assert kept["repeats"].count("茶叶") == 1
-    assert documents(cleaned / "skypile.jsonl")["ip"]["meta"] == {"n": 1}
-
-
-def test_dropped_documents_are_shown_with_the_operator_that_dropped_them(cleaned: Path) -> None:
-    dropped = [json.loads(s) for s in (cleaned / "dropped-examples.jsonl").read_text().splitlines()]
-    fate = {d["id"]: d["operator"] for d in dropped if d["source"] == "skypile"}
-    assert fate == {
-        # The page's text is SIMPLIFIED again, which the first document already says.
-        "html": "document_simhash_deduplicator",
-        "near-duplicate": "document_simhash_deduplicator",
-        "exact-duplicate": "document_simhash_deduplicator",
-        "garbage": "special_characters_filter",
-        "short": "average_line_length_filter",
+def kept(folder: Path, source: str) -> dict[str, dict[str, Any]]:
+    """Cleaned documents of a source, by their id without the source."""
+    return {
+        i.partition("/")[2]: d
+        for path in sorted((folder / source).glob("*.jsonl"))
+        for i, d in documents(path).items()
     }
-    garbage = next(d for d in dropped if d["id"] == "garbage")
-    assert garbage["measured"]["special_char_ratio"] > 0.9
 
 
-def test_ledger_agrees_with_the_files(cleaned: Path) -> None:
-    rows = pq.read_table(cleaned / "ledger.parquet").to_pylist()
-    assert rows == json.loads((cleaned / "ledger.json").read_text())["rows"]
-    assert len(rows) == 2 * len(TABLE_7)
-    for source in ("skypile", "wikipedia_cn"):
+def test_planted_documents_meet_their_fate(cleaned: StageResult) -> None:
+    texts = {name: d["text"] for name, d in kept(cleaned.folder, "skypile").items()}
+    assert texts.keys() == {
+        "traditional", "address", "ip", "special", "repeats", "one-line", "original", "stranger-1",
+        "stranger-2", "squared",
+    }  # fmt: skip
+    assert "@" not in texts["address"] and "http" not in texts["address"]
+    assert "192.168" not in texts["ip"]
+    assert "◆" not in texts["special"]
+    assert texts["repeats"].count(LONG_SENTENCE) == 1
+    assert texts["traditional"].startswith("这座桥梁连接两岸，")
+    assert "x²" in texts["squared"] and "，" in texts["squared"]
+    assert kept(cleaned.folder, "skypile")["ip"]["meta"] == {"n": 1}
+
+
+def test_dropped_documents_are_shown_with_the_operator_that_dropped_them(
+    cleaned: StageResult,
+) -> None:
+    lines = (cleaned.folder / "dropped-examples.jsonl").read_text().splitlines()
+    fate = {d["id"]: d["operator"] for d in map(json.loads, lines) if d["source"] == "skypile"}
+    assert fate == {
+        # The page's text is what the document in traditional characters says.
+        "skypile/html": "document_simhash_deduplicator",
+        "skypile/near-duplicate": "document_simhash_deduplicator",
+        "skypile/exact-duplicate": "document_simhash_deduplicator",
+        "skypile/garbage": "alphanumeric_filter",
+        "skypile/short": "average_line_length_filter",
+        "skypile/question": "contamination_filter",
+    }
+    garbage = next(d for d in map(json.loads, lines) if d["id"] == "skypile/garbage")
+    assert garbage["measured"]["alnum_ratio"] < 0.1
+
+
+def test_every_document_has_a_fate(cleaned: StageResult) -> None:
+    row = fates.find(cleaned.folder, "skypile/exact-duplicate")
+    assert row is not None
+    assert (row["duplicate_of"], row["stats"]["duplicate_distance"]) == ("skypile/original", 0)
+    near = fates.find(cleaned.folder, "skypile/near-duplicate")
+    assert near is not None and near["duplicate_of"] == "skypile/original"
+    assert 0 < near["stats"]["duplicate_distance"] <= 6
+    special = fates.find(cleaned.folder, "skypile/special")
+    assert special is not None and special["dropped_by"] == 0
+    assert special["bytes_in"] - special["bytes_out"] == len("◆●■".encode())
+    ids = {i for path in fates.files(cleaned.folder, "skypile") for i in ids_of(path)}
+    assert ids == {f"skypile/{name}" for name in planted()}
+
+
+def ids_of(path: Path) -> list[str]:
+    return list(pq.read_table(path)["id"].to_pylist())
+
+
+def test_ledger_agrees_with_the_files(cleaned: StageResult) -> None:
+    folder = cleaned.folder
+    rows = pq.read_table(folder / "ledger.parquet").to_pylist()
+    assert rows == json.loads((folder / "ledger.json").read_text())["rows"]
+    operators = len(recipes.load("text-repaired").operators) + 1  # and the one for exams
+    assert len(rows) == 2 * operators
+    for source, come in (("skypile", len(planted())), ("wikipedia_cn", 80)):
         mine = [row for row in rows if row["source"] == source]
-        texts = [d["text"] for d in documents(cleaned / f"{source}.jsonl").values()]
-        assert mine[0]["documents_in"] == len(planted()) + (80 if source == "wikipedia_cn" else 0)
+        texts = [d["text"] for d in kept(folder, source).values()]
+        assert mine[0]["documents_in"] == come
         assert mine[-1]["documents_kept"] == len(texts)
         assert mine[-1]["bytes_kept"] == sum(len(text.encode()) for text in texts)
         for before, after in itertools.pairwise(mine):
@@ -283,12 +296,51 @@ def test_ledger_agrees_with_the_files(cleaned: Path) -> None:
             assert before["documents_in"] == before["documents_kept"] + before["documents_dropped"]
 
 
-def test_the_finished_folder_says_how_it_was_made(cleaned: Path) -> None:
-    assert (cleaned / "recipe-text.yaml").is_file()
-    assert {p.name for p in (cleaned / "language_model" / "text").iterdir()} == {
+def test_statistics_duplicates_and_contamination_are_told(cleaned: StageResult) -> None:
+    ledger = json.loads((cleaned.folder / "ledger.json").read_text())
+    perplexity = next(
+        s for s in ledger["statistics"]
+        if (s["statistic"], s["source"]) == ("perplexity", "skypile")
+    )  # fmt: skip
+    assert perplexity["operator"] == "perplexity_filter"
+    assert perplexity["percentiles"] == sorted(perplexity["percentiles"])
+    duplicates = json.loads((cleaned.folder / "duplicates.json").read_text())
+    sizes = {row["kept"]: row["copies"] for row in duplicates["largest"]}
+    assert sizes == {"skypile/traditional": 21, "skypile/original": 2}
+    assert duplicates["largest"][0]["text"].startswith("这座桥梁")
+    assert {"dropped_from": "wikipedia_cn", "kept_in": "skypile", "documents": 20} in (
+        duplicates["sources"]
+    )
+    (found,) = pq.read_table(cleaned.folder / "contamination.parquet").to_pylist()
+    assert found["id"] == "skypile/question"
+    assert (found["benchmark"], found["overlap"]) == ("cmmlu", 1.0)
+    assert cleaned.manifest["counts"]["contaminated_documents"] == 1
+    assert (cleaned.folder / "attrition.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_flagged_documents_stay_and_say_so(cleaned: StageResult, tmp_path: Path) -> None:
+    write_source(tmp_path / "in", "skypile", planted())
+    config = CleanConfig(
+        workers=1, contamination=ContaminationConfig(action="flag"), language_model=given(cleaned)
+    )
+    run_stage(clean, tmp_path / "out", config, normalized=normalized(tmp_path / "in"),
+              exams=exams(tmp_path / "exams"))  # fmt: skip
+    flagged = {n: d["meta"] for n, d in kept(tmp_path / "out", "skypile").items()}
+    assert flagged["question"] == {"n": 1, "contamination": ["cmmlu/anatomy/test/0"]}
+    assert flagged["ip"] == {"n": 1}
+
+
+def given(cleaned: StageResult) -> LanguageModelConfig:
+    """The language model that an earlier run has trained."""
+    return LanguageModelConfig(folder=str(cleaned.folder / "language_model" / "text"))
+
+
+def test_finished_folder_says_how_it_was_made(cleaned: StageResult) -> None:
+    assert (cleaned.folder / "recipe-text.yaml").exists()
+    assert {p.name for p in (cleaned.folder / "language_model" / "text").iterdir()} >= {
         "zh.sp.model", "zh.arpa.bin",
     }  # fmt: skip
-    assert not list(cleaned.glob("*.tmp"))
+    assert not list(cleaned.folder.rglob("*.tmp"))
 
 
 def test_nothing_to_clean(tmp_path: Path) -> None:
@@ -296,26 +348,83 @@ def test_nothing_to_clean(tmp_path: Path) -> None:
         run_stage(clean, tmp_path / "out", CleanConfig(), normalized=normalized(tmp_path))
 
 
+# --- gates -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gates", "words"),
+    [
+        ({"skypile": {"document_simhash_deduplicator": 0.2}},
+         ["skypile: document_simhash_deduplicator dropped 23.1 %", "allows 20.0 %"]),
+        ({"*": {"total": 0.3}}, ["skypile: total dropped", "clean.max_drop.*.total"]),
+        ({"*": {"*": 0.1}, "wikipedia_cn": {"*": 1}}, ["clean.max_drop.*.* allows 10.0 %"]),
+    ],
+)  # fmt: skip
+def test_gate_stops_the_flow_with_the_table_that_shows_why(
+    cleaned: StageResult, gates: dict[str, dict[str, float]], words: list[str]
+) -> None:
+    with pytest.raises(DataError) as caught:
+        enforce(cleaned, CleanConfig(max_drop=gates))
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert "3 of        13  document_simhash_deduplicator" in message
+    assert "text-repaired.yaml" in message
+
+
+@pytest.mark.parametrize(
+    "gates",
+    [
+        {}, {"*": {"total": 0.95}}, {"skypile": {"*": 1}},
+        # The narrowest gate counts.
+        {"*": {"*": 0.0, "total": 0.0}, "skypile": {"*": 1, "total": 1},
+         "wikipedia_cn": {"*": 1, "total": 1}},
+    ],
+)  # fmt: skip
+def test_gates_that_hold(cleaned: StageResult, gates: dict[str, dict[str, float]]) -> None:
+    enforce(cleaned, CleanConfig(max_drop=gates))
+
+
+@pytest.mark.parametrize(
+    ("gates", "words"),
+    [
+        ({"skypiel": {"total": 0.5}}, "skypile"),
+        ({"skypile": {"simhash": 0.5}}, "document_simhash_deduplicator"),
+        ({"*": {"total": 95}}, "share from 0 to 1"),
+    ],
+)
+def test_gate_that_could_never_close_is_refused(
+    gates: dict[str, dict[str, float]], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check(CleanConfig(max_drop=gates))
+
+
+def test_gates_and_workers_are_not_in_the_key() -> None:
+    def key(**config: Any) -> str:
+        return stage_key("clean", 1, CleanConfig(**config), {})
+
+    assert key() == key(workers=7) == key(max_drop={})
+    assert len({key(), key(text="text"), key(partition_bytes=1 << 22)}) == 3
+
+
 # --- slow ------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_source_that_loses_everything_is_refused_and_a_given_model_serves(
-    cleaned: Path, tmp_path: Path
-) -> None:
+def test_source_that_loses_everything_is_refused(cleaned: StageResult, tmp_path: Path) -> None:
     write_source(tmp_path / "in", "skypile", planted())
     write_source(tmp_path / "in", "zhihu", {"a": "短。", "b": "!!!!!!!!!!!!!!!!!!!!!!"})
-    model = LanguageModelConfig(folder=str(cleaned / "language_model" / "text"))
-    config = CleanConfig(text="text-repaired", language_model=model)
+    config = CleanConfig(language_model=given(cleaned))
     with pytest.raises(DataError, match="zhihu") as caught:
         run_stage(clean, tmp_path / "out", config, normalized=normalized(tmp_path / "in"))
-    assert "average_line_length_filter 1" in str(caught.value)
+    assert "alphanumeric_filter 1" in str(caught.value)
     assert "text-repaired.yaml" in str(caught.value)
     # The cleaning itself was finished: a second attempt says the same without a new process.
-    started = (tmp_path / "out" / "skypile.jsonl").stat().st_mtime_ns
+    (written,) = (tmp_path / "out" / "skypile").iterdir()
+    started = written.stat().st_mtime_ns
     with pytest.raises(DataError, match="zhihu"):
         run_stage(clean, tmp_path / "out", config, normalized=normalized(tmp_path / "in"))
-    assert (tmp_path / "out" / "skypile.jsonl").stat().st_mtime_ns == started
+    assert written.stat().st_mtime_ns == started
 
 
 @pytest.mark.slow
@@ -339,14 +448,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> StageResult:
     )
 
 
-CONFIG = CleanConfig(text="text-repaired")
+CONFIG = CleanConfig(workers=1, partition_bytes=1 << 20)
+ROOT = Path(__file__).resolve().parents[2]
 KILLED = """
 import sys
 from pathlib import Path
 from tasks.clean import CleanConfig, clean
 from tests.tasks._running import result_of, run_stage, stage_run
 normalized = result_of(stage_run(Path(sys.argv[1])))
-run_stage(clean, Path(sys.argv[2]), CleanConfig(text="text-repaired"), normalized=normalized)
+config = CleanConfig(workers=3, partition_bytes=1 << 20)
+run_stage(clean, Path(sys.argv[2]), config, normalized=normalized)
 """
 
 
@@ -358,33 +469,50 @@ def content(folder: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.fixture(scope="module")
+def whole(world: StageResult, tmp_path_factory: pytest.TempPathFactory) -> StageRun:
+    """An uninterrupted run of one worker."""
+    return run_stage(clean, tmp_path_factory.mktemp("whole"), CONFIG, normalized=world)
+
+
+MOMENTS = {
+    "while the language model is trained": "training the language model",
+    "at the first documents": "bytes read",
+    "between documents": ".scratch/text/work/surveyed/*[0-9]",
+    "before duplicates are found": "looking for duplicates",
+    "while files are written": "wik*/*.jsonl",
+    "when one kind is finished": ".scratch/ledger-*.json",
+}
+"""What is killed when, and how that is seen: words of the progress, or a file."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["operators", "documents", "one kind finished"])
+@pytest.mark.parametrize("moment", MOMENTS)
 def test_kill_and_run_again_equals_an_uninterrupted_run(
-    world: StageResult, tmp_path: Path, moment: str
+    world: StageResult, whole: StageRun, tmp_path: Path, moment: str
 ) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run_stage(clean, whole, CONFIG, normalized=world)
-    root = Path(__file__).resolve().parents[2]
+    killed = tmp_path / "killed"
     child = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(world.folder), str(killed)],
-        cwd=root, env=os.environ | {"PYTHONPATH": str(root)},
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     workers: list[psutil.Process] = []
 
     def reached() -> bool:
-        scratch = killed / ".scratch"
-        if moment == "one kind finished":
-            return any(scratch.glob("ledger-*.json"))
+        if "*" in MOMENTS[moment]:
+            return any(killed.glob(MOMENTS[moment]))
         try:
-            return moment in (scratch / "text" / "job.progress").read_text()
+            progress = (killed / ".scratch" / "text" / "job.progress").read_text()
         except FileNotFoundError:
             return False
+        # Behind the moment is as good: some last for an instant.
+        later = list(MOMENTS.values())[list(MOMENTS).index(moment) :]
+        return any(words in progress for words in (*later, "writing"))
 
     try:
         while not reached():
             assert child.poll() is None, f"finished before the moment {moment!r} came"
-            time.sleep(0.01)
+            time.sleep(0.005)
         workers = psutil.Process(child.pid).children(recursive=True)
     finally:
         child.send_signal(signal.SIGKILL)
@@ -393,33 +521,87 @@ def test_kill_and_run_again_equals_an_uninterrupted_run(
     assert not alive, "the cleaning processes die with the one that started them"
     left = content(killed)
     run_stage(clean, killed, CONFIG, normalized=world)
-    assert content(killed) == content(whole)
+    expected = content(whole.folder)
+    assert content(killed) == expected
     assert not any(name.endswith(".tmp") for name in content(killed))
     for name, data in left.items():
-        if name.endswith(".jsonl"):
-            assert data == content(whole)[name], f"{name} was visible before it was complete"
+        if not name.endswith(".tmp"):
+            assert data == expected[name], f"{name} was visible before it was complete"
+
+
+FULL_DISK = """
+set -e
+mount -t tmpfs -o size=$SIZE tmpfs "$DISK"
+mkdir -p "$DISK/out" "$DISK/work"
+"$PYTHON" -m tasks._juicer "$JOB" && exit 9
+cat "${JOB%.json}.error"
+find "$DISK/work/surveyed" -mindepth 1 -maxdepth 1 -not -name '*.tmp' > "$DONE"
+mount -o remount,size=200m "$DISK"
+"$PYTHON" -m tasks._juicer "$JOB"
+cp -r "$DISK/out" "$RESULT"
+"""
+
+
+@pytest.mark.slow
+def test_full_disk_is_one_clear_error_and_loses_nothing(
+    world: StageResult, whole: StageRun, tmp_path: Path
+) -> None:
+    """A disk of a megabyte, mounted for this test alone, is full in the middle of the work."""
+    unshare = ["unshare", "--map-root-user", "--mount"]
+    try:
+        subprocess.run([*unshare, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no disk of a fixed size can be mounted here")
+    models, disk = tmp_path / "models", tmp_path / "disk"
+    shutil.copytree(whole.folder / "language_model" / "text", models)
+    disk.mkdir()
+    sources = [s for s, row in whole.notes["sources"].items() if row["kind"] == "text"]
+    job = Job(
+        kind="text", recipe=CONFIG.text, output=str(disk / "out"), scratch=str(disk / "work"),
+        inputs={s: str(world.folder / f"{s}.jsonl") for s in sources}, models=str(models),
+        ledger=str(tmp_path / "ledger.json"), language_model={"folder": "given"},
+        tokenizer="auto", examples=3, partition_bytes=1 << 20, workers=2, contamination="",
+        contamination_action="drop", executor="local", ray={},
+    )  # fmt: skip
+    write_job(job, tmp_path / "job.json")
+    done = subprocess.run(
+        [*unshare, "sh", "-c", FULL_DISK], capture_output=True, text=True, cwd=ROOT,
+        env=os.environ | {
+            "SIZE": "500k", "DISK": str(disk), "PYTHON": sys.executable,
+            "JOB": str(tmp_path / "job.json"), "DONE": str(tmp_path / "done"),
+            "RESULT": str(tmp_path / "result"), "HF_HUB_OFFLINE": "1",
+        },
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "The disk is full" in done.stdout and "run again" in done.stdout
+    finished = (tmp_path / "done").read_text().split()
+    assert 0 < len(finished) < len(sources)
+    expected = content(whole.folder)
+    for name, data in content(tmp_path / "result").items():
+        assert data == expected[name]
+    assert {n.partition("/")[0] for n in content(tmp_path / "result")} == {*sources, "documents"}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["text", "code"])
 def test_kept_documents_are_those_of_dj_process(
-    kind: str, world: StageResult, tmp_path: Path
+    kind: str, world: StageResult, whole: StageRun, tmp_path: Path
 ) -> None:
-    run = run_stage(clean, tmp_path / "out", CONFIG, normalized=world)
-    sources = [s for s, row in run.notes["sources"].items() if row["kind"] == kind]
+    sources = [s for s, row in whole.notes["sources"].items() if row["kind"] == kind]
     ours = {}
     with (tmp_path / "all.jsonl").open("w", encoding="utf-8") as file:
         for source in sources:
-            ours |= {i: d["text"] for i, d in documents(run.folder / f"{source}.jsonl").items()}
+            for path in sorted((whole.folder / source).iterdir()):
+                ours |= {i: d["text"] for i, d in documents(path).items()}
             for document in documents(world.folder / f"{source}.jsonl").values():
                 slim = {"id": document["id"], "text": document["text"]}
                 file.write(json.dumps(slim, ensure_ascii=False) + "\n")
     recipe = recipes.load(CONFIG.recipe_of(kind))
     export = tmp_path / "export" / "out.jsonl"
     recipe.write_resolved(tmp_path / "dj.yaml", dataset=tmp_path / "all.jsonl", export=export)
-    models = run.folder / "language_model" / "text"
+    models = whole.folder / "language_model" / "text"
     if kind == "code":
-        models = run.scratch / "code" / "models"
+        models = whole.scratch / "code" / "models"
     cache = tmp_path / "cache"
     subprocess.run(
         [sys.executable, "-m", "tools.process_data", "--config", str(tmp_path / "dj.yaml")],

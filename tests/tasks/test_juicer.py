@@ -23,7 +23,7 @@ from tasks._juicer import fates, ledger, near_duplicates
 from tasks._juicer.duplicates import UNKNOWN, Step, decide, hash_table
 from tasks._juicer.partitions import plan
 from tasks._juicer.recipe import Operator
-from tasks._juicer.workers import run_all
+from tasks._juicer.workers import Workshop, run_all
 
 # --- partitions ------------------------------------------------------------------------------
 
@@ -280,3 +280,27 @@ def test_kept_document_is_found_by_its_id(tmp_path: Path) -> None:
     row = fates.find(tmp_path, "s/a#12")
     assert row is not None and (row["dropped_by"], row["stats"]) == (1, {"length": 12.0})
     assert fates.find(tmp_path, "s/a#99") is None
+
+
+def test_finished_partition_is_not_done_again(tmp_path: Path) -> None:
+    source = tmp_path / "a.jsonl"
+    lines = [{"id": f"a/f#{n}", "source": "a", "text": f"text {n}", "meta": {}} for n in range(9)]
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shop = Workshop(
+        operators=[], names=[], steps=[], spool=tmp_path / "spool", output=tmp_path / "out",
+        final=tmp_path / "final", examples=1,
+    )  # fmt: skip
+    parts = plan({"a": str(source)}, 200)
+    for partition in parts:
+        shop.survey(partition)
+    # What is surveyed again would say `text 0` again; what is written again, `marked`.
+    spooled = tmp_path / "spool" / parts[0].name / "kept.jsonl"
+    spooled.write_text(spooled.read_text().replace("text 0", "marked"))
+    for partition in parts:
+        shop.survey(partition)
+        shop.finish((partition, 0))
+    first = tmp_path / "out" / "a" / "00000.jsonl"
+    assert json.loads(first.read_text().splitlines()[0])["text"] == "marked"
+    first.write_text("kept as it is")
+    shop.finish((parts[0], 0))
+    assert first.read_text() == "kept as it is"
