@@ -13,7 +13,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -198,24 +198,22 @@ class _Array:
 
     def _item(self, gap: str) -> Any:
         start, end = self.position, self._end()
-        if end is None:
-            value: Any = Damaged(reason="malformed JSON: item does not end")
-        else:
-            self.position, item = end, self.buffer[start:end]
-            if _UNDECODED.search(item):
-                raw = item.encode("utf-8", "surrogateescape")
-                return Damaged(reason=f"not {self.encoding.name}", excerpt=_excerpt(raw))
+        item = self.buffer[start : end if end is not None else start + 200]
+        value: Any = Damaged(reason="malformed JSON: item does not end", excerpt=item)
+        if end is not None:
             try:
                 value = orjson.loads(item)
             except ValueError:
                 value = _parse(item)
-            if not isinstance(value, Damaged):
-                if self.next_start is _ANY_START:
-                    self.next_start = _start_like(gap, item)
-                return value
-        excerpt = self.buffer[start : start + 200]
-        self._resume(start + 1)
-        return Damaged(reason=value.reason, excerpt=excerpt)
+        if isinstance(value, Damaged) or end is None:
+            self._resume(start + 1)
+            return replace(value, excerpt=_shown(item))
+        self.position = end
+        if _UNDECODED.search(item):
+            return Damaged(reason=f"not {self.encoding.name}", excerpt=_shown(item))
+        if self.next_start is _ANY_START:
+            self.next_start = _start_like(gap, item)
+        return value
 
     def _end(self) -> int | None:
         """Where the item at the position ends; None when it does not, or is too long."""
@@ -300,6 +298,11 @@ def _row(batch: pa.RecordBatch, row: int) -> Any:
         return Damaged(reason=f"not UTF-8 at byte {error.start}", excerpt=_excerpt(error.object))
     except ValueError as error:
         return Damaged(reason=f"not a value: {error}"[:300])
+
+
+def _shown(item: str) -> str:
+    """How an item begins; bytes that were not UTF-8 as replacement characters."""
+    return _excerpt(item[:200].encode("utf-8", "surrogateescape"))
 
 
 def _excerpt(data: bytes) -> str:

@@ -1,8 +1,9 @@
-"""Damage of every kind among good rows: every good row comes out, in order, and whatever does not is
-counted with its file, line and reason."""
+"""Damage of every kind among good rows: every good row comes out, in order, and whatever does not
+is counted with its file, line and reason."""
 
 import gzip
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,8 @@ def row(text: str) -> bytes:
 
 
 HANZI = st.characters(min_codepoint=0x4E00, max_codepoint=0x9FA5)
-GOOD_TEXT = st.text(
-    HANZI | st.sampled_from('。，abc é"\\\n\u2028\x85'), min_size=1, max_size=30
-).map(lambda text: f"好{text}好")
+SIGNS = st.sampled_from('。，abc é"\\\n\u2028\x85{}[]')
+GOOD_TEXT = st.text(HANZI | SIGNS, min_size=1, max_size=30).map(lambda text: f"好{text}好")
 
 
 def _flipped(line: bytes, at: int) -> bytes:
@@ -75,7 +75,8 @@ BAD = st.one_of(
         b'{"text": 1e999}', b'{"text": NaN}', b'{"text": -Infinity}',
         b"[" * 100_000, b'{"text": ' * 50_000, b"[" * 2000 + b"]" * 2000,
         b'{"text": ' + b"[" * 3000 + b"]" * 3000 + b"}", b'{"text": "a"} {"text": "b"}',
-        b"\xef\xbb\xbf", b"}{", b"\x00", b"\x1a", b"\xfe\xff", b'{"text": "a\tb"}', b"{'text': 'a'}",
+        b"\xef\xbb\xbf", b"}{", b"\x00", b"\x1a", b"\xfe\xff",
+        b'{"text": "a\tb"}', b"{'text': 'a'}",
     ]),
 )  # fmt: skip
 """Lines that hold no document."""
@@ -161,8 +162,6 @@ def test_a_cut_off_archive_gives_all_lines_before_the_cut(packing: str, tmp_path
     cut = whole[: len(whole) * 2 // 3]
     # What the libraries themselves can still unpack of it.
     if packing == "gz":
-        import zlib
-
         left = zlib.decompressobj(31).decompress(cut)
     else:
         left = zstandard.ZstdDecompressor().decompressobj().decompress(cut)
@@ -307,7 +306,7 @@ def test_a_character_of_hong_kong_does_not_hide_big5(real_rows: list[str], tmp_p
 def test_memory_does_not_grow_with_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A damaged item that never ends is given up after MAX_RECORD, and reading goes on behind it."""
+    """A damaged item that never ends is given up after MAX_RECORD, and reading goes on."""
     monkeypatch.setattr(reading, "MAX_RECORD", 1 << 16)
     monkeypatch.setattr(reading, "CHUNK", 1 << 14)
     path = tmp_path / "x.json"
