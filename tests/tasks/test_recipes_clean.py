@@ -260,10 +260,16 @@ def test_only_links_go_from_text(before: str, after: str, apply: Any) -> None:
     assert apply("text-repaired", "clean_links_mapper", before) == after
 
 
+def test_addresses_go_next_to_chinese(apply: Any) -> None:
+    text = "邮箱:abc.d-e@qq.com。联系x@a.edu.cn处"
+    assert apply("text-repaired", "clean_email_mapper", text) == "邮箱:。联系处"
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
         ("服务器 180.106.80.10 已停", "服务器  已停"),
+        ("服务器180.106.80.10已停，http://39.96.105.144:8198/K", "服务器已停，http://:8198/K"),
         ("见 3.1.4.1 节，版本 3.4.0.0", "见 3.1.4.1 节，版本 3.4.0.0"),
         ("13.0.0.0.0 与 1234.5.6.7.8", "13.0.0.0.0 与 1234.5.6.7.8"),
         ("2001:0db8:85a3:0000:0000:8a2e:0370:7334", ""),
@@ -272,6 +278,20 @@ def test_only_links_go_from_text(before: str, after: str, apply: Any) -> None:
 )
 def test_only_addresses_go(before: str, after: str, apply: Any) -> None:
     assert apply("text-repaired", "clean_ip_mapper", before) == after
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("recipe", ["text-repaired", "code-repaired"])
+def test_long_runs_do_not_take_quadratic_time(recipe: str, apply: Any) -> None:
+    """Backtracking over 400,000 characters would take longer than the test's own limit."""
+    runs = [
+        "a" * 400_000 + " @ ", "a." * 200_000 + " @", "1." * 200_000, " " * 400_000 + "<",
+        "<!--" * 100_000, "<script " * 50_000, "<p a=" * 80_000, "[a](http://" * 40_000,
+    ]  # fmt: skip
+    for entry in recipes.load(recipe).operators:
+        if entry.name.endswith(("email_mapper", "ip_mapper", "links_mapper", "text_mapper")):
+            for run in runs:
+                apply(recipe, entry.name, run)
 
 
 @pytest.mark.parametrize(

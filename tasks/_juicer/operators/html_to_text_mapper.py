@@ -33,13 +33,18 @@ def _tag(names: str) -> str:
 
 
 FENCED = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.DOTALL)
-INVISIBLE = re.compile(
-    r"<(script|style)\b[^>]*>.*?</\1\s*>|<!--.*?-->|<!doctype\b[^>]*>", re.DOTALL | re.I
+INVISIBLE = (
+    (re.compile(r"<script\b.*?</script\s*>", re.DOTALL | re.I), "</script"),
+    (re.compile(r"<style\b.*?</style\s*>", re.DOTALL | re.I), "</style"),
+    (re.compile(r"<!--.*?-->", re.DOTALL), "-->"),
 )
+"""What browsers do not show, and how it ends."""
+DOCTYPE = re.compile(r"<!doctype\b[^<>]*>", re.I)
 SCRIPTS = re.compile(r"<(sup|sub)>([0-9+-]+)</\1>", re.I)
 RAISED = str.maketrans("0123456789+-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻")
 LOWERED = str.maketrans("0123456789+-", "₀₁₂₃₄₅₆₇₈₉₊₋")
-BLOCK_RUN = re.compile(rf"\s*(?:{_tag(BLOCKS)}\s*)+", re.I)
+# White space is taken from its start: to try every blank of a long run would be quadratic.
+BLOCK_RUN = re.compile(rf"(?<!\s)\s*+(?:{_tag(BLOCKS)}\s*+)+", re.I)
 ITEM = re.compile(r"<li\b", re.I)
 CELL = re.compile(rf"{_tag(CELLS)}", re.I)
 INLINE_TAG = re.compile(rf"{_tag(INLINE)}", re.I)
@@ -69,12 +74,20 @@ class HtmlToTextMapper(Mapper):
 
 def _convert(text: str, *, first: bool) -> str:
     if "<" in text:
-        text = INVISIBLE.sub("", text)
+        text = DOCTYPE.sub("", _visible(text))
         text = SCRIPTS.sub(_script, text)
         text = CELL.sub(" ", text)
         text = INLINE_TAG.sub("", text)
         text = BLOCK_RUN.sub(lambda run: _break(run, first=first and not run.start()), text)
     return ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
+
+
+def _visible(text: str) -> str:
+    for pattern, ending in INVISIBLE:
+        # Behind the last ending nothing can match, and looking for it would be quadratic.
+        end = text.lower().rfind(ending) + len(ending) + 1
+        text = pattern.sub("", text[:end]) + text[end:]
+    return text
 
 
 def _script(match: re.Match[str]) -> str:
