@@ -2,10 +2,10 @@
 
     python -m benchmarks.bench_clean NORMALIZED [--recipe text-repaired] [--copies 4] [--cores 2]
 
-NORMALIZED is a folder of `<source>.jsonl`, as the stage `normalize` leaves it (STORE/normalize/KEY).
-Both programs start cold, are given the same language model, and must keep the same documents with
-the same texts. Beside the two: what reading, parsing and writing the same lines costs with nothing
-done to them (the limit), and what each operator takes in either.
+NORMALIZED is a folder of `<source>.jsonl`, as the stage `normalize` leaves it in
+STORE/normalize/KEY. Both programs start cold, are given the same language model, and must keep the
+same documents with the same texts. Beside the two: what reading, parsing and writing the same lines
+costs with nothing done to them (the limit), and what each operator takes in either.
 
 `--copies N` cleans N times the corpus (sentences shuffled, so that copies are new documents) and
 `--memory` prints how memory grows from 1 to N of them.
@@ -33,8 +33,9 @@ import psutil
 from tasks._corpora import corpus
 from tasks._files import json_line
 from tasks._juicer import recipe as recipes
-from tasks._juicer.job import Job, RayConfig, write_job
+from tasks._juicer.job import Job, write_job
 from tasks._juicer.lm_config import LanguageModelConfig
+from tasks._juicer.ray_plan import RayConfig
 from tasks._recipes import ROOT
 
 SENTENCE = re.compile(r"(?<=[。！？!?\n])")
@@ -77,10 +78,10 @@ def race(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     limit = read_parse_write(list(inputs.values()), scratch / "limit", arguments.cores)
     ours = run_ours(arguments, scratch / "ours", inputs, models)
     theirs = run_dj_process(arguments, scratch / "dj", inputs, models)
+    outputs = (scratch / "ours" / "out").glob("*/*.jsonl"), [scratch / "dj" / "out.jsonl"]
     kept, kept_by_dj = (
-        {d["id"]: d["text"] for path in files for d in lines(path)}
-        for files in (sorted((scratch / "ours" / "out").glob("*/*.jsonl")), [scratch / "dj" / "out.jsonl"])
-    )  # fmt: skip
+        {d["id"]: d["text"] for path in sorted(files) for d in lines(path)} for files in outputs
+    )
     require_same(kept, kept_by_dj)
     return {
         "recipe": arguments.recipe,
@@ -320,7 +321,10 @@ def by_operator(recipe: str, inputs: dict[str, Path], models: Path) -> list[dict
     for operator, described in zip(built, loaded.operators, strict=True):
         if described.kind == "deduplicator":
             continue
-        plain = cpu_seconds(lambda op=operator: [pipeline.plainly(op, b) for b in batches])
+        started = time.process_time()
+        for batch in batches:
+            pipeline.plainly(operator, batch)
+        plain = time.process_time() - started
         started = time.process_time()
         batches = [pipeline.run([operator], b, Examples(most=0)) for b in batches]
         ours = time.process_time() - started
@@ -329,13 +333,6 @@ def by_operator(recipe: str, inputs: dict[str, Path], models: Path) -> list[dict
              "steel_seconds": round(ours, 3), "steel_megabytes_per_second": rate(size, ours)}
         )  # fmt: skip
     return rows
-
-
-def cpu_seconds(work: Any) -> float:
-    """Seconds of CPU that a call takes."""
-    started = time.process_time()
-    work()
-    return time.process_time() - started
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:

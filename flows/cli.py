@@ -66,6 +66,12 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("--json", action="store_true")
     report.set_defaults(run=_report)
 
+    explain = commands.add_parser("explain", help="say what happened to one document")
+    explain.add_argument("document", metavar="DOC_ID", help="<source>/<file>#<line>")
+    explain.add_argument("--store", default="store")
+    explain.add_argument("--json", action="store_true")
+    explain.set_defaults(run=_explain)
+
     verify = commands.add_parser("verify", help="compare every file of a store with its checksum")
     verify.add_argument("store", nargs="?", default="store")
     verify.add_argument("--json", action="store_true")
@@ -198,6 +204,18 @@ def _report(arguments: argparse.Namespace) -> int:
         print(json.dumps(rows, indent=1))
     for row in [] if arguments.json else rows:
         print(f"{row['finished']}  {row['name']:24} {row['path']}")
+    return 0
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from tasks._explain import explain, tell
+    from tasks._recipes import resolve
+
+    story = explain(resolve(arguments.store), arguments.document)
+    if arguments.json:
+        print(json.dumps(story, indent=1, ensure_ascii=False))
+    else:
+        print("\n".join(tell(story)))
     return 0
 
 

@@ -1,7 +1,7 @@
 """`python -m tasks._juicer job.json`: clean the sources of one kind. Started by tasks/clean.
 
-    language model, tokenizer ─▶ survey every partition ─▶ find duplicates ─▶ finish every partition
-                                 └──────── worker processes ────────┘          └── worker processes ─┘
+    language model, tokenizer ─▶ survey every partition ─▶ duplicates ─▶ finish every partition
+                                 └── worker processes ──┘                └── worker processes ──┘
 
 Progress goes to `<job>.progress`, an error meant for the user to `<job>.error`; the ledger is
 written last, so its existence means that all outputs are complete.
@@ -21,8 +21,9 @@ from typing import Any
 
 from model.errors import DataError, SteelError
 from tasks._files import complete_file, json_line
-from tasks._juicer.job import Job, RayConfig
+from tasks._juicer.job import Job
 from tasks._juicer.lm_config import LanguageModelConfig
+from tasks._juicer.ray_plan import RayConfig, replaced
 from tasks._juicer.recipe import Operator, Recipe
 
 PROXY_TOKENIZER = "EleutherAI/pythia-6.9b-deduped"
@@ -147,23 +148,25 @@ def _locally(job: Job, cleaning: Recipe, progress: "Progress") -> dict[str, Any]
 
 def _on_ray(job: Job, cleaning: Recipe, progress: "Progress") -> dict[str, Any]:
     """Clean with Data-Juicer's own Ray executor, on a cluster."""
-    from tasks._juicer import fates, ledger, on_ray
+    from tasks._juicer import fates, ledger, on_ray, pipeline
 
+    progress.say(0, 1, "looking for the cluster")
+    config = dataclasses.replace(RayConfig(**job.ray), partition_bytes=job.partition_bytes)
+    first = len(cleaning.operators) - len(cleaning.deduplicators)
+    statistics = pipeline.warm(pipeline.build(cleaning.operators[:first]))
+    inputs = {source: Path(path) for source, path in job.inputs.items()}
+    output = Path(job.output)
     outcome = on_ray.run(
-        cleaning, {source: Path(path) for source, path in job.inputs.items()}, Path(job.models),
-        Path(job.output), Path(job.scratch), RayConfig(**job.ray), progress.say,
-    )  # fmt: skip
-    entries = [
-        entry
-        for path in fates.files(Path(job.output))
-        for entry in fates.entries(fates.read(path), outcome.operators)
-        if entry.source in job.inputs
-    ]
-    merged = ledger.merge(entries)
+        cleaning, inputs, Path(job.models), output, Path(job.scratch), config, progress.say
+    )
+    names = [operator.name for operator in replaced(cleaning)]
+    merged = ledger.merge(
+        entry for path in outcome.fates for entry in fates.entries(fates.read(path), names)
+    )
     ledger.check(merged)
     return {
         "rows": ledger.rows(job.kind, merged), "dropped": [], "changed": [], "matches": [],
-        "statistics": outcome.statistics, "notes": outcome.notes,
+        "statistics": statistics, "notes": {"ray": outcome.notes},
     }  # fmt: skip
 
 

@@ -187,7 +187,8 @@ def _gather_hashes(files: Sequence[Path], path: Path) -> npt.NDArray[np.uint64]:
     with path.open("wb") as out:
         for file in files:
             out.write(pq.read_table(file)["hash"].to_numpy().tobytes())
-    return _map(path, np.uint64)
+    hashes: npt.NDArray[np.uint64] = _map(path, np.uint64)
+    return hashes
 
 
 def _gather_ids(partitions: Sequence[Path], folder: Path) -> int:

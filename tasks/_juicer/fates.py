@@ -6,7 +6,7 @@
     bytes_out     int64     … when it was dropped or kept
     dropped_by    int16     position of the operator that dropped it, from 1; 0: kept
     failed        bool      the operator raised an error on it
-    edits         list      {operator: position, bytes: size afterwards} of the mappers that changed it
+    edits         list      {operator: position, bytes: size after it} of mappers that changed it
     <statistic>   float64   one column for each value a filter measured, by Data-Juicer's name
     duplicate_of  string    id of the document that was kept in its place
 

@@ -7,15 +7,6 @@ from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
-class RayConfig:
-    """Where the Ray cluster is that cleans beyond one machine."""
-
-    address: str = "auto"
-    """`auto`: the cluster this machine belongs to (`ray start`); `local`: one of this machine alone,
-    started for the run; else `host:port` or `ray://host:port`."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Job:
     """What one process has to do."""
 
@@ -50,7 +41,7 @@ class Job:
     executor: Literal["local", "ray"]
     """What runs the operators."""
     ray: dict[str, Any]
-    """A RayConfig."""
+    """A RayConfig (see ray_plan.py)."""
 
 
 def write_job(job: Job, path: Path) -> None:

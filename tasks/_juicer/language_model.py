@@ -14,6 +14,7 @@ import io
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import sentencepiece
@@ -54,11 +55,12 @@ def training_texts(inputs: Mapping[str, str], config: LanguageModelConfig) -> It
 
 def _texts(path: Path) -> Iterator[str]:
     """The `text` of every line of a .jsonl, the lines of any other file; both also as .gz."""
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open()
     structured = path.name.removesuffix(".gz").endswith(".jsonl")
-    with opened as lines:
+    with path.open("rb") as disk, ExitStack() as stack:
+        packed = path.suffix == ".gz"
+        lines = stack.enter_context(gzip.GzipFile(fileobj=disk)) if packed else disk
         for line in lines:
-            yield json.loads(line)["text"] if structured else line.rstrip("\n")
+            yield json.loads(line)["text"] if structured else line.decode().rstrip("\r\n")
 
 
 def train(

@@ -16,7 +16,7 @@ class LanguageModelConfig:
     """The model that measures perplexity: trained here (the default), from a folder or the hub."""
 
     folder: str | None = None
-    """A folder with `zh.sp.model` (sentencepiece) and `zh.arpa.bin` (KenLM, binary or text) to use."""
+    """A folder with `zh.sp.model` (sentencepiece) and `zh.arpa.bin` (KenLM, binary or text)."""
     hub: str | None = None
     """A model repository on the hub that has these two files, in whatever folder."""
     revision: str = "main"
@@ -61,7 +61,11 @@ class LanguageModelConfig:
     def text_files(self) -> list[Path]:
         """The files behind `texts`, sorted."""
         assert self.texts is not None
-        found = (Path(path) for path in glob.glob(str(resolve(self.texts)), recursive=True))
+        path = resolve(self.texts)
+        cut = next((i for i, part in enumerate(path.parts) if glob.has_magic(part)), None)
+        if cut is None:
+            return [path] if path.is_file() else []
+        found = Path(*path.parts[:cut]).glob(str(Path(*path.parts[cut:])))
         return sorted(path for path in found if path.is_file())
 
 

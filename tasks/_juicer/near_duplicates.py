@@ -8,10 +8,10 @@ document_simhash_deduplicator finds (tested against it); that operator holds eve
 corpus in Python objects, about a kilobyte each.
 
 Pairs are found by pigeonhole (Manku et al. 2007, Detecting Near-Duplicates for Web Crawling,
-section 3): cut 64 bits into `num_blocks`; two hashes that differ in at most `distance` bits agree on
-`num_blocks - distance` whole blocks. For each choice of that many blocks, hashes that agree on them
-are sorted together and compared. A choice is worked through in slices of about `SLICE` hashes, each
-read from disk in chunks.
+section 3): cut 64 bits into `num_blocks`; two hashes that differ in at most `distance` bits agree
+on `num_blocks - distance` whole blocks. For each choice of that many blocks, hashes that agree on
+them are sorted together and compared. A choice is worked through in slices of about `SLICE` hashes,
+each read from disk in chunks.
 """
 
 import itertools
@@ -73,7 +73,8 @@ def equal_clusters(hashes: Hashes, scratch: Path) -> Ints:
 
 def distance_between(first: Hashes, second: Hashes) -> npt.NDArray[np.uint8]:
     """Bits in which hashes differ. Shapes [N], [N] -> [N]."""
-    return np.bitwise_count(first ^ second)
+    bits: npt.NDArray[np.uint8] = np.bitwise_count(first ^ second)
+    return bits
 
 
 def _labels(length: int, scratch: Path) -> Ints:

@@ -2,9 +2,9 @@
 
     <source>.jsonl  ├── 00000 ──┼── 00001 ──┼── 00002 ──┤     cut every `size` bytes
 
-A partition owns the lines that begin in its range of bytes, so nobody reads a file to find out where
-to cut it. How a corpus is cut depends on its bytes and `size` alone, never on how many workers there
-are.
+A partition owns the lines that begin in its range of bytes, so nobody reads a file to find out
+where to cut it. How a corpus is cut depends on its bytes and `size` alone, never on how many
+workers there are.
 """
 
 import json

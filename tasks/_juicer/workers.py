@@ -11,6 +11,7 @@ process works on it, or when.
 
 import contextlib
 import ctypes
+import itertools
 import json
 import multiprocessing
 import os
@@ -234,7 +235,7 @@ def run_all(
     try:
         while True:
             # A short queue: a corpus of terabytes has a hundred thousand partitions.
-            while len(waiting) < 4 * workers and (element := next(iterator, None)) is not None:
+            for element in itertools.islice(iterator, 4 * workers - len(waiting)):
                 waiting.append(pool.submit(_call, element))
             if not waiting:
                 return

@@ -1,16 +1,16 @@
 """Clean the corpora with Data-Juicer, and account for every document lost.
 
-    normalized/<source>.jsonl ──┬─ text sources ─▶ recipe `text-repaired` ─┬─▶ <source>/<number>.jsonl
-    exams (what is tested) ─────┤                                          │   documents/, ledger,
-                                └─ code sources ─▶ recipe `code-repaired` ─┘   attrition.png, …
+    normalized/<source>.jsonl ──┬─ text ─▶ recipe `text-repaired` ─┬─▶ <source>/<number>.jsonl
+    exams (what is tested) ─────┤                                  │   documents/, ledger,
+                                └─ code ─▶ recipe `code-repaired` ─┘   attrition.png, …
 
     launch.py     a process for each kind (tasks/_juicer), in which nothing can be installed
     accounts.py   ledger, statistics, duplicates, contamination; as files, tables and a picture
     picture.py    the picture
     gates.py      how much may be dropped: `max_drop`
 
-A corpus is cleaned in partitions. What is finished is not done again after an interruption, and what
-comes out depends neither on the number of workers nor on when they were killed.
+A corpus is cleaned in partitions. What is finished is not done again after an interruption, and
+what comes out depends neither on the number of workers nor on when they were killed.
 """
 
 import os
@@ -24,8 +24,8 @@ from tasks._contamination import ContaminationConfig, build_index, describe_inde
 from tasks._corpora import corpus
 from tasks._disk import require_free_space, total_bytes
 from tasks._juicer import recipe as recipes
-from tasks._juicer.job import RayConfig
 from tasks._juicer.lm_config import LanguageModelConfig, find_language_model
+from tasks._juicer.ray_plan import RayConfig
 from tasks._manifest import NOT_IN_KEY
 from tasks._recipes import RECIPES, display, recipe_path, resolve
 from tasks._stage import StageResult, StageRun, stage
@@ -104,6 +104,7 @@ def check(config: CleanConfig) -> None:
         raise ConfigError(
             f"clean.partition_bytes must be at least {MEGABYTE} (got {config.partition_bytes})"
         )
+    config.ray.check()
     config.language_model.check()
     config.contamination.check("clean")
     loaded = [recipes.load(config.recipe_of(kind)) for kind in KINDS]

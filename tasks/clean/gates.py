@@ -134,8 +134,8 @@ def enforce(cleaned: StageResult, max_drop: MaxDrop, recipes: Mapping[str, str])
 
 def _sentence(breach: Breach) -> str:
     return (
-        f"  {breach.source}: {breach.operator} dropped {_percent(breach.share)} % of its documents; "
-        f"{breach.gate} allows {_percent(breach.allowed)} %"
+        f"  {breach.source}: {breach.operator} dropped {_percent(breach.share)} % of its "
+        f"documents; {breach.gate} allows {_percent(breach.allowed)} %"
     )
 
 

@@ -1,4 +1,4 @@
-"""One bar for every source: what share of its documents was kept, and which operators took the rest.
+"""One bar for every source: the share of its documents that was kept, and what took the rest.
 
 Labels are English, so that no font for Chinese is needed.
 """
