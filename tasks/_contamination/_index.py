@@ -42,9 +42,9 @@ MAX_SHARED = 50
 SLACK = 1.5
 """A question is looked for in as many tokens of the text as it has itself, times this, plus 20:
 page furniture may stand between stem and options, other chapters may not."""
-PIECE = 1 << 20
+PIECE = 1 << 18
 """Characters looked at together; longer documents are looked at in pieces."""
-PIECE_OVERLAP = 1 << 16
+PIECE_OVERLAP = 1 << 15
 """Characters that two pieces share: more than any question has."""
 EXCERPT = 400
 """Longest excerpt, in characters."""

@@ -26,7 +26,7 @@ class ContaminationConfig:
     """Tokens that must agree in a row: a Chinese character, a word or a number is one."""
     overlap: float = 0.65
     """Share of a question's n-grams, 0 to 1, from which a text is said to contain it."""
-    sibling_overlap: float = 0.85
+    sibling_overlap: float = 0.9
     """The same for a question that has siblings in the exams, which differ in a word or a number:
     what is as much like it as they are is not it."""
     min_stem: int = 18
