@@ -189,6 +189,7 @@ def apply() -> Any:
         ("```html\n<p>例</p>\n```\n<p>文</p>", "```html\n<p>例</p>\n```\n文\n"),
         ("用`<br>`换行<br>好", "用`<br>`换行\n好"),
         ("<script>var a = '<p>';</script>正文<!-- 注 -->", "正文"),
+        ('图<svg viewBox="0 0"><path d="M0"/></svg>标', "图标"),
         ("Fran&ccedil;oise &#8226; A&amp;B", "Françoise • A&B"),
         ("?a=1&copy=2&lt", "?a=1&copy=2&lt"),
         ("<<a.b>>", "<<a.b>>"),

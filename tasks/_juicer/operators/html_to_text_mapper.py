@@ -21,7 +21,7 @@ INLINE = (
     "a abbr acronym audio b base basefont bdi bdo big button canvas cite code col colgroup data "
     "datalist del dfn em embed font frame i iframe img input ins kbd label link map mark marquee "
     "meta meter nobr object output param picture progress q rp rt ruby s samp small source span "
-    "strike strong sub sup svg time track tt u var video wbr"
+    "strike strong sub sup time track tt u var video wbr"
 )
 ATTRIBUTE = r"""\s+[A-Za-z_:@][\w:.-]*(?:\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>]+))?"""
 
@@ -36,6 +36,7 @@ FENCED = re.compile(r"(```.*?(?:```|\Z)|`[^`\n]+`)", re.DOTALL)
 INVISIBLE = (
     (re.compile(r"<script\b.*?</script\s*>", re.DOTALL | re.I), "</script"),
     (re.compile(r"<style\b.*?</style\s*>", re.DOTALL | re.I), "</style"),
+    (re.compile(r"<svg\b.*?</svg\s*>", re.DOTALL | re.I), "</svg"),
     (re.compile(r"<!--.*?-->", re.DOTALL), "-->"),
 )
 """What browsers do not show, and how it ends."""
