@@ -7,11 +7,11 @@ recipe: repository, files, revision ──resolved once──▶ commit ──�
 """
 
 import contextlib
-import io
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,7 +24,7 @@ from model.errors import ConfigError, DataError
 from tasks._corpora import HubSource, how_to_obtain, hub_source
 from tasks._manifest import write_json
 from tasks._recipes import display, recipe_path
-from tasks.acquire.remote import READ_AHEAD
+from tasks.acquire.remote import UrlSource
 from tasks.acquire.source import StoredFile, safe_name, verify
 from tasks.acquire.trouble import disk_full, explained
 
@@ -88,7 +88,8 @@ class HubRepository:
         self._source, self._scratch, self._pins = source, scratch, pins
         with clear_hub_errors(source.repository):
             self.commit = pinned_commit("dataset", source.repository, source.revision, scratch)
-            self._fs = huggingface_hub.HfFileSystem(endpoint=endpoint(), skip_instance_cache=True)
+        url = f"hf://datasets/{source.repository}@{self.commit}"
+        self._ranges = UrlSource(url, scratch, pins, endpoint())
         self.origin = f"{source.repository}@{self.commit}"
 
     def files(self) -> list[StoredFile]:
@@ -122,8 +123,7 @@ class HubRepository:
     def open(self, file: StoredFile) -> IO[bytes]:
         """Read parts of a file."""
         at = f"datasets/{self._source.repository}@{self.commit}/{file.handle}"
-        raw = self._fs.open(at, "rb", block_size=READ_AHEAD, cache_type="none", size=file.size)
-        return io.BufferedReader(raw, READ_AHEAD)
+        return self._ranges.open(replace(file, handle=at))
 
     def fetch(self, file: StoredFile) -> Path:
         """Download a file; the library continues what it has left half, if it can."""

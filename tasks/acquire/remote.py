@@ -133,7 +133,8 @@ class UrlSource:
 
     def open(self, file: StoredFile) -> IO[bytes]:
         """Read parts of a file; each miss of the read-ahead is one request for a range."""
-        return io.BufferedReader(_Ranged(self, file), READ_AHEAD)
+        with self._clear(f"{file.name} cannot be read"):
+            return io.BufferedReader(self._patiently(lambda: _Patient(self, file)), READ_AHEAD)
 
     def fetch(self, file: StoredFile) -> Path:
         """Download a file, continuing what an interruption has left; verified."""
@@ -284,7 +285,7 @@ class UrlSource:
         """Turn whatever a file system raises into one message without secrets."""
         try:
             yield
-        except DataError:
+        except (DataError, NoRanges):
             raise
         # Of any kind: what a lost connection raises depends on the file system.
         except Exception as error:
@@ -342,3 +343,12 @@ class _Ranged(io.RawIOBase):
         if not self.closed:
             self._raw.close()
         super().close()
+
+
+class _Patient(_Ranged):
+    """The same, which tries again what fails, and gives up with a clear error."""
+
+    def readinto(self, buffer: Any) -> int:
+        with self._source._clear(f"{self._file.name} cannot be read"):
+            count: int = self._source._patiently(lambda: super(_Patient, self).readinto(buffer))
+            return count

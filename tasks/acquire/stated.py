@@ -1,4 +1,4 @@
-"""What a remote file system says of a file: a checksum of its content, or only which version it is."""
+"""What a remote file system says of a file: a checksum of its content, or its version only."""
 
 import base64
 import binascii

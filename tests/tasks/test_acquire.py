@@ -1,14 +1,8 @@
 """Acquire: every kind of location, and one clear message for what is not there."""
 
-import hashlib
-import json
 import shutil
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
-from urllib.parse import unquote
 
 import huggingface_hub
 import pytest
@@ -18,6 +12,7 @@ from tasks import _disk
 from tasks._sample_world import SampleWorldConfig
 from tasks._stage import stage_key
 from tasks.acquire import AcquireConfig, acquire, check, local_files
+from tests.tasks._hub import COMMIT, Hub, serving
 from tests.tasks._running import run_stage
 
 
@@ -129,82 +124,30 @@ def test_changed_source_file_changes_the_key(raw: Path) -> None:
     assert stage_key("acquire", 1, config, {}) != before
 
 
-COMMIT = "c" * 40
 HUB_FILES = {
     "wikipedia-cn-20230720-filtered.json": b'[{"completion": "\xe4\xb8\x80"}]',
     "README.md": b"# not wanted",
 }
 
 
-class FakeHub(BaseHTTPRequestHandler):
-    """The few answers of a hub that a download of one data set needs."""
-
-    requests: ClassVar[list[str]] = []
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def _answer(self, *, body: bool) -> None:
-        path = unquote(self.path.split("?")[0])
-        self.requests.append(path)
-        if path.startswith("/api/datasets/") and "/tree/" in path:
-            tree = [
-                {"type": "file", "path": name, "size": len(data), "oid": "0" * 40}
-                for name, data in HUB_FILES.items()
-            ]
-            self._send(json.dumps(tree).encode(), body, {})
-        elif path.startswith("/api/datasets/"):
-            siblings = [{"rfilename": n, "size": len(d)} for n, d in HUB_FILES.items()]
-            info = {"id": "pleisto/x", "sha": COMMIT, "siblings": siblings, "private": False,
-                    "tags": [], "downloads": 0, "likes": 0, "gated": False}  # fmt: skip
-            self._send(json.dumps(info).encode(), body, {})
-        elif (name := path.rpartition("/")[2]) in HUB_FILES and f"/resolve/{COMMIT}/" in path:
-            data = HUB_FILES[name]
-            etag = hashlib.sha1(data).hexdigest()
-            self._send(data, body, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
-        else:
-            self.send_error(404)
-
-    def _send(self, data: bytes, body: bool, headers: dict[str, str]) -> None:
-        self.send_response(200)
-        for name, value in {"Content-Length": str(len(data)), **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    FakeHub.requests.clear()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    endpoint = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setenv("HF_ENDPOINT", endpoint)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    yield endpoint
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with serving(Hub(commits={COMMIT: HUB_FILES})) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        yield server
 
 
-def test_hub_gives_the_recipes_files_at_one_commit(hub: str, tmp_path: Path) -> None:
+def test_hub_gives_the_recipes_files_at_one_commit(hub: Hub, tmp_path: Path) -> None:
     run = run_stage(acquire, tmp_path / "out", corpora(wikipedia_cn="hub"))
     wanted = "wikipedia-cn-20230720-filtered.json"
     assert files_of(tmp_path / "out" / "wikipedia_cn") == {wanted: HUB_FILES[wanted]}
     assert run.notes["origins"]["wikipedia_cn"].endswith(f"@{COMMIT}")
-    assert not any("README" in path for path in FakeHub.requests)
+    assert hub.downloads() == {wanted}
 
 
-def test_hub_data_set_without_the_recipes_files_is_refused(hub: str, tmp_path: Path) -> None:
+def test_hub_data_set_without_the_recipes_files_is_refused(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"hub\.files"):
         run_stage(acquire, tmp_path / "out", corpora(skypile="hub"))
 

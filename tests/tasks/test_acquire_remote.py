@@ -181,7 +181,7 @@ def run_until_killed(web: Web, folder: Path, half: Path, at_least: int, root: Pa
         process.wait()
 
 
-@pytest.mark.parametrize("changed", [False, True])
+@pytest.mark.parametrize("changed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_killed_download_continues_unless_the_file_has_changed(
     web: Web, tmp_path: Path, root: Path, changed: bool
 ) -> None:
