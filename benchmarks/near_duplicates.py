@@ -218,6 +218,12 @@ class Planted:
         found = self.distances(setting)
         return {name: float((d <= setting.hamming_distance).mean()) for name, d in found.items()}
 
+    def precision(self, setting: Setting) -> float:
+        """Of the pairs merged among originals and copies, the share that have one original."""
+        texts = [text for group in (self.originals, *self.copies.values()) for text in group]
+        pairs = close_pairs(setting.hashes(texts), setting.hamming_distance) % len(self.originals)
+        return float((pairs[:, 0] == pairs[:, 1]).mean()) if len(pairs) else 1.0
+
 
 class Mappers:
     """The mappers of a recipe, one after the other."""
@@ -249,15 +255,17 @@ NUM_SHORT = 2_000
 
 
 def planted_table(settings: Sequence[Setting], count: int) -> Iterator[str]:
-    """Recall on planted pairs: a line for each setting and language."""
-    yield "| recipe | rows | " + " | ".join(EDITS) + " |"
-    yield "|" + "---|" * (len(EDITS) + 2)
+    """Recall on planted pairs, and precision: a line for each setting and language."""
+    yield "| recipe | rows | " + " | ".join(EDITS) + " | precision |"
+    yield "|" + "---|" * (len(EDITS) + 3)
     for language, load in LANGUAGES.items():
         planted = Planted.of(load(SHARED), language, count=count)
         for setting in settings:
             if (language == "code") == setting.name.startswith("code"):
-                recall = planted.mapped(Mappers(setting.name)).recall(setting)
+                mapped = planted.mapped(Mappers(setting.name))
+                recall = mapped.recall(setting)
                 cells = [f"{100 * recall[e]:.0f} %" if e in recall else "" for e in EDITS]
+                cells.append(f"{mapped.precision(setting):.3f}")
                 yield f"| {setting.name} | {language} | " + " | ".join(cells) + " |"
 
 

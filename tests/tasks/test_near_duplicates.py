@@ -42,8 +42,10 @@ def print_row(name: str, recall: dict[str, float]) -> None:
 def test_planted_copies_are_caught(language: str) -> None:
     setting = bench.shipped(f"{recipe_of(language)}-repaired")
     planted = bench.Planted.of(bench.LANGUAGES[language](SHARED), language, count=40)
-    recall = planted.mapped(bench.Mappers(setting.name)).recall(setting)
-    print_row(f"{setting.name}, {language}", recall)
+    mapped = planted.mapped(bench.Mappers(setting.name))
+    recall, precision = mapped.recall(setting), mapped.precision(setting)
+    print_row(f"{setting.name}, {language}", recall | {"precision": precision})
+    assert precision >= 0.98
     wanted = MEASURED[language]
     assert {edit: recall[edit] for edit in wanted if recall[edit] < wanted[edit]} == {}
 
