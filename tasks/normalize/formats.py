@@ -27,6 +27,10 @@ class Document:
     """JSON values worth keeping: native id, tags, up-votes, repository."""
 
 
+BLANKS = "".join(c for c in map(chr, range(0x3001)) if c.isspace() and c != "\x85")
+"""What is stripped from both ends of a text. \\x85 is not: it may be the ellipsis of a page in
+windows-1252 that was decoded wrongly, which cleaning can still repair."""
+
 Format = Callable[[Mapping[str, Any]], Document]
 
 
@@ -311,7 +315,7 @@ def _text(record: Mapping[str, Any], key: str, *, optional: bool = False) -> str
     """The string under a key, stripped. Null and absence mean empty where `optional`."""
     value = record.get(key)
     if isinstance(value, str):
-        return _line_ends(value).strip()
+        return _line_ends(value).strip(BLANKS)
     if value is None and optional:
         return ""
     raise Rejected(f"`{key}` is missing" if key not in record else f"`{key}` is {_kind(value)}")
