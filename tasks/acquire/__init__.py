@@ -162,7 +162,9 @@ def bytes_needed(config: AcquireConfig) -> int:
             total += scale * SAMPLE_WORLD_BYTES
         elif location != HUB and not is_url(location):
             files = LocalSource(location).files()
-            total += config.fraction * sum(space(file, streams=streams) for file in files)
+            total += config.fraction * sum(
+                space(file, streams=streams, local=True) for file in files
+            )
     return int(total)
 
 

@@ -5,11 +5,15 @@
 What stands in the folder is complete: a rerun leaves it alone.
 """
 
+import os
 import shutil
+import zipfile
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+
+import zstandard
 
 from model.errors import DataError
 from tasks._disk import require_free_space
@@ -18,10 +22,10 @@ from tasks._stage import StageRun
 from tasks.acquire.archives import unpack, unpack_stream
 from tasks.acquire.remote import WORKERS
 from tasks.acquire.source import Source, StoredFile
-from tasks.acquire.streams import packing, unpacked_name
+from tasks.acquire.streams import Packing, packing, unpacked_name
 
-EXPANSION = 4
-"""Bytes that a compressed file unpacks to per byte, as a guess before it is unpacked."""
+EXPANSION = 6
+"""Bytes that a compressed file unpacks to per byte, as a guess where it doesn't say itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +82,8 @@ def take_all(place: Place, source: Source, files: Sequence[StoredFile]) -> None:
     Raises DataError; whatever was finished stays.
     """
     missing = [file for file in files if not place.target(file).exists()]
-    needed = sum(space(file, streams=place.streams) for file in missing)
+    local = not source.owned
+    needed = sum(space(file, streams=place.streams, local=local) for file in missing)
     require_free_space(place.run.folder, needed, f"data set {place.name!r}")
     total = sum(file.size or 0 for file in files)
     done = total - sum(file.size or 0 for file in missing)
@@ -98,11 +103,31 @@ def take_all(place: Place, source: Source, files: Sequence[StoredFile]) -> None:
             raise
 
 
-def space(file: StoredFile, *, streams: bool) -> int:
-    """About how many bytes a file takes once it is placed."""
-    packed = packing(file.name, streams=streams)
-    expands = packed is not None and (packed.codec or packed.suffix == ".zip")
-    return (file.size or 0) * (EXPANSION if expands else 1)
+def space(file: StoredFile, *, streams: bool, local: bool = False) -> int:
+    """About how many bytes a file takes once it is placed; a local one is asked itself."""
+    packed, size = packing(file.name, streams=streams), file.size or 0
+    if packed is None or (packed.container and packed.suffix == ".tar"):
+        return size
+    stated = _stated(Path(file.handle), packed) if local else 0
+    return max(size, stated) if stated else size * EXPANSION
+
+
+def _stated(path: Path, packed: Packing) -> int:
+    """The unpacked size that a file states; 0 where it states none, or can't."""
+    size = path.stat().st_size
+    try:
+        if packed.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                return sum(info.file_size for info in archive.infolist())
+        with path.open("rb") as file:
+            if packed.codec == "zst":
+                return max(0, zstandard.frame_content_size(file.read(18)))
+            if packed.codec == "gz" and 18 < size < 2**29:  # it has 32 bits for it
+                file.seek(-4, os.SEEK_END)
+                return int.from_bytes(file.read(4), "little")
+    except (OSError, zipfile.BadZipFile, zstandard.ZstdError):
+        pass  # damaged: unpacking it will say so
+    return 0
 
 
 def put(place: Place, source: Source, file: StoredFile, path: Path) -> None:

@@ -346,11 +346,24 @@ def test_leftovers_of_a_killed_unpacking_do_not_mix_in(tmp_path: Path) -> None:
     assert got == {f"x/{n}": c for n, c in CONTENT.items()}
 
 
-def test_preflight_expects_archives_to_grow(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl.gz").write_bytes(bytes(1000))
-    for kind, name, size in (("corpora", "skypile", 4000), ("sft", "gsm8k", 1000)):
-        config = AcquireConfig(kind=kind, datasets={name: str(tmp_path)})  # type: ignore[arg-type]
-        assert bytes_needed(config) == size
+@pytest.mark.parametrize(
+    ("name", "data", "needed"),
+    [("a.jsonl.gz", gzip.compress(LINES * 9), 9 * len(LINES)),
+     ("a.jsonl.zst", zstandard.compress(LINES * 9), 9 * len(LINES)),
+     ("a.zip", make_zip({"a": LINES, "b": LINES * 8}), 9 * len(LINES)),
+     ("a.tar", make_tar({"a": LINES}), 10240), ("a.tar.gz", make_tar({"a": LINES}, "gz"), 10240),
+     ("a.tar.xz", make_tar({"a": LINES}, "xz"), 6 * len(make_tar({"a": LINES}, "xz"))),
+     ("a.zip", b"rubbish" * 9, 6 * 63)],
+)  # fmt: skip
+def test_preflight_expects_what_archives_state(
+    tmp_path: Path, name: str, data: bytes, needed: int
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    config = AcquireConfig(kind="corpora", datasets={"skypile": str(tmp_path)})
+    assert bytes_needed(config) == needed
+    config = AcquireConfig(kind="sft", datasets={"gsm8k": str(tmp_path)})
+    kept = name in ("a.jsonl.gz", "a.jsonl.zst")
+    assert bytes_needed(config) == (len(data) if kept else needed)
 
 
 @given(st.text(min_size=1, max_size=40))

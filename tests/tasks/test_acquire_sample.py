@@ -256,11 +256,12 @@ def test_parquet_keeps_schema_compression_and_odd_bytes(tmp_path: Path) -> None:
     assert pq.ParquetFile(path).metadata.row_group(0).column(0).compression == "GZIP"
 
 
-LOCATIONS = ["local", "memory", "web", "web without ranges", "web without sizes"]
-
-
-@pytest.mark.parametrize("where", LOCATIONS)
-@pytest.mark.parametrize("native", NATIVE)
+@pytest.mark.parametrize(
+    ("native", "where"),
+    [*((native, "web") for native in NATIVE), ("jsonl", "local"), ("zst", "memory"),
+     ("parquet", "memory"), ("parquet", "web without ranges"), ("zip", "web without ranges"),
+     ("gz", "web without ranges"), ("array", "web without sizes")],
+)  # fmt: skip
 def test_sample_is_the_same_from_every_place(
     tmp_path: Path, web: Web, where: str, native: str
 ) -> None:
@@ -275,8 +276,7 @@ def test_sample_is_the_same_from_every_place(
     location = {"local": str(tmp_path / "raw"), "memory": "memory://sampled"}.get(
         where, f"{web.url}/d/"
     )
-    for attempt in ("one", "two"):
-        assert take(tmp_path / attempt, location, 0.3, 61) == expected
+    assert take(tmp_path / "got", location, 0.3, 61) == expected
     assert sum(map(len, expected.values())) == 61
     memory.rm("/sampled", recursive=True)
 
@@ -298,7 +298,7 @@ def test_only_what_is_needed_is_fetched(web: Web, tmp_path: Path) -> None:
         web.sent = 0
         (got,) = take(tmp_path / name, f"{web.url}/{name}", limit=10).values()
         assert len(got) == 10
-        assert len(data) > 4e6, "too small to tell"
+        assert len(data) > 3e6, "too small to tell"
         assert 0 < web.sent < min(len(data) / 2, 2.5e6), name
 
 
