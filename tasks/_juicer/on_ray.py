@@ -32,6 +32,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 
+from model.errors import StageError
 from tasks._files import complete_file
 from tasks._juicer import partitions
 from tasks._juicer.ray_cluster import check_address, cluster
@@ -175,6 +176,7 @@ class Runner:
 
     def _execute(self, name: str, stretch: Stretch, data: Path, step: Any) -> None:
         """One run of the library's executor over the rows in a folder."""
+        import ray
         from data_juicer.config import init_configs
         from data_juicer.core.executor.ray_executor import RayExecutor
 
@@ -209,6 +211,11 @@ class Runner:
         try:
             with self._watching(step, stretch):
                 RayExecutor(settings).run(skip_export=True, skip_return=True)
+        except ray.exceptions.RayError as error:
+            raise StageError(
+                f"Ray gave up while cleaning ({name}): {type(error).__name__}: {error}\n"
+                "What is finished stays finished; run again to go on"
+            ) from error
         finally:
             ray_probe.restore(before)
 

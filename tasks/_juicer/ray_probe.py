@@ -55,7 +55,8 @@ RECORD = pa.schema(
 DUPLICATE = pa.schema([(UID, pa.int64()), ("part", pa.string()), ("of", pa.int64())])
 SINK = "ray_sink_mapper"
 MINHASH = "ray_bts_minhash_deduplicator_with_uid"
-SINK_ROWS = 2048
+SINK_ROWS = 1000
+"""Rows of a file: the library's batch, below which Ray would join blocks that are smaller."""
 
 Rows = dict[str, list[Any]]
 

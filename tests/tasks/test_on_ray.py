@@ -33,13 +33,26 @@ from tasks._sample_world.world import make_world
 
 PROGRAM = Path(__file__).with_name("ray_program.py")
 FRAGILE = """
+import time
+from pathlib import Path
+import ray
 from data_juicer.ops.base_op import OPERATORS, Mapper
 
 @OPERATORS.register_module("fragile_mapper")
 class FragileMapper(Mapper):
     _batched_op = True
 
+    def __init__(self, meeting: str = "", *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.meeting = Path(meeting)
+
     def process_batched(self, samples):
+        if ray.is_initialized():  # On small inputs one node would be done before the other starts.
+            (self.meeting / ray.get_runtime_context().get_node_id()).touch()
+            deadline = time.monotonic() + 40
+            while len(list(self.meeting.iterdir())) < 2 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            (self.meeting / "over").touch()
         for text in samples["text"]:
             if "FRAGILE" in text:
                 raise ValueError("cannot bear this")
@@ -206,16 +219,28 @@ def test_text_on_two_nodes(
         "",
         "FRAGILE 的一篇，" * 9,
     ]
+    # Ray hands out a thousand rows at a time, so that less would be work for one node.
+    sentences = {
+        s for text in world_texts for s in text.replace("\n", "。").split("。") if len(s) > 9
+    }
+    numbered = (f"{s}，第{n}次。" for n in range(9) for s in sorted(sentences))
+    texts += itertools.islice(numbered, 2200)
     half = len(texts) // 2
     inputs = {
         "alpha": str(write_documents(tmp_path / "alpha.jsonl", texts[:half])),
         "beta": str(write_documents(tmp_path / "beta.jsonl", texts[half:])),
     }
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
     fragile = tmp_path / "fragile_mapper.py"
     fragile.write_text(FRAGILE, encoding="utf-8")
     data = recipes.load("text-repaired").data
     custom = [*data.get("custom_operator_paths", []), str(fragile)]
-    process = [*data["process"][:3], {"fragile_mapper": None}, *data["process"][3:]]
+    process = [
+        *data["process"][:3],
+        {"fragile_mapper": {"meeting": str(meeting)}},
+        *data["process"][3:],
+    ]
     recipe = tmp_path / "whole.yaml"
     recipe.write_text(
         yaml.safe_dump(data | {"process": process, "custom_operator_paths": custom}), "utf-8"
@@ -227,7 +252,7 @@ def test_text_on_two_nodes(
     job = {
         "recipe": str(recipe), "inputs": inputs, "models": str(tmp_path / "models"),
         "output": str(tmp_path / "output"), "scratch": str(tmp_path / "scratch"),
-        "ray": {"address": address, "partition_bytes": 40_000, "round_bytes": 200_000},
+        "ray": {"address": address, "partition_bytes": 40_000},
         "deduplicators": {
             "minhash": ["document_minhash_deduplicator", minhash | {"num_permutations": 256}],
             "simhash": [stand_in["operator"], stand_in["arguments"]],
@@ -287,13 +312,14 @@ def test_code_here_and_only_on_loopback(tmp_path: Path) -> None:
     files = [code_file(rng, world, language) for language in ("python", "java") for _ in range(30)]
     files = list(soil_code(rng, "python", files))
     source = write_documents(tmp_path / "code.jsonl", [*files, files[3], files[40]])
-    recipe = write_recipe(tmp_path / "code.yaml", "code")
+    recipe = write_recipe(tmp_path / "code.yaml", "code-repaired")
     (stand_in,) = replacements(recipes.load(str(recipe.with_suffix(""))))
     minhash = dict(stand_in["with"])
     job = {
         "recipe": str(recipe), "inputs": {"code": str(source)}, "models": str(tmp_path / "models"),
         "output": str(tmp_path / "output"), "scratch": str(tmp_path / "scratch"),
-        "ray": {"address": "local", "num_cpus": 1, "partition_bytes": 30_000},
+        "ray": {"address": "local", "num_cpus": 1, "round_bytes": 70_000,
+                "partition_bytes": 30_000},
         "deduplicators": {"minhash": ["document_minhash_deduplicator", minhash]},
     }  # fmt: skip
     (tmp_path / "models").mkdir()
@@ -307,7 +333,7 @@ def test_code_here_and_only_on_loopback(tmp_path: Path) -> None:
     assert resolved["executor_type"] == "ray"
     assert resolved["process"][-1] == {stand_in["replaced_by"]: stand_in["with"]}
     assert resolved["process"][:-1] == [
-        {op.name: op.arguments or None} for op in recipes.load("code").operators[:-1]
+        {op.name: op.arguments or None} for op in recipes.load("code-repaired").operators[:-1]
     ]
 
 
@@ -341,6 +367,23 @@ def test_recipe_is_cut_at_deduplicators_and_only_those_are_replaced(tmp_path: Pa
     exact.write_text("process: [document_deduplicator: null]", encoding="utf-8")
     with pytest.raises(ConfigError, match="one machine"):
         stretches(recipes.load(str(exact.with_suffix(""))))
+
+
+def test_texts_shorter_than_a_window_are_no_copies_of_each_other() -> None:
+    from data_juicer.ops.deduplicator.ray_bts_minhash_deduplicator import (
+        RayBTSMinhashDeduplicatorWithUid,
+    )
+
+    from tasks._juicer.ray_plan import MINHASH_ARGUMENTS
+    from tasks._juicer.ray_probe import RecordedMinhash
+
+    library = RayBTSMinhashDeduplicatorWithUid(**MINHASH_ARGUMENTS)
+    ours = RecordedMinhash(**MINHASH_ARGUMENTS, duplicates="")
+    for text in ("山高", "水长", "一二三四"):
+        assert not library.tokenization_func(text)  # the library counts all of these as one
+        assert ours.tokenization_func(text) == {text.encode()}
+    long = "山高水长风景好"
+    assert ours.tokenization_func(long) == library.tokenization_func(long)
 
 
 def test_parts_are_put_together_in_order_and_each_fate_once(tmp_path: Path) -> None:
