@@ -9,7 +9,7 @@ deduplicator's `process` is called with the hashes of the whole corpus, in memor
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from data_juicer.ops.base_op import Deduplicator
 
+from tasks._juicer import shortcuts
 from tasks._juicer.near_duplicates import (
     CHUNK,
     distance_between,
@@ -37,8 +38,6 @@ UNKNOWN = -1
 """Representative of a copy whose original the library does not tell."""
 
 log = logging.getLogger(__name__)
-
-Hasher = Callable[[str], dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +56,13 @@ class Step:
         """Whether its clusters are found here, from 64-bit hashes."""
         return self.operator.name in (SIMHASH, EXACT)
 
-    def hash(self, text: str) -> dict[str, Any]:
-        """The columns that its `process` needs of a text."""
+    def hashes(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+        """The columns that its `process` needs, of each text."""
+        if self.operator.name == SIMHASH and (shortcut := shortcuts.hashing(self.built)):
+            return [{"hash": value} for value in shortcut(texts)]
+        return [self._hash(text) for text in texts]
+
+    def _hash(self, text: str) -> dict[str, Any]:
         key = self.built.text_key
         sample = self.built.compute_hash({key: text})
         columns = {name: value for name, value in sample.items() if name != key}

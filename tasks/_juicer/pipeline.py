@@ -19,6 +19,7 @@ from data_juicer.ops import load_ops
 from data_juicer.ops.base_op import OP, Filter, Mapper
 from data_juicer.utils.constant import Fields
 
+from tasks._juicer import shortcuts
 from tasks._juicer.ledger import EXCERPT, Examples, difference
 from tasks._juicer.recipe import Operator
 
@@ -166,7 +167,9 @@ def _map(operator: Mapper, position: int, batch: Batch, examples: Examples) -> B
     return kept
 
 
-def _mapped(operator: OP, texts: list[str]) -> list[str]:
+def _mapped(operator: Mapper, texts: list[str]) -> list[str]:
+    if shortcut := shortcuts.mapping(operator):
+        return shortcut(texts)
     # Operators write into the list they are given.
     return list(operator.process_batched({operator.text_key: list(texts)})[operator.text_key])
 
@@ -193,15 +196,16 @@ def _filter(
 
 
 def _judged(operator: Filter, pairs: list[tuple[Item, dict[str, Any]]]) -> list[bool]:
-    samples = {
-        operator.text_key: [item.text for item, _ in pairs],
-        Fields.stats: [dict(item.stats) for item, _ in pairs],
-    }
+    texts = [item.text for item, _ in pairs]
+    measured: list[dict[str, Any]] = [dict(item.stats) for item, _ in pairs]
+    samples: dict[str, Any] = {operator.text_key: texts, Fields.stats: measured}
     # What the library's own operator fusion does: filters share lines and words of a text.
-    shares = "context" in inspect.signature(operator.compute_stats_batched).parameters
-    if shares:
-        samples[Fields.context] = [words for _, words in pairs]
-        samples = operator.compute_stats_batched(samples, context=True)
+    contexts = [context for _, context in pairs]
+    if shortcut := shortcuts.measuring(operator):
+        for stats, more in zip(measured, shortcut(texts, contexts), strict=True):
+            stats.update(more)
+    elif "context" in inspect.signature(operator.compute_stats_batched).parameters:
+        samples = operator.compute_stats_batched(samples | {Fields.context: contexts}, context=True)
     else:
         samples = operator.compute_stats_batched(samples)
     verdicts = [bool(keep) for keep in operator.process_batched(samples)]

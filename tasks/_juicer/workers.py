@@ -88,11 +88,11 @@ class Workshop:
         with (aside / "kept.jsonl").open("wb") as kept:
             items = (pipeline.Item.of(d) for d in self._documents(partition))
             for batch in pipeline.batches(items):
-                for item in pipeline.run(self.operators, batch, examples):
-                    num_survivors += 1
-                    for step in self.steps:
-                        hashes[step.position].append(step.hash(item.text))
-                    kept.write(json_line(_cleaned(item)))
+                survivors = pipeline.run(self.operators, batch, examples)
+                num_survivors += len(survivors)
+                for step in self.steps:
+                    hashes[step.position] += step.hashes([item.text for item in survivors])
+                kept.writelines(json_line(_cleaned(item)) for item in survivors)
                 rows += [item.fate() for item in batch]
                 matches += [row for item in batch for row in _matches(item)]
         fates.write(fates.table_of(rows), aside / "fates.parquet")

@@ -224,7 +224,7 @@ def test_two_deduplicators_and_one_the_library_runs_itself(tmp_path: Path) -> No
     rows = [fate | {"id": f"s/a#{i}", "edits": [], "stats": {}} for i in range(len(texts))]
     fates.write(fates.table_of(rows), folder / "fates.parquet")
     for step in steps:
-        table = hash_table([step.hash(text) for text in texts], step)
+        table = hash_table(step.hashes(texts), step)
         pa.parquet.write_table(table, folder / f"hashes-{step.position:02d}.parquet")
     decision = decide(steps, [folder], tmp_path / "decision")
     assert decision.dropped_by.tolist() == [0, 0, 1, 2, 0]
