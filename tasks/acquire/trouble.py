@@ -44,5 +44,5 @@ def lasting(error: BaseException) -> bool:
 
 def explained(error: BaseException, *locations: str) -> str:
     """An exception and what caused it in one line, without the secrets of URLs."""
-    causes = [f"{type(e).__name__}: {e}".rstrip(": ") for e in _chain(error)]
-    return redact(" <- ".join(dict.fromkeys(causes[:3])), *locations)
+    causes = [" ".join(f"{type(e).__name__}: {e}".split()).rstrip(": .") for e in _chain(error)]
+    return redact(" <- ".join(dict.fromkeys(causes[:2])), *locations)

@@ -14,10 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
 import yaml
+from fsspec.implementations.memory import MemoryFileSystem
 
 from model.errors import ConfigError, DataError
 from tasks import _recipes
@@ -297,6 +299,35 @@ MD5 = hashlib.md5(LINES).hexdigest()
 )  # fmt: skip
 def test_which_checksums_are_believed(url: str, info: dict[str, object], stated: str) -> None:
     assert stated_checksum(url, info) == stated
+
+
+class Bucket(MemoryFileSystem):
+    """Looks like S3: its ETag is the MD5 of what was stored, not of what it gives."""
+
+    protocol = "s3"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return "/" + path.removeprefix("s3://").strip("/")
+
+    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
+        found: dict[str, Any] = super().info(path, **kwargs)
+        return found | {"ETag": f'"{MD5}"'}
+
+
+def test_etag_of_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        remote, "url_to_fs", lambda url, **_: (Bucket(), Bucket._strip_protocol(url))
+    )
+    monkeypatch.setattr("tasks.acquire.check_url", lambda *_: None)
+    Bucket().pipe({"/bucket/a.jsonl": LINES})
+    run_stage(acquire, tmp_path / "good", corpora("s3://bucket/a.jsonl"))
+    assert files_of(tmp_path / "good" / "skypile") == {"a.jsonl": LINES}
+    Bucket().pipe({"/bucket/a.jsonl": flip(LINES)})
+    with pytest.raises(DataError, match=r"a\.jsonl.*MD5.*sha256 in the recipe"):
+        run_stage(acquire, tmp_path / "bad", corpora("s3://bucket/a.jsonl"))
 
 
 def test_changed_listing_begins_again(web: Web, tmp_path: Path) -> None:
