@@ -3,7 +3,13 @@
 import io
 import json
 import logging
+import os
 import random
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -160,3 +166,41 @@ def test_hf_url_offline_is_refused_before_work(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match="HF_HUB_OFFLINE"):
         check(corpora("hf://datasets/o/n/x.jsonl"))
+
+
+@pytest.mark.slow
+def test_killed_hub_download_is_finished_by_the_next_run(
+    hub: Hub, tmp_path: Path, root: Path
+) -> None:
+    big = random.Random(3).randbytes(3 * 1024**2)
+    hub.commits[COMMIT] = {"data/a.jsonl": LINES, "data/big.jsonl": big}
+    asked, released = threading.Event(), threading.Event()
+
+    def stall(name: str, data: bytes) -> bytes:
+        if name == "data/big.jsonl":
+            asked.set()
+            released.wait(120)
+        return data
+
+    hub.spoil = stall
+    out = tmp_path / "out"
+    program = root / "tests" / "tasks" / "acquire_program.py"
+    process = subprocess.Popen(
+        [sys.executable, str(program), str(out), "hub"], cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "0"},
+    )  # fmt: skip
+    try:
+        assert asked.wait(120)
+        deadline = time.monotonic() + 60
+        while not (out / "skypile" / "data" / "a.jsonl").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        released.set()
+    assert files_of(out / "skypile") == {"data/a.jsonl": LINES}
+    hub.requests.clear()
+    run_stage(acquire, out, corpora())
+    assert files_of(out / "skypile") == {"data/a.jsonl": LINES, "data/big.jsonl": big}
+    assert hub.downloads() == {"data/big.jsonl"}
