@@ -55,7 +55,7 @@ class Raw(NamedTuple):
     """Encoding of the file; empty for parquet, which has none."""
 
 
-BROKEN = (OSError, EOFError, zlib.error, pa.ArrowException)
+BROKEN = (OSError, EOFError, ValueError, zlib.error, pa.ArrowException)
 """What reading a damaged file raises."""
 
 
