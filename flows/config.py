@@ -51,8 +51,8 @@ class PipelineConfig:
     """Take only a part of each corpus; the command line's `--fraction` and `--limit`."""
     normalize: NormalizeConfig = field(default_factory=NormalizeConfig)
     """Native formats to one."""
-    clean: CleanConfig
-    """Data-Juicer recipes."""
+    clean: CleanConfig = field(default_factory=CleanConfig)
+    """Data-Juicer recipes, language model, decontamination, attrition gates."""
     pack: PackConfig
     """Tokenizer and shards."""
     pretrain: PretrainConfig

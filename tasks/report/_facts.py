@@ -17,6 +17,7 @@ from model.errors import DataError, SteelError
 from model.train.metrics import read_metrics
 from tasks._corpora import corpus
 from tasks._manifest import StageResult
+from tasks.report._cleaning import Cleaning, read_cleaning
 from tasks.report.table import read_results
 
 FULL_SCALE = 1_000_000_000
@@ -117,6 +118,8 @@ class Facts:
     """Most tokens first."""
     operators: list[Operator] = field(default_factory=list)
     """In the order of the recipes."""
+    cleaning: Cleaning | None = None
+    """Perplexities, near-duplicates, evaluation questions."""
     trainings: dict[str, Training] = field(default_factory=dict)
     """base, sft <mixture>, dpo -> training."""
     results: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
@@ -150,6 +153,7 @@ def gather(
     try:
         facts.sources = _sources(normalized, cleaned, packed)
         facts.operators = _operators(cleaned)
+        facts.cleaning = read_cleaning(cleaned) if cleaned else None
         facts.vocabulary = _manifest(packed).vocab_size if packed else None
         facts.parameters = count_parameters(pretrain.folder / "model") if pretrain else None
         facts.trainings = {n: _training(n, r) for n, r in trained.items() if r is not None}

@@ -2,6 +2,7 @@
 
     data.png          tokens by source            (the paper's figure 2)
     attrition.png     what cleaning kept, and which operators dropped the rest
+    perplexity.png    how perplexing the texts of each source were
     pretraining.png   loss by step                (figure 3)
     sft.png           loss of every mixture       (figure 4)
     dpo.png           loss and preference         (figure 5)
@@ -35,7 +36,8 @@ MOST_OPERATORS = 12
 def draw(facts: Facts, folder: Path) -> list[str]:
     """Write every picture there are data for, in both themes. Returns their names."""
     pictures: dict[str, Callable[[Facts, Theme], Figure | None]] = {
-        "data": _data, "attrition": _attrition, "pretraining": _pretraining, "sft": _sft,
+        "data": _data, "attrition": _attrition, "perplexity": _perplexity,
+        "pretraining": _pretraining, "sft": _sft,
         "dpo": _dpo, "accuracy": _accuracy,
     }  # fmt: skip
     folder.mkdir(exist_ok=True)
@@ -130,6 +132,32 @@ def _attrition(facts: Facts, theme: Theme) -> Figure | None:
     right.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     right.grid(axis="x")
     right.set_title("Dropped, by operator")
+    return figure
+
+
+def _perplexity(facts: Facts, theme: Theme) -> Figure | None:
+    cleaning = facts.cleaning
+    if cleaning is None or not cleaning.perplexity:
+        return None
+    spreads = sorted(cleaning.perplexity, key=lambda s: s.percentiles[50])
+    titles = {source.name: source.title for source in facts.sources}
+    figure, (axes,) = _new(1.7 + 0.32 * len(spreads))
+    for y, spread in enumerate(spreads):
+        low, quarter, middle, three, high = (spread.percentiles[p] for p in (5, 25, 50, 75, 95))
+        axes.plot([low, high], [y, y], color=theme.series[0], linewidth=1.5)
+        axes.barh(y, three - quarter, left=quarter, height=0.6, color=theme.series[0])
+        axes.plot(middle, y, marker="|", markersize=11, markeredgewidth=2, color=theme.ground)
+    if cleaning.max_perplexity is not None:
+        axes.axvline(cleaning.max_perplexity, color=theme.series[1], linewidth=1.5)
+        axes.text(cleaning.max_perplexity, -0.9, f" dropped above {cleaning.max_perplexity:,.0f}",
+                  color=theme.series[1], fontsize=8)  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(spreads)), [_latin(titles.get(s.source, s.source)) for s in spreads])
+    axes.set_ylim(len(spreads) - 0.4, -1.1)
+    axes.tick_params(axis="y", labelcolor=theme.text)
+    axes.grid(axis="x")
+    axes.set_xlabel("perplexity by the language model; bars hold half of the documents, lines 90 %")
+    axes.set_title("How perplexing the texts of each source are")
     return figure
 
 

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tasks.report._cleaning import Cleaning
 from tasks.report._facts import FULL_SCALE, Facts, Source, Training
 from tasks.report._paper import Paper
 from tasks.report.table import NOT_RUN, benchmarks, cell, percent, result_rows, verdict
 
 NOT_AT_SCALE = "not run at this scale"
 SAMPLE_WORLD = "sample-world"
+MOST_PAIRS = 12
+"""Rows of the table of near-duplicates between sources."""
 
 
 def markdown(facts: Facts, paper: Paper, pictures: Sequence[str]) -> str:
@@ -176,6 +179,7 @@ def _data(facts: Facts, picture: Callable[[str, str], str]) -> str:
         "quarantine of the stage `normalize`; *kept*: after cleaning."
         if facts.sources else "",
         picture("attrition", "What cleaning kept and dropped"),
+        picture("perplexity", "Perplexity by source"),
     ]  # fmt: skip
     rows = [
         {
@@ -189,7 +193,43 @@ def _data(facts: Facts, picture: Callable[[str, str], str]) -> str:
     if rows:
         columns = ["#", "reached it", "changed", "dropped", "dropped %"]
         parts.append("### Every cleaning operator\n\n" + table(rows, right=columns))
+    if facts.cleaning is not None:
+        parts += [_duplicates(facts.cleaning), _contamination(facts.cleaning)]
     return "\n\n".join(part for part in parts if part)
+
+
+def _duplicates(cleaning: Cleaning) -> str:
+    found = cleaning.duplicates
+    if not found:
+        return ""
+    lines = (
+        "### Near-duplicates\n\n"
+        f"**{found['duplicates']:,} documents** in {found['clusters']:,} clusters say what another "
+        "one says; of each cluster the first is kept."
+    )
+    rows = [
+        {"dropped from": row["dropped_from"], "kept in": row["kept_in"],
+         "documents": f"{row['documents']:,}"}
+        for row in found["sources"][:MOST_PAIRS]
+    ]  # fmt: skip
+    return lines + ("\n\n" + table(rows, right=["documents"]) if rows else "")
+
+
+def _contamination(cleaning: Cleaning) -> str:
+    questions = cleaning.questions
+    if not questions:
+        return (
+            "### Evaluation questions in the corpora\n\n*Nobody looked: the pipeline has no "
+            "benchmarks, or `clean.contamination.action` is off.*"
+        )
+    done = {"drop": "left out of the corpus", "flag": "flagged, and left in"}[cleaning.action]
+    where = ", ".join(f"{name} {count:,}" for name, count in cleaning.contamination.items())
+    return (
+        "### Evaluation questions in the corpora\n\n"
+        f"Looked for {questions['checkable']:,} of {questions['questions']:,} questions (others "
+        f"are too short to be told from ordinary speech). **{cleaning.contaminated_documents:,} "
+        f"documents** contain one and were {done}{f' ({where})' if where else ''}."
+    )
 
 
 def _source_row(source: Source, total: int) -> dict[str, str]:

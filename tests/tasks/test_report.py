@@ -79,7 +79,11 @@ class Pipeline:
         return StageResult(stage=stage, key=key, folder=folder, manifest=manifest)
 
     def _clean(self) -> StageResult:
-        result = self._stage("clean")
+        result = self._stage(
+            "clean", counts={"contaminated_documents": 3},
+            notes={"contamination": {"ceval": 2, "mmlu": 2},
+                   "contamination_index": {"questions": 500, "checkable": 498}},
+        )  # fmt: skip
         rows, totals = [], []
         for name, (_, documents) in SOURCES.items():
             kind = "code" if name.startswith("starcoder") else "text"
@@ -94,7 +98,20 @@ class Pipeline:
                 })  # fmt: skip
                 left -= dropped
             totals.append({"source": name, "documents_in": documents, "documents_kept": left})
-        ledger = {"sources": totals, "rows": rows}
+        statistics = [
+            {"statistic": "perplexity", "operator": "perplexity_filter", "source": name,
+             "percentiles": [50.0 * 1.04**p for p in range(101)]}
+            for name in SOURCES if not name.startswith("starcoder")
+        ]  # fmt: skip
+        ledger = {"sources": totals, "rows": rows, "statistics": statistics}
+        duplicates = {
+            "clusters": 4, "duplicates": 7, "largest": [],
+            "sources": [{"dropped_from": "skypile", "kept_in": "zhihu", "documents": 7}],
+        }  # fmt: skip
+        (result.folder / "duplicates.json").write_text(json.dumps(duplicates))
+        (result.folder / "recipe-text.yaml").write_text(
+            "process: [perplexity_filter: {lang: zh, max_ppl: 1234}]"
+        )
         (result.folder / "ledger.json").write_text(json.dumps(ledger))
         return result
 
@@ -196,14 +213,14 @@ def test_the_stage_writes_one_page_that_needs_nothing_else(
     done = report(ReportConfig(), context=context, **pipeline.inputs())
     page = (done.folder / "report.html").read_text()
     found = Links(page)
-    assert len(found.links) == 12  # six pictures, light and dark
+    assert len(found.links) == 14  # seven pictures, light and dark
     assert all(link.startswith("data:image/png;base64,") for link in found.links)
     assert not found.tags & {"script", "link", "iframe", "object", "base"}
     assert "@import" not in page
     assert "url(" not in page
     assert done.manifest["notes"]["pipeline"] == "valley"
     pictures = sorted((done.folder / "figures").glob("*.png"))
-    assert len(pictures) == 12
+    assert len(pictures) == 14
     for path in pictures:
         with Image.open(path) as picture:
             assert picture.width >= 1200
@@ -213,7 +230,7 @@ def test_the_stage_writes_one_page_that_needs_nothing_else(
             assert colours is not None
             assert len(colours) > 50  # something is drawn on it
     text = (done.folder / "report.md").read_text()
-    for name in ("data", "attrition", "pretraining", "sft", "dpo", "accuracy"):
+    for name in ("data", "attrition", "perplexity", "pretraining", "sft", "dpo", "accuracy"):
         assert f"](figures/{name}.png)" in text
 
 
@@ -229,6 +246,10 @@ def test_numbers_are_those_of_the_stages(pipeline: Pipeline) -> None:
     assert f"| text | 2 | `text_length_filter` | {sum(texts):,} | 0 | {dropped} | {share} |" in text
     assert "| sft table3-2-chinese | 60.0 (54.0 to 66.0) |" in text
     assert "42.5" in text  # seconds
+    assert "**7 documents** in 4 clusters" in text
+    assert "| skypile | zhihu | 7 |" in text
+    assert "Looked for 498 of 500 questions" in text
+    assert "**3 documents** contain one and were left out of the corpus (ceval 2, mmlu 2)" in text
     assert "`0123456789ab` with changes" in text
 
 
