@@ -175,7 +175,8 @@ def _pack_all(
         before += path.stat().st_size
     if not shards:
         raise DataError(
-            f"nothing to pack: the {len(files)} files in {display(files[0].parents[1])} hold no text"
+            f"nothing to pack: no text in the {len(files)} files of "
+            f"{display(files[0].parents[1])}"
         )
     manifest = PackedManifest(
         vocab_size=len(tokenizer),

@@ -152,12 +152,9 @@ def _apply(
     hashes = _gather_hashes(files, folder / "hashes")
     if alive is not None:
         hashes = hashes[alive]
-    arguments = step.operator.arguments
     scratch = folder / "clusters"
     if step.operator.name == SIMHASH:
-        labels = near_clusters(
-            hashes, arguments.get("num_blocks", 6), arguments.get("hamming_distance", 4), scratch
-        )
+        labels = near_clusters(hashes, step.built.hamming_distance, scratch)
     else:
         labels = equal_clusters(hashes, scratch)
     for start in range(0, len(labels), CHUNK):

@@ -8,13 +8,15 @@ document_simhash_deduplicator finds (tested against it); that operator holds eve
 corpus in Python objects, about a kilobyte each.
 
 Pairs are found by pigeonhole (Manku et al. 2007, Detecting Near-Duplicates for Web Crawling,
-section 3): cut 64 bits into `num_blocks`; two hashes that differ in at most `distance` bits agree
-on `num_blocks - distance` whole blocks. For each choice of that many blocks, hashes that agree on
-them are sorted together and compared. A choice is worked through in slices of about `SLICE` hashes,
-each read from disk in chunks.
+section 3): cut 64 bits into blocks; two hashes that differ in at most `distance` bits agree on all
+but `distance` blocks. For each choice of that many blocks, hashes that agree on them are sorted
+together and compared. A choice is worked through in slices of about `SLICE` hashes, each read from
+disk in chunks. The number of blocks changes the time this takes, never what is found: more hashes
+want more blocks, because fewer strangers then agree by chance.
 """
 
 import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,25 +29,27 @@ CHUNK = 1 << 20
 """Hashes or pairs read from disk at once."""
 
 BITS = 64
+MOST_BLOCKS = 16
+"""Blocks of 4 bits: more would be more choices than a corpus has documents."""
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 Hashes = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
 
 
-def near_clusters(hashes: Hashes, num_blocks: int, distance: int, scratch: Path) -> Ints:
+def near_clusters(hashes: Hashes, distance: int, scratch: Path) -> Ints:
     """Label every hash with the first one of its cluster.
 
     Args:
         hashes: 64-bit hashes in the documents' order; may be memory-mapped. Shape [N].
-        num_blocks: blocks that 64 bits are cut into; more than `distance`.
         distance: hashes that differ in at most so many bits are near.
         scratch: folder for `labels` and the pairs that were found.
 
     Returns:
         Labels, memory-mapped. Shape [N].
     """
-    assert 0 < distance < num_blocks <= BITS, (num_blocks, distance)
+    assert 0 < distance < MOST_BLOCKS, distance
+    num_blocks = best_num_blocks(len(hashes), distance)
     scratch.mkdir(parents=True, exist_ok=True)
     labels = _labels(len(hashes), scratch)
     pairs = scratch / "pairs"
@@ -60,6 +64,18 @@ def near_clusters(hashes: Hashes, num_blocks: int, distance: int, scratch: Path)
                     np.stack([first, second], axis=1).tofile(file)
     _connect(labels, pairs)
     return labels
+
+
+def best_num_blocks(num_hashes: int, distance: int) -> int:
+    """The number of blocks for which sorting and comparing together take least."""
+
+    def cost(num_blocks: int) -> float:
+        kept_bits = BITS * (num_blocks - distance) / num_blocks
+        sorting = num_hashes * math.log2(num_hashes + 2)
+        comparing = num_hashes**2 / 2 ** (kept_bits + 1)
+        return math.comb(num_blocks, distance) * (sorting + comparing)
+
+    return min(range(distance + 1, MOST_BLOCKS + 1), key=cost)
 
 
 def equal_clusters(hashes: Hashes, scratch: Path) -> Ints:

@@ -159,14 +159,23 @@ def test_clusters_are_the_librarys(
             value ^= 1 << bit
         hashes.append(value)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(near_duplicates, "best_num_blocks", lambda count, distance: bounds[0])
         # Many slices and chunks, as if the corpus did not fit into memory.
         patch.setattr(near_duplicates, "SLICE", piece)
         patch.setattr(near_duplicates, "CHUNK", piece)
         labels = near_duplicates.near_clusters(
-            np.array(hashes, np.uint64), *bounds, tmp_path_factory.mktemp("near")
+            np.array(hashes, np.uint64), bounds[1], tmp_path_factory.mktemp("near")
         )
     kept = [i for i, label in enumerate(labels.tolist()) if label == i]
     assert kept == (kept_by_the_library(hashes, *bounds) if count else [])
+
+
+@pytest.mark.parametrize("distance", [1, 4, 6, 10])
+def test_more_hashes_want_more_blocks(distance: int) -> None:
+    chosen = [near_duplicates.best_num_blocks(10**n, distance) for n in range(2, 10)]
+    assert chosen == sorted(chosen)
+    assert distance < chosen[0] <= chosen[-1] <= near_duplicates.MOST_BLOCKS
+    assert distance == 1 or chosen[0] < chosen[-1]
 
 
 def surveyed(folder: Path, rows: list[tuple[str, int]], step: Step) -> Path:

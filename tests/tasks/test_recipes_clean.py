@@ -8,6 +8,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import ftfy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -349,6 +350,23 @@ def test_chinese_and_its_punctuation_survive(apply: Any, text: str) -> None:
         after = apply("text-repaired", name, text)
         assert wanted.findall(after) == wanted.findall(text), name
         text = after
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    text=st.lists(
+        st.one_of(
+            st.text(alphabet="a Z09.,'\"(-/<&中文，。（）“”‘’—…·　！［～", max_size=30),
+            st.text(alphabet="aé×â€œÃ¤ \x85\u2028\r中“", max_size=12),
+        ),
+        max_size=4,
+    ).map("\n".join)
+)
+def test_lines_that_are_not_given_to_ftfy_are_those_it_leaves_alone(apply: Any, text: str) -> None:
+    mapper = operator("text-repaired", "mend_unicode_mapper")
+    whole = ftfy.fix_text(text, mapper.config)
+    folded = whole.translate(str.maketrans("０９ＺＡ", "09ZA"))
+    assert mapper.mend(text) == folded.replace("\ufeff", "")
 
 
 @settings(max_examples=150, deadline=None)

@@ -21,6 +21,9 @@ NOTHING = dict.fromkeys((0x200B, 0x2060, 0xFEFF))
 """Zero width space, word joiner, byte order mark: invisible, and between characters of a word they
 keep it from being recognised."""
 
+PLAIN = re.compile(r"[\t\n -~\u3000-\u3011\u4e00-\u9fff\uff01-\uff60“”‘’—…·]*")
+"""Characters of which no step of ftfy, as it is set here, changes a line: most lines of Chinese."""
+LINE = re.compile(r"[^\n]*\n|[^\n]+")
 DECIMAL_POINT = re.compile(r"(?<=[0-9])．(?=[0-9])")
 
 
@@ -68,7 +71,12 @@ class MendUnicodeMapper(Mapper):
 
     def mend(self, text: str) -> str:
         """One text mended."""
-        text = ftfy.fix_text(text, self.config)
+        if not PLAIN.fullmatch(text):
+            # Line by line, as ftfy works itself: what it would leave alone is not given to it.
+            text = "".join(
+                line if PLAIN.fullmatch(line) else ftfy.fix_text(line, self.config)
+                for line in LINE.findall(text)
+            )
         if self.widths:
             text = DECIMAL_POINT.sub(".", text.translate(FULL_WIDTH).translate(NOTHING))
         return text
