@@ -1,6 +1,7 @@
 """Settings of the perplexity filter's language model."""
 
 import glob
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +96,11 @@ def _from_hub(repository: str, revision: str, names: tuple[str, str]) -> tuple[P
     try:
         folder = Path(
             huggingface_hub.snapshot_download(
-                repository, revision=revision, allow_patterns=patterns
+                repository,
+                revision=revision,
+                allow_patterns=patterns,
+                # An endpoint given in the environment after the library was imported counts too.
+                endpoint=os.environ.get("HF_ENDPOINT"),
             )
         )
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:

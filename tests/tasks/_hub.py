@@ -1,4 +1,4 @@
-"""A hub on this machine: data set repositories with branches, commits and large files."""
+"""A hub on this machine: repositories with branches, commits and large files."""
 
 import contextlib
 import hashlib
@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from urllib.parse import unquote
 
 COMMIT = "c" * 40
-API = r"/api/datasets/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?"
+API = r"/api/(?:datasets|models)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?"
 
 
 @dataclass
@@ -75,16 +75,13 @@ def serving(hub: Hub) -> Iterator[Hub]:
         def _answer(self, *, body: bool) -> None:
             path = unquote(self.path.partition("?")[0])
             hub.requests.append((self.command, path, self.headers.get("Range", "")))
-            if match := re.fullmatch(r"/datasets/[^/]+/[^/]+/resolve/([^/]+)/(.+)", path):
+            if match := re.fullmatch(r"(?:/datasets)?/[^/]+/[^/]+/resolve/([^/]+)/(.+)", path):
                 commit, name = match.groups()
                 files = hub.commits.get(hub.branches.get(commit, commit), {})
                 if name in files:
                     self._file(hub.branches.get(commit, commit), name, files[name], body)
                     return
-            elif match := re.fullmatch(
-                r"/api/datasets/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?",
-                path,
-            ):
+            elif match := re.fullmatch(API, path):
                 repository, what, revision, below = match.groups()
                 commit = hub.branches.get(revision or "main", revision or "main")
                 if commit in hub.commits:
@@ -112,7 +109,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
                           | ({"lfs": _lfs(data)} if is_large(name) else {})
                           for name, data in inside.items()),
                     )
-                    if "recursive=True" in self.path or "/" not in str(entry["path"])[len(top) :]
+                    if "recursive=true" in self.path.lower() or "/" not in str(entry["path"])[len(top) :]
                 ]  # fmt: skip
             else:
                 siblings = [

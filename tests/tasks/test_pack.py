@@ -278,7 +278,8 @@ def test_the_same_source_under_two_names_is_refused(
     small: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     cleaned = write_cleaned(tmp_path / "cleaned", {"zh": TEXTS["zh"], "copy": TEXTS["zh"]})
-    with pytest.raises(DataError, match=r"'copy-00000-00000\.bin' and 'zh-00000-00000\.bin'.*same content"):
+    names = r"'copy-00000-00000\.bin' and 'zh-00000-00000\.bin'"
+    with pytest.raises(DataError, match=f"{names}.*same content"):
         pack_in(tmp_path / "out", cleaned)
 
 
