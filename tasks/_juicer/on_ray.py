@@ -168,26 +168,29 @@ class Runner:
                     shutil.rmtree(folder / part, ignore_errors=True)
                 self.say(self.done, self.total, f"{', '.join(op.name for op in stretch.operators)}")
                 if any(data.rglob("*.parquet")):
-                    self._execute(f"step-{number}-{name}", stretch, data, step)
+                    self._execute(f"step-{number}-{name}", stretch, data, step, len(lot))
                 with complete_file(done):
                     pass
             self._advance(len(lot), "cleaning")
         return step
 
-    def _execute(self, name: str, stretch: Stretch, data: Path, step: Any) -> None:
+    def _execute(self, name: str, stretch: Stretch, data: Path, step: Any, num_parts: int) -> None:
         """One run of the library's executor over the rows in a folder."""
-        import ray
+        import ray.data
         from data_juicer.config import init_configs
         from data_juicer.core.executor.ray_executor import RayExecutor
 
         from tasks._juicer import ray_probe
 
+        # A partition is to be a block. Ray's newer reader joins small files, and a block is work
+        # for one node.
+        ray.data.DataContext.get_current().use_datasource_v2 = False
         yaml_file = self.scratch / f"{name}.yaml"
         work = self.scratch / "work" / name
         self._write_yaml(
             yaml_file, stretch.operators,
             {"dataset_path": str(data), "export_path": str(work / "unused.jsonl"),
-             "work_dir": str(work)},
+             "work_dir": str(work), "override_num_blocks": num_parts},
         )  # fmt: skip
         settings = init_configs(["--config", str(yaml_file)])
         last = stretch.positions[-1] == len(self.recipe.operators)

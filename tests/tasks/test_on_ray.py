@@ -108,7 +108,7 @@ def cluster() -> Iterator[tuple[str, dict[str, str]]]:
     environment = os.environ | token | {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
     ray = Path(sys.executable).with_name("ray")
     common = [
-        "--node-ip-address=127.0.0.1", "--num-cpus=1", "--object-store-memory=150000000",
+        "--node-ip-address=127.0.0.1", "--num-cpus=1", "--object-store-memory=1500000000",
         "--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats", "--block",
     ]  # fmt: skip
     with contextlib.ExitStack() as stack:
