@@ -11,11 +11,12 @@ import dataclasses
 import errno
 import json
 import logging
+import multiprocessing
 import os
 import shutil
 import sys
-import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from model.errors import DataError, SteelError
 from tasks._files import complete_file, json_line
 from tasks._juicer.job import Job
 from tasks._juicer.lm_config import LanguageModelConfig
+from tasks._juicer.progress import Progress
 from tasks._juicer.ray_plan import RayConfig, replaced
 from tasks._juicer.recipe import Operator, Recipe
 
@@ -56,7 +58,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def work(job: Job, progress: "Progress") -> None:
+def work(job: Job, progress: Progress) -> None:
     """Clean every source of the job."""
     cleaning, notes = prepare(job, progress)
     run = _on_ray if job.executor == "ray" else _locally
@@ -66,7 +68,7 @@ def work(job: Job, progress: "Progress") -> None:
     shutil.rmtree(job.scratch)
 
 
-def prepare(job: Job, progress: "Progress") -> tuple[Recipe, dict[str, Any]]:
+def prepare(job: Job, progress: Progress) -> tuple[Recipe, dict[str, Any]]:
     """Everything the operators need, in place. Returns the recipe, and notes on the models."""
     progress.say(0, 1, "loading operators")
     # Data-Juicer reads its environment while it is imported.
@@ -88,7 +90,7 @@ def prepare(job: Job, progress: "Progress") -> tuple[Recipe, dict[str, Any]]:
     return cleaning, notes
 
 
-def _locally(job: Job, cleaning: Recipe, progress: "Progress") -> dict[str, Any]:
+def _locally(job: Job, cleaning: Recipe, progress: Progress) -> dict[str, Any]:
     """Clean with the workers of this machine."""
     from tasks._juicer import ledger, pipeline
     from tasks._juicer.duplicates import Step, decide, num_survivors
@@ -146,9 +148,10 @@ def _locally(job: Job, cleaning: Recipe, progress: "Progress") -> dict[str, Any]
     }  # fmt: skip
 
 
-def _on_ray(job: Job, cleaning: Recipe, progress: "Progress") -> dict[str, Any]:
+def _on_ray(job: Job, cleaning: Recipe, progress: Progress) -> dict[str, Any]:
     """Clean with Data-Juicer's own Ray executor, on a cluster."""
     from tasks._juicer import fates, ledger, on_ray, pipeline
+    from tasks._juicer.workers import die_with_parent
 
     progress.say(0, 1, "looking for the cluster")
     config = dataclasses.replace(RayConfig(**job.ray), partition_bytes=job.partition_bytes)
@@ -156,16 +159,22 @@ def _on_ray(job: Job, cleaning: Recipe, progress: "Progress") -> dict[str, Any]:
     statistics = pipeline.warm(pipeline.build(cleaning.operators[:first]))
     inputs = {source: Path(path) for source, path in job.inputs.items()}
     output = Path(job.output)
-    outcome = on_ray.run(
-        cleaning, inputs, Path(job.models), output, Path(job.scratch), config, progress.say
-    )
+    # Ray and Data-Juicer read their environment when they are imported, which has happened here.
+    with ProcessPoolExecutor(
+        1, mp_context=multiprocessing.get_context("spawn"), initializer=die_with_parent
+    ) as fresh:
+        outcome = fresh.submit(
+            on_ray.run, cleaning, inputs, Path(job.models), output, Path(job.scratch), config,
+            progress.say,
+        ).result()  # fmt: skip
     names = [operator.name for operator in replaced(cleaning)]
     merged = ledger.merge(
         entry for path in outcome.fates for entry in fates.entries(fates.read(path), names)
     )
     ledger.check(merged)
     return {
-        "rows": ledger.rows(job.kind, merged), "dropped": [], "changed": [], "matches": [],
+        "rows": ledger.rows(job.kind, merged), "dropped": [], "changed": [],
+        "matches": [m for path in outcome.questions for m in json.loads(path.read_text("utf-8"))],
         "statistics": statistics, "notes": {"ray": outcome.notes},
     }  # fmt: skip
 
@@ -183,7 +192,7 @@ def with_contamination_filter(cleaning: Recipe, index: str, action: str) -> Reci
     )
 
 
-def _language_model(job: Job, cleaning: Recipe, progress: "Progress") -> dict[str, Any]:
+def _language_model(job: Job, cleaning: Recipe, progress: Progress) -> dict[str, Any]:
     """Train the model that measures perplexity, unless it is there. Returns notes on it."""
     from tasks._juicer import language_model, pipeline
     from tasks._juicer.workers import run_all
@@ -256,25 +265,6 @@ def _never_install() -> None:
         raise ImportError(f"{package} is not installed, and nothing is installed at run time")
 
     LazyLoader._install_package = classmethod(refuse)
-
-
-class Progress:
-    """How far the job is, in a small file that the parent reads."""
-
-    EVERY = 0.5
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.last = path, 0.0
-
-    def say(self, done: int, total: int, what: str) -> None:
-        """Write the file, at most every `EVERY` seconds, except at the ends."""
-        now = time.monotonic()
-        if now - self.last < self.EVERY and 0 < done < total:
-            return
-        self.last = now
-        aside = self.path.with_name(f"{self.path.name}.tmp")
-        aside.write_text(json.dumps([done, total, what]), encoding="utf-8")
-        aside.replace(self.path)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,8 @@ class RayOutcome:
     """`documents/<source>-<number>.parquet`, in order."""
     recipe: Path
     """The YAML as run, for `dj-process --config`."""
+    questions: tuple[Path, ...]
+    """Evaluation questions found in each partition's documents: JSON rows, in scratch."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Versions, nodes, and what stood in for what."""
 
@@ -279,7 +281,8 @@ class Runner:
             )
         }  # fmt: skip
         return RayOutcome(
-            **sums, cleaned=tuple(piece.cleaned for piece in pieces),
+            **sums, cleaned=tuple(p.cleaned for p in pieces if p.cleaned.exists()),
+            questions=tuple(piece.questions for piece in pieces),
             fates=tuple(piece.fates for piece in pieces), recipe=published,
             notes={
                 "ray": importlib.metadata.version("ray"), "address": self.config.address,

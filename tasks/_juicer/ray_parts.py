@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks._files import complete_file, json_line
-from tasks._juicer import fates
+from tasks._juicer import fates, matches
 from tasks._juicer.partitions import Partition
 from tasks._juicer.ray_probe import RECORD, ROW, UID
+from tasks._manifest import write_json
 
 LINES = 32
 """Bits of a uid that hold the line."""
@@ -53,6 +54,11 @@ class Piece:
     def fates(self) -> Path:
         """What became of its documents; written last."""
         return self.output / "documents" / f"{self.partition.name}.parquet"
+
+    @property
+    def questions(self) -> Path:
+        """Evaluation questions found in its documents, a row each."""
+        return self.rows.with_suffix(".questions.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,11 +114,15 @@ def assemble(piece: Piece, steps: Sequence[Step], pieces: Sequence[Piece]) -> Co
     rows, texts = _merge(piece, steps)
     ids = _ids({row["of"] for row in rows.values() if row["of"] is not None}, pieces)
     found: list[dict[str, Any]] = []
+    questions: list[dict[str, Any]] = []
     kept_bytes = kept = 0
     with complete_file(piece.cleaned) as file:
         for line, document in enumerate(piece.partition.documents()):
             uid = (piece.index << LINES) + line
             row = rows.pop(uid)
+            mine = matches.found(row["stats"], document["id"])
+            row["stats"].pop(matches.MATCHES, None)
+            questions += mine
             size_in = len(document["text"].encode("utf-8", "replace"))
             size = size_in if row["size"] is None else row["size"]
             found.append(
@@ -124,9 +134,13 @@ def assemble(piece: Piece, steps: Sequence[Step], pieces: Sequence[Piece]) -> Co
                 }
             )  # fmt: skip
             if not row["dropped_by"]:
-                file.write(json_line(document | {"text": texts.get(uid, document["text"])}))
+                text = texts.get(uid, document["text"])
+                file.write(json_line(matches.flagged(document | {"text": text}, mine)))
                 kept, kept_bytes = kept + 1, kept_bytes + size
     assert not rows, f"{len(rows)} records of {piece.partition.name} belong to no document"
+    if not kept:  # a partition of which nothing is left has no file
+        piece.cleaned.unlink()
+    write_json(piece.questions, questions)
     fates.write(fates.table_of(found), piece.fates)
     return Count(
         documents_in=len(found), documents_kept=kept, bytes_kept=kept_bytes,

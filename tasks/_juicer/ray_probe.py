@@ -35,6 +35,8 @@ from data_juicer.ops.deduplicator.ray_bts_minhash_deduplicator import (
 )
 from data_juicer.utils.constant import Fields, HashKeys
 
+from tasks._juicer.matches import MATCHES
+
 UID = HashKeys.uid
 """A document's place: number of its partition << 32 | line in it. The library keeps the lowest uid
 of a cluster, so the first document by place is the one that stays."""
@@ -313,7 +315,8 @@ def _numbers(stats: dict[str, Any]) -> str:
         name: value.item() if isinstance(value, np.generic) else value
         for name, value in stats.items()
     }
-    return json.dumps({n: v for n, v in plain.items() if isinstance(v, int | float)})
+    kept = {n: v for n, v in plain.items() if isinstance(v, int | float) or n == MATCHES}
+    return json.dumps(kept)
 
 
 def _node() -> str:

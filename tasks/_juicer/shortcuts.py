@@ -1,6 +1,7 @@
 """Faster ways to what some of the library's operators do, with the very same result.
 
     remove_repeat_sentences_mapper   most texts repeat nothing: found out without taking them apart
+    alphanumeric_filter              tokens counted by tiktoken (counting.py)
     character_repetition_filter      n-grams counted in C
     word_repetition_filter           pieces refined once each; n-grams compared as numbers
     document_simhash_deduplicator    simhash.py
@@ -23,6 +24,7 @@ from data_juicer.ops.common.special_characters import SPECIAL_CHARACTERS
 from data_juicer.ops.deduplicator.document_simhash_deduplicator import (
     DocumentSimhashDeduplicator,
 )
+from data_juicer.ops.filter.alphanumeric_filter import AlphanumericFilter
 from data_juicer.ops.filter.character_repetition_filter import CharacterRepetitionFilter
 from data_juicer.ops.filter.word_repetition_filter import WordRepetitionFilter
 from data_juicer.ops.mapper.remove_repeat_sentences_mapper import (
@@ -32,6 +34,7 @@ from data_juicer.ops.mapper.remove_repeat_sentences_mapper import (
 from data_juicer.utils.constant import InterVars, StatsKeys
 from data_juicer.utils.model_utils import get_model
 
+from tasks._juicer.counting import TokenCounter
 from tasks._juicer.simhash import MAX_WINDOW, simhashes
 
 Context = dict[str, Any]
@@ -48,6 +51,10 @@ def mapping(operator: Mapper) -> Mapping | None:
 
 def measuring(operator: Filter) -> Measuring | None:
     """What measures texts as the operator does; None where only the operator itself can."""
+    if type(operator) is AlphanumericFilter:
+        if operator.tokenization and _counter(operator.model_key) is None:
+            return None
+        return functools.partial(_alphanumeric, operator)
     if type(operator) is CharacterRepetitionFilter:
         return functools.partial(_character_repetition, operator.n)
     if type(operator) is WordRepetitionFilter:
@@ -103,6 +110,28 @@ def _may_repeat(operator: RemoveRepeatSentencesMapper, text: str) -> bool:
     sentences = [s for s in marked.split("\n") if len(s) >= least]
     # The operator strips before it takes characters out; after both, more sentences agree.
     return len({s.strip() for s in sentences}) < len(sentences)
+
+
+@functools.cache
+def _counter(model_key: Any) -> TokenCounter | None:
+    return TokenCounter.of(get_model(model_key))
+
+
+def _alphanumeric(
+    operator: AlphanumericFilter, texts: Sequence[str], contexts: Sequence[Context]
+) -> list[dict[str, Any]]:
+    if not operator.tokenization:
+        return [
+            {StatsKeys.alnum_ratio: sum(map(str.isalnum, t)) / len(t) if t else 0.0} for t in texts
+        ]
+    counter = _counter(operator.model_key)
+    assert counter is not None, "measuring() offers no shortcut without one"
+    result = []
+    for text in texts:
+        tokens = counter.count(text)
+        ratio = sum(map(str.isalpha, text)) / tokens if tokens else 0.0
+        result.append({StatsKeys.alpha_token_ratio: ratio})
+    return result
 
 
 def _character_repetition(

@@ -30,14 +30,12 @@ from data_juicer.ops.base_op import OP
 
 from model.errors import StageError
 from tasks._files import complete_file, json_line
-from tasks._juicer import fates, pipeline
+from tasks._juicer import fates, matches, pipeline
 from tasks._juicer.duplicates import UNKNOWN, Decision, Step, hash_table
 from tasks._juicer.ledger import EXCERPT, Examples
 from tasks._juicer.partitions import Partition
 from tasks._manifest import write_json
 
-MATCHES = "contamination_matches"
-"""Statistic under which the contamination filter leaves what it has found."""
 DISTANCE = "duplicate_distance"
 """Statistic of a near-duplicate: bits in which its hash differs from that of the kept document."""
 
@@ -83,7 +81,7 @@ class Workshop:
         examples = Examples(most=self.examples)
         rows: list[dict[str, Any]] = []
         hashes: dict[int, list[dict[str, Any]]] = {step.position: [] for step in self.steps}
-        matches: list[dict[str, Any]] = []
+        found: list[dict[str, Any]] = []
         num_survivors = 0
         with (aside / "kept.jsonl").open("wb") as kept:
             items = (pipeline.Item.of(d) for d in self._documents(partition))
@@ -94,13 +92,13 @@ class Workshop:
                     hashes[step.position] += step.hashes([item.text for item in survivors])
                 kept.writelines(json_line(_cleaned(item)) for item in survivors)
                 rows += [item.fate() for item in batch]
-                matches += [row for item in batch for row in _matches(item)]
+                found += [row for item in batch for row in _found(item)]
         fates.write(fates.table_of(rows), aside / "fates.parquet")
         for step in self.steps:
             table = hash_table(hashes[step.position], step)
             pq.write_table(table, aside / f"hashes-{step.position:02d}.parquet")
         write_json(aside / "examples.json", examples.plain())
-        write_json(aside / "matches.json", matches)
+        write_json(aside / "matches.json", found)
         write_json(aside / "counts.json", {"survivors": num_survivors})
         _sync(aside)
         aside.replace(folder)
@@ -177,18 +175,12 @@ class Workshop:
 
 
 def _cleaned(item: pipeline.Item) -> dict[str, Any]:
-    """The document as the next stage gets it; a flagged one names the questions it contains."""
-    document = item.document | {"text": item.text}
-    if found := _matches(item):
-        names = sorted({f"{row['benchmark']}/{row['question_id']}" for row in found})
-        document["meta"] = document["meta"] | {"contamination": names}
-    return document
+    """The document as the next stage gets it."""
+    return matches.flagged(item.document | {"text": item.text}, _found(item))
 
 
-def _matches(item: pipeline.Item) -> list[dict[str, Any]]:
-    """The evaluation questions found in a document, a row each."""
-    found = json.loads(item.stats.get(MATCHES) or "[]")
-    return [row | {"id": item.document["id"]} for row in found]
+def _found(item: pipeline.Item) -> list[dict[str, Any]]:
+    return matches.found(item.stats, item.document["id"])
 
 
 def _with(table: pa.Table, name: str, values: list[Any]) -> pa.Table:

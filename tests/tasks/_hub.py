@@ -109,7 +109,8 @@ def serving(hub: Hub) -> Iterator[Hub]:
                           | ({"lfs": _lfs(data)} if is_large(name) else {})
                           for name, data in inside.items()),
                     )
-                    if "recursive=true" in self.path.lower() or "/" not in str(entry["path"])[len(top) :]
+                    if "recursive=true" in self.path.lower()
+                    or "/" not in str(entry["path"])[len(top) :]
                 ]  # fmt: skip
             else:
                 siblings = [

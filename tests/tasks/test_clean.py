@@ -25,6 +25,7 @@ from tasks._juicer import recipe as recipes
 from tasks._juicer.__main__ import _never_install
 from tasks._juicer.job import Job, write_job
 from tasks._juicer.lm_config import LanguageModelConfig
+from tasks._juicer.ray_plan import RayConfig
 from tasks._manifest import StageResult
 from tasks._sample_world import DATASETS, SampleWorldConfig
 from tasks._stage import StageRun, stage_key
@@ -639,3 +640,38 @@ def test_real_rows(shared: Path, tmp_path: Path) -> None:
     assert kept["text"]["starcoder_java"] == kept["text-repaired"]["starcoder_java"] > 200
     for source in ("skypile", "wikipedia_cn", "baidu_baike", "firefly"):
         assert 0 < 2 * kept["text"][source] < kept["text-repaired"][source]
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_up_to_near_duplicates(cleaned: StageResult, tmp_path: Path) -> None:
+    folder = cleaned.folder
+    config = CleanConfig(
+        executor="ray", ray=RayConfig(num_cpus=2), language_model=given(cleaned),
+        contamination=ContaminationConfig(action="flag"),
+    )  # fmt: skip
+    write_source(tmp_path / "in", "skypile", planted())
+    run = run_stage(clean, tmp_path / "out", config, normalized=normalized(tmp_path / "in"),
+                    exams=exams(tmp_path / "exams"))  # fmt: skip
+
+    def rows(folder: Path) -> list[dict[str, Any]]:
+        ledger = json.loads((folder / "ledger.json").read_text())["rows"]
+        return [row for row in ledger if row["source"] == "skypile"]
+
+    # Here the question is flagged, there it is dropped: equal up to the filter that sees it.
+    last = [row["operator"] for row in rows(folder)].index("contamination_filter")
+    assert rows(run.folder)[:last] == rows(folder)[:last]
+    assert rows(run.folder)[-1]["operator"] == "ray_bts_minhash_deduplicator"
+    texts = {i: d["text"] for i, d in kept(run.folder, "skypile").items()}
+    for name, document in kept(folder, "skypile").items():
+        if name in texts:
+            assert texts[name] == document["text"]
+        else:  # MinHash finds more: a sentence with a few words added is a copy to it
+            lost = fates.find(run.folder, f"skypile/{name}")
+            assert lost is not None and lost["dropped_by"] == len(rows(folder))
+            assert lost["duplicate_of"] is not None
+    meta = kept(run.folder, "skypile")["question"]["meta"]
+    assert meta["contamination"] == ["cmmlu/anatomy/test/0"]
+    assert run.counts["contaminated_documents"] == 1
+    row = fates.find(run.folder, "skypile/exact-duplicate")
+    assert row is not None and row["duplicate_of"] == "skypile/original"
+    assert run.notes["ray"]["replaced"][0]["operator"] == "document_simhash_deduplicator"

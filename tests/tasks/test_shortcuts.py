@@ -6,17 +6,24 @@ With the pieces of a language model test_clean.py compares them, against dj-proc
 from pathlib import Path
 from typing import Any
 
+import pytest
 from data_juicer.ops.deduplicator.document_simhash_deduplicator import (
     DocumentSimhashDeduplicator,
 )
+from data_juicer.ops.filter.alphanumeric_filter import AlphanumericFilter
 from data_juicer.ops.filter.character_repetition_filter import CharacterRepetitionFilter
 from data_juicer.ops.filter.word_repetition_filter import WordRepetitionFilter
 from data_juicer.ops.mapper.remove_repeat_sentences_mapper import RemoveRepeatSentencesMapper
 from data_juicer.utils.constant import Fields
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
+from model.tokenizer import obtain_tokenizer
 from tasks._juicer import shortcuts
+from tasks._juicer.counting import TokenCounter
 from tasks.normalize.reading import read_records
 
 # Few characters, so that sentences, words and n-grams repeat themselves.
@@ -113,11 +120,55 @@ def test_what_a_shortcut_does_not_cover_is_the_librarys() -> None:
     assert shortcuts.mapping(own) is None
 
 
+@settings(deadline=None, max_examples=100)
+@given(texts=TEXTS)
+def test_letters_and_digits(texts: list[str]) -> None:
+    same_measuring(AlphanumericFilter(tokenization=False), texts)
+
+
+@pytest.fixture(scope="module")
+def qwen() -> Any:
+    return obtain_tokenizer("auto")
+
+
+@pytest.fixture(scope="module")
+def counter(qwen: Any) -> TokenCounter:
+    found = TokenCounter.of(qwen)
+    assert found is not None
+    return found
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    text=st.lists(
+        st.one_of(
+            TEXT, st.text(max_size=20), st.sampled_from(["<|endoftext|>", "e\u0301", "  \n "])
+        )
+    ).map("".join)
+)
+def test_tokens_are_counted_as_transformers_does(
+    text: str, qwen: Any, counter: TokenCounter
+) -> None:
+    text = text.encode("utf-8", "replace").decode()
+    assert counter.count(text) == len(qwen.tokenize(text))
+
+
+def test_tokens_of_real_rows(shared: Path, qwen: Any, counter: TokenCounter) -> None:
+    for text in real_texts(shared):
+        assert counter.count(text) == len(qwen.tokenize(text))
+
+
+def test_counter_of_another_kind_of_tokenizer_is_refused() -> None:
+    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}, unk_token="a")))
+    assert TokenCounter.of(words) is None
+
+
 def test_real_rows(shared: Path) -> None:
     texts = real_texts(shared)
     assert len(texts) > 200
     for least in (2, 30):
         same_mapping(RemoveRepeatSentencesMapper(min_repeat_sentence_length=least), texts)
+    same_measuring(AlphanumericFilter(tokenization=False), texts)
     same_measuring(CharacterRepetitionFilter(rep_len=10), texts)
     same_measuring(WordRepetitionFilter(tokenization=False, rep_len=10), texts)
     for window in (3, 6):

@@ -13,11 +13,10 @@ from data_juicer.ops.base_op import OPERATORS, Filter
 from data_juicer.utils.constant import Fields
 
 from tasks._contamination import Index, match_row
+from tasks._juicer.matches import MATCHES
 
 OVERLAP = "contamination"
 """Statistic: the largest share of a question that the document contains; 0 without any."""
-MATCHES = "contamination_matches"
-"""Statistic: what was found, as JSON rows."""
 
 
 @functools.cache
@@ -48,6 +47,7 @@ class ContaminationFilter(Filter):
             if OVERLAP not in stats:
                 found = index.find(text)
                 stats[OVERLAP] = max((match.overlap for match in found), default=0.0)
+                # A string: the rows of a table all have this one, whatever was found.
                 stats[MATCHES] = json.dumps([match_row(m, "") for m in found], ensure_ascii=False)
         return samples
 
