@@ -45,10 +45,27 @@ def pipeline(
 def data(
     config: Config = SMOKE,
     store: Store = STORE,
+    fraction: Annotated[
+        float | None, Field(gt=0, le=1, description="Share of each corpus to take.")
+    ] = None,
+    limit: Annotated[int | None, Field(ge=1, description="Records of each corpus at most.")] = None,
+    text_recipe: Annotated[
+        str | None, Field(description="Cleaning recipe for text: `text-repaired`, `text`, …")
+    ] = None,
+    code_recipe: Annotated[
+        str | None, Field(description="Cleaning recipe for code: `code-repaired`, `code`, …")
+    ] = None,
     settings: Settings = [],  # noqa: B006
 ) -> dict[str, Any]:
-    """Acquire, normalize, clean and pack the corpora."""
-    with session(config, store, settings) as run:
+    """Acquire, normalize, clean and pack the corpora. Fields left empty keep the configuration's
+    values."""
+    changes = {
+        "sample.fraction": fraction,
+        "sample.limit": limit,
+        "clean.text": text_recipe,
+        "clean.code": code_recipe,
+    }
+    with session(config, store, settings, changes) as run:
         run.make("data")
         return run.summary()
 

@@ -412,3 +412,6 @@ def register() -> None:
     AutoConfig.register("steel", SteelConfig, exist_ok=True)
     AutoModel.register(SteelConfig, SteelModel, exist_ok=True)
     AutoModelForCausalLM.register(SteelConfig, SteelForCausalLM, exist_ok=True)
+
+
+register()

@@ -46,6 +46,7 @@ EXPANSION = 2
 PRUNE_PASSES = 2
 """How often pruning reads all texts: what is used, and the proof."""
 
+
 @dataclass(frozen=True, kw_only=True)
 class PackConfig:
     """How texts become token ids (paper section 5: Qwen1.5's tokenizer, merged and cut)."""
@@ -175,8 +176,7 @@ def _pack_all(
         before += path.stat().st_size
     if not shards:
         raise DataError(
-            f"nothing to pack: no text in the {len(files)} files of "
-            f"{display(files[0].parents[1])}"
+            f"nothing to pack: no text in the {len(files)} files of {display(files[0].parents[1])}"
         )
     manifest = PackedManifest(
         vocab_size=len(tokenizer),

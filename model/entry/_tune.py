@@ -46,7 +46,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-import model as _registers_auto_classes  # noqa: F401
+import model.modeling_steel as _registers_auto_classes  # noqa: F401
 from model.errors import DataError, StageError, SteelError
 from model.train.files import publish_folder, sync, write_atomically
 from model.train.metrics import JsonlSink

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import model as _registers_steel  # noqa: F401
+import model.modeling_steel as _registers_auto_classes  # noqa: F401
 from model.errors import DataError
 
 

@@ -28,7 +28,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import model as _registers_auto_classes  # noqa: F401
+import model.modeling_steel as _registers_auto_classes  # noqa: F401
 from model.errors import DataError, SteelError
 from model.train.files import write_atomically
 from model.train.metrics import JsonlSink

@@ -18,7 +18,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-import model as steel  # registers Steel with the Auto classes
+import model.modeling_steel as _registers_auto_classes  # noqa: F401
+from model.config import SteelConfig
 from model.data import DataState, PackedDataset, PackedManifest, SampleOrder, StepLoader
 from model.errors import ConfigError, DataError
 from model.train.checkpoint import Checkpoints
@@ -199,7 +200,7 @@ def model_config(settings: PretrainSettings, from_tokenizer: Mapping[str, Any]) 
     """
     assert isinstance(settings.model, dict)
     given = dict(settings.model)
-    kind = given.pop("model_type", steel.SteelConfig.model_type)
+    kind = given.pop("model_type", SteelConfig.model_type)
     try:
         known = {*AutoConfig.for_model(kind).to_dict(), "attn_implementation"}
     except ValueError as error:

@@ -24,6 +24,7 @@ from model.errors import DataError, SteelError
 from tasks._files import complete_file, json_line
 from tasks._juicer.job import Job
 from tasks._juicer.lm_config import LanguageModelConfig
+from tasks._juicer.offline import refuse_installs
 from tasks._juicer.progress import Progress
 from tasks._juicer.ray_plan import RayConfig, replaced
 from tasks._juicer.recipe import Operator, Recipe
@@ -73,7 +74,7 @@ def prepare(job: Job, progress: Progress) -> tuple[Recipe, dict[str, Any]]:
     progress.say(0, 1, "loading operators")
     # Data-Juicer reads its environment while it is imported.
     os.environ["DATA_JUICER_EXTERNAL_MODELS_HOME"] = job.models
-    _never_install()
+    refuse_installs()
     from tasks._juicer import recipe
     from tasks._juicer.workers import die_with_parent
 
@@ -252,19 +253,6 @@ def _place_tokenizer(source: str, folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     configured_tokenizer(source).save_pretrained(aside)
     aside.replace(folder)
-
-
-def _never_install() -> None:
-    """Make Data-Juicer fail on a missing package instead of installing it.
-
-    Environment variables do not suffice: an offline installer still installs from its cache.
-    """
-    from data_juicer.utils.lazy_loader import LazyLoader
-
-    def refuse(cls: type, package: str, *args: Any, **kwargs: Any) -> bool:
-        raise ImportError(f"{package} is not installed, and nothing is installed at run time")
-
-    LazyLoader._install_package = classmethod(refuse)
 
 
 if __name__ == "__main__":

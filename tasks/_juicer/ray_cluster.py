@@ -16,25 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import ConfigError
+from tasks._juicer import offline
 from tasks._juicer.ray_plan import RayConfig
 from tasks._juicer.recipe import Recipe
 from tasks._recipes import ROOT
 
 CONNECT_SECONDS = 5.0
 
-ENVIRONMENT = {
-    "HF_HUB_OFFLINE": "1",
-    "UV_OFFLINE": "1",
-    "UV_NO_INDEX": "1",
-    "PIP_NO_INDEX": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "OMP_NUM_THREADS": "1",
-    "DATA_JUICER_EXTERNAL_MODELS_HOME": "",
-    "DATA_JUICER_CACHE_HOME": "",
-    "HF_DATASETS_CACHE": "",
-    "RAY_JOB": "1",
-}
-"""Variables of every worker; the empty ones are folders of the run. RAY_JOB: Data-Juicer's own."""
+ENVIRONMENT = offline.VARIABLES | {"RAY_JOB": "1"}
+"""Variables of every worker besides the run's folders. RAY_JOB: Data-Juicer's own."""
 
 
 def check_address(config: RayConfig) -> None:
@@ -85,7 +75,7 @@ def cluster(
     }
     before = dict(os.environ)
     # The driver makes the operators, and Data-Juicer reads its environment while it is imported.
-    os.environ |= variables | {"RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ |= variables
     try:
         recipe.import_custom_operators()
         yield from _connected(config, variables)
@@ -101,14 +91,12 @@ def _connected(config: RayConfig, variables: dict[str, str]) -> Iterator[list[di
             arguments |= _only_here(stack) | {"num_cpus": config.num_cpus or None}
         import ray
 
-        from tasks._juicer import ray_probe
-
         stack.callback(ray.shutdown)
         try:
             ray.init(
                 **arguments, log_to_driver=False, logging_level=logging.ERROR,
                 runtime_env={
-                    "env_vars": variables, "worker_process_setup_hook": ray_probe.refuse_installs
+                    "env_vars": variables, "worker_process_setup_hook": offline.refuse_installs
                 },
             )  # fmt: skip
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:

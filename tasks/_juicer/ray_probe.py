@@ -63,16 +63,6 @@ SINK_ROWS = 1000
 Rows = dict[str, list[Any]]
 
 
-def refuse_installs() -> None:
-    """Make Data-Juicer fail on a missing package instead of installing it, in this process."""
-    from data_juicer.utils.lazy_loader import LazyLoader
-
-    def refuse(cls: type, package: str, *args: Any, **kwargs: Any) -> bool:
-        raise ImportError(f"{package} is not installed, and nothing is installed at run time")
-
-    LazyLoader._install_package = classmethod(refuse)
-
-
 class RecordedMapper:
     """Mixin: which documents the mapper changed, and their size afterwards."""
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from model import errors
 from model.errors import StageError, SteelError
+from tasks._juicer import offline
 from tasks._juicer import recipe as recipes
 from tasks._juicer.job import Job, write_job
 from tasks._juicer.lm_config import find_language_model
@@ -96,19 +97,12 @@ def _start(
 
 def _environment(cache: Path) -> dict[str, str]:
     """Variables that keep Data-Juicer off the network and out of the home folder."""
-    return os.environ | {
-        "HF_HUB_OFFLINE": "1",
-        "UV_OFFLINE": "1",
-        "UV_NO_INDEX": "1",
-        "UV_CACHE_DIR": str(cache / "uv"),
-        "PIP_NO_INDEX": "1",
-        "DATA_JUICER_CACHE_HOME": str(cache / "data_juicer"),
-        "HF_DATASETS_CACHE": str(cache / "datasets"),
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "OMP_NUM_THREADS": "1",
-        "RAY_USAGE_STATS_ENABLED": "0",
+    folders = {
+        "UV_CACHE_DIR": cache / "uv",
+        "DATA_JUICER_CACHE_HOME": cache / "data_juicer",
+        "HF_DATASETS_CACHE": cache / "datasets",
     }
+    return os.environ | offline.VARIABLES | {name: str(path) for name, path in folders.items()}
 
 
 def _ledger_file(run: StageRun, kind: str) -> Path:
