@@ -24,13 +24,10 @@ from model.errors import DataError, SteelError
 from tasks._files import complete_file, json_line
 from tasks._juicer.job import Job
 from tasks._juicer.lm_config import LanguageModelConfig
-from tasks._juicer.offline import refuse_installs
+from tasks._juicer.offline import PROXY_TOKENIZER, refuse_installs
 from tasks._juicer.progress import Progress
 from tasks._juicer.ray_plan import RayConfig, replaced
 from tasks._juicer.recipe import Operator, Recipe
-
-PROXY_TOKENIZER = "EleutherAI/pythia-6.9b-deduped"
-"""The hub id that alphanumeric_filter has built in; a folder of this name is taken first."""
 
 CONTAMINATION_FILTER = Path(__file__).with_name("operators") / "contamination_filter.py"
 

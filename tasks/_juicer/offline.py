@@ -15,6 +15,11 @@ VARIABLES = {
 """Environment of such a process; read when libraries are imported."""
 
 
+PROXY_TOKENIZER = "EleutherAI/pythia-6.9b-deduped"
+"""The hub id that alphanumeric_filter has built in; a folder of this name, below the folder of
+models, is taken first. Ours is put there."""
+
+
 def refuse_installs() -> None:
     """Make Data-Juicer fail on a missing package instead of installing it, in this process.
 

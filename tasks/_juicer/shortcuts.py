@@ -12,9 +12,11 @@ shortcut does not cover goes the library's way.
 """
 
 import functools
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,7 @@ from data_juicer.utils.constant import InterVars, StatsKeys
 from data_juicer.utils.model_utils import get_model
 
 from tasks._juicer.counting import TokenCounter
+from tasks._juicer.offline import PROXY_TOKENIZER
 from tasks._juicer.simhash import MAX_WINDOW, simhashes
 
 Context = dict[str, Any]
@@ -52,7 +55,7 @@ def mapping(operator: Mapper) -> Mapping | None:
 def measuring(operator: Filter) -> Measuring | None:
     """What measures texts as the operator does; None where only the operator itself can."""
     if type(operator) is AlphanumericFilter:
-        if operator.tokenization and _counter(operator.model_key) is None:
+        if operator.tokenization and _counter(_tokenizer_file()) is None:
             return None
         return functools.partial(_alphanumeric, operator)
     if type(operator) is CharacterRepetitionFilter:
@@ -112,9 +115,15 @@ def _may_repeat(operator: RemoveRepeatSentencesMapper, text: str) -> bool:
     return len({s.strip() for s in sentences}) < len(sentences)
 
 
+def _tokenizer_file() -> Path:
+    """Where the operator finds its tokenizer, if it was put there."""
+    folder = Path(os.environ.get("DATA_JUICER_EXTERNAL_MODELS_HOME", ""))
+    return folder / PROXY_TOKENIZER / "tokenizer.json"
+
+
 @functools.cache
-def _counter(model_key: Any) -> TokenCounter | None:
-    return TokenCounter.of(get_model(model_key))
+def _counter(path: Path) -> TokenCounter | None:
+    return TokenCounter.read(path) if path.is_file() else None
 
 
 def _alphanumeric(
@@ -124,7 +133,7 @@ def _alphanumeric(
         return [
             {StatsKeys.alnum_ratio: sum(map(str.isalnum, t)) / len(t) if t else 0.0} for t in texts
         ]
-    counter = _counter(operator.model_key)
+    counter = _counter(_tokenizer_file())
     assert counter is not None, "measuring() offers no shortcut without one"
     result = []
     for text in texts:

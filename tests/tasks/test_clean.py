@@ -26,6 +26,7 @@ from tasks._juicer.job import Job, write_job
 from tasks._juicer.lm_config import LanguageModelConfig
 from tasks._juicer.ray_plan import RayConfig
 from tasks._manifest import StageResult
+from tasks._recipes import read_yaml
 from tasks._sample_world import DATASETS, SampleWorldConfig
 from tasks._stage import StageRun, stage_key
 from tasks.acquire import AcquireConfig, acquire
@@ -616,28 +617,38 @@ def test_kept_documents_are_those_of_dj_process(
 
 
 @pytest.mark.slow
-def test_real_rows(shared: Path, tmp_path: Path) -> None:
-    """The paper's recipe keeps a fifth of the real text; the repaired one three fifths."""
-    pretrain = shared / "data" / "pretrain"
-    datasets = {
-        "skypile": "sky", "wikipedia_cn": "wiki_cn", "baidu_baike": "baidu_baike",
-        "firefly": "firefly", "starcoder_java": "starcode/java",
-    }  # fmt: skip
-    config = AcquireConfig(
-        kind="corpora", datasets={name: str(pretrain / p) for name, p in datasets.items()}
-    )
+def test_real_rows_of_every_source(shared: Path, tmp_path: Path) -> None:
+    """The ledger adds up for every source, down to the files; the paper's recipe keeps a fifth of
+    the real text, the repaired one nearly all."""
+    deployment = read_yaml(ROOT / "deployments" / "real-sample.yaml")
+    config = AcquireConfig(kind="corpora", datasets=deployment["corpora"], limit=200)
     raw = run_stage(acquire, tmp_path / "raw", config)
-    documents_in = result_of(
-        run_stage(normalize, tmp_path / "norm", NormalizeConfig(), raw=result_of(raw))
-    )
-    kept: dict[str, Counter[str]] = {}
-    for name in ("text", "text-repaired"):
-        run = run_stage(clean, tmp_path / name, CleanConfig(text=name), normalized=documents_in)
+    documents_in = run_stage(normalize, tmp_path / "norm", NormalizeConfig(), raw=result_of(raw))
+    questions = stage_run(shared / "data" / "eval")
+    kept_of: dict[str, Counter[str]] = {}
+    for kind, recipe in (("paper", {"text": "text", "code": "code"}), ("repaired", {})):
+        run = run_stage(clean, tmp_path / kind, CleanConfig(**recipe),
+                        normalized=result_of(documents_in), exams=result_of(questions))  # fmt: skip
         assert run.counts["documents_failed"] == 0
-        kept[name] = Counter({s: r["documents_kept"] for s, r in run.notes["sources"].items()})
-    assert kept["text"]["starcoder_java"] == kept["text-repaired"]["starcoder_java"] > 200
-    for source in ("skypile", "wikipedia_cn", "baidu_baike", "firefly"):
-        assert 0 < 2 * kept["text"][source] < kept["text-repaired"][source]
+        rows = pq.read_table(run.folder / "ledger.parquet").to_pylist()
+        assert {row["source"] for row in rows} == set(deployment["corpora"])
+        for source in deployment["corpora"]:
+            mine = [row for row in rows if row["source"] == source]
+            come = documents(documents_in.folder / f"{source}.jsonl")
+            left = kept(run.folder, source).values()
+            assert mine[0]["documents_in"] == len(come)
+            assert mine[0]["bytes_in"] == sum(len(d["text"].encode()) for d in come.values())
+            assert mine[-1]["documents_kept"] == len(left)
+            assert mine[-1]["bytes_kept"] == sum(len(d["text"].encode()) for d in left)
+            dropped = sum(row["documents_dropped"] for row in mine)
+            assert dropped == len(come) - len(left)
+            told = [i for path in fates.files(run.folder, source) for i in ids_of(path)]
+            assert told == list(come)
+        kept_of[kind] = Counter({s: r["documents_kept"] for s, r in run.notes["sources"].items()})
+    for source, count in kept_of["repaired"].items():
+        assert count > 0.85 * len(documents(documents_in.folder / f"{source}.jsonl"))
+        if not source.startswith("starcoder"):
+            assert kept_of["paper"][source] < 0.75 * count
 
 
 @pytest.mark.slow

@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import PreTrainedTokenizerFast
 
 from model.tokenizer import obtain_tokenizer
 from tasks._juicer import shortcuts
@@ -132,8 +131,10 @@ def qwen() -> Any:
 
 
 @pytest.fixture(scope="module")
-def counter(qwen: Any) -> TokenCounter:
-    found = TokenCounter.of(qwen)
+def counter(qwen: Any, tmp_path_factory: pytest.TempPathFactory) -> TokenCounter:
+    folder = tmp_path_factory.mktemp("qwen")
+    qwen.save_pretrained(folder)
+    found = TokenCounter.read(folder / "tokenizer.json")
     assert found is not None
     return found
 
@@ -158,9 +159,10 @@ def test_tokens_of_real_rows(shared: Path, qwen: Any, counter: TokenCounter) -> 
         assert counter.count(text) == len(qwen.tokenize(text))
 
 
-def test_counter_of_another_kind_of_tokenizer_is_refused() -> None:
-    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0}, unk_token="a")))
-    assert TokenCounter.of(words) is None
+def test_counter_of_another_kind_of_tokenizer_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    Tokenizer(WordLevel({"a": 0}, unk_token="a")).save(str(path))
+    assert TokenCounter.read(path) is None
 
 
 def test_real_rows(shared: Path) -> None:
