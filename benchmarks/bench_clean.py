@@ -55,11 +55,11 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-clean-") as scratch:
         measure = memory if arguments.memory else race
         figures = measure(arguments, Path(scratch))
-    figures["command"] = "python -m benchmarks.bench_clean " + " ".join(
-        "NORMALIZED" if a == str(arguments.normalized) else a
-        for a in (argv if argv is not None else sys.argv[1:])
-        if not a.startswith(str(arguments.output))
-    )
+    given = list(argv if argv is not None else sys.argv[1:])
+    if arguments.output:
+        given = given[: given.index("--output")] + given[given.index("--output") + 2 :]
+    given[given.index(str(arguments.normalized))] = "NORMALIZED"
+    figures["command"] = "python -m benchmarks.bench_clean " + " ".join(given)
     figures["machine"] = {
         "cores": arguments.cores, "processor": platform.processor() or platform.machine(),
         "python": platform.python_version(),
