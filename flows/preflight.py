@@ -11,8 +11,8 @@ from tasks.acquire import AcquireKind
 
 KINDS: tuple[AcquireKind, ...] = ("corpora", "sft", "preferences", "evals")
 
-COPIES = 6
-"""How often a corpus lies in the store at the most: raw, normalized, while it is cleaned (three
+COPIES = 7
+"""How often a corpus lies in the store at the most: raw, normalized, while it is cleaned (four
 times), as shards."""
 
 OTHER_BYTES = 256 * 1024**2

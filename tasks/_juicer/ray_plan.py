@@ -32,7 +32,8 @@ class RayConfig:
     num_cpus: int = 0
     """Cores that "local" takes; 0: all."""
     partition_bytes: int = 64 << 20
-    """Bytes of normalised text per output file, and what one worker holds in memory; from 1."""
+    """Bytes of normalised text per output file, and what one worker holds in memory; from 1. The
+    stage puts `clean.partition_bytes` here, so that both executors write the same files."""
     round_bytes: int = 64 << 30
     """Bytes that go through the operators before the next lot: what an interruption can cost."""
 

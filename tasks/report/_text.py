@@ -222,13 +222,16 @@ def _contamination(cleaning: Cleaning) -> str:
             "### Evaluation questions in the corpora\n\n*Nobody looked: the pipeline has no "
             "benchmarks, or `clean.contamination.action` is off.*"
         )
+    looked = f"Looked for {questions['checkable']:,} of {questions['questions']:,} questions"
+    if questions["checkable"] < questions["questions"]:
+        looked += " (others are too short to be told from ordinary speech)"
+    if not cleaning.contaminated_documents:
+        return f"### Evaluation questions in the corpora\n\n{looked}: **no document** contains one."
     done = {"drop": "left out of the corpus", "flag": "flagged, and left in"}[cleaning.action]
     where = ", ".join(f"{name} {count:,}" for name, count in cleaning.contamination.items())
     return (
-        "### Evaluation questions in the corpora\n\n"
-        f"Looked for {questions['checkable']:,} of {questions['questions']:,} questions (others "
-        f"are too short to be told from ordinary speech). **{cleaning.contaminated_documents:,} "
-        f"documents** contain one and were {done}{f' ({where})' if where else ''}."
+        f"### Evaluation questions in the corpora\n\n{looked}. "
+        f"**{cleaning.contaminated_documents:,} documents** contain one and were {done} ({where})."
     )
 
 
