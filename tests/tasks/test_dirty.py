@@ -3,7 +3,6 @@ markup but with all their sentences, macros expanded, mojibake and traditional c
 
 import gzip
 import html.parser
-import importlib
 import json
 import re
 import unicodedata
@@ -25,14 +24,10 @@ Clean = Callable[[list[str]], list[str]]
 
 def mappers_of(name: str) -> Clean:
     """Texts after all mappers of a recipe."""
-    from data_juicer.ops.base_op import OPERATORS
-
     from tasks._juicer.pipeline import build, map_texts
 
     recipe = recipes.load(name)
-    for file in recipe.custom_operator_files:
-        if file.stem not in OPERATORS.modules:
-            importlib.import_module(f"tasks._juicer.operators.{file.stem}")
+    recipe.import_custom_operators()
     mappers = build([op for op in recipe.operators if op.kind == "mapper"])
     return lambda texts: list(map_texts(mappers, texts))
 

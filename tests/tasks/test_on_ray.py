@@ -441,7 +441,7 @@ def test_parts_are_put_together_in_order_and_each_fate_once(tmp_path: Path) -> N
     ]  # fmt: skip
     counts = [ray_parts.assemble(piece, steps, pieces) for piece in pieces]
     assert counts == [ray_parts.count(pq.read_table(piece.fates)) for piece in pieces]
-    kept = read_documents([piece.cleaned for piece in pieces])
+    kept = read_documents([piece.cleaned for piece in pieces if piece.cleaned.exists()])
     expected = [i for i in range(40) if i % 5 != 1 and i != 30]
     given = read_documents([path])
     assert kept == [given[i] | {"text": f"新{i}"} for i in expected]
