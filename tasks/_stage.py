@@ -102,7 +102,8 @@ class StageRun:
     def picture(self, path: Path, description: str = "") -> None:
         """Show a PNG as a Prefect artifact and keep it in MLflow."""
         data = base64.b64encode(path.read_bytes()).decode()
-        show(self.log, create_markdown_artifact, key=slug(path.stem), description=description,
+        show(self.log, create_markdown_artifact, key=slug(f"{path.stem} picture"),
+             description=description,
              markdown=f"![{description}](data:image/png;base64,{data})")  # fmt: skip
         self.track.artifact(path)
 
