@@ -317,7 +317,7 @@ def by_operator(recipe: str, inputs: dict[str, Path], models: Path) -> list[dict
     size = sum(len(d["text"].encode()) for d in documents)
     rows = []
     batches = list(pipeline.batches(pipeline.Item.of(d) for d in documents))
-    pipeline.warm(built[: len(built) - len(loaded.deduplicators)])
+    pipeline.warm(built[: len(loaded.by_document)])
     for operator, described in zip(built, loaded.operators, strict=True):
         if described.kind == "deduplicator":
             continue

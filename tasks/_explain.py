@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from model.errors import DataError
-from tasks._files import read_json_lines
+from tasks._files import find_document, read_json_lines
 from tasks._juicer import fates
 from tasks._manifest import StageResult
 from tasks._recipes import display
@@ -59,16 +59,11 @@ def _came(normalized: StageResult, document: str) -> dict[str, Any] | None:
     """What `normalize` made of the document; None where it has not seen it."""
     source, _, place = document.partition("/")
     at = {"folder": display(normalized.folder)}
-    needle = json.dumps(document, ensure_ascii=False).encode()
-    path = normalized.folder / f"{source}.jsonl"
-    if path.exists():
-        with path.open("rb") as lines:
-            for line in lines:
-                if needle in line and (found := json.loads(line))["id"] == document:
-                    return at | {
-                        "bytes": len(found["text"].encode()), "text": found["text"][:EXCERPT],
-                        "meta": found["meta"],
-                    }  # fmt: skip
+    if found := find_document(normalized.folder / f"{source}.jsonl", document):
+        return at | {
+            "bytes": len(found["text"].encode()), "text": found["text"][:EXCERPT],
+            "meta": found["meta"],
+        }  # fmt: skip
     aside = normalized.folder / "quarantine" / f"{source}.jsonl"
     for row in read_json_lines(aside) if aside.exists() else ():
         if f"{row['file']}#{row['line']}" in (document, place):
@@ -117,7 +112,7 @@ def _cleaned(cleaned: StageResult, document: str) -> dict[str, Any]:
     if row["duplicate_of"]:
         original = fates.kept_document(folder, row["duplicate_of"])
         story["duplicate_of"] = {
-            "id": row["duplicate_of"], "bits_apart": row["stats"].get("duplicate_distance"),
+            "id": row["duplicate_of"], "bits_apart": row["stats"].get(fates.DISTANCE),
             "text": original["text"][:EXCERPT] if original else "",
         }  # fmt: skip
     return story

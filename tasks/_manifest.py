@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from model.errors import DataError
+from tasks._files import sync
 from tasks._recipes import ROOT, display
 from tasks._urls import redact
 
@@ -112,10 +113,10 @@ def publish(partial: Path, folder: Path, manifest: dict[str, Any]) -> None:
     manifest["files"] = [_file_entry(path, partial) for path in _files(partial)]
     write_json(partial / "manifest.json", manifest)
     for path in (p for p in partial.rglob("*") if p.is_dir()):
-        _fsync(path)
-    _fsync(partial)
+        sync(path)
+    sync(partial)
     partial.replace(folder)
-    _fsync(folder.parent)
+    sync(folder.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -137,14 +138,6 @@ def _file_entry(path: Path, folder: Path) -> dict[str, Any]:
         digest = hashlib.file_digest(file, "md5").hexdigest()
         os.fsync(file.fileno())
     return {"path": str(path.relative_to(folder)), "bytes": path.stat().st_size, "md5": digest}
-
-
-def _fsync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @functools.cache

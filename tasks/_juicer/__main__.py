@@ -98,13 +98,15 @@ def _locally(job: Job, cleaning: Recipe, progress: Progress) -> dict[str, Any]:
     scratch = Path(job.scratch)
     progress.say(0, 1, "loading models")
     built = pipeline.build(cleaning.operators)
-    first = len(cleaning.operators) - len(cleaning.deduplicators)
+    first = len(cleaning.by_document)
     shop = Workshop(
         operators=built[:first],
         names=[op.name for op in cleaning.operators],
         steps=[
-            Step(position=position, operator=cleaning.operators[position - 1], built=operator)
-            for position, operator in enumerate(built[first:], start=first + 1)
+            Step(position=position, operator=operator, built=object_)
+            for position, (operator, object_) in enumerate(
+                zip(cleaning.deduplicators, built[first:], strict=True), start=first + 1
+            )
         ],
         spool=scratch / "surveyed",
         output=Path(job.output),
@@ -153,8 +155,7 @@ def _on_ray(job: Job, cleaning: Recipe, progress: Progress) -> dict[str, Any]:
 
     progress.say(0, 1, "looking for the cluster")
     config = dataclasses.replace(RayConfig(**job.ray), partition_bytes=job.partition_bytes)
-    first = len(cleaning.operators) - len(cleaning.deduplicators)
-    statistics = pipeline.warm(pipeline.build(cleaning.operators[:first]))
+    statistics = pipeline.warm(pipeline.build(cleaning.by_document))
     inputs = {source: Path(path) for source, path in job.inputs.items()}
     output = Path(job.output)
     # Ray and Data-Juicer read their environment when they are imported, which has happened here.
@@ -180,8 +181,7 @@ def _on_ray(job: Job, cleaning: Recipe, progress: Progress) -> dict[str, Any]:
 def with_contamination_filter(cleaning: Recipe, index: str, action: str) -> Recipe:
     """The recipe with a filter for evaluation questions before its deduplicators."""
     added = Operator(name=CONTAMINATION_FILTER.stem, arguments={"index": index, "action": action})
-    first = len(cleaning.operators) - len(cleaning.deduplicators)
-    operators = (*cleaning.operators[:first], added, *cleaning.deduplicators)
+    operators = (*cleaning.by_document, added, *cleaning.deduplicators)
     return dataclasses.replace(
         cleaning,
         operators=operators,

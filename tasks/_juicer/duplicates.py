@@ -118,9 +118,9 @@ def decide(steps: Sequence[Step], partitions: Sequence[Path], folder: Path) -> D
     done = folder / "done.json"
     if not done.exists():
         total = _gather_ids(partitions, folder)
-        dropped_by = _fresh(folder / "dropped_by", np.int16, total, 0)
-        representative = _fresh(folder / "representative", np.int64, total, 0)
-        distance = _fresh(folder / "distance", np.uint8, total, 0)
+        dropped_by = _fresh(folder / "dropped_by", np.int16, total)
+        representative = _fresh(folder / "representative", np.int64, total)
+        distance = _fresh(folder / "distance", np.uint8, total)
         for start in range(0, total, CHUNK):
             end = min(start + CHUNK, total)
             representative[start:end] = np.arange(start, end)
@@ -219,14 +219,10 @@ def num_survivors(partition: Path) -> int:
     return counts["survivors"]
 
 
-def _fresh(path: Path, dtype: Any, length: int, value: int) -> Any:
+def _fresh(path: Path, dtype: Any, length: int) -> Any:
+    """Zeros on disk."""
     path.write_bytes(b"")
-    if not length:
-        return np.zeros(0, dtype)
-    array = np.memmap(path, dtype, mode="w+", shape=(length,))
-    if value:
-        array[:] = value
-    return array
+    return np.memmap(path, dtype, mode="w+", shape=(length,)) if length else np.zeros(0, dtype)
 
 
 def _map(path: Path, dtype: Any) -> Any:

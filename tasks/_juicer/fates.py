@@ -13,7 +13,6 @@
 The ledger is computed from these rows alone (`entries`), so that it cannot say anything else.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks._files import complete_file
+from tasks._files import complete_file, find_document
 from tasks._juicer.ledger import Entry
 
 EDITS = pa.list_(pa.struct([("operator", pa.int16()), ("bytes", pa.int64())]))
@@ -35,6 +34,9 @@ SCHEMA = pa.schema(
     ]
 )  # fmt: skip
 """The columns every file has; statistics come after them."""
+
+DISTANCE = "duplicate_distance"
+"""Statistic of a near-duplicate: bits in which its hash differs from that of the kept document."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -142,13 +144,9 @@ def values(paths: Iterable[Path], statistic: str, stride: int = 1) -> Iterator[n
 def kept_document(folder: Path, document: str) -> dict[str, Any] | None:
     """A cleaned document by its id; None when it was dropped or never there."""
     source = document.partition("/")[0]
-    # Cheaper than parsing every line: an id is written as it is, inside quotes.
-    needle = json.dumps(document, ensure_ascii=False).encode()
     for path in files(folder, source):
-        lines = folder / source / f"{path.stem.rpartition('-')[2]}.jsonl"
-        if lines.exists() and pq.read_table(path, filters=[("id", "=", document)]).num_rows:
-            with lines.open("rb") as file:
-                for line in file:
-                    if needle in line and (found := json.loads(line))["id"] == document:
-                        return dict(found)
+        if pq.read_table(path, filters=[("id", "=", document)]).num_rows:
+            return find_document(
+                folder / source / f"{path.stem.rpartition('-')[2]}.jsonl", document
+            )
     return None

@@ -9,6 +9,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from model.errors import ConfigError, DataError
+from tasks._files import glob_files
 from tasks._recipes import display, resolve
 
 
@@ -63,11 +64,8 @@ class LanguageModelConfig:
         """The files behind `texts`, sorted."""
         assert self.texts is not None
         path = resolve(self.texts)
-        cut = next((i for i, part in enumerate(path.parts) if glob.has_magic(part)), None)
-        if cut is None:
-            return [path] if path.is_file() else []
-        found = Path(*path.parts[:cut]).glob(str(Path(*path.parts[cut:])))
-        return sorted(path for path in found if path.is_file())
+        found = glob_files(path)[1] if glob.has_magic(str(path)) else [path]
+        return [path for path in found if path.is_file()]
 
 
 def find_language_model(config: LanguageModelConfig, language: str) -> tuple[Path, Path]:

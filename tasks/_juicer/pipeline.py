@@ -8,8 +8,7 @@ between. Here a batch goes through all operators while it is in memory.
 """
 
 import inspect
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -20,13 +19,12 @@ from data_juicer.ops.base_op import OP, Filter, Mapper
 from data_juicer.utils.constant import Fields
 
 from tasks._juicer import shortcuts
+from tasks._juicer.guarded import guarded
 from tasks._juicer.ledger import EXCERPT, Examples, difference
 from tasks._juicer.recipe import Operator
 
 BATCH = 256
 """Documents in a batch."""
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -135,7 +133,7 @@ def map_texts(mappers: Sequence[OP], texts: Iterable[str]) -> Iterator[str]:
     iterator = iter(texts)
     while batch := list(islice(iterator, BATCH)):
         for mapper in mappers:
-            batch = _guarded(partial(_mapped, mapper), batch)
+            batch = guarded(partial(_mapped, mapper), batch)
         yield from (text for text in batch if text is not None)
 
 
@@ -149,7 +147,7 @@ def drop(item: Item, position: int, name: str, examples: Examples, **shown: Any)
 
 
 def _map(operator: Mapper, position: int, batch: Batch, examples: Examples) -> Batch:
-    texts = _guarded(partial(_mapped, operator), [item.text for item in batch])
+    texts = guarded(partial(_mapped, operator), [item.text for item in batch])
     kept: Batch = []
     for item, text in zip(batch, texts, strict=True):
         if text is None:
@@ -179,7 +177,7 @@ def _filter(
 ) -> tuple[Batch, list[dict[str, Any]]]:
     known = [set(item.stats) for item in batch]
     pairs = list(zip(batch, context, strict=True))
-    verdicts = _guarded(partial(_judged, operator), pairs)
+    verdicts = guarded(partial(_judged, operator), pairs)
     kept: Batch = []
     kept_context = []
     for (item, words), before, keep in zip(pairs, known, verdicts, strict=True):
@@ -212,22 +210,6 @@ def _judged(operator: Filter, pairs: list[tuple[Item, dict[str, Any]]]) -> list[
     for (item, _), stats in zip(pairs, samples[Fields.stats], strict=True):
         item.stats = dict(stats)
     return verdicts
-
-
-def _guarded(function: Callable[[list[Any]], list[Any]], batch: list[Any]) -> list[Any]:
-    """`function` of a batch; when it raises, of each element alone, with None where it raises."""
-    if not batch:
-        return []
-    if None in batch:  # an earlier operator failed on these
-        filled = iter(_guarded(function, [b for b in batch if b is not None]))
-        return [None if b is None else next(filled) for b in batch]
-    try:
-        return function(batch)
-    except Exception as error:
-        if len(batch) == 1:
-            log.warning("an operator failed on one document: %s: %s", type(error).__name__, error)
-            return [None]
-        return [_guarded(function, [element])[0] for element in batch]
 
 
 def _example(item: Item, position: int, name: str) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from data_juicer.ops.deduplicator.ray_bts_minhash_deduplicator import (
 )
 from data_juicer.utils.constant import Fields, HashKeys
 
+from tasks._juicer.guarded import guarded
 from tasks._juicer.matches import MATCHES
 
 UID = HashKeys.uid
@@ -79,7 +80,7 @@ class RecordedMapper:
     def _record(self, table: Any) -> Rows:
         rows = _rows(table)
         alive = [i for i, position in enumerate(rows["dropped_by"]) if not position]
-        texts = _guarded(self._map, [rows["text"][i] for i in alive])
+        texts = guarded(self._map, [rows["text"][i] for i in alive])
         for i, text in zip(alive, texts, strict=True):
             if text is None:
                 _drop(rows, i, self.position, failed=True)
@@ -116,7 +117,7 @@ class RecordedFilter:
     def _record(self, table: Any) -> Rows:
         rows = _rows(table)
         alive = [i for i, position in enumerate(rows["dropped_by"]) if not position]
-        judged = _guarded(self._judge, [(rows["text"][i], rows["stats"][i]) for i in alive])
+        judged = guarded(self._judge, [(rows["text"][i], rows["stats"][i]) for i in alive])
         for i, verdict in zip(alive, judged, strict=True):
             if verdict is None:
                 _drop(rows, i, self.position, failed=True)
@@ -270,21 +271,6 @@ def _rows(table: Any) -> Rows:
 
 def _drop(rows: Rows, i: int, position: int, *, failed: bool = False) -> None:
     rows["dropped_by"][i], rows["failed"][i], rows["text"][i] = position, failed, ""
-
-
-def _guarded(function: Callable[[list[Any]], list[Any]], batch: list[Any]) -> list[Any]:
-    """`function` of a batch; when it raises, of each element alone, with None where it raises."""
-    if not batch:
-        return []
-    try:
-        return function(batch)
-    except Exception as error:
-        if len(batch) == 1:
-            from loguru import logger
-
-            logger.warning(f"an operator failed on one document: {type(error).__name__}: {error}")
-            return [None]
-        return [_guarded(function, [element])[0] for element in batch]
 
 
 def _each(operator: Any, native: Callable[..., Any], samples: Rows) -> Rows:

@@ -84,6 +84,11 @@ class Recipe:
     """Source files of the operators that are not Data-Juicer's own, absolute."""
 
     @property
+    def by_document(self) -> tuple[Operator, ...]:
+        """Its mappers and filters, which look at one document at a time."""
+        return self.operators[: len(self.operators) - len(self.deduplicators)]
+
+    @property
     def deduplicators(self) -> tuple[Operator, ...]:
         """Its last operators, which look at all documents at once."""
         return tuple(op for op in self.operators if op.kind == "deduplicator")

@@ -14,7 +14,6 @@ import ctypes
 import itertools
 import json
 import multiprocessing
-import os
 import shutil
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,15 +28,12 @@ import pyarrow.parquet as pq
 from data_juicer.ops.base_op import OP
 
 from model.errors import StageError
-from tasks._files import complete_file, json_line
+from tasks._files import complete_file, json_line, sync
 from tasks._juicer import fates, matches, pipeline
 from tasks._juicer.duplicates import UNKNOWN, Decision, Step, hash_table
 from tasks._juicer.ledger import EXCERPT, Examples
 from tasks._juicer.partitions import Partition
 from tasks._manifest import write_json
-
-DISTANCE = "duplicate_distance"
-"""Statistic of a near-duplicate: bits in which its hash differs from that of the kept document."""
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -100,7 +96,8 @@ class Workshop:
         write_json(aside / "examples.json", examples.plain())
         write_json(aside / "matches.json", found)
         write_json(aside / "counts.json", {"survivors": num_survivors})
-        _sync(aside)
+        for path in (*aside.iterdir(), aside):  # files before the name that shows them
+            sync(path)
         aside.replace(folder)
 
     def _documents(self, partition: Partition) -> Iterator[dict[str, Any]]:
@@ -154,10 +151,10 @@ class Workshop:
                         examples.add("dropped", {
                             "position": by, "operator": self.names[by - 1],
                             "source": partition.source, "id": columns["id"][row],
-                            "measured": {DISTANCE: apart[row]}, **shown,
+                            "measured": {fates.DISTANCE: apart[row]}, **shown,
                             "text": json.loads(line)["text"][:EXCERPT],
                         })  # fmt: skip
-        for name, column in (*columns.items(), (DISTANCE, apart)):
+        for name, column in (*columns.items(), (fates.DISTANCE, apart)):
             table = _with(table, name, column)
         entries = fates.entries(table, self.names)
         assert not entries or num_kept == entries[-1].documents_kept, partition.name
@@ -190,16 +187,6 @@ def _with(table: pa.Table, name: str, values: list[Any]) -> pa.Table:
     place = table.schema.get_field_index(name)
     kind = table.schema.field(name)
     return table.set_column(place, kind, pa.array(values, kind.type))
-
-
-def _sync(folder: Path) -> None:
-    """Make a folder's files durable before its name is."""
-    for path in (*folder.iterdir(), folder):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def run_all(

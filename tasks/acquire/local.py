@@ -8,6 +8,7 @@ from typing import IO
 from model.errors import DataError
 from tasks._corpora import how_to_obtain
 from tasks._disk import total_bytes
+from tasks._files import glob_files
 from tasks._recipes import display, resolve
 from tasks.acquire.source import StoredFile, is_hidden, verify
 
@@ -62,9 +63,7 @@ def local_files(location: str) -> Iterator[tuple[Path, str]]:
         found, base = sorted(path.rglob("*")), path
     elif glob.has_magic(location):
         # Names start below the last folder that is written without a wildcard.
-        cut = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
-        base = Path(*path.parts[:cut])
-        found = sorted(base.glob(str(Path(*path.parts[cut:]))))
+        base, found = glob_files(path)
     else:
         return
     for file in found:

@@ -24,9 +24,10 @@ from fsspec.core import url_to_fs
 from fsspec.utils import glob_translate
 
 from model.errors import ConfigError, DataError
+from tasks._files import sync
 from tasks._manifest import write_json
 from tasks._urls import redact, scheme
-from tasks.acquire.source import StoredFile, fsync, is_hidden, safe_name, verify
+from tasks.acquire.source import StoredFile, is_hidden, safe_name, verify
 from tasks.acquire.stated import stated_checksum, version_of
 from tasks.acquire.trouble import NoRanges, disk_full, explained, lasting
 
@@ -156,7 +157,7 @@ class UrlSource:
                 except DataError:
                     half.unlink()
                     raise
-        fsync(half)
+        sync(half)
         half.replace(done)
         return done
 

@@ -6,7 +6,6 @@ Source ── files() ──▶ StoredFile …      names are safe: below the da
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -131,12 +130,3 @@ def checksum(path: Path, kind: str) -> str:
         while data := file.read(1 << 20):
             digest.update(data)
     return digest.hexdigest()
-
-
-def fsync(path: Path) -> None:
-    """Make a finished file last."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -27,7 +27,7 @@ from tasks._juicer import recipe as recipes
 from tasks._juicer.lm_config import LanguageModelConfig, find_language_model
 from tasks._juicer.ray_plan import RayConfig
 from tasks._manifest import NOT_IN_KEY
-from tasks._recipes import RECIPES, display, recipe_path, resolve
+from tasks._recipes import RECIPES, display, resolve
 from tasks._stage import StageResult, StageRun, stage
 from tasks.clean import gates
 from tasks.clean.accounts import account
@@ -160,4 +160,4 @@ def enforce(cleaned: StageResult, config: CleanConfig) -> None:
     gates.enforce(cleaned, config.max_drop, {kind: config.recipe_of(kind) for kind in KINDS})
 
 
-__all__ = ["CleanConfig", "check", "clean", "enforce", "recipe_path"]
+__all__ = ["CleanConfig", "check", "clean", "enforce"]

@@ -106,7 +106,7 @@ def _gate(max_drop: MaxDrop, source: str, operator: str) -> tuple[float, str] | 
 
 
 def enforce(cleaned: StageResult, max_drop: MaxDrop, recipes: Mapping[str, str]) -> None:
-    """Raise DataError, with the table that shows why, where a gate is passed or a source is empty.
+    """Raise DataError, with the table that shows why, where a gate is passed.
 
     Args:
         recipes: kind of source -> name of its cleaning recipe.

@@ -6,11 +6,10 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
-from tests.loopback import answering
+from tests.loopback import Answering, answering
 
 COMMIT = "c" * 40
 API = r"/api/(?:datasets|models)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?"
@@ -60,20 +59,12 @@ def _lfs(data: bytes) -> dict[str, object]:
 def serving(hub: Hub) -> Iterator[Hub]:
     """Run the hub for the length of the block."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_HEAD(self) -> None:
-            self._answer(body=False)
-
-        def do_GET(self) -> None:
-            self._answer(body=True)
-
+    class Handler(Answering):
         def do_POST(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", "0")))
-            self._answer(body=True)
+            self.answer(body=True)
 
-        def _answer(self, *, body: bool) -> None:
+        def answer(self, *, body: bool) -> None:
             path = unquote(self.path.partition("?")[0])
             hub.requests.append((self.command, path, self.headers.get("Range", "")))
             if match := re.fullmatch(r"(?:/datasets)?/[^/]+/[^/]+/resolve/([^/]+)/(.+)", path):
@@ -149,9 +140,6 @@ def serving(hub: Hub) -> Iterator[Hub]:
                     self.wfile.write(data[: len(data) // 2] if cut else data)
             if cut:
                 self.close_connection = True
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
 
     with answering(Handler) as hub.url:
         yield hub

@@ -6,10 +6,9 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote
 
-from tests.loopback import answering
+from tests.loopback import Answering, answering
 
 
 @dataclass
@@ -43,16 +42,8 @@ class Web:
 def serving(web: Web) -> Iterator[Web]:
     """Run the server for the length of the block."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_HEAD(self) -> None:
-            self._answer(body=False)
-
-        def do_GET(self) -> None:
-            self._answer(body=True)
-
-        def _answer(self, *, body: bool) -> None:
+    class Handler(Answering):
+        def answer(self, *, body: bool) -> None:
             wanted = self.headers.get("Range", "")
             web.requests.append((self.command, self.path, wanted))
             if web.password and self.headers.get("Authorization") != f"Basic {web.password}":
@@ -113,9 +104,6 @@ def serving(web: Web) -> Iterator[Web]:
                 web.sent += len(given or b"") if path else 0
             if given is None or not web.sizes:
                 self.close_connection = True
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
 
     with answering(Handler) as web.url:
         yield web
