@@ -1,7 +1,8 @@
 """Refuse work that the disk cannot hold, before it starts."""
 
+import errno
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from model.errors import DataError
@@ -25,6 +26,20 @@ def require_free_space(folder: Path, bytes_needed: int, what: str) -> None:
             f"{what} needs about {human(bytes_needed + RESERVE)} in {display(folder)}, but only "
             f"{human(free)} are free there. Free some space, or choose another disk with --store."
         )
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, what caused it, what caused that, …"""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether an error, or what caused it, is a full disk or quota."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return any(isinstance(e, OSError) and e.errno in full for e in chain(error))
 
 
 def total_bytes(paths: Iterable[Path]) -> int:

@@ -8,7 +8,6 @@ written last, so its existence means that all outputs are complete.
 """
 
 import dataclasses
-import errno
 import json
 import logging
 import multiprocessing
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import DataError, SteelError
+from tasks._disk import disk_full
 from tasks._files import complete_file, json_line
 from tasks._juicer.job import Job
 from tasks._juicer.lm_config import LanguageModelConfig
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
         try:
             work(job, progress)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not disk_full(error):
                 raise
             raise DataError(
                 f"The disk is full: {error}. Every finished partition is kept. Free some space, "

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from model.errors import ConfigError, DataError
 from tasks._corpora import corpus
-from tasks._disk import human, require_free_space, total_bytes
+from tasks._disk import disk_full, human, require_free_space, total_bytes
 from tasks._manifest import write_json
 from tasks._recipes import ROOT, display, read_yaml, recipe_path
 from tasks._sample_world import SampleWorldConfig, write_dataset
@@ -34,7 +34,6 @@ from tasks.acquire.placing import Place, check_names, forget, fresh, space, take
 from tasks.acquire.remote import UrlSource, check_url
 from tasks.acquire.sampling import sample
 from tasks.acquire.source import Source, StoredFile
-from tasks.acquire.trouble import disk_full
 
 __all__ = [
     "HUB",

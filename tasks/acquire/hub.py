@@ -22,11 +22,12 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from model.errors import ConfigError, DataError
 from tasks._corpora import HubSource, how_to_obtain, hub_source
+from tasks._disk import disk_full
 from tasks._manifest import write_json
 from tasks._recipes import display, recipe_path
 from tasks.acquire.remote import UrlSource
 from tasks.acquire.source import StoredFile, safe_name, verify
-from tasks.acquire.trouble import disk_full, explained
+from tasks.acquire.trouble import explained
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 

@@ -24,12 +24,13 @@ from fsspec.core import url_to_fs
 from fsspec.utils import glob_translate
 
 from model.errors import ConfigError, DataError
+from tasks._disk import disk_full
 from tasks._files import sync
 from tasks._manifest import write_json
 from tasks._urls import redact, scheme
 from tasks.acquire.source import StoredFile, is_hidden, safe_name, verify
 from tasks.acquire.stated import stated_checksum, version_of
-from tasks.acquire.trouble import NoRanges, disk_full, explained, lasting
+from tasks.acquire.trouble import NoRanges, explained, lasting
 
 ATTEMPTS = 5
 """How often a transfer is tried before it is given up."""
