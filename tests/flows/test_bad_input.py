@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import BAD_INPUT, main
+from flows.cli import main
+from flows.commands import BAD_INPUT
 from tasks import _disk
 
 SMOKE = "deployments/smoke.yaml"

@@ -17,8 +17,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.cli import _settings as settings_of
 from flows.cli import main, parser
+from flows.commands.pipeline import settings_of
 from flows.config import load_pipeline
 from model.errors import ConfigError, DataError
 from tasks._sample_world import SampleWorldConfig

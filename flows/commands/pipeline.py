@@ -1,0 +1,157 @@
+"""Commands about a configuration and what came of it: run, check, report, explain."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from flows.commands import DONE
+from flows.environment import MLFLOW_URI, PREFECT_API, prefect_server, running_services
+
+STAGES = ("data", "pretrain", "sft", "dpo", "evaluate", "report")
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare them."""
+    run = commands.add_parser("run", help="run the pipeline of a configuration, here and now")
+    run.add_argument("config", metavar="CONFIG.yaml", help="a file of deployments/")
+    run.add_argument(
+        "--stages", metavar="A,B",
+        help="only these and what they need: data, pretrain, sft, dpo, evaluate, report",
+    )  # fmt: skip
+    run.add_argument("--store", default="store", help="folder of all results (default: store)")
+    run.add_argument(
+        "--set", dest="settings", action="append", default=[], metavar="SECTION.KEY=VALUE",
+        help="change the configuration; may be given several times",
+    )  # fmt: skip
+    _add_sample_options(run)
+    run.add_argument("--json", action="store_true", help="print the summary as JSON")
+    run.set_defaults(run=_run)
+
+    check = commands.add_parser("check", help="check a configuration and its data, run nothing")
+    check.add_argument("config", metavar="CONFIG.yaml")
+    check.add_argument("--store", default="store")
+    check.add_argument("--set", dest="settings", action="append", default=[])
+    _add_sample_options(check)
+    check.set_defaults(run=_check)
+
+    report = commands.add_parser("report", help="print where the newest reports of a store are")
+    report.add_argument("--store", default="store")
+    report.add_argument("--json", action="store_true")
+    report.set_defaults(run=_report)
+
+    explain = commands.add_parser("explain", help="say what happened to one document")
+    explain.add_argument("document", metavar="DOC_ID", help="<source>/<file>#<line>")
+    explain.add_argument("--store", default="store")
+    explain.add_argument("--json", action="store_true")
+    explain.set_defaults(run=_explain)
+
+
+def _add_sample_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--fraction", metavar="F", help="take only this share of each corpus, for example 0.01"
+    )
+    command.add_argument(
+        "--limit", metavar="N", help="take at most N records of each corpus (lines, items, rows)"
+    )
+
+
+def settings_of(arguments: argparse.Namespace) -> list[str]:
+    """All changes to the configuration that the command line asks for."""
+    sample = {"fraction": arguments.fraction, "limit": arguments.limit}
+    given = [f"sample.{key}={value}" for key, value in sample.items() if value is not None]
+    return [*arguments.settings, *given]
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from flows.config import load_pipeline
+    from flows.preflight import preflight
+    from model.errors import ConfigError
+    from tasks._recipes import resolve
+
+    stages = arguments.stages.split(",") if arguments.stages else None
+    for name in stages or []:
+        if name not in STAGES:
+            raise ConfigError(f"--stages: there is no {name!r}; choose from {', '.join(STAGES)}")
+    # Once here, before a server is started; the flow checks again for those who start it elsewhere.
+    preflight(load_pipeline(arguments.config, settings_of(arguments)), resolve(arguments.store))
+    from flows.steel import pipeline
+
+    with prefect_server():
+        summary = pipeline(
+            config=arguments.config,
+            store=arguments.store,
+            settings=settings_of(arguments),
+            stages=stages,
+        )
+    if arguments.json:
+        print(json.dumps(summary, indent=1, ensure_ascii=False))
+    else:
+        _show(summary)
+    return DONE
+
+
+def _show(summary: dict[str, Any]) -> None:
+    """The end of a run, for a person: table, report, what to open next."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)  # a log file has room for whole names
+    if summary["results"]:
+        table = Table(title=f"{summary['name']}: accuracy, with 95 % interval")
+        for column in summary["results"][0]:
+            table.add_column(column)
+        for row in summary["results"]:
+            table.add_row(*(str(value) for value in row.values()))
+        console.print(table)
+    made = sum(s["status"] != "reused" for s in summary["stages"])
+    console.print(f"{made} stages made, {len(summary['stages']) - made} finished before.")
+    folder = summary["folders"].get("report")
+    if folder:
+        console.print(f"Report:  {folder}/report.html", soft_wrap=True)
+    if not running_services():
+        console.print("Pages:   make up     (starts Prefect and MLflow on this machine), then open")
+    console.print(f"         {PREFECT_API.removesuffix('/api')}/runs")
+    console.print(f"         {MLFLOW_URI}/{_comparison(Path(summary['store']))}", soft_wrap=True)
+
+
+def _comparison(store: Path) -> str:
+    """Address of the page that compares the models, below MLflow's own."""
+    from tasks._tracking import MODELS, default_uri, experiment_links
+
+    return experiment_links(default_uri(store)).get(MODELS, "")
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from flows.config import load_pipeline
+    from flows.preflight import preflight
+    from tasks._recipes import resolve
+
+    preflight(load_pipeline(arguments.config, settings_of(arguments)), resolve(arguments.store))
+    print(f"{arguments.config} is sound")
+    return DONE
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from tasks._store import reports
+
+    rows = reports(Path(arguments.store))
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+    for row in [] if arguments.json else rows:
+        print(f"{row['finished']}  {row['name']:24} {row['path']}")
+    return DONE
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from tasks._explain import explain, tell
+    from tasks._recipes import resolve
+
+    story = explain(resolve(arguments.store), arguments.document)
+    if arguments.json:
+        print(json.dumps(story, indent=1, ensure_ascii=False))
+    else:
+        print("\n".join(tell(story)))
+    return DONE
