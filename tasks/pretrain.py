@@ -11,13 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from model.data import PackedManifest
 from model.errors import ConfigError
-from model.train.build import (
-    METRICS_FILE,
-    check_model,
-    count_steps,
-    model_config,
-    sample_order,
-)
+from model.train.build import METRICS_FILE, check_model, model_config
+from model.train.changes import count_steps, sample_order
 from model.train.config import PretrainJob, PretrainSettings
 from model.train.metrics import last_value, read_metrics
 from tasks._disk import total_bytes

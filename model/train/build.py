@@ -20,10 +20,12 @@ from transformers import (
 
 import model.modeling_steel as _registers_auto_classes  # noqa: F401
 from model.config import SteelConfig
-from model.data import DataState, PackedDataset, PackedManifest, SampleOrder, StepLoader
+from model.data import DataState, PackedDataset, PackedManifest, StepLoader
 from model.errors import ConfigError, DataError
+from model.train.changes import Changes
 from model.train.checkpoint import Checkpoints
 from model.train.config import PretrainJob, PretrainSettings
+from model.train.control import Control
 from model.train.measure import Speedometer, flops_per_token
 from model.train.metrics import JsonlSink
 from model.train.objective import Objective
@@ -54,7 +56,7 @@ def build(job: PretrainJob, ranks: Parallel, stop: StopFlag) -> Run:
     settings.check_ranks(ranks.world_size)
     tokenizer = AutoTokenizer.from_pretrained(packed / "tokenizer", trust_remote_code=False)
     manifest = PackedManifest.read(packed / "shards")
-    data, total_steps = build_data(settings, manifest, packed / "shards", ranks)
+    control = Control(output, ranks, settings, manifest)
     language_model = build_model(settings, tokenizer)
     flops = flops_per_token(language_model, settings.sequence_length)
     num_parameters = language_model.num_parameters()
@@ -67,9 +69,9 @@ def build(job: PretrainJob, ranks: Parallel, stop: StopFlag) -> Run:
     trainer = Trainer(
         objective=objective,
         optimizer=build_optimizer(objective, settings),
-        data=data,
+        open_data=lambda: open_data(control.changes, ranks),
+        control=control,
         settings=settings,
-        total_steps=total_steps,
         ranks=ranks,
         checkpoints=Checkpoints(output / CHECKPOINTS_FOLDER, ranks, keep_last=settings.keep_last),
         sink=JsonlSink(output / METRICS_FILE) if ranks.is_main else None,
@@ -84,49 +86,16 @@ def build(job: PretrainJob, ranks: Parallel, stop: StopFlag) -> Run:
     if ranks.is_main:
         log.info(
             "%.2f M parameters, %d steps of %d samples x %d tokens, %d process(es) on %s",
-            num_parameters / 1e6, total_steps, settings.global_batch, settings.sequence_length,
-            ranks.world_size, ranks.device.type,
+            num_parameters / 1e6, control.horizon.total_steps, settings.global_batch,
+            settings.sequence_length, ranks.world_size, ranks.device.type,
         )  # fmt: skip
     return Run(trainer=trainer, model=language_model, tokenizer=tokenizer)
 
 
-def count_steps(settings: PretrainSettings, order: SampleOrder) -> int:
-    """Optimizer steps of a run on these data. Raises ConfigError when they do not suffice."""
-    available = order.num_samples // settings.global_batch
-    if settings.steps > available or not available:
-        raise ConfigError(
-            f"pretrain: steps = {settings.steps or 1} of global_batch = {settings.global_batch} "
-            f"need {max(settings.steps, 1) * settings.global_batch} samples, the packed data hold "
-            f"{order.num_samples} at sequence_length = {settings.sequence_length} and these "
-            "weights; raise epochs or weights, pack more data, or lower steps"
-        )
-    steps = settings.steps or available
-    if settings.warmup_steps >= steps:
-        raise ConfigError(
-            f"pretrain: warmup_steps = {settings.warmup_steps} leaves none of the {steps} steps "
-            "for training; lower it"
-        )
-    return steps
-
-
-def sample_order(settings: PretrainSettings, manifest: PackedManifest) -> SampleOrder:
-    """The order that these settings give these data."""
-    epochs = {shard.source: settings.epochs for shard in manifest.shards}
-    return SampleOrder(
-        manifest,
-        sequence_length=settings.sequence_length,
-        seed=settings.seed,
-        weights=epochs | settings.weights,
-        validation_fraction=settings.validation_fraction,
-    )
-
-
-def build_data(
-    settings: PretrainSettings, manifest: PackedManifest, folder: Path, ranks: Parallel
-) -> tuple[TrainingData, int]:
-    """This rank's data and the number of steps they are trained for."""
-    order = sample_order(settings, manifest)
-    total_steps = count_steps(settings, order)
+def open_data(changes: Changes, ranks: Parallel) -> TrainingData:
+    """This rank's share of a run's data, appended ones included."""
+    settings, order, folder = changes.settings, changes.order, changes.base.folder
+    assert folder is not None, "the first manifest was read from somewhere"
     held_out = order.num_validation_samples
     if settings.validation_samples:
         held_out = min(held_out, settings.validation_samples)
@@ -146,7 +115,7 @@ def build_data(
         rank=ranks.rank,
         world_size=ranks.world_size,
     )
-    data = TrainingData(
+    return TrainingData(
         loader=loader,
         validation=PackedDataset(folder, order, "validation"),
         num_validation=held_out,
@@ -154,7 +123,6 @@ def build_data(
         state=state,
         check_state=check_state,
     )
-    return data, total_steps
 
 
 def build_model(settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

@@ -1,34 +1,114 @@
 """The learning rate as a function of the step: no state, so resuming needs none.
 
-rate   cosine  /‾‾\\__      wsd  /‾‾‾‾\\      constant  /‾‾‾‾‾‾
-              /     \\_          /      \\              /
-step   0     w        N        0 w   N-d N            0 w     N
+rate   cosine  /‾‾\\__      wsd  /‾‾‾‾\\      constant  /‾‾‾‾‾‾, and  /‾‾‾‾\\  once a decay
+              /     \\_          /      \\              /             /      \\  is asked for
+step   0     w        N        0 w   N-d N            0 w     N     0 w     D N
+
+Every shape is high + (low - high) f(p), where p in [0, 1] says how far the decay has come and is
+piecewise linear in the step: 0 until the decay begins at step D, then straight to 1 at the end N.
+When the end moves at step c (model/train/horizon.py), p stays what it is at c and goes from there:
+
+p      1 |      N0 / . N1     extended at c: the rate is continuous, never rises, and is lowest at
+         |        /.          the new end N1. cosine goes on falling, more slowly; wsd and constant
+         |      ./            hold the rate until the new decay begins.
+       0 |____/  c
 """
 
 import math
+from dataclasses import asdict, replace
 
+from model.errors import ConfigError, DataError
 from model.train.config import PretrainSettings
+from model.train.horizon import FILE_NAME, Horizon
 
 
-def learning_rate(settings: PretrainSettings, step: int, total_steps: int) -> float:
-    """Learning rate of the step with number `step` (0-based) of `total_steps`.
+def learning_rate(settings: PretrainSettings, step: int, horizon: Horizon) -> float:
+    """Learning rate of the step with number `step` (0-based).
 
-    With w = warmup_steps and lr, lo = learning_rate, min_learning_rate:
+    With w = warmup_steps, lr, lo = learning_rate, min_learning_rate and p from `decay_progress`:
 
     - warm-up, step < w: lr (step + 1) / w, so that the first step already moves the weights.
-    - cosine (section 5): lo + (lr - lo) (1 + cos(pi t)) / 2, t = (step - w) / (total - w).
-    - wsd (Hu et al. 2024, arXiv 2404.06395): lr, then linearly to lo over the last
-      `decay_fraction` of all steps.
-    - constant: lr.
+    - cosine (section 5): lo + (lr - lo) (1 + cos(pi p)) / 2, the decay beginning at w.
+    - wsd (Hu et al. 2024, arXiv 2404.06395): lo + (lr - lo) (1 - p), the decay beginning
+      `decay_fraction` of all steps before the end, or where `steel horizon --decay-at` puts it.
+    - constant: the same with no decay until one is asked for (Hägele et al. 2024, arXiv
+      2405.18392, show that such a late decay reaches what cosine does).
     """
     high, low, warmup = settings.learning_rate, settings.min_learning_rate, settings.warmup_steps
     if step < warmup:
         return high * (step + 1) / warmup
+    progress = decay_progress(settings, step, horizon)
     if settings.schedule == "cosine":
-        done = min(1.0, (step - warmup) / max(1, total_steps - warmup))
-        return low + (high - low) * 0.5 * (1.0 + math.cos(math.pi * done))
-    if settings.schedule == "wsd":
-        decay_steps = max(1, round(settings.decay_fraction * total_steps))
-        left = min(1.0, max(0.0, (total_steps - step) / decay_steps))
-        return low + (high - low) * left
-    return high
+        return low + (high - low) * 0.5 * (1.0 + math.cos(math.pi * progress))
+    return low + (high - low) * (1.0 - progress)
+
+
+def decay_progress(settings: PretrainSettings, step: int, horizon: Horizon) -> float:
+    """How far the decay has come before the step with number `step`; in [0, 1].
+
+    Only changes that were made at or before the step count, so no later change moves a rate that
+    was used.
+    """
+    progress, end, decay_at = 0.0, horizon.steps, None
+    begin = _decay_start(settings, end, decay_at, now=0)
+    for change in horizon.changes:
+        if change.step > step:
+            break
+        if (change.total_steps, change.decay_at) == (end, decay_at):
+            continue  # not even a rounding error
+        progress = _advance(progress, begin, end, change.step)
+        end, decay_at = change.total_steps, change.decay_at
+        begin = _decay_start(settings, end, decay_at, now=change.step)
+    return _advance(progress, begin, end, step)
+
+
+def check_saved_horizon(
+    settings: PretrainSettings, horizon: Horizon, saved: Horizon, step: int
+) -> None:
+    """Refuse to go on from a checkpoint after `step` steps that had other rates until there.
+
+    Args:
+        horizon: the run's, as configured and as its file says.
+        saved: the checkpoint's. It may lack later changes, and have ones that never came to hold.
+
+    Raises:
+        ConfigError: the run started with another number of steps, and that shows in the rates.
+        DataError: changes until `step` are missing from the run's file, or are others.
+    """
+    old = [change for change in saved.changes if change.step < step]
+    now = [change for change in horizon.changes if change.step < step]
+    if old != now:
+        raise DataError(
+            f"changes of the checkpoint's horizon are {[asdict(c) for c in old]}, those of the "
+            f"run {[asdict(c) for c in now]}: restore the run's {FILE_NAME} and journal"
+        )
+    if decay_progress(settings, step, saved) != decay_progress(
+        settings, step, replace(horizon, changes=saved.changes)
+    ):
+        raise ConfigError(
+            f"pretrain: the run started with {saved.steps} steps, settings and data give "
+            f"{horizon.steps} now: its learning rates would be others. Set steps back and move the "
+            "end with `steel horizon RUN --steps N`, or start a new run"
+        )
+
+
+def _decay_start(
+    settings: PretrainSettings, end: int, decay_at: int | None, *, now: int
+) -> int | None:
+    """The step at which the decay (re)starts, not before `now`; None = never."""
+    if settings.schedule == "cosine":
+        wanted = settings.warmup_steps
+    elif decay_at is not None:
+        wanted = decay_at
+    elif settings.schedule == "wsd":
+        wanted = end - max(1, round(settings.decay_fraction * end))
+    else:
+        return None
+    return max(wanted, now, settings.warmup_steps)
+
+
+def _advance(progress: float, begin: int | None, end: int, step: int) -> float:
+    """Progress at `step` on the straight line from (begin, progress) to (end, 1)."""
+    if begin is None or step <= begin:
+        return progress
+    return progress + (1.0 - progress) * min(1.0, (step - begin) / max(1, end - begin))

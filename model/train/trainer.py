@@ -16,7 +16,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ from model.data import PackedDataset, StepLoader
 from model.errors import ConfigError, StageError
 from model.train.checkpoint import Checkpoints, restore_steps, training_tensors
 from model.train.config import PretrainSettings
+from model.train.control import Control
+from model.train.horizon import Horizon
 from model.train.measure import Speedometer
 from model.train.metrics import MetricSink
 from model.train.objective import Objective
@@ -35,7 +37,7 @@ from model.train.optimizer import (
     sum_of_squares,
 )
 from model.train.parallel import Parallel, synchronise_gradients
-from model.train.schedule import learning_rate
+from model.train.schedule import check_saved_horizon, learning_rate
 from model.train.signals import StopFlag, Stopped
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,8 @@ class StepOutcome:
     """Before clipping."""
     stop: bool
     """Whether any rank was asked to stop."""
+    requests: bool
+    """Whether a request is to be done before the next step."""
 
     @property
     def finite(self) -> bool:
@@ -83,15 +87,26 @@ class Trainer:
 
     objective: Objective
     optimizer: torch.optim.Optimizer
-    data: TrainingData
+    open_data: Callable[[], TrainingData]
+    """This rank's share of the data as `control` knows them now."""
+    control: Control
+    """Requests: appended data, another horizon."""
     settings: PretrainSettings
-    total_steps: int
     ranks: Parallel
     checkpoints: Checkpoints
     sink: MetricSink | None
     """Rank 0's; None on the others."""
     stop: StopFlag
     speed: Speedometer
+    data: TrainingData = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.data = self.open_data()
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run; changes when its horizon does."""
+        return self.control.horizon.total_steps
 
     def fit(self) -> None:
         """Train to the end from wherever the output folder is.
@@ -102,9 +117,12 @@ class Trainer:
             DataError, ConfigError: the checkpoint there belongs to other data or settings.
         """
         step = self.resume()
+        self._change(step)
         while step < self.total_steps:
             outcome = self._step(step)
             step += 1
+            if outcome.requests:
+                self._change(step)
             last = step == self.total_steps
             if step % self.settings.log_every == 0 or last:
                 self._report(step, outcome)
@@ -122,6 +140,9 @@ class Trainer:
         if loaded is not None:
             step = loaded.step
             restore_steps(self.optimizer)
+            saved = json.loads(loaded.documents["trainer.json"])
+            saved_horizon = Horizon.from_dict(saved["horizon"])
+            check_saved_horizon(self.settings, self.control.horizon, saved_horizon, step)
             consumed = self.data.check_state(loaded.documents["data_state.json"])
             if consumed != step * self.settings.global_batch:
                 raise ConfigError(
@@ -134,6 +155,11 @@ class Trainer:
         if self.sink:
             self.sink.resume(step)
         return step
+
+    def _change(self, step: int) -> None:
+        """Do what was asked for: from here on other data, or another end (model/train/control)."""
+        if self.control.apply(step, step * self.settings.global_batch):
+            self.data = self.open_data()
 
     def _step(self, step: int) -> StepOutcome:
         """Forward, backward and update; the weights stay untouched when anything isn't finite."""
@@ -157,25 +183,26 @@ class Trainer:
             _add_by_source(totals, self._place(batch["source"]), per_sample)
             losses.append(per_sample)
         gradients = local_gradients(self.objective.parameters())
-        outcome = self._agree(totals, sum_of_squares(gradients))
+        outcome = self._agree(step, totals, sum_of_squares(gradients))
         if not outcome.finite:
             self.optimizer.zero_grad(set_to_none=True)
             self._fail(step, losses, [batch["samples"] for batch in micro_batches], outcome)
-        set_learning_rate(self.optimizer, learning_rate(self.settings, step, self.total_steps))
+        set_learning_rate(self.optimizer, learning_rate(self.settings, step, self.control.horizon))
         clip_gradients(gradients, outcome.grad_norm, self.settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.speed.step(time.perf_counter() - started)
         return outcome
 
-    def _agree(self, totals: Tensor, squares: Tensor) -> StepOutcome:
+    def _agree(self, step: int, totals: Tensor, squares: Tensor) -> StepOutcome:
         """The step's one all-reduce and the one wait for the device."""
-        wish = torch.tensor([float(self.stop.requested)], dtype=torch.float64)
+        wishes = [float(self.stop.requested), float(self.control.due(step + 1))]
+        wish = torch.tensor(wishes, dtype=torch.float64)
         # One rank's gradients are its share of the sum where weights are sharded, and all of it
         # where there is one process: in both cases the squares add up to the global norm.
         vector = torch.cat([squares.view(1), self._place(wish), totals.flatten()])
         values = self.ranks.sum_(vector).tolist()
-        sums = values[2:]
+        sums = values[3:]
         by_source = {
             name: sums[2 * i] / sums[2 * i + 1]
             for i, name in enumerate(self.data.sources)
@@ -186,6 +213,7 @@ class Trainer:
             loss_by_source=by_source,
             grad_norm=math.sqrt(values[0]) if values[0] >= 0 else math.nan,
             stop=values[1] > 0,
+            requests=values[2] > 0,
         )
 
     def _fail(
@@ -207,7 +235,7 @@ class Trainer:
         )
 
     def _report(self, step: int, outcome: StepOutcome) -> None:
-        rate = learning_rate(self.settings, step - 1, self.total_steps)
+        rate = learning_rate(self.settings, step - 1, self.control.horizon)
         samples = step * self.settings.global_batch
         metrics = {
             "train/loss": outcome.loss,
@@ -268,7 +296,7 @@ class Trainer:
             self.sink.flush()
         documents = {
             "data_state.json": self.data.state(step * self.settings.global_batch),
-            "trainer.json": json.dumps({"step": step, "total_steps": self.total_steps}),
+            "trainer.json": json.dumps({"step": step, "horizon": self.control.horizon.to_dict()}),
         }
         tensors = training_tensors(self.objective, self.optimizer)
         folder = self.checkpoints.save(step, tensors, documents)

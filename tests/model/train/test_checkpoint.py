@@ -81,13 +81,13 @@ def test_when_all_are_damaged_nothing_is_trained_anew_silently(make_run: MakeRun
 
 
 def test_what_an_interrupted_save_left_is_neither_read_nor_kept(make_run: MakeRun) -> None:
-    run = make_run(steps=2, checkpoint_every=1)
+    run = make_run(steps=2, checkpoint_every=1, schedule="constant")
     run.trainer.fit()
     folder = run.trainer.checkpoints.folder
     shutil.copytree(folder / "step-00000002", folder / "step-00000009.partial")
     shutil.copytree(folder / "step-00000002", folder / "step-00000008")
     (folder / "step-00000008" / "complete.json").unlink()
-    again = make_run(steps=3, checkpoint_every=1)
+    again = make_run(steps=3, checkpoint_every=1, schedule="constant")
     assert again.trainer.resume() == 2
     again.trainer.fit()
     assert not (folder / "step-00000009.partial").exists()

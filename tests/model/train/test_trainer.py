@@ -15,9 +15,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from model.data import PackedDataset, PackedManifest
 from model.errors import ConfigError
-from model.train.build import Run, sample_order
+from model.train.build import Run
+from model.train.changes import sample_order
 from model.train.checkpoint import complete_checkpoints
 from model.train.export import export
+from model.train.horizon import Horizon
 from model.train.measure import flops_per_token
 from model.train.metrics import last_value
 from model.train.objective import document_positions
@@ -59,7 +61,7 @@ def test_equals_a_plain_loop(make_run: MakeRun, packed: Path, model: dict[str, A
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.5)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(settings, step, 6)
+            group["lr"] = learning_rate(settings, step, Horizon(steps=6))
         optimizer.step()
         optimizer.zero_grad()
         assert run.trainer.sink is not None
