@@ -30,7 +30,6 @@ from transformers.utils.output_capturing import capture_outputs
 
 from model.config import SteelConfig
 from model.kernels import Kernels, choose, rope_angles
-from model.kernels.cross_entropy import DEFAULT_CHUNK_SIZE
 from model.soft_moe import Experts, SoftMoE, build_ffn, warn_if_leaking
 
 
@@ -312,7 +311,7 @@ class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         return_logits: bool = True,
-        loss_chunk_size: int = DEFAULT_CHUNK_SIZE,
+        loss_chunk_size: int | None = None,
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
@@ -321,7 +320,7 @@ class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
         labels [B, M]: as input_ids; shifted here (Transformers' convention).
         shift_labels [B, M]: the target of each position, shifted already (what the loader gives).
         return_logits=False with either: the loss is made by `kernels.cross_entropy`, in chunks of
-        `loss_chunk_size` tokens without all logits; `logits` is None.
+        `loss_chunk_size` tokens (None: by memory) without all logits; `logits` is None.
         num_items_in_batch: divide the summed loss by this instead of the number of targets here.
         """
         if use_cache is None and self.training:
@@ -369,7 +368,7 @@ class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
         self,
         hidden_states: Tensor,
         targets: Tensor,
-        chunk_size: int,
+        chunk_size: int | None,
         num_items: Tensor | int | None,
     ) -> Tensor:
         """Chunked cross entropy of hidden_states [B, M, d] against targets [B, M] -> scalar."""

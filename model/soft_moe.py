@@ -57,17 +57,17 @@ class Experts(nn.Module):
     def every_expert(self, x: Tensor, weights: Tensor) -> Tensor:
         """Weighted sum of all experts for each token.
 
-        x [T, d], weights [T, n] -> [T, d]. All experts' first layers are one matrix product. The
-        weight multiplies h before W4, where y is linear in it and h is narrower than y.
+        x [T, d], weights [T, n] -> [T, d]. All experts' first layers are one matrix product.
         """
         hidden = self.kernels.swiglu(
             functional.linear(x, self.gate_in), functional.linear(x, self.up_in)
         )
-        by_expert = hidden.view(len(x), self.num_experts, -1).transpose(0, 1)  # [n, T, h]
-        weighted = by_expert * weights.to(hidden.dtype).t().unsqueeze(-1)
-        gate = torch.bmm(by_expert, self._stacked(self.gate_out))  # [n, T, d]
-        up = torch.bmm(weighted, self._stacked(self.up_out))
-        return self.kernels.swiglu(gate, up).sum(dim=0)
+        return self.kernels.combine(
+            hidden.view(len(x), self.num_experts, -1),
+            self._stacked(self.gate_out),
+            self._stacked(self.up_out),
+            weights,
+        )
 
     def own_expert(self, slots: Tensor) -> Tensor:
         """Each expert on its own slots. slots [n, S, d] -> [n, S, d]"""
@@ -92,6 +92,7 @@ class SoftMoE(nn.Module):
         super().__init__()
         assert config.routing != "dense"
         self.routing = config.routing
+        self.kernels = kernels
         self.num_experts = config.num_experts
         self.slots_per_expert = config.slots_per_expert
         self.num_slots = config.num_experts * config.slots_per_expert
@@ -102,15 +103,19 @@ class SoftMoE(nn.Module):
         self.gain = nn.Parameter(torch.empty(1)) if config.learn_gain else None
         self.experts = Experts(config, kernels)
 
+    def keys(self) -> Tensor:
+        """What a token of unit length is compared with: s phi^, fp32 [n p, d]."""
+        phi = functional.normalize(self.phi.float(), dim=0)
+        scale = self.scale.float().clamp(-MAX_LOGIT_SCALE, MAX_LOGIT_SCALE)
+        return (phi * scale).t()
+
     def logits(self, x: Tensor) -> Tensor:
         """x [..., d] -> [..., n p] in fp32, each within +-MAX_LOGIT_SCALE."""
         with torch.autocast(device_type=x.device.type, enabled=False):
             x = x.float()
-            phi = functional.normalize(self.phi.float(), dim=0)
-            scale = self.scale.float().clamp(-MAX_LOGIT_SCALE, MAX_LOGIT_SCALE)
             # Dividing the products instead of x spares a unit-length copy of x.
             length = x.norm(dim=-1, keepdim=True).clamp_min(1e-12)
-            logits: Tensor = (x @ (phi * scale)) / length
+            logits: Tensor = (x @ self.keys().t()) / length
             return logits
 
     def forward(self, x: Tensor, token_mask: Tensor | None = None) -> Tensor:
@@ -120,7 +125,7 @@ class SoftMoE(nn.Module):
 
     def _token(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        combine = self.logits(flat).softmax(dim=-1)  # [T, n p]
+        combine = self.kernels.route(flat, self.keys())  # [T, n p]
         if self.slots_per_expert > 1:
             combine = combine.view(-1, self.num_experts, self.slots_per_expert).sum(dim=-1)
         return self.experts.every_expert(flat, combine).view_as(x)

@@ -1,29 +1,30 @@
 """The operations worth fusing, each with an eager reference, and the choice among implementations.
 
-    config.kernels ── "auto" | "eager" | {"rope": "eager", …} ──▶ choose() ──▶ Kernels(rms_norm, …)
+    config.kernels ── "auto" | "eager" | {"rope": "triton", …} ──▶ choose() ──▶ Kernels(rms_norm, …)
 
-One file per operation holds its formula and its implementations. To add one: write the function
-beside the reference, list it in IMPLEMENTATIONS, and let `auto` prefer it where it is known to win.
+One file per operation holds its formula, its eager reference and its Triton kernel; liger.py adapts
+Liger-Kernel's. To add one: write the function beside the reference, list it in IMPLEMENTATIONS, and
+name it in AUTO_ON_GPU once `python -m benchmarks.bench_kernels` says that it wins.
+
+Every implementation of an operation computes the same function, so that models trained with one run
+with another. Ours are registered as torch operators (`torch.ops.steel.*`): torch.compile takes them
+without a graph break, and a policy for activation checkpointing can name them.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cache
+from typing import Any
 
 from torch import Tensor
 
 from model.errors import ConfigError
+from model.kernels import liger, triton_support
 from model.kernels.cross_entropy import linear_cross_entropy, linear_cross_entropy_eager
-from model.kernels.rms_norm import rms_norm_eager
-from model.kernels.rope import rope_angles, rope_eager
+from model.kernels.rms_norm import add_rms_norm_eager, rms_norm_eager
+from model.kernels.rope import rope_angles, rope_eager, rope_pair_eager
+from model.kernels.soft_moe import combine_eager, route_eager
 from model.kernels.swiglu import swiglu_eager
-
-IMPLEMENTATIONS: dict[str, dict[str, Callable[..., Tensor]]] = {
-    "rms_norm": {"eager": rms_norm_eager},
-    "rope": {"eager": rope_eager},
-    "swiglu": {"eager": swiglu_eager},
-    "cross_entropy": {"eager": linear_cross_entropy_eager, "chunked": linear_cross_entropy},
-}
-"""Operation -> name -> function. The first is the reference, the last what `auto` takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,18 +34,63 @@ class Kernels:
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
     """(x [..., d], weight [d], eps) -> [..., d]"""
 
+    add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+    """(x [..., d], residual [..., d], weight [d], eps) -> (norm of the sum, the sum)"""
+
     rope: Callable[[Tensor, Tensor, Tensor], Tensor]
-    """(x [B, heads, M, d], cos, sin [B, 1, M, d/2]) -> like x"""
+    """(x [B, heads, M, d], cos, sin [B or 1, 1, M, d/2]) -> like x"""
+
+    rope_pair: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    """(query [B, heads, M, d], key [B, key heads, M, d], cos, sin) -> both turned"""
 
     swiglu: Callable[[Tensor, Tensor], Tensor]
     """(gate [...], up [...]) -> [...]"""
 
+    route: Callable[[Tensor, Tensor], Tensor]
+    """(x [T, d], keys fp32 [S, d]) -> softmax over slots of keys . x / |x|, fp32 [T, S]"""
+
+    combine: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    """(hidden [T, n, h], gate_out, up_out [n, h, d], weights [T, n]) -> [T, d], the weighted sum of
+    the experts' second layers"""
+
     cross_entropy: Callable[..., Tensor]
-    """(hidden [T, d], weight [V, d], targets [T], ignore_index, chunk_size, reduction) -> scalar"""
+    """(hidden [T, d], weight [V, d], targets [T], ignore_index, chunk_size, reduction,
+    token_losses) -> scalar"""
+
+
+OPERATIONS: dict[str, tuple[str, ...]] = {
+    "rms_norm": ("rms_norm", "add_rms_norm"),
+    "rope": ("rope", "rope_pair"),
+    "swiglu": ("swiglu",),
+    "soft_moe": ("route", "combine"),
+    "cross_entropy": ("cross_entropy",),
+}
+"""What a config can choose for -> the fields of Kernels that it governs."""
+
+IMPLEMENTATIONS: dict[str, dict[str, tuple[Callable[..., Any], ...]]] = {
+    "rms_norm": {"eager": (rms_norm_eager, add_rms_norm_eager)},
+    "rope": {"eager": (rope_eager, rope_pair_eager)},
+    "swiglu": {"eager": (swiglu_eager,)},
+    "soft_moe": {"eager": (route_eager, combine_eager)},
+    "cross_entropy": {"eager": (linear_cross_entropy_eager,), "chunked": (linear_cross_entropy,)},
+}
+"""Operation -> name -> its functions, in the order of OPERATIONS. `eager` is the reference."""
+
+AUTO_ON_GPU = dict.fromkeys(IMPLEMENTATIONS, "eager") | {"cross_entropy": "chunked"}
+"""What `auto` takes for tensors on a GPU, where Triton is installed."""
+
+AUTO_ELSEWHERE = dict.fromkeys(IMPLEMENTATIONS, "eager") | {"cross_entropy": "chunked"}
+"""What `auto` takes for all other tensors."""
+
+LIBRARIES = ("torch", "liger")
+"""Implementations that exist for some operations only. As the choice for all operations they mean:
+this library's where it has one, the eager reference elsewhere."""
 
 
 def check_choice(choice: str | dict[str, str]) -> None:
-    """Raise ConfigError unless `choice` names implementations that exist."""
+    """Raise ConfigError unless `choice` names implementations that exist (perhaps not here)."""
+    if isinstance(choice, str) and choice in LIBRARIES:
+        return
     by_operation = choice if isinstance(choice, dict) else dict.fromkeys(IMPLEMENTATIONS, choice)
     for operation, name in by_operation.items():
         if operation not in IMPLEMENTATIONS:
@@ -62,18 +108,63 @@ def check_choice(choice: str | dict[str, str]) -> None:
 def choose(choice: str | dict[str, str]) -> Kernels:
     """The functions that a config's `kernels` names; operations left out of a dict are `auto`.
 
-    Raises ConfigError for an unknown operation or implementation.
+    `auto` decides at each call by the tensor's device, so a model may be built on one device and
+    run on another. Raises ConfigError for an unknown operation or implementation, and for one that
+    this machine cannot run.
     """
     check_choice(choice)
-    chosen = {}
+    chosen: dict[str, Callable[..., Any]] = {}
     for operation, implementations in IMPLEMENTATIONS.items():
         name = choice.get(operation, "auto") if isinstance(choice, dict) else choice
-        chosen[operation] = implementations[list(implementations)[-1] if name == "auto" else name]
+        if name in LIBRARIES and name not in implementations:
+            name = "eager"
+        if name == "auto":
+            functions = _by_device(operation)
+        else:
+            _check_available(operation, name)
+            functions = implementations[name]
+        chosen.update(zip(OPERATIONS[operation], functions, strict=True))
     return Kernels(**chosen)
 
 
+def _check_available(operation: str, name: str) -> None:
+    reason = {"triton": triton_support.why_not, "liger": liger.why_not}.get(name, lambda: None)()
+    if reason is not None:
+        raise ConfigError(
+            f"kernels asks for {name!r} for {operation}, but {reason}; "
+            "kernels: auto takes what a machine has"
+        )
+
+
+@cache
+def _by_device(operation: str) -> tuple[Callable[..., Any], ...]:
+    """The functions of `auto`: equal objects for equal choices."""
+    implementations = IMPLEMENTATIONS[operation]
+    on_gpu = implementations[AUTO_ON_GPU[operation]]
+    elsewhere = implementations[AUTO_ELSEWHERE[operation]]
+    return tuple(_Auto(*pair) for pair in zip(on_gpu, elsewhere, strict=True))
+
+
+@dataclass(frozen=True)
+class _Auto:
+    on_gpu: Callable[..., Any]
+    elsewhere: Callable[..., Any]
+
+    def __call__(self, first: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Go by the first tensor's device; fake tensors of torch.compile have one too."""
+        fast = first.is_cuda and triton_support.INSTALLED
+        return (self.on_gpu if fast else self.elsewhere)(first, *args, **kwargs)
+
+
+assert [field.name for field in fields(Kernels)] == [
+    name for names in OPERATIONS.values() for name in names
+]
+
 __all__ = [
+    "AUTO_ELSEWHERE",
+    "AUTO_ON_GPU",
     "IMPLEMENTATIONS",
+    "OPERATIONS",
     "Kernels",
     "check_choice",
     "choose",

@@ -1,14 +1,22 @@
 """Cross entropy of a projection, without ever holding all logits.
 
     logits = H W^T          H [T, d] hidden states, W [V, d], targets [T]
-    loss   = sum over kept t of (logsumexp_v logits_tv - logits_t,target) / N
+    loss   = sum over kept t of (logsumexp_v logits_tv - logits_t,target)      (/ number kept)
 
-At T = 16,384 and V = 151,936 the logits alone are 10 GB in fp32. `linear_cross_entropy` makes them
-for `chunk_size` tokens at a time, and the gradients in the same pass, as Liger-Kernel does: with
-p = softmax(logits), dlogits = (p - onehot) / N, dH = dlogits W, dW = dlogits^T H.
+At T = 16,384 and V = 151,936 the logits alone are 10 GB in fp32. Here they are made for a chunk of
+tokens at a time, and the gradients in the same pass, as Liger-Kernel does: with p = softmax of the
+logits, dlogits = p - onehot, dH = dlogits W, dW = dlogits^T H. They are the sum's gradients;
+backward multiplies by what comes from above.
 
-Products accumulate in fp32 and logits stay fp32, also for bf16 inputs. (torch 2.13's own
-F.linear_cross_entropy is wrong there: see docs/FOOTGUNS.md.)
+    for each chunk   logits = H_c W^T ──▶ losses, dlogits in place ──▶ dH_c, dW += dlogits^T H_c
+
+- `linear_cross_entropy` ("chunked"): logits and dW in fp32 also for bf16 inputs.
+- `linear_cross_entropy_triton`: logits in the inputs' type, as the projection of any bf16 model has
+  them; the kernel reads a chunk twice (the second time from the L2 cache if it fits) and writes it
+  once, where torch takes seven passes. dW is summed in fp32 within a chunk and rounded to W's type
+  after each: chunks are as large as memory allows, hence few (docs/adr/0015).
+
+(torch 2.13's own F.linear_cross_entropy is wrong in bf16: see docs/FOOTGUNS.md.)
 """
 
 from typing import Any, Literal
@@ -17,8 +25,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-DEFAULT_CHUNK_SIZE = 1024
-"""Tokens whose logits exist at once: 0.6 GB in fp32 at V = 151,936."""
+from model.kernels.triton_support import jit, on_device, power_of_2, tl
+
+LOGITS_BUDGET = 5 * 2**28
+"""Bytes that a chunk's logits may take: 1.25 GiB, 4,352 tokens of 151,936 bf16 logits."""
 
 Reduction = Literal["mean", "sum"]
 
@@ -28,7 +38,7 @@ def linear_cross_entropy_eager(
     weight: Tensor,
     targets: Tensor,
     ignore_index: int = -100,
-    chunk_size: int = DEFAULT_CHUNK_SIZE,
+    chunk_size: int | None = None,
     reduction: Reduction = "mean",
     token_losses: Tensor | None = None,
 ) -> Tensor:
@@ -46,7 +56,7 @@ def linear_cross_entropy(
     weight: Tensor,
     targets: Tensor,
     ignore_index: int = -100,
-    chunk_size: int = DEFAULT_CHUNK_SIZE,
+    chunk_size: int | None = None,
     reduction: Reduction = "mean",
     token_losses: Tensor | None = None,
 ) -> Tensor:
@@ -54,10 +64,58 @@ def linear_cross_entropy(
 
     hidden [T, d], weight [V, d], targets int64 [T] -> fp32 scalar. Targets equal to ignore_index do
     not count; where none is left the mean is 0, not NaN. Differentiable once in hidden and weight.
+    chunk_size: tokens whose logits exist at once; None: as many as LOGITS_BUDGET holds.
     token_losses: fp32 [T] that receives each token's loss (0 where it does not count), for
     statistics by source; no gradient flows through it.
     Raises ValueError for shapes that do not fit.
     """
+    return _in_chunks(
+        hidden, weight, targets, ignore_index, chunk_size, reduction, token_losses, fused=False
+    )
+
+
+def linear_cross_entropy_triton(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    ignore_index: int = -100,
+    chunk_size: int | None = None,
+    reduction: Reduction = "mean",
+    token_losses: Tensor | None = None,
+) -> Tensor:
+    """As linear_cross_entropy, with one Triton kernel from logits to losses and gradients.
+
+    A target outside of [0, V) that is not ignore_index gives a loss of NaN.
+    """
+    return _in_chunks(
+        hidden, weight, targets, ignore_index, chunk_size, reduction, token_losses, fused=True
+    )
+
+
+def chunk_rows(num_tokens: int, row_bytes: int, budget: int = LOGITS_BUDGET) -> int:
+    """Tokens of a chunk: the fewest chunks whose logits fit into the budget, of equal size.
+
+    Multiples of 256, where a chunk has that many, fill the tiles of a matrix product.
+    """
+    most = max(1, budget // row_bytes)
+    if most >= 256:
+        most -= most % 256
+    num_chunks = max(1, -(-num_tokens // most))
+    rows = max(1, -(-num_tokens // num_chunks))
+    return min(most, -(-rows // 256) * 256)
+
+
+def _in_chunks(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    ignore_index: int,
+    chunk_size: int | None,
+    reduction: Reduction,
+    token_losses: Tensor | None,
+    *,
+    fused: bool,
+) -> Tensor:
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
             f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} "
@@ -65,16 +123,27 @@ def linear_cross_entropy(
         )
     if targets.shape != hidden.shape[:1]:
         raise ValueError(f"targets {tuple(targets.shape)} must be [T] with T = {hidden.shape[0]}")
-    if chunk_size < 1:
+    if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size {chunk_size} must be at least 1")
     device_type = hidden.device.type
     if torch.is_autocast_enabled(device_type):
         dtype = torch.get_autocast_dtype(device_type)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
-    loss: Tensor = _ChunkedLinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, targets, ignore_index, chunk_size, reduction == "mean", token_losses
+    learns = torch.is_grad_enabled()
+    loss, losses, _, _ = _linear_cross_entropy(
+        hidden,
+        weight,
+        targets,
+        ignore_index,
+        chunk_size or 0,
+        fused,
+        learns and hidden.requires_grad,
+        learns and weight.requires_grad,
     )
-    return loss
+    if token_losses is not None:
+        token_losses.copy_(losses.detach())
+    mean: Tensor = loss / _num_kept(targets, ignore_index) if reduction == "mean" else loss
+    return mean
 
 
 def _num_kept(targets: Tensor, ignore_index: int) -> Tensor:
@@ -82,82 +151,210 @@ def _num_kept(targets: Tensor, ignore_index: int) -> Tensor:
     return (targets != ignore_index).sum().clamp_min(1)
 
 
-class _ChunkedLinearCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        targets: Tensor,
-        ignore_index: int,
-        chunk_size: int,
-        mean: bool,
-        token_losses: Tensor | None,
-    ) -> Tensor:
-        with torch.autocast(device_type=hidden.device.type, enabled=False):
-            need_hidden, need_weight = ctx.needs_input_grad[:2]
-            weigh = _WideMatmul(weight)
-            factor = 1.0 / _num_kept(targets, ignore_index) if mean else hidden.new_ones(())
-            factor = factor.float()
-            loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
-            grad_hidden = torch.empty_like(hidden) if need_hidden else None
-            grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
-            for start in range(0, hidden.shape[0], chunk_size):
-                part = hidden[start : start + chunk_size]
-                goal = targets[start : start + chunk_size]
-                kept = (goal != ignore_index).unsqueeze(-1)
-                goal = goal.unsqueeze(-1).where(kept, 0)
-                logits = weigh.logits(part)
-                log_sum = logits.logsumexp(dim=-1, keepdim=True)
-                losses = (log_sum - logits.gather(-1, goal)) * kept
-                loss += losses.sum()
-                if token_losses is not None:
-                    token_losses[start : start + chunk_size] = losses.squeeze(-1)
-                if not (need_hidden or need_weight):
-                    continue
-                # In place from here: this is the memory that chunking is for.
-                slope = logits.sub_(log_sum).exp_()
-                slope.scatter_add_(-1, goal, torch.full_like(goal, -1, dtype=slope.dtype))
-                slope *= kept * factor
-                slope = slope.to(hidden.dtype)
-                if grad_hidden is not None:
-                    grad_hidden[start : start + chunk_size] = slope @ weight
-                if grad_weight is not None:
-                    weigh.accumulate(grad_weight, slope, part)
-            ctx.save_for_backward(grad_hidden, grad_weight)
-            ctx.weight_dtype = weight.dtype
-            return loss * factor
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        (grad,) = grad_outputs
-        grad_hidden, grad_weight = ctx.saved_tensors
-        if grad_hidden is not None:
-            grad_hidden = (grad_hidden * grad).to(grad_hidden.dtype)
-        if grad_weight is not None:
-            grad_weight = (grad_weight * grad).to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, None, None, None, None, None
+@torch.library.custom_op("steel::linear_cross_entropy", mutates_args=())
+def _linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    ignore_index: int,
+    chunk_size: int,
+    fused: bool,
+    need_hidden: bool,
+    need_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sum of losses, losses [T], and the sum's gradients dH, dW (empty where not needed)."""
+    with torch.autocast(device_type=hidden.device.type, enabled=False):
+        return _run(
+            hidden, weight, targets, ignore_index, chunk_size, fused, need_hidden, need_weight
+        )
 
 
-class _WideMatmul:
-    """Products of low-precision matrices with fp32 results.
+@_linear_cross_entropy.register_fake
+def _(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    ignore_index: int,
+    chunk_size: int,
+    fused: bool,
+    need_hidden: bool,
+    need_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _outputs(hidden, weight, need_hidden, need_weight)
 
-    CUDA does that in the product itself; elsewhere the operands are widened first.
+
+def _outputs(
+    hidden: Tensor, weight: Tensor, need_hidden: bool, need_weight: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Loss, losses, dH, dW, yet to be filled."""
+    return (
+        hidden.new_zeros((), dtype=torch.float32),
+        hidden.new_empty(hidden.shape[:1], dtype=torch.float32),
+        hidden.new_empty(hidden.shape if need_hidden else (0,)),
+        weight.new_empty(weight.shape if need_weight else (0,)),
+    )
+
+
+def _run(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    ignore_index: int,
+    chunk_size: int,
+    fused: bool,
+    need_hidden: bool,
+    need_weight: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    num_tokens, vocabulary = hidden.shape[0], weight.shape[0]
+    _, losses, grad_hidden, grad_weight = _outputs(hidden, weight, need_hidden, need_weight)
+    products = _Products(weight, wide=not fused)
+    row_bytes = vocabulary * products.dtype.itemsize
+    if products.dtype != hidden.dtype:
+        row_bytes += vocabulary * hidden.itemsize  # the gradient, rounded
+    rows = min(chunk_size or chunk_rows(num_tokens, row_bytes), max(num_tokens, 1))
+    buffer = hidden.new_empty((rows, vocabulary), dtype=products.dtype)
+    total = grad_weight
+    if need_weight and products.dtype != weight.dtype:
+        total = torch.empty_like(weight, dtype=products.dtype)
+    for start in range(0, num_tokens, rows):
+        chunk = slice(start, min(start + rows, num_tokens))
+        logits = buffer[: chunk.stop - start]
+        products.logits(hidden[chunk], logits)
+        with_gradient = need_hidden or need_weight
+        rows_to_losses = _losses_triton if fused else _losses_torch
+        rows_to_losses(logits, targets[chunk], losses[chunk], ignore_index, with_gradient)
+        if not with_gradient:
+            continue
+        slope = logits.to(hidden.dtype)
+        if need_hidden:
+            torch.mm(slope, weight, out=grad_hidden[chunk])
+        if need_weight:
+            products.accumulate(total, slope, hidden[chunk], first=start == 0)
+    if num_tokens == 0:
+        total.zero_()
+    if total is not grad_weight:
+        grad_weight.copy_(total)
+    return losses.sum(), losses, grad_hidden, grad_weight
+
+
+class _Products:
+    """Matrix products whose results are fp32 (wide) or of the inputs' type.
+
+    CUDA widens in the product itself; elsewhere the operands are widened first.
     """
 
-    def __init__(self, weight: Tensor) -> None:
-        self.narrow = weight.is_cuda and weight.dtype != torch.float32
-        self.weight = (weight if self.narrow else weight.float()).t()
+    def __init__(self, weight: Tensor, *, wide: bool) -> None:
+        self.dtype = torch.float32 if wide else weight.dtype
+        self.widen_result = weight.is_cuda and self.dtype != weight.dtype
+        self.weight = (weight if self.widen_result else weight.to(self.dtype)).t()
 
-    def logits(self, part: Tensor) -> Tensor:
-        """part [c, d] -> fp32 [c, V]"""
-        if self.narrow:
-            return torch.mm(part, self.weight, out_dtype=torch.float32)
-        return torch.mm(part.float(), self.weight)
-
-    def accumulate(self, total: Tensor, slope: Tensor, part: Tensor) -> None:
-        """total fp32 [V, d] += slope^T [V, c] part [c, d]"""
-        if self.narrow:
-            total += torch.mm(slope.t(), part, out_dtype=torch.float32)
+    def logits(self, part: Tensor, out: Tensor) -> None:
+        """out [c, V] = part [c, d] W^T"""
+        if self.widen_result:
+            torch.mm(part, self.weight, out_dtype=self.dtype, out=out)
         else:
-            total.addmm_(slope.float().t(), part.float())
+            torch.mm(part.to(self.dtype), self.weight, out=out)
+
+    def accumulate(self, total: Tensor, slope: Tensor, part: Tensor, *, first: bool) -> None:
+        """total [V, d] += slope^T [V, c] part [c, d]; total is empty memory the first time."""
+        if self.widen_result:
+            product = torch.mm(slope.t(), part, out_dtype=self.dtype)
+            _ = total.copy_(product) if first else total.add_(product)
+        elif first:
+            torch.mm(slope.t().to(self.dtype), part.to(self.dtype), out=total)
+        else:
+            total.addmm_(slope.t().to(self.dtype), part.to(self.dtype))
+
+
+def _losses_torch(
+    logits: Tensor, targets: Tensor, losses: Tensor, ignore_index: int, with_gradient: bool
+) -> None:
+    """losses [c] from logits [c, V], which become the gradient in place."""
+    kept = (targets != ignore_index).unsqueeze(-1)
+    goal = targets.unsqueeze(-1).where(kept, 0)
+    log_sum = logits.logsumexp(dim=-1, keepdim=True)
+    losses.copy_(((log_sum - logits.gather(-1, goal)) * kept).squeeze(-1))
+    if with_gradient:
+        logits.sub_(log_sum).exp_()
+        logits.scatter_add_(-1, goal, torch.full_like(goal, -1, dtype=logits.dtype))
+        logits.mul_(kept)
+
+
+def _losses_triton(
+    logits: Tensor, targets: Tensor, losses: Tensor, ignore_index: int, with_gradient: bool
+) -> None:
+    """The same in one kernel."""
+    block = min(power_of_2(logits.shape[1]), 16_384)
+    with on_device(logits):
+        _losses_kernel[(logits.shape[0],)](
+            logits,
+            targets,
+            losses,
+            logits.stride(0),
+            logits.shape[1],
+            ignore_index,
+            WITH_GRADIENT=with_gradient,
+            BLOCK=block,
+            # One row at a time on each multiprocessor: then the rows in flight, 132 of 304 KB on an
+            # H200, fit into its L2 cache, and the second reading is from there.
+            num_warps=32 if block >= 8192 else 8,
+        )
+
+
+@jit
+def _losses_kernel(  # type: ignore[no-untyped-def]
+    logits,
+    targets,
+    losses,
+    row_stride,
+    num_columns,
+    ignore_index,
+    WITH_GRADIENT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0)
+    logits += row.to(tl.int64) * row_stride
+    target = tl.load(targets + row)
+    kept = target != ignore_index
+    columns = tl.arange(0, BLOCK)
+    # Before anything is overwritten; the reductions below are barriers.
+    inside = (target >= 0) & (target < num_columns)
+    goal = tl.load(logits + target, mask=kept & inside, other=float("nan")).to(tl.float32)
+    highest = float("-inf")
+    total = 0.0
+    for start in range(0, num_columns, BLOCK):
+        mask = start + columns < num_columns
+        x = tl.load(logits + start + columns, mask=mask, other=float("-inf")).to(tl.float32)
+        new_highest = tl.maximum(highest, tl.max(x, axis=0))
+        total = total * tl.exp(highest - new_highest) + tl.sum(tl.exp(x - new_highest), axis=0)
+        highest = new_highest
+    log_sum = highest + tl.log(total)
+    tl.store(losses + row, tl.where(kept, log_sum - goal, 0.0))
+    if WITH_GRADIENT:
+        for start in range(0, num_columns, BLOCK):
+            mask = start + columns < num_columns
+            x = tl.load(logits + start + columns, mask=mask, other=float("-inf")).to(tl.float32)
+            slope = tl.exp(x - log_sum) - tl.where(start + columns == target, 1.0, 0.0)
+            slope = tl.where(kept, slope, 0.0)
+            tl.store(logits + start + columns, slope.to(logits.dtype.element_ty), mask=mask)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, losses, grad_hidden, grad_weight = output
+    ctx.mark_non_differentiable(losses, grad_hidden, grad_weight)
+    ctx.save_for_backward(grad_hidden, grad_weight)
+    ctx.needed = inputs[6:8]
+
+
+def _backward(ctx: Any, grad: Tensor, *_unused: Any) -> tuple[Any, ...]:
+    grad_hidden, grad_weight = ctx.saved_tensors
+    need_hidden, need_weight = ctx.needed
+    # A 0-dimensional fp32 factor: the products are made in fp32 and rounded once.
+    return (
+        grad_hidden * grad if need_hidden else None,
+        grad_weight * grad if need_weight else None,
+        *[None] * 6,
+    )
+
+
+_linear_cross_entropy.register_autograd(_backward, setup_context=_setup)

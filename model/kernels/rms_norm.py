@@ -12,3 +12,11 @@ def rms_norm_eager(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     wide = x.float()
     normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
     return weight.to(x.dtype) * normed.to(x.dtype)
+
+
+def add_rms_norm_eager(
+    x: Tensor, residual: Tensor, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """x, residual [..., d], weight [d] -> (rms_norm(x + residual), x + residual)."""
+    total = x + residual
+    return rms_norm_eager(total, weight, eps), total

@@ -28,3 +28,8 @@ def rope_eager(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
     turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return turned.to(x.dtype)
+
+
+def rope_pair_eager(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """rope of query [B, heads, M, d] and key [B, key heads, M, d] with the same angles."""
+    return rope_eager(query, cos, sin), rope_eager(key, cos, sin)
