@@ -68,6 +68,6 @@ def table2_variants(experiments: Sequence[int] | None) -> dict[str, dict[str, An
                 "rms_norm": KERNELS[row["rms_norm"]],
                 "cross_entropy": KERNELS[row["loss"]],
             },
-            "pretrain.settings.reshard_after_forward": row["shard_parameters"],
+            "pretrain.settings.parallel.reshard_after_forward": row["shard_parameters"],
         }
     return {**variants, "ours": {"pretrain.settings.model.kernels": "auto"}}

@@ -26,11 +26,13 @@ from model.train.changes import Changes
 from model.train.checkpoint import Checkpoints
 from model.train.config import PretrainJob, PretrainSettings
 from model.train.control import Control
+from model.train.initialise import FolderWeights, RandomWeights
 from model.train.measure import Speedometer, flops_per_token
 from model.train.metrics import JsonlSink
 from model.train.objective import Objective
 from model.train.optimizer import build_optimizer
 from model.train.parallel import Parallel, distribute
+from model.train.recompute import recompute_activations
 from model.train.signals import StopFlag
 from model.train.trainer import Trainer, TrainingData
 
@@ -57,7 +59,7 @@ def build(job: PretrainJob, ranks: Parallel, stop: StopFlag) -> Run:
     tokenizer = AutoTokenizer.from_pretrained(packed / "tokenizer", trust_remote_code=False)
     manifest = PackedManifest.read(packed / "shards")
     control = Control(output, ranks, settings, manifest)
-    language_model = build_model(settings, tokenizer)
+    language_model, weights = build_model(settings, tokenizer)
     flops = flops_per_token(language_model, settings.sequence_length)
     num_parameters = language_model.num_parameters()
     objective = Objective(
@@ -65,7 +67,12 @@ def build(job: PretrainJob, ranks: Parallel, stop: StopFlag) -> Run:
         end_of_document=manifest.end_of_document if settings.separate_documents else None,
     )
     objective.train()
-    distribute(objective, decoder_layers(language_model), settings, ranks)
+    layers = decoder_layers(language_model)
+    recompute_activations(layers, settings.activation_checkpointing)
+    if settings.compile:
+        for layer in layers:
+            layer.compile()
+    distribute(objective, language_model, layers, weights, settings, ranks)
     trainer = Trainer(
         objective=objective,
         optimizer=build_optimizer(objective, settings),
@@ -125,16 +132,20 @@ def open_data(changes: Changes, ranks: Parallel) -> TrainingData:
     )
 
 
-def build_model(settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """fp32 weights on the CPU, equal on every rank: random from the seed, or a folder's.
+def build_model(
+    settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase
+) -> tuple[PreTrainedModel, RandomWeights]:
+    """The model on the meta device, and where its fp32 weights come from: the seed, or a folder.
 
     Raises ConfigError for an unknown key or architecture, DataError for an unreadable folder.
     """
-    if isinstance(settings.model, str):
-        language_model = _load(Path(settings.model))
-    else:
+    folder = Path(settings.model) if isinstance(settings.model, str) else None
+    if folder is None:
         config = model_config(settings, tokenizer_values(settings, tokenizer))
-        torch.manual_seed(settings.seed)
+    else:
+        _check_folder(folder)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
         language_model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     rows = language_model.get_input_embeddings().weight.shape[0]
     if rows < len(tokenizer):
@@ -142,12 +153,18 @@ def build_model(settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase) 
             f"pretrain: the model has {rows} embeddings, but the packed data's tokenizer has "
             f"{len(tokenizer)} tokens; raise model.vocab_size or leave it out"
         )
-    if settings.activation_checkpointing:
-        language_model.gradient_checkpointing_enable({"use_reentrant": False})
-    if settings.compile:
-        for layer in decoder_layers(language_model):
-            layer.compile()
-    return language_model
+    if folder is None:
+        return language_model, RandomWeights(language_model, settings.seed)
+    weights = FolderWeights(language_model, folder)
+    if not weights.missing:
+        return language_model, weights
+    # Names of an older version of Transformers: only it knows how to turn them into today's.
+    log.info("%s: weights have other names (%s), loaded as a whole", folder, weights.missing[0])
+    loaded = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+    )
+    assert isinstance(loaded, PreTrainedModel)
+    return loaded, RandomWeights(loaded, settings.seed)
 
 
 def check_model(settings: PretrainSettings) -> None:
@@ -204,15 +221,6 @@ def decoder_layers(language_model: PreTrainedModel) -> list[nn.Module]:
             f"{type(language_model).__name__} does not name its decoder layers (_no_split_modules)"
         )
     return layers
-
-
-def _load(folder: Path) -> PreTrainedModel:
-    _check_folder(folder)
-    loaded = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
-    )
-    assert isinstance(loaded, PreTrainedModel)
-    return loaded
 
 
 def _check_folder(folder: Path) -> None:

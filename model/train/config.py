@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from model.errors import ConfigError
+from model.train.parallel_config import ParallelSettings
+
+NOT_IN_KEY = {"in_key": False}
+"""Metadata of a field that changes speed, memory or what is recorded, not what is learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +74,15 @@ class PretrainSettings:
     """Newest complete checkpoints that are kept."""
     separate_documents: bool = True
     """Attention and positions start anew at each document within a sample."""
-    activation_checkpointing: bool = False
-    """Recompute each layer's activations in the backward pass to save memory."""
-    compile: bool = False
+    activation_checkpointing: Literal["none", "selective", "full"] = field(
+        default="none", metadata=NOT_IN_KEY
+    )
+    """What the backward pass computes again, to save memory: nothing; all but matrix products and
+    attention (selective); or every layer whole (full)."""
+    compile: bool = field(default=False, metadata=NOT_IN_KEY)
     """torch.compile each layer."""
-    reshard_after_forward: bool = True
-    """FSDP frees gathered weights between forward and backward (Table 2: "shard"), or keeps them
-    (Table 2: "no param sharding")."""
+    parallel: ParallelSettings = field(default_factory=ParallelSettings, metadata=NOT_IN_KEY)
+    """How ranks share the model."""
     seed: int = 0
     """Seed of the initial weights, of the data order and of dropout."""
     log_every: int = 1

@@ -50,10 +50,12 @@ def local_gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
 def sum_of_squares(gradients: list[Tensor]) -> Tensor:
     """Sum of the squared elements, float64 scalar on the gradients' device.
 
-    Summed over ranks it is the squared global norm: FSDP2 shards have no element twice.
+    Summed over the ranks of one copy of the weights it is the squared global norm: FSDP2 shards
+    have no element twice. A rank may have none at all (more ranks than rows).
     """
     filled = [g for g in gradients if g.numel()]
-    assert filled, "no gradient on this rank"
+    if not filled:
+        return torch.zeros((), dtype=torch.float64, device=gradients[0].device)
     norms = torch.stack(torch._foreach_norm(filled)).to(torch.float64)
     return norms.square().sum()
 

@@ -36,7 +36,7 @@ from model.train.optimizer import (
     set_learning_rate,
     sum_of_squares,
 )
-from model.train.parallel import Parallel, synchronise_gradients
+from model.train.parallel import Parallel, num_copies, synchronise_gradients
 from model.train.schedule import check_saved_horizon, learning_rate
 from model.train.signals import StopFlag, Stopped
 
@@ -173,7 +173,7 @@ class Trainer:
             synchronise_gradients(
                 self.objective,
                 last=number == len(micro_batches) - 1,
-                free_weights=self.settings.reshard_after_forward,
+                free_weights=self.settings.parallel.reshard_after_forward,
             )
             self._seed(step, number)
             loss, per_sample = self.objective(
@@ -183,7 +183,8 @@ class Trainer:
             _add_by_source(totals, self._place(batch["source"]), per_sample)
             losses.append(per_sample)
         gradients = local_gradients(self.objective.parameters())
-        outcome = self._agree(step, totals, sum_of_squares(gradients))
+        squares = sum_of_squares(gradients) / num_copies(self.objective)
+        outcome = self._agree(step, totals, squares)
         if not outcome.finite:
             self.optimizer.zero_grad(set_to_none=True)
             self._fail(step, losses, [batch["samples"] for batch in micro_batches], outcome)
@@ -199,7 +200,8 @@ class Trainer:
         wishes = [float(self.stop.requested), float(self.control.due(step + 1))]
         wish = torch.tensor(wishes, dtype=torch.float64)
         # One rank's gradients are its share of the sum where weights are sharded, and all of it
-        # where there is one process: in both cases the squares add up to the global norm.
+        # where there is one process: in both cases the squares add up to the global norm. Where
+        # several copies are held, each adds its part of it.
         vector = torch.cat([squares.view(1), self._place(wish), totals.flatten()])
         values = self.ranks.sum_(vector).tolist()
         sums = values[3:]

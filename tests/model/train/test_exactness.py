@@ -101,7 +101,7 @@ def test_stop_and_change_of_world_size(packed: Path, uninterrupted: Path, tmp_pa
 def test_sharding_layer_by_layer_changes_nothing(
     packed: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
-    job = ranks.write_job(packed, tmp_path, ranks.settings(activation_checkpointing=True))
+    job = ranks.write_job(packed, tmp_path, ranks.settings(activation_checkpointing="full"))
     assert ranks.run_ranks(job, 2, SMALL_MODEL_PARAMETERS=0) == [0, 0]
     expected, found = ranks.read_run(uninterrupted), ranks.read_run(tmp_path)
     for step, metrics in expected.items():
