@@ -83,6 +83,11 @@ class SteelConfig(PreTrainedConfig):
     attention_dropout: float = 0.0
     """Dropout on attention weights while training, [0, 1)."""
 
+    pad_head_dim: int | Literal["auto", "off"] = "auto"
+    """Fill heads up with zeros to this width before attention (results stay the same): `off`, a
+    multiple of 8 of at least head_dim (64 for Table 1's 56), or `auto`: what flash kernels demand,
+    the next multiple of 8. Whether 64 is faster depends on kernel and GPU (docs/LOG.md)."""
+
     initializer_range: float = 0.02
     """Standard deviation of the normal distribution that weights start from, > 0."""
 
@@ -119,6 +124,15 @@ class SteelConfig(PreTrainedConfig):
         if self.head_dim < 2 or self.head_dim % 2:
             raise ConfigError(
                 f"head_dim {self.head_dim} must be even and positive: rotary positions turn pairs"
+            )
+        if self.pad_head_dim not in ("auto", "off") and (
+            not isinstance(self.pad_head_dim, int)
+            or self.pad_head_dim < self.head_dim
+            or self.pad_head_dim % 8
+        ):
+            raise ConfigError(
+                f"pad_head_dim is {self.pad_head_dim!r}: give auto, off, or a multiple of 8 that "
+                f"is at least head_dim = {self.head_dim}"
             )
         super().__post_init__(**kwargs)
 

@@ -4,7 +4,9 @@
                             RoPE in fp32           model/soft_moe.py          or chunked loss
 
 Qwen1.5's attention (bias on Q, K, V only) and norms, with the paper's Soft MoE as FFN. Attention
-runs through Transformers' interface, so `attn_implementation` may be sdpa, eager, flash or flex.
+runs through Transformers' interface, so `attn_implementation` may be sdpa, eager, flash, flex or
+varlen (model/attention.py). Packed documents are kept apart in attention and routing
+(model/documents.py).
 
 Shapes: B = rows, M = tokens of a row, d = hidden size, V = vocabulary, T = B M.
 """
@@ -28,7 +30,20 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from model.attention import (
+    boundary_arguments,
+    mask_config,
+    padded_head_size,
+    takes_boundaries,
+)
 from model.config import SteelConfig
+from model.documents import (
+    Documents,
+    Tiles,
+    documents_from_bounds,
+    documents_from_positions,
+    tiles_of,
+)
 from model.kernels import Kernels, choose, rope_angles
 from model.soft_moe import Experts, SoftMoE, build_ffn, warn_if_leaking
 
@@ -88,9 +103,16 @@ class SteelAttention(nn.Module):
         value = heads(self.v_proj(hidden_states))
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
+        implementation = self.config._attn_implementation
         attend: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
+            implementation, eager_attention_forward
         )
+        width = padded_head_size(self.head_dim, self.config.pad_head_dim, implementation)
+        if width > self.head_dim:
+            # Zeros add nothing to scores, whose scale stays that of the true size.
+            query, key, value = (
+                nn.functional.pad(x, (0, width - self.head_dim)) for x in (query, key, value)
+            )
         output, weights = attend(
             self,
             query,
@@ -101,7 +123,7 @@ class SteelAttention(nn.Module):
             scaling=self.scaling,
             **kwargs,
         )
-        return self.o_proj(output.reshape(*leading, -1)), weights
+        return self.o_proj(output[..., : self.head_dim].reshape(*leading, -1)), weights
 
 
 class SteelDecoderLayer(GradientCheckpointingLayer):
@@ -120,12 +142,13 @@ class SteelDecoderLayer(GradientCheckpointingLayer):
         self,
         hidden_states: Tensor,
         token_mask: Tensor | None = None,
+        tiles: Tiles | None = None,
         **kwargs: Any,
     ) -> Tensor:
         """hidden_states [B, M, d] -> [B, M, d]; kwargs go to the attention."""
         attended, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
         hidden_states = hidden_states + attended
-        routed: Tensor = self.mlp(self.post_attention_layernorm(hidden_states), token_mask)
+        routed: Tensor = self.mlp(self.post_attention_layernorm(hidden_states), token_mask, tiles)
         return hidden_states + routed
 
 
@@ -171,7 +194,8 @@ class SteelPreTrainedModel(PreTrainedModel):
 class SteelModel(SteelPreTrainedModel):
     """Embedding, layers and final norm; `forward` gives hidden states [B, M, d].
 
-    Documents packed into one row are kept apart when `position_ids` restart at 0 for each of them.
+    Documents packed into one row are kept apart, in attention and routing, when their bounds are
+    given (`cu_seq_lens_q`) or `position_ids` restart at 0 for each of them.
     """
 
     def __init__(self, config: SteelConfig) -> None:
@@ -197,12 +221,21 @@ class SteelModel(SteelPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+        cu_seq_lens_k: Tensor | None = None,
+        max_length_q: int | None = None,
+        max_length_k: int | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """input_ids [B, M] or inputs_embeds [B, M, d]; attention_mask [B, past + M], 1 = real.
 
+        cu_seq_lens_q int32 [N + 1]: bounds of N documents among the B M tokens, row after row; a
+        row's start is always one. max_length_q: the longest document's length. (Transformers'
+        names; those for keys must say the same.) Given bounds cost no wait for the device; bounds
+        found in position_ids do.
+
         Raises ValueError for a cache with a leaking routing unless `decode_with_cache` is set, and
-        for packed documents (position_ids that restart) together with padding on the left.
+        for packed documents together with padding on the left or a filled cache.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
@@ -218,33 +251,28 @@ class SteelModel(SteelPreTrainedModel):
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
 
-        packed = position_ids is not None
-        if position_ids is None:
-            past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            positions = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
-            position_ids = (positions + past).unsqueeze(0)
-
+        rows, length = inputs_embeds.shape[:2]
         token_mask = None
         if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
-            token_mask = attention_mask[:, -inputs_embeds.shape[1] :]
-            if packed and attention_mask.shape[1] == inputs_embeds.shape[1]:
-                attention_mask = without_mask_if_packed(attention_mask, position_ids)
-        mask = attention_mask
-        if not isinstance(mask, dict):
-            # Transformers looks for packed documents only where it sees neither mask nor cache; an
-            # empty dynamic cache changes nothing about the mask, so it must not hide them.
-            empty = (
-                isinstance(past_key_values, DynamicCache) and not past_key_values.get_seq_length()
-            )
-            mask = create_causal_mask(
-                config=self.config,
-                inputs_embeds=inputs_embeds,
-                attention_mask=attention_mask,
-                past_key_values=None if packed and empty else past_key_values,
-                position_ids=position_ids,
-            )
-        else:  # a static cache brings its mask by layer type
-            mask = mask["full_attention"]
+            token_mask = attention_mask[:, -length:]
+        documents = None
+        if cu_seq_lens_q is not None:
+            if past_key_values is not None and past_key_values.get_seq_length():
+                raise ValueError(
+                    "cu_seq_lens_q bounds whole documents: they cannot go on in a cache"
+                )
+            documents = documents_from_bounds(cu_seq_lens_q, max_length_q, rows, length)
+            if position_ids is None:
+                position_ids = documents.positions
+        elif position_ids is not None and _may_pack(position_ids, attention_mask, past_key_values):
+            documents = documents_from_positions(position_ids.expand(rows, -1), token_mask)
+        if position_ids is None:
+            past = past_key_values.get_seq_length() if past_key_values is not None else 0
+            position_ids = (torch.arange(length, device=inputs_embeds.device) + past).unsqueeze(0)
+        mask, bounds = self._attention_bounds(
+            inputs_embeds, attention_mask, past_key_values, documents
+        )
+        tiles = tiles_of(documents) if documents is not None and self.config.leaks else None
 
         hidden_states = inputs_embeds
         angles = rope_angles(position_ids, self.config.head_dim, self.config.rope_theta)
@@ -252,11 +280,13 @@ class SteelModel(SteelPreTrainedModel):
             hidden_states = layer(
                 hidden_states,
                 token_mask=token_mask,
+                tiles=tiles,
                 attention_mask=mask,
                 position_embeddings=angles,
                 position_ids=position_ids,
                 past_key_values=past_key_values,
                 use_cache=use_cache,
+                **bounds,
                 **kwargs,
             )
         return BaseModelOutputWithPast(
@@ -264,24 +294,42 @@ class SteelModel(SteelPreTrainedModel):
             past_key_values=past_key_values if use_cache else None,
         )
 
-
-def without_mask_if_packed(attention_mask: Tensor, position_ids: Tensor) -> Tensor | None:
-    """None where rows are packed (so that position_ids keep documents apart), else the mask.
-
-    attention_mask, position_ids [B, M]. A mask would make Transformers ignore the packing and let
-    documents see each other. Padding on the right can go without a mask, since no real token sees
-    it. Raises ValueError for packed rows with padding elsewhere.
-    """
-    real = attention_mask.bool()
-    restarts = (position_ids.diff(dim=-1) != 1) & real[:, 1:] & real[:, :-1]
-    if not restarts.any():
-        return attention_mask
-    if not real[:, 0].all() or (real[:, 1:] & ~real[:, :-1]).any():
-        raise ValueError(
-            "position_ids restart inside a row (packed documents) while attention_mask hides "
-            "tokens before real ones: pad packed rows on the right only"
+    def _attention_bounds(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | dict[str, Any] | None,
+        past_key_values: Cache | None,
+        documents: Documents | None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """What keeps attention causal and within documents: a mask, or bounds for the kernel."""
+        if isinstance(attention_mask, dict):  # a static cache brings its mask by layer type
+            return attention_mask["full_attention"], {}
+        implementation = self.config._attn_implementation
+        if documents is not None:
+            if takes_boundaries(implementation, inputs_embeds.device):
+                return None, boundary_arguments(documents.cu_seqlens, documents.max_seqlen)
+            # Transformers looks for packed documents only where it sees neither mask nor cache.
+            attention_mask = past_key_values = None
+        mask = create_causal_mask(
+            config=mask_config(self.config),
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            # Looking into positions waits for the device: only where there is something to find.
+            position_ids=None if documents is None else documents.positions,
         )
-    return None
+        return mask, {}
+
+
+def _may_pack(
+    position_ids: Tensor, attention_mask: Tensor | dict[str, Any] | None, cache: Cache | None
+) -> bool:
+    """Whether rows of this shape can hold several documents: prompts and training, not decoding."""
+    if position_ids.shape[-1] == 1 or isinstance(attention_mask, dict):
+        return False
+    if isinstance(attention_mask, Tensor) and attention_mask.shape[-1] != position_ids.shape[-1]:
+        return False
+    return cache is None or (isinstance(cache, DynamicCache) and not cache.get_seq_length())
 
 
 class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):

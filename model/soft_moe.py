@@ -4,14 +4,15 @@
      └──▶ expert k: h = silu(W1 x) * (W2 x);  silu(W3 h) * (W4 h) ──▶ g sum C E(x) ──▶ y
 
 Shapes: B = rows, M = tokens of a row, T = B M, d = hidden size, n = experts, p = slots per expert,
-h = expert width. x^ and phi^ are unit vectors; s is a learned scale, clamped to +-40, so logits are
-bounded and softmax needs no guard. Logits and softmax are fp32 whatever the model computes in.
+h = expert width. x^ and phi^ are unit vectors; s is a learned scale, clamped to +-40 (except in
+`reference_norm`, which computes what was published), so logits are bounded. Logits and softmax are
+fp32 whatever the model computes in.
 
 Modes (see docs/FOOTGUNS.md for what leaking means in practice)
 - `token`: C = softmax_j(l); y = g sum_j C_j E_floor(j/p)(x). Soft MoE of one token at a time
   (m = 1): causal, with the same function in training and decoding.
 - `sequence`: section 3.1 of the paper. D = softmax of l over all M tokens, X~ = D^T X,
-  Y~ = E(X~), y = g C Y~. Position i sees later tokens.
+  Y~ = E(X~), y = g C Y~. Position i sees later tokens of its document.
 - `reference_norm`: as the published code, whose experts are fed x^ instead of x.
 - `dense`: one SwiGLU FFN with as many weights as the experts.
 
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.config import SteelConfig
+from model.documents import Tiles, from_tiles, softmax_by_document, spread, sum_tiles, to_tiles
 from model.kernels import Kernels
 
 MAX_LOGIT_SCALE = 40.0
@@ -82,10 +84,11 @@ class Experts(nn.Module):
 
 
 class SoftMoE(nn.Module):
-    """Routed FFN. `forward(x [B, M, d], token_mask [B, M] | None) -> [B, M, d]`.
+    """Routed FFN. `forward(x [B, M, d], token_mask [B, M] | None, tiles | None) -> [B, M, d]`.
 
-    token_mask marks real tokens; padding takes no part in the sequence modes' dispatch. In `token`
-    mode it has no effect.
+    token_mask marks real tokens; padding takes no part in the sequence modes' dispatch. tiles: the
+    rows' documents, each of which then has slots of its own, as if it were a row; without it every
+    row is one document. In `token` mode neither has an effect.
     """
 
     def __init__(self, config: SteelConfig, kernels: Kernels) -> None:
@@ -106,11 +109,13 @@ class SoftMoE(nn.Module):
     def keys(self) -> Tensor:
         """What a token of unit length is compared with: s phi^, fp32 [n p, d]."""
         phi = functional.normalize(self.phi.float(), dim=0)
-        scale = self.scale.float().clamp(-MAX_LOGIT_SCALE, MAX_LOGIT_SCALE)
+        scale = self.scale.float()
+        if self.routing != "reference_norm":
+            scale = scale.clamp(-MAX_LOGIT_SCALE, MAX_LOGIT_SCALE)
         return (phi * scale).t()
 
     def logits(self, x: Tensor) -> Tensor:
-        """x [..., d] -> [..., n p] in fp32, each within +-MAX_LOGIT_SCALE."""
+        """x [..., d] -> [..., n p] in fp32, each within +-|scale|."""
         with torch.autocast(device_type=x.device.type, enabled=False):
             x = x.float()
             # Dividing the products instead of x spares a unit-length copy of x.
@@ -118,8 +123,10 @@ class SoftMoE(nn.Module):
             logits: Tensor = (x @ self.keys().t()) / length
             return logits
 
-    def forward(self, x: Tensor, token_mask: Tensor | None = None) -> Tensor:
-        y = self._token(x) if self.routing == "token" else self._sequence(x, token_mask)
+    def forward(
+        self, x: Tensor, token_mask: Tensor | None = None, tiles: Tiles | None = None
+    ) -> Tensor:
+        y = self._token(x) if self.routing == "token" else self._sequence(x, token_mask, tiles)
         gain = self.constant_gain if self.gain is None else self.gain.to(y.dtype)
         return y if isinstance(gain, float) and gain == 1.0 else y * gain
 
@@ -130,21 +137,32 @@ class SoftMoE(nn.Module):
             combine = combine.view(-1, self.num_experts, self.slots_per_expert).sum(dim=-1)
         return self.experts.every_expert(flat, combine).view_as(x)
 
-    def _sequence(self, x: Tensor, token_mask: Tensor | None) -> Tensor:
-        rows, _, width = x.shape
+    def _sequence(self, x: Tensor, token_mask: Tensor | None, tiles: Tiles | None) -> Tensor:
         logits = self.logits(x)  # [B, M, n p]
-        combine = logits.softmax(dim=-1)
+        combine = logits.softmax(dim=-1).to(x.dtype)
         if token_mask is not None:
             # The lowest number, not -inf: a row of padding alone must not become NaN.
             padding = ~token_mask.to(torch.bool).unsqueeze(-1)
             logits = logits.masked_fill(padding, torch.finfo(logits.dtype).min)
-        dispatch = logits.softmax(dim=1)
         fed = functional.normalize(x, dim=-1) if self.routing == "reference_norm" else x
-        slots = torch.bmm(dispatch.to(x.dtype).transpose(1, 2), fed)  # [B, n p, d]
-        by_expert = slots.view(rows, self.num_experts, -1, width).transpose(0, 1)
+        if tiles is None:
+            dispatch = logits.softmax(dim=1).to(x.dtype)
+            slots = torch.bmm(dispatch.transpose(1, 2), fed)  # [B, n p, d]
+            return torch.bmm(combine, self._experts_on(slots))
+        dispatch = softmax_by_document(to_tiles(logits.flatten(0, 1), tiles), tiles).to(x.dtype)
+        by_tile = torch.bmm(dispatch.transpose(1, 2), to_tiles(fed.flatten(0, 1), tiles))
+        slots = sum_tiles(by_tile, tiles).to(by_tile.dtype)  # [N + 1, n p, d]
+        outputs = spread(self._experts_on(slots), tiles)  # [P, n p, d]
+        mixed = torch.bmm(to_tiles(combine.flatten(0, 1), tiles), outputs)
+        return from_tiles(mixed, tiles).view_as(x)
+
+    def _experts_on(self, slots: Tensor) -> Tensor:
+        """Each expert on its slots of every document. slots [N, n p, d] -> [N, n p, d]"""
+        documents, _, width = slots.shape
+        by_expert = slots.view(documents, self.num_experts, -1, width).transpose(0, 1)
         outputs = self.experts.own_expert(by_expert.reshape(self.num_experts, -1, width))
-        outputs = outputs.view(self.num_experts, rows, -1, width).transpose(0, 1)
-        return torch.bmm(combine.to(x.dtype), outputs.reshape(rows, self.num_slots, width))
+        outputs = outputs.view(self.num_experts, documents, -1, width).transpose(0, 1)
+        return outputs.reshape(documents, self.num_slots, width)
 
 
 class DenseFFN(nn.Module):
@@ -158,8 +176,10 @@ class DenseFFN(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, width, bias=False)
         self.down_proj = nn.Linear(width, config.hidden_size, bias=False)
 
-    def forward(self, x: Tensor, token_mask: Tensor | None = None) -> Tensor:
-        """x [..., d] -> [..., d]; the mask has no effect."""
+    def forward(
+        self, x: Tensor, token_mask: Tensor | None = None, tiles: Tiles | None = None
+    ) -> Tensor:
+        """x [..., d] -> [..., d]; mask and documents have no effect."""
         output: Tensor = self.down_proj(self.kernels.swiglu(self.gate_proj(x), self.up_proj(x)))
         return output
 
@@ -173,7 +193,7 @@ def warn_if_leaking(config: SteelConfig) -> None:
     """Emit LeakWarning for the sequence modes; called once per model built."""
     if config.leaks:
         warnings.warn(
-            f"routing={config.routing!r} lets every position see later tokens of its row: the "
+            f"routing={config.routing!r} lets every position see later tokens of its document: the "
             "training loss is not a language model's loss. Judge it by prefix_loss, and use "
             "routing='token' for a causal model.",
             LeakWarning,

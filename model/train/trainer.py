@@ -29,7 +29,7 @@ from model.train.control import Control
 from model.train.horizon import Horizon
 from model.train.measure import Speedometer
 from model.train.metrics import MetricSink
-from model.train.objective import Objective
+from model.train.objective import Objective, document_arguments
 from model.train.optimizer import (
     clip_gradients,
     local_gradients,
@@ -177,7 +177,9 @@ class Trainer:
             )
             self._seed(step, number)
             loss, per_sample = self.objective(
-                self._place(batch["input_ids"]), self._place(batch["labels"])
+                self._place(batch["input_ids"]),
+                self._place(batch["labels"]),
+                **document_arguments(batch, self._place),
             )
             (loss / len(micro_batches)).backward()
             _add_by_source(totals, self._place(batch["source"]), per_sample)

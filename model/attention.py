@@ -1,0 +1,264 @@
+"""Attention that keeps packed documents apart without a mask, and the choice among implementations.
+
+                     documents' bounds                     no bounds
+    flash_attention_N   varlen kernel                      flash kernel
+    varlen              torch's own varlen kernel          as sdpa
+    flex_attention      block mask                         block mask
+    sdpa, eager         mask [B, 1, M, M]                  sdpa: none needed (is_causal)
+
+`attn_implementation: auto` takes the first that this device, precision and installation have.
+`varlen` (torch.nn.attention.varlen, torch 2.11 and newer) is registered with Transformers here, so
+any of its models may use it. It is for training: in models other than ours Transformers makes no
+mask for it, so it does not know of padding.
+
+Shapes: B = rows, M = tokens of a row, T = B M, H = query heads, D = head size, N = documents.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedConfig
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils import import_utils
+
+from model.errors import ConfigError
+
+VARLEN = "varlen"
+
+NAMES = (
+    "auto", "eager", "sdpa", VARLEN, "flex_attention",
+    "flash_attention_2", "flash_attention_3", "flash_attention_4",
+)  # fmt: skip
+"""What `attn_implementation` may say."""
+
+HALF = (torch.bfloat16, torch.float16)
+
+SUPPORT = {
+    "sdpa": "_supports_sdpa",
+    "flex_attention": "_supports_flex_attn",
+    "flash_attention": "_supports_flash_attn",
+    VARLEN: "_supports_attention_backend",
+}
+"""By which attribute a class of Transformers says that it takes an implementation."""
+
+HEAD_SIZE_MULTIPLE = 8
+"""What flash kernels want the head size to be a multiple of."""
+
+
+def _find_varlen() -> Callable[..., Any] | None:
+    """torch's kernel where it takes a scale and a window (2.11 and newer), else None."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    wanted = {"scale", "window_size"}
+    return varlen_attn if wanted <= inspect.signature(varlen_attn).parameters.keys() else None
+
+
+varlen_attn = _find_varlen()
+
+VARLEN_GROUPS_HEADS = (
+    varlen_attn is not None and "enable_gqa" in inspect.signature(varlen_attn).parameters
+)
+"""Whether it takes fewer heads of keys than of queries (not in torch 2.11)."""
+
+
+def choose_attention(
+    requested: str,
+    config: PreTrainedConfig,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    separate_documents: bool,
+) -> str:
+    """The implementation to train a model of this config with: Transformers' name of it.
+
+    dtype: of the forward pass. separate_documents: whether rows pack documents that must not see
+    each other. Raises ConfigError where the request is unknown or cannot run here.
+    """
+    check_attention(requested)
+    if requested != "auto":
+        reason = _why_not(requested, config, device, dtype)
+        if reason:
+            raise ConfigError(
+                f"attn_implementation {requested!r} {reason}; use auto, which takes the best that "
+                "this machine has"
+            )
+        return requested
+    candidates = ["flash_attention_3", "flash_attention_4", "flash_attention_2"]
+    # Without bounds SDPA has flash and cuDNN kernels itself, and there is no mask to avoid.
+    candidates += [VARLEN, "flex_attention"] if separate_documents else []
+    return next(
+        name for name in (*candidates, "sdpa", "eager") if not _why_not(name, config, device, dtype)
+    )
+
+
+def check_attention(requested: str) -> None:
+    """Raise ConfigError for a name that there is not, whatever the machine."""
+    if requested not in NAMES:
+        raise ConfigError(f"attn_implementation is {requested!r}: choose one of {', '.join(NAMES)}")
+
+
+def _why_not(
+    name: str, config: PreTrainedConfig, device: torch.device, dtype: torch.dtype
+) -> str | None:
+    """Why an implementation cannot run, or None."""
+    if name == "eager":
+        return None
+    architecture = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if not getattr(architecture, SUPPORT[name.rstrip("_234")]):
+        return f"is not supported by {architecture.__name__}"
+    if getattr(config, "attn_logit_softcapping", None) and name in ("sdpa", VARLEN):
+        return "has no soft capping of attention scores (attn_logit_softcapping)"
+    if name == "sdpa":
+        return None
+    if device.type != "cuda":
+        return "needs a GPU (a CPU has eager and sdpa)"
+    dropout = getattr(config, "attention_dropout", 0.0)
+    if dropout and name in ("flex_attention", VARLEN, "flash_attention_4"):
+        return f"has no dropout (attention_dropout is {dropout})"
+    return None if name == "flex_attention" else _why_no_flash(name, device, dtype)
+
+
+def _why_no_flash(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """The same for kernels of FlashAttention's family on a GPU."""
+    if dtype not in HALF:
+        return f"computes in bf16 or fp16, not {str(dtype).removeprefix('torch.')} (`precision`)"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (8, 0):
+        return f"needs compute capability 8.0 or newer, this GPU has {capability}"
+    if name == VARLEN:
+        return None if varlen_attn else f"is not in torch {torch.__version__} (2.11 and newer)"
+    version = name[-1]
+    if version == "3" and capability[0] != 9:
+        return f"is for Hopper (compute capability 9.x), this GPU has {capability}"
+    if version == "4" and capability[0] < 9:
+        return f"is for Hopper and Blackwell, this GPU has {capability}"
+    installed = getattr(import_utils, f"is_flash_attn_{version}_available", None)
+    if installed is None or not installed():
+        package = {"2": "flash-attn", "3": "flash_attn_3", "4": "flash-attn-4"}[version]
+        return f"is not installed (package {package})"
+    return None
+
+
+def takes_boundaries(implementation: str | None, device: torch.device) -> bool:
+    """Whether its kernel keeps documents apart by their bounds, without a mask."""
+    if implementation == VARLEN:
+        return has_varlen(device)
+    return implementation is not None and "flash" in implementation
+
+
+def has_varlen(device: torch.device) -> bool:
+    """Whether torch's varlen kernel runs there."""
+    return varlen_attn is not None and device.type == "cuda"
+
+
+def boundary_arguments(cu_seqlens: Tensor, max_seqlen: int) -> dict[str, Any]:
+    """Transformers' names of documents' bounds int32 [N + 1] and of their largest length."""
+    return {
+        "cu_seq_lens_q": cu_seqlens,
+        "cu_seq_lens_k": cu_seqlens,
+        "max_length_q": max_seqlen,
+        "max_length_k": max_seqlen,
+    }
+
+
+def mask_config(config: PreTrainedConfig) -> PreTrainedConfig:
+    """The config by which Transformers makes the mask: `varlen` falls back to sdpa, and its mask.
+
+    Transformers makes none for implementations that it does not know.
+    """
+    if config._attn_implementation != VARLEN:
+        return config
+    alike = copy.copy(config)
+    alike._attn_implementation_internal = "sdpa"
+    return alike
+
+
+def padded_head_size(head_size: int, choice: str | int, implementation: str | None) -> int:
+    """The width that heads are filled up to with zeros before attention, per `pad_head_dim`.
+
+    `auto`: what flash kernels need, a multiple of 8; other implementations take any width.
+    """
+    if isinstance(choice, int):
+        return max(head_size, choice)
+    flash = implementation == VARLEN or "flash" in (implementation or "")
+    if choice == "auto" and flash:
+        return -(-head_size // HEAD_SIZE_MULTIPLE) * HEAD_SIZE_MULTIPLE
+    return head_size
+
+
+def varlen_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    cu_seq_lens_k: Tensor | None = None,
+    max_length_q: int | None = None,
+    max_length_k: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Transformers' attention function over torch.nn.attention.varlen; causal.
+
+    query [B, H, M, D], key and value [B, key-value heads, M, D] -> [B, M, H, D]. Without bounds it
+    is sdpa. sliding_window: tokens that a query sees, itself included.
+    Raises ValueError for what the kernel does not have.
+    """
+    if cu_seq_lens_q is None or not has_varlen(query.device):
+        if sliding_window is not None and attention_mask is None and key.shape[2] > sliding_window:
+            raise ValueError("varlen attention without bounds has no sliding window: use sdpa")
+        output, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, **kwargs
+        )
+        return output, None
+    for name in ("softcap", "s_aux", "position_bias"):
+        if kwargs.get(name) is not None:
+            raise ValueError(f"varlen attention has no {name}: use flash_attention_2 or eager")
+    if dropout:
+        raise ValueError(f"varlen attention has no dropout, but dropout is {dropout}: use sdpa")
+    query, key, value = (_half(tensor) for tensor in (query, key, value))
+    rows, heads, length, width = query.shape
+    options = {}
+    if key.shape[1] != heads:
+        if VARLEN_GROUPS_HEADS:
+            options["enable_gqa"] = True
+        else:
+            key, value = (repeat_kv(x, heads // x.shape[1]) for x in (key, value))
+    window = (-1, 0) if sliding_window is None else (sliding_window - 1, 0)
+    assert varlen_attn is not None
+    output = varlen_attn(
+        *(tensor.transpose(1, 2).flatten(0, 1) for tensor in (query, key, value)),
+        cu_seq_lens_q,
+        cu_seq_lens_q if cu_seq_lens_k is None else cu_seq_lens_k,
+        max_length_q,
+        max_length_k,
+        scale=scaling,
+        window_size=window,
+        **options,
+    )
+    return output.view(rows, length, heads, width), None
+
+
+def _half(tensor: Tensor) -> Tensor:
+    """In the type that the kernel computes in: its own, or autocast's."""
+    if tensor.dtype in HALF:
+        return tensor
+    if torch.is_autocast_enabled(tensor.device.type):
+        return tensor.to(torch.get_autocast_dtype(tensor.device.type))
+    raise ValueError(
+        f"varlen attention computes in bf16 or fp16, not {tensor.dtype}: load the model in bf16, "
+        "or use sdpa"
+    )
+
+
+AttentionInterface.register(VARLEN, varlen_attention_forward)
