@@ -66,13 +66,7 @@ def build(job: PretrainJob, ranks: Parallel, stop: StopFlag) -> Run:
         language_model,
         end_of_document=manifest.end_of_document if settings.separate_documents else None,
     )
-    objective.train()
-    layers = decoder_layers(language_model)
-    recompute_activations(layers, settings.activation_checkpointing)
-    if settings.compile:
-        for layer in layers:
-            layer.compile()
-    distribute(objective, language_model, layers, weights, settings, ranks)
+    make_ready(objective, language_model, weights, settings, ranks)
     trainer = Trainer(
         objective=objective,
         optimizer=build_optimizer(objective, settings),
@@ -97,6 +91,23 @@ def build(job: PretrainJob, ranks: Parallel, stop: StopFlag) -> Run:
             settings.sequence_length, ranks.world_size, ranks.device.type,
         )  # fmt: skip
     return Run(trainer=trainer, model=language_model, tokenizer=tokenizer)
+
+
+def make_ready(
+    objective: Objective,
+    language_model: PreTrainedModel,
+    weights: RandomWeights,
+    settings: PretrainSettings,
+    ranks: Parallel,
+) -> None:
+    """Recomputed and compiled as the settings say, with its weights, sharded, in training mode."""
+    objective.train()
+    layers = decoder_layers(language_model)
+    recompute_activations(layers, settings.activation_checkpointing)
+    if settings.compile:
+        for layer in layers:
+            layer.compile()
+    distribute(objective, language_model, layers, weights, settings, ranks)
 
 
 def open_data(changes: Changes, ranks: Parallel) -> TrainingData:

@@ -1,0 +1,330 @@
+"""How fast a training step is and how much memory it takes, without a corpus.
+
+    job ─▶ model, AdamW, shards as in a run ─▶ warm-up steps ─▶ timed steps ─▶ Result
+                    random tokens, made on the device before the clock starts
+
+A step is the trainer's: forward and backward of every micro-batch, the one all-reduce, clip, AdamW.
+The clock is read where the host waits for the device anyway, at that all-reduce, so that measuring
+adds no wait of its own; a step's time is the distance of two such moments. Reading tokens is not
+measured (benchmarks/bench_loader.py does that) and is not on the critical path of a run.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from model.errors import ConfigError
+from model.kernels import AUTO_ELSEWHERE, AUTO_ON_GPU, IMPLEMENTATIONS, triton_support
+from model.train.build import make_ready, model_config
+from model.train.config import PretrainSettings, from_plain
+from model.train.initialise import RandomWeights
+from model.train.measure import flops_per_token, peak_flops
+from model.train.objective import Objective
+from model.train.optimizer import (
+    build_optimizer,
+    clip_gradients,
+    local_gradients,
+    set_learning_rate,
+    sum_of_squares,
+)
+from model.train.parallel import (
+    Parallel,
+    num_copies,
+    resolve_precision,
+    synchronise_gradients,
+)
+
+GB = 1e9
+"""As the paper counts memory."""
+
+Attention = Literal["any", "flash", "other"]
+
+BACKENDS: dict[Attention, list[SDPBackend]] = {
+    "flash": [SDPBackend.FLASH_ATTENTION],
+    "other": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
+}
+"""What F.scaled_dot_product_attention may use; `any` leaves the choice to torch."""
+
+SOFTWARE = ("torch", "triton", "transformers", "liger-kernel", "flash-attn")
+"""Whose versions a result names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThroughputJob:
+    """What `python -m model.entry.throughput JOB.json` reads."""
+
+    settings: PretrainSettings
+    """A pretraining run's settings; `model` must name its `vocab_size`, since there is no
+    tokenizer. The data, schedule and checkpoint settings have no effect."""
+    attention: Attention = "any"
+    """Which of torch's attention backends may be used."""
+    warmup_steps: int = 3
+    """Steps before the clock starts, at least 1: compilation, autotuning, the allocator."""
+    timed_steps: int = 10
+    """Steps that are timed, at least 1."""
+    output: str
+    """Folder that receives result.json."""
+
+    def check(self) -> None:
+        """Refuse what cannot be measured. Raises ConfigError."""
+        self.settings.check()
+        if not isinstance(self.settings.model, dict) or "vocab_size" not in self.settings.model:
+            raise ConfigError("throughput: `model` must be fields of a config with vocab_size")
+        for name in ("warmup_steps", "timed_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"throughput: {name} = {getattr(self, name)}; give 1 or more")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The job in a JSON file. Raises ConfigError for unknown or missing keys."""
+        job = from_plain(cls, json.loads(path.read_text(encoding="utf-8")), str(path))
+        assert isinstance(job, cls)
+        return job
+
+
+Status = Literal["done", "out of memory", "not possible here"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What one configuration came to."""
+
+    status: Status
+    """Whether it ran; the figures below are 0 where it did not."""
+    reason: str = ""
+    """Why it did not."""
+    device: str
+    """Name of the accelerator, or of the processor."""
+    num_devices: int
+    """Ranks, each with a device of its own (on CPU: sharing one)."""
+    software: dict[str, str] = field(default_factory=dict)
+    """Library -> version."""
+    parameters: int = 0
+    """Of the model."""
+    tokens_per_step: int = 0
+    """All ranks together."""
+    step_seconds: float = 0.0
+    """Median of the timed steps."""
+    steps_seconds: list[float] = field(default_factory=list)
+    """Each timed step."""
+    tokens_per_second_per_device: float = 0.0
+    """tokens_per_step / step_seconds / num_devices."""
+    memory_gb: float = 0.0
+    """Peak of allocated device memory, worst rank, 10^9 bytes; on CPU resident memory of the
+    process."""
+    memory_reserved_gb: float = 0.0
+    """Peak of what the allocator took from the device; 0 on CPU."""
+    flops_per_token: float = 0.0
+    """Forward and backward, recomputation not counted."""
+    mfu_datasheet: float | None = None
+    """Share of the datasheet's bf16 peak; None where that isn't known."""
+    mfu_measured: float | None = None
+    """Share of the matmul speed measured just before, in the same precision."""
+    measured_peak: float = 0.0
+    """That speed, FLOP/s of one device."""
+    kernels: dict[str, str] = field(default_factory=dict)
+    """Operation -> implementation that `auto` and names came to."""
+    losses: list[float] = field(default_factory=list)
+    """Of every step; random tokens can only be learnt by heart, so these must be finite and begin
+    near ln(vocabulary)."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The result in a job's output folder."""
+        values = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        return cls(**values)
+
+    def write(self, folder: Path) -> None:
+        """Write result.json so that it is either absent or complete."""
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder / f"result.json.{id(self)}"
+        aside.write_text(json.dumps(dataclasses.asdict(self), indent=1), encoding="utf-8")
+        aside.replace(folder / "result.json")
+
+
+def measure(job: ThroughputJob, ranks: Parallel) -> Result:
+    """Run the job; called by all ranks. Raises ConfigError, torch.OutOfMemoryError."""
+    job.check()
+    settings = job.settings
+    settings.check_ranks(ranks.world_size)
+    precision = resolve_precision(settings, ranks.device)
+    peak = matmul_flops(ranks.device, precision)
+    with torch.device("meta"):
+        language_model = AutoModelForCausalLM.from_config(model_config(settings, {}))
+    flops = flops_per_token(language_model, settings.sequence_length)
+    num_parameters = language_model.num_parameters()
+    objective = Objective(language_model, end_of_document=None)
+    weights = RandomWeights(language_model, settings.seed)
+    make_ready(objective, language_model, weights, settings, ranks)
+    loop = _Loop(objective, settings, ranks, _vocabulary(language_model))
+    if ranks.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(ranks.device)
+    with attention_backends(job.attention):
+        for _ in range(job.warmup_steps + job.timed_steps):
+            loop.step()
+    moments = loop.moments[job.warmup_steps - 1 :]
+    seconds = [later - earlier for earlier, later in itertools.pairwise(moments)]
+    tokens = settings.global_batch * settings.sequence_length
+    median = statistics.median(seconds)
+    speed = tokens / median / ranks.world_size
+    datasheet = peak_flops(ranks.device)
+    allocated, reserved = _peak_memory(ranks)
+    return Result(
+        status="done",
+        device=device_name(ranks.device),
+        num_devices=ranks.world_size,
+        software=software(),
+        parameters=num_parameters,
+        tokens_per_step=tokens,
+        step_seconds=median,
+        steps_seconds=seconds,
+        tokens_per_second_per_device=speed,
+        memory_gb=allocated,
+        memory_reserved_gb=reserved,
+        flops_per_token=flops,
+        mfu_datasheet=speed * flops / datasheet if datasheet else None,
+        mfu_measured=speed * flops / peak,
+        measured_peak=peak,
+        kernels=_implementations(language_model, ranks.device),
+        losses=loop.losses,
+    )
+
+
+class _Loop:
+    """The trainer's step without its data, checkpoints and reports."""
+
+    def __init__(
+        self, objective: Objective, settings: PretrainSettings, ranks: Parallel, vocabulary: int
+    ) -> None:
+        self.objective, self.settings, self.ranks = objective, settings, ranks
+        self.optimizer = build_optimizer(objective, settings)
+        generator = torch.Generator().manual_seed(settings.seed + ranks.rank)
+        rows = settings.global_batch // ranks.world_size
+        tokens = torch.randint(
+            vocabulary, (rows, settings.sequence_length + 1), generator=generator
+        ).to(ranks.device)
+        self.micro_batches: tuple[Tensor, ...] = torch.split(tokens, settings.micro_batch)
+        self.moments: list[float] = []
+        self.losses: list[float] = []
+
+    def step(self) -> None:
+        """One step; notes when the host knew its loss and gradient norm."""
+        losses = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
+        for number, tokens in enumerate(self.micro_batches):
+            synchronise_gradients(
+                self.objective,
+                last=number == len(self.micro_batches) - 1,
+                free_weights=self.settings.parallel.reshard_after_forward,
+            )
+            loss, per_sample = self.objective(tokens[:, :-1], tokens[:, 1:])
+            (loss / len(self.micro_batches)).backward()
+            losses += per_sample.sum()
+        gradients = local_gradients(self.objective.parameters())
+        squared = sum_of_squares(gradients) / num_copies(self.objective)
+        vector = torch.stack([squared, losses])
+        squares, total = self.ranks.sum_(vector).tolist()
+        self.moments.append(time.perf_counter())
+        self.losses.append(total / self.settings.global_batch)
+        # No warm-up of the rate: what the numbers are does not change how long they take.
+        set_learning_rate(self.optimizer, self.settings.learning_rate / 100)
+        clip_gradients(gradients, squares**0.5, self.settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+@contextlib.contextmanager
+def attention_backends(attention: Attention) -> Iterator[None]:
+    """Restrict torch's scaled dot product attention inside the block."""
+    if attention == "any":
+        yield
+        return
+    with sdpa_kernel(BACKENDS[attention]):
+        yield
+
+
+def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """What this device really does in one large matrix product, FLOP/s; median of five."""
+    size = 8192 if device.type == "cuda" else 1024
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    seconds = []
+    for _ in range(8):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        started = time.perf_counter()
+        left @ right
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / statistics.median(seconds[3:])
+
+
+def device_name(device: torch.device) -> str:
+    """Name of the accelerator, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+    return platform.processor() or platform.machine()
+
+
+def software() -> dict[str, str]:
+    """Versions of what shapes speed."""
+    versions = {"python": platform.python_version()}
+    for library in SOFTWARE:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[library] = metadata.version(library)
+    if torch.version.cuda:
+        versions["cuda"] = torch.version.cuda
+    return versions
+
+
+def _vocabulary(language_model: PreTrainedModel) -> int:
+    return int(language_model.config.vocab_size)
+
+
+def _implementations(language_model: PreTrainedModel, device: torch.device) -> dict[str, str]:
+    """What a Steel model's choice of kernels comes to on a device, by operation."""
+    choice = getattr(language_model.config, "kernels", None)
+    if choice is None:
+        return {}
+    fast = device.type == "cuda" and triton_support.INSTALLED
+    auto = AUTO_ON_GPU if fast else AUTO_ELSEWHERE
+    names = choice if isinstance(choice, dict) else dict.fromkeys(IMPLEMENTATIONS, choice)
+    asked = {name: names.get(name, "auto") for name in IMPLEMENTATIONS}
+    return {
+        operation: auto[operation] if name == "auto"
+        # A library stands for all its operations; the others are eager (model/kernels).
+        else (name if name in IMPLEMENTATIONS[operation] else "eager")
+        for operation, name in asked.items()
+    }  # fmt: skip
+
+
+def _peak_memory(ranks: Parallel) -> tuple[float, float]:
+    """Peak allocated and reserved, worst rank, in GB."""
+    if ranks.device.type == "cuda":
+        mine = torch.tensor([
+            torch.cuda.max_memory_allocated(ranks.device),
+            torch.cuda.max_memory_reserved(ranks.device),
+        ])  # fmt: skip
+    else:
+        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        mine = torch.tensor([1024 * kilobytes, 0])
+    worst: list[Tensor] = ranks.gather(mine)
+    allocated, reserved = torch.stack(worst).max(dim=0).values.tolist()
+    return allocated / GB, reserved / GB

@@ -1,0 +1,116 @@
+"""Measuring a step: it is a whole one, its figures agree with each other, failures are results."""
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from model.entry.throughput import run_alone
+from model.errors import ConfigError
+from model.kernels import IMPLEMENTATIONS
+from model.train.build import make_ready, model_config
+from model.train.config import PretrainSettings
+from model.train.initialise import RandomWeights
+from model.train.objective import Objective
+from model.train.parallel import parallel
+from model.train.throughput import ThroughputJob, _Loop, attention_backends
+
+MODEL: dict[str, Any] = {
+    "vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_experts": 2, "expert_intermediate_size": 16,
+}  # fmt: skip
+
+
+def settings(**changes: Any) -> PretrainSettings:
+    values = {"model": MODEL, "sequence_length": 16, "global_batch": 4, "micro_batch": 2}
+    return PretrainSettings(**{**values, **changes})
+
+
+def test_the_timed_step_is_forward_backward_clip_and_adamw() -> None:
+    """Against torch's own loop over the same tokens, with its own clip and a mean over all rows."""
+    chosen = settings(clip=0.05, weight_decay=0.0)
+    with torch.device("meta"):
+        measured = AutoModelForCausalLM.from_config(model_config(chosen, {}))
+    with parallel() as ranks:
+        objective = Objective(measured, end_of_document=None)
+        make_ready(objective, measured, RandomWeights(measured, 0), chosen, ranks)
+        reference = copy.deepcopy(measured)
+        loop = _Loop(objective, chosen, ranks, 128)
+        for _ in range(3):
+            loop.step()
+        tokens = torch.cat(loop.micro_batches)
+    optimizer = torch.optim.AdamW(
+        reference.parameters(), lr=3e-6, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0
+    )
+    losses = []
+    for _ in range(3):
+        logits = reference(input_ids=tokens[:, :-1], use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.05)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert loop.losses == pytest.approx(losses, rel=1e-5)
+    for ours, theirs in zip(measured.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_a_result_agrees_with_itself(tmp_path: Path, num_processes: int) -> None:
+    job = ThroughputJob(
+        settings=settings(micro_batch=1), warmup_steps=2, timed_steps=3, output=str(tmp_path)
+    )
+    result = run_alone(job, num_processes)
+    assert (result.status, result.num_devices) == ("done", num_processes)
+    assert result.tokens_per_step == 4 * 16
+    assert len(result.steps_seconds) == 3 and len(result.losses) == 5
+    assert result.step_seconds == sorted(result.steps_seconds)[1]
+    speed = result.tokens_per_step / result.step_seconds / num_processes
+    assert result.tokens_per_second_per_device == pytest.approx(speed)
+    assert result.mfu_measured == pytest.approx(
+        speed * result.flops_per_token / result.measured_peak
+    )
+    assert result.mfu_datasheet is None, "no datasheet knows this processor"
+    assert result.losses[0] == pytest.approx(math.log(128), abs=0.3)
+    assert all(math.isfinite(loss) for loss in result.losses)
+    assert 0.01 < result.memory_gb < 100
+    assert result.kernels.keys() == IMPLEMENTATIONS.keys()
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_what_does_not_fit_is_a_result(tmp_path: Path, num_processes: int) -> None:
+    huge = settings(model={**MODEL, "vocab_size": 2**45})
+    result = run_alone(ThroughputJob(settings=huge, output=str(tmp_path)), num_processes)
+    assert result.status == "out of memory"
+    assert "memory" in result.reason
+    assert result.tokens_per_second_per_device == 0
+
+
+def test_what_cannot_run_here_is_a_result_with_its_reason(tmp_path: Path) -> None:
+    wrong = settings(model={**MODEL, "kernels": {"rope": "abacus"}})
+    result = run_alone(ThroughputJob(settings=wrong, output=str(tmp_path)), 1)
+    assert result.status == "not possible here"
+    assert "abacus" in result.reason
+
+
+def test_a_job_without_vocabulary_or_steps_is_refused() -> None:
+    with pytest.raises(ConfigError, match="vocab_size"):
+        ThroughputJob(settings=PretrainSettings(model={}), output="x").check()
+    with pytest.raises(ConfigError, match="timed_steps = 0"):
+        ThroughputJob(settings=settings(), timed_steps=0, output="x").check()
+
+
+def test_attention_is_restricted_to_what_was_asked_for() -> None:
+    """Flash attention takes no dense mask; the others do."""
+    query = torch.randn(1, 1, 4, 8)
+    mask = torch.zeros(1, 1, 4, 4)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    with attention_backends("other"):
+        plain = attend(query, query, query, attn_mask=mask)
+    with attention_backends("any"):
+        torch.testing.assert_close(attend(query, query, query, attn_mask=mask), plain)
