@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from model.errors import DataError
+from model.train.config_fields import NOT_IN_KEY as NOT_IN_KEY
 from tasks._files import sync
 from tasks._recipes import ROOT, display
 from tasks._urls import redact
@@ -71,11 +72,6 @@ class StageResult:
 
 
 StageInput: TypeAlias = "StageResult | Mapping[str, StageResult] | None"
-
-
-NOT_IN_KEY = {"in_key": False}
-"""Metadata of a config field that changes how a stage works, not what comes out: it is recorded,
-but a finished stage serves whatever it says."""
 
 
 def plain(value: Any, *, key: bool = False) -> Any:

@@ -58,7 +58,7 @@ def bytes_needed(config: PretrainConfig, *, vocab_size: int) -> int:
                 model_config(settings, {"vocab_size": vocab_size})
             )
         weights = 4 * sum(parameter.numel() for parameter in network.parameters())
-    return weights * (3 * (settings.keep_last + 1) + 1)
+    return weights * (3 * (settings.checkpoints.keep_last + 1) + 1)
 
 
 def num_processes(config: PretrainConfig) -> int:

@@ -74,7 +74,9 @@ def build(job: PretrainJob, ranks: Parallel, stop: StopFlag) -> Run:
         control=control,
         settings=settings,
         ranks=ranks,
-        checkpoints=Checkpoints(output / CHECKPOINTS_FOLDER, ranks, keep_last=settings.keep_last),
+        checkpoints=Checkpoints(
+            output / CHECKPOINTS_FOLDER, ranks, keep_last=settings.checkpoints.keep_last
+        ),
         sink=JsonlSink(output / METRICS_FILE) if ranks.is_main else None,
         stop=stop,
         speed=Speedometer(

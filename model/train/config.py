@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from model.errors import ConfigError
+from model.train.config_fields import NOT_IN_KEY, require
 from model.train.parallel_config import ParallelSettings
-
-NOT_IN_KEY = {"in_key": False}
-"""Metadata of a field that changes speed, memory or what is recorded, not what is learned."""
+from model.train.retention import CheckpointSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +67,8 @@ class PretrainSettings:
     """Steps between validations; 0 = only after the last step."""
     validation_samples: int = 0
     """At most this many held-out samples a validation, the same ones each time; 0 = all."""
-    checkpoint_every: int = 1000
-    """Steps between checkpoints; one is also written at the end and on SIGTERM."""
-    keep_last: int = 3
-    """Newest complete checkpoints that are kept."""
+    checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings, metadata=NOT_IN_KEY)
+    """How often state is saved, and which of it is kept."""
     separate_documents: bool = True
     """Attention and positions start anew at each document within a sample."""
     activation_checkpointing: Literal["none", "selective", "full"] = field(
@@ -90,26 +87,40 @@ class PretrainSettings:
 
     def check(self) -> None:
         """Refuse values that no machine could run. Raises ConfigError."""
-        for name in ("vocab_multiple", "sequence_length", "global_batch", "micro_batch"):
-            _require(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("checkpoint_every", "keep_last", "log_every"):
-            _require(self, name, getattr(self, name) >= 1, "at least 1")
+        positive = ("vocab_multiple", "sequence_length", "global_batch", "micro_batch", "log_every")
+        for name in positive:
+            require(self, "pretrain: ", name, getattr(self, name) >= 1, "at least 1")
         for name in ("steps", "warmup_steps", "validate_every", "validation_samples", "seed"):
-            _require(self, name, getattr(self, name) >= 0, "0 or more")
+            require(self, "pretrain: ", name, getattr(self, name) >= 0, "0 or more")
         for name in ("learning_rate", "clip", "epsilon"):
             value = getattr(self, name)
-            _require(self, name, value > 0 and math.isfinite(value), "a positive number")
+            require(
+                self, "pretrain: ", name, value > 0 and math.isfinite(value), "a positive number"
+            )
         lowest = 0 <= self.min_learning_rate <= self.learning_rate
-        _require(self, "min_learning_rate", lowest, "between 0 and learning_rate")
-        _require(self, "weight_decay", self.weight_decay >= 0, "0 or more")
-        _require(self, "betas", all(0 <= beta < 1 for beta in self.betas), "two values in [0, 1)")
-        _require(self, "decay_fraction", 0 < self.decay_fraction <= 1, "in (0, 1]")
+        require(self, "pretrain: ", "min_learning_rate", lowest, "between 0 and learning_rate")
+        require(self, "pretrain: ", "weight_decay", self.weight_decay >= 0, "0 or more")
+        require(
+            self,
+            "pretrain: ",
+            "betas",
+            all(0 <= beta < 1 for beta in self.betas),
+            "two values in [0, 1)",
+        )
+        require(self, "pretrain: ", "decay_fraction", 0 < self.decay_fraction <= 1, "in (0, 1]")
         held_out = 0 <= self.validation_fraction <= 0.5
-        _require(self, "validation_fraction", held_out, "in [0, 0.5]")
-        _require(self, "epochs", math.isfinite(self.epochs) and self.epochs >= 0, "0 or more")
+        require(self, "pretrain: ", "validation_fraction", held_out, "in [0, 0.5]")
+        require(
+            self,
+            "pretrain: ",
+            "epochs",
+            math.isfinite(self.epochs) and self.epochs >= 0,
+            "0 or more",
+        )
         for source, epochs in self.weights.items():
             if not (epochs >= 0 and math.isfinite(epochs)):
                 raise ConfigError(f"pretrain: weights.{source} = {epochs} epochs; give 0 or more")
+        self.checkpoints.check()
         if self.validate_every and not self.validation_fraction:
             raise ConfigError(
                 f"pretrain: validate_every = {self.validate_every} but validation_fraction = 0 "
@@ -174,8 +185,3 @@ def from_plain(cls: type[Any], values: Any, place: str) -> Any:
         return cls(**built)
     except TypeError as error:
         raise ConfigError(f"{place}: {error}") from error
-
-
-def _require(settings: PretrainSettings, name: str, holds: bool, expected: str) -> None:
-    if not holds:
-        raise ConfigError(f"pretrain: {name} = {getattr(settings, name)!r}; it must be {expected}")

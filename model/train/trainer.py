@@ -1,17 +1,16 @@
 """The training loop.
 
-    resume ─▶ ┌ step s: samples [s G, (s+1) G) split over ranks ─▶ loss, gradients         ┐ ─▶ end
+    resume ─▶ ┌ batch b: samples [b G, (b+1) G) split over ranks ─▶ loss, gradients        ┐ ─▶ end
               │   one all-reduce: grad norm, loss per source, wish to stop                 │
               │   finite? clip, AdamW  not? weights untouched, checkpoint, NonFiniteError  │
               └ every n steps: metrics, validation, checkpoint; when asked to stop, too    ┘
 
 The host waits for the device once a step (to read that all-reduce), never per micro-batch. What a
-step does depends on (settings, step, weights, AdamW state) alone, so a run that was killed and
-resumed repeats the very same numbers.
+step does depends on (settings, step, batch, weights, AdamW state) alone, so a run that was killed
+and resumed repeats the very same numbers.
 """
 
 import hashlib
-import json
 import logging
 import math
 import time
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from model.data import PackedDataset, StepLoader
 from model.errors import ConfigError, StageError
+from model.train import progress
 from model.train.checkpoint import Checkpoints, restore_steps, training_tensors
 from model.train.config import PretrainSettings
 from model.train.control import Control
@@ -37,6 +37,7 @@ from model.train.optimizer import (
     sum_of_squares,
 )
 from model.train.parallel import Parallel, num_copies, synchronise_gradients
+from model.train.progress import Progress
 from model.train.schedule import check_saved_horizon, learning_rate
 from model.train.signals import StopFlag, Stopped
 
@@ -99,6 +100,7 @@ class Trainer:
     stop: StopFlag
     speed: Speedometer
     data: TrainingData = field(init=False)
+    progress: Progress = field(init=False, default_factory=Progress)
 
     def __post_init__(self) -> None:
         self.data = self.open_data()
@@ -116,55 +118,55 @@ class Trainer:
             NonFiniteError: see there; a checkpoint of the state before that step was written.
             DataError, ConfigError: the checkpoint there belongs to other data or settings.
         """
-        step = self.resume()
-        self._change(step)
-        while step < self.total_steps:
-            outcome = self._step(step)
-            step += 1
+        self.resume()
+        self._change()
+        while self.progress.step < self.total_steps:
+            outcome = self._step()
+            step = self.progress.step
             if outcome.requests:
-                self._change(step)
+                self._change()
             last = step == self.total_steps
             if step % self.settings.log_every == 0 or last:
                 self._report(step, outcome)
             if self.data.num_validation and (last or _every(step, self.settings.validate_every)):
                 self._validate(step)
-            if last or outcome.stop or _every(step, self.settings.checkpoint_every):
-                self._save(step)
+            if last or outcome.stop or _every(step, self.settings.checkpoints.every):
+                self._save()
             if outcome.stop:
                 raise Stopped(step)
 
-    def resume(self) -> int:
-        """Continue from the newest intact checkpoint; returns the completed steps."""
+    def resume(self) -> None:
+        """Continue from the newest intact checkpoint, if there is one."""
         loaded = self.checkpoints.load_newest(training_tensors(self.objective, self.optimizer))
-        step = 0
         if loaded is not None:
-            step = loaded.step
             restore_steps(self.optimizer)
-            saved = json.loads(loaded.documents["trainer.json"])
+            self.progress, saved = Progress.from_json(loaded.documents[progress.FILE_NAME])
             saved_horizon = Horizon.from_dict(saved["horizon"])
-            check_saved_horizon(self.settings, self.control.horizon, saved_horizon, step)
+            check_saved_horizon(
+                self.settings, self.control.horizon, saved_horizon, self.progress.step
+            )
             consumed = self.data.check_state(loaded.documents["data_state.json"])
-            if consumed != step * self.settings.global_batch:
+            if consumed != self.progress.batch * self.settings.global_batch:
                 raise ConfigError(
-                    f"pretrain: checkpoint {step} in {self.checkpoints.folder} consumed "
+                    f"pretrain: checkpoint {loaded.step} in {self.checkpoints.folder} consumed "
                     f"{consumed} samples, which global_batch = {self.settings.global_batch} does "
                     "not give; use the global_batch it was trained with"
                 )
             if self.ranks.is_main:
-                log.info("resumed after step %d (%d samples)", step, consumed)
+                log.info("resumed after step %d (%d samples)", self.progress.step, consumed)
         if self.sink:
-            self.sink.resume(step)
-        return step
+            self.sink.resume(self.progress.step)
 
-    def _change(self, step: int) -> None:
+    def _change(self) -> None:
         """Do what was asked for: from here on other data, or another end (model/train/control)."""
-        if self.control.apply(step, step * self.settings.global_batch):
+        if self.control.apply(self.progress.step, self._consumed):
             self.data = self.open_data()
 
-    def _step(self, step: int) -> StepOutcome:
+    def _step(self) -> StepOutcome:
         """Forward, backward and update; the weights stay untouched when anything isn't finite."""
         started = time.perf_counter()
-        micro_batches = self.data.loader.step(step)
+        step, number_of_batch = self.progress.step, self.progress.batch
+        micro_batches = self.data.loader.step(number_of_batch)
         totals = torch.zeros(
             len(self.data.sources), 2, dtype=torch.float64, device=self.ranks.device
         )
@@ -175,7 +177,7 @@ class Trainer:
                 last=number == len(micro_batches) - 1,
                 free_weights=self.settings.parallel.reshard_after_forward,
             )
-            self._seed(step, number)
+            self._seed(number_of_batch, number)
             loss, per_sample = self.objective(
                 self._place(batch["input_ids"]),
                 self._place(batch["labels"]),
@@ -189,11 +191,13 @@ class Trainer:
         outcome = self._agree(step, totals, squares)
         if not outcome.finite:
             self.optimizer.zero_grad(set_to_none=True)
-            self._fail(step, losses, [batch["samples"] for batch in micro_batches], outcome)
+            self._fail(losses, [batch["samples"] for batch in micro_batches], outcome)
         set_learning_rate(self.optimizer, learning_rate(self.settings, step, self.control.horizon))
         clip_gradients(gradients, outcome.grad_norm, self.settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.progress.step += 1
+        self.progress.batch += 1
         self.speed.step(time.perf_counter() - started)
         return outcome
 
@@ -220,18 +224,17 @@ class Trainer:
             requests=values[2] > 0,
         )
 
-    def _fail(
-        self, step: int, losses: list[Tensor], samples: list[Tensor], outcome: StepOutcome
-    ) -> None:
+    def _fail(self, losses: list[Tensor], samples: list[Tensor], outcome: StepOutcome) -> None:
         bad = [
             int(sample)
             for loss, ids in zip(losses, samples, strict=True)
             for sample in ids[~torch.isfinite(loss.cpu())].tolist()
         ]
         culprits = sorted(sample for part in self.ranks.gather(bad) for sample in part)
-        size = self.settings.global_batch
-        where = f"samples {culprits}" if culprits else f"any of its samples {step * size} to {(step + 1) * size - 1} (their losses are finite, a gradient is not)"  # fmt: skip  # noqa: E501
-        self._save(step)
+        step, first = self.progress.step, self._consumed
+        last = first + self.settings.global_batch - 1
+        where = f"samples {culprits}" if culprits else f"any of its samples {first} to {last} (their losses are finite, a gradient is not)"  # fmt: skip  # noqa: E501
+        self._save()
         raise NonFiniteError(
             f"step {step + 1} is not finite (loss {outcome.loss}, gradient norm "
             f"{outcome.grad_norm}), from {where}. The weights are those after step {step}, saved "
@@ -240,7 +243,7 @@ class Trainer:
 
     def _report(self, step: int, outcome: StepOutcome) -> None:
         rate = learning_rate(self.settings, step - 1, self.control.horizon)
-        samples = step * self.settings.global_batch
+        samples = self._consumed
         metrics = {
             "train/loss": outcome.loss,
             "train/grad_norm": outcome.grad_norm,
@@ -294,13 +297,19 @@ class Trainer:
         if self.ranks.is_main:
             log.info("step %d  validation loss %.4f", step, metrics["validation/loss"])
 
-    def _save(self, step: int) -> None:
+    @property
+    def _consumed(self) -> int:
+        """Samples [0, this) were trained on, or skipped."""
+        return self.progress.batch * self.settings.global_batch
+
+    def _save(self) -> None:
         started = time.perf_counter()
+        step = self.progress.step
         if self.sink:
             self.sink.flush()
         documents = {
-            "data_state.json": self.data.state(step * self.settings.global_batch),
-            "trainer.json": json.dumps({"step": step, "horizon": self.control.horizon.to_dict()}),
+            "data_state.json": self.data.state(self._consumed),
+            progress.FILE_NAME: self.progress.to_json(horizon=self.control.horizon.to_dict()),
         }
         tensors = training_tensors(self.objective, self.optimizer)
         folder = self.checkpoints.save(step, tensors, documents)
@@ -315,9 +324,9 @@ class Trainer:
     def _place(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.ranks.device, non_blocking=True)
 
-    def _seed(self, step: int, micro_batch: int) -> None:
+    def _seed(self, batch: int, micro_batch: int) -> None:
         """Random numbers (dropout) follow from the position, so no generator state is saved."""
-        key = f"{self.settings.seed}/{step}/{micro_batch}/{self.ranks.rank}"
+        key = f"{self.settings.seed}/{batch}/{micro_batch}/{self.ranks.rank}"
         digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
         torch.manual_seed(int.from_bytes(digest, "little") >> 1)
 

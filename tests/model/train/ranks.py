@@ -86,7 +86,7 @@ def settings(**changes: Any) -> dict[str, Any]:
         "steps": 12,
         "warmup_steps": 2,
         "learning_rate": 1e-2,
-        "checkpoint_every": 4,
+        "checkpoints": {"every": 4},
         "validation_fraction": 0.05,
         "validate_every": 3,
         "seed": 3,

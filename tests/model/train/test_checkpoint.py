@@ -15,6 +15,7 @@ import torch
 from model.errors import ConfigError, DataError, StageError
 from model.train.build import Run
 from model.train.checkpoint import complete_checkpoints, training_tensors
+from model.train.progress import Progress
 
 MakeRun = Callable[..., Run]
 
@@ -56,14 +57,15 @@ def damage(file: Path, how: str) -> None:
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     make_run: MakeRun, caplog: pytest.LogCaptureFixture, how: str, file: str, reason: str
 ) -> None:
-    run = make_run(steps=6, checkpoint_every=2)
+    run = make_run(steps=6, checkpoints={"every": 2})
     run.trainer.fit()
     expected = state(run)
     assert names(run) == ["step-00000002", "step-00000004", "step-00000006"]
     damage(run.trainer.checkpoints.folder / "step-00000006" / file, how)
-    again = make_run(steps=6, checkpoint_every=2)
+    again = make_run(steps=6, checkpoints={"every": 2})
     with caplog.at_level(logging.WARNING):
-        assert again.trainer.resume() == 4
+        again.trainer.resume()
+    assert again.trainer.progress.step == 4
     assert reason in caplog.text and "step-00000006" in caplog.text
     again.trainer.fit()
     assert_equal(state(again), expected)
@@ -72,29 +74,30 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
 
 
 def test_when_all_are_damaged_nothing_is_trained_anew_silently(make_run: MakeRun) -> None:
-    run = make_run(steps=2, checkpoint_every=1)
+    run = make_run(steps=2, checkpoints={"every": 1})
     run.trainer.fit()
     for folder in complete_checkpoints(run.trainer.checkpoints.folder):
         damage(folder / "__0_0.distcp", "truncated")
     with pytest.raises(DataError, match=r"every checkpoint in .* is damaged"):
-        make_run(steps=2, checkpoint_every=1).trainer.resume()
+        make_run(steps=2, checkpoints={"every": 1}).trainer.resume()
 
 
 def test_what_an_interrupted_save_left_is_neither_read_nor_kept(make_run: MakeRun) -> None:
-    run = make_run(steps=2, checkpoint_every=1, schedule="constant")
+    run = make_run(steps=2, checkpoints={"every": 1}, schedule="constant")
     run.trainer.fit()
     folder = run.trainer.checkpoints.folder
     shutil.copytree(folder / "step-00000002", folder / "step-00000009.partial")
     shutil.copytree(folder / "step-00000002", folder / "step-00000008")
     (folder / "step-00000008" / "complete.json").unlink()
-    again = make_run(steps=3, checkpoint_every=1, schedule="constant")
-    assert again.trainer.resume() == 2
+    again = make_run(steps=3, checkpoints={"every": 1}, schedule="constant")
+    again.trainer.resume()
+    assert again.trainer.progress == Progress(step=2, batch=2)
     again.trainer.fit()
     assert not (folder / "step-00000009.partial").exists()
 
 
 def test_retention_keeps_the_newest(make_run: MakeRun) -> None:
-    run = make_run(steps=5, checkpoint_every=1, keep_last=2)
+    run = make_run(steps=5, checkpoints={"every": 1, "keep_last": 2})
     run.trainer.fit()
     assert names(run) == ["step-00000004", "step-00000005"]
     assert len(list(run.trainer.checkpoints.folder.iterdir())) == 2
@@ -109,7 +112,7 @@ def test_another_batch_or_other_data_are_refused(make_run: MakeRun) -> None:
 
 
 def test_a_disk_that_refuses_a_checkpoint_leaves_the_others_alone(make_run: MakeRun) -> None:
-    run = make_run(steps=4, checkpoint_every=2)
+    run = make_run(steps=4, checkpoints={"every": 2})
     run.trainer.checkpoints.save(2, state(run), {})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # bytes; Python ignores SIGXFSZ

@@ -8,6 +8,7 @@ import pytest
 
 from model.errors import ConfigError
 from model.train.config import PretrainJob, PretrainSettings
+from model.train.retention import CheckpointSettings
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ from model.train.config import PretrainJob, PretrainSettings
         ({"validate_every": 10}, "set validation_fraction"),
         ({"validation_fraction": 0.9}, "validation_fraction = 0.9"),
         ({"steps": 10, "warmup_steps": 10}, "warmup_steps = 10"),
-        ({"keep_last": 0}, "keep_last = 0"),
+        ({"checkpoints": CheckpointSettings(keep_last=0)}, r"checkpoints\.keep_last = 0"),
     ],
 )
 def test_refused(changes: dict[str, Any], message: str) -> None:

@@ -1,0 +1,40 @@
+"""How far a run has come, and its document in every checkpoint: trainer.json.
+
+    batch   0   1   2   3   4   5         global batches consumed: the position in the data
+    step    0   1   2   .   3   4         optimizer steps: the position in the schedule
+                        └── skipped: its samples are consumed, no step is made of them
+
+Samples [0, batch x global_batch) are consumed. Without a skipped batch both counters are equal.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from model.errors import DataError
+
+FILE_NAME = "trainer.json"
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """The counters of a run; equal on every rank, changed by the trainer alone."""
+
+    step: int = 0
+    """Completed optimizer steps."""
+    batch: int = 0
+    """Global batches consumed, skipped ones included; never less than `step`."""
+
+    def to_json(self, **more: Any) -> str:
+        """The document, with what else belongs to this position (JSON values)."""
+        return json.dumps({"step": self.step, "batch": self.batch, **more}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> tuple["Progress", dict[str, Any]]:
+        """The counters and everything else. Raises DataError for another document."""
+        try:
+            content = json.loads(text)
+            progress = cls(step=content.pop("step"), batch=content.pop("batch"))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"a checkpoint's {FILE_NAME} cannot be read: {error!r}") from error
+        return progress, content
