@@ -3,11 +3,15 @@
 shards.py       write and read token ids        manifest.py   what a folder of shards holds
 permutation.py  a shuffle without a list        order.py      sample number -> block of tokens
 journal.py      data appended during a run      state.py      how far training has come
-loader.py       tensors for each step           verify.py     proofs about all of it
+dataset.py      samples as tensors              documents.py  where documents begin in them
+loader.py       each step, read ahead           integrity.py  no damaged shard is read
+verify.py       proofs about all of it          ledger.py     what they are held against
 """
 
+from model.data.dataset import MicroBatch, PackedDataset
+from model.data.integrity import ShardGuard
 from model.data.journal import Journal, JournalEntry
-from model.data.loader import MicroBatch, PackedDataset, StepLoader
+from model.data.loader import StepLoader
 from model.data.manifest import PackedManifest, ShardInfo
 from model.data.order import Block, SampleOrder
 from model.data.shards import ShardWriter, dtype_for
@@ -22,6 +26,7 @@ __all__ = [
     "PackedDataset",
     "PackedManifest",
     "SampleOrder",
+    "ShardGuard",
     "ShardInfo",
     "ShardWriter",
     "StepLoader",

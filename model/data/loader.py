@@ -1,122 +1,38 @@
-"""From sample numbers to tensors: memory-mapped shards, checked at first use.
+"""Each rank's share of every training step, read ahead by a thread.
 
-    StepLoader.step(s): samples [s*G, (s+1)*G) ─┬─ rank 0: [s*G, s*G + G/W) ─▶ micro-batches of b
+    StepLoader.step(n): samples [n*G, (n+1)*G) ─┬─ rank 0: [n*G, n*G + G/W) ─▶ micro-batches of b
                                                 ├─ rank 1: …
                                                 └─ rank W-1
+           ▲
+           └── queue of `prefetch` steps ◀── thread: locate a window of steps ─▶ check ─▶ copy
 
 G = global batch, W = world size, b = micro-batch, L = sequence length. Ranks only split a step, so
-what is trained on in step s does not depend on W or b, and both may change between two steps.
+what is trained on in step n does not depend on W or b, and both may change between two steps.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal, TypedDict
+import os
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset
 
-from model.data.order import SampleOrder
-from model.data.shards import check_tokens, open_tokens
+from model.data.dataset import MicroBatch, PackedDataset
+from model.data.order import Blocks
 from model.errors import ConfigError, DataError
 
-MAX_OPEN_SHARDS = 256
-"""Each open shard holds a file descriptor; the one opened first is closed beyond this number."""
+PREFETCH = 2
+"""Steps that lie ready: one to hide reading, and one more for an uneven pace."""
 
-
-class Sample(TypedDict):
-    """One block."""
-
-    tokens: torch.Tensor
-    """int64 [L + 1]"""
-    source: int
-    """Index into `SampleOrder.sources`."""
-
-
-class MicroBatch(TypedDict):
-    """What one forward pass takes."""
-
-    input_ids: torch.Tensor
-    """int64 [b, L]"""
-    labels: torch.Tensor
-    """int64 [b, L], already shifted: labels[i, t] follows input_ids[i, t]."""
-    source: torch.Tensor
-    """int64 [b], index into `SampleOrder.sources`."""
-    samples: torch.Tensor
-    """int64 [b], global sample numbers."""
-
-
-class PackedDataset(Dataset[Sample]):
-    """The samples of an order, by number.
-
-    A shard's content is compared with the manifest (MD5) when the first token of it is asked for in
-    this process, before that token is returned. May be pickled to other processes: maps are opened
-    anew there.
-
-    Args:
-        folder: where the shards of the order's first manifest lie. Appended shards lie where their
-            own manifest was read.
-        order: of the samples.
-        split: "train", or "validation" (blocks that no training sample ever shows).
-
-    Raises:
-        DataError: on access: a shard is missing, truncated or holds other content; names it.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        order: SampleOrder,
-        split: Literal["train", "validation"] = "train",
-    ) -> None:
-        self.folder = folder
-        self.order = order
-        self.split = split
-        self._maps: dict[int, npt.NDArray[np.unsignedinteger[Any]]] = {}
-        self._checked: set[int] = set()
-
-    def __len__(self) -> int:
-        if self.split == "validation":
-            return self.order.num_validation_samples
-        return self.order.num_samples
-
-    def __getitem__(self, index: int) -> Sample:
-        tokens, source = self.fetch([index])
-        return Sample(tokens=tokens[0], source=int(source[0]))
-
-    def fetch(self, samples: npt.ArrayLike) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens int64 [k, L + 1] and sources int64 [k] of sample numbers [k].
-
-        Raises:
-            IndexError: a number is outside of the split.
-            DataError: see the class.
-        """
-        blocks = self.order.locate_many(samples, validation=self.split == "validation")
-        length = self.order.sequence_length + 1
-        tokens = np.empty((blocks.shard.size, length), dtype=np.int64)
-        places = zip(blocks.shard.tolist(), blocks.start.tolist(), strict=True)
-        for row, (shard, start) in enumerate(places):
-            tokens[row] = self._shard(shard)[start : start + length]
-        return torch.from_numpy(tokens), torch.from_numpy(blocks.source)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}
-
-    def _shard(self, index: int) -> npt.NDArray[np.unsignedinteger[Any]]:
-        tokens = self._maps.get(index)
-        if tokens is None:
-            manifest, info = self.order.manifests[index], self.order.shards[index]
-            folder = self.folder if manifest is self.order.manifest else manifest.folder
-            assert folder is not None, "an appended manifest was read from somewhere"
-            if index not in self._checked:
-                check_tokens(folder, info)
-                self._checked.add(index)
-            if len(self._maps) >= MAX_OPEN_SHARDS:
-                self._maps.pop(next(iter(self._maps)))
-            tokens = self._maps[index] = open_tokens(folder, info)
-        return tokens
+WINDOW_SAMPLES = 4096
+"""Samples located at once: one look-up of 4096 takes as long as three of 64."""
 
 
 def rank_samples(
@@ -124,7 +40,8 @@ def rank_samples(
 ) -> npt.NDArray[np.int64]:
     """Sample numbers of one rank in each of some steps: steps [k] -> int64 [k, G / W].
 
-    Step s has samples [s*G, (s+1)*G); rank r takes the r-th of W equal runs of them.
+    Step n has samples [n*G, (n+1)*G); rank r takes the r-th of W equal runs of them, and its
+    micro-batches are equal runs of that.
     """
     share = global_batch // world_size
     first = np.asarray(steps, dtype=np.int64) * global_batch + rank * share
@@ -135,12 +52,19 @@ def rank_samples(
 class StepLoader:
     """One rank's share of each training step.
 
+    The step after the one asked for is read in the background. Asking for another one than that is
+    allowed and costs what was read. May be forked and pickled; threads belong to the process that
+    called `step`.
+
     Args:
         dataset: of the training or the validation split.
         global_batch: samples a step over all ranks, G.
         micro_batch: samples a forward pass, b; G must be a multiple of world_size * b.
         rank: this process, in [0, world_size).
         world_size: number of processes, W.
+        separate_documents: micro-batches also say where documents begin.
+        prefetch: steps read ahead by a thread; 0 reads when asked.
+        pin_memory: page-locked tensors; ignored without a GPU.
 
     Raises:
         ConfigError: G is not a multiple of W * b.
@@ -154,8 +78,11 @@ class StepLoader:
         micro_batch: int,
         rank: int,
         world_size: int,
+        separate_documents: bool = False,
+        prefetch: int = PREFETCH,
+        pin_memory: bool = False,
     ) -> None:
-        assert 0 <= rank < world_size
+        assert 0 <= rank < world_size and prefetch >= 0
         if min(global_batch, micro_batch) < 1 or global_batch % (world_size * micro_batch):
             raise ConfigError(
                 f"global_batch {global_batch} must be a positive multiple of world_size "
@@ -167,6 +94,20 @@ class StepLoader:
         self.micro_batch = micro_batch
         self.rank = rank
         self.world_size = world_size
+        self.prefetch = prefetch
+        self._reader = _Reader(
+            dataset=dataset,
+            global_batch=global_batch,
+            micro_batch=micro_batch,
+            rank=rank,
+            world_size=world_size,
+            separate_documents=separate_documents,
+            device=torch.cuda.current_device()
+            if pin_memory and torch.cuda.is_available()
+            else None,
+        )
+        self._worker: _Worker | None = None
+        self._forgotten: weakref.finalize[..., StepLoader] | None = None
 
     @property
     def num_steps(self) -> int:
@@ -175,9 +116,7 @@ class StepLoader:
 
     def samples(self, step: int) -> npt.NDArray[np.int64]:
         """This rank's sample numbers in a step, int64 [G / W]."""
-        return rank_samples(
-            [step], global_batch=self.global_batch, rank=self.rank, world_size=self.world_size
-        ).ravel()
+        return self._reader.samples(np.asarray([step])).ravel()
 
     def step(self, step: int) -> list[MicroBatch]:
         """This rank's micro-batches of a step, G / (W * b) of them.
@@ -191,15 +130,142 @@ class StepLoader:
                 f"steps of {self.global_batch}: raise the sources' weights (epochs), append data, "
                 "or train fewer steps"
             )
-        numbers = self.samples(step)
-        tokens, source = self.dataset.fetch(numbers)
-        samples = torch.from_numpy(numbers)
-        return [
-            MicroBatch(
-                input_ids=tokens[i : i + self.micro_batch, :-1].contiguous(),
-                labels=tokens[i : i + self.micro_batch, 1:].contiguous(),
-                source=source[i : i + self.micro_batch],
-                samples=samples[i : i + self.micro_batch],
+        if not self.prefetch:
+            return self._reader.read(step)
+        worker = self._worker
+        if worker is None or worker.pid != os.getpid() or worker.next_step != step:
+            self._stop()
+            worker = self._worker = _Worker(
+                self._reader.read, first=step, end=self.num_steps, depth=self.prefetch
             )
-            for i in range(0, len(numbers), self.micro_batch)
-        ]
+            # The thread knows the reader, not the loader: a forgotten loader ends it.
+            self._forgotten = weakref.finalize(self, worker.stop)
+        try:
+            return worker.take()
+        except BaseException:
+            self._stop()
+            raise
+
+    def close(self) -> None:
+        """End the thread. The loader stays usable: the next `step` starts another."""
+        self._stop()
+        self.dataset.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_worker": None, "_forgotten": None}
+
+    def _stop(self) -> None:
+        if self._worker is not None and self._forgotten is not None:
+            self._forgotten.detach()
+            self._worker.stop()
+        self._worker = None
+
+
+@dataclass(kw_only=True)
+class _Reader:
+    """Reads any step. Used by one thread at a time."""
+
+    dataset: PackedDataset
+    global_batch: int
+    micro_batch: int
+    rank: int
+    world_size: int
+    separate_documents: bool
+    device: int | None
+    """GPU whose context pins memory; None: memory is not pinned."""
+    _window: tuple[int, Blocks] | None = field(default=None, repr=False)
+    """First step of the steps located last, and where their samples lie."""
+
+    def samples(self, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return rank_samples(
+            steps, global_batch=self.global_batch, rank=self.rank, world_size=self.world_size
+        )
+
+    def read(self, step: int) -> list[MicroBatch]:
+        if self.device is not None:
+            # Per thread; otherwise every rank would open a context on the first GPU.
+            torch.cuda.set_device(self.device)
+        return self.dataset.batches(
+            self.samples(np.asarray([step])).ravel(),
+            self._locate(step),
+            micro_batch=self.micro_batch,
+            separate_documents=self.separate_documents,
+            pin_memory=self.device is not None,
+        )
+
+    def _locate(self, step: int) -> Blocks:
+        share = self.global_batch // self.world_size
+        size = max(1, WINDOW_SAMPLES // share)
+        window = self._window
+        if window is None or not 0 <= step - window[0] < window[1].shard.size // share:
+            end = min(step + size, len(self.dataset) // self.global_batch)
+            blocks = self.dataset.locate(self.samples(np.arange(step, end)).ravel())
+            self.dataset.expect(blocks)
+            window = self._window = (step, blocks)
+        rows = slice((step - window[0]) * share, (step - window[0] + 1) * share)
+        found = window[1]
+        return Blocks(
+            source=found.source[rows],
+            epoch=found.epoch[rows],
+            shard=found.shard[rows],
+            start=found.start[rows],
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_window": None}
+
+
+class _Worker:
+    """A thread that makes steps `first`, `first` + 1, … up to `end`, at most `depth` ahead."""
+
+    def __init__(
+        self, make: Callable[[int], list[MicroBatch]], *, first: int, end: int, depth: int
+    ) -> None:
+        self.pid = os.getpid()
+        self.next_step = first
+        """What `take` returns next."""
+        self._make = make
+        self._end = end
+        self._depth = depth
+        self._ready: deque[list[MicroBatch] | BaseException] = deque()
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="step-loader", daemon=True)
+        self._thread.start()
+
+    def take(self) -> list[MicroBatch]:
+        """The next step, as soon as it is there. Raises what reading it raised."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._ready))
+            result = self._ready.popleft()
+            self.next_step += 1
+            self._changed.notify_all()
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    def stop(self) -> None:
+        """End the thread and wait for it; in a forked child there is none."""
+        if self.pid != os.getpid():
+            return
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        if self._thread is not threading.current_thread():  # the collector runs in any thread
+            self._thread.join()
+
+    def _run(self) -> None:
+        for step in range(self.next_step, self._end):
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopped or len(self._ready) < self._depth)
+                if self._stopped:
+                    return
+            try:
+                result: list[MicroBatch] | BaseException = self._make(step)
+            except BaseException as error:
+                result = error
+            with self._changed:
+                self._ready.append(result)
+                self._changed.notify_all()
+            if isinstance(result, BaseException):
+                return

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from model.data._files import PARTIAL, md5_of_file, sync_folder, write_json
 from model.data.manifest import DType, ShardInfo
@@ -251,6 +253,32 @@ def open_tokens(folder: Path, shard: ShardInfo) -> npt.NDArray[np.unsignedintege
     return np.memmap(path, dtype=_NUMPY[shard.dtype], mode="r")
 
 
+def map_tokens(folder: Path, shard: ShardInfo) -> npt.NDArray[Any]:
+    """`open_tokens` for many shards: without a file descriptor each, and int32 instead of uint32.
+
+    Ids stay below 2**31, so nothing is lost, and int32 is what torch computes with.
+    """
+    path = folder / shard.name
+    _check_size(path, shard.num_bytes, shard)
+    return _map(path, torch.uint16 if shard.dtype == "uint16" else torch.int32, shard.num_tokens)
+
+
+def map_starts(folder: Path, shard: ShardInfo) -> npt.NDArray[np.int64]:
+    """Memory-map where each document starts, in tokens, ascending, int64 [num_documents]."""
+    path = folder / shard.index_name
+    _check_size(path, 8 * shard.num_documents, shard)
+    return _map(path, torch.int64, shard.num_documents)
+
+
+def _map(path: Path, dtype: torch.dtype, size: int) -> npt.NDArray[Any]:
+    assert sys.byteorder == "little", "files are little-endian and used as they are"
+    # Python's mmap keeps a file descriptor open for each map; torch's does not. Not shared means
+    # that the file is opened for reading only; nothing is ever written to the map.
+    array = torch.from_file(str(path), shared=False, size=size, dtype=dtype).numpy()
+    array.flags.writeable = False
+    return array
+
+
 def read_document_starts(folder: Path, shard: ShardInfo) -> npt.NDArray[np.uint64]:
     """Where each document starts, in tokens, ascending, uint64 [num_documents]."""
     path = folder / shard.index_name
@@ -258,20 +286,34 @@ def read_document_starts(folder: Path, shard: ShardInfo) -> npt.NDArray[np.uint6
     return np.fromfile(path, dtype="<u8")
 
 
-def _check_size(path: Path, expected: int, shard: ShardInfo) -> None:
+def check_sizes(folder: Path, shard: ShardInfo) -> tuple[os.stat_result, os.stat_result]:
+    """What the file system says of the token file and the index; their sizes are as they should be.
+
+    Raises:
+        DataError: a file is missing, truncated or too long; names the shard.
+    """
+    return (
+        _check_size(folder / shard.name, shard.num_bytes, shard),
+        _check_size(folder / shard.index_name, 8 * shard.num_documents, shard),
+    )
+
+
+def _check_size(path: Path, expected: int, shard: ShardInfo) -> os.stat_result:
     try:
-        size = path.stat().st_size
+        found = path.stat()
     except FileNotFoundError:
         raise DataError(
             f"shard {shard.name!r} of source {shard.source!r} is missing: {path} does not exist. "
             "Restore it or pack again"
         ) from None
+    size = found.st_size
     if size != expected:
         raise DataError(
             f"shard {shard.name!r} of source {shard.source!r} is "
             f"{'truncated' if size < expected else 'too long'}: {path} has {size} of {expected} "
             "bytes. Restore it or pack again"
         )
+    return found
 
 
 def _damaged(path: Path, shard: ShardInfo, field: str, expected: str, found: str) -> DataError:

@@ -31,7 +31,10 @@ def pretrain(job: PretrainJob) -> None:
     stop = StopFlag().install()
     with parallel() as ranks:
         run = build(job, ranks, stop)
-        run.trainer.fit()
+        try:
+            run.trainer.fit()
+        finally:
+            run.trainer.data.loader.close()
         export(
             run.model,
             run.tokenizer,

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from transformers import (
 import model.modeling_steel as _registers_auto_classes  # noqa: F401
 from model.config import SteelConfig
 from model.data import DataState, PackedDataset, PackedManifest, StepLoader
+from model.data.integrity import ShardGuard, forget_sessions, session_folder
 from model.errors import ConfigError, DataError
 from model.train.changes import Changes
 from model.train.checkpoint import Checkpoints
@@ -67,10 +69,11 @@ def build(job: PretrainJob, ranks: Parallel, stop: StopFlag) -> Run:
         end_of_document=manifest.end_of_document if settings.separate_documents else None,
     )
     make_ready(objective, language_model, weights, settings, ranks)
+    guard = open_guard(output, ranks)
     trainer = Trainer(
         objective=objective,
         optimizer=build_optimizer(objective, settings),
-        open_data=lambda: open_data(control.changes, ranks),
+        open_data=lambda: open_data(control.changes, ranks, guard),
         control=control,
         settings=settings,
         ranks=ranks,
@@ -112,7 +115,15 @@ def make_ready(
     distribute(objective, language_model, layers, weights, settings, ranks)
 
 
-def open_data(changes: Changes, ranks: Parallel) -> TrainingData:
+def open_guard(output: Path, ranks: Parallel) -> ShardGuard:
+    """What checks shards in this launch, its work shared by the ranks of a machine; by all ranks."""
+    if ranks.is_main:
+        forget_sessions(output)
+    session: str = ranks.gather(uuid.uuid4().hex)[0]
+    return ShardGuard(session_folder(output, session))
+
+
+def open_data(changes: Changes, ranks: Parallel, guard: ShardGuard) -> TrainingData:
     """This rank's share of a run's data, appended ones included."""
     settings, order, folder = changes.settings, changes.order, changes.base.folder
     assert folder is not None, "the first manifest was read from somewhere"
@@ -129,15 +140,17 @@ def open_data(changes: Changes, ranks: Parallel) -> TrainingData:
         return saved.samples_consumed
 
     loader = StepLoader(
-        PackedDataset(folder, order),
+        PackedDataset(folder, order, guard=guard),
         global_batch=settings.global_batch,
         micro_batch=settings.micro_batch,
         rank=ranks.rank,
         world_size=ranks.world_size,
+        separate_documents=settings.separate_documents,
+        pin_memory=ranks.device.type == "cuda",
     )
     return TrainingData(
         loader=loader,
-        validation=PackedDataset(folder, order, "validation"),
+        validation=PackedDataset(folder, order, "validation", guard=guard),
         num_validation=held_out,
         sources=order.sources,
         state=state,

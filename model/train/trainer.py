@@ -160,6 +160,7 @@ class Trainer:
     def _change(self) -> None:
         """Do what was asked for: from here on other data, or another end (model/train/control)."""
         if self.control.apply(self.progress.step, self._consumed):
+            self.data.loader.close()
             self.data = self.open_data()
 
     def _step(self) -> StepOutcome:
@@ -278,14 +279,18 @@ class Trainer:
         stride = size * self.ranks.world_size
         for first in range(0, total, stride):
             mine = first + size * self.ranks.rank
-            rows = [dataset[i] for i in range(mine, min(mine + size, total))]
+            rows = range(mine, min(mine + size, total))
             # FSDP gathers weights in every forward call, so a rank without rows computes some too.
-            tokens = torch.stack([row["tokens"] for row in rows] or [dataset[0]["tokens"]])
-            tokens = self._place(tokens)
-            _, per_sample = self.objective(tokens[:, :-1], tokens[:, 1:])
+            batch = dataset.batch(
+                rows or [0], separate_documents=self.settings.separate_documents
+            )
+            _, per_sample = self.objective(
+                self._place(batch["input_ids"]),
+                self._place(batch["labels"]),
+                **document_arguments(batch, self._place),
+            )
             if rows:
-                source = torch.tensor([row["source"] for row in rows])
-                _add_by_source(totals, self._place(source), per_sample)
+                _add_by_source(totals, self._place(batch["source"]), per_sample)
         self.objective.train()
         sums = self.ranks.sum_(totals).tolist()
         metrics = {"validation/loss": sum(s for s, _ in sums) / sum(n for _, n in sums)}

@@ -8,7 +8,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.data import Journal, PackedDataset, PackedManifest, SampleOrder, StepLoader, loader
+from model.data import (
+    Journal,
+    PackedDataset,
+    PackedManifest,
+    SampleOrder,
+    StepLoader,
+    integrity,
+)
+from model.data import (
+    dataset as dataset_module,
+)
 from model.data.shards import open_tokens
 from model.errors import ConfigError, DataError
 
@@ -139,7 +149,7 @@ def test_appended_shards_are_read_from_their_own_folder(
 def test_survives_pickling_and_many_shards(
     packed: PackedManifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader, "MAX_OPEN_SHARDS", 2)
+    monkeypatch.setattr(dataset_module, "MAX_OPEN_SHARDS", 2)
     assert len(packed.shards) > 4
     dataset = dataset_of(packed)
     first = [dataset[i]["tokens"].tolist() for i in range(len(dataset))]
@@ -193,13 +203,13 @@ def test_no_token_of_a_faulty_shard_is_given_out(
 def test_a_shard_is_hashed_once(packed: PackedManifest, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = dataset_of(packed)
     hashed = []
-    real = loader.check_tokens
+    real = integrity.check_shard
 
     def count(folder: Path, shard: object) -> None:
         hashed.append(shard)
         real(folder, shard)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(loader, "check_tokens", count)
+    monkeypatch.setattr(integrity, "check_shard", count)
     for _ in range(2):
         for number in range(len(dataset)):
             dataset[number]

@@ -167,7 +167,7 @@ def test_the_export_is_the_trained_model(
     batch = run.trainer.data.loader.step(0)[0]
     positions = document_positions(batch["input_ids"], ranks.END)
     logits = loaded(input_ids=batch["input_ids"], position_ids=positions, use_cache=False).logits
-    found = functional.cross_entropy(logits.float().flatten(0, 1), batch["labels"].flatten())
+    found = functional.cross_entropy(logits.float().flatten(0, 1), batch["labels"].flatten().long())
     expected, _ = run.trainer.objective(batch["input_ids"], batch["labels"])
     torch.testing.assert_close(found, expected.float(), rtol=1e-5 if precision == "fp32" else 1e-2,
                                atol=1e-5)  # fmt: skip

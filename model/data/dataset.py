@@ -1,0 +1,260 @@
+"""From sample numbers to tensors: memory-mapped shards, checked at first use.
+
+    numbers [k] ──order──▶ (shard, start) ──guard──▶ maps ──copy──▶ input_ids, labels [k, L]
+                                                     │
+                                                     └─ index ──▶ position_ids, cu_seqlens
+
+b = micro-batch, k = samples asked for, L = sequence length. Ids are int32 on the host: half the
+bytes to copy and to send; a device widens them faster. A shard of uint32 is mapped as int32, so
+that a block is one copy into each of the two tensors that a forward pass takes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NotRequired, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import Dataset
+
+from model.data.documents import boundaries
+from model.data.integrity import ShardGuard
+from model.data.order import Blocks, SampleOrder
+from model.data.permutation import Ints
+from model.data.shards import map_starts, map_tokens
+
+MAX_OPEN_SHARDS = 16_384
+"""Beyond it the shard opened first is closed. A map takes no file descriptor, but Linux allows a
+process about 65,000 maps by default; a shard has two."""
+
+
+class Sample(TypedDict):
+    """One block."""
+
+    tokens: torch.Tensor
+    """int64 [L + 1]"""
+    source: int
+    """Index into `SampleOrder.sources`."""
+
+
+class MicroBatch(TypedDict):
+    """What one forward pass takes. All tensors are contiguous and lie on the host."""
+
+    input_ids: torch.Tensor
+    """int32 [b, L]"""
+    labels: torch.Tensor
+    """int32 [b, L], already shifted: labels[i, t] follows input_ids[i, t]."""
+    source: torch.Tensor
+    """int64 [b], index into `SampleOrder.sources`."""
+    samples: torch.Tensor
+    """int64 [b], global sample numbers."""
+    position_ids: NotRequired[torch.Tensor]
+    """int32 [b, L], 0 at each row's start and at each document's; where documents are separated."""
+    cu_seqlens: NotRequired[torch.Tensor]
+    """int32 [sequences + 1], where each begins in the b * L flattened tokens, and last b * L; a
+    row's start is always among them."""
+    max_seqlen: NotRequired[int]
+    """Length of the longest sequence, in tokens."""
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """The two files of a shard, mapped read-only."""
+
+    tokens: npt.NDArray[Any]
+    """int32 or uint16 [num_tokens]"""
+    starts: Ints
+    """int64 [num_documents]"""
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """Shards that a process has checked and mapped, by index into `SampleOrder.shards`."""
+
+    pid: int
+    shards: dict[int, _Shard] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class PackedDataset(Dataset[Sample]):
+    """The samples of an order, by number.
+
+    A shard's files are compared with the manifest (MD5) before the first token of it is returned;
+    `guard` says how. Threads may share a dataset. It may be forked, or pickled to other processes:
+    maps are opened anew there.
+
+    Args:
+        folder: where the shards of the order's first manifest lie. Appended shards lie where their
+            own manifest was read.
+        order: of the samples.
+        split: "train", or "validation" (blocks that no training sample ever shows).
+        guard: checks shards; one of this dataset's own if absent.
+
+    Raises:
+        DataError: on access: a shard is missing, truncated or holds other content; names it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        order: SampleOrder,
+        split: Literal["train", "validation"] = "train",
+        *,
+        guard: ShardGuard | None = None,
+    ) -> None:
+        self.folder = folder
+        self.order = order
+        self.split = split
+        self.guard = guard or ShardGuard()
+        self._opened = _Opened(os.getpid())
+
+    def __len__(self) -> int:
+        if self.split == "validation":
+            return self.order.num_validation_samples
+        return self.order.num_samples
+
+    def __getitem__(self, index: int) -> Sample:
+        tokens, source = self.fetch([index])
+        return Sample(tokens=tokens[0].long(), source=int(source[0]))
+
+    def locate(self, samples: npt.ArrayLike) -> Blocks:
+        """Where sample numbers [k] of this split lie. Raises IndexError outside of it."""
+        return self.order.locate_many(samples, validation=self.split == "validation")
+
+    def fetch(self, samples: npt.ArrayLike) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens int32 [k, L + 1] and sources int64 [k] of sample numbers [k].
+
+        Raises:
+            IndexError: a number is outside of the split.
+            DataError: see the class.
+        """
+        blocks = self.locate(samples)
+        length = self.order.sequence_length + 1
+        tokens = np.empty((blocks.shard.size, length), dtype=np.int32)
+        shards, which = self._shards(blocks.shard)
+        places = zip(which.tolist(), blocks.start.tolist(), strict=True)
+        for row, (number, start) in enumerate(places):
+            tokens[row] = shards[number].tokens[start : start + length]
+        return torch.from_numpy(tokens), torch.from_numpy(blocks.source)
+
+    def batch(self, samples: npt.ArrayLike, *, separate_documents: bool = False) -> MicroBatch:
+        """One micro-batch of sample numbers [k]. Raises as `fetch` does."""
+        numbers = np.asarray(samples, dtype=np.int64)
+        (batch,) = self.batches(
+            numbers,
+            self.locate(numbers),
+            micro_batch=numbers.size,
+            separate_documents=separate_documents,
+        )
+        return batch
+
+    def batches(
+        self,
+        numbers: Ints,
+        blocks: Blocks,
+        *,
+        micro_batch: int,
+        separate_documents: bool = False,
+        pin_memory: bool = False,
+    ) -> list[MicroBatch]:
+        """Samples that were located already, in micro-batches of b = `micro_batch`, k / b of them.
+
+        Args:
+            numbers, blocks: sample numbers [k] and where they lie.
+            separate_documents: add position_ids, cu_seqlens and max_seqlen.
+            pin_memory: page-locked tensors, which a GPU copies without the host waiting.
+
+        Raises:
+            DataError: see the class.
+        """
+        num_rows, length = numbers.size, self.order.sequence_length
+        input_ids = torch.empty(num_rows, length, dtype=torch.int32, pin_memory=pin_memory)
+        labels = torch.empty(num_rows, length, dtype=torch.int32, pin_memory=pin_memory)
+        inputs_out, labels_out = input_ids.numpy(), labels.numpy()
+        shards, which = self._shards(blocks.shard)
+        places = zip(which.tolist(), blocks.start.tolist(), strict=True)
+        for row, (number, start) in enumerate(places):
+            tokens = shards[number].tokens
+            # The second copy reads what the first has brought into the cache.
+            inputs_out[row] = tokens[start : start + length]
+            labels_out[row] = tokens[start + 1 : start + 1 + length]
+        source, samples = torch.from_numpy(blocks.source), torch.from_numpy(numbers)
+        slices = [slice(i, i + micro_batch) for i in range(0, num_rows, micro_batch)]
+        batches = [
+            MicroBatch(
+                input_ids=input_ids[rows],
+                labels=labels[rows],
+                source=source[rows],
+                samples=samples[rows],
+            )
+            for rows in slices
+        ]
+        if separate_documents:
+            indices = [shard.starts for shard in shards]
+            documents = boundaries(indices, which, blocks.start, length)
+            positions = torch.from_numpy(documents.positions())
+            positions = positions.pin_memory() if pin_memory else positions
+            for rows, batch in zip(slices, batches, strict=True):
+                offsets = documents.of_rows(rows.start, rows.stop)
+                batch["position_ids"] = positions[rows]
+                batch["cu_seqlens"] = torch.from_numpy(offsets)
+                batch["max_seqlen"] = int(np.diff(offsets).max())
+        return batches
+
+    def expect(self, blocks: Blocks) -> None:
+        """Check the shards of these blocks in the background, in this order."""
+        opened = self._here().shards
+        numbers, first = np.unique(blocks.shard, return_index=True)
+        for index in numbers[np.argsort(first)].tolist():
+            if index not in opened:
+                self.guard.ahead(self._folder(index), self.order.shards[index])
+
+    def close(self) -> None:
+        """Stop checking ahead. The dataset stays usable."""
+        self.guard.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_opened"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._opened = _Opened(os.getpid())
+
+    def _shards(self, numbers: Ints) -> tuple[list[_Shard], Ints]:
+        """The distinct shards of rows [k] and which of them each row has, [k].
+
+        Those not opened yet are checked first, all at once.
+        """
+        distinct, which = np.unique(numbers, return_inverse=True)
+        here = self._here()
+        found = {index: here.shards.get(index) for index in distinct.tolist()}
+        if missing := [index for index, shard in found.items() if shard is None]:
+            self.guard.check([(self._folder(index), self.order.shards[index]) for index in missing])
+            opened = {index: self._map(index) for index in missing}
+            with here.lock:
+                here.shards.update(opened)
+                while len(here.shards) > max(MAX_OPEN_SHARDS, len(opened)):
+                    here.shards.pop(next(iter(here.shards)))
+            found |= opened
+        return [shard for shard in found.values() if shard is not None], which
+
+    def _map(self, index: int) -> _Shard:
+        folder, info = self._folder(index), self.order.shards[index]
+        return _Shard(tokens=map_tokens(folder, info), starts=map_starts(folder, info))
+
+    def _folder(self, index: int) -> Path:
+        manifest = self.order.manifests[index]
+        folder = self.folder if manifest is self.order.manifest else manifest.folder
+        assert folder is not None, "an appended manifest was read from somewhere"
+        return folder
+
+    def _here(self) -> _Opened:
+        """This process's maps: a forked child must not use a lock that a thread held then."""
+        if self._opened.pid != os.getpid():
+            self._opened = _Opened(os.getpid())
+        return self._opened

@@ -1,0 +1,73 @@
+"""Where documents begin inside of blocks, from the index beside each shard.
+
+    shard   … 7 7 # 4 4 4 4 # 9 9 #  5 5 …      # ends a document; the index holds the starts
+    block         [4 4 4 # 9 9 # 5] 5           L inputs and one more token, which is only a label
+    positions      0 1 2 3 0 1 2 0              a row counts from 0, whatever was before it
+    cu_seqlens     0       4     7  8           over the flattened rows of a micro-batch
+
+k = rows, L = sequence length, m = documents that begin inside of a row. A document that begins at a
+row's first token, or at the token after its inputs, adds no boundary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from model.data.permutation import Ints
+
+
+@dataclass(frozen=True)
+class Boundaries:
+    """Where sequences begin in k rows of L tokens."""
+
+    offsets: Ints
+    """Ascending, [k + m + 1]: each row's start, each document's start, and last k * L."""
+    sequence_length: int
+    """L."""
+
+    def positions(self) -> npt.NDArray[np.int32]:
+        """Position of each token in its document or row, int32 [k, L]."""
+        lengths = np.diff(self.offsets)
+        size = int(self.offsets[-1])
+        positions = np.arange(size, dtype=np.int32)
+        positions -= np.repeat(self.offsets[:-1].astype(np.int32), lengths)
+        return positions.reshape(-1, self.sequence_length)
+
+    def of_rows(self, begin: int, end: int) -> npt.NDArray[np.int32]:
+        """`cu_seqlens` of the rows [begin, end) alone, int32 [sequences + 1]."""
+        first, last = begin * self.sequence_length, end * self.sequence_length
+        low, high = np.searchsorted(self.offsets, [first, last])
+        return (self.offsets[low : high + 1] - first).astype(np.int32)
+
+
+def boundaries(
+    indices: Sequence[Ints], which: Ints, starts: Ints, sequence_length: int
+) -> Boundaries:
+    """Boundaries of some blocks.
+
+    Args:
+        indices: document starts of each shard in question, int64, ascending; may be memory-mapped:
+            a look-up reads a few pages of it.
+        which: index into `indices` of each row, [k].
+        starts: first token of each row in its shard, [k].
+        sequence_length: L.
+    """
+    rows = np.arange(which.size, dtype=np.int64)
+    found = [rows * sequence_length]
+    for number, index in enumerate(indices):
+        mine = np.flatnonzero(which == number) if len(indices) > 1 else rows
+        first = starts[mine]
+        low = np.searchsorted(index, first, side="right")
+        counts = np.searchsorted(index, first + sequence_length, side="left") - low
+        # Entries low[i] … low[i] + counts[i] - 1 of the index, for every row i, in one go.
+        ends = np.cumsum(counts)
+        entries = np.arange(counts.sum()) + np.repeat(low - (ends - counts), counts)
+        found.append(index[entries] + np.repeat(mine * sequence_length - first, counts))
+    found.append(np.asarray([which.size * sequence_length], dtype=np.int64))
+    offsets = np.concatenate(found)
+    offsets.sort()
+    return Boundaries(offsets=offsets, sequence_length=sequence_length)
