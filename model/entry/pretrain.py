@@ -14,6 +14,7 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
+from model.data.integrity import forget_sessions
 from model.errors import ConfigError, DataError, SteelError
 from model.train.build import build
 from model.train.config import PretrainJob
@@ -43,6 +44,7 @@ def pretrain(job: PretrainJob) -> None:
             dtype=resolve_precision(job.settings, ranks.device),
         )
         if ranks.is_main:
+            forget_sessions(Path(job.output))
             log.info("model written to %s", Path(job.output) / MODEL_FOLDER)
 
 

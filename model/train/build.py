@@ -116,7 +116,7 @@ def make_ready(
 
 
 def open_guard(output: Path, ranks: Parallel) -> ShardGuard:
-    """What checks shards in this launch, its work shared by the ranks of a machine; by all ranks."""
+    """What checks shards in this launch, for all ranks of a machine together. Called by all."""
     if ranks.is_main:
         forget_sessions(output)
     session: str = ranks.gather(uuid.uuid4().hex)[0]

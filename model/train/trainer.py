@@ -281,9 +281,7 @@ class Trainer:
             mine = first + size * self.ranks.rank
             rows = range(mine, min(mine + size, total))
             # FSDP gathers weights in every forward call, so a rank without rows computes some too.
-            batch = dataset.batch(
-                rows or [0], separate_documents=self.settings.separate_documents
-            )
+            batch = dataset.batch(rows or [0], separate_documents=self.settings.separate_documents)
             _, per_sample = self.objective(
                 self._place(batch["input_ids"]),
                 self._place(batch["labels"]),

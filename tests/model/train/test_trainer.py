@@ -94,8 +94,10 @@ class Poison:
         self.forward, self.tokens = run.trainer.objective.forward, tokens
         self.gradient_only = gradient_only
 
-    def __call__(self, input_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        loss, by_sample = self.forward(input_ids, labels)
+    def __call__(
+        self, input_ids: Tensor, labels: Tensor, **documents: Any
+    ) -> tuple[Tensor, Tensor]:
+        loss, by_sample = self.forward(input_ids, labels, **documents)
         hit = (input_ids == self.tokens).all(dim=1)
         if not hit.any():
             return loss, by_sample
