@@ -112,6 +112,13 @@ class StageLock:
                 return
 
 
+def is_held(path: Path) -> bool:
+    """Whether a live process holds the lock in this file."""
+    lock = StageLock(path, what="")
+    owner = lock._owner()
+    return owner is not None and not lock._stale(owner)
+
+
 def process_start(pid: int) -> str | None:
     """When a process of this machine started, in clock ticks since boot; None if it is gone."""
     try:

@@ -49,6 +49,13 @@ class StageResult:
     reused: bool = False
     """Whether it stood finished in the store already."""
 
+    @property
+    def identity(self) -> str:
+        """The key, and what else came into the result while it was made (`notes.revision`: data
+        appended to a training): what is made from it has other keys then."""
+        revision = self.manifest.get("notes", {}).get("revision")
+        return f"{self.key}+{revision}" if revision else self.key
+
     @classmethod
     def read(cls, folder: Path, *, reused: bool = True) -> "StageResult":
         """A published stage folder. Raises DataError when it isn't one."""
@@ -93,13 +100,13 @@ def plain(value: Any, *, key: bool = False) -> Any:
 
 
 def input_keys(inputs: Mapping[str, StageInput]) -> dict[str, Any]:
-    """The keys of a stage's inputs, by their names."""
+    """What a stage's inputs are (their keys), by their names."""
     keys: dict[str, Any] = {}
     for name, value in sorted(inputs.items()):
         if isinstance(value, Mapping):
-            keys[name] = {label: result.key for label, result in sorted(value.items())}
+            keys[name] = {label: result.identity for label, result in sorted(value.items())}
         else:
-            keys[name] = value.key if value is not None else None
+            keys[name] = value.identity if value is not None else None
     return keys
 
 

@@ -146,12 +146,15 @@ def stage(
             if (folder / "manifest.json").is_file():
                 log.info("%s: finished before, skipped (%s)", title, display(folder))
                 result = StageResult.read(folder)
+                check_finished(config, result)
                 context.tracker.reused(title, key, result.manifest)
                 return result
             folder.parent.mkdir(parents=True, exist_ok=True)
             with StageLock(folder.with_suffix(".lock"), what=title):
                 if (folder / "manifest.json").is_file():  # finished while we waited for the lock
-                    return StageResult.read(folder)
+                    result = StageResult.read(folder)
+                    check_finished(config, result)
+                    return result
                 partial = folder.with_suffix(".partial")
                 log.info("%s: %s", title, "continues" if partial.exists() else "starts")
                 partial.mkdir(exist_ok=True)
@@ -185,6 +188,12 @@ def stage(
         return call
 
     return decorate
+
+
+def check_finished(config: Any, result: StageResult) -> None:
+    """Ask a config whether the finished stage is what it wants. Most are: what matters is in the
+    key. One that has a method `check_finished` may refuse it with a SteelError."""
+    getattr(config, "check_finished", lambda result: None)(result)
 
 
 def stage_key(name: str, version: int, config: Any, inputs: Mapping[str, StageInput]) -> str:

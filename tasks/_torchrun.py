@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ def torchrun(
     payload: Mapping[str, Any],
     *,
     num_processes: int,
-    total_steps: int | None = None,
+    total_steps: int | Callable[[], int] | None = None,
     env: Mapping[str, str] | None = None,
 ) -> None:
     """Run `python -m module CONFIG.json` in `num_processes` ranks on this machine until it ends.
@@ -62,7 +62,8 @@ def torchrun(
         module: dotted name of the entry.
         payload: the resolved config, JSON values, without secrets.
         num_processes: ranks.
-        total_steps: what 100 % is; None when the entry reports no steps.
+        total_steps: what 100 % is, or a function that looks it up where it may change; None when
+            the entry reports no steps.
         env: additions to the environment.
 
     Raises:
@@ -133,8 +134,8 @@ def _tail(path: Path) -> list[str]:
 class _Follower:
     """Reads a growing metrics.jsonl and passes the newest step on as progress."""
 
-    def __init__(self, run: StageRun, metrics: Path, total_steps: int | None) -> None:
-        self.run, self.metrics, self.total = run, metrics, total_steps
+    def __init__(self, run: StageRun, metrics: Path, total: int | Callable[[], int] | None) -> None:
+        self.run, self.metrics, self.total = run, metrics, total
         self.offset = 0
 
     def poll(self) -> None:
@@ -151,7 +152,8 @@ class _Follower:
         if not records:
             return
         losses = [r["metrics"]["train/loss"] for r in records if "train/loss" in r["metrics"]]
-        what = f"step {records[-1]['step']}/{self.total}"
+        total = self.total() if callable(self.total) else self.total
+        what = f"step {records[-1]['step']}/{total}"
         if losses:
             what += f", loss {losses[-1]:.3f}"
-        self.run.progress(records[-1]["step"], self.total, what)
+        self.run.progress(records[-1]["step"], total, what)

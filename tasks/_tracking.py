@@ -29,6 +29,9 @@ from mlflow.tracking import MlflowClient
 
 PIPELINES = "steel"
 MODELS = "steel-models"
+MAX_TAG = 5000
+"""Characters of a tag's value; MLflow refuses longer ones."""
+
 MAX_PARAM = 500
 """Characters of a parameter's value; longer ones are cut (the config artifact has them whole)."""
 BATCH = 900
@@ -100,6 +103,13 @@ class StageTrack:
         """Numbers of the finished stage, as metrics of its run."""
         for run_id in filter(None, (self.run_id, self.model_run_id)):
             self.tracker.log_metrics(run_id, {f"stage/{k}": float(v) for k, v in counts.items()})
+
+    @_harmless
+    def tags(self, tags: Mapping[str, str]) -> None:
+        """What became known while the stage ran, as tags `steel.<name>` of its runs."""
+        for run_id in filter(None, (self.run_id, self.model_run_id)):
+            for name, value in tags.items():
+                self.tracker.client.set_tag(run_id, f"steel.{name}", value[:MAX_TAG])
 
     @_harmless
     def table(self, name: str, rows: list[dict[str, Any]]) -> None:
@@ -366,7 +376,7 @@ class Tracker:
         params = [Param(k, str(v)[:MAX_PARAM]) for k, v in _flat(config) if str(v) != ""]
         for start in range(0, len(params), 100):
             self.client.log_batch(run_id, params=params[start : start + 100])
-        self.client.log_batch(run_id, tags=[RunTag("steel.config", json.dumps(config)[:5000])])
+        self.client.log_batch(run_id, tags=[RunTag("steel.config", json.dumps(config)[:MAX_TAG])])
 
     def _datasets(self, run_id: str, inputs: Mapping[str, Any]) -> None:
         """The stage's inputs as MLflow data sets: name of the input, digest = its stage key."""

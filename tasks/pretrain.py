@@ -11,11 +11,16 @@ from transformers import AutoModelForCausalLM
 
 from model.data import PackedManifest
 from model.errors import ConfigError
+from model.train.asking import RunState
 from model.train.build import METRICS_FILE, check_model, model_config
-from model.train.changes import count_steps, sample_order
+from model.train.changes import Changes
 from model.train.config import PretrainJob, PretrainSettings
+from model.train.horizon import end_of
 from model.train.metrics import last_value, read_metrics
+from tasks import _appends
+from tasks._appends import AppendConfig
 from tasks._disk import total_bytes
+from tasks._manifest import NOT_IN_KEY
 from tasks._recipes import resolve
 from tasks._stage import StageResult, StageRun, stage
 from tasks._torchrun import torchrun
@@ -32,6 +37,13 @@ class PretrainConfig:
     num_processes: int | Literal["auto"] = "auto"
     """Ranks on this machine; auto: one per GPU, or 2 without a GPU, but no more than split
     global_batch into whole micro-batches."""
+    append: list[AppendConfig] = field(default_factory=list, metadata=NOT_IN_KEY)
+    """Packed data that join the run. Adding some continues a run that is stopped; a finished run
+    that lacks them is refused."""
+
+    def check_finished(self, result: StageResult) -> None:
+        """Refuse a finished run that lacks a configured append. Raises ConfigError."""
+        _appends.check_finished(self.append, result)
 
 
 def check(config: PretrainConfig) -> None:
@@ -40,6 +52,7 @@ def check(config: PretrainConfig) -> None:
     settings.check()
     settings.check_ranks(num_processes(config))
     check_model(settings)
+    _appends.check(config.append)
 
 
 def bytes_needed(config: PretrainConfig, *, vocab_size: int) -> int:
@@ -84,8 +97,8 @@ def pretrain(run: StageRun, config: PretrainConfig, *, packed: StageResult) -> N
     """Train on the packed shards; an interrupted run continues from its newest checkpoint."""
     settings = _resolved(config.settings)
     manifest = PackedManifest.read(packed.folder / "shards")
-    order = sample_order(settings, manifest)
-    total_steps = count_steps(settings, order)
+    state = RunState.of(run.folder, settings, manifest, running=False)
+    _appends.ask(run, state, config.append)
     ranks = num_processes(config)
     job = PretrainJob(settings=settings, packed=str(packed.folder), output=str(run.folder))
     torchrun(
@@ -93,15 +106,17 @@ def pretrain(run: StageRun, config: PretrainConfig, *, packed: StageResult) -> N
         "model.entry.pretrain",
         dataclasses.asdict(job),
         num_processes=ranks,
-        total_steps=total_steps,
+        total_steps=lambda: end_of(run.folder, state.changes.horizon),
     )
+    changes = Changes.read(run.folder, settings, manifest)
     run.count(**summary(run.folder / METRICS_FILE))
     run.note(
         num_processes=ranks,
-        samples_by_source=order.samples_by_source(),
-        num_validation_samples=order.num_validation_samples,
+        samples_by_source=changes.order.samples_by_source(),
+        num_validation_samples=changes.order.num_validation_samples,
         manifest_digest=manifest.digest,
     )
+    _appends.note(run, changes, state.requests.refused(), state.requests.names())
 
 
 def summary(metrics: Path) -> dict[str, float]:

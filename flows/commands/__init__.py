@@ -2,6 +2,7 @@
 
     pipeline.py   run, check, report, explain      a configuration and what came of it
     data.py       verify, verify-order             proofs about what lies in a store
+    training.py   append, horizon                  requests to a pretraining, running or stopped
     models.py     chat                             what to do with a trained model
 
 A module's `add(commands)` declares its commands; each sets `run`, a function from the parsed
@@ -13,3 +14,17 @@ FAILED = 1
 """A stage could not finish, or a proof did not hold."""
 BAD_INPUT = 2
 """The user can mend it; one message says how."""
+
+
+def weights(texts: list[str]) -> dict[str, float]:
+    """`SOURCE=EPOCHS` options as a mapping."""
+    from model.errors import ConfigError
+
+    weights = {}
+    for text in texts:
+        source, _, epochs = text.partition("=")
+        try:
+            weights[source] = float(epochs)
+        except ValueError:
+            raise ConfigError(f"--weight {text!r} must look like SOURCE=EPOCHS") from None
+    return weights

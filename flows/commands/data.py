@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from flows.commands import DONE, FAILED
+from flows.commands import DONE, FAILED, weights
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -62,7 +62,7 @@ def _verify_order(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         restarts=[int(n) for n in arguments.restart.split(",") if n],
         appends=arguments.append,
-        weights=_weights(arguments.weight),
+        weights=weights(arguments.weight),
         validation_fraction=arguments.validation_fraction,
     )
     if arguments.json:
@@ -71,17 +71,3 @@ def _verify_order(arguments: argparse.Namespace) -> int:
         for name, value in report.items():
             print(f"{name:24} {value}")
     return DONE if report["ok"] else FAILED
-
-
-def _weights(texts: list[str]) -> dict[str, float]:
-    """`SOURCE=EPOCHS` options as a mapping."""
-    from model.errors import ConfigError
-
-    weights = {}
-    for text in texts:
-        source, _, epochs = text.partition("=")
-        try:
-            weights[source] = float(epochs)
-        except ValueError:
-            raise ConfigError(f"--weight {text!r} must look like SOURCE=EPOCHS") from None
-    return weights

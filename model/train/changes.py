@@ -17,6 +17,7 @@ from model.data import Journal, PackedManifest, SampleOrder
 from model.data import journal as journal_file
 from model.errors import ConfigError, DataError
 from model.train.config import PretrainSettings
+from model.train.horizon import FILE_NAME as HORIZON_FILE
 from model.train.horizon import Horizon, HorizonChange, read_changes, write_changes
 from model.train.requests import AppendRequest, HorizonRequest, Request
 from model.train.schedule import learning_rate
@@ -43,7 +44,13 @@ class Changes:
         journal = Journal.read(run / journal_file.FILE_NAME)
         journal.check(base)
         steps = count_steps(settings, sample_order(settings, base))
-        changes = read_changes(run, {entry.manifest for entry in journal.entries})
+        appended = {entry.manifest for entry in journal.entries}
+        changes = read_changes(run, appended)
+        if lost := appended - {change.manifest for change in changes}:
+            raise DataError(
+                f"{run / HORIZON_FILE} lacks the append of {min(lost)}, which the journal has: "
+                "restore that file"
+            )
         return cls(
             settings=settings,
             base=base,

@@ -101,7 +101,14 @@ def write_changes(folder: Path, horizon: Horizon) -> None:
     write_json(folder / FILE_NAME, content | {"digest": digest_of(content)})
 
 
-def read_changes(folder: Path, manifests: Collection[str]) -> tuple[HorizonChange, ...]:
+def end_of(folder: Path, start: Horizon) -> int:
+    """Where a run ends by its file; cheap, to be asked while it runs."""
+    return replace(start, changes=read_changes(folder)).total_steps
+
+
+def read_changes(
+    folder: Path, manifests: Collection[str] | None = None
+) -> tuple[HorizonChange, ...]:
     """The changes of a run's horizon; none when its file is absent.
 
     A change that came with an append counts only if the journal has that append: the journal is
@@ -109,7 +116,7 @@ def read_changes(folder: Path, manifests: Collection[str]) -> tuple[HorizonChang
 
     Args:
         folder: of the run.
-        manifests: digests of the data in the run's journal.
+        manifests: digests of the data in the run's journal; None: believe all.
 
     Raises:
         DataError: the file is damaged, of another schema, or was edited.
@@ -127,4 +134,4 @@ def read_changes(folder: Path, manifests: Collection[str]) -> tuple[HorizonChang
     if digest != digest_of({"schema_version": version, "changes": changes}):
         raise DataError(f"digest in {path} does not fit its changes: the file was edited")
     read = [HorizonChange.from_dict(change) for change in changes]
-    return tuple(c for c in read if c.manifest is None or c.manifest in manifests)
+    return tuple(c for c in read if manifests is None or c.manifest in (None, *manifests))

@@ -66,3 +66,13 @@ def last_value(path: Path, name: str) -> float | None:
     """The newest value of one metric, or None when it was never logged."""
     values = [line["metrics"][name] for line in read_metrics(path) if name in line["metrics"]]
     return values[-1] if values else None
+
+
+def newest_step(path: Path, tail: int = 1 << 16) -> int:
+    """The newest step that was measured, 0 when none was; reads only `tail` bytes."""
+    if not path.exists():
+        return 0
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - tail))
+        lines = file.read().split(b"\n")[:-1]  # what follows the last newline is half a line
+    return int(json.loads(lines[-1])["step"]) if lines else 0

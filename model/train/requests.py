@@ -91,16 +91,19 @@ class RequestFolder:
         write_json(self.folder / f"{name}.json", content)
         return name
 
+    def names(self) -> list[str]:
+        """Names of all requests that lie there, in the order of asking."""
+        try:
+            return sorted(p.stem for p in self.folder.iterdir() if p.suffix == ".json")
+        except FileNotFoundError:
+            return []
+
     def pending(self) -> list[Pending]:
-        """All requests that lie there, in the order of asking.
+        """The requests that lie there, in the order of asking.
 
         A look at an unchanged folder costs one listing: files never change and are read once.
         """
-        try:
-            names = sorted(p.stem for p in self.folder.iterdir() if p.suffix == ".json")
-        except FileNotFoundError:
-            return []
-        self._read = {name: self._read.get(name) or self._parse(name) for name in names}
+        self._read = {name: self._read.get(name) or self._parse(name) for name in self.names()}
         return list(self._read.values())
 
     def remove(self, name: str) -> None:

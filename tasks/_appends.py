@@ -1,0 +1,134 @@
+"""Data that a configuration appends to a pretraining, and what became of requests to it.
+
+    pretrain.append: [{packed, at_step, …}] ──ask──▶ RUN/requests/ ──trainer──▶ journal ──▶ manifest
+
+They take the same way as `steel append`: asked for, journalled by the run, applied at a step.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from model.data import PackedManifest
+from model.data._files import digest_of
+from model.errors import ConfigError
+from model.train import asking
+from model.train.asking import RunState
+from model.train.changes import Changes
+from tasks._recipes import display
+from tasks._requests import packed_data
+from tasks._stage import StageResult, StageRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppendConfig:
+    """Packed data that join a pretraining while it runs."""
+
+    packed: str
+    """Finished folder or key of a `pack` stage, a folder of shards, or its manifest.json."""
+    at_step: int | None = None
+    """Completed steps at which they join; none: when the run starts or goes on the next time."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Epochs per source of the new data, fractions allowed; 1 where not named."""
+    seed: int | None = None
+    """Seed of the order from there on; none: the run's own."""
+    horizon: Literal["keep", "extend"] = "keep"
+    """keep: the number of steps stays, and the new data mix into those that are left; extend: the
+    steps that the new samples make come on top."""
+
+
+def check(appends: Sequence[AppendConfig]) -> None:
+    """Refuse values that no run could take. Raises ConfigError."""
+    for append in appends:
+        where = f"pretrain.append ({append.packed})"
+        if append.at_step is not None and append.at_step < 0:
+            raise ConfigError(f"{where}: at_step = {append.at_step}; give 0 or more, or leave it")
+        for source, epochs in append.weights.items():
+            if not 0 <= epochs < float("inf"):
+                raise ConfigError(f"{where}: weights.{source} = {epochs} epochs; give 0 or more")
+    if len({append.packed for append in appends}) < len(appends):
+        raise ConfigError("pretrain.append names the same data twice")
+
+
+def ask(run: StageRun, state: RunState, appends: Sequence[AppendConfig]) -> None:
+    """Ask the run for what it has not appended yet. Raises ConfigError or DataError."""
+    for append in appends:
+        answer = asking.append(
+            state,
+            packed_data(_store(run.folder), append.packed),
+            at_step=append.at_step,
+            weights=append.weights or None,
+            seed=append.seed,
+            horizon=append.horizon,
+        )
+        run.log.info("append %s: %s", append.packed, answer.status)
+
+
+def note(run: StageRun, changes: Changes, refused: dict[str, str], unread: list[str]) -> None:
+    """Write into the manifest and MLflow what joined the run, and where its end moved."""
+    for name in unread:
+        run.log.warning("request %s came too late: training was over", name)
+    rows = journal_rows(changes)
+    horizon = changes.horizon.to_dict()
+    run.note(journal=rows, horizon=horizon, requests_refused=refused, requests_too_late=unread)
+    if not changes.horizon.changes:
+        return
+    run.note(revision=digest_of([changes.journal.to_list(), horizon])[:8])
+    run.count(appends=len(rows), total_steps=changes.horizon.total_steps)
+    run.track.tags(
+        {
+            "appends": ", ".join(f"{r['manifest']}@{r['step']} ({r['horizon']})" for r in rows),
+            "horizon": ", ".join(f"{c.total_steps} at {c.step}" for c in changes.horizon.changes),
+        }
+    )
+    run.table("appends", rows, "Data appended while the model was trained")
+
+
+def journal_rows(changes: Changes) -> list[dict[str, Any]]:
+    """Each append: what, when, how."""
+    by_manifest = {change.manifest: change for change in changes.horizon.changes}
+    rows = []
+    for entry in changes.journal.entries:
+        manifest, change = changes.journal.manifests[entry.manifest], by_manifest[entry.manifest]
+        assert manifest.folder is not None
+        rows.append(
+            {
+                "manifest": entry.manifest,
+                "folder": display(manifest.folder),
+                "step": change.step,
+                "sample": entry.at,
+                "seed": entry.seed,
+                "weights": dict(entry.weights),
+                "tokens": manifest.num_tokens,
+                "horizon": change.policy,
+                "total_steps": change.total_steps,
+            }
+        )
+    return rows
+
+
+def check_finished(appends: Sequence[AppendConfig], result: StageResult) -> None:
+    """Refuse a finished run that lacks a configured append.
+
+    Its model is what later stages were made from, so it is not trained on; and to leave the data
+    out silently would be worse.
+
+    Raises:
+        ConfigError: names the data and the remedies.
+    """
+    joined = {row["manifest"] for row in result.manifest["notes"].get("journal", [])}
+    for append in appends:
+        folder = packed_data(_store(result.folder), append.packed)
+        manifest = PackedManifest.read(asking.manifest_file(folder))
+        if manifest.digest not in joined:
+            raise ConfigError(
+                f"pretrain.append: the data {append.packed} (manifest {manifest.digest}) are not "
+                f"in the finished pretraining {display(result.folder)}. Take them out of the "
+                f"configuration to use that model; start a new run from it (pretrain.settings."
+                f"model: {display(result.folder / 'model')}); or remove that folder to train anew"
+            )
+
+
+def _store(stage_folder: Path) -> Path:
+    return stage_folder.parents[1]
