@@ -11,6 +11,8 @@ import os
 import signal
 import socket
 import sys
+import time
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -22,10 +24,10 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from model.data import PackedManifest, StepLoader
+from model.data import Journal, PackedManifest, StepLoader
 from model.data.shards import ShardWriter
 from model.entry import pretrain
-from model.train import checkpoint, metrics, parallel
+from model.train import changes, checkpoint, metrics, parallel
 
 VOCABULARY = 64
 END = VOCABULARY - 3
@@ -44,7 +46,10 @@ class Fault:
 
     step: int
     number: int = signal.SIGKILL
-    at: Literal["log", "before rename", "before tensors", "after rename"] = "log"
+    at: Literal[
+        "log", "before rename", "before tensors", "after rename",
+        "before horizon", "before journal", "after journal",
+    ] = "log"  # fmt: skip
     rank: int = 0
 
 
@@ -154,6 +159,11 @@ def _rank(
     sys.exit(code)
 
 
+def content(input_ids: torch.Tensor) -> int:
+    """A short name for the tokens [L] of a sample."""
+    return zlib.crc32(input_ids.to(torch.int64).numpy().tobytes())
+
+
 def _record_samples(path: Path) -> None:
     original = StepLoader.step
 
@@ -161,7 +171,13 @@ def _record_samples(path: Path) -> None:
         batches = original(self, number)
         ids = [sample for batch in batches for sample in batch["samples"].tolist()]
         with path.open("a") as file:
-            file.write(json.dumps({"step": number, "samples": ids}) + "\n")
+            rows = [row for batch in batches for row in batch["input_ids"]]
+            file.write(
+                json.dumps(
+                    {"step": number, "samples": ids, "contents": [*map(content, rows)],
+                     "time": time.time_ns()}
+                ) + "\n"
+            )  # fmt: skip
         return batches
 
     StepLoader.step = step  # type: ignore[method-assign]
@@ -212,6 +228,13 @@ def _arm(fault: Fault, rank: int) -> None:
         metrics.JsonlSink.log = after(metrics.JsonlSink.log, lambda sink, step, values: step)  # type: ignore[method-assign]
     elif fault.at == "log":  # only rank 0 logs
         StepLoader.step = before(StepLoader.step, lambda loader, step: step)  # type: ignore[method-assign]
+    elif fault.at == "before horizon":
+        changes.write_changes = before(  # type: ignore[attr-defined]
+            changes.write_changes, lambda folder, horizon: horizon.changes[-1].step
+        )
+    elif fault.at in ("before journal", "after journal"):
+        when = before if fault.at == "before journal" else after
+        Journal.write = when(Journal.write, lambda journal, path: fault.step)  # type: ignore[method-assign]
     elif fault.at == "before tensors":
         checkpoint.Checkpoints.save = before(  # type: ignore[method-assign]
             checkpoint.Checkpoints.save, lambda self, step, *rest: step
@@ -231,6 +254,19 @@ def read_run(output: Path) -> dict[int, dict[str, float]]:
         assert not steps.get(line["step"], {}).keys() & values.keys(), "a step is logged twice"
         steps.setdefault(line["step"], {}).update(values)
     return steps
+
+
+def read_contents(output: Path) -> dict[int, int]:
+    """What each sample number stood for, by `content`, when it was trained on last."""
+    entries = [
+        json.loads(line)
+        for path in output.glob("samples-*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    contents: dict[int, int] = {}
+    for entry in sorted(entries, key=lambda entry: int(entry["time"])):
+        contents.update(zip(entry["samples"], entry["contents"], strict=True))
+    return contents
 
 
 def read_samples(output: Path) -> dict[int, list[int]]:
