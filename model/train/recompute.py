@@ -19,7 +19,6 @@ from torch.utils.checkpoint import (
     CheckpointPolicy,
     checkpoint,
     create_selective_checkpoint_contexts,
-    noop_context_fn,
 )
 
 Recompute: TypeAlias = Literal["none", "selective", "full"]
@@ -34,11 +33,12 @@ def recompute_activations(layers: Iterable[nn.Module], amount: Recompute) -> Non
     """Make each layer forget `amount` of its activations. Works for any layer of tensors."""
     if amount == "none":
         return
-    contexts: Callable[[], Any] = noop_context_fn
+    options: dict[str, Any] = {"use_reentrant": False}
     if amount == "selective":
         contexts = functools.partial(create_selective_checkpoint_contexts, keep_products)
+        options["context_fn"] = contexts
     for layer in layers:
-        layer.forward = _recomputed(layer.forward, contexts)  # type: ignore[method-assign]
+        layer.forward = _recomputed(layer.forward, options)  # type: ignore[method-assign]
 
 
 def keep_products(_: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
@@ -56,11 +56,11 @@ def _is_product(operator: Any) -> bool:
     return name in MATRIX_PRODUCTS or (attention and "backward" not in name)
 
 
-def _recomputed(forward: Callable[..., Any], contexts: Callable[[], Any]) -> Callable[..., Any]:
+def _recomputed(forward: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
     @functools.wraps(forward)
     def recomputed(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():  # validation: there is no backward pass
             return forward(*args, **kwargs)
-        return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+        return checkpoint(forward, *args, **options, **kwargs)
 
     return recomputed

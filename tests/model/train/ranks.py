@@ -114,12 +114,17 @@ def run_ranks(
 
     constants: module constants of model.train.parallel to replace in the ranks.
     """
+    return run_function(_train, world_size, job, fault, constants)
+
+
+def run_function(function: Callable[..., Any], world_size: int, *arguments: Any) -> list[int]:
+    """Call an importable function in so many ranks; their exit codes, negative for signals."""
     context = multiprocessing.get_context("forkserver")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     ranks: list[BaseProcess] = [
-        context.Process(target=_rank, args=(rank, world_size, port, job, fault, constants))
+        context.Process(target=_rank, args=(rank, world_size, port, function, arguments))
         for rank in range(world_size)
     ]
     for process in ranks:
@@ -139,13 +144,17 @@ def _rank(
     rank: int,
     world_size: int,
     port: int,
-    job: Path,
-    fault: Fault | None,
-    constants: Mapping[str, int],
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
 ) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size),
                       MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))  # fmt: skip
     torch.set_num_threads(1)
+    function(*arguments)
+
+
+def _train(job: Path, fault: Fault | None, constants: Mapping[str, int]) -> None:
+    rank = int(os.environ["RANK"])
     sys.stderr = (job.parent / f"rank-{rank}.log").open("a")
     os.dup2(sys.stderr.fileno(), 2)
     for name, value in constants.items():
