@@ -1,26 +1,35 @@
-"""The same pretraining several times, one thing changed each time, and one table at the end."""
+"""One thing changed at a time, and one table at the end.
+
+pretrain_variants   the same pretraining with each variant (steel/ffn-ablation)
+kernel_variants     training steps by choice of kernels, beside Table 2 (steel/kernel-ablation)
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 
-from flows.session import session
+from flows.session import session, tracked
 from model.errors import ConfigError, SteelError
-from tasks._artifacts import run_logger
-from tasks._recipes import read_yaml, recipe_path
+from model.train import variants
+from model.train.variants import Variant
+from tasks._artifacts import run_logger, shorten_user_errors
+from tasks._paper import Table2, load_table2
+from tasks._recipes import resolve
+from tasks._stage import plain
+from tasks.kernel_table import KernelTableConfig, kernel_table
+from tasks.throughput import ThroughputConfig, check, throughput
 
-KERNELS = {"torch": "eager", "fused": "triton", "triton": "triton"}
-"""The paper's words for an implementation -> ours (model/kernels)."""
-
-ATTENTION = {"torch": "eager", "flash": "sdpa"}
-"""The paper's attention -> Transformers' name; sdpa takes its flash backend on a GPU."""
+OURS = {"ours": variants.OURS, "ours compiled": Variant(compile=True)}
+"""Measured beside the paper's eight columns."""
+CPU_PROCESSES = 2
 
 
-def ablation(
+def pretrain_variants(
     name: str,
-    variants: Mapping[str, Mapping[str, Any]],
+    changes_by_variant: Mapping[str, Mapping[str, Any]],
     config: str,
     store: str,
     settings: list[str],
@@ -28,20 +37,23 @@ def ablation(
     """Pretrain each variant of one configuration and show their figures side by side.
 
     A variant that this machine or this version cannot run is listed with the reason; the others
-    go on.
+    go on. Raises the first one's error when none could run.
     """
     log = run_logger()
     rows: list[dict[str, Any]] = []
-    for variant, changes in variants.items():
-        changes = {"name": f"{name} {variant}", **changes}
+    errors: list[SteelError] = []
+    for variant, changes in changes_by_variant.items():
         try:
-            with session(config, store, settings, changes) as run:
+            with session(config, store, settings, {"name": f"{name} {variant}", **changes}) as run:
                 run.make("pretrain")
                 counts = run.pipeline.base.manifest["counts"]
             rows.append({"variant": variant, "status": "done", **counts})
         except SteelError as error:
             log.warning("%s %s: %s", name, variant, error)
+            errors.append(error)
             rows.append({"variant": variant, "status": str(error).splitlines()[0]})
+    if len(errors) == len(rows):
+        raise errors[0]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = [{column: row.get(column) for column in columns} for row in rows]
     if flow_run.id:
@@ -49,25 +61,66 @@ def ablation(
     return {"name": name, "results": table}
 
 
-def table2_variants(experiments: Sequence[int] | None) -> dict[str, dict[str, Any]]:
-    """Config changes for the experiments of the paper's Table 2, and for our own best choice.
+def kernel_variants(
+    experiments: Sequence[int] | None, num_processes: int | None, timed_steps: int, store: str
+) -> dict[str, Any]:
+    """Measure the paper's columns and ours, each in processes of its own, and make the table.
 
-    Raises ConfigError for a number that the table does not have.
+    Raises ConfigError for what no machine could measure, before anything starts.
     """
-    rows = {row["number"]: row for row in read_yaml(recipe_path("paper", "table2"))["experiments"]}
-    unknown = sorted(set(experiments or []) - set(rows))
-    if unknown:
-        raise ConfigError(f"Table 2 has no experiments {unknown}; it has {sorted(rows)}")
-    variants: dict[str, dict[str, Any]] = {}
-    for number in experiments or sorted(rows):
-        row = rows[number]
-        variants[f"exp{number}"] = {
-            "pretrain.settings.model.attn_implementation": ATTENTION[row["attention"]],
-            "pretrain.settings.model.kernels": {
-                "rope": KERNELS[row["rope"]],
-                "rms_norm": KERNELS[row["rms_norm"]],
-                "cross_entropy": KERNELS[row["loss"]],
-            },
-            "pretrain.settings.parallel.reshard_after_forward": row["shard_parameters"],
+    shorten_user_errors()
+    paper = load_table2()
+    tiny = not torch.cuda.is_available()
+    configs = kernel_configs(paper, experiments, num_processes, timed_steps, tiny=tiny)
+    for config in configs.values():
+        check(config)
+    with tracked("kernel-ablation", resolve(store), {"measured": plain(configs)}) as context:
+        measured = {
+            label: throughput(config, context=context, label=label)
+            for label, config in configs.items()
         }
-    return {**variants, "ours": {"pretrain.settings.model.kernels": "auto"}}
+        table = kernel_table(
+            KernelTableConfig(tiny=tiny), context=context, label="", measured=measured
+        )
+        return {"name": "kernel-ablation", "store": str(context.store), "folder": str(table.folder)}
+
+
+def kernel_configs(
+    paper: Table2,
+    experiments: Sequence[int] | None,
+    num_processes: int | None,
+    timed_steps: int,
+    *,
+    tiny: bool,
+) -> dict[str, ThroughputConfig]:
+    """What is measured, by row of the table. `tiny`: tiny sizes in place of the paper's.
+
+    Raises ConfigError for an experiment that Table 2 does not have.
+    """
+    if num_processes is not None and num_processes < 1:
+        raise ConfigError(f"kernel-ablation: num_processes = {num_processes}; give 1 or more")
+    numbers = experiments or [e.number for e in paper.experiments]
+    rows: dict[str, Variant] = {}
+    for experiment in map(paper.experiment, dict.fromkeys(numbers)):
+        rows[f"exp{experiment.number}"] = variants.from_paper(
+            attention=experiment.attention,
+            rope=experiment.rope,
+            rms_norm=experiment.rms_norm,
+            loss=experiment.loss,
+            shard_parameters=experiment.shard_parameters,
+        )
+    ranks = num_processes or torch.cuda.device_count() or CPU_PROCESSES
+    return {
+        name: ThroughputConfig(
+            settings=variant.settings(
+                paper.model | variants.TINY if tiny else paper.model,
+                num_processes=ranks,
+                micro_batch=variants.TINY_MICRO_BATCH if tiny else paper.micro_batch,
+                sequence_length=variants.TINY_SEQUENCE if tiny else paper.sequence_length,
+            ),
+            attention=variant.attention,
+            num_processes=ranks,
+            timed_steps=timed_steps,
+        )
+        for name, variant in {**rows, **OURS}.items()
+    }

@@ -4,11 +4,11 @@ import argparse
 import logging
 import sys
 
-from flows.commands import BAD_INPUT, FAILED, data, models, pipeline, training
+from flows.commands import BAD_INPUT, FAILED, ablations, data, models, pipeline, training
 from flows.environment import prepare
 from model.errors import StageError, SteelError
 
-GROUPS = (pipeline, data, training, models)
+GROUPS = (pipeline, ablations, data, training, models)
 """In the order in which `steel --help` lists their commands."""
 
 

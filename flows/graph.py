@@ -16,6 +16,7 @@ from functools import cached_property
 from flows.config import PipelineConfig
 from model.errors import ConfigError
 from tasks._stage import Context, StageResult
+from tasks._store import newest
 from tasks.acquire import acquire
 from tasks.clean import clean, enforce
 from tasks.dpo import dpo
@@ -167,4 +168,5 @@ class Pipeline:
             sft=self.tuned,
             dpo=self.aligned,
             evaluations=evaluations,
+            kernels=newest(self.context.store, "kernel_table"),
         )

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import create_table_artifact
@@ -97,20 +98,32 @@ def session(
     loaded = load_pipeline(config, overrides)
     place = resolve(store)
     preflight(loaded, place)
-    place.mkdir(parents=True, exist_ok=True)
-    pipeline_id = flow_run.id or uuid.uuid4().hex
+    recorded = {"file": display(resolve(config)), **plain(loaded)}
+    with tracked(loaded.name, place, recorded) as context:
+        yield Session(pipeline=Pipeline(loaded, context), config=loaded, context=context)
+
+
+@contextmanager
+def tracked(name: str, store: Path, config: Mapping[str, Any]) -> Iterator[Context]:
+    """A store, and an MLflow run that is open for the length of the block.
+
+    Args:
+        name: of the run.
+        store: folder of all results; made if it is not there.
+        config: what the run records.
+    """
+    store.mkdir(parents=True, exist_ok=True)
     tracker = Tracker(
-        store=place,
-        pipeline=loaded.name,
-        pipeline_id=pipeline_id,
+        store=store,
+        pipeline=name,
+        pipeline_id=flow_run.id or uuid.uuid4().hex,
         flow_run_id=flow_run.id,
-        config={"file": display(resolve(config)), **plain(loaded)},
+        config=config,
         git_commit=git_commit(),
     )
-    context = Context(store=place, tracker=tracker)
     status = "KILLED"
     try:
-        yield Session(pipeline=Pipeline(loaded, context), config=loaded, context=context)
+        yield Context(store=store, tracker=tracker)
         status = "FINISHED"
     except Exception:
         status = "FAILED"

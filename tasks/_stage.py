@@ -121,13 +121,14 @@ class Recipes(Protocol):
 
 
 def stage(
-    *, version: int, trains: bool = False
+    *, version: int, trains: bool = False, measures: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., StageResult]]:
     """Make a stage of a function `fn(run, config, **inputs)`.
 
     Args:
         version: raise it when the same inputs give another output: finished folders are redone.
         trains: its metrics go, step by step, into a flat MLflow run beside those of other models.
+        measures: its counts go into a flat MLflow run beside those of other measurements of speed.
 
     The result is called as `fn(config, context=…, label=…, **inputs)`: it returns the finished
     stage, from the store if it is there. `label` tells several runs of one stage apart.
@@ -160,7 +161,7 @@ def stage(
                 partial.mkdir(exist_ok=True)
                 with context.tracker.stage(
                     name, label=label, key=key, folder=partial, config=plain(config),
-                    inputs=input_keys(inputs), trains=trains,
+                    inputs=input_keys(inputs), trains=trains, measures=measures,
                 ) as track:  # fmt: skip
                     run = StageRun(stage=title, key=key, folder=partial, log=log, track=track)
                     started = time.time()

@@ -23,6 +23,14 @@ def finished_stages(store: Path) -> Iterator[StageResult]:
     return (StageResult.read(folder) for folder in folders)
 
 
+def newest(store: Path, stage: str) -> StageResult | None:
+    """The stage's result that was finished last; None where there is none."""
+    manifests = [p for p in store.glob(f"{stage}/*/manifest.json") if p.parent.suffix != ".partial"]
+    if not manifests:
+        return None
+    return StageResult.read(max(manifests, key=lambda path: path.stat().st_mtime).parent)
+
+
 def verify(store: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """Compare every file of every finished stage with its manifest.
 

@@ -4,6 +4,7 @@
     experiment `steel-models`  flat: one run per trained model (base, each SFT mixture, DPO),
                                joined by the tag `pipeline_id`, so that the comparison page charts
                                them (nested children would be collapsed there)
+    experiment `steel-speed`   flat likewise: one run per measured configuration of kernels
 
 Work never waits for, nor dies of, a tracker: a call that fails is logged once and the rest goes
 on. Metrics by step come from the trainer's metrics.jsonl; `MetricMirror` copies that file into
@@ -29,6 +30,7 @@ from mlflow.tracking import MlflowClient
 
 PIPELINES = "steel"
 MODELS = "steel-models"
+SPEED = "steel-speed"
 MAX_TAG = 5000
 """Characters of a tag's value; MLflow refuses longer ones."""
 
@@ -72,7 +74,8 @@ def experiment_links(uri: str) -> dict[str, str]:
     """Addresses, below the MLflow page, of the pipeline list and of the comparison of models."""
     client = MlflowClient(tracking_uri=uri)
     links = {}
-    for name, mode in ((PIPELINES, ""), (MODELS, "&compareRunsMode=CHART")):
+    chart = "&compareRunsMode=CHART"
+    for name, mode in ((PIPELINES, ""), (MODELS, chart), (SPEED, chart)):
         experiment = client.get_experiment_by_name(name)
         if experiment is not None:
             path = f"#/experiments/{experiment.experiment_id}/runs"
@@ -82,7 +85,7 @@ def experiment_links(uri: str) -> dict[str, str]:
 
 @dataclass(kw_only=True)
 class StageTrack:
-    """The MLflow side of one stage: its child run and, where it trains, its model's flat run."""
+    """The MLflow side of one stage: its child run and, where it trains or measures, a flat run."""
 
     tracker: "Tracker"
     run_id: str | None = None
@@ -269,7 +272,7 @@ class Tracker:
 
     def _end_orphans(self) -> None:
         """Runs whose process on this machine is gone were killed: say so instead of RUNNING."""
-        for name in (PIPELINES, MODELS):
+        for name in (PIPELINES, MODELS, SPEED):
             experiment = self.client.get_experiment_by_name(name)
             if experiment is None:
                 continue
@@ -284,12 +287,13 @@ class Tracker:
     @contextlib.contextmanager
     def stage(
         self, name: str, *, label: str, key: str, folder: Path, config: Mapping[str, Any],
-        inputs: Mapping[str, Any], trains: bool,
+        inputs: Mapping[str, Any], trains: bool, measures: bool = False,
     ) -> Iterator[StageTrack]:  # fmt: skip
         """The runs of one stage, ended as FINISHED, FAILED or KILLED by how the block ends."""
         track = StageTrack(tracker=self, folder=folder)
         started = time.time()
-        self._begin(track, name, label, key, config, inputs, trains)
+        compared_in = MODELS if trains else SPEED if measures else None
+        self._begin(track, name, label, key, config, inputs, compared_in)
         status = "KILLED"
         try:
             yield track
@@ -307,7 +311,7 @@ class Tracker:
     @_harmless
     def _begin(
         self, track: StageTrack, name: str, label: str, key: str, config: Mapping[str, Any],
-        inputs: Mapping[str, Any], trains: bool,
+        inputs: Mapping[str, Any], compared_in: str | None,
     ) -> None:  # fmt: skip
         memory = track.folder / ".scratch" / "mlflow.json"
         memory.parent.mkdir(exist_ok=True)
@@ -324,8 +328,9 @@ class Tracker:
         tags = {"steel.stage": name, "steel.key": key, "steel.label": label}
         parent = {"mlflow.parentRunId": self.run_id} if self.run_id else {}
         track.run_id = self._create(PIPELINES, title, {**tags, **parent})
-        if trains:
-            track.model_run_id = self._create(MODELS, title, {**tags, "steel.role": "model"})
+        if compared_in:
+            role = {"steel.role": "model" if compared_in == MODELS else "speed"}
+            track.model_run_id = self._create(compared_in, title, {**tags, **role})
         for run_id in filter(None, (track.run_id, track.model_run_id)):
             self._params(run_id, config)
             self._datasets(run_id, inputs)

@@ -1,6 +1,7 @@
 """The commands of `steel`, one module for each group.
 
     pipeline.py   run, check, report, explain      a configuration and what came of it
+    ablations.py  kernel-ablation, ffn-ablation    one thing changed at a time, one table
     data.py       verify, verify-order             proofs about what lies in a store
     training.py   append, horizon                  requests to a pretraining, running or stopped
     models.py     chat                             what to do with a trained model

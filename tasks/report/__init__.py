@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.train.files import write_atomically
+from tasks._paper import load_paper, paper_files
 from tasks._stage import StageResult, StageRun, stage
 from tasks.report._facts import gather
 from tasks.report._figures import draw
 from tasks.report._page import html_page
-from tasks.report._paper import load_paper, paper_files
 from tasks.report._text import markdown
 from tasks.report.table import result_rows, result_table
 
@@ -52,11 +52,12 @@ def report(
     sft: Mapping[str, StageResult] | None = None,
     dpo: StageResult | None = None,
     evaluations: Mapping[str, StageResult] | None = None,
+    kernels: StageResult | None = None,
 ) -> None:
     """Write report.md, report.html and figures/*.png."""
     facts = gather(
         normalized=normalized, cleaned=cleaned, packed=packed, pretrain=pretrain,
-        sft=sft or {}, dpo=dpo, evaluations=evaluations or {},
+        sft=sft or {}, dpo=dpo, evaluations=evaluations or {}, kernels=kernels,
     )  # fmt: skip
     if config.title:
         facts.name = config.title

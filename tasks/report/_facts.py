@@ -126,6 +126,8 @@ class Facts:
     """Model -> benchmark -> scores."""
     policy: str | None = None
     """Name of the SFT model that DPO started from."""
+    kernels: dict[str, Any] | None = None
+    """Table 2 as the stage `kernel_table` wrote it."""
     provenance: list[Provenance] = field(default_factory=list)
     """In the order of the pipeline."""
 
@@ -144,11 +146,12 @@ def gather(
     sft: Mapping[str, StageResult],
     dpo: StageResult | None,
     evaluations: Mapping[str, StageResult],
+    kernels: StageResult | None = None,
 ) -> Facts:
     """Read the folders of the stages. Raises DataError when one is not what it should be."""
     trained = {"base": pretrain} | {f"sft {name}": result for name, result in sft.items()}
     trained |= {"dpo": dpo}
-    everything = [normalized, cleaned, packed, *trained.values(), *evaluations.values()]
+    everything = [normalized, cleaned, packed, *trained.values(), *evaluations.values(), kernels]
     facts = Facts(name=str((pretrain.manifest.get("label") if pretrain else "") or "Steel"))
     try:
         facts.sources = _sources(normalized, cleaned, packed)
@@ -157,6 +160,8 @@ def gather(
         facts.vocabulary = _manifest(packed).vocab_size if packed else None
         facts.parameters = count_parameters(pretrain.folder / "model") if pretrain else None
         facts.trainings = {n: _training(n, r) for n, r in trained.items() if r is not None}
+        if kernels is not None:
+            facts.kernels = json.loads((kernels.folder / "table.json").read_text(encoding="utf-8"))
         facts.results = {name: read_results(result) for name, result in evaluations.items()}
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise DataError(

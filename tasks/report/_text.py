@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tasks._paper import Paper
+from tasks._table2 import paper_row, shown
 from tasks.report._cleaning import Cleaning
 from tasks.report._facts import FULL_SCALE, Facts, Source, Training
-from tasks.report._paper import Paper
 from tasks.report.table import NOT_RUN, benchmarks, cell, percent, result_rows, verdict
 
 NOT_AT_SCALE = "not run at this scale"
@@ -299,7 +300,7 @@ def _paper(facts: Facts, paper: Paper) -> str:
     return "\n\n".join([
         scale,
         f"### Table 2: {paper.table2.title}",
-        table(paper.table2_rows(NOT_AT_SCALE), right=["tokens/s/GPU", "GB"]),
+        _kernels(facts, paper),
         f"### Table 3: {paper.table3.title}",
         _beside(facts, paper.table3.benchmarks, [
             ({"#": str(e.number), "experiment": e.title}, e.accuracy, f"sft {e.mixture}")
@@ -310,6 +311,18 @@ def _paper(facts: Facts, paper: Paper) -> str:
             ({"model": m.name}, m.accuracy, ours.get(m.name)) for m in paper.table4.models
         ]),
     ])  # fmt: skip
+
+
+def _kernels(facts: Facts, paper: Paper) -> str:
+    """Table 2 as `steel kernel-ablation` measured it in this store, or the paper alone."""
+    if facts.kernels is None:
+        rows = [shown(paper_row(paper.table2, e)) for e in paper.table2.experiments]
+        told = "Not measured in this store: `steel kernel-ablation` does it."
+    else:
+        rows = [shown(row) for row in facts.kernels["rows"]]
+        told = f"{facts.kernels['title']}. Ratios are to Exp8 on the same machine."
+    words = {"", "attention", "RoPE", "RMSNorm", "loss", "parameters"}
+    return f"{told}\n\n{table(rows, right=[c for c in rows[0] if c not in words])}"
 
 
 def _beside(

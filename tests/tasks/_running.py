@@ -22,6 +22,9 @@ class RecordingTrack:
     def table(self, name: str, rows: list[dict[str, Any]]) -> None:
         self.tables[name] = rows
 
+    def text(self, name: str, text: str) -> None:
+        self.artifacts.append(name)
+
     def artifact(self, path: Path, into: str | None = None) -> None:
         self.artifacts.append(path.name)
 

@@ -18,13 +18,15 @@ from PIL import Image
 from model import SteelConfig, SteelForCausalLM
 from model.data import PackedManifest, ShardWriter
 from model.errors import DataError
+from model.train.throughput import Result
+from tasks._paper import load_paper
 from tasks._recipes import read_yaml, recipe_path
 from tasks._stage import Context, StageResult
+from tasks._table2 import measured_table
 from tasks.report import ReportConfig, check, report, result_table
 from tasks.report._facts import Facts, count_parameters, gather
 from tasks.report._figures import draw, running_mean
 from tasks.report._page import html_page
-from tasks.report._paper import load_paper
 from tasks.report._text import markdown, table
 from tasks.report.table import verdict
 
@@ -379,3 +381,22 @@ def test_the_running_mean_is_numpys(values: list[float], window: int) -> None:
     if len(values) >= width:
         reference = np.convolve(values, np.ones(width) / width, mode="valid")
         assert means[window : len(values) - window] == pytest.approx(reference, abs=1e-9)
+
+
+def test_table_2_shows_what_was_measured_in_this_store(tmp_path: Path) -> None:
+    paper = load_paper()
+    alone = markdown(gather(**Pipeline(tmp_path / "alone").inputs()), paper, [])
+    assert "Not measured in this store" in alone and "15,000" in alone
+    result = Result(
+        status="done", device="GPU X", num_devices=1, tokens_per_second_per_device=31_234,
+        memory_gb=41.5, mfu_datasheet=0.5,
+    )  # fmt: skip
+    rows = measured_table({"exp7": result, "exp8": result}, paper.table2, tiny=False)
+    folder = tmp_path / "kernel_table" / "k"
+    folder.mkdir(parents=True)
+    (folder / "table.json").write_text(json.dumps(rows))
+    manifest = Pipeline(tmp_path / "beside").pretrain.manifest | {"stage": "kernel_table"}
+    table2 = StageResult(stage="kernel_table", key="k", folder=folder, manifest=manifest)
+    beside = markdown(gather(**Pipeline(tmp_path / "p").inputs(), kernels=table2), paper, [])
+    assert "31,234" in beside and "41.5" in beside and "GPU X" in beside
+    assert "Not measured in this store" not in beside

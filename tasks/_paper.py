@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from model.errors import ConfigError
 from tasks._recipes import load_recipe, recipe_path
 
 KIND = "paper"
@@ -40,14 +41,25 @@ class Table2:
     """What it shows."""
     source: str
     """Where it stands."""
-    model_parameters: float
-    """Of the measured model."""
+    model: dict[str, Any]
+    """The measured model, as fields of SteelConfig."""
+    sequence_length: int
+    """Tokens of a sample."""
     micro_batch: int
     """Samples a GPU."""
     device: str
     """GPU."""
+    baseline: int
+    """The experiment that ratios are to: nothing fused."""
     experiments: list[KernelExperiment]
     """Rows."""
+
+    def experiment(self, number: int) -> KernelExperiment:
+        """One row. Raises ConfigError for a number that the table does not have."""
+        known = {e.number: e for e in self.experiments}
+        if number not in known:
+            raise ConfigError(f"Table 2 has no experiment {number}; it has {sorted(known)}")
+        return known[number]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,29 +127,21 @@ class Paper:
     table4: Table4
     """Models."""
 
-    def table2_rows(self, empty: str) -> list[dict[str, str]]:
-        """Table 2 with an empty column for this run."""
-        return [
-            {
-                "#": str(e.number), "attention": e.attention, "RoPE": e.rope,
-                "RMSNorm": e.rms_norm, "loss": e.loss,
-                "parameters": "sharded" if e.shard_parameters else "whole",
-                "tokens/s/GPU": f"{e.tokens_per_second_per_gpu:,}", "GB": str(e.memory_gb),
-                "this run": empty,
-            }
-            for e in self.table2.experiments
-        ]  # fmt: skip
-
 
 def paper_files() -> list[Path]:
     """The recipe files."""
     return [recipe_path(KIND, name) for name in TABLES]
 
 
+def load_table2() -> Table2:
+    """Table 2 alone. Raises ConfigError."""
+    return load_recipe(Table2, KIND, "table2")
+
+
 def load_paper() -> Paper:
     """Read the three recipes. Raises ConfigError."""
     return Paper(
-        table2=load_recipe(Table2, KIND, "table2"),
+        table2=load_table2(),
         table3=load_recipe(Table3, KIND, "table3"),
         table4=load_recipe(Table4, KIND, "table4"),
     )

@@ -1,0 +1,125 @@
+"""Commands that change one thing at a time: kernel-ablation, ffn-ablation."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+from flows.commands import DONE
+from flows.environment import prefect_server
+
+ROUTINGS = ("token", "dense", "sequence")
+
+
+def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Declare them."""
+    kernels = commands.add_parser(
+        "kernel-ablation", help="measure speed and memory by kernel beside the paper's Table 2"
+    )
+    kernels.add_argument(
+        "--experiments", metavar="1,8", help="columns of Table 2 (default: all eight)"
+    )
+    kernels.add_argument(
+        "--processes", type=int, metavar="N", help="GPUs that share a step (default: all)"
+    )
+    kernels.add_argument("--steps", type=int, default=10, help="timed steps (default: 10)")
+    kernels.add_argument("--store", default="store")
+    kernels.add_argument("--json", action="store_true")
+    kernels.set_defaults(run=_kernels)
+
+    ffn = commands.add_parser(
+        "ffn-ablation", help="pretrain with each Soft MoE routing and with a dense FFN"
+    )
+    ffn.add_argument("config", metavar="CONFIG.yaml", help="a file of deployments/")
+    ffn.add_argument(
+        "--routings", default=",".join(ROUTINGS), metavar="A,B",
+        help="token, dense, sequence, reference_norm (default: %(default)s)",
+    )  # fmt: skip
+    ffn.add_argument("--store", default="store")
+    ffn.add_argument("--set", dest="settings", action="append", default=[])
+    ffn.add_argument("--json", action="store_true")
+    ffn.set_defaults(run=_ffn)
+
+
+def _kernels(arguments: argparse.Namespace) -> int:
+    from tasks._paper import load_table2
+
+    numbers = _numbers(arguments.experiments)
+    for number in numbers or []:  # once here, before a server is started
+        load_table2().experiment(number)
+    from flows.steel import kernel_ablation
+
+    with prefect_server():
+        summary = kernel_ablation(
+            experiments=numbers,
+            num_processes=arguments.processes,
+            timed_steps=arguments.steps,
+            store=arguments.store,
+        )
+    folder = Path(summary["folder"])
+    if arguments.json:
+        print((folder / "table.json").read_text(encoding="utf-8"))
+    else:
+        print((folder / "table.md").read_text(encoding="utf-8"))
+        print(f"Table:   {folder}/table.md")
+    return DONE
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    from model.errors import ConfigError
+
+    if text is None:
+        return None
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--experiments {text!r} must look like 1,8") from None
+
+
+def _ffn(arguments: argparse.Namespace) -> int:
+    from flows.config import load_pipeline
+    from flows.preflight import preflight
+    from model.config import Routing
+    from model.errors import ConfigError
+    from tasks._recipes import resolve
+
+    routings: list[Any] = arguments.routings.split(",")
+    known = get_args(Routing)
+    for name in routings:
+        if name not in known:
+            raise ConfigError(f"--routings: there is no {name!r}; choose from {', '.join(known)}")
+    # Once here, before a server is started.
+    preflight(load_pipeline(arguments.config, arguments.settings), resolve(arguments.store))
+    from flows.steel import ffn_ablation
+
+    with prefect_server():
+        summary = ffn_ablation(
+            routings=routings,
+            config=arguments.config,
+            store=arguments.store,
+            settings=arguments.settings,
+        )
+    if arguments.json:
+        print(json.dumps(summary, indent=1))
+    else:
+        _show(summary["results"])
+    return DONE
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for column in rows[0]:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.4g}" if isinstance(value, float) else str(value)

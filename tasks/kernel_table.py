@@ -1,0 +1,51 @@
+"""Stage `kernel_table`: measured configurations beside the paper's Table 2.
+
+    throughput[exp1 … exp8, ours …] ──▶ table.json, table.md (also a Prefect table and page)
+
+Speeds of different machines compare by ratio: every row is given relative to the baseline, Exp8,
+on both sides. A row that was not measured says why; one without a baseline has no ratio.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.train.files import write_atomically
+from model.train.throughput import Result
+from tasks._paper import load_table2
+from tasks._recipes import recipe_path
+from tasks._stage import StageResult, StageRun, stage, write_json
+from tasks._table2 import markdown, measured_table, shown
+
+KEY = "kernel-ablation"
+"""Of the Prefect artifacts, and name of the MLflow table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelTableConfig:
+    """How the table is labelled."""
+
+    tiny: bool = False
+    """Whether the measured model has tiny sizes instead of the paper's: said in title and rows."""
+
+    def recipe_files(self) -> list[Path]:
+        """The paper's table."""
+        return [recipe_path("paper", "table2")]
+
+
+@stage(version=1)
+def kernel_table(
+    run: StageRun, config: KernelTableConfig, *, measured: Mapping[str, StageResult]
+) -> None:
+    """Write table.json and table.md, and show them."""
+    paper = load_table2()
+    results = {name: Result.read(result.folder) for name, result in measured.items()}
+    table = measured_table(results, paper, tiny=config.tiny)
+    write_json(run.folder / "table.json", table)
+    text = markdown(table)
+    write_atomically(run.folder / "table.md", text)
+    run.table(KEY, [shown(row) for row in table["rows"]], table["title"])
+    run.markdown(f"{KEY}-page", text)
+    done = [row for row in table["rows"] if row["status"] == "done"]
+    run.count(measured=len(done), rows=len(table["rows"]))
+    run.note(title=table["title"], device=table["device"])

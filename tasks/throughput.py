@@ -1,0 +1,107 @@
+"""Stage `throughput`: one configuration of a model ──torchrun──▶ result.json: tokens/s and memory.
+
+A figure belongs to a machine, to versions and to our own code, so all three are part of the key:
+what was measured already is not measured again, and what would now come out differently is. A
+configuration that runs out of memory, or that a machine cannot run, is a finished stage as well;
+its result says so.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.errors import StageError
+from model.train.config import PretrainSettings
+from model.train.throughput import Attention, Result, ThroughputJob, device_name, software
+from tasks._recipes import ROOT
+from tasks._stage import StageRun, plain, stage
+from tasks._torchrun import torchrun
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThroughputConfig:
+    """What is measured, and on how many devices."""
+
+    settings: PretrainSettings
+    """A run's settings; the batch is split over `num_processes`."""
+    attention: Attention = "any"
+    """Which of torch's attention backends may be used."""
+    num_processes: int
+    """Ranks, each on a GPU of its own; on a machine without one they share the processor."""
+    warmup_steps: int = 3
+    """Steps before the clock starts."""
+    timed_steps: int = 10
+    """Steps that are timed; their median counts."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the figures depend on beside this config; and all of its settings, since those that
+        change speed alone are what is measured here."""
+        return machine() | {"code": code_digest(), "settings": plain(self.settings)}
+
+    def job(self, output: Path) -> ThroughputJob:
+        """What the ranks are told."""
+        return ThroughputJob(
+            settings=self.settings,
+            attention=self.attention,
+            warmup_steps=self.warmup_steps,
+            timed_steps=self.timed_steps,
+            output=str(output),
+        )
+
+
+def check(config: ThroughputConfig) -> None:
+    """Refuse what no machine could measure before anything starts. Raises ConfigError."""
+    config.job(Path()).check()
+    config.settings.check_ranks(config.num_processes)
+
+
+@stage(version=1, measures=True)
+def throughput(run: StageRun, config: ThroughputConfig) -> None:
+    """Measure full training steps in processes of their own."""
+    check(config)
+    result_file = run.folder / "result.json"
+    result_file.unlink(missing_ok=True)  # of an interrupted attempt
+    job = dataclasses.asdict(config.job(run.folder))
+    try:
+        torchrun(run, "model.entry.throughput", job, num_processes=config.num_processes)
+    except StageError:
+        if not result_file.is_file():
+            raise
+    result = Result.read(run.folder)
+    if result.status == "done":
+        run.count(
+            tokens_per_second_per_device=result.tokens_per_second_per_device,
+            step_seconds=result.step_seconds,
+            memory_gb=result.memory_gb,
+            parameters=result.parameters,
+            mfu_measured=result.mfu_measured or 0.0,
+        )
+        if result.mfu_datasheet is not None:
+            run.count(mfu_datasheet=result.mfu_datasheet)
+    else:
+        run.log.warning("%s: %s (%s)", run.stage, result.status, result.reason)
+    run.note(status=result.status, reason=result.reason, device=result.device)
+
+
+def machine() -> dict[str, Any]:
+    """The devices here and the software that drives them."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return {
+        "device": device_name(device),
+        "num_devices": torch.cuda.device_count(),
+        "software": software(),
+    }
+
+
+@functools.cache
+def code_digest() -> str:
+    """Hash of the code that a step runs: model/, as it stands on disk."""
+    digest = hashlib.sha256()
+    for path in sorted((ROOT / "model").rglob("*.py")):
+        digest.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
