@@ -4,8 +4,8 @@ An entry says: from sample `at` on, the order is a fresh permutation over what w
 data and all of the new (model/data/order.py has the rule, docs/adr/0004 the reasons). Entries
 compose, in the order of `at`. A journal is immutable; `append` returns a longer one.
 
-On disk (`journal.json` beside a run) an entry also says where its shards lie; the training state
-keeps only {at, manifest, seed}, under a hundred bytes an entry.
+On disk (`journal.json` beside a run) an entry also says where its shards lie. The training state
+keeps a `JournalLine` of each: under a hundred bytes, however many sources were weighted.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from model.data._files import digest_of, write_json
+from model.data.contents import explain_difference, recall
 from model.data.manifest import PackedManifest
 from model.errors import DataError
 
@@ -54,6 +55,28 @@ class JournalEntry:
         if type(at) is not int or at < 0 or type(seed) is not int or type(manifest) is not str:
             raise DataError(f"journal entry {dict(raw)!r}: at >= 0 and seed are integers")
         return cls(at=at, manifest=manifest, seed=seed, weights=weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalLine:
+    """All that tells one append from another, in little space."""
+
+    at: int
+    seed: int
+    manifest: str
+    weights: str
+    """Digest of the weights (12 hex digits) without those that are 1; "" where all are."""
+
+    @classmethod
+    def of(cls, entry: JournalEntry) -> JournalLine:
+        """The line of an entry."""
+        weights = {name: float(weight) for name, weight in entry.weights.items() if weight != 1}
+        return cls(
+            at=entry.at,
+            seed=entry.seed,
+            manifest=entry.manifest,
+            weights=digest_of(weights)[:12] if weights else "",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +163,10 @@ class Journal:
                     )
                 seen[shard.md5] = f"{shard.name!r} of journal entry {number}"
 
-    def to_list(self) -> list[dict[str, Any]]:
-        """The entries as plain JSON values, for the training state."""
-        return [entry.to_dict() for entry in self.entries]
+    @property
+    def lines(self) -> tuple[JournalLine, ...]:
+        """The entries as the training state keeps them."""
+        return tuple(map(JournalLine.of, self.entries))
 
     def write(self, path: Path) -> None:
         """Publish the journal atomically; folders are written relative to the file's."""
@@ -180,9 +204,11 @@ class Journal:
             folder = Path(os.path.normpath(path.parent / item["folder"]))
             manifest = PackedManifest.read(folder)
             if manifest.digest != item["manifest"]:
+                old = recall(path.parent, item["manifest"])
+                what = f": {explain_difference(old, manifest)}" if old else ""
                 raise DataError(
                     f"{folder} holds other data (digest {manifest.digest}) than were appended "
-                    f"(manifest {item['manifest']} in {path}): restore them"
+                    f"(manifest {item['manifest']} in {path}){what}. Restore them"
                 )
             manifests[manifest.digest] = manifest
         return cls(entries=tuple(map(JournalEntry.from_dict, entries)), manifests=manifests)

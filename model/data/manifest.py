@@ -148,23 +148,24 @@ class PackedManifest:
         """Documents of each source."""
         return self._totals("num_documents")
 
+    def to_dict(self) -> dict[str, Any]:
+        """What the file says: plain JSON values."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "digest": self.digest,
+            "vocab_size": self.vocab_size,
+            "end_of_document": self.end_of_document,
+            "tokenizer_md5": self.tokenizer_md5,
+            "num_tokens": self.num_tokens,
+            "num_documents": self.num_documents,
+            "tokens_by_source": self.tokens_by_source,
+            "shards": [asdict(shard) for shard in self.shards],
+        }
+
     def write(self, folder: Path) -> Path:
         """Publish folder/manifest.json atomically and return its path."""
         path = folder / FILE_NAME
-        write_json(
-            path,
-            {
-                "schema_version": SCHEMA_VERSION,
-                "digest": self.digest,
-                "vocab_size": self.vocab_size,
-                "end_of_document": self.end_of_document,
-                "tokenizer_md5": self.tokenizer_md5,
-                "num_tokens": self.num_tokens,
-                "num_documents": self.num_documents,
-                "tokens_by_source": self.tokens_by_source,
-                "shards": [asdict(shard) for shard in self.shards],
-            },
-        )
+        write_json(path, self.to_dict())
         return path
 
     @classmethod

@@ -1,4 +1,5 @@
-"""How far training has come through its data: a few hundred bytes of JSON.
+"""How far training has come through its data: a few hundred bytes of JSON, and under a hundred more
+for each append.
 
 Since the order is a function (model/data/order.py), the state is its arguments and one number. It
 names no path, belongs to no rank, and is as valid on 4 processes as on 8. Every field carries a
@@ -10,16 +11,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from model.data._files import digest_of
-from model.data.journal import Journal, JournalEntry
+from model.data.journal import Journal, JournalLine
 from model.data.manifest import PackedManifest
 from model.data.order import SampleOrder
 from model.errors import DataError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "data_state.json"
 
 
@@ -43,8 +44,8 @@ class DataState:
     """Part of each source that is never trained on, in [0, 0.5]."""
     samples_consumed: int
     """Samples [0, samples_consumed) have been trained on."""
-    journal: tuple[JournalEntry, ...] = field(default=())
-    """Data appended so far."""
+    journal: tuple[JournalLine, ...] = field(default=())
+    """Data appended so far; the run's journal.json has the same in full."""
 
     def __post_init__(self) -> None:
         for name in ("seed", "sequence_length", "samples_consumed"):
@@ -71,26 +72,29 @@ class DataState:
             weights=order.weights,
             validation_fraction=order.validation_fraction,
             samples_consumed=samples_consumed,
-            journal=order.journal.entries,
+            journal=order.journal.lines,
         )
 
-    def order(
-        self, manifest: PackedManifest, manifests: Mapping[str, PackedManifest] | None = None
-    ) -> SampleOrder:
+    def order(self, manifest: PackedManifest, journal: Journal | None = None) -> SampleOrder:
         """The order this state speaks of.
 
         Args:
             manifest: the data the run started with; checked.
-            manifests: appended data by digest, for the journal's entries.
+            journal: the run's; it may know later appends, which are left out.
+
+        Raises:
+            DataError: these are other data, or another journal.
         """
         self.check(manifest)
+        journal = journal or Journal()
+        self._check_journal(journal)
         return SampleOrder(
             manifest,
             sequence_length=self.sequence_length,
             seed=self.seed,
             weights=self.weights,
             validation_fraction=self.validation_fraction,
-            journal=Journal(entries=self.journal, manifests=manifests or {}),
+            journal=replace(journal, entries=journal.entries[: len(self.journal)]),
         )
 
     def check(self, manifest: PackedManifest) -> None:
@@ -124,13 +128,8 @@ class DataState:
                     f"{name} of the checkpoint is {old!r}, configured is {new!r}: samples would be "
                     f"lost or repeated. Set {name} back, or start a new run"
                 )
-        known, added = now.journal[: len(self.journal)], now.journal[len(self.journal) :]
-        if known != self.journal:
-            raise DataError(
-                f"journal of the checkpoint has {[e.to_dict() for e in self.journal]}, the run's "
-                f"journal begins with {[e.to_dict() for e in known]}: restore the journal"
-            )
-        for entry in added:
+        self._check_journal(order.journal)
+        for entry in order.journal.entries[len(self.journal) :]:
             if entry.at < self.samples_consumed:
                 raise DataError(
                     f"journal: data of manifest {entry.manifest} are appended at sample "
@@ -143,10 +142,30 @@ class DataState:
                 f"{order.num_samples} samples"
             )
 
+    def _check_journal(self, journal: Journal) -> None:
+        """The journal begins with the appends of this state. Raises DataError naming the first."""
+        lines = journal.lines
+        for number, saved in enumerate(self.journal):
+            if number >= len(lines):
+                raise DataError(
+                    f"journal of the checkpoint has {len(self.journal)} appends, the run's has "
+                    f"{len(lines)}: the append of manifest {saved.manifest} at sample {saved.at} "
+                    "is missing. Restore journal.json"
+                )
+            for name in ("at", "seed", "manifest", "weights"):
+                old, new = getattr(saved, name), getattr(lines[number], name)
+                if old != new:
+                    raise DataError(
+                        f"journal of the checkpoint says {name} = {old!r} of append {number} "
+                        f"(manifest {saved.manifest}), the run's journal {new!r}: restore "
+                        "journal.json"
+                    )
+
     def to_json(self) -> str:
         """One line of JSON with the schema version and the checks."""
         content = self._content()
-        return json.dumps(content | {"checks": _checks(content)}, ensure_ascii=False)
+        content |= {"checks": _checks(content)}
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> DataState:
@@ -183,15 +202,23 @@ class DataState:
         if set(checks) != set(_checks(raw)):
             raise DataError("checks of the data state name other fields: the file was edited")
         values: dict[str, Any] = {f.name: raw[f.name] for f in fields(cls)}
-        values["journal"] = tuple(JournalEntry.from_dict(entry) for entry in raw["journal"])
+        values["journal"] = tuple(map(_line, raw["journal"]))
         return cls(**values)
 
     def _content(self) -> dict[str, Any]:
         content: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
         content |= {f.name: getattr(self, f.name) for f in fields(self)}
         content["weights"] = dict(self.weights)
-        content["journal"] = [entry.to_dict() for entry in self.journal]
+        content["journal"] = [[e.at, e.seed, e.manifest, e.weights] for e in self.journal]
         return content
+
+
+def _line(raw: Any) -> JournalLine:
+    kinds = (int, int, str, str)
+    if not isinstance(raw, list) or tuple(map(type, raw)) != kinds or raw[0] < 0:
+        raise DataError(f"journal of the data state: {raw!r} is no [at, seed, manifest, weights]")
+    at, seed, manifest, weights = raw
+    return JournalLine(at=at, seed=seed, manifest=manifest, weights=weights)
 
 
 def _checks(content: Mapping[str, Any]) -> dict[str, str]:

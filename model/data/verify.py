@@ -201,7 +201,7 @@ def _walk(
         journal = [j for step, j in journals if step <= begin][-1]
         if begin in restarts:  # all that survives is the text of the state
             text = DataState.of(order, begin * global_batch).to_json()
-            order = DataState.from_json(text).order(manifest, journal.manifests)
+            order = DataState.from_json(text).order(manifest, journal)
         if journal.entries != order.journal.entries:
             order = SampleOrder(manifest, **arguments, journal=journal)
         world_size = ranks[min(sum(r <= begin for r in restarts), len(ranks) - 1)]

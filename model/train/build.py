@@ -73,7 +73,7 @@ def build(job: PretrainJob, ranks: Parallel, stop: StopFlag) -> Run:
     trainer = Trainer(
         objective=objective,
         optimizer=build_optimizer(objective, settings),
-        open_data=lambda: open_data(control.changes, ranks, guard),
+        open_data=lambda: open_data(control.changes, ranks, guard, output),
         control=control,
         settings=settings,
         ranks=ranks,
@@ -123,7 +123,7 @@ def open_guard(output: Path, ranks: Parallel) -> ShardGuard:
     return ShardGuard(session_folder(output, session))
 
 
-def open_data(changes: Changes, ranks: Parallel, guard: ShardGuard) -> TrainingData:
+def open_data(changes: Changes, ranks: Parallel, guard: ShardGuard, output: Path) -> TrainingData:
     """This rank's share of a run's data, appended ones included."""
     settings, order, folder = changes.settings, changes.order, changes.base.folder
     assert folder is not None, "the first manifest was read from somewhere"
@@ -132,6 +132,8 @@ def open_data(changes: Changes, ranks: Parallel, guard: ShardGuard) -> TrainingD
         held_out = min(held_out, settings.validation_samples)
 
     def state(samples: int) -> str:
+        if ranks.is_main:
+            changes.remember(output)
         return DataState.of(order, samples).to_json()
 
     def check_state(text: str) -> int:

@@ -15,6 +15,7 @@ from typing import Self
 
 from model.data import Journal, PackedManifest, SampleOrder
 from model.data import journal as journal_file
+from model.data.contents import check_contents, remember
 from model.errors import ConfigError, DataError
 from model.train.config import PretrainSettings
 from model.train.horizon import FILE_NAME as HORIZON_FILE
@@ -39,8 +40,9 @@ class Changes:
 
         Raises:
             ConfigError: the data do not suffice for the settings.
-            DataError: a file is damaged, or appended data are missing or others.
+            DataError: a file is damaged, or data are missing or others; names the shards.
         """
+        check_contents(run, base)
         journal = Journal.read(run / journal_file.FILE_NAME)
         journal.check(base)
         steps = count_steps(settings, sample_order(settings, base))
@@ -117,9 +119,14 @@ class Changes:
 
     def write(self, run: Path) -> None:
         """Make the changes durable, the journal last."""
+        self.remember(run)
         write_changes(run, self.horizon)
         if self.journal.entries:
             self.journal.write(run / journal_file.FILE_NAME)
+
+    def remember(self, run: Path) -> None:
+        """Keep the lists of shards beside the run, to name what differs in a later launch."""
+        remember(run, self.base, self.journal.manifests)
 
     def _append(self, name: str, request: AppendRequest, step: int, consumed: int) -> "Changes":
         new = PackedManifest.read(Path(request.folder))

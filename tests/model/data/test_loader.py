@@ -14,7 +14,6 @@ from model.data import (
     PackedManifest,
     SampleOrder,
     StepLoader,
-    integrity,
 )
 from model.data import (
     dataset as dataset_module,
@@ -155,62 +154,3 @@ def test_survives_pickling_and_many_shards(
     first = [dataset[i]["tokens"].tolist() for i in range(len(dataset))]
     copy: PackedDataset = pickle.loads(pickle.dumps(dataset))  # noqa: S301
     assert [copy[i]["tokens"].tolist() for i in range(len(copy))] == first
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 0x10
-    path.write_bytes(data)
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-2])
-
-
-def swap(path: Path) -> None:
-    """Another shard's bytes, cut or filled to the same size."""
-    size = path.stat().st_size
-    path.write_bytes((path.with_name("zh-00001.bin").read_bytes() * 2)[:size])
-
-
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        (flip, "does not hold what was packed"),
-        (cut, "is truncated"),
-        (swap, "does not hold what was packed"),
-        (Path.unlink, "is missing"),
-    ],
-)
-def test_no_token_of_a_faulty_shard_is_given_out(
-    packed: PackedManifest, fault: Callable[[Path], None], message: str
-) -> None:
-    dataset = dataset_of(packed)
-    assert packed.folder
-    bad = 1
-    fault(packed.folder / packed.shards[bad].name)
-    refused = 0
-    for number in range(len(dataset)):
-        if dataset.order.locate(number).shard == bad:
-            refused += 1
-            with pytest.raises(DataError, match=f"'{packed.shards[bad].name}'.*{message}"):
-                dataset[number]
-        else:
-            dataset[number]
-    assert refused == (packed.shards[bad].num_tokens - 1) // 6
-
-
-def test_a_shard_is_hashed_once(packed: PackedManifest, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = dataset_of(packed)
-    hashed = []
-    real = integrity.check_shard
-
-    def count(folder: Path, shard: object) -> None:
-        hashed.append(shard)
-        real(folder, shard)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(integrity, "check_shard", count)
-    for _ in range(2):
-        for number in range(len(dataset)):
-            dataset[number]
-    assert sorted(map(str, hashed)) == sorted(map(str, packed.shards))

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ def test_round_trip_gives_the_same_order(
     again = DataState.from_json(state.to_json())
     assert again == state
     again.check_order(order)
-    restored = again.order(order.manifest, order.journal.manifests)
+    restored = again.order(order.manifest, order.journal)
     assert restored.num_samples == order.num_samples
     for sample in (0, consumed, order.num_samples - 1):
         assert restored.locate(sample) == order.locate(sample)
@@ -50,19 +51,54 @@ def test_names_every_source_and_is_small(simulate: Simulate) -> None:
 
 
 def test_a_hundred_appends_stay_under_ten_kilobytes(simulate: Simulate) -> None:
-    manifest = simulate({f"source-{number}": [1 << 40] for number in range(13)})
+    """A trillion tokens of 30 weighted sources, and appends that weight each of 30 sources, too."""
+    names = [f"a-source-with-a-name-{number}" for number in range(30)]
+    manifest = simulate({name: [1 << 35] for name in names})
     journal = Journal()
     for number in range(100):
-        new = simulate({"zh": [1 << 30]}, prefix=f"{number}-")
-        journal = journal.append(manifest, new, at=number << 22, seed=number)
-    order = SampleOrder(manifest, sequence_length=2048, seed=1, journal=journal)
+        new = simulate({name: [1 << 25] for name in names}, prefix=f"{number}-")
+        journal = journal.append(
+            manifest, new, at=number << 22, seed=(1 << 62) + number,
+            weights={name: 0.123 + number + i for i, name in enumerate(names)},
+        )  # fmt: skip
+    order = SampleOrder(
+        manifest, sequence_length=2048, seed=1, journal=journal,
+        weights=dict.fromkeys(names, 1.25),
+    )  # fmt: skip
     text = DataState.of(order, 400 << 20).to_json()
-    assert len(text) < 10_000
-    assert DataState.from_json(text).journal == journal.entries
+    assert len(text.encode()) < 10_000
+    state = DataState.from_json(text)
+    assert state.journal == journal.lines and len(state.journal) == 100
+    state.check_order(order)
+
+
+def test_another_journal_is_refused_by_append_and_field(simulate: Simulate) -> None:
+    manifest = simulate({"en": [500]})
+    first, second = (simulate({"zh": [90], "fr": [90]}, prefix=prefix) for prefix in "xy")
+
+    def order(**changes: Any) -> SampleOrder:
+        values: dict[str, Any] = {"at": 9, "seed": 4, "weights": {"zh": 2.0}} | changes
+        journal = Journal().append(manifest, first, at=5, seed=3)
+        return SampleOrder(
+            manifest, sequence_length=5, seed=1, journal=journal.append(manifest, second, **values)
+        )
+
+    state = DataState.of(order(), 20)
+    state.check_order(order(weights={"zh": 2, "fr": 1.0}))  # says the same
+    for name, value in (("at", 10), ("seed", 5), ("weights", {"zh": 2.5}), ("weights", {})):
+        with pytest.raises(DataError, match=f"says {name} = .* of append 1 .*{second.digest}"):
+            state.check_order(order(**{name: value}))
+    shorter = replace(order().journal, entries=order().journal.entries[:1])
+    short = SampleOrder(manifest, sequence_length=5, seed=1, journal=shorter)
+    with pytest.raises(DataError, match=f"append of manifest {second.digest} at sample 9 is miss"):
+        state.check_order(short)
+    # The order of an earlier state leaves out what was appended later.
+    early = DataState.of(short, 7).order(manifest, order().journal)
+    assert early.num_samples == short.num_samples
 
 
 FIELDS: dict[str, Any] = {
-    "schema_version": 2,
+    "schema_version": 1,
     "manifest_digest": "0" * 32,
     "seed": 2,
     "sequence_length": 6,
