@@ -163,6 +163,10 @@ class Journal:
                     )
                 seen[shard.md5] = f"{shard.name!r} of journal entry {number}"
 
+    def to_list(self) -> list[dict[str, Any]]:
+        """The entries as plain JSON values."""
+        return [entry.to_dict() for entry in self.entries]
+
     @property
     def lines(self) -> tuple[JournalLine, ...]:
         """The entries as the training state keeps them."""
