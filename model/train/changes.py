@@ -167,6 +167,10 @@ class Changes:
         total = self.horizon.total_steps if request.steps is None else request.steps
         if total < step:
             raise ConfigError(f"steps = {total}, but the run has done {step}; give {step} or more")
+        if total <= self.settings.warmup_steps:
+            raise ConfigError(
+                f"steps = {total}, but the warm-up alone takes {self.settings.warmup_steps}"
+            )
         left = (self.order.num_samples - consumed) // self.settings.global_batch
         if total - step > left:
             raise ConfigError(
