@@ -4,10 +4,11 @@
 
 Reads a `PretrainJob`, continues whatever its output folder holds, trains to the end and writes
 <output>/model. Exit codes: 0 done; 143 stopped by SIGTERM with a complete checkpoint; 2 bad input;
-1 anything else.
+3 no progress for too long, or another rank is gone; 1 anything else.
 """
 
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -15,12 +16,14 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from model.data.integrity import forget_sessions
-from model.errors import ConfigError, DataError, SteelError
-from model.train.build import build
+from model.errors import ConfigError, DataError, StageError, SteelError
+from model.train.build import CHECKPOINTS_FOLDER, Run, build
+from model.train.checkpoint_files import complete_checkpoints
 from model.train.config import PretrainJob
 from model.train.export import export
-from model.train.parallel import parallel, resolve_precision
+from model.train.parallel import Parallel, parallel
 from model.train.signals import EXIT_STOPPED, StopFlag, Stopped
+from model.train.watchdog import EXIT_HANGING, RankLostError, Watchdog, is_lost_rank
 
 log = logging.getLogger("model.entry.pretrain")
 
@@ -30,22 +33,44 @@ MODEL_FOLDER = "model"
 def pretrain(job: PretrainJob) -> None:
     """Train and export. Raises Stopped, or a SteelError."""
     stop = StopFlag().install()
-    with parallel() as ranks:
-        run = build(job, ranks, stop)
+    output, health = Path(job.output), job.settings.health
+    allowed = [60 * health.first_step_timeout_minutes, 60 * health.step_timeout_minutes]
+    watchdog = Watchdog(
+        output, int(os.environ.get("RANK", "0")), first_timeout=allowed[0], timeout=allowed[1]
+    ).start()
+    try:
+        # Messages may take longer than the watchdog allows: it is the one who knows the reason.
+        with parallel(timeout_minutes=max(allowed) / 60 + 5) as ranks:
+            run = build(job, ranks, stop, watchdog)
+            try:
+                run.trainer.fit()
+                watchdog.beat("export", run.trainer.progress.step)
+                _export(run, output, ranks)
+            finally:
+                run.trainer.close()
+            if ranks.is_main:
+                forget_sessions(output)
+    except RuntimeError as error:
+        if is_lost_rank(error):
+            raise RankLostError(watchdog.explain(error)) from error
+        raise
+    finally:
+        watchdog.end()
+
+
+def _export(run: Run, output: Path, ranks: Parallel) -> None:
+    """The last checkpoint becomes the stage's model, by rank 0; all fail alike."""
+    problem = ""
+    if ranks.is_main:
         try:
-            run.trainer.fit()
-        finally:
-            run.trainer.data.loader.close()
-        export(
-            run.model,
-            run.tokenizer,
-            Path(job.output) / MODEL_FOLDER,
-            ranks,
-            dtype=resolve_precision(job.settings, ranks.device),
-        )
-        if ranks.is_main:
-            forget_sessions(Path(job.output))
-            log.info("model written to %s", Path(job.output) / MODEL_FOLDER)
+            export(complete_checkpoints(output / CHECKPOINTS_FOLDER)[-1], output / MODEL_FOLDER)
+            log.info("model written to %s", output / MODEL_FOLDER)
+            if run.trainer.exporter is not None:
+                run.trainer.exporter.finish()
+        except (OSError, SteelError) as error:
+            problem = str(error)
+    if problem := ranks.gather(problem)[0]:
+        raise StageError(f"the trained model could not be exported: {problem}")
 
 
 def main(argv: list[str]) -> int:
@@ -64,6 +89,9 @@ def main(argv: list[str]) -> int:
     except Stopped as stopped:
         log.warning("%s", stopped)
         return EXIT_STOPPED
+    except RankLostError as error:
+        log.error("%s", error)
+        return EXIT_HANGING
     except SteelError as error:
         log.error("%s", error)
         return 2 if isinstance(error, ConfigError | DataError) else 1

@@ -17,7 +17,7 @@ from model.data.verify import verify_shards
 from model.errors import ConfigError, DataError, SteelError
 from model.train.build import CHECKPOINTS_FOLDER, METRICS_FILE
 from model.train.changes import Changes
-from model.train.checkpoint import complete_checkpoints
+from model.train.checkpoint_files import complete_checkpoints
 from model.train.config import PretrainJob, PretrainSettings
 from model.train.horizon import Policy
 from model.train.metrics import newest_step

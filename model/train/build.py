@@ -1,5 +1,7 @@
 """From a job to a trainer: tokenizer, model, data, optimizer, in that order."""
 
+import dataclasses
+import json
 import logging
 import math
 import uuid
@@ -28,20 +30,26 @@ from model.train.changes import Changes
 from model.train.checkpoint import Checkpoints
 from model.train.config import PretrainJob, PretrainSettings
 from model.train.control import Control
+from model.train.export import model_documents
+from model.train.exporter import Exporter
+from model.train.health import Health
 from model.train.initialise import FolderWeights, RandomWeights
 from model.train.measure import Speedometer, flops_per_token
-from model.train.metrics import JsonlSink
+from model.train.metrics import JsonLines, JsonlSink
 from model.train.objective import Objective
 from model.train.optimizer import build_optimizer
-from model.train.parallel import Parallel, distribute
+from model.train.parallel import Parallel, distribute, resolve_precision
 from model.train.recompute import recompute_activations
 from model.train.signals import StopFlag
 from model.train.trainer import Trainer, TrainingData
+from model.train.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
+EVENTS_FILE = "health.jsonl"
 CHECKPOINTS_FOLDER = "checkpoints"
+EXPORTS_FOLDER = "exports"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +61,9 @@ class Run:
     tokenizer: PreTrainedTokenizerBase
 
 
-def build(job: PretrainJob, ranks: Parallel, stop: StopFlag) -> Run:
+def build(
+    job: PretrainJob, ranks: Parallel, stop: StopFlag, watchdog: Watchdog | None = None
+) -> Run:
     """Build a run; called by all ranks. Raises ConfigError or DataError before any work."""
     settings, packed, output = job.settings, Path(job.packed), Path(job.output)
     settings.check()
@@ -70,6 +80,9 @@ def build(job: PretrainJob, ranks: Parallel, stop: StopFlag) -> Run:
     )
     make_ready(objective, language_model, weights, settings, ranks)
     guard = open_guard(output, ranks)
+    exporter = None
+    if ranks.is_main and settings.checkpoints.export:
+        exporter = Exporter(output / EXPORTS_FOLDER)
     trainer = Trainer(
         objective=objective,
         optimizer=build_optimizer(objective, settings),
@@ -78,9 +91,20 @@ def build(job: PretrainJob, ranks: Parallel, stop: StopFlag) -> Run:
         settings=settings,
         ranks=ranks,
         checkpoints=Checkpoints(
-            output / CHECKPOINTS_FOLDER, ranks, keep_last=settings.checkpoints.keep_last
+            output / CHECKPOINTS_FOLDER,
+            ranks,
+            settings.checkpoints,
+            on_kept=exporter.update if exporter is not None else lambda paths: set(),
         ),
+        documents={
+            "config.json": json.dumps(dataclasses.asdict(job), indent=1),
+            **model_documents(language_model, tokenizer, resolve_precision(settings, ranks.device)),
+        },
+        exporter=exporter,
+        health=Health(settings.health, warmup_steps=settings.warmup_steps),
         sink=JsonlSink(output / METRICS_FILE) if ranks.is_main else None,
+        events=JsonLines(output / EVENTS_FILE) if ranks.is_main else None,
+        watchdog=watchdog,
         stop=stop,
         speed=Speedometer(
             tokens_per_step=settings.global_batch * settings.sequence_length,

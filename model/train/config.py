@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 
 from model.errors import ConfigError
 from model.train.config_fields import NOT_IN_KEY, require
+from model.train.health import HealthSettings
 from model.train.parallel_config import ParallelSettings
 from model.train.retention import CheckpointSettings
 
@@ -69,6 +70,8 @@ class PretrainSettings:
     """At most this many held-out samples a validation, the same ones each time; 0 = all."""
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings, metadata=NOT_IN_KEY)
     """How often state is saved, and which of it is kept."""
+    health: HealthSettings = field(default_factory=HealthSettings)
+    """What happens when numbers go wrong, or nothing happens at all."""
     separate_documents: bool = True
     """Attention and positions start anew at each document within a sample."""
     activation_checkpointing: Literal["none", "selective", "full"] = field(
@@ -121,6 +124,7 @@ class PretrainSettings:
             if not (epochs >= 0 and math.isfinite(epochs)):
                 raise ConfigError(f"pretrain: weights.{source} = {epochs} epochs; give 0 or more")
         self.checkpoints.check()
+        self.health.check()
         if self.validate_every and not self.validation_fraction:
             raise ConfigError(
                 f"pretrain: validate_every = {self.validate_every} but validation_fraction = 0 "

@@ -2,10 +2,12 @@
 
     {"step": 20, "time": 1763900000.1, "metrics": {"train/loss": 5.31, …}}
 
-Trackers mirror that file; training never waits for them.
+Trackers mirror that file; training never waits for them. A checkpoint notes how long the file was,
+and a training that resumes from it cuts what came later: each step is there once.
 """
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -14,41 +16,73 @@ from typing import Any, Protocol
 
 from model.train.files import write_atomically
 
+log = logging.getLogger(__name__)
+
 
 class MetricSink(Protocol):
     """Receives measurements of rank 0, in order of steps."""
 
-    def resume(self, step: int) -> None:
-        """Forget everything after `step` completed steps: it is going to be measured again."""
-
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Measurements after `step` completed steps."""
 
-    def flush(self) -> None:
-        """Make what was logged durable."""
+    def position(self) -> int:
+        """What was logged so far is durable; where `cut` finds its end again."""
+
+    def cut(self, position: int) -> None:
+        """Forget what was logged after a position: it is going to be measured again."""
 
 
-class JsonlSink:
-    """One JSON object a line, appended; on resume cut after the checkpoint's step."""
+class JsonLines:
+    """A file of one JSON object a line that is appended to and cut back."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def resume(self, step: int) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [json.dumps(line) for line in read_metrics(self.path) if line["step"] <= step]
-        write_atomically(self.path, "".join(f"{line}\n" for line in kept))
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        line = json.dumps({"step": step, "time": time.time(), "metrics": dict(metrics)})
+    def append(self, **values: Any) -> None:
+        """Add a line, with the time."""
+        line = json.dumps({"time": time.time(), **values})
         # One write per line: a reader that follows the file never sees lines of two writers mixed.
         with self.path.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
+    def position(self) -> int:
+        """Length in bytes, all of it on the disk."""
+        if not self.path.exists():
+            return 0
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_size
+
+    def cut(self, position: int) -> None:
+        """Cut to a position, or to the end of the last whole line where the file is shorter."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab+") as file:
+            length = file.tell()
+            if length < position:
+                log.warning("%s: %d bytes are missing that were there when the checkpoint was "
+                            "written", self.path.name, position - length)  # fmt: skip
+                file.seek(0)
+                position = file.read().rfind(b"\n") + 1
+            file.truncate(position)
+            os.fsync(file.fileno())
+
+
+class JsonlSink(JsonLines):
+    """Measurements in a file of lines; also for trainers that know only their step."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Measurements after `step` completed steps."""
+        self.append(step=step, metrics=dict(metrics))
+
     def flush(self) -> None:
-        if self.path.exists():
-            with self.path.open("rb") as file:
-                os.fsync(file.fileno())
+        """Make what was logged durable."""
+        self.position()
+
+    def resume(self, step: int) -> None:
+        """Forget everything after `step` completed steps, wherever it stands in the file."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [json.dumps(line) for line in read_metrics(self.path) if line["step"] <= step]
+        write_atomically(self.path, "".join(f"{line}\n" for line in kept))
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:

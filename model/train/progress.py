@@ -8,7 +8,7 @@ Samples [0, batch x global_batch) are consumed. Without a skipped batch both cou
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from model.errors import DataError
@@ -18,23 +18,25 @@ FILE_NAME = "trainer.json"
 
 @dataclass(kw_only=True)
 class Progress:
-    """The counters of a run; equal on every rank, changed by the trainer alone."""
+    """The position of a run; equal on every rank, changed by the trainer alone."""
 
     step: int = 0
     """Completed optimizer steps."""
     batch: int = 0
     """Global batches consumed, skipped ones included; never less than `step`."""
+    validated: int = 0
+    """Step of the last validation that was completed; 0 = none was."""
 
     def to_json(self, **more: Any) -> str:
         """The document, with what else belongs to this position (JSON values)."""
-        return json.dumps({"step": self.step, "batch": self.batch, **more}, indent=1)
+        return json.dumps({**asdict(self), **more}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> tuple["Progress", dict[str, Any]]:
-        """The counters and everything else. Raises DataError for another document."""
+        """The position and everything else. Raises DataError for another document."""
         try:
             content = json.loads(text)
-            progress = cls(step=content.pop("step"), batch=content.pop("batch"))
+            own = {name: int(content.pop(name)) for name in ("step", "batch", "validated")}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"a checkpoint's {FILE_NAME} cannot be read: {error!r}") from error
-        return progress, content
+        return cls(**own), content

@@ -1,51 +1,51 @@
 """The training loop.
 
-    resume ─▶ ┌ batch b: samples [b G, (b+1) G) split over ranks ─▶ loss, gradients        ┐ ─▶ end
-              │   one all-reduce: grad norm, loss per source, wish to stop                 │
-              │   finite? clip, AdamW  not? weights untouched, checkpoint, NonFiniteError  │
-              └ every n steps: metrics, validation, checkpoint; when asked to stop, too    ┘
+    resume ─▶ ┌ batch b: samples [b G, (b+1) G) split over ranks ─▶ loss, gradients          ┐
+      ▲       │   one all-reduce: grad norm, loss per source, wishes: stop, requests …       │
+      │       │   healthy? clip, AdamW: a step; not? weights untouched: skip, go back, stop  │
+      │       └ every n steps: metrics, validation, checkpoint; when asked to stop, too      ┘
+      └─────────────────────────────────────── more steps and data? ───────────────────────▶ end
 
 The host waits for the device once a step (to read that all-reduce), never per micro-batch. What a
-step does depends on (settings, step, batch, weights, AdamW state) alone, so a run that was killed
-and resumed repeats the very same numbers.
+step does depends on (settings, step, batch, health, weights, AdamW state) alone, all of it in every
+checkpoint, so a run that was killed and resumed repeats the very same numbers.
 """
 
-import hashlib
 import logging
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from model.data import PackedDataset, StepLoader
-from model.errors import ConfigError, StageError
+from model.errors import ConfigError
 from model.train import progress
-from model.train.checkpoint import Checkpoints, restore_steps, training_tensors
+from model.train.checkpoint import Checkpoints, Documents, Loaded
 from model.train.config import PretrainSettings
 from model.train.control import Control
+from model.train.engine import RANDOM_RULE, Engine, Gradients
+from model.train.exporter import Exporter
+from model.train.health import Health, HealthError, HealthState, NonFiniteError, Verdict
 from model.train.horizon import Horizon
 from model.train.measure import Speedometer
-from model.train.metrics import MetricSink
-from model.train.objective import Objective, document_arguments
-from model.train.optimizer import (
-    clip_gradients,
-    local_gradients,
-    set_learning_rate,
-    sum_of_squares,
-)
-from model.train.parallel import Parallel, num_copies, synchronise_gradients
+from model.train.metrics import JsonLines, MetricSink
+from model.train.objective import Objective
+from model.train.parallel import Parallel
 from model.train.progress import Progress
+from model.train.retention import Entry
 from model.train.schedule import check_saved_horizon, learning_rate
 from model.train.signals import StopFlag, Stopped
+from model.train.staging import restore_steps, training_tensors
+from model.train.validation import validate
+from model.train.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
-
-class NonFiniteError(StageError):
-    """Loss or gradient became infinite or not a number; the weights are those before that step."""
+CLOSING_SECONDS = 10.0
+"""How long a save in the background may take to become complete after training failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class TrainingData:
 
 @dataclass(frozen=True, kw_only=True)
 class StepOutcome:
-    """What all ranks know after a step; equal on each."""
+    """What all ranks know after a batch; equal on each."""
 
     loss: float
     """Mean over the global batch, nats per token."""
@@ -76,10 +76,15 @@ class StepOutcome:
     """Whether any rank was asked to stop."""
     requests: bool
     """Whether a request is to be done before the next step."""
+    save_failed: bool
+    """Whether a checkpoint could not be written in the background."""
+    verdict: Verdict
+    """What is to be done with the batch."""
 
     @property
-    def finite(self) -> bool:
-        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+    def trained(self) -> bool:
+        """Whether the batch became a step."""
+        return self.verdict.action == "train"
 
 
 @dataclass(kw_only=True)
@@ -95,15 +100,33 @@ class Trainer:
     settings: PretrainSettings
     ranks: Parallel
     checkpoints: Checkpoints
+    documents: Documents
+    """What every checkpoint says besides the position: settings, model, tokenizer."""
+    exporter: Exporter | None
+    """Rank 0's, where checkpoints are exported."""
+    health: Health
     sink: MetricSink | None
     """Rank 0's; None on the others."""
+    events: JsonLines | None
+    """What health found, by batch. Rank 0's."""
     stop: StopFlag
     speed: Speedometer
+    watchdog: Watchdog | None = None
     data: TrainingData = field(init=False)
+    engine: Engine = field(init=False)
     progress: Progress = field(init=False, default_factory=Progress)
+    _saved: int = field(init=False, default=-1)
+    """Step of the newest checkpoint that was written or loaded; -1 = none."""
 
     def __post_init__(self) -> None:
         self.data = self.open_data()
+        self.engine = Engine(
+            objective=self.objective,
+            optimizer=self.optimizer,
+            settings=self.settings,
+            ranks=self.ranks,
+            beat=lambda: self._beat("step"),
+        )
 
     @property
     def total_steps(self) -> int:
@@ -115,47 +138,66 @@ class Trainer:
 
         Raises:
             Stopped: a rank was asked to stop; a complete checkpoint was written.
-            NonFiniteError: see there; a checkpoint of the state before that step was written.
+            HealthError: see there; a checkpoint of the state before that batch was written.
+            StageError: a checkpoint could not be written; the earlier ones are untouched.
             DataError, ConfigError: the checkpoint there belongs to other data or settings.
         """
         self.resume()
         self._change()
-        while self.progress.step < self.total_steps:
+        self._boundary(None)
+        while self._more:
             outcome = self._step()
-            step = self.progress.step
+            if outcome.save_failed:
+                self.checkpoints.wait()
             if outcome.requests:
                 self._change()
-            last = step == self.total_steps
-            if step % self.settings.log_every == 0 or last:
-                self._report(step, outcome)
-            if self.data.num_validation and (last or _every(step, self.settings.validate_every)):
-                self._validate(step)
-            if last or outcome.stop or _every(step, self.settings.checkpoints.every):
-                self._save()
-            if outcome.stop:
-                raise Stopped(step)
+            self._boundary(outcome)
+        self._beat("checkpoint")
+        self.checkpoints.wait()
+        if self.progress.step < self.total_steps and self.ranks.is_main:
+            log.warning(
+                "the data end after step %d of %d: %d batches were skipped",
+                self.progress.step, self.total_steps, self.health.num_skipped,
+            )  # fmt: skip
+
+    def close(self) -> None:
+        """Release threads and files, also after an error."""
+        self.data.loader.close()
+        self.checkpoints.close(CLOSING_SECONDS)
+        if self.exporter is not None:
+            self.exporter.stop()
 
     def resume(self) -> None:
         """Continue from the newest intact checkpoint, if there is one."""
         loaded = self.checkpoints.load_newest(training_tensors(self.objective, self.optimizer))
+        metrics = events = 0
         if loaded is not None:
-            restore_steps(self.optimizer)
-            self.progress, saved = Progress.from_json(loaded.documents[progress.FILE_NAME])
-            saved_horizon = Horizon.from_dict(saved["horizon"])
-            check_saved_horizon(
-                self.settings, self.control.horizon, saved_horizon, self.progress.step
-            )
-            consumed = self.data.check_state(loaded.documents["data_state.json"])
-            if consumed != self.progress.batch * self.settings.global_batch:
-                raise ConfigError(
-                    f"pretrain: checkpoint {loaded.step} in {self.checkpoints.folder} consumed "
-                    f"{consumed} samples, which global_batch = {self.settings.global_batch} does "
-                    "not give; use the global_batch it was trained with"
-                )
+            saved = self._restore(loaded)
+            self.health.state = HealthState.from_dict(saved["health"])
+            metrics, events = saved["metrics_position"], saved["events_position"]
             if self.ranks.is_main:
-                log.info("resumed after step %d (%d samples)", self.progress.step, consumed)
-        if self.sink:
-            self.sink.resume(self.progress.step)
+                log.info("resumed after step %d (%d samples)", self.progress.step, self._consumed)
+        if self.sink is not None:
+            self.sink.cut(metrics)
+        if self.events is not None:
+            self.events.cut(events)
+        self.checkpoints.tidy()
+
+    def _restore(self, loaded: Loaded) -> dict[str, Any]:
+        """Take over a loaded checkpoint's position; returns the rest of trainer.json."""
+        restore_steps(self.optimizer)
+        self.progress, saved = Progress.from_json(loaded.documents[progress.FILE_NAME])
+        horizon = Horizon.from_dict(saved["horizon"])
+        check_saved_horizon(self.settings, self.control.horizon, horizon, self.progress.step)
+        consumed = self.data.check_state(loaded.documents["data_state.json"])
+        if consumed != self._consumed:
+            raise ConfigError(
+                f"pretrain: checkpoint {loaded.step} in {self.checkpoints.folder} consumed "
+                f"{consumed} samples, which global_batch = {self.settings.global_batch} does "
+                "not give; use the global_batch it was trained with"
+            )
+        self._saved = loaded.step
+        return saved
 
     def _change(self) -> None:
         """Do what was asked for: from here on other data, or another end (model/train/control)."""
@@ -163,84 +205,149 @@ class Trainer:
             self.data.loader.close()
             self.data = self.open_data()
 
+    @property
+    def _more(self) -> bool:
+        """Whether there is a step to make, and a batch to make it of."""
+        batches = self.data.loader.num_steps
+        return self.progress.step < self.total_steps and self.progress.batch < batches
+
+    @property
+    def _consumed(self) -> int:
+        """Samples [0, this) were trained on, or skipped."""
+        return self.progress.batch * self.settings.global_batch
+
     def _step(self) -> StepOutcome:
-        """Forward, backward and update; the weights stay untouched when anything isn't finite."""
+        """One batch: gradients, judgement, and what follows from it."""
         started = time.perf_counter()
-        step, number_of_batch = self.progress.step, self.progress.batch
-        micro_batches = self.data.loader.step(number_of_batch)
-        totals = torch.zeros(
-            len(self.data.sources), 2, dtype=torch.float64, device=self.ranks.device
+        self._beat("data")
+        step, batch = self.progress.step, self.progress.batch
+        micro_batches = self.data.loader.step(batch)
+        gradients = self.engine.gradients(
+            micro_batches, batch=batch, num_sources=len(self.data.sources)
         )
-        losses: list[Tensor] = []
-        for number, batch in enumerate(micro_batches):
-            synchronise_gradients(
-                self.objective,
-                last=number == len(micro_batches) - 1,
-                free_weights=self.settings.parallel.reshard_after_forward,
-            )
-            self._seed(number_of_batch, number)
-            loss, per_sample = self.objective(
-                self._place(batch["input_ids"]),
-                self._place(batch["labels"]),
-                **document_arguments(batch, self._place),
-            )
-            (loss / len(micro_batches)).backward()
-            _add_by_source(totals, self._place(batch["source"]), per_sample)
-            losses.append(per_sample)
-        gradients = local_gradients(self.objective.parameters())
-        squares = sum_of_squares(gradients) / num_copies(self.objective)
-        outcome = self._agree(step, totals, squares)
-        if not outcome.finite:
-            self.optimizer.zero_grad(set_to_none=True)
-            self._fail(losses, [batch["samples"] for batch in micro_batches], outcome)
-        set_learning_rate(self.optimizer, learning_rate(self.settings, step, self.control.horizon))
-        clip_gradients(gradients, outcome.grad_norm, self.settings.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.progress.step += 1
-        self.progress.batch += 1
+        outcome = self._agree(gradients)
+        if outcome.trained:
+            rate = learning_rate(self.settings, step, self.control.horizon)
+            self.engine.update(gradients, norm=outcome.grad_norm, rate=rate)
+            self.health.trained(step, outcome.loss)
+            self.progress.step += 1
+            self.progress.batch += 1
+        if outcome.verdict.what:
+            self._react(outcome, gradients, step, batch)
+        if self.watchdog is not None:
+            self.watchdog.stepped(self.progress.step)
         self.speed.step(time.perf_counter() - started)
         return outcome
 
-    def _agree(self, step: int, totals: Tensor, squares: Tensor) -> StepOutcome:
+    def _agree(self, gradients: Gradients) -> StepOutcome:
         """The step's one all-reduce and the one wait for the device."""
-        wishes = [float(self.stop.requested), float(self.control.due(step + 1))]
-        wish = torch.tensor(wishes, dtype=torch.float64)
+        due = self.control.due(self.progress.step + 1)
+        wishes = [float(wish) for wish in (self.stop.requested, due, self.checkpoints.failed)]
         # One rank's gradients are its share of the sum where weights are sharded, and all of it
         # where there is one process: in both cases the squares add up to the global norm. Where
         # several copies are held, each adds its part of it.
-        vector = torch.cat([squares.view(1), self._place(wish), totals.flatten()])
-        values = self.ranks.sum_(vector).tolist()
-        sums = values[3:]
+        vector = torch.cat([
+            gradients.squares.view(1),
+            self.engine.place(torch.tensor(wishes, dtype=torch.float64)),
+            gradients.totals.flatten(),
+        ])  # fmt: skip
+        squares, stop, requests, failed, *sums = self.ranks.sum_(vector).tolist()
         by_source = {
             name: sums[2 * i] / sums[2 * i + 1]
             for i, name in enumerate(self.data.sources)
             if sums[2 * i + 1]
         }
+        loss = sum(sums[0::2]) / sum(sums[1::2])
+        norm = math.sqrt(squares) if squares >= 0 else math.nan
         return StepOutcome(
-            loss=sum(sums[0::2]) / sum(sums[1::2]),
+            loss=loss,
             loss_by_source=by_source,
-            grad_norm=math.sqrt(values[0]) if values[0] >= 0 else math.nan,
-            stop=values[1] > 0,
-            requests=values[2] > 0,
+            grad_norm=norm,
+            stop=stop > 0,
+            requests=requests > 0,
+            save_failed=failed > 0,
+            verdict=self.health.judge(loss=loss, grad_norm=norm),
         )
 
-    def _fail(self, losses: list[Tensor], samples: list[Tensor], outcome: StepOutcome) -> None:
-        bad = [
-            int(sample)
-            for loss, ids in zip(losses, samples, strict=True)
-            for sample in ids[~torch.isfinite(loss.cpu())].tolist()
-        ]
-        culprits = sorted(sample for part in self.ranks.gather(bad) for sample in part)
-        step, first = self.progress.step, self._consumed
-        last = first + self.settings.global_batch - 1
-        where = f"samples {culprits}" if culprits else f"any of its samples {first} to {last} (their losses are finite, a gradient is not)"  # fmt: skip  # noqa: E501
-        self._save()
-        raise NonFiniteError(
-            f"step {step + 1} is not finite (loss {outcome.loss}, gradient norm "
-            f"{outcome.grad_norm}), from {where}. The weights are those after step {step}, saved "
-            f"in {self.checkpoints.folder}. Look at these samples, or lower learning_rate."
+    def _react(self, outcome: StepOutcome, gradients: Gradients, step: int, batch: int) -> None:
+        """Something was found: note it, and skip, roll back or stop."""
+        verdict = outcome.verdict
+        first = batch * self.settings.global_batch
+        bad = gradients.not_finite() if verdict.what == "non-finite" else []
+        event: dict[str, Any] = {
+            "step": step + 1,
+            "batch": batch,
+            "what": verdict.what,
+            "action": "warn" if outcome.trained else verdict.action,
+            "loss": outcome.loss,
+            "grad_norm": outcome.grad_norm,
+            "z": verdict.z,
+            "samples": [first, first + self.settings.global_batch - 1],
+            "culprits": sorted(sample for part in self.ranks.gather(bad) for sample in part),
+        }
+        if not outcome.trained:
+            self.engine.drop()
+        if verdict.action == "rollback":
+            event |= self._roll_back(batch)
+        if event["action"] in ("skip", "rollback without checkpoint"):
+            self.health.skipped(batch)
+            self.progress.batch += 1
+        if self.events is not None:
+            self.events.append(**event)
+        if self.ranks.is_main:
+            log.warning("%s", _sentence(event))
+        if verdict.action == "stop":
+            self._save_extra()
+            kind = NonFiniteError if verdict.what == "non-finite" else HealthError
+            raise kind(
+                f"{_sentence(event)} The weights are those after step {step}, saved in "
+                f"{self.checkpoints.folder}. Look at these samples, lower learning_rate, or let "
+                f"health.{verdict.what.replace('-', '_')} skip them."
+            )
+
+    def _roll_back(self, batch: int) -> dict[str, Any]:
+        """Back to a checkpoint before this batch; the batches since then are skipped."""
+        self._beat("rollback")
+        self.checkpoints.wait()
+        back = self.progress.step - self.settings.health.rollback_steps
+        loaded = self.checkpoints.load_newest(
+            training_tensors(self.objective, self.optimizer), rollback_from=back
         )
+        if loaded is None:
+            return {"action": "rollback without checkpoint"}
+        saved = self._restore(loaded)
+        first = self.progress.batch
+        self.progress.batch = batch + 1
+        self.health.rolled_back(
+            HealthState.from_dict(saved["health"]), to_step=loaded.step, first=first, last=batch
+        )
+        self.checkpoints.forget_after(loaded.step)
+        if self.sink is not None:
+            self.sink.cut(saved["metrics_position"])
+        return {"to_step": loaded.step, "skipped": [first, batch]}
+
+    def _boundary(self, outcome: StepOutcome | None) -> None:
+        """What is due between two batches; None: before the first one of this process.
+
+        A stop comes before a validation, so a run may resume with a validation still to be made.
+        """
+        step, last = self.progress.step, not self._more
+        if outcome is not None:
+            if outcome.trained and (last or _every(step, self.settings.log_every)):
+                self._report(step, outcome)
+            if outcome.stop:
+                self._stop()
+        loss = None
+        validation_due = last or _every(step, self.settings.validate_every)
+        if step and self.data.num_validation and validation_due and self.progress.validated != step:
+            loss = self._validate(step)
+        save_due = last or _every(step, self.settings.checkpoints.every)
+        if step and save_due and (self._saved != step or loss is not None):
+            self._save(loss, wait=last)
+
+    def _stop(self) -> None:
+        self._save_extra()
+        raise Stopped(self.progress.step)
 
     def _report(self, step: int, outcome: StepOutcome) -> None:
         rate = learning_rate(self.settings, step - 1, self.control.horizon)
@@ -254,6 +361,10 @@ class Trainer:
             **{f"train/loss_{name}": loss for name, loss in outcome.loss_by_source.items()},
             **self.speed.read(),
         }
+        if outcome.verdict.z is not None:
+            metrics["health/loss_z"] = outcome.verdict.z
+        if self.health.num_skipped:
+            metrics["health/skipped_batches"] = float(self.health.num_skipped)
         self._log(step, metrics)
         if self.ranks.is_main:
             log.info(
@@ -262,82 +373,98 @@ class Trainer:
                 metrics["perf/tokens_per_second"], self.speed.left(self.total_steps - step),
             )  # fmt: skip
 
-    @torch.no_grad()
-    def _validate(self, step: int) -> None:
-        """Loss on the held-out samples, split over ranks; all make the same number of calls."""
+    def _validate(self, step: int) -> float:
+        """Loss on the held-out samples. Raises Stopped when asked to meanwhile."""
         started = time.perf_counter()
-        dataset, total, size = (
+        assert self.data.validation is not None
+        metrics = validate(
+            self.engine,
             self.data.validation,
-            self.data.num_validation,
-            self.settings.micro_batch,
+            num_samples=self.data.num_validation,
+            sources=self.data.sources,
+            beat=lambda: self._beat("validation"),
+            stop=lambda: self.stop.requested,
         )
-        assert dataset is not None
-        totals = torch.zeros(
-            len(self.data.sources), 2, dtype=torch.float64, device=self.ranks.device
-        )
-        self.objective.eval()
-        stride = size * self.ranks.world_size
-        for first in range(0, total, stride):
-            mine = first + size * self.ranks.rank
-            rows = range(mine, min(mine + size, total))
-            # FSDP gathers weights in every forward call, so a rank without rows computes some too.
-            batch = dataset.batch(rows or [0], separate_documents=self.settings.separate_documents)
-            _, per_sample = self.objective(
-                self._place(batch["input_ids"]),
-                self._place(batch["labels"]),
-                **document_arguments(batch, self._place),
-            )
-            if rows:
-                _add_by_source(totals, self._place(batch["source"]), per_sample)
-        self.objective.train()
-        sums = self.ranks.sum_(totals).tolist()
-        metrics = {"validation/loss": sum(s for s, _ in sums) / sum(n for _, n in sums)}
-        for name, (loss, number) in zip(self.data.sources, sums, strict=True):
-            if number:
-                metrics[f"validation/loss_{name}"] = loss / number
+        if metrics is None:
+            self._stop()
+        assert metrics is not None
         metrics["perf/validation_seconds"] = time.perf_counter() - started
         self._log(step, metrics)
         if self.ranks.is_main:
             log.info("step %d  validation loss %.4f", step, metrics["validation/loss"])
+        self.progress.validated = step
+        return metrics["validation/loss"]
 
-    @property
-    def _consumed(self) -> int:
-        """Samples [0, this) were trained on, or skipped."""
-        return self.progress.batch * self.settings.global_batch
+    def _save_extra(self) -> None:
+        """A complete checkpoint of this step, unless there is one: a batch that was skipped since
+        then will be judged alike again."""
+        if self._saved != self.progress.step:
+            self._save(None, wait=True)
+        self.checkpoints.wait()
 
-    def _save(self) -> None:
-        started = time.perf_counter()
+    def _save(self, validation_loss: float | None, *, wait: bool) -> None:
+        """Begin a checkpoint, or write it whole (`wait`)."""
+        self._beat("checkpoint")
         step = self.progress.step
-        if self.sink:
-            self.sink.flush()
-        documents = {
-            "data_state.json": self.data.state(self._consumed),
-            progress.FILE_NAME: self.progress.to_json(horizon=self.control.horizon.to_dict()),
-        }
-        tensors = training_tensors(self.objective, self.optimizer)
-        folder = self.checkpoints.save(step, tensors, documents)
+        trainer = self.progress.to_json(
+            horizon=self.control.horizon.to_dict(),
+            health=self.health.state.to_dict(),
+            random=RANDOM_RULE,
+            world_size=self.ranks.world_size,
+            metrics_position=self.sink.position() if self.sink is not None else 0,
+            events_position=self.events.position() if self.events is not None else 0,
+        )
+        entry = Entry(
+            step=step,
+            regular=_every(step, self.settings.checkpoints.every),
+            validation_loss=validation_loss,
+        )
+        stall = self.checkpoints.save(
+            entry,
+            training_tensors(self.objective, self.optimizer),
+            {
+                **self.documents,
+                "data_state.json": self.data.state(self._consumed),
+                progress.FILE_NAME: trainer,
+            },
+            wait=wait,
+        )
+        self._saved = step
+        self._log(step, {"perf/checkpoint_stall_seconds": stall})
         if self.ranks.is_main:
-            seconds = time.perf_counter() - started
-            log.info("step %d  checkpoint %s in %.2f s", step, folder.name, seconds)
+            how = "written" if wait else "begun"
+            log.info("step %d  checkpoint %s, training waited %.2f s", step, how, stall)
 
     def _log(self, step: int, metrics: dict[str, float]) -> None:
-        if self.sink:
+        if self.sink is not None:
             self.sink.log(step, metrics)
 
-    def _place(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.ranks.device, non_blocking=True)
-
-    def _seed(self, batch: int, micro_batch: int) -> None:
-        """Random numbers (dropout) follow from the position, so no generator state is saved."""
-        key = f"{self.settings.seed}/{batch}/{micro_batch}/{self.ranks.rank}"
-        digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-        torch.manual_seed(int.from_bytes(digest, "little") >> 1)
+    def _beat(self, phase: str) -> None:
+        if self.watchdog is not None:
+            self.watchdog.beat(phase, self.progress.step)
 
 
-def _add_by_source(totals: Tensor, source: Tensor, losses: Tensor) -> None:
-    """Add losses [B] of sources [B] to totals [num_sources, 2] (sum, number)."""
-    losses = losses.to(torch.float64)
-    totals.index_add_(0, source, torch.stack([losses, torch.ones_like(losses)], dim=1))
+def _sentence(event: dict[str, Any]) -> str:
+    """What was found, where, and what was done."""
+    first, last = event["samples"]
+    if event["what"] == "spike":
+        found = f"has a loss of {event['loss']:.4f}, {event['z']:.1f} deviations above its window"
+    else:
+        found = f"is not finite (loss {event['loss']}, gradient norm {event['grad_norm']})"
+    where = f"samples {event['culprits']}"
+    if not event["culprits"]:
+        where = f"samples {first} to {last}"
+        if event["what"] == "non-finite":
+            where = f"any of its {where} (their losses are finite, a gradient is not)"
+    done = {
+        "warn": "It was trained on.",
+        "skip": "The batch was skipped.",
+        "rollback without checkpoint": "No checkpoint lies far enough back: the batch was skipped.",
+        "rollback": f"Rolled back to step {event.get('to_step')}; "
+        f"batches {event.get('skipped')} are skipped.",
+        "stop": "",
+    }[event["action"]]
+    return f"step {event['step']} (batch {event['batch']}) {found}, from {where}. {done}".rstrip()
 
 
 def _every(step: int, interval: int) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import ranks
 from transformers import AutoModelForCausalLM
 
-from model.train.checkpoint import complete_checkpoints
+from model.train.checkpoint_files import complete_checkpoints
 
 PATIENCE_SECONDS = 120
 

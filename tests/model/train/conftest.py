@@ -62,12 +62,16 @@ def make_run(packed: Path, tmp_path: Path) -> Iterator[Callable[..., Run]]:
     """Build a run of one process in this process: make_run(output="a", steps=3)."""
     torch.set_num_threads(1)
     with parallel() as here:
+        made: list[Run] = []
 
         def make(output: str = "run", **changes: Any) -> Run:
             path = ranks.write_job(
                 packed, tmp_path / output, ranks.settings(**{"warmup_steps": 0, **changes})
             )
             job = PretrainJob.read(path)
-            return build(job, here, StopFlag())
+            made.append(build(job, here, StopFlag()))
+            return made[-1]
 
         yield make
+        for run in made:
+            run.trainer.close()

@@ -16,7 +16,7 @@ from model.data import Journal, PackedDataset, PackedManifest
 from model.train import asking
 from model.train.asking import Answer, RunState
 from model.train.changes import Changes, sample_order
-from model.train.checkpoint import complete_checkpoints
+from model.train.checkpoint_files import complete_checkpoints
 from model.train.config import PretrainJob
 from model.train.horizon import HorizonChange
 from model.train.requests import RequestFolder

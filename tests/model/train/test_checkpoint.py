@@ -14,8 +14,10 @@ import torch
 
 from model.errors import ConfigError, DataError, StageError
 from model.train.build import Run
-from model.train.checkpoint import complete_checkpoints, training_tensors
+from model.train.checkpoint_files import complete_checkpoints
 from model.train.progress import Progress
+from model.train.retention import Entry
+from model.train.staging import training_tensors
 
 MakeRun = Callable[..., Run]
 
@@ -27,6 +29,11 @@ def names(run: Run) -> list[str]:
 def state(run: Run) -> dict[str, torch.Tensor]:
     trainer = run.trainer
     return {k: v.clone() for k, v in training_tensors(trainer.objective, trainer.optimizer).items()}
+
+
+def save(run: Run, step: int, *, wait: bool = True) -> None:
+    entry = Entry(step=step, regular=True, validation_loss=None)
+    run.trainer.checkpoints.save(entry, state(run), {}, wait=wait)
 
 
 def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -91,7 +98,7 @@ def test_what_an_interrupted_save_left_is_neither_read_nor_kept(make_run: MakeRu
     (folder / "step-00000008" / "complete.json").unlink()
     again = make_run(steps=3, checkpoints={"every": 1}, schedule="constant")
     again.trainer.resume()
-    assert again.trainer.progress == Progress(step=2, batch=2)
+    assert again.trainer.progress == Progress(step=2, batch=2, validated=2)
     again.trainer.fit()
     assert not (folder / "step-00000009.partial").exists()
 
@@ -113,14 +120,14 @@ def test_another_batch_or_other_data_are_refused(make_run: MakeRun) -> None:
 
 def test_a_disk_that_refuses_a_checkpoint_leaves_the_others_alone(make_run: MakeRun) -> None:
     run = make_run(steps=4, checkpoints={"every": 2})
-    run.trainer.checkpoints.save(2, state(run), {})
+    save(run, 2)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # bytes; Python ignores SIGXFSZ
     try:
         with pytest.raises(
             StageError, match=r"step-00000004 could not be written .*File too large"
         ):
-            run.trainer.checkpoints.save(4, state(run), {})
+            save(run, 4)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert names(run) == ["step-00000002"]

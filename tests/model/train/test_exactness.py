@@ -9,7 +9,7 @@ import pytest
 import ranks
 from ranks import Fault
 
-from model.train.checkpoint import complete_checkpoints
+from model.train.checkpoint_files import complete_checkpoints
 
 pytestmark = pytest.mark.usefixtures("fork_server")
 

@@ -16,7 +16,7 @@ from model.errors import ConfigError, DataError
 from model.train import asking
 from model.train.asking import Answer, RunState
 from model.train.build import Run
-from model.train.checkpoint import complete_checkpoints
+from model.train.checkpoint_files import complete_checkpoints
 from model.train.horizon import Horizon
 from model.train.requests import HorizonRequest, RequestFolder
 from model.train.schedule import learning_rate

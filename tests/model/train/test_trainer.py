@@ -17,14 +17,14 @@ from model.data import PackedDataset, PackedManifest
 from model.errors import ConfigError
 from model.train.build import Run
 from model.train.changes import sample_order
-from model.train.checkpoint import complete_checkpoints
+from model.train.checkpoint_files import complete_checkpoints
 from model.train.export import export
+from model.train.health import NonFiniteError
 from model.train.horizon import Horizon
 from model.train.measure import flops_per_token
 from model.train.metrics import last_value
 from model.train.objective import document_positions
 from model.train.schedule import learning_rate
-from model.train.trainer import NonFiniteError
 
 MakeRun = Callable[..., Run]
 QWEN = {
@@ -117,7 +117,7 @@ def test_a_step_that_is_not_finite_leaves_the_weights_alone(
     poison = Poison(run, batch["input_ids"][1], gradient_only=gradient_only)
     trainer.objective.forward = poison  # type: ignore[method-assign]
     where = r"samples 24 to 31" if gradient_only else rf"samples \[{bad}\]"
-    with pytest.raises(NonFiniteError, match=rf"step 4 is not finite.*{where}"):
+    with pytest.raises(NonFiniteError, match=rf"step 4 \(batch 3\) is not finite.*{where}"):
         trainer.fit()
     after = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
     [saved] = complete_checkpoints(trainer.checkpoints.folder)
@@ -160,7 +160,7 @@ def test_the_export_is_the_trained_model(
     run.trainer.fit()
     folder = tmp_path / "model"
     for _ in range(2):  # an export that was interrupted is done again
-        export(run.model, run.tokenizer, folder, run.trainer.ranks, dtype=dtype)
+        export(complete_checkpoints(run.trainer.checkpoints.folder)[-1], folder)
     assert not folder.with_name("model.partial").exists()
     loaded = AutoModelForCausalLM.from_pretrained(folder)
     assert loaded.dtype == dtype

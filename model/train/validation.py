@@ -1,0 +1,50 @@
+"""Loss on held-out samples, split over ranks, given up when the run is asked to stop."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from model.data import PackedDataset
+from model.train.engine import Engine
+
+
+@torch.no_grad()
+def validate(
+    engine: Engine,
+    dataset: PackedDataset,
+    *,
+    num_samples: int,
+    sources: Sequence[str],
+    beat: Callable[[], Any],
+    stop: Callable[[], bool],
+) -> dict[str, float] | None:
+    """Mean loss over samples [0, num_samples), in nats per token, and by source.
+
+    All ranks make the same number of calls. Before each of them they agree whether one was asked to
+    stop (`stop`), since a validation may take longer than the grace that a stop has; None then.
+    """
+    ranks, size = engine.ranks, engine.settings.micro_batch
+    separate = engine.settings.separate_documents
+    totals = engine.zeros(len(sources))
+    engine.objective.eval()
+    try:
+        for first in range(0, num_samples, size * ranks.world_size):
+            beat()
+            if any(ranks.gather(stop())):
+                return None
+            mine = first + size * ranks.rank
+            rows = range(mine, min(mine + size, num_samples))
+            # FSDP gathers weights in every forward call, so a rank without rows computes some too.
+            batch = dataset.batch(rows or [0], separate_documents=separate)
+            _, per_sample = engine.forward(batch)
+            if rows:
+                engine.add_by_source(totals, batch["source"], per_sample)
+    finally:
+        engine.objective.train()
+    sums = ranks.sum_(totals).tolist()
+    metrics = {"validation/loss": sum(s for s, _ in sums) / sum(n for _, n in sums)}
+    for name, (loss, number) in zip(sources, sums, strict=True):
+        if number:
+            metrics[f"validation/loss_{name}"] = loss / number
+    return metrics
