@@ -20,11 +20,36 @@ from torch import Tensor
 
 from model.errors import ConfigError
 from model.kernels import liger, triton_support
-from model.kernels.cross_entropy import linear_cross_entropy, linear_cross_entropy_eager
-from model.kernels.rms_norm import add_rms_norm_eager, rms_norm_eager
-from model.kernels.rope import rope_angles, rope_eager, rope_pair_eager
-from model.kernels.soft_moe import combine_eager, route_eager
-from model.kernels.swiglu import swiglu_eager
+from model.kernels.cross_entropy import (
+    linear_cross_entropy,
+    linear_cross_entropy_eager,
+    linear_cross_entropy_triton,
+)
+from model.kernels.liger import (
+    add_rms_norm_liger,
+    linear_cross_entropy_liger,
+    rms_norm_liger,
+    rope_liger,
+    rope_pair_liger,
+    swiglu_liger,
+)
+from model.kernels.rms_norm import (
+    add_rms_norm_eager,
+    add_rms_norm_torch,
+    add_rms_norm_triton,
+    rms_norm_eager,
+    rms_norm_torch,
+    rms_norm_triton,
+)
+from model.kernels.rope import (
+    rope_angles,
+    rope_eager,
+    rope_pair_eager,
+    rope_pair_triton,
+    rope_triton,
+)
+from model.kernels.soft_moe import combine_eager, combine_triton, route_eager, route_triton
+from model.kernels.swiglu import swiglu_eager, swiglu_triton
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +93,38 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
 """What a config can choose for -> the fields of Kernels that it governs."""
 
 IMPLEMENTATIONS: dict[str, dict[str, tuple[Callable[..., Any], ...]]] = {
-    "rms_norm": {"eager": (rms_norm_eager, add_rms_norm_eager)},
-    "rope": {"eager": (rope_eager, rope_pair_eager)},
-    "swiglu": {"eager": (swiglu_eager,)},
-    "soft_moe": {"eager": (route_eager, combine_eager)},
-    "cross_entropy": {"eager": (linear_cross_entropy_eager,), "chunked": (linear_cross_entropy,)},
+    "rms_norm": {
+        "eager": (rms_norm_eager, add_rms_norm_eager),
+        "torch": (rms_norm_torch, add_rms_norm_torch),
+        "triton": (rms_norm_triton, add_rms_norm_triton),
+        "liger": (rms_norm_liger, add_rms_norm_liger),
+    },
+    "rope": {
+        "eager": (rope_eager, rope_pair_eager),
+        "triton": (rope_triton, rope_pair_triton),
+        "liger": (rope_liger, rope_pair_liger),
+    },
+    "swiglu": {
+        "eager": (swiglu_eager,),
+        "triton": (swiglu_triton,),
+        "liger": (swiglu_liger,),
+    },
+    "soft_moe": {
+        "eager": (route_eager, combine_eager),
+        "triton": (route_triton, combine_triton),
+    },
+    "cross_entropy": {
+        "eager": (linear_cross_entropy_eager,),
+        "chunked": (linear_cross_entropy,),
+        "triton": (linear_cross_entropy_triton,),
+        "liger": (linear_cross_entropy_liger,),
+    },
 }
 """Operation -> name -> its functions, in the order of OPERATIONS. `eager` is the reference."""
 
-AUTO_ON_GPU = dict.fromkeys(IMPLEMENTATIONS, "eager") | {"cross_entropy": "chunked"}
-"""What `auto` takes for tensors on a GPU, where Triton is installed."""
+AUTO_ON_GPU = dict.fromkeys(IMPLEMENTATIONS, "triton")
+"""What `auto` takes for tensors on a GPU, where Triton is installed. Chosen by counting bytes; the
+race on a GPU is still to be run (docs/adr/0015)."""
 
 AUTO_ELSEWHERE = dict.fromkeys(IMPLEMENTATIONS, "eager") | {"cross_entropy": "chunked"}
 """What `auto` takes for all other tensors."""

@@ -30,6 +30,9 @@ from model.kernels.triton_support import jit, on_device, power_of_2, tl
 LOGITS_BUDGET = 5 * 2**28
 """Bytes that a chunk's logits may take: 1.25 GiB, 4,352 tokens of 151,936 bf16 logits."""
 
+VECTOR = 16
+"""Logits that a lane of the kernel takes at a time."""
+
 Reduction = Literal["mean", "sum"]
 
 
@@ -48,7 +51,7 @@ def linear_cross_entropy_eager(
     if token_losses is not None:
         token_losses.copy_(losses.detach())
     loss = losses.sum()
-    return loss / _num_kept(targets, ignore_index) if reduction == "mean" else loss
+    return loss / num_kept(targets, ignore_index) if reduction == "mean" else loss
 
 
 def linear_cross_entropy(
@@ -142,11 +145,11 @@ def _in_chunks(
     )
     if token_losses is not None:
         token_losses.copy_(losses.detach())
-    mean: Tensor = loss / _num_kept(targets, ignore_index) if reduction == "mean" else loss
+    mean: Tensor = loss / num_kept(targets, ignore_index) if reduction == "mean" else loss
     return mean
 
 
-def _num_kept(targets: Tensor, ignore_index: int) -> Tensor:
+def num_kept(targets: Tensor, ignore_index: int) -> Tensor:
     """Number of counted targets, at least 1, on the device (no synchronisation)."""
     return (targets != ignore_index).sum().clamp_min(1)
 
@@ -283,8 +286,8 @@ def _losses_torch(
 def _losses_triton(
     logits: Tensor, targets: Tensor, losses: Tensor, ignore_index: int, with_gradient: bool
 ) -> None:
-    """The same in one kernel."""
-    block = min(power_of_2(logits.shape[1]), 16_384)
+    """The same in one kernel, a program for each row."""
+    lanes = min(power_of_2(-(-logits.shape[1] // VECTOR)), 1024)
     with on_device(logits):
         _losses_kernel[(logits.shape[0],)](
             logits,
@@ -294,10 +297,11 @@ def _losses_triton(
             logits.shape[1],
             ignore_index,
             WITH_GRADIENT=with_gradient,
-            BLOCK=block,
-            # One row at a time on each multiprocessor: then the rows in flight, 132 of 304 KB on an
-            # H200, fit into its L2 cache, and the second reading is from there.
-            num_warps=32 if block >= 8192 else 8,
+            LANES=lanes,
+            VECTOR=VECTOR,
+            # 32 warps fill a multiprocessor with one row. 132 rows of 304 KB then are in flight,
+            # which fit into an H200's L2 cache, so that the second reading comes from there.
+            num_warps=max(1, lanes // 32),
         )
 
 
@@ -310,28 +314,32 @@ def _losses_kernel(  # type: ignore[no-untyped-def]
     num_columns,
     ignore_index,
     WITH_GRADIENT: tl.constexpr,
-    BLOCK: tl.constexpr,
+    LANES: tl.constexpr,
+    VECTOR: tl.constexpr,
 ):
     row = tl.program_id(0)
     logits += row.to(tl.int64) * row_stride
     target = tl.load(targets + row)
     kept = target != ignore_index
-    columns = tl.arange(0, BLOCK)
-    # Before anything is overwritten; the reductions below are barriers.
+    # Before anything is overwritten: the reductions over lanes below are barriers.
     inside = (target >= 0) & (target < num_columns)
     goal = tl.load(logits + target, mask=kept & inside, other=float("nan")).to(tl.float32)
-    highest = float("-inf")
-    total = 0.0
-    for start in range(0, num_columns, BLOCK):
+    columns = tl.arange(0, LANES)[:, None] * VECTOR + tl.arange(0, VECTOR)[None, :]
+    # Each lane keeps a running maximum and sum of its own: no barrier while the row streams by, and
+    # one more exponential in VECTOR. Lowest finite number, so that -inf - highest is no NaN.
+    highest = tl.full((LANES,), -3.0e38, dtype=tl.float32)
+    total = tl.zeros((LANES,), dtype=tl.float32)
+    for start in range(0, num_columns, LANES * VECTOR):
         mask = start + columns < num_columns
         x = tl.load(logits + start + columns, mask=mask, other=float("-inf")).to(tl.float32)
-        new_highest = tl.maximum(highest, tl.max(x, axis=0))
-        total = total * tl.exp(highest - new_highest) + tl.sum(tl.exp(x - new_highest), axis=0)
-        highest = new_highest
-    log_sum = highest + tl.log(total)
+        raised = tl.maximum(highest, tl.max(x, axis=1))
+        total = total * tl.exp(highest - raised) + tl.sum(tl.exp(x - raised[:, None]), axis=1)
+        highest = raised
+    peak = tl.max(highest, axis=0)
+    log_sum = peak + tl.log(tl.sum(total * tl.exp(highest - peak), axis=0))
     tl.store(losses + row, tl.where(kept, log_sum - goal, 0.0))
     if WITH_GRADIENT:
-        for start in range(0, num_columns, BLOCK):
+        for start in range(0, num_columns, LANES * VECTOR):
             mask = start + columns < num_columns
             x = tl.load(logits + start + columns, mask=mask, other=float("-inf")).to(tl.float32)
             slope = tl.exp(x - log_sum) - tl.where(start + columns == target, 1.0, 0.0)

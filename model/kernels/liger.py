@@ -1,12 +1,17 @@
-"""Liger-Kernel's operations behind our signatures (optional: `pip install liger-kernel`).
+"""Liger-Kernel's operations behind our signatures (optional: the extra `liger`, version 0.8.5).
 
-Liger's functions save memory by writing over their inputs: RoPE over query and key, cross entropy
-over its logits. That is harmless where we call them, since nobody reads those again.
+RoPE writes over query and key, to save memory: harmless where we call it, on a projection's output
+that nobody else reads. Cross entropy keeps dW in W's type over many small chunks, and gives losses
+by token only when it computes the projection once more in the backward pass.
 """
 
 import importlib.util
+from typing import Any
 
 import torch
+from torch import Tensor
+
+from model.kernels.cross_entropy import Reduction, num_kept
 
 
 def why_not() -> str | None:
@@ -16,3 +21,72 @@ def why_not() -> str | None:
     if not torch.cuda.is_available():
         return "this machine has no GPU"
     return None
+
+
+def _apply(module: str, name: str, *arguments: Any) -> Any:
+    """Call an autograd function of Liger's, imported at first use."""
+    functions = importlib.import_module(f"liger_kernel.ops.{module}")
+    return getattr(functions, name).apply(*arguments)
+
+
+def rms_norm_liger(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x [..., d], weight [d] -> [..., d]"""
+    y: Tensor = _apply("rms_norm", "LigerRMSNormFunction", x, weight, eps, 0.0, "llama", False)
+    return y
+
+
+def add_rms_norm_liger(
+    x: Tensor, residual: Tensor, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """x, residual [..., d], weight [d] -> (norm of the sum, the sum)"""
+    name = "LigerFusedAddRMSNormFunction"
+    y, total = _apply("fused_add_rms_norm", name, x, residual, weight, eps, 0.0, "llama", False)
+    return y, total
+
+
+def rope_liger(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x [B, heads, M, d], cos, sin fp32 [B or 1, 1, M, d/2] -> like x; writes over x."""
+    return rope_pair_liger(x, x[:, :1].clone(), cos, sin)[0]
+
+
+def rope_pair_liger(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """query, key [B, heads, M, d] -> both turned; writes over them."""
+    # Liger wants the angles of a whole head, as Transformers keeps them.
+    cos, sin = (torch.cat((x, x), dim=-1).squeeze(1) for x in (cos, sin))
+    turned: tuple[Tensor, Tensor] = _apply("rope", "LigerRopeFunction", query, key, cos, sin)
+    return turned
+
+
+def swiglu_liger(gate: Tensor, up: Tensor) -> Tensor:
+    """gate, up [...] -> [...]"""
+    y: Tensor = _apply("swiglu", "LigerSiLUMulFunction", gate, up)
+    return y
+
+
+def linear_cross_entropy_liger(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    ignore_index: int = -100,
+    chunk_size: int | None = None,
+    reduction: Reduction = "mean",
+    token_losses: Tensor | None = None,
+) -> Tensor:
+    """As linear_cross_entropy; Liger chooses the chunks, so `chunk_size` has no effect."""
+    summed: Tensor = _apply(
+        "fused_linear_cross_entropy",
+        "LigerFusedLinearCrossEntropyFunction",
+        hidden,
+        weight,
+        targets,
+        None,
+        None,
+        ignore_index,
+        0.0,
+        0.0,
+        "sum" if token_losses is None else "none",
+    )[0]
+    if token_losses is not None:
+        token_losses.copy_(summed.detach())
+        summed = summed.sum()
+    return summed / num_kept(targets, ignore_index) if reduction == "mean" else summed
