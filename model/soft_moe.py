@@ -65,10 +65,7 @@ class Experts(nn.Module):
             functional.linear(x, self.gate_in), functional.linear(x, self.up_in)
         )
         return self.kernels.combine(
-            hidden.view(len(x), self.num_experts, -1),
-            self._stacked(self.gate_out),
-            self._stacked(self.up_out),
-            weights,
+            hidden, self._stacked(self.gate_out), self._stacked(self.up_out), weights
         )
 
     def own_expert(self, slots: Tensor) -> Tensor:

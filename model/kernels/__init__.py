@@ -75,7 +75,7 @@ class Kernels:
     """(x [T, d], keys fp32 [S, d]) -> softmax over slots of keys . x / |x|, fp32 [T, S]"""
 
     combine: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-    """(hidden [T, n, h], gate_out, up_out [n, h, d], weights [T, n]) -> [T, d], the weighted sum of
+    """(hidden [T, n h], gate_out, up_out [n, h, d], weights [T, n]) -> [T, d], the weighted sum of
     the experts' second layers"""
 
     cross_entropy: Callable[..., Tensor]

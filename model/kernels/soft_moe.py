@@ -45,15 +45,20 @@ def route_eager(x: Tensor, keys: Tensor) -> Tensor:
 
 
 def combine_eager(hidden: Tensor, gate_out: Tensor, up_out: Tensor, weights: Tensor) -> Tensor:
-    """hidden [T, n, h], gate_out, up_out [n, h, d], weights [T, n] -> [T, d].
+    """hidden [T, n h], gate_out, up_out [n, h, d], weights [T, n] -> [T, d].
 
     The weight multiplies h before W4, where y is linear in it and h is narrower than y.
     """
-    by_expert = hidden.transpose(0, 1)  # [n, T, h]
+    by_expert = _by_expert(hidden, len(gate_out))
     weighted = by_expert * weights.to(hidden.dtype).t().unsqueeze(-1)
     gate = torch.bmm(by_expert, gate_out)  # [n, T, d]
     up = torch.bmm(weighted, up_out)
     return (functional.silu(gate) * up).sum(dim=0)
+
+
+def _by_expert(hidden: Tensor, num_experts: int) -> Tensor:
+    """[T, n h] -> [n, T, h], a view."""
+    return hidden.view(len(hidden), num_experts, -1).transpose(0, 1)
 
 
 def route_triton(x: Tensor, keys: Tensor) -> Tensor:
@@ -78,7 +83,7 @@ class _Combine(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, gate_out: Tensor, up_out: Tensor, weights: Tensor
     ) -> Tensor:
-        by_expert = hidden.transpose(0, 1)  # [n, T, h]
+        by_expert = _by_expert(hidden, len(gate_out))
         gate = torch.bmm(by_expert, gate_out)  # [n, T, d]
         up = torch.bmm(by_expert, up_out)
         ctx.save_for_backward(hidden, gate_out, up_out, weights, gate, up)
@@ -89,10 +94,10 @@ class _Combine(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, ...]:
         hidden, gate_out, up_out, weights, gate, up = ctx.saved_tensors
         grad_gate, grad_up, grad_weights = _weighted_swiglu_backward(grads[0], gate, up, weights)
-        across = hidden.permute(1, 2, 0)  # [n, h, T]
+        across = _by_expert(hidden, len(gate_out)).transpose(1, 2)  # [n, h, T]
         # Both products into one tensor in hidden's layout: no addition and no copy afterwards.
         grad_hidden = hidden.new_empty(hidden.shape)
-        by_expert = grad_hidden.transpose(0, 1)
+        by_expert = _by_expert(grad_hidden, len(gate_out))
         by_expert.baddbmm_(grad_gate, gate_out.transpose(1, 2), beta=0)
         by_expert.baddbmm_(grad_up, up_out.transpose(1, 2))
         return (

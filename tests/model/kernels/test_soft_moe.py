@@ -18,8 +18,8 @@ def weights_of(x: Tensor, keys: Tensor) -> Tensor:
 
 def combined(hidden: Tensor, gate_out: Tensor, up_out: Tensor, weights: Tensor) -> Tensor:
     total = torch.zeros(len(hidden), gate_out.shape[-1], dtype=torch.float64)
-    for k in range(hidden.shape[1]):
-        gate, up = hidden[:, k] @ gate_out[k], hidden[:, k] @ up_out[k]
+    for k, by_expert in enumerate(hidden.chunk(len(gate_out), dim=1)):
+        gate, up = by_expert @ gate_out[k], by_expert @ up_out[k]
         total = total + weights[:, k : k + 1] * gate / (1 + (-gate).exp()) * up
     return total
 
@@ -72,7 +72,7 @@ def test_combine(
 ) -> None:
     _, combine = functions("soft_moe", name)
     inputs = (
-        random(tokens, experts, inner),
+        random(tokens, experts * inner),
         random(experts, inner, width, seed=1) / inner**0.5,
         random(experts, inner, width, seed=2) / inner**0.5,
         random(tokens, experts, seed=3).softmax(-1),
@@ -89,7 +89,7 @@ def test_combine_under_autocast(name: str, device: str) -> None:
     inputs = [
         x.float().to(device).requires_grad_()
         for x in (
-            random(9, 2, 8),
+            random(9, 16),
             random(2, 8, 16, seed=1),
             random(2, 8, 16, seed=2),
             random(9, 2, seed=3),
