@@ -95,17 +95,35 @@ class _Combine(torch.autograd.Function):
         hidden, gate_out, up_out, weights, gate, up = ctx.saved_tensors
         grad_gate, grad_up, grad_weights = _weighted_swiglu_backward(grads[0], gate, up, weights)
         across = _by_expert(hidden, len(gate_out)).transpose(1, 2)  # [n, h, T]
-        # Both products into one tensor in hidden's layout: no addition and no copy afterwards.
-        grad_hidden = hidden.new_empty(hidden.shape)
-        by_expert = _by_expert(grad_hidden, len(gate_out))
-        by_expert.baddbmm_(grad_gate, gate_out.transpose(1, 2), beta=0)
-        by_expert.baddbmm_(grad_up, up_out.transpose(1, 2))
         return (
-            grad_hidden,
+            _hidden_gradient(grad_gate, gate_out, grad_up, up_out),
             torch.bmm(across, grad_gate),
             torch.bmm(across, grad_up),
             grad_weights,
         )
+
+
+@torch.library.custom_op("steel::hidden_gradient", mutates_args=())
+def _hidden_gradient(
+    grad_gate: Tensor, gate_out: Tensor, grad_up: Tensor, up_out: Tensor
+) -> Tensor:
+    """grad_gate W3^T + grad_up W4^T, of [n, T, d] and [n, h, d] -> [T, n h].
+
+    Both products go into one tensor in its final layout, without an addition or a copy afterwards:
+    448 MB less to move in each layer at T = 16,384. An operator, since functionalisation under
+    torch.compile cannot write through such a view.
+    """
+    num_experts, inner, _ = gate_out.shape
+    hidden = grad_gate.new_empty((grad_gate.shape[1], num_experts * inner))
+    by_expert = _by_expert(hidden, num_experts)
+    by_expert.baddbmm_(grad_gate, gate_out.transpose(1, 2), beta=0)
+    by_expert.baddbmm_(grad_up, up_out.transpose(1, 2))
+    return hidden
+
+
+@_hidden_gradient.register_fake
+def _(grad_gate: Tensor, gate_out: Tensor, grad_up: Tensor, up_out: Tensor) -> Tensor:
+    return grad_gate.new_empty((grad_gate.shape[1], gate_out.shape[0] * gate_out.shape[1]))
 
 
 @torch.library.custom_op("steel::route", mutates_args=())

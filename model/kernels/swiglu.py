@@ -41,7 +41,7 @@ def _swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 @_swiglu.register_fake
 def _(gate: Tensor, up: Tensor) -> Tensor:
-    torch._check(gate.shape == up.shape, lambda: f"{gate.shape} is not {up.shape}")
+    assert gate.shape == up.shape, (gate.shape, up.shape)
     return torch.empty_like(gate, memory_format=torch.contiguous_format)
 
 
