@@ -14,17 +14,18 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.qwen2 import Qwen2Tokenizer
 
 from model._tiktoken import Merge, byte_letters, packaged_ranks, read_ranks, vocabulary_and_merges
 from model._tokenizer_probes import PROBES
 from model.data._files import digest_of, md5_of_file, sync_folder, write_json
+from model.encoder import EncoderOf, ReferenceEncoder
 from model.errors import DataError
 
 END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -42,7 +43,7 @@ HUB_ID = "Qwen/Qwen1.5-1.8B"
 PRUNED_FROM = "pruned_from.json"
 """File in a pruned tokenizer's folder that maps its ids to the full vocabulary's."""
 
-_BATCH = 1000
+_BATCH_TEXTS, _BATCH_CHARACTERS = 10_000, 2_000_000
 """Texts encoded at once: enough to keep all cores busy, little enough to stay small."""
 
 log = logging.getLogger(__name__)
@@ -234,14 +235,8 @@ def encode_corpus(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> l
 
     NFC, no end token appended. Uses all cores; give it some MB at a time.
     """
-    backend = tokenizer.backend_tokenizer
-    before = backend.encode_special_tokens
-    backend.encode_special_tokens = True
-    try:
-        encodings = backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [encoding.ids for encoding in encodings]
-    finally:
-        backend.encode_special_tokens = before
+    found = ReferenceEncoder(tokenizer.backend_tokenizer).encode(texts)
+    return [found[number].tolist() for number in range(found.num_texts)]
 
 
 # ── pruning ──────────────────────────────────────────────────────────────────────────────────────
@@ -276,7 +271,11 @@ class PruneReport:
 
 
 def prune_tokenizer(
-    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], out: Path
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Iterable[str],
+    out: Path,
+    *,
+    encoder_of: EncoderOf = ReferenceEncoder,
 ) -> PruneReport:
     """Write to `out` a tokenizer with only the tokens that encoding `texts` makes, renumbered.
 
@@ -286,33 +285,34 @@ def prune_tokenizer(
     no step. Other texts stay encodable, in smaller pieces. That the texts are cut alike is proven
     before anything is published. Order is kept: a smaller old id is a smaller new id.
 
-    texts: anything that can be iterated over twice (not a generator). Raises DataError where there
-    is none, or where the proof fails; `out` must not exist.
+    texts: anything that can be iterated over twice (not a generator). encoder_of: makes whatever
+    cuts the texts, for both tokenizers. Raises DataError where there is no text, or where the proof
+    fails; `out` must not exist.
     """
     if iter(texts) is texts:
         raise TypeError("texts is a one-time iterator: pruning reads them twice")
     if out.exists():  # asked again when saving; here it spares the work
         raise DataError(f"{out} exists already: remove it or choose another folder")
-    used: set[int] = set()
+    encoder = encoder_of(tokenizer.backend_tokenizer)
+    used = np.zeros(len(tokenizer), dtype=np.bool_)
     num_texts = 0
     for batch in _batches(texts):
         num_texts += len(batch)
-        for ids in encode_corpus(tokenizer, batch):
-            used.update(ids)
+        used[encoder.encode(batch).ids] = True
     if not num_texts:
         raise DataError("there is no text to prune the vocabulary for: the corpus is empty")
-    for ids in encode_corpus(tokenizer, _template_words()):
-        used.update(ids)
+    used[encoder.encode(_template_words()).ids] = True
 
     vocabulary, merges = _bpe_tables(tokenizer)
     token_of = {index: token for token, index in vocabulary.items()}
-    kept = _closure({token_of[index] for index in used} | set(byte_letters()), merges)
+    found = {token_of[int(index)] for index in np.flatnonzero(used)}
+    kept = _closure(found | set(byte_letters()), merges)
     old_ids = sorted(vocabulary[token] for token in kept)
     pruned = _build(
         {token_of[old]: new for new, old in enumerate(old_ids)},
         [(left, right) for left, right in merges if left + right in kept],
     )
-    proof = prove_same_pieces(tokenizer, pruned, texts)
+    proof = prove_same_pieces(tokenizer, pruned, texts, encoder_of=encoder_of)
     old_ids += tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
     report = PruneReport(
         num_tokens_before=len(tokenizer),
@@ -334,7 +334,11 @@ def pruned_from(folder: Path) -> list[int] | None:
 
 
 def prove_same_pieces(
-    full: PreTrainedTokenizerBase, pruned: PreTrainedTokenizerBase, texts: Iterable[str]
+    full: PreTrainedTokenizerBase,
+    pruned: PreTrainedTokenizerBase,
+    texts: Iterable[str],
+    *,
+    encoder_of: EncoderOf = ReferenceEncoder,
 ) -> ProofReport:
     """Encode every text with both and compare the pieces one by one.
 
@@ -346,19 +350,22 @@ def prove_same_pieces(
     unknown = sorted(set(pieces) - set(known))
     if unknown:
         raise DataError(f"not pruned from this vocabulary: it lacks {unknown[0]!r}")
-    full_id = [0] * len(pieces)
+    full_id = np.zeros(len(pieces), dtype=np.uint32)
     for piece, index in pieces.items():
         full_id[index] = known[piece]
+    encoders = [encoder_of(each.backend_tokenizer) for each in (full, pruned)]
     num_texts = num_tokens = 0
     for batch in _batches(texts):
-        expected_batch = encode_corpus(full, batch)
-        for text, expected, found in zip(
-            batch, expected_batch, encode_corpus(pruned, batch), strict=True
-        ):
-            if [full_id[index] for index in found] != expected:
-                raise DataError(_first_difference(full, pruned, text, expected, found))
-            num_texts += 1
-            num_tokens += len(expected)
+        expected, found = (encoder.encode(batch) for encoder in encoders)
+        place = expected.first_difference(replace(found, ids=full_id[found.ids]))
+        if place is not None:
+            raise DataError(
+                _first_difference(
+                    full, pruned, batch[place], expected[place].tolist(), found[place].tolist()
+                )
+            )
+        num_texts += found.num_texts
+        num_tokens += len(found.ids)
     return ProofReport(num_texts=num_texts, num_tokens=num_tokens)
 
 
@@ -402,6 +409,13 @@ def _closure(tokens: set[str], merges: Sequence[Merge]) -> set[str]:
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    rest = iter(texts)
-    while batch := list(islice(rest, _BATCH)):
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if len(batch) == _BATCH_TEXTS or size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
         yield batch

@@ -5,40 +5,45 @@
                 └─────────────encode──────────────┴──▶ shards/<source>-00000-00000.bin, .idx, …,
                                                               manifest.json
 
+tasks/_packing does the work: the fast encoder and its proofs, files in parts, worker processes.
 Every document ends with <|endoftext|>. Control tokens that a text spells out are encoded as plain
-text. What comes out depends on the texts and the config alone: an interrupted run keeps the shards
-it has finished and ends with the same bytes. model/data says what a shard and a manifest are.
+text. What comes out depends on the texts and the config alone, never on the number of workers: an
+interrupted run keeps the shards it has finished and ends with the same bytes. model/data says what
+a shard and a manifest are.
 """
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from model.data import PackedManifest, ShardInfo, ShardWriter, dtype_for
+from model.data import PackedManifest, dtype_for
 from model.data._files import md5_of_file
 from model.data.shards import remove_leftovers
-from model.errors import ConfigError, DataError
+from model.encoder import Encoder, ReferenceEncoder
+from model.errors import ConfigError, DataError, StageError
 from model.tokenizer import (
     END_OF_TEXT,
     PRUNED_FROM,
-    encode_corpus,
     load_tokenizer,
     prune_tokenizer,
     save_tokenizer,
 )
 from tasks._disk import require_free_space, total_bytes
+from tasks._manifest import NOT_IN_KEY
+from tasks._packing.fast import DifferentIds, FastEncoder, UnsuitableTokenizer
+from tasks._packing.packing import PackJob
+from tasks._packing.parts import plan
+from tasks._packing.workers import automatic, pack_parts
 from tasks._recipes import display
 from tasks._stage import StageResult, StageRun, stage
-from tasks._texts import Texts, check_encodable
+from tasks._texts import Texts
 from tasks._tokenizer import configured_tokenizer
-
-BATCH_CHARACTERS = 1_000_000
-"""Texts encoded at once: enough for all cores, small beside the memory of any machine."""
 
 EXPANSION = 2
 """Bytes of shards per byte of cleaned text, at most: an id of 4 bytes covers 2 bytes or more."""
@@ -59,17 +64,29 @@ class PackConfig:
     then spends its parameters on words it has seen; every text is proven to be cut alike."""
     shard_tokens: int = 100_000_000
     """A shard is closed once it holds this many ids (4 bytes each; 2 up to 65,536 tokens); >= 1."""
+    part_bytes: int = 1 << 30
+    """A longer cleaned file is packed in parts of this many bytes, several at a time; the last
+    shard of a part may be small. 1 or more."""
+    workers: int | Literal["auto"] = field(default="auto", metadata=NOT_IN_KEY)
+    """Worker processes, about 1 GB of memory each; "auto": one for each core, fewer for little
+    text. What comes out is the same."""
+    encoder: Literal["auto", "transformers"] = field(default="auto", metadata=NOT_IN_KEY)
+    """What cuts texts into ids. "auto": gigatoken, compared with Transformers when it is opened and
+    on a text of every batch; Transformers where it cannot be used. "transformers": never anything
+    else, some twenty times as slow. What comes out is the same."""
 
 
 def check(config: PackConfig) -> None:
     """Obtain the tokenizer and verify its ids; takes seconds.
 
     Raises:
-        ConfigError: shard_tokens is out of range.
+        ConfigError: a number is out of range.
         DataError: no tokenizer is there, or it is not Qwen1.5's.
     """
-    if config.shard_tokens < 1:
-        raise ConfigError(f"pack.shard_tokens must be 1 or more (got {config.shard_tokens})")
+    numbers = {name: getattr(config, name) for name in ("shard_tokens", "part_bytes", "workers")}
+    for name, value in numbers.items():
+        if value != "auto" and value < 1:
+            raise ConfigError(f"pack.{name} must be 1 or more (got {value})")
     configured_tokenizer(config.tokenizer)
 
 
@@ -99,9 +116,8 @@ def pack(
     ]
     require_free_space(run.folder, EXPANSION * total_bytes(files), "pack")
     tokenizer = _tokenizer(run, config, files, raw if config.prune else [])
-    shards = run.folder / "shards"
-    manifest = _pack_all(run, config, tokenizer, files, shards)
-    remove_leftovers(shards, manifest.shards)
+    manifest = _pack_all(run, config, tokenizer, files)
+    remove_leftovers(run.folder / "shards", manifest.shards)
     _account(run, manifest, len(tokenizer))
 
 
@@ -127,7 +143,10 @@ def _tokenizer(
         if config.prune:
             texts = Texts(files, raw)
             texts.notice = _PruningProgress(run, total_bytes(texts.files))
-            prune_tokenizer(full, texts, folder)
+            prune_tokenizer(
+                full, texts, folder,
+                encoder_of=lambda backend: _encoder(run, config, backend, threads=True),
+            )  # fmt: skip
         else:
             save_tokenizer(full, folder)
     if config.prune:
@@ -159,107 +178,57 @@ def _note_pruning(run: StageRun, folder: Path) -> None:
     )  # fmt: skip
 
 
+def _encoder(run: StageRun, config: PackConfig, backend: Tokenizer, *, threads: bool) -> Encoder:
+    """What cuts texts: gigatoken where it has proven equal, else `tokenizers`, said aloud."""
+    if config.encoder == "auto":
+        try:
+            return FastEncoder(backend, threads=threads)
+        except (UnsuitableTokenizer, DifferentIds) as error:
+            run.log.warning("Encoding by Transformers, some twenty times as slow: %s", error)
+    return ReferenceEncoder(backend)
+
+
 def _pack_all(
-    run: StageRun,
-    config: PackConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    files: list[Path],
-    folder: Path,
+    run: StageRun, config: PackConfig, tokenizer: PreTrainedTokenizerBase, files: list[Path]
 ) -> PackedManifest:
     """Every source's shards and, last, their manifest."""
+    folder = run.folder / "shards"
     if (folder / PackedManifest.FILE_NAME).is_file():
         return PackedManifest.read(folder)
-    total, before = total_bytes(files), 0
-    shards: list[ShardInfo] = []
-    for path in files:
-        shards += pack_file(run, config, tokenizer, path, folder, before=before, total=total)
-        before += path.stat().st_size
+    num_bytes = total_bytes(files)
+    workers = automatic(num_bytes) if config.workers == "auto" else config.workers
+    encoder = _encoder(run, config, tokenizer.backend_tokenizer, threads=False)
+    backend = run.scratch / "backend.json"
+    backend.write_text(tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
+    job = PackJob(
+        backend=str(backend), fast=isinstance(encoder, FastEncoder), end=_end(tokenizer),
+        dtype=dtype_for(len(tokenizer)), shard_tokens=config.shard_tokens, folder=str(folder),
+    )  # fmt: skip
+    parts = plan([(path, display(path)) for path in files], config.part_bytes)
+    try:
+        shards = pack_parts(
+            job, encoder, parts, workers, run.scratch,
+            lambda done: run.progress(done, num_bytes, "of the texts"),
+        )  # fmt: skip
+    except DifferentIds as error:
+        # Not every text before this one was compared.
+        shutil.rmtree(folder)
+        raise StageError(
+            f"{error}. The shards packed so far have been removed: run again with "
+            "pack.encoder: transformers"
+        ) from error
     if not shards:
         raise DataError(
             f"nothing to pack: no text in the {len(files)} files of {display(files[0].parents[1])}"
         )
     manifest = PackedManifest(
         vocab_size=len(tokenizer),
-        end_of_document=_end(tokenizer),
+        end_of_document=job.end,
         tokenizer_md5=md5_of_file(run.folder / "tokenizer" / "tokenizer.json"),
         shards=tuple(shards),
     )
     manifest.write(folder)
     return PackedManifest.read(folder)
-
-
-def pack_file(
-    run: StageRun,
-    config: PackConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    path: Path,
-    folder: Path,
-    *,
-    before: int,
-    total: int,
-) -> list[ShardInfo]:
-    """Encode one file into shards, going on after those that are finished.
-
-    Args:
-        path: `<source>/<number>.jsonl`.
-        folder: where the shards go.
-        before, total: bytes of the files in front of this one and of all, for the progress.
-    """
-    end = _end(tokenizer)
-    source = path.parent.name
-    name = f"{source}-{path.stem}"
-    with ShardWriter(
-        folder,
-        source=source,
-        name=name,
-        dtype=dtype_for(len(tokenizer)),
-        shard_tokens=config.shard_tokens,
-        cleaned_file=f"{source}/{path.name}",
-    ) as writer:
-        if writer.finished:
-            run.log.info("%s: %d shards were finished before", name, len(writer.finished))
-        for texts, positions in _batches(path, writer.position):
-            for ids, position in zip(encode_corpus(tokenizer, texts), positions, strict=True):
-                writer.add_document([*ids, end], position=position)
-            run.progress(before + positions[-1], total, f"of the texts ({source})")
-    return writer.shards
-
-
-def _batches(path: Path, begin: int) -> Iterator[tuple[list[str], list[int]]]:
-    """Texts, and at which byte each one's line ends, from a byte on; empty texts are left out."""
-    texts: list[str] = []
-    positions: list[int] = []
-    characters = 0
-    with path.open("rb") as file:
-        file.seek(begin)
-        at = begin
-        for line in file:
-            at += len(line)
-            text = _text(line, path, at)
-            if not text:
-                continue
-            texts.append(text)
-            positions.append(at)
-            characters += len(text)
-            if characters >= BATCH_CHARACTERS:
-                yield texts, positions
-                texts, positions, characters = [], [], 0
-    if texts:
-        yield texts, positions
-
-
-def _text(line: bytes, path: Path, at: int) -> str:
-    where = f"{display(path)}, in the line before byte {at}"
-    try:
-        text = json.loads(line)["text"]
-        if not isinstance(text, str):
-            raise TypeError("text is no string")
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f'{where}: not a line of {{"text": …}} ({error}). Run `clean` again'
-        ) from None
-    check_encodable(text, where)
-    return text
 
 
 def _end(tokenizer: PreTrainedTokenizerBase) -> int:

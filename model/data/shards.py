@@ -1,7 +1,7 @@
 """Writing and reading shards of token ids.
 
-    add_document(ids) ─▶ name.bin.partial ──close──▶ name.idx, name.bin, name.json (last)
-                          MD5 on the way                fsync, rename
+    add_documents(ids) ─▶ name.bin.partial ──close──▶ name.idx, name.bin, name.json (last)
+                           MD5 on the way                fsync, rename
 
 A shard is closed as soon as it holds `shard_tokens` ids; documents are never cut, so a shard is a
 little larger than asked. Where shards end depends only on the documents and on `shard_tokens`:
@@ -86,7 +86,7 @@ class ShardWriter:
         folder.mkdir(parents=True, exist_ok=True)
         self.finished: list[FinishedShard] = self._find_finished()
         self._file: IO[bytes] | None = None
-        self._starts: list[int] = []
+        self._starts: list[npt.NDArray[np.integer[Any]]] = []
         self._num_tokens = 0
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._position = self.position
@@ -111,23 +111,56 @@ class ShardWriter:
             position: where in the input this document ends; comes back as `position` on resume.
         """
         array = np.asarray(ids)
-        assert array.ndim == 1 and array.size >= 1, "a document has at least its end"
-        low, high = int(array.min()), int(array.max())
+        self.add_documents(array, np.asarray([0, array.size]), [position])
+
+    def add_documents(
+        self,
+        ids: npt.NDArray[np.integer[Any]],
+        offsets: npt.NDArray[np.integer[Any]],
+        positions: Sequence[int],
+    ) -> None:
+        """Append many documents; the shards are those of appending them one by one.
+
+        Args:
+            ids: token ids of all of them [T], their end-of-document ids included.
+            offsets: where each begins, and T [n + 1]; ascending, no document is empty.
+            positions: where in the input each document ends [n].
+        """
+        starts = offsets.astype(np.int64)
+        assert ids.ndim == 1 and starts[0] == 0 and starts[-1] == ids.size
+        assert len(positions) == starts.size - 1 and bool((np.diff(starts) > 0).all()), (
+            "a document has at least its end"
+        )
+        self._check_range(ids)
+        data = ids.astype(_NUMPY[self.dtype], copy=False)
+        done = 0
+        while done < len(positions):
+            room = starts[done] + self.shard_tokens - self._num_tokens
+            last = min(int(np.searchsorted(starts, room)), len(positions))
+            self._append(data[starts[done] : starts[last]], starts[done:last] - starts[done])
+            self._position = positions[last - 1]
+            if self._num_tokens >= self.shard_tokens:
+                self._publish()
+            done = last
+
+    def _check_range(self, ids: npt.NDArray[np.integer[Any]]) -> None:
+        low, high = (int(ids.min()), int(ids.max())) if ids.size else (0, 0)
         if low < 0 or high > np.iinfo(self.dtype).max:
             raise DataError(
                 f"token id {low if low < 0 else high} of source {self.source!r} does not fit "
                 f"{self.dtype}: the tokenizer and the vocabulary size disagree"
             )
+
+    def _append(
+        self, data: npt.NDArray[np.integer[Any]], starts: npt.NDArray[np.integer[Any]]
+    ) -> None:
         if self._file is None:
             self._file = self._partial.open("wb")
-        data = array.astype(_NUMPY[self.dtype]).tobytes()
-        self._md5.update(data)
-        self._file.write(data)
-        self._starts.append(self._num_tokens)
-        self._num_tokens += array.size
-        self._position = position
-        if self._num_tokens >= self.shard_tokens:
-            self._publish()
+        view = np.ascontiguousarray(data).view(np.uint8).data
+        self._md5.update(view)
+        self._file.write(view)
+        self._starts.append(starts + self._num_tokens)
+        self._num_tokens += data.size
 
     def close(self) -> list[ShardInfo]:
         """Publish the last, possibly small, shard; returns all shards of this name."""
@@ -162,7 +195,8 @@ class ShardWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        index = np.asarray(self._starts, dtype="<u8").tobytes()
+        starts = np.concatenate(self._starts)
+        index = starts.astype("<u8").tobytes()
         index_partial = self.folder / f"{self._stem}.idx{PARTIAL}"
         with index_partial.open("wb") as file:
             file.write(index)
@@ -172,7 +206,7 @@ class ShardWriter:
             name=f"{self._stem}.bin",
             source=self.source,
             num_tokens=self._num_tokens,
-            num_documents=len(self._starts),
+            num_documents=starts.size,
             md5=self._md5.hexdigest(),
             index_md5=hashlib.md5(index, usedforsecurity=False).hexdigest(),
             dtype=self.dtype,

@@ -2,11 +2,7 @@
 
 import json
 import logging
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +17,12 @@ from model._tiktoken import packaged_ranks
 from model.data import PackedManifest, ShardWriter
 from model.data.shards import open_tokens, read_document_starts
 from model.data.verify import verify_shards
+from model.encoder import Encoded
 from model.errors import ConfigError, DataError
 from model.tokenizer import load_tokenizer, obtain_tokenizer, prune_tokenizer, pruned_from
 from tasks import pack as module
+from tasks._packing import parts
+from tasks._packing.fast import FastEncoder
 from tasks._stage import Context, StageResult, StageRun
 from tasks.pack import PackConfig, check, pack
 
@@ -228,9 +227,9 @@ def test_interrupted_and_resumed_gives_the_same_bytes(
     cleaned = write_cleaned(folder / "cleaned", TEXTS)
     config: dict[str, Any] = {"shard_tokens": shard_tokens}
     pack_in(folder / "straight", cleaned, **config)
-    real = ShardWriter.add_document
+    real = ShardWriter.add_documents
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "BATCH_CHARACTERS", 50)
+        patch.setattr(parts, "BATCH_BYTES", 150)
         for stop in stops:
             left = iter(range(stop))
 
@@ -239,11 +238,11 @@ def test_interrupted_and_resumed_gives_the_same_bytes(
                     raise KeyboardInterrupt
                 real(*args, **kwargs)
 
-            patch.setattr(ShardWriter, "add_document", stopping)
+            patch.setattr(ShardWriter, "add_documents", stopping)
             with pytest.raises(KeyboardInterrupt):
                 pack_in(folder / "stopped", cleaned, **config)
                 raise KeyboardInterrupt  # everything was packed before the stop
-        patch.setattr(ShardWriter, "add_document", real)
+        patch.setattr(ShardWriter, "add_documents", real)
         pack_in(folder / "stopped", cleaned, **config)
     assert files(folder / "stopped") == files(folder / "straight")
 
@@ -254,16 +253,16 @@ def test_finished_shards_are_not_encoded_again(
     cleaned = write_cleaned(tmp_path / "cleaned", {"zh": TEXTS["zh"]})
     encoded: list[str] = []
     limit = 6
-    real = module.encode_corpus
+    real = FastEncoder.encode
 
-    def counting(of: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    def counting(self: FastEncoder, texts: list[str]) -> Encoded:
         if len(encoded) >= limit:
             raise KeyboardInterrupt
         encoded.extend(texts)
-        return real(of, texts)
+        return real(self, texts)
 
-    monkeypatch.setattr(module, "BATCH_CHARACTERS", 1)
-    monkeypatch.setattr(module, "encode_corpus", counting)
+    monkeypatch.setattr(parts, "BATCH_BYTES", 1)
+    monkeypatch.setattr(FastEncoder, "encode", counting)
     with pytest.raises(KeyboardInterrupt):
         pack_in(tmp_path / "out", cleaned, shard_tokens=1)
     assert len(list((tmp_path / "out" / "shards").glob("*.bin"))) == 6
@@ -286,7 +285,7 @@ def test_the_same_source_under_two_names_is_refused(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b"{", r"zh/00000\.jsonl, in the line before byte 18: not a line of"),
+        (b"{", r"zh/00000\.jsonl, line 2: not a line of"),
         (b'{"txt": "a"}', "not a line of"),
         (b'{"text": 5}', "text is no string"),
         (b'{"text": "a \\ud800"}', "half of a surrogate pair at character 2"),
@@ -374,47 +373,4 @@ def test_interrupted_while_pruning_leaves_nothing(
     assert not list((tmp_path / "out").iterdir())
     pack_in(tmp_path / "out", cleaned, prune=True)
     pack_in(tmp_path / "straight", cleaned, prune=True)
-    assert files(tmp_path / "out") == files(tmp_path / "straight")
-
-
-KILLED = """
-import sys, time, pathlib
-sys.path.insert(0, "tests/tasks")
-import test_pack
-from model.data import ShardWriter
-from model.tokenizer import load_tokenizer
-from tasks import pack as module
-cleaned, out, tokenizer = map(pathlib.Path, sys.argv[1:])
-module.configured_tokenizer = lambda source: load_tokenizer(tokenizer)
-module.BATCH_CHARACTERS = 30
-real = ShardWriter.add_document
-def slow(*args, **kwargs):
-    real(*args, **kwargs)
-    print("document", flush=True)
-    time.sleep(0.05)
-ShardWriter.add_document = slow
-test_pack.pack_in(out, test_pack.result(cleaned), shard_tokens=60)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("after", [2, 5, 9])
-def test_kill_9_loses_nothing(
-    small: PreTrainedTokenizerBase, tmp_path: Path, root: Path, after: int
-) -> None:
-    cleaned = write_cleaned(tmp_path / "cleaned", TEXTS)
-    pack_in(tmp_path / "straight", cleaned, shard_tokens=60)
-    small.save_pretrained(tmp_path / "full")
-    arguments = [str(tmp_path / name) for name in ("cleaned", "out", "full")]
-    child = subprocess.Popen(
-        [sys.executable, "-c", KILLED, *arguments],
-        cwd=root, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(root)},
-    )  # fmt: skip
-    assert child.stdout
-    for _ in range(after):
-        assert child.stdout.readline() == "document\n"
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    child.stdout.close()
-    pack_in(tmp_path / "out", cleaned, shard_tokens=60)
     assert files(tmp_path / "out") == files(tmp_path / "straight")

@@ -1,0 +1,11 @@
+"""From cleaned lines to shards: the encoder, the pieces of work, and the processes that do it.
+
+    fast.py      ids in bulk, and the proofs that they are Transformers' own
+    unicode.py   the characters on which libraries' tables of Unicode differ
+    parts.py     a cleaned file in ranges of bytes, and their texts
+    packing.py   one part ─▶ its shards
+    workers.py   parts ─▶ worker processes ─▶ what they wrote
+    __main__.py  `python -m tasks._packing`: a worker process
+
+Neither Prefect nor Transformers is imported here: a worker process is to be small.
+"""
