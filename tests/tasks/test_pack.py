@@ -1,148 +1,27 @@
 """Packing with the real tokenizer: ids, pruning, interruptions, refusals."""
 
 import json
-import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from model._tiktoken import packaged_ranks
 from model.data import PackedManifest, ShardWriter
-from model.data.shards import open_tokens, read_document_starts
 from model.data.verify import verify_shards
 from model.encoder import Encoded
 from model.errors import ConfigError, DataError
-from model.tokenizer import load_tokenizer, obtain_tokenizer, prune_tokenizer, pruned_from
+from model.tokenizer import load_tokenizer, pruned_from
 from tasks import pack as module
 from tasks._packing import parts
 from tasks._packing.fast import FastEncoder
-from tasks._stage import Context, StageResult, StageRun
+from tasks._stage import Context
 from tasks.pack import PackConfig, check, pack
-
-TEXTS = {
-    "zh": [
-        "林海市的铁匠铺每天早上六点开门。",
-        "臺灣的鳳梨酥 é 🍍\u3000",
-        "一九九八年，三十七号。" * 3,
-        *(f"第{number}号仓库在城东，门朝南。" for number in range(9)),
-    ],
-    "en": ["The blacksmith's shop opens at 6:30.", "It says <|endoftext|> and <|im_end|>.", "x"],
-    "code": ["def area(r):\n\treturn 3.14 * r ** 2\r\n"],
-}
-
-
-class NoTrack:
-    """A tracker's run that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.tables: dict[str, list[dict[str, Any]]] = {}
-
-    def table(self, name: str, rows: list[dict[str, Any]]) -> None:
-        self.tables[name] = rows
-
-
-@pytest.fixture(scope="session")
-def full(root: Path, tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
-    """Qwen1.5's own tokenizer."""
-    if packaged_ranks():
-        return obtain_tokenizer("package", cache=tmp_path_factory.mktemp("cache"))
-    folder = root.parent / "shared" / "data" / "tokenizer"
-    if not folder.is_dir():
-        pytest.skip("needs the package dashscope or ../shared/data/tokenizer")
-    return obtain_tokenizer(str(folder))
-
-
-@pytest.fixture
-def tokenizer(
-    full: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
-) -> PreTrainedTokenizerBase:
-    """The same, given to the stage without obtaining it anew."""
-    monkeypatch.setattr(module, "configured_tokenizer", lambda source: full)
-    return full
-
-
-@pytest.fixture(scope="session")
-def few_tokens(
-    full: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory
-) -> PreTrainedTokenizerBase:
-    """A part of it that is loaded in no time."""
-    folder = tmp_path_factory.mktemp("few") / "tokenizer"
-    prune_tokenizer(full, [text for texts in TEXTS.values() for text in texts], folder)
-    return load_tokenizer(folder)
-
-
-@pytest.fixture
-def small(
-    few_tokens: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
-) -> PreTrainedTokenizerBase:
-    """The same, given to the stage as if it were configured."""
-    monkeypatch.setattr(module, "configured_tokenizer", lambda source: few_tokens)
-    return few_tokens
-
-
-def result(folder: Path, stage: str = "clean") -> StageResult:
-    return StageResult(stage=stage, key="0" * 16, folder=folder, manifest={})
-
-
-def write_cleaned(folder: Path, texts: Mapping[str, list[str]]) -> StageResult:
-    folder.mkdir(parents=True, exist_ok=True)
-    for source, documents in texts.items():
-        lines = [
-            json.dumps({"text": t, "source": source, "id": str(i), "meta": {}}, ensure_ascii=False)
-            for i, t in enumerate(documents)
-        ]
-        (folder / source).mkdir()
-        path = folder / source / "00000.jsonl"
-        path.write_bytes("".join(f"{line}\n" for line in lines).encode())
-    (folder / "dropped-examples.jsonl").write_text('{"text": "DROPPED"}\n')
-    return result(folder)
-
-
-def run_in(folder: Path) -> StageRun:
-    folder.mkdir(parents=True, exist_ok=True)
-    track: Any = NoTrack()
-    return StageRun(
-        stage="pack", key="0" * 16, folder=folder, log=logging.getLogger("test"), track=track
-    )
-
-
-def pack_in(
-    folder: Path,
-    cleaned: StageResult,
-    extra: Mapping[str, StageResult] | None = None,
-    **config: Any,
-) -> StageRun:
-    run = run_in(folder)
-    function: Any = pack
-    function.__wrapped__(run, PackConfig(**config), cleaned=cleaned, extra_text=extra or {})
-    return run
-
-
-def documents(folder: Path) -> dict[str, list[list[int]]]:
-    """What the shards of a folder hold, by source, in the order of shard numbers."""
-    manifest = PackedManifest.read(folder / "shards")
-    found: dict[str, list[list[int]]] = {}
-    for shard in sorted(manifest.shards, key=lambda shard: shard.name):
-        tokens = np.asarray(open_tokens(folder / "shards", shard))
-        starts = read_document_starts(folder / "shards", shard)
-        parts = np.split(tokens, starts[1:].astype(np.int64))
-        found.setdefault(shard.source, []).extend(part.tolist() for part in parts)
-    return found
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+from tests.tasks._packed import TEXTS, documents, files, pack_in, result, write_cleaned
 
 
 def test_ids_are_the_tokenizers_with_an_end(

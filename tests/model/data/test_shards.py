@@ -42,6 +42,29 @@ def test_documents_come_back(
     assert found == documents
 
 
+@settings(max_examples=40, deadline=None)
+@given(documents=DOCUMENTS, shard_tokens=st.integers(1, 40), data=st.data())
+def test_many_at_once_are_the_same_shards(
+    tmp_path_factory: pytest.TempPathFactory,
+    documents: list[list[int]],
+    shard_tokens: int,
+    data: st.DataObject,
+) -> None:
+    singly, at_once = tmp_path_factory.mktemp("singly"), tmp_path_factory.mktemp("at_once")
+    with ShardWriter(singly, source="zh", dtype="uint16", shard_tokens=shard_tokens) as writer:
+        for number, ids in enumerate(documents, start=1):
+            writer.add_document(ids, position=10 * number)
+    done = 0
+    with ShardWriter(at_once, source="zh", dtype="uint16", shard_tokens=shard_tokens) as writer:
+        while done < len(documents):
+            batch = documents[done : done + data.draw(st.integers(1, 6))]
+            offsets = np.cumsum([0, *map(len, batch)])
+            positions = [10 * (done + i) for i in range(1, len(batch) + 1)]
+            writer.add_documents(np.concatenate(batch), offsets, positions)
+            done += len(batch)
+    assert files(at_once) == files(singly)
+
+
 def test_bytes_and_checksums_by_hand(tmp_path: Path) -> None:
     with ShardWriter(tmp_path, source="a", dtype="uint32", shard_tokens=4) as writer:
         for ids in ([1, 70_000], [2, 3, 4], [5]):
