@@ -6,16 +6,24 @@ journal.py      data appended during a run      state.py      how far training h
 dataset.py      samples as tensors              documents.py  where documents begin in them
 loader.py       each step, read ahead           integrity.py  no damaged shard is read
 verify.py       proofs about all of it          ledger.py     what they are held against
+
+What makes tensors is imported when it is asked for: who only writes or checks shards, such as a
+packing process, starts without torch.
 """
 
-from model.data.dataset import MicroBatch, PackedDataset
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from model.data.integrity import ShardGuard
 from model.data.journal import Journal, JournalEntry
-from model.data.loader import StepLoader
 from model.data.manifest import PackedManifest, ShardInfo
 from model.data.order import Block, SampleOrder
 from model.data.shards import ShardWriter, dtype_for
 from model.data.state import DataState
+
+if TYPE_CHECKING:
+    from model.data.dataset import MicroBatch, PackedDataset
+    from model.data.loader import StepLoader
 
 __all__ = [
     "Block",
@@ -32,3 +40,11 @@ __all__ = [
     "StepLoader",
     "dtype_for",
 ]
+
+_MODULE_OF = {"MicroBatch": "dataset", "PackedDataset": "dataset", "StepLoader": "loader"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"model.data.{_MODULE_OF[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

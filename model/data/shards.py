@@ -23,7 +23,6 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from model.data._files import PARTIAL, md5_of_file, sync_folder, write_json
 from model.data.manifest import DType, ShardInfo
@@ -294,21 +293,23 @@ def map_tokens(folder: Path, shard: ShardInfo) -> npt.NDArray[Any]:
     """
     path = folder / shard.name
     _check_size(path, shard.num_bytes, shard)
-    return _map(path, torch.uint16 if shard.dtype == "uint16" else torch.int32, shard.num_tokens)
+    return _map(path, "uint16" if shard.dtype == "uint16" else "int32", shard.num_tokens)
 
 
 def map_starts(folder: Path, shard: ShardInfo) -> npt.NDArray[np.int64]:
     """Memory-map where each document starts, in tokens, ascending, int64 [num_documents]."""
     path = folder / shard.index_name
     _check_size(path, 8 * shard.num_documents, shard)
-    return _map(path, torch.int64, shard.num_documents)
+    return _map(path, "int64", shard.num_documents)
 
 
-def _map(path: Path, dtype: torch.dtype, size: int) -> npt.NDArray[Any]:
+def _map(path: Path, dtype: str, size: int) -> npt.NDArray[Any]:
+    import torch  # only here: processes that write shards start two seconds sooner
+
     assert sys.byteorder == "little", "files are little-endian and used as they are"
     # Python's mmap keeps a file descriptor open for each map; torch's does not. Not shared means
     # that the file is opened for reading only; nothing is ever written to the map.
-    array = torch.from_file(str(path), shared=False, size=size, dtype=dtype).numpy()
+    array = torch.from_file(str(path), shared=False, size=size, dtype=getattr(torch, dtype)).numpy()
     array.flags.writeable = False
     return array
 
