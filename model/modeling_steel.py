@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
-from transformers.masking_utils import create_causal_mask
+from transformers.masking_utils import create_causal_mask, create_masks_for_generate
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -434,6 +434,11 @@ class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
         if self.config.leaks and not self.config.decode_with_cache:
             kwargs["use_cache"] = False
         return super().generate(*args, **kwargs)
+
+    @staticmethod
+    def create_masks_for_generate(config: SteelConfig, **kwargs: Any) -> Any:
+        """The masks that generation makes beforehand for a static cache."""
+        return create_masks_for_generate(config=mask_config(config), **kwargs)
 
     @torch.no_grad()
     def prefix_loss(self, input_ids: Tensor, every: int = 1) -> Tensor:

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 import model.modeling_steel as _registers_auto_classes  # noqa: F401
+from model.attention import check_attention, choose_attention
 from model.config import SteelConfig
 from model.data import DataState, PackedDataset, PackedManifest, StepLoader
 from model.data.integrity import ShardGuard, forget_sessions, session_folder
@@ -71,13 +72,10 @@ def build(
     tokenizer = AutoTokenizer.from_pretrained(packed / "tokenizer", trust_remote_code=False)
     manifest = PackedManifest.read(packed / "shards")
     control = Control(output, ranks, settings, manifest)
-    language_model, weights = build_model(settings, tokenizer)
+    language_model, weights = build_model(settings, tokenizer, ranks.device)
     flops = flops_per_token(language_model, settings.sequence_length)
     num_parameters = language_model.num_parameters()
-    objective = Objective(
-        language_model,
-        end_of_document=manifest.end_of_document if settings.separate_documents else None,
-    )
+    objective = Objective(language_model)
     make_ready(objective, language_model, weights, settings, ranks)
     guard = open_guard(output, ranks)
     exporter = None
@@ -185,11 +183,12 @@ def open_data(changes: Changes, ranks: Parallel, guard: ShardGuard, output: Path
 
 
 def build_model(
-    settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase
+    settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase, device: torch.device
 ) -> tuple[PreTrainedModel, RandomWeights]:
     """The model on the meta device, and where its fp32 weights come from: the seed, or a folder.
 
-    Raises ConfigError for an unknown key or architecture, DataError for an unreadable folder.
+    device: where it will run, which decides about its attention. Raises ConfigError for an unknown
+    key or architecture, DataError for an unreadable folder.
     """
     folder = Path(settings.model) if isinstance(settings.model, str) else None
     if folder is None:
@@ -197,8 +196,17 @@ def build_model(
     else:
         _check_folder(folder)
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    attention = choose_attention(
+        settings.attn_implementation,
+        config,
+        device=device,
+        dtype=resolve_precision(settings, device),
+        separate_documents=settings.separate_documents,
+    )
     with torch.device("meta"):
-        language_model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        language_model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation=attention
+        )
     rows = language_model.get_input_embeddings().weight.shape[0]
     if rows < len(tokenizer):
         raise ConfigError(
@@ -213,8 +221,9 @@ def build_model(
     # Names of an older version of Transformers: only it knows how to turn them into today's.
     log.info("%s: weights have other names (%s), loaded as a whole", folder, weights.missing[0])
     loaded = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
-    )
+        folder, dtype=torch.float32, attn_implementation=attention,
+        local_files_only=True, trust_remote_code=False,
+    )  # fmt: skip
     assert isinstance(loaded, PreTrainedModel)
     return loaded, RandomWeights(loaded, settings.seed)
 
@@ -224,6 +233,7 @@ def check_model(settings: PretrainSettings) -> None:
 
     Raises ConfigError for an unknown architecture, key or value, DataError for a wrong folder.
     """
+    check_attention(settings.attn_implementation)
     if isinstance(settings.model, str):
         _check_folder(Path(settings.model))
     else:
@@ -239,7 +249,7 @@ def model_config(settings: PretrainSettings, from_tokenizer: Mapping[str, Any]) 
     given = dict(settings.model)
     kind = given.pop("model_type", SteelConfig.model_type)
     try:
-        known = {*AutoConfig.for_model(kind).to_dict(), "attn_implementation"}
+        known = set(AutoConfig.for_model(kind).to_dict())
     except ValueError as error:
         raise ConfigError(f"pretrain: model_type {kind!r} is unknown to Transformers") from error
     if unknown := sorted(given.keys() - known):

@@ -73,7 +73,10 @@ class PretrainSettings:
     health: HealthSettings = field(default_factory=HealthSettings)
     """What happens when numbers go wrong, or nothing happens at all."""
     separate_documents: bool = True
-    """Attention and positions start anew at each document within a sample."""
+    """Attention, routing and positions start anew at each document within a sample."""
+    attn_implementation: str = "auto"
+    """Attention: auto (the best that the GPU, the precision and the installation have, see
+    model/attention.py), eager, sdpa, varlen, flex_attention, or flash_attention_2, _3, _4."""
     activation_checkpointing: Literal["none", "selective", "full"] = field(
         default="none", metadata=NOT_IN_KEY
     )

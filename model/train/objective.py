@@ -7,6 +7,7 @@
 B = samples in the micro-batch, L = sequence length, T = B L, D = model dimension, V = vocabulary.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ from model.documents import documents_from_bounds, documents_from_positions
 from model.kernels import choose
 from model.modeling_steel import SteelForCausalLM
 
+log = logging.getLogger(__name__)
+
 IGNORED = -100
 """Label of a token that does not count."""
 
@@ -31,14 +34,11 @@ class Objective(nn.Module):
     calling the projection, is gathered by the root's hooks.
     """
 
-    def __init__(self, model: PreTrainedModel, *, end_of_document: int | None = None) -> None:
-        """`end_of_document`: token id after which a document ends, for calls that bring no
-        boundaries of their own; None joins what such a call holds.
-        """
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
-        self.end_of_document = end_of_document
-        self.head = plain_head(model)
+        # Not the head itself: its weight would be in the state a second time.
+        self.has_plain_head = plain_head(model) is not None
         self.cross_entropy = (
             model.kernels if isinstance(model, SteelForCausalLM) else choose("auto")
         ).cross_entropy
@@ -56,17 +56,15 @@ class Objective(nn.Module):
         input_ids and labels [B, L], any integer type; labels are shifted already, -100 does not
         count. Documents that a row packs together are kept apart by position_ids [B, L] (from 0 in
         each of them) and cu_seqlens int32 [documents + 1], their bounds among the T tokens, where
-        every row's start is one; max_seqlen is the longest. Without them rows are one document
-        each, or are parted after each `end_of_document`.
+        every row's start is one; max_seqlen is the longest. Without them each row is one
+        document.
         """
         input_ids, labels = input_ids.long(), labels.long()
-        if position_ids is None and cu_seqlens is None and self.end_of_document is not None:
-            position_ids = document_positions(input_ids, self.end_of_document)
         arguments = self._documents(input_ids, position_ids, cu_seqlens, max_seqlen)
-        if self.head is not None:
+        if self.has_plain_head:
             body = self.model.base_model
             hidden = body(input_ids=input_ids, **arguments).last_hidden_state
-            loss, losses = self._without_logits(self.head, hidden, labels)
+            loss, losses = self._without_logits(hidden, labels)
         else:
             logits = self.model(input_ids=input_ids, **arguments).logits
             loss, losses = self._with_logits(logits, labels)
@@ -95,13 +93,11 @@ class Objective(nn.Module):
             arguments |= boundary_arguments(cu_seqlens, max_seqlen or input_ids.shape[1])
         return arguments
 
-    def _without_logits(
-        self, head: nn.Linear, hidden: Tensor, labels: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _without_logits(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         losses = torch.zeros(labels.numel(), dtype=torch.float32, device=labels.device)
         loss = self.cross_entropy(
             hidden.flatten(0, 1),
-            head.weight,
+            self.model.get_output_embeddings().weight,
             labels.flatten(),
             ignore_index=IGNORED,
             token_losses=losses,
@@ -131,58 +127,50 @@ def document_arguments(
     return {k: place(v) if isinstance(v, Tensor) else int(v) for k, v in found.items()}
 
 
-# What architectures of Transformers do to logits beyond the projection, by their configs' fields.
-NEUTRAL = {
-    "final_logit_softcapping": None,  # Gemma 2
-    "logit_scale": 1.0,  # Cohere
-    "logits_scaling": 1.0,  # Granite
-    "lm_head_multiplier": 1.0,  # Falcon-H1
-    "output_multiplier_scale": 1.0,
-    "logit_softcap": None,
-    "logits_soft_cap": None,  # RecurrentGemma
-    "output_logits_soft_cap": None,  # xLSTM
-}
-
-
 @torch.no_grad()
 def plain_head(model: PreTrainedModel) -> nn.Linear | None:
     """The projection onto the vocabulary, if it alone turns the body's output into logits.
 
-    None where it has a bias, where the config scales or caps logits, or where three tokens through
-    body and projection give other logits than the model does (asked of real weights only).
+    None where it has a bias, or where the model scales, caps or otherwise changes what goes into
+    the projection or comes out of it. That is seen by following three tokens through the model,
+    whose weights may be on the meta device.
     """
     if isinstance(model, SteelForCausalLM):
         return model.lm_head
-    head: nn.Module = model.get_output_embeddings()
-    bias = getattr(head, "bias", None)
-    if not isinstance(head, nn.Linear) or bias is not None or model.base_model is model:
+    head, body = model.get_output_embeddings(), model.base_model
+    if type(head) is not nn.Linear or getattr(head, "bias", None) is not None or body is model:
         return None
-    config = model.config.get_text_config()
-    if any(getattr(config, field, value) not in (value, None) for field, value in NEUTRAL.items()):
-        return None
-    if head.weight.is_meta:
-        return head
-    training = model.training
+    seen: dict[str, Any] = {}
+    hooks = [
+        body.register_forward_hook(lambda _, __, output: seen.update(body=output)),
+        head.register_forward_hook(lambda _, input_, output: seen.update(input=input_, out=output)),
+    ]
+    config, training = model.config, model.training
+    implementation = config._attn_implementation
     model.eval()
+    config._attn_implementation_internal = "eager"  # the one that runs on any device, meta too
+    device = head.weight.device
     try:
-        ids = torch.arange(3, device=head.weight.device).unsqueeze(0) % head.weight.shape[0]
-        body = model.base_model(input_ids=ids, use_cache=False)
-        same = torch.equal(
-            head(body.last_hidden_state), model(input_ids=ids, use_cache=False).logits
-        )
+        logits = model(
+            input_ids=torch.zeros(1, 3, dtype=torch.int64, device=device),
+            attention_mask=torch.zeros(1, 1, 3, 3, device=device),
+            use_cache=False,
+        ).logits
+    except (NotImplementedError, RuntimeError) as error:
+        log.info("%s: loss from all logits, it cannot be followed: %s", type(model).__name__, error)
+        return None
     finally:
+        config._attn_implementation_internal = implementation
         model.train(training)
-    return head if same else None
+        for hook in hooks:
+            hook.remove()
+    (given,) = seen["input"]
+    untouched = _same_memory(given, seen["body"].last_hidden_state)
+    return head if untouched and logits is seen["out"] else None
 
 
-def document_positions(input_ids: Tensor, end_of_document: int) -> Tensor:
-    """Position of each token in its document [B, L]; 0 at a row's start and after each end.
-
-    A row may begin inside a document: that part counts from 0 as well, since nothing before it is
-    in sight. Transformers keeps apart what such positions keep apart (without mask and cache).
-    """
-    index = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-    starts = torch.zeros_like(input_ids)
-    after_end = input_ids[:, :-1] == end_of_document
-    starts[:, 1:] = torch.where(after_end, index[:, 1:], 0)
-    return index - starts.cummax(dim=1).values
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are one, or views of one in the same way (`x[:, 0:]` is such a view)."""
+    base, other_base = (tensor if tensor._base is None else tensor._base for tensor in (one, other))
+    places = ((tensor.shape, tensor.stride(), tensor.storage_offset()) for tensor in (one, other))
+    return base is other_base and next(places) == next(places)

@@ -168,7 +168,7 @@ def measure(job: ThroughputJob, ranks: Parallel) -> Result:
         language_model = AutoModelForCausalLM.from_config(model_config(settings, {}))
     flops = flops_per_token(language_model, settings.sequence_length)
     num_parameters = language_model.num_parameters()
-    objective = Objective(language_model, end_of_document=None)
+    objective = Objective(language_model)
     weights = RandomWeights(language_model, settings.seed)
     make_ready(objective, language_model, weights, settings, ranks)
     loop = _Loop(objective, settings, ranks, _vocabulary(language_model))

@@ -34,6 +34,7 @@ from model.train.measure import Speedometer
 from model.train.metrics import JsonLines, MetricSink
 from model.train.objective import Objective
 from model.train.parallel import Parallel
+from model.train.prefix import check_measurable
 from model.train.progress import Progress
 from model.train.retention import Entry
 from model.train.schedule import check_saved_horizon, learning_rate
@@ -120,6 +121,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.data = self.open_data()
+        check_measurable(self.objective, self.data.num_validation)
         self.engine = Engine(
             objective=self.objective,
             optimizer=self.optimizer,

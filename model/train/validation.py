@@ -7,6 +7,7 @@ import torch
 
 from model.data import PackedDataset
 from model.train.engine import Engine
+from model.train.prefix import leaks, validate_prefixes
 
 
 @torch.no_grad()
@@ -20,6 +21,8 @@ def validate(
     stop: Callable[[], bool],
 ) -> dict[str, float] | None:
     """Mean loss over samples [0, num_samples), in nats per token, and by source.
+
+    For routings that leak also the loss of prefixes (model/train/prefix.py).
 
     All ranks make the same number of calls. Before each of them they agree whether one was asked to
     stop (`stop`), since a validation may take longer than the grace that a stop has; None then.
@@ -40,6 +43,11 @@ def validate(
             _, per_sample = engine.forward(batch)
             if rows:
                 engine.add_by_source(totals, batch["source"], per_sample)
+        by_prefix = None
+        if leaks(engine.objective):
+            by_prefix = validate_prefixes(engine, dataset, num_samples, beat=beat, stop=stop)
+            if by_prefix is None:
+                return None
     finally:
         engine.objective.train()
     sums = ranks.sum_(totals).tolist()
@@ -47,4 +55,6 @@ def validate(
     for name, (loss, number) in zip(sources, sums, strict=True):
         if number:
             metrics[f"validation/loss_{name}"] = loss / number
+    if by_prefix is not None:
+        metrics["validation/prefix_loss"] = by_prefix
     return metrics

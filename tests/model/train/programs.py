@@ -25,7 +25,7 @@ def place(settings: PretrainSettings, packed: Path, ranks: Parallel) -> Objectiv
     """The model as a run would have it before its first step."""
     tokenizer = AutoTokenizer.from_pretrained(packed / "tokenizer")
     language_model, weights = build_model(settings, tokenizer)
-    objective = Objective(language_model, end_of_document=None)
+    objective = Objective(language_model)
     layers = decoder_layers(language_model)
     distribute(objective, language_model, layers, weights, settings, ranks)
     return objective
@@ -59,7 +59,7 @@ def write_peak_memory(output: Path, packed: Path, model: dict[str, Any]) -> None
         settings = PretrainSettings(model=model)
         tokenizer = AutoTokenizer.from_pretrained(packed / "tokenizer")
         language_model, weights = build_model(settings, tokenizer)
-        objective = Objective(language_model, end_of_document=None)
+        objective = Objective(language_model)
         layers = decoder_layers(language_model)
         sizes = [sum(4 * p.numel() for p in layer.parameters()) for layer in layers]
         everything = sum(4 * p.numel() for p in language_model.parameters())

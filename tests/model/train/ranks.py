@@ -81,6 +81,17 @@ def write_packed(folder: Path, *, tokens: int = 12_000, seed: int = 0) -> Path:
     return folder
 
 
+def positions(ids: torch.Tensor) -> torch.Tensor:
+    """Each token's place in its document [B, L], counted token by token."""
+    rows = []
+    for row in ids.tolist():
+        places = [0]
+        for token in row[:-1]:
+            places.append(0 if token == END else places[-1] + 1)
+        rows.append(places)
+    return torch.tensor(rows)
+
+
 def settings(**changes: Any) -> dict[str, Any]:
     """Twelve steps of a tiny model; keywords replace single values."""
     return {

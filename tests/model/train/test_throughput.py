@@ -36,7 +36,7 @@ def test_the_timed_step_is_forward_backward_clip_and_adamw() -> None:
     with torch.device("meta"):
         measured = AutoModelForCausalLM.from_config(model_config(chosen, {}))
     with parallel() as ranks:
-        objective = Objective(measured, end_of_document=None)
+        objective = Objective(measured)
         make_ready(objective, measured, RandomWeights(measured, 0), chosen, ranks)
         reference = copy.deepcopy(measured)
         loop = _Loop(objective, chosen, ranks, 128)

@@ -23,7 +23,6 @@ from model.train.health import NonFiniteError
 from model.train.horizon import Horizon
 from model.train.measure import flops_per_token
 from model.train.metrics import last_value
-from model.train.objective import document_positions
 from model.train.schedule import learning_rate
 
 MakeRun = Callable[..., Run]
@@ -55,7 +54,7 @@ def test_equals_a_plain_loop(make_run: MakeRun, packed: Path, model: dict[str, A
     for step in range(6):
         rows = torch.stack([dataset[step * 8 + i]["tokens"] for i in range(8)])
         ids, targets = rows[:, :-1], rows[:, 1:]
-        positions = document_positions(ids, ranks.END)
+        positions = ranks.positions(ids)
         logits = reference(input_ids=ids, position_ids=positions, use_cache=False).logits
         loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
         loss.backward()
@@ -140,7 +139,8 @@ def test_validation_is_the_loss_on_held_out_samples(make_run: MakeRun, packed: P
     with torch.no_grad():
         for index in range(11):
             ids = held_out[index]["tokens"][None]
-            losses.append(run.trainer.objective(ids[:, :-1], ids[:, 1:])[0].item())
+            positions = ranks.positions(ids[:, :-1])
+            losses.append(run.trainer.objective(ids[:, :-1], ids[:, 1:], positions)[0].item())
     metrics = run.trainer.checkpoints.folder.parent / "metrics.jsonl"
     assert last_value(metrics, "validation/loss") == pytest.approx(sum(losses) / 11)
     assert run.trainer.objective.training
@@ -167,10 +167,10 @@ def test_the_export_is_the_trained_model(
     assert json.loads((folder / "config.json").read_text())["architectures"] == ["SteelForCausalLM"]
     assert len(AutoTokenizer.from_pretrained(folder)) == ranks.VOCABULARY
     batch = run.trainer.data.loader.step(0)[0]
-    positions = document_positions(batch["input_ids"], ranks.END)
+    positions = ranks.positions(batch["input_ids"])
     logits = loaded(input_ids=batch["input_ids"], position_ids=positions, use_cache=False).logits
     found = functional.cross_entropy(logits.float().flatten(0, 1), batch["labels"].flatten().long())
-    expected, _ = run.trainer.objective(batch["input_ids"], batch["labels"])
+    expected, _ = run.trainer.objective(batch["input_ids"], batch["labels"], positions)
     torch.testing.assert_close(found, expected.float(), rtol=1e-5 if precision == "fp32" else 1e-2,
                                atol=1e-5)  # fmt: skip
     # And it is a start for another run.
@@ -202,7 +202,7 @@ def test_a_wrong_model_is_refused(make_run: MakeRun, model: dict[str, Any], mess
 
 @pytest.mark.parametrize("routing", ["token", "dense"])
 def test_flops_equal_the_counted_ones(make_run: MakeRun, routing: str) -> None:
-    run = make_run(model={**ranks.TINY, "routing": routing, "attn_implementation": "eager"})
+    run = make_run(model={**ranks.TINY, "routing": routing}, attn_implementation="eager")
     batch = run.trainer.data.loader.step(0)[0]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         run.model(input_ids=batch["input_ids"], use_cache=False)
