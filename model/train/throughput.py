@@ -21,20 +21,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from model.attention import choose_attention
+from model.data import MicroBatch
+from model.data.documents import Boundaries
 from model.errors import ConfigError
 from model.kernels import AUTO_ELSEWHERE, AUTO_ON_GPU, IMPLEMENTATIONS, triton_support
 from model.train.build import make_ready, model_config
 from model.train.config import PretrainSettings, from_plain
 from model.train.initialise import RandomWeights
 from model.train.measure import flops_per_token, peak_flops
-from model.train.objective import Objective
+from model.train.objective import Objective, document_arguments
 from model.train.optimizer import (
     build_optimizer,
     clip_gradients,
@@ -52,13 +56,14 @@ from model.train.parallel import (
 GB = 1e9
 """As the paper counts memory."""
 
-Attention = Literal["any", "flash", "other"]
+Attention = Literal["auto", "flash", "other"]
 
 BACKENDS: dict[Attention, list[SDPBackend]] = {
     "flash": [SDPBackend.FLASH_ATTENTION],
     "other": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
 }
-"""What F.scaled_dot_product_attention may use; `any` leaves the choice to torch."""
+"""What F.scaled_dot_product_attention may use. `auto` is model/attention.py's choice instead, from
+all that is installed."""
 
 SOFTWARE = ("torch", "triton", "transformers", "liger-kernel", "flash-attn")
 """Whose versions a result names."""
@@ -71,8 +76,11 @@ class ThroughputJob:
     settings: PretrainSettings
     """A pretraining run's settings; `model` must name its `vocab_size`, since there is no
     tokenizer. The data, schedule and checkpoint settings have no effect."""
-    attention: Attention = "any"
-    """Which of torch's attention backends may be used."""
+    attention: Attention = "auto"
+    """auto: the best that a run would take here; flash, other: torch's own attention with its flash
+    backend, or with any but that."""
+    document_tokens: int = 0
+    """Mean length of the documents that rows pack together and keep apart; 0: a row is one."""
     warmup_steps: int = 3
     """Steps before the clock starts, at least 1: compilation, autotuning, the allocator."""
     timed_steps: int = 10
@@ -85,6 +93,10 @@ class ThroughputJob:
         self.settings.check()
         if not isinstance(self.settings.model, dict) or "vocab_size" not in self.settings.model:
             raise ConfigError("throughput: `model` must be fields of a config with vocab_size")
+        if self.document_tokens < 0:
+            raise ConfigError(
+                f"throughput: document_tokens = {self.document_tokens}; give 0 or more"
+            )
         for name in ("warmup_steps", "timed_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"throughput: {name} = {getattr(self, name)}; give 1 or more")
@@ -97,7 +109,7 @@ class ThroughputJob:
         return job
 
 
-Status = Literal["done", "out of memory", "not possible here"]
+Status = Literal["done", "out of memory", "not possible here", "failed"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +151,8 @@ class Result:
     """That speed, FLOP/s of one device."""
     kernels: dict[str, str] = field(default_factory=dict)
     """Operation -> implementation that `auto` and names came to."""
+    attention: str = ""
+    """Transformers' name of the attention, and the backends it was held to."""
     losses: list[float] = field(default_factory=list)
     """Of every step; random tokens can only be learnt by heart, so these must be finite and begin
     near ln(vocabulary)."""
@@ -164,14 +178,23 @@ def measure(job: ThroughputJob, ranks: Parallel) -> Result:
     settings.check_ranks(ranks.world_size)
     precision = resolve_precision(settings, ranks.device)
     peak = matmul_flops(ranks.device, precision)
+    config = model_config(settings, {})
+    attention = choose_attention(
+        "auto" if job.attention == "auto" else "sdpa",
+        config,
+        device=ranks.device,
+        dtype=precision,
+        separate_documents=job.document_tokens > 0,
+    )
     with torch.device("meta"):
-        language_model = AutoModelForCausalLM.from_config(model_config(settings, {}))
+        language_model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     flops = flops_per_token(language_model, settings.sequence_length)
     num_parameters = language_model.num_parameters()
     objective = Objective(language_model)
     weights = RandomWeights(language_model, settings.seed)
     make_ready(objective, language_model, weights, settings, ranks)
-    loop = _Loop(objective, settings, ranks, _vocabulary(language_model))
+    batch = random_batch(settings, ranks, int(config.vocab_size), job.document_tokens)
+    loop = _Loop(objective, settings, ranks, batch)
     if ranks.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(ranks.device)
     with attention_backends(job.attention):
@@ -201,6 +224,7 @@ def measure(job: ThroughputJob, ranks: Parallel) -> Result:
         mfu_measured=speed * flops / peak,
         measured_peak=peak,
         kernels=_implementations(language_model, ranks.device),
+        attention=attention if job.attention == "auto" else f"{attention}, {job.attention}",
         losses=loop.losses,
     )
 
@@ -209,30 +233,33 @@ class _Loop:
     """The trainer's step without its data, checkpoints and reports."""
 
     def __init__(
-        self, objective: Objective, settings: PretrainSettings, ranks: Parallel, vocabulary: int
+        self,
+        objective: Objective,
+        settings: PretrainSettings,
+        ranks: Parallel,
+        batch: list[MicroBatch],
     ) -> None:
         self.objective, self.settings, self.ranks = objective, settings, ranks
         self.optimizer = build_optimizer(objective, settings)
-        generator = torch.Generator().manual_seed(settings.seed + ranks.rank)
-        rows = settings.global_batch // ranks.world_size
-        tokens = torch.randint(
-            vocabulary, (rows, settings.sequence_length + 1), generator=generator
-        ).to(ranks.device)
-        self.micro_batches: tuple[Tensor, ...] = torch.split(tokens, settings.micro_batch)
+        self.batch = batch
         self.moments: list[float] = []
         self.losses: list[float] = []
 
     def step(self) -> None:
         """One step; notes when the host knew its loss and gradient norm."""
         losses = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
-        for number, tokens in enumerate(self.micro_batches):
+        for number, micro_batch in enumerate(self.batch):
             synchronise_gradients(
                 self.objective,
-                last=number == len(self.micro_batches) - 1,
+                last=number == len(self.batch) - 1,
                 free_weights=self.settings.parallel.reshard_after_forward,
             )
-            loss, per_sample = self.objective(tokens[:, :-1], tokens[:, 1:])
-            (loss / len(self.micro_batches)).backward()
+            loss, per_sample = self.objective(
+                micro_batch["input_ids"],
+                micro_batch["labels"],
+                **document_arguments(micro_batch, lambda tensor: tensor),
+            )
+            (loss / len(self.batch)).backward()
             losses += per_sample.sum()
         gradients = local_gradients(self.objective.parameters())
         squared = sum_of_squares(gradients) / num_copies(self.objective)
@@ -247,10 +274,52 @@ class _Loop:
         self.optimizer.zero_grad(set_to_none=True)
 
 
+def random_batch(
+    settings: PretrainSettings, ranks: Parallel, vocabulary: int, document_tokens: int
+) -> list[MicroBatch]:
+    """This rank's micro-batches of one step, random tokens, on its device.
+
+    document_tokens: mean length of documents (geometric) that begin anywhere; 0: none begin.
+    """
+    random = np.random.default_rng((settings.seed, ranks.rank))
+    rows, length = settings.global_batch // ranks.world_size, settings.sequence_length
+    tokens = random.integers(0, vocabulary, (rows, length + 1), dtype=np.int32)
+    starts = np.arange(rows + 1, dtype=np.int64) * length
+    if document_tokens:
+        begins = np.flatnonzero(random.random(rows * length) < 1 / document_tokens)
+        starts = np.union1d(starts, begins)
+    bounds = Boundaries(offsets=starts, sequence_length=length)
+    positions = bounds.positions()
+    batch: list[MicroBatch] = []
+    for first in range(0, rows, settings.micro_batch):
+        part = slice(first, first + settings.micro_batch)
+        micro_batch: MicroBatch = {
+            "input_ids": torch.from_numpy(tokens[part, :-1].copy()),
+            "labels": torch.from_numpy(tokens[part, 1:].copy()),
+            "source": torch.zeros(settings.micro_batch, dtype=torch.int64),
+            "samples": torch.arange(first, first + settings.micro_batch),
+        }
+        if document_tokens:
+            offsets = bounds.of_rows(first, first + settings.micro_batch)
+            micro_batch["position_ids"] = torch.from_numpy(positions[part].copy())
+            micro_batch["cu_seqlens"] = torch.from_numpy(offsets)
+            micro_batch["max_seqlen"] = int(np.diff(offsets).max())
+        batch.append(_placed(micro_batch, ranks.device))
+    return batch
+
+
+def _placed(micro_batch: MicroBatch, device: torch.device) -> MicroBatch:
+    placed = {
+        name: value.to(device) if isinstance(value, Tensor) else value
+        for name, value in micro_batch.items()
+    }
+    return cast("MicroBatch", placed)
+
+
 @contextlib.contextmanager
 def attention_backends(attention: Attention) -> Iterator[None]:
     """Restrict torch's scaled dot product attention inside the block."""
-    if attention == "any":
+    if attention == "auto":
         yield
         return
     with sdpa_kernel(BACKENDS[attention]):
@@ -292,10 +361,6 @@ def software() -> dict[str, str]:
     if torch.version.cuda:
         versions["cuda"] = torch.version.cuda
     return versions
-
-
-def _vocabulary(language_model: PreTrainedModel) -> int:
-    return int(language_model.config.vocab_size)
 
 
 def _implementations(language_model: PreTrainedModel, device: torch.device) -> dict[str, str]:

@@ -11,7 +11,6 @@
 of 16 heads (bf16), and the paper's column has 4 GB more than the one with flash.
 """
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from model.errors import ConfigError
 from model.kernels import IMPLEMENTATIONS
 from model.train.config import PretrainSettings
 from model.train.parallel_config import ParallelSettings
+from model.train.recompute import Recompute
 from model.train.throughput import Attention
 
 STEEL_1B: dict[str, Any] = {"vocab_size": 151_936, "routing": "token"}
@@ -51,8 +51,12 @@ class Variant:
 
     kernels: str | dict[str, str] = "auto"
     """As SteelConfig.kernels."""
-    attention: Attention = "any"
-    """Backends that attention may use."""
+    attention: Attention = "auto"
+    """See ThroughputJob."""
+    document_tokens: int = 0
+    """Mean length of documents that a row packs; 0: a row is one."""
+    activation_checkpointing: Recompute = "none"
+    """What the backward pass computes again."""
     reshard_after_forward: bool = False
     """Whether FSDP frees gathered weights between forward and backward."""
     compile: bool = False
@@ -76,12 +80,9 @@ class Variant:
             micro_batch=micro_batch,
             global_batch=micro_batch * accumulation * num_processes,
             parallel=ParallelSettings(reshard_after_forward=self.reshard_after_forward),
+            activation_checkpointing=self.activation_checkpointing,
             compile=self.compile,
         )
-
-    def without_compile(self) -> "Variant":
-        """The same, interpreted layer by layer."""
-        return dataclasses.replace(self, compile=False)
 
 
 PLAIN = Variant(kernels="eager", attention="other", reshard_after_forward=True)

@@ -1,6 +1,7 @@
 """Measuring a step: it is a whole one, its figures agree with each other, failures are results."""
 
 import copy
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from model.entry.throughput import run_alone
+from model.entry.throughput import _status, run_alone
 from model.errors import ConfigError
 from model.kernels import IMPLEMENTATIONS
 from model.train.build import make_ready, model_config
@@ -17,7 +18,7 @@ from model.train.config import PretrainSettings
 from model.train.initialise import RandomWeights
 from model.train.objective import Objective
 from model.train.parallel import parallel
-from model.train.throughput import ThroughputJob, _Loop, attention_backends
+from model.train.throughput import ThroughputJob, _Loop, attention_backends, random_batch
 
 MODEL: dict[str, Any] = {
     "vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -39,17 +40,19 @@ def test_the_timed_step_is_forward_backward_clip_and_adamw() -> None:
         objective = Objective(measured)
         make_ready(objective, measured, RandomWeights(measured, 0), chosen, ranks)
         reference = copy.deepcopy(measured)
-        loop = _Loop(objective, chosen, ranks, 128)
+        batch = random_batch(chosen, ranks, 128, document_tokens=0)
+        loop = _Loop(objective, chosen, ranks, batch)
         for _ in range(3):
             loop.step()
-        tokens = torch.cat(loop.micro_batches)
+    inputs = torch.cat([part["input_ids"] for part in batch]).long()
+    labels = torch.cat([part["labels"] for part in batch]).long()
     optimizer = torch.optim.AdamW(
         reference.parameters(), lr=3e-6, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0
     )
     losses = []
     for _ in range(3):
-        logits = reference(input_ids=tokens[:, :-1], use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        logits = reference(input_ids=inputs, use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.05)
         optimizer.step()
@@ -60,12 +63,11 @@ def test_the_timed_step_is_forward_backward_clip_and_adamw() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("num_processes", [1, 2])
-def test_a_result_agrees_with_itself(tmp_path: Path, num_processes: int) -> None:
+def test_a_result_agrees_with_itself(tmp_path: Path) -> None:
     job = ThroughputJob(
         settings=settings(micro_batch=1), warmup_steps=2, timed_steps=3, output=str(tmp_path)
     )
-    result = run_alone(job, num_processes)
+    result = run_alone(job, num_processes := 2)
     assert (result.status, result.num_devices) == ("done", num_processes)
     assert result.tokens_per_step == 4 * 16
     assert len(result.steps_seconds) == 3 and len(result.losses) == 5
@@ -82,20 +84,40 @@ def test_a_result_agrees_with_itself(tmp_path: Path, num_processes: int) -> None
     assert result.kernels.keys() == IMPLEMENTATIONS.keys()
 
 
-@pytest.mark.parametrize("num_processes", [1, 2])
-def test_what_does_not_fit_is_a_result(tmp_path: Path, num_processes: int) -> None:
-    huge = settings(model={**MODEL, "vocab_size": 2**45})
-    result = run_alone(ThroughputJob(settings=huge, output=str(tmp_path)), num_processes)
+def test_what_does_not_fit_is_a_result_and_ends_all_ranks(tmp_path: Path) -> None:
+    huge = settings(model={**MODEL, "vocab_size": 2**45}, micro_batch=1)
+    result = run_alone(ThroughputJob(settings=huge, output=str(tmp_path)), 2)
     assert result.status == "out of memory"
     assert "memory" in result.reason
     assert result.tokens_per_second_per_device == 0
 
 
-def test_what_cannot_run_here_is_a_result_with_its_reason(tmp_path: Path) -> None:
-    wrong = settings(model={**MODEL, "kernels": {"rope": "abacus"}})
-    result = run_alone(ThroughputJob(settings=wrong, output=str(tmp_path)), 1)
-    assert result.status == "not possible here"
-    assert "abacus" in result.reason
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory"),
+        (ConfigError("kernels asks for 'abacus'"), "not possible here"),
+        (RuntimeError("No available kernel. Aborting execution."), "not possible here"),
+        (RuntimeError("shape mismatch"), None),
+    ],
+)
+def test_what_an_error_says_about_a_configuration(error: Exception, status: str | None) -> None:
+    assert _status(error) == status
+
+
+def test_random_documents_are_of_the_asked_length_and_part_rows() -> None:
+    chosen = settings(sequence_length=256, global_batch=8)
+    with parallel() as ranks:
+        batch = random_batch(chosen, ranks, 128, document_tokens=32)
+    assert [part["input_ids"].shape for part in batch] == [(2, 256)] * 4
+    for part in batch:
+        assert torch.equal(part["input_ids"][:, 1:], part["labels"][:, :-1])
+        bounds = part["cu_seqlens"].tolist()
+        assert {0, 256, 512} <= set(bounds)
+        lengths = [b - a for a, b in itertools.pairwise(bounds)]
+        assert part["max_seqlen"] == max(lengths)
+        assert part["position_ids"].flatten().tolist() == [i for n in lengths for i in range(n)]
+    assert 16 < 8 * 256 / sum(len(part["cu_seqlens"]) - 1 for part in batch) < 64
 
 
 def test_a_job_without_vocabulary_or_steps_is_refused() -> None:
@@ -112,5 +134,5 @@ def test_attention_is_restricted_to_what_was_asked_for() -> None:
     attend = torch.nn.functional.scaled_dot_product_attention
     with attention_backends("other"):
         plain = attend(query, query, query, attn_mask=mask)
-    with attention_backends("any"):
+    with attention_backends("auto"):
         torch.testing.assert_close(attend(query, query, query, attn_mask=mask), plain)
