@@ -36,22 +36,12 @@ from model.errors import ConfigError
 from model.kernels import AUTO_ELSEWHERE, AUTO_ON_GPU, IMPLEMENTATIONS, triton_support
 from model.train.build import make_ready, model_config
 from model.train.config import PretrainSettings, from_plain
+from model.train.engine import Engine
 from model.train.initialise import RandomWeights
 from model.train.measure import flops_per_token, peak_flops
-from model.train.objective import Objective, document_arguments
-from model.train.optimizer import (
-    build_optimizer,
-    clip_gradients,
-    local_gradients,
-    set_learning_rate,
-    sum_of_squares,
-)
-from model.train.parallel import (
-    Parallel,
-    num_copies,
-    resolve_precision,
-    synchronise_gradients,
-)
+from model.train.objective import Objective
+from model.train.optimizer import build_optimizer
+from model.train.parallel import Parallel, resolve_precision
 
 GB = 1e9
 """As the paper counts memory."""
@@ -194,7 +184,9 @@ def measure(job: ThroughputJob, ranks: Parallel) -> Result:
     weights = RandomWeights(language_model, settings.seed)
     make_ready(objective, language_model, weights, settings, ranks)
     batch = random_batch(settings, ranks, int(config.vocab_size), job.document_tokens)
-    loop = _Loop(objective, settings, ranks, batch)
+    optimizer = build_optimizer(objective, settings)
+    engine = Engine(objective=objective, optimizer=optimizer, settings=settings, ranks=ranks)
+    loop = _Loop(engine, batch)
     if ranks.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(ranks.device)
     with attention_backends(job.attention):
@@ -230,48 +222,23 @@ def measure(job: ThroughputJob, ranks: Parallel) -> Result:
 
 
 class _Loop:
-    """The trainer's step without its data, checkpoints and reports."""
+    """Steps of the trainer's engine, without data, checkpoints and reports."""
 
-    def __init__(
-        self,
-        objective: Objective,
-        settings: PretrainSettings,
-        ranks: Parallel,
-        batch: list[MicroBatch],
-    ) -> None:
-        self.objective, self.settings, self.ranks = objective, settings, ranks
-        self.optimizer = build_optimizer(objective, settings)
-        self.batch = batch
+    def __init__(self, engine: Engine, batch: list[MicroBatch]) -> None:
+        self.engine, self.batch = engine, batch
         self.moments: list[float] = []
         self.losses: list[float] = []
 
     def step(self) -> None:
         """One step; notes when the host knew its loss and gradient norm."""
-        losses = torch.zeros((), dtype=torch.float64, device=self.ranks.device)
-        for number, micro_batch in enumerate(self.batch):
-            synchronise_gradients(
-                self.objective,
-                last=number == len(self.batch) - 1,
-                free_weights=self.settings.parallel.reshard_after_forward,
-            )
-            loss, per_sample = self.objective(
-                micro_batch["input_ids"],
-                micro_batch["labels"],
-                **document_arguments(micro_batch, lambda tensor: tensor),
-            )
-            (loss / len(self.batch)).backward()
-            losses += per_sample.sum()
-        gradients = local_gradients(self.objective.parameters())
-        squared = sum_of_squares(gradients) / num_copies(self.objective)
-        vector = torch.stack([squared, losses])
-        squares, total = self.ranks.sum_(vector).tolist()
+        settings = self.engine.settings
+        gradients = self.engine.gradients(self.batch, batch=0, num_sources=1)
+        vector = torch.cat([gradients.squares.view(1), gradients.totals.flatten()])
+        squares, total, number = self.engine.ranks.sum_(vector).tolist()
         self.moments.append(time.perf_counter())
-        self.losses.append(total / self.settings.global_batch)
+        self.losses.append(total / number)
         # No warm-up of the rate: what the numbers are does not change how long they take.
-        set_learning_rate(self.optimizer, self.settings.learning_rate / 100)
-        clip_gradients(gradients, squares**0.5, self.settings.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.engine.update(gradients, norm=squares**0.5, rate=settings.learning_rate / 100)
 
 
 def random_batch(

@@ -15,8 +15,10 @@ from model.errors import ConfigError
 from model.kernels import IMPLEMENTATIONS
 from model.train.build import make_ready, model_config
 from model.train.config import PretrainSettings
+from model.train.engine import Engine
 from model.train.initialise import RandomWeights
 from model.train.objective import Objective
+from model.train.optimizer import build_optimizer
 from model.train.parallel import parallel
 from model.train.throughput import ThroughputJob, _Loop, attention_backends, random_batch
 
@@ -41,7 +43,11 @@ def test_the_timed_step_is_forward_backward_clip_and_adamw() -> None:
         make_ready(objective, measured, RandomWeights(measured, 0), chosen, ranks)
         reference = copy.deepcopy(measured)
         batch = random_batch(chosen, ranks, 128, document_tokens=0)
-        loop = _Loop(objective, chosen, ranks, batch)
+        engine = Engine(
+            objective=objective, optimizer=build_optimizer(objective, chosen), settings=chosen,
+            ranks=ranks,
+        )  # fmt: skip
+        loop = _Loop(engine, batch)
         for _ in range(3):
             loop.step()
     inputs = torch.cat([part["input_ids"] for part in batch]).long()

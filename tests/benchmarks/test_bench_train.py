@@ -1,0 +1,115 @@
+"""The training bench: what it judges, that it needs nothing beyond model/, and one real run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import bench_train
+from model.train.throughput import Result
+
+HEAVY = ("flows", "tasks", "prefect", "mlflow", "pydantic", "datasets", "trl", "lm_eval")
+
+
+def done(speed: float, memory: float, mfu: float | None = 0.4) -> Result:
+    return Result(
+        status="done", device="GPU X", num_devices=1, tokens_per_second_per_device=speed,
+        memory_gb=memory, mfu_datasheet=mfu, mfu_measured=0.5, losses=[11.0, 10.0],
+    )  # fmt: skip
+
+
+FULL = Result(status="out of memory", reason="first\nlast line", device="GPU X", num_devices=1)
+
+
+def rows(**found: list[Result]) -> list[dict[str, object]]:
+    return [bench_train.row(name, results, 8) for name, results in found.items()]
+
+
+def verdicts(judged: bool = True, **found: list[Result]) -> dict[str, bool | None]:
+    judgements = bench_train.targets(rows(**found), judged=judged)
+    return {judgement["target"]: judgement["met"] for judgement in judgements}
+
+
+def test_targets_are_judged_by_medians_over_repeats() -> None:
+    best = [done(100, 10, 0.3), done(170, 10, 0.55), done(500, 10, 0.9)]
+    found = verdicts(best=best, plain=[done(100, 20)] * 3, liger=[done(160, 10)] * 3)
+    assert found == {
+        "MFU of the datasheet's peak, best": True,
+        "throughput, best / plain": True,
+        "memory, best / plain": True,
+        "throughput, best / liger": False,
+    }
+
+
+def test_memory_is_the_worst_of_the_repeats() -> None:
+    found = verdicts(best=[done(1, 10), done(1, 13)], plain=[done(1, 20)] * 2)
+    assert found["memory, best / plain"] is False
+
+
+def test_nothing_is_judged_without_a_peer_a_datasheet_or_a_gpu() -> None:
+    assert set(verdicts(best=[done(1, 1, None)], plain=[FULL]).values()) == {None}
+    tiny = verdicts(judged=False, best=[done(2, 1)], plain=[done(1, 1)])
+    assert set(tiny.values()) == {None}
+
+
+def test_what_did_not_fit_is_in_the_table_with_its_reason() -> None:
+    (plain,) = rows(plain=[FULL])
+    report = {
+        "title": "t", "num_devices": 1, "device": "GPU X", "sequence_length": 8,
+        "accumulation": 1, "rows": [plain], "skipped": {"liger": "not installed"}, "targets": [],
+    }  # fmt: skip
+    text = bench_train.table(report)
+    assert "out of memory: last line" in text
+    assert "skipped: not installed" in text
+
+
+def test_the_micro_batch_is_the_largest_at_which_plain_fits(tmp_path: Path) -> None:
+    tried = []
+
+    class Small(bench_train.Bench):
+        def _measure(self, label, variant, micro_batch, *, steps=None):  # type: ignore[no-untyped-def]
+            tried.append((label.split(" [")[0], micro_batch))
+            return done(1, 1) if micro_batch <= 2 else FULL
+
+    report = Small(bench_train.PAPER_SIZES, processes=1, steps=1, scratch=tmp_path).run(
+        ["best", "plain"], repeats=2
+    )
+    assert report["micro_batch"] == 2
+    assert [size for _, size in tried[:3]] == [8, 4, 2]
+    # Interleaved, then `best` at larger sizes until one does not fit.
+    assert tried[3:7] == [("best", 2), ("plain", 2)] * 2
+    assert {size for _, size in tried[7:]} == {16}
+
+
+def test_it_needs_only_model_and_benchmarks() -> None:
+    """On a bare GPU machine nothing else is installed."""
+    program = (
+        "import sys\n"
+        f"for name in {HEAVY!r}: sys.modules[name] = None\n"
+        "import benchmarks.bench_train, model.entry.throughput, model.entry.launch\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_an_unknown_configuration_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        bench_train.main(["--only", "best,fastest"])
+    assert refused.value.code == 2
+    assert "fastest" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_one_command_measures_and_writes_json(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    command = ["--only", "interpreted,documents,plain", "--repeats", "1", "--steps", "1"]
+    assert bench_train.main([*command, "--json", str(out)]) == 0
+    report = json.loads(out.read_text())
+    assert [row["status"] for row in report["rows"]] == ["done"] * 3
+    assert report["command"].startswith("python -m benchmarks.bench_train --only interpreted,")
+    assert report["software"]["torch"] == torch.__version__
+    assert report["tiny"] == (not torch.cuda.is_available())
+    for row in report["rows"]:
+        assert row["tokens_per_second_per_device"] > 0 and row["memory_gb"] > 0
