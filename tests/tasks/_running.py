@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +18,10 @@ class RecordingTrack:
 
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     artifacts: list[str] = field(default_factory=list)
+    known: dict[str, str] = field(default_factory=dict)
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        self.known.update(tags)
 
     def table(self, name: str, rows: list[dict[str, Any]]) -> None:
         self.tables[name] = rows
