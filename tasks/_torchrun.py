@@ -10,7 +10,6 @@ cancelled flow, Ctrl-C) first asks the child to save (SIGTERM), and kills its gr
 `GRACE_SECONDS`. Death of this process reaches the child through the kernel (model/entry/launch.py).
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import StageError
+from model.train.metrics import newest_lines
 from tasks._recipes import ROOT
 from tasks._stage import StageRun, write_json
 
@@ -136,19 +136,15 @@ class _Follower:
 
     def __init__(self, run: StageRun, metrics: Path, total: int | Callable[[], int] | None) -> None:
         self.run, self.metrics, self.total = run, metrics, total
-        self.offset = 0
+        self.size = 0
 
     def poll(self) -> None:
         if self.total is None or not self.metrics.exists():
             return
-        if self.metrics.stat().st_size < self.offset:
-            self.offset = 0  # cut back by a resumed training
-        with self.metrics.open("rb") as file:
-            file.seek(self.offset)
-            new = file.read()
-        complete = new[: new.rfind(b"\n") + 1]
-        self.offset += len(complete)
-        records = [json.loads(line) for line in complete.splitlines()]
+        size = self.metrics.stat().st_size
+        if size == self.size:
+            return
+        self.size, records = size, newest_lines(self.metrics)
         if not records:
             return
         losses = [r["metrics"]["train/loss"] for r in records if "train/loss" in r["metrics"]]

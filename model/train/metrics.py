@@ -102,11 +102,22 @@ def last_value(path: Path, name: str) -> float | None:
     return values[-1] if values else None
 
 
-def newest_step(path: Path, tail: int = 1 << 16) -> int:
-    """The newest step that was measured, 0 when none was; reads only `tail` bytes."""
+def newest_lines(path: Path, tail: int = 1 << 16) -> list[dict[str, Any]]:
+    """The whole lines in the last `tail` bytes, however long the file is.
+
+    For those who follow a growing file: a resumed run cuts it back, perhaps between two looks, so a
+    remembered position could lie in the middle of a line.
+    """
     if not path.exists():
-        return 0
+        return []
     with path.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - tail))
+        begin = max(0, file.seek(0, os.SEEK_END) - tail)
+        file.seek(begin)
         lines = file.read().split(b"\n")[:-1]  # what follows the last newline is half a line
-    return int(json.loads(lines[-1])["step"]) if lines else 0
+    return [json.loads(line) for line in (lines[1:] if begin else lines)]
+
+
+def newest_step(path: Path) -> int:
+    """The newest step that was measured, 0 when none was."""
+    lines = newest_lines(path)
+    return int(lines[-1]["step"]) if lines else 0
