@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from model.train.metrics import JsonlSink, last_value, read_metrics
+from model.train.metrics import JsonlSink, last_value, newest_lines, newest_step, read_metrics
 
 
 def logged(path: Path) -> list[tuple[int, dict[str, float]]]:
@@ -45,3 +45,12 @@ def test_starting_over_empties_the_file(tmp_path: Path) -> None:
     sink.log(1, {"train/loss": 2.0})
     sink.resume(0)
     assert logged(sink.path) == []
+
+
+def test_the_newest_lines_of_a_file_that_is_cut_and_written_on(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert newest_lines(path) == [] and newest_step(path) == 0
+    path.write_text("".join(f'{{"step": {step}}}\n' for step in range(1, 101)) + '{"st')
+    assert newest_step(path) == 100
+    assert [line["step"] for line in newest_lines(path, tail=40)] == [99, 100]
+    assert len(newest_lines(path)) == 100
