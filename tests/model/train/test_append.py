@@ -12,7 +12,7 @@ import pytest
 import ranks
 from ranks import Fault
 
-from model.data import Journal, PackedDataset, PackedManifest
+from model.data import DataState, Journal, PackedDataset, PackedManifest
 from model.train import asking
 from model.train.asking import Answer, RunState
 from model.train.changes import Changes, sample_order
@@ -103,7 +103,8 @@ def test_new_data_join_at_the_step_and_make_the_run_longer(
     newest = complete_checkpoints(appended / "checkpoints")[-1]
     saved = json.loads((newest / "trainer.json").read_text())
     assert saved["horizon"] == changes_of(appended).horizon.to_dict()
-    assert json.loads((newest / "data_state.json").read_text())["journal"][0]["at"] == 48
+    state = DataState.from_json((newest / "data_state.json").read_text())
+    assert [entry.at for entry in state.journal] == [6 * BATCH]
 
 
 def test_an_append_costs_no_communication_while_nothing_is_asked(
