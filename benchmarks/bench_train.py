@@ -35,7 +35,7 @@ import torch
 
 from model.entry.throughput import run_alone
 from model.errors import ConfigError
-from model.train.measure import peak_flops
+from model.train.peaks import datasheet_peak
 from model.train.throughput import Result, ThroughputJob, device_name, software
 from model.train.variants import (
     OURS,
@@ -159,7 +159,7 @@ class Bench:
             "accumulation": self.sizes.accumulation,
             "repeats": repeats,
             "timed_steps": self.steps,
-            "datasheet_peak_flops": peak_flops(device),
+            "datasheet_peak_flops": datasheet_peak(device),
             "rows": rows,
             "skipped": skipped,
             "targets": targets(rows, judged=not self.sizes.tiny),

@@ -13,12 +13,13 @@ cancelled flow, Ctrl-C) first asks the child to save (SIGTERM), and kills its gr
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from model.entry.join import Call
+from model.entry.launch import Nodes, environment
 from model.errors import StageError
 from model.train.metrics import newest_lines
 from tasks._recipes import ROOT
@@ -30,20 +31,6 @@ TAIL_LINES = 40
 USER_ERROR = 2
 """Exit code of an entry that refuses its input (a SteelError): the message is the last line."""
 
-ALWAYS = {
-    "PYTHONUNBUFFERED": "1",
-    "HF_HUB_OFFLINE": "1",
-    "HF_DATASETS_OFFLINE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "DO_NOT_TRACK": "true",
-    "GLOO_SOCKET_IFNAME": "lo",
-    # Threads that wait must not spin: with other work on the machine, even a tracker, spinning made
-    # two threads three times slower than one (docs/FOOTGUNS.md).
-    "OMP_WAIT_POLICY": "PASSIVE",
-}
-"""Environment of every child: nothing is fetched silently, and gloo stays on loopback."""
-
 
 def torchrun(
     run: StageRun,
@@ -53,6 +40,7 @@ def torchrun(
     num_processes: int,
     total_steps: int | Callable[[], int] | None = None,
     env: Mapping[str, str] | None = None,
+    nodes: Nodes | None = None,
 ) -> None:
     """Run `python -m module CONFIG.json` in `num_processes` ranks on this machine until it ends.
 
@@ -65,6 +53,8 @@ def torchrun(
         total_steps: what 100 % is, or a function that looks it up where it may change; None when
             the entry reports no steps.
         env: additions to the environment.
+        nodes: the machines of the run, when there are several: the others wait at the store
+            (model/entry/join.py) and have as many ranks each.
 
     Raises:
         StageError: the entry failed; the message ends with the last lines of its log.
@@ -74,19 +64,16 @@ def torchrun(
     write_json(config, dict(payload))
     metrics = run.folder / "metrics.jsonl"
     log_path = run.folder / f"{name}.log"
-    threads = max(1, (os.cpu_count() or 1) // num_processes)
-    command = [
-        sys.executable, "-m", "model.entry.launch", str(num_processes), module, str(config),
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), **ALWAYS, **(env or {})}
-    if num_processes == 1:
-        # A world of one still opens a rendezvous port.
-        environment.setdefault("MASTER_ADDR", "127.0.0.1")
+    call = Call.make(nodes or Nodes(), num_processes, module, [str(config)])
     run.log.info("%s: %d process(es) of %s", run.stage, num_processes, module)
-    with log_path.open("ab") as log, run.track.follow(metrics):
+    with (
+        log_path.open("ab") as log,
+        run.track.follow(metrics),
+        call.standing(run.folder.parents[1]),
+    ):
         child = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log,
-            stderr=subprocess.STDOUT, start_new_session=True,
+            call.command(), cwd=ROOT, env={**environment(num_processes), **(env or {})},
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         follower = _Follower(run, metrics, total_steps)
         try:

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from model.data import PackedManifest
+from model.entry.launch import Nodes
 from model.errors import ConfigError
 from model.train.asking import RunState
 from model.train.build import METRICS_FILE, check_model, model_config
@@ -34,9 +35,15 @@ class PretrainConfig:
 
     settings: PretrainSettings = field(default_factory=PretrainSettings)
     """What is learned, and how."""
-    num_processes: int | Literal["auto"] = "auto"
-    """Ranks on this machine; auto: one per GPU, or 2 without a GPU, but no more than split
+    num_processes: int | Literal["auto"] = field(default="auto", metadata=NOT_IN_KEY)
+    """Ranks on each machine; auto: one per GPU, or 2 without a GPU, but no more than split
     global_batch into whole micro-batches."""
+    nodes: int | Literal["auto"] = field(default="auto", metadata=NOT_IN_KEY)
+    """Machines; auto: what the environment says (PET_NNODES), or this one alone. The others run
+    `python -m model.entry.join STORE` beside the same store."""
+    rendezvous: str = field(default="", metadata=NOT_IN_KEY)
+    """HOST:PORT where several machines meet: this one's, as the others reach it; empty: what the
+    environment says (PET_RDZV_ENDPOINT)."""
     append: list[AppendConfig] = field(default_factory=list, metadata=NOT_IN_KEY)
     """Packed data that join the run. Adding some continues a run that is stopped; a finished run
     that lacks them is refused."""
@@ -50,7 +57,9 @@ def check(config: PretrainConfig) -> None:
     """Refuse contradictory settings before anything starts. Raises ConfigError or DataError."""
     settings = _resolved(config.settings)
     settings.check()
-    settings.check_ranks(num_processes(config))
+    on_each = num_processes(config)
+    settings.check_ranks(on_each * machines(config).num)
+    settings.parallel.width(on_each * machines(config).num, on_each)
     check_model(settings)
     _appends.check(config.append)
 
@@ -74,8 +83,22 @@ def bytes_needed(config: PretrainConfig, *, vocab_size: int) -> int:
     return weights * (3 * (settings.checkpoints.keep_last + 1) + 1)
 
 
+def machines(config: PretrainConfig) -> Nodes:
+    """The machines of a run. Raises ConfigError when several have no place to meet."""
+    nodes = Nodes.from_environment()
+    if config.nodes != "auto":
+        nodes = dataclasses.replace(nodes, num=config.nodes)
+    if config.rendezvous:
+        nodes = dataclasses.replace(nodes, rendezvous=config.rendezvous)
+    try:
+        nodes.check()
+    except ConfigError as error:
+        raise ConfigError(f"pretrain: {error}") from error
+    return nodes
+
+
 def num_processes(config: PretrainConfig) -> int:
-    """Ranks that a run on this machine has. Raises ConfigError for a number below 1."""
+    """Ranks that a run has on each machine. Raises ConfigError for a number below 1."""
     if config.num_processes != "auto":
         if config.num_processes < 1:
             raise ConfigError(
@@ -84,11 +107,8 @@ def num_processes(config: PretrainConfig) -> int:
         return config.num_processes
     settings = config.settings
     available = torch.cuda.device_count() or CPU_PROCESSES
-    fitting = [
-        n
-        for n in range(1, available + 1)
-        if settings.global_batch % (settings.micro_batch * n) == 0
-    ]
+    together = settings.micro_batch * machines(config).num
+    fitting = [n for n in range(1, available + 1) if settings.global_batch % (together * n) == 0]
     return max(fitting, default=1)
 
 
@@ -106,12 +126,14 @@ def pretrain(run: StageRun, config: PretrainConfig, *, packed: StageResult) -> N
         "model.entry.pretrain",
         dataclasses.asdict(job),
         num_processes=ranks,
+        nodes=machines(config),
         total_steps=lambda: end_of(run.folder, state.changes.horizon),
     )
     changes = Changes.read(run.folder, settings, manifest)
     run.count(**summary(run.folder / METRICS_FILE))
     run.note(
         num_processes=ranks,
+        nodes=machines(config).num,
         samples_by_source=changes.order.samples_by_source(),
         num_validation_samples=changes.order.num_validation_samples,
         manifest_digest=manifest.digest,

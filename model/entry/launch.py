@@ -3,21 +3,98 @@
     python -m model.entry.launch NUM_PROCESSES MODULE ARGUMENTS…
 
 One process runs the module right here (torchrun's agent would cost seconds for nothing); several
-are started by torchrun on this machine. torchrun's ranks live in sessions of their own, where no
-signal to our process group reaches them; so this process asks the kernel for SIGTERM when its
-parent dies, and torchrun passes it on to the ranks.
+are started by torchrun. torchrun's ranks live in sessions of their own, where no signal to our
+process group reaches them; so this process asks the kernel for SIGTERM when its parent dies, and
+torchrun passes it on to the ranks.
+
+Several machines: the same command on each of them, with the same arguments, in any order.
+
+    python -m model.entry.launch --nodes 4 --rendezvous HOST:PORT NUM_PROCESSES MODULE ARGUMENTS…
+
+They meet at HOST:PORT, which the one that HOST names opens. Without `--nodes`, torchrun's own
+variables count (PET_NNODES, PET_RDZV_ENDPOINT, PET_RDZV_ID), as Kubeflow sets them. Ranks are
+numbered by the machines' names: the same machines get the same ranks again after a restart.
 """
 
+import argparse
 import ctypes
 import os
 import runpy
 import signal
-import socket
 import sys
+from dataclasses import dataclass
+
+from model.entry import _loopback
+from model.errors import ConfigError
 
 PR_SET_PDEATHSIG = 1
 SHUTDOWN_SECONDS = 20
 """How long torchrun lets the ranks save after SIGTERM before it kills them."""
+JOIN_SECONDS = 600
+"""How long the machines of a run wait for each other."""
+
+
+ENVIRONMENT = {
+    "PYTHONUNBUFFERED": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "DO_NOT_TRACK": "true",
+    # Threads that wait must not spin: with other work on the machine, even a tracker, spinning made
+    # two threads three times slower than one (docs/FOOTGUNS.md).
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+"""Environment of every launch: nothing is fetched silently."""
+
+
+def environment(num_processes: int) -> dict[str, str]:
+    """This process's environment with what a launch of so many ranks needs."""
+    threads = max(1, (os.cpu_count() or 1) // num_processes)
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), **ENVIRONMENT}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nodes:
+    """The machines of a run."""
+
+    num: int = 1
+    """How many; each has the same number of ranks."""
+    rendezvous: str = ""
+    """HOST:PORT where they meet; HOST is one of them, by a name or address that all can reach."""
+    run_id: str = "steel"
+    """Tells runs that meet at the same place apart; the same on all machines."""
+
+    @classmethod
+    def from_environment(cls) -> "Nodes":
+        """What torchrun's variables say; one machine when they say nothing."""
+        return cls(
+            num=int(os.environ.get("PET_NNODES", "1").rpartition(":")[2]),
+            rendezvous=os.environ.get("PET_RDZV_ENDPOINT", ""),
+            run_id=os.environ.get("PET_RDZV_ID", cls.run_id),
+        )
+
+    def check(self) -> None:
+        """Raises ConfigError for a rendezvous that nobody can reach, or none."""
+        if self.num < 1:
+            raise ConfigError(f"nodes = {self.num}; give 1 or more")
+        host, _, port = self.rendezvous.rpartition(":")
+        if self.num > 1 and not (host and port.isdigit() and 0 < int(port) < 65536):
+            raise ConfigError(
+                f"rendezvous = {self.rendezvous!r}: {self.num} nodes need the HOST:PORT of one of "
+                "them, as the others reach it (for example node0:29400)"
+            )
+
+    def torchrun_options(self) -> list[str]:
+        """Options for torchrun to start this machine's part."""
+        if self.num == 1:
+            _loopback.register()
+            return ["--nnodes=1", f"--rdzv-backend={_loopback.NAME}", "--rdzv-endpoint=127.0.0.1:0",
+                    "--local-addr=127.0.0.1"]  # fmt: skip
+        return [
+            f"--nnodes={self.num}", "--rdzv-backend=c10d", f"--rdzv-endpoint={self.rendezvous}",
+            f"--rdzv-id={self.run_id}", f"--rdzv-conf=join_timeout={JOIN_SECONDS}",
+        ]  # fmt: skip
 
 
 def die_with_parent(number: int = signal.SIGTERM) -> None:
@@ -26,28 +103,48 @@ def die_with_parent(number: int = signal.SIGTERM) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(number))
 
 
-def free_port() -> int:
-    """A TCP port on loopback that nothing listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def main(argv: list[str]) -> None:
-    """Run `argv = [num_processes, module, *arguments]`."""
+    """Run an entry in every rank of this machine; exits with 2 for wrong arguments."""
     die_with_parent()
-    num_processes, module, *arguments = argv
-    if num_processes == "1":
-        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1",
-                          MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))  # fmt: skip
-        sys.argv = [module, *arguments]
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    given = _parser().parse_args(argv)
+    nodes = Nodes.from_environment()
+    if given.nodes is not None:
+        nodes = Nodes(num=given.nodes, rendezvous=given.rendezvous, run_id=given.run_id)
+    try:
+        nodes.check()
+    except ConfigError as error:
+        print(f"launch: {error}", file=sys.stderr)
+        sys.exit(2)
+    if nodes.num == 1 and given.num_processes == 1:
+        store = _loopback.listen_on_loopback()  # libraries open a world of one in the usual way
+        os.environ.update(
+            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1",
+            MASTER_ADDR=_loopback.HOST, MASTER_PORT=str(store.port),
+            TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT="0",
+        )  # fmt: skip
+        sys.argv = [given.module, *given.arguments]
+        runpy.run_module(given.module, run_name="__main__", alter_sys=True)
         return
+    if nodes.num == 1:  # what listens does so on loopback
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
     from torch.distributed.run import main as torchrun
 
-    options = ["--standalone", "--local-addr=127.0.0.1", "--max-restarts=0"]
-    options += [f"--nproc-per-node={num_processes}", f"--shutdown-timeout={SHUTDOWN_SECONDS}"]
-    torchrun([*options, "-m", module, *arguments])
+    torchrun([
+        *nodes.torchrun_options(), "--max-restarts=0", f"--nproc-per-node={given.num_processes}",
+        f"--shutdown-timeout={SHUTDOWN_SECONDS}", "-m", given.module, *given.arguments,
+    ])  # fmt: skip
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m model.entry.launch")
+    parser.add_argument("--nodes", type=int, help="machines; default: PET_NNODES, or 1")
+    parser.add_argument("--rendezvous", default="", metavar="HOST:PORT")
+    parser.add_argument("--run-id", default=Nodes.run_id)
+    parser.add_argument("num_processes", type=int, help="ranks on each machine")
+    parser.add_argument("module", help="dotted name of the entry")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    return parser
 
 
 if __name__ == "__main__":

@@ -38,10 +38,11 @@ from model.train.build import make_ready, model_config
 from model.train.config import PretrainSettings, from_plain
 from model.train.engine import Engine
 from model.train.initialise import RandomWeights
-from model.train.measure import flops_per_token, peak_flops
+from model.train.measure import flops_per_token
 from model.train.objective import Objective
 from model.train.optimizer import build_optimizer
 from model.train.parallel import Parallel, resolve_precision
+from model.train.peaks import datasheet_peak, matmul_flops
 
 GB = 1e9
 """As the paper counts memory."""
@@ -197,7 +198,7 @@ def measure(job: ThroughputJob, ranks: Parallel) -> Result:
     tokens = settings.global_batch * settings.sequence_length
     median = statistics.median(seconds)
     speed = tokens / median / ranks.world_size
-    datasheet = peak_flops(ranks.device)
+    datasheet = datasheet_peak(ranks.device)
     allocated, reserved = _peak_memory(ranks)
     return Result(
         status="done",
@@ -291,22 +292,6 @@ def attention_backends(attention: Attention) -> Iterator[None]:
         return
     with sdpa_kernel(BACKENDS[attention]):
         yield
-
-
-def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """What this device really does in one large matrix product, FLOP/s; median of five."""
-    size = 8192 if device.type == "cuda" else 1024
-    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    seconds = []
-    for _ in range(8):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        started = time.perf_counter()
-        left @ right
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - started)
-    return 2 * size**3 / statistics.median(seconds[3:])
 
 
 def device_name(device: torch.device) -> str:

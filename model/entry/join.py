@@ -1,0 +1,176 @@
+"""Lend this machine to the trainings that another machine runs.
+
+    python -m model.entry.join STORE      on each further machine; same project, same shared store
+
+    first machine: steel run … ──▶ STORE/nodes/call.json ──▶ every other machine: launches its part
+                   (pretrain.nodes: 4)      (atomic)         and waits for the next call
+
+The store is on a file system that all machines share, under one path. A call names an entry of
+`model.entry` and its job file; nothing else is started. A new call ends what an old one started, so
+a training that the first machine starts again finds this one ready. SIGTERM and Ctrl-C end it, once
+its ranks have saved.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import logging
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from model.entry.launch import SHUTDOWN_SECONDS, Nodes, environment
+from model.errors import DataError
+from model.train.config import from_plain
+from model.train.files import write_atomically
+
+log = logging.getLogger("model.entry.join")
+
+CALL = Path("nodes") / "call.json"
+"""Where a call stands, from the store."""
+ENTRIES = "model.entry."
+POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """What every machine of a run is to start."""
+
+    run_id: str
+    """Of this launch; another launch of the same training has another one."""
+    nodes: int
+    """Machines."""
+    rendezvous: str
+    """HOST:PORT where they meet."""
+    num_processes: int
+    """Ranks on each."""
+    module: str
+    """The entry."""
+    arguments: list[str]
+    """Its arguments."""
+
+    @classmethod
+    def make(
+        cls, nodes: Nodes, num_processes: int, module: str, arguments: Sequence[str]
+    ) -> "Call":
+        """A call that no other has the id of."""
+        return cls(
+            run_id=uuid.uuid4().hex,
+            nodes=nodes.num,
+            rendezvous=nodes.rendezvous,
+            num_processes=num_processes,
+            module=module,
+            arguments=list(arguments),
+        )
+
+    def command(self) -> list[str]:
+        """What starts one machine's part."""
+        return [
+            sys.executable, "-m", "model.entry.launch", "--nodes", str(self.nodes),
+            "--rendezvous", self.rendezvous, "--run-id", self.run_id,
+            str(self.num_processes), self.module, *self.arguments,
+        ]  # fmt: skip
+
+    @contextlib.contextmanager
+    def standing(self, store: Path) -> Iterator[None]:
+        """Call the machines that wait at this store, for the length of the block."""
+        if self.nodes == 1:
+            yield
+            return
+        path = store / CALL
+        path.parent.mkdir(exist_ok=True)
+        write_atomically(path, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        try:
+            yield
+        finally:
+            if Call.read(store) == self:  # another run's call stays
+                path.unlink(missing_ok=True)
+
+    @classmethod
+    def read(cls, store: Path) -> "Call | None":
+        """The call that stands there, if any. Raises DataError when it starts no entry of ours."""
+        path = store / CALL
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        call = from_plain(cls, json.loads(text), str(path))
+        assert isinstance(call, cls)
+        if not call.module.startswith(ENTRIES):
+            raise DataError(f"{path}: {call.module} is no entry of {ENTRIES}*; not started")
+        return call
+
+
+class Joiner:
+    """Follows the calls at one store."""
+
+    def __init__(self, store: Path) -> None:
+        self.store = store
+        self.stopping = False
+        self._call: Call | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def run(self) -> None:
+        """Until SIGTERM or SIGINT."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        log.info("waiting for calls in %s", self.store / CALL)
+        while not self.stopping:
+            self.look()
+            time.sleep(POLL_SECONDS)
+        self.end()
+
+    def look(self) -> None:
+        """Start what is called for; note what ended."""
+        call = Call.read(self.store)
+        if call is not None and call != self._call:
+            self.end()
+            log.info("starting %d rank(s) of %s", call.num_processes, call.module)
+            self._call = call
+            self._child = subprocess.Popen(
+                call.command(), stdin=subprocess.DEVNULL, env=environment(call.num_processes)
+            )
+        if self._child is not None and (code := self._child.poll()) is not None:
+            log.info("ended with exit code %d; waiting for the next call", code)
+            self._child = None
+
+    def end(self) -> None:
+        """Let the ranks save, and end them."""
+        if self._child is None:
+            return
+        self._child.terminate()
+        try:
+            self._child.wait(SHUTDOWN_SECONDS + 5)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._child = None
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self.stopping = True
+
+
+def main(argv: list[str]) -> int:
+    """Follow the calls at a store; returns the exit code."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    parser = argparse.ArgumentParser(prog="python -m model.entry.join")
+    parser.add_argument("store", type=Path, help="the store that the first machine works in")
+    store = parser.parse_args(argv).store.resolve()
+    if not store.is_dir():
+        log.error("there is no folder %s; is it a file system that all machines share?", store)
+        return 2
+    Joiner(store).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
