@@ -149,8 +149,8 @@ def summary(metrics: Path) -> dict[str, float]:
         if "perf/tokens_per_second" in line["metrics"]
     ]
     names = {
-        "tokens": "train/tokens",
-        "samples": "train/samples",
+        "tokens": "data/tokens",
+        "samples": "data/samples",
         "train_loss": "train/loss",
         "validation_loss": "validation/loss",
     }

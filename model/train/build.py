@@ -35,11 +35,13 @@ from model.train.export import model_documents
 from model.train.exporter import Exporter
 from model.train.health import Health
 from model.train.initialise import FolderWeights, RandomWeights
-from model.train.measure import Speedometer, flops_per_token
+from model.train.measure import Meter, flops_per_token
 from model.train.metrics import JsonLines, JsonlSink
 from model.train.objective import Objective
 from model.train.optimizer import build_optimizer
 from model.train.parallel import Parallel, distribute, resolve_precision
+from model.train.peaks import matmul_flops
+from model.train.profiler import Profiler
 from model.train.recompute import recompute_activations
 from model.train.signals import StopFlag
 from model.train.trainer import Trainer, TrainingData
@@ -104,12 +106,14 @@ def build(
         events=JsonLines(output / EVENTS_FILE) if ranks.is_main else None,
         watchdog=watchdog,
         stop=stop,
-        speed=Speedometer(
+        meter=Meter(
             tokens_per_step=settings.global_batch * settings.sequence_length,
             flops_per_token=flops,
             device=ranks.device,
             world_size=ranks.world_size,
+            measured_flops=measured_peak(ranks),
         ),
+        profiler=Profiler(settings.profile, output, ranks.rank, cuda=ranks.device.type == "cuda"),
     )
     if ranks.is_main:
         log.info(
@@ -118,6 +122,13 @@ def build(
             settings.sequence_length, ranks.world_size, ranks.device.type,
         )  # fmt: skip
     return Run(trainer=trainer, model=language_model, tokenizer=tokenizer)
+
+
+def measured_peak(ranks: Parallel) -> float:
+    """FLOP/s that all ranks reach together in matrix products; called by all at once."""
+    dtype = torch.bfloat16 if ranks.device.type == "cuda" else torch.float32
+    ranks.barrier()
+    return float(sum(ranks.gather(matmul_flops(ranks.device, dtype))))
 
 
 def make_ready(

@@ -16,6 +16,7 @@ from model.errors import ConfigError
 from model.train.config_fields import NOT_IN_KEY, require
 from model.train.health import HealthSettings
 from model.train.parallel_config import ParallelSettings
+from model.train.profiler import ProfileSettings
 from model.train.retention import CheckpointSettings
 
 
@@ -84,6 +85,8 @@ class PretrainSettings:
     attention (selective); or every layer whole (full)."""
     compile: bool = field(default=False, metadata=NOT_IN_KEY)
     """torch.compile each layer."""
+    profile: ProfileSettings = field(default_factory=ProfileSettings, metadata=NOT_IN_KEY)
+    """Which steps are traced."""
     parallel: ParallelSettings = field(default_factory=ParallelSettings, metadata=NOT_IN_KEY)
     """How ranks share the model."""
     seed: int = 0
@@ -128,6 +131,7 @@ class PretrainSettings:
                 raise ConfigError(f"pretrain: weights.{source} = {epochs} epochs; give 0 or more")
         self.checkpoints.check()
         self.health.check()
+        self.profile.check()
         if self.validate_every and not self.validation_fraction:
             raise ConfigError(
                 f"pretrain: validate_every = {self.validate_every} but validation_fraction = 0 "

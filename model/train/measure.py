@@ -3,17 +3,18 @@
 Names are sections: `train/` what is learned, `data/` how far the data were read, `perf/` how fast.
 """
 
-import contextlib
 import datetime
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from model.data.order import SampleOrder
+from model.data.position import expected_epochs
 from model.train.peaks import datasheet_peak
 from model.train.phases import Phases
 
@@ -51,11 +52,10 @@ class Meter:
     """Measures one rank's steps.
 
         meter.begin("data") … meter.begin("forward_backward") … meter.end_step()   once a step
-        with meter.outside("validation"): …                                     between steps
         meter.read(steps_left)                                                   now and then
 
-    Tokens a second count steps only: validation and checkpoints don't slow them, but are part of
-    the time that is left.
+    Tokens a second count steps only: validation and checkpoints between them don't slow them, but
+    are part of the time that is left.
     """
 
     def __init__(
@@ -76,7 +76,6 @@ class Meter:
         datasheet = datasheet_peak(device)
         self.datasheet_flops = datasheet * world_size if datasheet else None
         self.phases = Phases(device)
-        self._outside: dict[str, float] = {}
         self._steps = 0
         self._seconds = 0.0
         self._step_began = 0.0
@@ -98,18 +97,8 @@ class Meter:
         self._step_began = 0.0
         self._steps += 1
 
-    @contextlib.contextmanager
-    def outside(self, name: str) -> Iterator[None]:
-        """Time that training waits for something that is no part of a step."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            seconds = time.perf_counter() - started
-            self._outside[name] = self._outside.get(name, 0.0) + seconds
-
     def read(self, steps_left: int) -> dict[str, float]:
-        """Means over the steps since the last reading; seconds of what happened between them."""
+        """Means over the steps since the last reading."""
         assert self._steps, "read before the first step"
         seconds, steps = self._seconds / self._steps, self._steps
         speed = self.tokens_per_step / seconds
@@ -127,9 +116,7 @@ class Meter:
             metrics["perf/mfu"] = flops / self.datasheet_flops
         for name, total in self.phases.read().items():
             metrics[f"perf/{name}_seconds"] = total / steps
-        for name, total in self._outside.items():
-            metrics[f"perf/{name}_seconds"] = total
-        self._seconds, self._steps, self._outside = 0.0, 0, {}
+        self._seconds, self._steps = 0.0, 0
         return metrics
 
     def _left(self, steps: int) -> float:
@@ -164,13 +151,12 @@ def memory(device: torch.device) -> dict[str, float]:
     return {f"perf/memory_{name}_gib": value / 2**30 for name, value in values.items()}
 
 
-def data_position(
-    *, samples: int, batch: int, sequence_length: int, epochs: Mapping[str, float]
-) -> dict[str, float]:
-    """How far the data were read."""
+def data_position(order: SampleOrder, samples: int, batch: int) -> dict[str, float]:
+    """How far the data were read: `samples` of the order, `batch` global batches."""
+    epochs = expected_epochs(order, samples)
     return {
         "data/samples": float(samples),
-        "data/tokens": float(samples * sequence_length),
+        "data/tokens": float(samples * order.sequence_length),
         "data/batch": float(batch),
         **{f"data/epochs_{name}": value for name, value in epochs.items()},
     }
@@ -189,49 +175,3 @@ def progress_line(step: int, total_steps: int, metrics: Mapping[str, float]) -> 
         f"{metrics['perf/tokens_per_second']:,.0f} tokens/s  MFU {100 * mfu:.1f} %{against}  "
         f"{used:.1f} GiB  {left} left"
     )
-
-
-class Speedometer:
-    """Counts training time only: validation and checkpoints don't slow the tokens per second."""
-
-    def __init__(
-        self,
-        *,
-        tokens_per_step: int,
-        flops_per_token: float,
-        device: torch.device,
-        world_size: int,
-    ) -> None:
-        self.tokens_per_step = tokens_per_step
-        self.flops_per_token = flops_per_token
-        self.device = device
-        peak = datasheet_peak(device)
-        self.peak = peak * world_size if peak else None
-        self._seconds = 0.0
-        self._steps = 0
-        self._step_seconds = 0.0
-
-    def step(self, seconds: float) -> None:
-        """One step took so long."""
-        self._seconds += seconds
-        self._steps += 1
-
-    def read(self) -> dict[str, float]:
-        """Means since the last reading."""
-        assert self._steps, "read before the first step"
-        self._step_seconds = self._seconds / self._steps
-        speed = self.tokens_per_step / self._step_seconds
-        self._seconds, self._steps = 0.0, 0
-        metrics = {
-            "perf/tokens_per_second": speed,
-            "perf/step_seconds": self._step_seconds,
-        }
-        if self.peak:
-            metrics["perf/mfu"] = speed * self.flops_per_token / self.peak
-        if self.device.type == "cuda":
-            metrics["perf/memory_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
-        return metrics
-
-    def left(self, steps: int) -> str:
-        """Time that so many steps will take at the last speed, h:mm:ss."""
-        return str(datetime.timedelta(seconds=round(steps * self._step_seconds)))

@@ -30,11 +30,12 @@ from model.train.engine import RANDOM_RULE, Engine, Gradients
 from model.train.exporter import Exporter
 from model.train.health import Health, HealthError, HealthState, NonFiniteError, Verdict
 from model.train.horizon import Horizon
-from model.train.measure import Speedometer
+from model.train.measure import Meter, data_position, progress_line
 from model.train.metrics import JsonLines, MetricSink
 from model.train.objective import Objective
 from model.train.parallel import Parallel
 from model.train.prefix import check_measurable
+from model.train.profiler import Profiler
 from model.train.progress import Progress
 from model.train.retention import Entry
 from model.train.schedule import check_saved_horizon, learning_rate
@@ -111,7 +112,8 @@ class Trainer:
     events: JsonLines | None
     """What health found, by batch. Rank 0's."""
     stop: StopFlag
-    speed: Speedometer
+    meter: Meter
+    profiler: Profiler
     watchdog: Watchdog | None = None
     data: TrainingData = field(init=False)
     engine: Engine = field(init=False)
@@ -164,6 +166,7 @@ class Trainer:
 
     def close(self) -> None:
         """Release threads and files, also after an error."""
+        self.profiler.close()
         self.data.loader.close()
         self.checkpoints.close(CLOSING_SECONDS)
         if self.exporter is not None:
@@ -220,25 +223,28 @@ class Trainer:
 
     def _step(self) -> StepOutcome:
         """One batch: gradients, judgement, and what follows from it."""
-        started = time.perf_counter()
         self._beat("data")
         step, batch = self.progress.step, self.progress.batch
+        self.meter.begin("data")
         micro_batches = self.data.loader.step(batch)
+        self.meter.begin("forward_backward")
         gradients = self.engine.gradients(
             micro_batches, batch=batch, num_sources=len(self.data.sources)
         )
+        self.meter.begin("agree")
         outcome = self._agree(gradients)
+        self.meter.begin("optimizer")
         if outcome.trained:
             rate = learning_rate(self.settings, step, self.control.horizon)
             self.engine.update(gradients, norm=outcome.grad_norm, rate=rate)
             self.health.trained(step, outcome.loss)
             self.progress.step += 1
             self.progress.batch += 1
+        self.meter.end_step()
         if outcome.verdict.what:
             self._react(outcome, gradients, step, batch)
         if self.watchdog is not None:
             self.watchdog.stepped(self.progress.step)
-        self.speed.step(time.perf_counter() - started)
         return outcome
 
     def _agree(self, gradients: Gradients) -> StepOutcome:
@@ -346,6 +352,7 @@ class Trainer:
         save_due = last or _every(step, self.settings.checkpoints.every)
         if step and save_due and (self._saved != step or loss is not None):
             self._save(loss, wait=last)
+        self.profiler.boundary(step)
 
     def _stop(self) -> None:
         self._save_extra()
@@ -353,15 +360,14 @@ class Trainer:
 
     def _report(self, step: int, outcome: StepOutcome) -> None:
         rate = learning_rate(self.settings, step - 1, self.control.horizon)
-        samples = self._consumed
+        order = self.data.loader.dataset.order
         metrics = {
             "train/loss": outcome.loss,
             "train/grad_norm": outcome.grad_norm,
             "train/learning_rate": rate,
-            "train/samples": float(samples),
-            "train/tokens": float(samples * self.settings.sequence_length),
             **{f"train/loss_{name}": loss for name, loss in outcome.loss_by_source.items()},
-            **self.speed.read(),
+            **data_position(order, self._consumed, self.progress.batch),
+            **self.meter.read(self.total_steps - step),
         }
         if outcome.verdict.z is not None:
             metrics["health/loss_z"] = outcome.verdict.z
@@ -369,11 +375,7 @@ class Trainer:
             metrics["health/skipped_batches"] = float(self.health.num_skipped)
         self._log(step, metrics)
         if self.ranks.is_main:
-            log.info(
-                "step %d/%d  loss %.4f  grad norm %.3f  lr %.2e  %.0f tokens/s  %s left",
-                step, self.total_steps, outcome.loss, outcome.grad_norm, rate,
-                metrics["perf/tokens_per_second"], self.speed.left(self.total_steps - step),
-            )  # fmt: skip
+            log.info("%s", progress_line(step, self.total_steps, metrics))
 
     def _validate(self, step: int) -> float:
         """Loss on the held-out samples. Raises Stopped when asked to meanwhile."""

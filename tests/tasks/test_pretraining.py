@@ -49,9 +49,9 @@ def test_contradictions_are_refused_before_anything_starts() -> None:
 def test_summary_reads_the_last_values_and_the_usual_speed(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     lines = [
-        {"train/loss": 3.0, "train/tokens": 10.0, "perf/tokens_per_second": 1.0},
-        {"train/loss": 2.0, "train/tokens": 20.0, "perf/tokens_per_second": 9.0},
-        {"train/loss": 1.0, "train/tokens": 30.0, "perf/tokens_per_second": 8.0},
+        {"train/loss": 3.0, "data/tokens": 10.0, "perf/tokens_per_second": 1.0},
+        {"train/loss": 2.0, "data/tokens": 20.0, "perf/tokens_per_second": 9.0},
+        {"train/loss": 1.0, "data/tokens": 30.0, "perf/tokens_per_second": 8.0},
         {"validation/loss": 1.5},
     ]
     path.write_text(

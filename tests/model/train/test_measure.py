@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.errors import ConfigError
 from model.train import measure, peaks, phases
-from model.train.measure import Meter, data_position, progress_line
+from model.train.measure import Meter, progress_line
 from model.train.peaks import matmul_flops, peak_of_name
 from model.train.phases import Phases
 from model.train.profiler import Profiler, ProfileSettings
@@ -94,8 +94,7 @@ def make_meter(**changes: Any) -> Meter:
 def test_speed_counts_steps_and_time_left_counts_everything(clock: Clock) -> None:
     meter = make_meter()
     run_step(meter, clock, {"data": 0.5, "forward_backward": 1.5})
-    with meter.outside("validation"):
-        clock.now += 6.0
+    clock.now += 6.0  # a validation
     run_step(meter, clock, {"data": 0.5, "forward_backward": 1.5})
     metrics = meter.read(steps_left=10)
     assert metrics["perf/step_seconds"] == pytest.approx(2.0)
@@ -106,12 +105,10 @@ def test_speed_counts_steps_and_time_left_counts_everything(clock: Clock) -> Non
     assert "perf/mfu" not in metrics, "no datasheet tells of a CPU"
     assert metrics["perf/data_seconds"] == pytest.approx(0.5)
     assert metrics["perf/forward_backward_seconds"] == pytest.approx(1.5)
-    assert metrics["perf/validation_seconds"] == pytest.approx(6.0)
     assert metrics["perf/seconds_left"] == pytest.approx(10 * (2 + 2 + 6) / 2)
     run_step(meter, clock, {"data": 0.5, "forward_backward": 0.5})
     metrics = meter.read(steps_left=9)
     assert metrics["perf/tokens_per_second"] == pytest.approx(1000), "of the newest steps"
-    assert "perf/validation_seconds" not in metrics
     assert metrics["perf/seconds_left"] == pytest.approx(9 * (0.9 * 5 + 0.1 * 1))
 
 
@@ -176,13 +173,6 @@ def test_a_line_for_people() -> None:
     )
     del metrics["perf/mfu"]
     assert "MFU 70.0 % of measured peak" in progress_line(250, 1000, metrics)
-
-
-def test_the_position_in_the_data() -> None:
-    found = data_position(samples=24, batch=3, sequence_length=32, epochs={"alpha": 0.5})
-    assert found == {
-        "data/samples": 24.0, "data/tokens": 768.0, "data/batch": 3.0, "data/epochs_alpha": 0.5,
-    }  # fmt: skip
 
 
 def work(profiler: Profiler, steps: range, meter: Phases) -> None:

@@ -83,7 +83,7 @@ def test_loss_by_source_adds_up(make_run: MakeRun) -> None:
     measured = ranks.read_run(run.trainer.checkpoints.folder.parent)[1]
     mean = (measured["train/loss_alpha"] * number[0] + measured["train/loss_beta"] * number[1]) / 16
     assert measured["train/loss"] == pytest.approx(mean.item())
-    assert measured["train/tokens"] == 16 * 32
+    assert measured["data/tokens"] == 16 * 32
 
 
 class Poison:
