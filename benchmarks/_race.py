@@ -2,10 +2,10 @@
 
     contest (inputs, bytes, candidates) ──▶ agrees? ──▶ forward, forward + backward ──▶ rows, JSON
 
-On a GPU a pass is captured in a CUDA graph, so that its time is the GPU's alone, and goes round
-several sets of inputs, so that it reads from memory and not from the last pass's cache. Bandwidth
-is the fewest bytes the operation can move over the time, beside what a copy reaches in the same
-run.
+On a GPU a short pass is captured in a CUDA graph, so that its time is the GPU's alone, and goes
+round several sets of inputs, so that it reads from memory and not from the last pass's cache.
+Bandwidth is the fewest bytes the operation can move over the time, beside what a copy reaches in
+the same run.
 """
 
 import argparse
@@ -148,7 +148,8 @@ def _measure(
                 torch.autograd.grad(outputs, _leaves(inputs), slope, allow_unused=True)
 
     row.extra_gibibytes = _extra_memory(go_round, course) if num_sets == 1 else None
-    seconds = seconds_per_call(go_round, course) / num_sets
+    captured = num_bytes > 0  # a few passes over memory are shorter than their launches
+    seconds = seconds_per_call(go_round, course, captured=captured) / num_sets
     row.milliseconds = seconds * 1e3
     if num_bytes:
         row.gigabytes_per_second = num_bytes / seconds / 1e9
@@ -206,8 +207,15 @@ def _extra_memory(function: Callable[[], None], course: Course) -> float | None:
     return (torch.cuda.max_memory_allocated() - before) / 2**30
 
 
-def seconds_per_call(function: Callable[[], Any], course: Course) -> float:
-    """Median time of a call, of the GPU's work alone where there is a GPU."""
+def seconds_per_call(
+    function: Callable[[], Any], course: Course, *, captured: bool = True
+) -> float:
+    """Median time of a call; on a GPU of its work alone.
+
+    captured: replay a CUDA graph. Otherwise several calls in a row, which is right for calls that
+    keep the GPU busy longer than Python takes to launch them, and for those that a graph cannot
+    hold (Liger's loss waits for the GPU).
+    """
     for _ in range(3):  # compile, tune, fill caches
         function()
     if course.tiny:
@@ -219,19 +227,23 @@ def seconds_per_call(function: Callable[[], Any], course: Course) -> float:
             times.append(time.perf_counter() - start)
         return statistics.median(times)
     torch.cuda.synchronize()
-    torch.cuda.empty_cache()  # the graph's memory is its own
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        function()
+    calls, replay = 4, function
+    if captured:
+        torch.cuda.empty_cache()  # the graph's memory is its own
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            function()
+        calls, replay = 1, graph.replay
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     times = []
     end = time.perf_counter() + course.seconds
     while len(times) < 5 or time.perf_counter() < end:
         start.record()
-        graph.replay()
+        for _ in range(calls):
+            replay()
         stop.record()
         stop.synchronize()
-        times.append(start.elapsed_time(stop) / 1e3)
+        times.append(start.elapsed_time(stop) / 1e3 / calls)
     return statistics.median(times)
 
 

@@ -60,6 +60,10 @@ class SteelRMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.kernels.rms_norm(x, self.weight, self.eps)
 
+    def of_sum(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """The norm of x + residual, and that sum."""
+        return self.kernels.add_rms_norm(x, residual, self.weight, self.eps)
+
 
 class SteelAttention(nn.Module):
     """Causal self-attention with rotary positions; bias on Q, K, V only (section 3)."""
@@ -98,8 +102,9 @@ class SteelAttention(nn.Module):
             return x.view(*leading, -1, self.head_dim).transpose(1, 2)
 
         cos, sin = position_embeddings
-        query = self.kernels.rope(heads(self.q_proj(hidden_states)), cos, sin)
-        key = self.kernels.rope(heads(self.k_proj(hidden_states)), cos, sin)
+        query, key = self.kernels.rope_pair(
+            heads(self.q_proj(hidden_states)), heads(self.k_proj(hidden_states)), cos, sin
+        )
         value = heads(self.v_proj(hidden_states))
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
@@ -147,8 +152,8 @@ class SteelDecoderLayer(GradientCheckpointingLayer):
     ) -> Tensor:
         """hidden_states [B, M, d] -> [B, M, d]; kwargs go to the attention."""
         attended, _ = self.self_attn(self.input_layernorm(hidden_states), **kwargs)
-        hidden_states = hidden_states + attended
-        routed: Tensor = self.mlp(self.post_attention_layernorm(hidden_states), token_mask, tiles)
+        normed, hidden_states = self.post_attention_layernorm.of_sum(attended, hidden_states)
+        routed: Tensor = self.mlp(normed, token_mask, tiles)
         return hidden_states + routed
 
 

@@ -1,8 +1,8 @@
 """Liger-Kernel's operations behind our signatures (optional: the extra `liger`, version 0.8.5).
 
 RoPE writes over query and key, to save memory: harmless where we call it, on a projection's output
-that nobody else reads. Cross entropy keeps dW in W's type over many small chunks, and gives losses
-by token only when it computes the projection once more in the backward pass.
+that nobody else reads. Cross entropy waits for the GPU twice (it counts targets on the CPU), and
+sums dW in W's type over chunks as small as [T, d].
 """
 
 import importlib.util
@@ -73,20 +73,44 @@ def linear_cross_entropy_liger(
     token_losses: Tensor | None = None,
 ) -> Tensor:
     """As linear_cross_entropy; Liger chooses the chunks, so `chunk_size` has no effect."""
-    summed: Tensor = _apply(
-        "fused_linear_cross_entropy",
-        "LigerFusedLinearCrossEntropyFunction",
-        hidden,
-        weight,
-        targets,
-        None,
-        None,
-        ignore_index,
-        0.0,
-        0.0,
-        "sum" if token_losses is None else "none",
-    )[0]
+    losses: Tensor = _LossesInOnePass.apply(hidden, weight, targets, ignore_index)  # type: ignore[no-untyped-call]
     if token_losses is not None:
-        token_losses.copy_(summed.detach())
-        summed = summed.sum()
-    return summed / num_kept(targets, ignore_index) if reduction == "mean" else summed
+        token_losses.copy_(losses.detach())
+    loss = losses.sum()
+    return loss / num_kept(targets, ignore_index) if reduction == "mean" else loss
+
+
+class _LossesInOnePass(torch.autograd.Function):
+    """Liger's forward and backward functions, with each token's loss.
+
+    Liger's own autograd function gives losses by token only in a mode that projects twice. Asked
+    directly for gradients, its forward pass makes those of the sum of losses beside them: so the
+    gradient that comes back must be one number for all tokens, as a sum's is.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, ignore_index: int
+    ) -> Tensor:
+        functions = importlib.import_module("liger_kernel.ops.fused_linear_cross_entropy")
+        losses, _, _, _, grad_hidden, grad_weight, _ = functions.fused_linear_cross_entropy_forward(
+            hidden,
+            weight,
+            targets,
+            ignore_index=ignore_index,
+            reduction="none",
+            compute_gradients=any(ctx.needs_input_grad),
+            weight_requires_grad=ctx.needs_input_grad[1],
+        )
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        found: Tensor = losses
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        functions = importlib.import_module("liger_kernel.ops.fused_linear_cross_entropy")
+        scale = grads[0][0]
+        grad_hidden, grad_weight, _ = functions.fused_linear_cross_entropy_backward(
+            scale, *ctx.saved_tensors, None
+        )
+        return grad_hidden, grad_weight, None, None

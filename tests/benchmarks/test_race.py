@@ -1,0 +1,86 @@
+"""The race of kernels: it runs on a CPU, tells wrong from slow, and says who should be `auto`."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import bench_kernels
+from benchmarks._race import Contest, Course, Row, race, run, verdict
+
+
+@pytest.fixture
+def course() -> Course:
+    return Course(device=torch.device("cpu"), compiled=False, seconds=0.001)
+
+
+def test_every_contest_runs_here(tmp_path: Path) -> None:
+    output = tmp_path / "out.json"
+    arguments = ["--device", "cpu", "--seconds", "0.001", "--json", str(output)]
+    run("all", bench_kernels.contests, arguments, module="x", more=bench_kernels.targets)
+    report = json.loads(output.read_text())
+    assert report["tiny"]
+    assert report["verdict"] == {}  # a CPU says nothing about a GPU
+    assert report["loss"]["floor_milliseconds"] > 0
+    rows = report["rows"]
+    ran = {(row["contest"], row["candidate"]) for row in rows if row["milliseconds"] is not None}
+    assert {(row["contest"], "eager") for row in rows if row["candidate"] == "eager"} <= ran
+    assert not [row["note"] for row in rows if row["note"].startswith(("failed", "wrong"))]
+
+
+def test_a_wrong_or_failing_candidate_gets_no_time(course: Course) -> None:
+    contest = Contest(
+        name="double",
+        operation="double",
+        candidates={
+            "reference": lambda x: 2 * x,
+            "wrong": lambda x: 2 * x + (x > 1),
+            "not a number": lambda x: 2 * x / (x > 0),
+            "failing": lambda x: x @ x,
+            "absent": "the package is not installed",
+        },
+        make=lambda: (course.random(3, 50),),
+        forward_bytes=1200,
+        both_bytes=2400,
+    )
+    rows = race(contest, course, 1.0)
+    assert [row.candidate for row in rows if row.milliseconds is not None] == ["reference"] * 2
+    notes = {row.candidate: row.note for row in rows}
+    assert notes["wrong"].startswith("wrong")
+    assert notes["not a number"].startswith("wrong")
+    assert notes["failing"].startswith("failed: RuntimeError")
+    assert notes["absent"] == "skipped: the package is not installed"
+
+
+def test_verdict_keeps_ours_only_where_nothing_is_clearly_faster() -> None:
+    def row(operation: str, candidate: str, milliseconds: float | None, contest: str = "c") -> Row:
+        return Row(
+            contest=contest,
+            operation=operation,
+            candidate=candidate,
+            what="forward + backward",
+            milliseconds=milliseconds,
+        )
+
+    rows = [
+        row("swiglu", "eager", 3.0),
+        row("swiglu", "liger", 1.0),
+        row("swiglu", "triton", 1.02),
+        row("rope", "eager", 1.0),
+        row("rope", "triton", 1.2),
+        # Fastest in one contest, absent from the other: cannot be `auto`.
+        row("rms_norm", "liger", 0.1, "a"),
+        row("rms_norm", "liger", None, "b"),
+        row("rms_norm", "eager", 2.0, "a"),
+        row("rms_norm", "eager", 2.0, "b"),
+        row("rms_norm", "torch.compile", 0.5, "a"),  # not an implementation of a config
+        row("rms_norm", "torch.compile", 0.5, "b"),
+    ]
+    found = verdict(rows)
+    assert {name: one["auto"] for name, one in found.items()} == {
+        "swiglu": "triton",
+        "rope": "eager",
+        "rms_norm": "eager",
+    }
+    assert found["swiglu"]["fastest"] == "liger"
