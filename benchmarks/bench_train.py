@@ -36,7 +36,7 @@ import torch
 from model.entry.throughput import run_alone
 from model.errors import ConfigError
 from model.train.peaks import datasheet_peak
-from model.train.throughput import Result, ThroughputJob, device_name, software
+from model.train.throughput import Result, ThroughputJob
 from model.train.variants import (
     OURS,
     PLAIN,
@@ -47,6 +47,7 @@ from model.train.variants import (
     Variant,
     liger,
 )
+from model.train.versions import device_name, software
 
 MICRO_BATCHES = (8, 4, 2, 1)
 """Tried in this order until `plain` fits; the paper's comes first."""

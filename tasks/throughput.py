@@ -17,7 +17,8 @@ import torch
 
 from model.errors import StageError
 from model.train.config import PretrainSettings
-from model.train.throughput import Attention, Result, ThroughputJob, device_name, software
+from model.train.throughput import Attention, Result, ThroughputJob
+from model.train.versions import device_name, software
 from tasks._recipes import ROOT
 from tasks._stage import StageRun, plain, stage
 from tasks._torchrun import torchrun

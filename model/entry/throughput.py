@@ -21,7 +21,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from model.errors import ConfigError, SteelError
 from model.train.parallel import Parallel, parallel
-from model.train.throughput import Result, Status, ThroughputJob, device_name, measure, software
+from model.train.throughput import Result, Status, ThroughputJob, measure
+from model.train.versions import device_name, software
 
 log = logging.getLogger("model.entry.throughput")
 

@@ -43,6 +43,7 @@ from model.train.parallel import Parallel, distribute, resolve_precision
 from model.train.peaks import matmul_flops
 from model.train.profiler import Profiler
 from model.train.recompute import recompute_activations
+from model.train.sessions import FILE_NAME as SESSIONS_FILE
 from model.train.signals import StopFlag
 from model.train.trainer import Trainer, TrainingData
 from model.train.watchdog import Watchdog
@@ -104,6 +105,7 @@ def build(
         health=Health(settings.health, warmup_steps=settings.warmup_steps),
         sink=JsonlSink(output / METRICS_FILE) if ranks.is_main else None,
         events=JsonLines(output / EVENTS_FILE) if ranks.is_main else None,
+        sessions=JsonLines(output / SESSIONS_FILE) if ranks.is_main else None,
         watchdog=watchdog,
         stop=stop,
         meter=Meter(

@@ -34,7 +34,7 @@ class PretrainSettings:
     """Tokens that one sample predicts. Section 5: 2048."""
     global_batch: int = 512
     """Samples in a step, all ranks together. Section 5: 8 x 8 x 8 GPUs = 512."""
-    micro_batch: int = 8
+    micro_batch: int = field(default=8, metadata=NOT_IN_KEY)
     """Samples in one forward pass of one rank. Section 5: 8."""
     steps: int = 0
     """Optimizer steps; 0 = as many whole steps as the packed data holds at `weights`."""
@@ -91,7 +91,7 @@ class PretrainSettings:
     """How ranks share the model."""
     seed: int = 0
     """Seed of the initial weights, of the data order and of dropout."""
-    log_every: int = 1
+    log_every: int = field(default=1, metadata=NOT_IN_KEY)
     """Steps between lines in metrics.jsonl."""
 
     def check(self) -> None:

@@ -13,13 +13,11 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import platform
 import resource
 import statistics
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Literal, Self, cast
 
@@ -43,6 +41,7 @@ from model.train.objective import Objective
 from model.train.optimizer import build_optimizer
 from model.train.parallel import Parallel, resolve_precision
 from model.train.peaks import datasheet_peak, matmul_flops
+from model.train.versions import device_name, software
 
 GB = 1e9
 """As the paper counts memory."""
@@ -55,9 +54,6 @@ BACKENDS: dict[Attention, list[SDPBackend]] = {
 }
 """What F.scaled_dot_product_attention may use. `auto` is model/attention.py's choice instead, from
 all that is installed."""
-
-SOFTWARE = ("torch", "triton", "transformers", "liger-kernel", "flash-attn")
-"""Whose versions a result names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,27 +288,6 @@ def attention_backends(attention: Attention) -> Iterator[None]:
         return
     with sdpa_kernel(BACKENDS[attention]):
         yield
-
-
-def device_name(device: torch.device) -> str:
-    """Name of the accelerator, or of the processor."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
-    return platform.processor() or platform.machine()
-
-
-def software() -> dict[str, str]:
-    """Versions of what shapes speed."""
-    versions = {"python": platform.python_version()}
-    for library in SOFTWARE:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[library] = metadata.version(library)
-    if torch.version.cuda:
-        versions["cuda"] = torch.version.cuda
-    return versions
 
 
 def _implementations(language_model: PreTrainedModel, device: torch.device) -> dict[str, str]:

@@ -39,6 +39,7 @@ from model.train.profiler import Profiler
 from model.train.progress import Progress
 from model.train.retention import Entry
 from model.train.schedule import check_saved_horizon, learning_rate
+from model.train.sessions import recorded
 from model.train.signals import StopFlag, Stopped
 from model.train.staging import restore_steps, training_tensors
 from model.train.validation import validate
@@ -115,6 +116,8 @@ class Trainer:
     meter: Meter
     profiler: Profiler
     watchdog: Watchdog | None = None
+    sessions: JsonLines | None = None
+    """Who took up the run, and when. Rank 0's."""
     data: TrainingData = field(init=False)
     engine: Engine = field(init=False)
     progress: Progress = field(init=False, default_factory=Progress)
@@ -147,6 +150,10 @@ class Trainer:
             DataError, ConfigError: the checkpoint there belongs to other data or settings.
         """
         self.resume()
+        with recorded(self.sessions, self.ranks, lambda: self.progress):
+            self._train()
+
+    def _train(self) -> None:
         self._change()
         self._boundary(None)
         while self._more:

@@ -8,6 +8,7 @@ import torch
 
 from model.errors import ConfigError, DataError
 from model.train.config import PretrainSettings
+from tasks._stage import stage_key
 from tasks.pretrain import PretrainConfig, check, num_processes, summary
 
 SMALL = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
@@ -65,3 +66,13 @@ def test_summary_reads_the_last_values_and_the_usual_speed(tmp_path: Path) -> No
         "tokens": 30.0,
         "tokens_per_second": 8.0,
     }
+
+
+def test_how_many_processes_and_how_large_their_share_is_no_other_training() -> None:
+    """So an interrupted one goes on with other numbers, and a finished one is not done again."""
+
+    def key(changed: PretrainConfig) -> str:
+        return stage_key("pretrain", 1, changed, {})
+
+    assert key(config(2)) == key(config(1)) == key(config(1, micro_batch=16, log_every=7))
+    assert key(config(2)) != key(config(2, global_batch=32))

@@ -1,0 +1,106 @@
+"""Who trained which steps: two lines in sessions.jsonl for each time that processes took up a run.
+
+    {"time": …, "event": "begin", "step": 120, "batch": 120, "num_processes": 2,
+     "device": "NVIDIA H200", "host": "node-3", "commit": "1f0c…", "software": {"torch": …}}
+    {"time": …, "event": "end", "step": 250, "how": "stopped"}
+
+    how    done · stopped (asked to, with a complete checkpoint) · failed (and with what)
+           a session without an end was killed
+
+The file is only ever added to. It tells what a run went through, also what a kill threw away;
+metrics.jsonl tells what its weights come from.
+"""
+
+import contextlib
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from model.train.metrics import JsonLines, read_metrics
+from model.train.parallel import Parallel
+from model.train.progress import Progress
+from model.train.signals import Stopped
+from model.train.versions import device_name, software
+
+FILE_NAME = "sessions.jsonl"
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """One time that processes took up a run, as its file tells it."""
+
+    step: int
+    """Completed steps when it began: 0, or those of the checkpoint it resumed from."""
+    num_processes: int
+    """Ranks."""
+    device: str
+    """Name of rank 0's device."""
+    began: float
+    """When, seconds since 1970."""
+    how: str = "killed"
+    """How it ended; "killed" where nobody was left to say, or while it still runs."""
+    last_step: int | None = None
+    """Completed steps when it ended; None where nobody was left to say."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """Host, commit, versions."""
+
+
+@contextlib.contextmanager
+def recorded(
+    file: JsonLines | None, ranks: Parallel, progress: Callable[[], Progress]
+) -> Iterator[None]:
+    """Note begin and end of the block. file: rank 0's; None on the others.
+
+    progress: where the run is, asked at both ends.
+    """
+    if file is None:
+        yield
+        return
+    now = progress()
+    file.append(
+        event="begin", step=now.step, batch=now.batch, num_processes=ranks.world_size,
+        device=device_name(ranks.device), host=socket.gethostname(), commit=commit(),
+        software=software(),
+    )  # fmt: skip
+    file.position()  # on the disk, whatever happens next
+    how = "done"
+    try:
+        yield
+    except Stopped:
+        how = "stopped"
+        raise
+    except BaseException as error:
+        how = f"failed: {type(error).__name__}"
+        raise
+    finally:
+        file.append(event="end", step=progress().step, how=how)
+        file.position()
+
+
+def read_sessions(path: Path) -> list[Session]:
+    """The sessions of a run, oldest first; none where there is no file."""
+    sessions: list[dict[str, Any]] = []
+    for line in read_metrics(path):
+        if line["event"] == "begin":
+            about = {name: line[name] for name in ("host", "commit", "software")}
+            names = ("step", "num_processes", "device")
+            sessions.append({**{name: line[name] for name in names}, "about": about,
+                             "began": line["time"]})  # fmt: skip
+        elif sessions:
+            sessions[-1] |= {"how": line["how"], "last_step": line["step"]}
+    return [Session(**session) for session in sessions]
+
+
+def commit() -> str | None:
+    """The checked out commit of this code; None outside of git."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
