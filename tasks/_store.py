@@ -1,14 +1,16 @@
-"""Questions about a whole store: is every byte right, where are the reports, is the order sound."""
+"""Questions about a whole store: is every byte right, where are the reports."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from model.data import PackedManifest
-from model.data._files import md5_of_file
-from model.data.verify import verify_order as prove
-from model.errors import ConfigError, DataError
+from model.data._files import hashing_threads, md5_of_file
+from model.data.verify_shards import verify_shards
+from model.errors import DataError
 from tasks._recipes import display, resolve
 from tasks._stage import StageResult
 
@@ -31,29 +33,61 @@ def newest(store: Path, stage: str) -> StageResult | None:
     return StageResult.read(max(manifests, key=lambda path: path.stat().st_mtime).parent)
 
 
-def verify(store: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Compare every file of every finished stage with its manifest.
+def verify(
+    store: Path, *, progress: Callable[[int, int], None] | None = None
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Compare every file of every finished stage with its manifest, and look into packed shards.
 
-    Returns a row per stage, and a line per file that is missing, changed, or of another size.
+    progress: called with (bytes done, bytes in all).
+
+    Returns a row per stage, and a line per file that is missing, changed, of another size, or (a
+    shard of tokens) makes no sense: see model/data/verify_shards.py.
     """
-    rows, damaged = [], []
-    for result in finished_stages(store):
-        files = result.manifest["files"]
-        for entry in files:
-            path = result.folder / entry["path"]
-            if not path.is_file():
-                damaged.append(f"{display(path)} is missing")
-            elif path.stat().st_size != entry["bytes"]:
-                damaged.append(
-                    f"{display(path)} has {path.stat().st_size} bytes, not {entry['bytes']}"
-                )
-            elif md5_of_file(path) != entry["md5"]:
-                damaged.append(f"{display(path)} has changed: its MD5 is not {entry['md5']}")
-        rows.append(
-            {"stage": result.stage, "key": result.key, "label": result.manifest["label"],
-             "files": len(files), "bytes": sum(entry["bytes"] for entry in files)}
-        )  # fmt: skip
+    rows: list[dict[str, Any]] = []
+    damaged: list[str] = []
+    results = list(finished_stages(store))
+    done, total = 0, sum(entry["bytes"] for r in results for entry in r.manifest["files"])
+    with ThreadPoolExecutor(hashing_threads()) as pool:
+        for result in results:
+            files = result.manifest["files"]
+            faults: dict[str, str] = {}
+            for entry, fault in zip(files, pool.map(partial(_fault, result), files), strict=True):
+                faults |= {entry["path"]: fault} if fault else {}
+                done += entry["bytes"]
+                if progress:
+                    progress(done, total)
+            damaged += faults.values()
+            if result.stage == "pack":
+                damaged += _senseless(result, set(faults))
+            rows.append(
+                {"stage": result.stage, "key": result.key, "label": result.manifest["label"],
+                 "files": len(files), "bytes": sum(entry["bytes"] for entry in files)}
+            )  # fmt: skip
     return rows, damaged
+
+
+def _fault(result: StageResult, entry: dict[str, Any]) -> str:
+    """What is wrong with a file, or ""."""
+    path = result.folder / entry["path"]
+    if not path.is_file():
+        return f"{display(path)} is missing"
+    if path.stat().st_size != entry["bytes"]:
+        return f"{display(path)} has {path.stat().st_size} bytes, not {entry['bytes']}"
+    if md5_of_file(path) != entry["md5"]:
+        return f"{display(path)} has changed: its MD5 is not {entry['md5']}"
+    return ""
+
+
+def _senseless(result: StageResult, faulty: set[str]) -> list[str]:
+    """Shards whose bytes are as packed, but whose documents, index and ids do not fit."""
+    folder = result.folder / "shards"
+    if f"shards/{PackedManifest.FILE_NAME}" in faulty:
+        return []
+    manifest = PackedManifest.read(folder)
+    names = [{f"shards/{s.name}", f"shards/{s.index_name}"} for s in manifest.shards]
+    whole = [s for s, files in zip(manifest.shards, names, strict=True) if not files & faulty]
+    faults = verify_shards(manifest, shards=whole, hashes=False)
+    return [f"{display(folder)}: {fault}" for fault in faults]
 
 
 def reports(store: Path) -> list[dict[str, str]]:
@@ -67,56 +101,3 @@ def reports(store: Path) -> list[dict[str, str]]:
         for result in finished_stages(store)
         if result.stage == "report"
     ]
-
-
-def verify_order(
-    where: Path,
-    *,
-    ranks: Sequence[int],
-    sequence_length: int,
-    global_batch: int,
-    seed: int,
-    restarts: Sequence[int],
-    appends: Sequence[str],
-    weights: Mapping[str, float],
-    validation_fraction: float,
-) -> dict[str, Any]:
-    """Prove the order of packed shards; see model/data/verify.py for what is proved.
-
-    Args:
-        where: a store (its newest packed corpus), a stage folder, or a shards/manifest.json.
-        appends: each `MANIFEST@STEP`.
-
-    Raises:
-        ConfigError, DataError: there is nothing packed there, or the scenario makes no sense.
-    """
-    added = []
-    for append in appends:
-        path, at, step = append.rpartition("@")
-        if not at or not step.isdigit():
-            raise ConfigError(f"--append {append!r} must look like MANIFEST@STEP")
-        added.append((PackedManifest.read(_manifest(resolve(path))), int(step)))
-    report = prove(
-        PackedManifest.read(_manifest(resolve(where))),
-        sequence_length=sequence_length,
-        global_batch=global_batch,
-        seed=seed,
-        ranks=ranks,
-        restarts=restarts,
-        append=added,
-        weights=weights,
-        validation_fraction=validation_fraction,
-    )
-    return report.to_dict()
-
-
-def _manifest(where: Path) -> Path:
-    if where.is_file():
-        return where
-    inside = where / "shards" / "manifest.json"
-    if inside.is_file():
-        return inside
-    packed = [result for result in finished_stages(where) if result.stage == "pack"]
-    if not packed:
-        raise DataError(f"nothing is packed in {display(where)}; run `steel run … --stages data`")
-    return packed[-1].folder / "shards" / "manifest.json"

@@ -1,11 +1,13 @@
 """Packed tokens and the order in which they are trained on.
 
 shards.py       write and read token ids        manifest.py   what a folder of shards holds
-permutation.py  a shuffle without a list        order.py      sample number -> block of tokens
-journal.py      data appended during a run      state.py      how far training has come
+permutation.py  a shuffle without a list        slots.py      what there is to be trained on
+order.py        sample number <-> block         journal.py    data appended during a run
+state.py        how far training has come       contents.py   what a run's data were like
 dataset.py      samples as tensors              documents.py  where documents begin in them
 loader.py       each step, read ahead           integrity.py  no damaged shard is read
-verify.py       proofs about all of it          ledger.py     what they are held against
+verify.py       the order proved                ledger.py     what it is held against
+verify_shards.py  every byte looked at          simulate.py   data on paper, of any size
 
 What makes tensors is imported when it is asked for: who only writes or checks shards, such as a
 packing process, starts without torch.
@@ -17,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from model.data.integrity import ShardGuard
 from model.data.journal import Journal, JournalEntry
 from model.data.manifest import PackedManifest, ShardInfo
-from model.data.order import Block, SampleOrder
+from model.data.order import SampleOrder
 from model.data.shards import ShardWriter, dtype_for
+from model.data.slots import Block
 from model.data.state import DataState
 
 if TYPE_CHECKING:

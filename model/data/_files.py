@@ -40,6 +40,16 @@ def md5_of_file(path: Path) -> str:
     return md5.hexdigest()
 
 
+def hashing_threads() -> int:
+    """Threads that hash at once: this rank's share of the machine's cores, at most eight.
+
+    Hashing releases the GIL. Eight threads take about 5 GB/s, more than most disks give.
+    """
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min(8, (cores or 1) // ranks))
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames inside the folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -24,9 +24,10 @@ from torch.utils.data import Dataset
 
 from model.data.documents import boundaries
 from model.data.integrity import ShardGuard
-from model.data.order import Blocks, SampleOrder
+from model.data.order import SampleOrder
 from model.data.permutation import Ints
 from model.data.shards import map_starts, map_tokens
+from model.data.slots import Blocks
 
 MAX_OPEN_SHARDS = 16_384
 """Beyond it the shard opened first is closed. A map takes no file descriptor, but Linux allows a

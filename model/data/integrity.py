@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model.data._files import PARTIAL
+from model.data._files import PARTIAL, hashing_threads
 from model.data.manifest import ShardInfo
 from model.data.shards import check_shard, check_sizes
 from model.errors import DataError
@@ -39,9 +39,6 @@ log = logging.getLogger(__name__)
 
 FOLDER = "verified"
 """Name of the folder of marks inside a run's."""
-
-MAX_THREADS = 8
-"""Threads that hash at once in one process; eight read about 5 GB/s, more than most disks give."""
 
 Identity = tuple[tuple[int, ...], tuple[int, ...]]
 """Device, inode, size, modification and change time of both files of a shard."""
@@ -69,13 +66,12 @@ class ShardGuard:
     Args:
         marks: folder that the processes of one launch on one machine share; none: this process
             checks for itself. See `session_folder`.
-        threads: that hash at once; by default the cores divided by the ranks of this machine, at
-            most MAX_THREADS.
+        threads: that hash at once; by default the cores divided by the ranks of this machine.
     """
 
     def __init__(self, marks: Path | None = None, *, threads: int | None = None) -> None:
         self.marks = marks
-        self.threads = threads or _default_threads()
+        self.threads = threads or hashing_threads()
         self._right: dict[str, Identity] = {}
         self._state = _State(os.getpid())
 
@@ -231,9 +227,3 @@ def _identity(folder: Path, shard: ShardInfo) -> Identity:
 
 def _numbers(found: os.stat_result) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
-def _default_threads() -> int:
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(MAX_THREADS, (cores or 1) // ranks))

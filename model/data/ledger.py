@@ -13,8 +13,9 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from model.data.order import Blocks, SampleOrder
+from model.data.order import SampleOrder
 from model.data.permutation import Ints, Permutation
+from model.data.slots import Blocks
 
 
 class Ledger:
@@ -24,6 +25,7 @@ class Ledger:
         self.order = order
         self.exhaustive = exhaustive
         self.num_lost = self.num_repeated = self.num_misplaced = self.num_leaked = 0
+        self.num_not_found = 0
         length = order.sequence_length
         weights = _weights_of_shards(order)
         blocks = [(s.num_tokens - 1) // length for s in order.shards]
@@ -37,7 +39,7 @@ class Ledger:
         self.weights = weights
         self.first_block: Ints = np.concatenate([[0], np.cumsum(self.blocks)])
         validation = order.locate_many(np.arange(order.num_validation_samples), validation=True)
-        self.held_out: Ints = np.unique(self._block(validation))
+        self.held_out: Ints = _distinct(self._block(validation))
         # Two validation samples in one place would be a repeat as well.
         self.num_repeated += order.num_validation_samples - self.held_out.size
         self.seen = np.zeros(int(self.first[-1]) if exhaustive else 0, dtype=bool)
@@ -69,7 +71,7 @@ class Ledger:
         if self.exhaustive:
             before = int(np.count_nonzero(self.seen[places]))
             self.seen[places] = True
-            self.num_repeated += before + places.size - np.unique(places).size
+            self.num_repeated += before + places.size - _distinct(places).size
         else:
             self.sampled.append(places)
 
@@ -77,7 +79,7 @@ class Ledger:
         """Count what the weights promise and nobody saw; call once, when all is added."""
         if not self.exhaustive:
             places = np.concatenate(self.sampled)
-            self.num_repeated += places.size - np.unique(places).size
+            self.num_repeated += places.size - _distinct(places).size
             self.num_lost = abs(self._promised() - self.order.num_samples)
             return
         for group, weight in self._groups():
@@ -94,12 +96,39 @@ class Ledger:
         numbers = np.stack([found.epoch, found.start], axis=1).astype("<i8").view(np.uint8)
         return np.concatenate([self.md5s[found.shard], numbers], axis=1).tobytes()
 
-    def check_inverse(self, permutation: Permutation) -> None:
-        """A map with an inverse neither loses nor repeats: look at up to a million numbers."""
+    def check_inverse(self, permutation: Permutation) -> int:
+        """A map with an inverse neither loses nor repeats: look at up to a million numbers.
+
+        Returns at how many.
+        """
         n = permutation.n
-        numbers = np.unique(np.linspace(0, max(n - 1, 0), num=min(n, 1_000_000), dtype=np.int64))
+        numbers = _distinct(np.linspace(0, max(n - 1, 0), num=min(n, 1_000_000), dtype=np.int64))
         back = permutation.inverse(permutation(numbers))
         self.num_repeated += int(np.count_nonzero(back != numbers))
+        return numbers.size
+
+    def look_up(self, count: int, seed: int = 0) -> int:
+        """Ask the order when some blocks come, as the shards have them, and look there.
+
+        Draws (block, epoch) at random from all that the weights speak of; one that should come
+        and does not is not found, nor is one that is said to come where something else does. A
+        fraction of an epoch may leave a block out. Returns how many come and were looked up.
+        """
+        total = int(self.first[-1])
+        draw = np.random.default_rng(seed).integers(0, max(total, 1), min(count, total))
+        places = _distinct(draw)
+        shard = np.searchsorted(self.first, places, side="right") - 1
+        epoch, block = np.divmod(places - self.first[shard], self.blocks[shard])
+        asked = Blocks(self.names[shard], epoch, shard, block * self.order.sequence_length)
+        asked = asked.take(~self._is_held_out(self._block(asked)))
+        samples = self.order.find_many(asked)
+        floors = np.asarray([math.floor(weight) for weight in self.weights], dtype=np.int64)
+        missing = samples < 0
+        self.num_not_found += int(np.count_nonzero(missing & (asked.epoch < floors[asked.shard])))
+        asked = asked.take(~missing)
+        there = self.order.locate_many(samples[~missing])
+        self.num_not_found += int(np.count_nonzero(np.any(rows(asked) != rows(there), axis=0)))
+        return asked.shard.size
 
     def _block(self, found: Blocks) -> Ints:
         block: Ints = self.first_block[found.shard] + found.start // self.order.sequence_length
@@ -146,6 +175,14 @@ def _part(weight: Fraction, epoch: int, usable: int) -> int:
     """Blocks of a source that an epoch of a weight takes: all, or the rounded fraction."""
     share = min(Fraction(1), weight - epoch)
     return math.floor(share * usable + Fraction(1, 2))
+
+
+def _distinct(numbers: Ints) -> Ints:
+    """Ascending, each once. NumPy's `unique` hashes, which takes ten times as long here."""
+    ordered = np.sort(numbers)
+    return (
+        ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])] if numbers.size else ordered
+    )
 
 
 def rows(blocks: Blocks) -> Ints:

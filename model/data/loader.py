@@ -25,7 +25,7 @@ import numpy.typing as npt
 import torch
 
 from model.data.dataset import MicroBatch, PackedDataset
-from model.data.order import Blocks
+from model.data.slots import Blocks
 from model.errors import ConfigError, DataError
 
 PREFETCH = 2
@@ -202,14 +202,7 @@ class _Reader:
             blocks = self.dataset.locate(self.samples(np.arange(step, end)).ravel())
             self.dataset.expect(blocks)
             window = self._window = (step, blocks)
-        rows = slice((step - window[0]) * share, (step - window[0] + 1) * share)
-        found = window[1]
-        return Blocks(
-            source=found.source[rows],
-            epoch=found.epoch[rows],
-            shard=found.shard[rows],
-            start=found.start[rows],
-        )
+        return window[1].take(slice((step - window[0]) * share, (step - window[0] + 1) * share))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_window": None}

@@ -5,15 +5,9 @@
                                                  └─ else ──▶ slot of the new data
     slot ──▶ (source, epoch, number) ──source's permutation──▶ block ──▶ (shard, start)
 
-A *slot* is one (source, epoch, block): a source with weight w (epochs) has floor(w) slots for each
-of its blocks and one more for a random part of them. A *block* is sequence_length + 1 consecutive
-tokens of a shard at stride sequence_length: the last token of one is the first of the next, so
-every token but a shard's first is predicted once an epoch. Fewer than sequence_length tokens at the
-end of a shard are left over.
-
-Validation blocks are the first ones of each source's permutation. They depend on the data, the
-sequence length and the fraction alone: neither seed nor weights nor appends move them, so
-validation losses stay comparable. docs/adr/0004-order-is-a-function.md explains the maths.
+A slot is one (source, epoch, block) of one manifest: model/data/slots.py. The order can be read in
+the other direction, too: when is a block trained on? docs/adr/0004-order-is-a-function.md explains
+the maths.
 
 Memory is O(shards + appends); any sample is found without those before it.
 """
@@ -23,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
@@ -32,114 +25,8 @@ import numpy.typing as npt
 from model.data.journal import Journal
 from model.data.manifest import PackedManifest, ShardInfo
 from model.data.permutation import Ints, Permutation
+from model.data.slots import Block, Blocks, Slots, SourceSlots, empty_blocks, put_blocks
 from model.errors import ConfigError, DataError
-
-
-@dataclass(frozen=True)
-class Block:
-    """Where one sample lies."""
-
-    source: str
-    """Corpus that it comes from."""
-    epoch: int
-    """How often the source was gone through before, 0-based."""
-    shard: int
-    """Index into `SampleOrder.shards`."""
-    start: int
-    """First of its sequence_length + 1 tokens, in tokens from the beginning of the shard."""
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """Where many samples lie; every array is int64 [k]."""
-
-    source: Ints
-    """Index into `SampleOrder.sources`."""
-    epoch: Ints
-    shard: Ints
-    start: Ints
-
-
-class _SourceSlots:
-    """The slots of one source within one manifest."""
-
-    def __init__(
-        self,
-        manifest: PackedManifest,
-        name: str,
-        *,
-        first_shard: int,
-        source_id: int,
-        sequence_length: int,
-        weight: float,
-        validation_fraction: float,
-        seed: int,
-    ) -> None:
-        self.source_id = source_id
-        self.sequence_length = sequence_length
-        numbers = [i for i, shard in enumerate(manifest.shards) if shard.source == name]
-        blocks = [(manifest.shards[i].num_tokens - 1) // sequence_length for i in numbers]
-        self.shards: Ints = np.asarray([first_shard + i for i in numbers], dtype=np.int64)
-        self.block_starts: Ints = np.concatenate([[0], np.cumsum(blocks)]).astype(np.int64)
-        self.num_blocks = int(self.block_starts[-1])
-        self.num_validation = _held_out(self.num_blocks, validation_fraction)
-        self.num_training = self.num_blocks - self.num_validation
-        exact = Fraction(repr(float(weight)))
-        whole = math.floor(exact)
-        self.part = math.floor((exact - whole) * self.num_training + Fraction(1, 2))
-        self.whole_epochs = whole
-        self.num_slots = whole * self.num_training + self.part
-        # Which blocks are held out must not move with the seed; which ones a fraction takes should.
-        self._split = Permutation(self.num_blocks, "split", name)
-        self._fraction = Permutation(self.num_training, "fraction", seed, name)
-
-    def locate(self, slots: Ints) -> Blocks:
-        epoch, number = np.divmod(slots, max(self.num_training, 1))
-        partial = epoch == self.whole_epochs
-        if partial.any():
-            number[partial] = self._fraction(number[partial])
-        return self._find(self._split(self.num_validation + number), epoch)
-
-    def locate_validation(self, numbers: Ints) -> Blocks:
-        return self._find(self._split(numbers), np.zeros_like(numbers))
-
-    def _find(self, block: Ints, epoch: Ints) -> Blocks:
-        at = np.searchsorted(self.block_starts, block, side="right") - 1
-        return Blocks(
-            source=np.full_like(block, self.source_id),
-            epoch=epoch,
-            shard=self.shards[at],
-            start=(block - self.block_starts[at]) * self.sequence_length,
-        )
-
-
-class _Slots:
-    """All slots of one manifest, numbered source by source."""
-
-    def __init__(self, parts: list[_SourceSlots]) -> None:
-        self.parts = parts
-        self.starts: Ints = _starts([part.num_slots for part in parts])
-        self.validation_starts: Ints = _starts([part.num_validation for part in parts])
-
-    @property
-    def num_slots(self) -> int:
-        return int(self.starts[-1])
-
-    @property
-    def num_validation(self) -> int:
-        return int(self.validation_starts[-1])
-
-    def locate(self, slots: Ints, *, validation: bool = False) -> Blocks:
-        starts = self.validation_starts if validation else self.starts
-        which = np.searchsorted(starts, slots, side="right") - 1
-        out = _empty(slots.size)
-        for number in np.unique(which):
-            part = self.parts[number]
-            mask = which == number
-            local = slots[mask] - starts[number]
-            found = part.locate_validation(local) if validation else part.locate(local)
-            _put(out, mask, found)
-        return out
 
 
 @dataclass(frozen=True)
@@ -151,7 +38,7 @@ class _Segment:
     """Places of the segment before that were not reached, [consumed, consumed + unseen)."""
     consumed: int
     """How many places of the segment before were."""
-    slots: _Slots
+    slots: Slots
     permutation: Permutation
 
 
@@ -197,6 +84,7 @@ class SampleOrder:
         shards: list[ShardInfo] = []
         owners: list[PackedManifest] = []
         sources: list[str] = []
+        first_shards: list[int] = []
         self._segments: list[_Segment] = []
         appends = [(0, manifest, seed, self.weights)] + [
             (e.at, self.journal.manifests[e.manifest], e.seed, e.weights)
@@ -206,7 +94,7 @@ class SampleOrder:
             complete = _complete(new_weights, new, f"weights of journal entry {number - 1}")
             sources += [name for name in new.sources if name not in sources]
             parts = [
-                _SourceSlots(
+                SourceSlots(
                     new,
                     name,
                     first_shard=len(shards),
@@ -219,12 +107,14 @@ class SampleOrder:
                 )
                 for name in new.sources
             ]
-            self._add_segment(at, new, new_seed, _Slots(parts))
+            self._add_segment(at, new, new_seed, Slots(parts))
+            first_shards.append(len(shards))
             shards += new.shards
             owners += [new] * len(new.shards)
         self.shards: tuple[ShardInfo, ...] = tuple(shards)
         self.manifests: tuple[PackedManifest, ...] = tuple(owners)
         self.sources: tuple[str, ...] = tuple(sources)
+        self._first_shards = np.asarray(first_shards, dtype=np.int64)
         self._ats = np.asarray([segment.at for segment in self._segments], dtype=np.int64)
         if self._segments[0].slots.num_slots == 0 and len(self._segments) == 1:
             raise DataError(
@@ -238,6 +128,11 @@ class SampleOrder:
         """Training samples in all: the order is defined on [0, num_samples)."""
         last = self._segments[-1]
         return last.at + last.permutation.n
+
+    @property
+    def samples_appended(self) -> tuple[int, ...]:
+        """Training samples that each entry of the journal adds."""
+        return tuple(segment.slots.num_slots for segment in self._segments[1:])
 
     @property
     def num_validation_samples(self) -> int:
@@ -277,7 +172,7 @@ class SampleOrder:
         if validation:
             shuffled = self._validation_permutation(numbers)
             return self._segments[0].slots.locate(shuffled, validation=True)
-        out = _empty(numbers.size)
+        out = empty_blocks(numbers.size)
         pending = np.searchsorted(self._ats, numbers, side="right") - 1
         places = numbers - self._ats[pending]
         # From the last segment back: what is unseen of the one before is looked up there.
@@ -289,16 +184,39 @@ class SampleOrder:
             place = segment.permutation(places[mask])
             new = place >= segment.unseen
             at = np.flatnonzero(mask)
-            _put(out, at[new], segment.slots.locate(place[new] - segment.unseen))
+            put_blocks(out, at[new], segment.slots.locate(place[new] - segment.unseen))
             places[at[~new]] = segment.consumed + place[~new]
             pending[at[~new]] = index - 1
+        return out
+
+    def find_many(self, blocks: Blocks) -> Ints:
+        """When blocks are trained on: the inverse of `locate_many`, sample numbers [k].
+
+        -1 for what is never trained on: a validation block, an epoch that a fraction left out, a
+        start that is none. `source` is not looked at, a shard has but one.
+        """
+        out = np.full_like(blocks.start, -1)
+        owner = np.searchsorted(self._first_shards, blocks.shard, side="right") - 1
+        for index, segment in enumerate(self._segments):
+            at = np.flatnonzero(owner == index)
+            slots = segment.slots.find(blocks.take(at))
+            at, slots = at[slots >= 0], slots[slots >= 0]
+            place = segment.permutation.inverse(segment.unseen + slots)
+            # What was not reached before the next append is a place of the next segment.
+            for now, later in zip(
+                self._segments[index:], self._segments[index + 1 :], strict=False
+            ):
+                seen = place < later.consumed
+                out[at[seen]] = now.at + place[seen]
+                at, place = at[~seen], later.permutation.inverse(place[~seen] - later.consumed)
+            out[at] = self._segments[-1].at + place
         return out
 
     @cached_property
     def _validation_permutation(self) -> Permutation:
         return Permutation(self.num_validation_samples, "validation")
 
-    def _add_segment(self, at: int, new: PackedManifest, seed: int, slots: _Slots) -> None:
+    def _add_segment(self, at: int, new: PackedManifest, seed: int, slots: Slots) -> None:
         consumed = unseen = 0
         if self._segments:
             before = self._segments[-1]
@@ -329,11 +247,6 @@ class SampleOrder:
         )
 
 
-def _held_out(num_blocks: int, fraction: float) -> int:
-    """Validation blocks of a source: rounded up, none from a source of a single block."""
-    return math.ceil(Fraction(repr(float(fraction))) * num_blocks) if num_blocks >= 2 else 0
-
-
 def _complete(
     weights: Mapping[str, float] | None, manifest: PackedManifest, where: str
 ) -> dict[str, float]:
@@ -348,18 +261,3 @@ def _complete(
         if not (math.isfinite(weight) and weight >= 0):
             raise ConfigError(f"{where}: {weight} epochs of {name!r} must be a number >= 0")
     return {name: float(given.get(name, 1.0)) for name in manifest.sources}
-
-
-def _starts(sizes: list[int]) -> Ints:
-    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-
-
-def _empty(size: int) -> Blocks:
-    return Blocks(*(np.empty(size, dtype=np.int64) for _ in range(4)))
-
-
-def _put(out: Blocks, where: npt.NDArray[np.intp] | npt.NDArray[np.bool_], found: Blocks) -> None:
-    out.source[where] = found.source
-    out.epoch[where] = found.epoch
-    out.shard[where] = found.shard
-    out.start[where] = found.start

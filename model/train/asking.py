@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from model.data import PackedManifest
-from model.data.verify import verify_shards
+from model.data.verify_shards import verify_shards
 from model.errors import ConfigError, DataError, SteelError
 from model.train.build import CHECKPOINTS_FOLDER, METRICS_FILE
 from model.train.changes import Changes

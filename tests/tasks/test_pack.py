@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from model.data import PackedManifest, ShardWriter
-from model.data.verify import verify_shards
+from model.data.verify_shards import verify_shards
 from model.encoder import Encoded
 from model.errors import ConfigError, DataError
 from model.tokenizer import load_tokenizer, pruned_from

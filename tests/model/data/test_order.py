@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from model.data import Block, Journal, PackedManifest, SampleOrder
 from model.data.permutation import Permutation
+from model.data.slots import Blocks
 from model.errors import ConfigError, DataError
 
 Simulate = Callable[..., PackedManifest]
@@ -172,6 +173,24 @@ def test_every_block_once_an_epoch_and_none_of_validation(
         part = [b for b in seen if (b.source, b.epoch) == (source, math.floor(weight))]
         assert abs(len(part) - (weight % 1) * len(places)) <= 0.5
         assert not [b for b in seen if b.source == source and b.epoch > weight]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_says_when_a_block_is_trained_on(simulate: Simulate, data: st.DataObject) -> None:
+    """The inverse of the order, for every block there is, whether it is trained on or not."""
+    order = data.draw(scenarios(simulate)).order()
+    when = {block: sample for sample, block in enumerate(all_of(order))}
+    every = [
+        (order.sources.index(shard.source), epoch, number, start)
+        for number, shard in enumerate(order.shards)
+        for start in range(shard.num_tokens)
+        for epoch in range(-1, 5)
+    ]
+    found = order.find_many(Blocks(*np.asarray(every, dtype=np.int64).T.copy()))
+    expected = [when.get(Block(order.sources[source], *rest), -1) for source, *rest in every]
+    assert found.tolist() == expected
+    assert len(when) == np.count_nonzero(found >= 0)
 
 
 @settings(max_examples=40, deadline=None)

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.data import PackedManifest, verify
-from model.data.order import Blocks, SampleOrder
-from model.data.verify import verify_order, verify_shards
+from model.data.order import SampleOrder
+from model.data.slots import Blocks
+from model.data.verify import verify_order
+from model.data.verify_shards import verify_shards
 from model.errors import ConfigError, DataError
 
 Simulate = Callable[..., PackedManifest]
@@ -36,10 +38,18 @@ def test_every_scenario_holds(simulate: Simulate, data: st.DataObject) -> None:
     plain = verify_order(manifest, **arguments)
     at = data.draw(st.integers(0, plain.num_steps))
     append = [(simulate({"zh": data.draw(sizes), "new": [90]}, prefix="x"), at)]
-    restarts = data.draw(st.lists(st.integers(0, 60), max_size=3).map(sorted))
-    ranks = [data.draw(st.sampled_from([1, 2, 4])) for _ in range(len(restarts) + 1)]
     whole = verify_order(manifest, **arguments, append=append)
-    report = verify_order(manifest, **arguments, append=append, ranks=ranks, restarts=restarts)
+    stops = st.lists(st.integers(0, whole.num_steps), max_size=3).map(sorted)
+    restarts = data.draw(stops)
+    ranks = [data.draw(st.sampled_from([1, 2, 4])) for _ in range(len(restarts) + 1)]
+    micro_batches = [
+        data.draw(st.sampled_from([b for b in (1, 2, 4, 8) if global_batch % (n * b) == 0]))
+        for n in ranks
+    ]
+    report = verify_order(
+        manifest, **arguments, append=append, ranks=ranks, restarts=restarts,
+        micro_batches=micro_batches,
+    )  # fmt: skip
     for each in (plain, whole, report):
         assert each.ok and each.exhaustive and each.num_checked == each.num_samples
         assert sum(each.samples_by_source.values()) == each.num_samples
@@ -162,6 +172,9 @@ def test_half_a_billion_blocks_by_sampling(simulate: Simulate) -> None:
         ({"ranks": [2, 4]}, "one for each change"),
         ({"ranks": []}, "one for each change"),
         ({"restarts": [5, 3]}, "ascending"),
+        ({"restarts": [13]}, "cannot be restarted at step 13: 99 samples make 12 steps of 8"),
+        ({"ranks": [2], "micro_batches": [3]}, "2 ranks x micro-batch 3"),
+        ({"ranks": [2], "micro_batches": [2, 4]}, "as many of each"),
     ],
 )
 def test_refuses_impossible_scenarios(
@@ -169,6 +182,12 @@ def test_refuses_impossible_scenarios(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         verify_order(simulate({"en": [400]}), sequence_length=4, global_batch=8, **scenario)
+
+
+def test_refuses_appending_after_the_end(simulate: Simulate) -> None:
+    new = simulate({"en": [90]}, prefix="x")
+    with pytest.raises(ConfigError, match="appended at step 13: 99 samples make 12 steps of 8"):
+        verify_order(simulate({"en": [400]}), sequence_length=4, global_batch=8, append=[(new, 13)])
 
 
 def test_refuses_appending_what_is_there(simulate: Simulate) -> None:
