@@ -139,6 +139,7 @@ def pretrain(run: StageRun, config: PretrainConfig, *, packed: StageResult) -> N
         manifest_digest=manifest.digest,
     )
     _appends.note(run, changes, state.requests.refused(), state.requests.names())
+    _appends.check_trained(run, config.append)
 
 
 def summary(metrics: Path) -> dict[str, float]:
