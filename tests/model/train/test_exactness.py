@@ -69,7 +69,9 @@ def test_thirty_random_kills_leave_no_trace(
     resumed = 0
     for number in range(30):
         # Somewhere between the checkpoint it resumes from and the next one, or inside that one.
-        at = chance.choice(["log", "log", "before tensors", "before rename", "after rename"])
+        at = chance.choice(
+            ["log", "log", "before copy", "before tensors", "before rename", "after rename"]
+        )
         if at == "after rename" and resumed > number:
             at = "log"  # leave steps for the kills that are to come
         step = resumed + (chance.randint(1, 4) if at == "log" else 4)
