@@ -93,8 +93,8 @@ class Checkpoints:
         self.ranks = ranks
         self.settings = settings
         self.on_kept = on_kept
-        self.last_seconds = 0.0
-        """How long the last save took from its beginning until it was durable."""
+        self.last_seconds: float | None = None
+        """How long the last finished save took from its beginning until it was durable."""
         group = dist.new_group(backend="gloo", timeout=GROUP_TIMEOUT)
         self._background = dataclasses.replace(ranks, control=group)
         self._copy = HostCopy()
