@@ -290,7 +290,7 @@ def _arm(fault: Fault, rank: int) -> None:
         StepLoader.step = before(StepLoader.step, lambda loader, step: step)  # type: ignore[method-assign]
     elif fault.at == "before horizon":
         changes.write_changes = before(  # type: ignore[attr-defined]
-            changes.write_changes, lambda folder, horizon: horizon.changes[-1].step
+            changes.write_changes, lambda folder, horizon: fault.step
         )
     elif fault.at in ("before journal", "after journal"):
         when = before if fault.at == "before journal" else after
