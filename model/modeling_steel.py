@@ -280,6 +280,8 @@ class SteelModel(SteelPreTrainedModel):
         tiles = tiles_of(documents) if documents is not None and self.config.leaks else None
 
         hidden_states = inputs_embeds
+        # Layers get no positions: flash kernels would look into them for documents in every layer,
+        # and wait for the device.
         angles = rope_angles(position_ids, self.config.head_dim, self.config.rope_theta)
         for layer in self.layers:
             hidden_states = layer(
@@ -288,7 +290,6 @@ class SteelModel(SteelPreTrainedModel):
                 tiles=tiles,
                 attention_mask=mask,
                 position_embeddings=angles,
-                position_ids=position_ids,
                 past_key_values=past_key_values,
                 use_cache=use_cache,
                 **bounds,
@@ -332,7 +333,9 @@ def _may_pack(
     """Whether rows of this shape can hold several documents: prompts and training, not decoding."""
     if position_ids.shape[-1] == 1 or isinstance(attention_mask, dict):
         return False
-    if isinstance(attention_mask, Tensor) and attention_mask.shape[-1] != position_ids.shape[-1]:
+    if isinstance(attention_mask, Tensor) and (
+        attention_mask.ndim != 2 or attention_mask.shape[-1] != position_ids.shape[-1]
+    ):
         return False
     return cache is None or (isinstance(cache, DynamicCache) and not cache.get_seq_length())
 

@@ -65,11 +65,9 @@ def check(config: PretrainConfig) -> None:
 
 
 def bytes_needed(config: PretrainConfig, *, vocab_size: int) -> int:
-    """Disk that the kept checkpoints, one that is being written, and the exports take at the most.
+    """Disk that the kept checkpoints, one that is being written, and the export take at the least.
 
-    A checkpoint holds fp32 weights and AdamW's two moments: 12 bytes a parameter. An export is
-    counted in fp32. Where `steps` is left to the data, those kept for good by `keep_every` are not
-    counted.
+    A checkpoint holds fp32 weights and AdamW's two moments: 12 bytes a parameter.
 
     vocab_size: rows of the embedding where the settings don't say.
     """
@@ -82,12 +80,7 @@ def bytes_needed(config: PretrainConfig, *, vocab_size: int) -> int:
                 model_config(settings, {"vocab_size": vocab_size})
             )
         weights = 4 * sum(parameter.numel() for parameter in network.parameters())
-    saved = settings.checkpoints
-    for_good = saved.keep_best + (settings.steps // saved.keep_every if saved.keep_every else 0)
-    # The newest may be an extra one, and one more is being written.
-    num_checkpoints = saved.keep_last + 2 + for_good
-    num_exports = 1 + (for_good + 1 if saved.export else 0)
-    return weights * (3 * num_checkpoints + num_exports)
+    return weights * (3 * (settings.checkpoints.keep_last + 1) + 1)
 
 
 def machines(config: PretrainConfig) -> Nodes:
@@ -146,7 +139,6 @@ def pretrain(run: StageRun, config: PretrainConfig, *, packed: StageResult) -> N
         manifest_digest=manifest.digest,
     )
     _appends.note(run, changes, state.requests.refused(), state.requests.names())
-    _appends.check_trained(run, config.append)
 
 
 def summary(metrics: Path) -> dict[str, float]:
@@ -161,6 +153,7 @@ def summary(metrics: Path) -> dict[str, float]:
         "samples": "data/samples",
         "train_loss": "train/loss",
         "validation_loss": "validation/loss",
+        "prefix_loss": "validation/prefix_loss",  # of routings that leak
     }
     values = {name: last_value(metrics, metric) for name, metric in names.items()}
     counts = {name: value for name, value in values.items() if value is not None}

@@ -1,6 +1,8 @@
-"""Commands for what was trained: export, chat."""
+"""Commands for what was trained, here or elsewhere: chat, import."""
 
 import argparse
+import dataclasses
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,32 +12,24 @@ from flows.commands import DONE
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare them."""
-    export = commands.add_parser(
-        "export", help="a checkpoint of a pretraining as a Transformers folder"
-    )
-    export.add_argument("checkpoint", help="a folder checkpoints/step-…, or one that holds them: "
-                        "a run's folder, for its newest complete checkpoint")  # fmt: skip
-    export.add_argument("out", help="the folder to write")
-    export.add_argument("--force", action="store_true", help="replace OUT if it exists")
-    export.set_defaults(run=_export)
     chat = commands.add_parser("chat", help="talk to a model")
     chat.add_argument("model", help="a Transformers folder, or a stage folder of the store")
     chat.add_argument("--message", help="answer this one message and end")
     chat.add_argument("--max-new-tokens", type=int, default=128)
     chat.set_defaults(run=_chat)
 
-
-def _export(arguments: argparse.Namespace) -> int:
-    from model.errors import ConfigError
-    from model.train.export import export, find_checkpoint
-
-    out = Path(arguments.out)
-    if out.exists() and not arguments.force:
-        raise ConfigError(f"{out} exists; give another folder, or --force to replace it")
-    checkpoint = find_checkpoint(Path(arguments.checkpoint))
-    export(checkpoint, out)
-    print(f"{checkpoint} exported to {out}")
-    return DONE
+    imported = commands.add_parser(
+        "import", help="turn a published Steel-LLM checkpoint into a model of ours"
+    )
+    imported.add_argument("source", help="its folder: config.json, safetensors, tokenizer")
+    imported.add_argument("output", help="folder to make")
+    imported.add_argument(
+        "--routing", default="reference_norm", choices=("reference_norm", "sequence", "token"),
+        help="reference_norm (default) computes what was published; the others start training anew "
+        "from its weights",
+    )  # fmt: skip
+    imported.add_argument("--json", action="store_true")
+    imported.set_defaults(run=_import)
 
 
 def _chat(arguments: argparse.Namespace) -> int:
@@ -45,6 +39,28 @@ def _chat(arguments: argparse.Namespace) -> int:
     limit = arguments.max_new_tokens
     for answer in answers(Path(arguments.model), messages, max_new_tokens=limit):
         print(answer, flush=True)
+    return DONE
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from model.convert import import_published
+
+    done = import_published(
+        Path(arguments.source), Path(arguments.output), routing=arguments.routing
+    )
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(done), indent=1))
+        return DONE
+    print(
+        f"{done.output}: {done.parameters / 1e6:,.1f} M parameters in {done.dtype}, from "
+        f"{done.tensors} tensors"
+    )
+    if not done.exact:
+        print(
+            f"routing {done.routing} is another function than these weights were trained for: "
+            "train on before use",
+            file=sys.stderr,
+        )
     return DONE
 
 

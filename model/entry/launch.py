@@ -29,8 +29,7 @@ from model.errors import ConfigError
 
 PR_SET_PDEATHSIG = 1
 SHUTDOWN_SECONDS = 20
-"""Grace: how long torchrun lets the ranks save after SIGTERM before it kills them. In it fall the
-rest of a step or of a validation batch, the rest of a save that is under way, and a save."""
+"""How long torchrun lets the ranks save after SIGTERM before it kills them."""
 JOIN_SECONDS = 600
 """How long the machines of a run wait for each other."""
 

@@ -28,7 +28,8 @@ def flops_per_token(model: PreTrainedModel, sequence_length: int) -> float:
     6 per weight of every matrix that multiplies the token (input embeddings only look up), plus
     12 x layers x width x L / 2 for causal attention (PaLM, Chowdhery et al. 2022, appendix B).
     Soft MoE over the sequence feeds each expert slots instead of tokens, so its experts count for
-    slots / L of a token.
+    slots / L of a token. Rows count as one document each: kept apart, documents need less attention
+    and more slots.
     """
     config = model.config
     slots = getattr(config, "slots_per_expert", 1)
@@ -37,7 +38,11 @@ def flops_per_token(model: PreTrainedModel, sequence_length: int) -> float:
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding):
             continue
-        share = slots / sequence_length if sequence_routing and ".experts." in f"{name}." else 1.0
+        share = 1.0
+        if sequence_routing and ".experts." in f"{name}.":
+            share = slots / sequence_length
+        elif sequence_routing and hasattr(module, "phi"):
+            share = 3.0  # logits, tokens to slots, slots to tokens
         own = module.parameters(recurse=False)
         weights += share * sum(p.numel() for p in own if p.ndim >= 2)
     if getattr(config, "tie_word_embeddings", False):

@@ -7,7 +7,7 @@ One forward pass a target is dear, so only NUM_TARGETS targets, evenly spread ov
 most NUM_SAMPLES held-out samples are looked at: the same ones at every validation.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -40,6 +40,11 @@ def check_measurable(objective: Objective, num_validation: int) -> None:
             "loss says nothing; hold data out for validation/prefix_loss (validation_fraction, for "
             "example 0.01)"
         )
+
+
+def honest_loss(metrics: Mapping[str, float]) -> float:
+    """By what a validation is judged: the prefix loss where there is one."""
+    return metrics.get("validation/prefix_loss", metrics["validation/loss"])
 
 
 @torch.no_grad()

@@ -50,9 +50,9 @@ def keep_products(_: Any, operator: Any, *args: Any, **kwargs: Any) -> Checkpoin
 
 @functools.cache
 def _is_product(operator: Any) -> bool:
-    # ATen's SDPA kernels, flex_attention, and flash-attn's own operators all say what they are.
+    # ATen's SDPA kernels, flex_attention, torch's varlen and flash-attn's own operators say it.
     name = str(getattr(operator, "_opname", None) or getattr(operator, "__name__", operator))
-    attention = "attention" in name or "flash_attn" in name or name == "flex_attention"
+    attention = any(word in name for word in ("attention", "flash_attn", "varlen_attn"))
     return name in MATRIX_PRODUCTS or (attention and "backward" not in name)
 
 

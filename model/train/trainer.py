@@ -21,7 +21,6 @@ from typing import Any
 import torch
 
 from model.data import PackedDataset, StepLoader
-from model.entry.launch import SHUTDOWN_SECONDS
 from model.errors import ConfigError
 from model.train import progress
 from model.train.checkpoint import Checkpoints, Documents, Loaded
@@ -35,7 +34,7 @@ from model.train.measure import Meter, data_position, progress_line
 from model.train.metrics import JsonLines, MetricSink
 from model.train.objective import Objective
 from model.train.parallel import Parallel
-from model.train.prefix import check_measurable
+from model.train.prefix import check_measurable, honest_loss
 from model.train.profiler import Profiler
 from model.train.progress import Progress
 from model.train.retention import Entry
@@ -403,9 +402,9 @@ class Trainer:
         metrics["perf/validation_seconds"] = time.perf_counter() - started
         self._log(step, metrics)
         if self.ranks.is_main:
-            log.info("step %d  validation loss %.4f", step, metrics["validation/loss"])
+            log.info("step %d  validation loss %.4f", step, honest_loss(metrics))
         self.progress.validated = step
-        return metrics["validation/loss"]
+        return honest_loss(metrics)
 
     def _save_extra(self) -> None:
         """A complete checkpoint of this step, unless there is one: a batch that was skipped since
@@ -442,23 +441,10 @@ class Trainer:
             wait=wait,
         )
         self._saved = step
-        self._log(step, {"perf/checkpoint_stall_seconds": stall} | self._last_save())
+        self._log(step, {"perf/checkpoint_stall_seconds": stall})
         if self.ranks.is_main:
             how = "written" if wait else "begun"
             log.info("step %d  checkpoint %s, training waited %.2f s", step, how, stall)
-
-    def _last_save(self) -> dict[str, float]:
-        """How long the last finished save took; warns when a stop would not have the time."""
-        seconds = self.checkpoints.last_seconds
-        if seconds is None:
-            return {}
-        if self.ranks.is_main and 2 * seconds > SHUTDOWN_SECONDS:
-            log.warning(
-                "a checkpoint takes %.0f s: SIGTERM, after which ranks have %d s, may come too "
-                "late for one more; the training then resumes from the newest complete one",
-                seconds, SHUTDOWN_SECONDS,
-            )  # fmt: skip
-        return {"perf/checkpoint_seconds": seconds}
 
     def _log(self, step: int, metrics: dict[str, float]) -> None:
         if self.sink is not None:

@@ -85,6 +85,12 @@ class Training:
     mixture: list[dict[str, Any]]
     """Sets it was trained on; empty for pretraining."""
 
+    @property
+    def validation(self) -> Curve | None:
+        """Held-out loss: of prefixes where the routing leaks, since the other is too good."""
+        honest = self.curves.get("validation/prefix_loss")
+        return honest or self.curves.get("validation/loss")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:

@@ -168,7 +168,7 @@ def _pretraining(facts: Facts, theme: Theme) -> Figure | None:
         return None
     figure, (axes,) = _new(3.9)
     _line(axes, curve, theme.series[0], "training")
-    validation = training.curves.get("validation/loss")
+    validation = training.validation
     if validation is not None:
         axes.plot(validation.steps, validation.values, color=theme.series[1], marker="o",
                   markersize=4, linewidth=1.6,

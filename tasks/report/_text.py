@@ -277,7 +277,7 @@ def _shown(row: Mapping[str, Any]) -> dict[str, str]:
 
 def _training_row(training: Training) -> dict[str, str]:
     loss = training.curves.get("train/loss")
-    validation = training.curves.get("validation/loss")
+    validation = training.validation
     return {
         "model": training.name,
         "steps": f"{loss.steps[-1]:,}" if loss else NOT_RUN,

@@ -12,12 +12,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointPolicy
 from transformers import Gemma2Config, LlamaConfig, LlamaForCausalLM, MistralConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from model import SteelConfig, SteelForCausalLM, attention
 from model.attention import choose_attention, padded_head_size
 from model.errors import ConfigError
+from model.train.recompute import keep_products
 
 Maker = Callable[..., SteelForCausalLM]
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -250,6 +252,13 @@ def test_a_model_set_to_varlen_still_generates(
         return made
 
     assert torch.equal(generate("varlen"), generate("sdpa"))
+
+
+def test_recomputing_selectively_keeps_what_varlen_computed() -> None:
+    operators = torch.ops.torch_attn
+    kept, made_again = CheckpointPolicy.MUST_SAVE, CheckpointPolicy.PREFER_RECOMPUTE
+    assert keep_products(None, operators._varlen_attn.default) == kept
+    assert keep_products(None, operators._varlen_attn_backward.default) == made_again
 
 
 @pytest.mark.usefixtures("varlen")

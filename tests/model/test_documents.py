@@ -21,6 +21,7 @@ from model.documents import (
     tiles_of,
     to_tiles,
 )
+from model.train.recompute import Recompute, recompute_activations
 
 ROUTINGS = ["token", "sequence", "reference_norm", "dense"]
 Maker = Callable[..., SteelForCausalLM]
@@ -193,21 +194,51 @@ def test_right_padding_of_a_packed_row_takes_no_part(make_model: Maker, routing:
     torch.testing.assert_close(packed[:, 4:10], alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("what", ["selective", "full"])
 @pytest.mark.parametrize("routing", ROUTINGS)
-def test_recomputing_activations_changes_no_gradient(make_model: Maker, routing: str) -> None:
+def test_the_trainers_recomputing_changes_no_gradient(
+    make_model: Maker, routing: str, what: Recompute
+) -> None:
     ids = torch.randint(2, 61, (1, 12), generator=torch.Generator().manual_seed(6))
     kwargs = {"cu_seq_lens_q": bounds_of([5, 7]), "max_length_q": 7, "labels": ids}
-
-    def gradients(recompute: bool) -> list[Tensor]:
-        model = make_model(routing=routing).train()
-        if recompute:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+    plain, recomputed = (make_model(routing=routing).train() for _ in range(2))
+    recompute_activations(list(recomputed.model.layers), what)
+    for model in (plain, recomputed):
         model(ids, **kwargs).loss.backward()
-        return [p.grad for p in model.parameters() if p.grad is not None]
+    for one, other in zip(plain.parameters(), recomputed.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
 
-    plain, recomputed = gradients(False), gradients(True)
-    assert len(plain) == len(recomputed) > 0
-    assert all(torch.equal(a, b) for a, b in zip(plain, recomputed, strict=True))
+
+@pytest.mark.parametrize("routing", ROUTINGS)
+def test_bf16_autocast_trains_packed_documents(make_model: Maker, routing: str) -> None:
+    ids = torch.randint(2, 61, (1, 13), generator=torch.Generator().manual_seed(8))
+    kwargs = {"cu_seq_lens_q": bounds_of([5, 1, 7]), "max_length_q": 7, "labels": ids}
+    model = make_model(routing=routing).train()
+    exact = model(ids, **kwargs).loss
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model(ids, **kwargs).loss
+    loss.backward()
+    torch.testing.assert_close(loss, exact, rtol=1e-2, atol=1e-2)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("routing", ["token", "dense"])
+@pytest.mark.parametrize("changed", [0, 4, 5, 9])
+def test_nothing_before_a_token_depends_on_it_in_packed_rows_either(
+    make_model: Maker, routing: str, attention: str, changed: int
+) -> None:
+    model = make_model(routing=routing, attn_implementation=attention)
+    ids = torch.randint(2, 61, (1, 12), generator=torch.Generator().manual_seed(9))
+    other = ids.clone()
+    other[:, changed] = (other[:, changed] + 1) % 61
+    kwargs = {"cu_seq_lens_q": bounds_of([5, 7]), "max_length_q": 7, "use_cache": False}
+    with torch.no_grad():
+        before, after = model(ids, **kwargs).logits, model(other, **kwargs).logits
+    end = 5 if changed < 5 else 12
+    assert torch.equal(before[:, :changed], after[:, :changed])
+    assert (before[:, changed:end] != after[:, changed:end]).any(dim=-1).all()
+    assert torch.equal(before[:, end:], after[:, end:])
 
 
 def test_bounds_do_not_go_on_in_a_cache(make_model: Maker, tokens: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from model import SteelForCausalLM
 from model.errors import ConfigError
 from model.train.objective import Objective
-from model.train.prefix import prefix_losses
+from model.train.prefix import honest_loss, prefix_losses
 from tests.model.train import ranks
 
 MakeRun = Callable[..., Any]
@@ -72,6 +72,8 @@ def test_validation_of_a_leaking_model_reports_it(make_run: MakeRun, separate: b
     last = validations[-1]
     assert last["validation/prefix_loss"] > 0
     assert last["validation/prefix_loss"] != last["validation/loss"]
+    assert honest_loss(last) == last["validation/prefix_loss"]
+    assert honest_loss({"validation/loss": 2.0}) == 2.0
     dataset = run.trainer.data.validation
     batch = dataset.batch(range(3), separate_documents=separate)
     by_hand = prefix_losses(

@@ -193,6 +193,7 @@ def test_more_steps_than_data_are_refused(make_run: MakeRun) -> None:
         ({"model_type": "perceptron"}, "'perceptron' is unknown"),
         ({**ranks.TINY, "vocab_size": 10}, "has 10 embeddings, .* 64 tokens"),
         ({**QWEN, "hidden_size": "wide"}, "hidden_size"),
+        ({"attn_implementation": "sdpa"}, "steel has no config field 'attn_implementation'"),
     ],
 )
 def test_a_wrong_model_is_refused(make_run: MakeRun, model: dict[str, Any], message: str) -> None:
@@ -200,7 +201,20 @@ def test_a_wrong_model_is_refused(make_run: MakeRun, model: dict[str, Any], mess
         make_run(model=model)
 
 
-@pytest.mark.parametrize("routing", ["token", "dense"])
+@pytest.mark.parametrize(
+    ("attention", "message"),
+    [("flash", "'flash': choose one of auto, eager"), ("varlen", "'varlen' needs a GPU")],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_attention_that_is_not_there_is_refused(
+    make_run: MakeRun, attention: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make_run(attn_implementation=attention)
+
+
+@pytest.mark.filterwarnings("ignore::model.soft_moe.LeakWarning")
+@pytest.mark.parametrize("routing", ["token", "dense", "sequence", "reference_norm"])
 def test_flops_equal_the_counted_ones(make_run: MakeRun, routing: str) -> None:
     run = make_run(model={**ranks.TINY, "routing": routing}, attn_implementation="eager")
     batch = run.trainer.data.loader.step(0)[0]
