@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from model.errors import DataError
+from model.errors import ConfigError, DataError
 from model.train import asking
 from model.train.asking import Answer, RunState
 from model.train.horizon import Policy
+from model.train.profiler import FOLDER
+from model.train.requests import ProfileRequest
 from tasks._lock import is_held
 from tasks._recipes import display, resolve
 
@@ -47,6 +49,22 @@ def move_end(
     state, running = run_state(resolve(store), run)
     answer = asking.move_end(state, steps=steps, decay_at=decay_at)
     return _told(answer, "the horizon", state, running)
+
+
+def profile(store: str, run: str, *, num_steps: int) -> dict[str, Any]:
+    """Ask a pretraining for a trace of its next steps. Raises ConfigError or DataError."""
+    if num_steps < 1:
+        raise ConfigError(f"--steps {num_steps}: give 1 or more")
+    state, running = run_state(resolve(store), run)
+    request = state.requests.publish(ProfileRequest(num_steps=num_steps))
+    when = "after its next step boundary" if running else "when the run goes on"
+    folder = display(state.folder / FOLDER)
+    return {
+        "request": request,
+        "run": display(state.folder),
+        "folder": folder,
+        "message": f"asked for: a trace of {num_steps} steps, {when}; it will be in {folder}",
+    }
 
 
 def run_state(store: Path, run: str) -> tuple[RunState, bool]:

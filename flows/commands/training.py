@@ -1,4 +1,4 @@
-"""Commands for a pretraining that is running or stopped: append, horizon."""
+"""Commands for a pretraining that is running or stopped: append, horizon, profile."""
 
 import argparse
 import json
@@ -58,6 +58,18 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     horizon.add_argument("--json", action="store_true")
     horizon.set_defaults(run=_horizon)
 
+    profile = commands.add_parser(
+        "profile",
+        help="trace a few steps of a pretraining",
+        description="Ask a running pretraining to trace its next steps, on every rank, for "
+        "chrome://tracing or Perfetto.",
+    )
+    profile.add_argument("run_folder", metavar="RUN", help=RUN)
+    profile.add_argument("--store", default="store")
+    profile.add_argument("--steps", type=int, default=3, metavar="N", help="in the trace")
+    profile.add_argument("--json", action="store_true")
+    profile.set_defaults(run=_profile)
+
 
 def _append(arguments: argparse.Namespace) -> int:
     from tasks._requests import append
@@ -84,6 +96,13 @@ def _horizon(arguments: argparse.Namespace) -> int:
         steps=arguments.steps,
         decay_at=arguments.decay or arguments.decay_at,
     )
+    return _print(arguments, answer)
+
+
+def _profile(arguments: argparse.Namespace) -> int:
+    from tasks._requests import profile
+
+    answer = profile(arguments.store, arguments.run_folder, num_steps=arguments.steps)
     return _print(arguments, answer)
 
 

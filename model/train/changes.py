@@ -20,7 +20,7 @@ from model.errors import ConfigError, DataError
 from model.train.config import PretrainSettings
 from model.train.horizon import FILE_NAME as HORIZON_FILE
 from model.train.horizon import Horizon, HorizonChange, read_changes, write_changes
-from model.train.requests import AppendRequest, HorizonRequest, Request
+from model.train.requests import AppendRequest, HorizonRequest, ProfileRequest, Request
 from model.train.schedule import learning_rate
 
 
@@ -93,6 +93,8 @@ class Changes:
         Raises:
             ConfigError, DataError: it cannot be done; says why, and what can.
         """
+        if isinstance(request, ProfileRequest):
+            return self
         if request.at_step is not None and request.at_step != step:
             raise DataError(
                 f"asked for step {request.at_step}, but the run has done {step}: ask for a later "

@@ -19,7 +19,7 @@ from model.train.changes import Changes
 from model.train.config import PretrainSettings
 from model.train.horizon import Horizon
 from model.train.parallel import Parallel
-from model.train.requests import Pending, RequestFolder
+from model.train.requests import Pending, ProfileRequest, RequestFolder
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,8 @@ class Control:
         self.run = run
         self.ranks = ranks
         self.requests = RequestFolder(run)
+        self.profile: Callable[[int, int], None] = lambda step, num_steps: None
+        """Traces so many steps after so many completed ones; the trainer's."""
         self.changes = self._from_main(lambda: Changes.read(run, settings, base))
 
     @property
@@ -74,6 +76,10 @@ class Control:
             self._remove(pending.name)
             return False
         request = pending.request
+        if isinstance(request, ProfileRequest):
+            self.profile(step, request.num_steps)
+            self._remove(pending.name)
+            return False
         try:
             changes = self._from_main(
                 lambda: self.changes.apply(pending.name, request, step=step, consumed=consumed)

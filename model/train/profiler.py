@@ -61,9 +61,9 @@ class Profiler:
         self._active: Any = None
         self._last = 0
 
-    def request(self, first_step: int, num_steps: int) -> None:
-        """Trace steps from `first_step` (a number after the next step's) on, too."""
-        self._starts[first_step] = num_steps
+    def request(self, completed: int, num_steps: int) -> None:
+        """Trace so many steps after the one that follows `completed` steps, too."""
+        self._starts[completed + 2] = num_steps
 
     def boundary(self, completed: int) -> None:
         """Between two steps, `completed` of which are done; starts and ends traces."""

@@ -57,7 +57,18 @@ class HorizonRequest:
     at_step: ClassVar[None] = None
 
 
-Request = AppendRequest | HorizonRequest
+@dataclass(frozen=True, kw_only=True)
+class ProfileRequest:
+    """Trace the next steps; changes nothing that is learned, so no journal tells of it."""
+
+    KIND: ClassVar[str] = "profile"
+
+    num_steps: int = 3
+    """Steps in the trace, 1 or more."""
+    at_step: ClassVar[None] = None
+
+
+Request = AppendRequest | HorizonRequest | ProfileRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +151,8 @@ def parse_request(raw: Any) -> Request:
     """A request from its JSON. Raises DataError naming what is wrong."""
     if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
         raise DataError(f"its schema_version must be {SCHEMA_VERSION}")
-    kinds: dict[str, type[Request]] = {k.KIND: k for k in (AppendRequest, HorizonRequest)}
+    known = (AppendRequest, HorizonRequest, ProfileRequest)
+    kinds: dict[str, type[Request]] = {k.KIND: k for k in known}
     kind, values = kinds.get(raw.get("kind", "")), raw.get("request")
     if kind is None or not isinstance(values, dict):
         raise DataError(f"its kind {raw.get('kind')!r} is none of {', '.join(kinds)}")
@@ -151,6 +163,9 @@ def parse_request(raw: Any) -> Request:
         whole = [request.seed, request.at_step or 0]
         right = isinstance(request.weights, dict) and request.horizon in ("keep", "extend")
         right = right and all(isinstance(v, str) for v in (request.folder, request.manifest))
+    elif isinstance(request, ProfileRequest):
+        whole = [request.num_steps]
+        right = request.num_steps != 0
     else:
         decay_at = 0 if request.decay_at == "now" else request.decay_at
         whole, right = [request.steps or 0, decay_at or 0], True

@@ -125,6 +125,7 @@ class Trainer:
     """Step of the newest checkpoint that was written or loaded; -1 = none."""
 
     def __post_init__(self) -> None:
+        self.control.profile = self.profiler.request
         self.data = self.open_data()
         check_measurable(self.objective, self.data.num_validation)
         self.engine = Engine(

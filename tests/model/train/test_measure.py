@@ -191,9 +191,9 @@ def traced(path: Path) -> dict[str, Any]:
 
 def test_traces_of_the_steps_that_were_asked_for(tmp_path: Path) -> None:
     profiler = Profiler(ProfileSettings(start_step=3, num_steps=2), tmp_path, 1, cuda=False)
-    work(profiler, range(1, 7), Phases(CPU))
-    profiler.request(first_step=9, num_steps=1)
-    work(profiler, range(7, 10), Phases(CPU))
+    work(profiler, range(1, 8), Phases(CPU))
+    profiler.request(7, num_steps=1)
+    work(profiler, range(8, 10), Phases(CPU))
     folders = sorted(p.name for p in (tmp_path / "profile").iterdir())
     assert folders == ["step-00000003", "step-00000009"]
     for folder, steps in zip(folders, (2, 1), strict=True):
