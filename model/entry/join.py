@@ -118,8 +118,8 @@ class Joiner:
         self._child: subprocess.Popen[bytes] | None = None
 
     def run(self) -> None:
-        """Until SIGTERM or SIGINT."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        """Until SIGTERM, SIGINT, or the connection that started this is lost (SIGHUP)."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._stop)
         log.info("waiting for calls in %s", self.store / CALL)
         while not self.stopping:

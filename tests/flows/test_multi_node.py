@@ -1,0 +1,151 @@
+"""What is shipped for several machines starts what exists, as its schedulers would run it.
+
+The schedulers' own commands (srun, scontrol, ssh) are replaced by ones that note what they are
+asked to start; so is `steel`, whose command line is then read by the real parser.
+"""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.cli import parser
+from flows.config import load_pipeline
+
+SCRIPTS = ("hosts.sh", "slurm.sbatch")
+
+
+@pytest.fixture
+def folder(root: Path) -> Path:
+    return root / "deployments" / "multi-node"
+
+
+@pytest.fixture
+def bin_folder(tmp_path: Path) -> Path:
+    """Commands that append their names and arguments, one a line, to calls/<name>."""
+    folder, calls = tmp_path / "bin", tmp_path / "calls"
+    folder.mkdir()
+    calls.mkdir()
+    note = f'#!/usr/bin/env bash\nprintf "%s\\n" "$@" >"{calls}/$(basename "$0")"\n'
+    bodies = {
+        "scontrol": 'printf "node0\\nnode1\\nnode2\\n"\n',
+        "srun": "exec sleep 60\n",
+        "ssh": "exec sleep 60\n",
+        "steel": 'trap "exit 143" TERM\nsleep "$STEEL_SECONDS" & wait\nexit "${STEEL_CODE:-0}"\n',
+    }
+    for name, body in bodies.items():
+        (folder / name).write_text(note + body)
+        (folder / name).chmod(0o755)
+    return folder
+
+
+def start(script: Path, bin_folder: Path, *arguments: str, **env: str) -> "subprocess.Popen[bytes]":
+    environment = {
+        **os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}", "HEAD": "node0",
+        "SLURM_SUBMIT_DIR": str(script.parents[2]), "SLURM_NNODES": "3", "SLURM_JOB_ID": "70123",
+        "SLURM_JOB_NODELIST": "node[0-2]", **env,
+    }  # fmt: skip
+    return subprocess.Popen(["bash", str(script), *arguments], env=environment)
+
+
+def called(bin_folder: Path, name: str) -> list[str]:
+    path = bin_folder.parent / "calls" / name
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{name} was not called"
+        time.sleep(0.02)
+    return path.read_text().splitlines()
+
+
+def check_run(arguments: list[str]) -> Any:
+    """The pretraining's config that this `steel` command line gives."""
+    given = parser().parse_args(arguments)
+    assert arguments[0] == "run" and given.stages == "pretrain"
+    return load_pipeline(given.config, given.settings).pretrain
+
+
+def check_join(text: str) -> None:
+    assert "python -m model.entry.join" in text.replace("'", "")
+    assert importlib.util.find_spec("model.entry.join")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_scripts_are_valid_and_say_how_they_are_used(folder: Path, name: str) -> None:
+    subprocess.run(["bash", "-n", str(folder / name)], check=True)
+    asked = subprocess.run(
+        ["bash", str(folder / name)], capture_output=True, text=True, check=False
+    )
+    assert asked.returncode != 0
+    assert "CONFIG.yaml STORE" in asked.stdout + asked.stderr
+
+
+def test_hosts(folder: Path, bin_folder: Path, tmp_path: Path) -> None:
+    script = start(
+        folder / "hosts.sh", bin_folder, "deployments/steel-1b.yaml", str(tmp_path / "store"),
+        "node1", "node2", STEEL_SECONDS="1",
+    )  # fmt: skip
+    assert script.wait(30) == 0
+    config = check_run(called(bin_folder, "steel"))
+    assert (config.nodes, config.rendezvous) == (3, "node0:29400")
+    check_join(" ".join(called(bin_folder, "ssh")))
+    assert (tmp_path / "store" / "join-node2.log").exists()
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_slurm(folder: Path, bin_folder: Path, tmp_path: Path, code: int) -> None:
+    script = start(
+        folder / "slurm.sbatch", bin_folder, "deployments/steel-1b.yaml", str(tmp_path / "store"),
+        STEEL_SECONDS="1", STEEL_CODE=str(code),
+    )  # fmt: skip
+    assert script.wait(30) == code
+    config = check_run(called(bin_folder, "steel"))
+    assert (config.nodes, config.rendezvous) == (3, "node0:30123")
+    step = called(bin_folder, "srun")
+    assert {"--relative=1", "--nodes=2", "--ntasks=2"} <= set(step), "all nodes but the first"
+    check_join(" ".join(step))
+
+
+def test_slurms_signal_reaches_the_training(folder: Path, bin_folder: Path, tmp_path: Path) -> None:
+    script = start(
+        folder / "slurm.sbatch", bin_folder, "deployments/steel-1b.yaml", str(tmp_path / "store"),
+        STEEL_SECONDS="60",
+    )  # fmt: skip
+    try:
+        called(bin_folder, "steel")
+    except AssertionError:
+        script.kill()
+        script.wait()
+        raise
+    time.sleep(0.5)  # the stand-in sets its trap
+    script.send_signal(signal.SIGTERM)
+    assert script.wait(30) == 143
+
+
+def test_kubernetes(folder: Path) -> None:
+    documents = list(yaml.safe_load_all((folder / "kubernetes.yaml").read_text()))
+    by_kind = {document["kind"]: document for document in documents}
+    job = by_kind["Job"]["spec"]
+    assert job["completions"] == job["parallelism"]
+    pod = job["template"]["spec"]
+    service = by_kind["Service"]
+    assert pod["subdomain"] == service["metadata"]["name"]
+    assert service["spec"]["selector"].items() <= job["template"]["metadata"]["labels"].items()
+    [container] = pod["containers"]
+    [script] = container["args"]
+    subprocess.run(["bash", "-n"], input=script.encode(), check=True)
+    check_join(script)
+    command = script.replace("\\\n", " ").split("exec steel ")[1].split()
+    config = check_run(command)
+    assert config.nodes == job["completions"]
+    host, _, port = config.rendezvous.partition(":")
+    assert host == f"{by_kind['Job']['metadata']['name']}-0.{pod['subdomain']}"
+    assert int(port) == service["spec"]["ports"][0]["port"]
+    claims = {v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if "persistentVolumeClaim" in v}  # fmt: skip  # noqa: E501
+    assert claims == {by_kind["PersistentVolumeClaim"]["metadata"]["name"]}
+    assert {m["name"] for m in container["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
