@@ -1,0 +1,143 @@
+"""What the trainer adds to a training step: the loop against the plainest one of PyTorch.
+
+    python -m benchmarks.bench_loop --json out.json [--steps 60] [--hidden-size 64]
+
+Both train one model on one process, in turns, from the same start, on the same samples: a plain
+loop (dataset, the same loss, backward, `clip_grad_norm_`, fused AdamW, the loss read once a step)
+and `Trainer.fit` (order and loader, agreement between ranks, health, phases, metrics file; no
+checkpoint or validation between). The model is tiny on purpose, so that the overhead shows: it is
+a constant of milliseconds a step, whatever the model. The limit is the plain loop.
+"""
+
+import argparse
+import json
+import logging
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from model.data import PackedManifest
+from model.data.shards import ShardWriter
+from model.train.build import Run, build
+from model.train.config import PretrainJob, PretrainSettings
+from model.train.metrics import read_metrics
+from model.train.parallel import Parallel, parallel
+from model.train.signals import StopFlag
+
+VOCABULARY = 512
+
+
+def main() -> None:
+    """Print ratios; with --json, write them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--steps", type=int, default=60, help="timed steps a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--hidden-size", type=int, default=64)
+    given = parser.parse_args()
+    logging.disable(logging.INFO)
+    with tempfile.TemporaryDirectory() as scratch, parallel() as ranks:
+        figures = race(given, Path(scratch), ranks)
+    print(json.dumps(figures, indent=1))
+    if given.json:
+        given.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def race(given: argparse.Namespace, scratch: Path, ranks: Parallel) -> dict[str, Any]:
+    """Median seconds a step of both, in turns."""
+    pack(scratch / "packed", given.steps)
+    plain, ours = [], []
+    for number in range(given.rounds):
+        job = job_of(given, scratch, f"run-{number}")
+        plain.append(plain_steps(build(job, ranks, StopFlag())))
+        ours.append(our_steps(build(job, ranks, StopFlag()), Path(job.output)))
+    # The fastest round of each: what the machine does besides is nobody's overhead.
+    peer, found = min(plain), min(ours)
+    return {
+        "command": " ".join(["python", "-m", "benchmarks.bench_loop", *sys.argv[1:]]),
+        "machine": {"cpu": platform.processor() or platform.machine(),
+                    "threads": torch.get_num_threads(), "device": ranks.device.type},
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__,
+                     "python": platform.python_version()},
+        "plain_loop_ms_per_step": round(1000 * peer, 3),
+        "trainer_ms_per_step": round(1000 * found, 3),
+        "overhead_ms_per_step": round(1000 * (found - peer), 3),
+        "ratio": round(found / peer, 3),
+        "rounds": {"plain": plain, "trainer": ours},
+    }  # fmt: skip
+
+
+def job_of(given: argparse.Namespace, scratch: Path, name: str) -> PretrainJob:
+    """A run of a tiny model."""
+    settings = PretrainSettings(
+        model={"hidden_size": given.hidden_size, "num_hidden_layers": 2, "num_attention_heads": 2,
+               "num_experts": 2, "expert_intermediate_size": given.hidden_size},
+        sequence_length=64, global_batch=8, micro_batch=4, steps=given.steps, warmup_steps=0,
+        separate_documents=False,
+    )  # fmt: skip
+    output = scratch / name
+    output.mkdir()
+    return PretrainJob(settings=settings, packed=str(scratch / "packed"), output=str(output))
+
+
+def plain_steps(run: Run) -> float:
+    """Seconds a step of the plain loop (median)."""
+    trainer, model = run.trainer, run.model
+    settings, dataset = trainer.settings, trainer.data.loader.dataset
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
+    moments = [time.perf_counter()]
+    for step in range(settings.steps):
+        for first in range(0, settings.global_batch, settings.micro_batch):
+            start = step * settings.global_batch + first
+            rows = dataset.fetch(np.arange(start, start + settings.micro_batch))
+            tokens = rows[0].long()
+            loss, _ = trainer.objective(tokens[:, :-1], tokens[:, 1:])
+            (loss * settings.micro_batch / settings.global_batch).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+        moments.append(time.perf_counter())
+    trainer.close()
+    return statistics.median(np.diff(moments[5:]).tolist())
+
+
+def our_steps(run: Run, output: Path) -> float:
+    """Seconds a step of the trainer (median), everything between two reports included."""
+    run.trainer.fit()
+    run.trainer.close()
+    lines = [
+        line["time"] for line in read_metrics(output / "metrics.jsonl")
+        if "train/loss" in line["metrics"]
+    ]  # fmt: skip
+    return statistics.median(np.diff(lines[5:]).tolist())
+
+
+def pack(folder: Path, steps: int) -> None:
+    """Random tokens as the stage `pack` writes them."""
+    tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w1").save_pretrained(
+        folder / "tokenizer"
+    )
+    tokens = np.random.default_rng(0).integers(2, VOCABULARY, steps * 8 * 64 + 4096)
+    with ShardWriter(folder / "shards", source="s", dtype="uint16", shard_tokens=1 << 20) as writer:
+        for document in np.array_split(tokens, 50):
+            writer.add_document([*document.tolist(), 1])
+    PackedManifest(
+        vocab_size=VOCABULARY, end_of_document=1, tokenizer_md5="0" * 32,
+        shards=tuple(writer.shards),
+    ).write(folder / "shards")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
