@@ -18,6 +18,7 @@ from model.train.metrics import read_metrics
 from tasks._corpora import corpus
 from tasks._manifest import StageResult
 from tasks.report._cleaning import Cleaning, read_cleaning
+from tasks.report._course import Course, read_course
 from tasks.report.table import read_results
 
 FULL_SCALE = 1_000_000_000
@@ -132,6 +133,8 @@ class Facts:
     """Model -> benchmark -> scores."""
     policy: str | None = None
     """Name of the SFT model that DPO started from."""
+    course: Course | None = None
+    """What happened to the pretraining."""
     kernels: dict[str, Any] | None = None
     """Table 2 as the stage `kernel_table` wrote it."""
     provenance: list[Provenance] = field(default_factory=list)
@@ -166,6 +169,7 @@ def gather(
         facts.vocabulary = _manifest(packed).vocab_size if packed else None
         facts.parameters = count_parameters(pretrain.folder / "model") if pretrain else None
         facts.trainings = {n: _training(n, r) for n, r in trained.items() if r is not None}
+        facts.course = read_course(pretrain.folder) if pretrain else None
         if kernels is not None:
             facts.kernels = json.loads((kernels.folder / "table.json").read_text(encoding="utf-8"))
         facts.results = {name: read_results(result) for name, result in evaluations.items()}

@@ -3,7 +3,7 @@
     data.png          tokens by source            (the paper's figure 2)
     attrition.png     what cleaning kept, and which operators dropped the rest
     perplexity.png    how perplexing the texts of each source were
-    pretraining.png   loss by step                (figure 3)
+    pretraining.png   loss, rate, speed and ranks (figure 3)
     sft.png           loss of every mixture       (figure 4)
     dpo.png           loss and preference         (figure 5)
     accuracy.png      every model on every benchmark, with intervals and the chance line
@@ -13,22 +13,31 @@ drawn. Matplotlib's object interface only: no global state, no display.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib as mpl
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from tasks._theme import DARK, LIGHT, Theme, style
+from tasks.report._course_figure import pretraining
+from tasks.report._drawing import (
+    PER_TOKEN,
+    latin,
+    line,
+    loss_axes,
+    new_figure,
+    number,
+    running_mean,
+    step_axis,
+)
 from tasks.report._facts import Curve, Facts, Training
 from tasks.report.table import benchmarks, percent, verdict
 
-WIDTH = 9.0
-"""Inches; at 150 dots an inch a picture is 1,350 pixels wide."""
+__all__ = ["draw", "running_mean"]
+
 DPI = 150
-PER_TOKEN = "loss, nats per token"
 MOST_OPERATORS = 12
 """Bars in the second panel of the attrition picture."""
 
@@ -37,7 +46,7 @@ def draw(facts: Facts, folder: Path) -> list[str]:
     """Write every picture there are data for, in both themes. Returns their names."""
     pictures: dict[str, Callable[[Facts, Theme], Figure | None]] = {
         "data": _data, "attrition": _attrition, "perplexity": _perplexity,
-        "pretraining": _pretraining, "sft": _sft,
+        "pretraining": pretraining, "sft": _sft,
         "dpo": _dpo, "accuracy": _accuracy,
     }  # fmt: skip
     folder.mkdir(exist_ok=True)
@@ -57,17 +66,6 @@ def draw(facts: Facts, folder: Path) -> list[str]:
     return drawn
 
 
-def _new(height: float, panels: int = 1, *, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(WIDTH, height))
-    axes = figure.subplots(1, panels, squeeze=False, sharey=sharey)
-    return figure, list(axes[0])
-
-
-def _latin(text: str) -> str:
-    """A label the built-in font can draw."""
-    return text if text.isascii() else text.encode("ascii", "replace").decode()
-
-
 def _data(facts: Facts, theme: Theme) -> Figure | None:
     sources = [s for s in facts.sources if s.tokens]
     if not sources:
@@ -78,11 +76,11 @@ def _data(facts: Facts, theme: Theme) -> Figure | None:
         groups[source.group] = groups.get(source.group, 0) + (source.tokens or 0)
     ordered = sorted(groups, key=lambda group: -groups[group])
     colour = dict(zip(ordered, _cycle(theme, len(ordered)), strict=True))
-    figure, (axes,) = _new(1.6 + 0.32 * len(sources))
-    names = [_latin(s.title) for s in sources]
+    figure, (axes,) = new_figure(1.6 + 0.32 * len(sources))
+    names = [latin(s.title) for s in sources]
     counts = [s.tokens or 0 for s in sources]
     bars = axes.barh(names, counts, color=[colour[s.group] for s in sources], height=0.72)
-    notes = [f"{_number(n)}  ({_share(n, total)} %)" for n in counts]
+    notes = [f"{number(n)}  ({_share(n, total)} %)" for n in counts]
     axes.bar_label(bars, notes, padding=5, fontsize=9, color=theme.text)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.22 * max(counts))
@@ -90,7 +88,7 @@ def _data(facts: Facts, theme: Theme) -> Figure | None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.grid(axis="x")
     axes.tick_params(axis="y", labelcolor=theme.text)
-    axes.set_title(f"{_number(total)} tokens by source")
+    axes.set_title(f"{number(total)} tokens by source")
     handles = [mpl.patches.Patch(color=colour[g]) for g in ordered]
     labels = [f"{g} {_share(groups[g], total)} %" for g in ordered]
     axes.legend(handles, labels, loc="lower right")
@@ -105,8 +103,8 @@ def _attrition(facts: Facts, theme: Theme) -> Figure | None:
     droppers = sorted(facts.operators, key=lambda o: -o.dropped)[:MOST_OPERATORS]
     droppers = [o for o in droppers if o.dropped]
     rows = max(len(sources), len(droppers))
-    figure, (left, right) = _new(1.5 + 0.3 * rows, panels=2)
-    names = [_latin(s.title) for s in sources]
+    figure, (left, right) = new_figure(1.5 + 0.3 * rows, panels=2)
+    names = [latin(s.title) for s in sources]
     kept = [100 * (s.kept or 0) / (s.documents or 1) for s in sources]
     left.barh(names, [100] * len(names), color=theme.grid, height=0.72)
     left.barh(names, kept, color=theme.series[0], height=0.72)
@@ -122,7 +120,7 @@ def _attrition(facts: Facts, theme: Theme) -> Figure | None:
     left.set_xticks([0, 50, 100], ["0", "50", "100 %"])
     left.tick_params(axis="y", labelcolor=theme.text)
     left.set_title("Documents kept by cleaning")
-    labels = [f"{_latin(o.name)}" + (" (code)" if o.kind == "code" else "") for o in droppers]
+    labels = [f"{latin(o.name)}" + (" (code)" if o.kind == "code" else "") for o in droppers]
     bars = right.barh(labels, [o.dropped for o in droppers], color=theme.series[1], height=0.72)
     right.bar_label(bars, [f"{o.dropped:,}" for o in droppers], padding=4, fontsize=8,
                     color=theme.text)  # fmt: skip
@@ -141,7 +139,7 @@ def _perplexity(facts: Facts, theme: Theme) -> Figure | None:
         return None
     spreads = sorted(cleaning.perplexity, key=lambda s: s.percentiles[50])
     titles = {source.name: source.title for source in facts.sources}
-    figure, (axes,) = _new(1.7 + 0.32 * len(spreads))
+    figure, (axes,) = new_figure(1.7 + 0.32 * len(spreads))
     for y, spread in enumerate(spreads):
         low, quarter, middle, three, high = (spread.percentiles[p] for p in (5, 25, 50, 75, 95))
         axes.plot([low, high], [y, y], color=theme.series[0], linewidth=1.5)
@@ -152,7 +150,7 @@ def _perplexity(facts: Facts, theme: Theme) -> Figure | None:
         axes.text(cleaning.max_perplexity, -0.9, f" dropped above {cleaning.max_perplexity:,.0f}",
                   color=theme.series[1], fontsize=8)  # fmt: skip
     axes.set_xscale("log")
-    axes.set_yticks(range(len(spreads)), [_latin(titles.get(s.source, s.source)) for s in spreads])
+    axes.set_yticks(range(len(spreads)), [latin(titles.get(s.source, s.source)) for s in spreads])
     axes.set_ylim(len(spreads) - 0.4, -1.1)
     axes.tick_params(axis="y", labelcolor=theme.text)
     axes.grid(axis="x")
@@ -161,31 +159,15 @@ def _perplexity(facts: Facts, theme: Theme) -> Figure | None:
     return figure
 
 
-def _pretraining(facts: Facts, theme: Theme) -> Figure | None:
-    training = facts.trainings.get("base")
-    curve = training.curves.get("train/loss") if training else None
-    if training is None or curve is None:
-        return None
-    figure, (axes,) = _new(3.9)
-    _line(axes, curve, theme.series[0], "training")
-    validation = training.validation
-    if validation is not None:
-        axes.plot(validation.steps, validation.values, color=theme.series[1], marker="o",
-                  markersize=4, linewidth=1.6,
-                  label=_ending("validation", validation.values[-1]))  # fmt: skip
-    _loss_axes(axes, "Pretraining", PER_TOKEN, [curve] + ([validation] if validation else []))
-    return figure
-
-
 def _sft(facts: Facts, theme: Theme) -> Figure | None:
     runs = {n.removeprefix("sft "): t for n, t in facts.trainings.items() if n.startswith("sft ")}
     curves = {n: t.curves["train/loss"] for n, t in runs.items() if "train/loss" in t.curves}
     if not curves:
         return None
-    figure, (axes,) = _new(3.9)
+    figure, (axes,) = new_figure(3.9)
     for (name, curve), colour in zip(curves.items(), _cycle(theme, len(curves)), strict=True):
-        _line(axes, curve, colour, _latin(name))
-    _loss_axes(axes, "Supervised fine-tuning, by mixture", PER_TOKEN, list(curves.values()))
+        line(axes, curve, colour, latin(name))
+    loss_axes(axes, "Supervised fine-tuning, by mixture", PER_TOKEN, list(curves.values()))
     return figure
 
 
@@ -194,21 +176,21 @@ def _dpo(facts: Facts, theme: Theme) -> Figure | None:
     if training is None or "train/loss" not in training.curves:
         return None
     second = training.curves.get("train/preference_accuracy")
-    figure, panels = _new(3.5, panels=2 if second else 1)
+    figure, panels = new_figure(3.5, panels=2 if second else 1)
     loss = training.curves["train/loss"]
-    _line(panels[0], loss, theme.series[0], "training")
+    line(panels[0], loss, theme.series[0], "training")
     panels[0].axhline(math.log(2), color=theme.muted, linewidth=1, linestyle=(0, (4, 3)))
     panels[0].annotate("ln 2: no preference learned", (1, math.log(2)), (-4, -11),
                        xycoords=("axes fraction", "data"), textcoords="offset points",
                        ha="right", fontsize=8, color=theme.muted)  # fmt: skip
-    _loss_axes(panels[0], "Preference optimisation", "loss, nats per pair", [loss])
+    loss_axes(panels[0], "Preference optimisation", "loss, nats per pair", [loss])
     if second is not None:
         share = Curve(steps=second.steps, values=[100 * value for value in second.values])
-        _line(panels[1], share, theme.series[2], "training")
+        line(panels[1], share, theme.series[2], "training")
         panels[1].axhline(50, color=theme.muted, linewidth=1, linestyle=(0, (4, 3)))
         panels[1].set_ylim(0, 103)
         panels[1].grid(axis="y")
-        _step_axis(panels[1])
+        step_axis(panels[1])
         panels[1].set_title("Chosen preferred over rejected, %")
         panels[1].legend(loc="lower right")
     return figure
@@ -219,7 +201,7 @@ def _accuracy(facts: Facts, theme: Theme) -> Figure | None:
     if not titles:
         return None
     models = list(facts.results)
-    figure, panels = _new(1.5 + 0.42 * len(models), panels=len(titles), sharey=True)
+    figure, panels = new_figure(1.5 + 0.42 * len(models), panels=len(titles), sharey=True)
     bounds = [r["interval_95"] for of_model in facts.results.values() for r in of_model.values()]
     low = min(20.0, 100 * min(b[0] for b in bounds) - 4)
     high = max(35.0, 100 * max(b[1] for b in bounds) + 9)
@@ -243,7 +225,7 @@ def _accuracy(facts: Facts, theme: Theme) -> Figure | None:
         axes.set_title(title)
         axes.set_xlim(max(0.0, low), min(100.0, high))
         axes.set_ylim(len(models) - 0.4, -0.7)
-        axes.set_yticks(range(len(models)), [_latin(model) for model in models])
+        axes.set_yticks(range(len(models)), [latin(model) for model in models])
         axes.tick_params(axis="y", labelcolor=theme.text)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.grid(axis="x")
@@ -254,62 +236,8 @@ def _accuracy(facts: Facts, theme: Theme) -> Figure | None:
     return figure
 
 
-def _line(axes: Axes, curve: Curve, colour: str, label: str) -> None:
-    """A noisy curve: the measurements thin, their running mean bold, its last value named."""
-    window = len(curve.values) // 40
-    if window:
-        axes.plot(curve.steps, curve.values, color=colour, linewidth=0.8, alpha=0.35)
-    means = running_mean(curve.values, window)
-    axes.plot(curve.steps, means, color=colour, linewidth=2, label=_ending(label, means[-1]),
-              marker="o" if len(means) == 1 else None)  # fmt: skip
-
-
-def running_mean(values: Sequence[float], window: int) -> list[float]:
-    """Mean of each value with `window` neighbours on either side.
-
-    Near the beginning, where losses fall fast, with as few on both sides as there are before it;
-    near the end with as many as there are after it.
-    """
-    means = []
-    for i in range(len(values)):
-        reach = min(window, i)
-        part = values[i - reach : i + reach + 1]
-        means.append(sum(part) / len(part))
-    return means
-
-
-def _ending(label: str, value: float) -> str:
-    return f"{label}: {value:.2f} at the end"
-
-
-def _loss_axes(axes: Axes, title: str, unit: str, curves: list[Curve]) -> None:
-    values = sorted(value for curve in curves for value in curve.values if math.isfinite(value))
-    usual = values[int(0.98 * (len(values) - 1))]
-    if values[-1] > 1.6 * usual:
-        # A few first steps so much higher would flatten all that follows.
-        axes.set_ylim(values[0] - 0.08 * (usual - values[0]), 1.15 * usual)
-    axes.set_title(title)
-    _step_axis(axes)
-    axes.set_ylabel(unit)
-    axes.grid(axis="y")
-    axes.legend(loc="upper right")
-
-
-def _step_axis(axes: Axes) -> None:
-    axes.set_xlabel("step")
-    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-
-
 def _cycle(theme: Theme, count: int) -> list[str]:
     return [theme.series[i % len(theme.series)] for i in range(count)]
-
-
-def _number(count: float) -> str:
-    """1234567 -> 1.23 M."""
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count:.0f}"
 
 
 def _share(part: float, whole: float) -> str:

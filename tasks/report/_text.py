@@ -6,6 +6,7 @@ from typing import Any
 from tasks._paper import Paper
 from tasks._table2 import paper_row, shown
 from tasks.report._cleaning import Cleaning
+from tasks.report._course import Course
 from tasks.report._facts import FULL_SCALE, Facts, Source, Training
 from tasks.report.table import NOT_RUN, benchmarks, cell, percent, result_rows, verdict
 
@@ -258,6 +259,7 @@ def _source_row(source: Source, total: int) -> dict[str, str]:
 def _training(facts: Facts, picture: Callable[[str, str], str]) -> str:
     parts = [
         picture("pretraining", "Pretraining loss (the paper's figure 3)"),
+        _course(facts.course),
         picture("sft", "SFT loss (the paper's figure 4)"),
         picture("dpo", "DPO loss (the paper's figure 5)"),
     ]
@@ -268,7 +270,26 @@ def _training(facts: Facts, picture: Callable[[str, str], str]) -> str:
             numeric = [c for c, v in training.mixture[0].items() if isinstance(v, int | float)]
             parts.append(f"### Data of {training.name}")
             parts.append(table([_shown(row) for row in training.mixture], right=numeric))
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
+
+
+def _course(course: Course | None) -> str:
+    """Who took up the pretraining, and what happened to it; nothing for a run in one piece."""
+    if course is None or not (course.marks or len(course.sessions) > 1):
+        return ""
+    rows = [
+        {
+            "session": str(number), "from step": f"{session.step:,}",
+            "to step": "" if session.last_step is None else f"{session.last_step:,}",
+            "processes": str(session.num_processes), "device": session.device,
+            "ended": session.how,
+        }
+        for number, session in enumerate(course.sessions, 1)
+    ]  # fmt: skip
+    told = "\n".join(f"- step {mark.step:,}: {mark.text}" for mark in course.marks)
+    return f"### What happened on the way\n\n{told}\n\n" + table(
+        rows, right=["session", "from step", "to step", "processes"]
+    )
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, str]:
