@@ -11,9 +11,14 @@ import yaml
 from prefect import Flow
 from transformers import AutoModelForCausalLM
 
+from flows.cli import main
+from flows.commands import BAD_INPUT
 from flows.config import load_pipeline
 from flows.preflight import KINDS
-from model import SteelConfig
+from model.train.build import model_config
+from model.train.horizon import Horizon
+from model.train.schedule import learning_rate
+from tasks import pretrain
 from tasks._recipes import recipe_path
 
 CONFIGS = ("smoke", "real-sample", "steel-1b")
@@ -34,18 +39,51 @@ def test_shipped_configuration_loads_and_names_existing_recipes(name: str) -> No
         assert recipe_path("mixtures", mixture).is_file()
 
 
-def test_steel_1b_is_table_1() -> None:
-    settings = load_pipeline("deployments/steel-1b.yaml").pretrain.settings
-    assert isinstance(settings.model, dict)
-    config = SteelConfig(**settings.model)
+def test_steel_1b_is_table_1_and_section_5(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    whole = load_pipeline("deployments/steel-1b.yaml").pretrain
+    pretrain.check(whole)
+    assert pretrain.num_processes(whole) == 8
+    settings = whole.settings
+    assert settings.global_batch == 8 * settings.micro_batch * 8, "GPUs x 8 x accumulation 8"
+    assert settings.global_batch * settings.sequence_length == 1_048_576
+    assert (settings.sequence_length, settings.micro_batch, settings.steps) == (2048, 8, 1_070_000)
+    assert (settings.betas, settings.weight_decay, settings.clip) == ((0.9, 0.95), 0.05, 1.0)
+    horizon = Horizon(steps=settings.steps)
+    rates = [learning_rate(settings, step, horizon) for step in (0, 1999, 2000, 1_069_999)]
+    assert rates[0] == pytest.approx(3e-4 / 2000)
+    assert rates[1] == rates[2] == 3e-4
+    assert rates[3] < 1e-14, "cosine to 0"
     with torch.device("meta"):
-        network = AutoModelForCausalLM.from_config(config)
-    parameters = sum(p.numel() for p in network.parameters())
+        language_model = AutoModelForCausalLM.from_config(model_config(settings, {}))
+    parameters = sum(p.numel() for p in language_model.parameters())
     assert round(parameters / 1e9, 2) == 1.12
-    tokens_a_step = settings.global_batch * settings.sequence_length
-    assert tokens_a_step == 1_048_576
-    assert settings.betas == (0.9, 0.95)
-    assert (settings.weight_decay, settings.clip) == (0.05, 1.0)
+    assert all(p.is_meta for p in language_model.parameters())
+    config = language_model.config
+    assert (config.num_experts, config.slots_per_expert, config.routing) == (6, 1, "token")
+    assert (config.head_dim, config.rope_theta, config.rms_norm_eps) == (56, 1e6, 1e-6)
+
+
+def test_steel_1b_keeps_what_a_month_needs() -> None:
+    settings = load_pipeline("deployments/steel-1b.yaml").pretrain.settings
+    steps_in_ten_minutes = 600 * 1.07e6 / (30 * 86_400)  # the paper's thirty days
+    assert settings.checkpoints.every == pytest.approx(steps_in_ten_minutes, rel=0.1)
+    assert settings.checkpoints.keep_every and settings.checkpoints.export
+    assert settings.validate_every % settings.checkpoints.every == 0, "or none is the best"
+    assert (settings.health.non_finite, settings.health.spike) == ("skip", "rollback")
+    assert settings.separate_documents
+    assert settings.validation_samples % (settings.micro_batch * 8) == 0
+
+
+def test_check_names_what_is_missing_of_the_real_data(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    absent = tmp_path / "nowhere" / "*.jsonl"
+    arguments = ["check", "deployments/steel-1b.yaml", "--set", f"corpora.wanjuan={absent}"]
+    assert main([*arguments, "--store", str(tmp_path / "store")]) == BAD_INPUT
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and "Traceback" not in message
+    assert "wanjuan" in message and str(absent) in message
 
 
 def test_deployments_have_dotted_entrypoints_and_valid_parameters(root: Path) -> None:
