@@ -20,6 +20,7 @@ from torch import Tensor
 
 from model.errors import ConfigError
 from model.kernels import liger, triton_support
+from model.kernels.combine import combine_eager, combine_triton
 from model.kernels.cross_entropy import (
     linear_cross_entropy,
     linear_cross_entropy_eager,
@@ -48,7 +49,7 @@ from model.kernels.rope import (
     rope_pair_triton,
     rope_triton,
 )
-from model.kernels.soft_moe import combine_eager, combine_triton, route_eager, route_triton
+from model.kernels.route import route_eager, route_triton
 from model.kernels.swiglu import swiglu_eager, swiglu_triton
 
 
@@ -179,7 +180,8 @@ def _check_available(operation: str, name: str) -> None:
     if reason is not None:
         raise ConfigError(
             f"kernels asks for {name!r} for {operation}, but {reason}; "
-            "kernels: auto takes what a machine has"
+            "kernels: auto takes what a machine has "
+            "(a saved model: from_pretrained(folder, kernels='auto'))"
         )
 
 

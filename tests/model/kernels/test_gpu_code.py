@@ -5,7 +5,9 @@ The launches below have the shapes of Table 1; nothing runs on their results.
 """
 
 import re
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,7 +38,7 @@ class PretendedDriver:
 
 
 @pytest.fixture
-def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> dict[str, str]:
+def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
     """Kernel name -> PTX of what is launched in the test, compiled instead of run."""
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
@@ -91,6 +93,18 @@ def cross_entropy() -> None:
     loss(bf16(16, 8), bf16(151_936, 8), torch.zeros(16, dtype=torch.long)).backward()
 
 
+def resources(ptx: str, folder: Path) -> str:
+    """What the assembler that comes with Triton says about registers and spills."""
+    import triton
+
+    assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+    source = folder / "kernel.ptx"
+    source.write_text(ptx)
+    command = [assembler, "-v", "--gpu-name=sm_90a", source, "-o", folder / "kernel.cubin"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return done.stdout + done.stderr
+
+
 @pytest.mark.parametrize(
     ("launch", "kernels"),
     [
@@ -101,12 +115,13 @@ def cross_entropy() -> None:
         (cross_entropy, {"_losses_kernel"}),
     ],
 )
-def test_compiles_and_moves_its_tensors_in_vectors(
-    launch: Callable[[], None], kernels: set[str], compiled: dict[str, str]
+def test_compiles_without_spills_and_moves_its_tensors_in_vectors(
+    launch: Callable[[], None], kernels: set[str], compiled: dict[str, str], tmp_path: Path
 ) -> None:
     launch()
     assert kernels <= compiled.keys()
     for name, ptx in compiled.items():
+        assert "0 bytes spill stores, 0 bytes spill loads" in resources(ptx, tmp_path), name
         # The target's logit and each row's statistics are single loads; a tensor's never are.
         single = re.findall(r"(?:ld|st)\.global\.b16", ptx)
         assert len(single) <= (name == "_losses_kernel"), name

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from model.kernels import (
     OPERATIONS,
+    combine,
     cross_entropy,
     rms_norm,
     rope,
-    soft_moe,
+    route,
     swiglu,
     triton_support,
 )
@@ -43,9 +44,9 @@ def operator_calls(device: str) -> dict[str, tuple[Callable[..., Any], tuple[Any
         "rope": (rope._rope, (make(2, 4, 4, 6), make(2, 2, 4, 6), angles, angles, False)),
         "swiglu": (swiglu._swiglu, (make(3, 8), make(3, 8))),
         "swiglu_backward": (swiglu._swiglu_backward, (plain, plain + 1, plain + 2)),
-        "route": (soft_moe._route, (make(3, 8), make(2, 8))),
+        "route": (route._route, (make(3, 8), make(2, 8))),
         "weighted_swiglu": (
-            soft_moe._weighted_swiglu,
+            combine._weighted_swiglu,
             tuple(make(*shape).detach() for shape in ((2, 3, 8), (2, 3, 8), (3, 2))),
         ),
         "linear_cross_entropy": (

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.kernels.soft_moe import MOST_SLOTS, SHORTEST
+from model.kernels.route import MOST_SLOTS, SHORTEST
 from tests.model.kernels.cases import agree, cases, close, functions, random
 
 DTYPES = [torch.float32, torch.bfloat16]
