@@ -10,7 +10,7 @@ from model.kernels import linear_cross_entropy
 from model.kernels.cross_entropy import LOGITS_BUDGET, _run, chunk_rows
 from tests.model.kernels.cases import cases, close, functions
 
-SHAPES = [(1, 1, 2), (5, 7, 11), (13, 3, 123), (64, 16, 1000), (129, 33, 257)]
+SHAPES = [(1, 1, 2), (5, 7, 11), (13, 3, 123), (64, 16, 1000), (65, 33, 257)]
 """(T, d, V): odd, smaller and larger than the chunks below."""
 
 
@@ -146,8 +146,8 @@ def test_only_the_wanted_gradient_is_made(name: str, device: str) -> None:
 @pytest.mark.parametrize(("name", "device"), cases("cross_entropy"))
 def test_gradients_summed_over_many_chunks_stay_good(name: str, device: str) -> None:
     """In bf16 the Triton way rounds dW after every chunk: the error must stay a few roundings."""
-    case = inputs((256, 8, 40), torch.bfloat16)
-    _, _, grad_weight = results(name, device, case, chunk_size=32)
+    case = inputs((128, 8, 40), torch.bfloat16)
+    _, _, grad_weight = results(name, device, case, chunk_size=16)
     wanted = truth(*case)[2]
     error = (grad_weight.double().cpu() - wanted).norm() / wanted.norm()
     assert error < 8e-3

@@ -1,7 +1,7 @@
 """Our Triton kernels on this CPU, in Triton's interpreter.
 
 It must be on before Triton is first imported, and would change the rest of the suite: so the cases
-called `…-interpreted` of each file run in a process of their own.
+called `…-interpreted` run in processes of their own.
 """
 
 import os
@@ -13,18 +13,21 @@ import pytest
 
 from model.kernels import triton_support
 
-FILES = sorted(
-    path.name
-    for path in Path(__file__).parent.glob("test_*.py")
-    if path.name not in ("test_interpreter.py", "test_choice.py", "test_gpu_code.py")
-)
+OPERATIONS = ("rms_norm", "rope", "swiglu", "soft_moe", "cross_entropy")
 
 
 @pytest.mark.skipif(not triton_support.INSTALLED, reason="needs the package triton")
 @pytest.mark.skipif(triton_support.INTERPRETED, reason="this is the process that it starts")
-@pytest.mark.parametrize("file", FILES)
-def test_cases_hold_in_the_interpreter(file: str, root: Path) -> None:
-    command = [sys.executable, "-m", "pytest", f"tests/model/kernels/{file}", "-q", "-x"]
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(OPERATIONS, id="operations"),
+        pytest.param(("operators",), id="operators", marks=pytest.mark.slow),
+    ],
+)
+def test_cases_hold_in_the_interpreter(names: tuple[str, ...], root: Path) -> None:
+    files = [f"tests/model/kernels/test_{name}.py" for name in names]
+    command = [sys.executable, "-m", "pytest", *files, "-q", "-x"]
     # numpy warns where exp overflows to infinity, which is meant.
     command += ["-k", "interpreted", "-W", "ignore::RuntimeWarning", "-p", "no:cacheprovider"]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
