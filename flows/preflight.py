@@ -6,6 +6,7 @@ from typing import Any
 
 from flows.config import PipelineConfig
 from tasks import acquire, pretrain
+from tasks._appends import check_data
 from tasks._disk import require_free_space
 from tasks.acquire import AcquireKind
 
@@ -34,6 +35,7 @@ def preflight(config: PipelineConfig, store: Path) -> None:
     for mixture in config.mixtures:
         _check("sft", config.sft_of(mixture))
     _check("dpo", config.dpo)
+    check_data(config.pretrain.append, store)
     require_free_space(store, bytes_needed(config), f"pipeline {config.name!r}")
     # Last, because reading a tokenizer takes seconds.
     _check("pack", config.pack)

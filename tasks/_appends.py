@@ -5,14 +5,14 @@
 They take the same way as `steel append`: asked for, journalled by the run, applied at a step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from model.data import PackedManifest
 from model.data._files import digest_of
-from model.errors import ConfigError
+from model.errors import ConfigError, StageError
 from model.train import asking
 from model.train.asking import RunState
 from model.train.changes import Changes
@@ -108,6 +108,28 @@ def journal_rows(changes: Changes) -> list[dict[str, Any]]:
     return rows
 
 
+def check_data(appends: Sequence[AppendConfig], store: Path) -> None:
+    """Refuse packed data that are not there, before anything runs. Raises DataError."""
+    for append in appends:
+        _digest(append, store)
+
+
+def check_trained(run: StageRun, appends: Sequence[AppendConfig]) -> None:
+    """Refuse to finish a run that a configured append did not join.
+
+    Raises:
+        StageError: says why it did not.
+    """
+    for append in _missing(appends, _store(run.folder), run.notes["journal"]):
+        refused = run.notes["requests_refused"]
+        why = "; ".join(refused.values()) or "the run ended before its step"
+        raise StageError(
+            f"pretrain.append: {append.packed} did not join the run ({why}). Take it out of the "
+            "configuration, or make the run longer (`steel horizon`, or horizon: extend) and start "
+            "again"
+        )
+
+
 def check_finished(appends: Sequence[AppendConfig], result: StageResult) -> None:
     """Refuse a finished run that lacks a configured append.
 
@@ -117,17 +139,25 @@ def check_finished(appends: Sequence[AppendConfig], result: StageResult) -> None
     Raises:
         ConfigError: names the data and the remedies.
     """
-    joined = {row["manifest"] for row in result.manifest["notes"].get("journal", [])}
-    for append in appends:
-        folder = packed_data(_store(result.folder), append.packed)
-        manifest = PackedManifest.read(asking.manifest_file(folder))
-        if manifest.digest not in joined:
-            raise ConfigError(
-                f"pretrain.append: the data {append.packed} (manifest {manifest.digest}) are not "
-                f"in the finished pretraining {display(result.folder)}. Take them out of the "
-                f"configuration to use that model; start a new run from it (pretrain.settings."
-                f"model: {display(result.folder / 'model')}); or remove that folder to train anew"
-            )
+    journal = result.manifest["notes"].get("journal", [])
+    for append in _missing(appends, _store(result.folder), journal):
+        folder = display(result.folder)
+        raise ConfigError(
+            f"pretrain.append: the data {append.packed} are not in the finished pretraining "
+            f"{folder}. Take them out of the configuration to use that model; start a new run from "
+            f"it (pretrain.settings.model: {folder}/model); or remove that folder to train anew"
+        )
+
+
+def _missing(
+    appends: Sequence[AppendConfig], store: Path, journal: Sequence[Mapping[str, Any]]
+) -> Iterator[AppendConfig]:
+    joined = {row["manifest"] for row in journal}
+    return (append for append in appends if _digest(append, store) not in joined)
+
+
+def _digest(append: AppendConfig, store: Path) -> str:
+    return PackedManifest.read(asking.manifest_file(packed_data(store, append.packed))).digest
 
 
 def _store(stage_folder: Path) -> Path:

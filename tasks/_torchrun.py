@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from model.entry.join import Call
-from model.entry.launch import Nodes, environment
+from model.entry.launch import SHUTDOWN_SECONDS, Nodes, environment
 from model.errors import StageError
 from model.train.metrics import newest_lines
 from tasks._recipes import ROOT
 from tasks._stage import StageRun, write_json
 
-GRACE_SECONDS = 25.0
+GRACE_SECONDS = SHUTDOWN_SECONDS + 5.0
+"""After SIGTERM: what torchrun gives its ranks, and a little for itself. Prefect's worker kills the
+flow 30 s after it cancelled it."""
 POLL_SECONDS = 0.5
 TAIL_LINES = 40
 USER_ERROR = 2

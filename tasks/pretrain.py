@@ -65,9 +65,11 @@ def check(config: PretrainConfig) -> None:
 
 
 def bytes_needed(config: PretrainConfig, *, vocab_size: int) -> int:
-    """Disk that the kept checkpoints, one that is being written, and the export take at the least.
+    """Disk that the kept checkpoints, one that is being written, and the exports take at the most.
 
-    A checkpoint holds fp32 weights and AdamW's two moments: 12 bytes a parameter.
+    A checkpoint holds fp32 weights and AdamW's two moments: 12 bytes a parameter. An export is
+    counted in fp32. Where `steps` is left to the data, those kept for good by `keep_every` are not
+    counted.
 
     vocab_size: rows of the embedding where the settings don't say.
     """
@@ -80,7 +82,12 @@ def bytes_needed(config: PretrainConfig, *, vocab_size: int) -> int:
                 model_config(settings, {"vocab_size": vocab_size})
             )
         weights = 4 * sum(parameter.numel() for parameter in network.parameters())
-    return weights * (3 * (settings.checkpoints.keep_last + 1) + 1)
+    saved = settings.checkpoints
+    for_good = saved.keep_best + (settings.steps // saved.keep_every if saved.keep_every else 0)
+    # The newest may be an extra one, and one more is being written.
+    num_checkpoints = saved.keep_last + 2 + for_good
+    num_exports = 1 + (for_good + 1 if saved.export else 0)
+    return weights * (3 * num_checkpoints + num_exports)
 
 
 def machines(config: PretrainConfig) -> Nodes:
@@ -139,6 +146,7 @@ def pretrain(run: StageRun, config: PretrainConfig, *, packed: StageResult) -> N
         manifest_digest=manifest.digest,
     )
     _appends.note(run, changes, state.requests.refused(), state.requests.names())
+    _appends.check_trained(run, config.append)
 
 
 def summary(metrics: Path) -> dict[str, float]:

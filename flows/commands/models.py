@@ -1,4 +1,4 @@
-"""Commands for what was trained, here or elsewhere: chat, import."""
+"""Commands for what was trained, here or elsewhere: export, chat, import."""
 
 import argparse
 import dataclasses
@@ -12,6 +12,14 @@ from flows.commands import DONE
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare them."""
+    export = commands.add_parser(
+        "export", help="a checkpoint of a pretraining as a Transformers folder"
+    )
+    export.add_argument("checkpoint", help="a folder checkpoints/step-…, or one that holds them: "
+                        "a run's folder, for its newest complete checkpoint")  # fmt: skip
+    export.add_argument("out", help="the folder to write")
+    export.add_argument("--force", action="store_true", help="replace OUT if it exists")
+    export.set_defaults(run=_export)
     chat = commands.add_parser("chat", help="talk to a model")
     chat.add_argument("model", help="a Transformers folder, or a stage folder of the store")
     chat.add_argument("--message", help="answer this one message and end")
@@ -30,6 +38,19 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )  # fmt: skip
     imported.add_argument("--json", action="store_true")
     imported.set_defaults(run=_import)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from model.errors import ConfigError
+    from model.train.export import export, find_checkpoint
+
+    out = Path(arguments.out)
+    if out.exists() and not arguments.force:
+        raise ConfigError(f"{out} exists; give another folder, or --force to replace it")
+    checkpoint = find_checkpoint(Path(arguments.checkpoint))
+    export(checkpoint, out)
+    print(f"{checkpoint} exported to {out}")
+    return DONE
 
 
 def _chat(arguments: argparse.Namespace) -> int:

@@ -29,7 +29,8 @@ from model.errors import ConfigError
 
 PR_SET_PDEATHSIG = 1
 SHUTDOWN_SECONDS = 20
-"""How long torchrun lets the ranks save after SIGTERM before it kills them."""
+"""Grace: how long torchrun lets the ranks save after SIGTERM before it kills them. In it fall the
+rest of a step or of a validation batch, the rest of a save that is under way, and a save."""
 JOIN_SECONDS = 600
 """How long the machines of a run wait for each other."""
 

@@ -50,6 +50,7 @@ from model.train.files import checksum, publish_folder, sync, write_atomically
 from model.train.parallel import Parallel
 from model.train.retention import CheckpointSettings, Entry, kept, kept_for_good
 from model.train.staging import HostCopy
+from model.train.watchdog import is_lost_rank
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +93,8 @@ class Checkpoints:
         self.ranks = ranks
         self.settings = settings
         self.on_kept = on_kept
-        self.last_seconds = 0.0
-        """How long the last save took from its beginning until it was durable."""
+        self.last_seconds: float | None = None
+        """How long the last finished save took from its beginning until it was durable."""
         group = dist.new_group(backend="gloo", timeout=GROUP_TIMEOUT)
         self._background = dataclasses.replace(ranks, control=group)
         self._copy = HostCopy()
@@ -219,7 +220,8 @@ class Checkpoints:
             self._write(entry, tensors, documents)
             self.last_seconds = time.perf_counter() - started
         except BaseException as error:
-            if not isinstance(error, StageError):
+            # What is said elsewhere needs no stack trace here.
+            if not isinstance(error, StageError) and not is_lost_rank(error):
                 log.exception("checkpoint %s: saving failed", folder_name(entry.step))
             self._error = error
 

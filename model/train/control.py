@@ -8,13 +8,14 @@
 Where nothing is asked, a step costs one listing of a folder on rank 0 and no communication.
 """
 
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from model.data import PackedManifest
-from model.errors import SteelError
+from model.errors import DataError, SteelError
 from model.train.changes import Changes
 from model.train.config import PretrainSettings
 from model.train.horizon import Horizon
@@ -88,12 +89,11 @@ class Control:
             self._refuse(pending.name, str(error))
             return False
         problems = self.ranks.gather(_unreadable(changes))
+        # No rank goes on before it knows that the journal is on the disk.
+        problems.append("" if any(problems) else self._from_main(lambda: self._write(changes)))
         if problem := next(filter(None, problems), ""):
             self._refuse(pending.name, problem)
             return False
-        if self.ranks.is_main:
-            changes.write(self.run)
-        self.ranks.barrier()  # no rank trains on what is not in the journal
         self.changes = changes
         self._remove(pending.name)
         if self.ranks.is_main:
@@ -106,33 +106,53 @@ class Control:
     def _due(self, step: int) -> list[Pending]:
         try:
             pending = self.requests.pending()
-        except OSError as error:  # a file system that hiccups does not stop a month of training
+        except OSError as error:
             log.warning("requests cannot be read now: %s", error)
             return []
         return [p for p in pending if p.request is None or self.changes.is_due(p.request, step)]
 
+    def _write(self, changes: Changes) -> str:
+        try:
+            changes.write(self.run)
+        except OSError as error:
+            return f"the change could not be written to {self.run}: {error}"
+        return ""
+
     def _refuse(self, name: str, reason: str) -> None:
         if self.ranks.is_main:
             log.warning("request %s is refused: %s", name, reason)
-            self.requests.refuse(name, reason)
+            with _tolerated():
+                self.requests.refuse(name, reason)
 
     def _remove(self, name: str) -> None:
         if self.ranks.is_main:
-            self.requests.remove(name)
+            with _tolerated():
+                self.requests.remove(name)
 
     def _from_main(self, make: Callable[[], T]) -> T:
-        """What rank 0 makes, on every rank; its SteelError is raised on every rank."""
+        """What rank 0 makes, on every rank; what it raises for users is raised on every rank."""
         made: T | SteelError | None = None
         if self.ranks.is_main:
             try:
                 made = make()
             except SteelError as error:
                 made = error
+            except OSError as error:
+                made = DataError(f"a file of the run cannot be read: {error}")
         made = self.ranks.gather(made)[0]
         if isinstance(made, SteelError):
             raise made
         assert made is not None
         return made
+
+
+@contextlib.contextmanager
+def _tolerated() -> Iterator[None]:
+    """A file system that hiccups over a request does not end a month of training."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("a request's file stays where it is: %s", error)
 
 
 def _unreadable(changes: Changes) -> str:

@@ -23,7 +23,13 @@ from transformers import (
 
 import model.modeling_steel as _registers_auto_classes  # noqa: F401
 from model.errors import DataError
-from model.train.checkpoint_files import find_damage, read_marker, read_tensors
+from model.train.checkpoint_files import (
+    MARKER,
+    complete_checkpoints,
+    find_damage,
+    read_marker,
+    read_tensors,
+)
 from model.train.files import publish_folder
 from model.train.staging import WEIGHTS
 
@@ -78,6 +84,19 @@ def export(checkpoint: Path, folder: Path) -> None:
         if name.startswith(f"{TOKENIZER_FOLDER}/"):
             shutil.copyfile(checkpoint / name, partial / Path(name).name)
     publish_folder(partial, folder)
+
+
+def find_checkpoint(folder: Path) -> Path:
+    """The checkpoint that a folder is, or the newest complete one of those that it holds: in a
+    run's folder or in its checkpoints/. Raises DataError when there is none."""
+    if (folder / MARKER).is_file():
+        return folder
+    for place in (folder / "checkpoints", folder):
+        if found := complete_checkpoints(place):
+            return found[-1]
+    raise DataError(
+        f"{folder} is no complete checkpoint and holds none; name a folder checkpoints/step-…"
+    )
 
 
 def _weights(checkpoint: Path, network: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from model.data import PackedDataset, StepLoader
+from model.entry.launch import SHUTDOWN_SECONDS
 from model.errors import ConfigError
 from model.train import progress
 from model.train.checkpoint import Checkpoints, Documents, Loaded
@@ -442,10 +443,23 @@ class Trainer:
             wait=wait,
         )
         self._saved = step
-        self._log(step, {"perf/checkpoint_stall_seconds": stall})
+        self._log(step, {"perf/checkpoint_stall_seconds": stall} | self._last_save())
         if self.ranks.is_main:
             how = "written" if wait else "begun"
             log.info("step %d  checkpoint %s, training waited %.2f s", step, how, stall)
+
+    def _last_save(self) -> dict[str, float]:
+        """How long the last finished save took; warns when a stop would not have the time."""
+        seconds = self.checkpoints.last_seconds
+        if seconds is None:
+            return {}
+        if self.ranks.is_main and 2 * seconds > SHUTDOWN_SECONDS:
+            log.warning(
+                "a checkpoint takes %.0f s: SIGTERM, after which ranks have %d s, may come too "
+                "late for one more; the training then resumes from the newest complete one",
+                seconds, SHUTDOWN_SECONDS,
+            )  # fmt: skip
+        return {"perf/checkpoint_seconds": seconds}
 
     def _log(self, step: int, metrics: dict[str, float]) -> None:
         if self.sink is not None:

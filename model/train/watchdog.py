@@ -40,9 +40,11 @@ class RankLostError(StageError):
     """Another rank is gone: a collective failed."""
 
 
-def is_lost_rank(error: RuntimeError) -> bool:
+def is_lost_rank(error: BaseException) -> bool:
     """Whether an error is a collective's that lost its partner: gloo's, NCCL's or the store's."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+    if isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and "gloo" in str(error).lower()
 
 
 class Watchdog:
@@ -53,12 +55,22 @@ class Watchdog:
         rank: this rank.
         first_timeout: seconds without a beat that are allowed until the first step is done.
         timeout: the same from then on.
+        margin: seconds after which faulthandler acts, should this class's thread not run.
     """
 
-    def __init__(self, run: Path, rank: int, *, first_timeout: float, timeout: float) -> None:
+    def __init__(
+        self,
+        run: Path,
+        rank: int,
+        *,
+        first_timeout: float,
+        timeout: float,
+        margin: float = 60.0,
+    ) -> None:
         self.folder = run / FOLDER
         self.rank = rank
         self.timeout = timeout
+        self.margin = margin
         self._allowed = first_timeout
         self._phase, self._step = "start", 0
         self._beat = time.monotonic()
@@ -108,7 +120,9 @@ class Watchdog:
         while not self._ended.wait(pause):
             silent = time.monotonic() - self._beat
             # Rearmed while Python's threads run; it acts where they do not.
-            faulthandler.dump_traceback_later(self._allowed + 60, exit=True, file=sys.stderr)
+            faulthandler.dump_traceback_later(
+                self._allowed + self.margin, exit=True, file=sys.stderr
+            )
             self._publish()
             if silent > self._allowed:
                 self._give_up(silent)

@@ -1,7 +1,6 @@
 """From cleaned lines to shards: the encoder, the pieces of work, and the processes that do it.
 
     fast.py      ids in bulk, and the proofs that they are Transformers' own
-    unicode.py   the characters on which libraries' tables of Unicode differ
     parts.py     a cleaned file in ranges of bytes, and their texts
     packing.py   one part ─▶ its shards
     workers.py   parts ─▶ worker processes ─▶ what they wrote

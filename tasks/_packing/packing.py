@@ -26,7 +26,7 @@ class PackJob:
     backend: str
     """File with the `tokenizers` library's own account of the tokenizer."""
     fast: bool
-    """Whether gigatoken cuts, or the `tokenizers` library."""
+    """Whether fastokens cuts, or the `tokenizers` library."""
     end: int
     """Id of <|endoftext|>."""
     dtype: DType
@@ -37,7 +37,7 @@ class PackJob:
     """Where shards go."""
 
     def encoder(self) -> Encoder:
-        """The encoder, for the calling thread alone; loading it takes about a second."""
+        """The encoder; loading it takes about a second."""
         backend = Tokenizer.from_file(self.backend)
         return FastEncoder(backend) if self.fast else ReferenceEncoder(backend)
 

@@ -181,7 +181,8 @@ class _Workers:
             return subprocess.Popen(
                 [sys.executable, "-m", "tasks._packing"], cwd=ROOT, pass_fds=[self.lock],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file,
-                env=os.environ | {"TOKENIZERS_PARALLELISM": "false"},
+                # A core for each worker: threads inside of workers would get into each other's way.
+                env=os.environ | {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"},
             )  # fmt: skip
 
     def _feed(self, child: "subprocess.Popen[bytes]", log: Path) -> None:

@@ -18,7 +18,7 @@ from model.data import PackedManifest
 from model.errors import ConfigError, DataError, StageError
 from model.train.config import PretrainSettings, from_plain
 from model.train.metrics import newest_step
-from tasks._appends import AppendConfig
+from tasks._appends import AppendConfig, check_data, check_trained
 from tasks._lock import StageLock
 from tasks._manifest import StageResult
 from tasks._recipes import load_config
@@ -26,7 +26,7 @@ from tasks._stage import Context, stage_key
 from tasks._tracking import default_uri
 from tasks.pretrain import PretrainConfig, check, pretrain
 from tests.model.train.ranks import settings, write_packed
-from tests.tasks._running import result_of, run_stage
+from tests.tasks._running import result_of, run_stage, stage_run
 
 KEY = "0123456789abcdef"
 
@@ -111,6 +111,9 @@ def test_configured_appends_are_checked_early(tmp_path: Path) -> None:
         check(config(AppendConfig(packed="x", at_step=-1)))
     with pytest.raises(ConfigError, match="same data twice"):
         check(config(AppendConfig(packed="x"), AppendConfig(packed="x")))
+    with pytest.raises(DataError, match="no packed data 'nowhere'"):
+        check_data([AppendConfig(packed="nowhere")], store)
+    check_data([AppendConfig(packed=first.key)], store)
     for appended, error, message in [
         (AppendConfig(packed="nowhere"), DataError, "no packed data 'nowhere'"),
         (AppendConfig(packed=first.key), DataError, "has the content of"),
@@ -118,6 +121,20 @@ def test_configured_appends_are_checked_early(tmp_path: Path) -> None:
         with pytest.raises(error, match=message):
             run_stage(pretrain, folder, config(appended), packed=first)
     assert not (folder / "pretrain.json").exists(), "training has begun"
+
+
+def test_a_run_that_ends_without_a_configured_append_does_not_finish(tmp_path: Path) -> None:
+    first = packed(tmp_path, "a" * 16, 0)
+    run = stage_run(tmp_path / "pretrain" / f"{KEY}.partial")
+    run.note(journal=[], requests_refused={})
+    with pytest.raises(StageError, match=r"did not join the run \(the run ended before its step\)"):
+        check_trained(run, [AppendConfig(packed=first.key)])
+    run.note(requests_refused={"x": "its shard is gone"})
+    with pytest.raises(StageError, match="its shard is gone"):
+        check_trained(run, [AppendConfig(packed=first.key)])
+    digest = PackedManifest.read(first.folder / "shards").digest
+    run.note(journal=[{"manifest": digest}])
+    check_trained(run, [AppendConfig(packed=first.key)])
 
 
 def test_appends_do_not_change_the_key_and_are_read_from_yaml(tmp_path: Path) -> None:

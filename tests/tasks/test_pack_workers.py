@@ -295,7 +295,7 @@ def test_doubtful_shards_are_removed(
 
         def differing(self: FastEncoder, *arguments: Any) -> None:
             if next(calls) == 9:
-                raise DifferentIds("gigatoken cuts a text into other ids")
+                raise DifferentIds("fastokens cuts a text into other ids")
             real(self, *arguments)
 
         patch.setattr(FastEncoder, "_compare", differing)
@@ -313,12 +313,12 @@ def test_an_encoder_that_differs_is_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     def differing(*_: Any) -> None:
-        raise DifferentIds("gigatoken cuts a text into other ids")
+        raise DifferentIds("fastokens cuts a text into other ids")
 
     monkeypatch.setattr(FastEncoder, "_compare", differing)
     pack_in(tmp_path, result(corpus), workers=1, **SETTINGS)
     assert packed(tmp_path) == straight
-    assert "Encoding by Transformers, some twenty times as slow" in caplog.text
+    assert "Encoding by Transformers, some forty times as slow" in caplog.text
 
 
 # ── memory ───────────────────────────────────────────────────────────────────────────────────────

@@ -27,7 +27,8 @@ from transformers import PreTrainedTokenizerFast
 from model.data import Journal, PackedManifest, StepLoader
 from model.data.shards import ShardWriter
 from model.entry import pretrain
-from model.train import changes, checkpoint, metrics, parallel
+from model.train import changes, checkpoint, metrics, parallel, trainer
+from model.train.engine import Engine
 
 VOCABULARY = 64
 END = VOCABULARY - 3
@@ -42,12 +43,13 @@ TINY = {
 
 @dataclass(frozen=True)
 class Fault:
-    """Send `number` to ranks at step `step`: when it is logged, or inside its checkpoint."""
+    """Send `number` to a rank at step `step`: when it is logged, before it is validated, or inside
+    its checkpoint, whose tensors, files and rename are the background's."""
 
     step: int
     number: int = signal.SIGKILL
     at: Literal[
-        "log", "before rename", "before tensors", "after rename",
+        "log", "validation", "before copy", "before tensors", "before rename", "after rename",
         "before horizon", "before journal", "after journal",
     ] = "log"  # fmt: skip
     rank: int = 0
@@ -120,13 +122,18 @@ def write_job(packed: Path, output: Path, values: Mapping[str, Any]) -> Path:
 
 
 def run_ranks(
-    job: Path, world_size: int, fault: Fault | None = None, **constants: int
+    job: Path,
+    world_size: int,
+    fault: Fault | None = None,
+    losses: Mapping[int, float] | None = None,
+    **constants: int,
 ) -> list[int]:
     """Run a job in so many processes; their exit codes, negative for signals.
 
+    losses: factors for the losses of these batches: what bad data would do.
     constants: module constants of model.train.parallel to replace in the ranks.
     """
-    return run_function(_train, world_size, job, fault, constants)
+    return run_function(_train, world_size, job, fault, losses or {}, constants)
 
 
 def run_function(function: Callable[..., Any], world_size: int, *arguments: Any) -> list[int]:
@@ -143,13 +150,29 @@ def run_function(function: Callable[..., Any], world_size: int, *arguments: Any)
         process.start()
     try:
         for process in ranks:
-            process.join(120)
-            assert not process.is_alive(), "a rank hangs"
+            deadline = time.monotonic() + 120
+            while process.is_alive() and not (is_stopped(process) and _any_failed(ranks)):
+                assert time.monotonic() < deadline, "a rank hangs"
+                process.join(0.05)
     finally:
         for process in ranks:
             process.kill()
             process.join()
     return [process.exitcode or 0 for process in ranks]
+
+
+def is_stopped(process: BaseProcess) -> bool:
+    """Whether a process got SIGSTOP."""
+    try:
+        stat = Path(f"/proc/{process.pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] == "T"
+
+
+def _any_failed(ranks: list[BaseProcess]) -> bool:
+    """As torchrun sees it, which then ends the others."""
+    return any(process.exitcode for process in ranks)
 
 
 def _rank(
@@ -165,19 +188,35 @@ def _rank(
     function(*arguments)
 
 
-def _train(job: Path, fault: Fault | None, constants: Mapping[str, int]) -> None:
+def _train(
+    job: Path, fault: Fault | None, losses: Mapping[int, float], constants: Mapping[str, int]
+) -> None:
     rank = int(os.environ["RANK"])
     sys.stderr = (job.parent / f"rank-{rank}.log").open("a")
     os.dup2(sys.stderr.fileno(), 2)
     for name, value in constants.items():
         setattr(parallel, name, value)
     _record_samples(job.parent / f"samples-{rank}.jsonl")
+    scale_losses(losses)
     collectives = _count_collectives()
     if fault is not None:
         _arm(fault, rank)
     code = pretrain.main([str(job)])
     (job.parent / f"collectives-{rank}.json").write_text(json.dumps(collectives))
     sys.exit(code)
+
+
+def scale_losses(factors: Mapping[int, float]) -> None:
+    """From now on, in this process, the losses of these training batches are multiplied."""
+    original = Engine.forward
+
+    def forward(self: Engine, micro_batch: Any) -> Any:
+        loss, losses = original(self, micro_batch)
+        batch = int(micro_batch["samples"][0]) // self.settings.global_batch
+        factor = factors.get(batch, 1.0) if self.objective.training else 1.0
+        return loss * factor, losses * factor
+
+    Engine.forward = forward  # type: ignore[method-assign]
 
 
 def content(input_ids: torch.Tensor) -> int:
@@ -251,12 +290,20 @@ def _arm(fault: Fault, rank: int) -> None:
         StepLoader.step = before(StepLoader.step, lambda loader, step: step)  # type: ignore[method-assign]
     elif fault.at == "before horizon":
         changes.write_changes = before(  # type: ignore[attr-defined]
-            changes.write_changes, lambda folder, horizon: horizon.changes[-1].step
+            changes.write_changes, lambda folder, horizon: fault.step
         )
     elif fault.at in ("before journal", "after journal"):
         when = before if fault.at == "before journal" else after
         Journal.write = when(Journal.write, lambda journal, path: fault.step)  # type: ignore[method-assign]
+    elif fault.at == "validation":
+        trainer.Trainer._validate = before(  # type: ignore[method-assign]
+            trainer.Trainer._validate, lambda self, step: step
+        )
     elif fault.at == "before tensors":
+        checkpoint.Checkpoints._write = before(  # type: ignore[method-assign]
+            checkpoint.Checkpoints._write, lambda self, entry, *rest: entry.step
+        )
+    elif fault.at == "before copy":
         checkpoint.Checkpoints.save = before(  # type: ignore[method-assign]
             checkpoint.Checkpoints.save, lambda self, entry, *rest: entry.step
         )

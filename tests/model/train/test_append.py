@@ -212,7 +212,7 @@ def test_random_appends_kills_stops_and_ranks(
         if chance.random() < 0.4:
             at, step = chance.choice(["before tensors", "before rename"]), 4 * (done // 4 + 1)
         elif pending and chance.random() < 0.7:
-            at = chance.choice(["before journal", "after journal"])
+            at = chance.choice(["before horizon", "before journal", "after journal"])
         kind = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
         world_size = 2 if fixed_ranks else chance.choice([1, 2])
         codes = ranks.run_ranks(job, world_size, Fault(step=step, at=at, number=kind))  # type: ignore[arg-type]

@@ -2,9 +2,13 @@
 
 import json
 import logging
+import os
 import pickle
 import resource
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +18,7 @@ import torch
 
 from model.errors import ConfigError, DataError, StageError
 from model.train.build import Run
-from model.train.checkpoint_files import complete_checkpoints
+from model.train.checkpoint_files import complete_checkpoints, read_entry
 from model.train.progress import Progress
 from model.train.retention import Entry
 from model.train.staging import training_tensors
@@ -101,6 +105,85 @@ def test_what_an_interrupted_save_left_is_neither_read_nor_kept(make_run: MakeRu
     assert again.trainer.progress == Progress(step=2, batch=2, validated=2)
     again.trainer.fit()
     assert not (folder / "step-00000009.partial").exists()
+
+
+def test_what_is_kept_is_the_last_the_periodic_and_the_best(make_run: MakeRun) -> None:
+    run = make_run(
+        steps=11, validate_every=2,
+        checkpoints={"every": 2, "keep_last": 2, "keep_every": 4, "keep_best": 1},
+    )  # fmt: skip
+    run.trainer.fit()
+    folder = run.trainer.checkpoints.folder
+    measured = ranks.read_run(folder.parent)
+    losses = {step: measured[step]["validation/loss"] for step in (2, 4, 6, 8, 10, 11)}
+    best = min(losses, key=losses.__getitem__)
+    kept = {4, 8, 10, 11, best}
+    assert names(run) == [f"step-{step:08d}" for step in sorted(kept)]
+    for path in complete_checkpoints(folder):
+        entry = read_entry(path)
+        assert entry.validation_loss == losses[entry.step]
+
+
+def test_a_checkpoint_holds_the_state_of_its_moment(make_run: MakeRun) -> None:
+    """What the training does while it is being written does not reach it."""
+    run = make_run(steps=4)
+    expected = state(run)
+    tensors = training_tensors(run.trainer.objective, run.trainer.optimizer)
+    entry = Entry(step=2, regular=True, validation_loss=None)
+    run.trainer.checkpoints.save(entry, tensors, {}, wait=False)
+    for tensor in tensors.values():
+        tensor.detach().fill_(7.0)
+    run.trainer.checkpoints.wait()
+    found = {name: torch.empty_like(tensor) for name, tensor in expected.items()}
+    assert run.trainer.checkpoints.load_newest(found) is not None
+    assert_equal(found, expected)
+
+
+def test_a_save_that_failed_in_the_background_is_told_at_the_next_boundary(
+    make_run: MakeRun,
+) -> None:
+    run = make_run(steps=4, checkpoints={"every": 2})
+    save(run, 2)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        save(run, 4, wait=False)
+        while not run.trainer.checkpoints.failed:
+            time.sleep(0.01)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert run.trainer._step().save_failed, "all ranks learn it from the step's one message"
+    with pytest.raises(StageError, match=r"step-00000004 could not be written .*File too large"):
+        run.trainer.checkpoints.wait()
+    assert names(run) == ["step-00000002"]
+    assert not list(run.trainer.checkpoints.folder.glob("*.partial"))
+
+
+@pytest.mark.slow
+def test_a_full_disk_stops_the_run_and_an_emptied_one_lets_it_go_on(
+    packed: Path, tmp_path: Path, root: Path
+) -> None:
+    namespace = ["unshare", "--user", "--map-root-user", "--mount"]
+    try:
+        probe = subprocess.run([*namespace, "sh", "-c", "mount -t tmpfs none /mnt"], check=False)
+    except FileNotFoundError:
+        pytest.skip("needs the command unshare to mount a small disk")
+    if probe.returncode:
+        pytest.skip("this system does not let users mount a small disk in a namespace of their own")
+    job = ranks.write_job(packed, tmp_path, ranks.settings(steps=30, checkpoints={"every": 2}))
+    program = Path(__file__).with_name("full_disk_program.py")
+    done = subprocess.run(
+        [*namespace, sys.executable, str(program), str(job)], cwd=root, capture_output=True,
+        text=True, check=False, timeout=200,
+        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert "step-00000004 could not be written" in result["error"]
+    assert "No space left" in result["error"] and "make room there" in result["error"]
+    assert 4 <= result["step"] < 30, "training went on until the save was known to have failed"
+    assert result["full"] == ["ballast", "step-00000002"]
+    assert result["freed"] == ["step-00000026", "step-00000028", "step-00000030"]
 
 
 def test_retention_keeps_the_newest(make_run: MakeRun) -> None:

@@ -69,7 +69,9 @@ def test_thirty_random_kills_leave_no_trace(
     resumed = 0
     for number in range(30):
         # Somewhere between the checkpoint it resumes from and the next one, or inside that one.
-        at = chance.choice(["log", "log", "before tensors", "before rename", "after rename"])
+        at = chance.choice(
+            ["log", "log", "before copy", "before tensors", "before rename", "after rename"]
+        )
         if at == "after rename" and resumed > number:
             at = "log"  # leave steps for the kills that are to come
         step = resumed + (chance.randint(1, 4) if at == "log" else 4)
@@ -80,6 +82,29 @@ def test_thirty_random_kills_leave_no_trace(
     assert resumed > 4
     finish(job)
     assert_same_run(tmp_path, reference)
+
+
+@pytest.mark.parametrize(
+    ("fault", "step"),
+    [
+        (Fault(step=4, number=signal.SIGTERM, at="before tensors"), None),
+        (Fault(step=4, number=signal.SIGTERM, at="before rename"), None),
+        (Fault(step=6, number=signal.SIGTERM, at="validation", rank=1), 6),
+        (Fault(step=12, number=signal.SIGTERM, at="validation"), 12),
+    ],
+    ids=lambda value: value.at if isinstance(value, Fault) else "",
+)
+def test_a_stop_during_a_save_or_a_validation_loses_nothing(
+    packed: Path, uninterrupted: Path, tmp_path: Path, fault: Fault, step: int | None
+) -> None:
+    job = ranks.write_job(packed, tmp_path, ranks.settings())
+    assert ranks.run_ranks(job, 2, fault) == [STOPPED, STOPPED]
+    newest = complete_checkpoints(tmp_path / "checkpoints")[-1]
+    last = max(ranks.read_run(tmp_path))
+    assert newest.name == f"step-{last:08d}" and last == (step or last)
+    assert not list((tmp_path / "checkpoints").glob("*.partial"))
+    finish(job)
+    assert_same_run(tmp_path, uninterrupted)
 
 
 def test_stop_and_change_of_world_size(packed: Path, uninterrupted: Path, tmp_path: Path) -> None:

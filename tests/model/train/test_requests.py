@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import ranks
 
-from model.data import PackedManifest
+from model.data import Journal, PackedManifest
 from model.errors import ConfigError, DataError
 from model.train import asking
 from model.train.asking import Answer, RunState
@@ -261,6 +261,47 @@ def test_no_request_ends_a_training(make_run: MakeRun, more: Path, tmp_path: Pat
     assert names["late"] in refused and not requests.names()
     assert run.trainer.control.changes.journal.entries == ()
     assert max(ranks.read_run(folder)) == 6
+
+
+def test_a_full_disk_refuses_the_request_and_nothing_else(
+    make_run: MakeRun, more: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The horizon is written, the journal is not: the append was never made."""
+
+    def full(journal: Journal, path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    run = make_run(steps=6, checkpoints={"every": 2})
+    folder = folder_of(run)
+    name = ask(folder, more, at_step=2, horizon="extend").request
+    moved = move(folder, steps=7).request
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "write", full)
+        run.trainer.fit()
+    assert "No space left" in RequestFolder(folder).refused()[name]
+    assert max(ranks.read_run(folder)) == 7
+    again = make_run(steps=6, checkpoints={"every": 2})
+    assert [c.request for c in again.trainer.control.horizon.changes] == [moved]
+    again.trainer.resume()
+    # And a cosine that has come down to 0 is not made longer: nothing would be learned.
+    with pytest.raises(ConfigError, match="fallen to 0 at step 7"):
+        ask(folder, more, horizon="extend")
+
+
+def test_skipped_batches_count_as_consumed(make_run: MakeRun, more: Path) -> None:
+    values = {"steps": 6, "schedule": "constant", "checkpoints": {"every": 3}}
+    run = make_run(**values)
+    ask(folder_of(run), more, at_step=2)
+    run.trainer.progress.batch = 3  # as after three batches that were skipped
+    run.trainer.fit()
+    [entry] = run.trainer.control.changes.journal.entries
+    assert entry.at == (2 + 3) * 8
+    # What is asked for later is placed by samples, too.
+    third = ranks.write_packed(folder_of(run).parent / "third", tokens=1_000, seed=62)
+    assert ask(folder_of(run), third, horizon="extend").status == "requested"
+    longer = make_run(**values)
+    longer.trainer.fit()
+    assert [e.at for e in longer.trainer.control.changes.journal.entries] == [40, (6 + 3) * 8]
 
 
 def test_a_shard_that_vanished_after_it_joined_is_missed_by_name(
