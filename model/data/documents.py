@@ -11,6 +11,7 @@ row's first token, or at the token after its inputs, adds no boundary.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,10 +32,8 @@ class Boundaries:
 
     def positions(self) -> npt.NDArray[np.int32]:
         """Position of each token in its document or row, int32 [k, L]."""
-        lengths = np.diff(self.offsets)
-        size = int(self.offsets[-1])
-        positions = np.arange(size, dtype=np.int32)
-        positions -= np.repeat(self.offsets[:-1].astype(np.int32), lengths)
+        begins = np.repeat(self.offsets[:-1].astype(np.int32), np.diff(self.offsets))
+        positions = np.subtract(_count(begins.size), begins, out=begins)
         return positions.reshape(-1, self.sequence_length)
 
     def of_rows(self, begin: int, end: int) -> npt.NDArray[np.int32]:
@@ -42,6 +41,14 @@ class Boundaries:
         first, last = begin * self.sequence_length, end * self.sequence_length
         low, high = np.searchsorted(self.offsets, [first, last])
         return (self.offsets[low : high + 1] - first).astype(np.int32)
+
+
+@functools.lru_cache(maxsize=4)
+def _count(size: int) -> npt.NDArray[np.int32]:
+    """0 … size - 1, made once: a new array of this size costs more than the work on it."""
+    numbers = np.arange(size, dtype=np.int32)
+    numbers.flags.writeable = False
+    return numbers
 
 
 def boundaries(

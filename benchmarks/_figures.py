@@ -1,0 +1,74 @@
+"""What every benchmark writes beside its figures: command, versions, machine."""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """`--json FILE`."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+
+
+def publish(
+    figures: dict[str, Any], module: str, argv: list[str], packages: Iterable[str], to: Path | None
+) -> None:
+    """Print figures as JSON with what it takes to judge and repeat them; write them to a file.
+
+    packages: distributions whose versions matter; absent ones are left out.
+    """
+    given = [text for text in argv if text != "--json" and text != str(to)]
+    report = {
+        "command": f"python -m {module} {' '.join(given)}".strip(),
+        **figures,
+        "versions": {"python": platform.python_version(), **dict(_versions(packages))},
+        "machine": machine(),
+    }
+    text = json.dumps(report, indent=1, ensure_ascii=False)
+    print(text)
+    if to is not None:
+        to.write_text(text + "\n", encoding="utf-8")
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory, and how busy others keep it."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": f"{platform.system()} {platform.release()}",
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "commit": _commit(),
+    }
+
+
+def _versions(packages: Iterable[str]) -> Iterable[tuple[str, str]]:
+    for name in packages:
+        try:
+            yield name, importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _commit() -> str | None:
+    try:
+        return subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
