@@ -239,6 +239,7 @@ def tell(report: dict[str, Any]) -> Iterator[str]:
         f"{r['num_samples']:,} samples of {r['sequence_length']:,} tokens, "
         f"{r['num_steps']:,} steps of {r['global_batch']:,}"
     )
+    yield f"  {r['tokens_left_over']:,} tokens at the ends of shards are too few for a sample"
     if run := r["run"]:
         yield (
             f"  {run['checkpoint'] or 'no checkpoint yet'}: {run['samples_consumed']:,} samples "

@@ -178,7 +178,8 @@ class Journal:
         for entry in self.entries:
             folder = self.manifests[entry.manifest].folder
             assert folder is not None, "an appended manifest lies somewhere"
-            entries.append(entry.to_dict() | {"folder": os.path.relpath(folder, path.parent)})
+            row = entry.to_dict() | {"folder": os.path.relpath(folder, path.parent)}
+            entries.append(row | {"check": digest_of(row)[:12]})
         content = {"schema_version": SCHEMA_VERSION, "entries": entries}
         write_json(path, content | {"digest": digest_of(content)})
 
@@ -202,7 +203,9 @@ class Journal:
                 f"schema_version in {path} is {version!r}, this version reads {SCHEMA_VERSION}"
             )
         if digest != digest_of({"schema_version": version, "entries": entries}):
-            raise DataError(f"digest in {path} does not fit its entries: the file was edited")
+            raise DataError(
+                f"digest in {path} does not fit its entries: {_edited(entries)} edited. Restore it"
+            )
         manifests: dict[str, PackedManifest] = {}
         for item in entries:
             folder = Path(os.path.normpath(path.parent / item["folder"]))
@@ -216,3 +219,12 @@ class Journal:
                 )
             manifests[manifest.digest] = manifest
         return cls(entries=tuple(map(JournalEntry.from_dict, entries)), manifests=manifests)
+
+
+def _edited(entries: list[dict[str, Any]]) -> str:
+    """Which entry was changed, as the subject of a sentence."""
+    for number, row in enumerate(entries):
+        content = {key: value for key, value in row.items() if key != "check"}
+        if row.get("check") != digest_of(content)[:12]:
+            return f"entry {number} (manifest {row.get('manifest')}) was"
+    return "the list of entries was"

@@ -159,7 +159,7 @@ class PackedManifest:
             "num_tokens": self.num_tokens,
             "num_documents": self.num_documents,
             "tokens_by_source": self.tokens_by_source,
-            "shards": [asdict(shard) for shard in self.shards],
+            "shards": [_checked(asdict(shard)) for shard in self.shards],
         }
 
     def write(self, folder: Path) -> Path:
@@ -195,7 +195,7 @@ class PackedManifest:
         if raw.get("digest") != manifest.digest:
             raise DataError(
                 f"digest in {file} is {raw.get('digest')!r}, but its fields give "
-                f"{manifest.digest!r}: the file was edited or damaged. Pack the data again"
+                f"{manifest.digest!r}: {_edited(raw)} edited or damaged. Pack the data again"
             )
         return manifest
 
@@ -223,6 +223,23 @@ class PackedManifest:
         for shard in self.shards:
             totals[shard.source] += int(getattr(shard, name))
         return totals
+
+
+def _checked(row: dict[str, Any]) -> dict[str, Any]:
+    """With a digest of its own, by which an edited row is named."""
+    return row | {"check": digest_of(row)[:12]}
+
+
+def _edited(raw: Mapping[str, Any]) -> str:
+    """What a file whose digest is wrong was edited in, as the subject of a sentence."""
+    names = []
+    for row in raw["shards"]:
+        content = {key: value for key, value in row.items() if key != "check"}
+        if row.get("check") != digest_of(content)[:12]:
+            names.append(f"shard {row['name']!r}")
+    return (
+        f"{', '.join(names[:5])} was" if names else "the list of shards, or a field beside it, was"
+    )
 
 
 def _check_shard(shard: ShardInfo) -> None:

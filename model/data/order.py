@@ -152,6 +152,19 @@ class SampleOrder:
                 totals[self.sources[part.source_id]] += part.num_slots
         return totals
 
+    def barren_sources(self) -> dict[str, int]:
+        """Tokens of each source that was given a weight, and yet makes no sample anywhere.
+
+        Its shards are shorter than a block, or the weight is less than half of one.
+        """
+        made = self.samples_by_source()
+        tokens: dict[str, int] = {}
+        for part in (part for segment in self._segments for part in segment.slots.parts):
+            name = self.sources[part.source_id]
+            if part.weight and not made[name]:
+                tokens[name] = tokens.get(name, 0) + part.num_tokens
+        return tokens
+
     def locate(self, sample: int) -> Block:
         """Where training sample number `sample` lies. Raises IndexError outside the order."""
         return self._one(self.locate_many([sample]))

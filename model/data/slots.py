@@ -85,7 +85,9 @@ class SourceSlots:
         self.num_blocks = int(self.block_starts[-1])
         self.num_validation = _held_out(self.num_blocks, validation_fraction)
         self.num_training = self.num_blocks - self.num_validation
+        self.num_tokens = sum(manifest.shards[i].num_tokens for i in numbers)
         exact = Fraction(repr(float(weight)))
+        self.weight = exact
         whole = math.floor(exact)
         self.part = math.floor((exact - whole) * self.num_training + Fraction(1, 2))
         self.whole_epochs = whole

@@ -54,6 +54,8 @@ class OrderReport:
     """Tokens a sample."""
     num_shards: int
     """Shards, appended ones included."""
+    tokens_left_over: int
+    """Tokens at the ends of shards, too few for a block: they are no target of any sample."""
     num_validation_samples: int
     """Blocks held out."""
     samples_by_source: dict[str, int]
@@ -199,6 +201,7 @@ def verify_order(
         global_batch=global_batch,
         sequence_length=sequence_length,
         num_shards=len(whole.shards),
+        tokens_left_over=sum((s.num_tokens - 1) % sequence_length for s in whole.shards),
         num_validation_samples=whole.num_validation_samples,
         samples_by_source=whole.samples_by_source(),
         exhaustive=ledger.exhaustive,

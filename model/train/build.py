@@ -165,6 +165,12 @@ def open_data(changes: Changes, ranks: Parallel, guard: ShardGuard, output: Path
     held_out = order.num_validation_samples
     if settings.validation_samples:
         held_out = min(held_out, settings.validation_samples)
+    for source, tokens in order.barren_sources().items() if ranks.is_main else ():
+        log.warning(
+            "source %s (%d tokens) makes no sample of %d tokens: its shards are shorter, or its "
+            "weight is too small; nothing of it is trained on",
+            source, tokens, settings.sequence_length,
+        )  # fmt: skip
 
     def state(samples: int) -> str:
         if ranks.is_main:

@@ -69,7 +69,10 @@ def test_refuses_edited_files_and_other_data(pack: Pack, tmp_path: Path) -> None
     raw = json.loads(good)
     raw["entries"][0]["at"] = 2
     path.write_text(json.dumps(raw))
-    with pytest.raises(DataError, match="does not fit its entries"):
+    with pytest.raises(DataError, match=rf"its entries: entry 0 \(manifest {new.digest}\) was"):
+        Journal.read(path)
+    path.write_text(json.dumps(json.loads(good) | {"entries": []}))
+    with pytest.raises(DataError, match="its entries: the list of entries was edited"):
         Journal.read(path)
     path.write_text(json.dumps({**json.loads(good), "schema_version": 9}))
     with pytest.raises(DataError, match=r"schema_version .* is 9"):

@@ -82,6 +82,16 @@ def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(raw))
 
 
+def test_names_the_shard_that_was_edited(simulate: Simulate, tmp_path: Path) -> None:
+    manifest = simulate({"zh": [100, 90, 80]})
+    path = manifest.write(tmp_path)
+    raw = json.loads(path.read_text())
+    raw["shards"][1]["num_tokens"] += 1
+    path.write_text(json.dumps(raw))
+    with pytest.raises(DataError, match=f"shard {manifest.shards[1].name!r} was edited or damaged"):
+        PackedManifest.read(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
