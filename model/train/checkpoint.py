@@ -106,6 +106,11 @@ class Checkpoints:
         """Whether the save in the background has failed; `wait` raises why."""
         return self._error is not None
 
+    @property
+    def saving(self) -> bool:
+        """Whether a save goes on in the background."""
+        return self._thread is not None and self._thread.is_alive()
+
     def save(
         self, entry: Entry, tensors: Mapping[str, Tensor], documents: Documents, *, wait: bool
     ) -> float:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from model.errors import StageError
 from model.train.files import write_atomically
 
 log = logging.getLogger(__name__)
@@ -39,11 +40,17 @@ class JsonLines:
         self.path = path
 
     def append(self, **values: Any) -> None:
-        """Add a line, with the time."""
+        """Add a line, with the time. Raises StageError when the disk refuses it."""
         line = json.dumps({"time": time.time(), **values})
         # One write per line: a reader that follows the file never sees lines of two writers mixed.
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise StageError(
+                f"{self.path} could not be written: {error}. Checkpoints are untouched; make room "
+                "there and start again"
+            ) from error
 
     def position(self) -> int:
         """Length in bytes, all of it on the disk."""

@@ -1,8 +1,12 @@
 """metrics.jsonl: one line a measurement, cut where training resumes."""
 
 import json
+import resource
 from pathlib import Path
 
+import pytest
+
+from model.errors import StageError
 from model.train.metrics import JsonlSink, last_value, newest_lines, newest_step, read_metrics
 
 
@@ -54,3 +58,41 @@ def test_the_newest_lines_of_a_file_that_is_cut_and_written_on(tmp_path: Path) -
     assert newest_step(path) == 100
     assert [line["step"] for line in newest_lines(path, tail=40)] == [99, 100]
     assert len(newest_lines(path)) == 100
+
+
+def test_a_position_is_found_again_whatever_came_after_it(tmp_path: Path) -> None:
+    sink = JsonlSink(tmp_path / "metrics.jsonl")
+    sink.log(1, {"train/loss": 2.0})
+    position = sink.position()
+    before = sink.path.read_bytes()
+    sink.log(1, {"perf/checkpoint_stall_seconds": 0.1})
+    sink.log(2, {"train/loss": 1.0})
+    sink.cut(position)
+    assert sink.path.read_bytes() == before
+    sink.cut(0)
+    assert logged(sink.path) == []
+
+
+def test_a_file_that_lost_its_end_is_cut_at_a_whole_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = JsonlSink(tmp_path / "metrics.jsonl")
+    for step in (1, 2):
+        sink.log(step, {"train/loss": 2.0})
+    position = sink.position()
+    sink.path.write_bytes(sink.path.read_bytes()[:-5])
+    sink.cut(position)
+    assert logged(sink.path) == [(1, {"train/loss": 2.0})]
+    assert "metrics.jsonl: 5 bytes are missing" in caplog.text
+
+
+def test_a_disk_that_refuses_a_line_is_told_with_the_file(tmp_path: Path) -> None:
+    sink = JsonlSink(tmp_path / "metrics.jsonl")
+    sink.log(1, {"train/loss": 2.0})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(StageError, match=r"metrics\.jsonl could not be written"):
+            sink.log(2, {"train/loss": 1.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
