@@ -4,7 +4,7 @@
     ablations.py  kernel-ablation, ffn-ablation    one thing changed at a time, one table
     data.py       verify, verify-order             proofs about what lies in a store
     training.py   append, horizon                  requests to a pretraining, running or stopped
-    models.py     export, chat                     what to do with a trained model
+    models.py     export, chat, import             models: ours, and published ones
 
 A module's `add(commands)` declares its commands; each sets `run`, a function from the parsed
 arguments to the exit code. Heavy imports stand inside these functions: `steel --help` is instant.
