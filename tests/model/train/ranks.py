@@ -165,7 +165,7 @@ def is_stopped(process: BaseProcess) -> bool:
     """Whether a process got SIGSTOP."""
     try:
         stat = Path(f"/proc/{process.pid}/stat").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # ended, or just now
         return False
     return stat.rpartition(")")[2].split()[0] == "T"
 

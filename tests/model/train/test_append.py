@@ -202,17 +202,17 @@ def test_random_appends_kills_stops_and_ranks(
     job = ranks.write_job(packed, tmp_path, values)
     left, fixed_ranks, done = list(more), seed % 2 == 0, 0
     for number in range(10):
-        pending = [p.request for p in RequestFolder(tmp_path).pending()]
-        if left and number % 3 == 0:
+        asked = bool(left) and number % 3 == 0
+        if asked:
+            pending = [p.request for p in RequestFolder(tmp_path).pending()]
             earliest = max([done, *(r.at_step or 0 for r in pending if r)])
             at_step = chance.choice([None, earliest + chance.randint(0, 4)])
-            pending.append(None)
             ask(tmp_path, left.pop(), at_step=at_step, horizon=chance.choice(["keep", "extend"]))
         at, step = "log", done + chance.randint(1, 6)
-        if chance.random() < 0.4:
-            at, step = chance.choice(["before tensors", "before rename"]), 4 * (done // 4 + 1)
-        elif pending and chance.random() < 0.7:
+        if asked and chance.random() < 0.7:
             at = chance.choice(["before horizon", "before journal", "after journal"])
+        elif chance.random() < 0.4:
+            at, step = chance.choice(["before tensors", "before rename"]), 4 * (done // 4 + 1)
         kind = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
         world_size = 2 if fixed_ranks else chance.choice([1, 2])
         codes = ranks.run_ranks(job, world_size, Fault(step=step, at=at, number=kind))  # type: ignore[arg-type]
