@@ -29,7 +29,8 @@ SCHEMA_VERSION = 1
 """Of manifest.json. A reader refuses a version it does not know."""
 
 LIBRARIES = (
-    "torch", "transformers", "py-data-juicer", "datasets", "trl", "lm-eval", "prefect", "mlflow",
+    "torch", "transformers", "tokenizers", "fastokens", "py-data-juicer", "datasets", "trl",
+    "lm-eval", "prefect", "mlflow",
 )  # fmt: skip
 """Whose versions a manifest records."""
 

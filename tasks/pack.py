@@ -198,6 +198,7 @@ def _pack_all(
     num_bytes = total_bytes(files)
     workers = automatic(num_bytes) if config.workers == "auto" else config.workers
     encoder = _encoder(run, config, tokenizer.backend_tokenizer)
+    run.note(encoder="fastokens" if isinstance(encoder, FastEncoder) else "transformers")
     backend = run.scratch / "backend.json"
     backend.write_text(tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
     job = PackJob(

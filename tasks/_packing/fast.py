@@ -20,7 +20,8 @@ from model.encoder import Encoded, ReferenceEncoder, joined
 from model.errors import StageError
 
 SPOT_CHARACTERS = 4_000
-"""A text that is compared is no longer than this: a few hundredths of the time go into it."""
+"""A text that is compared is no longer than this, or is the beginning of a longer one: comparing
+takes some hundredths of the time."""
 
 
 class UnsuitableTokenizer(Exception):
@@ -57,10 +58,13 @@ class FastEncoder:
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Ids of raw texts; give it some MB at a time."""
         found = self._cut(texts)
-        # Not always the first of many: a batch begins wherever the one before was full.
+        # Some text of the corpus: a batch begins wherever the one before was full.
         short = next((i for i, text in enumerate(texts) if len(text) <= SPOT_CHARACTERS), None)
         if short is not None:
             self._compare(joined([found[short]]), [texts[short]])
+        elif texts:
+            beginning = [texts[0][:SPOT_CHARACTERS]]
+            self._compare(self._cut(beginning), beginning)
         return found
 
     def _cut(self, texts: Sequence[str]) -> Encoded:

@@ -272,6 +272,8 @@ def test_other_ids_are_noticed_in_any_batch(full: PreTrainedTokenizerBase) -> No
     encoder._tokenizer = FewerMerges.from_json_str(full.backend_tokenizer.to_str())
     with pytest.raises(DifferentIds, match=text):
         encoder.encode(["x" * (fast.SPOT_CHARACTERS + 1), text, "x"])
+    with pytest.raises(DifferentIds, match=text):
+        encoder.encode([text * 1_000])  # no short one: the beginning of a long one
 
 
 def test_other_kinds_are_unsuitable(

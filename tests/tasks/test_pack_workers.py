@@ -129,8 +129,9 @@ def test_any_number_of_workers_gives_the_same_bytes(
 def test_transformers_gives_the_same_bytes(
     small: PreTrainedTokenizerBase, corpus: Path, straight: dict[str, bytes], tmp_path: Path
 ) -> None:
-    pack_in(tmp_path, result(corpus), encoder="transformers", workers=2, **SETTINGS)
+    run = pack_in(tmp_path, result(corpus), encoder="transformers", workers=2, **SETTINGS)
     assert packed(tmp_path) == straight
+    assert run.notes["encoder"] == "transformers"
 
 
 def test_no_more_workers_than_the_text_is_worth() -> None:
