@@ -22,10 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedConfig
+from transformers.cache_utils import Cache
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import create_causal_mask
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import import_utils
 
+from model.documents import Documents
 from model.errors import ConfigError
 
 VARLEN = "varlen"
@@ -178,6 +181,35 @@ def mask_config(config: PreTrainedConfig) -> PreTrainedConfig:
     alike = copy.copy(config)
     alike._attn_implementation_internal = "sdpa"
     return alike
+
+
+def mask_or_bounds(
+    config: PreTrainedConfig,
+    inputs_embeds: Tensor,
+    attention_mask: Tensor | dict[str, Any] | None,
+    past_key_values: Cache | None,
+    documents: Documents | None,
+) -> tuple[Any, dict[str, Any]]:
+    """What keeps attention causal and within documents: a mask, or bounds for the kernel.
+
+    inputs_embeds [B, M, d] and attention_mask [B, past + M] as a model of Transformers has them.
+    """
+    if isinstance(attention_mask, dict):  # a static cache brings its mask by layer type
+        return attention_mask["full_attention"], {}
+    if documents is not None:
+        if takes_boundaries(config._attn_implementation, inputs_embeds.device):
+            return None, boundary_arguments(documents.cu_seqlens, documents.max_seqlen)
+        # Transformers looks for packed documents only where it sees neither mask nor cache.
+        attention_mask = past_key_values = None
+    mask = create_causal_mask(
+        config=mask_config(config),
+        inputs_embeds=inputs_embeds,
+        attention_mask=attention_mask,
+        past_key_values=past_key_values,
+        # Looking into positions waits for the device: only where there is something to find.
+        position_ids=None if documents is None else documents.positions,
+    )
+    return mask, {}
 
 
 def padded_head_size(head_size: int, choice: str | int, implementation: str | None) -> int:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache
 
 MAX_TILE = 64
 """Places of a tile, unless documents are so short that most would stay empty."""
@@ -72,26 +73,48 @@ def documents_from_positions(
     """From positions [B, M] that do not count on within a row; None where each row is one document.
 
     attention_mask [B, M]: 1 = real. Steps into, out of and within padding do not make documents.
-    Padding on the right goes with documents, since no real token sees it. Waits for the device.
-    Raises ValueError for packed rows with padding elsewhere.
+    Waits for the device. Raises ValueError for packed rows with padding but on the right.
     """
     starts = position_ids.diff(dim=-1) != 1
+    between_real = starts
     if attention_mask is not None:
         real = attention_mask.bool()
-        if not (starts & real[:, 1:] & real[:, :-1]).any():
-            return None
-        if not real[:, 0].all() or (real[:, 1:] & ~real[:, :-1]).any():
-            raise ValueError(
-                "position_ids restart inside a row (packed documents) while attention_mask hides "
-                "tokens before real ones: pad packed rows on the right only"
-            )
-    elif not starts.any():
+        between_real = starts & real[:, 1:] & real[:, :-1]
+    if not between_real.any():
         return None
+    check_padding(attention_mask)
     rows, length = position_ids.shape
     first = torch.ones_like(starts[:, :1])
     bounds = torch.cat([first, starts], dim=1).flatten().nonzero().flatten()
     cu_seqlens = torch.nn.functional.pad(bounds, (0, 1), value=rows * length)
     return documents_from_bounds(cu_seqlens, None, rows, length)
+
+
+def check_padding(attention_mask: Tensor | None) -> None:
+    """Refuse padding [B, M] before real tokens of packed rows. Raises ValueError.
+
+    Attention within documents does without a mask. Padding on the right is seen by no real token.
+    """
+    if attention_mask is None:
+        return
+    real = attention_mask.bool()
+    if not real[:, 0].all() or (real[:, 1:] & ~real[:, :-1]).any():
+        raise ValueError(
+            "rows hold several documents (position_ids restart, or bounds are given) while "
+            "attention_mask hides tokens before real ones: pad packed rows on the right only"
+        )
+
+
+def may_pack(attention_mask: Tensor | dict[str, Any] | None, cache: Cache | None) -> bool:
+    """Whether such a call may bring several documents in a row: training or a prompt.
+
+    Not decoding, nor what brings a mask of its own making.
+    """
+    if cache is not None and (not isinstance(cache, DynamicCache) or cache.get_seq_length()):
+        return False
+    return attention_mask is None or (
+        isinstance(attention_mask, Tensor) and attention_mask.ndim == 2
+    )
 
 
 def _owner(bounds: Tensor, numbers: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
-from transformers.masking_utils import create_causal_mask, create_masks_for_generate
+from transformers.masking_utils import create_masks_for_generate
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -30,18 +30,14 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from model.attention import (
-    boundary_arguments,
-    mask_config,
-    padded_head_size,
-    takes_boundaries,
-)
+from model.attention import mask_config, mask_or_bounds, padded_head_size
 from model.config import SteelConfig
 from model.documents import (
-    Documents,
     Tiles,
+    check_padding,
     documents_from_bounds,
     documents_from_positions,
+    may_pack,
     tiles_of,
 )
 from model.kernels import Kernels, choose, rope_angles
@@ -257,25 +253,25 @@ class SteelModel(SteelPreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
 
         rows, length = inputs_embeds.shape[:2]
+        past = 0 if past_key_values is None else past_key_values.get_seq_length()
         token_mask = None
         if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2:
             token_mask = attention_mask[:, -length:]
         documents = None
         if cu_seq_lens_q is not None:
-            if past_key_values is not None and past_key_values.get_seq_length():
+            if past:
                 raise ValueError(
-                    "cu_seq_lens_q bounds whole documents: they cannot go on in a cache"
+                    "cu_seq_lens_q bounds whole documents, which cannot go on: no cache"
                 )
             documents = documents_from_bounds(cu_seq_lens_q, max_length_q, rows, length)
-            if position_ids is None:
-                position_ids = documents.positions
-        elif position_ids is not None and _may_pack(position_ids, attention_mask, past_key_values):
+            check_padding(token_mask)
+        elif position_ids is not None and length > 1 and may_pack(attention_mask, past_key_values):
             documents = documents_from_positions(position_ids.expand(rows, -1), token_mask)
         if position_ids is None:
-            past = past_key_values.get_seq_length() if past_key_values is not None else 0
-            position_ids = (torch.arange(length, device=inputs_embeds.device) + past).unsqueeze(0)
-        mask, bounds = self._attention_bounds(
-            inputs_embeds, attention_mask, past_key_values, documents
+            counted = (torch.arange(length, device=inputs_embeds.device) + past).unsqueeze(0)
+            position_ids = counted if documents is None else documents.positions
+        mask, bounds = mask_or_bounds(
+            self.config, inputs_embeds, attention_mask, past_key_values, documents
         )
         tiles = tiles_of(documents) if documents is not None and self.config.leaks else None
 
@@ -299,45 +295,6 @@ class SteelModel(SteelPreTrainedModel):
             last_hidden_state=self.norm(hidden_states),
             past_key_values=past_key_values if use_cache else None,
         )
-
-    def _attention_bounds(
-        self,
-        inputs_embeds: Tensor,
-        attention_mask: Tensor | dict[str, Any] | None,
-        past_key_values: Cache | None,
-        documents: Documents | None,
-    ) -> tuple[Any, dict[str, Any]]:
-        """What keeps attention causal and within documents: a mask, or bounds for the kernel."""
-        if isinstance(attention_mask, dict):  # a static cache brings its mask by layer type
-            return attention_mask["full_attention"], {}
-        implementation = self.config._attn_implementation
-        if documents is not None:
-            if takes_boundaries(implementation, inputs_embeds.device):
-                return None, boundary_arguments(documents.cu_seqlens, documents.max_seqlen)
-            # Transformers looks for packed documents only where it sees neither mask nor cache.
-            attention_mask = past_key_values = None
-        mask = create_causal_mask(
-            config=mask_config(self.config),
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            # Looking into positions waits for the device: only where there is something to find.
-            position_ids=None if documents is None else documents.positions,
-        )
-        return mask, {}
-
-
-def _may_pack(
-    position_ids: Tensor, attention_mask: Tensor | dict[str, Any] | None, cache: Cache | None
-) -> bool:
-    """Whether rows of this shape can hold several documents: prompts and training, not decoding."""
-    if position_ids.shape[-1] == 1 or isinstance(attention_mask, dict):
-        return False
-    if isinstance(attention_mask, Tensor) and (
-        attention_mask.ndim != 2 or attention_mask.shape[-1] != position_ids.shape[-1]
-    ):
-        return False
-    return cache is None or (isinstance(cache, DynamicCache) and not cache.get_seq_length())
 
 
 class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):

@@ -174,7 +174,7 @@ def test_varlen_is_sdpa_with_a_mask(
     def no_mask(**kwargs: object) -> None:
         raise AssertionError("a mask was made")
 
-    monkeypatch.setattr("model.modeling_steel.create_causal_mask", no_mask)
+    monkeypatch.setattr("model.attention.create_causal_mask", no_mask)
     found = make_model(routing=routing, attn_implementation="varlen")(ids, **kwargs).logits
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 

@@ -241,10 +241,30 @@ def test_nothing_before_a_token_depends_on_it_in_packed_rows_either(
     assert torch.equal(before[:, end:], after[:, end:])
 
 
+def test_bounds_with_padding_before_documents_are_refused(
+    make_model: Maker, tokens: Tensor
+) -> None:
+    mask = torch.ones_like(tokens)
+    mask[1, 0] = 0
+    with pytest.raises(ValueError, match="pad packed rows on the right"):
+        make_model()(tokens, attention_mask=mask, cu_seq_lens_q=bounds_of([12, 12, 12]))
+
+
+def test_a_mask_of_ones_own_making_is_kept(make_model: Maker, tokens: Tensor) -> None:
+    """Positions that restart mean documents only where nothing else says what is seen."""
+    model = make_model()
+    causal = torch.ones(3, 1, 12, 12, dtype=torch.bool).tril()
+    positions = torch.arange(12).remainder(6).expand(3, -1)
+    with torch.no_grad():
+        found = model(tokens, attention_mask=causal, position_ids=positions).logits
+        apart = model(tokens, position_ids=positions).logits
+    assert not torch.allclose(found[:, 6:], apart[:, 6:])
+
+
 def test_bounds_do_not_go_on_in_a_cache(make_model: Maker, tokens: Tensor) -> None:
     model = make_model()
     cache = model(tokens, use_cache=True).past_key_values
-    with pytest.raises(ValueError, match="cannot go on in a cache"):
+    with pytest.raises(ValueError, match="cannot go on: no cache"):
         model(tokens, past_key_values=cache, cu_seq_lens_q=bounds_of([12, 12, 12]))
 
 
