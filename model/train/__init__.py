@@ -1,7 +1,8 @@
 """Pretraining: one loop for Steel and for any other causal language model of Transformers.
 
 config ──▶ build ──▶ Trainer.fit ──▶ export
-            │           ├── schedule     learning rate of a step
+            │           ├── control      requests while it runs: appended data, another end
+            │           ├── schedule     learning rate of a step, wherever the end moved (horizon)
             │           ├── optimizer    AdamW, global-norm clip
             │           ├── parallel     process group, FSDP2, one all-reduce a step
             │           ├── checkpoint   written aside, checked, renamed; newest intact one

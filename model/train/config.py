@@ -45,9 +45,11 @@ class PretrainSettings:
     warmup_steps: int = 2000
     """Steps of linear warm-up. Section 5: 2,000."""
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
-    """Shape after the warm-up: cosine (section 5), warm-up-stable-decay, or constant."""
+    """Shape after the warm-up: cosine (section 5), warm-up-stable-decay, or constant until a decay
+    is asked for (`steel horizon`)."""
     decay_fraction: float = 0.1
-    """wsd only: the last fraction of all steps in which the rate decays linearly; (0, 1]."""
+    """wsd only: the last fraction of all steps in which the rate decays linearly; (0, 1]. It moves
+    with the end of the run (`steel append --horizon extend`, `steel horizon`)."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's decay rates of the two moments. Section 5."""
     epsilon: float = 1e-8
