@@ -185,3 +185,26 @@ class Health:
         if runs and runs[-1][1] == first - 1:
             first = runs.pop()[0]
         runs.append((first, last))
+
+
+def describe(event: Mapping[str, Any]) -> str:
+    """An event of health.jsonl in a sentence: what was found, where, and what was done."""
+    first, last = event["samples"]
+    if event["what"] == "spike":
+        found = f"has a loss of {event['loss']:.4f}, {event['z']:.1f} deviations above its window"
+    else:
+        found = f"is not finite (loss {event['loss']}, gradient norm {event['grad_norm']})"
+    where = f"samples {event['culprits']}"
+    if not event["culprits"]:
+        where = f"samples {first} to {last}"
+        if event["what"] == "non-finite":
+            where = f"any of its {where} (their losses are finite, a gradient is not)"
+    done = {
+        "warn": "It was trained on.",
+        "skip": "The batch was skipped.",
+        "rollback without checkpoint": "No checkpoint lies far enough back: the batch was skipped.",
+        "rollback": f"Rolled back to step {event.get('to_step')}; "
+        f"batches {event.get('skipped')} are skipped.",
+        "stop": "",
+    }[event["action"]]
+    return f"step {event['step']} (batch {event['batch']}) {found}, from {where}. {done}".rstrip()

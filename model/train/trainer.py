@@ -12,7 +12,6 @@ checkpoint, so a run that was killed and resumed repeats the very same numbers.
 """
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,11 +28,12 @@ from model.train.config import PretrainSettings
 from model.train.control import Control
 from model.train.engine import RANDOM_RULE, Engine, Gradients
 from model.train.exporter import Exporter
-from model.train.health import Health, HealthError, HealthState, NonFiniteError, Verdict
+from model.train.health import Health, HealthError, HealthState, NonFiniteError, describe
 from model.train.horizon import Horizon
 from model.train.measure import Meter, data_position, progress_line
 from model.train.metrics import JsonLines, MetricSink
 from model.train.objective import Objective
+from model.train.outcome import StepOutcome, agree
 from model.train.parallel import Parallel
 from model.train.prefix import check_measurable, honest_loss
 from model.train.profiler import Profiler
@@ -65,30 +65,6 @@ class TrainingData:
     """The data position's JSON after so many samples."""
     check_state: Callable[[str], int]
     """Samples consumed, from that JSON; raises DataError when it belongs to other data."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepOutcome:
-    """What all ranks know after a batch; equal on each."""
-
-    loss: float
-    """Mean over the global batch, nats per token."""
-    loss_by_source: dict[str, float]
-    grad_norm: float
-    """Before clipping."""
-    stop: bool
-    """Whether any rank was asked to stop."""
-    requests: bool
-    """Whether a request is to be done before the next step."""
-    save_failed: bool
-    """Whether a checkpoint could not be written in the background."""
-    verdict: Verdict
-    """What is to be done with the batch."""
-
-    @property
-    def trained(self) -> bool:
-        """Whether the batch became a step."""
-        return self.verdict.action == "train"
 
 
 @dataclass(kw_only=True)
@@ -241,7 +217,15 @@ class Trainer:
             micro_batches, batch=batch, num_sources=len(self.data.sources)
         )
         self.meter.begin("agree")
-        outcome = self._agree(gradients)
+        outcome = agree(
+            self.engine,
+            gradients,
+            sources=self.data.sources,
+            judge=self.health.judge,
+            stop=self.stop.requested,
+            requests=self.control.due(step + 1),
+            save_failed=self.checkpoints.failed,
+        )
         self.meter.begin("optimizer")
         if outcome.trained:
             rate = learning_rate(self.settings, step, self.control.horizon)
@@ -255,36 +239,6 @@ class Trainer:
         if self.watchdog is not None:
             self.watchdog.stepped(self.progress.step)
         return outcome
-
-    def _agree(self, gradients: Gradients) -> StepOutcome:
-        """The step's one all-reduce and the one wait for the device."""
-        due = self.control.due(self.progress.step + 1)
-        wishes = [float(wish) for wish in (self.stop.requested, due, self.checkpoints.failed)]
-        # One rank's gradients are its share of the sum where weights are sharded, and all of it
-        # where there is one process: in both cases the squares add up to the global norm. Where
-        # several copies are held, each adds its part of it.
-        vector = torch.cat([
-            gradients.squares.view(1),
-            self.engine.place(torch.tensor(wishes, dtype=torch.float64)),
-            gradients.totals.flatten(),
-        ])  # fmt: skip
-        squares, stop, requests, failed, *sums = self.ranks.sum_(vector).tolist()
-        by_source = {
-            name: sums[2 * i] / sums[2 * i + 1]
-            for i, name in enumerate(self.data.sources)
-            if sums[2 * i + 1]
-        }
-        loss = sum(sums[0::2]) / sum(sums[1::2])
-        norm = math.sqrt(squares) if squares >= 0 else math.nan
-        return StepOutcome(
-            loss=loss,
-            loss_by_source=by_source,
-            grad_norm=norm,
-            stop=stop > 0,
-            requests=requests > 0,
-            save_failed=failed > 0,
-            verdict=self.health.judge(loss=loss, grad_norm=norm),
-        )
 
     def _react(self, outcome: StepOutcome, gradients: Gradients, step: int, batch: int) -> None:
         """Something was found: note it, and skip, roll back or stop."""
@@ -312,12 +266,12 @@ class Trainer:
         if self.events is not None:
             self.events.append(**event)
         if self.ranks.is_main:
-            log.warning("%s", _sentence(event))
+            log.warning("%s", describe(event))
         if verdict.action == "stop":
             self._save_extra()
             kind = NonFiniteError if verdict.what == "non-finite" else HealthError
             raise kind(
-                f"{_sentence(event)} The weights are those after step {step}, saved in "
+                f"{describe(event)} The weights are those after step {step}, saved in "
                 f"{self.checkpoints.folder}. Look at these samples, lower learning_rate, or let "
                 f"health.{verdict.what.replace('-', '_')} skip them."
             )
@@ -468,29 +422,6 @@ class Trainer:
     def _beat(self, phase: str) -> None:
         if self.watchdog is not None:
             self.watchdog.beat(phase, self.progress.step)
-
-
-def _sentence(event: dict[str, Any]) -> str:
-    """What was found, where, and what was done."""
-    first, last = event["samples"]
-    if event["what"] == "spike":
-        found = f"has a loss of {event['loss']:.4f}, {event['z']:.1f} deviations above its window"
-    else:
-        found = f"is not finite (loss {event['loss']}, gradient norm {event['grad_norm']})"
-    where = f"samples {event['culprits']}"
-    if not event["culprits"]:
-        where = f"samples {first} to {last}"
-        if event["what"] == "non-finite":
-            where = f"any of its {where} (their losses are finite, a gradient is not)"
-    done = {
-        "warn": "It was trained on.",
-        "skip": "The batch was skipped.",
-        "rollback without checkpoint": "No checkpoint lies far enough back: the batch was skipped.",
-        "rollback": f"Rolled back to step {event.get('to_step')}; "
-        f"batches {event.get('skipped')} are skipped.",
-        "stop": "",
-    }[event["action"]]
-    return f"step {event['step']} (batch {event['batch']}) {found}, from {where}. {done}".rstrip()
 
 
 def _every(step: int, interval: int) -> bool:
