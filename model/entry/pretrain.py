@@ -44,7 +44,8 @@ def pretrain(job: PretrainJob) -> None:
             run = build(job, ranks, stop, watchdog)
             try:
                 run.trainer.fit()
-                watchdog.beat("export", run.trainer.progress.step)
+                # An export takes as long as it takes, and the other ranks only wait for it.
+                watchdog.end()
                 _export(run, output, ranks)
             finally:
                 run.trainer.close()

@@ -57,6 +57,9 @@ log = logging.getLogger(__name__)
 GROUP_TIMEOUT = datetime.timedelta(hours=1)
 """Of the background's messages: the slowest rank's disk may take so much longer than the others."""
 
+DAMAGED = ".damaged"
+"""Suffix of a checkpoint that was found to be damaged."""
+
 Documents = Mapping[str, str | bytes]
 """Content by file name, which may lie one folder down."""
 
@@ -162,14 +165,14 @@ class Checkpoints:
         Raises DataError when there were checkpoints and all of them are damaged, or when the newest
         intact one holds another model.
         """
-        names = self.ranks.gather(self._candidates(rollback_from))[0]
+        names = self.ranks.gather(self._candidates(rollback_from) if self.ranks.is_main else [])[0]
         for name in reversed(names):
             folder = self.folder / name
             if damage := self._damage(folder):
                 log.warning("checkpoint %s is damaged (%s); taking the one before", name, damage)
                 self.ranks.barrier()
                 if self.ranks.is_main:
-                    aside = folder.with_name(f"{name}.damaged")
+                    aside = folder.with_name(name + DAMAGED)
                     shutil.rmtree(aside, ignore_errors=True)
                     folder.rename(aside)
                 continue
@@ -197,9 +200,10 @@ class Checkpoints:
         self.tidy()
 
     def tidy(self) -> None:
-        """Remove what interrupted saves left and what the settings do not keep."""
+        """Remove what interrupted saves left and what the settings do not keep; what was found to
+        be damaged stays until the next save, for somebody to look at."""
         if self.ranks.is_main:
-            self._retire()
+            self._retire(keep_damaged=True)
         self.ranks.barrier()
 
     def _candidates(self, rollback_from: int | None) -> list[str]:
@@ -295,7 +299,7 @@ class Checkpoints:
             "Earlier checkpoints are untouched; make room there and start again"
         )
 
-    def _retire(self) -> None:
+    def _retire(self, *, keep_damaged: bool = False) -> None:
         """Remove all that is not kept, and what interrupted saves left; on rank 0."""
         complete = {path: read_entry(path) for path in complete_checkpoints(self.folder)}
         good = kept_for_good(complete.values(), self.settings)
@@ -305,7 +309,8 @@ class Checkpoints:
             if entry.step not in stay and path not in in_use:
                 _remove(path)
         for leftover in self.folder.glob("step-*.*"):
-            shutil.rmtree(leftover)
+            if not (keep_damaged and leftover.suffix == DAMAGED):
+                shutil.rmtree(leftover)
 
 
 def _remove(folder: Path) -> None:

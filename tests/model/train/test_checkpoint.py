@@ -78,6 +78,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
         again.trainer.resume()
     assert again.trainer.progress.step == 4
     assert reason in caplog.text and "step-00000006" in caplog.text
+    assert (run.trainer.checkpoints.folder / "step-00000006.damaged").is_dir()
     again.trainer.fit()
     assert_equal(state(again), expected)
     assert names(again) == ["step-00000002", "step-00000004", "step-00000006"]
