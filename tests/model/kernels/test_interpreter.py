@@ -13,7 +13,7 @@ import pytest
 
 from model.kernels import triton_support
 
-OPERATIONS = ("rms_norm", "rope", "swiglu", "soft_moe", "cross_entropy")
+OPERATIONS = ("rms_norm", "rope", "swiglu", "soft_moe", "cross_entropy", "whole_model")
 
 
 @pytest.mark.skipif(not triton_support.INSTALLED, reason="needs the package triton")
