@@ -193,8 +193,8 @@ def _turn(  # type: ignore[no-untyped-def]
     row = token // length
     position = token % length
     angle = row * angles_row + position * HALF + i
-    cos = tl.load(cos_in + angle, mask=mask, other=0.0)
-    sin = tl.load(sin_in + angle, mask=mask, other=0.0)
+    cos = tl.load(cos_in + angle, mask=mask, other=0.0).to(tl.float32)
+    sin = tl.load(sin_in + angle, mask=mask, other=0.0).to(tl.float32)
     if BACKWARDS:
         sin = -sin
     # Strides come divided by UNIT: the compiler must see what divides them to load UNIT at a time
