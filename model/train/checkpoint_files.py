@@ -86,15 +86,17 @@ def load_into(
 ) -> None:
     """Fill tensors, by all ranks of a group, or by this process alone.
 
-    Raises DataError when the checkpoint holds others.
+    Raises DataError when the checkpoint holds others, or its index is none.
     """
+    reader = _Reader(checkpoint)
+    reader.read_metadata()  # here as well, because torch 2.11's `load` hides what it raises
     try:
         with warnings.catch_warnings():
             # Reading alone is meant.
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             load(
                 dict(tensors),
-                storage_reader=_Reader(checkpoint),
+                storage_reader=reader,
                 process_group=group,
                 no_dist=group is None,
             )
