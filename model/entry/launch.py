@@ -129,11 +129,15 @@ def main(argv: list[str]) -> None:
     if nodes.num == 1:  # what listens does so on loopback
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+    from torch.distributed.run import get_args_parser
     from torch.distributed.run import main as torchrun
 
+    # torch 2.11 does not know it yet; it waits for 30 seconds.
+    patience = f"--shutdown-timeout={SHUTDOWN_SECONDS}"
+    known = "--shutdown-timeout" in get_args_parser().format_help()
     torchrun([
         *nodes.torchrun_options(), "--max-restarts=0", f"--nproc-per-node={given.num_processes}",
-        f"--shutdown-timeout={SHUTDOWN_SECONDS}", "-m", given.module, *given.arguments,
+        *([patience] if known else []), "-m", given.module, *given.arguments,
     ])  # fmt: skip
 
 

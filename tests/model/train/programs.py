@@ -24,7 +24,7 @@ M_MMAP_THRESHOLD = -3
 def place(settings: PretrainSettings, packed: Path, ranks: Parallel) -> Objective:
     """The model as a run would have it before its first step."""
     tokenizer = AutoTokenizer.from_pretrained(packed / "tokenizer")
-    language_model, weights = build_model(settings, tokenizer)
+    language_model, weights = build_model(settings, tokenizer, ranks.device)
     objective = Objective(language_model)
     layers = decoder_layers(language_model)
     distribute(objective, language_model, layers, weights, settings, ranks)
@@ -58,7 +58,7 @@ def write_peak_memory(output: Path, packed: Path, model: dict[str, Any]) -> None
     with parallel() as ranks:
         settings = PretrainSettings(model=model)
         tokenizer = AutoTokenizer.from_pretrained(packed / "tokenizer")
-        language_model, weights = build_model(settings, tokenizer)
+        language_model, weights = build_model(settings, tokenizer, ranks.device)
         objective = Objective(language_model)
         layers = decoder_layers(language_model)
         sizes = [sum(4 * p.numel() for p in layer.parameters()) for layer in layers]
