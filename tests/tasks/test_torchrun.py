@@ -7,6 +7,7 @@ on SIGTERM, and can be told to fail.
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from model.entry.join import CALL
+from model.entry.launch import Nodes
 from model.errors import StageError
 from tasks import _torchrun
 from tasks._stage import Context, StageRun, stage
@@ -102,3 +105,37 @@ def test_ranks_save_and_end_when_the_orchestrator_is_killed(tmp_path: Path) -> N
     orchestrator.wait()
     wait_for(lambda: not any(alive(pid) for pid in pids))
     assert sorted(p.name for p in tmp_path.glob("saved-*")) == ["saved-0", "saved-1"]
+
+
+@pytest.mark.slow
+def test_a_stage_on_two_machines(run: StageRun, context: Context, tmp_path: Path) -> None:
+    """The other machine is a process that joins at the store; both are on loopback here."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "model" / "train"))
+    import ranks
+
+    store = run.folder.parents[1]
+    packed = ranks.write_packed(tmp_path / "packed")
+    payload = {
+        "settings": ranks.settings(steps=3), "packed": str(packed), "output": str(run.folder),
+    }  # fmt: skip
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = {"GLOO_SOCKET_IFNAME": "lo", "PET_LOCAL_ADDR": "127.0.0.1"}
+    with (tmp_path / "join.log").open("wb") as log:
+        other = subprocess.Popen(
+            [sys.executable, "-m", "model.entry.join", str(store)], env={**os.environ, **env},
+            stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        torchrun(
+            run, "model.entry.pretrain", payload, num_processes=1, total_steps=3, env=env,
+            nodes=Nodes(num=2, rendezvous=f"127.0.0.1:{port}"),
+        )  # fmt: skip
+    finally:
+        other.terminate()
+        assert other.wait(60) == 0
+    assert "2 process(es)" in (run.folder / "pretrain.log").read_text()
+    assert "2 process(es)" not in (tmp_path / "join.log").read_text(), "rank 0 alone tells"
+    assert (run.folder / "model" / "model.safetensors").is_file()
+    assert not (store / CALL).exists()

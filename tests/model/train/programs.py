@@ -11,11 +11,12 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer
 
+from model.train import parallel as parallel_module
 from model.train.build import build_model, decoder_layers
 from model.train.config import PretrainSettings
 from model.train.initialise import children_first
 from model.train.objective import Objective
-from model.train.parallel import Parallel, distribute, parallel
+from model.train.parallel import Parallel, distribute, parallel, synchronise_gradients
 from model.train.parallel_config import ParallelSettings
 
 M_MMAP_THRESHOLD = -3
@@ -32,13 +33,11 @@ def place(settings: PretrainSettings, packed: Path, ranks: Parallel) -> Objectiv
 
 
 def write_initial_weights(
-    output: Path, packed: Path, model: Any, shard: int | str, **constants: int
+    output: Path, packed: Path, model: Any, shard: int | str, by_layer: bool
 ) -> None:
     """Rank 0 writes every first weight and buffer, whole."""
-    from model.train import parallel as module
-
-    for name, value in constants.items():
-        setattr(module, name, value)
+    if by_layer:
+        parallel_module.SMALL_MODEL_PARAMETERS = 0
     with parallel() as ranks:
         settings = PretrainSettings(model=model, parallel=ParallelSettings(shard=shard), seed=5)
         objective = place(settings, packed, ranks)
@@ -82,8 +81,6 @@ def _status(key: str) -> int:
 
 def write_gradients(output: Path, packed: Path, precision: Any, repeats: int) -> None:
     """Gradients of one micro-batch, added up `repeats` times, as the trainer does it."""
-    from model.train.parallel import synchronise_gradients
-
     with parallel() as ranks:
         settings = PretrainSettings(
             model={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,

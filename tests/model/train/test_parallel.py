@@ -1,6 +1,7 @@
 """How ranks share a model changes neither what it is nor what it learns."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
     "gpt2": {  # its attention and FFN re-initialise a child
         "model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2,
+        "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0,
     },
 }  # fmt: skip
 
@@ -37,7 +39,7 @@ def initial_weights(
     tmp_path: Path, packed: Path, model: Any, world_size: int, shard: int | str = "all"
 ) -> dict[str, Tensor]:
     output = tmp_path / f"{world_size}-{shard}.safetensors"
-    arguments = (output, packed, model, shard)
+    arguments = (output, packed, model, shard, world_size > 1)
     assert ranks.run_function(programs.write_initial_weights, world_size, *arguments) == (
         [0] * world_size
     )
@@ -144,6 +146,46 @@ def test_copies_of_the_weights_learn_the_same(
     steps, validations = 12, 4
     assert counted["reduce_scatter"] == steps
     assert counted["all_reduce"] == 2 * steps + validations
+
+
+@pytest.mark.slow
+def test_copies_that_were_killed_and_moved_go_on(packed: Path, tmp_path: Path) -> None:
+    """A run with two copies, killed twice, is bit for bit the one that was not; and its checkpoint
+    loads where there is one copy."""
+    values = ranks.settings(micro_batch=1, parallel={"shard": 2})
+    whole, broken = (ranks.write_job(packed, tmp_path / n, values) for n in ("whole", "broken"))
+    assert ranks.run_ranks(whole, 4) == [0] * 4
+    for fault in (ranks.Fault(step=6, rank=3), ranks.Fault(step=8, at="before tensors", rank=2)):
+        codes = ranks.run_ranks(broken, 4, fault)
+        assert codes[fault.rank] == -signal.SIGKILL and 0 not in codes, codes
+    assert ranks.run_ranks(broken, 4) == [0] * 4
+    assert ranks.read_run(broken.parent) == ranks.read_run(whole.parent)
+    exported = [path.parent / "model" / "model.safetensors" for path in (whole, broken)]
+    assert exported[0].read_bytes() == exported[1].read_bytes()
+
+    moved = ranks.write_job(packed, tmp_path / "moved", values)
+    assert ranks.run_ranks(moved, 4, ranks.Fault(step=6, number=signal.SIGTERM)) == [143] * 4
+    one_copy = ranks.settings(micro_batch=1)
+    assert ranks.run_ranks(ranks.write_job(packed, moved.parent, one_copy), 2) == [0, 0]
+    expected = ranks.read_run(whole.parent)
+    for step, metrics in ranks.read_run(moved.parent).items():
+        assert metrics == pytest.approx(expected[step], rel=1e-4), step
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "gpt2"])
+def test_other_architectures_and_tied_weights_train_alike(
+    packed: Path, tmp_path: Path, architecture: str
+) -> None:
+    """Sharded layer by layer over two ranks, against one process that shards nothing."""
+    values = ranks.settings(model=ARCHITECTURES[architecture], steps=4)
+    runs = []
+    for world_size in (1, 2):
+        job = ranks.write_job(packed, tmp_path / str(world_size), values)
+        codes = ranks.run_ranks(job, world_size, SMALL_MODEL_PARAMETERS=0)
+        assert codes == [0] * world_size, (job.parent / "rank-0.log").read_text()
+        runs.append(ranks.read_run(job.parent))
+    for step, metrics in runs[0].items():
+        assert runs[1][step] == pytest.approx(metrics, rel=1e-4), step
 
 
 @pytest.mark.parametrize("changes", [{"reshard_after_forward": False}, {"shard": 1}])
