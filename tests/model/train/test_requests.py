@@ -17,6 +17,7 @@ from model.train import asking
 from model.train.asking import Answer, RunState
 from model.train.build import Run
 from model.train.checkpoint_files import complete_checkpoints
+from model.train.engine import Engine
 from model.train.horizon import Horizon
 from model.train.requests import HorizonRequest, RequestFolder
 from model.train.schedule import learning_rate
@@ -302,6 +303,31 @@ def test_skipped_batches_count_as_consumed(make_run: MakeRun, more: Path) -> Non
     longer = make_run(**values)
     longer.trainer.fit()
     assert [e.at for e in longer.trainer.control.changes.journal.entries] == [40, (6 + 3) * 8]
+
+
+def test_a_rollback_over_an_append_keeps_it(
+    make_run: MakeRun, more: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Back before the step of the append: its data and rates hold from where they held before."""
+    monkeypatch.setattr(Engine, "forward", Engine.forward)  # undone at the end
+    ranks.scale_losses({10: 10.0})
+    health = {"spike": "rollback", "spike_window": 4, "spike_threshold": 20.0, "rollback_steps": 0}
+    values = {"steps": 12, "schedule": "wsd", "health": health, "checkpoints": {"every": 4}}
+    run = make_run(**values)
+    folder = folder_of(run)
+    answer = ask(folder, more, at_step=9, horizon="extend")
+    run.trainer.fit()
+    total = answer.total_steps
+    progress = run.trainer.progress
+    assert (progress.step, progress.batch) == (total, total + 3), "8 to 10 were skipped"
+    [entry], horizon = run.trainer.control.changes.journal.entries, run.trainer.control.horizon
+    assert entry.at == 9 * 8
+    settings = run.trainer.settings
+    expected = [learning_rate(settings, step, horizon) for step in range(total)]
+    assert measured_rates(folder) == expected
+    again = make_run(**values)
+    again.trainer.resume()
+    assert again.trainer.progress.batch == total + 3
 
 
 def test_a_shard_that_vanished_after_it_joined_is_missed_by_name(
