@@ -1,13 +1,14 @@
 # Everything a newcomer needs. `make help` lists the targets.
 PYTHON ?= python3
 BIN := .venv/bin
+BENCH_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 STORE ?= store
 CONFIG ?= deployments/smoke.yaml
 export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down test test-slow check lock format clean
+.PHONY: help install demo up down test test-slow check bench bench-gpu lock format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -43,6 +44,15 @@ check: install ## lint, format, types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# What a bare GPU machine has is enough: no .venv is made.
+bench: ## do the benches run here? (quick; tiny sizes without a GPU)
+	$(BENCH_PYTHON) -m benchmarks.bench_train --quick
+	$(BENCH_PYTHON) -m benchmarks.bench_kernels
+
+bench-gpu: ## measure training step and kernels on this GPU, into benchmarks/results
+	$(BENCH_PYTHON) -m benchmarks.bench_train --json benchmarks/results/train.json
+	$(BENCH_PYTHON) -m benchmarks.bench_kernels --json benchmarks/results/kernels.json
 
 lock: ## resolve pyproject.toml anew into requirements.lock (then run every test)
 	rm -rf .venv.lock && $(PYTHON) -m venv .venv.lock
