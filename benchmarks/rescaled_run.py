@@ -22,11 +22,12 @@ from typing import Any
 
 import psutil
 
-from model.train.metrics import read_metrics
+from model.train.metrics import last_value, read_metrics
 from model.train.sessions import FILE_NAME, read_sessions
 from tasks._manifest import StageResult
 from tasks._recipes import ROOT
 from tasks._store import newest
+from tasks.report._course_figure import TOKENS
 from tasks.report._facts import gather
 from tasks.report._figures import draw
 
@@ -105,6 +106,7 @@ def tell(base: StageResult) -> dict[str, Any]:
     steps = [line["step"] for line in lines if "train/loss" in line["metrics"]]
     return {
         "steps": len(steps),
+        "tokens": last_value(base.folder / "metrics.jsonl", TOKENS),
         "each_step_once": steps == sorted(set(steps)) and len(steps) == steps[-1],
         "sessions": [
             {"from_step": s.step, "to_step": s.last_step, "processes": s.num_processes,

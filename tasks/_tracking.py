@@ -16,6 +16,7 @@ import functools
 import json
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -34,6 +35,8 @@ SPEED = "steel-speed"
 MAX_TAG = 5000
 """Characters of a tag's value; MLflow refuses longer ones."""
 
+NOT_IN_NAMES = re.compile(r"[^\w\-. :/]")
+"""Characters that MLflow takes in no parameter's name (`max_drop.*`)."""
 MAX_PARAM = 500
 """Characters of a parameter's value; longer ones are cut (the config artifact has them whole)."""
 BATCH = 900
@@ -378,7 +381,11 @@ class Tracker:
             self.client.log_batch(run_id, metrics=batch)
 
     def _params(self, run_id: str, config: Mapping[str, Any]) -> None:
-        params = [Param(k, str(v)[:MAX_PARAM]) for k, v in _flat(config) if str(v) != ""]
+        params = [
+            Param(NOT_IN_NAMES.sub("_", k), str(v)[:MAX_PARAM])
+            for k, v in _flat(config)
+            if str(v) != ""
+        ]
         for start in range(0, len(params), 100):
             self.client.log_batch(run_id, params=params[start : start + 100])
         self.client.log_batch(run_id, tags=[RunTag("steel.config", json.dumps(config)[:MAX_TAG])])

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 from tasks._theme import Theme
 from tasks.report._course import Course, Kind
@@ -26,6 +26,8 @@ COLOURS: dict[Kind, int] = {
 }  # fmt: skip
 """Kind of mark -> number of the theme's series."""
 DASHES = (0, (4, 3))
+TOKENS = "data/tokens"
+"""The metric that the horizontal axis shows."""
 
 
 def pretraining(facts: Facts, theme: Theme) -> Figure | None:
@@ -67,7 +69,7 @@ def axis(training: Training) -> tuple[Callable[[float], float], str]:
 
     Between two measured steps tokens grow evenly.
     """
-    tokens = training.curves.get("train/tokens")
+    tokens = training.curves.get(TOKENS)
     if tokens is None:
         return (lambda step: step), "step"
     steps, read = [0, *tokens.steps], [0.0, *tokens.values]
@@ -107,7 +109,12 @@ def _small(axes: Axes, curve: Curve, name: str, theme: Theme) -> None:
     axes.set_ylabel(label)
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(3))
-    axes.yaxis.set_major_formatter(EngFormatter(sep=" "))
+    if name == "train/learning_rate":
+        axes.yaxis.set_major_formatter(
+            FuncFormatter(lambda rate, _: f"{rate:.1e}" if rate else "0")
+        )
+    else:
+        axes.yaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.grid(axis="y")
 
 

@@ -32,6 +32,7 @@ def test_stopped_killed_and_rescaled_is_one_run_with_falling_loss(
     assert rescaled_run.main(command) == 0
     told = json.loads(out.read_text())
     assert told["steps"] == 60 and told["each_step_once"]
+    assert told["tokens"] == 60 * 8 * 256, "the axis of the picture"
     assert [s["processes"] for s in told["sessions"]] == [2, 1, 2]
     assert [s["ended"] for s in told["sessions"]] == ["stopped", "killed", "done"]
     stopped, killed, done = told["sessions"]

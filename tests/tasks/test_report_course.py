@@ -36,7 +36,7 @@ def run(tmp_path: Path) -> Path:
     write_changes(tmp_path, Horizon(steps=90, changes=(change,)))
     lines = [
         {"step": step, "time": 0.0, "metrics": {
-            "train/loss": 5.0 - 0.03 * step, "train/tokens": 8.0 * (step + (step > 60)),
+            "train/loss": 5.0 - 0.03 * step, "data/tokens": 8.0 * (step + (step > 60)),
             "train/learning_rate": 1e-3, "perf/tokens_per_second": 100.0,
             **({"validation/loss": 5.1 - 0.03 * step} if step % 10 == 0 else {}),
         }}
@@ -93,7 +93,7 @@ def test_the_picture_has_a_mark_for_each_event_in_every_panel(run: Path) -> None
 
 def test_tokens_grow_evenly_between_two_measurements() -> None:
     curve = Curve(steps=[10, 20], values=[100.0, 300.0])
-    place, unit = axis(Training(name="base", curves={"train/tokens": curve}, counts={}, mixture=[]))
+    place, unit = axis(Training(name="base", curves={"data/tokens": curve}, counts={}, mixture=[]))
     assert unit == "tokens"
     assert [place(step) for step in (0, 5, 10, 15, 20)] == [0, 50, 100, 200, 300]
     place, unit = axis(Training(name="base", curves={}, counts={}, mixture=[]))

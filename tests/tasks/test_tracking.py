@@ -14,7 +14,7 @@ from tasks._tracking import MODELS, PIPELINES, MetricMirror, Tracker, default_ur
 @pytest.fixture
 def tracker(store: Path) -> Tracker:
     return Tracker(store=store, pipeline="demo", pipeline_id="p1", flow_run_id="f1",
-                   config={"a": {"b": 1}}, git_commit="abc")  # fmt: skip
+                   config={"a": {"b": 1, "*": 2}}, git_commit="abc")  # fmt: skip
 
 
 def write(path: Path, *records: tuple[int, dict[str, float]]) -> None:
@@ -44,6 +44,7 @@ def test_pipeline_has_a_parent_with_children_and_models_stand_flat(tracker: Trac
         assert run.data.tags["prefect.flow_run_id"] == "f1"
     assert flat.data.params["lr"] == "2"
     assert parent.data.params["a.b"] == "1"
+    assert parent.data.params["a._"] == "2", "a name that MLflow would refuse"
     assert [(d.dataset.name, d.dataset.digest) for d in flat.inputs.dataset_inputs] == [
         ("base", "k0")
     ]
