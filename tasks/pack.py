@@ -68,7 +68,7 @@ class PackConfig:
     """A longer cleaned file is packed in parts of this many bytes, several at a time; the last
     shard of a part may be small. 1 or more."""
     workers: int | Literal["auto"] = field(default="auto", metadata=NOT_IN_KEY)
-    """Worker processes, about 1 GB of memory each; "auto": one for each core, fewer for little
+    """Worker processes, about 0.4 GB of memory each; "auto": one for each core, fewer for little
     text. What comes out is the same."""
     encoder: Literal["auto", "transformers"] = field(default="auto", metadata=NOT_IN_KEY)
     """What cuts texts into ids. "auto": fastokens, compared with Transformers when it is opened and

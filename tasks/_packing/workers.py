@@ -33,7 +33,7 @@ from tasks._packing.packing import PackJob, pack_part
 from tasks._packing.parts import Part
 from tasks._recipes import ROOT, display
 
-WORTH_A_WORKER = 32 * 1024**2
+WORTH_A_WORKER = 64 * 1024**2
 """Bytes of text for which another process is worth its start."""
 
 LOCK_SECONDS = 60.0
@@ -119,7 +119,7 @@ class _Death:
             return StageError(
                 f"the worker process that packed {self.part.shown} was killed, most likely because "
                 "memory ran out. What is finished is kept: run again with fewer pack.workers "
-                "(each needs about 1 GB, and some ten times the longest line)"
+                "(each needs about 0.4 GB, and some eight times the longest line)"
             )
         if self.status < 0:
             return StageError(
