@@ -173,6 +173,7 @@ class MetricMirror:
         self.sent: dict[str, int] = {}
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
             self.sent = json.loads(state.read_text())
+        self._position, self._last_line = 0, b""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True, name="metric-mirror")
 
@@ -193,13 +194,10 @@ class MetricMirror:
     @_harmless
     def copy(self) -> None:
         """Send every complete line that was not sent before."""
-        try:
-            lines = self.metrics.read_text(encoding="utf-8").split("\n")[:-1]
-        except FileNotFoundError:
-            return
+        new = self._new_lines()
         batch: list[Metric] = []
         sent = dict(self.sent)
-        for line in lines:
+        for line in new.splitlines():
             record = json.loads(line)
             step, millis = int(record["step"]), int(record["time"] * 1000)
             for name, value in record["metrics"].items():
@@ -214,6 +212,23 @@ class MetricMirror:
             aside = self.state.with_suffix(".tmp")
             aside.write_text(json.dumps(sent))
             aside.replace(self.state)
+        if new:
+            self._position += len(new)
+            self._last_line = new.splitlines(keepends=True)[-1]
+
+    def _new_lines(self) -> bytes:
+        """Whole lines since the last look: all of them when the file was cut back meanwhile, which
+        shows in the line before the remembered position (each has its time)."""
+        try:
+            with self.metrics.open("rb") as file:
+                file.seek(self._position - len(self._last_line))
+                if file.read(len(self._last_line)) != self._last_line:
+                    self._position, self._last_line = 0, b""
+                    file.seek(0)
+                content = file.read()
+        except FileNotFoundError:
+            return b""
+        return content[: content.rfind(b"\n") + 1]
 
 
 class Tracker:

@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -317,7 +317,7 @@ class Trainer:
             self._save(loss, wait=last)
         self.profiler.boundary(step)
 
-    def _stop(self) -> None:
+    def _stop(self) -> NoReturn:
         self._save_extra()
         raise Stopped(self.progress.step)
 
@@ -354,7 +354,6 @@ class Trainer:
         )
         if metrics is None:
             self._stop()
-        assert metrics is not None
         metrics["perf/validation_seconds"] = time.perf_counter() - started
         self._log(step, metrics)
         if self.ranks.is_main:

@@ -80,6 +80,24 @@ def test_mirror_sends_each_step_once_across_a_resume(tracker: Tracker, tmp_path:
     assert history(tracker, run_id, "validation") == [(2, 9.0)]
 
 
+def test_mirror_notices_a_file_that_was_cut_back_and_grew_between_two_looks(
+    tracker: Tracker, tmp_path: Path
+) -> None:
+    run_id = tracker.client.create_run("0").info.run_id
+    metrics = tmp_path / "metrics.jsonl"
+    mirror = MetricMirror(tracker, run_id, metrics, state=tmp_path / "state" / "mirror.json")
+    mirror.copy()  # no file yet
+    write(metrics, (1, {"loss": 3.0}), (2, {"loss": 2.0}))
+    mirror.copy()
+    write(metrics, (1, {"loss": 3.0}), (2, {"loss": 2.5}), (3, {"loss": 1.5}), (4, {"loss": 1.0}))
+    mirror.copy()
+    with metrics.open("a") as file:
+        file.write(json.dumps({"step": 5, "time": 5.0, "metrics": {"loss": 0.5}}) + "\n")
+    mirror.copy()
+    expected = [(1, 3.0), (2, 2.0), (3, 1.5), (4, 1.0), (5, 0.5)]
+    assert history(tracker, run_id, "loss") == expected
+
+
 def test_mirror_catches_up_after_an_outage(
     tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
