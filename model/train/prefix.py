@@ -65,13 +65,15 @@ def prefix_losses(
     length = input_ids.shape[1]
     ends = torch.linspace(1, length, min(num_targets, length)).round().int().tolist()
     total = torch.zeros(len(input_ids), dtype=torch.float64, device=input_ids.device)
-    for end in ends:
-        beat()
-        last_only = torch.full_like(labels[:, :end], IGNORED)
-        last_only[:, -1] = labels[:, end - 1]
-        positions = None if position_ids is None else position_ids[:, :end]
-        _, losses = objective(input_ids[:, :end], last_only, positions)
-        total += losses
+    # Compiled layers would be compiled again for each length.
+    with torch.compiler.set_stance("force_eager"):
+        for end in ends:
+            beat()
+            last_only = torch.full_like(labels[:, :end], IGNORED)
+            last_only[:, -1] = labels[:, end - 1]
+            positions = None if position_ids is None else position_ids[:, :end]
+            _, losses = objective(input_ids[:, :end], last_only, positions)
+            total += losses
     return total / len(ends)
 
 

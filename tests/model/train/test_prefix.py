@@ -56,6 +56,24 @@ def test_few_targets_are_spread_over_the_row(
     assert seen == [1, 6, 11]
 
 
+def test_compiled_layers_are_not_compiled_for_each_length(
+    make_model: Callable[..., SteelForCausalLM], tokens: Tensor
+) -> None:
+    model = make_model(routing="sequence")
+    plain = prefix_losses(Objective(model), tokens[:, :-1], tokens[:, 1:])
+    lengths: list[int] = []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        lengths.append(len(inputs))
+        return graph
+
+    for layer in model.model.layers:
+        layer.compile(backend=count)
+    found = prefix_losses(Objective(model), tokens[:, :-1], tokens[:, 1:])
+    assert not lengths
+    assert torch.equal(found, plain)
+
+
 @pytest.mark.parametrize("separate", [True, False])
 def test_validation_of_a_leaking_model_reports_it(make_run: MakeRun, separate: bool) -> None:
     model = {**ranks.TINY, "routing": "sequence"}
