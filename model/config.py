@@ -95,8 +95,9 @@ class SteelConfig(PreTrainedConfig):
     """Whether the output layer shares the embedding's weights (Table 1: no)."""
 
     kernels: str | dict[str, str] = "auto"
-    """Implementation of the fused operations, for all ("auto", "eager") or by operation
-    ({"rope": "eager"}), see model/kernels."""
+    """Implementation of the fused operations (model/kernels): for all of them `auto` (by each
+    tensor's device), `eager`, `triton`, or a library's where it has them (`torch`, `liger`); or by
+    operation, {"rope": "eager"}, the others being `auto`. Table 2 compares such choices."""
 
     use_cache: bool = True
     """Whether forward returns a key-value cache when not told; never while training."""

@@ -208,7 +208,7 @@ def _run(
     need_hidden: bool,
     need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    num_tokens, vocabulary = hidden.shape[0], weight.shape[0]
+    num_tokens, vocabulary, targets = hidden.shape[0], weight.shape[0], targets.contiguous()
     _, losses, grad_hidden, grad_weight = _outputs(hidden, weight, need_hidden, need_weight)
     products = _Products(weight, wide=not fused)
     row_bytes = vocabulary * products.dtype.itemsize

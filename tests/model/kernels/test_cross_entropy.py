@@ -120,6 +120,15 @@ def test_nothing_kept_gives_zero_and_zero_gradients(name: str, device: str) -> N
     assert not any(gradient.any() for gradient in gradients)
 
 
+@pytest.mark.parametrize(("name", "device"), cases("cross_entropy"))
+def test_inputs_that_are_parts_of_others(name: str, device: str) -> None:
+    (implementation,) = functions("cross_entropy", name)
+    case = inputs((13, 3, 123), torch.float32)
+    hidden, weight, targets = (torch.stack((x, x), dim=-1).to(device)[..., 0] for x in case)
+    assert not targets.is_contiguous()
+    close(implementation(hidden, weight, targets, chunk_size=5), truth(*case)[0], 1e-5)
+
+
 def test_no_tokens_give_zero() -> None:
     case = torch.empty(0, 7), torch.ones(11, 7), torch.empty(0, dtype=torch.long)
     loss, _, grad_weight = results("chunked", "cpu", case)
