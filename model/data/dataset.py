@@ -184,7 +184,13 @@ class PackedDataset(Dataset[Sample]):
             # The second copy reads what the first has brought into the cache.
             inputs_out[row] = tokens[start : start + length]
             labels_out[row] = tokens[start + 1 : start + 1 + length]
-        source, samples = torch.from_numpy(blocks.source), torch.from_numpy(numbers)
+
+        def tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+            # All that goes to the device, however small: a copy from other memory waits for it.
+            made = torch.from_numpy(array)
+            return made.pin_memory() if pin_memory else made
+
+        source, samples = tensor(blocks.source), torch.from_numpy(numbers)
         slices = [slice(i, i + micro_batch) for i in range(0, num_rows, micro_batch)]
         batches = [
             MicroBatch(
@@ -198,12 +204,11 @@ class PackedDataset(Dataset[Sample]):
         if separate_documents:
             indices = [shard.starts for shard in shards]
             documents = boundaries(indices, which, blocks.start, length)
-            positions = torch.from_numpy(documents.positions())
-            positions = positions.pin_memory() if pin_memory else positions
+            positions = tensor(documents.positions())
             for rows, batch in zip(slices, batches, strict=True):
                 offsets = documents.of_rows(rows.start, rows.stop)
                 batch["position_ids"] = positions[rows]
-                batch["cu_seqlens"] = torch.from_numpy(offsets)
+                batch["cu_seqlens"] = tensor(offsets)
                 batch["max_seqlen"] = int(np.diff(offsets).max())
         return batches
 

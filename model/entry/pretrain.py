@@ -49,6 +49,7 @@ def pretrain(job: PretrainJob) -> None:
                 _export(run, output, ranks)
             finally:
                 run.trainer.close()
+            ranks.barrier()  # nobody checks shards any more
             if ranks.is_main:
                 forget_sessions(output)
     except RuntimeError as error:
