@@ -31,8 +31,8 @@ class ThroughputConfig:
     settings: PretrainSettings
     """A run's settings; the batch is split over `num_processes`."""
     attention: Attention = "auto"
-    """auto: the best that a run would take here; flash, other: torch's own attention with its flash
-    backend, or with any but that."""
+    """auto: the best that a run would take here; sdpa, flash, other: torch's own attention with the
+    backend it likes, with its flash backend, or with any but that."""
     num_processes: int
     """Ranks, each on a GPU of its own; on a machine without one they share the processor."""
     warmup_steps: int = 3

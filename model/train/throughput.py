@@ -46,14 +46,14 @@ from model.train.versions import device_name, software
 GB = 1e9
 """As the paper counts memory."""
 
-Attention = Literal["auto", "flash", "other"]
+Attention = Literal["auto", "sdpa", "flash", "other"]
 
 BACKENDS: dict[Attention, list[SDPBackend]] = {
     "flash": [SDPBackend.FLASH_ATTENTION],
     "other": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
 }
-"""What F.scaled_dot_product_attention may use. `auto` is model/attention.py's choice instead, from
-all that is installed."""
+"""What F.scaled_dot_product_attention may use; `sdpa`: what it likes. `auto` is the choice of
+model/attention.py instead, from all that is installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +64,8 @@ class ThroughputJob:
     """A pretraining run's settings; `model` must name its `vocab_size`, since there is no
     tokenizer. The data, schedule and checkpoint settings have no effect."""
     attention: Attention = "auto"
-    """auto: the best that a run would take here; flash, other: torch's own attention with its flash
-    backend, or with any but that."""
+    """auto: the best that a run would take here; sdpa, flash, other: torch's own attention with the
+    backend it likes, with its flash backend, or with any but that."""
     document_tokens: int = 0
     """Mean length of the documents that rows pack together and keep apart; 0: a row is one."""
     warmup_steps: int = 3
@@ -283,7 +283,7 @@ def _placed(micro_batch: MicroBatch, device: torch.device) -> MicroBatch:
 @contextlib.contextmanager
 def attention_backends(attention: Attention) -> Iterator[None]:
     """Restrict torch's scaled dot product attention inside the block."""
-    if attention == "auto":
+    if attention not in BACKENDS:
         yield
         return
     with sdpa_kernel(BACKENDS[attention]):

@@ -124,4 +124,4 @@ def liger() -> Variant:
     missing = [name for name in LIGER if "liger" not in IMPLEMENTATIONS[name]]
     if missing:
         raise ConfigError(f"there is no implementation `liger` of {', '.join(missing)}")
-    return Variant(kernels="liger")
+    return Variant(kernels="liger", attention="sdpa")

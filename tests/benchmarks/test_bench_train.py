@@ -44,6 +44,13 @@ def test_targets_are_judged_by_medians_over_repeats() -> None:
     }
 
 
+def test_the_faster_way_to_run_liger_is_the_peer() -> None:
+    found = {"best": [done(120, 1)], "liger": [done(100, 1)], "liger compiled": [done(115, 1)]}
+    assert verdicts(**found)["throughput, best / liger"] is False
+    del found["liger compiled"]
+    assert verdicts(**found)["throughput, best / liger"] is True
+
+
 def test_memory_is_the_worst_of_the_repeats() -> None:
     found = verdicts(best=[done(1, 10), done(1, 13)], plain=[done(1, 20)] * 2)
     assert found["memory, best / plain"] is False
