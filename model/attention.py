@@ -82,9 +82,14 @@ def choose_attention(
     """The implementation to train a model of this config with: Transformers' name of it.
 
     dtype: of the forward pass. separate_documents: whether rows pack documents that must not see
-    each other. Raises ConfigError where the request is unknown or cannot run here.
+    each other. Raises ConfigError where the request is unknown or cannot run here, and for an
+    architecture that is no causal language model.
     """
     check_attention(requested)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ConfigError(
+            f"model_type {config.model_type!r} has no causal language model in Transformers"
+        )
     if requested != "auto":
         reason = _why_not(requested, config, device, dtype)
         if reason:

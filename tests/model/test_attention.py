@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy
-from transformers import Gemma2Config, LlamaConfig, LlamaForCausalLM, MistralConfig
+from transformers import Gemma2Config, LlamaConfig, LlamaForCausalLM, MistralConfig, T5Config
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from model import SteelConfig, SteelForCausalLM, attention
@@ -156,6 +156,11 @@ def test_what_cannot_run_is_refused(
     gpu(monkeypatch, (8, 6))
     with pytest.raises(ConfigError, match=message):
         chosen(requested, device=device, dtype=dtype)
+
+
+def test_what_is_no_causal_language_model_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'t5' has no causal language model"):
+        chosen(config=T5Config(), device=CPU)
 
 
 # ── varlen ───────────────────────────────────────────────────────────────────────────────────────
