@@ -309,7 +309,11 @@ def _map(path: Path, dtype: str, size: int) -> npt.NDArray[Any]:
     assert sys.byteorder == "little", "files are little-endian and used as they are"
     # Python's mmap keeps a file descriptor open for each map; torch's does not. Not shared means
     # that the file is opened for reading only; nothing is ever written to the map.
-    array = torch.from_file(str(path), shared=False, size=size, dtype=getattr(torch, dtype)).numpy()
+    kind = getattr(torch, dtype)
+    try:
+        array = torch.from_file(str(path), shared=False, size=size, dtype=kind).numpy()
+    except RuntimeError:  # a kernel that never overcommits counts such maps as memory
+        return np.asarray(np.memmap(path, dtype=dtype, mode="r", shape=(size,)))
     array.flags.writeable = False
     return array
 

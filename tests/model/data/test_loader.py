@@ -154,3 +154,15 @@ def test_survives_pickling_and_many_shards(
     first = [dataset[i]["tokens"].tolist() for i in range(len(dataset))]
     copy: PackedDataset = pickle.loads(pickle.dumps(dataset))  # noqa: S301
     assert [copy[i]["tokens"].tolist() for i in range(len(copy))] == first
+
+
+def test_reads_the_same_where_the_kernel_refuses_private_maps(
+    packed: PackedManifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [dataset_of(packed)[i]["tokens"].tolist() for i in range(20)]
+
+    def refused(*arguments: object, **keywords: object) -> None:
+        raise RuntimeError("unable to mmap: Cannot allocate memory (12)")
+
+    monkeypatch.setattr(torch, "from_file", refused)
+    assert [dataset_of(packed)[i]["tokens"].tolist() for i in range(20)] == expected
