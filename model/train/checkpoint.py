@@ -264,7 +264,10 @@ class Checkpoints:
                 marker = {**dataclasses.asdict(entry), "world_size": ranks.world_size}
                 write_atomically(partial / MARKER, json.dumps({**marker, "files": files}, indent=2))
                 publish_folder(partial, final)
-                self._retire()
+                try:
+                    self._retire()
+                except OSError as error:  # this checkpoint is safe; the next save tries again
+                    log.warning("old checkpoints could not be removed: %s", error)
 
         self._together(final, prepare)
         try:

@@ -9,6 +9,7 @@ no other's place: what a run that was interrupted finds to roll back to is what 
 one would find.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -66,7 +67,11 @@ def kept_for_good(entries: Iterable[Entry], settings: CheckpointSettings) -> set
     listed = list(entries)
     every = settings.keep_every
     periodic = {e.step for e in listed if e.regular and every and e.step % every == 0}
-    measured = [(e.validation_loss, e.step) for e in listed if e.validation_loss is not None]
+    measured = [
+        (entry.validation_loss, entry.step)
+        for entry in listed
+        if entry.validation_loss is not None and math.isfinite(entry.validation_loss)
+    ]
     return periodic | {step for _, step in sorted(measured)[: settings.keep_best]}
 
 

@@ -12,6 +12,7 @@ checkpoint, so a run that was killed and resumed repeats the very same numbers.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -250,8 +251,8 @@ class Trainer:
             "batch": batch,
             "what": verdict.what,
             "action": "warn" if outcome.trained else verdict.action,
-            "loss": outcome.loss,
-            "grad_norm": outcome.grad_norm,
+            "loss": _json_number(outcome.loss),
+            "grad_norm": _json_number(outcome.grad_norm),
             "z": verdict.z,
             "samples": [first, first + self.settings.global_batch - 1],
             "culprits": sorted(sample for part in self.ranks.gather(bad) for sample in part),
@@ -421,6 +422,11 @@ class Trainer:
     def _beat(self, phase: str) -> None:
         if self.watchdog is not None:
             self.watchdog.beat(phase, self.progress.step)
+
+
+def _json_number(value: float) -> float | str:
+    """JSON has no infinity and no NaN."""
+    return value if math.isfinite(value) else str(value)
 
 
 def _every(step: int, interval: int) -> bool:

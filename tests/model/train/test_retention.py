@@ -36,6 +36,14 @@ def test_what_is_kept(history: list[Entry], settings: CheckpointSettings) -> Non
     assert sorted(best)[: settings.keep_best] == losses[: settings.keep_best]
 
 
+def test_a_loss_that_is_no_number_is_not_the_best() -> None:
+    history = [
+        Entry(step=10 * (i + 1), regular=True, validation_loss=loss)
+        for i, loss in enumerate((float("nan"), 2.0, float("-inf"), 3.0))
+    ]
+    assert kept_for_good(history, CheckpointSettings(every=10, keep_best=1)) == {20}
+
+
 @given(HISTORY, SETTINGS)
 def test_extra_checkpoints_take_no_regular_ones_place(
     history: list[Entry], settings: CheckpointSettings
