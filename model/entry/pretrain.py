@@ -16,6 +16,7 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from model.data.integrity import forget_sessions
+from model.entry.launch import leave
 from model.errors import ConfigError, DataError, StageError, SteelError
 from model.train.build import CHECKPOINTS_FOLDER, Run, build
 from model.train.checkpoint_files import complete_checkpoints
@@ -101,4 +102,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))
