@@ -159,6 +159,7 @@ class PackedManifest:
             "num_tokens": self.num_tokens,
             "num_documents": self.num_documents,
             "tokens_by_source": self.tokens_by_source,
+            "documents_by_source": self.documents_by_source,
             "shards": [_checked(asdict(shard)) for shard in self.shards],
         }
 

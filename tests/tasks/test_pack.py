@@ -40,6 +40,9 @@ def test_ids_are_the_tokenizers_with_an_end(
     assert set(manifest.sources) == set(TEXTS)
     assert verify_shards(manifest) == []
     assert manifest.documents_by_source == {name: len(texts) for name, texts in TEXTS.items()}
+    written = json.loads((tmp_path / "out" / "shards" / "manifest.json").read_text())
+    assert written["documents_by_source"] == manifest.documents_by_source
+    assert written["tokens_by_source"] == manifest.tokens_by_source
     assert (manifest.vocab_size, manifest.end_of_document) == (151_646, 151_643)
     assert {shard.dtype for shard in manifest.shards} == {"uint32"}
     assert run.counts["tokens"] == manifest.num_tokens
