@@ -84,20 +84,30 @@ def run(config: str, store: str, settings: Sequence[str], part: Part) -> None:
     command += [word for setting in settings for word in ("--set", setting)]
     print(f"{part.num_processes} process(es)", file=sys.stderr, flush=True)
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    try:
+        code = _end(process, part, Path(store))
+    finally:
+        if process.poll() is None:  # whatever ended us must not leave it training
+            process.terminate()
+            process.wait()
+    if (code == 0) != (part.until is None):
+        raise RuntimeError(f"{' '.join(command)} ended with {code}")
+
+
+def _end(process: "subprocess.Popen[bytes]", part: Part, store: Path) -> int:
+    """Follow a session until it ends, by itself or as the part says; its exit code."""
     if part.until is not None:
-        while _step(Path(store)) < part.until:
+        while _step(store) < part.until:
             if process.poll() is not None:
                 raise RuntimeError(f"it ended ({process.returncode}) before step {part.until}")
             time.sleep(POLL_SECONDS)
-        print(f"step {_step(Path(store))}: {part.number.name}", file=sys.stderr, flush=True)
+        print(f"step {_step(store)}: {part.number.name}", file=sys.stderr, flush=True)
         if part.number == signal.SIGKILL:
             for rank in _ranks(process.pid):
                 rank.kill()
         else:
             process.send_signal(part.number)
-    code = process.wait()
-    if (code == 0) != (part.until is None):
-        raise RuntimeError(f"{' '.join(command)} ended with {code}")
+    return process.wait()
 
 
 def tell(base: StageResult) -> dict[str, Any]:

@@ -16,6 +16,7 @@ def test_parts_are_read_as_they_are_written() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_stopped_killed_and_rescaled_is_one_run_with_falling_loss(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
