@@ -133,6 +133,7 @@ class PretrainSettings:
                 raise ConfigError(f"pretrain: weights.{source} = {epochs} epochs; give 0 or more")
         self.checkpoints.check()
         self.health.check()
+        self._check_rollback()
         self.profile.check()
         if self.validate_every and not self.validation_fraction:
             raise ConfigError(
@@ -143,6 +144,18 @@ class PretrainSettings:
             raise ConfigError(
                 f"pretrain: warmup_steps = {self.warmup_steps} leaves none of the {self.steps} "
                 "steps for training; lower it"
+            )
+
+    def _check_rollback(self) -> None:
+        """Refuse rollbacks to checkpoints that will have been removed. Raises ConfigError."""
+        saved, back = self.checkpoints, self.health.rollback_steps
+        reach = (saved.keep_last - 1) * saved.every
+        if self.health.spike == "rollback" and reach < back:
+            raise ConfigError(
+                f"pretrain: health.rollback_steps = {back}, but the last checkpoints.keep_last = "
+                f"{saved.keep_last} checkpoints, one every {saved.every} steps, may reach back "
+                f"only {reach}: a rollback would find none and skip the batch instead. Keep "
+                f"{1 - (-back // saved.every)} or more, or lower rollback_steps"
             )
 
     def check_ranks(self, num_processes: int) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from model.errors import ConfigError
 from model.train.config import PretrainJob, PretrainSettings
+from model.train.health import HealthSettings
 from model.train.retention import CheckpointSettings
 
 
@@ -23,11 +24,26 @@ from model.train.retention import CheckpointSettings
         ({"validation_fraction": 0.9}, "validation_fraction = 0.9"),
         ({"steps": 10, "warmup_steps": 10}, "warmup_steps = 10"),
         ({"checkpoints": CheckpointSettings(keep_last=0)}, r"checkpoints\.keep_last = 0"),
+        (
+            {
+                "checkpoints": CheckpointSettings(every=10, keep_last=3),
+                "health": HealthSettings(spike="rollback", rollback_steps=21),
+            },
+            r"rollback_steps = 21, .* may reach back only 20: .* Keep 4 or more",
+        ),
     ],
 )
 def test_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         PretrainSettings(**changes).check()
+
+
+def test_a_rollback_may_go_as_far_back_as_checkpoints_are_kept() -> None:
+    for spike, steps in (("rollback", 20), ("skip", 21)):
+        PretrainSettings(
+            checkpoints=CheckpointSettings(every=10, keep_last=3),
+            health=HealthSettings(spike=spike, rollback_steps=steps),  # type: ignore[arg-type]
+        ).check()
 
 
 def test_the_papers_settings_are_accepted() -> None:

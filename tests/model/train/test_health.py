@@ -270,8 +270,8 @@ def test_without_a_checkpoint_far_enough_back_the_batch_is_skipped(
     make_run: MakeRun, scaled: Any
 ) -> None:
     scaled({9: 10.0})
-    settings = {**SPIKES, "spike": "rollback", "rollback_steps": 100}
-    run = make_run(steps=12, health=settings)
+    settings = {**SPIKES, "spike": "rollback", "rollback_steps": 8}
+    run = make_run(steps=12, health=settings, checkpoints={"every": 4, "keep_last": 3})
     run.trainer.fit()
     [event] = events(output_of(run))
     assert event["action"] == "rollback without checkpoint"
