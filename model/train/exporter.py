@@ -17,6 +17,8 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+from model.train.checkpoint_files import MARKER
+
 log = logging.getLogger(__name__)
 
 TAIL_LINES = 5
@@ -51,10 +53,7 @@ class Exporter:
         names = {path.name for path in (*self._wanted, *busy)}
         for export in self.folder.glob("step-*"):
             if export.suffix == "" and export.name not in names:
-                doomed = export.with_name(f"{export.name}.old.partial")
-                shutil.rmtree(doomed, ignore_errors=True)
-                export.rename(doomed)
-                shutil.rmtree(doomed)
+                _remove(export)
         return busy
 
     def finish(self) -> None:
@@ -77,29 +76,35 @@ class Exporter:
         if self._stopping:
             return None
         for path in self._wanted:
-            if path not in self._failed and not (self.folder / path.name).exists():
+            if path in self._failed or (self.folder / path.name).exists():
+                continue
+            if _version(path) is not None:
                 return path
         return None
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._current = None
-                self._changed.notify_all()
                 self._changed.wait_for(lambda: self._stopping or self._next() is not None)
                 if self._stopping:
                     return
                 checkpoint = self._current = self._next()
                 assert checkpoint is not None
+                version = _version(checkpoint)
                 self._process = self._start(checkpoint)
             output, _ = self._process.communicate()
             with self._changed:
-                if self._process.returncode == 0:
+                if version is None or version != _version(checkpoint):
+                    # A rollback removed it, and another one of that step may stand there now.
+                    _remove(self.folder / checkpoint.name)
+                elif self._process.returncode == 0:
                     log.info("exported %s to %s", checkpoint.name, self.folder / checkpoint.name)
                 elif not self._stopping:
                     self._failed.add(checkpoint)
                     tail = " | ".join(output.strip().splitlines()[-TAIL_LINES:])
                     log.warning("%s could not be exported: %s", checkpoint.name, tail)
+                self._current = None
+                self._changed.notify_all()
 
     def _start(self, checkpoint: Path) -> "subprocess.Popen[str]":
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -110,3 +115,21 @@ class Exporter:
             env={**inherited, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
+
+
+def _version(checkpoint: Path) -> tuple[int, int] | None:
+    """Tells a checkpoint from another one that takes its name later; None when it is gone."""
+    try:
+        marker = (checkpoint / MARKER).stat()
+    except FileNotFoundError:
+        return None
+    return marker.st_ino, marker.st_mtime_ns
+
+
+def _remove(export: Path) -> None:
+    """Out of the way by a rename first; nothing where there is no such folder."""
+    doomed = export.with_name(f"{export.name}.old.partial")
+    shutil.rmtree(doomed, ignore_errors=True)
+    if export.exists():
+        export.rename(doomed)
+        shutil.rmtree(doomed)

@@ -1,7 +1,10 @@
 """A checkpoint as a Transformers folder: the same model, in the background, kept with it."""
 
 import json
+import shutil
 import signal
+import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,6 +82,40 @@ def test_a_checkpoint_that_is_being_read_stays(make_run: MakeRun, tmp_path: Path
     assert exporter.update([second]) == {first}, "busy for the seconds that imports take"
     exporter.stop()
     assert not list((tmp_path / "exports").glob("step-00000004"))
+
+
+class SlowExporter(Exporter):
+    """Its exports copy one file at once, and end when they may."""
+
+    def _start(self, checkpoint: Path) -> "subprocess.Popen[str]":
+        script = (
+            'mkdir -p "$1" && cp "$0"/complete.json "$1" && until [ -e "$2" ]; do sleep .01; done'
+        )
+        target = self.folder / checkpoint.name
+        return subprocess.Popen(
+            ["sh", "-c", script, checkpoint, target, self.folder.with_name("go")],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+
+def test_what_a_rollback_removed_is_not_taken_for_what_replaces_it(tmp_path: Path) -> None:
+    checkpoint, exported = tmp_path / "step-00000004", tmp_path / "exports" / "step-00000004"
+    checkpoint.mkdir()
+    (checkpoint / "complete.json").write_text("first course")
+    exporter = SlowExporter(tmp_path / "exports")
+    exporter.update([checkpoint])
+    while not (exported / "complete.json").exists():
+        time.sleep(0.01)
+    # Rolled back: nothing is wanted for now, and the next course comes by the same step.
+    shutil.rmtree(checkpoint)
+    exporter.update([])
+    checkpoint.mkdir()
+    (checkpoint / "complete.json").write_text("second course")
+    (tmp_path / "go").touch()
+    exporter.update([checkpoint])
+    exporter.finish()
+    exporter.stop()
+    assert (exported / "complete.json").read_text() == "second course"
 
 
 @pytest.mark.slow
