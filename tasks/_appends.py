@@ -131,7 +131,7 @@ def check_trained(run: StageRun, appends: Sequence[AppendConfig]) -> None:
 
 
 def check_finished(appends: Sequence[AppendConfig], result: StageResult) -> None:
-    """Refuse a finished run that lacks a configured append.
+    """Refuse a finished run that lacks a configured append, or that data joined in another way.
 
     Its model is what later stages were made from, so it is not trained on; and to leave the data
     out silently would be worse.
@@ -139,14 +139,36 @@ def check_finished(appends: Sequence[AppendConfig], result: StageResult) -> None
     Raises:
         ConfigError: names the data and the remedies.
     """
-    journal = result.manifest["notes"].get("journal", [])
-    for append in _missing(appends, _store(result.folder), journal):
-        folder = display(result.folder)
-        raise ConfigError(
-            f"pretrain.append: the data {append.packed} are not in the finished pretraining "
-            f"{folder}. Take them out of the configuration to use that model; start a new run from "
-            f"it (pretrain.settings.model: {folder}/model); or remove that folder to train anew"
-        )
+    joined = {row["manifest"]: row for row in result.manifest["notes"].get("journal", [])}
+    folder = display(result.folder)
+    for append in appends:
+        row = joined.get(_digest(append, _store(result.folder)))
+        if row is None:
+            raise ConfigError(
+                f"pretrain.append: the data {append.packed} are not in the finished pretraining "
+                f"{folder}. Take them out of the configuration to use that model; start a new run "
+                f"from it (pretrain.settings.model: {folder}/model); or remove that folder to "
+                "train anew"
+            )
+        for name, wanted, found in _differences(append, row):
+            raise ConfigError(
+                f"pretrain.append: the data {append.packed} joined the finished pretraining "
+                f"{folder} with {name} = {found!r}, not {wanted!r}. Set it back to use that model, "
+                "or remove that folder to train anew"
+            )
+
+
+def _differences(append: AppendConfig, row: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """(field, wanted, found) where a joined append is not what is asked for expressly."""
+    pairs = {
+        "at_step": (append.at_step, row["step"]),
+        "weights": (append.weights or None, row["weights"]),
+        "seed": (append.seed, row["seed"]),
+        "horizon": ("extend" if append.horizon == "extend" else None, row["horizon"]),
+    }
+    for name, (wanted, found) in pairs.items():
+        if wanted is not None and wanted != found:
+            yield name, wanted, found
 
 
 def _missing(

@@ -101,6 +101,16 @@ def test_a_command_appends_while_the_stage_trains(
     config(wanted, AppendConfig(packed=more.key)).check_finished(finished)
     with pytest.raises(ConfigError, match=r"are not in the finished pretraining .* train anew"):
         config(AppendConfig(packed=str(first.folder))).check_finished(finished)
+    # Nor does one that the data joined in another way.
+    config(replace(wanted, seed=by_config["seed"])).check_finished(finished)
+    for other, message in [
+        (replace(wanted, at_step=6), "at_step = 5, not 6"),
+        (replace(wanted, weights={"beta": 2.0}), r"weights = \{\}, not \{'beta': 2.0\}"),
+        (replace(wanted, seed=by_config["seed"] + 1), "with seed = "),
+        (replace(wanted, horizon="extend"), "horizon = 'keep', not 'extend'"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            config(other).check_finished(finished)
 
 
 def test_configured_appends_are_checked_early(tmp_path: Path) -> None:
