@@ -1,6 +1,7 @@
 """Stage `pretrain`: packed shards ──torchrun, FSDP2──▶ model/, checkpoints/, metrics.jsonl."""
 
 import dataclasses
+import hashlib
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,9 @@ from tasks._torchrun import torchrun
 
 CPU_PROCESSES = 2
 
+MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.bin")
+"""What a run takes from the folder of a pretrained model."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
@@ -47,6 +51,14 @@ class PretrainConfig:
     append: list[AppendConfig] = field(default_factory=list, metadata=NOT_IN_KEY)
     """Packed data that join the run. Adding some continues a run that is stopped; a finished run
     that lacks them is refused."""
+
+    def fingerprint(self) -> dict[str, str] | None:
+        """Content of the pretrained model that the run starts from: its path says nothing of it."""
+        if not isinstance(self.settings.model, str):
+            return None
+        folder = resolve(self.settings.model)
+        paths = sorted(path for pattern in MODEL_FILES for path in folder.glob(pattern))
+        return {path.name: _sha256(path) for path in paths}
 
     def check_finished(self, result: StageResult) -> None:
         """Refuse a finished run that lacks a configured append. Raises ConfigError."""
@@ -166,6 +178,11 @@ def summary(metrics: Path) -> dict[str, float]:
     values = {name: last_value(metrics, metric) for name, metric in names.items()}
     counts = {name: value for name, value in values.items() if value is not None}
     return {**counts, "tokens_per_second": statistics.median(speeds)} if speeds else counts
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _resolved(settings: PretrainSettings) -> PretrainSettings:

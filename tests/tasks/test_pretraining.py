@@ -76,3 +76,18 @@ def test_how_many_processes_and_how_large_their_share_is_no_other_training() -> 
 
     assert key(config(2)) == key(config(1)) == key(config(1, micro_batch=16, log_every=7))
     assert key(config(2)) != key(config(2, global_batch=32))
+
+
+def test_another_model_under_the_same_path_is_another_training(tmp_path: Path) -> None:
+    def key() -> str:
+        return stage_key("pretrain", 1, config(model=str(tmp_path)), {})
+
+    (tmp_path / "config.json").write_text("{}")
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"weights")
+    first = key()
+    weights.write_bytes(b"WEIGHTS")
+    assert key() != first
+    weights.write_bytes(b"weights")
+    (tmp_path / "README.md").write_text("not read")
+    assert key() == first
