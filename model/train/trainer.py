@@ -307,6 +307,8 @@ class Trainer:
         if outcome is not None:
             if outcome.trained and (last or _every(step, self.settings.log_every)):
                 self._report(step, outcome)
+            elif last:  # the data end in a batch that was skipped
+                self._log(step, self._position())
             if outcome.stop:
                 self._stop()
         loss = None
@@ -324,13 +326,12 @@ class Trainer:
 
     def _report(self, step: int, outcome: StepOutcome) -> None:
         rate = learning_rate(self.settings, step - 1, self.control.horizon)
-        order = self.data.loader.dataset.order
         metrics = {
             "train/loss": outcome.loss,
             "train/grad_norm": outcome.grad_norm,
             "train/learning_rate": rate,
             **{f"train/loss_{name}": loss for name, loss in outcome.loss_by_source.items()},
-            **data_position(order, self._consumed, self.progress.batch),
+            **self._position(),
             **self.meter.read(self.total_steps - step),
         }
         if outcome.verdict.z is not None:
@@ -340,6 +341,10 @@ class Trainer:
         self._log(step, metrics)
         if self.ranks.is_main:
             log.info("%s", progress_line(step, self.total_steps, metrics))
+
+    def _position(self) -> dict[str, float]:
+        order = self.data.loader.dataset.order
+        return data_position(order, self._consumed, self.progress.batch)
 
     def _validate(self, step: int) -> float:
         """Loss on the held-out samples. Raises Stopped when asked to meanwhile."""

@@ -27,6 +27,7 @@ from model.train.health import (
     HealthState,
     NonFiniteError,
 )
+from model.train.metrics import last_value
 
 MakeRun = Callable[..., Run]
 NAN = math.nan
@@ -288,6 +289,17 @@ def test_when_the_data_end_early_the_run_ends_whole(make_run: MakeRun, scaled: A
     newest = complete_checkpoints(run.trainer.checkpoints.folder)[-1]
     assert newest.name == f"step-{available - 1:08d}"
     assert "validation/loss" in ranks.read_run(output_of(run))[available - 1]
+
+
+def test_a_skipped_batch_at_the_end_of_the_data_counts_as_consumed(
+    make_run: MakeRun, scaled: Any
+) -> None:
+    available = make_run("probe", steps=0).trainer.total_steps
+    scaled({available - 1: NAN})
+    run = make_run(steps=0, health={"non_finite": "skip"}, validate_every=0)
+    run.trainer.fit()
+    assert run.trainer.progress.batch == available == run.trainer.progress.step + 1
+    assert last_value(output_of(run) / "metrics.jsonl", "data/samples") == available * 8
 
 
 # Killed
