@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from model.errors import ConfigError, DataError
+from model.train.build import model_config
 from model.train.config import PretrainSettings
+from model.train.retention import CheckpointSettings
 from tasks._stage import stage_key
-from tasks.pretrain import PretrainConfig, check, num_processes, summary
+from tasks.pretrain import PretrainConfig, bytes_needed, check, num_processes, summary
 
 SMALL = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
 
@@ -91,3 +94,27 @@ def test_another_model_under_the_same_path_is_another_training(tmp_path: Path) -
     weights.write_bytes(b"weights")
     (tmp_path / "README.md").write_text("not read")
     assert key() == first
+
+
+def test_the_disk_that_checkpoints_take_is_known_beforehand() -> None:
+    """In sizes of the fp32 weights: a checkpoint takes three, an export one, and so does model/."""
+
+    def needed(steps: int = 0, **saved: object) -> float:
+        values = {"every": 10, "keep_last": 3, "keep_best": 0, "export": False, **saved}
+        settings = CheckpointSettings(**values)  # type: ignore[arg-type]
+        model = {**SMALL, "num_key_value_heads": 2, "vocab_size": 64}
+        changed = config(model=model, steps=steps, warmup_steps=0, checkpoints=settings)
+        with torch.device("meta"):
+            network = AutoModelForCausalLM.from_config(model_config(changed.settings, {}))
+        return bytes_needed(changed, vocab_size=1) / (
+            4 * sum(p.numel() for p in network.parameters())
+        )
+
+    # The last three, an extra one, and the one that is being written.
+    assert needed() == 3 * 5 + 1
+    assert needed(keep_last=4) == 3 * 6 + 1
+    assert needed(keep_best=2) == 3 * 7 + 1
+    assert needed(steps=100, keep_every=20) == 3 * 10 + 1
+    assert needed(steps=0, keep_every=20) == 3 * 5 + 1, "unknown without the data"
+    # Those kept for good are exported, and one more while another becomes the best.
+    assert needed(steps=100, keep_every=20, keep_best=1, export=True) == 3 * 11 + 1 + 7
