@@ -20,11 +20,13 @@ from model.data import state as state_file
 from model.data.simulate import simulated
 from model.data.verify import verify_order as prove
 from model.errors import ConfigError, DataError
+from model.train import progress as progress_file
 from model.train.asking import JOB_FILE, manifest_file
 from model.train.build import CHECKPOINTS_FOLDER
 from model.train.changes import Changes
-from model.train.checkpoint_files import complete_checkpoints
+from model.train.checkpoint_files import complete_checkpoints, read_documents
 from model.train.config import PretrainJob
+from model.train.progress import Progress
 from tasks._recipes import display, resolve
 from tasks._store import finished_stages
 
@@ -164,12 +166,18 @@ def _run_subject(folder: Path, settings: Settings) -> Subject:
     changes = Changes.read(folder, job.settings, base)
     order = changes.order
     saved = complete_checkpoints(folder / CHECKPOINTS_FOLDER)
-    run: dict[str, Any] = {"checkpoint": None, "samples_consumed": 0}
+    run: dict[str, Any] = {"checkpoint": None, "samples_consumed": 0, "samples_skipped": 0}
     if saved:
-        text = (saved[-1] / state_file.FILE_NAME).read_text(encoding="utf-8")
-        state = DataState.from_json(text)
+        names = (state_file.FILE_NAME, progress_file.FILE_NAME)
+        documents = read_documents(saved[-1], names)
+        state = DataState.from_json(documents[state_file.FILE_NAME])
         state.check_order(order)
-        run = {"checkpoint": saved[-1].name, "samples_consumed": state.samples_consumed}
+        position, _ = Progress.from_json(documents[progress_file.FILE_NAME])
+        run = {
+            "checkpoint": saved[-1].name,
+            "samples_consumed": state.samples_consumed,
+            "samples_skipped": (position.batch - position.step) * job.settings.global_batch,
+        }
     return Subject(
         name=f"pretraining {display(folder)}",
         manifest=base,
@@ -241,9 +249,12 @@ def tell(report: dict[str, Any]) -> Iterator[str]:
     )
     yield f"  {r['tokens_left_over']:,} tokens at the ends of shards are too few for a sample"
     if run := r["run"]:
+        skipped = run["samples_skipped"]
         yield (
             f"  {run['checkpoint'] or 'no checkpoint yet'}: {run['samples_consumed']:,} samples "
-            f"consumed, {r['num_samples'] - run['samples_consumed']:,} still unseen"
+            "consumed"
+            + (f" ({skipped:,} of them in batches that health skipped)" if skipped else "")
+            + f", {r['num_samples'] - run['samples_consumed']:,} still unseen"
         )
     yield "  " + ", ".join(_scenario(r))
     yield ""

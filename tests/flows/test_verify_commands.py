@@ -14,6 +14,7 @@ from flows.commands import BAD_INPUT, DONE, FAILED
 from model.data import DataState, PackedManifest, SampleOrder, ShardWriter
 from model.train.changes import Changes
 from model.train.config import PretrainSettings
+from model.train.progress import Progress
 from model.train.requests import AppendRequest
 from tasks._manifest import publish
 
@@ -185,6 +186,7 @@ def run_folder(store: Path, tmp_path: Path) -> Path:
     checkpoint.mkdir(parents=True)
     state = DataState.of(changes.order, 120 * 16)
     (checkpoint / "data_state.json").write_text(state.to_json())
+    (checkpoint / "trainer.json").write_text(Progress(step=120, batch=120).to_json())
     (checkpoint / "complete.json").write_text('{"files": {}}')
     return folder
 
@@ -197,10 +199,18 @@ def test_what_a_run_saw(run_folder: Path, steel: Run) -> None:
     code, text, _ = steel("verify-order", run_folder, "--append", "100@200", "--json")
     report = json.loads(text)
     assert code == DONE and report["appends"] == [100, 200]
-    assert report["run"] == {"checkpoint": "step-00000120", "samples_consumed": 1920}
+    assert report["run"] == {
+        "checkpoint": "step-00000120", "samples_consumed": 1920, "samples_skipped": 0,
+    }  # fmt: skip
     assert (report["sequence_length"], report["global_batch"]) == (4, 16)
     code, _, err = steel("verify-order", run_folder, "--seed", 3)
     assert code == BAD_INPUT and "has settings of its own" in err
+    # The order gives out every sample; what health left out of training is told as well.
+    trainer = run_folder / "checkpoints" / "step-00000120" / "trainer.json"
+    trainer.write_text(Progress(step=117, batch=120).to_json())
+    code, text, _ = steel("verify-order", run_folder)
+    assert code == DONE
+    assert "1,920 samples consumed (48 of them in batches that health skipped), " in text
 
 
 def test_a_run_whose_state_was_edited(run_folder: Path, steel: Run) -> None:
