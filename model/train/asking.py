@@ -201,20 +201,27 @@ def move_end(
         raise ConfigError("nothing is asked for: give --steps, --decay-at or --decay now")
     request = HorizonRequest(steps=steps, decay_at=decay_at)
     horizon = run.changes.horizon
+    waiting = [p for p in run.requests.pending() if _moves_end(p.request)]
     decays = horizon.decay_at is not None and decay_at == "now" and horizon.decay_at <= run.done
-    if steps in (None, horizon.total_steps) and (decays or decay_at in (None, horizon.decay_at)):
+    holds = steps in (None, horizon.total_steps)
+    holds = holds and (decays or decay_at in (None, horizon.decay_at))
+    if holds and not waiting:
         last = horizon.changes[-1] if horizon.changes else None
         return Answer(
             status="done", request=last.request if last else "", step=last.step if last else 0,
             total_steps=horizon.total_steps,
         )  # fmt: skip
-    for pending in run.requests.pending():
-        if pending.request == request:
-            total = run.foresee().horizon.total_steps
-            return Answer(status="pending", request=pending.name, step=None, total_steps=total)
+    if waiting and waiting[-1].request == request:
+        total = run.foresee().horizon.total_steps
+        return Answer(status="pending", request=waiting[-1].name, step=None, total_steps=total)
     total = run.foresee(("new", request)).horizon.total_steps
     name = run.requests.publish(request)
     return Answer(status="requested", request=name, step=None, total_steps=total)
+
+
+def _moves_end(request: Request | None) -> bool:
+    extends = isinstance(request, AppendRequest) and request.horizon == "extend"
+    return extends or isinstance(request, HorizonRequest)
 
 
 def _appended_before(

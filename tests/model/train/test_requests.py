@@ -158,6 +158,16 @@ def test_ends_that_cannot_be_are_refused(packed: Path, idle: Path, tmp_path: Pat
     assert move(idle, steps=12).status == "done"
 
 
+def test_of_two_ends_that_wait_the_later_one_is_meant(idle: Path) -> None:
+    first = move(idle, steps=20)
+    assert move(idle, steps=20).request == first.request
+    # 12 is what the run has, and not what it will have.
+    back = move(idle, steps=12)
+    assert (back.status, back.total_steps) == ("requested", 12)
+    again = move(idle, steps=20)
+    assert (again.status, again.total_steps) == ("requested", 20)
+
+
 def measured_rates(folder: Path) -> list[float]:
     return [m["train/learning_rate"] for _, m in sorted(ranks.read_run(folder).items())]
 
