@@ -51,8 +51,8 @@ bench: ## do the benches run here? (quick; tiny sizes without a GPU)
 	$(BENCH_PYTHON) -m benchmarks.bench_kernels
 
 bench-gpu: ## measure training step and kernels on this GPU, into benchmarks/results
-	$(BENCH_PYTHON) -m benchmarks.bench_train --json benchmarks/results/train.json
 	$(BENCH_PYTHON) -m benchmarks.bench_kernels --json benchmarks/results/kernels.json
+	$(BENCH_PYTHON) -m benchmarks.bench_train --json benchmarks/results/train.json
 
 lock: ## resolve pyproject.toml anew into requirements.lock (then run every test)
 	rm -rf .venv.lock && $(PYTHON) -m venv .venv.lock

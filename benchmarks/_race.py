@@ -125,9 +125,15 @@ def race(contest: Contest, course: Course, copy_rate: float) -> list[Row]:
             try:
                 _measure(row, contest, function, course, copy_rate)
             except Exception as error:  # a candidate that fails is a result, too
-                row.note = f"failed: {type(error).__name__}: {str(error).splitlines()[0][:120]}"
+                row.note = f"failed: {_reason(error)}"
             print(_line(row), flush=True)
     return rows
+
+
+def _reason(error: Exception) -> str:
+    """Its type and the first line of what it says: an assertion may say nothing."""
+    first = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first[:120]}"
 
 
 def _measure(
@@ -339,6 +345,11 @@ def run(
         print("No GPU: tiny sizes in fp32, which say that everything runs, not which one wins.")
     print(f"{_machine(device)['device']}; a copy reaches {copy_rate:.0f} GB/s")
     rows = [row for contest in contests(course) for row in race(contest, course, copy_rate)]
+    try:
+        judged = more(course, rows)
+    except Exception as error:  # a kernel that broke the device took it along; the rows stay true
+        print(f"not judged: {_reason(error)}")
+        judged = {"not judged": _reason(error)}
     report = {
         "command": f"python -m {module} " + " ".join(sys.argv[1:] if argv is None else argv),
         "tiny": course.tiny,
@@ -346,10 +357,11 @@ def run(
         "copy_gigabytes_per_second": copy_rate,
         "rows": [asdict(row) for row in rows],
         "verdict": {} if course.tiny else verdict(rows),
-        **more(course, rows),
+        **judged,
     }
     _print_verdict(report)
     if given.json:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(report, indent=1) + "\n")
     return report
 

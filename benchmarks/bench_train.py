@@ -124,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     print(table(report))
     if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return int(any(row["status"] == "failed" for row in report["rows"]))
 
@@ -175,7 +176,7 @@ class Bench:
             return sizes[0]
         for size in sizes:
             probe = self._measure(f"plain fits {size}?", variants["plain"], size, steps=1)
-            if probe.status == "done":
+            if probe.status != "out of memory":  # what breaks breaks at any size
                 return size
         return sizes[-1]
 

@@ -29,6 +29,9 @@ log = logging.getLogger("model.entry.throughput")
 EXIT_NO_FIGURES = 3
 """Exit code where result.json says why the configuration could not be measured."""
 
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""How others than torch's allocator say it: the CPU's; a kernel's launch, NCCL; cuBLAS."""
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -82,7 +85,7 @@ def run_alone(job: ThroughputJob, num_processes: int) -> Result:
 def _status(error: Exception) -> Status | None:
     """What an exception says about the configuration; None when it is a fault of ours."""
     text = str(error)
-    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in text:
+    if isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in OUT_OF_MEMORY):
         return "out of memory"
     if isinstance(error, ConfigError | NotImplementedError | ImportError):
         return "not possible here"

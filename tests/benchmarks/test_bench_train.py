@@ -1,5 +1,6 @@
 """The training bench: what it judges, that it needs nothing beyond model/, and one real run."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -89,6 +90,18 @@ def test_the_micro_batch_is_the_largest_at_which_plain_fits(tmp_path: Path) -> N
     # Interleaved, then `best` at larger sizes until one does not fit.
     assert tried[3:7] == [("best", 2), ("plain", 2)] * 2
     assert {size for _, size in tried[7:]} == {16}
+
+
+def test_a_plain_model_that_breaks_does_not_make_the_others_small(tmp_path: Path) -> None:
+    class Broken(bench_train.Bench):
+        def _measure(self, label, variant, micro_batch, *, steps=None):  # type: ignore[no-untyped-def]
+            broken = dataclasses.replace(FULL, status="failed")
+            return broken if "plain" in label else done(1, 1)
+
+    report = Broken(bench_train.PAPER_SIZES, processes=1, steps=1, scratch=tmp_path).run(
+        ["best", "plain"], repeats=1
+    )
+    assert report["micro_batch"] == 8
 
 
 def test_it_needs_only_model_and_benchmarks() -> None:

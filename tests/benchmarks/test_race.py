@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,31 @@ def test_every_contest_runs_here(tmp_path: Path) -> None:
     assert not [row["note"] for row in rows if row["note"].startswith(("failed", "wrong"))]
 
 
+def test_figures_are_written_although_they_cannot_be_judged(tmp_path: Path) -> None:
+    def broken(course: Course, rows: list[Row]) -> dict[str, Any]:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def contests(course: Course) -> list[Contest]:
+        inputs = (course.random(4),)
+        return [Contest(name="n", operation="o", candidates={"eager": abs}, make=lambda: inputs)]
+
+    output = tmp_path / "new folder" / "out.json"
+    run(
+        "t",
+        contests,
+        ["--device", "cpu", "--seconds", "0.001", "--json", str(output)],
+        module="x",
+        more=broken,
+    )
+    report = json.loads(output.read_text())
+    assert "illegal memory access" in report["not judged"]
+    assert all(row["milliseconds"] > 0 for row in report["rows"])
+
+
 def test_a_wrong_or_failing_candidate_gets_no_time(course: Course) -> None:
+    def silent(x: torch.Tensor) -> torch.Tensor:
+        raise AssertionError
+
     contest = Contest(
         name="double",
         operation="double",
@@ -38,6 +63,7 @@ def test_a_wrong_or_failing_candidate_gets_no_time(course: Course) -> None:
             "wrong": lambda x: 2 * x + (x > 1),
             "not a number": lambda x: 2 * x / (x > 0),
             "failing": lambda x: x @ x,
+            "silent": silent,
             "absent": "the package is not installed",
         },
         make=lambda: (course.random(3, 50),),
@@ -50,6 +76,7 @@ def test_a_wrong_or_failing_candidate_gets_no_time(course: Course) -> None:
     assert notes["wrong"].startswith("wrong")
     assert notes["not a number"].startswith("wrong")
     assert notes["failing"].startswith("failed: RuntimeError")
+    assert notes["silent"].startswith("failed: AssertionError")
     assert notes["absent"] == "skipped: the package is not installed"
 
 

@@ -102,6 +102,9 @@ def test_what_does_not_fit_is_a_result_and_ends_all_ranks(tmp_path: Path) -> Non
     ("error", "status"),
     [
         (torch.OutOfMemoryError("CUDA out of memory"), "out of memory"),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), "out of memory"),
+        (RuntimeError("NCCL error …\nCuda failure 2 'out of memory'"), "out of memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), "out of memory"),
         (ConfigError("kernels asks for 'abacus'"), "not possible here"),
         (RuntimeError("No available kernel. Aborting execution."), "not possible here"),
         (RuntimeError("shape mismatch"), None),
