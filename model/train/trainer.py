@@ -8,7 +8,8 @@
 
 The host waits for the device once a step (to read that all-reduce), never per micro-batch. What a
 step does depends on (settings, step, batch, health, weights, AdamW state) alone, all of it in every
-checkpoint, so a run that was killed and resumed repeats the very same numbers.
+checkpoint, so a run that was killed and resumed repeats the very same numbers (on a GPU up to the
+order in which attention's backward pass adds: docs/FOOTGUNS.md).
 """
 
 import logging
