@@ -216,7 +216,10 @@ def _route_gradient(ctx: Any, grad: Tensor, *_unused: Any) -> tuple[Tensor, Tens
     x, keys, weights, logits, inverse = ctx.saved_tensors
     grad_x, slopes = _route_backward(grad, x, keys, weights, logits, inverse)
     if x.is_cuda and x.dtype != torch.float32:
-        grad_keys = torch.mm(slopes.t().to(x.dtype), x, out_dtype=torch.float32)
+        # Rows as long as the batch: as a view they would begin every few slots, where no matrix
+        # product loads in vectors.
+        narrow = slopes.t().to(x.dtype, memory_format=torch.contiguous_format)
+        grad_keys = torch.mm(narrow, x, out_dtype=torch.float32)
     else:
         grad_keys = torch.mm(slopes.t(), x.float())
     return grad_x, grad_keys.to(keys.dtype)

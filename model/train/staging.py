@@ -4,7 +4,8 @@
     the training loop waits for ────────────────────────┘
 
 The buffers are made once, pinned beside a GPU (a pageable copy is several times slower), and hold
-12 bytes for each parameter of this rank's slice.
+12 bytes for each parameter of this rank's slice; pinned ones take up to twice that, since torch
+rounds each up to a power of two.
 """
 
 import logging
