@@ -102,8 +102,6 @@ class Trainer:
     progress: Progress = field(init=False, default_factory=Progress)
     _saved: int = field(init=False, default=-1)
     """Step of the newest checkpoint that was written or loaded; -1 = none."""
-    _rolled_back: bool = field(init=False, default=False)
-    """Whether a rollback happened that no checkpoint knows of."""
 
     def __post_init__(self) -> None:
         self.control.profile = self.profiler.request
@@ -194,15 +192,7 @@ class Trainer:
         return saved
 
     def _change(self) -> None:
-        """Do what was asked for: from here on other data, or another end (model/train/control).
-
-        A rollback is saved first: a run that is killed makes it again, and with another end the
-        steps before the spike would be others.
-        """
-        if self._rolled_back:
-            if self._saved == self.progress.step:
-                return  # after the next step: a checkpoint is not replaced by one of its step
-            self._save_extra()
+        """Do what was asked for: from here on other data, or another end (model/train/control)."""
         if self.control.apply(self.progress.step, self._consumed):
             self.data.loader.close()
             self.data = self.open_data()
@@ -299,7 +289,6 @@ class Trainer:
         if loaded is None:
             return {"action": "rollback without checkpoint"}
         saved = self._restore(loaded)
-        self._rolled_back = True
         first = self.progress.batch
         self.progress.batch = batch + 1
         self.health.rolled_back(
@@ -413,7 +402,7 @@ class Trainer:
             },
             wait=wait,
         )
-        self._saved, self._rolled_back = step, False
+        self._saved = step
         self._log(step, {"perf/checkpoint_stall_seconds": stall} | self._last_save())
         if self.ranks.is_main:
             how = "written" if wait else "begun"

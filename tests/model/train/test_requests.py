@@ -5,7 +5,6 @@ import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -339,40 +338,6 @@ def test_a_rollback_over_an_append_keeps_it(
     again = make_run(**values)
     again.trainer.resume()
     assert again.trainer.progress.batch == total + 3
-
-
-def test_a_change_after_a_rollback_survives_a_kill(
-    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Killed before the next regular checkpoint, the run does not end on the other course."""
-    monkeypatch.setattr(Engine, "forward", Engine.forward)  # undone at the end
-    ranks.scale_losses({10: 10.0})
-    health = {"spike": "rollback", "spike_window": 4, "spike_threshold": 20.0, "rollback_steps": 0}
-    values = {"steps": 20, "health": health, "checkpoints": {"every": 4}}
-    reference, killed = make_run("reference", **values), make_run("killed", **values)
-
-    def ask_on_the_new_course(run: Run) -> None:
-        if run.trainer.progress.batch > 11:
-            move(folder_of(run), steps=10)  # the first course would end before its spike
-
-    for run in (reference, killed):
-        asks_at(run, 9, partial(ask_on_the_new_course, run))
-    reference.trainer.fit()
-    changed = killed.trainer._change
-
-    def kill() -> None:
-        changed()
-        if killed.trainer.total_steps == 10:
-            raise KeyboardInterrupt
-
-    killed.trainer._change = kill  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        killed.trainer.fit()
-    killed.trainer.close()
-    again = make_run("killed", **values)
-    again.trainer.fit()
-    assert again.trainer.progress == reference.trainer.progress
-    assert ranks.read_run(folder_of(again)) == ranks.read_run(folder_of(reference))
 
 
 def test_a_shard_that_vanished_after_it_joined_is_missed_by_name(
