@@ -21,6 +21,7 @@ from model.errors import ConfigError, DataError, StageError, SteelError
 from model.train.build import CHECKPOINTS_FOLDER, Run, build
 from model.train.checkpoint_files import complete_checkpoints
 from model.train.config import PretrainJob
+from model.train.engine import compute_deterministically
 from model.train.export import export
 from model.train.parallel import Parallel, parallel
 from model.train.signals import EXIT_STOPPED, StopFlag, Stopped
@@ -34,6 +35,8 @@ MODEL_FOLDER = "model"
 def pretrain(job: PretrainJob) -> None:
     """Train and export. Raises Stopped, or a SteelError."""
     stop = StopFlag().install()
+    if job.settings.deterministic:
+        compute_deterministically()
     output, health = Path(job.output), job.settings.health
     allowed = [60 * health.first_step_timeout_minutes, 60 * health.step_timeout_minutes]
     watchdog = Watchdog(

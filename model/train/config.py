@@ -93,6 +93,9 @@ class PretrainSettings:
     """How ranks share the model."""
     seed: int = 0
     """Seed of the initial weights, of the data order and of dropout."""
+    deterministic: bool = field(default=False, metadata=NOT_IN_KEY)
+    """On a GPU: only operations that give the same bits each time, slower ones where there is a
+    choice, so that a resumed run equals the uninterrupted one bit for bit. A CPU does so anyway."""
     log_every: int = field(default=1, metadata=NOT_IN_KEY)
     """Steps between lines in metrics.jsonl."""
 

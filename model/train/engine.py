@@ -4,6 +4,7 @@ B = samples in a micro-batch, L = sequence length, S = sources.
 """
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,19 @@ from model.train.parallel import Parallel, num_copies, synchronise_gradients
 
 RANDOM_RULE = "blake2b(seed/batch/micro-batch/rank)"
 """Where random numbers (dropout) come from: the position, so that no generator state is saved."""
+
+
+def compute_deterministically() -> None:
+    """From here on the same operations on the same device give the same bits.
+
+    Call it before the first use of a GPU: cuBLAS reads its variable when it starts. torch raises
+    RuntimeError, naming it, for an operation that has no such implementation; a warning instead
+    would leave its flash attention as it is.
+    https://docs.pytorch.org/docs/stable/notes/randomness.html
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ["FLASH_ATTENTION_DETERMINISTIC"] = "1"  # read by Transformers for flash-attn
+    torch.use_deterministic_algorithms(True)
 
 
 @dataclass(frozen=True, kw_only=True)

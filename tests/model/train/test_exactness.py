@@ -1,15 +1,18 @@
 """A run that was killed, stopped or moved to other ranks is the run that was not."""
 
 import json
+import os
 import random
 import signal
 from pathlib import Path
 
 import pytest
 import ranks
+import torch
 from ranks import Fault
 
 from model.train.checkpoint_files import complete_checkpoints
+from model.train.engine import compute_deterministically
 
 pytestmark = pytest.mark.usefixtures("fork_server")
 
@@ -145,3 +148,24 @@ def test_ranks_talk_once_a_step(uninterrupted: Path) -> None:
     assert 0 < held_out <= validations * 6, "a small model is one unit"
     assert counted["reduce_scatter"] == steps
     assert counted["all_reduce"] == steps + validations
+
+
+def test_deterministic_operations_are_not_only_wished_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # the user's own choice stays
+    monkeypatch.setenv("FLASH_ATTENTION_DETERMINISTIC", "0")
+    try:
+        compute_deterministically()
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+        assert os.environ["FLASH_ATTENTION_DETERMINISTIC"] == "1"
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_deterministic_operations_train_the_same_model(
+    packed: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    job = ranks.write_job(packed, tmp_path, ranks.settings(deterministic=True))
+    assert ranks.run_ranks(job, 2) == [0, 0], (tmp_path / "rank-0.log").read_text()
+    assert_same_run(tmp_path, uninterrupted)
