@@ -102,6 +102,7 @@ class Profiler:
         self._active = profile(
             activities=activities,
             schedule=schedule(wait=0, warmup=1, active=num_steps, repeat=1),
+            acc_events=True,  # there is one cycle; torch 2.11 warns of what others would lose
             on_trace_ready=write,
             record_shapes=self.settings.shapes,
             profile_memory=self.settings.memory,
