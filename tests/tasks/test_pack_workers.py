@@ -21,6 +21,7 @@ from tasks._packing import parts, workers
 from tasks._packing.fast import DifferentIds, FastEncoder
 from tasks._stage import StageRun
 from tasks.pack import PackConfig, check
+from tests.processes import alive
 from tests.tasks._packed import TEXTS, files, pack_in, result, write_cleaned
 
 # ── parts ────────────────────────────────────────────────────────────────────────────────────────
@@ -224,13 +225,6 @@ def test_workers_die_with_their_parent(
 
 def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
 
 
 # ── refused ──────────────────────────────────────────────────────────────────────────────────────

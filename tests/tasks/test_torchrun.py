@@ -22,6 +22,7 @@ from model.errors import StageError
 from tasks import _torchrun
 from tasks._stage import Context, StageRun, stage
 from tasks._torchrun import torchrun
+from tests.processes import alive
 
 
 @pytest.fixture
@@ -45,13 +46,6 @@ def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.1)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])

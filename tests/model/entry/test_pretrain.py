@@ -11,6 +11,7 @@ import ranks
 from transformers import AutoModelForCausalLM
 
 from model.train.checkpoint_files import complete_checkpoints
+from tests.processes import processes_of
 
 PATIENCE_SECONDS = 120
 
@@ -29,18 +30,6 @@ def wait_for(condition: Callable[[], object], log: Path) -> None:
     while not condition():
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.02)
-
-
-def processes_of(job: Path) -> list[str]:
-    """Processes whose command line names the job."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if os.fsencode(job) in path.read_bytes():
-                found.append(path.parent.name)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
 
 
 def test_a_killed_launcher_leaves_a_complete_checkpoint_and_no_ranks(

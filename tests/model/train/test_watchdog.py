@@ -12,6 +12,7 @@ import ranks
 from ranks import Fault
 
 from model.train.checkpoint_files import complete_checkpoints
+from tests.processes import processes_of
 
 EXIT_HANGING = 3
 QUICKLY = {"step_timeout_minutes": 0.05, "first_step_timeout_minutes": 1.0}
@@ -81,7 +82,7 @@ def test_torchrun_ends_with_all_its_ranks(
         while not complete_checkpoints(tmp_path / "checkpoints"):
             assert launcher.poll() is None, (tmp_path / "launch.log").read_text()
             time.sleep(0.02)
-        victims = [int(pid) for pid in processes_of(job) if int(pid) != launcher.pid]
+        victims = [pid for pid in processes_of(job) if pid != launcher.pid]
         os.kill(max(victims), number)
         assert launcher.wait(100) != 0
     finally:
@@ -89,15 +90,3 @@ def test_torchrun_ends_with_all_its_ranks(
     assert not processes_of(job)
     log_text = (tmp_path / "launch.log").read_text()
     assert "made no progress" in log_text or "lost another rank" in log_text
-
-
-def processes_of(job: Path) -> list[str]:
-    """Processes whose command line names the job."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if os.fsencode(job) in path.read_bytes():
-                found.append(path.parent.name)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return found
