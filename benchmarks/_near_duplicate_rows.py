@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from tasks._recipes import ROOT
+from common.paths import ROOT
 
 SHARED = ROOT.parent / "shared" / "data" / "pretrain"
 MIN_PLANTED = 200

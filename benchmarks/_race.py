@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.errors import ConfigError
+from common.errors import ConfigError
 from model.kernels import IMPLEMENTATIONS, OPERATIONS, choose
 
 LIMIT = 0.03

@@ -29,11 +29,12 @@ from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
-from model.train.checkpoint import Checkpoints
-from model.train.files import sync
-from model.train.parallel import Parallel, parallel
-from model.train.retention import CheckpointSettings, Entry
-from model.train.versions import device_name, software
+from common.files import sync
+from common.provenance import software_versions
+from model.train.checkpoint.retention import CheckpointSettings, Entry
+from model.train.checkpoint.writer import Checkpoints
+from model.train.distributed.context import Parallel, parallel
+from model.train.distributed.device import device_name
 
 TARGET = 0.01
 """Of the time between checkpoints, at most, training may wait for them."""
@@ -52,10 +53,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--folder", help="where to write; a temporary folder by default")
     parser.add_argument("--json", help="write the figures here")
     arguments = parser.parse_args(argv)
-    with (
-        tempfile.TemporaryDirectory(dir=arguments.folder) as folder,
-        parallel() as ranks,
-    ):
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder, parallel() as ranks:
         report = measure(Path(folder), ranks, arguments.gib, arguments.repeats)
     interval = 60 * arguments.interval_minutes
     share = report["seconds"]["async: stall"] / interval
@@ -64,12 +62,14 @@ def main(argv: Sequence[str]) -> int:
         "stall_share_of_interval": share,
         "interval_seconds": interval,
         "device": device_name(ranks.device),
-        "software": software(),
+        "software": software_versions(),
         "cpu_cores": os.cpu_count(),
     }
     print(table(report))
-    print(f"stall: {share:.3%} of {arguments.interval_minutes:g} minutes "
-          f"({'meets' if share < TARGET else 'misses'} {TARGET:.0%})")  # fmt: skip
+    print(
+        f"stall: {share:.3%} of {arguments.interval_minutes:g} minutes "
+        f"({'meets' if share < TARGET else 'misses'} {TARGET:.0%})"
+    )
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0 if share < TARGET else 1
@@ -186,8 +186,11 @@ def _copy_seconds(state: dict[str, Tensor], ranks: Parallel, repeats: int) -> fl
 
 
 def _dcp(path: Path, state: dict[str, Tensor], ranks: Parallel) -> None:
-    dcp_save(dict(state), storage_writer=FileSystemWriter(path, sync_files=True),
-             process_group=ranks.control)  # fmt: skip
+    dcp_save(
+        dict(state),
+        storage_writer=FileSystemWriter(path, sync_files=True),
+        process_group=ranks.control,
+    )
 
 
 def _torch(path: Path, state: dict[str, Tensor]) -> None:

@@ -30,13 +30,13 @@ from typing import Any
 
 import psutil
 
-from tasks._corpora import corpus
-from tasks._files import json_line
-from tasks._juicer import recipe as recipes
-from tasks._juicer.job import Job, write_job
-from tasks._juicer.lm_config import LanguageModelConfig
-from tasks._juicer.ray_plan import RayConfig
-from tasks._recipes import ROOT
+from common.files import json_line
+from common.paths import ROOT
+from corpus.cleaning import recipe as recipes
+from corpus.cleaning.job import Job, write_job
+from corpus.cleaning.language_model.config import LanguageModelConfig
+from corpus.cleaning.ray.plan import RayConfig
+from corpus.recipes import corpus
 
 SENTENCE = re.compile(r"(?<=[。！？!?\n])")
 DONE = re.compile(r"OP \[(\w+)\] Done in ([\d.]+)s")
@@ -61,9 +61,10 @@ def main(argv: list[str] | None = None) -> None:
     given[given.index(str(arguments.normalized))] = "NORMALIZED"
     figures["command"] = "python -m benchmarks.bench_clean " + " ".join(given)
     figures["machine"] = {
-        "cores": arguments.cores, "processor": platform.processor() or platform.machine(),
+        "cores": arguments.cores,
+        "processor": platform.processor() or platform.machine(),
         "python": platform.python_version(),
-    }  # fmt: skip
+    }
     text = json.dumps(figures, indent=1, ensure_ascii=False)
     print(text)
     if arguments.output:
@@ -86,12 +87,15 @@ def race(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     return {
         "recipe": arguments.recipe,
         "documents": sum(1 for path in inputs.values() for _ in lines(path)),
-        "megabytes": round(size / 1e6, 2), "documents_kept": len(kept), "same_keep_set": True,
-        "dj_process": theirs, "steel": ours,
+        "megabytes": round(size / 1e6, 2),
+        "documents_kept": len(kept),
+        "same_keep_set": True,
+        "dj_process": theirs,
+        "steel": ours,
         "read_parse_write": {"seconds": limit, "megabytes_per_second": rate(size, limit)},
         "times_as_fast": round(theirs["seconds"] / ours["seconds"], 2),
         "operators": by_operator(arguments.recipe, inputs, models),
-    }  # fmt: skip
+    }
 
 
 def require_same(ours: dict[str, str], theirs: dict[str, str]) -> None:
@@ -121,11 +125,12 @@ def memory(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     first, last = rows[0], rows[-1]
     grown = last["peak_megabytes"] - first["peak_megabytes"]
     return {
-        "recipe": arguments.recipe, "runs": rows,
+        "recipe": arguments.recipe,
+        "runs": rows,
         "megabytes_of_memory_per_megabyte_of_text": round(
             grown / max(1e-9, last["megabytes"] - first["megabytes"]), 3
         ),
-    }  # fmt: skip
+    }
 
 
 def corpora(arguments: argparse.Namespace, folder: Path, copies: int) -> dict[str, str]:
@@ -164,33 +169,47 @@ def prepare(job: Path, folder: Path) -> None:
     script = (
         "import json, os, sys\n"
         "from pathlib import Path\n"
-        "from tasks._juicer import __main__ as juicer\n"
-        "from tasks._juicer.job import Job\n"
+        "from corpus.cleaning import __main__ as juicer\n"
+        "from corpus.cleaning.job import Job\n"
         "path = Path(sys.argv[1])\n"
         "job = Job(**json.loads(path.read_text()))\n"
         "juicer.prepare(job, juicer.Progress(path.with_suffix('.progress')))\n"
     )
     with (folder / "log").open("wb") as log:
-        subprocess.run([sys.executable, "-c", script, str(job)], check=True, cwd=ROOT, stdout=log,
-                       stderr=log)  # fmt: skip
+        subprocess.run(
+            [sys.executable, "-c", script, str(job)], check=True, cwd=ROOT, stdout=log, stderr=log
+        )
 
 
 def our_job(
-    arguments: argparse.Namespace, folder: Path, inputs: dict[str, Path], models: Path,
+    arguments: argparse.Namespace,
+    folder: Path,
+    inputs: dict[str, Path],
+    models: Path,
     partition_bytes: int = 1 << 22,
-) -> Path:  # fmt: skip
-    """A job file for `python -m tasks._juicer`."""
+) -> Path:
+    """A job file for `python -m corpus.cleaning`."""
     for name in ("out", "work"):
         (folder / name).mkdir(parents=True)
     models.mkdir(exist_ok=True)
     job = Job(
-        kind="code" if arguments.recipe.startswith("code") else "text", recipe=arguments.recipe,
-        inputs={s: str(p) for s, p in inputs.items()}, output=str(folder / "out"),
-        ledger=str(folder / "ledger.json"), scratch=str(folder / "work"), models=str(models),
-        language_model=asdict(LanguageModelConfig()), tokenizer="auto", examples=3,
-        partition_bytes=partition_bytes, workers=arguments.cores, contamination="",
-        contamination_action="drop", executor="local", ray=asdict(RayConfig()),
-    )  # fmt: skip
+        kind="code" if arguments.recipe.startswith("code") else "text",
+        recipe=arguments.recipe,
+        inputs={s: str(p) for s, p in inputs.items()},
+        output=str(folder / "out"),
+        ledger=str(folder / "ledger.json"),
+        scratch=str(folder / "work"),
+        models=str(models),
+        language_model=asdict(LanguageModelConfig()),
+        tokenizer="auto",
+        examples=3,
+        partition_bytes=partition_bytes,
+        workers=arguments.cores,
+        contamination="",
+        contamination_action="drop",
+        executor="local",
+        ray=asdict(RayConfig()),
+    )
     path = folder / "job.json"
     write_job(job, path)
     return path
@@ -203,7 +222,7 @@ def run_ours(
     job = our_job(arguments, folder, inputs, models)
     size = sum(path.stat().st_size for path in inputs.values())
     with (folder / "log").open("wb") as log:
-        return timed([sys.executable, "-m", "tasks._juicer", str(job)], size, log, folder, models)
+        return timed([sys.executable, "-m", "corpus.cleaning", str(job)], size, log, folder, models)
 
 
 def run_dj_process(
@@ -237,14 +256,24 @@ def timed(
     cache = folder / "cache"
     started = time.perf_counter()
     child = psutil.Popen(
-        command, cwd=ROOT if "tasks._juicer" in command else folder, stdout=log, stderr=log,
-        env=os.environ | {
-            "DATA_JUICER_EXTERNAL_MODELS_HOME": str(models), "HF_HUB_OFFLINE": "1",
-            "DATA_JUICER_CACHE_HOME": str(cache), "HF_DATASETS_CACHE": str(cache),
-            "UV_OFFLINE": "1", "PIP_NO_INDEX": "1", "UV_CACHE_DIR": str(cache / "uv"),
-            "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT),
+        command,
+        cwd=ROOT if "corpus.cleaning" in command else folder,
+        stdout=log,
+        stderr=log,
+        env=os.environ
+        | {
+            "DATA_JUICER_EXTERNAL_MODELS_HOME": str(models),
+            "HF_HUB_OFFLINE": "1",
+            "DATA_JUICER_CACHE_HOME": str(cache),
+            "HF_DATASETS_CACHE": str(cache),
+            "UV_OFFLINE": "1",
+            "PIP_NO_INDEX": "1",
+            "UV_CACHE_DIR": str(cache / "uv"),
+            "OMP_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "PYTHONPATH": str(ROOT),
         },
-    )  # fmt: skip
+    )
     peak = [0]
     stopped = threading.Event()
 
@@ -261,9 +290,10 @@ def timed(
     if status:
         raise SystemExit(f"{' '.join(command)} ended with status {status}: see {folder / 'log'}")
     return {
-        "seconds": round(seconds, 2), "megabytes_per_second": rate(size, seconds),
+        "seconds": round(seconds, 2),
+        "megabytes_per_second": rate(size, seconds),
         "peak_megabytes": round(peak[0] / 1e6, 1),
-    }  # fmt: skip
+    }
 
 
 def resident(process: psutil.Process) -> int:
@@ -307,8 +337,8 @@ def by_operator(recipe: str, inputs: dict[str, Path], models: Path) -> list[dict
     """Seconds of CPU of each operator, one process: as the library has it, and as we run it."""
     os.environ["DATA_JUICER_EXTERNAL_MODELS_HOME"] = str(models)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from tasks._juicer import pipeline
-    from tasks._juicer.ledger import Examples
+    from corpus.cleaning.engine import pipeline
+    from corpus.cleaning.ledger import Examples
 
     loaded = recipes.load(recipe)
     loaded.import_custom_operators()
@@ -329,9 +359,13 @@ def by_operator(recipe: str, inputs: dict[str, Path], models: Path) -> list[dict
         batches = [pipeline.run([operator], b, Examples(most=0)) for b in batches]
         ours = time.process_time() - started
         rows.append(
-            {"operator": described.name, "library_seconds": round(plain, 3),
-             "steel_seconds": round(ours, 3), "steel_megabytes_per_second": rate(size, ours)}
-        )  # fmt: skip
+            {
+                "operator": described.name,
+                "library_seconds": round(plain, 3),
+                "steel_seconds": round(ours, 3),
+                "steel_megabytes_per_second": rate(size, ours),
+            }
+        )
     return rows
 
 

@@ -19,10 +19,10 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from benchmarks._race import Contest, Course, run
+from common.errors import ConfigError
 from model import SteelConfig
 from model.attention import VARLEN, boundary_arguments, choose_attention
 from model.documents import Documents, documents_from_bounds, tiles_of
-from model.errors import ConfigError
 from model.kernels import choose
 from model.soft_moe import SoftMoE
 

@@ -107,7 +107,9 @@ def race(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     fastest = max(peers, key=peers.__getitem__)
     return {
         "what": "tokens a second, each delivered as input and label; one process, warm page cache",
-        "tokens": int(ids.size), "length": arguments.length, "batch": arguments.batch,
+        "tokens": int(ids.size),
+        "length": arguments.length,
+        "batch": arguments.batch,
         "tokens_a_second": {name: round(speed) for name, speed in best.items()},
         "tokens_a_second_of_processor_time": {name: round(v) for name, v in busy.items()},
         "limit_copy_tokens_a_second": round(limit),
@@ -122,7 +124,7 @@ def race(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "not_installed": missing,
         "check_first_use_bytes_a_second": round(check_speed(manifest)),
         "seconds_to_write_ours": round(seconds_to_write, 2),
-    }  # fmt: skip
+    }
 
 
 def corpus(num_tokens: int) -> Ids:
@@ -152,12 +154,16 @@ def write_shards(ids: Ids, folder: Path) -> tuple[PackedManifest, float]:
         (folder / f"{name}.idx").write_bytes(starts.tobytes())
         shards.append(
             ShardInfo(
-                name=f"{name}.bin", source="random", num_tokens=tokens.size,
-                num_documents=starts.size, md5=hashlib.md5(tokens.tobytes()).hexdigest(),
-                index_md5=hashlib.md5(starts.tobytes()).hexdigest(), dtype="uint32",
+                name=f"{name}.bin",
+                source="random",
+                num_tokens=tokens.size,
+                num_documents=starts.size,
+                md5=hashlib.md5(tokens.tobytes()).hexdigest(),
+                index_md5=hashlib.md5(starts.tobytes()).hexdigest(),
+                dtype="uint32",
                 cleaned_file="",
             )
-        )  # fmt: skip
+        )
     manifest = PackedManifest(
         vocab_size=VOCABULARY, end_of_document=END, tokenizer_md5="0" * 32, shards=tuple(shards)
     )
@@ -173,9 +179,13 @@ def _ours(manifest: PackedManifest, arguments: argparse.Namespace, **options: An
 
     def open_() -> Iterator[Step]:
         loader = StepLoader(
-            dataset, global_batch=arguments.batch, micro_batch=arguments.batch, rank=0,
-            world_size=1, **options,
-        )  # fmt: skip
+            dataset,
+            global_batch=arguments.batch,
+            micro_batch=arguments.batch,
+            rank=0,
+            world_size=1,
+            **options,
+        )
         try:
             for step in range(loader.num_steps):
                 for batch in loader.step(step):

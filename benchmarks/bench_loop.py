@@ -30,9 +30,9 @@ from model.data import PackedManifest
 from model.data.shards import ShardWriter
 from model.train.build import Run, build
 from model.train.config import PretrainJob, PretrainSettings
-from model.train.metrics import read_metrics
-from model.train.parallel import Parallel, parallel
-from model.train.signals import StopFlag
+from model.train.distributed.context import Parallel, parallel
+from model.train.distributed.signals import StopFlag
+from model.train.run.metrics import read_metrics
 
 VOCABULARY = 512
 
@@ -65,26 +65,41 @@ def race(given: argparse.Namespace, scratch: Path, ranks: Parallel) -> dict[str,
     peer, found = min(plain), min(ours)
     return {
         "command": " ".join(["python", "-m", "benchmarks.bench_loop", *sys.argv[1:]]),
-        "machine": {"cpu": platform.processor() or platform.machine(),
-                    "threads": torch.get_num_threads(), "device": ranks.device.type},
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__,
-                     "python": platform.python_version()},
+        "machine": {
+            "cpu": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+            "device": ranks.device.type,
+        },
+        "versions": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
         "plain_loop_ms_per_step": round(1000 * peer, 3),
         "trainer_ms_per_step": round(1000 * found, 3),
         "overhead_ms_per_step": round(1000 * (found - peer), 3),
         "ratio": round(found / peer, 3),
         "rounds": {"plain": plain, "trainer": ours},
-    }  # fmt: skip
+    }
 
 
 def job_of(given: argparse.Namespace, scratch: Path, name: str) -> PretrainJob:
     """A run of a tiny model."""
     settings = PretrainSettings(
-        model={"hidden_size": given.hidden_size, "num_hidden_layers": 2, "num_attention_heads": 2,
-               "num_experts": 2, "expert_intermediate_size": given.hidden_size},
-        sequence_length=64, global_batch=8, micro_batch=4, steps=given.steps, warmup_steps=0,
+        model={
+            "hidden_size": given.hidden_size,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_experts": 2,
+            "expert_intermediate_size": given.hidden_size,
+        },
+        sequence_length=64,
+        global_batch=8,
+        micro_batch=4,
+        steps=given.steps,
+        warmup_steps=0,
         separate_documents=False,
-    )  # fmt: skip
+    )
     output = scratch / name
     output.mkdir()
     return PretrainJob(settings=settings, packed=str(scratch / "packed"), output=str(output))
@@ -117,9 +132,10 @@ def our_steps(run: Run, output: Path) -> float:
     run.trainer.fit()
     run.trainer.close()
     lines = [
-        line["time"] for line in read_metrics(output / "metrics.jsonl")
+        line["time"]
+        for line in read_metrics(output / "metrics.jsonl")
         if "train/loss" in line["metrics"]
-    ]  # fmt: skip
+    ]
     return statistics.median(np.diff(lines[5:]).tolist())
 
 
@@ -134,9 +150,11 @@ def pack(folder: Path, steps: int) -> None:
         for document in np.array_split(tokens, 50):
             writer.add_document([*document.tolist(), 1])
     PackedManifest(
-        vocab_size=VOCABULARY, end_of_document=1, tokenizer_md5="0" * 32,
+        vocab_size=VOCABULARY,
+        end_of_document=1,
+        tokenizer_md5="0" * 32,
         shards=tuple(writer.shards),
-    ).write(folder / "shards")  # fmt: skip
+    ).write(folder / "shards")
 
 
 if __name__ == "__main__":

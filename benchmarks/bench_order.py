@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_order [--blocks 500M] [--appends 100] [--listed 20M] [--json FILE]
 
-`blocks` of 2,048 tokens and `appends` of one million each exist on paper (model/data/simulate.py).
+`blocks` of 2,048 tokens and `appends` of one million each exist on paper (docs: model/data/verify).
 The peer is what others keep: a list of all block numbers, shuffled by numpy.random.permutation,
 saved, and memory-mapped again. It is made for `listed` blocks and compared with our permutation of
 as many. Its restore is the opening of the file; ours rebuilds the order from the JSON of the state.
@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks._figures import add_options, publish
 from model.data import DataState, Journal, PackedManifest, SampleOrder
 from model.data.permutation import Permutation
-from model.data.simulate import simulated
+from model.data.verify.simulate import simulated
 
 LENGTH = 2048
 GLOBAL_BATCH = 512
@@ -52,21 +52,26 @@ def main(argv: list[str] | None = None) -> None:
         listed = race(_number(arguments.listed), Path(scratch))
     figures = {
         "what": "one process; sizes in bytes, times in seconds, speeds a second",
-        "blocks": plain.num_samples, "tokens": plain.num_samples * LENGTH,
-        "shards": len(plain.shards), "sources": len(plain.sources), "appends": arguments.appends,
+        "blocks": plain.num_samples,
+        "tokens": plain.num_samples * LENGTH,
+        "shards": len(plain.shards),
+        "sources": len(plain.sources),
+        "appends": arguments.appends,
         "state_bytes": {
-            "without appends": _size(plain), f"with {arguments.appends} weighted": _size(appended)
+            "without appends": _size(plain),
+            f"with {arguments.appends} weighted": _size(appended),
         },
         "restore_seconds_by_step": {
             "without appends": restore(base, Journal(), plain),
             f"with {arguments.appends}": restore(base, journal, appended),
         },
         "look_ups_a_second": {
-            "without appends": look_ups(plain), f"with {arguments.appends}": look_ups(appended)
+            "without appends": look_ups(plain),
+            f"with {arguments.appends}": look_ups(appended),
         },
         "permutation_beside_a_list": listed,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-    }  # fmt: skip
+    }
     publish(figures, "benchmarks.bench_order", given, ["numpy"], arguments.json)
 
 
@@ -76,17 +81,24 @@ def appends(base: PackedManifest, number: int) -> Journal:
     for index in range(number):
         new = simulated(1_000_000, sequence_length=LENGTH, name=f"append-{index}")
         journal = journal.append(
-            base, new, at=(index + 1) * 4_000 * GLOBAL_BATCH, seed=index + 1,
+            base,
+            new,
+            at=(index + 1) * 4_000 * GLOBAL_BATCH,
+            seed=index + 1,
             weights=dict.fromkeys(new.sources, 1.25),
-        )  # fmt: skip
+        )
     return journal
 
 
 def _order(base: PackedManifest, journal: Journal) -> SampleOrder:
     return SampleOrder(
-        base, sequence_length=LENGTH, seed=1, validation_fraction=1e-4, journal=journal,
+        base,
+        sequence_length=LENGTH,
+        seed=1,
+        validation_fraction=1e-4,
+        journal=journal,
         weights=dict.fromkeys(base.sources, 1.5),
-    )  # fmt: skip
+    )
 
 
 def _size(order: SampleOrder) -> int:
@@ -149,17 +161,23 @@ def race(n: int, scratch: Path) -> dict[str, Any]:
     }
     return {
         "blocks": n,
-        "seconds_to_make": {"permutation": round(_time(lambda: Permutation(n, "bench")), 6),
-                            "list": round(made, 3)},
-        "seconds_to_restore": {"permutation": round(_time(lambda: Permutation(n, "bench")), 6),
-                               "list": round(opened, 6)},
+        "seconds_to_make": {
+            "permutation": round(_time(lambda: Permutation(n, "bench")), 6),
+            "list": round(made, 3),
+        },
+        "seconds_to_restore": {
+            "permutation": round(_time(lambda: Permutation(n, "bench")), 6),
+            "list": round(opened, 6),
+        },
         "bytes_kept": {"permutation": 0, "list": path.stat().st_size},
         "numbers_a_second": speeds,
-        "seconds_of_64_numbers": {"permutation": round(_time(lambda: ours(small)), 6),
-                                  "list": round(_time(lambda: np.asarray(listed[small])), 6)},
+        "seconds_of_64_numbers": {
+            "permutation": round(_time(lambda: ours(small)), 6),
+            "list": round(_time(lambda: np.asarray(listed[small])), 6),
+        },
         "seconds_of_all": {"permutation": round(every, 3), "list, with making it": round(made, 3)},
         "times_faster_to_begin": round(made / _time(lambda: Permutation(n, "bench"))),
-    }  # fmt: skip
+    }
 
 
 def _time(run: Callable[[], object], at_least: float = 0.3) -> float:

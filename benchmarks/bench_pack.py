@@ -42,12 +42,12 @@ import tiktoken
 from tokenizers import Tokenizer
 
 from benchmarks import _near_duplicate_rows as rows
-from model._tiktoken import byte_letters
-from model.encoder import Encoded, joined
-from tasks._packing import workers
-from tasks._packing.fast import FastEncoder
-from tasks._packing.parts import BATCH_BYTES, batches, plan
-from tasks._recipes import ROOT
+from common.paths import ROOT
+from corpus.packing import workers
+from corpus.packing.fast_encoder import FastEncoder
+from corpus.packing.parts import BATCH_BYTES, batches, plan
+from model.tokenizer.encoder import Encoded, joined
+from model.tokenizer.tiktoken import byte_letters
 
 TARGETS = {"tiktoken": 1.3, "tokenizers": 4.0}
 SENTENCE = re.compile(r"(?<=[。！？!?\n])")
@@ -85,14 +85,29 @@ def main(argv: Sequence[str] | None = None) -> None:
 def child(what: str, cores: int, given: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure in a process of its own: thread pools are as large as the cores it starts with."""
     command = [
-        sys.executable, "-m", "benchmarks.bench_pack", "--child", what, "--cores", str(cores),
-        "--data", str(given.data), "--repeats", str(given.repeats), "--copies", str(given.copies),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "benchmarks.bench_pack",
+        "--child",
+        what,
+        "--cores",
+        str(cores),
+        "--data",
+        str(given.data),
+        "--repeats",
+        str(given.repeats),
+        "--copies",
+        str(given.copies),
+    ]
     allowed = sorted(os.sched_getaffinity(0))[:cores]
     done = subprocess.run(
-        command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True,
+        command,
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
         preexec_fn=lambda: os.sched_setaffinity(0, allowed),
-    )  # fmt: skip
+    )
     found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -117,17 +132,19 @@ def encoders(given: argparse.Namespace) -> list[dict[str, Any]]:
                 if name == "steel":
                     seconds["again"].append(timed(run))
         rates = {
-            name: round(size / statistics.median(times) / 1e6, 2)
-            for name, times in seconds.items()
-        }  # fmt: skip
+            name: round(size / statistics.median(times) / 1e6, 2) for name, times in seconds.items()
+        }
         found.append(
             {
-                "language": language, "cores": given.cores, "texts": len(texts),
-                "megabytes": round(size / 1e6, 2), "megabytes_per_second": rates,
+                "language": language,
+                "cores": given.cores,
+                "texts": len(texts),
+                "megabytes": round(size / 1e6, 2),
+                "megabytes_per_second": rates,
                 "seconds": {n: [round(t, 4) for t in times] for n, times in seconds.items()},
                 "times_as_fast": {n: round(rates["steel"] / rates[n], 2) for n in TARGETS},
             }
-        )  # fmt: skip
+        )
     return found
 
 
@@ -236,9 +253,13 @@ def stage(given: argparse.Namespace) -> list[dict[str, Any]]:
         backend = scratch / "backend.json"
         backend.write_text((given.data / "tokenizer" / "tokenizer.json").read_text("utf-8"))
         job = workers.PackJob(
-            backend=str(backend), fast=True, end=151_643, dtype="uint32",
-            shard_tokens=20_000_000, folder="",
-        )  # fmt: skip
+            backend=str(backend),
+            fast=True,
+            end=151_643,
+            dtype="uint32",
+            shard_tokens=20_000_000,
+            folder="",
+        )
         parts = plan([(path, path.name) for path in files], 1 << 30)
         packing, parsing = [], []
         num_tokens = 0
@@ -261,8 +282,11 @@ def stage(given: argparse.Namespace) -> list[dict[str, Any]]:
     seconds = statistics.median(packing)
     return [
         {
-            "workers": given.cores, "files": len(files), "megabytes": round(size / 1e6, 2),
-            "tokens": num_tokens, "seconds": [round(s, 3) for s in packing],
+            "workers": given.cores,
+            "files": len(files),
+            "megabytes": round(size / 1e6, 2),
+            "tokens": num_tokens,
+            "seconds": [round(s, 3) for s in packing],
             "megabytes_per_second": round(size / seconds / 1e6, 2),
             "million_tokens_per_second": round(num_tokens / seconds / 1e6, 2),
             "limits_megabytes_per_second": {
@@ -270,7 +294,7 @@ def stage(given: argparse.Namespace) -> list[dict[str, Any]]:
                 "MD5 of the ids, one core": round(size / md5 / 1e6, 2),
             },
         }
-    ]  # fmt: skip
+    ]
 
 
 def corpus(given: argparse.Namespace, folder: Path) -> list[Path]:
@@ -300,10 +324,12 @@ def machine() -> dict[str, Any]:
     """What it ran on."""
     model = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
     return {
-        "processor": model[1] if model else platform.machine(), "cores": os.cpu_count(),
-        "load": [round(value, 1) for value in os.getloadavg()], "python": platform.python_version(),
+        "processor": model[1] if model else platform.machine(),
+        "cores": os.cpu_count(),
+        "load": [round(value, 1) for value in os.getloadavg()],
+        "python": platform.python_version(),
         **{name: version(name) for name in ("fastokens", "tiktoken", "tokenizers", "regex")},
-    }  # fmt: skip
+    }
 
 
 def show(figures: dict[str, Any]) -> None:

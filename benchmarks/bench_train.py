@@ -34,11 +34,13 @@ from typing import Any
 
 import torch
 
+from common.errors import ConfigError
+from common.provenance import software_versions
 from model.entry.throughput import run_alone
-from model.errors import ConfigError
-from model.train.peaks import datasheet_peak
-from model.train.throughput import Result, ThroughputJob
-from model.train.variants import (
+from model.train.distributed.device import device_name
+from model.train.monitors.peak_flops import datasheet_peak
+from model.train.throughput.measure import Result, ThroughputJob
+from model.train.throughput.variants import (
     OURS,
     PLAIN,
     STEEL_1B,
@@ -48,7 +50,6 @@ from model.train.variants import (
     Variant,
     liger,
 )
-from model.train.versions import device_name, software
 
 MICRO_BATCHES = (8, 4, 2, 1)
 """Tried in this order until `plain` fits; the paper's comes first."""
@@ -88,13 +89,21 @@ class Sizes:
 
 
 PAPER_SIZES = Sizes(
-    model=STEEL_1B, sequence_length=2048, micro_batches=MICRO_BATCHES, larger=LARGER,
-    accumulation=ACCUMULATION, tiny=False,
-)  # fmt: skip
+    model=STEEL_1B,
+    sequence_length=2048,
+    micro_batches=MICRO_BATCHES,
+    larger=LARGER,
+    accumulation=ACCUMULATION,
+    tiny=False,
+)
 TINY_SIZES = Sizes(
-    model=STEEL_1B | TINY, sequence_length=TINY_SEQUENCE, micro_batches=(TINY_MICRO_BATCH,),
-    larger=(2 * TINY_MICRO_BATCH,), accumulation=2, tiny=True,
-)  # fmt: skip
+    model=STEEL_1B | TINY,
+    sequence_length=TINY_SEQUENCE,
+    micro_batches=(TINY_MICRO_BATCH,),
+    larger=(2 * TINY_MICRO_BATCH,),
+    accumulation=2,
+    tiny=True,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -113,10 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sizes = PAPER_SIZES if torch.cuda.is_available() else TINY_SIZES
     with tempfile.TemporaryDirectory(prefix="bench-train-") as scratch:
         bench = Bench(
-            sizes,
-            processes=arguments.processes,
-            steps=arguments.steps,
-            scratch=Path(scratch),
+            sizes, processes=arguments.processes, steps=arguments.steps, scratch=Path(scratch)
         )
         report = bench.run(names, repeats=1 if arguments.quick else arguments.repeats)
     report["command"] = "python -m benchmarks.bench_train " + " ".join(
@@ -157,7 +163,7 @@ class Bench:
             "device": device_name(device),
             "num_devices": self.processes,
             "machine": platform.platform(),
-            "software": software(),
+            "software": software_versions(),
             "sequence_length": self.sizes.sequence_length,
             "micro_batch": micro_batch,
             "accumulation": self.sizes.accumulation,
@@ -167,7 +173,7 @@ class Bench:
             "rows": rows,
             "skipped": skipped,
             "targets": targets(rows, judged=not self.sizes.tiny),
-        }  # fmt: skip
+        }
 
     def _common_micro_batch(self, variants: Mapping[str, Variant]) -> int:
         """The first size at which `plain` fits (the first of all where it is not measured)."""
@@ -291,12 +297,17 @@ def targets(rows: Sequence[Mapping[str, Any]], *, judged: bool) -> list[dict[str
     ]
     return [
         {
-            "target": name, "value": value, "wanted": f"{sign} {bound}",
-            "met": None if value is None or not judged
-            else value >= bound if sign == ">=" else value <= bound,
+            "target": name,
+            "value": value,
+            "wanted": f"{sign} {bound}",
+            "met": None
+            if value is None or not judged
+            else value >= bound
+            if sign == ">="
+            else value <= bound,
         }
         for name, value, sign, bound in wanted
-    ]  # fmt: skip
+    ]
 
 
 def table(report: Mapping[str, Any]) -> str:

@@ -39,7 +39,7 @@ from benchmarks._near_duplicate_rows import (
     headlines,
     questions,
 )
-from tasks._juicer import recipe as recipes
+from corpus.cleaning import recipe as recipes
 
 JACCARD = 0.7
 """Character 5-gram similarity from which two documents are copies of each other."""
@@ -83,9 +83,11 @@ def _operator(tokenization: str, window: int, pattern: str | None, lowercase: bo
     from data_juicer.ops import load_ops
 
     arguments = {
-        "tokenization": tokenization, "window_size": window, "lowercase": lowercase,
+        "tokenization": tokenization,
+        "window_size": window,
+        "lowercase": lowercase,
         "ignore_pattern": pattern,
-    }  # fmt: skip
+    }
     return load_ops([{"document_simhash_deduplicator": arguments}])[0]
 
 
@@ -130,7 +132,7 @@ class Reference:
                 np.concatenate([[0], np.cumsum(counts)]),
             ),
             shape=(len(texts), max(1, len(numbers))),
-        )  # fmt: skip
+        )
 
     def pairs(self, threshold: float = JACCARD) -> Pairs:
         """Pairs of at least this similarity."""
@@ -329,9 +331,12 @@ def sweep_table(count: int) -> Iterator[str]:
         copies = Reference(seen).pairs()
         for window, pattern in itertools.product((2, 3, 4, 6), (r"\p{P}", r"[\p{P}\s]", r"[\W_]")):
             base = Setting(
-                name="", tokenization="character", window_size=window, ignore_pattern=pattern,
+                name="",
+                tokenization="character",
+                window_size=window,
+                ignore_pattern=pattern,
                 hamming_distance=4,
-            )  # fmt: skip
+            )
             hashes, apart = base.hashes(seen), planted.distances(base)
             for distance in (4, 6, 8):
                 result = score(close_pairs(hashes, distance), copies)

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks._corpora import corpus
-from tasks._juicer import recipe as recipes
-from tasks._juicer.lm_config import LanguageModelConfig
+from corpus.cleaning import recipe as recipes
+from corpus.cleaning.language_model.config import LanguageModelConfig
+from corpus.recipes import corpus
 
 BATCH = 256
 CONTEXT = 30
@@ -111,8 +111,8 @@ def run(name: str, rows: list[dict[str, Any]], models: Path, *, keep: int = 20) 
 def _prepare_models(recipe: recipes.Recipe, rows: list[dict[str, Any]], models: Path) -> None:
     from data_juicer.ops import load_ops
 
-    from tasks._juicer import language_model
-    from tasks._tokenizer import configured_tokenizer
+    from corpus.cleaning.language_model import build as language_model
+    from corpus.packing.tokenizer import configured_tokenizer
 
     proxy = models / "EleutherAI/pythia-6.9b-deduped"
     if recipe.needs_tokenizer and not proxy.exists():
@@ -143,9 +143,12 @@ def _unique(operator: Any, rows: list[dict[str, Any]]) -> list[bool]:
 
 
 def _drop(
-    step: Step, rows: list[dict[str, Any]], stats: list[dict[str, Any]], verdicts: list[bool],
+    step: Step,
+    rows: list[dict[str, Any]],
+    stats: list[dict[str, Any]],
+    verdicts: list[bool],
     keep: int,
-) -> None:  # fmt: skip
+) -> None:
     for row, measured, kept in zip(rows, stats, verdicts, strict=True):
         if not kept:
             step.dropped[row["source"]] += 1
@@ -161,8 +164,9 @@ def _difference(before: str, after: str) -> dict[str, str]:
     )
     start = max(0, first - CONTEXT)
     return {
-        "before": before[start : first + 2 * CONTEXT], "after": after[start : first + 2 * CONTEXT],
-    }  # fmt: skip
+        "before": before[start : first + 2 * CONTEXT],
+        "after": after[start : first + 2 * CONTEXT],
+    }
 
 
 def _batches(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -184,8 +188,11 @@ def show(name: str, outcome: Outcome) -> None:
             f"| {step.seconds:.1f} | {cells} |"
         )
     kept = Counter(row["source"] for row in outcome.kept)
-    print("| **kept** | | | | " + " | ".join(f"{kept[s]}/{outcome.documents[s]}" for s in sources)
-          + " |")  # fmt: skip
+    print(
+        "| **kept** | | | | "
+        + " | ".join(f"{kept[s]}/{outcome.documents[s]}" for s in sources)
+        + " |"
+    )
 
 
 def main(argv: list[str]) -> int:

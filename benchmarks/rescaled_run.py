@@ -22,14 +22,14 @@ from typing import Any
 
 import psutil
 
-from model.train.metrics import last_value, read_metrics
-from model.train.sessions import FILE_NAME, read_sessions
-from tasks._manifest import StageResult
-from tasks._recipes import ROOT
-from tasks._store import newest
-from tasks.report._course_figure import TOKENS
-from tasks.report._facts import gather
-from tasks.report._figures import draw
+from common.paths import ROOT
+from model.train.run.metrics import last_value, read_metrics
+from model.train.run.sessions import FILE_NAME, read_sessions
+from tasks.core.manifest import StageResult
+from tasks.core.store import newest
+from tasks.report.data import gather
+from tasks.report.figures import draw
+from tasks.report.timeline_figure import TOKENS
 
 POLL_SECONDS = 0.2
 ENTRY = "model.entry.pretrain"
@@ -119,8 +119,12 @@ def tell(base: StageResult) -> dict[str, Any]:
         "tokens": last_value(base.folder / "metrics.jsonl", TOKENS),
         "each_step_once": steps == sorted(set(steps)) and len(steps) == steps[-1],
         "sessions": [
-            {"from_step": s.step, "to_step": s.last_step, "processes": s.num_processes,
-             "ended": s.how}
+            {
+                "from_step": s.step,
+                "to_step": s.last_step,
+                "processes": s.num_processes,
+                "ended": s.how,
+            }
             for s in read_sessions(base.folder / FILE_NAME)
         ],
         "validation_loss": {
@@ -128,7 +132,7 @@ def tell(base: StageResult) -> dict[str, Any]:
             for line in lines
             if "validation/loss" in line["metrics"]
         },
-    }  # fmt: skip
+    }
 
 
 def picture(base: StageResult, target: Path) -> None:

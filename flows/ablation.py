@@ -11,14 +11,14 @@ import torch
 from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 
+from common.errors import ConfigError, SteelError
+from common.paths import resolve
 from flows.session import session, tracked
-from model.errors import ConfigError, SteelError
-from model.train import variants
-from model.train.variants import Variant
-from tasks._artifacts import run_logger, shorten_user_errors
-from tasks._paper import Table2, load_table2
-from tasks._recipes import resolve
-from tasks._stage import plain
+from model.train.throughput import variants
+from model.train.throughput.variants import Variant
+from tasks.core.artifacts import run_logger, shorten_user_errors
+from tasks.core.paper import Table2, load_table2
+from tasks.core.stage import plain
 from tasks.kernel_table import KernelTableConfig, kernel_table
 from tasks.throughput import ThroughputConfig, check, throughput
 

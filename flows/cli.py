@@ -4,9 +4,9 @@ import argparse
 import logging
 import sys
 
+from common.errors import StageError, SteelError
 from flows.commands import BAD_INPUT, FAILED, ablations, data, models, pipeline, training
 from flows.environment import prepare
-from model.errors import StageError, SteelError
 
 GROUPS = (pipeline, ablations, data, training, models)
 """In the order in which `steel --help` lists their commands."""

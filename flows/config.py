@@ -6,9 +6,10 @@ The fields of each stage are documented beside the stage; here stands what they 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from model.errors import ConfigError
-from tasks._recipes import load_config, resolve
-from tasks._sample_world import SampleWorldConfig
+from common.errors import ConfigError
+from common.paths import resolve
+from common.recipes import load_config
+from corpus.sample_data import SampleWorldConfig
 from tasks.acquire import AcquireConfig, AcquireKind
 from tasks.clean import CleanConfig
 from tasks.dpo import DpoConfig
@@ -22,7 +23,7 @@ from tasks.sft import SftConfig
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig:
-    """How much of each corpus is taken; always the same part (tasks/acquire/sampling.py)."""
+    """How much of each corpus is taken; always the same part (corpus/sources/sampling.py)."""
 
     fraction: float = 1.0
     """Share of each corpus, in bytes as stored; above 0, at most 1."""

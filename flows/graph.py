@@ -13,12 +13,12 @@ skipped.
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from common.errors import ConfigError
 from flows.config import PipelineConfig
-from model.errors import ConfigError
-from tasks._stage import Context, StageResult
-from tasks._store import newest
 from tasks.acquire import acquire
 from tasks.clean import clean, enforce
+from tasks.core.stage import Context, StageResult
+from tasks.core.store import newest
 from tasks.dpo import dpo
 from tasks.evaluate import evaluate
 from tasks.normalize import normalize
@@ -92,10 +92,7 @@ class Pipeline:
     def base(self) -> StageResult:
         """The pretrained model."""
         return pretrain(
-            self.config.pretrain,
-            context=self.context,
-            label=self.config.name,
-            packed=self.packed,
+            self.config.pretrain, context=self.context, label=self.config.name, packed=self.packed
         )
 
     @cached_property

@@ -4,11 +4,11 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from common.disk import require_free_space
 from flows.config import PipelineConfig
 from tasks import acquire, pretrain
-from tasks._appends import check_data
-from tasks._disk import require_free_space
 from tasks.acquire import AcquireKind
+from tasks.pretrain.appends import check_data
 
 KINDS: tuple[AcquireKind, ...] = ("corpora", "sft", "preferences", "evals")
 

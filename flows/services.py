@@ -21,6 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from common.errors import SteelError
+from common.processes import process_start
 from flows.environment import (
     HOST,
     MLFLOW_PORT,
@@ -34,8 +36,6 @@ from flows.environment import (
     prepare,
     running_services,
 )
-from model.errors import SteelError
-from tasks._lock import process_start
 
 POOL = "steel"
 START_SECONDS = 240
@@ -63,14 +63,31 @@ def up(store: Path) -> None:
     }
     (store / "mlflow" / "artifacts").mkdir(parents=True, exist_ok=True)
     commands = {
-        "prefect": [*_module("prefect"), "server", "start", "--host", HOST,
-                    "--port", str(PREFECT_PORT)],
-        "mlflow": [*_module("mlflow"), "server", "--host", HOST, "--port", str(MLFLOW_PORT),
-                   "--workers", "1",
-                   "--backend-store-uri", f"sqlite:///{store / 'mlflow' / 'mlflow.db'}",
-                   "--default-artifact-root", str(store / "mlflow" / "artifacts"),
-                   "--no-serve-artifacts"],
-    }  # fmt: skip
+        "prefect": [
+            *_module("prefect"),
+            "server",
+            "start",
+            "--host",
+            HOST,
+            "--port",
+            str(PREFECT_PORT),
+        ],
+        "mlflow": [
+            *_module("mlflow"),
+            "server",
+            "--host",
+            HOST,
+            "--port",
+            str(MLFLOW_PORT),
+            "--workers",
+            "1",
+            "--backend-store-uri",
+            f"sqlite:///{store / 'mlflow' / 'mlflow.db'}",
+            "--default-artifact-root",
+            str(store / "mlflow" / "artifacts"),
+            "--no-serve-artifacts",
+        ],
+    }
     for name, command in commands.items():
         if name not in services:
             services[name] = _start(name, command, environment)
@@ -126,12 +143,17 @@ def _start(name: str, command: list[str], environment: dict[str, str]) -> dict[s
     log.info("start %s (log: .steel/logs/%s.log)", name, name)
     with (logs / f"{name}.log").open("ab") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output,
-            stderr=subprocess.STDOUT, start_new_session=True,
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
             # A shell's background job ignores Ctrl-C, and so would its children: a worker that
             # ignores SIGINT ignores the first SIGTERM too.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )  # fmt: skip
+        )
     return {"pid": process.pid, "started": process_start(process.pid), "command": command[1:]}
 
 

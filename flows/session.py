@@ -16,13 +16,14 @@ from typing import Any
 from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 
+from common.paths import display, resolve
+from common.provenance import git_commit
 from flows.config import PipelineConfig, load_pipeline
 from flows.graph import Pipeline
 from flows.preflight import preflight
-from tasks._artifacts import shorten_user_errors
-from tasks._recipes import display, resolve
-from tasks._stage import Context, StageResult, git_commit, plain
-from tasks._tracking import Tracker
+from tasks.core.artifacts import shorten_user_errors
+from tasks.core.stage import Context, StageResult, plain
+from tasks.core.tracking import Tracker
 from tasks.report import result_table
 
 
@@ -77,10 +78,7 @@ class Session:
 
 @contextmanager
 def session(
-    config: str,
-    store: str,
-    settings: list[str],
-    changes: Mapping[str, Any] | None = None,
+    config: str, store: str, settings: list[str], changes: Mapping[str, Any] | None = None
 ) -> Iterator[Session]:
     """Load and check a configuration, then open its MLflow run for the length of the block.
 

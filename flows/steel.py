@@ -17,8 +17,7 @@ Config = Annotated[
 ]
 Store = Annotated[str, Field(description="Folder that holds every stage's results.", min_length=1)]
 Settings = Annotated[
-    list[str],
-    Field(description="Changes to the configuration, each `section.key=value`."),
+    list[str], Field(description="Changes to the configuration, each `section.key=value`.")
 ]
 StageName = Literal["data", "pretrain", "sft", "dpo", "evaluate", "report"]
 Routing = Literal["token", "sequence", "reference_norm", "dense"]

@@ -28,15 +28,21 @@ from transformers.masking_utils import create_causal_mask
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import import_utils
 
+from common.errors import ConfigError
 from model.documents import Documents
-from model.errors import ConfigError
 
 VARLEN = "varlen"
 
 NAMES = (
-    "auto", "eager", "sdpa", VARLEN, "flex_attention",
-    "flash_attention_2", "flash_attention_3", "flash_attention_4",
-)  # fmt: skip
+    "auto",
+    "eager",
+    "sdpa",
+    VARLEN,
+    "flex_attention",
+    "flash_attention_2",
+    "flash_attention_3",
+    "flash_attention_4",
+)
 """What `attn_implementation` may say."""
 
 HALF = (torch.bfloat16, torch.float16)

@@ -4,7 +4,7 @@ from typing import Any, Literal, get_args
 
 from transformers import PreTrainedConfig
 
-from model.errors import ConfigError
+from common.errors import ConfigError
 from model.kernels import check_choice
 
 Routing = Literal["token", "sequence", "reference_norm", "dense"]
@@ -158,10 +158,7 @@ class SteelConfig(PreTrainedConfig):
                 f"num_key_value_heads {self.num_key_value_heads} does not divide "
                 f"num_attention_heads {self.num_attention_heads}"
             )
-        for name, allowed in (
-            ("routing", get_args(Routing)),
-            ("expert_init", ("fixed", "fan_in")),
-        ):
+        for name, allowed in (("routing", get_args(Routing)), ("expert_init", ("fixed", "fan_in"))):
             if getattr(self, name) not in allowed:
                 raise ConfigError(
                     f"{name} is {getattr(self, name)!r}: choose one of {', '.join(allowed)}"

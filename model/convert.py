@@ -30,11 +30,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from common.errors import ConfigError, DataError
+from common.files import publish_folder, write_text
 from model.config import Routing, SteelConfig
-from model.errors import ConfigError, DataError
 from model.modeling_steel import SteelForCausalLM
 from model.soft_moe import LeakWarning
-from model.train.files import publish_folder, write_atomically
 
 MAX_FILE_BYTES = 2_000_000_000
 """Size of an output file, except where one tensor is larger."""
@@ -48,9 +48,15 @@ EXPERTS = {
 """Our stacked weight -> the published weight of one expert."""
 
 COPIED = (
-    "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json",
-    "special_tokens_map.json", "chat_template.jinja", "generation_config.json",
-)  # fmt: skip
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "generation_config.json",
+)
 """Files that are taken over as they are, where the source has them."""
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -158,10 +164,17 @@ def read_config(source: Path, routing: Routing) -> SteelConfig:
 
     width, ratio = value("intermediate_size"), value("mlp_div_ratio")
     same = [
-        "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads",
-        "num_key_value_heads", "slots_per_expert", "rms_norm_eps", "rope_theta",
-        "max_position_embeddings", "tie_word_embeddings",
-    ]  # fmt: skip
+        "vocab_size",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "slots_per_expert",
+        "rms_norm_eps",
+        "rope_theta",
+        "max_position_embeddings",
+        "tie_word_embeddings",
+    ]
     optional = ("bos_token_id", "eos_token_id", "pad_token_id", "attention_dropout")
     return SteelConfig(
         **{field: value(field) for field in same},
@@ -328,7 +341,7 @@ def _write(plan: Mapping[str, list[Part]], stored: StoredTensors, folder: Path) 
         total += sum(tensor.numel() * tensor.itemsize for tensor in tensors.values())
     if len(groups) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": where}
-        write_atomically(folder / "model.safetensors.index.json", json.dumps(index, indent=1))
+        write_text(folder / "model.safetensors.index.json", json.dumps(index, indent=1))
     return len(groups)
 
 

@@ -10,17 +10,17 @@ from typing import Any, Literal
 
 import torch
 
-from model.errors import ConfigError, DataError
-from model.train.metrics import last_value, read_metrics
-from model.train.tuning import DpoJob, DpoSettings
-from tasks._chats import ReadPair, SetAside, load_set, read_pairs
-from tasks._chats.mixing import draw
-from tasks._chats.screening import Screen, found_file, report_found
-from tasks._contamination import ContaminationConfig
-from tasks._files import complete_file, json_line
-from tasks._recipes import RECIPES, display
-from tasks._stage import StageResult, StageRun, plain, stage
-from tasks._torchrun import torchrun
+from common.errors import ConfigError, DataError
+from common.files import complete_file, json_line
+from common.paths import RECIPES, display
+from corpus.chats import ReadPair, SetAside, load_set, read_pairs
+from corpus.chats.mixing import draw
+from corpus.chats.screening import Screen, found_file, report_found
+from corpus.decontaminate import ContaminationConfig
+from model.train.finetune.config import DpoJob, DpoSettings
+from model.train.run.metrics import last_value, read_metrics
+from tasks.core.stage import StageResult, StageRun, plain, stage
+from tasks.core.torchrun import torchrun
 
 CPU_PROCESSES = 1
 """A second process on a small machine starts as long as it helps (docs/FOOTGUNS.md)."""
@@ -227,5 +227,11 @@ def _report(
     run.table("preference pairs", table, "Pairs of each set")
     run.count(pairs=sum(counts.values()), chinese=counts["zh"], english=counts["en"])
     run.note(mixture=table)
-    run.log.info("%s: %d Chinese and %d English pairs of %d and %d usable ones", run.stage,
-                 counts["zh"], counts["en"], len(pairs["zh"]), len(pairs["en"]))  # fmt: skip
+    run.log.info(
+        "%s: %d Chinese and %d English pairs of %d and %d usable ones",
+        run.stage,
+        counts["zh"],
+        counts["en"],
+        len(pairs["zh"]),
+        len(pairs["en"]),
+    )

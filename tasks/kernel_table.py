@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.train.files import write_atomically
-from model.train.throughput import Result
-from tasks._paper import load_table2
-from tasks._recipes import recipe_path
-from tasks._stage import StageResult, StageRun, stage, write_json
-from tasks._table2 import markdown, measured_table, shown
+from common.files import write_json, write_text
+from common.recipes import recipe_path
+from model.train.throughput.measure import Result
+from tasks.core.paper import load_table2
+from tasks.core.stage import StageResult, StageRun, stage
+from tasks.core.table2 import markdown, measured_table, shown
 
 KEY = "kernel-ablation"
 """Of the Prefect artifacts, and name of the MLflow table."""
@@ -43,7 +43,7 @@ def kernel_table(
     table = measured_table(results, paper, tiny=config.tiny)
     write_json(run.folder / "table.json", table)
     text = markdown(table)
-    write_atomically(run.folder / "table.md", text)
+    write_text(run.folder / "table.md", text)
     run.table(KEY, [shown(row) for row in table["rows"]], table["title"])
     run.markdown(f"{KEY}-page", text)
     done = [row for row in table["rows"] if row["status"] == "done"]

@@ -5,7 +5,7 @@
                 └─────────────encode──────────────┴──▶ shards/<source>-00000-00000.bin, .idx, …,
                                                               manifest.json
 
-tasks/_packing does the work: the fast encoder and its proofs, files in parts, worker processes.
+corpus/packing does the work: the fast encoder and its proofs, files in parts, worker processes.
 Every document ends with <|endoftext|>. Control tokens that a text spells out are encoded as plain
 text. What comes out depends on the texts and the config alone, never on the number of workers: an
 interrupted run keeps the shards it has finished and ends with the same bytes. model/data says what
@@ -22,28 +22,28 @@ from typing import Any, Literal
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from common.config import NOT_IN_KEY
+from common.disk import require_free_space, total_bytes
+from common.errors import ConfigError, DataError, StageError
+from common.files import md5_of_file
+from common.paths import display
+from corpus.packing.fast_encoder import DifferentIds, FastEncoder, UnsuitableTokenizer
+from corpus.packing.pack_part import PackJob
+from corpus.packing.parts import plan
+from corpus.packing.tokenizer import configured_tokenizer
+from corpus.packing.workers import automatic, pack_parts
+from corpus.texts import Texts
 from model.data import PackedManifest, dtype_for
-from model.data._files import md5_of_file
 from model.data.shards import remove_leftovers
-from model.encoder import Encoder, ReferenceEncoder
-from model.errors import ConfigError, DataError, StageError
-from model.tokenizer import (
+from model.tokenizer.encoder import Encoder, ReferenceEncoder
+from model.tokenizer.qwen import (
     END_OF_TEXT,
     PRUNED_FROM,
     load_tokenizer,
     prune_tokenizer,
     save_tokenizer,
 )
-from tasks._disk import require_free_space, total_bytes
-from tasks._manifest import NOT_IN_KEY
-from tasks._packing.fast import DifferentIds, FastEncoder, UnsuitableTokenizer
-from tasks._packing.packing import PackJob
-from tasks._packing.parts import plan
-from tasks._packing.workers import automatic, pack_parts
-from tasks._recipes import display
-from tasks._stage import StageResult, StageRun, stage
-from tasks._texts import Texts
-from tasks._tokenizer import configured_tokenizer
+from tasks.core.stage import StageResult, StageRun, stage
 
 EXPANSION = 2
 """Bytes of shards per byte of cleaned text, at most: an id of 4 bytes covers 2 bytes or more."""
@@ -144,9 +144,8 @@ def _tokenizer(
             texts = Texts(files, raw)
             texts.notice = _PruningProgress(run, total_bytes(texts.files))
             prune_tokenizer(
-                full, texts, folder,
-                encoder_of=lambda backend: _encoder(run, config, backend),
-            )  # fmt: skip
+                full, texts, folder, encoder_of=lambda backend: _encoder(run, config, backend)
+            )
         else:
             save_tokenizer(full, folder)
     if config.prune:
@@ -173,9 +172,11 @@ def _note_pruning(run: StageRun, folder: Path) -> None:
     proof = report["proof"]
     run.log.info(
         "Vocabulary pruned from %d to %d tokens; %d texts are cut into the same %d pieces",
-        report["num_tokens_before"], report["num_tokens_after"],
-        proof["num_texts"], proof["num_tokens"],
-    )  # fmt: skip
+        report["num_tokens_before"],
+        report["num_tokens_after"],
+        proof["num_texts"],
+        proof["num_tokens"],
+    )
 
 
 def _encoder(run: StageRun, config: PackConfig, backend: Tokenizer) -> Encoder:
@@ -202,15 +203,23 @@ def _pack_all(
     backend = run.scratch / "backend.json"
     backend.write_text(tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
     job = PackJob(
-        backend=str(backend), fast=isinstance(encoder, FastEncoder), end=_end(tokenizer),
-        dtype=dtype_for(len(tokenizer)), shard_tokens=config.shard_tokens, folder=str(folder),
-    )  # fmt: skip
+        backend=str(backend),
+        fast=isinstance(encoder, FastEncoder),
+        end=_end(tokenizer),
+        dtype=dtype_for(len(tokenizer)),
+        shard_tokens=config.shard_tokens,
+        folder=str(folder),
+    )
     parts = plan([(path, display(path)) for path in files], config.part_bytes)
     try:
         shards = pack_parts(
-            job, encoder, parts, workers, run.scratch,
+            job,
+            encoder,
+            parts,
+            workers,
+            run.scratch,
             lambda done: run.progress(done, num_bytes, "of the texts"),
-        )  # fmt: skip
+        )
     except DifferentIds as error:
         # Not every text before this one was compared.
         shutil.rmtree(folder)

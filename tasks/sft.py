@@ -8,15 +8,15 @@ from typing import Any, Literal
 
 import torch
 
-from model.errors import ConfigError, DataError
-from model.train.metrics import last_value, read_metrics
-from model.train.tuning import SftJob, SftSettings
-from tasks._chats import MixtureRow, build_mixture, load_mixture, load_set
-from tasks._chats.screening import Screen, report_found
-from tasks._contamination import ContaminationConfig
-from tasks._recipes import display
-from tasks._stage import StageResult, StageRun, plain, stage
-from tasks._torchrun import torchrun
+from common.errors import ConfigError, DataError
+from common.paths import display
+from corpus.chats import MixtureRow, build_mixture, load_mixture, load_set
+from corpus.chats.screening import Screen, report_found
+from corpus.decontaminate import ContaminationConfig
+from model.train.finetune.config import SftJob, SftSettings
+from model.train.run.metrics import last_value, read_metrics
+from tasks.core.stage import StageResult, StageRun, plain, stage
+from tasks.core.torchrun import torchrun
 
 CPU_PROCESSES = 1
 """A second process on a small machine starts as long as it helps (docs/FOOTGUNS.md)."""
@@ -116,8 +116,11 @@ def sft(
     )
     metrics = run.folder / "metrics.jsonl"
     losses = [line["metrics"]["train/loss"] for line in read_metrics(metrics)]
-    run.count(steps=max(line["step"] for line in read_metrics(metrics)), first_loss=losses[0],
-              train_loss=last_value(metrics, "train/loss") or 0.0)  # fmt: skip
+    run.count(
+        steps=max(line["step"] for line in read_metrics(metrics)),
+        first_loss=losses[0],
+        train_loss=last_value(metrics, "train/loss") or 0.0,
+    )
     run.note(num_processes=ranks)
 
 
@@ -141,13 +144,19 @@ def report_mixture(run: StageRun, config: SftConfig, rows: list[MixtureRow]) -> 
     ]
     run.table(f"mixture {config.mixture}", table, "Conversations of each set")
     for row in rows:
-        run.count(**{f"taken.{row.set}": row.taken,
-                     f"set_aside.{row.set}": sum(row.set_aside.values())})  # fmt: skip
+        run.count(
+            **{f"taken.{row.set}": row.taken, f"set_aside.{row.set}": sum(row.set_aside.values())}
+        )
     run.count(conversations=taken, chinese=chinese, english=taken - chinese)
     run.note(mixture=table)
-    run.log.info("%s: %d conversations, %d Chinese, %d English, %d rows set aside", run.stage,
-                 taken, chinese, taken - chinese,
-                 sum(sum(row.set_aside.values()) for row in rows))  # fmt: skip
+    run.log.info(
+        "%s: %d conversations, %d Chinese, %d English, %d rows set aside",
+        run.stage,
+        taken,
+        chinese,
+        taken - chinese,
+        sum(sum(row.set_aside.values()) for row in rows),
+    )
     if not taken:
         raise DataError(
             f"sft: the mixture {config.mixture!r} has no conversation; quarantine/ says why rows "

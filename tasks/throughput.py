@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 
-from model.errors import StageError
+from common.errors import StageError
+from common.paths import ROOT
+from common.provenance import software_versions
 from model.train.config import PretrainSettings
-from model.train.throughput import Attention, Result, ThroughputJob
-from model.train.versions import device_name, software
-from tasks._recipes import ROOT
-from tasks._stage import StageRun, plain, stage
-from tasks._torchrun import torchrun
+from model.train.distributed.device import device_name
+from model.train.throughput.measure import Attention, Result, ThroughputJob
+from tasks.core.stage import StageRun, plain, stage
+from tasks.core.torchrun import torchrun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ def machine() -> dict[str, Any]:
     return {
         "device": device_name(device),
         "num_devices": torch.cuda.device_count(),
-        "software": software(),
+        "software": software_versions(),
     }
 
 

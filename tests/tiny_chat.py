@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from model import SteelConfig, SteelForCausalLM
-from model.tokenizer import chat_template
+from model.tokenizer.qwen import chat_template
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 

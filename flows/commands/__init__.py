@@ -19,7 +19,7 @@ BAD_INPUT = 2
 
 def weights(texts: list[str]) -> dict[str, float]:
     """`SOURCE=EPOCHS` options as a mapping."""
-    from model.errors import ConfigError
+    from common.errors import ConfigError
 
     weights = {}
     for text in texts:

@@ -32,9 +32,11 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     ffn.add_argument("config", metavar="CONFIG.yaml", help="a file of deployments/")
     ffn.add_argument(
-        "--routings", default=",".join(ROUTINGS), metavar="A,B",
+        "--routings",
+        default=",".join(ROUTINGS),
+        metavar="A,B",
         help="token, dense, sequence, reference_norm (default: %(default)s)",
-    )  # fmt: skip
+    )
     ffn.add_argument("--store", default="store")
     ffn.add_argument("--set", dest="settings", action="append", default=[])
     ffn.add_argument("--json", action="store_true")
@@ -42,7 +44,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _kernels(arguments: argparse.Namespace) -> int:
-    from tasks._paper import load_table2
+    from tasks.core.paper import load_table2
 
     numbers = _numbers(arguments.experiments)
     for number in numbers or []:  # once here, before a server is started
@@ -66,7 +68,7 @@ def _kernels(arguments: argparse.Namespace) -> int:
 
 
 def _numbers(text: str | None) -> list[int] | None:
-    from model.errors import ConfigError
+    from common.errors import ConfigError
 
     if text is None:
         return None
@@ -77,11 +79,11 @@ def _numbers(text: str | None) -> list[int] | None:
 
 
 def _ffn(arguments: argparse.Namespace) -> int:
+    from common.errors import ConfigError
+    from common.paths import resolve
     from flows.config import load_pipeline
     from flows.preflight import preflight
     from model.config import Routing
-    from model.errors import ConfigError
-    from tasks._recipes import resolve
 
     routings: list[Any] = arguments.routings.split(",")
     known = get_args(Routing)

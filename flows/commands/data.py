@@ -22,16 +22,19 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "verify-order", help="prove that a data order loses and repeats nothing"
     )
     order.add_argument(
-        "where", nargs="?",
+        "where",
+        nargs="?",
         help="a store, packed shards (folder or manifest.json), or the folder of a pretraining",
-    )  # fmt: skip
+    )
     order.add_argument(
         "--simulate", metavar="BLOCKS", help="instead: data on paper, for example 500M blocks"
     )
     order.add_argument(
-        "--ranks", default="", metavar="N,N,…",
+        "--ranks",
+        default="",
+        metavar="N,N,…",
         help="world sizes at the start and after each restart, for example 8,4,8",
-    )  # fmt: skip
+    )
     order.add_argument(
         "--micro-batch",
         default="",
@@ -42,26 +45,34 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "--restart", default="", metavar="STEP,…", help="steps at which the run is interrupted"
     )
     order.add_argument(
-        "--append", action="append", default=[], metavar="DATA@STEP",
+        "--append",
+        action="append",
+        default=[],
+        metavar="DATA@STEP",
         help="packed shards, or a number of simulated blocks, that are added at a step",
-    )  # fmt: skip
+    )
     order.add_argument("--sequence-length", type=int, metavar="TOKENS", help="default: 2048")
     order.add_argument(
-        "--global-batch", type=int, metavar="SAMPLES",
+        "--global-batch",
+        type=int,
+        metavar="SAMPLES",
         help="default: 8, or the least that all of --ranks divide",
-    )  # fmt: skip
+    )
     order.add_argument("--seed", type=int, help="default: 0")
     order.add_argument(
-        "--weight", action="append", default=[], metavar="SOURCE=EPOCHS",
+        "--weight",
+        action="append",
+        default=[],
+        metavar="SOURCE=EPOCHS",
         help="epochs of a source (default: 1)",
-    )  # fmt: skip
+    )
     order.add_argument("--validation-fraction", type=float, help="default: 0")
     order.add_argument("--json", action="store_true")
     order.set_defaults(run=_verify_order)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from tasks._store import verify
+    from tasks.core.store import verify
 
     rows, damaged = verify(
         Path(arguments.store), progress=_progress("bytes") if sys.stderr.isatty() else None
@@ -79,7 +90,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _verify_order(arguments: argparse.Namespace) -> int:
-    from tasks._order import Scenario, Settings, tell, verify_order
+    from tasks.core.order import Scenario, Settings, tell, verify_order
 
     report = verify_order(
         Path(arguments.where) if arguments.where else None,
@@ -108,7 +119,7 @@ def _verify_order(arguments: argparse.Namespace) -> int:
 
 def _numbers(option: str, text: str) -> list[int]:
     """`8,4,8` as numbers."""
-    from model.errors import ConfigError
+    from common.errors import ConfigError
 
     try:
         return [int(part) for part in text.split(",") if part]

@@ -15,8 +15,11 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     export = commands.add_parser(
         "export", help="a checkpoint of a pretraining as a Transformers folder"
     )
-    export.add_argument("checkpoint", help="a folder checkpoints/step-…, or one that holds them: "
-                        "a run's folder, for its newest complete checkpoint")  # fmt: skip
+    export.add_argument(
+        "checkpoint",
+        help="a folder checkpoints/step-…, or one that holds them: "
+        "a run's folder, for its newest complete checkpoint",
+    )
     export.add_argument("out", help="the folder to write")
     export.add_argument("--force", action="store_true", help="replace OUT if it exists")
     export.set_defaults(run=_export)
@@ -32,17 +35,19 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     imported.add_argument("source", help="its folder: config.json, safetensors, tokenizer")
     imported.add_argument("output", help="folder to make")
     imported.add_argument(
-        "--routing", default="reference_norm", choices=("reference_norm", "sequence", "token"),
+        "--routing",
+        default="reference_norm",
+        choices=("reference_norm", "sequence", "token"),
         help="reference_norm (default) computes what was published; the others start training anew "
         "from its weights",
-    )  # fmt: skip
+    )
     imported.add_argument("--json", action="store_true")
     imported.set_defaults(run=_import)
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from model.errors import ConfigError
-    from model.train.export import export, find_checkpoint
+    from common.errors import ConfigError
+    from model.train.checkpoint.export import export, find_checkpoint
 
     out = Path(arguments.out)
     if out.exists() and not arguments.force:

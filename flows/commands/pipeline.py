@@ -16,14 +16,19 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     run = commands.add_parser("run", help="run the pipeline of a configuration, here and now")
     run.add_argument("config", metavar="CONFIG.yaml", help="a file of deployments/")
     run.add_argument(
-        "--stages", metavar="A,B",
+        "--stages",
+        metavar="A,B",
         help="only these and what they need: data, pretrain, sft, dpo, evaluate, report",
-    )  # fmt: skip
+    )
     run.add_argument("--store", default="store", help="folder of all results (default: store)")
     run.add_argument(
-        "--set", dest="settings", action="append", default=[], metavar="SECTION.KEY=VALUE",
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
         help="change the configuration; may be given several times",
-    )  # fmt: skip
+    )
     _add_sample_options(run)
     run.add_argument("--json", action="store_true", help="print the summary as JSON")
     run.set_defaults(run=_run)
@@ -64,10 +69,10 @@ def settings_of(arguments: argparse.Namespace) -> list[str]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from common.errors import ConfigError
+    from common.paths import resolve
     from flows.config import load_pipeline
     from flows.preflight import preflight
-    from model.errors import ConfigError
-    from tasks._recipes import resolve
 
     stages = arguments.stages.split(",") if arguments.stages else None
     for name in stages or []:
@@ -119,15 +124,15 @@ def _show(summary: dict[str, Any]) -> None:
 
 def _comparison(store: Path) -> str:
     """Address of the page that compares the models, below MLflow's own."""
-    from tasks._tracking import MODELS, default_uri, experiment_links
+    from tasks.core.tracking import MODELS, default_uri, experiment_links
 
     return experiment_links(default_uri(store)).get(MODELS, "")
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from common.paths import resolve
     from flows.config import load_pipeline
     from flows.preflight import preflight
-    from tasks._recipes import resolve
 
     preflight(load_pipeline(arguments.config, settings_of(arguments)), resolve(arguments.store))
     print(f"{arguments.config} is sound")
@@ -135,7 +140,7 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from tasks._store import reports
+    from tasks.core.store import reports
 
     rows = reports(Path(arguments.store))
     if arguments.json:
@@ -146,8 +151,8 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _explain(arguments: argparse.Namespace) -> int:
-    from tasks._explain import explain, tell
-    from tasks._recipes import resolve
+    from common.paths import resolve
+    from tasks.core.explain import explain, tell
 
     story = explain(resolve(arguments.store), arguments.document)
     if arguments.json:

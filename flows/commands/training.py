@@ -19,24 +19,29 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     append.add_argument("run_folder", metavar="RUN", help=RUN)
     append.add_argument(
-        "data", metavar="DATA",
+        "data",
+        metavar="DATA",
         help="a finished `pack` folder or key, a folder of shards, or its manifest.json",
-    )  # fmt: skip
+    )
     append.add_argument("--store", default="store")
     append.add_argument(
         "--at-step", type=int, metavar="N", help="completed steps at which the data join"
     )
     append.add_argument(
-        "--weight", action="append", default=[], metavar="SOURCE=EPOCHS",
+        "--weight",
+        action="append",
+        default=[],
+        metavar="SOURCE=EPOCHS",
         help="epochs of a source of the new data (default: 1)",
-    )  # fmt: skip
+    )
     append.add_argument(
         "--seed", type=int, help="of the order from there on (default: the run's own)"
     )
     append.add_argument(
-        "--horizon", choices=["keep", "extend"],
+        "--horizon",
+        choices=["keep", "extend"],
         help="keep the number of steps (default), or add the steps of the new samples",
-    )  # fmt: skip
+    )
     append.add_argument("--json", action="store_true")
     append.set_defaults(run=_append)
 
@@ -51,9 +56,11 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     horizon.add_argument("--steps", type=int, metavar="N", help="steps of the whole run")
     decay = horizon.add_mutually_exclusive_group()
     decay.add_argument(
-        "--decay-at", type=int, metavar="STEP",
+        "--decay-at",
+        type=int,
+        metavar="STEP",
         help="step from which the rate falls to its minimum at the end (wsd, constant)",
-    )  # fmt: skip
+    )
     decay.add_argument("--decay", choices=["now"], help="the same, from the next step on")
     horizon.add_argument("--json", action="store_true")
     horizon.set_defaults(run=_horizon)
@@ -72,7 +79,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _append(arguments: argparse.Namespace) -> int:
-    from tasks._requests import append
+    from tasks.core.requests import append
 
     answer = append(
         arguments.store,
@@ -88,7 +95,7 @@ def _append(arguments: argparse.Namespace) -> int:
 
 
 def _horizon(arguments: argparse.Namespace) -> int:
-    from tasks._requests import move_end
+    from tasks.core.requests import move_end
 
     answer = move_end(
         arguments.store,
@@ -100,7 +107,7 @@ def _horizon(arguments: argparse.Namespace) -> int:
 
 
 def _profile(arguments: argparse.Namespace) -> int:
-    from tasks._requests import profile
+    from tasks.core.requests import profile
 
     answer = profile(arguments.store, arguments.run_folder, num_steps=arguments.steps)
     return _print(arguments, answer)

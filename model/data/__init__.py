@@ -16,12 +16,12 @@ packing process, starts without torch.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from model.data.epoch_index import Block
 from model.data.integrity import ShardGuard
 from model.data.journal import Journal, JournalEntry
 from model.data.manifest import PackedManifest, ShardInfo
 from model.data.order import SampleOrder
 from model.data.shards import ShardWriter, dtype_for
-from model.data.slots import Block
 from model.data.state import DataState
 
 if TYPE_CHECKING:

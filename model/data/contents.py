@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from model.data._files import write_json
+from common.errors import DataError
+from common.files import write_json
 from model.data.manifest import PackedManifest, ShardInfo
-from model.errors import DataError
 
 FOLDER = "manifests"
 BASE = "base"

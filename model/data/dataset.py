@@ -22,12 +22,12 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import Dataset
 
-from model.data.documents import boundaries
+from model.data.boundaries import boundaries
+from model.data.epoch_index import Blocks
 from model.data.integrity import ShardGuard
 from model.data.order import SampleOrder
 from model.data.permutation import Ints
 from model.data.shards import map_starts, map_tokens
-from model.data.slots import Blocks
 
 MAX_OPEN_SHARDS = 16_384
 """Beyond it the shard opened first is closed. A map takes no file descriptor, but Linux allows a

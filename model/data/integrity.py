@@ -30,10 +30,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model.data._files import PARTIAL, hashing_threads
+from common.errors import DataError
+from common.files import PARTIAL, hashing_threads
 from model.data.manifest import ShardInfo
 from model.data.shards import check_shard, check_sizes
-from model.errors import DataError
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model.data._files import digest_of, write_json
+from common.errors import DataError
+from common.files import digest_of, write_json
 from model.data.contents import explain_difference, recall
 from model.data.manifest import PackedManifest
-from model.errors import DataError
 
 SCHEMA_VERSION = 1
 FILE_NAME = "journal.json"

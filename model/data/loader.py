@@ -24,9 +24,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from common.errors import ConfigError, DataError
 from model.data.dataset import MicroBatch, PackedDataset
-from model.data.slots import Blocks
-from model.errors import ConfigError, DataError
+from model.data.epoch_index import Blocks
 
 PREFETCH = 2
 """Steps that lie ready: one to hide reading, and one more for an uneven pace."""

@@ -21,8 +21,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from model.data._files import digest_of, write_json
-from model.errors import DataError
+from common.errors import DataError
+from common.files import digest_of, write_json
 
 SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"

@@ -5,9 +5,9 @@
                                                  └─ else ──▶ slot of the new data
     slot ──▶ (source, epoch, number) ──source's permutation──▶ block ──▶ (shard, start)
 
-A slot is one (source, epoch, block) of one manifest: model/data/slots.py. The order can be read in
-the other direction, too: when is a block trained on? docs/adr/0004-order-is-a-function.md explains
-the maths.
+A slot is one (source, epoch, block) of one manifest: epoch_index.py. The order can be read in the
+other direction, too: when is a block trained on? docs/adr/0004-order-is-a-function.md explains the
+maths.
 
 Memory is O(shards + appends); any sample is found without those before it.
 """
@@ -22,11 +22,11 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from common.errors import ConfigError, DataError
+from model.data.epoch_index import Block, Blocks, Slots, SourceSlots, empty_blocks, put_blocks
 from model.data.journal import Journal
 from model.data.manifest import PackedManifest, ShardInfo
 from model.data.permutation import Ints, Permutation
-from model.data.slots import Block, Blocks, Slots, SourceSlots, empty_blocks, put_blocks
-from model.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from model.data._files import PARTIAL, md5_of_file, sync_folder, write_json
+from common.errors import DataError
+from common.files import PARTIAL, md5_of_file, sync, write_json
 from model.data.manifest import DType, ShardInfo
-from model.errors import DataError
 
 _NUMPY: dict[str, str] = {"uint16": "<u2", "uint32": "<u4"}
 
@@ -213,15 +213,11 @@ class ShardWriter:
         )
         index_partial.replace(self.folder / info.index_name)
         self._partial.replace(self.folder / info.name)
-        sync_folder(self.folder)
+        sync(self.folder)
         # The sidecar comes last: a shard without one is unfinished and is written again.
         write_json(
             self.folder / f"{self._stem}.json",
-            {
-                "position": self._position,
-                "shard_tokens": self.shard_tokens,
-                "shard": asdict(info),
-            },
+            {"position": self._position, "shard_tokens": self.shard_tokens, "shard": asdict(info)},
         )
         self.finished.append(FinishedShard(info=info, position=self._position))
         self._file, self._starts, self._num_tokens = None, [], 0
@@ -255,7 +251,7 @@ def remove_leftovers(folder: Path, shards: Iterable[ShardInfo]) -> None:
         (folder / Path(shard.name).with_suffix(".json").name).unlink(missing_ok=True)
     for partial in folder.glob(f"*{PARTIAL}"):
         partial.unlink()
-    sync_folder(folder)
+    sync(folder)
 
 
 def check_shard(folder: Path, shard: ShardInfo) -> None:

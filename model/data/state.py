@@ -14,11 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from model.data._files import digest_of
+from common.errors import DataError
+from common.files import digest_of
 from model.data.journal import Journal, JournalLine
 from model.data.manifest import PackedManifest
 from model.data.order import SampleOrder
-from model.errors import DataError
 
 SCHEMA_VERSION = 2
 FILE_NAME = "data_state.json"

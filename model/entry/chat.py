@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import model.modeling_steel as _registers_auto_classes  # noqa: F401
-from model.errors import DataError
+from common.errors import DataError
 
 
 def load_folder(folder: Path) -> Path:

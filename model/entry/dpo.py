@@ -8,12 +8,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from model.entry import _tune  # isort: skip  (sets the environment that TRL reads when imported)
+from model.train.finetune import finetune as _tune  # isort: skip  (sets the environment that TRL reads when imported)
 
 from trl import DPOConfig, DPOTrainer
 
-from model.errors import DataError
-from model.train.tuning import DpoJob
+from common.errors import DataError
+from model.train.finetune.config import DpoJob
 
 log = logging.getLogger("steel.dpo")
 

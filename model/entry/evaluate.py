@@ -29,9 +29,9 @@ from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import model.modeling_steel as _registers_auto_classes  # noqa: F401
-from model.errors import DataError, SteelError
-from model.train.files import write_atomically
-from model.train.metrics import JsonlSink
+from common.errors import DataError, SteelError
+from common.files import write_text
+from model.train.run.metrics import JsonlSink
 
 log = logging.getLogger("steel.evaluate")
 
@@ -228,9 +228,12 @@ def load(job: EvaluateJob, device: torch.device, rank: int = 0, world_size: int 
         log.warning("routing %s looks ahead: prompts are scored singly", network.config.routing)
         batch_size = 1
     return ChoiceLM(
-        network.to(device).eval(), tokenizer,
-        batch_size=batch_size, rank=rank, world_size=world_size,
-    )  # fmt: skip
+        network.to(device).eval(),
+        tokenizer,
+        batch_size=batch_size,
+        rank=rank,
+        world_size=world_size,
+    )
 
 
 def run(job: EvaluateJob, lm: ChoiceLM) -> None:
@@ -248,7 +251,7 @@ def run(job: EvaluateJob, lm: ChoiceLM) -> None:
         answers = ask(job, benchmark, lm)
         done += benchmark.num_questions
         if lm.rank == 0:
-            write_atomically(
+            write_text(
                 folder / f"{benchmark.name}.jsonl",
                 "".join(json.dumps(a, ensure_ascii=False) + "\n" for a in answers),
             )
@@ -263,9 +266,14 @@ def ask(job: EvaluateJob, benchmark: BenchmarkJob, lm: ChoiceLM) -> list[dict[st
     lm.truncated.clear()
     manager = TaskManager(include_path=benchmark.folder, include_defaults=False)
     result = lm_evaluate(
-        lm, manager.load(list(benchmark.tasks)), limit=job.limit, log_samples=True,
-        bootstrap_iters=0, apply_chat_template=job.chat, fewshot_as_multiturn=True,
-    )  # fmt: skip
+        lm,
+        manager.load(list(benchmark.tasks)),
+        limit=job.limit,
+        log_samples=True,
+        bootstrap_iters=0,
+        apply_chat_template=job.chat,
+        fewshot_as_multiturn=True,
+    )
     truncated: set[str] = set().union(*(lm.gather_object(lm.truncated) or []))
     if result is None:
         return []
@@ -273,15 +281,17 @@ def ask(job: EvaluateJob, benchmark: BenchmarkJob, lm: ChoiceLM) -> list[dict[st
     for task, subject in benchmark.tasks.items():
         for sample in sorted(result["samples"][task], key=lambda s: s["doc_id"]):
             prompt = sample["arguments"][0][0]
-            answers.append({
-                "subject": subject,
-                "index": sample["doc_id"],
-                "target": sample["target"],
-                "right": sample["acc"] == 1.0,
-                "log_likelihoods": [logp for logp, _ in sample["filtered_resps"]],
-                "truncated": prompt in truncated,
-                "prompt": prompt,
-            })  # fmt: skip
+            answers.append(
+                {
+                    "subject": subject,
+                    "index": sample["doc_id"],
+                    "target": sample["target"],
+                    "right": sample["acc"] == 1.0,
+                    "log_likelihoods": [logp for logp, _ in sample["filtered_resps"]],
+                    "truncated": prompt in truncated,
+                    "prompt": prompt,
+                }
+            )
     return answers
 
 

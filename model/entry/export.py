@@ -13,9 +13,9 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from model.entry.launch import die_with_parent
-from model.errors import SteelError
-from model.train.export import export
+from common.errors import SteelError
+from common.processes import die_with_parent
+from model.train.checkpoint.export import export
 
 log = logging.getLogger("model.entry.export")
 

@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from common.errors import DataError
+from common.files import write_text
 from model.entry.launch import SHUTDOWN_SECONDS, Nodes, environment
-from model.errors import DataError
 from model.train.config import from_plain
-from model.train.files import write_atomically
 
 log = logging.getLogger("model.entry.join")
 
@@ -73,10 +73,19 @@ class Call:
     def command(self) -> list[str]:
         """What starts one machine's part."""
         return [
-            sys.executable, "-m", "model.entry.launch", "--nodes", str(self.nodes),
-            "--rendezvous", self.rendezvous, "--run-id", self.run_id,
-            str(self.num_processes), self.module, *self.arguments,
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "model.entry.launch",
+            "--nodes",
+            str(self.nodes),
+            "--rendezvous",
+            self.rendezvous,
+            "--run-id",
+            self.run_id,
+            str(self.num_processes),
+            self.module,
+            *self.arguments,
+        ]
 
     @contextlib.contextmanager
     def standing(self, store: Path) -> Iterator[None]:
@@ -86,7 +95,7 @@ class Call:
             return
         path = store / CALL
         path.parent.mkdir(exist_ok=True)
-        write_atomically(path, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        write_text(path, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
         try:
             yield
         finally:

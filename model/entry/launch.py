@@ -17,19 +17,17 @@ numbered by the machines' names: the same machines get the same ranks again afte
 """
 
 import argparse
-import ctypes
 import logging
 import os
 import runpy
-import signal
 import sys
 from dataclasses import dataclass
 from typing import NoReturn
 
-from model.entry import _loopback
-from model.errors import ConfigError
+from common.errors import ConfigError
+from common.processes import die_with_parent
+from model.entry import loopback
 
-PR_SET_PDEATHSIG = 1
 SHUTDOWN_SECONDS = 20
 """Grace: how long torchrun lets the ranks save after SIGTERM before it kills them. In it fall the
 rest of a step or of a validation batch, the rest of a save that is under way, and a save."""
@@ -91,19 +89,20 @@ class Nodes:
     def torchrun_options(self) -> list[str]:
         """Options for torchrun to start this machine's part."""
         if self.num == 1:
-            _loopback.register()
-            return ["--nnodes=1", f"--rdzv-backend={_loopback.NAME}", "--rdzv-endpoint=127.0.0.1:0",
-                    "--local-addr=127.0.0.1"]  # fmt: skip
+            loopback.register()
+            return [
+                "--nnodes=1",
+                f"--rdzv-backend={loopback.NAME}",
+                "--rdzv-endpoint=127.0.0.1:0",
+                "--local-addr=127.0.0.1",
+            ]
         return [
-            f"--nnodes={self.num}", "--rdzv-backend=c10d", f"--rdzv-endpoint={self.rendezvous}",
-            f"--rdzv-id={self.run_id}", f"--rdzv-conf=join_timeout={JOIN_SECONDS}",
-        ]  # fmt: skip
-
-
-def die_with_parent(number: int = signal.SIGTERM) -> None:
-    """Ask the kernel (Linux) to signal this process when its parent dies."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(number))
+            f"--nnodes={self.num}",
+            "--rdzv-backend=c10d",
+            f"--rdzv-endpoint={self.rendezvous}",
+            f"--rdzv-id={self.run_id}",
+            f"--rdzv-conf=join_timeout={JOIN_SECONDS}",
+        ]
 
 
 def leave(code: int) -> NoReturn:
@@ -132,12 +131,17 @@ def main(argv: list[str]) -> None:
         print(f"launch: {error}", file=sys.stderr)
         sys.exit(2)
     if nodes.num == 1 and given.num_processes == 1:
-        store = _loopback.listen_on_loopback()  # libraries open a world of one in the usual way
+        store = loopback.listen_on_loopback()  # libraries open a world of one in the usual way
         os.environ.update(
-            RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", LOCAL_WORLD_SIZE="1",
-            MASTER_ADDR=_loopback.HOST, MASTER_PORT=str(store.port),
-            TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT="0",
-        )  # fmt: skip
+            RANK="0",
+            LOCAL_RANK="0",
+            WORLD_SIZE="1",
+            LOCAL_WORLD_SIZE="1",
+            MASTER_ADDR=loopback.HOST,
+            MASTER_PORT=str(store.port),
+            TORCHELASTIC_USE_AGENT_STORE="True",
+            TORCHELASTIC_RESTART_COUNT="0",
+        )
         sys.argv = [given.module, *given.arguments]
         runpy.run_module(given.module, run_name="__main__", alter_sys=True)
         return
@@ -150,10 +154,17 @@ def main(argv: list[str]) -> None:
     # torch 2.11 does not know it yet; it waits for 30 seconds.
     patience = f"--shutdown-timeout={SHUTDOWN_SECONDS}"
     known = "--shutdown-timeout" in get_args_parser().format_help()
-    torchrun([
-        *nodes.torchrun_options(), "--max-restarts=0", f"--nproc-per-node={given.num_processes}",
-        *([patience] if known else []), "-m", given.module, *given.arguments,
-    ])  # fmt: skip
+    torchrun(
+        [
+            *nodes.torchrun_options(),
+            "--max-restarts=0",
+            f"--nproc-per-node={given.num_processes}",
+            *([patience] if known else []),
+            "-m",
+            given.module,
+            *given.arguments,
+        ]
+    )
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -8,12 +8,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from model.entry import _tune  # isort: skip  (sets the environment that TRL reads when imported)
+from model.train.finetune import finetune as _tune  # isort: skip  (sets the environment that TRL reads when imported)
 
 from trl import SFTConfig, SFTTrainer
 
-from model.errors import DataError
-from model.train.tuning import SftJob
+from common.errors import DataError
+from model.train.finetune.config import SftJob
 
 log = logging.getLogger("steel.sft")
 

@@ -19,10 +19,12 @@ from pathlib import Path
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from model.errors import ConfigError, SteelError
-from model.train.parallel import Parallel, parallel
-from model.train.throughput import Result, Status, ThroughputJob, measure
-from model.train.versions import device_name, software
+from common.errors import ConfigError, SteelError
+from common.paths import ROOT
+from common.provenance import software_versions
+from model.train.distributed.context import Parallel, parallel
+from model.train.distributed.device import device_name
+from model.train.throughput.measure import Result, Status, ThroughputJob, measure
 
 log = logging.getLogger("model.entry.throughput")
 
@@ -31,8 +33,6 @@ EXIT_NO_FIGURES = 3
 
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """How others than torch's allocator say it: the CPU's; a kernel's launch, NCCL; cuBLAS."""
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def throughput(job: ThroughputJob) -> int:
@@ -50,8 +50,10 @@ def throughput(job: ThroughputJob) -> int:
             result.write(Path(job.output))
             log.info(
                 "%.0f tokens/s a device, %.2f GB, step %.3f s",
-                result.tokens_per_second_per_device, result.memory_gb, result.step_seconds,
-            )  # fmt: skip
+                result.tokens_per_second_per_device,
+                result.memory_gb,
+                result.step_seconds,
+            )
     return 0
 
 
@@ -68,14 +70,24 @@ def run_alone(job: ThroughputJob, num_processes: int) -> Result:
     path = folder / "job.json"
     path.write_text(json.dumps(dataclasses.asdict(job), indent=1), encoding="utf-8")
     command = [
-        sys.executable, "-m", "model.entry.launch", str(num_processes), __spec__.name, str(path),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "model.entry.launch",
+        str(num_processes),
+        __spec__.name,
+        str(path),
+    ]
     threads = max(1, (os.cpu_count() or 1) // num_processes)
     with (folder / "throughput.log").open("wb") as output:
         child = subprocess.run(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            env={"OMP_NUM_THREADS": str(threads), **os.environ}, check=False,
-        )  # fmt: skip
+            command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={"OMP_NUM_THREADS": str(threads), **os.environ},
+            check=False,
+        )
     if (folder / "result.json").is_file():
         return Result.read(folder)
     tail = (folder / "throughput.log").read_text(encoding="utf-8", errors="replace")[-3000:]
@@ -103,7 +115,7 @@ def _give_up(status: Status, error: Exception, job: ThroughputJob, ranks: Parall
         reason=first,
         device=device_name(ranks.device),
         num_devices=ranks.world_size,
-        software=software(),
+        software=software_versions(),
     ).write(Path(job.output))
     sys.stderr.flush()
     os._exit(EXIT_NO_FIGURES)

@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from model.errors import ConfigError
+from common.errors import ConfigError
 from model.kernels import liger, triton_support
 from model.kernels.combine import combine_eager, combine_triton
 from model.kernels.cross_entropy import (
@@ -105,15 +105,8 @@ IMPLEMENTATIONS: dict[str, dict[str, tuple[Callable[..., Any], ...]]] = {
         "triton": (rope_triton, rope_pair_triton),
         "liger": (rope_liger, rope_pair_liger),
     },
-    "swiglu": {
-        "eager": (swiglu_eager,),
-        "triton": (swiglu_triton,),
-        "liger": (swiglu_liger,),
-    },
-    "soft_moe": {
-        "eager": (route_eager, combine_eager),
-        "triton": (route_triton, combine_triton),
-    },
+    "swiglu": {"eager": (swiglu_eager,), "triton": (swiglu_triton,), "liger": (swiglu_liger,)},
+    "soft_moe": {"eager": (route_eager, combine_eager), "triton": (route_triton, combine_triton)},
     "cross_entropy": {
         "eager": (linear_cross_entropy_eager,),
         "chunked": (linear_cross_entropy,),

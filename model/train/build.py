@@ -22,31 +22,31 @@ from transformers import (
 )
 
 import model.modeling_steel as _registers_auto_classes  # noqa: F401
+from common.errors import ConfigError, DataError
 from model.attention import check_attention, choose_attention
 from model.config import SteelConfig
 from model.data import DataState, PackedDataset, PackedManifest, StepLoader
 from model.data.integrity import ShardGuard, forget_sessions, session_folder
-from model.errors import ConfigError, DataError
-from model.train.changes import Changes
-from model.train.checkpoint import Checkpoints
+from model.train.activation_checkpoint import recompute_activations
+from model.train.checkpoint.background_export import Exporter
+from model.train.checkpoint.export import model_documents
+from model.train.checkpoint.writer import Checkpoints
 from model.train.config import PretrainJob, PretrainSettings
-from model.train.control import Control
-from model.train.export import model_documents
-from model.train.exporter import Exporter
-from model.train.health import Health
-from model.train.initialise import FolderWeights, RandomWeights
-from model.train.measure import Meter, flops_per_token
-from model.train.metrics import JsonLines, JsonlSink
-from model.train.objective import Objective
+from model.train.distributed.context import Parallel, distribute, resolve_precision
+from model.train.distributed.initialise import FolderWeights, RandomWeights
+from model.train.distributed.signals import StopFlag
+from model.train.loss import Objective
+from model.train.monitors.health import Health
+from model.train.monitors.peak_flops import matmul_flops
+from model.train.monitors.profiler import Profiler
+from model.train.monitors.speed import Meter, flops_per_token
+from model.train.monitors.watchdog import Watchdog
 from model.train.optimizer import build_optimizer
-from model.train.parallel import Parallel, distribute, resolve_precision
-from model.train.peaks import matmul_flops
-from model.train.profiler import Profiler
-from model.train.recompute import recompute_activations
-from model.train.sessions import FILE_NAME as SESSIONS_FILE
-from model.train.signals import StopFlag
+from model.train.run.changes import Changes
+from model.train.run.handler import Control
+from model.train.run.metrics import JsonLines, JsonlSink
+from model.train.run.sessions import FILE_NAME as SESSIONS_FILE
 from model.train.trainer import Trainer, TrainingData
-from model.train.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -120,9 +120,13 @@ def build(
     if ranks.is_main:
         log.info(
             "%.2f M parameters, %d steps of %d samples x %d tokens, %d process(es) on %s",
-            num_parameters / 1e6, control.horizon.total_steps, settings.global_batch,
-            settings.sequence_length, ranks.world_size, ranks.device.type,
-        )  # fmt: skip
+            num_parameters / 1e6,
+            control.horizon.total_steps,
+            settings.global_batch,
+            settings.sequence_length,
+            ranks.world_size,
+            ranks.device.type,
+        )
     return Run(trainer=trainer, model=language_model, tokenizer=tokenizer)
 
 
@@ -169,8 +173,10 @@ def open_data(changes: Changes, ranks: Parallel, guard: ShardGuard, output: Path
         log.warning(
             "source %s (%d tokens) makes no sample of %d tokens: its shards are shorter, or its "
             "weight is too small; nothing of it is trained on",
-            source, tokens, settings.sequence_length,
-        )  # fmt: skip
+            source,
+            tokens,
+            settings.sequence_length,
+        )
 
     def state(samples: int) -> str:
         if ranks.is_main:
@@ -240,9 +246,12 @@ def build_model(
     # Names of an older version of Transformers: only it knows how to turn them into today's.
     log.info("%s: weights have other names (%s), loaded as a whole", folder, weights.missing[0])
     loaded = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation=attention,
-        local_files_only=True, trust_remote_code=False,
-    )  # fmt: skip
+        folder,
+        dtype=torch.float32,
+        attn_implementation=attention,
+        local_files_only=True,
+        trust_remote_code=False,
+    )
     assert isinstance(loaded, PreTrainedModel)
     return loaded, RandomWeights(loaded, settings.seed)
 

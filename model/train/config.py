@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from model.errors import ConfigError
-from model.train.config_fields import NOT_IN_KEY, require
-from model.train.health import HealthSettings
-from model.train.parallel_config import ParallelSettings
-from model.train.profiler import ProfileSettings
-from model.train.retention import CheckpointSettings
+from common.config import NOT_IN_KEY, require
+from common.errors import ConfigError
+from model.train.checkpoint.retention import CheckpointSettings
+from model.train.distributed.config import ParallelSettings
+from model.train.monitors.health import HealthSettings
+from model.train.monitors.profiler import ProfileSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ step   0     w        N        0 w   N-d N            0 w     N     0 w     D N
 
 Every shape is high + (low - high) f(p), where p in [0, 1] says how far the decay has come and is
 piecewise linear in the step: 0 until the decay begins at step D, then straight to 1 at the end N.
-When the end moves at step c (model/train/horizon.py), p stays what it is at c and goes from there:
+When the end moves at step c (run/horizon.py), p stays what it is at c and goes from there:
 
 p      1 |      N0 / . N1     extended at c: the rate is continuous, never rises, and is lowest at
          |        /.          the new end N1. cosine goes on falling, more slowly; wsd and constant
@@ -17,9 +17,9 @@ p      1 |      N0 / . N1     extended at c: the rate is continuous, never rises
 import math
 from dataclasses import asdict, replace
 
-from model.errors import ConfigError, DataError
+from common.errors import ConfigError, DataError
 from model.train.config import PretrainSettings
-from model.train.horizon import FILE_NAME, Horizon
+from model.train.run.horizon import FILE_NAME, Horizon
 
 
 def learning_rate(settings: PretrainSettings, step: int, horizon: Horizon) -> float:

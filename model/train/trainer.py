@@ -21,32 +21,32 @@ from typing import Any, NoReturn
 
 import torch
 
+from common.errors import ConfigError
 from model.data import PackedDataset, StepLoader
 from model.entry.launch import SHUTDOWN_SECONDS
-from model.errors import ConfigError
-from model.train import progress
-from model.train.checkpoint import Checkpoints, Documents, Loaded
+from model.train.causal_validation import check_measurable, honest_loss
+from model.train.checkpoint import progress
+from model.train.checkpoint.background_export import Exporter
+from model.train.checkpoint.progress import Progress
+from model.train.checkpoint.retention import Entry
+from model.train.checkpoint.staging import restore_steps, training_tensors
+from model.train.checkpoint.writer import Checkpoints, Documents, Loaded
 from model.train.config import PretrainSettings
-from model.train.control import Control
-from model.train.engine import RANDOM_RULE, Engine, Gradients
-from model.train.exporter import Exporter
-from model.train.health import Health, HealthError, HealthState, NonFiniteError, describe
-from model.train.horizon import Horizon
-from model.train.measure import Meter, data_position, progress_line
-from model.train.metrics import JsonLines, MetricSink
-from model.train.objective import Objective
-from model.train.outcome import StepOutcome, agree
-from model.train.parallel import Parallel
-from model.train.prefix import check_measurable, honest_loss
-from model.train.profiler import Profiler
-from model.train.progress import Progress
-from model.train.retention import Entry
+from model.train.distributed.context import Parallel
+from model.train.distributed.signals import StopFlag, Stopped
+from model.train.distributed.step_outcome import StepOutcome, agree
+from model.train.loss import Objective
+from model.train.monitors.health import Health, HealthError, HealthState, NonFiniteError, describe
+from model.train.monitors.profiler import Profiler
+from model.train.monitors.speed import Meter, data_position, progress_line
+from model.train.monitors.watchdog import Watchdog
+from model.train.run.handler import Control
+from model.train.run.horizon import Horizon
+from model.train.run.metrics import JsonLines, MetricSink
+from model.train.run.sessions import recorded
 from model.train.schedule import check_saved_horizon, learning_rate
-from model.train.sessions import recorded
-from model.train.signals import StopFlag, Stopped
-from model.train.staging import restore_steps, training_tensors
+from model.train.train_step import RANDOM_RULE, Engine, Gradients
 from model.train.validation import validate
-from model.train.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -148,8 +148,10 @@ class Trainer:
         if self.progress.step < self.total_steps and self.ranks.is_main:
             log.warning(
                 "the data end after step %d of %d: %d batches were skipped",
-                self.progress.step, self.total_steps, self.health.num_skipped,
-            )  # fmt: skip
+                self.progress.step,
+                self.total_steps,
+                self.health.num_skipped,
+            )
 
     def close(self) -> None:
         """Release threads and files, also after an error."""
@@ -417,8 +419,9 @@ class Trainer:
             log.warning(
                 "a checkpoint takes %.0f s: SIGTERM, after which ranks have %d s, may come too "
                 "late for one more; the training then resumes from the newest complete one",
-                seconds, SHUTDOWN_SECONDS,
-            )  # fmt: skip
+                seconds,
+                SHUTDOWN_SECONDS,
+            )
         return {"perf/checkpoint_seconds": seconds}
 
     def _log(self, step: int, metrics: dict[str, float]) -> None:

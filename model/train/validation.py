@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from model.data import PackedDataset
-from model.train.engine import Engine
-from model.train.prefix import leaks, validate_prefixes
+from model.train.causal_validation import leaks, validate_prefixes
+from model.train.train_step import Engine
 
 
 @torch.no_grad()
@@ -22,7 +22,7 @@ def validate(
 ) -> dict[str, float] | None:
     """Mean loss over samples [0, num_samples), in nats per token, and by source.
 
-    For routings that leak also the loss of prefixes (model/train/prefix.py).
+    For routings that leak also the loss of prefixes (model/train/causal_validation.py).
 
     All ranks make the same number of calls. Before each of them they agree whether one was asked to
     stop (`stop`), since a validation may take longer than the grace that a stop has; None then.

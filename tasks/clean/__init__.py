@@ -4,7 +4,7 @@
     exams (what is tested) ─────┤                                  │   documents/, ledger,
                                 └─ code ─▶ recipe `code-repaired` ─┘   attrition.png, …
 
-    launch.py     a process for each kind (tasks/_juicer), in which nothing can be installed
+    launch.py     a process for each kind (corpus/cleaning), in which nothing can be installed
     accounts.py   ledger, statistics, duplicates, contamination; as files, tables and a picture
     picture.py    the picture
     gates.py      how much may be dropped: `max_drop`
@@ -19,19 +19,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from model.errors import ConfigError, DataError
-from tasks._contamination import ContaminationConfig, build_index, describe_index
-from tasks._corpora import corpus
-from tasks._disk import require_free_space, total_bytes
-from tasks._juicer import recipe as recipes
-from tasks._juicer.lm_config import LanguageModelConfig, find_language_model
-from tasks._juicer.ray_plan import RayConfig
-from tasks._manifest import NOT_IN_KEY
-from tasks._recipes import RECIPES, display, resolve
-from tasks._stage import StageResult, StageRun, stage
+from common.config import NOT_IN_KEY
+from common.disk import require_free_space, total_bytes
+from common.errors import ConfigError, DataError
+from common.paths import RECIPES, display, resolve
+from corpus.cleaning import recipe as recipes
+from corpus.cleaning.language_model.config import LanguageModelConfig, find_language_model
+from corpus.cleaning.ray.plan import RayConfig
+from corpus.decontaminate import ContaminationConfig, build_index, describe_index
+from corpus.recipes import corpus
 from tasks.clean import gates
-from tasks.clean.accounts import account
 from tasks.clean.launch import clean_kinds
+from tasks.clean.report import account
+from tasks.core.stage import StageResult, StageRun, stage
 
 KINDS = ("text", "code")
 COPIES = 4

@@ -15,12 +15,13 @@ from typing import Any
 
 from prefect.artifacts import create_table_artifact
 
-from model.errors import ConfigError, DataError
-from tasks._artifacts import run_logger, show
-from tasks._corpora import corpus
-from tasks._juicer.recipe import Recipe
-from tasks._manifest import StageResult
-from tasks._recipes import display, recipe_path
+from common.errors import ConfigError, DataError
+from common.paths import display
+from common.recipes import recipe_path
+from corpus.cleaning.recipe import Recipe
+from corpus.recipes import corpus
+from tasks.core.artifacts import run_logger, show
+from tasks.core.manifest import StageResult
 
 TOTAL = "total"
 ANY = "*"
@@ -43,9 +44,12 @@ class Breach:
     def row(self) -> dict[str, Any]:
         """For a table."""
         return {
-            "source": self.source, "operator": self.operator, "dropped %": _percent(self.share),
-            "allowed %": _percent(self.allowed), "gate": self.gate,
-        }  # fmt: skip
+            "source": self.source,
+            "operator": self.operator,
+            "dropped %": _percent(self.share),
+            "allowed %": _percent(self.allowed),
+            "gate": self.gate,
+        }
 
 
 def check(max_drop: MaxDrop, recipes: Iterable[Recipe]) -> None:
@@ -74,8 +78,9 @@ def breaches(rows: Iterable[Mapping[str, Any]], max_drop: MaxDrop) -> list[Breac
         source = row["source"]
         come.setdefault(source, row["documents_in"])
         left[source] = row["documents_kept"]
-        found += _breach(max_drop, source, row["operator"], row["documents_dropped"],
-                         row["documents_in"])  # fmt: skip
+        found += _breach(
+            max_drop, source, row["operator"], row["documents_dropped"], row["documents_in"]
+        )
     for source, kept in left.items():
         found += _breach(max_drop, source, TOTAL, come[source] - kept, come[source])
     return found
@@ -89,9 +94,7 @@ def _breach(max_drop: MaxDrop, source: str, operator: str, dropped: int, of: int
     share = dropped / of
     if share <= allowed:
         return []
-    return [
-        Breach(source=source, operator=operator, share=share, allowed=allowed, gate=name)
-    ]  # fmt: skip
+    return [Breach(source=source, operator=operator, share=share, allowed=allowed, gate=name)]
 
 
 def _gate(max_drop: MaxDrop, source: str, operator: str) -> tuple[float, str] | None:
@@ -117,8 +120,13 @@ def enforce(cleaned: StageResult, max_drop: MaxDrop, recipes: Mapping[str, str])
         return
     kinds = {row["source"]: row["kind"] for row in rows}
     table = [breach.row() for breach in found]
-    show(run_logger(), create_table_artifact, key="attrition-gates", table=table,
-         description="Gates that cleaning did not pass")  # fmt: skip
+    show(
+        run_logger(),
+        create_table_artifact,
+        key="attrition-gates",
+        table=table,
+        description="Gates that cleaning did not pass",
+    )
     lines = [_sentence(breach) for breach in found]
     for source in dict.fromkeys(breach.source for breach in found):
         lines += _losses(source, rows)

@@ -11,14 +11,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model import errors
-from model.errors import StageError, SteelError
-from tasks._juicer import offline
-from tasks._juicer import recipe as recipes
-from tasks._juicer.job import Job, write_job
-from tasks._juicer.lm_config import find_language_model
-from tasks._recipes import ROOT, display
-from tasks._stage import StageRun
+from common import errors
+from common.errors import StageError, SteelError
+from common.paths import ROOT, display
+from corpus.cleaning import offline
+from corpus.cleaning import recipe as recipes
+from corpus.cleaning.job import Job, write_job
+from corpus.cleaning.language_model.config import find_language_model
+from tasks.core.stage import StageRun
 
 if TYPE_CHECKING:
     from tasks.clean import CleanConfig
@@ -28,9 +28,12 @@ LOG_TAIL = 30
 
 
 def clean_kinds(
-    run: StageRun, config: "CleanConfig", kinds: Mapping[str, Mapping[str, Path]],
-    index: Path | None, workers: int,
-) -> list[dict[str, Any]]:  # fmt: skip
+    run: StageRun,
+    config: "CleanConfig",
+    kinds: Mapping[str, Mapping[str, Path]],
+    index: Path | None,
+    workers: int,
+) -> list[dict[str, Any]]:
     """Clean text and code at the same time. Returns each kind's ledger.
 
     A kind that was finished before an interruption is not cleaned again.
@@ -57,9 +60,13 @@ def clean_kinds(
 
 
 def _start(
-    run: StageRun, config: "CleanConfig", kind: str, inputs: Mapping[str, Path],
-    index: Path | None, workers: int,
-) -> "subprocess.Popen[bytes]":  # fmt: skip
+    run: StageRun,
+    config: "CleanConfig",
+    kind: str,
+    inputs: Mapping[str, Path],
+    index: Path | None,
+    workers: int,
+) -> "subprocess.Popen[bytes]":
     scratch = run.scratch / kind
     models = scratch / "models"
     for folder in (scratch / "work", scratch / "cache", models):
@@ -67,32 +74,45 @@ def _start(
     recipe = recipes.load(config.recipe_of(kind))
     recipe.write_resolved(
         run.folder / f"recipe-{kind}.yaml",
-        dataset=Path(f"{kind}.jsonl"), export=Path(f"{kind}-cleaned.jsonl"),
-    )  # fmt: skip
+        dataset=Path(f"{kind}.jsonl"),
+        export=Path(f"{kind}-cleaned.jsonl"),
+    )
     if recipe.needs_language_model and config.language_model.given:
         (language,) = recipe.languages
         for file in find_language_model(config.language_model, language):
             (models / file.name).unlink(missing_ok=True)
             (models / file.name).symlink_to(file.resolve())
     job = Job(
-        kind=kind, recipe=recipe.path.stem, inputs={s: str(p) for s, p in inputs.items()},
-        output=str(run.folder), ledger=str(_ledger_file(run, kind)),
-        scratch=str(scratch / "work"), models=str(models),
-        language_model=asdict(config.language_model), tokenizer=config.tokenizer,
-        examples=config.examples, partition_bytes=config.partition_bytes, workers=workers,
-        contamination=str(index or ""), contamination_action=config.contamination.action,
-        executor=config.executor, ray=asdict(config.ray),
-    )  # fmt: skip
+        kind=kind,
+        recipe=recipe.path.stem,
+        inputs={s: str(p) for s, p in inputs.items()},
+        output=str(run.folder),
+        ledger=str(_ledger_file(run, kind)),
+        scratch=str(scratch / "work"),
+        models=str(models),
+        language_model=asdict(config.language_model),
+        tokenizer=config.tokenizer,
+        examples=config.examples,
+        partition_bytes=config.partition_bytes,
+        workers=workers,
+        contamination=str(index or ""),
+        contamination_action=config.contamination.action,
+        executor=config.executor,
+        ray=asdict(config.ray),
+    )
     path = scratch / "job.json"
     for left in ("job.error", "job.progress"):
         (scratch / left).unlink(missing_ok=True)
     write_job(job, path)
     with (scratch / "log").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "tasks._juicer", str(path)],
-            cwd=ROOT, env=_environment(scratch / "cache"), stdin=subprocess.DEVNULL,
-            stdout=log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            [sys.executable, "-m", "corpus.cleaning", str(path)],
+            cwd=ROOT,
+            env=_environment(scratch / "cache"),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
 
 
 def _environment(cache: Path) -> dict[str, str]:

@@ -11,8 +11,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from tasks._files import complete_file
-from tasks._theme import LIGHT, style
+from common.files import complete_file
+from tasks.core.theme import LIGHT, style
 
 NAMED = 7
 """Operators with a colour of their own; the others share one."""
@@ -52,8 +52,14 @@ def _figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
             axes.barh(sources, shares, left=start, color=colour, height=0.74, label=name)
         start = [a + b for a, b in zip(start, shares, strict=True)]
     for y, source in enumerate(sources):
-        axes.text(101, y, f"{left[source]:,} of {come[source]:,}", va="center", fontsize=8,
-                  color=LIGHT.muted)  # fmt: skip
+        axes.text(
+            101,
+            y,
+            f"{left[source]:,} of {come[source]:,}",
+            va="center",
+            fontsize=8,
+            color=LIGHT.muted,
+        )
     axes.set_ylim(len(sources) - 0.4, -0.6)
     axes.set_xlim(0, 118)
     axes.set_xticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
@@ -64,9 +70,12 @@ def _figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _count(
-    label: str, source: str, left: Mapping[str, int], lost: Mapping[str, Counter[str]],
+    label: str,
+    source: str,
+    left: Mapping[str, int],
+    lost: Mapping[str, Counter[str]],
     named: Sequence[str],
-) -> int:  # fmt: skip
+) -> int:
     if label == "kept":
         return left[source]
     if label == REST:

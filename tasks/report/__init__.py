@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.train.files import write_atomically
-from tasks._paper import load_paper, paper_files
-from tasks._stage import StageResult, StageRun, stage
-from tasks.report._facts import gather
-from tasks.report._figures import draw
-from tasks.report._page import html_page
-from tasks.report._text import markdown
+from common.files import write_text
+from tasks.core.paper import load_paper, paper_files
+from tasks.core.stage import StageResult, StageRun, stage
+from tasks.report.data import gather
+from tasks.report.figures import draw
+from tasks.report.format import markdown
+from tasks.report.page import html_page
 from tasks.report.table import result_rows, result_table
 
 __all__ = ["ReportConfig", "check", "report", "result_table"]
@@ -56,16 +56,22 @@ def report(
 ) -> None:
     """Write report.md, report.html and figures/*.png."""
     facts = gather(
-        normalized=normalized, cleaned=cleaned, packed=packed, pretrain=pretrain,
-        sft=sft or {}, dpo=dpo, evaluations=evaluations or {}, kernels=kernels,
-    )  # fmt: skip
+        normalized=normalized,
+        cleaned=cleaned,
+        packed=packed,
+        pretrain=pretrain,
+        sft=sft or {},
+        dpo=dpo,
+        evaluations=evaluations or {},
+        kernels=kernels,
+    )
     if config.title:
         facts.name = config.title
     pictures = draw(facts, run.folder / "figures")
     text = markdown(facts, load_paper(), pictures)
-    write_atomically(run.folder / "report.md", text)
+    write_text(run.folder / "report.md", text)
     page = html_page(text, title=f"Steel: {facts.name}", folder=run.folder)
-    write_atomically(run.folder / "report.html", page)
+    write_text(run.folder / "report.html", page)
     rows = result_rows(facts.results)
     if rows:
         run.table("results", [dict(row) for row in rows], "Accuracy with 95 % interval")

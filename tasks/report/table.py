@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from tasks._manifest import StageResult
+from tasks.core.manifest import StageResult
 
 NOT_RUN = "not run"
 

@@ -13,9 +13,14 @@ def test_the_report(tmp_path: Path) -> None:
     assert bench_checkpoint.main([*arguments, "--interval-minutes", "9999"]) == 0
     report = json.loads(out.read_text())
     assert set(report["seconds"]) == {
-        "async: first stall", "async: stall", "async: durable", "dcp.save, fsync",
-        "torch.save, fsync", "limit: copy to the host", "limit: raw write, fsync",
-    }  # fmt: skip
+        "async: first stall",
+        "async: stall",
+        "async: durable",
+        "dcp.save, fsync",
+        "torch.save, fsync",
+        "limit: copy to the host",
+        "limit: raw write, fsync",
+    }
     assert all(seconds > 0 for seconds in report["seconds"].values())
     assert report["command"].startswith("python -m benchmarks.bench_checkpoint --gib 0.04")
     assert [path.name for path in tmp_path.iterdir()] == ["out.json"]

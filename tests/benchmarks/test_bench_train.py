@@ -10,16 +10,22 @@ import pytest
 import torch
 
 from benchmarks import bench_train
-from model.train.throughput import Result
+from model.train.throughput.measure import Result
 
 HEAVY = ("flows", "tasks", "prefect", "mlflow", "pydantic", "datasets", "trl", "lm_eval")
 
 
 def done(speed: float, memory: float, mfu: float | None = 0.4) -> Result:
     return Result(
-        status="done", device="GPU X", num_devices=1, tokens_per_second_per_device=speed,
-        memory_gb=memory, mfu_datasheet=mfu, mfu_measured=0.5, losses=[11.0, 10.0],
-    )  # fmt: skip
+        status="done",
+        device="GPU X",
+        num_devices=1,
+        tokens_per_second_per_device=speed,
+        memory_gb=memory,
+        mfu_datasheet=mfu,
+        mfu_measured=0.5,
+        losses=[11.0, 10.0],
+    )
 
 
 FULL = Result(status="out of memory", reason="first\nlast line", device="GPU X", num_devices=1)
@@ -66,9 +72,15 @@ def test_nothing_is_judged_without_a_peer_a_datasheet_or_a_gpu() -> None:
 def test_what_did_not_fit_is_in_the_table_with_its_reason() -> None:
     (plain,) = rows(plain=[FULL])
     report = {
-        "title": "t", "num_devices": 1, "device": "GPU X", "sequence_length": 8,
-        "accumulation": 1, "rows": [plain], "skipped": {"liger": "not installed"}, "targets": [],
-    }  # fmt: skip
+        "title": "t",
+        "num_devices": 1,
+        "device": "GPU X",
+        "sequence_length": 8,
+        "accumulation": 1,
+        "rows": [plain],
+        "skipped": {"liger": "not installed"},
+        "targets": [],
+    }
     text = bench_train.table(report)
     assert "out of memory: last line" in text
     assert "skipped: not installed" in text

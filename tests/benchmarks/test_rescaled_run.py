@@ -23,10 +23,11 @@ def test_stopped_killed_and_rescaled_is_one_run_with_falling_loss(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     out, picture = tmp_path / "out.json", tmp_path / "curve.png"
     settings = (
-        "sample_world.scale=0.2", "pretrain.settings.steps=60",
+        "sample_world.scale=0.2",
+        "pretrain.settings.steps=60",
         "pretrain.settings.validate_every=20",
         "pretrain.settings.checkpoints={every: 10, keep_last: 2}",
-    )  # fmt: skip
+    )
     command = ["deployments/smoke.yaml", "--store", str(tmp_path / "store")]
     command += [word for setting in settings for word in ("--set", setting)]
     command += ["--parts", "2@16:TERM,1@34:KILL,2", "--json", str(out), "--picture", str(picture)]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from common import disk as _disk
 from flows.cli import main
 from flows.commands import BAD_INPUT
-from tasks import _disk
 
 SMOKE = "deployments/smoke.yaml"
 

@@ -11,21 +11,29 @@ import yaml
 from prefect import Flow
 from transformers import AutoModelForCausalLM
 
+from common.recipes import recipe_path
 from flows.cli import main
 from flows.commands import BAD_INPUT
 from flows.config import load_pipeline
 from flows.preflight import KINDS
 from model.train.build import model_config
-from model.train.horizon import Horizon
+from model.train.run.horizon import Horizon
 from model.train.schedule import learning_rate
 from tasks import pretrain
-from tasks._recipes import recipe_path
 
 CONFIGS = ("smoke", "real-sample", "steel-1b")
 DEPLOYMENTS = {
-    "pipeline", "data", "pretrain", "sft", "mixture-ablation", "dpo", "evaluate",
-    "kernel-ablation", "ffn-ablation", "report",
-}  # fmt: skip
+    "pipeline",
+    "data",
+    "pretrain",
+    "sft",
+    "mixture-ablation",
+    "dpo",
+    "evaluate",
+    "kernel-ablation",
+    "ffn-ablation",
+    "report",
+}
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -47,10 +47,15 @@ def bin_folder(tmp_path: Path) -> Path:
 
 def start(script: Path, bin_folder: Path, *arguments: str, **env: str) -> "subprocess.Popen[bytes]":
     environment = {
-        **os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}", "HEAD": "node0",
-        "SLURM_SUBMIT_DIR": str(script.parents[2]), "SLURM_NNODES": "3", "SLURM_JOB_ID": "70123",
-        "SLURM_JOB_NODELIST": "node[0-2]", **env,
-    }  # fmt: skip
+        **os.environ,
+        "PATH": f"{bin_folder}:{os.environ['PATH']}",
+        "HEAD": "node0",
+        "SLURM_SUBMIT_DIR": str(script.parents[2]),
+        "SLURM_NNODES": "3",
+        "SLURM_JOB_ID": "70123",
+        "SLURM_JOB_NODELIST": "node[0-2]",
+        **env,
+    }
     return subprocess.Popen(["bash", str(script), *arguments], env=environment)
 
 
@@ -87,9 +92,14 @@ def test_the_scripts_are_valid_and_say_how_they_are_used(folder: Path, name: str
 
 def test_hosts(folder: Path, bin_folder: Path, tmp_path: Path) -> None:
     script = start(
-        folder / "hosts.sh", bin_folder, "deployments/steel-1b.yaml", str(tmp_path / "store"),
-        "node1", "node2", STEEL_SECONDS="1",
-    )  # fmt: skip
+        folder / "hosts.sh",
+        bin_folder,
+        "deployments/steel-1b.yaml",
+        str(tmp_path / "store"),
+        "node1",
+        "node2",
+        STEEL_SECONDS="1",
+    )
     assert script.wait(30) == 0
     config = check_run(called(bin_folder, "steel"))
     assert (config.nodes, config.rendezvous) == (3, "node0:29400")
@@ -100,9 +110,13 @@ def test_hosts(folder: Path, bin_folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("code", [0, 3])
 def test_slurm(folder: Path, bin_folder: Path, tmp_path: Path, code: int) -> None:
     script = start(
-        folder / "slurm.sbatch", bin_folder, "deployments/steel-1b.yaml", str(tmp_path / "store"),
-        STEEL_SECONDS="1", STEEL_CODE=str(code),
-    )  # fmt: skip
+        folder / "slurm.sbatch",
+        bin_folder,
+        "deployments/steel-1b.yaml",
+        str(tmp_path / "store"),
+        STEEL_SECONDS="1",
+        STEEL_CODE=str(code),
+    )
     assert script.wait(30) == code
     config = check_run(called(bin_folder, "steel"))
     assert (config.nodes, config.rendezvous) == (3, "node0:30123")
@@ -113,9 +127,12 @@ def test_slurm(folder: Path, bin_folder: Path, tmp_path: Path, code: int) -> Non
 
 def test_slurms_signal_reaches_the_training(folder: Path, bin_folder: Path, tmp_path: Path) -> None:
     script = start(
-        folder / "slurm.sbatch", bin_folder, "deployments/steel-1b.yaml", str(tmp_path / "store"),
+        folder / "slurm.sbatch",
+        bin_folder,
+        "deployments/steel-1b.yaml",
+        str(tmp_path / "store"),
         STEEL_SECONDS="60",
-    )  # fmt: skip
+    )
     try:
         called(bin_folder, "steel")
     except AssertionError:

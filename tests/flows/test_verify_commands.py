@@ -12,11 +12,11 @@ import pytest
 from flows.cli import main
 from flows.commands import BAD_INPUT, DONE, FAILED
 from model.data import DataState, PackedManifest, SampleOrder, ShardWriter
-from model.train.changes import Changes
+from model.train.checkpoint.progress import Progress
 from model.train.config import PretrainSettings
-from model.train.progress import Progress
-from model.train.requests import AppendRequest
-from tasks._manifest import publish
+from model.train.run.changes import Changes
+from model.train.run.requests import AppendRequest
+from tasks.core.manifest import publish
 
 END = 0
 SHORT = ["{store}", "--sequence-length", "4"]
@@ -76,9 +76,19 @@ def test_the_scenario_of_the_manual(store: Path, steel: Run, tmp_path: Path) -> 
     extra = tmp_path / "extra.json"
     shutil.copy(tmp_path / "more" / "manifest.json", extra)
     arguments = [
-        "verify-order", store, "--sequence-length", 4, "--ranks", "8,4,8",
-        "--append", f"{extra}@400", "--restart", "100,300", "--validation-fraction", 0.01,
-    ]  # fmt: skip
+        "verify-order",
+        store,
+        "--sequence-length",
+        4,
+        "--ranks",
+        "8,4,8",
+        "--append",
+        f"{extra}@400",
+        "--restart",
+        "100,300",
+        "--validation-fraction",
+        0.01,
+    ]
     code, text, _ = steel(*arguments)
     assert code == DONE
     assert "3 sources" in text and "restart at step 100 on 4 with 2" in text
@@ -169,9 +179,15 @@ def run_folder(store: Path, tmp_path: Path) -> Path:
     """A pretraining that was appended to and has a checkpoint; its files, without weights."""
     folder = store / "pretrain" / "run.partial"
     settings: dict[str, Any] = {
-        "sequence_length": 4, "global_batch": 16, "micro_batch": 2, "warmup_steps": 2, "steps": 300,
-        "seed": 7, "weights": {"en": 1.5}, "validation_fraction": 0.02,
-    }  # fmt: skip
+        "sequence_length": 4,
+        "global_batch": 16,
+        "micro_batch": 2,
+        "warmup_steps": 2,
+        "steps": 300,
+        "seed": 7,
+        "weights": {"en": 1.5},
+        "validation_fraction": 0.02,
+    }
     job = {"settings": settings, "packed": str(shards_of(store).parent), "output": str(folder)}
     folder.mkdir(parents=True)
     (folder / "pretrain.json").write_text(json.dumps(job))
@@ -200,8 +216,10 @@ def test_what_a_run_saw(run_folder: Path, steel: Run) -> None:
     report = json.loads(text)
     assert code == DONE and report["appends"] == [100, 200]
     assert report["run"] == {
-        "checkpoint": "step-00000120", "samples_consumed": 1920, "samples_skipped": 0,
-    }  # fmt: skip
+        "checkpoint": "step-00000120",
+        "samples_consumed": 1920,
+        "samples_skipped": 0,
+    }
     assert (report["sequence_length"], report["global_batch"]) == (4, 16)
     code, _, err = steel("verify-order", run_folder, "--seed", 3)
     assert code == BAD_INPUT and "has settings of its own" in err

@@ -16,10 +16,10 @@ from torch.utils.checkpoint import CheckpointPolicy
 from transformers import Gemma2Config, LlamaConfig, LlamaForCausalLM, MistralConfig, T5Config
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
+from common.errors import ConfigError
 from model import SteelConfig, SteelForCausalLM, attention
 from model.attention import choose_attention, padded_head_size
-from model.errors import ConfigError
-from model.train.recompute import keep_products
+from model.train.activation_checkpoint import keep_products
 
 Maker = Callable[..., SteelForCausalLM]
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -217,9 +217,13 @@ def test_head_size_is_padded_only_where_a_flash_kernel_wants_it() -> None:
 @pytest.mark.parametrize("kind", ["llama", "mistral"])
 def test_varlen_serves_other_architectures(kind: str) -> None:
     shape = {
-        "vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "intermediate_size": 32,
-    }  # fmt: skip
+        "vocab_size": 61,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 32,
+    }
     config = LlamaConfig(**shape) if kind == "llama" else MistralConfig(**shape, sliding_window=3)
     torch.manual_seed(0)
     plain, other = (
@@ -268,8 +272,7 @@ def test_recomputing_selectively_keeps_what_varlen_computed() -> None:
 
 @pytest.mark.usefixtures("varlen")
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [({"dropout": 0.1}, "no dropout"), ({"softcap": 30.0}, "no softcap")],
+    ("options", "message"), [({"dropout": 0.1}, "no dropout"), ({"softcap": 30.0}, "no softcap")]
 )
 def test_varlen_says_what_it_does_not_have(options: dict[str, float], message: str) -> None:
     x = torch.randn(1, 2, 4, 8)

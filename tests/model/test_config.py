@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoConfig
 
+from common.errors import ConfigError
 from model import SteelConfig, SteelForCausalLM
-from model.errors import ConfigError
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
 

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from common.errors import ConfigError, DataError
 from model import SteelForCausalLM, convert
 from model.convert import import_published
-from model.errors import ConfigError, DataError
 
 D, HEADS, KV, LAYERS, EXPERTS, SLOTS, WIDTH, VOCABULARY = 24, 4, 2, 2, 3, 2, 10, 61
 CONFIG: dict[str, Any] = {
@@ -184,10 +184,7 @@ def load(folder: Path) -> SteelForCausalLM:
 
 @pytest.mark.parametrize("num_files", [1, 3])
 def test_computes_what_was_published(
-    tmp_path: Path,
-    tensors: dict[str, Tensor],
-    num_files: int,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, tensors: dict[str, Tensor], num_files: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(convert, "MAX_FILE_BYTES", 10_000)
     source = write(tmp_path / "source", tensors, num_files=num_files)

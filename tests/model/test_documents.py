@@ -21,7 +21,7 @@ from model.documents import (
     tiles_of,
     to_tiles,
 )
-from model.train.recompute import Recompute, recompute_activations
+from model.train.activation_checkpoint import Recompute, recompute_activations
 
 ROUTINGS = ["token", "sequence", "reference_norm", "dense"]
 Maker = Callable[..., SteelForCausalLM]

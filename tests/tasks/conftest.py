@@ -12,12 +12,12 @@ from mlflow.tracking import MlflowClient
 from prefect.testing.utilities import prefect_test_harness
 from transformers import PreTrainedTokenizerBase
 
-from model._tiktoken import packaged_ranks
-from model.tokenizer import load_tokenizer, obtain_tokenizer, prune_tokenizer
+from model.tokenizer.qwen import load_tokenizer, obtain_tokenizer, prune_tokenizer
+from model.tokenizer.tiktoken import packaged_ranks
 from tasks import pack
-from tasks._stage import Context
-from tasks._tracking import Tracker
-from tests.tasks._packed import TEXTS
+from tasks.core.stage import Context
+from tasks.core.tracking import Tracker
+from tests.corpus.packing.packed import TEXTS
 
 
 @pytest.fixture(scope="session")

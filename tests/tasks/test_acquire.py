@@ -7,13 +7,13 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from model.errors import ConfigError, DataError
-from tasks import _disk
-from tasks._sample_world import SampleWorldConfig
-from tasks._stage import stage_key
+from common import disk as _disk
+from common.errors import ConfigError, DataError
+from corpus.sample_data import SampleWorldConfig
 from tasks.acquire import AcquireConfig, acquire, check, local_files
-from tests.tasks._hub import COMMIT, Hub, serving
-from tests.tasks._running import run_stage
+from tasks.core.stage import stage_key
+from tests.corpus.sources.fake_hub import COMMIT, Hub, serving
+from tests.tasks.running import run_stage
 
 
 def corpora(**datasets: str) -> AcquireConfig:
@@ -72,9 +72,13 @@ def test_sample_world_is_the_same_every_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("location", "words"),
-    [("{tmp}/nowhere", "does not exist"), ("{tmp}/*.parquet", "matches no file"),
-     ("{tmp}/void", "holds no file"), ("{tmp}/zero", "0 bytes")],
-)  # fmt: skip
+    [
+        ("{tmp}/nowhere", "does not exist"),
+        ("{tmp}/*.parquet", "matches no file"),
+        ("{tmp}/void", "holds no file"),
+        ("{tmp}/zero", "0 bytes"),
+    ],
+)
 def test_missing_and_empty_corpora_are_refused_by_name(
     tmp_path: Path, location: str, words: str
 ) -> None:

@@ -13,20 +13,20 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
+from common.errors import ConfigError, DataError, StageError
+from common.recipes import load_config
 from flows.cli import main
 from model.data import PackedManifest
-from model.errors import ConfigError, DataError, StageError
 from model.train.config import PretrainSettings, from_plain
-from model.train.metrics import newest_step
-from tasks._appends import AppendConfig, check_data, check_trained
-from tasks._lock import StageLock
-from tasks._manifest import StageResult
-from tasks._recipes import load_config
-from tasks._stage import Context, stage_key
-from tasks._tracking import default_uri
+from model.train.run.metrics import newest_step
+from tasks.core.lock import StageLock
+from tasks.core.manifest import StageResult
+from tasks.core.stage import Context, stage_key
+from tasks.core.tracking import default_uri
 from tasks.pretrain import PretrainConfig, check, pretrain
+from tasks.pretrain.appends import AppendConfig, check_data, check_trained
 from tests.model.train.ranks import settings, write_packed
-from tests.tasks._running import result_of, run_stage, stage_run
+from tests.tasks.running import result_of, run_stage, stage_run
 
 KEY = "0123456789abcdef"
 
@@ -189,9 +189,7 @@ def test_the_command_knows_its_runs(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.slow
-def test_a_finished_run_without_a_configured_append_is_not_passed_over(
-    context: Context,
-) -> None:
+def test_a_finished_run_without_a_configured_append_is_not_passed_over(context: Context) -> None:
     """The whole stage: store, lock, key, MLflow."""
     first = packed(context.store, "a" * 16, 0)
     more = packed(context.store, "b" * 16, 50, 2_000)

@@ -18,31 +18,43 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from model.errors import ConfigError, DataError
-from tasks._contamination import ContaminationConfig
-from tasks._juicer import fates
-from tasks._juicer import recipe as recipes
-from tasks._juicer.job import Job, write_job
-from tasks._juicer.lm_config import LanguageModelConfig
-from tasks._juicer.ray_plan import RayConfig
-from tasks._manifest import StageResult
-from tasks._recipes import read_yaml
-from tasks._sample_world import DATASETS, SampleWorldConfig
-from tasks._stage import StageRun, stage_key
+from common.errors import ConfigError, DataError
+from common.recipes import read_yaml
+from corpus.cleaning import document_trace as fates
+from corpus.cleaning import recipe as recipes
+from corpus.cleaning.job import Job, write_job
+from corpus.cleaning.language_model.config import LanguageModelConfig
+from corpus.cleaning.ray.plan import RayConfig
+from corpus.decontaminate import ContaminationConfig
+from corpus.sample_data import DATASETS, SampleWorldConfig
 from tasks.acquire import AcquireConfig, acquire
 from tasks.clean import CleanConfig, check, clean, enforce
+from tasks.core.manifest import StageResult
+from tasks.core.stage import StageRun, stage_key
 from tasks.normalize import NormalizeConfig, normalize
-from tests.tasks._running import result_of, run_stage, stage_run
+from tests.tasks.running import result_of, run_stage, stage_run
 
-SIMHASH = {"tokenization": "space", "window_size": 6, "num_blocks": 6, "hamming_distance": 4,
-           "lowercase": True}  # fmt: skip
+SIMHASH = {
+    "tokenization": "space",
+    "window_size": 6,
+    "num_blocks": 6,
+    "hamming_distance": 4,
+    "lowercase": True,
+}
 TABLE_7: list[tuple[str, dict[str, Any]]] = [
-    ("chinese_convert_mapper", {"mode": "t2s"}), ("clean_email_mapper", {}),
-    ("clean_html_mapper", {}), ("clean_ip_mapper", {}), ("clean_links_mapper", {}),
-    ("clean_copyright_mapper", {}), ("expand_macro_mapper", {}), ("fix_unicode_mapper", {}),
+    ("chinese_convert_mapper", {"mode": "t2s"}),
+    ("clean_email_mapper", {}),
+    ("clean_html_mapper", {}),
+    ("clean_ip_mapper", {}),
+    ("clean_links_mapper", {}),
+    ("clean_copyright_mapper", {}),
+    ("expand_macro_mapper", {}),
+    ("fix_unicode_mapper", {}),
     ("punctuation_normalization_mapper", {}),
-    ("remove_repeat_sentences_mapper",
-     {"ignore_special_character": True, "min_repeat_sentence_length": 2}),
+    (
+        "remove_repeat_sentences_mapper",
+        {"ignore_special_character": True, "min_repeat_sentence_length": 2},
+    ),
     ("remove_specific_chars_mapper", {"chars_to_remove": "◆●■►▼▲▴∆▻▷❖♡□"}),
     ("whitespace_normalization_mapper", {}),
     ("alphanumeric_filter", {"tokenization": False, "min_ratio": 0.0, "max_ratio": 0.9}),
@@ -54,18 +66,22 @@ TABLE_7: list[tuple[str, dict[str, Any]]] = [
     ("text_length_filter", {"min_len": 10, "max_len": 100000}),
     ("word_repetition_filter", {"min_ratio": 0.0, "max_ratio": 0.5}),
     ("document_simhash_deduplicator", SIMHASH),
-]  # fmt: skip
+]
 TABLE_8: list[tuple[str, dict[str, Any]]] = [
-    ("clean_copyright_mapper", {}), ("clean_email_mapper", {}), ("clean_links_mapper", {}),
-    ("fix_unicode_mapper", {}), ("punctuation_normalization_mapper", {}),
+    ("clean_copyright_mapper", {}),
+    ("clean_email_mapper", {}),
+    ("clean_links_mapper", {}),
+    ("fix_unicode_mapper", {}),
+    ("punctuation_normalization_mapper", {}),
     ("alphanumeric_filter", {"tokenization": True, "min_ratio": 0.546, "max_ratio": 3.65}),
     ("average_line_length_filter", {"min_len": 10, "max_len": 150}),
     ("character_repetition_filter", {"max_ratio": 0.36}),
-    ("maximum_line_length_filter", {"max_len": 1000}), ("text_length_filter", {"max_len": 96714}),
+    ("maximum_line_length_filter", {"max_len": 1000}),
+    ("text_length_filter", {"max_len": 96714}),
     ("words_num_filter", {"min_num": 20, "max_num": 6640}),
     ("word_repetition_filter", {"rep_len": 10, "max_ratio": 0.357}),
     ("document_simhash_deduplicator", SIMHASH),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "table"), [("text", TABLE_7), ("code", TABLE_8)])
@@ -113,7 +129,7 @@ def test_missing_packages_are_named_in_one_error(monkeypatch: pytest.MonkeyPatch
 
 def test_data_juicer_cannot_install_anything() -> None:
     script = (
-        "from tasks._juicer.offline import refuse_installs\n"
+        "from corpus.cleaning.offline import refuse_installs\n"
         "refuse_installs()\n"
         "from data_juicer.utils.lazy_loader import LazyLoader\n"
         "LazyLoader('no_such_module_of_steel').anything\n"
@@ -213,8 +229,13 @@ def cleaned(tmp_path_factory: pytest.TempPathFactory) -> StageResult:
     write_source(folder / "in", "wikipedia_cn", encyclopaedia)
     write_source(folder / "in", "skypile", planted())
     config = CleanConfig(workers=1)
-    run = run_stage(clean, folder / "out", config, normalized=normalized(folder / "in"),
-                    exams=exams(folder / "exams"))  # fmt: skip
+    run = run_stage(
+        clean,
+        folder / "out",
+        config,
+        normalized=normalized(folder / "in"),
+        exams=exams(folder / "exams"),
+    )
     return result_of(run)
 
 
@@ -230,9 +251,17 @@ def kept(folder: Path, source: str) -> dict[str, dict[str, Any]]:
 def test_planted_documents_meet_their_fate(cleaned: StageResult) -> None:
     texts = {name: d["text"] for name, d in kept(cleaned.folder, "skypile").items()}
     assert texts.keys() == {
-        "traditional", "address", "ip", "special", "repeats", "one-line", "original", "stranger-1",
-        "stranger-2", "squared",
-    }  # fmt: skip
+        "traditional",
+        "address",
+        "ip",
+        "special",
+        "repeats",
+        "one-line",
+        "original",
+        "stranger-1",
+        "stranger-2",
+        "squared",
+    }
     assert "@" not in texts["address"] and "http" not in texts["address"]
     assert "192.168" not in texts["ip"]
     assert "◆" not in texts["special"]
@@ -299,9 +328,10 @@ def test_ledger_agrees_with_the_files(cleaned: StageResult) -> None:
 def test_statistics_duplicates_and_contamination_are_told(cleaned: StageResult) -> None:
     ledger = json.loads((cleaned.folder / "ledger.json").read_text())
     perplexity = next(
-        s for s in ledger["statistics"]
+        s
+        for s in ledger["statistics"]
         if (s["statistic"], s["source"]) == ("perplexity", "skypile")
-    )  # fmt: skip
+    )
     assert perplexity["operator"] == "perplexity_filter"
     assert perplexity["percentiles"] == sorted(perplexity["percentiles"])
     duplicates = json.loads((cleaned.folder / "duplicates.json").read_text())
@@ -323,8 +353,13 @@ def test_flagged_documents_stay_and_say_so(cleaned: StageResult, tmp_path: Path)
     config = CleanConfig(
         workers=1, contamination=ContaminationConfig(action="flag"), language_model=given(cleaned)
     )
-    run_stage(clean, tmp_path / "out", config, normalized=normalized(tmp_path / "in"),
-              exams=exams(tmp_path / "exams"))  # fmt: skip
+    run_stage(
+        clean,
+        tmp_path / "out",
+        config,
+        normalized=normalized(tmp_path / "in"),
+        exams=exams(tmp_path / "exams"),
+    )
     flagged = {n: d["meta"] for n, d in kept(tmp_path / "out", "skypile").items()}
     assert flagged["question"] == {"n": 1, "contamination": ["cmmlu/anatomy/test/0"]}
     assert flagged["ip"] == {"n": 1}
@@ -338,8 +373,9 @@ def given(cleaned: StageResult) -> LanguageModelConfig:
 def test_finished_folder_says_how_it_was_made(cleaned: StageResult) -> None:
     assert (cleaned.folder / "recipe-text.yaml").exists()
     assert {p.name for p in (cleaned.folder / "language_model" / "text").iterdir()} >= {
-        "zh.sp.model", "zh.arpa.bin",
-    }  # fmt: skip
+        "zh.sp.model",
+        "zh.arpa.bin",
+    }
     assert not list(cleaned.folder.rglob("*.tmp"))
 
 
@@ -354,12 +390,14 @@ def test_nothing_to_clean(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("gates", "words"),
     [
-        ({"skypile": {"document_simhash_deduplicator": 0.2}},
-         ["skypile: document_simhash_deduplicator dropped 23.1 %", "allows 20.0 %"]),
+        (
+            {"skypile": {"document_simhash_deduplicator": 0.2}},
+            ["skypile: document_simhash_deduplicator dropped 23.1 %", "allows 20.0 %"],
+        ),
         ({"*": {"total": 0.3}}, ["skypile: total dropped", "clean.max_drop.*.total"]),
         ({"*": {"*": 0.1}, "wikipedia_cn": {"*": 1}}, ["clean.max_drop.*.* allows 10.0 %"]),
     ],
-)  # fmt: skip
+)
 def test_gate_stops_the_flow_with_the_table_that_shows_why(
     cleaned: StageResult, gates: dict[str, dict[str, float]], words: list[str]
 ) -> None:
@@ -374,12 +412,17 @@ def test_gate_stops_the_flow_with_the_table_that_shows_why(
 @pytest.mark.parametrize(
     "gates",
     [
-        {}, {"*": {"total": 0.95}}, {"skypile": {"*": 1}},
+        {},
+        {"*": {"total": 0.95}},
+        {"skypile": {"*": 1}},
         # The narrowest gate counts.
-        {"*": {"*": 0.0, "total": 0.0}, "skypile": {"*": 1, "total": 1},
-         "wikipedia_cn": {"*": 1, "total": 1}},
+        {
+            "*": {"*": 0.0, "total": 0.0},
+            "skypile": {"*": 1, "total": 1},
+            "wikipedia_cn": {"*": 1, "total": 1},
+        },
     ],
-)  # fmt: skip
+)
 def test_gates_that_hold(cleaned: StageResult, gates: dict[str, dict[str, float]]) -> None:
     enforce(cleaned, CleanConfig(max_drop=gates))
 
@@ -454,7 +497,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from tasks.clean import CleanConfig, clean
-from tests.tasks._running import result_of, run_stage, stage_run
+from tests.tasks.running import result_of, run_stage, stage_run
 normalized = result_of(stage_run(Path(sys.argv[1])))
 config = CleanConfig(workers=3, partition_bytes=1 << 20)
 run_stage(clean, Path(sys.argv[2]), config, normalized=normalized)
@@ -494,8 +537,9 @@ def test_kill_and_run_again_equals_an_uninterrupted_run(
     killed = tmp_path / "killed"
     child = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(world.folder), str(killed)],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     workers: list[psutil.Process] = []
 
     def reached() -> bool:
@@ -533,11 +577,11 @@ FULL_DISK = """
 set -e
 mount -t tmpfs -o size=$SIZE tmpfs "$DISK"
 mkdir -p "$DISK/out" "$DISK/work"
-"$PYTHON" -m tasks._juicer "$JOB" && exit 9
+"$PYTHON" -m corpus.cleaning "$JOB" && exit 9
 cat "${JOB%.json}.error"
 find "$DISK/work/surveyed" -mindepth 1 -maxdepth 1 -not -name '*.tmp' > "$DONE"
 mount -o remount,size=200m "$DISK"
-"$PYTHON" -m tasks._juicer "$JOB"
+"$PYTHON" -m corpus.cleaning "$JOB"
 cp -r "$DISK/out" "$RESULT"
 """
 
@@ -557,21 +601,40 @@ def test_full_disk_is_one_clear_error_and_loses_nothing(
     disk.mkdir()
     sources = [s for s, row in whole.notes["sources"].items() if row["kind"] == "text"]
     job = Job(
-        kind="text", recipe=CONFIG.text, output=str(disk / "out"), scratch=str(disk / "work"),
-        inputs={s: str(world.folder / f"{s}.jsonl") for s in sources}, models=str(models),
-        ledger=str(tmp_path / "ledger.json"), language_model={"folder": "given"},
-        tokenizer="auto", examples=3, partition_bytes=1 << 20, workers=2, contamination="",
-        contamination_action="drop", executor="local", ray={},
-    )  # fmt: skip
+        kind="text",
+        recipe=CONFIG.text,
+        output=str(disk / "out"),
+        scratch=str(disk / "work"),
+        inputs={s: str(world.folder / f"{s}.jsonl") for s in sources},
+        models=str(models),
+        ledger=str(tmp_path / "ledger.json"),
+        language_model={"folder": "given"},
+        tokenizer="auto",
+        examples=3,
+        partition_bytes=1 << 20,
+        workers=2,
+        contamination="",
+        contamination_action="drop",
+        executor="local",
+        ray={},
+    )
     write_job(job, tmp_path / "job.json")
     done = subprocess.run(
-        [*unshare, "sh", "-c", FULL_DISK], capture_output=True, text=True, cwd=ROOT,
-        env=os.environ | {
-            "SIZE": "500k", "DISK": str(disk), "PYTHON": sys.executable,
-            "JOB": str(tmp_path / "job.json"), "DONE": str(tmp_path / "done"),
-            "RESULT": str(tmp_path / "result"), "HF_HUB_OFFLINE": "1",
+        [*unshare, "sh", "-c", FULL_DISK],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ
+        | {
+            "SIZE": "500k",
+            "DISK": str(disk),
+            "PYTHON": sys.executable,
+            "JOB": str(tmp_path / "job.json"),
+            "DONE": str(tmp_path / "done"),
+            "RESULT": str(tmp_path / "result"),
+            "HF_HUB_OFFLINE": "1",
         },
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "The disk is full" in done.stdout and "run again" in done.stdout
     finished = (tmp_path / "done").read_text().split()
@@ -605,13 +668,20 @@ def test_kept_documents_are_those_of_dj_process(
     cache = tmp_path / "cache"
     subprocess.run(
         [sys.executable, "-m", "tools.process_data", "--config", str(tmp_path / "dj.yaml")],
-        check=True, cwd=tmp_path, capture_output=True,
-        env=os.environ | {
-            "DATA_JUICER_EXTERNAL_MODELS_HOME": str(models), "HF_HUB_OFFLINE": "1",
-            "DATA_JUICER_CACHE_HOME": str(cache), "HF_DATASETS_CACHE": str(cache),
-            "UV_OFFLINE": "1", "UV_CACHE_DIR": str(cache / "uv"), "PIP_NO_INDEX": "1",
+        check=True,
+        cwd=tmp_path,
+        capture_output=True,
+        env=os.environ
+        | {
+            "DATA_JUICER_EXTERNAL_MODELS_HOME": str(models),
+            "HF_HUB_OFFLINE": "1",
+            "DATA_JUICER_CACHE_HOME": str(cache),
+            "HF_DATASETS_CACHE": str(cache),
+            "UV_OFFLINE": "1",
+            "UV_CACHE_DIR": str(cache / "uv"),
+            "PIP_NO_INDEX": "1",
         },
-    )  # fmt: skip
+    )
     theirs = {i: d["text"] for i, d in documents(export).items()}
     assert list(theirs.items()) == list(ours.items())
 
@@ -627,8 +697,13 @@ def test_real_rows_of_every_source(shared: Path, tmp_path: Path) -> None:
     questions = stage_run(shared / "data" / "eval")
     kept_of: dict[str, Counter[str]] = {}
     for kind, recipe in (("paper", {"text": "text", "code": "code"}), ("repaired", {})):
-        run = run_stage(clean, tmp_path / kind, CleanConfig(**recipe),
-                        normalized=result_of(documents_in), exams=result_of(questions))  # fmt: skip
+        run = run_stage(
+            clean,
+            tmp_path / kind,
+            CleanConfig(**recipe),
+            normalized=result_of(documents_in),
+            exams=result_of(questions),
+        )
         assert run.counts["documents_failed"] == 0
         rows = pq.read_table(run.folder / "ledger.parquet").to_pylist()
         assert {row["source"] for row in rows} == set(deployment["corpora"])
@@ -655,12 +730,19 @@ def test_real_rows_of_every_source(shared: Path, tmp_path: Path) -> None:
 def test_ray_gives_the_same_up_to_near_duplicates(cleaned: StageResult, tmp_path: Path) -> None:
     folder = cleaned.folder
     config = CleanConfig(
-        executor="ray", ray=RayConfig(num_cpus=2), language_model=given(cleaned),
+        executor="ray",
+        ray=RayConfig(num_cpus=2),
+        language_model=given(cleaned),
         contamination=ContaminationConfig(action="flag"),
-    )  # fmt: skip
+    )
     write_source(tmp_path / "in", "skypile", planted())
-    run = run_stage(clean, tmp_path / "out", config, normalized=normalized(tmp_path / "in"),
-                    exams=exams(tmp_path / "exams"))  # fmt: skip
+    run = run_stage(
+        clean,
+        tmp_path / "out",
+        config,
+        normalized=normalized(tmp_path / "in"),
+        exams=exams(tmp_path / "exams"),
+    )
 
     def rows(folder: Path) -> list[dict[str, Any]]:
         ledger = json.loads((folder / "ledger.json").read_text())["rows"]

@@ -9,18 +9,22 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from model.errors import ConfigError, DataError
-from tasks._files import read_json_lines
-from tasks._stage import StageResult
+from common.errors import ConfigError, DataError
+from common.files import read_json_lines
+from tasks.core.stage import StageResult
 from tasks.dpo import DpoConfig, balance, check, dpo, write_pairs
-from tests.tasks._running import result_of, run_stage, stage_run
+from tests.tasks.running import result_of, run_stage, stage_run
 from tests.tiny_chat import write_model
 
 SMALL = DpoConfig(global_batch=8, micro_batch=4, log_every=1, learning_rate=1e-3)
 
 
-@given(chinese=st.integers(0, 400), english=st.integers(0, 400), ratio=st.integers(1, 6),
-       limit=st.none() | st.integers(7, 300))  # fmt: skip
+@given(
+    chinese=st.integers(0, 400),
+    english=st.integers(0, 400),
+    ratio=st.integers(1, 6),
+    limit=st.none() | st.integers(7, 300),
+)
 def test_the_ratio_is_exact_and_as_much_as_possible_is_taken(
     chinese: int, english: int, ratio: int, limit: int | None
 ) -> None:
@@ -66,17 +70,21 @@ def test_contradictions_are_refused_before_anything_starts() -> None:
 
 def write_sets(folder: Path, *, english: int = 5) -> StageResult:
     """21 Chinese pairs, one of them without a difference, and some English ones."""
-    rows = [{"instruction": f"问{n}", "chosen_response": f"好{n}", "rejected_response": "坏"}
-            for n in range(20)]  # fmt: skip
+    rows = [
+        {"instruction": f"问{n}", "chosen_response": f"好{n}", "rejected_response": "坏"}
+        for n in range(20)
+    ]
     rows.append({"instruction": "问", "chosen_response": "同", "rejected_response": "同"})
     path = folder / "ultrafeedback_chinese" / "pairs.jsonl"
     path.parent.mkdir(parents=True)
     path.write_text("\n".join(json.dumps(row) for row in rows))
     dialogues = [
-        {key: [{"role": "user", "content": f"ask {n}"}, {"role": "assistant", "content": text}]
-         for key, text in (("chosen", f"good {n}"), ("rejected", "bad"))}
+        {
+            key: [{"role": "user", "content": f"ask {n}"}, {"role": "assistant", "content": text}]
+            for key, text in (("chosen", f"good {n}"), ("rejected", "bad"))
+        }
         for n in range(english)
-    ]  # fmt: skip
+    ]
     path = folder / "ultrafeedback_english" / "pairs.jsonl"
     path.parent.mkdir(parents=True)
     path.write_text("\n".join(json.dumps(row) for row in dialogues))

@@ -20,21 +20,21 @@ from scipy.stats import binomtest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from model import SteelConfig, SteelForCausalLM
-from model.entry import evaluate as entry
-from model.errors import ConfigError, DataError
-from tasks._exams import Benchmark
-from tasks._recipes import load_recipe
-from tasks._stage import Context, StageResult
-from tasks.evaluate import EvaluateConfig, check, evaluate
-from tasks.evaluate._exams import (
+from common.errors import ConfigError, DataError
+from common.recipes import load_recipe
+from corpus.benchmarks.lm_eval_tasks import (
     lm_eval_tasks,
     num_known_subjects,
     read_exam,
     write_tasks,
 )
-from tasks.evaluate._score import score, wilson_interval
-from tests.tasks._running import run_stage
+from corpus.benchmarks.questions import Benchmark
+from corpus.benchmarks.score import score, wilson_interval
+from model import SteelConfig, SteelForCausalLM
+from model.entry import evaluate as entry
+from tasks.core.stage import Context, StageResult
+from tasks.evaluate import EvaluateConfig, check, evaluate
+from tests.tasks.running import run_stage
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -61,10 +61,17 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fast.save_pretrained(folder)
     torch.manual_seed(3)
     config = SteelConfig(
-        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
-        expert_intermediate_size=16, num_experts=2, max_position_embeddings=2048,
-        initializer_range=0.3, eos_token_id=0, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        expert_intermediate_size=16,
+        num_experts=2,
+        max_position_embeddings=2048,
+        initializer_range=0.3,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
     SteelForCausalLM(config).save_pretrained(folder)
     return folder
 
@@ -125,16 +132,22 @@ def job(exams: Path, model_folder: Path, tmp_path: Path) -> Callable[..., entry.
             folder = tmp_path / name / benchmark
             benchmarks.append(
                 entry.BenchmarkJob(
-                    name=benchmark, folder=str(folder),
+                    name=benchmark,
+                    folder=str(folder),
                     tasks=write_tasks(exam, folder, num_fewshot=num_fewshot),
                     num_questions=exam.num_questions(None),
                 )
-            )  # fmt: skip
+            )
         values: dict[str, Any] = {
-            "model": str(model_folder), "benchmarks": benchmarks, "chat": False, "limit": None,
-            "answers": str(tmp_path / name / "answers"), "batch_size": 4, "dtype": "float32",
+            "model": str(model_folder),
+            "benchmarks": benchmarks,
+            "chat": False,
+            "limit": None,
+            "answers": str(tmp_path / name / "answers"),
+            "batch_size": 4,
+            "dtype": "float32",
             "metrics": str(tmp_path / name / "metrics.jsonl"),
-        }  # fmt: skip
+        }
         return entry.EvaluateJob(**(values | changes))
 
     return make
@@ -182,8 +195,10 @@ def test_micro_counts_questions_and_macro_counts_subjects() -> None:
 
 def test_every_real_question_is_read(shared: Path) -> None:
     for name, subjects, questions, known in (
-        ("ceval", 26, 602, 52), ("cmmlu", 34, 6003, 67), ("mmlu", 29, 7490, 57),
-    ):  # fmt: skip
+        ("ceval", 26, 602, 52),
+        ("cmmlu", 34, 6003, 67),
+        ("mmlu", 29, 7490, 57),
+    ):
         recipe = load_recipe(Benchmark, "evals", name)
         exam = read_exam(name, recipe, shared / "data" / "eval" / name)
         assert len(exam.subjects) == subjects
@@ -240,7 +255,7 @@ def test_archives_hold_the_same_exams(exams: Path, tmp_path: Path) -> None:
         ('2,"never closed,1,2,3,4,A', "line 4: not valid CSV"),
         ("2,\udcff,1,2,3,4,A", "line 4: not UTF-8"),
     ],
-)  # fmt: skip
+)
 def test_a_malformed_row_is_named(tmp_path: Path, line: str, complaint: str) -> None:
     write_ceval(tmp_path, {"law": 1})
     path = tmp_path / "val" / "law_val.csv"
@@ -270,9 +285,14 @@ def test_what_is_missing_is_named(tmp_path: Path, exams: Path) -> None:
 def test_check_refuses_bad_values() -> None:
     check(EvaluateConfig())
     for changes in (
-        {"benchmarks": []}, {"benchmarks": ["ceval", "ceval"]}, {"benchmarks": ["cevil"]},
-        {"num_fewshot": -1}, {"limit": 0}, {"batch_size": 0}, {"num_processes": 0},
-    ):  # fmt: skip
+        {"benchmarks": []},
+        {"benchmarks": ["ceval", "ceval"]},
+        {"benchmarks": ["cevil"]},
+        {"num_fewshot": -1},
+        {"limit": 0},
+        {"batch_size": 0},
+        {"num_processes": 0},
+    ):
         with pytest.raises(ConfigError):
             check(EvaluateConfig(**changes))
 
@@ -311,8 +331,10 @@ def test_likelihoods_are_those_of_lm_evals_own_model(job: Callable[..., entry.Ev
     stock = job("stock")
     lm = HFLM(
         pretrained=AutoModelForCausalLM.from_pretrained(stock.model),
-        tokenizer=AutoTokenizer.from_pretrained(stock.model), backend="causal", batch_size=4,
-    )  # fmt: skip
+        tokenizer=AutoTokenizer.from_pretrained(stock.model),
+        backend="causal",
+        batch_size=4,
+    )
     theirs = []
     for benchmark in stock.benchmarks:
         manager = TaskManager(include_path=benchmark.folder, include_defaults=False)

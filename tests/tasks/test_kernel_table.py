@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from model.errors import ConfigError
-from model.train.throughput import Result
-from model.train.variants import OURS, PLAIN, STEEL_1B, Variant
+from common.errors import ConfigError
+from model.train.throughput.measure import Result
+from model.train.throughput.variants import OURS, PLAIN, STEEL_1B, Variant
 from tasks import throughput as throughput_module
-from tasks._manifest import StageResult
-from tasks._paper import load_table2
-from tasks._stage import stage_key
-from tasks._table2 import markdown, measured_table, paper_row, shown
+from tasks.core.manifest import StageResult
+from tasks.core.paper import load_table2
+from tasks.core.stage import stage_key
+from tasks.core.table2 import markdown, measured_table, paper_row, shown
 from tasks.kernel_table import KernelTableConfig, kernel_table
 from tasks.throughput import ThroughputConfig, check, throughput
-from tests.tasks._running import run_stage
+from tests.tasks.running import run_stage
 
 PAPER = load_table2()
 TINY = {"vocab_size": 64, "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
@@ -24,10 +24,17 @@ TINY = {"vocab_size": 64, "hidden_size": 32, "num_attention_heads": 2, "num_hidd
 
 def measured(speed: float, memory: float) -> Result:
     return Result(
-        status="done", device="GPU X", num_devices=2, parameters=1_840_000_000,
-        tokens_per_second_per_device=speed, memory_gb=memory, mfu_datasheet=0.5,
-        mfu_measured=0.6, software={"torch": "2.11.0"}, kernels={"rope": "triton"},
-    )  # fmt: skip
+        status="done",
+        device="GPU X",
+        num_devices=2,
+        parameters=1_840_000_000,
+        tokens_per_second_per_device=speed,
+        memory_gb=memory,
+        mfu_datasheet=0.5,
+        mfu_measured=0.6,
+        software={"torch": "2.11.0"},
+        kernels={"rope": "triton"},
+    )
 
 
 FULL = Result(status="out of memory", reason="tried 80 GiB", device="GPU X", num_devices=2)

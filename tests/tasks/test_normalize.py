@@ -12,13 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.errors import ConfigError, DataError
-from tasks._manifest import StageResult
-from tasks._recipes import RECIPES
-from tasks.normalize import NormalizeConfig, check, formats, normalize, reading
-from tasks.normalize.formats import FORMATS, Rejected, convert, parse_upvotes
-from tasks.normalize.reading import Damaged, read_records
-from tests.tasks._running import result_of, run_stage, stage_run
+from common.errors import ConfigError, DataError
+from common.paths import RECIPES
+from corpus.formats import native as formats
+from corpus.formats import reading
+from corpus.formats.native import FORMATS, Rejected, convert, parse_upvotes
+from corpus.formats.reading import Damaged, read_records
+from tasks.core.manifest import StageResult
+from tasks.normalize import NormalizeConfig, check, normalize
+from tests.tasks.running import result_of, run_stage, stage_run
 
 
 def text_of(name: str, record: Any) -> str:
@@ -43,9 +45,20 @@ def lines(path: Path) -> list[Any]:
 
 
 PAPER = {
-    "skypile", "wanjuan", "wikipedia_cn", "baidu_baike", "baidu_qa", "zhihu", "belle_2m",
-    "belle_3_5m", "firefly", "moss", "starcoder_cpp", "starcoder_java", "starcoder_python",
-}  # fmt: skip
+    "skypile",
+    "wanjuan",
+    "wikipedia_cn",
+    "baidu_baike",
+    "baidu_qa",
+    "zhihu",
+    "belle_2m",
+    "belle_3_5m",
+    "firefly",
+    "moss",
+    "starcoder_cpp",
+    "starcoder_java",
+    "starcoder_python",
+}
 
 
 def test_every_corpus_recipe_has_a_format() -> None:
@@ -57,9 +70,12 @@ def test_every_corpus_recipe_has_a_format() -> None:
 def test_baike_with_null_summary_keeps_its_sections() -> None:
     sections = [("简介", "第一段。"), ("空", ""), ("历史", "第二段。\r\n第三段。")]
     record = {
-        "title": "甲", "summary": None, "tags": ["物"], "url": "u",
+        "title": "甲",
+        "summary": None,
+        "tags": ["物"],
+        "url": "u",
         "sections": [{"title": title, "content": content} for title, content in sections],
-    }  # fmt: skip
+    }
     document = convert(FORMATS["baidu_baike"], record)
     assert document.text == "甲\n简介\n第一段。\n历史\n第二段。\n第三段。"
     assert document.meta == {"url": "u", "title": "甲", "tags": ["物"]}
@@ -69,16 +85,30 @@ def test_baike_with_null_summary_keeps_its_sections() -> None:
 
 @pytest.mark.parametrize(
     ("shown", "votes"),
-    [("赞同 127", 127), ("赞同 1.2 万", 12_000), ("赞同 1.5万", 15_000), ("赞同", 0), (None, 0),
-     ("赞同 4,432", 4432), (88, 88), (float("nan"), 0), ("1.2k", 1200), ("赞同 .", 0)],
-)  # fmt: skip
+    [
+        ("赞同 127", 127),
+        ("赞同 1.2 万", 12_000),
+        ("赞同 1.5万", 15_000),
+        ("赞同", 0),
+        (None, 0),
+        ("赞同 4,432", 4432),
+        (88, 88),
+        (float("nan"), 0),
+        ("1.2k", 1200),
+        ("赞同 .", 0),
+    ],
+)
 def test_upvotes(shown: Any, votes: int) -> None:
     assert parse_upvotes(shown) == votes
 
 
 def test_zhihu_metadata() -> None:
-    record = {"INSTRUCTION": "何故？", "RESPONSE": "因为。", "SOURCE": "Zhihu",
-              "METADATA": json.dumps({"upvotes": "赞同 1.2 万", "url": "z"})}  # fmt: skip
+    record = {
+        "INSTRUCTION": "何故？",
+        "RESPONSE": "因为。",
+        "SOURCE": "Zhihu",
+        "METADATA": json.dumps({"upvotes": "赞同 1.2 万", "url": "z"}),
+    }
     document = convert(FORMATS["zhihu"], record)
     assert document.text == "问：何故？\n答：因为。"
     assert document.meta == {"upvotes": 12_000, "url": "z"}
@@ -119,8 +149,16 @@ def test_turns_that_do_not_alternate() -> None:
         record = {"conversations": [{"from": f, "value": v} for f, v in turns]}
         return text_of("belle_conversations", record)
 
-    assert text(("assistant", "先"), ("human", "一"), ("human", "二"), ("assistant", "三"),
-                ("human", "没有回答")) == "问：一\n二\n答：三"  # fmt: skip
+    assert (
+        text(
+            ("assistant", "先"),
+            ("human", "一"),
+            ("human", "二"),
+            ("assistant", "三"),
+            ("human", "没有回答"),
+        )
+        == "问：一\n二\n答：三"
+    )
     with pytest.raises(Rejected, match="question"):
         text(("human", "没有回答"))
     with pytest.raises(Rejected, match="turn"):
@@ -128,13 +166,23 @@ def test_turns_that_do_not_alternate() -> None:
 
 
 def test_moss_forms_agree_and_lose_their_tags() -> None:
-    conversation = {"conversation": [{"human": "<|Human|>: 一<eoh>\n", "assistant": "二<eom>"},
-                                     {"human": "三", "assistant": "四"}]}  # fmt: skip
+    conversation = {
+        "conversation": [
+            {"human": "<|Human|>: 一<eoh>\n", "assistant": "二<eom>"},
+            {"human": "三", "assistant": "四"},
+        ]
+    }
     thoughts = "<|Inner Thoughts|>: 想<eot>"
-    chat = {"chat": {
-        f"turn_{n}": {"Human": f"<|Human|>: {q}<eoh>\n", "Inner Thoughts": thoughts,
-                      "MOSS": f"<|MOSS|>: {a}<eom>\n"}
-        for n, q, a in [(10, "三", "四"), (9, "一", "二")]}}  # fmt: skip
+    chat = {
+        "chat": {
+            f"turn_{n}": {
+                "Human": f"<|Human|>: {q}<eoh>\n",
+                "Inner Thoughts": thoughts,
+                "MOSS": f"<|MOSS|>: {a}<eom>\n",
+            }
+            for n, q, a in [(10, "三", "四"), (9, "一", "二")]
+        }
+    }
     plain = {"plain_text": "[Human]: 一<eoh> [MOSS]: 二<eoa> [Human]: 三<eoh> [MOSS]: 四<eoa>"}
     expected = "问：一\n答：二\n问：三\n答：四"
     assert [text_of("moss", r) for r in (conversation, chat, plain)] == [expected] * 3
@@ -146,8 +194,17 @@ def test_wanjuan_web_page_and_exam_item() -> None:
     assert text_of("wanjuan", page) == "# 题目\n正文"
     assert text_of("wanjuan", page | {"title": "题目"}) == "# 题目\n正文"
     assert text_of("wanjuan", {"id": "B", "title": "另题", "content": "正文"}) == "另题\n正文"
-    item = {"id": "e", "q_main": "1+1=?", "option_a": "1", "option_b": "2", "option_c": "",
-            "option_d": None, "std_ans": "B", "answer_detail": "加法", "grade": "小学"}  # fmt: skip
+    item = {
+        "id": "e",
+        "q_main": "1+1=?",
+        "option_a": "1",
+        "option_b": "2",
+        "option_c": "",
+        "option_d": None,
+        "std_ans": "B",
+        "answer_detail": "加法",
+        "grade": "小学",
+    }
     document = convert(FORMATS["wanjuan"], item)
     assert document.text == "1+1=?\nA. 1\nB. 2\n答案：B\n解析：加法"
     assert document.meta == {"id": "e", "grade": "小学"}
@@ -179,8 +236,21 @@ def test_text_is_not_rewritten() -> None:
     assert text_of("skypile", {"text": "x² ＡＢ①"}) == "x² ＡＢ①"
 
 
-@pytest.mark.parametrize("record", [None, 3, "text", [], {"text": None}, {"text": 3}, {"text": ""},
-                                    {"text": ["a"]}, {}, {"text": "\ud800"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "record",
+    [
+        None,
+        3,
+        "text",
+        [],
+        {"text": None},
+        {"text": 3},
+        {"text": ""},
+        {"text": ["a"]},
+        {},
+        {"text": "\ud800"},
+    ],
+)
 def test_wrongly_typed_records_are_rejected(record: Any) -> None:
     assert reason("skypile", record)
 
@@ -217,20 +287,28 @@ def test_any_json_is_a_document_or_rejected(record: Any, name: str) -> None:
 
 
 def read(path: Path) -> list[Any]:
-    return [r.value if not isinstance(r.value, Damaged) else r.value.reason.split(":")[0]
-            for r in read_records(path)]  # fmt: skip
+    return [
+        r.value if not isinstance(r.value, Damaged) else r.value.reason.split(":")[0]
+        for r in read_records(path)
+    ]
 
 
 def test_json_lines_under_any_name(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(
-        b'\xef\xbb\xbf{"a": 1}\n\n{"a": "\xe2\x80\xa8"}\n{"a": \n\xff\xfe{}\n' + b"[" * 100_000
+        b'\xef\xbb\xbf{"a": 1}\n\n{"a": "\xe2\x80\xa8"}\n{"a": \n\xff\xfe{}\n'
+        + b"[" * 100_000
         + b'\n{"a": 4}'
-    )  # fmt: skip
+    )
     assert read(path) == [
-        {"a": 1}, "empty line", {"a": "\u2028"}, "malformed JSON", "not UTF-8 at byte 0",
-        "malformed JSON", {"a": 4},
-    ]  # fmt: skip
+        {"a": 1},
+        "empty line",
+        {"a": "\u2028"},
+        "malformed JSON",
+        "not UTF-8 at byte 0",
+        "malformed JSON",
+        {"a": 4},
+    ]
     assert [r.line for r in read_records(path)] == [1, 2, 3, 4, 5, 6, 7]
 
 
@@ -246,9 +324,15 @@ def test_json_array_item_by_item(
         + '"},\n  {"a": "没有结尾},\n  {"a": "好"}, null, 3, "x"\n]\n'.encode()
     )
     assert read(path) == [
-        {"a": ']}"[{', "b": {"c": [1]}}, "malformed JSON", "not UTF-8", "malformed JSON",
-        {"a": "好"}, None, 3, "x",
-    ]  # fmt: skip
+        {"a": ']}"[{', "b": {"c": [1]}},
+        "malformed JSON",
+        "not UTF-8",
+        "malformed JSON",
+        {"a": "好"},
+        None,
+        3,
+        "x",
+    ]
 
 
 def test_array_that_ends_early_loses_only_its_last_item(tmp_path: Path) -> None:

@@ -11,17 +11,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
+from common.errors import ConfigError, DataError
+from corpus.packing import parts
+from corpus.packing.fast_encoder import FastEncoder
 from model.data import PackedManifest, ShardWriter
-from model.data.verify_shards import verify_shards
-from model.encoder import Encoded
-from model.errors import ConfigError, DataError
-from model.tokenizer import load_tokenizer, pruned_from
+from model.data.verify.shards import verify_shards
+from model.tokenizer.encoder import Encoded
+from model.tokenizer.qwen import load_tokenizer, pruned_from
 from tasks import pack as module
-from tasks._packing import parts
-from tasks._packing.fast import FastEncoder
-from tasks._stage import Context
+from tasks.core.stage import Context
 from tasks.pack import PackConfig, check, pack
-from tests.tasks._packed import TEXTS, documents, files, pack_in, result, write_cleaned
+from tests.corpus.packing.packed import TEXTS, documents, files, pack_in, result, write_cleaned
 
 
 def test_ids_are_the_tokenizers_with_an_end(
@@ -234,9 +234,7 @@ def test_as_a_stage(small: PreTrainedTokenizerBase, tmp_path: Path, context: Con
 
 
 def test_interrupted_while_pruning_leaves_nothing(
-    tokenizer: PreTrainedTokenizerBase,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cleaned = write_cleaned(tmp_path / "cleaned", {"en": TEXTS["en"]})
     (tmp_path / "out" / "tokenizer.partial-1").mkdir(parents=True)  # as a killed process leaves it

@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from model.errors import ConfigError, DataError
+from common.errors import ConfigError, DataError
 from model.train.build import model_config
+from model.train.checkpoint.retention import CheckpointSettings
 from model.train.config import PretrainSettings
-from model.train.retention import CheckpointSettings
-from tasks._stage import stage_key
+from tasks.core.stage import stage_key
 from tasks.pretrain import PretrainConfig, bytes_needed, check, num_processes, summary
 
 SMALL = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}

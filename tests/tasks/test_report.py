@@ -15,25 +15,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from common.errors import DataError
+from common.recipes import read_yaml, recipe_path
 from model import SteelConfig, SteelForCausalLM
 from model.data import PackedManifest, ShardWriter
-from model.errors import DataError
-from model.train.throughput import Result
-from tasks._paper import load_paper
-from tasks._recipes import read_yaml, recipe_path
-from tasks._stage import Context, StageResult
-from tasks._table2 import measured_table
+from model.train.throughput.measure import Result
+from tasks.core.paper import load_paper
+from tasks.core.stage import Context, StageResult
+from tasks.core.table2 import measured_table
 from tasks.report import ReportConfig, check, report, result_table
-from tasks.report._facts import Facts, count_parameters, gather
-from tasks.report._figures import draw, running_mean
-from tasks.report._page import html_page
-from tasks.report._text import markdown, table
+from tasks.report.data import Facts, count_parameters, gather
+from tasks.report.figures import draw, running_mean
+from tasks.report.format import markdown, table
+from tasks.report.page import html_page
 from tasks.report.table import verdict
 
 SOURCES = {
-    "skypile": (2400, 900), "wanjuan": (1500, 620), "baidu_baike": (900, 300), "zhihu": (700, 410),
-    "belle_2m": (500, 260), "starcoder_python": (300, 120),
-}  # fmt: skip
+    "skypile": (2400, 900),
+    "wanjuan": (1500, 620),
+    "baidu_baike": (900, 300),
+    "zhihu": (700, 410),
+    "belle_2m": (500, 260),
+    "starcoder_python": (300, 120),
+}
 """Source -> (tokens, documents)."""
 SMALL, FULL = 1_600_000, 1_117_000_000
 
@@ -44,20 +48,31 @@ class Pipeline:
     def __init__(self, folder: Path, *, parameters: int = SMALL, skill: float = 0.6) -> None:
         self.folder, self.rng = folder, Random(5)
         self.skill = skill
-        self.normalized = self._stage("normalize", notes={"sources": {
-            name: {"source": name, "documents": documents, "quarantined": documents // 50}
-            for name, (_, documents) in SOURCES.items()
-        }})  # fmt: skip
+        self.normalized = self._stage(
+            "normalize",
+            notes={
+                "sources": {
+                    name: {"source": name, "documents": documents, "quarantined": documents // 50}
+                    for name, (_, documents) in SOURCES.items()
+                }
+            },
+        )
         self.cleaned = self._clean()
         self.packed = self._pack()
         self.pretrain = self._train("pretrain", "valley", 9.1, 3.2, parameters=parameters)
         self.sft = {
-            name: self._train("sft", name, 3.0, low, mixture=[
-                {"set": "wanjuan_mcq", "usable": 4000, "taken": 1200},
-                {"set": "ruozhiba", "usable": 240, "taken": 240},
-            ])
+            name: self._train(
+                "sft",
+                name,
+                3.0,
+                low,
+                mixture=[
+                    {"set": "wanjuan_mcq", "usable": 4000, "taken": 1200},
+                    {"set": "ruozhiba", "usable": 240, "taken": 240},
+                ],
+            )
             for name, low in (("table3-2-chinese", 1.1), ("table3-5-chinese-20-english-mcq", 0.9))
-        }  # fmt: skip
+        }
         policy = self.sft["table3-5-chinese-20-english-mcq"].key
         self.dpo = self._train("dpo", "", math.log(2), 0.41, inputs={"policy": policy})
         models = ["base", *(f"sft {name}" for name in self.sft), "dpo"]
@@ -73,43 +88,68 @@ class Pipeline:
         folder = self.folder / stage / key
         folder.mkdir(parents=True, exist_ok=True)
         manifest = {
-            "schema": 1, "stage": stage, "label": label, "key": key, "counts": {}, "notes": {},
-            "inputs": {}, "config": {}, "started": 1_760_000_000.0, "finished": 1_760_000_042.5,
-            "git_commit": "0123456789abcdef+", "software": {"torch": "2.13.0", "lm-eval": "0.4.13"},
+            "schema": 1,
+            "stage": stage,
+            "label": label,
+            "key": key,
+            "counts": {},
+            "notes": {},
+            "inputs": {},
+            "config": {},
+            "started": 1_760_000_000.0,
+            "finished": 1_760_000_042.5,
+            "git_commit": "0123456789abcdef+",
+            "software": {"torch": "2.13.0", "lm-eval": "0.4.13"},
             **more,
-        }  # fmt: skip
+        }
         return StageResult(stage=stage, key=key, folder=folder, manifest=manifest)
 
     def _clean(self) -> StageResult:
         result = self._stage(
-            "clean", counts={"contaminated_documents": 3},
-            notes={"contamination": {"ceval": 2, "mmlu": 2},
-                   "contamination_index": {"questions": 500, "checkable": 498}},
-        )  # fmt: skip
+            "clean",
+            counts={"contaminated_documents": 3},
+            notes={
+                "contamination": {"ceval": 2, "mmlu": 2},
+                "contamination_index": {"questions": 500, "checkable": 498},
+            },
+        )
         rows, totals = [], []
         for name, (_, documents) in SOURCES.items():
             kind = "code" if name.startswith("starcoder") else "text"
             left = documents
             for position, operator in enumerate(("fix_unicode_mapper", "text_length_filter"), 1):
                 dropped = left // 7 if operator.endswith("filter") else 0
-                rows.append({
-                    "kind": kind, "position": position, "operator": operator, "source": name,
-                    "documents_in": left, "documents_kept": left - dropped,
-                    "documents_changed": left // 3 if not dropped else 0,
-                    "documents_dropped": dropped,
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "kind": kind,
+                        "position": position,
+                        "operator": operator,
+                        "source": name,
+                        "documents_in": left,
+                        "documents_kept": left - dropped,
+                        "documents_changed": left // 3 if not dropped else 0,
+                        "documents_dropped": dropped,
+                    }
+                )
                 left -= dropped
             totals.append({"source": name, "documents_in": documents, "documents_kept": left})
         statistics = [
-            {"statistic": "perplexity", "operator": "perplexity_filter", "source": name,
-             "percentiles": [50.0 * 1.04**p for p in range(101)]}
-            for name in SOURCES if not name.startswith("starcoder")
-        ]  # fmt: skip
+            {
+                "statistic": "perplexity",
+                "operator": "perplexity_filter",
+                "source": name,
+                "percentiles": [50.0 * 1.04**p for p in range(101)],
+            }
+            for name in SOURCES
+            if not name.startswith("starcoder")
+        ]
         ledger = {"sources": totals, "rows": rows, "statistics": statistics}
         duplicates = {
-            "clusters": 4, "duplicates": 7, "largest": [],
+            "clusters": 4,
+            "duplicates": 7,
+            "largest": [],
             "sources": [{"dropped_from": "skypile", "kept_in": "zhihu", "documents": 7}],
-        }  # fmt: skip
+        }
         (result.folder / "duplicates.json").write_text(json.dumps(duplicates))
         (result.folder / "recipe-text.yaml").write_text(
             "process: [perplexity_filter: {lang: zh, max_ppl: 1234}]"
@@ -132,9 +172,16 @@ class Pipeline:
         return result
 
     def _train(
-        self, stage: str, label: str, first: float, last: float, *,
-        parameters: int = 0, mixture: list[dict[str, Any]] | None = None, **more: Any,
-    ) -> StageResult:  # fmt: skip
+        self,
+        stage: str,
+        label: str,
+        first: float,
+        last: float,
+        *,
+        parameters: int = 0,
+        mixture: list[dict[str, Any]] | None = None,
+        **more: Any,
+    ) -> StageResult:
         counts = {"tokens": 1_228_800.0} if stage == "pretrain" else {}
         notes = {"mixture": mixture} if mixture else {}
         result = self._stage(stage, label, counts=counts, notes=notes, **more)
@@ -159,12 +206,22 @@ class Pipeline:
         for name, title in (("ceval", "C-Eval"), ("cmmlu", "CMMLU"), ("mmlu", "MMLU")):
             share = 0.25 if model == "base" or name == "mmlu" else self.skill
             scores[name] = {
-                "title": title, "accuracy_micro": share, "accuracy_macro": share - 0.01,
-                "num_questions": 200, "interval_95": [share - 0.06, share + 0.06], "chance": 0.25,
-                "num_truncated": 3 if name == "mmlu" else 0, "num_fewshot": 0, "limit": 10,
-                "chat": model != "base", "num_subjects": 4, "num_subjects_known": 52,
-                "split": "val", "origin": "sample-world", "subjects": {},
-            }  # fmt: skip
+                "title": title,
+                "accuracy_micro": share,
+                "accuracy_macro": share - 0.01,
+                "num_questions": 200,
+                "interval_95": [share - 0.06, share + 0.06],
+                "chance": 0.25,
+                "num_truncated": 3 if name == "mmlu" else 0,
+                "num_fewshot": 0,
+                "limit": 10,
+                "chat": model != "base",
+                "num_subjects": 4,
+                "num_subjects_known": 52,
+                "split": "val",
+                "origin": "sample-world",
+                "subjects": {},
+            }
         (result.folder / "results.json").write_text(json.dumps(scores))
         return result
 
@@ -256,8 +313,9 @@ def test_numbers_are_those_of_the_stages(pipeline: Pipeline) -> None:
 
 
 def test_a_report_of_nothing_says_not_run(tmp_path: Path) -> None:
-    facts = gather(normalized=None, cleaned=None, packed=None, pretrain=None, sft={}, dpo=None,
-                   evaluations={})  # fmt: skip
+    facts = gather(
+        normalized=None, cleaned=None, packed=None, pretrain=None, sft={}, dpo=None, evaluations={}
+    )
     assert draw(facts, tmp_path / "figures") == []
     text = text_of(facts)
     for section in text.split("\n## ")[1:]:
@@ -268,9 +326,14 @@ def test_a_report_of_nothing_says_not_run(tmp_path: Path) -> None:
 
 def test_every_single_stage_may_be_missing(pipeline: Pipeline, tmp_path: Path) -> None:
     for name, absent in (
-        ("normalized", None), ("cleaned", None), ("packed", None), ("pretrain", None), ("sft", {}),
-        ("dpo", None), ("evaluations", {}),
-    ):  # fmt: skip
+        ("normalized", None),
+        ("cleaned", None),
+        ("packed", None),
+        ("pretrain", None),
+        ("sft", {}),
+        ("dpo", None),
+        ("evaluations", {}),
+    ):
         facts = gather(**{**pipeline.inputs(), name: absent})
         assert "not run" in text_of(facts)
 
@@ -361,9 +424,13 @@ def test_a_table_has_as_many_cells_as_columns() -> None:
 
 def test_parameters_are_counted_from_headers(tmp_path: Path) -> None:
     config = SteelConfig(
-        vocab_size=64, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        expert_intermediate_size=8, num_experts=2,
-    )  # fmt: skip
+        vocab_size=64,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        expert_intermediate_size=8,
+        num_experts=2,
+    )
     network = SteelForCausalLM(config)
     network.save_pretrained(tmp_path, max_shard_size="4KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
@@ -388,9 +455,13 @@ def test_table_2_shows_what_was_measured_in_this_store(tmp_path: Path) -> None:
     alone = markdown(gather(**Pipeline(tmp_path / "alone").inputs()), paper, [])
     assert "Not measured in this store" in alone and "15,000" in alone
     result = Result(
-        status="done", device="GPU X", num_devices=1, tokens_per_second_per_device=31_234,
-        memory_gb=41.5, mfu_datasheet=0.5,
-    )  # fmt: skip
+        status="done",
+        device="GPU X",
+        num_devices=1,
+        tokens_per_second_per_device=31_234,
+        memory_gb=41.5,
+        mfu_datasheet=0.5,
+    )
     rows = measured_table({"exp7": result, "exp8": result}, paper.table2, tiny=False)
     folder = tmp_path / "kernel_table" / "k"
     folder.mkdir(parents=True)

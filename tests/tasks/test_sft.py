@@ -11,14 +11,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.errors import ConfigError, DataError
-from tasks._chats import Mixture, MixtureSet, Pool, build_mixture, load_mixture
-from tasks._chats.mixing import apportion, draw, draw_mixture
-from tasks._files import read_json_lines
-from tasks._recipes import RECIPES, read_yaml, recipe_path
-from tasks._stage import StageResult
+from common.errors import ConfigError, DataError
+from common.files import read_json_lines
+from common.paths import RECIPES
+from common.recipes import read_yaml, recipe_path
+from corpus.chats import Mixture, MixtureSet, Pool, build_mixture, load_mixture
+from corpus.chats.mixing import apportion, draw, draw_mixture
+from tasks.core.stage import StageResult
 from tasks.sft import SftConfig, check, needed_sets, num_processes, sft
-from tests.tasks._running import result_of, run_stage, stage_run
+from tests.tasks.running import result_of, run_stage, stage_run
 from tests.tiny_chat import write_model
 
 SIZES = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 500), min_size=1)
@@ -58,8 +59,13 @@ def test_draws_depend_on_the_seed_and_are_not_a_prefix() -> None:
 LETTERS = st.text("ze", max_size=120)
 
 
-@given(chinese=LETTERS, more=LETTERS, one=LETTERS, other=LETTERS,
-       ratio=st.sampled_from([0.0, 0.1, 0.25, 1.0, 3.0]))  # fmt: skip
+@given(
+    chinese=LETTERS,
+    more=LETTERS,
+    one=LETTERS,
+    other=LETTERS,
+    ratio=st.sampled_from([0.0, 0.1, 0.25, 1.0, 3.0]),
+)
 def test_a_pool_has_exactly_its_ratio_to_the_rest(
     chinese: str, more: str, one: str, other: str, ratio: float
 ) -> None:
@@ -122,11 +128,17 @@ def write_sets(folder: Path) -> Path:
             {"instruction": f"ask {n}", "input": "", "output": f"answer {n}"} for n in range(30)
         ],
         "wanjuan_mcq/part.jsonl": [
-            {"q_type": "单选题", "q_main": f"第{n}题？", "option_a": "甲", "option_b": "乙",
-             "std_ans": "AB"[n % 2], "answer_detail": "因为别的答案都不符合题目的意思。"}
+            {
+                "q_type": "单选题",
+                "q_main": f"第{n}题？",
+                "option_a": "甲",
+                "option_b": "乙",
+                "std_ans": "AB"[n % 2],
+                "answer_detail": "因为别的答案都不符合题目的意思。",
+            }
             for n in range(8)
         ],
-    }  # fmt: skip
+    }
     for name, content in rows.items():
         path = folder / name
         path.parent.mkdir(parents=True)
@@ -145,16 +157,20 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         "{title: Trial, sets: {alpaca_zh: {}, code_alpaca: {pool: english},"
         " wanjuan_mcq: {styles: [letter]}}, pools: {english: {ratio: 0.25, to: zh}}}"
     )
-    monkeypatch.setattr("tasks._recipes.RECIPES", recipes)
+    monkeypatch.setattr("common.recipes.RECIPES", recipes)
     return "trial"
 
 
 def mix(tmp_path: Path, name: str, output: str = "mixture.jsonl", scratch: str = "scratch") -> Any:
     (tmp_path / scratch).mkdir(exist_ok=True)
     return build_mixture(
-        load_mixture(name), tmp_path / "data", output=tmp_path / output,
-        quarantine=tmp_path / "quarantine", scratch=tmp_path / scratch, seed=7,
-    )  # fmt: skip
+        load_mixture(name),
+        tmp_path / "data",
+        output=tmp_path / output,
+        quarantine=tmp_path / "quarantine",
+        scratch=tmp_path / scratch,
+        seed=7,
+    )
 
 
 def test_mixture_file_holds_what_the_table_says(tmp_path: Path, recipe: str) -> None:
@@ -162,8 +178,10 @@ def test_mixture_file_holds_what_the_table_says(tmp_path: Path, recipe: str) -> 
     rows = {row.set: row for row in mix(tmp_path, recipe)}
     lines = list(read_json_lines(tmp_path / "mixture.jsonl"))
     assert Counter(line["set"] for line in lines) == {
-        "alpaca_zh": 40, "wanjuan_mcq": 8, "code_alpaca": 12,
-    }  # fmt: skip
+        "alpaca_zh": 40,
+        "wanjuan_mcq": 8,
+        "code_alpaca": 12,
+    }
     assert {name: row.taken for name, row in rows.items()} == Counter(x["set"] for x in lines)
     assert Counter(line["language"] for line in lines) == {"zh": 48, "en": 12}
     assert rows["alpaca_zh"].set_aside == {"empty answer": 3}
@@ -180,7 +198,7 @@ def test_mixture_is_the_same_after_an_interruption(
     write_sets(tmp_path / "data")
     mix(tmp_path, recipe)
     with monkeypatch.context() as patch:
-        patch.setattr("tasks._chats.mixing.draw_mixture", None)  # dies after reading the sets
+        patch.setattr("corpus.chats.mixing.draw_mixture", None)  # dies after reading the sets
         with pytest.raises(TypeError):
             mix(tmp_path, recipe, "second.jsonl", "scratch-2")
     assert not (tmp_path / "second.jsonl").exists()

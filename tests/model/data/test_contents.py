@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from common.errors import DataError
 from model.data import Journal, PackedManifest
 from model.data.contents import check_contents, explain_difference, recall, remember
-from model.errors import DataError
 
 Simulate = Callable[..., PackedManifest]
 Pack = Callable[..., PackedManifest]

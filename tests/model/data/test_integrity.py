@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from common.errors import DataError
 from model.data import PackedDataset, PackedManifest, SampleOrder, ShardGuard, StepLoader, integrity
 from model.data.integrity import forget_sessions, session_folder
-from model.errors import DataError
 
 Fault = Callable[[Path], None]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import DataError
 from model.data import Journal, JournalEntry, PackedManifest
-from model.errors import DataError
 
 Simulate = Callable[..., PackedManifest]
 Pack = Callable[..., PackedManifest]

@@ -8,18 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.data import (
-    Journal,
-    PackedDataset,
-    PackedManifest,
-    SampleOrder,
-    StepLoader,
-)
-from model.data import (
-    dataset as dataset_module,
-)
+from common.errors import ConfigError, DataError
+from model.data import Journal, PackedDataset, PackedManifest, SampleOrder, StepLoader
+from model.data import dataset as dataset_module
 from model.data.shards import open_tokens
-from model.errors import ConfigError, DataError
 
 Simulate = Callable[..., PackedManifest]
 Pack = Callable[..., PackedManifest]
@@ -120,9 +112,12 @@ def test_refuses_uneven_splits_and_steps_without_data(packed: PackedManifest) ->
     for global_batch, micro_batch, world_size in ((8, 3, 1), (8, 2, 3), (0, 1, 1), (4, 4, 2)):
         with pytest.raises(ConfigError, match=f"global_batch {global_batch}"):
             StepLoader(
-                dataset, global_batch=global_batch, micro_batch=micro_batch,
-                rank=0, world_size=world_size,
-            )  # fmt: skip
+                dataset,
+                global_batch=global_batch,
+                micro_batch=micro_batch,
+                rank=0,
+                world_size=world_size,
+            )
     steps = StepLoader(dataset, global_batch=8, micro_batch=8, rank=0, world_size=1)
     steps.step(steps.num_steps - 1)
     for step in (-1, steps.num_steps):

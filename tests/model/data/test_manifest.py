@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from common.errors import DataError
 from model.data import PackedManifest
-from model.errors import DataError
 
 Simulate = Callable[..., PackedManifest]
 
@@ -33,9 +33,13 @@ def test_digest_follows_content_and_not_names(simulate: Simulate) -> None:
     moved = replace(manifest, shards=(*rest, replace(first, name="other.bin", cleaned_file="b")))
     assert moved.digest == manifest.digest
     for change in (
-        {"md5": "2" * 32}, {"index_md5": "2" * 32}, {"num_tokens": 11}, {"num_documents": 2},
-        {"source": "fr"}, {"dtype": "uint16"},
-    ):  # fmt: skip
+        {"md5": "2" * 32},
+        {"index_md5": "2" * 32},
+        {"num_tokens": 11},
+        {"num_documents": 2},
+        {"source": "fr"},
+        {"dtype": "uint16"},
+    ):
         changed: dict[str, Any] = dict(change)
         assert (
             replace(manifest, shards=(replace(first, **changed), *rest)).digest != manifest.digest

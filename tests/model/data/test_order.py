@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.errors import ConfigError, DataError
 from model.data import Block, Journal, PackedManifest, SampleOrder
+from model.data.epoch_index import Blocks
 from model.data.permutation import Permutation
-from model.data.slots import Blocks
-from model.errors import ConfigError, DataError
 
 Simulate = Callable[..., PackedManifest]
 
@@ -241,9 +241,13 @@ def test_never_changes(simulate: Simulate) -> None:
     manifest = simulate({"en": [30], "zh": [25, 13]})
     journal = Journal().append(manifest, simulate({"new": [16]}, prefix="x"), at=4, seed=3)
     order = SampleOrder(
-        manifest, sequence_length=5, seed=1, weights={"zh": 1.5}, validation_fraction=0.1,
+        manifest,
+        sequence_length=5,
+        seed=1,
+        weights={"zh": 1.5},
+        validation_fraction=0.1,
         journal=journal,
-    )  # fmt: skip
+    )
     assert [(b.source, b.epoch, b.shard, b.start) for b in all_of(order)] == [
         ("zh", 0, 1, 15),
         ("en", 0, 0, 10),

@@ -17,9 +17,13 @@ def test_epochs_are_those_counted(simulate: Simulate, consumed: int | None) -> N
     more = simulate({"zh": [4_001], "code": [12_001]}, prefix="x")
     journal = Journal().append(first, more, at=2000, seed=3, weights={"code": 1.5})
     order = SampleOrder(
-        first, sequence_length=4, seed=1, weights={"en": 0.5}, validation_fraction=0.1,
+        first,
+        sequence_length=4,
+        seed=1,
+        weights={"en": 0.5},
+        validation_fraction=0.1,
         journal=journal,
-    )  # fmt: skip
+    )
     if consumed is None:
         consumed = order.num_samples
     found = expected_epochs(order, consumed)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
+from common.errors import DataError
 from model.data import MicroBatch, PackedDataset, PackedManifest, SampleOrder, StepLoader
-from model.errors import DataError
 
 Pack = Callable[..., PackedManifest]
 
@@ -32,9 +32,10 @@ def loader_of(packed: PackedManifest, **arguments: int) -> StepLoader:
     assert packed.folder
     order = SampleOrder(packed, sequence_length=6, seed=3)
     return StepLoader(
-        PackedDataset(packed.folder, order), separate_documents=True,
+        PackedDataset(packed.folder, order),
+        separate_documents=True,
         **{"global_batch": 8, "micro_batch": 2, "rank": 1, "world_size": 2} | arguments,
-    )  # fmt: skip
+    )
 
 
 def plain(batches: list[MicroBatch]) -> list[dict[str, object]]:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.errors import DataError
 from model.data import PackedManifest, ShardWriter, dtype_for
 from model.data.shards import check_shard, open_tokens, read_document_starts, remove_leftovers
-from model.errors import DataError
 
 Pack = Callable[..., PackedManifest]
 DOCUMENTS = st.lists(st.lists(st.integers(0, 60_000), min_size=1, max_size=8), max_size=15)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.errors import DataError
 from model.data import DataState, Journal, PackedManifest, SampleOrder
-from model.errors import DataError
 
 Simulate = Callable[..., PackedManifest]
 
@@ -17,9 +17,12 @@ def order_of(simulate: Simulate, **changes: Any) -> SampleOrder:
     manifest = simulate({"en": [200], "zh": [300, 100]})
     journal = Journal().append(manifest, simulate({"zh": [90]}, prefix="x"), at=8, seed=3)
     arguments = {
-        "sequence_length": 5, "seed": 1, "weights": {"zh": 1.5}, "validation_fraction": 0.1,
+        "sequence_length": 5,
+        "seed": 1,
+        "weights": {"zh": 1.5},
+        "validation_fraction": 0.1,
         "journal": journal,
-    }  # fmt: skip
+    }
     return SampleOrder(manifest, **arguments | changes)
 
 
@@ -58,13 +61,15 @@ def test_a_hundred_appends_stay_under_ten_kilobytes(simulate: Simulate) -> None:
     for number in range(100):
         new = simulate({name: [1 << 25] for name in names}, prefix=f"{number}-")
         journal = journal.append(
-            manifest, new, at=number << 22, seed=(1 << 62) + number,
+            manifest,
+            new,
+            at=number << 22,
+            seed=(1 << 62) + number,
             weights={name: 0.123 + number + i for i, name in enumerate(names)},
-        )  # fmt: skip
+        )
     order = SampleOrder(
-        manifest, sequence_length=2048, seed=1, journal=journal,
-        weights=dict.fromkeys(names, 1.25),
-    )  # fmt: skip
+        manifest, sequence_length=2048, seed=1, journal=journal, weights=dict.fromkeys(names, 1.25)
+    )
     text = DataState.of(order, 400 << 20).to_json()
     assert len(text.encode()) < 10_000
     state = DataState.from_json(text)

@@ -141,12 +141,16 @@ def test_one_sequence_whatever_happens(corpora: list[PackedManifest], data: st.D
         end = run[number + 1].begin if number + 1 < len(run) else available
         loaders = [
             StepLoader(
-                PackedDataset(base.folder, order), global_batch=GLOBAL_BATCH,
-                micro_batch=phase.micro_batch, rank=rank, world_size=phase.world_size,
-                prefetch=phase.prefetch, separate_documents=True,
+                PackedDataset(base.folder, order),
+                global_batch=GLOBAL_BATCH,
+                micro_batch=phase.micro_batch,
+                rank=rank,
+                world_size=phase.world_size,
+                prefetch=phase.prefetch,
+                separate_documents=True,
             )
             for rank in range(phase.world_size)
-        ]  # fmt: skip
+        ]
         for step in range(step, min(end, available)):  # noqa: B020
             for loader in loaders:
                 batches = loader.step(step)

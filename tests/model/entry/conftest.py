@@ -1,13 +1,10 @@
 """Packed data for entries that train; the helpers are those of tests/model/train."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
-
-import ranks
+from tests.model.train import ranks
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import ranks
 
+from common.errors import ConfigError, DataError
 from model.entry.join import CALL, Call
 from model.entry.launch import Nodes
-from model.errors import ConfigError, DataError
-from model.train.checkpoint import complete_checkpoints
+from model.train.checkpoint.writer import complete_checkpoints
+from tests.model.train import ranks
 
 PATIENCE_SECONDS = 120
 LOOPBACK = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PET_LOCAL_ADDR": "127.0.0.1"}
@@ -25,9 +25,13 @@ LOOPBACK = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PET_LOCAL_ADDR"
 def start(root: Path, log: Path, *arguments: object) -> "subprocess.Popen[bytes]":
     with log.open("ab") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", *map(str, arguments)], cwd=root, stdout=file, stderr=file,
-            stdin=subprocess.DEVNULL, env={**os.environ, **LOOPBACK},
-        )  # fmt: skip
+            [sys.executable, "-m", *map(str, arguments)],
+            cwd=root,
+            stdout=file,
+            stderr=file,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **LOOPBACK},
+        )
 
 
 def wait_for(condition: Callable[[], object], log: Path) -> None:
@@ -95,10 +99,17 @@ def test_two_nodes_train_as_one(packed: Path, tmp_path: Path, root: Path) -> Non
     assert alone.wait(PATIENCE_SECONDS) == 0, log.read_text()
     where = ("--nodes", 2, "--rendezvous", f"127.0.0.1:{free_port()}", "--run-id", "pair")
     nodes = [
-        start(root, tmp_path / f"log-{n}", "model.entry.launch", *where, 1,
-              "model.entry.pretrain", runs["two"])
+        start(
+            root,
+            tmp_path / f"log-{n}",
+            "model.entry.launch",
+            *where,
+            1,
+            "model.entry.pretrain",
+            runs["two"],
+        )
         for n in range(2)
-    ]  # fmt: skip
+    ]
     for number, node in enumerate(nodes):
         assert node.wait(PATIENCE_SECONDS) == 0, (tmp_path / f"log-{number}").read_text()
     expected = ranks.read_run(tmp_path / "one")

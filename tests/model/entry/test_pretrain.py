@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import ranks
 from transformers import AutoModelForCausalLM
 
-from model.train.checkpoint_files import complete_checkpoints
+from model.train.checkpoint.reader import complete_checkpoints
+from tests.model.train import ranks
 from tests.processes import processes_of
 
 PATIENCE_SECONDS = 120
@@ -20,9 +20,12 @@ def launch(job: Path, root: Path) -> "subprocess.Popen[bytes]":
     with (job.parent / "launch.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "model.entry.launch", "2", "model.entry.pretrain", str(job)],
-            cwd=root, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+            cwd=root,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
             env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        )  # fmt: skip
+        )
 
 
 def wait_for(condition: Callable[[], object], log: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from model.errors import ConfigError
+from common.errors import ConfigError
 from model.kernels import (
     IMPLEMENTATIONS,
     OPERATIONS,

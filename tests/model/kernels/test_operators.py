@@ -94,8 +94,7 @@ def layer(operations: dict[str, tuple[Callable[..., Any], ...]]) -> Callable[...
 
 
 @pytest.mark.parametrize(
-    ("name", "device"),
-    [case for case in cases("soft_moe") if case.values != ("eager", "cuda")],
+    ("name", "device"), [case for case in cases("soft_moe") if case.values != ("eager", "cuda")]
 )
 def test_torch_compile_makes_one_graph_with_equal_results(name: str, device: str) -> None:
     operations = {operation: functions(operation, name) for operation in OPERATIONS}

@@ -10,21 +10,18 @@ from typing import Any
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import ranks
-
 from model.train.build import Run, build
 from model.train.config import PretrainJob
-from model.train.parallel import parallel
-from model.train.signals import StopFlag
+from model.train.distributed.context import parallel
+from model.train.distributed.signals import StopFlag
+from tests.model.train import ranks
 
 
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[None]:
     """A process with everything imported, which ranks are forked from."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ranks"])
+    context.set_forkserver_preload(["tests.model.train.ranks"])
     before = os.environ.get("PYTHONPATH")
     # The server starts with the environment of this moment; its imports need these folders.
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)

@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer
 
-from model.train import parallel as parallel_module
 from model.train.build import build_model, decoder_layers
 from model.train.config import PretrainSettings
-from model.train.initialise import children_first
-from model.train.objective import Objective
-from model.train.parallel import Parallel, distribute, parallel, synchronise_gradients
-from model.train.parallel_config import ParallelSettings
+from model.train.distributed import context as parallel_module
+from model.train.distributed.config import ParallelSettings
+from model.train.distributed.context import Parallel, distribute, parallel, synchronise_gradients
+from model.train.distributed.initialise import children_first
+from model.train.loss import Objective
 
 M_MMAP_THRESHOLD = -3
 
@@ -83,10 +83,14 @@ def write_gradients(output: Path, packed: Path, precision: Any, repeats: int) ->
     """Gradients of one micro-batch, added up `repeats` times, as the trainer does it."""
     with parallel() as ranks:
         settings = PretrainSettings(
-            model={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-                   "expert_intermediate_size": 8},
+            model={
+                "hidden_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "expert_intermediate_size": 8,
+            },
             precision=precision,
-        )  # fmt: skip
+        )
         objective = place(settings, packed, ranks)
         ids = torch.arange(64).view(2, 32) % 60 + 2 * ranks.rank
         for number in range(repeats):

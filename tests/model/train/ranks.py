@@ -27,8 +27,11 @@ from transformers import PreTrainedTokenizerFast
 from model.data import Journal, PackedManifest, StepLoader
 from model.data.shards import ShardWriter
 from model.entry import pretrain
-from model.train import changes, checkpoint, metrics, parallel, trainer
-from model.train.engine import Engine
+from model.train import trainer
+from model.train.checkpoint import writer as checkpoint
+from model.train.distributed import context as parallel
+from model.train.run import changes, metrics
+from model.train.train_step import Engine
 
 VOCABULARY = 64
 END = VOCABULARY - 3
@@ -49,9 +52,16 @@ class Fault:
     step: int
     number: int = signal.SIGKILL
     at: Literal[
-        "log", "validation", "before copy", "before tensors", "before rename", "after rename",
-        "before horizon", "before journal", "after journal",
-    ] = "log"  # fmt: skip
+        "log",
+        "validation",
+        "before copy",
+        "before tensors",
+        "before rename",
+        "after rename",
+        "before horizon",
+        "before journal",
+        "after journal",
+    ] = "log"
     rank: int = 0
 
 
@@ -131,7 +141,7 @@ def run_ranks(
     """Run a job in so many processes; their exit codes, negative for signals.
 
     losses: factors for the losses of these batches: what bad data would do.
-    constants: module constants of model.train.parallel to replace in the ranks.
+    constants: module constants of model.train.distributed.context to replace in the ranks.
     """
     return run_function(_train, world_size, job, fault, losses or {}, constants)
 
@@ -176,14 +186,15 @@ def _any_failed(ranks: list[BaseProcess]) -> bool:
 
 
 def _rank(
-    rank: int,
-    world_size: int,
-    port: int,
-    function: Callable[..., Any],
-    arguments: tuple[Any, ...],
+    rank: int, world_size: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]
 ) -> None:
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size),
-                      MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))  # fmt: skip
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
     torch.set_num_threads(1)
     function(*arguments)
 
@@ -234,10 +245,15 @@ def _record_samples(path: Path) -> None:
             rows = [row for batch in batches for row in batch["input_ids"]]
             file.write(
                 json.dumps(
-                    {"step": number, "samples": ids, "contents": [*map(content, rows)],
-                     "time": time.time_ns()}
-                ) + "\n"
-            )  # fmt: skip
+                    {
+                        "step": number,
+                        "samples": ids,
+                        "contents": [*map(content, rows)],
+                        "time": time.time_ns(),
+                    }
+                )
+                + "\n"
+            )
         return batches
 
     StepLoader.step = step  # type: ignore[method-assign]

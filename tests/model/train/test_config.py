@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from model.errors import ConfigError
+from common.errors import ConfigError
+from model.train.checkpoint.retention import CheckpointSettings
 from model.train.config import PretrainJob, PretrainSettings
-from model.train.health import HealthSettings
-from model.train.retention import CheckpointSettings
+from model.train.monitors.health import HealthSettings
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import ranks
 
 from model.data import PackedManifest, SampleOrder
-from model.train.changes import sample_order
 from model.train.config import PretrainJob
+from model.train.run.changes import sample_order
+from tests.model.train import ranks
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ranks
+
+from tests.model.train import ranks
 
 BAD_INPUT = 2
 

@@ -7,12 +7,12 @@ import signal
 from pathlib import Path
 
 import pytest
-import ranks
 import torch
-from ranks import Fault
 
-from model.train.checkpoint_files import complete_checkpoints
-from model.train.engine import compute_deterministically
+from model.train.checkpoint.reader import complete_checkpoints
+from model.train.train_step import compute_deterministically
+from tests.model.train import ranks
+from tests.model.train.ranks import Fault
 
 pytestmark = pytest.mark.usefixtures("fork_server")
 

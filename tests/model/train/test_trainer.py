@@ -6,24 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ranks
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from common.errors import ConfigError
 from model.data import PackedDataset, PackedManifest
-from model.errors import ConfigError
 from model.train.build import Run
-from model.train.changes import sample_order
-from model.train.checkpoint_files import complete_checkpoints
-from model.train.export import export
-from model.train.health import NonFiniteError
-from model.train.horizon import Horizon
-from model.train.measure import flops_per_token
-from model.train.metrics import last_value
+from model.train.checkpoint.export import export
+from model.train.checkpoint.reader import complete_checkpoints
+from model.train.monitors.health import NonFiniteError
+from model.train.monitors.speed import flops_per_token
+from model.train.run.changes import sample_order
+from model.train.run.horizon import Horizon
+from model.train.run.metrics import last_value
 from model.train.schedule import learning_rate
+from tests.model.train import ranks
 
 MakeRun = Callable[..., Run]
 QWEN = {
@@ -171,8 +171,9 @@ def test_the_export_is_the_trained_model(
     logits = loaded(input_ids=batch["input_ids"], position_ids=positions, use_cache=False).logits
     found = functional.cross_entropy(logits.float().flatten(0, 1), batch["labels"].flatten().long())
     expected, _ = run.trainer.objective(batch["input_ids"], batch["labels"], positions)
-    torch.testing.assert_close(found, expected.float(), rtol=1e-5 if precision == "fp32" else 1e-2,
-                               atol=1e-5)  # fmt: skip
+    torch.testing.assert_close(
+        found, expected.float(), rtol=1e-5 if precision == "fp32" else 1e-2, atol=1e-5
+    )
     # And it is a start for another run.
     again = make_run("again", model=str(folder), steps=1)
     for name, tensor in again.model.state_dict().items():

@@ -1,0 +1,64 @@
+"""What a result was made from and with: the project's commit, versions, the processor."""
+
+import contextlib
+import functools
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from common.paths import ROOT
+
+LIBRARIES = (
+    "torch",
+    "triton",
+    "transformers",
+    "tokenizers",
+    "fastokens",
+    "py-data-juicer",
+    "datasets",
+    "trl",
+    "lm-eval",
+    "liger-kernel",
+    "flash-attn",
+    "prefect",
+    "mlflow",
+)
+"""Whose versions are recorded, where they are installed: what shapes results or speed."""
+
+
+@functools.cache
+def software_versions() -> dict[str, str]:
+    """Versions of Python, of the installed `LIBRARIES`, and of CUDA once torch is loaded."""
+    versions = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[library] = metadata.version(library)
+    cuda = getattr(getattr(sys.modules.get("torch"), "version", None), "cuda", None)
+    return versions | ({"cuda": cuda} if cuda else {})
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """The project's commit, with `+` when the work tree differs from it; None outside git."""
+    try:
+        commit = _git("rev-parse", "HEAD").strip()
+        changed = _git("status", "--porcelain", "--untracked-files=no").strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + ("+" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+
+
+def processor_name() -> str:
+    """Model name of the processor."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
+    return platform.processor() or platform.machine()

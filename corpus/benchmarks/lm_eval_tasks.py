@@ -1,0 +1,149 @@
+"""Exams turned into tasks that lm-eval runs offline.
+
+    Question … of <exams>/<benchmark>     ──▶     tasks/<benchmark>/law/dev.parquet
+                                                                   /law/val.parquet
+                                                                   /law.yaml
+
+A generated task file includes lm-eval's own (its prompts stay where they are) and changes only
+where the rows come from. Parquet, because a CSV reader would turn the option "1" into a number.
+"""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from common.errors import ConfigError, DataError
+from common.paths import display
+from corpus.benchmarks.questions import LETTERS, Benchmark, Question, exam_files, exam_questions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exam:
+    """A benchmark's subjects, read."""
+
+    name: str
+    """Name of the recipe."""
+    recipe: Benchmark
+    """What the recipe says."""
+    subjects: dict[str, dict[str, list[Question]]]
+    """subject -> split -> questions."""
+
+    def num_questions(self, limit: int | None) -> int:
+        """Questions that are scored, at most `limit` a subject."""
+        sizes = (len(splits[self.recipe.scored_split]) for splits in self.subjects.values())
+        return sum(min(size, limit) if limit else size for size in sizes)
+
+
+def lm_eval_tasks() -> Path:
+    """lm-eval's folder of task files, found without importing it. Raises ConfigError."""
+    spec = importlib.util.find_spec("lm_eval")
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError("lm-eval is not installed: run `make setup` to install the lock file")
+    return Path(spec.submodule_search_locations[0]) / "tasks"
+
+
+def num_known_subjects(recipe: Benchmark) -> int:
+    """How many subjects lm-eval knows of a benchmark: all it has."""
+    pattern = PurePosixPath(recipe.task.replace("{subject}", "*"))
+    files = (lm_eval_tasks() / pattern.parent).glob(pattern.name)
+    return sum(not path.name.startswith("_") for path in files)
+
+
+def read_exam(name: str, recipe: Benchmark, folder: Path) -> Exam:
+    """Read every subject below `folder` that has questions to score.
+
+    Raises DataError that names the file and the line when a row is malformed, or the folder when
+    nothing is there.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            f"{display(folder)} does not exist: the exams of {name} were not acquired; add {name} "
+            "to the data sets of `acquire` with kind evals, or leave it out of `benchmarks`"
+        )
+    fewshot, scored = recipe.fewshot_split, recipe.scored_split
+    subjects: dict[str, dict[str, list[Question]]] = {}
+    for subject, split, where, text in exam_files(recipe, folder, (fewshot, scored)):
+        splits = subjects.setdefault(subject, {})
+        if split not in splits:  # a plain file wins over the same file in an archive
+            splits[split] = list(exam_questions(recipe, where, text))
+    found = {subject: splits for subject, splits in sorted(subjects.items()) if scored in splits}
+    if not found:
+        raise DataError(
+            f"{display(folder)} holds no file like {recipe.file.format(split=scored, subject='*')}"
+        )
+    for subject, splits in found.items():
+        if not splits[scored]:
+            raise DataError(f"{display(folder)}: the {scored} split of {subject} has no question")
+        splits.setdefault(fewshot, [])
+    return Exam(name=name, recipe=recipe, subjects=found)
+
+
+def write_tasks(exam: Exam, folder: Path, *, num_fewshot: int) -> dict[str, str]:
+    """Write parquet files and task files that lm-eval reads. Returns task name -> subject.
+
+    Raises DataError when a subject has fewer worked examples than `num_fewshot`.
+    """
+    recipe = exam.recipe
+    names: dict[str, str] = {}
+    for subject, splits in exam.subjects.items():
+        examples = len(splits[recipe.fewshot_split])
+        if examples < num_fewshot:
+            raise DataError(
+                f"{exam.name}: {subject} has {examples} worked examples (split "
+                f"{recipe.fewshot_split}) but num_fewshot is {num_fewshot}: lower num_fewshot"
+            )
+        data_files = {}
+        for split, questions in splits.items():
+            if questions:
+                path = folder / subject / f"{split}.parquet"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                pq.write_table(_table(recipe, subject, questions), path)
+                data_files[split] = str(path.resolve())
+        task = _task(recipe, subject) | {
+            "dataset_path": "parquet",
+            "dataset_name": None,
+            "dataset_kwargs": {"data_files": data_files},
+            "num_fewshot": num_fewshot,
+            # Without worked examples lm-eval would still ask for their split.
+            "fewshot_split": recipe.fewshot_split if examples else None,
+        }
+        text = yaml.safe_dump(task | recipe.override, allow_unicode=True, sort_keys=False)
+        (folder / f"{subject}.yaml").write_text(text, encoding="utf-8")
+        names[recipe.task_name.format(subject=subject)] = subject
+    return names
+
+
+def _task(recipe: Benchmark, subject: str) -> dict[str, Any]:
+    """What a generated task file builds on: lm-eval's for the subject, or its common one."""
+    own = lm_eval_tasks() / recipe.task.format(subject=subject)
+    if own.is_file():
+        return {"include": str(own)}
+    return {
+        "include": str(lm_eval_tasks() / recipe.base_task),
+        "task": recipe.task_name.format(subject=subject),
+        "description": recipe.other_description.format(subject=subject.replace("_", " ")),
+    }
+
+
+def _table(recipe: Benchmark, subject: str, questions: list[Question]) -> pa.Table:
+    if recipe.layout == "choices":
+        return pa.table(
+            {
+                "question": [q.text for q in questions],
+                "subject": [subject] * len(questions),
+                "choices": pa.array([list(q.options) for q in questions], pa.list_(pa.string())),
+                "answer": pa.array([LETTERS.index(q.answer) for q in questions], pa.int64()),
+            }
+        )
+    rows = [(q.text, *q.options, q.answer) for q in questions]
+    return pa.table(
+        {
+            column: pa.array([row[i] for row in rows], pa.string())
+            for i, column in enumerate(recipe.columns)
+        }
+    )

@@ -1,0 +1,190 @@
+"""Exam files in their native layout, read and checked row by row.
+
+<exams>/<benchmark>/dev/law_dev.csv ─┐
+                   /val/law_val.csv ─┼─▶ (subject, split) ─▶ Question …
+                   /val.zip, data.tar ┘
+"""
+
+import csv
+import io
+import re
+import tarfile
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from common.errors import DataError
+from common.paths import display
+from corpus.recipes import HubSource
+
+LETTERS = ("A", "B", "C", "D")
+MAX_MEMBER_BYTES = 64 * 2**20
+"""Of one CSV file inside an archive; the largest real one has 0.6 MB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A recipe data_recipes/evals/<name>.yaml."""
+
+    title: str
+    """Name for people."""
+    language: str
+    """Language of the questions."""
+    licence: str
+    """Licence of the questions."""
+    source: str
+    """Page of the authors."""
+    hub: HubSource
+    """Where `acquire` fetches the files."""
+    file: str
+    """Path of a subject's file, with {split} and {subject}."""
+    header: bool
+    """Whether a file's first row names its columns."""
+    columns: list[str]
+    """Question, four options, answer: their names in the header row, or, without one, in order."""
+    layout: Literal["letters", "choices"]
+    """What lm-eval's prompt wants: the columns as they are, or choices and the answer's number."""
+    fewshot_split: str
+    """Split that the worked examples come from."""
+    scored_split: str
+    """Split that is scored."""
+    task: str
+    """lm-eval's file for a subject, below lm_eval/tasks."""
+    base_task: str
+    """lm-eval's file that its subjects share; a subject unknown to lm-eval is built on it."""
+    task_name: str
+    """lm-eval's name for the task of a subject."""
+    other_description: str
+    """First lines of the prompt of a subject unknown to lm-eval."""
+    override: dict[str, Any]
+    """Native lm-eval keys laid over every subject's task."""
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    """Checksums that acquired files must have, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One row of an exam file."""
+
+    text: str
+    """The question."""
+    options: tuple[str, ...]
+    """Four options, exactly as in the file."""
+    answer: str
+    """The right one's letter; empty where the authors keep it to themselves."""
+
+
+def exam_files(
+    recipe: Benchmark, folder: Path, splits: Collection[str]
+) -> Iterator[tuple[str, str, str, str]]:
+    """(subject, split, place for messages, text) of each file of `splits`; plain files come first.
+
+    Raises DataError for a damaged archive, or a file that is not UTF-8.
+    """
+    pattern = re.escape(recipe.file)
+    pattern = pattern.replace(r"\{split\}", "(?P<split>[^/]+)", 1)
+    pattern = pattern.replace(r"\{split\}", "(?P=split)")
+    pattern = pattern.replace(r"\{subject\}", "(?P<subject>[^/.][^/]*)")
+    wanted = re.compile(rf"(?:.*/)?{pattern}")
+
+    def match(path: str) -> re.Match[str] | None:
+        found = wanted.fullmatch(path)
+        return found if found and found["split"] in splits else None
+
+    for path in sorted(folder.rglob("*.csv")):
+        if found := match(path.relative_to(folder).as_posix()):
+            yield (
+                found["subject"],
+                found["split"],
+                display(path),
+                _text(path.read_bytes(), display(path)),
+            )
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".zip", ".tar"):
+            # An archive `val.zip` may hold its files with or without the folder `val/`.
+            for member, content in _members(path):
+                if found := match(member) or match(f"{path.stem}/{member}"):
+                    where = f"{display(path)}:{member}"
+                    yield found["subject"], found["split"], where, _text(content, where)
+
+
+def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+    """CSV files in an archive, read into memory: nothing is unpacked to disk."""
+    try:
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                for info in archive.infolist():
+                    if info.filename.endswith(".csv"):
+                        _check_size(path, info.filename, info.file_size)
+                        yield info.filename, archive.read(info)
+        else:
+            with tarfile.open(path, "r:") as tar:
+                for entry in tar:
+                    if entry.isfile() and entry.name.endswith(".csv"):
+                        _check_size(path, entry.name, entry.size)
+                        file = tar.extractfile(entry)
+                        assert file is not None
+                        yield entry.name.removeprefix("./"), file.read()
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        raise DataError(
+            f"{display(path)} is damaged ({error}): remove it and acquire it again"
+        ) from error
+
+
+def _check_size(path: Path, member: str, size: int) -> None:
+    if size > MAX_MEMBER_BYTES:
+        raise DataError(f"{display(path)}:{member} has {size:,} bytes; no exam file is that large")
+
+
+def _text(content: bytes, where: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{where}, line {line}: not UTF-8 ({error.reason})") from error
+
+
+def exam_questions(
+    recipe: Benchmark, where: str, text: str, *, answers: bool = True
+) -> Iterator[Question]:
+    """The questions of a file. Raises DataError that names the line of a malformed row.
+
+    Args:
+        recipe: of the benchmark.
+        where: the file, for messages.
+        text: its content.
+        answers: False for a split whose answers the authors keep to themselves: then the column
+            may be absent, and every answer is empty.
+    """
+    columns = recipe.columns if answers else recipe.columns[:-1]
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    places = list(range(len(columns)))
+    width: int | None = None if recipe.header else len(recipe.columns)
+    line = 1  # where the current row begins; a quoted field may hold line breaks
+    try:
+        for row in reader:
+            begin, line = line, reader.line_num + 1
+            if not row:
+                continue
+            if width is None:
+                missing = [column for column in columns if column not in row]
+                if missing:
+                    raise DataError(
+                        f"{where}, line {begin}: no column {', '.join(missing)}; "
+                        f"the header row is {', '.join(row)}"
+                    )
+                width, places = len(row), [row.index(column) for column in columns]
+                continue
+            if len(row) != width:
+                raise DataError(f"{where}, line {begin}: {len(row)} fields instead of {width}")
+            question, *options = (row[place] for place in places)
+            answer = options.pop() if answers else ""
+            if answers and answer.strip() not in LETTERS:
+                raise DataError(f"{where}, line {begin}: the answer is {answer!r}, not A to D")
+            if not question.strip():
+                raise DataError(f"{where}, line {begin}: the question is empty")
+            yield Question(text=question, options=tuple(options), answer=answer.strip())
+    except csv.Error as error:
+        raise DataError(f"{where}, line {line}: not valid CSV ({error})") from error

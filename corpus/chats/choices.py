@@ -1,0 +1,127 @@
+"""Multiple-choice questions as conversations, laid out as lm-eval asks them.
+
+    user       {question}\\nA. …\\nB. …\\nC. …\\nD. …\\n答案：        or "Answer:" in English
+    assistant  B
+
+is lm-eval's own prompt for C-Eval, CMMLU and MMLU (`doc_to_text` of lm_eval/tasks/{ceval,cmmlu,
+mmlu}), so what is trained is what is asked. Where a row explains its answer, a second conversation
+asks for the explanation first (the paper's CoT data, Table 6):
+
+    user       {question}\\nA. …\\n…\\n请先给出解释，再给出答案。
+    assistant  {explanation}\\n答案：B
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from corpus.chats.messages import Chat, Language, Unusable, as_text, language_of, turns
+from corpus.chats.rows import Row
+
+LETTERS = "ABCDEFGH"
+
+ANSWER = {"zh": "答案：", "en": "Answer:"}
+"""Ends the question where the letter alone is wanted."""
+EXPLAIN = {"zh": "请先给出解释，再给出答案。", "en": "Explain first, then give the answer."}
+"""Ends the question where an explanation is wanted first."""
+
+SHORTEST_EXPLANATION = 10
+"""Characters; a shorter `answer_detail` explains nothing (the published script has the same)."""
+
+_CONCLUSION = re.compile(r"(故选|故答案为|因此选|所以选|答案选)[^\n]*\s*$")
+_ADAPTERS = re.compile(
+    r"the question: (?P<question>.*?)\n\n(?P<options>Answer1: .*?)\n\nAnswer format", re.DOTALL
+)
+_OPTION = re.compile(r"(?:^|\s)Answer\d: ")
+_LOGIQA_OPTION = re.compile(r"^([A-D])[.．、,，\s]\s*(?=\S)")
+
+
+def question_text(
+    question: str, options: Sequence[str], language: Language, *, explain: bool = False
+) -> str:
+    """The user's turn."""
+    listed = "\n".join(
+        f"{letter}. {option.strip()}" for letter, option in zip(LETTERS, options, strict=False)
+    )
+    return f"{question.strip()}\n{listed}\n{(EXPLAIN if explain else ANSWER)[language]}"
+
+
+def choice_chats(
+    question: str, options: Sequence[str], letter: str, explanation: str = ""
+) -> list[Chat]:
+    """One conversation with the letter, and one with the explanation if there is one.
+
+    Raises Unusable for a question without text, fewer than two options, an empty or repeated one,
+    or an answer that is none of them.
+    """
+    options = [as_text(option).strip() for option in options]
+    if not as_text(question).strip():
+        raise Unusable("empty question")
+    if len(options) < 2 or not all(options):
+        raise Unusable("missing option")
+    if len(set(options)) < len(options):
+        raise Unusable("repeated option")
+    if letter not in LETTERS[: len(options)] or len(letter) != 1:
+        raise Unusable("no single right option")
+    whole = question + "".join(options)
+    language = language_of([{"role": "user", "content": whole}])
+    asked = question_text(question, options, language)
+    chats = [Chat(messages=turns([(asked, letter)]), style="letter")]
+    explanation = _CONCLUSION.sub("", as_text(explanation)).strip()
+    if len(explanation) >= SHORTEST_EXPLANATION and explanation != "略":
+        asked = question_text(question, options, language, explain=True)
+        space = " " if language == "en" else ""
+        answer = f"{explanation}\n{ANSWER[language]}{space}{letter}"
+        chats.append(Chat(messages=turns([(asked, answer)]), style="explained"))
+    return chats
+
+
+def wanjuan_exam(row: Row) -> list[Chat]:
+    """Wanjuan 1.0's exam questions: q_type, q_main, option_a … option_e, std_ans, answer_detail."""
+    if row.get("q_type", "单选题") not in ("单选题", "选择题"):
+        raise Unusable("not a single-choice question")
+    options = [as_text(row.get(f"option_{letter}")).strip() for letter in "abcde"]
+    while options and not options[-1]:
+        options.pop()
+    letter = as_text(row.get("std_ans") or row.get("answer")).strip().upper().rstrip(".．。")
+    return choice_chats(
+        as_text(row.get("q_main")), options, letter, as_text(row.get("answer_detail"))
+    )
+
+
+def hub_choices(row: Row) -> list[Chat]:
+    """OpenBookQA and ARC as on the hub: question(_stem), choices {text, label}, answerKey."""
+    choices = row.get("choices")
+    if not isinstance(choices, Mapping):
+        raise Unusable("no choices")
+    labels = [str(label) for label in choices.get("label", [])]
+    key = str(row.get("answerKey", "")).strip()
+    if key not in labels:
+        raise Unusable("no single right option")
+    question = row.get("question_stem") or row.get("question")
+    return choice_chats(as_text(question), list(choices["text"]), LETTERS[labels.index(key)])
+
+
+def llm_adapters(row: Row) -> list[Chat]:
+    """LLM-Adapters' form of OpenBookQA and ARC: options `Answer1: …` inside the instruction."""
+    match = _ADAPTERS.search(as_text(row.get("instruction")))
+    if match is None:
+        raise Unusable("no options in the instruction")
+    options = [part for part in _OPTION.split(match["options"]) if part.strip()]
+    number = re.fullmatch(r"answer(\d)", as_text(row.get("answer")).strip())
+    if number is None or not 1 <= int(number[1]) <= len(options):
+        raise Unusable("no single right option")
+    return choice_chats(match["question"], options, LETTERS[int(number[1]) - 1])
+
+
+def logiqa(row: Row) -> list[Chat]:
+    """LogiQA's text file: the letter, the context, the question and A. B. C. D., a line each."""
+    lines = row.get("lines")
+    if not isinstance(lines, list) or len(lines) != 7:
+        raise Unusable("not seven lines")
+    options = []
+    for letter, line in zip("ABCD", lines[3:], strict=True):
+        match = _LOGIQA_OPTION.match(line)
+        if match is None or match[1] != letter:
+            raise Unusable("option without its letter")
+        options.append(line[match.end() :])
+    return choice_chats(f"{lines[1]}\n{lines[2]}", options, lines[0].strip().upper())

@@ -1,0 +1,279 @@
+"""`python -m corpus.cleaning job.json`: clean the sources of one kind. Started by tasks/clean.
+
+    language model, tokenizer ─▶ survey every partition ─▶ duplicates ─▶ finish every partition
+                                 └── worker processes ──┘                └── worker processes ──┘
+
+Progress goes to `<job>.progress`, an error meant for the user to `<job>.error`; the ledger is
+written last, so its existence means that all outputs are complete.
+"""
+
+import dataclasses
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from common.disk import disk_full
+from common.errors import DataError, SteelError
+from common.files import complete_file, json_line
+from corpus.cleaning.engine.progress import Progress
+from corpus.cleaning.job import Job
+from corpus.cleaning.language_model.config import LanguageModelConfig
+from corpus.cleaning.offline import PROXY_TOKENIZER, refuse_installs
+from corpus.cleaning.ray.plan import RayConfig, replaced
+from corpus.cleaning.recipe import Operator, Recipe
+
+CONTAMINATION_FILTER = Path(__file__).with_name("operators") / "contamination_filter.py"
+
+
+def main(argv: list[str]) -> int:
+    """Do the job in a file; exit status 0, or 2 with a message for the user in `<job>.error`."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    path = Path(argv[0])
+    job = Job(**json.loads(path.read_text(encoding="utf-8")))
+    progress = Progress(path.with_suffix(".progress"))
+    try:
+        try:
+            work(job, progress)
+        except OSError as error:
+            if not disk_full(error):
+                raise
+            raise DataError(
+                f"The disk is full: {error}. Every finished partition is kept. Free some space, "
+                "and run again."
+            ) from error
+    except SteelError as error:
+        path.with_suffix(".error").write_text(
+            json.dumps({"type": type(error).__name__, "message": str(error)}), encoding="utf-8"
+        )
+        return 2
+    return 0
+
+
+def work(job: Job, progress: Progress) -> None:
+    """Clean every source of the job."""
+    cleaning, notes = prepare(job, progress)
+    run = _on_ray if job.executor == "ray" else _locally
+    result = run(job, cleaning, progress)
+    with complete_file(Path(job.ledger)) as file:
+        file.write(json_line(result | {"notes": notes | result["notes"]}))
+    shutil.rmtree(job.scratch)
+
+
+def prepare(job: Job, progress: Progress) -> tuple[Recipe, dict[str, Any]]:
+    """Everything the operators need, in place. Returns the recipe, and notes on the models."""
+    progress.say(0, 1, "loading operators")
+    # Data-Juicer reads its environment while it is imported.
+    os.environ["DATA_JUICER_EXTERNAL_MODELS_HOME"] = job.models
+    refuse_installs()
+    from common.processes import die_with_parent
+    from corpus.cleaning import recipe
+
+    die_with_parent(signal.SIGKILL)
+    cleaning = recipe.load(job.recipe)
+    if job.contamination:
+        cleaning = with_contamination_filter(cleaning, job.contamination, job.contamination_action)
+    cleaning.import_custom_operators()
+    notes: dict[str, Any] = {}
+    if cleaning.needs_tokenizer:
+        _place_tokenizer(job.tokenizer, Path(job.models) / PROXY_TOKENIZER)
+    if cleaning.needs_language_model:
+        notes |= _language_model(job, cleaning, progress)
+    return cleaning, notes
+
+
+def _locally(job: Job, cleaning: Recipe, progress: Progress) -> dict[str, Any]:
+    """Clean with the workers of this machine."""
+    from corpus.cleaning import ledger
+    from corpus.cleaning.deduplication.duplicates import Step, decide, num_survivors
+    from corpus.cleaning.engine import pipeline
+    from corpus.cleaning.engine.partitions import plan
+    from corpus.cleaning.engine.workers import Workshop, run_all
+
+    scratch = Path(job.scratch)
+    progress.say(0, 1, "loading models")
+    built = pipeline.build(cleaning.operators)
+    first = len(cleaning.by_document)
+    shop = Workshop(
+        operators=built[:first],
+        names=[op.name for op in cleaning.operators],
+        steps=[
+            Step(position=position, operator=operator, built=object_)
+            for position, (operator, object_) in enumerate(
+                zip(cleaning.deduplicators, built[first:], strict=True), start=first + 1
+            )
+        ],
+        spool=scratch / "surveyed",
+        output=Path(job.output),
+        final=scratch / "finished",
+        examples=job.examples,
+    )
+    statistics = pipeline.warm(shop.operators)
+    partitions = plan(job.inputs, job.partition_bytes)
+    total = sum(partition.size for partition in partitions)
+
+    def tick() -> None:
+        progress.say(shop.bytes_done.value, total, "bytes read")
+
+    for _ in run_all(shop.survey, partitions, job.workers, tick):
+        pass
+    progress.say(total, total, "looking for duplicates")
+    surveyed = [shop.spool / partition.name for partition in partitions]
+    if shop.steps:
+        shop.decision = decide(shop.steps, surveyed, scratch / "decision")
+    offsets = [0]
+    for folder in surveyed:
+        offsets.append(offsets[-1] + num_survivors(folder))
+    progress.say(total, total, "writing")
+    work = zip(partitions, offsets, strict=False)
+    for _ in run_all(shop.finish, work, job.workers, lambda: None):
+        pass
+    examples = ledger.Examples(most=job.examples)
+    entries, matches = [], []
+    for partition in partitions:
+        account = json.loads((shop.final / f"{partition.name}.json").read_text("utf-8"))
+        entries += [ledger.Entry(**entry) for entry in account["entries"]]
+        examples.take(account)
+        matches += account["matches"]
+    merged = ledger.merge(entries)
+    ledger.check(merged)
+    return {
+        "rows": ledger.rows(job.kind, merged),
+        **examples.plain(),
+        "matches": matches,
+        "statistics": statistics,
+        "notes": {"partitions": len(partitions)},
+    }
+
+
+def _on_ray(job: Job, cleaning: Recipe, progress: Progress) -> dict[str, Any]:
+    """Clean with Data-Juicer's own Ray executor, on a cluster."""
+    from common.processes import die_with_parent
+    from corpus.cleaning import document_trace as fates
+    from corpus.cleaning import ledger
+    from corpus.cleaning.engine import pipeline
+    from corpus.cleaning.ray import run as on_ray
+
+    progress.say(0, 1, "looking for the cluster")
+    config = dataclasses.replace(RayConfig(**job.ray), partition_bytes=job.partition_bytes)
+    statistics = pipeline.warm(pipeline.build(cleaning.by_document))
+    inputs = {source: Path(path) for source, path in job.inputs.items()}
+    output = Path(job.output)
+    # Ray and Data-Juicer read their environment when they are imported, which has happened here.
+    with ProcessPoolExecutor(
+        1,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=die_with_parent,
+        initargs=(signal.SIGKILL,),
+    ) as fresh:
+        outcome = fresh.submit(
+            on_ray.run,
+            cleaning,
+            inputs,
+            Path(job.models),
+            output,
+            Path(job.scratch),
+            config,
+            progress.say,
+        ).result()
+    names = [operator.name for operator in replaced(cleaning)]
+    merged = ledger.merge(
+        entry for path in outcome.fates for entry in fates.entries(fates.read(path), names)
+    )
+    ledger.check(merged)
+    return {
+        "rows": ledger.rows(job.kind, merged),
+        "dropped": [],
+        "changed": [],
+        "matches": [m for path in outcome.questions for m in json.loads(path.read_text("utf-8"))],
+        "statistics": statistics,
+        "notes": {"ray": outcome.notes},
+    }
+
+
+def with_contamination_filter(cleaning: Recipe, index: str, action: str) -> Recipe:
+    """The recipe with a filter for evaluation questions before its deduplicators."""
+    added = Operator(name=CONTAMINATION_FILTER.stem, arguments={"index": index, "action": action})
+    operators = (*cleaning.by_document, added, *cleaning.deduplicators)
+    return dataclasses.replace(
+        cleaning,
+        operators=operators,
+        data=cleaning.data | {"process": [{op.name: op.arguments or None} for op in operators]},
+        custom_operator_files=(*cleaning.custom_operator_files, CONTAMINATION_FILTER),
+    )
+
+
+def _language_model(job: Job, cleaning: Recipe, progress: Progress) -> dict[str, Any]:
+    """Train the model that measures perplexity, unless it is there. Returns notes on it."""
+    from corpus.cleaning.engine import pipeline
+    from corpus.cleaning.engine.workers import run_all
+    from corpus.cleaning.language_model import build as language_model
+
+    config = LanguageModelConfig(**job.language_model)
+    (language,) = cleaning.languages
+    models = Path(job.models)
+    about = models / f"{language}.json"
+    if config.given or about.exists():
+        return json.loads(about.read_text("utf-8")) if about.exists() else {}
+    progress.say(0, 1, "training the language model")
+    leading = []
+    for operator in cleaning.operators:
+        if operator.kind != "mapper":
+            break
+        leading.append(operator)
+    mappers = pipeline.build(leading)
+
+    def mapped(texts: list[str]) -> list[str]:
+        return list(pipeline.map_texts(mappers, texts))
+
+    texts = (
+        text
+        for group in run_all(
+            mapped,
+            _groups(language_model.training_texts(job.inputs, config)),
+            job.workers,
+            lambda: None,
+        )
+        for text in group
+    )
+    notes = {"language_model": language_model.train(texts, models, language, config)}
+    with complete_file(about) as file:
+        file.write(json_line(notes))
+    return notes
+
+
+def _groups(texts: Iterable[str], size: int = 1 << 20) -> Iterator[list[str]]:
+    """Texts in lists of about `size` characters."""
+    group: list[str] = []
+    length = 0
+    for text in texts:
+        group.append(text)
+        length += len(text)
+        if length >= size:
+            yield group
+            group, length = [], 0
+    if group:
+        yield group
+
+
+def _place_tokenizer(source: str, folder: Path) -> None:
+    """Save our tokenizer under the name that Data-Juicer looks for."""
+    if (folder / "tokenizer.json").exists():
+        return
+    from corpus.packing.tokenizer import configured_tokenizer
+
+    aside = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    configured_tokenizer(source).save_pretrained(aside)
+    aside.replace(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

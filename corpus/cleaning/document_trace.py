@@ -1,0 +1,165 @@
+"""What became of every document: one parquet row each, written partition by partition.
+
+    id            string    `<source>/<file>#<line>`
+    source        string    corpus
+    bytes_in      int64     UTF-8 bytes of the text as it came in
+    bytes_out     int64     … when it was dropped or kept
+    dropped_by    int16     position of the operator that dropped it, from 1; 0: kept
+    failed        bool      the operator raised an error on it
+    edits         list      {operator: position, bytes: size after it} of mappers that changed it
+    <statistic>   float64   one column for each value a filter measured, by Data-Juicer's name
+    duplicate_of  string    id of the document that was kept in its place
+
+The ledger is computed from these rows alone (`entries`), so that it cannot say anything else.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from common.files import complete_file, find_document
+from corpus.cleaning.ledger import Entry
+
+EDITS = pa.list_(pa.struct([("operator", pa.int16()), ("bytes", pa.int64())]))
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("bytes_in", pa.int64()),
+        ("bytes_out", pa.int64()),
+        ("dropped_by", pa.int16()),
+        ("failed", pa.bool_()),
+        ("edits", EDITS),
+        ("duplicate_of", pa.string()),
+    ]
+)
+"""The columns every file has; statistics come after them."""
+
+DISTANCE = "duplicate_distance"
+"""Statistic of a near-duplicate: bits in which its hash differs from that of the kept document."""
+
+Ints = npt.NDArray[np.int64]
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows as a table of SCHEMA and a float64 column for every statistic in their `stats`."""
+    statistics = sorted({name for row in rows for name in row["stats"]})
+    columns = {name: [row.get(name) for row in rows] for name in SCHEMA.names}
+    columns |= {name: [row["stats"].get(name) for row in rows] for name in statistics}
+    schema = pa.schema([*SCHEMA, *((name, pa.float64()) for name in statistics)])
+    return pa.table(columns, schema=schema)
+
+
+def write(table: pa.Table, path: Path) -> None:
+    """Write a table so that the file is absent or complete."""
+    with complete_file(path) as file:
+        pq.write_table(table, file, compression="zstd", row_group_size=1 << 16)
+
+
+def read(path: Path) -> pa.Table:
+    """The rows of one file."""
+    return pq.read_table(path)
+
+
+def statistics_of(table: pa.Table) -> list[str]:
+    """Names of the statistics a table has."""
+    return [name for name in table.schema.names if name not in SCHEMA.names]
+
+
+def entries(table: pa.Table, operators: Sequence[str]) -> list[Entry]:
+    """What each operator did to the documents of a table, all of one source."""
+    if not table.num_rows:
+        return []
+    source = str(table["source"][0].as_py())
+    num = len(operators)
+    dropped_by = table["dropped_by"].to_numpy()
+    bytes_in, bytes_out = table["bytes_in"].to_numpy(), table["bytes_out"].to_numpy()
+    dropped = np.bincount(dropped_by, minlength=num + 1)
+    failed = np.bincount(dropped_by[table["failed"].to_numpy()], minlength=num + 1)
+    bytes_dropped = np.zeros(num + 1, np.int64)
+    np.add.at(bytes_dropped, dropped_by, bytes_out)
+    changed, shrunk = _edits(table["edits"].combine_chunks(), bytes_in, num)
+    result = []
+    documents, size = table.num_rows, int(bytes_in.sum())
+    for position, operator in enumerate(operators, start=1):
+        lost, gone, edited = (int(a[position]) for a in (dropped, bytes_dropped, shrunk))
+        result.append(
+            Entry(
+                position=position,
+                operator=operator,
+                source=source,
+                documents_in=documents,
+                documents_kept=documents - lost,
+                documents_changed=int(changed[position]),
+                documents_dropped=lost,
+                documents_failed=int(failed[position]),
+                bytes_in=size,
+                bytes_kept=size - gone - edited,
+                bytes_dropped=gone,
+                bytes_edited=edited,
+            )
+        )
+        documents, size = documents - lost, size - gone - edited
+    kept = dropped_by == 0
+    # The recurrence knows nothing of the documents that are kept: that they fit is the proof.
+    assert documents == int(kept.sum()), (source, documents, int(kept.sum()))
+    assert size == int(bytes_out[kept].sum()), (source, size, int(bytes_out[kept].sum()))
+    return result
+
+
+def _edits(edits: pa.ListArray, bytes_in: Ints, num: int) -> tuple[Ints, Ints]:
+    """By operator: how many documents it changed, and by how many bytes it shortened them."""
+    lengths = edits.value_lengths().fill_null(0).to_numpy()
+    flat = edits.flatten()
+    operator = flat.field("operator").to_numpy()
+    after = flat.field("bytes").to_numpy()
+    before = np.empty_like(after)
+    before[1:] = after[:-1]
+    # The first edit of a document starts from the size it came in with.
+    first = (np.cumsum(lengths) - lengths)[lengths > 0]
+    before[first] = bytes_in[lengths > 0]
+    changed = np.bincount(operator, minlength=num + 1)
+    shrunk = np.zeros(num + 1, np.int64)
+    np.add.at(shrunk, operator, before - after)
+    return changed, shrunk
+
+
+def files(folder: Path, source: str | None = None) -> list[Path]:
+    """The fates files of a cleaned folder, of one source or of all, in order."""
+    return sorted((folder / "documents").glob(f"{source or '*'}-[0-9]*.parquet"))
+
+
+def find(folder: Path, document: str) -> dict[str, Any] | None:
+    """The row of one document, with its statistics under `stats`; None when it is not there."""
+    for path in files(folder, document.partition("/")[0]):
+        table = pq.read_table(path, filters=[("id", "=", document)])
+        if table.num_rows:
+            row: dict[str, Any] = table.to_pylist()[0]
+            stats = {n: row.pop(n) for n in statistics_of(table)}
+            return row | {"stats": {n: v for n, v in stats.items() if v is not None}}
+    return None
+
+
+def values(paths: Iterable[Path], statistic: str, stride: int = 1) -> Iterator[npt.NDArray[Any]]:
+    """Every `stride`-th value of a statistic, file by file; files without it are passed over."""
+    for path in paths:
+        file = pq.ParquetFile(path)
+        if statistic in file.schema_arrow.names:
+            column = file.read([statistic])[statistic].drop_null()
+            yield column.to_numpy()[::stride]
+
+
+def kept_document(folder: Path, document: str) -> dict[str, Any] | None:
+    """A cleaned document by its id; None when it was dropped or never there."""
+    source = document.partition("/")[0]
+    for path in files(folder, source):
+        if pq.read_table(path, filters=[("id", "=", document)]).num_rows:
+            return find_document(
+                folder / source / f"{path.stem.rpartition('-')[2]}.jsonl", document
+            )
+    return None

@@ -1,0 +1,225 @@
+"""Run Data-Juicer's own operator objects over batches of documents, and remember what each did.
+
+    batch ─▶ mapper ─▶ mapper ─▶ filter ─▶ filter ─▶ survivors
+               └──────────┴─────────┴─────────┴────▶ every Item: edits, statistics, dropped_by
+
+The library's executor makes one pass over the whole data set per operator, and writes it to disk in
+between. Here a batch goes through all operators while it is in memory.
+"""
+
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from data_juicer.ops import load_ops
+from data_juicer.ops.base_op import OP, Filter, Mapper
+from data_juicer.utils.constant import Fields
+
+from corpus.cleaning.engine.guarded import guarded
+from corpus.cleaning.fast import operators as shortcuts
+from corpus.cleaning.ledger import EXCERPT, Examples, difference
+from corpus.cleaning.recipe import Operator
+
+BATCH = 256
+"""Documents in a batch."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Item:
+    """A document on its way."""
+
+    document: dict[str, Any]
+    """The normalised document; `text` is as it came in."""
+    text: str
+    """The text as it is now."""
+    size: int
+    """UTF-8 bytes of the text as it is now."""
+    bytes_in: int
+    """UTF-8 bytes of the text as it came in."""
+    stats: dict[str, Any] = field(default_factory=dict)
+    """What filters have measured."""
+    edits: list[dict[str, int]] = field(default_factory=list)
+    """Which operators changed the text, and its size afterwards."""
+    dropped_by: int = 0
+    """Position of the operator that dropped it, from 1; 0: none."""
+    failed: bool = False
+    """The operator raised an error."""
+
+    @classmethod
+    def of(cls, document: dict[str, Any]) -> "Item":
+        """A document before its first operator."""
+        text = document["text"]
+        size = len(text.encode("utf-8", "replace"))
+        return cls(document=document, text=text, size=size, bytes_in=size)
+
+    @property
+    def source(self) -> str:
+        """The document's corpus."""
+        return str(self.document["source"])
+
+    def fate(self) -> dict[str, Any]:
+        """The document's row (see fates.py)."""
+        return {
+            "id": self.document["id"],
+            "source": self.source,
+            "bytes_in": self.bytes_in,
+            "bytes_out": self.size,
+            "dropped_by": self.dropped_by,
+            "failed": self.failed,
+            "edits": self.edits,
+            "stats": {n: v for n, v in self.stats.items() if isinstance(v, int | float)},
+        }
+
+
+Batch = list[Item]
+
+
+def build(operators: Iterable[Operator]) -> list[OP]:
+    """The library's operator objects. Their models must be in place already."""
+    return list(load_ops([{op.name: dict(op.arguments)} for op in operators]))
+
+
+def warm(operators: Sequence[OP]) -> dict[str, str]:
+    """Let operators load their models, which they do at their first text.
+
+    Before workers are forked: what is loaded here lies in memory once for all of them.
+
+    Returns:
+        Which statistic is measured by which operator.
+    """
+    statistics: dict[str, str] = {}
+    examples = Examples(most=0)
+    text = "天地玄黄，宇宙洪荒。The quick brown fox.\n" * 8
+    for position, operator in enumerate(operators, start=1):
+        item = Item.of({"text": text, "source": "", "id": "", "meta": {}})
+        if isinstance(operator, Mapper):
+            _map(operator, position, [item], examples)
+        else:
+            _filter(operator, position, [item], [{}], examples)
+            statistics |= dict.fromkeys(item.stats, operator._name)
+    return statistics
+
+
+def batches(items: Iterable[Item]) -> Iterator[Batch]:
+    """Items in lists of BATCH."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, BATCH)):
+        yield batch
+
+
+def run(operators: Sequence[OP], batch: Batch, examples: Examples) -> Batch:
+    """Take a batch through mappers and filters. Returns the items that survive all of them."""
+    context: list[dict[str, Any]] = [{} for _ in batch]
+    for position, operator in enumerate(operators, start=1):
+        if isinstance(operator, Mapper):
+            batch = _map(operator, position, batch, examples)
+            context = [{} for _ in batch]
+        else:
+            batch, context = _filter(operator, position, batch, context, examples)
+    return batch
+
+
+def plainly(operator: OP, batch: Batch) -> None:
+    """Call an operator as the library does, and throw away what comes out: for benchmarks."""
+    texts = [item.text for item in batch]
+    if isinstance(operator, Mapper):
+        operator.process_batched({operator.text_key: texts})
+    else:
+        samples = {operator.text_key: texts, Fields.stats: [{} for _ in batch]}
+        list(operator.process_batched(operator.compute_stats_batched(samples)))
+
+
+def map_texts(mappers: Sequence[OP], texts: Iterable[str]) -> Iterator[str]:
+    """Texts after mappers, for the language model, which is to see what the filter will see."""
+    iterator = iter(texts)
+    while batch := list(islice(iterator, BATCH)):
+        for mapper in mappers:
+            batch = guarded(partial(_mapped, mapper), batch)
+        yield from (text for text in batch if text is not None)
+
+
+def drop(item: Item, position: int, name: str, examples: Examples, **shown: Any) -> None:
+    """Mark an item as dropped, with an example where one is wanted."""
+    item.dropped_by = position
+    if examples.wants("dropped", position, item.source):
+        examples.add(
+            "dropped", _example(item, position, name) | shown | {"text": item.text[:EXCERPT]}
+        )
+
+
+def _map(operator: Mapper, position: int, batch: Batch, examples: Examples) -> Batch:
+    texts = guarded(partial(_mapped, operator), [item.text for item in batch])
+    kept: Batch = []
+    for item, text in zip(batch, texts, strict=True):
+        if text is None:
+            item.failed = True
+            drop(item, position, operator._name, examples, failed=True)
+            continue
+        if text != item.text:
+            size = len(text.encode("utf-8", "replace"))
+            item.edits.append({"operator": position, "bytes": size})
+            if examples.wants("changed", position, item.source):
+                shown = difference(item.text, text)
+                examples.add("changed", _example(item, position, operator._name) | shown)
+            item.text, item.size = text, size
+        kept.append(item)
+    return kept
+
+
+def _mapped(operator: Mapper, texts: list[str]) -> list[str]:
+    if shortcut := shortcuts.mapping(operator):
+        return shortcut(texts)
+    # Operators write into the list they are given.
+    return list(operator.process_batched({operator.text_key: list(texts)})[operator.text_key])
+
+
+def _filter(
+    operator: Filter, position: int, batch: Batch, context: list[dict[str, Any]], examples: Examples
+) -> tuple[Batch, list[dict[str, Any]]]:
+    known = [set(item.stats) for item in batch]
+    pairs = list(zip(batch, context, strict=True))
+    verdicts = guarded(partial(_judged, operator), pairs)
+    kept: Batch = []
+    kept_context = []
+    for (item, words), before, keep in zip(pairs, known, verdicts, strict=True):
+        if keep:
+            kept.append(item)
+            kept_context.append(words)
+        elif keep is None:
+            item.failed = True
+            drop(item, position, operator._name, examples, failed=True)
+        else:
+            measured = {name: value for name, value in item.stats.items() if name not in before}
+            drop(item, position, operator._name, examples, measured=measured)
+    return kept, kept_context
+
+
+def _judged(operator: Filter, pairs: list[tuple[Item, dict[str, Any]]]) -> list[bool]:
+    texts = [item.text for item, _ in pairs]
+    measured: list[dict[str, Any]] = [dict(item.stats) for item, _ in pairs]
+    samples: dict[str, Any] = {operator.text_key: texts, Fields.stats: measured}
+    # What the library's own operator fusion does: filters share lines and words of a text.
+    contexts = [context for _, context in pairs]
+    if shortcut := shortcuts.measuring(operator):
+        for stats, more in zip(measured, shortcut(texts, contexts), strict=True):
+            stats.update(more)
+    elif "context" in inspect.signature(operator.compute_stats_batched).parameters:
+        samples = operator.compute_stats_batched(samples | {Fields.context: contexts}, context=True)
+    else:
+        samples = operator.compute_stats_batched(samples)
+    verdicts = [bool(keep) for keep in operator.process_batched(samples)]
+    for (item, _), stats in zip(pairs, samples[Fields.stats], strict=True):
+        item.stats = dict(stats)
+    return verdicts
+
+
+def _example(item: Item, position: int, name: str) -> dict[str, Any]:
+    return {
+        "position": position,
+        "operator": name,
+        "source": item.source,
+        "id": item.document["id"],
+    }

@@ -1,0 +1,49 @@
+"""What tasks/clean tells the process that cleans the sources of one kind."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What one process has to do."""
+
+    kind: str
+    """`text` or `code`."""
+    recipe: str
+    """Name of the cleaning recipe."""
+    inputs: dict[str, str]
+    """Source -> its normalised file."""
+    output: str
+    """Folder for `<source>/<number>.jsonl` and `documents/`."""
+    ledger: str
+    """File for the ledger, written last."""
+    scratch: str
+    """Folder for partitions that are under way; kept until the ledger is written."""
+    models: str
+    """Folder of language models and tokenizers."""
+    language_model: dict[str, Any]
+    """A LanguageModelConfig."""
+    tokenizer: str
+    """Where the tokenizer comes from; see corpus/packing/tokenizer.py."""
+    examples: int
+    """Examples per operator and source."""
+    partition_bytes: int
+    """Size of a partition of a source, in bytes of normalised text."""
+    workers: int
+    """Worker processes."""
+    contamination: str
+    """Index of evaluation questions; empty: nobody looks for them."""
+    contamination_action: str
+    """`drop` or `flag`."""
+    executor: Literal["local", "ray"]
+    """What runs the operators."""
+    ray: dict[str, Any]
+    """A RayConfig (see ray_plan.py)."""
+
+
+def write_job(job: Job, path: Path) -> None:
+    """Write a job for `main` to read."""
+    path.write_text(json.dumps(asdict(job), ensure_ascii=False), encoding="utf-8")

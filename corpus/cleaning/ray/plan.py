@@ -1,0 +1,129 @@
+"""How a recipe runs on Ray: in which pieces, and what stands in for what.
+
+    mapper, filter, …, deduplicator, mapper, …  ─▶  stretch: operators │ stretch: MinHash │ …
+
+A deduplicator must see all documents at once, so a recipe is cut before and after it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from common.errors import ConfigError
+from common.paths import display
+from corpus.cleaning.recipe import Operator, Recipe
+
+MINHASH_NAME = "ray_bts_minhash_deduplicator"
+MINHASH_ARGUMENTS = {
+    "tokenization": "character",
+    "window_size": 5,
+    "num_permutations": 256,
+    "jaccard_threshold": 0.7,
+}
+"""What replaces SimHash; `lowercase` and `ignore_pattern` stay as the recipe has them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayConfig:
+    """Where Ray is, and how large a piece of work."""
+
+    address: str = "local"
+    """"local": on this machine, for this run only. "auto": the cluster that was started here or
+    that RAY_ADDRESS names. "<host>:<port>": the head node of a cluster."""
+    num_cpus: int = 0
+    """Cores that "local" takes; 0: all."""
+    partition_bytes: int = 64 << 20
+    """Bytes of normalised text per output file, and what one worker holds in memory; from 1. The
+    stage puts `clean.partition_bytes` here, so that both executors write the same files."""
+    round_bytes: int = 64 << 30
+    """Bytes that go through the operators before the next lot: what an interruption can cost."""
+
+    def check(self) -> None:
+        """Raise ConfigError for a value that cannot be."""
+        for name in ("partition_bytes", "round_bytes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"ray.{name} must be 1 or more (got {getattr(self, name)})")
+        if self.num_cpus < 0:
+            raise ConfigError(f"ray.num_cpus must be 0 (all) or more (got {self.num_cpus})")
+        host, _, port = self.address.rpartition(":")
+        if self.address not in ("local", "auto") and not (host and port.isdecimal()):
+            raise ConfigError(
+                f"ray.address must be local, auto or <host>:<port> (got {self.address!r})"
+            )
+        if "://" in self.address:
+            raise ConfigError(
+                f"ray.address {self.address!r}: Data-Juicer's executor is not driven through a Ray "
+                "client. Run this on a node of the cluster, with address auto or <host>:<port>"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """Operators that run together: mappers and filters, or one deduplicator."""
+
+    operators: tuple[Operator, ...]
+    """What runs."""
+    positions: tuple[int, ...]
+    """Their places in the recipe, from 1."""
+
+    @property
+    def deduplicates(self) -> bool:
+        """Whether it must see all documents at once."""
+        return self.operators[0].kind == "deduplicator"
+
+
+def stretches(recipe: Recipe) -> list[Stretch]:
+    """Cut a recipe before and after its deduplicators, with those that Ray can run.
+
+    Raises ConfigError for a deduplicator that has no counterpart.
+    """
+    found: list[Stretch] = []
+    pending: list[tuple[int, Operator]] = []
+    for position, operator in enumerate([*replaced(recipe), None], start=1):
+        if operator is not None and operator.kind != "deduplicator":
+            pending.append((position, operator))
+            continue
+        if pending:
+            found.append(
+                Stretch(
+                    operators=tuple(op for _, op in pending), positions=tuple(p for p, _ in pending)
+                )
+            )
+            pending = []
+        if operator is not None:
+            found.append(Stretch(operators=(operator,), positions=(position,)))
+    return found
+
+
+def replacements(recipe: Recipe) -> list[dict[str, Any]]:
+    """Which operators another one stands in for on Ray, and with what parameters."""
+    return [
+        {
+            "position": position,
+            "operator": old.name,
+            "arguments": old.arguments,
+            "replaced_by": new.name,
+            "with": new.arguments,
+        }
+        for position, (old, new) in enumerate(
+            zip(recipe.operators, replaced(recipe), strict=True), start=1
+        )
+        if new.name != old.name
+    ]
+
+
+def replaced(recipe: Recipe) -> list[Operator]:
+    return [
+        _counterpart(op, recipe) if op.kind == "deduplicator" else op for op in recipe.operators
+    ]
+
+
+def _counterpart(operator: Operator, recipe: Recipe) -> Operator:
+    if operator.name == MINHASH_NAME:
+        return operator
+    if "simhash" not in operator.name and "minhash" not in operator.name:
+        raise ConfigError(
+            f"{display(recipe.path)}: {operator.name} runs on one machine only. On Ray use "
+            f"{MINHASH_NAME}, or a SimHash or MinHash deduplicator, which is replaced by it"
+        )
+    kept = {k: v for k, v in operator.arguments.items() if k in ("lowercase", "ignore_pattern")}
+    return Operator(name=MINHASH_NAME, arguments=MINHASH_ARGUMENTS | kept)

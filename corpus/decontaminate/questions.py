@@ -1,0 +1,116 @@
+"""Exam questions as what is looked for: tokens of the stem and of each option, and how."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from common.errors import ConfigError, DataError
+from common.paths import RECIPES, display
+from common.recipes import load_recipe
+from corpus.benchmarks.questions import Benchmark, exam_files, exam_questions
+
+OTHER_SPLITS = ("val", "test")
+"""Looked for beside the scored split: who trains on one publishes scores of the other. Never the
+worked examples of the prompts: nobody scores those."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContaminationConfig:
+    """What counts as an evaluation question in a text, and what then happens to the text."""
+
+    action: Literal["drop", "flag", "off"] = "drop"
+    """drop: the text is left out; flag: it stays and is only listed; off: nobody looks."""
+    benchmarks: tuple[str, ...] = ()
+    """Benchmarks (data_recipes/evals) whose questions are looked for; empty: all there are."""
+    ngram: int = 8
+    """Tokens that must agree in a row: a Chinese character, a word or a number is one."""
+    overlap: float = 0.65
+    """Share of a question's n-grams, 0 to 1, from which a text is said to contain it."""
+    sibling_overlap: float = 0.9
+    """The same for a question that has siblings in the exams, which differ in a word or a number:
+    what is as much like it as they are is not it."""
+    min_stem: int = 18
+    """Tokens of a stem that is looked for alone; a shorter one must stand beside its options."""
+    min_tokens: int = 10
+    """Tokens of stem and options together below which a question cannot be told from ordinary
+    speech: it is listed as not checkable."""
+
+    def check(self, where: str) -> None:
+        """Refuse contradictory values. Raises ConfigError; `where` names the stage."""
+        if not 4 <= self.ngram <= 50:
+            raise ConfigError(f"{where}.contamination.ngram is {self.ngram}; give 4 to 50")
+        for name in ("overlap", "sibling_overlap"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(
+                    f"{where}.contamination.{name} is {getattr(self, name)}; give more than 0, at "
+                    "most 1"
+                )
+        for name in ("min_stem", "min_tokens"):
+            if getattr(self, name) < self.ngram:
+                raise ConfigError(
+                    f"{where}.contamination.{name} is {getattr(self, name)}, less than ngram "
+                    f"{self.ngram}: a text that short holds no n-gram"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExamQuestion:
+    """A question that is looked for."""
+
+    benchmark: str
+    """Recipe in data_recipes/evals."""
+    id: str
+    """subject/split/number, the number from 0 as in the file."""
+    stem: str
+    """The question."""
+    options: tuple[str, ...]
+    """Its options."""
+
+    @property
+    def text(self) -> str:
+        """Stem and options, a line each."""
+        return "\n".join((self.stem, *self.options))
+
+
+def find_benchmarks(exams: Path, benchmarks: Sequence[str]) -> list[str]:
+    """The benchmarks to look for. Raises ConfigError or DataError when one is not there."""
+    known = {path.stem for path in (RECIPES / "evals").glob("*.yaml")}
+    there = sorted(known & {path.name for path in exams.iterdir() if path.is_dir()})
+    missing = sorted(set(benchmarks) - set(there))
+    if missing:
+        raise DataError(
+            f"contamination.benchmarks: {display(exams)} does not hold {', '.join(missing)}; there "
+            f"are: {', '.join(there) or 'none'}. Add it to `benchmarks` of the pipeline"
+        )
+    if not there:
+        raise DataError(f"{display(exams)} holds no benchmark of data_recipes/evals")
+    return sorted(set(benchmarks)) or there
+
+
+def read_questions(exams: Path, benchmark: str) -> Iterator[ExamQuestion]:
+    """Every question of the scored split, `val` and `test`. Raises DataError as the files do."""
+    recipe = load_recipe(Benchmark, "evals", benchmark)
+    splits = {recipe.scored_split, *OTHER_SPLITS} - {recipe.fewshot_split}
+    seen: set[tuple[str, str]] = set()
+    for subject, split, where, text in exam_files(recipe, exams / benchmark, splits):
+        if (subject, split) in seen:  # a plain file wins over the same file in an archive
+            continue
+        seen.add((subject, split))
+        answers = split == recipe.scored_split
+        for number, row in enumerate(exam_questions(recipe, where, text, answers=answers)):
+            yield ExamQuestion(
+                benchmark=benchmark,
+                id=f"{subject}/{split}/{number}",
+                stem=row.text,
+                options=row.options[:4],
+            )
+
+
+__all__ = [
+    "ConfigError",
+    "ContaminationConfig",
+    "ExamQuestion",
+    "find_benchmarks",
+    "read_questions",
+]

@@ -1,0 +1,78 @@
+"""What data_recipes/corpora/<name>.yaml says about a corpus, and how any recipe names the hub."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from common.errors import ConfigError
+from common.paths import display
+from common.recipes import build, load_recipe, read_yaml, recipe_path
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubSource:
+    """A data set on the Hugging Face hub."""
+
+    repository: str
+    """`owner/name` of the data set."""
+    files: tuple[str, ...]
+    """Patterns of the files to take, as in `huggingface_hub`'s allow_patterns."""
+    revision: str = "main"
+    """Branch, tag or commit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusRecipe:
+    """One source of pretraining text (the paper's Table 5)."""
+
+    name: str
+    """Name of the corpus: the file's own name, and the name of its output files."""
+    title: str
+    """Name as its makers write it."""
+    kind: Literal["text", "code"]
+    """Which cleaning recipe it goes through."""
+    language: str
+    """Language, or languages joined by `-`; for code the programming language."""
+    format: str
+    """Native format: a function of this name in corpus/formats/native.py."""
+    reading: Literal["records", "files", "lines"] = "records"
+    """`records`: JSON lines, JSON arrays or parquet; `files`: each text file is a document;
+    `lines`: each line of a text file is one."""
+    hub: HubSource | None = None
+    """Where the Hugging Face hub has it."""
+    obtain: str = ""
+    """How to get it by hand, where the hub does not have it."""
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    """Checksums that files must have, by name; checked before they are unpacked. A recipe of any
+    kind may give them."""
+    min_upvotes: int = 0
+    """Answers with fewer up-votes are left out (Zhihu)."""
+    licence: str
+    """Licence its makers state."""
+    paper_size: str
+    """Size in the paper."""
+
+
+def corpus(name: str) -> CorpusRecipe:
+    """The recipe of a corpus. Raises ConfigError when there is none or it is wrong."""
+    recipe = load_recipe(CorpusRecipe, "corpora", name)
+    if recipe.name != name:
+        place = display(recipe_path("corpora", name))
+        raise ConfigError(f"{place} says name {recipe.name!r}; it must be {name!r}, like the file")
+    return recipe
+
+
+def hub_source(kind: str, name: str) -> HubSource | None:
+    """The `hub` part of a recipe of any kind; None where the recipe has none."""
+    path = recipe_path(kind, name)
+    hub = read_yaml(path).get("hub")
+    if hub is None:
+        return None
+    if not isinstance(hub, dict):
+        raise ConfigError(f"{display(path)}: 'hub' must be a mapping (got {hub!r})")
+    return build(HubSource, hub, where=f"{display(path)}: hub")
+
+
+def how_to_obtain(kind: str, name: str) -> str:
+    """A recipe's own words on getting the data by hand; empty where it has none."""
+    return str(read_yaml(recipe_path(kind, name)).get("obtain", "")).strip()

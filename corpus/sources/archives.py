@@ -1,0 +1,344 @@
+"""Archives unpacked so that nothing in them can do harm.
+
+    archive ── member by member: name, type, size checked, then written ──▶ a fresh folder
+
+The folder is the caller's, aside of where results are seen: a refused archive leaves nothing. A
+member is refused, and with it the archive, for `..`, an absolute path or a drive letter in its
+name; for being a link, a device or a pipe; for a name that another member has; for encryption;
+and when it unpacks beyond the limits below. Files are only ever created, never opened again, and
+no link is ever made, so a name that passes cannot lead elsewhere.
+"""
+
+import contextlib
+import errno
+import io
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from common.disk import human
+from common.errors import DataError
+from corpus.sources.source import UnsafeName, safe_parts
+from corpus.sources.streams import ERRORS, Decompressed, Packing, packing
+
+MAX_UNPACKED = 4 * 1024**4
+"""Bytes that one archive may unpack to, with all archives inside it (4 TiB)."""
+
+MAX_RATIO = 250
+"""Bytes unpacked per byte of the archive, at most. Text reaches 4 to 20, repetitive logs 100."""
+
+RATIO_FREE = 64 * 1024**2
+"""Below this many bytes the ratio does not matter."""
+
+MAX_MEMBERS = 5_000_000
+"""Files and folders in one archive, at most, with all archives inside it."""
+
+MAX_NESTING = 2
+"""Archives inside archives: 1 means that an archive may hold none, 2 that it may hold some."""
+
+MAX_HEADER = 1024**2
+"""Bytes of a tar header (a long name, extended attributes), which is read into memory."""
+
+CHUNK = 1 << 20
+
+
+class Refused(DataError):
+    """An archive that is not unpacked; the message names it, the member and the reason."""
+
+
+@dataclass
+class Budget:
+    """What is left of the limits while one archive is unpacked."""
+
+    archive: str
+    """Its name, for messages."""
+    packed: int
+    """Its size, bytes."""
+    unpacked: int = 0
+    members: int = 0
+
+    def spend(self, member: str, size: int) -> None:
+        """Count bytes that a member has unpacked to. Raises Refused beyond a limit."""
+        self.unpacked += size
+        if self.unpacked > MAX_UNPACKED:
+            self.refuse(member, f"takes the archive beyond {human(MAX_UNPACKED)} unpacked")
+        if self.unpacked > RATIO_FREE and self.unpacked > MAX_RATIO * self.packed:
+            self.refuse(
+                member,
+                f"is a bomb: {human(self.packed)} have unpacked to more than {MAX_RATIO} times "
+                "as much",
+            )
+
+    def count(self, member: str) -> None:
+        """Count one more member. Raises Refused beyond the limit."""
+        self.members += 1
+        if self.members > MAX_MEMBERS:
+            self.refuse(member, f"is one of more than {MAX_MEMBERS} members")
+
+    def refuse(self, member: str, why: str) -> NoReturn:
+        """Raise Refused."""
+        what = f"its member {_shown(member)}" if member else "it"
+        raise Refused(
+            f"{self.archive} is refused: {what} {why}. Nothing of it was kept. If you trust it, "
+            "unpack it by hand and give the folder."
+        )
+
+    def damaged(self, member: str, error: BaseException) -> Refused:
+        """The error to raise for an archive that cannot be read on."""
+        place = f" at its member {_shown(member)}" if member else ""
+        return Refused(
+            f"{self.archive} is damaged{place}: {type(error).__name__}: {error}. Nothing of it "
+            "was kept. Get it again."
+        )
+
+
+def unpack(path: Path, folder: Path, packed: Packing, name: str, *, streams: bool) -> None:
+    """Unpack a container (zip, tar) into `folder`, which must not exist yet.
+
+    Args:
+        path: the archive.
+        folder: made here; holds rubbish when an error is raised.
+        packed: what kind of container it is.
+        name: what to call it in messages.
+        streams: whether `.gz` and `.zst` files inside are unpacked too.
+
+    Raises:
+        Refused: the archive is unsafe or damaged; names it and the member.
+    """
+    assert packed.container
+    _Unpacking(Budget(name, path.stat().st_size), streams).whole(path, folder, packed)
+
+
+def unpack_stream(path: Path, target: IO[bytes], packed: Packing, name: str) -> None:
+    """Unpack a single `.gz` or `.zst` stream. Raises Refused."""
+    budget = Budget(name, path.stat().st_size)
+    with path.open("rb") as raw, blame(budget):
+        stream = Decompressed(raw, packed.codec, spend=lambda size: budget.spend("", size))
+        while data := stream.read(CHUNK):
+            target.write(data)
+
+
+class _Unpacking:
+    """One archive with everything inside it."""
+
+    def __init__(self, budget: Budget, streams: bool) -> None:
+        self.budget = budget
+        self.streams = streams
+        self.member = ""
+        self.aside = Path()
+
+    def whole(self, path: Path, folder: Path, packed: Packing) -> None:
+        self.aside = folder.with_name(f"{folder.name}.inner")
+        with blame(self.budget, lambda: self.member):
+            self.container(path, folder, packed, 1)
+
+    def container(self, path: Path, folder: Path, packed: Packing, depth: int) -> None:
+        folder.mkdir(parents=True)
+        if packed.suffix == ".zip":
+            self._zip(path, folder, depth)
+        else:
+            self._tar(path, folder, packed.codec, depth)
+
+    def _zip(self, path: Path, folder: Path, depth: int) -> None:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            for info, name in zip(members, _zip_names(members), strict=True):
+                self._next(name)
+                # Unix file types; zero for archives made elsewhere.
+                kind = stat.S_IFMT(info.external_attr >> 16)
+                if kind == stat.S_IFLNK:
+                    self.budget.refuse(name, "is a symbolic link")
+                if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                    self.budget.refuse(name, "is a device, a pipe or a socket")
+                if info.flag_bits & 1:
+                    self.budget.refuse(name, "is encrypted")
+                if name.endswith(("/", "\\")) or kind == stat.S_IFDIR:
+                    self._folder(name, folder)
+                else:
+                    with archive.open(info) as data:
+                        self._file(name, data, folder, depth)
+
+    def _tar(self, path: Path, folder: Path, codec: str, depth: int) -> None:
+        # Headers and padding may be a bomb too: the whole stream has a budget of its own.
+        whole = Budget(self.budget.archive, path.stat().st_size)
+        with path.open("rb") as raw:
+            stream = _Forward(
+                Decompressed(raw, codec, spend=lambda n: whole.spend(self.member, n))
+                if codec
+                else raw
+            )
+            with tarfile.open(
+                fileobj=stream, mode="r:", encoding="utf-8", errors="surrogateescape"
+            ) as archive:
+                while (member := archive.next()) is not None:
+                    vars(archive)["members"] = []  # else every header stays in memory
+                    name = _decoded(member.name.encode("utf-8", "surrogateescape"))
+                    self._next(name)
+                    self._check_tar_member(member, name, folder)
+                    if member.isdir():
+                        self._folder(name, folder)
+                        continue
+                    data = archive.extractfile(member)
+                    assert data is not None
+                    self._file(name, data, folder, depth)
+            if stream.last.strip(b"\0"):  # tarfile takes rubbish for the end
+                raise EOFError("no header where one should be")
+            while stream.read(CHUNK):  # a compressed stream's checksum stands at its end
+                pass
+
+    def _next(self, name: str) -> None:
+        self.member = name
+        self.budget.count(name)
+
+    def _check_tar_member(self, member: tarfile.TarInfo, name: str, folder: Path) -> None:
+        if member.issym():
+            self.budget.refuse(name, "is a symbolic link")
+        if member.islnk():
+            self.budget.refuse(name, "is a hard link")
+        if not (member.isreg() or member.isdir()):
+            self.budget.refuse(name, "is a device, a pipe or of an unknown type")
+        if not (member.isdir() and _is_top(name)):
+            self._target(name, folder)
+        try:
+            tarfile.data_filter(member, str(folder))
+        except tarfile.FilterError as error:
+            self.budget.refuse(name, f"is unsafe: {error}")
+
+    def _target(self, name: str, folder: Path) -> Path:
+        try:
+            return folder.joinpath(*safe_parts(name))
+        except UnsafeName as why:
+            self.budget.refuse(name, str(why))
+
+    def _folder(self, name: str, folder: Path) -> None:
+        if _is_top(name):
+            return
+        self._create(name, lambda: self._target(name, folder).mkdir(parents=True, exist_ok=True))
+
+    def _file(self, name: str, data: IO[bytes], folder: Path, depth: int) -> None:
+        """Write one member; one that is itself packed is unpacked in its place."""
+        target = self._target(name, folder)
+        packed = packing(name, streams=self.streams)
+        if packed and depth >= MAX_NESTING:
+            self.budget.refuse(
+                name, f"is an archive in an archive, more than {MAX_NESTING} levels deep"
+            )
+        self._create(name, lambda: target.parent.mkdir(parents=True, exist_ok=True))
+        if packed is None:
+            self._write(name, data, target)
+        elif packed.container:
+            inner = self.aside.with_name(f"{self.aside.name}.{depth}")
+            inner.unlink(missing_ok=True)
+            self._write(name, data, inner)
+            plain = target.with_name(target.name[: -len(packed.suffix)])
+            self._create(name, lambda: self.container(inner, plain, packed, depth + 1))
+            inner.unlink()
+        else:
+            plain = target.with_name(target.name[: -len(packed.suffix)])
+            self._write(name, io.BufferedReader(Decompressed(data, packed.codec)), plain)
+
+    def _write(self, name: str, data: IO[bytes], target: Path) -> None:
+        with self._create(name, lambda: target.open("xb")) as file:
+            while block := data.read(CHUNK):
+                self.budget.spend(name, len(block))
+                file.write(block)
+
+    def _create(self, name: str, make: Callable[[], Any]) -> Any:
+        """Create something. Raises Refused when there is something of that name."""
+        try:
+            return make()
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
+            self.budget.refuse(name, "has the name of another member, or of a folder of one")
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            self.budget.refuse(name, "has a name that is too long")
+
+
+class _Forward(io.RawIOBase):
+    """A stream that tarfile can read and skip in. Nothing large is read into memory at once."""
+
+    def __init__(self, raw: Any) -> None:
+        super().__init__()
+        self._raw, self._at = raw, 0
+        self.last = b""
+        """What was read last, if it was a header."""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not 0 <= size <= MAX_HEADER:
+            raise EOFError(f"a header of {size} bytes")
+        parts, missing = [], size
+        while missing and (data := self._raw.read(missing)):
+            parts.append(data)
+            missing -= len(data)
+        block = b"".join(parts)
+        self._at += len(block)
+        self.last = block if size == tarfile.BLOCKSIZE else b""
+        return block
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        assert whence == 0 and offset >= self._at, "only tarfile reads this, and forwards"
+        while self._at < offset and self.read(min(CHUNK, offset - self._at)):
+            pass
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+
+@contextlib.contextmanager
+def blame(budget: Budget, member: Callable[[], str] = str) -> Iterator[None]:
+    """Say of a damaged archive which it is, and where."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (tarfile.TarError, zipfile.BadZipFile, NotImplementedError, RuntimeError, *ERRORS) as e:
+        if isinstance(e, OSError) and e.errno:  # the disk's trouble, not the archive's
+            raise
+        raise budget.damaged(member(), e) from e
+
+
+def _is_top(name: str) -> bool:
+    """Whether a folder is the archive's own top (`./`), which many tar files begin with."""
+    return all(part in ("", ".") for part in name.split("/")) and not name.startswith("/")
+
+
+def _zip_names(members: list[zipfile.ZipInfo]) -> list[str]:
+    """Names of a zip's members. Unless flagged as UTF-8 they are UTF-8, GBK or IBM's, all alike."""
+    # Without the flag zipfile reads every byte as a character of code page 437.
+    raw = [m.orig_filename.encode("cp437") for m in members if not m.flag_bits & 0x800]
+    encoding = next((e for e in ("utf-8", "gb18030") if _decodes(raw, e)), "cp437")
+    return [
+        m.orig_filename if m.flag_bits & 0x800 else m.orig_filename.encode("cp437").decode(encoding)
+        for m in members
+    ]
+
+
+def _decodes(names: list[bytes], encoding: str) -> bool:
+    try:
+        return all(name.decode(encoding) is not None for name in names)
+    except UnicodeDecodeError:
+        return False
+
+
+def _decoded(name: bytes) -> str:
+    """The name of a tar's member: UTF-8, or else GBK."""
+    for encoding in ("utf-8", "gb18030"):
+        if _decodes([name], encoding):
+            return name.decode(encoding)
+    return name.decode("latin-1")
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= 200 else f"{name[:200]}…")

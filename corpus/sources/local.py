@@ -1,0 +1,89 @@
+"""Files that are on this machine already: a file, a folder, a glob."""
+
+import glob
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO
+
+from common.disk import total_bytes
+from common.errors import DataError
+from common.files import glob_files
+from common.paths import display, resolve
+from corpus.recipes import how_to_obtain
+from corpus.sources.source import StoredFile, is_hidden, verify
+
+
+class LocalSource:
+    """A file, folder or glob, read where it lies."""
+
+    owned = False
+
+    def __init__(
+        self, location: str, *, pins: Mapping[str, str] | None = None, origin: str = ""
+    ) -> None:
+        """
+        Args:
+            location: the file, folder or glob.
+            pins: `sha256:…` by file name, from the recipe.
+            origin: what to call it; the location unless given.
+        """
+        self.location = location
+        self.origin = origin or location
+        self._pins = pins or {}
+
+    def files(self) -> list[StoredFile]:
+        """All files that are not hidden."""
+        return [
+            StoredFile(name=name, size=path.stat().st_size, handle=str(path))
+            for path, name in local_files(self.location)
+        ]
+
+    def open(self, file: StoredFile) -> IO[bytes]:
+        """The file itself."""
+        return Path(file.handle).open("rb")
+
+    def fetch(self, file: StoredFile) -> Path:
+        """The file itself: nothing is copied."""
+        path = Path(file.handle)
+        if pinned := self._pins.get(file.name):
+            verify(path, file, pinned, self.origin)
+        return path
+
+    def cancel(self) -> None:
+        """Nothing is ever under way."""
+
+
+def local_files(location: str) -> Iterator[tuple[Path, str]]:
+    """(file, name below the data set's folder) for a file, folder or glob, sorted."""
+    path = resolve(location)
+    if path.is_file():
+        yield path, path.name
+        return
+    if path.is_dir():
+        found, base = sorted(path.rglob("*")), path
+    elif glob.has_magic(location):
+        # Names start below the last folder that is written without a wildcard.
+        base, found = glob_files(path)
+    else:
+        return
+    for file in found:
+        relative = file.relative_to(base).as_posix()
+        if file.is_file() and not is_hidden(relative):
+            yield file, relative
+
+
+def check_local(kind: str, name: str, location: str) -> None:
+    """Raise DataError when nothing is there, or only empty files."""
+    files = list(local_files(location))
+    at = display(resolve(location))
+    remedy = (
+        f"Put its files there, or set {kind}.{name} to where they are, to 'hub' or to "
+        f"'sample-world'. {how_to_obtain(kind, name)}"
+    ).strip()
+    if not files:
+        missing = "matches no file" if glob.has_magic(location) else "does not exist"
+        if resolve(location).is_dir():
+            missing = "holds no file"
+        raise DataError(f"Data set {name!r}: {at} {missing}. {remedy}")
+    if not total_bytes(path for path, _ in files):
+        raise DataError(f"Data set {name!r} is empty: all files of {at} have 0 bytes. {remedy}")

@@ -1,0 +1,167 @@
+"""From fetched files to the data set's folder: moved, copied or unpacked, then made visible.
+
+    fetched ──▶ aside (scratch) ──rename──▶ <name>/…
+
+What stands in the folder is complete: a rerun leaves it alone.
+"""
+
+import os
+import shutil
+import zipfile
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+import zstandard
+
+from common.disk import require_free_space
+from common.errors import DataError
+from common.files import complete_file
+from corpus.sources.archives import unpack, unpack_stream
+from corpus.sources.remote import WORKERS
+from corpus.sources.source import Source, StoredFile
+from corpus.sources.streams import Packing, packing, unpacked_name
+from tasks.core.stage import StageRun
+
+EXPANSION = 6
+"""Bytes that a compressed file unpacks to per byte, as a guess where it doesn't say itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the files of one data set go."""
+
+    run: StageRun
+    name: str
+    """Of the data set."""
+    streams: bool
+    """Whether single `.gz` and `.zst` streams are unpacked (corpora)."""
+
+    @property
+    def folder(self) -> Path:
+        """The finished files."""
+        return self.run.folder / self.name
+
+    @property
+    def scratch(self) -> Path:
+        """Everything unfinished."""
+        path = self.run.scratch / self.name
+        path.mkdir(exist_ok=True)
+        return path
+
+    def target(self, file: StoredFile) -> Path:
+        """What a file becomes: itself, a file without `.gz`, or the folder of an archive."""
+        return self.folder / unpacked_name(file.name, streams=self.streams)
+
+
+def check_names(files: Sequence[StoredFile], origin: str, *, streams: bool) -> None:
+    """Raise DataError when two files would become one, such as `a.jsonl` and `a.jsonl.gz`."""
+    becomes: dict[str, str] = {}
+    for file in files:
+        name = unpacked_name(file.name, streams=streams)
+        if name in becomes:
+            raise DataError(
+                f"{origin}: {becomes[name]} and {file.name} would both become {name}. Take only "
+                "one of them: give a glob, or remove the other."
+            )
+        becomes[name] = file.name
+    for name, file_name in becomes.items():
+        for parent in Path(name).parents:
+            if str(parent) in becomes:
+                raise DataError(
+                    f"{origin}: {becomes[str(parent)]} would become {parent}, but {file_name} "
+                    "lies in a folder of that name. Take only one of them: give a glob, or remove "
+                    "the other."
+                )
+
+
+def take_all(place: Place, source: Source, files: Sequence[StoredFile]) -> None:
+    """Fetch and place every file that does not stand finished, several at a time.
+
+    Raises DataError; whatever was finished stays.
+    """
+    missing = [file for file in files if not place.target(file).exists()]
+    local = not source.owned
+    needed = sum(space(file, streams=place.streams, local=local) for file in missing)
+    require_free_space(place.run.folder, needed, f"data set {place.name!r}")
+    total = sum(file.size or 0 for file in files)
+    done = total - sum(file.size or 0 for file in missing)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        fetches: dict[Future[Path], StoredFile] = {
+            pool.submit(source.fetch, file): file for file in missing
+        }
+        try:
+            for fetch in as_completed(fetches):
+                file = fetches[fetch]
+                put(place, source, file, fetch.result())
+                done += file.size or 0
+                place.run.progress(done, total, f"bytes of {place.name}")
+        except BaseException:
+            source.cancel()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def space(file: StoredFile, *, streams: bool, local: bool = False) -> int:
+    """About how many bytes a file takes once it is placed; a local one is asked itself."""
+    packed, size = packing(file.name, streams=streams), file.size or 0
+    if packed is None or (packed.container and packed.suffix == ".tar"):
+        return size
+    stated = _stated(Path(file.handle), packed) if local else 0
+    return max(size, stated) if stated else size * EXPANSION
+
+
+def _stated(path: Path, packed: Packing) -> int:
+    """The unpacked size that a file states; 0 where it states none, or can't."""
+    size = path.stat().st_size
+    try:
+        if packed.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                return sum(info.file_size for info in archive.infolist())
+        with path.open("rb") as file:
+            if packed.codec == "zst":
+                return max(0, zstandard.frame_content_size(file.read(18)))
+            if packed.codec == "gz" and 18 < size < 2**29:  # it has 32 bits for it
+                file.seek(-4, os.SEEK_END)
+                return int.from_bytes(file.read(4), "little")
+    except (OSError, zipfile.BadZipFile, zstandard.ZstdError):
+        pass  # damaged: unpacking it will say so
+    return 0
+
+
+def put(place: Place, source: Source, file: StoredFile, path: Path) -> None:
+    """Make a fetched file visible, unpacked if it is packed. Raises Refused for a bad archive."""
+    target = place.target(file)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    packed = packing(file.name, streams=place.streams)
+    shown = f"{source.origin}: {file.name}" if file.name not in source.origin else source.origin
+    if packed is None and source.owned:
+        path.replace(target)
+        return
+    if packed is None:
+        with path.open("rb") as data, complete_file(target) as out:
+            shutil.copyfileobj(data, out, 1 << 20)
+        return
+    aside = fresh(place.scratch / "unpacking")
+    if packed.container:
+        unpack(path, aside, packed, shown, streams=place.streams)
+    else:
+        with complete_file(aside) as out:
+            unpack_stream(path, out, packed, shown)
+    aside.replace(target)
+    if source.owned:
+        path.unlink()
+
+
+def fresh(path: Path) -> Path:
+    """A path with nothing there, whatever an interrupted attempt has left."""
+    for old in path.parent.glob(f"{path.name}*"):
+        shutil.rmtree(old) if old.is_dir() else old.unlink()
+    return path
+
+
+def forget(place: Place) -> None:
+    """Remove everything of a data set, to begin again."""
+    shutil.rmtree(place.folder, ignore_errors=True)
+    shutil.rmtree(place.run.scratch / place.name, ignore_errors=True)

@@ -1,0 +1,371 @@
+"""Files behind a URL, through fsspec: s3://, gs://, hf://, https://, memory://, …
+
+    file, folder or glob ──list──▶ files ──fetch──▶ half/<name> ──verified──▶ fetched/<name>
+                                     └─────open───▶ ranges of a file, for a sample
+
+A half file is continued where it ends, if the server says by an ETag or a time that the file is
+still the same; otherwise it begins again.
+"""
+
+import contextlib
+import io
+import json
+import posixpath
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import unquote, urlsplit
+
+import fsspec
+from fsspec.core import url_to_fs
+from fsspec.utils import glob_translate
+
+from common.disk import disk_full
+from common.errors import ConfigError, DataError
+from common.files import sync, write_json
+from common.urls import redact, scheme
+from corpus.sources.remote_checksums import stated_checksum, version_of
+from corpus.sources.retry import NoRanges, explained, lasting
+from corpus.sources.source import StoredFile, is_hidden, safe_name, verify
+
+ATTEMPTS = 5
+"""How often a transfer is tried before it is given up."""
+
+PAUSE = 1.0
+"""Seconds before the second attempt; doubled for each further one."""
+
+BLOCK = 8 * 1024**2
+"""Bytes asked for at a time while a whole file is fetched."""
+
+READ_AHEAD = 1024**2
+"""Bytes asked for at a time while the front of a file is read."""
+
+WORKERS = 8
+"""Files fetched, or asked about, at a time."""
+
+_PACKAGES = {
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "oss": "ossfs",
+    "sftp": "paramiko",
+    "ssh": "paramiko",
+    "http": "aiohttp",
+    "https": "aiohttp",
+    "hf": "huggingface_hub",
+    "smb": "smbprotocol",
+    "gdrive": "gdrivefs",
+    "dropbox": "dropboxdrivefs",
+    "hdfs": "pyarrow",
+    "webhdfs": "requests",
+    "oci": "ocifs",
+}
+
+
+def check_url(name: str, location: str) -> None:
+    """Raise ConfigError unless this machine can read such URLs at all. Asks no network."""
+    protocol, shown = scheme(location), redact(location)
+    if "::" in location:
+        raise ConfigError(
+            f"Data set {name!r}: {shown} chains file systems with `::`, which is not supported. "
+            "Give the archive's own URL: archives are unpacked."
+        )
+    if protocol in ("file", "local"):
+        raise ConfigError(
+            f"Data set {name!r}: write {shown} as a path, without {protocol}:// in front"
+        )
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except ImportError:
+        package = _PACKAGES.get(protocol)
+        missing = f"the package {package}" if package else "a package of fsspec's"
+        extra = f", or `pip install 'steel-lm[{protocol}]'`" if protocol in ("s3", "gs") else ""
+        remedy = f"`pip install {package or 'it'}`{extra}"
+        raise ConfigError(
+            f"Data set {name!r}: {shown} needs {missing}, which is not installed. Install it with "
+            f"{remedy}, or copy the data to a folder and give that."
+        ) from None
+    except ValueError:
+        raise ConfigError(
+            f"Data set {name!r}: {shown} has the unknown protocol {protocol!r}. Known: a path, "
+            "https://, s3://, gs://, hf:// and what else fsspec knows."
+        ) from None
+
+
+class UrlSource:
+    """A file, folder or glob behind a URL."""
+
+    owned = True
+
+    def __init__(
+        self, location: str, scratch: Path, pins: Mapping[str, str], endpoint: str | None = None
+    ) -> None:
+        """
+        Args:
+            location: the URL.
+            scratch: folder that is kept across interruptions.
+            pins: `sha256:…` by file name, from the recipe.
+            endpoint: of the hub, for hf://.
+        """
+        self.location = location
+        self.origin = redact(location)
+        self.scratch = scratch
+        self.pins = pins
+        self._stop = threading.Event()
+        options: dict[str, Any] = {}
+        if scheme(location) in ("http", "https"):
+            import aiohttp
+
+            # Compressed on the way, sizes and ranges would not be the file's.
+            options["headers"] = {"Accept-Encoding": "identity"}
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+            options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
+        elif scheme(location) == "hf":
+            options["endpoint"] = endpoint
+        with self._clear("cannot be opened"):
+            self._fs, self._root = url_to_fs(location, **options)
+
+    def files(self) -> list[StoredFile]:
+        """All files that are not hidden, sorted by name."""
+        with self._clear("cannot be listed"):
+            listed = self._patiently(self._list)
+        found: dict[str, StoredFile] = {}
+        for given, at, info in listed:
+            name = safe_name(given, self.origin)
+            if name in found:
+                raise DataError(f"{self.origin}: two files have the name {name}")
+            if not is_hidden(name):
+                found[name] = self._stored(name, at, info)
+        if not found:
+            raise DataError(f"{self.origin}: there is no file")
+        return [found[name] for name in sorted(found)]
+
+    def open(self, file: StoredFile) -> IO[bytes]:
+        """Read parts of a file; each miss of the read-ahead is one request for a range."""
+        with self._clear(f"{file.name} cannot be read"):
+            return io.BufferedReader(self._patiently(lambda: _Patient(self, file)), READ_AHEAD)
+
+    def fetch(self, file: StoredFile) -> Path:
+        """Download a file, continuing what an interruption has left; verified."""
+        done = self.scratch / "fetched" / file.name
+        if done.exists():
+            return done
+        done.parent.mkdir(parents=True, exist_ok=True)
+        half = self.scratch / "half" / file.name
+        half.parent.mkdir(parents=True, exist_ok=True)
+        with self._clear(f"{file.name} cannot be fetched"):
+            self._patiently(lambda: self._download(file, half))
+            try:
+                self._check(file, half)
+            except DataError:  # what an earlier attempt has left may be to blame: once more
+                half.unlink()
+                self._patiently(lambda: self._download(file, half))
+                try:
+                    self._check(file, half)
+                except DataError:
+                    half.unlink()
+                    raise
+        sync(half)
+        half.replace(done)
+        return done
+
+    def cancel(self) -> None:
+        """End all downloads that are under way."""
+        self._stop.set()
+
+    def _list(self) -> list[tuple[str, str, Mapping[str, Any]]]:
+        """(name, path in the file system, what it says of the file) of everything there."""
+        if scheme(self.location) in ("http", "https"):
+            return self._list_web()
+        path, found = self._root, {}
+        if magic := re.search(r"[*?\[]", path):
+            base = path[: path.rindex("/", 0, magic.start()) + 1]
+            found = self._fs.glob(path, detail=True)
+        elif self._fs.isdir(path):
+            base = path.rstrip("/") + "/"
+            found = self._fs.find(path, detail=True)
+        else:
+            return [(posixpath.basename(path), path, self._fs.info(path))]
+        return [
+            (at.removeprefix(base).lstrip("/"), at, info)
+            for at, info in found.items()
+            if info["type"] == "file" and not at.endswith("/")
+        ]
+
+    def _list_web(self) -> list[tuple[str, str, Mapping[str, Any]]]:
+        """The same on a web server, whose pages of links stand for folders."""
+        path = urlsplit(self._root).path
+        start = len(self._root.partition("?")[0].partition("#")[0]) - len(path)
+        magic = re.search(r"[*\[]", path)
+        if not magic and not path.endswith("/"):
+            return [(posixpath.basename(unquote(path)), self._root, self._fs.info(self._root))]
+        base = self._root[: start + path.rindex("/", 0, magic.start() if magic else None) + 1]
+        pattern, depth = None, None
+        if magic:
+            wanted = self._root[len(base) :]
+            pattern = re.compile(glob_translate(unquote(wanted)))
+            depth = None if "**" in wanted else wanted.count("/")
+        names = {
+            name: at
+            for name, at in self._crawl(base, base, depth)
+            if pattern is None or pattern.match(name)
+        }
+        with ThreadPoolExecutor(WORKERS) as pool:  # pages of links tell no sizes
+            infos = list(pool.map(self._fs.info, names.values()))
+        return [(name, at, info) for (name, at), info in zip(names.items(), infos, strict=True)]
+
+    def _crawl(self, base: str, folder: str, depth: int | None) -> Iterator[tuple[str, str]]:
+        """(name, URL) of the files in a folder and below. fsspec's own walk skips what fails."""
+        for entry in sorted(self._fs.ls(folder, detail=True), key=lambda entry: entry["name"]):
+            at = entry["name"]
+            tail = at.removeprefix(folder)
+            if at == tail or not tail.strip("/.") or re.search("[?#]", tail):
+                continue  # to sort the page, to its parent, to elsewhere
+            name = safe_name(unquote(at.removeprefix(base)), self.origin)
+            if not at.endswith("/"):
+                yield name, at
+            elif depth != 0:
+                yield from self._crawl(base, at, None if depth is None else depth - 1)
+
+    def _stored(self, name: str, at: str, info: Mapping[str, Any]) -> StoredFile:
+        return StoredFile(
+            name=name,
+            size=info.get("size"),
+            checksum=stated_checksum(self.location, info),
+            version=version_of(info),
+            handle=at,
+        )
+
+    def _download(self, file: StoredFile, half: Path) -> None:
+        """Bring `half` to its full size."""
+        notes = self.scratch / "versions" / f"{file.name}.json"
+        notes.parent.mkdir(parents=True, exist_ok=True)
+        have = half.stat().st_size if half.exists() else 0
+        version = version_of(self._fs.info(file.handle))
+        same = notes.exists() and json.loads(notes.read_text(encoding="utf-8")) == version
+        if file.size is None or have > file.size or not (version and same):
+            have = 0
+        write_json(notes, version)
+        with half.open("r+b" if have else "wb") as target:
+            target.seek(have)
+            try:
+                if file.size is None:
+                    raise NoRanges
+                with _Ranged(self, file) as remote:
+                    remote.seek(have)
+                    self._copy(remote, target, file.size - have)
+            except NoRanges:
+                target.seek(0)
+                target.truncate()
+                with self._fs.open(file.handle, "rb", block_size=0) as remote:
+                    self._copy(remote, target, None)
+
+    def _copy(self, remote: Any, target: IO[bytes], missing: int | None) -> None:
+        while missing is None or missing > 0:
+            if self._stop.is_set():
+                raise DataError(f"{self.origin}: stopped, because another file failed")
+            data = remote.read(BLOCK if missing is None else min(BLOCK, missing))
+            if not data:
+                return
+            target.write(data)
+            target.flush()
+            missing = None if missing is None else missing - len(data)
+
+    def _check(self, file: StoredFile, half: Path) -> None:
+        verify(half, file, self.pins.get(file.name, ""), self.origin)
+        if not file.checksum:
+            notes = self.scratch / "versions" / f"{file.name}.json"
+            began = json.loads(notes.read_text(encoding="utf-8"))
+            if version_of(self._fs.info(file.handle)) != began:
+                raise DataError(f"{self.origin}: {file.name} has changed meanwhile. Run again.")
+
+    def _patiently(self, work: Any) -> Any:
+        """Do what may fail for a while, several times."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return work()
+            except Exception as error:
+                last = attempt == ATTEMPTS - 1
+                if last or lasting(error) or self._stop.wait(PAUSE * 2**attempt):
+                    raise
+        raise AssertionError
+
+    @contextlib.contextmanager
+    def _clear(self, what: str) -> Iterator[None]:
+        """Turn whatever a file system raises into one message without secrets."""
+        try:
+            yield
+        except (DataError, NoRanges):
+            raise
+        # Of any kind: what a lost connection raises depends on the file system.
+        except Exception as error:
+            if disk_full(error):
+                raise
+            # Without the cause: its traceback would show the URL as it is.
+            raise DataError(
+                f"{self.origin}: {what}: {explained(error, self.location)}. Check the "
+                "address, the network and your credentials; what is finished is kept."
+            ) from None
+
+
+class _Ranged(io.RawIOBase):
+    """A remote file, read by requests for ranges."""
+
+    def __init__(self, source: UrlSource, file: StoredFile) -> None:
+        super().__init__()
+        self._source, self._file, self._at = source, file, 0
+        fs = source._fs
+        # Their own read-ahead would fetch more than is asked for.
+        self._raw = fs.open(file.handle, "rb", block_size=READ_AHEAD, cache_type="none")
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        size = self._file.size or 0
+        self._at = offset + (0, self._at, size)[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        size = self._file.size
+        assert size is not None, "files of unknown size are fetched whole"
+        count = min(len(buffer), size - self._at)
+        if count <= 0:
+            return 0
+        try:
+            self._raw.seek(self._at)
+            data = self._raw.read(count)
+        except ValueError as error:
+            if "range" in str(error).lower() or "seek" in str(error).lower():
+                raise NoRanges from None
+            raise
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._raw.close()
+        super().close()
+
+
+class _Patient(_Ranged):
+    """The same, which tries again what fails, and gives up with a clear error."""
+
+    def readinto(self, buffer: Any) -> int:
+        with self._source._clear(f"{self._file.name} cannot be read"):
+            count: int = self._source._patiently(lambda: super(_Patient, self).readinto(buffer))
+            return count

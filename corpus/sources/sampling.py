@@ -1,0 +1,219 @@
+"""A part of a corpus, always the same one, without fetching the rest.
+
+    16 files, fraction 0.1     ▓▓░░░░░░ ▓▓░░░░░░ ▓▓░░░░░░ …     each from the front
+
+Files are put in an order that begins with evenly spaced ones: first, middle, quarters, eighths, …
+of the sorted names. As many from its front are used as hold `fraction` of all bytes, but at least
+`SPREAD` where there are so many. Of each the same share is taken: the records that begin before it
+ends. `limit` is divided evenly over the first `SPREAD` files; what those can't give is taken from
+the others. Bytes are those of the stored file: compressed files are measured compressed. An archive
+counts as one file; it is fetched whole, and the same is then done with the files inside.
+
+Files that accompany data (README, LICENSE, checksums) are no candidates.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path, PurePosixPath
+
+from common.disk import require_free_space
+from common.files import complete_file, write_json
+from corpus.sources.archives import unpack
+from corpus.sources.local import LocalSource
+from corpus.sources.placing import Place, fresh, space
+from corpus.sources.records import Front, Reading, Taken, take_front
+from corpus.sources.retry import NoRanges
+from corpus.sources.source import Source, StoredFile
+from corpus.sources.streams import packing, unpacked_name
+
+SPREAD = 16
+"""Files that a sample comes from at least, where a corpus has so many."""
+
+_ACCOMPANYING = {
+    "readme",
+    "license",
+    "licence",
+    "notice",
+    "changelog",
+    "citation",
+    "sha256sums",
+    "md5sums",
+    "dataset_infos",
+    "dataset_info",
+}
+_ACCOMPANYING_SUFFIXES = (".sha256", ".md5", ".lock")
+
+
+def spaced(files: Sequence[StoredFile]) -> list[StoredFile]:
+    """Files in an order whose every beginning is spread evenly over them."""
+    bits = max(1, (len(files) - 1).bit_length())
+    reversed_bits = [int(f"{i:0{bits}b}"[::-1], 2) for i in range(len(files))]
+    return [files[i] for i in sorted(range(len(files)), key=lambda i: reversed_bits[i])]
+
+
+def candidates(files: Sequence[StoredFile]) -> list[StoredFile]:
+    """The files that hold records: not empty, and not merely about the data."""
+    full = [file for file in files if file.size != 0]
+    data = [file for file in full if not _accompanies(PurePosixPath(file.name))]
+    return data or full
+
+
+def _accompanies(path: PurePosixPath) -> bool:
+    stem = path.name.lower().partition(".")[0]
+    return stem in _ACCOMPANYING or path.name.lower().endswith(_ACCOMPANYING_SUFFIXES)
+
+
+def sample(
+    place: Place,
+    source: Source,
+    files: Sequence[StoredFile],
+    *,
+    fraction: float,
+    limit: int,
+    reading: Reading = "records",
+) -> tuple[int, int]:
+    """Write a sample of a corpus. Returns (records, files that they come from).
+
+    Args:
+        place: where it goes.
+        source: where the files are.
+        files: all of them, sorted by name.
+        fraction: share of the corpus's bytes, above 0, at most 1.
+        limit: most records; 0 for all.
+        reading: what is a record.
+
+    Raises:
+        DataError: a file is damaged or cannot be fetched.
+    """
+    notes = place.scratch / "sampled.json"
+    return _Sample(place, source, notes, place.folder, reading).take(files, fraction, limit)
+
+
+class _Sample:
+    """One corpus, or one archive of it."""
+
+    def __init__(
+        self, place: Place, source: Source, notes: Path | None, folder: Path, reading: Reading
+    ) -> None:
+        self.place, self.source, self.notes, self.folder = place, source, notes, folder
+        self.reading = reading
+        self.done: dict[str, dict[str, float | None]] = {}
+        if notes is not None and notes.exists():
+            self.done = json.loads(notes.read_text(encoding="utf-8"))
+
+    def take(self, files: Sequence[StoredFile], fraction: float, limit: int) -> tuple[int, int]:
+        ordered = spaced([self._sized(file) for file in candidates(files)])
+        sizes = {file.name: file.size or 0 for file in ordered}
+        budget = fraction * sum(sizes.values())
+        chosen, held = ordered, sum(sizes.values())
+        if fraction < 1:
+            chosen, held = [], 0
+            for file in ordered:
+                if held >= budget and len(chosen) >= SPREAD:
+                    break
+                chosen.append(file)
+                held += sizes[file.name]
+        if not limit:
+            space_needed = min(math.ceil(budget), held)
+            require_free_space(self.place.run.folder, space_needed, f"sample of {self.place.name}")
+        # Each file's share follows from what the ones before have left: files that are one record
+        # take more than their share.
+        left, after = budget, held
+        shares: dict[str, float] = {}
+        taken: dict[str, Taken] = {}
+        records = 0
+        for position, file in enumerate(chosen):
+            if limit and records >= limit:
+                break
+            size = sizes[file.name]
+            share = size * min(1.0, max(0.0, left / after)) if fraction < 1 else float(size)
+            quota = None
+            if limit:
+                rest = max(1, min(SPREAD, len(chosen)) - position)
+                quota = math.ceil((limit - records) / rest)
+            part = taken[file.name] = self._take(file, share, quota)
+            shares[file.name] = share
+            records += part.records
+            left -= max(share, part.bytes)
+            after -= size
+            self.place.run.progress(position + 1, len(chosen), f"files of {self.place.name}")
+        for file in chosen:  # files that had more than their part of the limit
+            had = taken.get(file.name)
+            if had is not None and had.more and records < limit:
+                quota = had.records + limit - records
+                taken[file.name] = self._take(file, shares[file.name], quota)
+                records += taken[file.name].records - had.records
+        return records, sum(part.records > 0 for part in taken.values())
+
+    def _sized(self, file: StoredFile) -> StoredFile:
+        """A file whose size is known, at the price of fetching it."""
+        if file.size is not None:
+            return file
+        return replace(file, size=self.source.fetch(file).stat().st_size)
+
+    def _take(self, file: StoredFile, share: float, quota: int | None) -> Taken:
+        """Take the front of one file, unless that stands finished."""
+        asked = {"share": share, "quota": quota}
+        known = self.done.get(file.name)
+        if known is not None and known.items() >= asked.items():
+            return Taken(
+                records=int(known["records"] or 0),
+                bytes=int(known["bytes"] or 0),
+                more=bool(known["more"]),
+            )
+        if share <= 0:
+            return Taken(records=0, bytes=0, more=False)
+        packed = packing(file.name, streams=True)
+        if packed is not None and packed.container:
+            part = self._take_archive(file, share, quota)
+        else:
+            part = self._take_front(file, share, quota)
+        self.done[file.name] = {**asked, **asdict(part)}
+        if self.notes is not None:
+            write_json(self.notes, self.done)
+        return part
+
+    def _take_front(self, file: StoredFile, share: float, quota: int | None) -> Taken:
+        target = self.folder / unpacked_name(file.name, streams=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = self.place.scratch / "front"
+        label = f"{self.source.origin}: {file.name}"
+        assert file.size is not None
+        for whole in (False, True):
+            raw = self.source.fetch(file).open("rb") if whole else self.source.open(file)
+            try:
+                with closing(raw), complete_file(aside) as out:
+                    part = take_front(
+                        raw, file.size, file.name, out, Front(share, quota), label, self.reading
+                    )
+                break
+            except NoRanges:  # the server gives files only as a whole
+                assert not whole
+        if part.records:
+            aside.replace(target)
+        else:
+            aside.unlink()
+        return part
+
+    def _take_archive(self, file: StoredFile, share: float, quota: int | None) -> Taken:
+        packed = packing(file.name, streams=True)
+        assert packed is not None and file.size is not None
+        require_free_space(self.place.run.folder, space(file, streams=True), file.name)
+        path = self.source.fetch(file)
+        label = f"{self.source.origin}: {file.name}"
+        inside, aside = self.place.scratch / "unpacking", self.place.scratch / "sampling"
+        unpack(path, fresh(inside), packed, label, streams=True)
+        fresh(aside).mkdir()
+        content = LocalSource(str(inside), origin=label)
+        inner = _Sample(self.place, content, None, aside, self.reading)
+        records, _ = inner.take(content.files(), share / file.size, quota or 0)
+        target = self.folder / unpacked_name(file.name, streams=True)
+        shutil.rmtree(target, ignore_errors=True)  # of a smaller part of the limit
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside.replace(target)
+        fresh(inside)
+        return Taken(records=records, bytes=math.ceil(share), more=records == quota)

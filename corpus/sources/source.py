@@ -1,0 +1,132 @@
+"""What every place that data sets come from can do, and the names and checksums of its files.
+
+Source ── files() ──▶ StoredFile …      names are safe: below the data set's folder, no `..`
+       ── open()  ──▶ for reading its front, or parts of it
+       ── fetch() ──▶ a whole file on this machine
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, Protocol
+
+from common.disk import human
+from common.errors import DataError
+
+HASHES = {"sha256": "SHA-256", "md5": "MD5", "git": "git's SHA-1"}
+"""Checksums that a place may state, and their names for people."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """One file of a data set, where it is stored."""
+
+    name: str
+    """Path below the data set's folder, parts joined by `/`."""
+    size: int | None
+    """Bytes; None where the place does not say."""
+    checksum: str = ""
+    """`sha256:…`, `md5:…` or `git:…` in hexadecimal; empty where the place states none."""
+    version: str = ""
+    """Changes when the file changes; empty where the place gives nothing of the kind."""
+    handle: str = field(default="", repr=False)
+    """How the source finds it: a path or a URL. May hold secrets."""
+
+
+class Source(Protocol):
+    """A place with the files of one data set."""
+
+    @property
+    def origin(self) -> str:
+        """For people, without secrets; with the commit where there is one."""
+
+    @property
+    def owned(self) -> bool:
+        """Whether a fetched file is ours to move, or somebody's own that is only read."""
+
+    def files(self) -> Sequence[StoredFile]:
+        """All files, sorted by name. Raises DataError when they cannot be listed."""
+
+    def open(self, file: StoredFile) -> IO[bytes]:
+        """Read a file from its front, or parts of it, without fetching all of it."""
+
+    def fetch(self, file: StoredFile) -> Path:
+        """The whole file on this machine, size and stated checksum verified."""
+
+    def cancel(self) -> None:
+        """End what other threads fetch: it will not be needed."""
+
+
+class UnsafeName(ValueError):
+    """A name that would lead out of its folder, or is none; the message says why."""
+
+
+def safe_parts(name: str) -> tuple[str, ...]:
+    """The parts of a relative path that someone else chose. Raises UnsafeName.
+
+    A backslash counts as a separator, as it does for the programs that write it.
+    """
+    plain = name.replace("\\", "/")
+    if "\0" in name:
+        raise UnsafeName("has a name with a NUL in it")
+    if plain.startswith("/"):
+        raise UnsafeName("has an absolute path")
+    if re.match(r"[A-Za-z]:", plain):
+        raise UnsafeName("has a path with a drive letter")
+    parts = tuple(part for part in plain.split("/") if part not in ("", "."))
+    if ".." in parts:
+        raise UnsafeName("has a path with `..`")
+    if not parts:
+        raise UnsafeName("has no name")
+    return parts
+
+
+def safe_name(name: str, origin: str) -> str:
+    """A file name that a server gave, checked. Raises DataError naming it."""
+    try:
+        return "/".join(safe_parts(name))
+    except UnsafeName as why:
+        raise DataError(f"{origin}: file {name!r} {why}; it is refused") from None
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or one of its folders begins with a dot."""
+    return any(part.startswith(".") for part in PurePosixPath(name).parts)
+
+
+def verify(path: Path, file: StoredFile, pinned: str, origin: str) -> None:
+    """Raise DataError when a file's size or checksum is not what its place or the recipe says."""
+    size = path.stat().st_size
+    if file.size is not None and size != file.size:
+        raise DataError(
+            f"{origin}: {file.name} has {size} bytes here, but {file.size} there. Run again to "
+            "fetch it anew."
+        )
+    for expected, who in ((pinned, "the recipe"), (file.checksum, origin)):
+        kind, _, digest = expected.partition(":")
+        if expected and (found := checksum(path, kind)) != digest.lower():
+            hint = "Run again to fetch it anew."
+            if who == "the recipe":
+                hint = "Correct the recipe's sha256, or get the file that it means."
+            elif kind == "md5":
+                hint += " If the bucket encrypts with a key of its own, its ETag is no MD5: give "
+                hint += "the file's sha256 in the recipe."
+            raise DataError(
+                f"{origin}: {file.name} ({human(size)}) is damaged or another file: its "
+                f"{HASHES[kind]} is {found}, but {who} says {digest}. {hint}"
+            )
+        if expected:
+            return  # what a recipe pins is better than what a server says
+
+
+def checksum(path: Path, kind: str) -> str:
+    """A file's SHA-256, MD5 or git object id, in hexadecimal."""
+    digest = hashlib.new("sha1" if kind == "git" else kind, usedforsecurity=False)
+    if kind == "git":
+        digest.update(b"blob %d\0" % path.stat().st_size)
+    with path.open("rb") as file:
+        while data := file.read(1 << 20):
+            digest.update(data)
+    return digest.hexdigest()

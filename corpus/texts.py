@@ -1,0 +1,92 @@
+"""Texts of whatever kind of file, for what needs nothing but the words: a vocabulary.
+
+.jsonl written by `clean`  ──▶ "text" of every line
+raw data sets of any shape ──▶ every string in every row, however deep it is nested
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.errors import DataError
+from common.files import read_json_lines
+from common.paths import display
+from corpus.chats.rows import SUFFIXES, Located, read_rows
+
+Notice = Callable[[int], None]
+
+
+class Texts(Iterable[str]):
+    """Texts that can be gone through again and again without ever being in memory together.
+
+    Args:
+        cleaned: files of {"text": …} lines, written by `clean`.
+        raw: folders of data sets in their native formats; files of other kinds (README, …) are
+            passed over, and so are rows that cannot be read.
+        notice: called with the bytes of each file that has been gone through.
+
+    Raises:
+        DataError: while iterating: a cleaned text that cannot be encoded.
+    """
+
+    def __init__(
+        self, cleaned: Sequence[Path], raw: Sequence[Path], notice: Notice = lambda _: None
+    ) -> None:
+        self.cleaned = cleaned
+        self.raw = [(folder, data_files(folder)) for folder in raw]
+        self.notice = notice
+
+    @property
+    def files(self) -> list[Path]:
+        """Every file that is read."""
+        return [*self.cleaned, *(path for _, paths in self.raw for path in paths)]
+
+    def __iter__(self) -> Iterator[str]:
+        for path in self.cleaned:
+            for number, row in enumerate(read_json_lines(path), start=1):
+                check_encodable(row["text"], f"{display(path)}, line {number}")
+                yield row["text"]
+            self.notice(path.stat().st_size)
+        for folder, paths in self.raw:
+            for path in paths:
+                for item in read_rows(folder, [path]):
+                    if isinstance(item, Located):
+                        # Nothing is written from these: half a surrogate pair may go.
+                        for text in strings(item.row):
+                            yield text.encode("utf-8", "replace").decode()
+                self.notice(path.stat().st_size)
+
+
+def data_files(folder: Path) -> list[Path]:
+    """Files below a folder that hold rows, sorted; hidden ones are left out."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and (path.name.removesuffix(".gz").endswith(SUFFIXES))
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Every string in a JSON value that is not empty; keys are left out."""
+    if isinstance(value, str):
+        if value:
+            yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from strings(inner)
+    elif isinstance(value, Iterable) and not isinstance(value, bytes | bytearray):
+        for inner in value:
+            yield from strings(inner)
+
+
+def check_encodable(text: str, where: str) -> None:
+    """Refuse a text that has no UTF-8: half of a surrogate pair, as JSON can spell it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: the text has half of a surrogate pair at character {error.start}, which no "
+            "tokenizer can read. Clean the source with fix_unicode_mapper"
+        ) from None

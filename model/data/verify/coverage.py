@@ -1,0 +1,190 @@
+"""An independent count of what was trained on.
+
+The ledger knows what the shards hold and what the weights promise, and nothing of permutations,
+slots or segments: a mistake in model/data/order.py cannot hide behind the same mistake here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+from model.data.epoch_index import Blocks
+from model.data.order import SampleOrder
+from model.data.permutation import Ints, Permutation
+
+
+class Ledger:
+    """Counts blocks by what the shards hold, knowing nothing of permutations and slots."""
+
+    def __init__(self, order: SampleOrder, *, exhaustive: bool) -> None:
+        self.order = order
+        self.exhaustive = exhaustive
+        self.num_lost = self.num_repeated = self.num_misplaced = self.num_leaked = 0
+        self.num_not_found = 0
+        length = order.sequence_length
+        weights = _weights_of_shards(order)
+        blocks = [(s.num_tokens - 1) // length for s in order.shards]
+        epochs = [math.ceil(w) for w in weights]
+        self.blocks: Ints = np.asarray(blocks, dtype=np.int64)
+        self.epochs: Ints = np.asarray(epochs, dtype=np.int64)
+        self.names: Ints = np.asarray(
+            [order.sources.index(s.source) for s in order.shards], dtype=np.int64
+        )
+        self.first: Ints = np.concatenate([[0], np.cumsum(self.blocks * self.epochs)])
+        self.weights = weights
+        self.first_block: Ints = np.concatenate([[0], np.cumsum(self.blocks)])
+        validation = order.locate_many(np.arange(order.num_validation_samples), validation=True)
+        self.held_out: Ints = _distinct(self._block(validation))
+        # Two validation samples in one place would be a repeat as well.
+        self.num_repeated += order.num_validation_samples - self.held_out.size
+        self.seen = np.zeros(int(self.first[-1]) if exhaustive else 0, dtype=bool)
+        self.sampled: list[Ints] = []
+        self.md5s = np.asarray([list(bytes.fromhex(s.md5)) for s in order.shards], dtype=np.uint8)
+
+    def add(self, found: Blocks) -> None:
+        """Book some samples."""
+        if not found.shard.size:
+            return
+        length = self.order.sequence_length
+        block = found.start // length
+        good = (
+            (found.start % length == 0)
+            & (found.start >= 0)
+            & (block < self.blocks[found.shard])
+            & (found.epoch >= 0)
+            & (found.epoch < self.epochs[found.shard])
+            & (found.source == self.names[found.shard])
+        )
+        self.num_misplaced += int(np.count_nonzero(~good))
+        found = Blocks(*(column[good] for column in rows(found)))
+        leaked = self._is_held_out(self._block(found))
+        self.num_leaked += int(np.count_nonzero(leaked))
+        found = Blocks(*(column[~leaked] for column in rows(found)))
+        places = (
+            self.first[found.shard] + found.epoch * self.blocks[found.shard] + found.start // length
+        )
+        if self.exhaustive:
+            before = int(np.count_nonzero(self.seen[places]))
+            self.seen[places] = True
+            self.num_repeated += before + places.size - _distinct(places).size
+        else:
+            self.sampled.append(places)
+
+    def close(self) -> None:
+        """Count what the weights promise and nobody saw; call once, when all is added."""
+        if not self.exhaustive:
+            places = np.concatenate(self.sampled)
+            self.num_repeated += places.size - _distinct(places).size
+            self.num_lost = abs(self._promised() - self.order.num_samples)
+            return
+        for group, weight in self._groups():
+            usable = sum(map(self._usable, group))
+            for epoch in range(math.ceil(weight)):
+                seen = 0
+                for shard in group:
+                    begin = self.first[shard] + epoch * self.blocks[shard]
+                    seen += int(np.count_nonzero(self.seen[begin : begin + self.blocks[shard]]))
+                self.num_lost += abs(_part(weight, epoch, usable) - seen)
+
+    def content(self, found: Blocks) -> bytes:
+        """Samples as bytes that do not depend on names or numbering of shards."""
+        numbers = np.stack([found.epoch, found.start], axis=1).astype("<i8").view(np.uint8)
+        return np.concatenate([self.md5s[found.shard], numbers], axis=1).tobytes()
+
+    def check_inverse(self, permutation: Permutation) -> int:
+        """A map with an inverse neither loses nor repeats: look at up to a million numbers.
+
+        Returns at how many.
+        """
+        n = permutation.n
+        numbers = _distinct(np.linspace(0, max(n - 1, 0), num=min(n, 1_000_000), dtype=np.int64))
+        back = permutation.inverse(permutation(numbers))
+        self.num_repeated += int(np.count_nonzero(back != numbers))
+        return numbers.size
+
+    def look_up(self, count: int, seed: int = 0) -> int:
+        """Ask the order when some blocks come, as the shards have them, and look there.
+
+        Draws (block, epoch) at random from all that the weights speak of; one that should come
+        and does not is not found, nor is one that is said to come where something else does. A
+        fraction of an epoch may leave a block out. Returns how many come and were looked up.
+        """
+        total = int(self.first[-1])
+        draw = np.random.default_rng(seed).integers(0, max(total, 1), min(count, total))
+        places = _distinct(draw)
+        shard = np.searchsorted(self.first, places, side="right") - 1
+        epoch, block = np.divmod(places - self.first[shard], self.blocks[shard])
+        asked = Blocks(self.names[shard], epoch, shard, block * self.order.sequence_length)
+        asked = asked.take(~self._is_held_out(self._block(asked)))
+        samples = self.order.find_many(asked)
+        floors = np.asarray([math.floor(weight) for weight in self.weights], dtype=np.int64)
+        missing = samples < 0
+        self.num_not_found += int(np.count_nonzero(missing & (asked.epoch < floors[asked.shard])))
+        asked = asked.take(~missing)
+        there = self.order.locate_many(samples[~missing])
+        self.num_not_found += int(np.count_nonzero(np.any(rows(asked) != rows(there), axis=0)))
+        return asked.shard.size
+
+    def _block(self, found: Blocks) -> Ints:
+        block: Ints = self.first_block[found.shard] + found.start // self.order.sequence_length
+        return block
+
+    def _usable(self, shard: int) -> int:
+        begin, end = np.searchsorted(self.held_out, self.first_block[shard : shard + 2])
+        return int(self.blocks[shard] - (end - begin))
+
+    def _is_held_out(self, block: Ints) -> npt.NDArray[np.bool_]:
+        if not self.held_out.size:
+            return np.zeros(block.size, dtype=bool)
+        at = np.minimum(np.searchsorted(self.held_out, block), self.held_out.size - 1)
+        return np.asarray(self.held_out[at] == block)
+
+    def _groups(self) -> Iterator[tuple[list[int], Fraction]]:
+        """Shards that share a weight: those of one source within one manifest."""
+        groups: dict[tuple[int, str], list[int]] = {}
+        for number, shard in enumerate(self.order.shards):
+            key = (id(self.order.manifests[number]), shard.source)
+            groups.setdefault(key, []).append(number)
+        for group in groups.values():
+            yield group, self.weights[group[0]]
+
+    def _promised(self) -> int:
+        return sum(
+            _part(weight, epoch, sum(map(self._usable, group)))
+            for group, weight in self._groups()
+            for epoch in range(math.ceil(weight))
+        )
+
+
+def _weights_of_shards(order: SampleOrder) -> list[Fraction]:
+    """Epochs promised for each shard of an order, as exact as they were written."""
+    by_manifest: dict[str, Mapping[str, float]] = {order.manifest.digest: order.weights}
+    by_manifest |= {e.manifest: e.weights for e in order.journal.entries}
+    return [
+        Fraction(repr(float(by_manifest[owner.digest].get(shard.source, 1.0))))
+        for owner, shard in zip(order.manifests, order.shards, strict=True)
+    ]
+
+
+def _part(weight: Fraction, epoch: int, usable: int) -> int:
+    """Blocks of a source that an epoch of a weight takes: all, or the rounded fraction."""
+    share = min(Fraction(1), weight - epoch)
+    return math.floor(share * usable + Fraction(1, 2))
+
+
+def _distinct(numbers: Ints) -> Ints:
+    """Ascending, each once. NumPy's `unique` hashes, which takes ten times as long here."""
+    ordered = np.sort(numbers)
+    return (
+        ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])] if numbers.size else ordered
+    )
+
+
+def rows(blocks: Blocks) -> Ints:
+    """The four columns as int64 [4, k]."""
+    return np.stack([blocks.source, blocks.epoch, blocks.shard, blocks.start])

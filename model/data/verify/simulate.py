@@ -1,0 +1,78 @@
+"""Packed data that exist on paper only, of any size, to prove an order before there are data.
+
+Twelve sources with the proportions of the paper's corpora (arXiv 2502.06635, section 5: four fifths
+Chinese, the rest English and code), in shards of a hundred million tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from common.errors import ConfigError
+from model.data.manifest import PackedManifest, ShardInfo
+
+SHARES = {
+    "skypile": 450,
+    "wanjuan-zh": 250,
+    "wanjuan-en": 130,
+    "code-python": 30,
+    "code-java": 25,
+    "code-cpp": 25,
+    "baike": 40,
+    "wikipedia": 5,
+    "zhihu": 5,
+    "baidu-qa": 5,
+    "belle": 20,
+    "firefly": 15,
+}
+"""Parts in a thousand."""
+
+SHARD_TOKENS = 100_000_000
+DOCUMENT_TOKENS = 800
+
+
+def simulated(num_blocks: int, *, sequence_length: int, name: str = "simulated") -> PackedManifest:
+    """A manifest from which exactly `num_blocks` blocks can be cut at this sequence length.
+
+    name: data of different names have different content.
+    """
+    if num_blocks < 1 or sequence_length < 1:
+        raise ConfigError(f"cannot simulate {num_blocks} blocks of {sequence_length} tokens")
+    most = max(1, SHARD_TOKENS // sequence_length)
+    shards: list[ShardInfo] = []
+    done = parts = 0
+    for source, share in SHARES.items():
+        parts += share
+        wanted = num_blocks * parts // sum(SHARES.values())  # exact in the end, without rounding
+        number = 0
+        while done < wanted:
+            blocks = min(most, wanted - done)
+            shards.append(_shard(name, source, number, blocks, sequence_length))
+            done, number = done + blocks, number + 1
+    return PackedManifest(
+        vocab_size=151_646,
+        end_of_document=151_643,
+        tokenizer_md5=_md5("tokenizer"),
+        shards=tuple(shards),
+    )
+
+
+def _shard(name: str, source: str, number: int, blocks: int, sequence_length: int) -> ShardInfo:
+    stem = f"{name}-{source}-{number:05d}"
+    md5 = _md5(stem)
+    # The last token of the last block, and a few that are left over.
+    num_tokens = blocks * sequence_length + 1 + int(md5[:8], 16) % sequence_length
+    return ShardInfo(
+        name=f"{stem}.bin",
+        source=source,
+        num_tokens=num_tokens,
+        num_documents=1 + num_tokens // DOCUMENT_TOKENS,
+        md5=md5,
+        index_md5=_md5(stem + "/index"),
+        dtype="uint32",
+        cleaned_file="",
+    )
+
+
+def _md5(text: str) -> str:
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()

@@ -1,0 +1,111 @@
+"""The loss that generation will meet, for routings whose parallel loss is too good.
+
+    parallel pass     t0 t1 t2 t3 ─▶ every target at once; `sequence` routing saw t2, t3 at t1
+    prefix            t0 ─▶ t1     t0 t1 ─▶ t2     t0 t1 t2 ─▶ t3
+
+One forward pass a target is dear, so only NUM_TARGETS targets, evenly spread over the row, of at
+most NUM_SAMPLES held-out samples are looked at: the same ones at every validation.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.errors import ConfigError
+from model.config import SteelConfig
+from model.data import PackedDataset
+from model.train.loss import IGNORED, Objective, document_arguments
+from model.train.train_step import Engine
+
+NUM_TARGETS = 32
+"""Targets of a sample; the passes cost as much as so many half rows."""
+
+NUM_SAMPLES = 64
+"""Held-out samples, over all ranks."""
+
+
+def leaks(objective: Objective) -> bool:
+    """Whether the model's parallel loss is not the loss of a language model."""
+    config = objective.model.config
+    return isinstance(config, SteelConfig) and config.leaks
+
+
+def check_measurable(objective: Objective, num_validation: int) -> None:
+    """Raise ConfigError where a leaking model would be trained with its parallel loss alone."""
+    if leaks(objective) and not num_validation:
+        raise ConfigError(
+            f"pretrain: model.routing = {objective.model.config.routing!r} leaks, so its training "
+            "loss says nothing; hold data out for validation/prefix_loss (validation_fraction, for "
+            "example 0.01)"
+        )
+
+
+def honest_loss(metrics: Mapping[str, float]) -> float:
+    """By what a validation is judged: the prefix loss where there is one."""
+    return metrics.get("validation/prefix_loss", metrics["validation/loss"])
+
+
+@torch.no_grad()
+def prefix_losses(
+    objective: Objective,
+    input_ids: Tensor,
+    labels: Tensor,
+    position_ids: Tensor | None = None,
+    num_targets: int = NUM_TARGETS,
+    beat: Callable[[], Any] = lambda: None,
+) -> Tensor:
+    """Each sample's mean loss [B] over targets predicted from their prefix alone, nats a token.
+
+    input_ids, labels [B, L], shifted already, all counted; position_ids [B, L] part documents.
+    Targets: at most num_targets places, the first and the last among them. beat: called before
+    each pass.
+    """
+    length = input_ids.shape[1]
+    ends = torch.linspace(1, length, min(num_targets, length)).round().int().tolist()
+    total = torch.zeros(len(input_ids), dtype=torch.float64, device=input_ids.device)
+    # Compiled layers would be compiled again for each length.
+    with torch.compiler.set_stance("force_eager"):
+        for end in ends:
+            beat()
+            last_only = torch.full_like(labels[:, :end], IGNORED)
+            last_only[:, -1] = labels[:, end - 1]
+            positions = None if position_ids is None else position_ids[:, :end]
+            _, losses = objective(input_ids[:, :end], last_only, positions)
+            total += losses
+    return total / len(ends)
+
+
+def validate_prefixes(
+    engine: Engine,
+    dataset: PackedDataset,
+    num_samples: int,
+    *,
+    beat: Callable[[], Any],
+    stop: Callable[[], bool],
+) -> float | None:
+    """Mean prefix loss over held-out samples, nats a token; None when asked to stop meanwhile.
+
+    Called by all ranks, which make the same number of passes, since FSDP gathers weights in each.
+    """
+    ranks, settings = engine.ranks, engine.settings
+    total, size = min(num_samples, NUM_SAMPLES), settings.micro_batch
+    sums = torch.zeros(2, dtype=torch.float64, device=ranks.device)
+    for first in range(0, total, size * ranks.world_size):
+        if any(ranks.gather(stop())):
+            return None
+        mine = first + size * ranks.rank
+        rows = range(mine, min(mine + size, total))
+        batch = dataset.batch(rows or [0], separate_documents=settings.separate_documents)
+        losses = prefix_losses(
+            engine.objective,
+            engine.place(batch["input_ids"]),
+            engine.place(batch["labels"]),
+            document_arguments(batch, engine.place).get("position_ids"),
+            beat=beat,
+        )
+        if rows:
+            sums += torch.stack([losses.sum(), torch.ones_like(losses).sum()])
+    loss, number = ranks.sum_(sums).tolist()
+    return float(loss / number)

@@ -1,0 +1,143 @@
+"""Exports while training goes on: checkpoints that are kept for good become Transformers folders.
+
+    checkpoints/step-00004000/ ──▶ python -m model.entry.export (niced, on the CPU) ──▶
+    exports/step-00004000/     config.json model.safetensors tokenizer…; whole or absent
+
+A process of its own: the trainer's interpreter lock and its memory stay free, and what goes wrong
+in it is a warning. One export at a time; an interrupted one is begun anew by the next start.
+Exports go when their checkpoints go.
+"""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+from model.train.checkpoint.reader import MARKER
+
+log = logging.getLogger(__name__)
+
+TAIL_LINES = 5
+
+
+class Exporter:
+    """Rank 0's exports. `update` may be called from any thread."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._changed = threading.Condition()
+        self._wanted: list[Path] = []
+        self._failed: set[Path] = set()
+        self._current: Path | None = None
+        self._process: subprocess.Popen[str] | None = None
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    def update(self, checkpoints: Iterable[Path]) -> set[Path]:
+        """These checkpoints are to be exported and no others.
+
+        Returns those that are being read at this moment: they must stay. From here on no other
+        than `checkpoints` is begun.
+        """
+        with self._changed:
+            self._wanted = list(checkpoints)
+            if self._thread is None and self._next() is not None:
+                self._thread = threading.Thread(target=self._work, daemon=True, name="exporter")
+                self._thread.start()
+            self._changed.notify_all()
+            busy = {self._current} if self._current is not None else set()
+        names = {path.name for path in (*self._wanted, *busy)}
+        for export in self.folder.glob("step-*"):
+            if export.suffix == "" and export.name not in names:
+                _remove(export)
+        return busy
+
+    def finish(self) -> None:
+        """Wait until everything wanted is exported."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._current is None and self._next() is None)
+
+    def stop(self) -> None:
+        """End the running export; nothing is left of it but a .partial folder."""
+        with self._changed:
+            self._stopping = True
+            if self._process is not None:
+                self._process.terminate()
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _next(self) -> Path | None:
+        """The first checkpoint that has no export yet."""
+        if self._stopping:
+            return None
+        for path in self._wanted:
+            if path in self._failed or (self.folder / path.name).exists():
+                continue
+            if _version(path) is not None:
+                return path
+        return None
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or self._next() is not None)
+                if self._stopping:
+                    return
+                checkpoint = self._current = self._next()
+                assert checkpoint is not None
+                version = _version(checkpoint)
+                self._process = self._start(checkpoint)
+            output, _ = self._process.communicate()
+            with self._changed:
+                if version is None or version != _version(checkpoint):
+                    # A rollback removed it, and another one of that step may stand there now.
+                    _remove(self.folder / checkpoint.name)
+                elif self._process.returncode == 0:
+                    log.info("exported %s to %s", checkpoint.name, self.folder / checkpoint.name)
+                elif not self._stopping:
+                    self._failed.add(checkpoint)
+                    tail = " | ".join(output.strip().splitlines()[-TAIL_LINES:])
+                    log.warning("%s could not be exported: %s", checkpoint.name, tail)
+                self._current = None
+                self._changed.notify_all()
+
+    def _start(self, checkpoint: Path) -> "subprocess.Popen[str]":
+        self.folder.mkdir(parents=True, exist_ok=True)
+        inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
+        return subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "model.entry.export",
+                str(checkpoint),
+                str(self.folder / checkpoint.name),
+            ],
+            env={**inherited, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+def _version(checkpoint: Path) -> tuple[int, int] | None:
+    """Tells a checkpoint from another one that takes its name later; None when it is gone."""
+    try:
+        marker = (checkpoint / MARKER).stat()
+    except FileNotFoundError:
+        return None
+    return marker.st_ino, marker.st_mtime_ns
+
+
+def _remove(export: Path) -> None:
+    """Out of the way by a rename first; nothing where there is no such folder."""
+    doomed = export.with_name(f"{export.name}.old.partial")
+    shutil.rmtree(doomed, ignore_errors=True)
+    if export.exists():
+        export.rename(doomed)
+        shutil.rmtree(doomed)

@@ -1,0 +1,112 @@
+"""A checkpoint's weights as a Transformers folder: safetensors, config, tokenizer.
+
+    checkpoints/step-00004000/   __*.distcp  model.json  tokenizer/  ──▶  OUT/   complete or absent
+
+Read from the checkpoint's files, on the CPU, by one process: any checkpoint becomes a model on any
+machine, whatever ranks wrote it. In the background of a training: background_export.py.
+"""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+import model.modeling_steel as _registers_auto_classes  # noqa: F401
+from common.errors import DataError
+from common.files import publish_folder
+from model.train.checkpoint.reader import (
+    MARKER,
+    complete_checkpoints,
+    find_damage,
+    read_marker,
+    read_tensors,
+)
+from model.train.checkpoint.staging import WEIGHTS
+
+MODEL_FILE = "model.json"
+"""Document of a checkpoint: the Transformers config, and the dtype that the forward pass used."""
+TOKENIZER_FOLDER = "tokenizer"
+OBJECTIVE = "model."
+"""Where the language model lies inside the objective (model/train/loss.py)."""
+
+
+def model_documents(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
+) -> dict[str, str | bytes]:
+    """What a checkpoint needs, besides its tensors, to become a Transformers folder."""
+    about = {
+        "dtype": str(dtype).removeprefix("torch."),
+        "config": json.loads(model.config.to_json_string(use_diff=False)),
+        "generation": json.loads(model.generation_config.to_json_string()),
+    }
+    documents: dict[str, str | bytes] = {MODEL_FILE: json.dumps(about, indent=1)}
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        for path in sorted(Path(folder).iterdir()):
+            documents[f"{TOKENIZER_FOLDER}/{path.name}"] = path.read_bytes()
+    return documents
+
+
+def export(checkpoint: Path, folder: Path) -> None:
+    """Write `folder` from a complete checkpoint, in the dtype that the forward pass computed in,
+    so that the exported model is the trained one. An existing folder is replaced.
+
+    Raises DataError when the checkpoint is incomplete, damaged or not a pretraining's.
+    """
+    files = read_marker(checkpoint)["files"]
+    if MODEL_FILE not in files:
+        raise DataError(f"{checkpoint} is no checkpoint of a pretraining: it has no {MODEL_FILE}")
+    if damage := find_damage(checkpoint):
+        raise DataError(f"checkpoint {checkpoint} is damaged: {damage}")
+    about = json.loads((checkpoint / MODEL_FILE).read_text(encoding="utf-8"))
+    dtype = getattr(torch, about["dtype"])
+    config_class = type(AutoConfig.for_model(about["config"]["model_type"]))
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(
+            config_class.from_dict(about["config"]), dtype=dtype
+        )
+    assert isinstance(network, PreTrainedModel)
+    network.generation_config = GenerationConfig.from_dict(about["generation"])
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    network.save_pretrained(partial, state_dict=_weights(checkpoint, network, dtype))
+    for name in files:
+        if name.startswith(f"{TOKENIZER_FOLDER}/"):
+            shutil.copyfile(checkpoint / name, partial / Path(name).name)
+    publish_folder(partial, folder)
+
+
+def find_checkpoint(folder: Path) -> Path:
+    """The checkpoint that a folder is, or the newest complete one of those that it holds: in a
+    run's folder or in its checkpoints/. Raises DataError when there is none."""
+    if (folder / MARKER).is_file():
+        return folder
+    for place in (folder / "checkpoints", folder):
+        if found := complete_checkpoints(place):
+            return found[-1]
+    raise DataError(
+        f"{folder} is no complete checkpoint and holds none; name a folder checkpoints/step-…"
+    )
+
+
+def _weights(checkpoint: Path, network: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Every weight whole, without those that are tied to another one."""
+    tied = getattr(network, "all_tied_weights_keys", None) or {}
+    weights = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in read_tensors(checkpoint, WEIGHTS + OBJECTIVE)
+        if name not in tied
+    }
+    if missing := sorted(network.state_dict().keys() - weights.keys() - set(tied)):
+        raise DataError(f"checkpoint {checkpoint} has no weight {missing[0]}")
+    return weights

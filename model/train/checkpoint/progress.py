@@ -1,0 +1,42 @@
+"""How far a run has come, and its document in every checkpoint: trainer.json.
+
+    batch   0   1   2   3   4   5         global batches consumed: the position in the data
+    step    0   1   2   .   3   4         optimizer steps: the position in the schedule
+                        └── skipped: its samples are consumed, no step is made of them
+
+Samples [0, batch x global_batch) are consumed. Without a skipped batch both counters are equal.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from common.errors import DataError
+
+FILE_NAME = "trainer.json"
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """The position of a run; equal on every rank, changed by the trainer alone."""
+
+    step: int = 0
+    """Completed optimizer steps."""
+    batch: int = 0
+    """Global batches consumed, skipped ones included; never less than `step`."""
+    validated: int = 0
+    """Step of the last validation that was completed; 0 = none was."""
+
+    def to_json(self, **more: Any) -> str:
+        """The document, with what else belongs to this position (JSON values)."""
+        return json.dumps({**asdict(self), **more}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> tuple["Progress", dict[str, Any]]:
+        """The position and everything else. Raises DataError for another document."""
+        try:
+            content = json.loads(text)
+            own = {name: int(content.pop(name)) for name in ("step", "batch", "validated")}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"a checkpoint's {FILE_NAME} cannot be read: {error!r}") from error
+        return cls(**own), content

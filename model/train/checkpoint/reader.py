@@ -1,0 +1,175 @@
+"""Reading checkpoints: which are complete, what is damaged, and their tensors, with or without
+ranks.
+
+Torch's DCP keeps its index (.metadata) as a pickle; here only an index's own types are loaded.
+"""
+
+import json
+import pickle
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+
+from common.errors import DataError
+from common.files import crc32_of_file
+from model.train.checkpoint.retention import Entry
+
+MARKER = "complete.json"
+METADATA = ".metadata"
+READ_AT_ONCE = 1 << 30
+"""Bytes of tensors that `read_tensors` holds beside what its caller keeps."""
+
+
+def folder_name(step: int) -> str:
+    """Name of the checkpoint after so many optimizer steps."""
+    return f"step-{step:08d}"
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """Folders of complete checkpoints, oldest first."""
+    found = [p for p in folder.glob("step-*") if not p.suffix and _is_marked(p)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def read_marker(checkpoint: Path) -> dict[str, Any]:
+    """What a complete checkpoint says of itself: step, world_size, regular, validation_loss, files.
+
+    Raises DataError when it is not complete.
+    """
+    path = checkpoint / MARKER
+    try:
+        marker = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{checkpoint} is no complete checkpoint: {error}") from error
+    if not isinstance(marker, dict) or not isinstance(marker.get("files"), dict):
+        raise DataError(f"{checkpoint} is no complete checkpoint: {path} lists no files")
+    return marker
+
+
+def read_entry(checkpoint: Path) -> Entry:
+    """What retention needs to know of a complete checkpoint."""
+    marker = read_marker(checkpoint)
+    return Entry(
+        step=int(marker["step"]),
+        regular=bool(marker["regular"]),
+        validation_loss=marker["validation_loss"],
+    )
+
+
+def find_damage(checkpoint: Path, *, part: int = 0, parts: int = 1) -> str:
+    """What is wrong with this part of a checkpoint's files, or ""."""
+    found = ""
+    for number, (name, entry) in enumerate(read_marker(checkpoint)["files"].items()):
+        if number % parts != part:
+            continue
+        path = checkpoint / name
+        if not path.exists():
+            found = f"{name} is missing"
+        elif path.stat().st_size != entry["bytes"]:
+            found = f"{name} has {path.stat().st_size} bytes instead of {entry['bytes']}"
+        elif crc32_of_file(path) != entry["crc32"]:
+            found = f"{name} has another checksum than when it was written"
+    return found
+
+
+def load_into(
+    checkpoint: Path, tensors: Mapping[str, Tensor], group: dist.ProcessGroup | None
+) -> None:
+    """Fill tensors, by all ranks of a group, or by this process alone.
+
+    Raises DataError when the checkpoint holds others, or its index is none.
+    """
+    reader = _Reader(checkpoint)
+    reader.read_metadata()  # here as well, because torch 2.11's `load` hides what it raises
+    try:
+        with warnings.catch_warnings():
+            # Reading alone is meant.
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            load(dict(tensors), storage_reader=reader, process_group=group, no_dist=group is None)
+    except CheckpointException as error:  # a BaseException
+        raise DataError(
+            f"checkpoint {checkpoint} does not fit this model: {failures(error)}"
+        ) from error
+
+
+def read_tensors(checkpoint: Path, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    """Tensors whose names begin with `prefix`, whole, on the CPU, with the prefix taken off."""
+    described = _Reader(checkpoint).read_metadata().state_dict_metadata
+    batch: dict[str, Tensor] = {}
+    size = 0
+    wanted = [name for name in sorted(described) if name.startswith(prefix)]
+    for name in wanted:
+        about = described[name]
+        assert isinstance(about, TensorStorageMetadata)
+        batch[name] = torch.empty(about.size, dtype=about.properties.dtype)
+        size += batch[name].nbytes
+        if size >= READ_AT_ONCE or name == wanted[-1]:
+            load_into(checkpoint, batch, None)
+            yield from ((key.removeprefix(prefix), tensor) for key, tensor in batch.items())
+            batch, size = {}, 0
+
+
+def failures(error: CheckpointException) -> str:
+    """The failures of the ranks, without their stack traces."""
+    return "; ".join(sorted({str(failure) for failure, _ in error.failures.values()}))
+
+
+def read_documents(checkpoint: Path, names: Sequence[str]) -> dict[str, str]:
+    """Text of a checkpoint's JSON documents."""
+    return {name: (checkpoint / name).read_text(encoding="utf-8") for name in names}
+
+
+def _is_marked(checkpoint: Path) -> bool:
+    try:
+        read_marker(checkpoint)
+    except DataError:
+        return False
+    return True
+
+
+class _Reader(FileSystemReader):
+    """DCP's reader with an index that cannot run code."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        with (Path(self.path) / METADATA).open("rb") as file:
+            metadata = _MetadataUnpickler(file).load()
+        assert isinstance(metadata, Metadata)
+        if getattr(metadata, "storage_meta", None) is None:
+            metadata.storage_meta = StorageMeta()
+        metadata.storage_meta.load_id = self.load_id  # type: ignore[union-attr]
+        return metadata
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    MODULES = (
+        "torch.distributed.checkpoint.metadata",
+        "torch.distributed.checkpoint.filesystem",
+        "torch.distributed.checkpoint.storage",
+    )
+    NAMES = frozenset(
+        {
+            ("torch", "Size"),
+            ("torch", "device"),
+            ("torch.serialization", "_get_layout"),
+            ("collections", "OrderedDict"),
+            ("collections", "defaultdict"),
+            ("pathlib", "PosixPath"),
+            ("pathlib", "WindowsPath"),
+            ("pathlib", "Path"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if module in self.MODULES or (module, name) in self.NAMES or is_dtype:
+            return super().find_class(module, name)
+        raise DataError(f"a checkpoint's {METADATA} names {module}.{name}, which no index contains")

@@ -1,0 +1,83 @@
+"""When checkpoints are written, and which of them are kept: the settings' group `checkpoints`.
+
+    step    1000   2000   3000   4000   5000   6000   6127
+    every   ✓      ✓      ✓      ✓      ✓      ✓      (stopped by SIGTERM: an extra one)
+    kept    -      best   -      5 k*   5 k*   last 3 last 3, newest      *keep_every = 4000 …
+
+An extra checkpoint (on SIGTERM, on a failure, at the end) is kept while it is the newest and takes
+no other's place: what a run that was interrupted finds to roll back to is what an uninterrupted
+one would find.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from common.config import require
+from common.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """How often state is saved, and for how long."""
+
+    every: int = 1000
+    """Steps between checkpoints; one is also written at the end, on SIGTERM and when health stops
+    the run."""
+    keep_last: int = 3
+    """Newest complete checkpoints that are kept."""
+    keep_every: int = 0
+    """Checkpoints at multiples of so many steps are kept for good; 0 = none are. A multiple of
+    `every`."""
+    keep_best: int = 1
+    """Checkpoints with the lowest validation loss that are kept. Those count whose very step was
+    validated (`validate_every`)."""
+    export: bool = True
+    """Each checkpoint kept by `keep_every` or `keep_best` also becomes a Transformers folder,
+    exports/step-…, written in the background by a process of its own."""
+
+    def check(self) -> None:
+        """Refuse values that make no sense. Raises ConfigError."""
+        place = "pretrain: checkpoints."
+        for name in ("every", "keep_last"):
+            require(self, place, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("keep_every", "keep_best"):
+            require(self, place, name, getattr(self, name) >= 0, "0 or more")
+        if self.keep_every % self.every:
+            raise ConfigError(
+                f"{place}keep_every = {self.keep_every} is no multiple of every = {self.every}, so "
+                "most of these steps have no checkpoint; change one"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """What retention knows of a complete checkpoint."""
+
+    step: int
+    """Completed optimizer steps."""
+    regular: bool
+    """Written because `every` said so; False: an extra one."""
+    validation_loss: float | None
+    """Measured at this very step, nats per token; None when it was not."""
+
+
+def kept_for_good(entries: Iterable[Entry], settings: CheckpointSettings) -> set[int]:
+    """Steps of the checkpoints that `keep_every` and `keep_best` keep: those that are exported."""
+    listed = list(entries)
+    every = settings.keep_every
+    periodic = {e.step for e in listed if e.regular and every and e.step % every == 0}
+    measured = [
+        (entry.validation_loss, entry.step)
+        for entry in listed
+        if entry.validation_loss is not None and math.isfinite(entry.validation_loss)
+    ]
+    return periodic | {step for _, step in sorted(measured)[: settings.keep_best]}
+
+
+def kept(entries: Iterable[Entry], settings: CheckpointSettings) -> set[int]:
+    """Steps of all checkpoints that are not to be removed; never empty where there are some."""
+    listed = sorted(entries, key=lambda entry: entry.step)
+    regular = [entry.step for entry in listed if entry.regular]
+    newest = {entry.step for entry in listed[-1:]}
+    return kept_for_good(listed, settings) | set(regular[-settings.keep_last :]) | newest

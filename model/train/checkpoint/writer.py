@@ -1,0 +1,333 @@
+"""Checkpoints that are whole or absent, written while training goes on.
+
+    checkpoints/step-00000300.partial/   being written
+    checkpoints/step-00000300/
+        __0_0.distcp __1_0.distcp .metadata   tensors: a slice per rank (torch's DCP format)
+        trainer.json data_state.json …        documents: position, settings, model, tokenizer
+        complete.json                         size and CRC-32 of everything above; written last
+
+    training    ──step──┤copy to host├──step──step──step──step──step──┤copy├──step──
+    background                       └─▶ tensors ─▶ fsync, CRC ─▶ marker, rename ─▶ retire
+
+Every rank writes and checks its own files; then complete.json, fsync, one rename. The background
+thread of each rank talks to the others over a gloo group of its own: on the default group its
+messages would meet those of the training step. A save waits for the one before. Resuming takes the
+newest checkpoint whose every file still has its checksum, on any number of ranks.
+"""
+
+import dataclasses
+import datetime
+import json
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
+
+from common.errors import DataError, StageError
+from common.files import crc32_of_file, publish_folder, sync, write_text
+from model.train.checkpoint.reader import (
+    MARKER,
+    METADATA,
+    complete_checkpoints,
+    failures,
+    find_damage,
+    folder_name,
+    load_into,
+    read_entry,
+    read_marker,
+)
+from model.train.checkpoint.retention import CheckpointSettings, Entry, kept, kept_for_good
+from model.train.checkpoint.staging import HostCopy
+from model.train.distributed.context import Parallel
+from model.train.monitors.watchdog import is_lost_rank
+
+log = logging.getLogger(__name__)
+
+GROUP_TIMEOUT = datetime.timedelta(hours=1)
+"""Of the background's messages: the slowest rank's disk may take so much longer than the others."""
+
+DAMAGED = ".damaged"
+"""Suffix of a checkpoint that was found to be damaged."""
+
+Documents = Mapping[str, str | bytes]
+"""Content by file name, which may lie one folder down."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """What a checkpoint said besides the tensors, which were loaded in place."""
+
+    step: int
+    documents: dict[str, str]
+    """The JSON documents."""
+
+
+class Checkpoints:
+    """The checkpoints of one run; public methods are called by all ranks together, by one thread.
+
+    Args:
+        folder: of the checkpoints.
+        ranks: these ranks.
+        settings: which are kept.
+        on_kept: called on rank 0 after each change with the checkpoints that are kept for good;
+            returns folders that are being read and must stay a while.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        ranks: Parallel,
+        settings: CheckpointSettings,
+        *,
+        on_kept: Callable[[list[Path]], set[Path]] = lambda paths: set(),
+    ) -> None:
+        self.folder = folder
+        self.ranks = ranks
+        self.settings = settings
+        self.on_kept = on_kept
+        self.last_seconds: float | None = None
+        """How long the last finished save took from its beginning until it was durable."""
+        group = dist.new_group(backend="gloo", timeout=GROUP_TIMEOUT)
+        self._background = dataclasses.replace(ranks, control=group)
+        self._copy = HostCopy()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the save in the background has failed; `wait` raises why."""
+        return self._error is not None
+
+    @property
+    def saving(self) -> bool:
+        """Whether a save goes on in the background."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def save(
+        self, entry: Entry, tensors: Mapping[str, Tensor], documents: Documents, *, wait: bool
+    ) -> float:
+        """Begin a checkpoint of the state as it is now.
+
+        wait: return only when it is durable. Otherwise the caller waits for the save before, and
+        for the copy to host memory, and may change the tensors then.
+
+        Returns the seconds that the caller was held up. Raises StageError when the disk refused
+        this save (with `wait`) or the one before.
+        """
+        started = time.perf_counter()
+        self.wait()
+        copies = self._copy.take(tensors)
+        self._thread = threading.Thread(
+            target=self._run,
+            args=(entry, copies, documents, started),
+            daemon=True,
+            name=f"save-{entry.step}",
+        )
+        self._thread.start()
+        if wait:
+            self.wait()
+        return time.perf_counter() - started
+
+    def wait(self) -> None:
+        """Until nothing is being saved. Raises StageError when that save failed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def close(self, seconds: float) -> None:
+        """At the end, also after an error: give a running save so long to become complete."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def load_newest(
+        self, tensors: Mapping[str, Tensor], *, rollback_from: int | None = None
+    ) -> Loaded | None:
+        """Load the newest intact checkpoint into `tensors`; None when there is none at all.
+
+        A damaged one is named in a warning, set aside as `*.damaged`, and the one before it is
+        taken.
+
+        rollback_from: only regular checkpoints of this step or earlier; None when none of them is
+        intact.
+
+        Raises DataError when there were checkpoints and all of them are damaged, or when the newest
+        intact one holds another model.
+        """
+        names = self.ranks.gather(self._candidates(rollback_from) if self.ranks.is_main else [])[0]
+        for name in reversed(names):
+            folder = self.folder / name
+            if damage := self._damage(folder):
+                log.warning("checkpoint %s is damaged (%s); taking the one before", name, damage)
+                self.ranks.barrier()
+                if self.ranks.is_main:
+                    aside = folder.with_name(name + DAMAGED)
+                    shutil.rmtree(aside, ignore_errors=True)
+                    folder.rename(aside)
+                continue
+            load_into(folder, tensors, self.ranks.control)
+            marker = read_marker(folder)
+            documents = {
+                file: (folder / file).read_text(encoding="utf-8")
+                for file in marker["files"]
+                if file.endswith(".json") and "/" not in file
+            }
+            return Loaded(step=int(marker["step"]), documents=documents)
+        if names and rollback_from is None:
+            raise DataError(
+                f"every checkpoint in {self.folder} is damaged ({', '.join(names)}, now named "
+                "*.damaged); restore one of them, or start again to train from the beginning"
+            )
+        return None
+
+    def forget_after(self, step: int) -> None:
+        """Remove checkpoints beyond a step: they belong to a course that was rolled back."""
+        if self.ranks.is_main:
+            for path in reversed(complete_checkpoints(self.folder)):
+                if read_entry(path).step > step:
+                    _remove(path)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what interrupted saves left and what the settings do not keep; what was found to
+        be damaged stays until the next save, for somebody to look at."""
+        if self.ranks.is_main:
+            self._retire(keep_damaged=True)
+        self.ranks.barrier()
+
+    def _candidates(self, rollback_from: int | None) -> list[str]:
+        complete = complete_checkpoints(self.folder)
+        if rollback_from is not None:
+            entries = {path: read_entry(path) for path in complete}
+            complete = [p for p, e in entries.items() if e.regular and e.step <= rollback_from]
+        return [path.name for path in complete]
+
+    def _damage(self, folder: Path) -> str:
+        """What is wrong with a checkpoint, or ""; the ranks share the reading."""
+        found = find_damage(folder, part=self.ranks.rank, parts=self.ranks.world_size)
+        return next((text for text in self.ranks.gather(found) if text), "")
+
+    def _run(
+        self, entry: Entry, tensors: dict[str, Tensor], documents: Documents, started: float
+    ) -> None:
+        """The background thread."""
+        try:
+            if self.ranks.device.type == "cuda":
+                # A thread begins on GPU 0, where DCP's loader would open a context for every rank.
+                torch.cuda.set_device(self.ranks.device)
+            self._write(entry, tensors, documents)
+            self.last_seconds = time.perf_counter() - started
+        except BaseException as error:
+            # What is said elsewhere needs no stack trace here.
+            if not isinstance(error, StageError) and not is_lost_rank(error):
+                log.exception("checkpoint %s: saving failed", folder_name(entry.step))
+            self._error = error
+
+    def _write(self, entry: Entry, tensors: dict[str, Tensor], documents: Documents) -> None:
+        ranks = self._background
+        final = self.folder / folder_name(entry.step)
+        partial = final.with_name(final.name + ".partial")
+
+        def prepare() -> None:
+            if ranks.is_main:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+
+        def describe() -> dict[str, Any]:
+            written = sorted(partial.glob(f"__{ranks.rank}_*"))
+            if ranks.is_main:
+                written += [_write_document(partial, *item) for item in documents.items()]
+                written.append(partial / METADATA)
+            for file in written:
+                sync(file)
+            return {
+                str(file.relative_to(partial)): {
+                    "bytes": file.stat().st_size,
+                    "crc32": crc32_of_file(file),
+                }
+                for file in written
+            }
+
+        def publish() -> None:
+            if ranks.is_main:
+                marker = {**dataclasses.asdict(entry), "world_size": ranks.world_size}
+                write_text(partial / MARKER, json.dumps({**marker, "files": files}, indent=2))
+                publish_folder(partial, final)
+                try:
+                    self._retire()
+                except OSError as error:  # this checkpoint is safe; the next save tries again
+                    log.warning("old checkpoints could not be removed: %s", error)
+
+        self._together(final, prepare)
+        try:
+            save_tensors(
+                dict(tensors),
+                storage_writer=FileSystemWriter(partial, sync_files=False),
+                process_group=ranks.control,
+            )
+        except CheckpointException as error:  # a BaseException, alike on every rank
+            raise self._refused(final, failures(error)) from error
+        described = self._together(final, describe)
+        files = {name: about for part in described for name, about in sorted(part.items())}
+        self._together(final, publish)
+
+    def _together(self, final: Path, action: Callable[[], Any]) -> list[Any]:
+        """Do something on every rank; all fail alike when one does. Returns each rank's result."""
+        result, problem = None, ""
+        try:
+            result = action()
+        except OSError as error:
+            problem = str(error)
+        everyone = self._background.gather((result, problem))
+        if problems := sorted({text for _, text in everyone if text}):
+            raise self._refused(final, "; ".join(problems))
+        return [result for result, _ in everyone]
+
+    def _refused(self, final: Path, why: str) -> StageError:
+        if self.ranks.is_main:  # make room: nothing will complete it
+            shutil.rmtree(final.with_name(final.name + ".partial"), ignore_errors=True)
+        return StageError(
+            f"checkpoint {final.name} could not be written to {self.folder}: {why}. "
+            "Earlier checkpoints are untouched; make room there and start again"
+        )
+
+    def _retire(self, *, keep_damaged: bool = False) -> None:
+        """Remove all that is not kept, and what interrupted saves left; on rank 0."""
+        complete = {path: read_entry(path) for path in complete_checkpoints(self.folder)}
+        good = kept_for_good(complete.values(), self.settings)
+        in_use = self.on_kept([path for path, entry in complete.items() if entry.step in good])
+        stay = kept(complete.values(), self.settings)
+        for path, entry in complete.items():
+            if entry.step not in stay and path not in in_use:
+                _remove(path)
+        for leftover in self.folder.glob("step-*.*"):
+            if not (keep_damaged and leftover.suffix == DAMAGED):
+                shutil.rmtree(leftover)
+
+
+def _remove(folder: Path) -> None:
+    """Out of the way by a rename first: half-deleted folders must not look complete."""
+    doomed = folder.with_name(f"{folder.name}.old.partial")
+    shutil.rmtree(doomed, ignore_errors=True)
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def _write_document(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path

@@ -1,0 +1,34 @@
+"""How ranks share a model: the settings' group `parallel`. Of speed and memory, not of samples."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from common.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelSettings:
+    """Which ranks hold which part of the weights."""
+
+    shard: Literal["all", "node"] | int = "all"
+    """Ranks that share one copy of weights, gradients and AdamW state (FSDP2). all: every rank,
+    one copy. node: each node holds a copy, so that only gradients cross the network between nodes,
+    once a step (HSDP). A number: groups of so many ranks; it divides the number of ranks, and 1
+    gives each rank a whole copy."""
+    reshard_after_forward: bool = True
+    """Gathered weights are freed between a layer's forward and its backward pass and gathered again
+    (FULL_SHARD of FSDP1, ZeRO-3; Table 2: "shard"). False keeps them to the end of the backward
+    pass: less communication, more memory (SHARD_GRAD_OP, ZeRO-2; Table 2: "no param sharding")."""
+
+    def width(self, num_ranks: int, ranks_per_node: int) -> int:
+        """Ranks that share one copy. Raises ConfigError when they do not split `num_ranks`."""
+        width = self.shard
+        if isinstance(width, str):
+            width = {"all": num_ranks, "node": ranks_per_node}.get(width, 0)
+        if width < 1 or num_ranks % width:
+            meaning = f" = {width} ranks" if self.shard == "node" else ""
+            raise ConfigError(
+                f"pretrain: parallel.shard = {self.shard!r}{meaning} does not divide the "
+                f"{num_ranks} rank(s) into equal groups; give all, node, or a divisor of them"
+            )
+        return width

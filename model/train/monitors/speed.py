@@ -1,0 +1,182 @@
+"""What is measured while training: speed, its share of the peak, memory, phases, time that is left.
+
+Names are sections: `train/` what is learned, `data/` how far the data were read, `perf/` how fast.
+"""
+
+import datetime
+import resource
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from model.data.order import SampleOrder
+from model.data.position import expected_epochs
+from model.train.monitors.peak_flops import datasheet_peak
+from model.train.monitors.phases import Phases
+
+SMOOTHING = 0.1
+"""Weight of the newest interval in the mean that the time left is computed from."""
+
+
+def flops_per_token(model: PreTrainedModel, sequence_length: int) -> float:
+    """Forward and backward FLOPs to train on one token, recomputation not counted.
+
+    6 per weight of every matrix that multiplies the token (input embeddings only look up), plus
+    12 x layers x width x L / 2 for causal attention (PaLM, Chowdhery et al. 2022, appendix B).
+    Soft MoE over the sequence feeds each expert slots instead of tokens, so its experts count for
+    slots / L of a token. Rows count as one document each: kept apart, documents need less attention
+    and more slots.
+    """
+    config = model.config
+    slots = getattr(config, "slots_per_expert", 1)
+    sequence_routing = getattr(config, "routing", "token") in ("sequence", "reference_norm")
+    weights = 0.0
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding):
+            continue
+        share = 1.0
+        if sequence_routing and ".experts." in f"{name}.":
+            share = slots / sequence_length
+        elif sequence_routing and hasattr(module, "phi"):
+            share = 3.0  # logits, tokens to slots, slots to tokens
+        own = module.parameters(recurse=False)
+        weights += share * sum(p.numel() for p in own if p.ndim >= 2)
+    if getattr(config, "tie_word_embeddings", False):
+        weights += model.get_input_embeddings().weight.numel()
+    heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    attention = 12 * config.num_hidden_layers * heads * head_dim * sequence_length / 2
+    return float(6 * weights + attention)
+
+
+class Meter:
+    """Measures one rank's steps.
+
+        meter.begin("data") … meter.begin("forward_backward") … meter.end_step()   once a step
+        meter.read(steps_left)                                                   now and then
+
+    Tokens a second count steps only: validation and checkpoints between them don't slow them, but
+    are part of the time that is left.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokens_per_step: int,
+        flops_per_token: float,
+        device: torch.device,
+        world_size: int,
+        measured_flops: float,
+    ) -> None:
+        """measured_flops: FLOP/s that all ranks together reach in matrix products."""
+        self.tokens_per_step = tokens_per_step
+        self.flops_per_token = flops_per_token
+        self.device = device
+        self.world_size = world_size
+        self.measured_flops = measured_flops
+        datasheet = datasheet_peak(device)
+        self.datasheet_flops = datasheet * world_size if datasheet else None
+        self.phases = Phases(device)
+        self._steps = 0
+        self._seconds = 0.0
+        self._step_began = 0.0
+        self._interval_began: float | None = None
+        self._seconds_a_step = 0.0
+
+    def begin(self, phase: str) -> None:
+        """A phase of a step starts; the first one starts the step."""
+        if not self._step_began:
+            self._step_began = time.perf_counter()
+            if self._interval_began is None:
+                self._interval_began = self._step_began
+        self.phases.begin(phase)
+
+    def end_step(self) -> None:
+        """The step is over, as far as the host is concerned."""
+        self.phases.end()
+        self._seconds += time.perf_counter() - self._step_began
+        self._step_began = 0.0
+        self._steps += 1
+
+    def read(self, steps_left: int) -> dict[str, float]:
+        """Means over the steps since the last reading."""
+        assert self._steps, "read before the first step"
+        seconds, steps = self._seconds / self._steps, self._steps
+        speed = self.tokens_per_step / seconds
+        flops = speed * self.flops_per_token
+        metrics = {
+            "perf/tokens_per_second": speed,
+            "perf/tokens_per_second_per_device": speed / self.world_size,
+            "perf/tflops_per_device": flops / self.world_size / 1e12,
+            "perf/mfu_measured_peak": flops / self.measured_flops,
+            "perf/step_seconds": seconds,
+            "perf/seconds_left": self._left(steps_left),
+            **memory(self.device),
+        }
+        if self.datasheet_flops:
+            metrics["perf/mfu"] = flops / self.datasheet_flops
+        for name, total in self.phases.read().items():
+            metrics[f"perf/{name}_seconds"] = total / steps
+        self._seconds, self._steps = 0.0, 0
+        return metrics
+
+    def _left(self, steps: int) -> float:
+        assert self._interval_began is not None
+        now = time.perf_counter()
+        newest = (now - self._interval_began) / self._steps
+        self._interval_began = now
+        if not self._seconds_a_step:
+            self._seconds_a_step = newest
+        self._seconds_a_step += SMOOTHING * (newest - self._seconds_a_step)
+        return steps * self._seconds_a_step
+
+
+def memory(device: torch.device) -> dict[str, float]:
+    """GiB in use by this rank now, and at most since the last reading (on a CPU: since its start).
+
+    On a GPU: held by tensors, taken from the device for them, and the most that tensors held.
+    """
+    if device.type == "cuda":
+        values = {
+            "allocated": torch.cuda.memory_allocated(device),
+            "reserved": torch.cuda.memory_reserved(device),
+            "peak": torch.cuda.max_memory_allocated(device),
+        }
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        values = {
+            "resident": pages * resource.getpagesize(),
+            "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        }
+    return {f"perf/memory_{name}_gib": value / 2**30 for name, value in values.items()}
+
+
+def data_position(order: SampleOrder, samples: int, batch: int) -> dict[str, float]:
+    """How far the data were read: `samples` of the order, `batch` global batches."""
+    epochs = expected_epochs(order, samples)
+    return {
+        "data/samples": float(samples),
+        "data/tokens": float(samples * order.sequence_length),
+        "data/batch": float(batch),
+        **{f"data/epochs_{name}": value for name, value in epochs.items()},
+    }
+
+
+def progress_line(step: int, total_steps: int, metrics: Mapping[str, float]) -> str:
+    """What a person wants to read of a step."""
+    mfu = metrics.get("perf/mfu", metrics["perf/mfu_measured_peak"])
+    against = "" if "perf/mfu" in metrics else " of measured peak"
+    used = metrics["perf/memory_peak_gib"]
+    left = datetime.timedelta(seconds=round(metrics["perf/seconds_left"]))
+    return (
+        f"step {step}/{total_steps} ({100 * step / total_steps:.1f} %)  "
+        f"loss {metrics['train/loss']:.4f}  grad norm {metrics['train/grad_norm']:.3f}  "
+        f"lr {metrics['train/learning_rate']:.2e}  "
+        f"{metrics['perf/tokens_per_second']:,.0f} tokens/s  MFU {100 * mfu:.1f} %{against}  "
+        f"{used:.1f} GiB  {left} left"
+    )

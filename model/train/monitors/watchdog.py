@@ -1,0 +1,199 @@
+"""No rank waits for ever: when nothing moves for too long, every rank ends and says why.
+
+    trainer ──beat(phase, step)──▶ watchdog thread of this rank ──▶ <run>/ranks/rank-00003.json
+                                        │ no beat within the timeout
+                                        ▼
+       stack traces, who is where (the other ranks' files, the state of their processes), exit 3
+
+A rank that is stopped or stuck makes the others wait in a collective; their own watchdogs end them,
+and torchrun ends the rest. A rank that dies breaks the others' collectives: `explain` turns their
+error into the same sentence. Should this process not even run its Python threads (a lock held in
+native code), faulthandler's own thread, which needs no lock, writes the stacks and ends it.
+"""
+
+import faulthandler
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from common.errors import StageError
+
+log = logging.getLogger(__name__)
+
+EXIT_HANGING = 3
+"""Exit code when no progress was made for too long, or another rank is gone."""
+FOLDER = "ranks"
+PROCESS_STATES = {
+    "T": "is stopped (SIGSTOP)",
+    "t": "is held by a debugger",
+    "Z": "is dead",
+    "X": "is dead",
+}
+"""Of Linux's process states those in which no training goes on."""
+
+
+class RankLostError(StageError):
+    """Another rank is gone: a collective failed."""
+
+
+def is_lost_rank(error: BaseException) -> bool:
+    """Whether an error is a collective's that lost its partner: gloo's, NCCL's or the store's."""
+    if isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and "gloo" in str(error).lower()
+
+
+class Watchdog:
+    """Watches this rank's training thread, and publishes where it is.
+
+    Args:
+        run: the folder that the run writes to, which all ranks see.
+        rank: this rank.
+        first_timeout: seconds without a beat that are allowed until the first step is done.
+        timeout: the same from then on.
+        margin: seconds after which faulthandler acts, should this class's thread not run.
+    """
+
+    def __init__(
+        self, run: Path, rank: int, *, first_timeout: float, timeout: float, margin: float = 60.0
+    ) -> None:
+        self.folder = run / FOLDER
+        self.rank = rank
+        self.timeout = timeout
+        self.margin = margin
+        self._allowed = first_timeout
+        self._phase, self._step = "start", 0
+        self._beat = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
+
+    def start(self) -> "Watchdog":
+        """Begin to watch."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._publish()
+        self._thread.start()
+        return self
+
+    def beat(self, phase: str, step: int) -> None:
+        """The training thread got as far as this phase, with so many completed steps.
+
+        Costs an assignment; may be called for each micro-batch.
+        """
+        self._phase, self._step = phase, step
+        self._beat = time.monotonic()
+
+    def stepped(self, step: int) -> None:
+        """A step was completed: what compiles has compiled."""
+        self._allowed = self.timeout
+        self.beat("step", step)
+
+    def end(self) -> None:
+        """Stop watching."""
+        if self._thread.is_alive():
+            self._ended.set()
+            self._thread.join()
+            faulthandler.cancel_dump_traceback_later()
+            self._path(self.rank).unlink(missing_ok=True)
+
+    def explain(self, error: BaseException) -> str:
+        """One sentence for an error of a collective: who is gone, and where this rank was."""
+        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        return (
+            f"rank {self.rank} lost another rank in phase '{self._phase}', after step "
+            f"{self._step}. {self._others()} The training resumes from its newest checkpoint when "
+            f"started again. ({first})"
+        )
+
+    def _watch(self) -> None:
+        interval = min(self.timeout, self._allowed) / 4
+        pause = min(interval, 5.0)
+        while not self._ended.wait(pause):
+            silent = time.monotonic() - self._beat
+            # Rearmed while Python's threads run; it acts where they do not.
+            faulthandler.dump_traceback_later(
+                self._allowed + self.margin, exit=True, file=sys.stderr
+            )
+            self._publish()
+            if silent > self._allowed:
+                self._give_up(silent)
+
+    def _give_up(self, silent: float) -> None:
+        log.error(
+            "rank %d made no progress for %.0f s (allowed: %.0f) in phase '%s', after step %d. %s "
+            "All ranks end; the training resumes from its newest checkpoint when started again. "
+            "Stack traces follow.",
+            self.rank,
+            silent,
+            self._allowed,
+            self._phase,
+            self._step,
+            self._others(),
+        )
+        for handler in logging.getLogger().handlers:
+            handler.flush()
+        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        sys.stderr.flush()
+        # Not sys.exit: the training thread hangs, and the interpreter would wait for it.
+        os._exit(EXIT_HANGING)
+
+    def _others(self) -> str:
+        """Where the other ranks are, the suspicious ones only if there are any."""
+        sentences, suspects = [], []
+        for path in sorted(self.folder.glob("rank-*.json")):
+            try:
+                seen = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            if seen["rank"] == self.rank:
+                continue
+            state = _process_state(seen)
+            silence = time.time() - seen["time"]
+            where = f"in phase '{seen['phase']}' after step {seen['step']}"
+            who = f"Rank {seen['rank']} (host {seen['host']}, process {seen['pid']})"
+            if state:
+                suspects.append(f"{who} {state}; it was {where}.")
+            elif silence > 2 * min(self._allowed, 20.0):
+                suspects.append(f"{who} gives no sign since {silence:.0f} s; it was {where}.")
+            else:
+                sentences.append(f"{who} is {where}.")
+        shown = suspects or sentences[:8]
+        return " ".join(shown) or "It is the only rank."
+
+    def _publish(self) -> None:
+        about = {
+            "rank": self.rank,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "phase": self._phase,
+            "step": self._step,
+            "time": time.time(),
+        }
+        try:
+            path = self._path(self.rank)
+            aside = path.with_suffix(".partial")
+            aside.write_text(json.dumps(about), encoding="utf-8")
+            aside.replace(path)
+        except OSError as error:  # a full disk is no reason to stop
+            log.debug("cannot publish where rank %d is: %s", self.rank, error)
+
+    def _path(self, rank: int) -> Path:
+        return self.folder / f"rank-{rank:05d}.json"
+
+
+def _process_state(seen: dict[str, Any]) -> str:
+    """What is wrong with the process of another rank on this host, or ""."""
+    if seen["host"] != socket.gethostname() or not Path("/proc/self").exists():
+        return ""
+    try:
+        stat = Path(f"/proc/{seen['pid']}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "is dead"
+    return PROCESS_STATES.get(stat.rpartition(")")[2].split()[0], "")

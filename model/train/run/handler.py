@@ -1,0 +1,172 @@
+"""The trainer's side of requests: look, agree, journal, switch.
+
+    rank 0 looks at requests/ ──flag in the step's all-reduce──▶ all ranks at the step boundary:
+      rank 0: request + changes so far ─▶ new changes ──broadcast──▶ every rank opens the new data
+      all could? ─▶ rank 0 writes the journals ─▶ every rank switches ─▶ rank 0 removes the request
+      one could not? ─▶ rank 0 refuses the request; nothing changed
+
+Where nothing is asked, a step costs one listing of a folder on rank 0 and no communication.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from common.errors import DataError, SteelError
+from model.data import PackedManifest
+from model.train.config import PretrainSettings
+from model.train.distributed.context import Parallel
+from model.train.run.changes import Changes
+from model.train.run.horizon import Horizon
+from model.train.run.requests import Pending, ProfileRequest, RequestFolder
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Control:
+    """Requests and changes of a run. Every method but `due` is called by all ranks together.
+
+    Args:
+        run: the folder that the run writes to.
+        ranks: these ranks.
+        settings, base: what the run is made of.
+
+    Raises:
+        ConfigError, DataError: see Changes.read; on every rank.
+    """
+
+    def __init__(
+        self, run: Path, ranks: Parallel, settings: PretrainSettings, base: PackedManifest
+    ) -> None:
+        self.run = run
+        self.ranks = ranks
+        self.requests = RequestFolder(run)
+        self.profile: Callable[[int, int], None] = lambda step, num_steps: None
+        """Traces so many steps after so many completed ones; the trainer's."""
+        self.changes = self._from_main(lambda: Changes.read(run, settings, base))
+
+    @property
+    def horizon(self) -> Horizon:
+        """The run's steps, as known now."""
+        return self.changes.horizon
+
+    def due(self, step: int) -> bool:
+        """Whether a request is to be done after `step` steps; rank 0 knows, others say no."""
+        return self.ranks.is_main and bool(self._due(step))
+
+    def apply(self, step: int, consumed: int) -> bool:
+        """Do what is due after `step` steps and `consumed` samples; whether anything changed."""
+        changed = False
+        for pending in self._from_main(lambda: self._due(step)):
+            changed |= self._apply(pending, step, consumed)
+        return changed
+
+    def _apply(self, pending: Pending, step: int, consumed: int) -> bool:
+        if pending.request is None:
+            self._refuse(pending.name, pending.problem)
+            return False
+        if self.changes.change_of(pending.name) is not None:  # killed before it was removed
+            self._remove(pending.name)
+            return False
+        request = pending.request
+        if isinstance(request, ProfileRequest):
+            self.profile(step, request.num_steps)
+            self._remove(pending.name)
+            return False
+        try:
+            changes = self._from_main(
+                lambda: self.changes.apply(pending.name, request, step=step, consumed=consumed)
+            )
+        except SteelError as error:
+            self._refuse(pending.name, str(error))
+            return False
+        problems = self.ranks.gather(_unreadable(changes))
+        # No rank goes on before it knows that the journal is on the disk.
+        problems.append("" if any(problems) else self._from_main(lambda: self._write(changes)))
+        if problem := next(filter(None, problems), ""):
+            self._refuse(pending.name, problem)
+            return False
+        self.changes = changes
+        self._remove(pending.name)
+        if self.ranks.is_main:
+            change = changes.horizon.changes[-1]
+            what = f"data {change.manifest} joined" if change.manifest else "the horizon changed"
+            log.info(
+                "step %d (%d samples): %s; the run ends at step %d (%s)",
+                step,
+                consumed,
+                what,
+                change.total_steps,
+                change.policy,
+            )
+        return True
+
+    def _due(self, step: int) -> list[Pending]:
+        try:
+            pending = self.requests.pending()
+        except OSError as error:
+            log.warning("requests cannot be read now: %s", error)
+            return []
+        return [p for p in pending if p.request is None or self.changes.is_due(p.request, step)]
+
+    def _write(self, changes: Changes) -> str:
+        try:
+            changes.write(self.run)
+        except OSError as error:
+            return f"the change could not be written to {self.run}: {error}"
+        return ""
+
+    def _refuse(self, name: str, reason: str) -> None:
+        if self.ranks.is_main:
+            log.warning("request %s is refused: %s", name, reason)
+            with _tolerated():
+                self.requests.refuse(name, reason)
+
+    def _remove(self, name: str) -> None:
+        if self.ranks.is_main:
+            with _tolerated():
+                self.requests.remove(name)
+
+    def _from_main(self, make: Callable[[], T]) -> T:
+        """What rank 0 makes, on every rank; what it raises for users is raised on every rank."""
+        made: T | SteelError | None = None
+        if self.ranks.is_main:
+            try:
+                made = make()
+            except SteelError as error:
+                made = error
+            except OSError as error:
+                made = DataError(f"a file of the run cannot be read: {error}")
+        made = self.ranks.gather(made)[0]
+        if isinstance(made, SteelError):
+            raise made
+        assert made is not None
+        return made
+
+
+@contextlib.contextmanager
+def _tolerated() -> Iterator[None]:
+    """A file system that hiccups over a request does not end a month of training."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("a request's file stays where it is: %s", error)
+
+
+def _unreadable(changes: Changes) -> str:
+    """Which appended shard this rank does not see whole, or ""; its MD5 is checked at first use."""
+    for manifest in changes.journal.manifests.values():
+        assert manifest.folder is not None
+        for shard in manifest.shards:
+            path = manifest.folder / shard.name
+            try:
+                size = path.stat().st_size
+            except OSError as error:
+                return f"shard {path} of the appended data cannot be read: {error}"
+            if size != shard.num_bytes:
+                return f"shard {path} has {size} bytes, its manifest says {shard.num_bytes}"
+    return ""

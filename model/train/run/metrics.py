@@ -1,0 +1,133 @@
+"""Where measurements go. The trainer knows only `MetricSink`; `JsonlSink` is the one that exists.
+
+    {"step": 20, "time": 1763900000.1, "metrics": {"train/loss": 5.31, …}}
+
+Trackers mirror that file; training never waits for them. A checkpoint notes how long the file was,
+and a training that resumes from it cuts what came later: each step is there once.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from common.errors import StageError
+from common.files import write_text
+
+log = logging.getLogger(__name__)
+
+
+class MetricSink(Protocol):
+    """Receives measurements of rank 0, in order of steps."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Measurements after `step` completed steps."""
+
+    def position(self) -> int:
+        """What was logged so far is durable; where `cut` finds its end again."""
+
+    def cut(self, position: int) -> None:
+        """Forget what was logged after a position: it is going to be measured again."""
+
+
+class JsonLines:
+    """A file of one JSON object a line that is appended to and cut back."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, **values: Any) -> None:
+        """Add a line, with the time. Raises StageError when the disk refuses it."""
+        line = json.dumps({"time": time.time(), **values})
+        # One write per line: a reader that follows the file never sees lines of two writers mixed.
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise StageError(
+                f"{self.path} could not be written: {error}. Checkpoints are untouched; make room "
+                "there and start again"
+            ) from error
+
+    def position(self) -> int:
+        """Length in bytes, all of it on the disk."""
+        if not self.path.exists():
+            return 0
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_size
+
+    def cut(self, position: int) -> None:
+        """Cut to a position, or to the end of the last whole line where the file is shorter."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab+") as file:
+            length = file.tell()
+            if length < position:
+                log.warning(
+                    "%s: %d bytes are missing that were there when the checkpoint was written",
+                    self.path.name,
+                    position - length,
+                )
+                file.seek(0)
+                position = file.read().rfind(b"\n") + 1
+            file.truncate(position)
+            os.fsync(file.fileno())
+
+
+class JsonlSink(JsonLines):
+    """Measurements in a file of lines; also for trainers that know only their step."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Measurements after `step` completed steps."""
+        self.append(step=step, metrics=dict(metrics))
+
+    def flush(self) -> None:
+        """Make what was logged durable."""
+        self.position()
+
+    def resume(self, step: int) -> None:
+        """Forget everything after `step` completed steps, wherever it stands in the file."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [json.dumps(line) for line in read_metrics(self.path) if line["step"] <= step]
+        write_text(self.path, "".join(f"{line}\n" for line in kept))
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a metrics file; a last line that a kill cut short is left out."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if not line.endswith("\n"):
+                return
+            yield json.loads(line)
+
+
+def last_value(path: Path, name: str) -> float | None:
+    """The newest value of one metric, or None when it was never logged."""
+    values = [line["metrics"][name] for line in read_metrics(path) if name in line["metrics"]]
+    return values[-1] if values else None
+
+
+def newest_lines(path: Path, tail: int = 1 << 16) -> list[dict[str, Any]]:
+    """The whole lines in the last `tail` bytes, however long the file is.
+
+    For those who follow a growing file: a resumed run cuts it back, perhaps between two looks, so a
+    remembered position could lie in the middle of a line.
+    """
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        begin = max(0, file.seek(0, os.SEEK_END) - tail)
+        file.seek(begin)
+        lines = file.read().split(b"\n")[:-1]  # what follows the last newline is half a line
+    return [json.loads(line) for line in (lines[1:] if begin else lines)]
+
+
+def newest_step(path: Path) -> int:
+    """The newest step that was measured, 0 when none was."""
+    lines = newest_lines(path)
+    return int(lines[-1]["step"]) if lines else 0

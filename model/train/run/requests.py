@@ -1,0 +1,174 @@
+"""Requests to a training run: small files that its trainer takes at a step boundary.
+
+    RUN/requests/01763900000123456789-append-1f3a….json    asked for, not yet done
+    RUN/requests/refused/01763…-append-….json              with the reason inside
+
+Whoever asks publishes a file in one rename; only rank 0 of the run removes it, after the change is
+in the run's journals (changes.py), or moves it to refused/. A file survives a kill of
+either side. Names sort in the order of asking.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from common.errors import DataError
+from common.files import digest_of, write_json
+from model.train.run.horizon import Policy
+
+SCHEMA_VERSION = 1
+FOLDER = "requests"
+REFUSED = "refused"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppendRequest:
+    """Train on more data from some step on."""
+
+    KIND: ClassVar[str] = "append"
+
+    folder: str
+    """Absolute path of the folder of packed shards."""
+    manifest: str
+    """Digest of the manifest there."""
+    seed: int
+    """Seed of the order from there on."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Epochs per source of the new data; 1 where not named."""
+    horizon: Policy = "keep"
+    """Whether the run keeps its number of steps or does those of the new samples on top."""
+    at_step: int | None = None
+    """Completed steps at which the data join; None: as soon as the trainer sees this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HorizonRequest:
+    """Move the end of the run, or let the decay of the learning rate begin."""
+
+    KIND: ClassVar[str] = "horizon"
+
+    steps: int | None = None
+    """New number of steps of the whole run; None: as it is."""
+    decay_at: int | Literal["now"] | None = None
+    """Step from which the rate falls; None: as it is."""
+    at_step: ClassVar[None] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileRequest:
+    """Trace the next steps; changes nothing that is learned, so no journal tells of it."""
+
+    KIND: ClassVar[str] = "profile"
+
+    num_steps: int = 3
+    """Steps in the trace, 1 or more."""
+    at_step: ClassVar[None] = None
+
+
+Request = AppendRequest | HorizonRequest | ProfileRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pending:
+    """A request that lies in the folder."""
+
+    name: str
+    """Its file's name without the suffix."""
+    request: Request | None
+    """None when the file cannot be understood."""
+    problem: str = ""
+    """Why it cannot."""
+
+
+class RequestFolder:
+    """The requests of one run. `run` is the folder that the trainer writes to."""
+
+    def __init__(self, run: Path) -> None:
+        self.folder = run / FOLDER
+        self._read: dict[str, Pending] = {}
+
+    def publish(self, request: Request) -> str:
+        """Ask; returns the request's name. Durable when this returns."""
+        self.folder.mkdir(exist_ok=True)
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "kind": request.KIND,
+            "request": asdict(request),
+        }
+        name = f"{time.time_ns():020d}-{request.KIND}-{digest_of(content)[:8]}"
+        write_json(self.folder / f"{name}.json", content)
+        return name
+
+    def names(self) -> list[str]:
+        """Names of all requests that lie there, in the order of asking."""
+        try:
+            return sorted(p.stem for p in self.folder.iterdir() if p.suffix == ".json")
+        except FileNotFoundError:
+            return []
+
+    def pending(self) -> list[Pending]:
+        """The requests that lie there, in the order of asking.
+
+        A look at an unchanged folder costs one listing: files never change and are read once.
+        """
+        self._read = {name: self._read.get(name) or self._parse(name) for name in self.names()}
+        return list(self._read.values())
+
+    def remove(self, name: str) -> None:
+        """The request is done."""
+        (self.folder / f"{name}.json").unlink(missing_ok=True)
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Move a request aside, with the reason why it was not done."""
+        path = self.folder / f"{name}.json"
+        aside = self.folder / REFUSED
+        aside.mkdir(exist_ok=True)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            content = None
+        write_json(aside / path.name, {"reason": reason, "asked": content})
+        path.unlink(missing_ok=True)
+
+    def refused(self) -> dict[str, str]:
+        """Reasons by the name of each request that was refused."""
+        found = sorted((self.folder / REFUSED).glob("*.json"))
+        return {p.stem: json.loads(p.read_text(encoding="utf-8"))["reason"] for p in found}
+
+    def _parse(self, name: str) -> Pending:
+        path = self.folder / f"{name}.json"
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            return Pending(name=name, request=parse_request(raw))
+        except (OSError, ValueError, DataError) as error:
+            return Pending(name=name, request=None, problem=f"{path} is no request: {error}")
+
+
+def parse_request(raw: Any) -> Request:
+    """A request from its JSON. Raises DataError naming what is wrong."""
+    if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
+        raise DataError(f"its schema_version must be {SCHEMA_VERSION}")
+    known = (AppendRequest, HorizonRequest, ProfileRequest)
+    kinds: dict[str, type[Request]] = {k.KIND: k for k in known}
+    kind, values = kinds.get(raw.get("kind", "")), raw.get("request")
+    if kind is None or not isinstance(values, dict):
+        raise DataError(f"its kind {raw.get('kind')!r} is none of {', '.join(kinds)}")
+    if set(values) != {f.name for f in fields(kind)}:
+        raise DataError(f"its fields are {sorted(values)}")
+    request = kind(**values)
+    if isinstance(request, AppendRequest):
+        whole = [request.seed, request.at_step or 0]
+        right = isinstance(request.weights, dict) and request.horizon in ("keep", "extend")
+        right = right and all(isinstance(v, str) for v in (request.folder, request.manifest))
+    elif isinstance(request, ProfileRequest):
+        whole = [request.num_steps]
+        right = request.num_steps != 0
+    else:
+        decay_at = 0 if request.decay_at == "now" else request.decay_at
+        whole, right = [request.steps or 0, decay_at or 0], True
+    if not right or any(type(number) is not int for number in whole):
+        raise DataError(f"a field of {values} has the wrong type")
+    return request

@@ -1,0 +1,100 @@
+"""Who trained which steps: two lines in sessions.jsonl for each time that processes took up a run.
+
+    {"time": …, "event": "begin", "step": 120, "batch": 120, "num_processes": 2,
+     "device": "NVIDIA H200", "host": "node-3", "commit": "1f0c…", "software": {"torch": …}}
+    {"time": …, "event": "end", "step": 250, "how": "stopped"}
+
+    how    done · stopped (asked to, with a complete checkpoint) · failed (and with what)
+           a session without an end was killed
+
+The file is only ever added to. It tells what a run went through, also what a kill threw away;
+metrics.jsonl tells what its weights come from.
+"""
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.provenance import git_commit, software_versions
+from model.train.checkpoint.progress import Progress
+from model.train.distributed.context import Parallel
+from model.train.distributed.device import device_name
+from model.train.distributed.signals import Stopped
+from model.train.run.metrics import JsonLines, read_metrics
+
+FILE_NAME = "sessions.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """One time that processes took up a run, as its file tells it."""
+
+    step: int
+    """Completed steps when it began: 0, or those of the checkpoint it resumed from."""
+    num_processes: int
+    """Ranks."""
+    device: str
+    """Name of rank 0's device."""
+    began: float
+    """When, seconds since 1970."""
+    how: str = "killed"
+    """How it ended; "killed" where nobody was left to say, or while it still runs."""
+    last_step: int | None = None
+    """Completed steps when it ended; None where nobody was left to say."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """Host, commit, versions."""
+
+
+@contextlib.contextmanager
+def recorded(
+    file: JsonLines | None, ranks: Parallel, progress: Callable[[], Progress]
+) -> Iterator[None]:
+    """Note begin and end of the block. file: rank 0's; None on the others.
+
+    progress: where the run is, asked at both ends.
+    """
+    if file is None:
+        yield
+        return
+    now = progress()
+    file.append(
+        event="begin",
+        step=now.step,
+        batch=now.batch,
+        num_processes=ranks.world_size,
+        device=device_name(ranks.device),
+        host=socket.gethostname(),
+        commit=git_commit(),
+        software=software_versions(),
+    )
+    file.position()  # on the disk, whatever happens next
+    how = "done"
+    try:
+        yield
+    except Stopped:
+        how = "stopped"
+        raise
+    except BaseException as error:
+        how = f"failed: {type(error).__name__}"
+        raise
+    finally:
+        file.append(event="end", step=progress().step, how=how)
+        file.position()
+
+
+def read_sessions(path: Path) -> list[Session]:
+    """The sessions of a run, oldest first; none where there is no file."""
+    sessions: list[dict[str, Any]] = []
+    for line in read_metrics(path):
+        if line["event"] == "begin":
+            about = {name: line[name] for name in ("host", "commit", "software")}
+            names = ("step", "num_processes", "device")
+            sessions.append(
+                {**{name: line[name] for name in names}, "about": about, "began": line["time"]}
+            )
+        elif sessions:
+            sessions[-1] |= {"how": line["how"], "last_step": line["step"]}
+    return [Session(**session) for session in sessions]

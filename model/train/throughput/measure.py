@@ -1,0 +1,326 @@
+"""How fast a training step is and how much memory it takes, without a corpus.
+
+    job ─▶ model, AdamW, shards as in a run ─▶ warm-up steps ─▶ timed steps ─▶ Result
+                    random tokens, made on the device before the clock starts
+
+A step is the trainer's: forward and backward of every micro-batch, the one all-reduce, clip, AdamW.
+The clock is read where the host waits for the device anyway, at that all-reduce, so that measuring
+adds no wait of its own; a step's time is the distance of two such moments. Reading tokens is not
+measured (benchmarks/bench_loader.py does that) and is not on the critical path of a run.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import resource
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Self, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from common.errors import ConfigError
+from common.provenance import software_versions
+from model.attention import choose_attention
+from model.data import MicroBatch
+from model.data.boundaries import Boundaries
+from model.kernels import AUTO_ELSEWHERE, AUTO_ON_GPU, IMPLEMENTATIONS, triton_support
+from model.train.build import make_ready, model_config
+from model.train.config import PretrainSettings, from_plain
+from model.train.distributed.context import Parallel, resolve_precision
+from model.train.distributed.device import device_name
+from model.train.distributed.initialise import RandomWeights
+from model.train.loss import Objective
+from model.train.monitors.peak_flops import datasheet_peak, matmul_flops
+from model.train.monitors.speed import flops_per_token
+from model.train.optimizer import build_optimizer
+from model.train.train_step import Engine
+
+GB = 1e9
+"""As the paper counts memory."""
+
+Attention = Literal["auto", "sdpa", "flash", "other"]
+
+BACKENDS: dict[Attention, list[SDPBackend]] = {
+    "flash": [SDPBackend.FLASH_ATTENTION],
+    "other": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
+}
+"""What F.scaled_dot_product_attention may use; `sdpa`: what it likes. `auto` is the choice of
+model/attention.py instead, from all that is installed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThroughputJob:
+    """What `python -m model.entry.throughput JOB.json` reads."""
+
+    settings: PretrainSettings
+    """A pretraining run's settings; `model` must name its `vocab_size`, since there is no
+    tokenizer. The data, schedule and checkpoint settings have no effect."""
+    attention: Attention = "auto"
+    """auto: the best that a run would take here; sdpa, flash, other: torch's own attention with the
+    backend it likes, with its flash backend, or with any but that."""
+    document_tokens: int = 0
+    """Mean length of the documents that rows pack together and keep apart; 0: a row is one."""
+    warmup_steps: int = 3
+    """Steps before the clock starts, at least 1: compilation, autotuning, the allocator."""
+    timed_steps: int = 10
+    """Steps that are timed, at least 1."""
+    output: str
+    """Folder that receives result.json."""
+
+    def check(self) -> None:
+        """Refuse what cannot be measured. Raises ConfigError."""
+        self.settings.check()
+        if not isinstance(self.settings.model, dict) or "vocab_size" not in self.settings.model:
+            raise ConfigError("throughput: `model` must be fields of a config with vocab_size")
+        if self.document_tokens < 0:
+            raise ConfigError(
+                f"throughput: document_tokens = {self.document_tokens}; give 0 or more"
+            )
+        for name in ("warmup_steps", "timed_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"throughput: {name} = {getattr(self, name)}; give 1 or more")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The job in a JSON file. Raises ConfigError for unknown or missing keys."""
+        job = from_plain(cls, json.loads(path.read_text(encoding="utf-8")), str(path))
+        assert isinstance(job, cls)
+        return job
+
+
+Status = Literal["done", "out of memory", "not possible here", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What one configuration came to."""
+
+    status: Status
+    """Whether it ran; the figures below are 0 where it did not."""
+    reason: str = ""
+    """Why it did not."""
+    device: str
+    """Name of the accelerator, or of the processor."""
+    num_devices: int
+    """Ranks, each with a device of its own (on CPU: sharing one)."""
+    software: dict[str, str] = field(default_factory=dict)
+    """Library -> version."""
+    parameters: int = 0
+    """Of the model."""
+    tokens_per_step: int = 0
+    """All ranks together."""
+    step_seconds: float = 0.0
+    """Median of the timed steps."""
+    steps_seconds: list[float] = field(default_factory=list)
+    """Each timed step."""
+    tokens_per_second_per_device: float = 0.0
+    """tokens_per_step / step_seconds / num_devices."""
+    memory_gb: float = 0.0
+    """Peak of allocated device memory, worst rank, 10^9 bytes; on CPU resident memory of the
+    process."""
+    memory_reserved_gb: float = 0.0
+    """Peak of what the allocator took from the device; 0 on CPU."""
+    flops_per_token: float = 0.0
+    """Forward and backward, recomputation not counted."""
+    mfu_datasheet: float | None = None
+    """Share of the datasheet's bf16 peak; None where that isn't known."""
+    mfu_measured: float | None = None
+    """Share of the matmul speed measured just before, in the same precision."""
+    measured_peak: float = 0.0
+    """That speed, FLOP/s of one device."""
+    kernels: dict[str, str] = field(default_factory=dict)
+    """Operation -> implementation that `auto` and names came to."""
+    attention: str = ""
+    """Transformers' name of the attention, and the backends it was held to."""
+    losses: list[float] = field(default_factory=list)
+    """Of every step; random tokens can only be learnt by heart, so these must be finite and begin
+    near ln(vocabulary)."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The result in a job's output folder."""
+        values = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        return cls(**values)
+
+    def write(self, folder: Path) -> None:
+        """Write result.json so that it is either absent or complete."""
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder / f"result.json.{id(self)}"
+        aside.write_text(json.dumps(dataclasses.asdict(self), indent=1), encoding="utf-8")
+        aside.replace(folder / "result.json")
+
+
+def measure(job: ThroughputJob, ranks: Parallel) -> Result:
+    """Run the job; called by all ranks. Raises ConfigError, torch.OutOfMemoryError."""
+    job.check()
+    settings = job.settings
+    settings.check_ranks(ranks.world_size)
+    precision = resolve_precision(settings, ranks.device)
+    peak = matmul_flops(ranks.device, precision)
+    config = model_config(settings, {})
+    attention = choose_attention(
+        "auto" if job.attention == "auto" else "sdpa",
+        config,
+        device=ranks.device,
+        dtype=precision,
+        separate_documents=job.document_tokens > 0,
+    )
+    with torch.device("meta"):
+        language_model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    flops = flops_per_token(language_model, settings.sequence_length)
+    num_parameters = language_model.num_parameters()
+    objective = Objective(language_model)
+    weights = RandomWeights(language_model, settings.seed)
+    make_ready(objective, language_model, weights, settings, ranks)
+    batch = random_batch(settings, ranks, int(config.vocab_size), job.document_tokens)
+    optimizer = build_optimizer(objective, settings)
+    engine = Engine(objective=objective, optimizer=optimizer, settings=settings, ranks=ranks)
+    loop = _Loop(engine, batch)
+    if ranks.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(ranks.device)
+    with attention_backends(job.attention):
+        for _ in range(job.warmup_steps + job.timed_steps):
+            loop.step()
+    moments = loop.moments[job.warmup_steps - 1 :]
+    seconds = [later - earlier for earlier, later in itertools.pairwise(moments)]
+    tokens = settings.global_batch * settings.sequence_length
+    median = statistics.median(seconds)
+    speed = tokens / median / ranks.world_size
+    datasheet = datasheet_peak(ranks.device)
+    allocated, reserved = _peak_memory(ranks)
+    return Result(
+        status="done",
+        device=device_name(ranks.device),
+        num_devices=ranks.world_size,
+        software=software_versions(),
+        parameters=num_parameters,
+        tokens_per_step=tokens,
+        step_seconds=median,
+        steps_seconds=seconds,
+        tokens_per_second_per_device=speed,
+        memory_gb=allocated,
+        memory_reserved_gb=reserved,
+        flops_per_token=flops,
+        mfu_datasheet=speed * flops / datasheet if datasheet else None,
+        mfu_measured=speed * flops / peak,
+        measured_peak=peak,
+        kernels=_implementations(language_model, ranks.device),
+        attention=attention if job.attention == "auto" else f"{attention}, {job.attention}",
+        losses=loop.losses,
+    )
+
+
+class _Loop:
+    """Steps of the trainer's engine, without data, checkpoints and reports."""
+
+    def __init__(self, engine: Engine, batch: list[MicroBatch]) -> None:
+        self.engine, self.batch = engine, batch
+        self.moments: list[float] = []
+        self.losses: list[float] = []
+
+    def step(self) -> None:
+        """One step; notes when the host knew its loss and gradient norm."""
+        settings = self.engine.settings
+        gradients = self.engine.gradients(self.batch, batch=0, num_sources=1)
+        vector = torch.cat([gradients.squares.view(1), gradients.totals.flatten()])
+        squares, total, number = self.engine.ranks.sum_(vector).tolist()
+        self.moments.append(time.perf_counter())
+        self.losses.append(total / number)
+        # No warm-up of the rate: what the numbers are does not change how long they take.
+        self.engine.update(gradients, norm=squares**0.5, rate=settings.learning_rate / 100)
+
+
+def random_batch(
+    settings: PretrainSettings, ranks: Parallel, vocabulary: int, document_tokens: int
+) -> list[MicroBatch]:
+    """This rank's micro-batches of one step, random tokens, on its device.
+
+    document_tokens: mean length of documents (geometric) that begin anywhere; 0: none begin.
+    """
+    random = np.random.default_rng((settings.seed, ranks.rank))
+    rows, length = settings.global_batch // ranks.world_size, settings.sequence_length
+    tokens = random.integers(0, vocabulary, (rows, length + 1), dtype=np.int32)
+    starts = np.arange(rows + 1, dtype=np.int64) * length
+    if document_tokens:
+        begins = np.flatnonzero(random.random(rows * length) < 1 / document_tokens)
+        starts = np.union1d(starts, begins)
+    bounds = Boundaries(offsets=starts, sequence_length=length)
+    positions = bounds.positions()
+    batch: list[MicroBatch] = []
+    for first in range(0, rows, settings.micro_batch):
+        part = slice(first, first + settings.micro_batch)
+        micro_batch: MicroBatch = {
+            "input_ids": torch.from_numpy(tokens[part, :-1].copy()),
+            "labels": torch.from_numpy(tokens[part, 1:].copy()),
+            "source": torch.zeros(settings.micro_batch, dtype=torch.int64),
+            "samples": torch.arange(first, first + settings.micro_batch),
+        }
+        if document_tokens:
+            offsets = bounds.of_rows(first, first + settings.micro_batch)
+            micro_batch["position_ids"] = torch.from_numpy(positions[part].copy())
+            micro_batch["cu_seqlens"] = torch.from_numpy(offsets)
+            micro_batch["max_seqlen"] = int(np.diff(offsets).max())
+        batch.append(_placed(micro_batch, ranks.device))
+    return batch
+
+
+def _placed(micro_batch: MicroBatch, device: torch.device) -> MicroBatch:
+    placed = {
+        name: value.to(device) if isinstance(value, Tensor) else value
+        for name, value in micro_batch.items()
+    }
+    return cast("MicroBatch", placed)
+
+
+@contextlib.contextmanager
+def attention_backends(attention: Attention) -> Iterator[None]:
+    """Restrict torch's scaled dot product attention inside the block."""
+    if attention not in BACKENDS:
+        yield
+        return
+    with sdpa_kernel(BACKENDS[attention]):
+        yield
+
+
+def _implementations(language_model: PreTrainedModel, device: torch.device) -> dict[str, str]:
+    """What a Steel model's choice of kernels comes to on a device, by operation."""
+    choice = getattr(language_model.config, "kernels", None)
+    if choice is None:
+        return {}
+    fast = device.type == "cuda" and triton_support.INSTALLED
+    auto = AUTO_ON_GPU if fast else AUTO_ELSEWHERE
+    names = choice if isinstance(choice, dict) else dict.fromkeys(IMPLEMENTATIONS, choice)
+    asked = {name: names.get(name, "auto") for name in IMPLEMENTATIONS}
+    return {
+        operation: auto[operation]
+        if name == "auto"
+        # A library stands for all its operations; the others are eager (model/kernels).
+        else (name if name in IMPLEMENTATIONS[operation] else "eager")
+        for operation, name in asked.items()
+    }
+
+
+def _peak_memory(ranks: Parallel) -> tuple[float, float]:
+    """Peak allocated and reserved, worst rank, in GB."""
+    if ranks.device.type == "cuda":
+        mine = torch.tensor(
+            [
+                torch.cuda.max_memory_allocated(ranks.device),
+                torch.cuda.max_memory_reserved(ranks.device),
+            ]
+        )
+    else:
+        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        mine = torch.tensor([1024 * kilobytes, 0])
+    worst: list[Tensor] = ranks.gather(mine)
+    allocated, reserved = torch.stack(worst).max(dim=0).values.tolist()
+    return allocated / GB, reserved / GB

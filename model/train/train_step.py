@@ -1,0 +1,137 @@
+"""One batch through the model: micro-batches to gradients, gradients to an update.
+
+B = samples in a micro-batch, L = sequence length, S = sources.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.data import MicroBatch
+from model.train.config import PretrainSettings
+from model.train.distributed.context import Parallel, num_copies, synchronise_gradients
+from model.train.loss import Objective, document_arguments
+from model.train.optimizer import clip_gradients, local_gradients, set_learning_rate, sum_of_squares
+
+RANDOM_RULE = "blake2b(seed/batch/micro-batch/rank)"
+"""Where random numbers (dropout) come from: the position, so that no generator state is saved."""
+
+
+def compute_deterministically() -> None:
+    """From here on the same operations on the same device give the same bits.
+
+    Call it before the first use of a GPU: cuBLAS reads its variable when it starts. torch raises
+    RuntimeError, naming it, for an operation that has no such implementation; a warning instead
+    would leave its flash attention as it is.
+    https://docs.pytorch.org/docs/stable/notes/randomness.html
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ["FLASH_ATTENTION_DETERMINISTIC"] = "1"  # read by Transformers for flash-attn
+    torch.use_deterministic_algorithms(True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gradients:
+    """What a batch gave on this rank, before anything was agreed or changed."""
+
+    parts: list[Tensor]
+    """This rank's part of every gradient."""
+    squares: Tensor
+    """Sum of their squares, float64 scalar, to be summed over ranks."""
+    totals: Tensor
+    """Float64 [S, 2]: sum and number of this rank's samples' losses by source."""
+    losses: list[Tensor]
+    """Losses [B] of each micro-batch."""
+    samples: list[Tensor]
+    """Global sample numbers [B] of each micro-batch."""
+
+    def not_finite(self) -> list[int]:
+        """This rank's samples whose loss is infinite or not a number. Waits for the device."""
+        return [
+            int(sample)
+            for loss, ids in zip(self.losses, self.samples, strict=True)
+            for sample in ids[~torch.isfinite(loss.cpu())].tolist()
+        ]
+
+
+@dataclass(kw_only=True)
+class Engine:
+    """The model and its optimizer on this rank."""
+
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    settings: PretrainSettings
+    ranks: Parallel
+    beat: Callable[[], Any] = field(default=lambda: None)
+    """Called for each micro-batch: a sign of progress."""
+
+    def gradients(
+        self, micro_batches: Sequence[MicroBatch], *, batch: int, num_sources: int
+    ) -> Gradients:
+        """Forward and backward; waits for nothing on the device."""
+        totals = self.zeros(num_sources)
+        losses: list[Tensor] = []
+        for number, micro_batch in enumerate(micro_batches):
+            self.beat()
+            synchronise_gradients(
+                self.objective,
+                last=number == len(micro_batches) - 1,
+                free_weights=self.settings.parallel.reshard_after_forward,
+            )
+            self._seed(batch, number)
+            loss, per_sample = self.forward(micro_batch)
+            (loss / len(micro_batches)).backward()  # type: ignore[no-untyped-call]
+            self.add_by_source(totals, micro_batch["source"], per_sample)
+            losses.append(per_sample)
+        parts = local_gradients(self.objective.parameters())
+        return Gradients(
+            parts=parts,
+            squares=sum_of_squares(parts) / num_copies(self.objective),
+            totals=totals,
+            losses=losses,
+            samples=[micro_batch["samples"] for micro_batch in micro_batches],
+        )
+
+    def forward(self, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Mean loss, and the loss of each sample [B]."""
+        loss, per_sample = self.objective(
+            self.place(micro_batch["input_ids"]),
+            self.place(micro_batch["labels"]),
+            **document_arguments(micro_batch, self.place),
+        )
+        return loss, per_sample
+
+    def update(self, gradients: Gradients, *, norm: float, rate: float) -> None:
+        """Clip to the settings' norm, AdamW with this learning rate; the gradients are used up."""
+        set_learning_rate(self.optimizer, rate)
+        clip_gradients(gradients.parts, norm, self.settings.clip)
+        self.optimizer.step()
+        self.drop()
+
+    def drop(self) -> None:
+        """Forget the gradients; weights and optimizer state stay as they are."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def zeros(self, num_sources: int) -> Tensor:
+        """Totals by source to add to, float64 [S, 2]."""
+        return torch.zeros(num_sources, 2, dtype=torch.float64, device=self.ranks.device)
+
+    def add_by_source(self, totals: Tensor, source: Tensor, losses: Tensor) -> None:
+        """Add losses [B] of sources [B] to totals [S, 2] (sum, number)."""
+        losses = losses.to(torch.float64)
+        pairs = torch.stack([losses, torch.ones_like(losses)], dim=1)
+        totals.index_add_(0, self.place(source), pairs)
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """On this rank's device."""
+        return tensor.to(self.ranks.device, non_blocking=True)
+
+    def _seed(self, batch: int, micro_batch: int) -> None:
+        key = f"{self.settings.seed}/{batch}/{micro_batch}/{self.ranks.rank}"
+        digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+        torch.manual_seed(int.from_bytes(digest, "little") >> 1)

@@ -1,0 +1,97 @@
+"""What a stage shows in Prefect: log lines, artifacts, a progress bar.
+
+Outside of a flow run (tests, scripts) lines go to the logger `steel` and artifacts nowhere. A
+server that cannot take an artifact never stops a stage.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+
+from common.errors import SteelError
+
+Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[logging.Logger]"
+
+
+def run_logger() -> Logger:
+    """Prefect's logger inside a flow run, ours outside (tests, scripts)."""
+    return get_run_logger() if flow_run.id else logging.getLogger("steel")
+
+
+class _WithoutTraceback(logging.Filter):
+    """An error that the user can mend is one message; its traceback would bury it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], SteelError):
+            record.exc_info = None
+            record.exc_text = None
+        return True
+
+
+def shorten_user_errors() -> None:
+    """Let Prefect log a SteelError as its message alone."""
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(f, _WithoutTraceback) for f in logger.filters):
+            logger.addFilter(_WithoutTraceback())
+
+
+def slug(name: str) -> str:
+    """Prefect's artifact keys are lowercase letters, digits and dashes."""
+    return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
+
+
+def show(log: Logger, create: Callable[..., Any], **kwargs: Any) -> Any:
+    """Create a Prefect artifact; a server that cannot take it never stops a stage."""
+    if not flow_run.id:
+        return None
+    try:
+        return create(**kwargs)
+    except Exception as error:
+        log.warning("Prefect did not take the artifact %s: %s", kwargs.get("key"), error)
+        return None
+
+
+class Progress:
+    """One log line every `LINE_SECONDS`, one artifact update every `ARTIFACT_SECONDS`."""
+
+    LINE_SECONDS = 10.0
+    ARTIFACT_SECONDS = 5.0
+
+    def __init__(self, stage: str, log: Logger) -> None:
+        self.stage, self.log = stage, log
+        self.started = self.last_line = self.last_artifact = time.monotonic()
+        self.first: float | None = None
+        self.artifact: Any = None
+
+    def update(self, done: float, total: float, what: str) -> None:
+        now = time.monotonic()
+        self.first = done if self.first is None else self.first
+        fraction = min(1.0, done / total) if total > 0 else 0.0
+        finished = fraction >= 1.0
+        if now - self.last_line >= self.LINE_SECONDS:
+            self.last_line = now
+            left = ""
+            if done - self.first > 0.02 * total:  # earlier, the estimate would be a guess
+                left = f", {(total - done) * (now - self.started) / (done - self.first):.0f} s left"
+            self.log.info("%s: %.0f %%%s %s", self.stage, 100 * fraction, left, what)
+        if now - self.last_artifact >= self.ARTIFACT_SECONDS or (finished and self.artifact):
+            self.last_artifact = now
+            percent = round(100 * fraction, 1)
+            if self.artifact is None:
+                self.artifact = show(
+                    self.log,
+                    create_progress_artifact,
+                    key=slug(f"{self.stage} progress"),
+                    progress=percent,
+                    description=f"How far {self.stage} is",
+                )
+            else:
+                show(
+                    self.log, update_progress_artifact, artifact_id=self.artifact, progress=percent
+                )

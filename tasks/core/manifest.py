@@ -1,0 +1,123 @@
+"""A published stage folder: its manifest, and how it becomes visible.
+
+A folder is filled under another name; its files are fsynced, manifest.json (every file's size and
+MD5, what it was made from and with) is written last, and one rename publishes the whole.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from common.config import NOT_IN_KEY as NOT_IN_KEY
+from common.errors import DataError
+from common.files import sync, write_json
+from common.paths import display
+from common.urls import redact
+
+SCHEMA_VERSION = 1
+"""Of manifest.json. A reader refuses a version it does not know."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """A finished stage: what the next ones take as input."""
+
+    stage: str
+    """Name of the stage."""
+    key: str
+    """Hash of everything the result depends on."""
+    folder: Path
+    """The published folder."""
+    manifest: dict[str, Any]
+    """The content of manifest.json."""
+    reused: bool = False
+    """Whether it stood finished in the store already."""
+
+    @property
+    def identity(self) -> str:
+        """The key, and what else came into the result while it was made (`notes.revision`: data
+        appended to a training): what is made from it has other keys then."""
+        revision = self.manifest.get("notes", {}).get("revision")
+        return f"{self.key}+{revision}" if revision else self.key
+
+    @classmethod
+    def read(cls, folder: Path, *, reused: bool = True) -> "StageResult":
+        """A published stage folder. Raises DataError when it isn't one."""
+        path = folder / "manifest.json"
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError) as error:
+            raise DataError(f"{display(folder)} is not a finished stage: {error}") from error
+        if manifest.get("schema") != SCHEMA_VERSION:
+            raise DataError(
+                f"{display(path)} has schema {manifest.get('schema')!r}; this version of Steel "
+                f"reads {SCHEMA_VERSION}. Remove the folder to make it anew."
+            )
+        return cls(
+            stage=manifest["stage"],
+            key=manifest["key"],
+            folder=folder,
+            manifest=manifest,
+            reused=reused,
+        )
+
+
+StageInput: TypeAlias = "StageResult | Mapping[str, StageResult] | None"
+
+
+def plain(value: Any, *, key: bool = False) -> Any:
+    """A config as JSON values, without the passwords and signatures in URLs; for a stage's key
+    also without the fields marked NOT_IN_KEY."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.name: plain(getattr(value, f.name), key=key)
+            for f in dataclasses.fields(value)
+            if not key or f.metadata.get("in_key", True)
+        }
+    if isinstance(value, Mapping):
+        return {str(k): plain(v, key=key) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v, key=key) for v in value]
+    if isinstance(value, str):
+        return redact(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def input_keys(inputs: Mapping[str, StageInput]) -> dict[str, Any]:
+    """What a stage's inputs are (their keys), by their names."""
+    keys: dict[str, Any] = {}
+    for name, value in sorted(inputs.items()):
+        if isinstance(value, Mapping):
+            keys[name] = {label: result.identity for label, result in sorted(value.items())}
+        else:
+            keys[name] = value.identity if value is not None else None
+    return keys
+
+
+def publish(partial: Path, folder: Path, manifest: dict[str, Any]) -> None:
+    """Make a finished stage visible: files, then the manifest, then one rename; all fsynced."""
+    shutil.rmtree(partial / ".scratch", ignore_errors=True)
+    manifest["files"] = [_file_entry(path, partial) for path in _files(partial)]
+    write_json(partial / "manifest.json", manifest)
+    for path in (p for p in partial.rglob("*") if p.is_dir()):
+        sync(path)
+    sync(partial)
+    partial.replace(folder)
+    sync(folder.parent)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def _file_entry(path: Path, folder: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "md5").hexdigest()
+        os.fsync(file.fileno())
+    return {"path": str(path.relative_to(folder)), "bytes": path.stat().st_size, "md5": digest}

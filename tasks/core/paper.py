@@ -1,0 +1,147 @@
+"""The paper's Tables 2, 3 and 4, as data_recipes/paper/ holds them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from common.errors import ConfigError
+from common.recipes import load_recipe, recipe_path
+
+KIND = "paper"
+TABLES = ("table2", "table3", "table4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelExperiment:
+    """A row of Table 2."""
+
+    number: int
+    """Exp1 to Exp8."""
+    attention: Literal["flash", "torch"]
+    """Attention."""
+    rope: Literal["fused", "torch"]
+    """Rotary positions."""
+    rms_norm: Literal["fused", "torch"]
+    """Normalisation."""
+    loss: Literal["triton", "torch"]
+    """Cross entropy."""
+    shard_parameters: bool
+    """Whether FSDP shards the parameters."""
+    tokens_per_second_per_gpu: int
+    """Throughput."""
+    memory_gb: int
+    """Memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table2:
+    """Speed and memory by kernel."""
+
+    title: str
+    """What it shows."""
+    source: str
+    """Where it stands."""
+    model: dict[str, Any]
+    """The measured model, as fields of SteelConfig."""
+    sequence_length: int
+    """Tokens of a sample."""
+    micro_batch: int
+    """Samples a GPU."""
+    device: str
+    """GPU."""
+    baseline: int
+    """The experiment that ratios are to: nothing fused."""
+    experiments: list[KernelExperiment]
+    """Rows."""
+
+    def experiment(self, number: int) -> KernelExperiment:
+        """One row. Raises ConfigError for a number that the table does not have."""
+        known = {e.number: e for e in self.experiments}
+        if number not in known:
+            raise ConfigError(f"Table 2 has no experiment {number}; it has {sorted(known)}")
+        return known[number]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureExperiment:
+    """A row of Table 3."""
+
+    number: int
+    """1 to 5."""
+    mixture: str
+    """Name of the recipe in data_recipes/mixtures/."""
+    title: str
+    """What the paper calls it."""
+    accuracy: dict[str, float]
+    """Benchmark -> per cent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table3:
+    """SFT mixtures."""
+
+    title: str
+    """What it shows."""
+    source: str
+    """Where it stands."""
+    benchmarks: list[str]
+    """Columns."""
+    experiments: list[MixtureExperiment]
+    """Rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherModel:
+    """A row of Table 4."""
+
+    name: str
+    """Model."""
+    accuracy: dict[str, float]
+    """Benchmark -> per cent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table4:
+    """Steel-LLM beside other models."""
+
+    title: str
+    """What it shows."""
+    source: str
+    """Where it stands."""
+    benchmarks: list[str]
+    """Columns."""
+    ours: dict[Literal["sft", "dpo"], str]
+    """Which rows a run of Steel can fill."""
+    models: list[OtherModel]
+    """Rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paper:
+    """The three tables."""
+
+    table2: Table2
+    """Kernels."""
+    table3: Table3
+    """Mixtures."""
+    table4: Table4
+    """Models."""
+
+
+def paper_files() -> list[Path]:
+    """The recipe files."""
+    return [recipe_path(KIND, name) for name in TABLES]
+
+
+def load_table2() -> Table2:
+    """Table 2 alone. Raises ConfigError."""
+    return load_recipe(Table2, KIND, "table2")
+
+
+def load_paper() -> Paper:
+    """Read the three recipes. Raises ConfigError."""
+    return Paper(
+        table2=load_table2(),
+        table3=load_recipe(Table3, KIND, "table3"),
+        table4=load_recipe(Table4, KIND, "table4"),
+    )

@@ -1,0 +1,263 @@
+"""What every stage shares: key, folder, lock, manifest last, MLflow run, Prefect task.
+
+    STORE/<stage>/<key>.lock/     held by the one process that works on the key (see _lock.py)
+    STORE/<stage>/<key>.partial/  where the stage writes; an interrupted run continues from it
+    STORE/<stage>/<key>/          published by one rename; manifest.json inside is written last
+
+The key is a hash of everything the result depends on: the stage's name and version, its config, the
+keys of its inputs, the content of the recipes it uses, and what its config says about outside files
+(`fingerprint`). A stage whose folder exists is skipped.
+"""
+
+import base64
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run, task_run
+
+from common.errors import StageError
+from common.files import write_json
+from common.paths import display
+from common.provenance import git_commit, software_versions
+from tasks.core.artifacts import Logger, Progress, run_logger, show, slug
+from tasks.core.lock import StageLock
+from tasks.core.manifest import SCHEMA_VERSION, StageInput, StageResult, input_keys, plain, publish
+from tasks.core.tracking import StageTrack, Tracker
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What the runs of one pipeline share."""
+
+    store: Path
+    """Folder of all stage folders."""
+    tracker: Tracker
+    """Where runs are recorded."""
+
+
+@dataclass(kw_only=True)
+class StageRun:
+    """What a stage's function is given to work with."""
+
+    stage: str
+    """Name of the stage."""
+    key: str
+    """Hash of everything the result depends on."""
+    folder: Path
+    """Write everything here. May hold what an interrupted attempt has left: continue from it."""
+    log: Logger
+    """Goes to the console and to Prefect."""
+    track: StageTrack
+    """The MLflow run of this stage."""
+    counts: dict[str, float] = field(default_factory=dict)
+    """Numbers for the manifest and for MLflow."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """Whatever else the manifest should say; JSON values."""
+    _progress: "Progress | None" = None
+
+    @property
+    def scratch(self) -> Path:
+        """Working files: kept across interruptions, removed before publication."""
+        path = self.folder / ".scratch"
+        path.mkdir(exist_ok=True)
+        return path
+
+    def count(self, **numbers: float) -> None:
+        """Record numbers: into the manifest's `counts` and the stage's MLflow run."""
+        self.counts.update(numbers)
+
+    def note(self, **values: Any) -> None:
+        """Record JSON values in the manifest's `notes`."""
+        self.notes.update(values)
+
+    def progress(self, done: float, total: float, what: str = "") -> None:
+        """Say how far the stage is. Call it as often as you like: it is throttled here."""
+        if self._progress is None:
+            self._progress = Progress(self.stage, self.log)
+        self._progress.update(done, total, what)
+
+    def table(self, name: str, rows: list[dict[str, Any]], description: str = "") -> None:
+        """Show rows as a Prefect table artifact and keep them as an MLflow table."""
+        show(self.log, create_table_artifact, key=slug(name), table=rows, description=description)
+        self.track.table(f"{name}.json", rows)
+
+    def picture(self, path: Path, description: str = "") -> None:
+        """Show a PNG as a Prefect artifact and keep it in MLflow."""
+        data = base64.b64encode(path.read_bytes()).decode()
+        show(
+            self.log,
+            create_markdown_artifact,
+            key=slug(f"{path.stem} picture"),
+            description=description,
+            markdown=f"![{description}](data:image/png;base64,{data})",
+        )
+        self.track.artifact(path)
+
+    def markdown(self, name: str, text: str) -> None:
+        """Show text as a Prefect artifact and keep it in MLflow."""
+        show(self.log, create_markdown_artifact, key=slug(name), markdown=text)
+        self.track.text(f"{name}.md", text)
+
+
+class Recipes(Protocol):
+    """A config that depends on files: their content enters the stage's key."""
+
+    def recipe_files(self) -> list[Path]:
+        """The recipe files this config uses."""
+
+
+def stage(
+    *, version: int, trains: bool = False, measures: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., StageResult]]:
+    """Make a stage of a function `fn(run, config, **inputs)`.
+
+    Args:
+        version: raise it when the same inputs give another output: finished folders are redone.
+        trains: its metrics go, step by step, into a flat MLflow run beside those of other models.
+        measures: its counts go into a flat MLflow run beside those of other measurements of speed.
+
+    The result is called as `fn(config, context=…, label=…, **inputs)`: it returns the finished
+    stage, from the store if it is there. `label` tells several runs of one stage apart.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., StageResult]:
+        name = function.__name__
+
+        def work(
+            config: Any, *, context: Context, label: str = "", **inputs: StageInput
+        ) -> StageResult:
+            key = stage_key(name, version, config, inputs)
+            folder = context.store / name / key
+            log = run_logger()
+            title = f"{name} {label}".strip()
+            if (folder / "manifest.json").is_file():
+                log.info("%s: finished before, skipped (%s)", title, display(folder))
+                result = StageResult.read(folder)
+                check_finished(config, result)
+                context.tracker.reused(title, key, result.manifest)
+                return result
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with StageLock(folder.with_suffix(".lock"), what=title):
+                if (folder / "manifest.json").is_file():  # finished while we waited for the lock
+                    result = StageResult.read(folder)
+                    check_finished(config, result)
+                    return result
+                partial = folder.with_suffix(".partial")
+                log.info("%s: %s", title, "continues" if partial.exists() else "starts")
+                partial.mkdir(exist_ok=True)
+                with context.tracker.stage(
+                    name,
+                    label=label,
+                    key=key,
+                    folder=partial,
+                    config=plain(config),
+                    inputs=input_keys(inputs),
+                    trains=trains,
+                    measures=measures,
+                ) as track:
+                    run = StageRun(stage=title, key=key, folder=partial, log=log, track=track)
+                    started = time.time()
+                    function(run, config, **inputs)
+                    run.count(seconds=round(time.time() - started, 3))
+                    track.counts(run.counts)
+                    manifest = _manifest(name, version, label, run, config, inputs, started)
+                    publish(partial, folder, manifest)
+                    track.manifest(manifest)
+            log.info("%s: done in %.0f s", title, run.counts["seconds"])
+            return StageResult.read(folder, reused=False)
+
+        # Not functools.wraps: Prefect binds parameters by the signature that it would forward.
+        work.__doc__ = function.__doc__
+        # No Prefect caching: its key would know only this function's own source and parameters.
+        as_task = task(
+            name=name, task_run_name=_task_run_name, cache_policy=NO_CACHE, persist_result=False
+        )(work)
+
+        @functools.wraps(function)
+        def call(config: Any, *, context: Context, **kwargs: Any) -> StageResult:
+            result: StageResult = as_task(config, context=context, **kwargs)
+            return result
+
+        return call
+
+    return decorate
+
+
+def check_finished(config: Any, result: StageResult) -> None:
+    """Ask a config whether the finished stage is what it wants. Most are: what matters is in the
+    key. One that has a method `check_finished` may refuse it with a SteelError."""
+    getattr(config, "check_finished", lambda result: None)(result)
+
+
+def stage_key(name: str, version: int, config: Any, inputs: Mapping[str, StageInput]) -> str:
+    """16 hexadecimal digits that change when anything the result depends on changes."""
+    recipe_files: list[Path] = getattr(config, "recipe_files", list)()
+    material = {
+        "stage": name,
+        "version": version,
+        "config": plain(config, key=True),
+        "inputs": input_keys(inputs),
+        "recipes": {
+            display(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in recipe_files
+        },
+        "outside": getattr(config, "fingerprint", lambda: None)(),
+    }
+    text = json.dumps(material, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _manifest(
+    name: str,
+    version: int,
+    label: str,
+    run: StageRun,
+    config: Any,
+    inputs: Mapping[str, StageInput],
+    started: float,
+) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA_VERSION,
+        "stage": name,
+        "label": label,
+        "key": run.key,
+        "stage_version": version,
+        "config": plain(config),
+        "inputs": input_keys(inputs),
+        "counts": run.counts,
+        "notes": run.notes,
+        "started": round(started, 3),
+        "finished": round(time.time(), 3),
+        "software": software_versions(),
+        "git_commit": git_commit(),
+        "prefect_flow_run": flow_run.id,
+        "mlflow": run.track.identity(),
+    }
+
+
+def _task_run_name() -> str:
+    parameters = task_run.parameters or {}
+    return f"{task_run.task_name} {parameters.get('label', '')}".strip()
+
+
+__all__ = [
+    "Context",
+    "Logger",
+    "StageError",
+    "StageInput",
+    "StageResult",
+    "StageRun",
+    "git_commit",
+    "plain",
+    "stage",
+    "stage_key",
+    "write_json",
+]

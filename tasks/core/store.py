@@ -1,0 +1,108 @@
+"""Questions about a whole store: is every byte right, where are the reports."""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from common.errors import DataError
+from common.files import hashing_threads, md5_of_file
+from common.paths import display, resolve
+from model.data import PackedManifest
+from model.data.verify.shards import verify_shards
+from tasks.core.stage import StageResult
+
+
+def finished_stages(store: Path) -> Iterator[StageResult]:
+    """Every finished stage of a store, oldest first. Raises DataError when there is no store."""
+    store = resolve(store)
+    if not store.is_dir():
+        raise DataError(f"there is no store at {display(store)}; `steel run` makes one")
+    manifests = sorted(store.glob("*/*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    folders = (path.parent for path in manifests if path.parent.suffix != ".partial")
+    return (StageResult.read(folder) for folder in folders)
+
+
+def newest(store: Path, stage: str) -> StageResult | None:
+    """The stage's result that was finished last; None where there is none."""
+    manifests = [p for p in store.glob(f"{stage}/*/manifest.json") if p.parent.suffix != ".partial"]
+    if not manifests:
+        return None
+    return StageResult.read(max(manifests, key=lambda path: path.stat().st_mtime).parent)
+
+
+def verify(
+    store: Path, *, progress: Callable[[int, int], None] | None = None
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Compare every file of every finished stage with its manifest, and look into packed shards.
+
+    progress: called with (bytes done, bytes in all).
+
+    Returns a row per stage, and a line per file that is missing, changed, of another size, or (a
+    shard of tokens) makes no sense: see model/data/verify/shards.py.
+    """
+    rows: list[dict[str, Any]] = []
+    damaged: list[str] = []
+    results = list(finished_stages(store))
+    done, total = 0, sum(entry["bytes"] for r in results for entry in r.manifest["files"])
+    with ThreadPoolExecutor(hashing_threads()) as pool:
+        for result in results:
+            files = result.manifest["files"]
+            faults: dict[str, str] = {}
+            for entry, fault in zip(files, pool.map(partial(_fault, result), files), strict=True):
+                faults |= {entry["path"]: fault} if fault else {}
+                done += entry["bytes"]
+                if progress:
+                    progress(done, total)
+            damaged += faults.values()
+            if result.stage == "pack":
+                damaged += _senseless(result, set(faults))
+            rows.append(
+                {
+                    "stage": result.stage,
+                    "key": result.key,
+                    "label": result.manifest["label"],
+                    "files": len(files),
+                    "bytes": sum(entry["bytes"] for entry in files),
+                }
+            )
+    return rows, damaged
+
+
+def _fault(result: StageResult, entry: dict[str, Any]) -> str:
+    """What is wrong with a file, or ""."""
+    path = result.folder / entry["path"]
+    if not path.is_file():
+        return f"{display(path)} is missing"
+    if path.stat().st_size != entry["bytes"]:
+        return f"{display(path)} has {path.stat().st_size} bytes, not {entry['bytes']}"
+    if md5_of_file(path) != entry["md5"]:
+        return f"{display(path)} has changed: its MD5 is not {entry['md5']}"
+    return ""
+
+
+def _senseless(result: StageResult, faulty: set[str]) -> list[str]:
+    """Shards whose bytes are as packed, but whose documents, index and ids do not fit."""
+    folder = result.folder / "shards"
+    if f"shards/{PackedManifest.FILE_NAME}" in faulty:
+        return []
+    manifest = PackedManifest.read(folder)
+    names = [{f"shards/{s.name}", f"shards/{s.index_name}"} for s in manifest.shards]
+    whole = [s for s, files in zip(manifest.shards, names, strict=True) if not files & faulty]
+    faults = verify_shards(manifest, shards=whole, hashes=False)
+    return [f"{display(folder)}: {fault}" for fault in faults]
+
+
+def reports(store: Path) -> list[dict[str, str]]:
+    """The finished reports of a store, newest last."""
+    return [
+        {
+            "name": result.manifest["config"]["title"] or result.key,
+            "finished": time.strftime("%F %T", time.localtime(result.manifest["finished"])),
+            "path": display(result.folder / "report.html"),
+        }
+        for result in finished_stages(store)
+        if result.stage == "report"
+    ]

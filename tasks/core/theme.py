@@ -1,0 +1,73 @@
+"""Colours and lines of every picture, on a light and on a dark ground."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Theme:
+    """Colours of one ground; series differ for colour-blind eyes too."""
+
+    suffix: str
+    """Of the file name."""
+    ground: str
+    """Behind everything."""
+    text: str
+    """Titles and labels."""
+    muted: str
+    """Axes, notes."""
+    grid: str
+    """Lines behind the data."""
+    series: tuple[str, ...]
+    """Lines and bars, in order."""
+
+
+LIGHT = Theme(
+    suffix="",
+    ground="#ffffff",
+    text="#1f2328",
+    muted="#59636e",
+    grid="#e4e8ec",
+    series=("#2f6fb4", "#d1661b", "#2e8b57", "#8a55b5", "#b8860b", "#c2415a", "#4b7f8c"),
+)
+DARK = Theme(
+    suffix="-dark",
+    ground="#161b22",
+    text="#e6edf3",
+    muted="#9aa5b1",
+    grid="#2b323b",
+    series=("#6cb0f5", "#f59a57", "#63cf92", "#c39af0", "#e3b341", "#f2849a", "#7cc5d6"),
+)
+
+
+def style(theme: Theme) -> dict[str, object]:
+    """Matplotlib's settings for one ground."""
+    return {
+        "figure.facecolor": theme.ground,
+        "axes.facecolor": theme.ground,
+        "savefig.facecolor": theme.ground,
+        "text.color": theme.text,
+        "axes.labelcolor": theme.muted,
+        "axes.edgecolor": theme.grid,
+        "xtick.color": theme.muted,
+        "ytick.color": theme.muted,
+        "grid.color": theme.grid,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.spines.left": False,
+        "axes.axisbelow": True,
+        "axes.titlelocation": "left",
+        "axes.titlesize": 11,
+        "axes.titleweight": "bold",
+        "axes.titlepad": 10,
+        "axes.labelsize": 9,
+        "xtick.labelsize": 9,
+        "ytick.labelsize": 9,
+        "legend.fontsize": 9,
+        "legend.frameon": False,
+        "font.family": "sans-serif",
+        "font.sans-serif": ["DejaVu Sans"],
+        "xtick.major.size": 0,
+        "ytick.major.size": 0,
+        "lines.solid_capstyle": "round",
+        "figure.constrained_layout.use": True,
+    }

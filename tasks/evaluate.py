@@ -1,0 +1,224 @@
+"""Stage `evaluate`: how many exam questions a model answers right, benchmark by benchmark.
+
+    exams/<benchmark>/*.csv ──read, check──▶ lm-eval tasks ──model.entry.evaluate──▶ answers
+                                                                                       │
+    results.json ◀──micro, macro, 95 % interval◀── samples/<benchmark>.jsonl ◀──join───┘
+
+A question is scored by the likelihood of the four letters after lm-eval's own prompt; every
+question counts, whatever the model says. A benchmark that is finished is not asked again after an
+interruption.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from common.errors import ConfigError, DataError
+from common.files import write_json, write_text
+from common.recipes import load_recipe, recipe_path
+from corpus.benchmarks.lm_eval_tasks import (
+    Exam,
+    lm_eval_tasks,
+    num_known_subjects,
+    read_exam,
+    write_tasks,
+)
+from corpus.benchmarks.questions import LETTERS, Benchmark
+from corpus.benchmarks.score import read_samples, score
+from tasks.core.stage import StageResult, StageRun, stage
+from tasks.core.torchrun import torchrun
+
+CHAT_STAGES = ("sft", "dpo")
+"""Stages whose models were trained on conversations."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """How models are examined."""
+
+    benchmarks: list[str] = field(default_factory=lambda: ["ceval", "cmmlu", "mmlu"])
+    """Recipes in data_recipes/evals/."""
+    num_fewshot: int = 5
+    """Worked examples before each question, the first of the benchmark's dev split (0 to 5)."""
+    limit: int | None = None
+    """At most so many questions a subject, for a quick look; None asks all. Tables show it."""
+    chat: Literal["auto", True, False] = "auto"
+    """Whether prompts go through the chat template; auto: for models made by SFT or DPO."""
+    batch_size: int = 16
+    """Prompts a forward pass, per process. Changes speed and memory, not results."""
+    num_processes: int | Literal["auto"] = "auto"
+    """Processes that share the questions; auto: one per GPU, or 1 without a GPU."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of the model; auto is bfloat16 on a GPU and float32 on the CPU."""
+
+    def recipe_files(self) -> list[Path]:
+        """The recipes of the benchmarks."""
+        return [recipe_path("evals", name) for name in self.benchmarks]
+
+
+def check(config: EvaluateConfig) -> None:
+    """Refuse what cannot work, before anything starts. Raises ConfigError."""
+    if not config.benchmarks:
+        raise ConfigError("evaluate.benchmarks is empty: name at least one, such as ceval")
+    if len(set(config.benchmarks)) != len(config.benchmarks):
+        raise ConfigError(f"evaluate.benchmarks names one twice: {', '.join(config.benchmarks)}")
+    for name, value, least in (
+        ("num_fewshot", config.num_fewshot, 0),
+        ("limit", config.limit, 1),
+        ("batch_size", config.batch_size, 1),
+        ("num_processes", num_processes(config), 1),
+    ):
+        if value is not None and value < least:
+            raise ConfigError(f"evaluate.{name} is {value}; the least is {least}")
+    for name in config.benchmarks:
+        recipe = load_recipe(Benchmark, "evals", name)
+        base = lm_eval_tasks() / recipe.base_task
+        if not base.is_file():
+            raise ConfigError(
+                f"{recipe_path('evals', name).name}: lm-eval has no task file {recipe.base_task}; "
+                "is another version of lm-eval installed than the lock file says?"
+            )
+
+
+@stage(version=1)
+def evaluate(
+    run: StageRun, config: EvaluateConfig, *, model: StageResult, exams: StageResult
+) -> None:
+    """Score `model.folder/model` on the exams that `acquire` fetched."""
+    check(config)
+    chat = model.stage in CHAT_STAGES if config.chat == "auto" else config.chat
+    folder = model.folder / "model"
+    if not (folder / "config.json").is_file():
+        raise DataError(f"{folder} is not a model in Transformers' format: config.json is missing")
+    if chat and not _has_chat_template(folder):
+        raise ConfigError(f"{folder} has no chat template: set `evaluate.chat: false`")
+    recipes = {name: load_recipe(Benchmark, "evals", name) for name in config.benchmarks}
+    read = [read_exam(name, recipe, exams.folder / name) for name, recipe in recipes.items()]
+    answers = run.scratch / "answers"
+    torchrun(
+        run,
+        "model.entry.evaluate",
+        {
+            "model": str(folder.resolve()),
+            "benchmarks": [_job(exam, run.scratch / "tasks" / exam.name, config) for exam in read],
+            "answers": str(answers.resolve()),
+            "metrics": str((run.folder / "metrics.jsonl").resolve()),
+            "chat": chat,
+            "limit": config.limit,
+            "batch_size": config.batch_size,
+            "dtype": config.dtype,
+        },
+        num_processes=num_processes(config),
+        total_steps=sum(exam.num_questions(config.limit) for exam in read),
+        env={
+            "HF_DATASETS_CACHE": str((run.scratch / "datasets").resolve()),
+            # Progress goes to metrics.jsonl; bars would only fill the log.
+            "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+            "TQDM_DISABLE": "1",
+        },
+    )
+    results = {}
+    for exam in read:
+        samples = run.folder / "samples" / f"{exam.name}.jsonl"
+        samples.parent.mkdir(exist_ok=True)
+        lines = _join(exam, answers / f"{exam.name}.jsonl", config.limit)
+        write_text(samples, "".join(f"{json.dumps(s, ensure_ascii=False)}\n" for s in lines))
+        results[exam.name] = score(read_samples(samples)) | {
+            "title": exam.recipe.title,
+            "origin": exams.manifest.get("notes", {}).get("origins", {}).get(exam.name),
+            "split": exam.recipe.scored_split,
+            "num_fewshot": config.num_fewshot,
+            "limit": config.limit,
+            "chat": chat,
+            "num_subjects": len(exam.subjects),
+            "num_subjects_known": num_known_subjects(exam.recipe),
+        }
+    write_json(run.folder / "results.json", results)
+    _tell(run, results)
+
+
+def num_processes(config: EvaluateConfig) -> int:
+    """Processes that a run on this machine has."""
+    if config.num_processes != "auto":
+        return config.num_processes
+    return max(1, torch.cuda.device_count())
+
+
+def _has_chat_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    config = folder / "tokenizer_config.json"
+    if not config.is_file():
+        return False
+    return json.loads(config.read_text(encoding="utf-8")).get("chat_template") is not None
+
+
+def _job(exam: Exam, folder: Path, config: EvaluateConfig) -> dict[str, Any]:
+    return {
+        "name": exam.name,
+        "folder": str(folder.resolve()),
+        "tasks": write_tasks(exam, folder, num_fewshot=config.num_fewshot),
+        "num_questions": exam.num_questions(config.limit),
+    }
+
+
+def _join(exam: Exam, answers: Path, limit: int | None) -> Iterator[dict[str, Any]]:
+    """Each answer beside its question as it stands in the exam file; every question once."""
+    given = {(a["subject"], a["index"]): a for a in read_samples(answers)}
+    for subject, splits in exam.subjects.items():
+        explained = False
+        for index, question in enumerate(splits[exam.recipe.scored_split][:limit]):
+            answer = given.pop((subject, index))
+            likelihoods = dict(zip(LETTERS, answer["log_likelihoods"], strict=True))
+            choice = max(LETTERS, key=likelihoods.__getitem__)  # the first of equals, as lm-eval
+            assert answer["right"] == (choice == question.answer), (exam.name, subject, index)
+            yield {
+                "subject": subject,
+                "index": index,
+                "question": question.text,
+                "options": list(question.options),
+                "gold": question.answer,
+                "choice": choice,
+                "log_likelihoods": likelihoods,
+                "truncated": answer["truncated"],
+                # The first prompt of a subject shows what the model was asked; others are alike.
+                **({} if explained else {"prompt": answer["prompt"]}),
+            }
+            explained = True
+    assert not given, f"{exam.name}: answers to questions that were not asked: {list(given)[:3]}"
+
+
+def _tell(run: StageRun, results: dict[str, dict[str, Any]]) -> None:
+    rows = [
+        {
+            "benchmark": result["title"],
+            "accuracy %": round(100 * result["accuracy_micro"], 2),
+            "95 % from": round(100 * result["interval_95"][0], 2),
+            "95 % to": round(100 * result["interval_95"][1], 2),
+            "macro %": round(100 * result["accuracy_macro"], 2),
+            "questions": result["num_questions"],
+            "subjects": f"{result['num_subjects']} of {result['num_subjects_known']}",
+            "limit a subject": result["limit"] or "none",
+            "cut prompts": result["num_truncated"],
+        }
+        for result in results.values()
+    ]
+    run.table(f"{run.stage} accuracy", rows, "Chance is 25 %.")
+    run.count(
+        **{f"accuracy/{name}": result["accuracy_micro"] for name, result in results.items()},
+        questions=sum(result["num_questions"] for result in results.values()),
+        truncated_prompts=sum(result["num_truncated"] for result in results.values()),
+    )
+    for name, result in results.items():
+        if result["num_truncated"]:
+            run.log.warning(
+                "%s: %d of %d prompts are longer than the model's context and lost their beginning;"
+                " fewer worked examples (num_fewshot) would fit",
+                name,
+                result["num_truncated"],
+                result["num_questions"],
+            )

@@ -1,0 +1,77 @@
+"""What cleaning measured and found, beyond numbers of documents: for the report's section on data.
+
+ledger.json          percentiles of every statistic, by source
+recipe-text.yaml     the bound of the perplexity filter
+duplicates.json      clusters of near-duplicates
+manifest.json        evaluation questions that were looked for, and how many were found
+"""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.recipes import read_yaml
+from tasks.core.manifest import StageResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """How a statistic is spread over one source."""
+
+    source: str
+    """Name of the corpus."""
+    percentiles: list[float]
+    """The smallest value, the 1st to the 99th percentile, and the largest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cleaning:
+    """What the stage `clean` left beside its texts."""
+
+    perplexity: list[Spread] = field(default_factory=list)
+    """Of each text source."""
+    max_perplexity: float | None = None
+    """Documents above it are dropped."""
+    duplicates: dict[str, Any] = field(default_factory=dict)
+    """`clusters`, `duplicates`, `sources`, `largest`."""
+    contamination: dict[str, int] = field(default_factory=dict)
+    """Benchmark -> places where one of its questions was found."""
+    contaminated_documents: int = 0
+    """Documents that contain one or more."""
+    questions: dict[str, Any] = field(default_factory=dict)
+    """What the index of questions held; empty when nobody looked."""
+    action: str = "drop"
+    """What was done with them."""
+
+
+def read_cleaning(cleaned: StageResult) -> Cleaning:
+    """Read a finished stage `clean`. Parts that an older one lacks are left empty."""
+    folder, notes = cleaned.folder, cleaned.manifest.get("notes", {})
+    ledger = json.loads((folder / "ledger.json").read_text("utf-8"))
+    duplicates = folder / "duplicates.json"
+    config = cleaned.manifest.get("config", {})
+    return Cleaning(
+        perplexity=[
+            Spread(source=row["source"], percentiles=row["percentiles"])
+            for row in ledger.get("statistics", [])
+            if row["statistic"] == "perplexity"
+        ],
+        max_perplexity=_max_perplexity(cleaned),
+        duplicates=json.loads(duplicates.read_text("utf-8")) if duplicates.exists() else {},
+        contamination=notes.get("contamination", {}),
+        contaminated_documents=int(
+            cleaned.manifest.get("counts", {}).get("contaminated_documents", 0)
+        ),
+        questions=notes.get("contamination_index", {}),
+        action=config.get("contamination", {}).get("action", "drop"),
+    )
+
+
+def _max_perplexity(cleaned: StageResult) -> float | None:
+    path = cleaned.folder / "recipe-text.yaml"
+    if not path.exists():
+        return None
+    for operator in read_yaml(path)["process"]:
+        if isinstance(operator, dict) and "perplexity_filter" in operator:
+            return float((operator["perplexity_filter"] or {}).get("max_ppl", 1500))
+    return None

@@ -1,0 +1,302 @@
+"""What the stages left behind, read once and put into one value for text and figures.
+
+Every stage may be absent: what it would have told is then None or empty, and the report says
+"not run".
+"""
+
+import json
+import struct
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.errors import DataError, SteelError
+from corpus.recipes import corpus
+from model.data import PackedManifest
+from model.train.run.metrics import read_metrics
+from tasks.core.manifest import StageResult
+from tasks.report.cleaning import Cleaning, read_cleaning
+from tasks.report.table import read_results
+from tasks.report.timeline import Course, read_course
+
+FULL_SCALE = 1_000_000_000
+"""Parameters from which a model is compared with the paper's 1.12 B (Tables 3 and 4)."""
+
+
+@dataclass(kw_only=True)
+class Source:
+    """One corpus on its way to the model."""
+
+    name: str
+    """Name of the corpus."""
+    title: str
+    """Name for people."""
+    group: str
+    """Chinese, English, Chinese and English, or code."""
+    documents: int | None = None
+    """Documents after normalisation."""
+    quarantined: int | None = None
+    """Records that could not be read."""
+    kept: int | None = None
+    """Documents after cleaning."""
+    tokens: int | None = None
+    """Token ids in the packed shards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operator:
+    """What one cleaning operator did, over all its sources."""
+
+    kind: str
+    """Recipe: text or code."""
+    position: int
+    """Place in the recipe."""
+    name: str
+    """Data-Juicer's name."""
+    documents_in: int
+    """Documents that reached it."""
+    changed: int
+    """Documents it changed."""
+    dropped: int
+    """Documents it dropped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A metric by step."""
+
+    steps: list[int]
+    """Steps."""
+    values: list[float]
+    """Values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One trained model."""
+
+    name: str
+    """base, sft <mixture> or dpo."""
+    curves: dict[str, Curve]
+    """Metric -> curve."""
+    counts: dict[str, float]
+    """Numbers of the stage."""
+    mixture: list[dict[str, Any]]
+    """Sets it was trained on; empty for pretraining."""
+
+    @property
+    def validation(self) -> Curve | None:
+        """Held-out loss: of prefixes where the routing leaks, since the other is too good."""
+        honest = self.curves.get("validation/prefix_loss")
+        return honest or self.curves.get("validation/loss")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where a stage's result came from."""
+
+    stage: str
+    """Stage and label."""
+    key: str
+    """Hash of everything it depends on."""
+    finished: str
+    """When, in UTC."""
+    seconds: float
+    """How long it worked."""
+    commit: str
+    """The project's commit; + when the work tree differed."""
+    software: dict[str, str]
+    """Library -> version."""
+
+
+@dataclass(kw_only=True)
+class Facts:
+    """Everything the report tells."""
+
+    name: str
+    """Of the pipeline."""
+    parameters: int | None = None
+    """Of the base model."""
+    vocabulary: int | None = None
+    """Of the tokenizer."""
+    sources: list[Source] = field(default_factory=list)
+    """Most tokens first."""
+    operators: list[Operator] = field(default_factory=list)
+    """In the order of the recipes."""
+    cleaning: Cleaning | None = None
+    """Perplexities, near-duplicates, evaluation questions."""
+    trainings: dict[str, Training] = field(default_factory=dict)
+    """base, sft <mixture>, dpo -> training."""
+    results: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    """Model -> benchmark -> scores."""
+    policy: str | None = None
+    """Name of the SFT model that DPO started from."""
+    course: Course | None = None
+    """What happened to the pretraining."""
+    kernels: dict[str, Any] | None = None
+    """Table 2 as the stage `kernel_table` wrote it."""
+    provenance: list[Provenance] = field(default_factory=list)
+    """In the order of the pipeline."""
+
+    @property
+    def full_scale(self) -> bool:
+        """Whether the model is large enough to stand beside the paper's."""
+        return self.parameters is not None and self.parameters >= FULL_SCALE
+
+
+def gather(
+    *,
+    normalized: StageResult | None,
+    cleaned: StageResult | None,
+    packed: StageResult | None,
+    pretrain: StageResult | None,
+    sft: Mapping[str, StageResult],
+    dpo: StageResult | None,
+    evaluations: Mapping[str, StageResult],
+    kernels: StageResult | None = None,
+) -> Facts:
+    """Read the folders of the stages. Raises DataError when one is not what it should be."""
+    trained = {"base": pretrain} | {f"sft {name}": result for name, result in sft.items()}
+    trained |= {"dpo": dpo}
+    everything = [normalized, cleaned, packed, *trained.values(), *evaluations.values(), kernels]
+    facts = Facts(name=str((pretrain.manifest.get("label") if pretrain else "") or "Steel"))
+    try:
+        facts.sources = _sources(normalized, cleaned, packed)
+        facts.operators = _operators(cleaned)
+        facts.cleaning = read_cleaning(cleaned) if cleaned else None
+        facts.vocabulary = _manifest(packed).vocab_size if packed else None
+        facts.parameters = count_parameters(pretrain.folder / "model") if pretrain else None
+        facts.trainings = {n: _training(n, r) for n, r in trained.items() if r is not None}
+        facts.course = read_course(pretrain.folder) if pretrain else None
+        if kernels is not None:
+            facts.kernels = json.loads((kernels.folder / "table.json").read_text(encoding="utf-8"))
+        facts.results = {name: read_results(result) for name, result in evaluations.items()}
+    except (OSError, KeyError, json.JSONDecodeError) as error:
+        raise DataError(
+            f"a finished stage lacks what the report needs: {type(error).__name__}: {error}"
+        ) from error
+    if dpo is not None:
+        start = dpo.manifest.get("inputs", {}).get("policy")
+        facts.policy = next((f"sft {n}" for n, r in sft.items() if r.key == start), None)
+    facts.provenance = [_provenance(result) for result in everything if result is not None]
+    return facts
+
+
+def count_parameters(model: Path) -> int:
+    """Parameters of a Transformers folder, from the headers of its safetensors files.
+
+    The format is documented at https://huggingface.co/docs/safetensors: eight bytes of length, then
+    JSON with every tensor's shape.
+    """
+    files = sorted(model.glob("*.safetensors"))
+    if not files:
+        raise DataError(f"{model} holds no safetensors file")
+    total = 0
+    for path in files:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                size = 1
+                for extent in tensor["shape"]:
+                    size *= extent
+                total += size
+    return total
+
+
+def _sources(
+    normalized: StageResult | None, cleaned: StageResult | None, packed: StageResult | None
+) -> list[Source]:
+    sources: dict[str, Source] = {}
+
+    def at(name: str) -> Source:
+        if name not in sources:
+            title, group = _described(name)
+            sources[name] = Source(name=name, title=title, group=group)
+        return sources[name]
+
+    if normalized is not None:
+        for name, row in normalized.manifest["notes"]["sources"].items():
+            at(name).documents, at(name).quarantined = row["documents"], row["quarantined"]
+    if cleaned is not None:
+        for row in _ledger(cleaned)["sources"]:
+            at(row["source"]).kept = row["documents_kept"]
+    if packed is not None:
+        for shard in _manifest(packed).shards:
+            at(shard.source).tokens = (at(shard.source).tokens or 0) + shard.num_tokens
+    return sorted(sources.values(), key=lambda s: (-(s.tokens or 0), s.name))
+
+
+def _described(name: str) -> tuple[str, str]:
+    """Title and group of a corpus; one without a recipe goes by its name."""
+    try:
+        recipe = corpus(name)
+    except SteelError:
+        return name, "other"
+    languages = {"zh": "Chinese", "en": "English", "zh-en": "Chinese and English"}
+    if recipe.kind == "code":
+        return recipe.title, "code"
+    return recipe.title, languages.get(recipe.language, recipe.language)
+
+
+def _operators(cleaned: StageResult | None) -> list[Operator]:
+    if cleaned is None:
+        return []
+    sums: dict[tuple[str, int, str], list[int]] = {}
+    for row in _ledger(cleaned)["rows"]:
+        counts = sums.setdefault((row["kind"], row["position"], row["operator"]), [0, 0, 0])
+        counts[0] += row["documents_in"]
+        counts[1] += row["documents_changed"]
+        counts[2] += row["documents_dropped"]
+    return [
+        Operator(
+            kind=kind,
+            position=position,
+            name=name,
+            documents_in=counts[0],
+            changed=counts[1],
+            dropped=counts[2],
+        )
+        for (kind, position, name), counts in sorted(
+            sums.items(), key=lambda item: (item[0][0] != "text", item[0][1])
+        )
+    ]
+
+
+def _training(name: str, result: StageResult) -> Training:
+    curves: dict[str, Curve] = {}
+    for line in read_metrics(result.folder / "metrics.jsonl"):
+        for metric, value in line["metrics"].items():
+            curve = curves.setdefault(metric, Curve(steps=[], values=[]))
+            curve.steps.append(line["step"])
+            curve.values.append(value)
+    return Training(
+        name=name,
+        curves=curves,
+        counts=result.manifest["counts"],
+        mixture=result.manifest["notes"].get("mixture", []),
+    )
+
+
+def _provenance(result: StageResult) -> Provenance:
+    manifest = result.manifest
+    return Provenance(
+        stage=f"{manifest['stage']} {manifest.get('label', '')}".strip(),
+        key=result.key,
+        finished=time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(manifest["finished"])),
+        seconds=float(manifest["finished"] - manifest["started"]),
+        commit=str(manifest.get("git_commit") or "outside git"),
+        software=manifest.get("software", {}),
+    )
+
+
+def _manifest(packed: StageResult) -> PackedManifest:
+    return PackedManifest.read(packed.folder / "shards")
+
+
+def _ledger(cleaned: StageResult) -> dict[str, Any]:
+    ledger: dict[str, Any] = json.loads((cleaned.folder / "ledger.json").read_text("utf-8"))
+    return ledger

@@ -1,0 +1,87 @@
+"""What the report's pictures have in common: sizes, axes, curves, numbers."""
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from tasks.report.data import Curve
+
+WIDTH = 9.0
+"""Inches; at 150 dots an inch a picture is 1,350 pixels wide."""
+PER_TOKEN = "loss, nats per token"
+
+
+def new_figure(
+    height: float, panels: int = 1, *, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(WIDTH, height))
+    axes = figure.subplots(1, panels, squeeze=False, sharey=sharey)
+    return figure, list(axes[0])
+
+
+def latin(text: str) -> str:
+    """A label the built-in font can draw."""
+    return text if text.isascii() else text.encode("ascii", "replace").decode()
+
+
+def line(axes: Axes, curve: Curve, colour: str, label: str) -> None:
+    """A noisy curve: the measurements thin, their running mean bold, its last value named."""
+    window = len(curve.values) // 40
+    if window:
+        axes.plot(curve.steps, curve.values, color=colour, linewidth=0.8, alpha=0.35)
+    means = running_mean(curve.values, window)
+    axes.plot(
+        curve.steps,
+        means,
+        color=colour,
+        linewidth=2,
+        label=ending(label, means[-1]),
+        marker="o" if len(means) == 1 else None,
+    )
+
+
+def running_mean(values: Sequence[float], window: int) -> list[float]:
+    """Mean of each value with `window` neighbours on either side.
+
+    Near the beginning, where losses fall fast, with as few on both sides as there are before it;
+    near the end with as many as there are after it.
+    """
+    means = []
+    for i in range(len(values)):
+        reach = min(window, i)
+        part = values[i - reach : i + reach + 1]
+        means.append(sum(part) / len(part))
+    return means
+
+
+def ending(label: str, value: float) -> str:
+    return f"{label}: {value:.2f} at the end"
+
+
+def loss_axes(axes: Axes, title: str, unit: str, curves: list[Curve]) -> None:
+    values = sorted(value for curve in curves for value in curve.values if math.isfinite(value))
+    usual = values[int(0.98 * (len(values) - 1))]
+    if values[-1] > 1.6 * usual:
+        # A few first steps so much higher would flatten all that follows.
+        axes.set_ylim(values[0] - 0.08 * (usual - values[0]), 1.15 * usual)
+    axes.set_title(title)
+    step_axis(axes)
+    axes.set_ylabel(unit)
+    axes.grid(axis="y")
+    axes.legend(loc="upper right")
+
+
+def step_axis(axes: Axes) -> None:
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+
+
+def number(count: float) -> str:
+    """1234567 -> 1.23 M."""
+    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count:.0f}"

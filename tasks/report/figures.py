@@ -1,0 +1,284 @@
+"""The report's pictures, each on a light and on a dark ground.
+
+    data.png          tokens by source            (the paper's figure 2)
+    attrition.png     what cleaning kept, and which operators dropped the rest
+    perplexity.png    how perplexing the texts of each source were
+    pretraining.png   loss, rate, speed and ranks (figure 3)
+    sft.png           loss of every mixture       (figure 4)
+    dpo.png           loss and preference         (figure 5)
+    accuracy.png      every model on every benchmark, with intervals and the chance line
+
+Labels are English, so that no font for Chinese is needed. A picture whose data are not there is not
+drawn. Matplotlib's object interface only: no global state, no display.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from tasks.core.theme import DARK, LIGHT, Theme, style
+from tasks.report.data import Curve, Facts, Training
+from tasks.report.drawing import (
+    PER_TOKEN,
+    latin,
+    line,
+    loss_axes,
+    new_figure,
+    number,
+    running_mean,
+    step_axis,
+)
+from tasks.report.table import benchmarks, percent, verdict
+from tasks.report.timeline_figure import pretraining
+
+__all__ = ["draw", "running_mean"]
+
+DPI = 150
+MOST_OPERATORS = 12
+"""Bars in the second panel of the attrition picture."""
+
+
+def draw(facts: Facts, folder: Path) -> list[str]:
+    """Write every picture there are data for, in both themes. Returns their names."""
+    pictures: dict[str, Callable[[Facts, Theme], Figure | None]] = {
+        "data": _data,
+        "attrition": _attrition,
+        "perplexity": _perplexity,
+        "pretraining": pretraining,
+        "sft": _sft,
+        "dpo": _dpo,
+        "accuracy": _accuracy,
+    }
+    folder.mkdir(exist_ok=True)
+    drawn = []
+    for name, picture in pictures.items():
+        for theme in (LIGHT, DARK):
+            with mpl.rc_context(style(theme)):
+                figure = picture(facts, theme)
+                if figure is None:
+                    break
+                # No software version and date: the same data give the same bytes.
+                figure.savefig(
+                    folder / f"{name}{theme.suffix}.png", dpi=DPI, metadata={"Software": None}
+                )
+        else:
+            drawn.append(name)
+    return drawn
+
+
+def _data(facts: Facts, theme: Theme) -> Figure | None:
+    sources = [s for s in facts.sources if s.tokens]
+    if not sources:
+        return None
+    total = sum(s.tokens or 0 for s in sources)
+    groups: dict[str, int] = {}
+    for source in sources:
+        groups[source.group] = groups.get(source.group, 0) + (source.tokens or 0)
+    ordered = sorted(groups, key=lambda group: -groups[group])
+    colour = dict(zip(ordered, _cycle(theme, len(ordered)), strict=True))
+    figure, (axes,) = new_figure(1.6 + 0.32 * len(sources))
+    names = [latin(s.title) for s in sources]
+    counts = [s.tokens or 0 for s in sources]
+    bars = axes.barh(names, counts, color=[colour[s.group] for s in sources], height=0.72)
+    notes = [f"{number(n)}  ({_share(n, total)} %)" for n in counts]
+    axes.bar_label(bars, notes, padding=5, fontsize=9, color=theme.text)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.22 * max(counts))
+    axes.set_xlabel("tokens")
+    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    axes.grid(axis="x")
+    axes.tick_params(axis="y", labelcolor=theme.text)
+    axes.set_title(f"{number(total)} tokens by source")
+    handles = [mpl.patches.Patch(color=colour[g]) for g in ordered]
+    labels = [f"{g} {_share(groups[g], total)} %" for g in ordered]
+    axes.legend(handles, labels, loc="lower right")
+    return figure
+
+
+def _attrition(facts: Facts, theme: Theme) -> Figure | None:
+    sources = [s for s in facts.sources if s.kept is not None and s.documents]
+    if not sources:
+        return None
+    sources.sort(key=lambda s: -(s.kept or 0) / (s.documents or 1))
+    droppers = sorted(facts.operators, key=lambda o: -o.dropped)[:MOST_OPERATORS]
+    droppers = [o for o in droppers if o.dropped]
+    rows = max(len(sources), len(droppers))
+    figure, (left, right) = new_figure(1.5 + 0.3 * rows, panels=2)
+    names = [latin(s.title) for s in sources]
+    kept = [100 * (s.kept or 0) / (s.documents or 1) for s in sources]
+    left.barh(names, [100] * len(names), color=theme.grid, height=0.72)
+    left.barh(names, kept, color=theme.series[0], height=0.72)
+    for y, (source, share) in enumerate(zip(sources, kept, strict=True)):
+        left.text(
+            102,
+            y,
+            f"{source.kept:,} of {source.documents:,}",
+            va="center",
+            fontsize=8,
+            color=theme.muted,
+        )
+        inside = share > 15
+        left.text(
+            share - 2 if inside else share + 2,
+            y,
+            f"{share:.0f} %",
+            va="center",
+            fontsize=8,
+            ha="right" if inside else "left",
+            color=theme.ground if inside else theme.text,
+        )
+    left.set_ylim(rows - 0.4, -0.6)
+    left.set_xlim(0, 150)
+    left.set_xticks([0, 50, 100], ["0", "50", "100 %"])
+    left.tick_params(axis="y", labelcolor=theme.text)
+    left.set_title("Documents kept by cleaning")
+    labels = [f"{latin(o.name)}" + (" (code)" if o.kind == "code" else "") for o in droppers]
+    bars = right.barh(labels, [o.dropped for o in droppers], color=theme.series[1], height=0.72)
+    right.bar_label(
+        bars, [f"{o.dropped:,}" for o in droppers], padding=4, fontsize=8, color=theme.text
+    )
+    right.set_ylim(rows - 0.4, -0.6)  # bars as thick as on the left
+    right.tick_params(axis="y", labelcolor=theme.text, labelsize=8)
+    right.margins(x=0.15)
+    right.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    right.grid(axis="x")
+    right.set_title("Dropped, by operator")
+    return figure
+
+
+def _perplexity(facts: Facts, theme: Theme) -> Figure | None:
+    cleaning = facts.cleaning
+    if cleaning is None or not cleaning.perplexity:
+        return None
+    spreads = sorted(cleaning.perplexity, key=lambda s: s.percentiles[50])
+    titles = {source.name: source.title for source in facts.sources}
+    figure, (axes,) = new_figure(1.7 + 0.32 * len(spreads))
+    for y, spread in enumerate(spreads):
+        low, quarter, middle, three, high = (spread.percentiles[p] for p in (5, 25, 50, 75, 95))
+        axes.plot([low, high], [y, y], color=theme.series[0], linewidth=1.5)
+        axes.barh(y, three - quarter, left=quarter, height=0.6, color=theme.series[0])
+        axes.plot(middle, y, marker="|", markersize=11, markeredgewidth=2, color=theme.ground)
+    if cleaning.max_perplexity is not None:
+        axes.axvline(cleaning.max_perplexity, color=theme.series[1], linewidth=1.5)
+        axes.text(
+            cleaning.max_perplexity,
+            -0.9,
+            f" dropped above {cleaning.max_perplexity:,.0f}",
+            color=theme.series[1],
+            fontsize=8,
+        )
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(spreads)), [latin(titles.get(s.source, s.source)) for s in spreads])
+    axes.set_ylim(len(spreads) - 0.4, -1.1)
+    axes.tick_params(axis="y", labelcolor=theme.text)
+    axes.grid(axis="x")
+    axes.set_xlabel("perplexity by the language model; bars hold half of the documents, lines 90 %")
+    axes.set_title("How perplexing the texts of each source are")
+    return figure
+
+
+def _sft(facts: Facts, theme: Theme) -> Figure | None:
+    runs = {n.removeprefix("sft "): t for n, t in facts.trainings.items() if n.startswith("sft ")}
+    curves = {n: t.curves["train/loss"] for n, t in runs.items() if "train/loss" in t.curves}
+    if not curves:
+        return None
+    figure, (axes,) = new_figure(3.9)
+    for (name, curve), colour in zip(curves.items(), _cycle(theme, len(curves)), strict=True):
+        line(axes, curve, colour, latin(name))
+    loss_axes(axes, "Supervised fine-tuning, by mixture", PER_TOKEN, list(curves.values()))
+    return figure
+
+
+def _dpo(facts: Facts, theme: Theme) -> Figure | None:
+    training: Training | None = facts.trainings.get("dpo")
+    if training is None or "train/loss" not in training.curves:
+        return None
+    second = training.curves.get("train/preference_accuracy")
+    figure, panels = new_figure(3.5, panels=2 if second else 1)
+    loss = training.curves["train/loss"]
+    line(panels[0], loss, theme.series[0], "training")
+    panels[0].axhline(math.log(2), color=theme.muted, linewidth=1, linestyle=(0, (4, 3)))
+    panels[0].annotate(
+        "ln 2: no preference learned",
+        (1, math.log(2)),
+        (-4, -11),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+        color=theme.muted,
+    )
+    loss_axes(panels[0], "Preference optimisation", "loss, nats per pair", [loss])
+    if second is not None:
+        share = Curve(steps=second.steps, values=[100 * value for value in second.values])
+        line(panels[1], share, theme.series[2], "training")
+        panels[1].axhline(50, color=theme.muted, linewidth=1, linestyle=(0, (4, 3)))
+        panels[1].set_ylim(0, 103)
+        panels[1].grid(axis="y")
+        step_axis(panels[1])
+        panels[1].set_title("Chosen preferred over rejected, %")
+        panels[1].legend(loc="lower right")
+    return figure
+
+
+def _accuracy(facts: Facts, theme: Theme) -> Figure | None:
+    titles = benchmarks(facts.results)
+    if not titles:
+        return None
+    models = list(facts.results)
+    figure, panels = new_figure(1.5 + 0.42 * len(models), panels=len(titles), sharey=True)
+    bounds = [r["interval_95"] for of_model in facts.results.values() for r in of_model.values()]
+    low = min(20.0, 100 * min(b[0] for b in bounds) - 4)
+    high = max(35.0, 100 * max(b[1] for b in bounds) + 9)
+    for axes, (name, title) in zip(panels, titles.items(), strict=True):
+        axes.axvline(25, color=theme.muted, linewidth=1, linestyle=(0, (4, 3)))
+        for y, model in enumerate(models):
+            result = facts.results[model].get(name)
+            if result is None:
+                axes.text(25, y, " not run", va="center", fontsize=8, color=theme.muted)
+                continue
+            colour = {"above": theme.series[2], "at": theme.muted, "below": theme.series[5]}[
+                verdict(result)
+            ]
+            share = 100 * result["accuracy_micro"]
+            left, right = (100 * bound for bound in result["interval_95"])
+            axes.plot([left, right], [y, y], color=colour, linewidth=2.4)
+            axes.plot(
+                [share], [y], color=colour, marker="o", markersize=7, markeredgecolor=theme.ground
+            )
+            axes.annotate(
+                percent(share / 100),
+                (right, y),
+                (5, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8.5,
+                color=theme.text,
+            )
+        axes.set_title(title)
+        axes.set_xlim(max(0.0, low), min(100.0, high))
+        axes.set_ylim(len(models) - 0.4, -0.7)
+        axes.set_yticks(range(len(models)), [latin(model) for model in models])
+        axes.tick_params(axis="y", labelcolor=theme.text)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.grid(axis="x")
+    figure.supxlabel(
+        "accuracy, % (95 % interval; dashed: chance).  Green: above chance.  Grey: at chance."
+        "  Red: below.",
+        fontsize=8.5,
+        color=theme.muted,
+    )
+    return figure
+
+
+def _cycle(theme: Theme, count: int) -> list[str]:
+    return [theme.series[i % len(theme.series)] for i in range(count)]
+
+
+def _share(part: float, whole: float) -> str:
+    share = 100 * part / whole
+    return f"{share:.0f}" if share >= 1 else f"{share:.1f}"

@@ -1,0 +1,160 @@
+"""The picture of a pretraining: four panels over the tokens it has read.
+
+    loss          training (thin: every step; bold: running mean) and validation
+    rate          learning rate
+    speed         tokens a second
+    processes     how many ranks trained, one bar for each session
+
+Marks where the run was resumed, rescaled, given data, or told to leave batches out.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
+
+from tasks.core.theme import Theme
+from tasks.report.data import Curve, Facts, Training
+from tasks.report.drawing import PER_TOKEN, WIDTH, ending, line, loss_axes
+from tasks.report.timeline import Course, Kind
+
+COLOURS: dict[Kind, int] = {
+    "resumed": 3,
+    "rescaled": 2,
+    "data appended": 4,
+    "end moved": 6,
+    "batches skipped": 5,
+}
+"""Kind of mark -> number of the theme's series."""
+DASHES = (0, (4, 3))
+TOKENS = "data/tokens"
+"""The metric that the horizontal axis shows."""
+
+
+def pretraining(facts: Facts, theme: Theme) -> Figure | None:
+    """The base model's pretraining; None where there is none."""
+    training = facts.trainings.get("base")
+    if training is None or "train/loss" not in training.curves:
+        return None
+    place, unit = axis(training)
+    course = facts.course or Course()
+    panels = ["train/loss"]
+    panels += [n for n in ("train/learning_rate", "perf/tokens_per_second") if n in training.curves]
+    panels += ["sessions"] if len(course.sessions) > 1 else []
+    heights = [3.0 if panel == "train/loss" else 0.8 for panel in panels]
+    figure = Figure(figsize=(WIDTH, 1.0 + 1.05 * sum(heights)))
+    grid = figure.subplots(
+        len(panels), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights}
+    )
+    for panel, axes in zip(panels, (row[0] for row in grid), strict=True):
+        if panel == "train/loss":
+            _loss(axes, training, theme, place)
+        elif panel == "sessions":
+            _sessions(axes, course, training, theme, place)
+        else:
+            _small(axes, moved(training.curves[panel], place), panel, theme)
+        axes.set_xlabel("")
+        for mark in course.marks:
+            colour = theme.series[COLOURS[mark.kind]]
+            axes.axvline(place(mark.step), color=colour, linewidth=1.1, linestyle=DASHES)
+    _explain_marks(grid[0][0], course, theme)
+    last = grid[-1][0]
+    last.set_xlabel(unit)
+    if unit == "tokens":
+        last.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    return figure
+
+
+def axis(training: Training) -> tuple[Callable[[float], float], str]:
+    """Step -> place on the horizontal axis, and its unit: tokens read, or steps where unknown.
+
+    Between two measured steps tokens grow evenly.
+    """
+    tokens = training.curves.get(TOKENS)
+    if tokens is None:
+        return (lambda step: step), "step"
+    steps, read = [0, *tokens.steps], [0.0, *tokens.values]
+
+    def place(step: float) -> float:
+        after = min(bisect_right(steps, step), len(steps) - 1)
+        before = after - 1
+        share = (step - steps[before]) / (steps[after] - steps[before])
+        return read[before] + share * (read[after] - read[before])
+
+    return place, "tokens"
+
+
+def moved(curve: Curve, place: Callable[[float], float]) -> Curve:
+    """A curve over the horizontal axis instead of over steps."""
+    return Curve(steps=[round(place(step)) for step in curve.steps], values=curve.values)
+
+
+def _loss(axes: Axes, training: Training, theme: Theme, place: Callable[[float], float]) -> None:
+    curve = moved(training.curves["train/loss"], place)
+    line(axes, curve, theme.series[0], "training")
+    validations = {"validation/loss": "validation", "validation/prefix_loss": "validation, prefix"}
+    shown = [curve]
+    for number, (name, label) in enumerate(validations.items(), 1):
+        if name in training.curves:
+            found = moved(training.curves[name], place)
+            shown.append(found)
+            axes.plot(
+                found.steps,
+                found.values,
+                color=theme.series[number],
+                marker="o",
+                markersize=4,
+                linewidth=1.6,
+                label=ending(label, found.values[-1]),
+            )
+    loss_axes(axes, "Pretraining", PER_TOKEN, shown)
+
+
+def _small(axes: Axes, curve: Curve, name: str, theme: Theme) -> None:
+    axes.plot(curve.steps, curve.values, color=theme.series[0], linewidth=1.2)
+    label = {"train/learning_rate": "rate", "perf/tokens_per_second": "tokens/s"}[name]
+    axes.set_ylabel(label)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_locator(MaxNLocator(3))
+    if name == "train/learning_rate":
+        axes.yaxis.set_major_formatter(
+            FuncFormatter(lambda rate, _: f"{rate:.1e}" if rate else "0")
+        )
+    else:
+        axes.yaxis.set_major_formatter(EngFormatter(sep=" "))
+    axes.grid(axis="y")
+
+
+def _sessions(
+    axes: Axes, course: Course, training: Training, theme: Theme, place: Callable[[float], float]
+) -> None:
+    end = training.curves["train/loss"].steps[-1]
+    # What a kill threw away was trained again by the next session.
+    ends = [session.step for session in course.sessions[1:]] + [end]
+    for session, until in zip(course.sessions, ends, strict=True):
+        start = place(session.step)
+        axes.barh(
+            session.num_processes,
+            place(until) - start,
+            left=start,
+            height=0.5,
+            color=theme.series[0],
+        )
+    most = max(session.num_processes for session in course.sessions)
+    axes.set_ylim(0.4, most + 0.6)
+    axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    axes.set_ylabel("processes")
+
+
+def _explain_marks(axes: Axes, course: Course, theme: Theme) -> None:
+    """Kinds of marks in the legend, behind the curves."""
+    handles, labels = axes.get_legend_handles_labels()
+    for kind in dict.fromkeys(mark.kind for mark in course.marks):
+        colour = theme.series[COLOURS[kind]]
+        handles.append(Line2D([], [], color=colour, linewidth=1.1, linestyle=DASHES))
+        number = sum(mark.kind == kind for mark in course.marks)
+        labels.append(kind if number == 1 else f"{kind} ({number} times)")
+    axes.legend(handles, labels, loc="upper right")

@@ -1,0 +1,392 @@
+"""Chat data: every native format with real rows, and what is set aside."""
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import ConfigError, DataError
+from common.paths import RECIPES
+from corpus.chats import ReadChat, ReadPair, SetAside, load_set, read_chats, read_pairs
+from corpus.chats.choices import choice_chats, logiqa, question_text, wanjuan_exam
+from corpus.chats.formats import CHAT_FORMATS, PAIR_FORMATS
+from corpus.chats.messages import Unusable, language_of
+from corpus.chats.rows import BrokenRow, Located, matching_files, read_rows
+
+REAL_CHATS = [
+    # recipe, folder of ../shared/data/sft, usable, set aside, Chinese
+    ("alpaca_zh", "alpaca_zh", 5408, {"empty answer": 1}, 5408),
+    ("sharegpt_zh", "sharegpt", 585, {"does not end with the assistant": 6}, 585),
+    ("ruozhiba", "ruozhiba", 887, {}, 887),
+    ("self_awareness", "emollm", 54, {}, 52),
+    ("oasst_zh", "llamafactory", 387, {}, 387),
+    ("moss_chat", "moss", 373, {"tool call": 305}, 195),
+    ("code_alpaca", "code", 1252, {"empty answer": 2}, 0),
+    ("gpteacher_code", "code", 2725, {}, 0),
+    ("gpteacher_roleplay", "openhermes_like", 1131, {}, 0),
+    ("gsm8k", "math", 2402, {}, 0),
+    ("openbookqa_adapters", "multiple_choice/openbookqa", 1811, {"repeated option": 3}, 0),
+    ("arc_adapters", "multiple_choice/ARC-Easy", 1345, {}, 0),
+    (
+        "logiqa_validation",
+        "multiple_choice/logiqa",
+        1285,
+        {"option without its letter": 13, "repeated option": 4},
+        650,
+    ),
+]
+
+REAL_PAIRS = [
+    ("llamafactory_dpo_zh", "llamafactory", 197, {}, 197),
+    ("llamafactory_dpo_en", "llamafactory", 176, {}, 0),
+    ("medicalgpt_dpo", "medicalgpt", 302, {}, 302),
+    ("oasst_ranked_zh", "llamafactory", 430, {"both answers are the same": 3}, 430),
+]
+
+
+@pytest.mark.parametrize(("recipe", "folder", "usable", "aside", "chinese"), REAL_CHATS)
+def test_real_conversations(
+    shared: Path, recipe: str, folder: str, usable: int, aside: dict[str, int], chinese: int
+) -> None:
+    items = list(read_chats(shared / "data" / "sft" / folder, recipe))
+    chats = [item for item in items if isinstance(item, ReadChat)]
+    assert len(chats) == usable
+    assert Counter(item.reason for item in items if isinstance(item, SetAside)) == aside
+    assert sum(item.language == "zh" for item in chats) == chinese
+    for item in chats:
+        roles = [message["role"] for message in item.chat.messages]
+        body = roles[1:] if roles[0] == "system" else roles
+        assert body == ["user", "assistant"] * (len(body) // 2)
+        assert all(message["content"].strip() for message in item.chat.messages)
+        assert not any("<|im_" in message["content"] for message in item.chat.messages)
+
+
+@pytest.mark.parametrize(("recipe", "folder", "usable", "aside", "chinese"), REAL_PAIRS)
+def test_real_pairs(
+    shared: Path, recipe: str, folder: str, usable: int, aside: dict[str, int], chinese: int
+) -> None:
+    items = list(read_pairs(shared / "data" / "preference" / folder, recipe))
+    pairs = [item for item in items if isinstance(item, ReadPair)]
+    assert len(pairs) == usable
+    assert Counter(item.reason for item in items if isinstance(item, SetAside)) == aside
+    assert sum(item.language == "zh" for item in pairs) == chinese
+    assert all(item.pair.prompt[-1]["role"] == "user" for item in pairs)
+    assert all(item.pair.chosen != item.pair.rejected for item in pairs)
+
+
+def test_every_recipe_loads_and_names_a_format() -> None:
+    for kind, formats in (("sft", CHAT_FORMATS), ("preferences", PAIR_FORMATS)):
+        names = sorted(path.stem for path in (RECIPES / kind).glob("*.yaml"))
+        assert names
+        for name in names:
+            recipe = load_set(kind, name)  # type: ignore[arg-type]
+            assert recipe.format in formats
+            assert recipe.hub or recipe.obtain, f"{name} does not say where it comes from"
+
+
+ROWS: list[tuple[str, dict[str, Any], list[tuple[str, str]]]] = [
+    (
+        "alpaca",
+        {"instruction": "加一", "input": "3", "output": "4"},
+        [("user", "加一\n3"), ("assistant", "4")],
+    ),
+    (
+        "alpaca",
+        {"instruction": "go", "input": "", "response": "gone"},
+        [("user", "go"), ("assistant", "gone")],
+    ),
+    (
+        "alpaca",
+        {"instruction": "c", "output": "d", "history": [["a", "b"]]},
+        [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")],
+    ),
+    (
+        "sharegpt",
+        {
+            "conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}],
+            "system_prompt": "s",
+        },
+        [("system", "s"), ("user", "a"), ("assistant", "b")],
+    ),
+    (
+        "sharegpt",
+        {
+            "conversations": [
+                {"from": "system", "value": ""},
+                {"from": "user", "value": "a"},
+                {"from": "gpt", "value": "b"},
+            ]
+        },
+        [("user", "a"), ("assistant", "b")],
+    ),
+    (
+        "messages",
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "value": "a"}]},
+                {"role": "assistant", "content": "\n  b\n"},
+            ]
+        },
+        [("user", "a"), ("assistant", "  b")],
+    ),
+    ("question_answer", {"question": "a", "answer": "b"}, [("user", "a"), ("assistant", "b")]),
+    (
+        "xtuner",
+        {
+            "conversation": [
+                {"system": "s", "input": "a", "output": "b"},
+                {"input": "c", "output": "d"},
+            ]
+        },
+        [("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")],
+    ),
+    (
+        "moss",
+        {
+            "chat": {
+                "turn_1": {
+                    "Human": "<|Human|>: a<eoh>\n",
+                    "MOSS": "<|MOSS|>: b<eom>\n",
+                    "Commands": "<|Commands|>: None<eoc>",
+                }
+            }
+        },
+        [("user", "a"), ("assistant", "b")],
+    ),
+    (
+        "hub_choices",
+        {
+            "question_stem": "Which?",
+            "answerKey": "2",
+            "choices": {"text": ["x", "y"], "label": ["1", "2"]},
+        },
+        [("user", "Which?\nA. x\nB. y\nAnswer:"), ("assistant", "B")],
+    ),
+]
+
+
+@pytest.mark.parametrize(("format_name", "row", "expected"), ROWS)
+def test_format(format_name: str, row: dict[str, Any], expected: list[tuple[str, str]]) -> None:
+    (chat,) = CHAT_FORMATS[format_name](row)
+    assert [(m["role"], m["content"]) for m in chat.messages] == expected
+
+
+UNUSABLE: list[tuple[str, dict[str, Any], str]] = [
+    ("alpaca", {"instruction": "a", "output": " \n"}, "empty answer"),
+    ("alpaca", {"instruction": "a"}, "empty answer"),
+    ("alpaca", {"instruction": "a", "output": "b<|im_end|>"}, "control token in text"),
+    ("alpaca", {"instruction": "a", "output": "b", "history": [["a"]]}, "history"),
+    ("sharegpt", {"conversations": []}, "no conversations"),
+    ("sharegpt", {"conversations": [{"from": "gpt", "value": "a"}]}, "do not alternate"),
+    ("sharegpt", {"conversations": [{"from": "human", "value": "a"}]}, "does not end"),
+    ("sharegpt", {"conversations": [{"from": "narrator", "value": "a"}]}, "unknown role"),
+    ("sharegpt", {"conversations": ["a"]}, "not an object"),
+    ("messages", {"conversations": []}, "no messages"),
+    ("moss", {"chat": {"turn_1": {"Human": "a", "Commands": "Search(1)", "MOSS": "b"}}}, "tool"),
+    ("wanjuan_exam", {"q_type": "填空题", "q_main": "a"}, "not a single-choice"),
+    ("wanjuan_exam", {"q_main": "a", "option_a": "x", "option_b": "y", "std_ans": "AB"}, "single"),
+    ("wanjuan_exam", {"q_main": "a", "option_a": "x", "option_b": "y", "std_ans": ""}, "single"),
+    ("wanjuan_exam", {"q_main": "a", "option_a": "", "option_b": "y", "std_ans": "B"}, "missing"),
+    ("hub_choices", {"question": "a", "choices": {"text": ["x"], "label": ["A"]}}, "no single"),
+    ("logiqa", {"lines": ["a", "b"]}, "not seven lines"),
+]
+
+
+@pytest.mark.parametrize(("format_name", "row", "reason"), UNUSABLE)
+def test_unusable_row_says_why(format_name: str, row: dict[str, Any], reason: str) -> None:
+    with pytest.raises(Unusable, match=reason):
+        CHAT_FORMATS[format_name](row)
+
+
+PAIRS: list[tuple[str, dict[str, Any]]] = [
+    ("instruction_pair", {"instruction": "q", "chosen_response": "y", "rejected_response": "n"}),
+    ("instruction_pair", {"instruction": "q", "input": "", "chosen": "y", "rejected": "n"}),
+    (
+        "message_pair",
+        {
+            key: [{"role": "user", "content": "q"}, {"role": "assistant", "content": t}]
+            for key, t in (("chosen", "y"), ("rejected", "n"))
+        },
+    ),
+    (
+        "sharegpt_pair",
+        {
+            "conversations": [{"from": "human", "value": "q"}],
+            "chosen": {"from": "gpt", "value": "y"},
+            "rejected": "n",
+        },
+    ),
+    ("ranked_outputs", {"instruction": "q", "output": ["y", "m", "n"]}),
+]
+
+
+@pytest.mark.parametrize(("format_name", "row"), PAIRS)
+def test_pair_format(format_name: str, row: dict[str, Any]) -> None:
+    pair = PAIR_FORMATS[format_name](row)
+    assert [(m["role"], m["content"]) for m in pair.prompt] == [("user", "q")]
+    assert (pair.chosen, pair.rejected) == ("y", "n")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "reason"),
+    [("", "n", "empty answer"), ("y", " ", "empty answer"), ("y", "y\n", "both answers")],
+)
+def test_unusable_pair_says_why(chosen: str, rejected: str, reason: str) -> None:
+    with pytest.raises(Unusable, match=reason):
+        PAIR_FORMATS["instruction_pair"](
+            {"instruction": "q", "chosen": chosen, "rejected": rejected}
+        )
+
+
+def test_questions_are_laid_out_as_lm_eval_asks_them(root: Path) -> None:
+    """Rendered by lm-eval's own templates for C-Eval, CMMLU and MMLU."""
+    from lm_eval import utils
+
+    tasks = Path(utils.__file__).parent / "tasks"
+    options = ["一", "二", "三", "四"]
+    letters = dict(zip("ABCD", options, strict=True))
+    cases = [
+        ("cmmlu/_default_template_yaml", {"Question": "哪个？ ", **letters}, "zh"),
+        ("ceval/_default_ceval_yaml", {"question": "哪个？ ", **letters}, "zh"),
+        ("mmlu/default/_default_template_yaml", {"question": "哪个？ ", "choices": options}, "en"),
+    ]
+    for path, document, language in cases:
+        template = yaml.safe_load((tasks / path).read_text(encoding="utf-8"))
+        asked = utils.apply_template(template["doc_to_text"], document)
+        assert question_text("哪个？ ", options, language) == asked  # type: ignore[arg-type]
+
+
+def test_wanjuan_question_with_an_explanation_gives_both_styles() -> None:
+    letter, explained = wanjuan_exam(
+        {
+            "q_type": "单选题",
+            "q_main": "下列正确的是（ ）",
+            "option_a": "甲",
+            "option_b": "乙",
+            "option_c": "丙",
+            "option_d": "丁",
+            "option_e": "",
+            "std_ans": "C",
+            "answer_detail": "甲、乙、丁都不对，因为它们不符合题意。\n故选C．",
+        }
+    )
+    assert (letter.style, explained.style) == ("letter", "explained")
+    assert letter.messages[0]["content"] == "下列正确的是（ ）\nA. 甲\nB. 乙\nC. 丙\nD. 丁\n答案："
+    assert letter.messages[1]["content"] == "C"
+    assert explained.messages[0]["content"].endswith("D. 丁\n请先给出解释，再给出答案。")
+    assert explained.messages[1]["content"] == "甲、乙、丁都不对，因为它们不符合题意。\n答案：C"
+
+
+def test_question_without_an_explanation_gives_the_letter_only() -> None:
+    for detail in ("", "略", "故选B"):
+        assert [c.style for c in choice_chats("Which?", ["x", "y"], "B", detail)] == ["letter"]
+
+
+def test_logiqa_block() -> None:
+    lines = ["b", "语境。", "问题？", "A.甲", "B．乙", "C、丙", "D 丁"]
+    (chat,) = logiqa({"lines": lines})
+    assert chat.messages[0]["content"] == "语境。\n问题？\nA. 甲\nB. 乙\nC. 丙\nD. 丁\n答案："
+    assert chat.messages[1]["content"] == "B"
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("你好", "zh"),
+        ("hello", "en"),
+        ("用 Python 写一个 hello world 程序", "zh"),
+        ("3 + 4", "en"),
+        ("Translate 你 into English, please, and explain the grammar behind it", "en"),
+    ],
+)
+def test_language(text: str, language: str) -> None:
+    assert language_of([{"role": "user", "content": text}]) == language
+
+
+WORD = st.text(max_size=3)
+ALL = st.recursive(
+    st.none() | st.booleans() | st.integers() | WORD,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORD, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(
+    rows=st.lists(st.dictionaries(st.text(max_size=5), ALL, max_size=4), max_size=6),
+    indent=st.sampled_from([None, 1]),
+)
+def test_any_container_gives_the_same_rows(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]], indent: int | None
+) -> None:
+    folder = tmp_path_factory.mktemp("rows")
+    (folder / "array.json").write_text(json.dumps(rows, ensure_ascii=False, indent=indent))
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / "lines.json").write_bytes(lines.encode())
+    with gzip.open(folder / "lines.jsonl.gz", "wb") as file:
+        file.write(lines.encode())
+    for path in folder.iterdir():
+        read = list(read_rows(folder, [path]))
+        assert [item.row for item in read if isinstance(item, Located)] == rows
+        assert len(read) == len(rows)
+
+
+def test_a_large_array_is_read_across_chunks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("corpus.chats.rows._CHUNK", 7)
+    rows = [{"n": n, "text": "字" * n} for n in range(30)]
+    (tmp_path / "a.json").write_text(json.dumps(rows, ensure_ascii=False))
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for path in sorted(tmp_path.iterdir()):
+        items = [item for item in read_rows(tmp_path, [path]) if isinstance(item, Located)]
+        assert [item.row for item in items] == rows
+        assert [item.line for item in items] == list(range(1, 31))
+
+
+def test_parquet_rows(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"question": ["a", "b"]}), tmp_path / "x.parquet")
+    rows = list(read_rows(tmp_path, [tmp_path / "x.parquet"]))
+    assert [item.row for item in rows if isinstance(item, Located)] == [
+        {"question": "a"},
+        {"question": "b"},
+    ]
+
+
+def test_broken_rows_are_set_aside_and_the_rest_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a": 2\n\n[3]\n{"a": 4}\n')
+    read = list(read_rows(tmp_path, [tmp_path / "a.jsonl"]))
+    broken = [(item.line, item.reason) for item in read if isinstance(item, BrokenRow)]
+    assert [item.row for item in read if isinstance(item, Located)] == [{"a": 1}, {"a": 4}]
+    assert [line for line, _ in broken] == [2, 4]
+    assert broken[1][1] == "not an object"
+    (tmp_path / "b.json").write_text('[{"a": 1}, {"a": ')
+    read = list(read_rows(tmp_path, [tmp_path / "b.json"]))
+    assert [type(item) for item in read] == [Located, BrokenRow]
+
+
+def test_missing_files_and_test_splits_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no file that matches \*\.json"):
+        matching_files(tmp_path, ("*.json",), where="recipe.yaml")
+    (tmp_path / "test-00000.json").touch()
+    (tmp_path / "latest.json").touch()
+    with pytest.raises(ConfigError, match="test split"):
+        matching_files(tmp_path, ("*.json",), where="recipe.yaml")
+    assert matching_files(tmp_path, ("latest*",), where="recipe.yaml") == [tmp_path / "latest.json"]
+
+
+def test_unknown_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "sft" / "odd.yaml").write_text(
+        "{title: x, licence: x, language: zh, format: alpacca, files: ['*']}"
+    )
+    monkeypatch.setattr("common.recipes.RECIPES", tmp_path)
+    with pytest.raises(ConfigError, match="alpacca"):
+        load_set("sft", "odd")

@@ -1,0 +1,83 @@
+"""Where the perplexity filter's language model comes from."""
+
+import gzip
+import json
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from common.errors import ConfigError, DataError
+from corpus.cleaning.language_model.build import training_texts
+from corpus.cleaning.language_model.config import LanguageModelConfig, find_language_model
+from tests.corpus.sources.fake_hub import COMMIT, Hub, serving
+
+
+def lines(path: Path, texts: list[str]) -> str:
+    path.write_text("".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts))
+    return str(path)
+
+
+def test_sources_share_the_characters(tmp_path: Path) -> None:
+    inputs = {
+        "wikipedia_cn": lines(tmp_path / "w.jsonl", ["一" * 10] * 9),
+        "baidu_baike": lines(tmp_path / "b.jsonl", ["二" * 10] * 2),
+        "skypile": lines(tmp_path / "s.jsonl", ["三" * 10] * 9),
+    }
+    config = LanguageModelConfig(sources=("baidu_baike", "wikipedia_cn", "zhihu"))
+
+    def taken(most: int) -> str:
+        limited = LanguageModelConfig(sources=config.sources, max_characters=most)
+        return "".join(t[0] for t in training_texts(inputs, limited))
+
+    assert taken(40) == "二二一一"
+    assert taken(80) == "二二一一一一一一"  # what the first leaves goes to the second
+    assert taken(10**6) == "二" * 2 + "一" * 9
+    others = LanguageModelConfig(sources=("zhihu",))
+    assert {t[0] for t in training_texts(inputs, others)} == {"一", "二", "三"}
+
+
+def test_clean_corpus_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("甲文\r\n乙文\n", newline="")
+    with gzip.open(tmp_path / "b.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.write(json.dumps({"text": "丙文\n二行"}) + "\n")
+    config = LanguageModelConfig(texts=f"{tmp_path}/*")
+    config.check()
+    assert list(training_texts({}, config)) == ["甲文", "乙文", "丙文\n二行"]
+    assert LanguageModelConfig(texts=str(tmp_path / "a.txt")).text_files() == [tmp_path / "a.txt"]
+    with pytest.raises(DataError, match="matches no file"):
+        LanguageModelConfig(texts=f"{tmp_path}/*.parquet").check()
+    with pytest.raises(ConfigError, match="not several"):
+        LanguageModelConfig(texts="x", folder="y").check()
+
+
+def test_missing_model_says_how_to_get_it(tmp_path: Path) -> None:
+    (tmp_path / "zh.sp.model").touch()
+    config = LanguageModelConfig(folder=str(tmp_path))
+    with pytest.raises(DataError, match=r"zh\.arpa\.bin does not exist.*leave both out to train"):
+        find_language_model(config, "zh")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    files = {"wikipedia/zh.sp.model": b"pieces", "wikipedia/zh.arpa.bin": b"grams", "x.bin": b"x"}
+    return Hub(commits={COMMIT: files})
+
+
+def test_model_from_the_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(hub):
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        pieces, grams = find_language_model(LanguageModelConfig(hub="some/lm"), "zh")
+        assert (pieces.read_bytes(), grams.read_bytes()) == (b"pieces", b"grams")
+        assert hub.downloads() == {"wikipedia/zh.sp.model", "wikipedia/zh.arpa.bin"}
+        with pytest.raises(DataError, match=r"0 files named en\.sp\.model"):
+            find_language_model(LanguageModelConfig(hub="some/lm"), "en")
+
+
+def test_hub_out_of_reach_says_what_to_do(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(DataError, match=r"hf download some/lm --include '\*zh\.sp\.model'"):
+        find_language_model(LanguageModelConfig(hub="some/lm"), "zh")

@@ -1,0 +1,510 @@
+"""Clean on Ray: the same documents with the same fates as the operators give one by one."""
+
+import contextlib
+import itertools
+import json
+import os
+import random
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from common.errors import ConfigError
+from corpus.cleaning import document_trace as fates
+from corpus.cleaning import recipe as recipes
+from corpus.cleaning.engine import partitions
+from corpus.cleaning.ray.plan import RayConfig, replacements, stretches
+from corpus.sample_data.code import code_file
+from corpus.sample_data.corpora import pages
+from corpus.sample_data.noise import soil, soil_code
+from corpus.sample_data.world import make_world
+
+PROGRAM = Path(__file__).with_name("ray_program.py")
+FRAGILE = """
+import time
+from pathlib import Path
+import ray
+from data_juicer.ops.base_op import OPERATORS, Mapper
+
+@OPERATORS.register_module("fragile_mapper")
+class FragileMapper(Mapper):
+    _batched_op = True
+
+    def __init__(self, meeting: str = "", *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.meeting = Path(meeting)
+
+    def process_batched(self, samples):
+        if ray.is_initialized():  # On small inputs one node would be done before the other starts.
+            (self.meeting / ray.get_runtime_context().get_node_id()).touch()
+            deadline = time.monotonic() + 40
+            while len(list(self.meeting.iterdir())) < 2 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            (self.meeting / "over").touch()
+        for text in samples["text"]:
+            if "FRAGILE" in text:
+                raise ValueError("cannot bear this")
+        return samples
+"""
+
+
+def write_documents(path: Path, texts: Sequence[str]) -> Path:
+    """A normalised file; `meta` has what Arrow would not keep."""
+    with path.open("w", encoding="utf-8") as file:
+        for line, text in enumerate(texts, start=1):
+            meta = {"n": line} if line % 2 else {"n": str(line), "date": "2020-01-02", "x": [1, {}]}
+            document = {"text": text, "source": path.stem, "id": f"{path.stem}/a.jsonl#{line}"}
+            file.write(json.dumps(document | {"meta": meta}, ensure_ascii=False) + "\n")
+    return path
+
+
+def read_documents(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
+    return [json.loads(s) for p in paths for s in Path(p).read_text("utf-8").splitlines()]
+
+
+def edited(text: str, share: float, rng: random.Random) -> str:
+    """A copy with a share of its characters replaced."""
+    characters = list(text)
+    for i in rng.sample(range(len(text)), max(1, round(share * len(text)))):
+        characters[i] = rng.choice("天地玄黄宇宙洪荒")
+    return "".join(characters)
+
+
+def run_program(mode: str, job: dict[str, Any], tmp: Path, **variables: str) -> Any:
+    """One of the programs; its result, or its error."""
+    tmp.mkdir(parents=True, exist_ok=True)
+    file, result = tmp / f"{mode}.json", tmp / f"{mode}-result.json"
+    file.write_text(json.dumps(job | {"result": str(result)}), encoding="utf-8")
+    root = Path(__file__).parents[3]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)} | variables
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), mode, str(file)],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return json.loads(result.read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[tuple[str, dict[str, str]]]:
+    """Two nodes of one core each on this machine: (address, environment)."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"127.0.0.1:{port}"
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment = os.environ | token | {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    ray = Path(sys.executable).with_name("ray")
+    common = [
+        "--node-ip-address=127.0.0.1",
+        "--num-cpus=1",
+        "--object-store-memory=1500000000",
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+        "--disable-usage-stats",
+        "--block",
+    ]
+    with contextlib.ExitStack() as stack:
+        nodes = []
+        for extra in (
+            ["--head", f"--port={port}", "--include-dashboard=false"],
+            [f"--address={address}"],
+        ):
+            # Ray's sockets lie there, and their paths must be short.
+            folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            log = stack.enter_context((folder / "log").open("wb"))
+            node = subprocess.Popen(
+                [str(ray), "start", *extra, *common, f"--temp-dir={folder}"],
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            stack.callback(_end, node)
+            nodes.append((node, folder))
+            _wait_for(b"Ray runtime started", node, folder / "log")
+        yield address, token
+
+
+def _wait_for(words: bytes, node: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while words not in log.read_bytes():
+        assert node.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.3)
+
+
+def _end(node: "subprocess.Popen[bytes]") -> None:
+    node.send_signal(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        node.wait(5)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(node.pid, signal.SIGKILL)
+    node.wait()
+
+
+def write_recipe(path: Path, name: str, without: Sequence[str] = (), **more: Any) -> Path:
+    """A shipped recipe without some operators."""
+    data = recipes.load(name).data
+    process = [
+        entry
+        for entry in data["process"]
+        if (entry if isinstance(entry, str) else next(iter(entry))) not in without
+    ]
+    path.write_text(yaml.safe_dump(data | {"process": process} | more), encoding="utf-8")
+    return path
+
+
+def planted(texts: Sequence[str]) -> tuple[list[str], dict[int, list[int]]]:
+    """Texts with copies behind them, and original -> places of its copies."""
+    rng = random.Random(5)
+    all_texts, copies = list(texts), {}
+    long = [i for i, text in enumerate(texts) if len(text) > 300][:24]
+    for n, i in enumerate(long):
+        share = (0.0, 0.005, 0.01, 0.02)[n % 4]
+        all_texts.append(edited(texts[i], share, rng) if share else texts[i])
+        copies[i] = [len(all_texts) - 1]
+    return all_texts, copies
+
+
+@pytest.fixture(scope="module")
+def world_texts() -> list[str]:
+    rng = random.Random(3)
+    return list(soil(rng, pages(rng, make_world(7), "zh", 150)))
+
+
+def assert_same_fates(outcome: dict[str, Any], expected: dict[str, Any], inputs: list[Any]) -> None:
+    """Everybody's fate up to the deduplicator, and the kept texts, equal the reference's."""
+    kept = read_documents(outcome["cleaned"])
+    tables = [pq.read_table(path) for path in outcome["fates"]]
+    rows = {row["id"]: row for table in tables for row in table.to_pylist()}
+    given = {d["id"]: d for d in inputs}
+    assert list(rows) == list(given)
+    left = set(expected["left"]["minhash"])
+    for id_, want in expected["fates"].items():
+        row = rows[id_]
+        assert row["edits"] == want["edits"], id_
+        assert row["bytes_in"] == len(given[id_]["text"].encode())
+        assert row["bytes_out"] == len(want["text"].encode())
+        stats = {n: row[n] for n in row.keys() - set(fates.SCHEMA.names) if row[n] is not None}
+        assert stats == want["stats"], id_
+        if want["dropped_by"] or id_ in left:
+            assert (row["dropped_by"], row["failed"]) == (want["dropped_by"], want["failed"]), id_
+            assert row["duplicate_of"] is None
+        else:
+            assert row["duplicate_of"] in left
+            assert not row["failed"]
+    assert [d["id"] for d in kept] == [i for i in given if i in left]
+    for document in kept:
+        id_ = document["id"]
+        assert document == given[id_] | {"text": expected["fates"][id_]["text"]}
+    assert outcome["documents_in"] == len(given)
+    assert outcome["documents_kept"] == len(left)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_text_on_two_nodes(
+    cluster: tuple[str, dict[str, str]], tmp_path: Path, world_texts: list[str]
+) -> None:
+    address, token = cluster
+    texts, copies = planted(world_texts)
+    texts += [
+        "短文一则，讲的是山里的事。",
+        "另一则短文，讲的是海边的人。",
+        "",
+        "FRAGILE 的一篇，" * 9,
+    ]
+    # Ray hands out a thousand rows at a time, so that less would be work for one node.
+    sentences = {
+        s for text in world_texts for s in text.replace("\n", "。").split("。") if len(s) > 9
+    }
+    numbered = (f"{s}，第{n}次。" for n in range(9) for s in sorted(sentences))
+    texts += itertools.islice(numbered, 2200)
+    half = len(texts) // 2
+    inputs = {
+        "alpha": str(write_documents(tmp_path / "alpha.jsonl", texts[:half])),
+        "beta": str(write_documents(tmp_path / "beta.jsonl", texts[half:])),
+    }
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    fragile = tmp_path / "fragile_mapper.py"
+    fragile.write_text(FRAGILE, encoding="utf-8")
+    data = recipes.load("text-repaired").data
+    custom = [*data.get("custom_operator_paths", []), str(fragile)]
+    process = [
+        *data["process"][:3],
+        {"fragile_mapper": {"meeting": str(meeting)}},
+        *data["process"][3:],
+    ]
+    recipe = tmp_path / "whole.yaml"
+    recipe.write_text(
+        yaml.safe_dump(data | {"process": process, "custom_operator_paths": custom}), "utf-8"
+    )
+    loaded = recipes.load(str(recipe.with_suffix("")))
+    (stand_in,) = replacements(loaded)
+    assert stand_in["replaced_by"] == "ray_bts_minhash_deduplicator"
+    minhash = {k: v for k, v in stand_in["with"].items() if k != "num_permutations"}
+    job = {
+        "recipe": str(recipe),
+        "inputs": inputs,
+        "models": str(tmp_path / "models"),
+        "output": str(tmp_path / "output"),
+        "scratch": str(tmp_path / "scratch"),
+        "ray": {"address": address, "partition_bytes": 40_000},
+        "deduplicators": {
+            "minhash": ["document_minhash_deduplicator", minhash | {"num_permutations": 256}],
+            "simhash": [stand_in["operator"], stand_in["arguments"]],
+        },
+    }
+    (tmp_path / "models").mkdir()
+    run_program("models", job, tmp_path)
+    model = {"DATA_JUICER_EXTERNAL_MODELS_HOME": job["models"], "HF_HUB_OFFLINE": "1"}
+    expected = run_program("reference", job, tmp_path, **model)
+    outcome = run_program("ray", job, tmp_path, **token)
+    documents = read_documents(list(inputs.values()))
+    assert_same_fates(outcome, expected, documents)
+
+    assert len(outcome["notes"]["nodes"]) == 2
+    written = list((tmp_path / "scratch" / "step-0" / "records").glob("*/*.parquet"))
+    workers = Counter(pq.read_schema(path).metadata[b"node"] for path in written)
+    assert len(workers) == 2, workers
+    assert outcome["documents_failed"] == 1  # and its batch went on without it
+    assert len(outcome["cleaned"]) > 4
+
+    operators = [op.name for op in loaded.operators]
+    for source in inputs:
+        for before, after in itertools.pairwise(_entries(tmp_path / "output", source, operators)):
+            assert before.documents_in == before.documents_kept + before.documents_dropped
+            assert (after.documents_in, after.bytes_in) == (
+                before.documents_kept,
+                before.bytes_kept,
+            )
+
+    ids = [d["id"] for d in documents]
+    caught = {
+        name: sum(ids[c] not in left for places in copies.values() for c in places)
+        for name, left in expected["left"].items()
+    }
+    print(f"\n{sum(map(len, copies.values()))} planted copies; dropped as such: {caught}")
+    made = {path: Path(path).read_bytes() for path in outcome["cleaned"] + outcome["fates"]}
+    for path in (outcome["cleaned"][2], outcome["fates"][2], outcome["fates"][-1]):
+        Path(path).unlink()
+    again = run_program("ray", job, tmp_path, **token)
+    assert {path: Path(path).read_bytes() for path in made} == made
+    assert again["documents_kept"] == outcome["documents_kept"]
+    assert not any("mapper" in what for what in again["said"])  # no operator ran twice
+
+
+def _entries(folder: Path, source: str, operators: list[str]) -> list[Any]:
+    import pyarrow as pa
+
+    tables = [pq.read_table(path) for path in fates.files(folder, source)]
+    return fates.entries(pa.concat_tables(tables, promote_options="default"), operators)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_code_here_and_only_on_loopback(tmp_path: Path) -> None:
+    rng = random.Random(4)
+    world = make_world(7)
+    files = [code_file(rng, world, language) for language in ("python", "java") for _ in range(30)]
+    files = list(soil_code(rng, "python", files))
+    source = write_documents(tmp_path / "code.jsonl", [*files, files[3], files[40]])
+    recipe = write_recipe(tmp_path / "code.yaml", "code-repaired")
+    (stand_in,) = replacements(recipes.load(str(recipe.with_suffix(""))))
+    minhash = dict(stand_in["with"])
+    job = {
+        "recipe": str(recipe),
+        "inputs": {"code": str(source)},
+        "models": str(tmp_path / "models"),
+        "output": str(tmp_path / "output"),
+        "scratch": str(tmp_path / "scratch"),
+        "ray": {
+            "address": "local",
+            "num_cpus": 1,
+            "round_bytes": 70_000,
+            "partition_bytes": 30_000,
+        },
+        "deduplicators": {"minhash": ["document_minhash_deduplicator", minhash]},
+    }
+    (tmp_path / "models").mkdir()
+    run_program("models", job, tmp_path)
+    model = {"DATA_JUICER_EXTERNAL_MODELS_HOME": job["models"], "HF_HUB_OFFLINE": "1"}
+    expected = run_program("reference", job, tmp_path, **model)
+    outcome = run_program("ray", job, tmp_path)
+    assert_same_fates(outcome, expected, read_documents([source]))
+    assert set(outcome["listening"]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+    resolved = yaml.safe_load(Path(outcome["recipe"]).read_text("utf-8"))
+    assert resolved["executor_type"] == "ray"
+    assert resolved["process"][-1] == {stand_in["replaced_by"]: stand_in["with"]}
+    assert resolved["process"][:-1] == [
+        {op.name: op.arguments or None} for op in recipes.load("code-repaired").operators[:-1]
+    ]
+
+
+def test_no_cluster_is_one_clear_error(tmp_path: Path) -> None:
+    from corpus.cleaning.ray.run import run
+
+    source = write_documents(tmp_path / "a.jsonl", ["一"])
+    for address, words in (
+        ("127.0.0.1:1", "ray start --head"),
+        ("ray://127.0.0.1:1", "client"),
+        ("here", "local, auto"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            run(
+                recipes.load("text"),
+                {"a": source},
+                tmp_path,
+                tmp_path / "o",
+                tmp_path / "s",
+                RayConfig(address=address),
+                lambda done, total, what: None,
+            )
+    assert not (tmp_path / "o").exists()
+    assert not (tmp_path / "s").exists()
+
+
+def test_recipe_is_cut_at_deduplicators_and_only_those_are_replaced(tmp_path: Path) -> None:
+    recipe = recipes.load("text")
+    operators, duplicates = stretches(recipe)
+    assert operators.operators == recipe.operators[:-1]
+    assert operators.positions == tuple(range(1, 21))
+    assert duplicates.positions == (21,)
+    arguments = duplicates.operators[0].arguments
+    assert arguments["ignore_pattern"] == recipe.operators[-1].arguments["ignore_pattern"]
+    assert arguments["tokenization"] == "character"
+    exact = tmp_path / "exact.yaml"
+    exact.write_text("process: [document_deduplicator: null]", encoding="utf-8")
+    with pytest.raises(ConfigError, match="one machine"):
+        stretches(recipes.load(str(exact.with_suffix(""))))
+
+
+def test_texts_shorter_than_a_window_are_no_copies_of_each_other() -> None:
+    from data_juicer.ops.deduplicator.ray_bts_minhash_deduplicator import (
+        RayBTSMinhashDeduplicatorWithUid,
+    )
+
+    from corpus.cleaning.ray.plan import MINHASH_ARGUMENTS
+    from corpus.cleaning.ray.probe import RecordedMinhash
+
+    library = RayBTSMinhashDeduplicatorWithUid(**MINHASH_ARGUMENTS)
+    ours = RecordedMinhash(**MINHASH_ARGUMENTS, duplicates="")
+    for text in ("山高", "水长", "一二三四"):
+        assert not library.tokenization_func(text)  # the library counts all of these as one
+        assert ours.tokenization_func(text) == {text.encode()}
+    long = "山高水长风景好"
+    assert ours.tokenization_func(long) == library.tokenization_func(long)
+
+
+def test_parts_are_put_together_in_order_and_each_fate_once(tmp_path: Path) -> None:
+    from corpus.cleaning.ray import parts as ray_parts
+    from corpus.cleaning.ray.probe import DUPLICATE, RaySinkMapper, _write_parts
+
+    texts = [f"文章{i}" * (i + 1) for i in range(40)]
+    path = write_documents(tmp_path / "a.jsonl", texts)
+    parts = partitions.plan({"a": str(path)}, 2000)
+    pieces = [
+        ray_parts.Piece(
+            index=i, partition=part, rows=tmp_path / f"{part.name}.parquet", output=tmp_path / "out"
+        )
+        for i, part in enumerate(parts)
+    ]
+    rows: list[dict[str, Any]] = []
+    for piece in pieces:
+        ray_parts.lay_out(piece)
+        rows += pq.read_table(piece.rows).to_pylist()
+    assert [r["text"] for r in rows] == texts
+    assert len(pieces) > 2
+    uids = [r["__dj__uid"] for r in rows]
+    assert uids == sorted(uids)
+
+    for row in rows:
+        i = texts.index(row["text"])
+        row |= {
+            "dropped_by": 2 if i % 5 == 1 else 0,
+            "failed": i == 6,
+            "size": 3,
+            "edits": "1:3;" if i % 2 else "",
+            "stats": '{"text_len": 7}',
+            "text": f"新{i}",
+        }
+    random.Random(0).shuffle(rows)
+    one, two = (
+        {
+            "records": str(tmp_path / f"{n}-records"),
+            "texts": n == "s1",
+            "survivors": str(tmp_path / f"{n}-survivors"),
+        }
+        for n in ("s1", "s2")
+    )
+    sink = RaySinkMapper(**one)
+    for batch in (rows[:25], rows[25:], rows[:25], rows[10:30]):  # as retries might have it
+        sink.process_batched({name: [row[name] for row in batch] for name in rows[0]})
+    assert len(list((tmp_path / "s1-records").glob("*/*"))) <= 3 * len(pieces)
+    copy, original = rows_of(rows, 30), rows_of(rows, 3)
+    left = [r for r in rows if not r["dropped_by"] and r is not copy]
+    columns = ("__dj__uid", "part", "id", "text")
+    RaySinkMapper(**two).process_batched({name: [row[name] for row in left] for name in columns})
+    _write_parts(
+        {"__dj__uid": [copy["__dj__uid"]], "part": [copy["part"]], "of": [original["__dj__uid"]]},
+        DUPLICATE,
+        tmp_path / "duplicates",
+    )
+    steps = [
+        ray_parts.Step(
+            positions=(1, 2),
+            records=tmp_path / "s1-records",
+            survivors=tmp_path / "s1-survivors",
+            duplicates=None,
+        ),
+        ray_parts.Step(
+            positions=(3,),
+            records=None,
+            survivors=tmp_path / "s2-survivors",
+            duplicates=tmp_path / "duplicates",
+        ),
+    ]
+    counts = [ray_parts.assemble(piece, steps, pieces) for piece in pieces]
+    assert counts == [ray_parts.count(pq.read_table(piece.fates)) for piece in pieces]
+    kept = read_documents([piece.cleaned for piece in pieces if piece.cleaned.exists()])
+    expected = [i for i in range(40) if i % 5 != 1 and i != 30]
+    given = read_documents([path])
+    assert kept == [given[i] | {"text": f"新{i}"} for i in expected]
+    found = [row for piece in pieces for row in pq.read_table(piece.fates).to_pylist()]
+    assert [row["id"] for row in found] == [d["id"] for d in given]
+    assert [row["dropped_by"] for row in found] == [
+        3 if i == 30 else 2 if i % 5 == 1 else 0 for i in range(40)
+    ]
+    assert found[30]["duplicate_of"] == given[3]["id"]
+    assert sum(row["failed"] for row in found) == 1
+    assert found[9]["edits"] == [{"operator": 1, "bytes": 3}]
+
+    lost = next((tmp_path / "s1-records").glob("*/*.parquet")).parent
+    shutil.rmtree(lost)
+    with pytest.raises(AssertionError, match="records of"):
+        for piece in pieces:
+            ray_parts.assemble(piece, steps, pieces)
+
+
+def rows_of(rows: list[dict[str, Any]], i: int) -> dict[str, Any]:
+    return next(row for row in rows if row["text"] == f"新{i}")

@@ -1,0 +1,57 @@
+"""Train onto a tiny disk, mounted in a user namespace of its own; once full, once freed.
+
+    python full_disk_program.py JOB.json
+
+Prints a JSON line: the error, the steps done when it came, the checkpoints then and in the end.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from common.errors import StageError
+from model.train.build import build
+from model.train.checkpoint.reader import complete_checkpoints
+from model.train.config import PretrainJob
+from model.train.distributed.context import parallel
+from model.train.distributed.signals import StopFlag
+from model.train.trainer import Trainer
+
+if __name__ == "__main__":
+    job = PretrainJob.read(Path(sys.argv[1]))
+    disk = Path(job.output) / "checkpoints"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(disk)], check=True)
+    ballast = disk / "ballast"
+    step = Trainer._step
+
+    def fill(trainer: Trainer) -> Any:
+        if trainer.progress.step == 3:
+            trainer.checkpoints.wait()
+            with ballast.open("wb", buffering=0) as file:
+                try:
+                    while True:
+                        file.write(bytes(1 << 14))
+                except OSError:
+                    pass
+        return step(trainer)
+
+    result: dict[str, Any] = {}
+    with parallel() as ranks:
+        run = build(job, ranks, StopFlag())
+        Trainer._step = fill  # type: ignore[method-assign]
+        try:
+            run.trainer.fit()
+        except StageError as error:
+            result |= {"error": str(error), "step": run.trainer.progress.step}
+        result["full"] = sorted(path.name for path in disk.iterdir())
+        Trainer._step = step  # type: ignore[method-assign]
+        ballast.unlink()
+        run.trainer.close()
+        again = build(job, ranks, StopFlag())
+        again.trainer.fit()
+        again.trainer.close()
+    result["freed"] = [path.name for path in complete_checkpoints(disk)]
+    print(json.dumps(result))

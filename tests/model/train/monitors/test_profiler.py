@@ -1,0 +1,55 @@
+"""Traces of real ranks, asked for by settings and by a request while they train."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from common.errors import DataError
+from model.train.build import Run
+from model.train.run.changes import Changes
+from model.train.run.requests import ProfileRequest, RequestFolder, parse_request
+from tests.model.train import ranks
+
+MakeRun = Callable[..., Run]
+PHASES = ("data", "forward_backward", "agree", "optimizer")
+
+
+def names_in(path: Path) -> list[str]:
+    return [
+        e.get("name", "") for e in json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    ]
+
+
+def test_every_rank_traces_what_settings_and_requests_ask_for(
+    packed: Path, uninterrupted: Path, tmp_path: Path
+) -> None:
+    changes = ranks.settings(profile={"start_step": 8, "num_steps": 2})
+    job = ranks.write_job(packed, tmp_path, changes)
+    RequestFolder(tmp_path).publish(ProfileRequest(num_steps=1))  # seen before the first step
+    assert ranks.run_ranks(job, 2) == [0, 0], (tmp_path / "rank-0.log").read_text()
+    files = sorted(str(p.relative_to(tmp_path)) for p in (tmp_path / "profile").rglob("*.gz"))
+    assert files == [f"profile/step-0000000{s}/rank-{r}.json.gz" for s in (2, 8) for r in (0, 1)]
+    for step, number in ((2, 1), (8, 2)):
+        found = names_in(tmp_path / f"profile/step-0000000{step}/rank-1.json.gz")
+        for phase in PHASES:
+            assert found.count(f"steel:{phase}") == number, (step, phase)
+    assert not RequestFolder(tmp_path).names()
+    # And the run is the one that nobody watched.
+    assert ranks.read_run(tmp_path) == ranks.read_run(uninterrupted)
+
+
+def test_a_request_for_a_trace_changes_no_journal(make_run: MakeRun) -> None:
+    run = make_run()
+    changes = run.trainer.control.changes
+    assert changes.apply("a", ProfileRequest(), step=3, consumed=24) is changes
+    assert isinstance(changes, Changes)
+
+
+@pytest.mark.parametrize("num_steps", ["three", 1.5, True, 0])
+def test_a_malformed_request_is_refused(num_steps: object) -> None:
+    raw = {"schema_version": 1, "kind": "profile", "request": {"num_steps": num_steps}}
+    with pytest.raises(DataError, match="wrong type"):
+        parse_request(raw)

@@ -1,0 +1,102 @@
+"""A rank that hangs or dies ends all others, with a reason."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from model.train.checkpoint.reader import complete_checkpoints
+from tests.model.train import ranks
+from tests.model.train.ranks import Fault
+from tests.processes import processes_of
+
+EXIT_HANGING = 3
+QUICKLY = {"step_timeout_minutes": 0.05, "first_step_timeout_minutes": 1.0}
+
+
+@pytest.mark.usefixtures("fork_server")
+def test_a_stopped_rank_ends_the_others(packed: Path, tmp_path: Path) -> None:
+    job = ranks.write_job(packed, tmp_path, ranks.settings(health=QUICKLY))
+    stop = Fault(step=6, number=signal.SIGSTOP, rank=1)
+    assert ranks.run_ranks(job, 2, stop) == [EXIT_HANGING, -signal.SIGKILL]
+    log = (tmp_path / "rank-0.log").read_text()
+    assert "rank 0 made no progress for 3 s (allowed: 3) in phase 'step', after step 6" in log
+    assert "Rank 1 " in log and "is stopped (SIGSTOP); it was in phase " in log
+    assert "Current thread" in log and "trainer.py" in log, "stack traces"
+    # And the run goes on from its checkpoint.
+    assert ranks.run_ranks(job, 2) == [0, 0]
+    assert not list((tmp_path / "ranks").iterdir())
+
+
+@pytest.mark.usefixtures("fork_server")
+def test_a_dead_rank_is_named(packed: Path, tmp_path: Path) -> None:
+    job = ranks.write_job(packed, tmp_path, ranks.settings())
+    kill = Fault(step=6, number=signal.SIGKILL, rank=1)
+    assert ranks.run_ranks(job, 2, kill) == [EXIT_HANGING, -signal.SIGKILL]
+    [sentence] = [
+        line
+        for line in (tmp_path / "rank-0.log").read_text().splitlines()
+        if "lost another rank" in line
+    ]
+    assert "rank 0 lost another rank in phase 'step', after step 6. Rank 1 " in sentence
+    assert " is dead; it was in phase " in sentence
+    assert "Traceback" not in (tmp_path / "rank-0.log").read_text()
+
+
+HELD = """
+import ctypes, sys, time
+from pathlib import Path
+from model.train.monitors.watchdog import Watchdog
+
+watchdog = Watchdog(Path(sys.argv[1]), 0, first_timeout=1, timeout=1, margin=1).start()
+watchdog.beat("step", 7)
+time.sleep(0.6)  # until it is armed
+ctypes.PyDLL(None).sleep(60)  # holds the interpreter's lock: no Python thread runs
+"""
+
+
+def test_a_process_whose_python_hangs_ends_too(tmp_path: Path, root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HELD, str(tmp_path)],
+        cwd=root,
+        timeout=50,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "Timeout" in done.stderr and 'File "<string>", line' in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_torchrun_ends_with_all_its_ranks(
+    packed: Path, tmp_path: Path, root: Path, number: signal.Signals
+) -> None:
+    values = ranks.settings(steps=60, weights={"alpha": 4.0, "beta": 4.0}, health=QUICKLY)
+    job = ranks.write_job(packed, tmp_path, values)
+    with (tmp_path / "launch.log").open("wb") as log:
+        launcher = subprocess.Popen(
+            [sys.executable, "-m", "model.entry.launch", "2", "model.entry.pretrain", str(job)],
+            cwd=root,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        )
+    try:
+        while not complete_checkpoints(tmp_path / "checkpoints"):
+            assert launcher.poll() is None, (tmp_path / "launch.log").read_text()
+            time.sleep(0.02)
+        victims = [pid for pid in processes_of(job) if pid != launcher.pid]
+        os.kill(max(victims), number)
+        assert launcher.wait(100) != 0
+    finally:
+        launcher.kill()
+    assert not processes_of(job)
+    log_text = (tmp_path / "launch.log").read_text()
+    assert "made no progress" in log_text or "lost another rank" in log_text

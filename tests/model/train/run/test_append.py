@@ -1,0 +1,242 @@
+"""Data that join a run: what is trained on is the formula's, sample by sample."""
+
+import json
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.data import DataState, Journal, PackedDataset, PackedManifest
+from model.train.checkpoint.reader import complete_checkpoints
+from model.train.config import PretrainJob
+from model.train.run import client as asking
+from model.train.run.changes import Changes, sample_order
+from model.train.run.client import Answer, RunState
+from model.train.run.horizon import HorizonChange
+from model.train.run.requests import RequestFolder
+from tests.model.train import ranks
+from tests.model.train.ranks import Fault
+
+pytestmark = pytest.mark.usefixtures("fork_server")
+
+STOPPED = 143
+BATCH = 8
+
+
+@pytest.fixture(scope="session")
+def more(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three folders of packed data that the first ones know nothing of."""
+    folders = [tmp_path_factory.mktemp(f"more-{i}") for i in range(3)]
+    return [ranks.write_packed(f, tokens=2_000, seed=50 + i) for i, f in enumerate(folders)]
+
+
+def ask(output: Path, data: Path, *, running: bool = False, **how: Any) -> Answer:
+    return asking.append(RunState.read(output, running=running), data, **how)
+
+
+def finish(job: Path, world_size: int = 2) -> None:
+    codes = ranks.run_ranks(job, world_size)
+    assert codes == [0] * world_size, (job.parent / "rank-0.log").read_text()
+
+
+def changes_of(output: Path) -> Changes:
+    job = PretrainJob.read(output / "pretrain.json")
+    return Changes.read(output, job.settings, PackedManifest.read(Path(job.packed) / "shards"))
+
+
+def assert_order(output: Path, appends: list[tuple[Path, int]]) -> None:
+    """Every sample had the tokens of the order that these appends (data, at) make, none twice."""
+    job = PretrainJob.read(output / "pretrain.json")
+    base, journal = PackedManifest.read(Path(job.packed) / "shards"), Journal()
+    for data, at in appends:
+        new = PackedManifest.read(data / "shards")
+        journal = journal.append(base, new, at=at, seed=job.settings.seed)
+    order = sample_order(job.settings, base, journal)
+    total = changes_of(output).horizon.total_steps
+    numbers = list(range(total * BATCH))
+    tokens, _ = PackedDataset(Path(job.packed) / "shards", order).fetch(numbers)
+    expected = {number: ranks.content(row[:-1]) for number, row in enumerate(tokens)}
+    assert ranks.read_contents(output) == expected
+    found = order.locate_many(numbers)
+    places = {*zip(found.shard.tolist(), found.epoch.tolist(), found.start.tolist(), strict=True)}
+    assert len(places) == len(numbers), "a block is trained on once an epoch"
+    if total == order.num_samples // BATCH:
+        assert order.num_samples - len(places) < BATCH, "every block is, but for half a batch"
+
+
+def assert_same_run(output: Path, reference: Path) -> None:
+    assert ranks.read_run(output) == ranks.read_run(reference)
+    assert ranks.read_contents(output) == ranks.read_contents(reference)
+    weights = [
+        (folder / "model" / "model.safetensors").read_bytes() for folder in (output, reference)
+    ]
+    assert weights[0] == weights[1]
+
+
+@pytest.fixture(scope="session")
+def appended(
+    packed: Path, more: list[Path], fork_server: None, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A run that nothing disturbed, which new data joined at step 6 and made longer."""
+    output = tmp_path_factory.mktemp("appended")
+    job = ranks.write_job(packed, output, ranks.settings())
+    assert ask(output, more[0], at_step=6, horizon="extend").status == "requested"
+    finish(job)
+    return output
+
+
+def test_new_data_join_at_the_step_and_make_the_run_longer(
+    appended: Path, more: list[Path]
+) -> None:
+    new = PackedManifest.read(more[0] / "shards")
+    gained = sum((shard.num_tokens - 1) // 32 for shard in new.shards) // BATCH
+    assert gained >= 6
+    [change] = changes_of(appended).horizon.changes
+    assert (change.step, change.total_steps, change.policy) == (6, 12 + gained, "extend")
+    assert sorted(ranks.read_run(appended)) == list(range(1, 13 + gained))
+    assert_order(appended, [(more[0], 6 * BATCH)])
+    assert not list((appended / "requests").iterdir())
+    newest = complete_checkpoints(appended / "checkpoints")[-1]
+    saved = json.loads((newest / "trainer.json").read_text())
+    assert saved["horizon"] == changes_of(appended).horizon.to_dict()
+    state = DataState.from_json((newest / "data_state.json").read_text())
+    assert [entry.at for entry in state.journal] == [6 * BATCH]
+
+
+def test_an_append_costs_no_communication_while_nothing_is_asked(
+    appended: Path, uninterrupted: Path
+) -> None:
+    def reductions(output: Path) -> int:
+        counted = json.loads((output / "collectives-0.json").read_text())
+        return int(counted["all_reduce"]) - len(
+            [m for m in ranks.read_run(output).values() if "validation/loss" in m]
+        )
+
+    assert reductions(uninterrupted) == 12
+    assert reductions(appended) == max(ranks.read_run(appended))
+
+
+CHANGE = 6
+KILLS = [
+    Fault(step=CHANGE, at="before journal"),  # the horizon is on disk, the journal is not
+    Fault(step=CHANGE, at="after journal"),  # the request still lies there
+    Fault(step=CHANGE, rank=1),  # before the first new batch
+    Fault(step=8, at="before rename"),  # before the first checkpoint that knows
+]
+
+
+def assert_killed(job: Path, fault: Fault) -> None:
+    codes = ranks.run_ranks(job, 2, fault)
+    assert codes[fault.rank] == -signal.SIGKILL, (
+        fault,
+        codes,
+        (job.parent / "rank-0.log").read_text(),
+    )
+    assert codes[1 - fault.rank] != 0
+
+
+def test_kills_around_an_append_leave_no_trace(
+    packed: Path, more: list[Path], appended: Path, tmp_path: Path
+) -> None:
+    job = ranks.write_job(packed, tmp_path, ranks.settings())
+    ask(tmp_path, more[0], at_step=CHANGE, horizon="extend")
+    for fault in KILLS:
+        assert_killed(job, fault)
+    finish(job)
+    assert_same_run(tmp_path, appended)
+
+
+def test_append_from_outside_while_two_ranks_train(
+    packed: Path, more: list[Path], tmp_path: Path
+) -> None:
+    job = ranks.write_job(packed, tmp_path, ranks.settings(steps=0, checkpoints={"every": 100}))
+    training = threading.Thread(target=finish, args=(job,))
+    training.start()
+    while len(ranks.read_run(tmp_path)) < 3:
+        assert training.is_alive(), (tmp_path / "rank-0.log").read_text()
+        time.sleep(0.005)
+    answer = ask(tmp_path, more[0], running=True, horizon="extend")
+    assert ask(tmp_path, more[0], running=True, horizon="extend").status in ("pending", "done")
+    training.join()
+    changes = changes_of(tmp_path)
+    [entry] = changes.journal.entries
+    assert entry.at >= 3 * BATCH and entry.at % BATCH == 0
+    assert changes.horizon.total_steps == answer.total_steps
+    assert_order(tmp_path, [(more[0], entry.at)])
+    # The very run, had the step been named beforehand.
+    again = tmp_path / "again"
+    job = ranks.write_job(packed, again, ranks.settings(steps=0, checkpoints={"every": 100}))
+    ask(again, more[0], at_step=entry.at // BATCH, horizon="extend")
+    finish(job)
+    assert_same_run(tmp_path, again)
+
+
+def test_appends_to_a_stopped_run_that_moves_to_other_ranks(
+    packed: Path, more: list[Path], tmp_path: Path
+) -> None:
+    job = ranks.write_job(packed, tmp_path, ranks.settings())
+    assert ranks.run_ranks(job, 2, Fault(step=2, number=signal.SIGTERM)) == [STOPPED, STOPPED]
+    ask(tmp_path, more[0])  # joins when it goes on, after step 3
+    ask(tmp_path, more[1], at_step=8, horizon="extend")
+    assert ranks.run_ranks(job, 1, Fault(step=6, number=signal.SIGTERM)) == [STOPPED]
+    assert [entry.at for entry in changes_of(tmp_path).journal.entries] == [3 * BATCH]
+    finish(job, 2)
+    assert_order(tmp_path, [(more[0], 3 * BATCH), (more[1], 8 * BATCH)])
+    assert [c.policy for c in changes_of(tmp_path).horizon.changes] == ["keep", "extend"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_random_appends_kills_stops_and_ranks(
+    packed: Path, more: list[Path], tmp_path: Path, seed: int
+) -> None:
+    """Whatever happens: the order is the journal's, and a twin that was never disturbed equals it
+    (same ranks: bit for bit)."""
+    chance = random.Random(seed)
+    schedule = chance.choice(["cosine", "wsd"])
+    values = ranks.settings(micro_batch=4, steps=30, schedule=schedule)
+    job = ranks.write_job(packed, tmp_path, values)
+    left, fixed_ranks, done = list(more), seed % 2 == 0, 0
+    for number in range(10):
+        asked = bool(left) and number % 3 == 0
+        if asked:
+            pending = [p.request for p in RequestFolder(tmp_path).pending()]
+            earliest = max([done, *(r.at_step or 0 for r in pending if r)])
+            at_step = chance.choice([None, earliest + chance.randint(0, 4)])
+            ask(tmp_path, left.pop(), at_step=at_step, horizon=chance.choice(["keep", "extend"]))
+        at, step = "log", done + chance.randint(1, 6)
+        if asked and chance.random() < 0.7:
+            at = chance.choice(["before horizon", "before journal", "after journal"])
+        elif chance.random() < 0.4:
+            at, step = chance.choice(["before tensors", "before rename"]), 4 * (done // 4 + 1)
+        kind = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
+        world_size = 2 if fixed_ranks else chance.choice([1, 2])
+        codes = ranks.run_ranks(job, world_size, Fault(step=step, at=at, number=kind))  # type: ignore[arg-type]
+        if not any(codes):
+            break
+        saved = complete_checkpoints(tmp_path / "checkpoints")
+        done = int(saved[-1].name.split("-")[1]) if saved else 0
+    if not (tmp_path / "model").exists():
+        finish(job)
+    changes = changes_of(tmp_path)
+    assert len(changes.journal.entries) >= 2 and not RequestFolder(tmp_path).refused()
+    by_digest = {PackedManifest.read(f / "shards").digest: f for f in more}
+    assert_order(tmp_path, [(by_digest[e.manifest], e.at) for e in changes.journal.entries])
+    if fixed_ranks:
+        twin = tmp_path / "twin"
+        job = ranks.write_job(packed, twin, values)
+        for entry, change in zip(changes.journal.entries, changes.horizon.changes, strict=True):
+            ask(twin, by_digest[entry.manifest], at_step=change.step, horizon=change.policy)
+        finish(job)
+        assert_same_run(tmp_path, twin)
+        assert [_when(c) for c in changes_of(twin).horizon.changes] == [
+            _when(c) for c in changes.horizon.changes
+        ]
+
+
+def _when(change: HorizonChange) -> tuple[int, int, str | None]:
+    return change.step, change.total_steps, change.manifest

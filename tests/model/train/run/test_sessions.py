@@ -1,0 +1,48 @@
+"""A run's file of sessions tells who took it up, from which step, and how each of them ended."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from model.train.run.metrics import JsonLines
+from model.train.run.sessions import FILE_NAME, read_sessions
+from tests.model.train import ranks
+from tests.model.train.ranks import Fault
+
+pytestmark = pytest.mark.usefixtures("fork_server")
+
+
+def test_killed_stopped_and_rescaled(packed: Path, tmp_path: Path) -> None:
+    job = ranks.write_job(packed, tmp_path, ranks.settings())
+    ranks.run_ranks(job, 2, Fault(step=7))
+    stopped = ranks.run_ranks(job, 1, Fault(step=8, number=signal.SIGTERM))
+    assert stopped == [143]
+    assert ranks.run_ranks(job, 2) == [0, 0]
+    killed, asked, last = read_sessions(tmp_path / FILE_NAME)
+    assert [s.num_processes for s in (killed, asked, last)] == [2, 1, 2]
+    assert (killed.step, killed.how, killed.last_step) == (0, "killed", None)
+    assert 0 < asked.step <= 7, "from the newest checkpoint before the kill"
+    assert asked.how == "stopped" and asked.last_step in (8, 9)
+    assert (last.step, last.how) == (asked.last_step, "done")
+    assert last.last_step == ranks.settings()["steps"]
+    assert killed.began < asked.began < last.began
+    assert last.about["software"]["torch"]
+
+
+def test_a_run_without_the_file_and_a_torn_last_line(tmp_path: Path) -> None:
+    path = tmp_path / FILE_NAME
+    assert read_sessions(path) == []
+    JsonLines(path).append(
+        event="begin",
+        step=0,
+        batch=0,
+        num_processes=1,
+        device="X",
+        host="h",
+        commit=None,
+        software={},
+    )
+    with path.open("a") as file:
+        file.write('{"event": "e')
+    assert [session.how for session in read_sessions(path)] == ["killed"]

@@ -1,0 +1,117 @@
+"""The loss that a leaking model's generation meets, and that it is always reported."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from common.errors import ConfigError
+from model import SteelForCausalLM
+from model.train.causal_validation import honest_loss, prefix_losses
+from model.train.loss import Objective
+from tests.model.train import ranks
+
+MakeRun = Callable[..., Any]
+
+
+@pytest.mark.parametrize("routing", ["token", "sequence", "reference_norm", "dense"])
+def test_is_the_models_own_prefix_loss(
+    make_model: Callable[..., SteelForCausalLM], tokens: Tensor, routing: str
+) -> None:
+    model = make_model(routing=routing)
+    objective = Objective(model)
+    found = prefix_losses(objective, tokens[:, :-1], tokens[:, 1:], num_targets=11)
+    torch.testing.assert_close(found.mean().float(), model.prefix_loss(tokens))
+    # Where nothing leaks, the parallel pass says the same.
+    parallel = objective(tokens[:, :-1], tokens[:, 1:])[1].double()
+    same = torch.allclose(found, parallel, atol=1e-5)
+    assert same == (routing in ("token", "dense"))
+
+
+def test_documents_are_kept_apart(
+    make_model: Callable[..., SteelForCausalLM], tokens: Tensor
+) -> None:
+    objective = Objective(make_model(routing="sequence"))
+    row, targets = tokens[:1, :-1], tokens[:1, 1:]
+    positions = torch.cat([torch.arange(4), torch.arange(7)]).unsqueeze(0)
+    packed = prefix_losses(objective, row, targets, positions, num_targets=11)
+    parts = [
+        prefix_losses(objective, row[:, part], targets[:, part], num_targets=length) * length
+        for part, length in ((slice(0, 4), 4), (slice(4, 11), 7))
+    ]
+    torch.testing.assert_close(packed, (parts[0] + parts[1]) / 11)
+
+
+def test_few_targets_are_spread_over_the_row(
+    make_model: Callable[..., SteelForCausalLM], tokens: Tensor
+) -> None:
+    model = make_model(routing="sequence")
+    seen: list[int] = []
+    model.model.register_forward_pre_hook(
+        lambda _, __, kwargs: seen.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    prefix_losses(Objective(model), tokens[:, :-1], tokens[:, 1:], num_targets=3)
+    assert seen == [1, 6, 11]
+
+
+def test_compiled_layers_are_not_compiled_for_each_length(
+    make_model: Callable[..., SteelForCausalLM], tokens: Tensor
+) -> None:
+    model = make_model(routing="sequence")
+    plain = prefix_losses(Objective(model), tokens[:, :-1], tokens[:, 1:])
+    lengths: list[int] = []
+
+    def count(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        lengths.append(len(inputs))
+        return graph
+
+    for layer in model.model.layers:
+        layer.compile(backend=count)
+    found = prefix_losses(Objective(model), tokens[:, :-1], tokens[:, 1:])
+    assert not lengths
+    assert torch.equal(found, plain)
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_validation_of_a_leaking_model_reports_it(make_run: MakeRun, separate: bool) -> None:
+    model = {**ranks.TINY, "routing": "sequence"}
+    with pytest.warns(UserWarning, match="later tokens"):
+        run = make_run(
+            model=model,
+            steps=2,
+            warmup_steps=1,
+            validation_fraction=0.1,
+            validate_every=1,
+            validation_samples=3,
+            separate_documents=separate,
+        )
+    logged: list[dict[str, float]] = []
+    run.trainer.sink.log = lambda step, metrics: logged.append(metrics)
+    run.trainer.fit()
+    validations = [metrics for metrics in logged if "validation/loss" in metrics]
+    assert len(validations) == 2
+    last = validations[-1]
+    assert last["validation/prefix_loss"] > 0
+    assert last["validation/prefix_loss"] != last["validation/loss"]
+    assert honest_loss(last) == last["validation/prefix_loss"]
+    assert honest_loss({"validation/loss": 2.0}) == 2.0
+    dataset = run.trainer.data.validation
+    batch = dataset.batch(range(3), separate_documents=separate)
+    by_hand = prefix_losses(
+        run.trainer.objective,
+        batch["input_ids"].long(),
+        batch["labels"].long(),
+        batch.get("position_ids"),
+    )
+    assert last["validation/prefix_loss"] == pytest.approx(by_hand.mean().item(), rel=1e-5)
+
+
+def test_a_leaking_model_without_held_out_data_is_refused(make_run: MakeRun) -> None:
+    model = {**ranks.TINY, "routing": "reference_norm"}
+    with (
+        pytest.warns(UserWarning, match="later tokens"),
+        pytest.raises(ConfigError, match=r"routing = 'reference_norm' leaks.*validation_fraction"),
+    ):
+        make_run(model=model, validation_fraction=0.0, validate_every=0)

@@ -1,0 +1,153 @@
+"""Measuring a step: it is a whole one, its figures agree with each other, failures are results."""
+
+import copy
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from common.errors import ConfigError
+from model.entry.throughput import _status, run_alone
+from model.kernels import IMPLEMENTATIONS
+from model.train.build import make_ready, model_config
+from model.train.config import PretrainSettings
+from model.train.distributed.context import parallel
+from model.train.distributed.initialise import RandomWeights
+from model.train.loss import Objective
+from model.train.optimizer import build_optimizer
+from model.train.throughput.measure import ThroughputJob, _Loop, attention_backends, random_batch
+from model.train.train_step import Engine
+
+MODEL: dict[str, Any] = {
+    "vocab_size": 128,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_experts": 2,
+    "expert_intermediate_size": 16,
+}
+
+
+def settings(**changes: Any) -> PretrainSettings:
+    values = {"model": MODEL, "sequence_length": 16, "global_batch": 4, "micro_batch": 2}
+    return PretrainSettings(**{**values, **changes})
+
+
+def test_the_timed_step_is_forward_backward_clip_and_adamw() -> None:
+    """Against torch's own loop over the same tokens, with its own clip and a mean over all rows."""
+    chosen = settings(clip=0.05, weight_decay=0.0)
+    with torch.device("meta"):
+        measured = AutoModelForCausalLM.from_config(model_config(chosen, {}))
+    with parallel() as ranks:
+        objective = Objective(measured)
+        make_ready(objective, measured, RandomWeights(measured, 0), chosen, ranks)
+        reference = copy.deepcopy(measured)
+        batch = random_batch(chosen, ranks, 128, document_tokens=0)
+        engine = Engine(
+            objective=objective,
+            optimizer=build_optimizer(objective, chosen),
+            settings=chosen,
+            ranks=ranks,
+        )
+        loop = _Loop(engine, batch)
+        for _ in range(3):
+            loop.step()
+    inputs = torch.cat([part["input_ids"] for part in batch]).long()
+    labels = torch.cat([part["labels"] for part in batch]).long()
+    optimizer = torch.optim.AdamW(
+        reference.parameters(), lr=3e-6, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0
+    )
+    losses = []
+    for _ in range(3):
+        logits = reference(input_ids=inputs, use_cache=False).logits
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.05)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert loop.losses == pytest.approx(losses, rel=1e-5)
+    for ours, theirs in zip(measured.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_result_agrees_with_itself(tmp_path: Path) -> None:
+    job = ThroughputJob(
+        settings=settings(micro_batch=1), warmup_steps=2, timed_steps=3, output=str(tmp_path)
+    )
+    result = run_alone(job, num_processes := 2)
+    assert (result.status, result.num_devices) == ("done", num_processes)
+    assert result.tokens_per_step == 4 * 16
+    assert len(result.steps_seconds) == 3 and len(result.losses) == 5
+    assert result.step_seconds == sorted(result.steps_seconds)[1]
+    speed = result.tokens_per_step / result.step_seconds / num_processes
+    assert result.tokens_per_second_per_device == pytest.approx(speed)
+    assert result.mfu_measured == pytest.approx(
+        speed * result.flops_per_token / result.measured_peak
+    )
+    assert result.mfu_datasheet is None, "no datasheet knows this processor"
+    assert result.losses[0] == pytest.approx(math.log(128), abs=0.3)
+    assert all(math.isfinite(loss) for loss in result.losses)
+    assert 0.01 < result.memory_gb < 100
+    assert result.kernels.keys() == IMPLEMENTATIONS.keys()
+
+
+def test_what_does_not_fit_is_a_result_and_ends_all_ranks(tmp_path: Path) -> None:
+    huge = settings(model={**MODEL, "vocab_size": 2**45}, micro_batch=1)
+    result = run_alone(ThroughputJob(settings=huge, output=str(tmp_path)), 2)
+    assert result.status == "out of memory"
+    assert "memory" in result.reason
+    assert result.tokens_per_second_per_device == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory"),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), "out of memory"),
+        (RuntimeError("NCCL error …\nCuda failure 2 'out of memory'"), "out of memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), "out of memory"),
+        (ConfigError("kernels asks for 'abacus'"), "not possible here"),
+        (RuntimeError("No available kernel. Aborting execution."), "not possible here"),
+        (RuntimeError("shape mismatch"), None),
+    ],
+)
+def test_what_an_error_says_about_a_configuration(error: Exception, status: str | None) -> None:
+    assert _status(error) == status
+
+
+def test_random_documents_are_of_the_asked_length_and_part_rows() -> None:
+    chosen = settings(sequence_length=256, global_batch=8)
+    with parallel() as ranks:
+        batch = random_batch(chosen, ranks, 128, document_tokens=32)
+    assert [part["input_ids"].shape for part in batch] == [(2, 256)] * 4
+    for part in batch:
+        assert torch.equal(part["input_ids"][:, 1:], part["labels"][:, :-1])
+        bounds = part["cu_seqlens"].tolist()
+        assert {0, 256, 512} <= set(bounds)
+        lengths = [b - a for a, b in itertools.pairwise(bounds)]
+        assert part["max_seqlen"] == max(lengths)
+        assert part["position_ids"].flatten().tolist() == [i for n in lengths for i in range(n)]
+    assert 16 < 8 * 256 / sum(len(part["cu_seqlens"]) - 1 for part in batch) < 64
+
+
+def test_a_job_without_vocabulary_or_steps_is_refused() -> None:
+    with pytest.raises(ConfigError, match="vocab_size"):
+        ThroughputJob(settings=PretrainSettings(model={}), output="x").check()
+    with pytest.raises(ConfigError, match="timed_steps = 0"):
+        ThroughputJob(settings=settings(), timed_steps=0, output="x").check()
+
+
+def test_attention_is_restricted_to_what_was_asked_for() -> None:
+    """Flash attention takes no dense mask; the others do."""
+    query = torch.randn(1, 1, 4, 8)
+    mask = torch.zeros(1, 1, 4, 4)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    with attention_backends("other"):
+        plain = attend(query, query, query, attn_mask=mask)
+    with attention_backends("auto"):
+        torch.testing.assert_close(attend(query, query, query, attn_mask=mask), plain)

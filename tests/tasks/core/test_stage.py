@@ -1,0 +1,127 @@
+"""Stages: skipped when finished, continued when interrupted, never visible half-made."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from common.errors import StageError
+from tasks.core.lock import StageLock
+from tasks.core.stage import Context, StageResult, StageRun, stage, stage_key
+
+CALLS: list[str] = []
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordConfig:
+    word: str = "steel"
+    recipe: Path | None = None
+
+    def recipe_files(self) -> list[Path]:
+        return [self.recipe] if self.recipe else []
+
+
+@stage(version=1)
+def write_word(run: StageRun, config: WordConfig, *, before: StageResult | None = None) -> None:
+    CALLS.append(config.word)
+    (run.scratch / "draft").write_text("draft")
+    text = config.word if before is None else (before.folder / "word").read_text() + config.word
+    (run.folder / "word").write_text(text)
+    run.count(letters=len(text))
+    run.table("words", [{"word": config.word}])
+
+
+@stage(version=1)
+def fail_once(run: StageRun, config: WordConfig) -> None:
+    if not (run.folder / "half").exists():
+        (run.folder / "half").write_text("half")
+        raise RuntimeError("interrupted")
+    (run.folder / "whole").write_text((run.folder / "half").read_text() * 2)
+
+
+def test_finished_stage_is_published_whole_and_then_skipped(context: Context) -> None:
+    CALLS.clear()
+    first = write_word(WordConfig(), context=context)
+    again = write_word(WordConfig(), context=context)
+    assert CALLS == ["steel"]
+    assert (first.reused, again.reused) == (False, True)
+    assert (first.folder / "word").read_text() == "steel"
+    assert first.manifest["counts"]["letters"] == 5
+    assert [f["path"] for f in first.manifest["files"]] == ["word"]
+    assert sorted(p.name for p in first.folder.parent.iterdir()) == [first.key]
+
+
+def test_key_follows_config_inputs_and_recipe_content(context: Context, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("a: 1")
+    config = WordConfig(recipe=recipe)
+    one = stage_key("s", 1, config, {})
+    assert one == stage_key("s", 1, config, {})
+    assert one != stage_key("s", 2, config, {})
+    assert one != stage_key("s", 1, WordConfig(word="iron", recipe=recipe), {})
+    recipe.write_text("a: 2")
+    assert one != stage_key("s", 1, config, {})
+    base = write_word(WordConfig(), context=context)
+    assert stage_key("s", 1, config, {"before": base}) != stage_key("s", 1, config, {})
+    assert write_word(WordConfig(word="!"), context=context, before=base).manifest["counts"][
+        "letters"
+    ] == len("steel!")
+
+
+def test_failed_stage_is_invisible_and_continues_from_what_it_has(context: Context) -> None:
+    with pytest.raises(RuntimeError, match="interrupted"):
+        fail_once(WordConfig(), context=context)
+    folder = context.store / "fail_once"
+    assert [p.suffix for p in folder.iterdir()] == [".partial"]
+    result = fail_once(WordConfig(), context=context)
+    assert (result.folder / "whole").read_text() == "halfhalf"
+    assert [p.name for p in folder.iterdir()] == [result.key]
+
+
+def test_interrupted_stage_continues_in_its_mlflow_run(context: Context) -> None:
+    with pytest.raises(RuntimeError):
+        fail_once(WordConfig(), context=context)
+    fail_once(WordConfig(), context=context)
+    client = context.tracker.client
+    runs = client.search_runs([client.get_experiment_by_name("steel").experiment_id])
+    stages = [r for r in runs if r.data.tags.get("steel.stage") == "fail_once"]
+    assert [r.info.status for r in stages] == ["FINISHED"]
+
+
+def test_lock_names_its_owner_and_is_taken_from_the_dead(tmp_path: Path) -> None:
+    path = tmp_path / "key.lock"
+    with StageLock(path, what="pack"), pytest.raises(StageError, match=f"process {os.getpid()}"):
+        StageLock(path, what="pack").__enter__()
+    assert not path.exists()
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(f"""
+            import time
+            from pathlib import Path
+            from tasks.core.lock import StageLock
+            with StageLock(Path({str(path)!r}), what="pack"):
+                print("held", flush=True)
+                time.sleep(600)
+        """),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(StageError, match=f"process {holder.pid}"):
+        StageLock(path, what="pack").__enter__()
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    holder.stdout.close()
+    with StageLock(path, what="pack"):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []

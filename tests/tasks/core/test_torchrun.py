@@ -1,0 +1,143 @@
+"""Entries are started, followed and stopped well; nothing outlives its stage.
+
+The entry here is `tests.entry_program`: real ranks that join a process group, write metrics, save
+on SIGTERM, and can be told to fail.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from common.errors import StageError
+from model.entry.join import CALL
+from model.entry.launch import Nodes
+from tasks.core import torchrun as _torchrun
+from tasks.core.stage import Context, StageRun, stage
+from tasks.core.torchrun import torchrun
+from tests.processes import alive
+
+
+@pytest.fixture
+def run(context: Context, tmp_path: Path) -> StageRun:
+    """A stage run as @stage would make it."""
+    taken: list[StageRun] = []
+
+    @stage(version=1)
+    def probe(run: StageRun, config: dict[str, int]) -> None:
+        taken.append(run)
+
+    probe({}, context=context)
+    folder = tmp_path / "work"
+    folder.mkdir()
+    taken[0].folder = folder
+    return taken[0]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_ranks_get_the_config_and_their_world(run: StageRun, num_processes: int) -> None:
+    payload = {"output": str(run.folder), "steps": 2, "say": "锰钢"}
+    torchrun(run, "tests.entry_program", payload, num_processes=num_processes, total_steps=2)
+    worlds = [json.loads((run.folder / f"rank-{r}.json").read_text()) for r in range(num_processes)]
+    assert [w["rank"] for w in worlds] == list(range(num_processes))
+    assert {w["world_size"] for w in worlds} == {num_processes}
+    assert {w["say"] for w in worlds} == {"锰钢"}
+    assert {w["sum"] for w in worlds} == {sum(range(num_processes))}
+
+
+def test_failure_carries_the_end_of_the_log(run: StageRun) -> None:
+    payload = {"output": str(run.folder), "steps": 1, "fail": "the furnace is cold"}
+    with pytest.raises(StageError, match="the furnace is cold"):
+        torchrun(run, "tests.entry_program", payload, num_processes=1, total_steps=1)
+
+
+def test_cancelled_stage_lets_ranks_save_and_leaves_none(
+    run: StageRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = time.monotonic()
+
+    def interrupt(self: object) -> None:
+        if list(run.folder.glob("rank-*.json")) and len(list(run.folder.glob("rank-*"))) == 2:
+            raise KeyboardInterrupt
+        assert time.monotonic() - started < 120
+
+    monkeypatch.setattr(_torchrun._Follower, "poll", interrupt)
+    payload = {"output": str(run.folder), "steps": 10_000}
+    with pytest.raises(KeyboardInterrupt):
+        torchrun(run, "tests.entry_program", payload, num_processes=2, total_steps=10_000)
+    pids = [json.loads(p.read_text())["pid"] for p in run.folder.glob("rank-*.json")]
+    assert sorted(p.name for p in run.folder.glob("saved-*")) == ["saved-0", "saved-1"]
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_ranks_save_and_end_when_the_orchestrator_is_killed(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"output": str(tmp_path), "steps": 10_000}))
+    code = (
+        "import subprocess, sys, time; subprocess.Popen([sys.executable, '-m', "
+        f"'model.entry.launch', '2', 'tests.entry_program', {str(config)!r}], "
+        "start_new_session=True); time.sleep(600)"
+    )
+    orchestrator = subprocess.Popen([sys.executable, "-c", code], env={**os.environ})
+    wait_for(lambda: len(list(tmp_path.glob("rank-*.json"))) == 2)
+    pids = [json.loads(p.read_text())["pid"] for p in tmp_path.glob("rank-*.json")]
+    orchestrator.send_signal(signal.SIGKILL)
+    orchestrator.wait()
+    wait_for(lambda: not any(alive(pid) for pid in pids))
+    assert sorted(p.name for p in tmp_path.glob("saved-*")) == ["saved-0", "saved-1"]
+
+
+@pytest.mark.slow
+def test_a_stage_on_two_machines(run: StageRun, context: Context, tmp_path: Path) -> None:
+    """The other machine is a process that joins at the store; both are on loopback here."""
+    from tests.model.train import ranks
+
+    store = run.folder.parents[1]
+    packed = ranks.write_packed(tmp_path / "packed")
+    payload = {
+        "settings": ranks.settings(steps=3),
+        "packed": str(packed),
+        "output": str(run.folder),
+    }
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = {"GLOO_SOCKET_IFNAME": "lo", "PET_LOCAL_ADDR": "127.0.0.1"}
+    with (tmp_path / "join.log").open("wb") as log:
+        other = subprocess.Popen(
+            [sys.executable, "-m", "model.entry.join", str(store)],
+            env={**os.environ, **env},
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        torchrun(
+            run,
+            "model.entry.pretrain",
+            payload,
+            num_processes=1,
+            total_steps=3,
+            env=env,
+            nodes=Nodes(num=2, rendezvous=f"127.0.0.1:{port}"),
+        )
+    finally:
+        other.terminate()
+        assert other.wait(60) == 0
+    assert "2 process(es)" in (run.folder / "pretrain.log").read_text()
+    assert "2 process(es)" not in (tmp_path / "join.log").read_text(), "rank 0 alone tells"
+    assert (run.folder / "model" / "model.safetensors").is_file()
+    assert not (store / CALL).exists()

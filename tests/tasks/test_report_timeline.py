@@ -1,0 +1,118 @@
+"""What happened to a pretraining on the way, in words and in the picture."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from model.train.run.horizon import Horizon, HorizonChange, write_changes
+from model.train.run.metrics import JsonLines
+from tasks.core.manifest import StageResult
+from tasks.core.paper import load_paper
+from tasks.core.theme import DARK, LIGHT
+from tasks.report.data import Curve, Facts, Training, _training
+from tasks.report.format import markdown
+from tasks.report.timeline import Course, read_course
+from tasks.report.timeline_figure import axis, pretraining
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run of 100 steps of 8 tokens: stopped at 20, killed, rescaled, prolonged, two left out."""
+    sessions = JsonLines(tmp_path / "sessions.jsonl")
+    for step, processes, end in ((0, 2, (20, "stopped")), (20, 2, None), (30, 1, (100, "done"))):
+        sessions.append(
+            event="begin",
+            step=step,
+            batch=step,
+            num_processes=processes,
+            device="GPU X",
+            host="h",
+            commit=None,
+            software={},
+        )
+        if end:
+            sessions.append(event="end", step=end[0], how=end[1])
+    health = JsonLines(tmp_path / "health.jsonl")
+    event = {"loss": 9.0, "grad_norm": 1.0, "z": 8.0, "samples": [0, 1], "culprits": []}
+    for batch, action in ((49, "warn"), (60, "skip")):
+        health.append(step=batch + 1, batch=batch, what="spike", action=action, **event)
+    health.append(
+        step=81, batch=81, what="spike", action="rollback", to_step=75, skipped=[76, 81], **event
+    )
+    change = HorizonChange(step=40, total_steps=100, policy="set", request="longer")
+    write_changes(tmp_path, Horizon(steps=90, changes=(change,)))
+    lines = [
+        {
+            "step": step,
+            "time": 0.0,
+            "metrics": {
+                "train/loss": 5.0 - 0.03 * step,
+                "data/tokens": 8.0 * (step + (step > 60)),
+                "train/learning_rate": 1e-3,
+                "perf/tokens_per_second": 100.0,
+                **({"validation/loss": 5.1 - 0.03 * step} if step % 10 == 0 else {}),
+            },
+        }
+        for step in range(1, 101)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path
+
+
+def facts_of(run: Path) -> Facts:
+    manifest = {"counts": {}, "notes": {}}
+    result = StageResult(stage="pretrain", key="k", folder=run, manifest=manifest)
+    return Facts(name="x", trainings={"base": _training("base", result)}, course=read_course(run))
+
+
+def test_every_kind_of_event_is_a_mark_at_its_step(run: Path) -> None:
+    marks = read_course(run).marks
+    assert [(mark.step, mark.kind) for mark in marks] == [
+        (20, "resumed"),
+        (30, "rescaled"),
+        (40, "end moved"),
+        (60, "batches skipped"),
+        (75, "batches skipped"),
+    ]
+    assert marks[0].text == "resumed after it was stopped"
+    assert marks[1].text == "2 -> 1 processes, after a kill"
+    assert "100 steps" in marks[2].text
+    assert "rollback to step 75" in marks[4].text
+
+
+def test_a_run_in_one_piece_has_no_marks(tmp_path: Path) -> None:
+    assert read_course(tmp_path) == Course()
+
+
+def test_the_report_tells_the_sessions(run: Path) -> None:
+    text = markdown(facts_of(run), load_paper(), [])
+    assert "### What happened on the way" in text
+    assert "| 2 | 20 |  | 2 | GPU X | killed |" in text
+    assert "- step 30: 2 -> 1 processes, after a kill" in text
+    calm = dataclasses.replace(facts_of(run), course=Course())
+    assert "What happened on the way" not in markdown(calm, load_paper(), [])
+
+
+def test_the_picture_has_a_mark_for_each_event_in_every_panel(run: Path) -> None:
+    facts = facts_of(run)
+    for theme in (LIGHT, DARK):
+        figure = pretraining(facts, theme)
+        assert figure is not None
+        assert [axes.get_ylabel() for axes in figure.axes][1:] == ["rate", "tokens/s", "processes"]
+        for axes in figure.axes:
+            dashed = [line for line in axes.get_lines() if line.get_linestyle() == "--"]
+            # Tokens, not steps: from step 61 on there was one batch more than steps.
+            assert [line.get_xdata()[0] for line in dashed] == [160, 240, 320, 480, 608]
+    legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert "batches skipped (2 times)" in legend
+
+
+def test_tokens_grow_evenly_between_two_measurements() -> None:
+    curve = Curve(steps=[10, 20], values=[100.0, 300.0])
+    place, unit = axis(Training(name="base", curves={"data/tokens": curve}, counts={}, mixture=[]))
+    assert unit == "tokens"
+    assert [place(step) for step in (0, 5, 10, 15, 20)] == [0, 50, 100, 200, 300]
+    place, unit = axis(Training(name="base", curves={}, counts={}, mixture=[]))
+    assert (place(7), unit) == (7, "step")
