@@ -180,8 +180,8 @@ def _ours(manifest: PackedManifest, arguments: argparse.Namespace, **options: An
     def open_() -> Iterator[Step]:
         loader = StepLoader(
             dataset,
-            global_batch=arguments.batch,
-            micro_batch=arguments.batch,
+            global_batch_size=arguments.batch,
+            micro_batch_size=arguments.batch,
             rank=0,
             world_size=1,
             **options,

@@ -94,8 +94,8 @@ def job_of(given: argparse.Namespace, scratch: Path, name: str) -> PretrainJob:
             "expert_intermediate_size": given.hidden_size,
         },
         sequence_length=64,
-        global_batch=8,
-        micro_batch=4,
+        global_batch_size=8,
+        micro_batch_size=4,
         steps=given.steps,
         warmup_steps=0,
         separate_documents=False,
@@ -112,12 +112,12 @@ def plain_steps(run: Run) -> float:
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
     moments = [time.perf_counter()]
     for step in range(settings.steps):
-        for first in range(0, settings.global_batch, settings.micro_batch):
-            start = step * settings.global_batch + first
-            rows = dataset.fetch(np.arange(start, start + settings.micro_batch))
+        for first in range(0, settings.global_batch_size, settings.micro_batch_size):
+            start = step * settings.global_batch_size + first
+            rows = dataset.fetch(np.arange(start, start + settings.micro_batch_size))
             tokens = rows[0].long()
             loss, _ = trainer.objective(tokens[:, :-1], tokens[:, 1:])
-            (loss * settings.micro_batch / settings.global_batch).backward()
+            (loss * settings.micro_batch_size / settings.global_batch_size).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

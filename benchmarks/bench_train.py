@@ -146,14 +146,16 @@ class Bench:
     def run(self, names: Sequence[str], *, repeats: int) -> dict[str, Any]:
         """Everything, as JSON values."""
         variants, skipped = candidates(names)
-        micro_batch = self._common_micro_batch(variants)
+        micro_batch_size = self._common_micro_batch(variants)
         results: dict[str, list[Result]] = {name: [] for name in variants}
         for repeat in range(repeats):
             for name, variant in variants.items():
                 if results[name] and results[name][-1].status != "done":
                     continue  # it will not fit the second time either
-                results[name].append(self._measure(f"{name} [{repeat + 1}]", variant, micro_batch))
-        rows = [row(name, found, micro_batch) for name, found in results.items()]
+                results[name].append(
+                    self._measure(f"{name} [{repeat + 1}]", variant, micro_batch_size)
+                )
+        rows = [row(name, found, micro_batch_size) for name, found in results.items()]
         if "best" in variants:
             rows += self._larger("best", variants["best"], repeats)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -165,7 +167,7 @@ class Bench:
             "machine": platform.platform(),
             "software": software_versions(),
             "sequence_length": self.sizes.sequence_length,
-            "micro_batch": micro_batch,
+            "micro_batch_size": micro_batch_size,
             "accumulation": self.sizes.accumulation,
             "repeats": repeats,
             "timed_steps": self.steps,
@@ -198,13 +200,13 @@ class Bench:
         return rows
 
     def _measure(
-        self, label: str, variant: Variant, micro_batch: int, *, steps: int | None = None
+        self, label: str, variant: Variant, micro_batch_size: int, *, steps: int | None = None
     ) -> Result:
         self.count += 1
         settings = variant.settings(
             self.sizes.model,
             num_processes=self.processes,
-            micro_batch=micro_batch,
+            micro_batch_size=micro_batch_size,
             accumulation=self.sizes.accumulation,
             sequence_length=self.sizes.sequence_length,
         )
@@ -240,12 +242,12 @@ def candidates(names: Sequence[str]) -> tuple[dict[str, Variant], dict[str, str]
     return chosen, skipped
 
 
-def row(name: str, found: Sequence[Result], micro_batch: int) -> dict[str, Any]:
+def row(name: str, found: Sequence[Result], micro_batch_size: int) -> dict[str, Any]:
     """Medians over repeats of one configuration."""
     done = [result for result in found if result.status == "done"]
     if len(done) < len(found) or not done:
         worst = next(result for result in found if result.status != "done")
-        return {"name": name, "micro_batch": micro_batch, "status": worst.status, "reason": worst.reason}  # fmt: skip  # noqa: E501
+        return {"name": name, "micro_batch_size": micro_batch_size, "status": worst.status, "reason": worst.reason}  # fmt: skip  # noqa: E501
 
     def median(field: str) -> float | None:
         values = [getattr(result, field) for result in done]
@@ -253,7 +255,7 @@ def row(name: str, found: Sequence[Result], micro_batch: int) -> dict[str, Any]:
 
     return {
         "name": name,
-        "micro_batch": micro_batch,
+        "micro_batch_size": micro_batch_size,
         "status": "done",
         "reason": "",
         "tokens_per_second_per_device": median("tokens_per_second_per_device"),
@@ -320,12 +322,13 @@ def table(report: Mapping[str, Any]) -> str:
     for r in report["rows"]:
         if r["status"] != "done":
             lines.append(
-                f"{r['name']:26}{r['micro_batch']:>6}  {r['status']}: {_last_line(r['reason'])}"
+                f"{r['name']:26}{r['micro_batch_size']:>6}  {r['status']}: "
+                f"{_last_line(r['reason'])}"
             )
             continue
         sheet = "" if r["mfu_datasheet"] is None else f"{100 * r['mfu_datasheet']:.1f}"
         lines.append(
-            f"{r['name']:26}{r['micro_batch']:>6}{r['tokens_per_second_per_device']:>11,.0f}"
+            f"{r['name']:26}{r['micro_batch_size']:>6}{r['tokens_per_second_per_device']:>11,.0f}"
             f"{sheet:>7}{100 * r['mfu_measured']:>15.1f}{r['memory_gb']:>8.1f}"
         )
     lines += [f"{name:26} skipped: {reason}" for name, reason in report["skipped"].items()]

@@ -115,7 +115,7 @@ def kernel_configs(
             settings=variant.settings(
                 paper.model | variants.TINY if tiny else paper.model,
                 num_processes=ranks,
-                micro_batch=variants.TINY_MICRO_BATCH if tiny else paper.micro_batch,
+                micro_batch_size=variants.TINY_MICRO_BATCH if tiny else paper.micro_batch_size,
                 sequence_length=variants.TINY_SEQUENCE if tiny else paper.sequence_length,
             ),
             attention=variant.attention,

@@ -40,7 +40,7 @@ class DpoConfig(DpoSettings):
     """Pairs that contain an evaluation question: what counts as one, and what happens to them."""
     num_processes: int | Literal["auto"] = "auto"
     """Ranks on this machine; auto: one per GPU, or 1 without a GPU, but no more than split
-    global_batch into whole micro-batches."""
+    global_batch_size into whole micro-batches."""
 
     def fingerprint(self) -> dict[str, Any]:
         """The recipes this run may depend on."""

@@ -30,7 +30,7 @@ class SftConfig(SftSettings):
     """Recipe in data_recipes/mixtures; a pipeline sets it to each of its `mixtures`."""
     num_processes: int | Literal["auto"] = "auto"
     """Ranks on this machine; auto: one per GPU, or 1 without a GPU, but no more than split
-    global_batch into whole micro-batches."""
+    global_batch_size into whole micro-batches."""
     contamination: ContaminationConfig = field(default_factory=ContaminationConfig)
     """Conversations that contain an evaluation question: what counts as one, and what happens to
     them."""

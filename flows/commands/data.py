@@ -36,7 +36,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="world sizes at the start and after each restart, for example 8,4,8",
     )
     order.add_argument(
-        "--micro-batch",
+        "--micro-batch-size",
         default="",
         metavar="N,N,…",
         help="samples a forward pass, for each of them",
@@ -53,7 +53,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     order.add_argument("--sequence-length", type=int, metavar="TOKENS", help="default: 2048")
     order.add_argument(
-        "--global-batch",
+        "--global-batch-size",
         type=int,
         metavar="SAMPLES",
         help="default: 8, or the least that all of --ranks divide",
@@ -97,14 +97,14 @@ def _verify_order(arguments: argparse.Namespace) -> int:
         simulate=arguments.simulate,
         settings=Settings(
             sequence_length=arguments.sequence_length,
-            global_batch=arguments.global_batch,
+            global_batch_size=arguments.global_batch_size,
             seed=arguments.seed,
             weights=weights(arguments.weight),
             validation_fraction=arguments.validation_fraction,
         ),
         scenario=Scenario(
             ranks=_numbers("--ranks", arguments.ranks),
-            micro_batches=_numbers("--micro-batch", arguments.micro_batch),
+            micro_batches=_numbers("--micro-batch-size", arguments.micro_batch_size),
             restarts=_numbers("--restart", arguments.restart),
             appends=arguments.append,
         ),

@@ -149,7 +149,7 @@ class PackedDataset(Dataset[Sample]):
         (batch,) = self.batches(
             numbers,
             self.locate(numbers),
-            micro_batch=numbers.size,
+            micro_batch_size=numbers.size,
             separate_documents=separate_documents,
         )
         return batch
@@ -159,11 +159,11 @@ class PackedDataset(Dataset[Sample]):
         numbers: Ints,
         blocks: Blocks,
         *,
-        micro_batch: int,
+        micro_batch_size: int,
         separate_documents: bool = False,
         pin_memory: bool = False,
     ) -> list[MicroBatch]:
-        """Samples that were located already, in micro-batches of b = `micro_batch`, k / b of them.
+        """Samples that were located already, as k / b micro-batches of b = `micro_batch_size`.
 
         Args:
             numbers, blocks: sample numbers [k] and where they lie.
@@ -191,7 +191,7 @@ class PackedDataset(Dataset[Sample]):
             return made.pin_memory() if pin_memory else made
 
         source, samples = tensor(blocks.source), torch.from_numpy(numbers)
-        slices = [slice(i, i + micro_batch) for i in range(0, num_rows, micro_batch)]
+        slices = [slice(i, i + micro_batch_size) for i in range(0, num_rows, micro_batch_size)]
         batches = [
             MicroBatch(
                 input_ids=input_ids[rows],

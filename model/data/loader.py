@@ -36,15 +36,15 @@ WINDOW_SAMPLES = 4096
 
 
 def rank_samples(
-    steps: npt.ArrayLike, *, global_batch: int, rank: int, world_size: int
+    steps: npt.ArrayLike, *, global_batch_size: int, rank: int, world_size: int
 ) -> npt.NDArray[np.int64]:
     """Sample numbers of one rank in each of some steps: steps [k] -> int64 [k, G / W].
 
     Step n has samples [n*G, (n+1)*G); rank r takes the r-th of W equal runs of them, and its
     micro-batches are equal runs of that.
     """
-    share = global_batch // world_size
-    first = np.asarray(steps, dtype=np.int64) * global_batch + rank * share
+    share = global_batch_size // world_size
+    first = np.asarray(steps, dtype=np.int64) * global_batch_size + rank * share
     numbers: npt.NDArray[np.int64] = first[:, None] + np.arange(share, dtype=np.int64)
     return numbers
 
@@ -58,8 +58,8 @@ class StepLoader:
 
     Args:
         dataset: of the training or the validation split.
-        global_batch: samples a step over all ranks, G.
-        micro_batch: samples a forward pass, b; G must be a multiple of world_size * b.
+        global_batch_size: samples a step over all ranks, G.
+        micro_batch_size: samples a forward pass, b; G must be a multiple of world_size * b.
         rank: this process, in [0, world_size).
         world_size: number of processes, W.
         separate_documents: micro-batches also say where documents begin.
@@ -74,8 +74,8 @@ class StepLoader:
         self,
         dataset: PackedDataset,
         *,
-        global_batch: int,
-        micro_batch: int,
+        global_batch_size: int,
+        micro_batch_size: int,
         rank: int,
         world_size: int,
         separate_documents: bool = False,
@@ -83,22 +83,24 @@ class StepLoader:
         pin_memory: bool = False,
     ) -> None:
         assert 0 <= rank < world_size and prefetch >= 0
-        if min(global_batch, micro_batch) < 1 or global_batch % (world_size * micro_batch):
+        if min(global_batch_size, micro_batch_size) < 1 or global_batch_size % (
+            world_size * micro_batch_size
+        ):
             raise ConfigError(
-                f"global_batch {global_batch} must be a positive multiple of world_size "
-                f"{world_size} x micro_batch {micro_batch}: every rank takes the same number of "
-                "samples in every step"
+                f"global_batch_size {global_batch_size} must be a positive multiple of world_size "
+                f"{world_size} x micro_batch_size {micro_batch_size}: every rank takes the same "
+                "number of samples in every step"
             )
         self.dataset = dataset
-        self.global_batch = global_batch
-        self.micro_batch = micro_batch
+        self.global_batch_size = global_batch_size
+        self.micro_batch_size = micro_batch_size
         self.rank = rank
         self.world_size = world_size
         self.prefetch = prefetch
         self._reader = _Reader(
             dataset=dataset,
-            global_batch=global_batch,
-            micro_batch=micro_batch,
+            global_batch_size=global_batch_size,
+            micro_batch_size=micro_batch_size,
             rank=rank,
             world_size=world_size,
             separate_documents=separate_documents,
@@ -112,7 +114,7 @@ class StepLoader:
     @property
     def num_steps(self) -> int:
         """Full steps in the split; a remainder smaller than a step is not trained on."""
-        return len(self.dataset) // self.global_batch
+        return len(self.dataset) // self.global_batch_size
 
     def samples(self, step: int) -> npt.NDArray[np.int64]:
         """This rank's sample numbers in a step, int64 [G / W]."""
@@ -127,8 +129,8 @@ class StepLoader:
         if not 0 <= step < self.num_steps:
             raise DataError(
                 f"step {step} asked for, but {len(self.dataset)} samples make {self.num_steps} "
-                f"steps of {self.global_batch}: raise the sources' weights (epochs), append data, "
-                "or train fewer steps"
+                f"steps of {self.global_batch_size}: raise the sources' weights (epochs), append "
+                "data, or train fewer steps"
             )
         if not self.prefetch:
             return self._reader.read(step)
@@ -166,8 +168,8 @@ class _Reader:
     """Reads any step. Used by one thread at a time."""
 
     dataset: PackedDataset
-    global_batch: int
-    micro_batch: int
+    global_batch_size: int
+    micro_batch_size: int
     rank: int
     world_size: int
     separate_documents: bool
@@ -178,7 +180,10 @@ class _Reader:
 
     def samples(self, steps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return rank_samples(
-            steps, global_batch=self.global_batch, rank=self.rank, world_size=self.world_size
+            steps,
+            global_batch_size=self.global_batch_size,
+            rank=self.rank,
+            world_size=self.world_size,
         )
 
     def read(self, step: int) -> list[MicroBatch]:
@@ -188,17 +193,17 @@ class _Reader:
         return self.dataset.batches(
             self.samples(np.asarray([step])).ravel(),
             self._locate(step),
-            micro_batch=self.micro_batch,
+            micro_batch_size=self.micro_batch_size,
             separate_documents=self.separate_documents,
             pin_memory=self.device is not None,
         )
 
     def _locate(self, step: int) -> Blocks:
-        share = self.global_batch // self.world_size
+        share = self.global_batch_size // self.world_size
         size = max(1, WINDOW_SAMPLES // share)
         window = self._window
         if window is None or not 0 <= step - window[0] < window[1].shard.size // share:
-            end = min(step + size, len(self.dataset) // self.global_batch)
+            end = min(step + size, len(self.dataset) // self.global_batch_size)
             blocks = self.dataset.locate(self.samples(np.arange(step, end)).ravel())
             self.dataset.expect(blocks)
             window = self._window = (step, blocks)

@@ -109,7 +109,7 @@ def build(
         watchdog=watchdog,
         stop=stop,
         meter=Meter(
-            tokens_per_step=settings.global_batch * settings.sequence_length,
+            tokens_per_step=settings.global_batch_size * settings.sequence_length,
             flops_per_token=flops,
             device=ranks.device,
             world_size=ranks.world_size,
@@ -122,7 +122,7 @@ def build(
             "%.2f M parameters, %d steps of %d samples x %d tokens, %d process(es) on %s",
             num_parameters / 1e6,
             control.horizon.total_steps,
-            settings.global_batch,
+            settings.global_batch_size,
             settings.sequence_length,
             ranks.world_size,
             ranks.device.type,
@@ -190,8 +190,8 @@ def open_data(changes: Changes, ranks: Parallel, guard: ShardGuard, output: Path
 
     loader = StepLoader(
         PackedDataset(folder, order, guard=guard),
-        global_batch=settings.global_batch,
-        micro_batch=settings.micro_batch,
+        global_batch_size=settings.global_batch_size,
+        micro_batch_size=settings.micro_batch_size,
         rank=ranks.rank,
         world_size=ranks.world_size,
         separate_documents=settings.separate_documents,

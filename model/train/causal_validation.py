@@ -90,7 +90,7 @@ def validate_prefixes(
     Called by all ranks, which make the same number of passes, since FSDP gathers weights in each.
     """
     ranks, settings = engine.ranks, engine.settings
-    total, size = min(num_samples, NUM_SAMPLES), settings.micro_batch
+    total, size = min(num_samples, NUM_SAMPLES), settings.micro_batch_size
     sums = torch.zeros(2, dtype=torch.float64, device=ranks.device)
     for first in range(0, total, size * ranks.world_size):
         if any(ranks.gather(stop())):

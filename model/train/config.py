@@ -32,9 +32,9 @@ class PretrainSettings:
     """The derived vocabulary size is rounded up to a multiple of this; tokens."""
     sequence_length: int = 2048
     """Tokens that one sample predicts. Section 5: 2048."""
-    global_batch: int = 512
+    global_batch_size: int = 512
     """Samples in a step, all ranks together. Section 5: 8 x 8 x 8 GPUs = 512."""
-    micro_batch: int = field(default=8, metadata=NOT_IN_KEY)
+    micro_batch_size: int = field(default=8, metadata=NOT_IN_KEY)
     """Samples in one forward pass of one rank. Section 5: 8."""
     steps: int = 0
     """Optimizer steps; 0 = as many whole steps as the packed data holds at `weights`."""
@@ -56,7 +56,7 @@ class PretrainSettings:
     """AdamW's epsilon."""
     weight_decay: float = 0.05
     """Decoupled decay of matrices; vectors (norms, biases, scales) have none. Section 5: 0.05."""
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     """Largest global gradient norm. Section 5: 1.0."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the forward and backward pass; auto: bf16 on a GPU that has it, else fp32.
@@ -67,7 +67,7 @@ class PretrainSettings:
     """Epochs per source, fractions allowed; a source that is not named has `epochs`."""
     validation_fraction: float = 0.0
     """Fraction of each source's blocks that is held out and never trained on; [0, 0.5]."""
-    validate_every: int = 0
+    eval_interval: int = 0
     """Steps between validations; 0 = only after the last step."""
     validation_samples: int = 0
     """At most this many held-out samples a validation, the same ones each time; 0 = all."""
@@ -101,12 +101,18 @@ class PretrainSettings:
 
     def check(self) -> None:
         """Refuse values that no machine could run. Raises ConfigError."""
-        positive = ("vocab_multiple", "sequence_length", "global_batch", "micro_batch", "log_every")
+        positive = (
+            "vocab_multiple",
+            "sequence_length",
+            "global_batch_size",
+            "micro_batch_size",
+            "log_every",
+        )
         for name in positive:
             require(self, "pretrain: ", name, getattr(self, name) >= 1, "at least 1")
-        for name in ("steps", "warmup_steps", "validate_every", "validation_samples", "seed"):
+        for name in ("steps", "warmup_steps", "eval_interval", "validation_samples", "seed"):
             require(self, "pretrain: ", name, getattr(self, name) >= 0, "0 or more")
-        for name in ("learning_rate", "clip", "epsilon"):
+        for name in ("learning_rate", "max_grad_norm", "epsilon"):
             value = getattr(self, name)
             require(
                 self, "pretrain: ", name, value > 0 and math.isfinite(value), "a positive number"
@@ -138,9 +144,9 @@ class PretrainSettings:
         self.health.check()
         self._check_rollback()
         self.profile.check()
-        if self.validate_every and not self.validation_fraction:
+        if self.eval_interval and not self.validation_fraction:
             raise ConfigError(
-                f"pretrain: validate_every = {self.validate_every} but validation_fraction = 0 "
+                f"pretrain: eval_interval = {self.eval_interval} but validation_fraction = 0 "
                 "holds nothing out; set validation_fraction (for example 0.01)"
             )
         if self.steps and self.warmup_steps >= self.steps:
@@ -163,11 +169,11 @@ class PretrainSettings:
 
     def check_ranks(self, num_processes: int) -> None:
         """Refuse a batch that the ranks cannot split evenly. Raises ConfigError."""
-        together = self.micro_batch * num_processes
-        if self.global_batch % together:
+        together = self.micro_batch_size * num_processes
+        if self.global_batch_size % together:
             raise ConfigError(
-                f"pretrain: global_batch = {self.global_batch} is not a multiple of micro_batch x "
-                f"processes = {self.micro_batch} x {num_processes} = {together}; change one"
+                f"pretrain: global_batch_size = {self.global_batch_size} is not a multiple of "
+                f"micro_batch_size x processes = {self.micro_batch_size} x {num_processes} = {together}; change one"
             )
 
 

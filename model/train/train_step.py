@@ -109,7 +109,7 @@ class Engine:
     def update(self, gradients: Gradients, *, norm: float, rate: float) -> None:
         """Clip to the settings' norm, AdamW with this learning rate; the gradients are used up."""
         set_learning_rate(self.optimizer, rate)
-        clip_gradients(gradients.parts, norm, self.settings.clip)
+        clip_gradients(gradients.parts, norm, self.settings.max_grad_norm)
         self.optimizer.step()
         self.drop()
 

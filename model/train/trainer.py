@@ -187,8 +187,8 @@ class Trainer:
         if consumed != self._consumed:
             raise ConfigError(
                 f"pretrain: checkpoint {loaded.step} in {self.checkpoints.folder} consumed "
-                f"{consumed} samples, which global_batch = {self.settings.global_batch} does "
-                "not give; use the global_batch it was trained with"
+                f"{consumed} samples, which global_batch_size = "
+                f"{self.settings.global_batch_size} does not give; use the global_batch_size it was trained with"
             )
         self._saved = loaded.step
         return saved
@@ -208,7 +208,7 @@ class Trainer:
     @property
     def _consumed(self) -> int:
         """Samples [0, this) were trained on, or skipped."""
-        return self.progress.batch * self.settings.global_batch
+        return self.progress.batch * self.settings.global_batch_size
 
     def _step(self) -> StepOutcome:
         """One batch: gradients, judgement, and what follows from it."""
@@ -247,7 +247,7 @@ class Trainer:
     def _react(self, outcome: StepOutcome, gradients: Gradients, step: int, batch: int) -> None:
         """Something was found: note it, and skip, roll back or stop."""
         verdict = outcome.verdict
-        first = batch * self.settings.global_batch
+        first = batch * self.settings.global_batch_size
         bad = gradients.not_finite() if verdict.what == "non-finite" else []
         event: dict[str, Any] = {
             "step": step + 1,
@@ -257,7 +257,7 @@ class Trainer:
             "loss": _json_number(outcome.loss),
             "grad_norm": _json_number(outcome.grad_norm),
             "z": verdict.z,
-            "samples": [first, first + self.settings.global_batch - 1],
+            "samples": [first, first + self.settings.global_batch_size - 1],
             "culprits": sorted(sample for part in self.ranks.gather(bad) for sample in part),
         }
         if not outcome.trained:
@@ -315,7 +315,7 @@ class Trainer:
             if outcome.stop:
                 self._stop()
         loss = None
-        validation_due = last or _every(step, self.settings.validate_every)
+        validation_due = last or _every(step, self.settings.eval_interval)
         if step and self.data.num_validation and validation_due and self.progress.validated != step:
             loss = self._validate(step)
         save_due = last or _every(step, self.settings.checkpoints.every)

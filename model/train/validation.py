@@ -27,7 +27,7 @@ def validate(
     All ranks make the same number of calls. Before each of them they agree whether one was asked to
     stop (`stop`), since a validation may take longer than the grace that a stop has; None then.
     """
-    ranks, size = engine.ranks, engine.settings.micro_batch
+    ranks, size = engine.ranks, engine.settings.micro_batch_size
     separate = engine.settings.separate_documents
     totals = engine.zeros(len(sources))
     engine.objective.eval()

@@ -46,7 +46,7 @@ class Settings:
     """What decides an order, as far as somebody said it; None: the run's own, or the default."""
 
     sequence_length: int | None = None
-    global_batch: int | None = None
+    global_batch_size: int | None = None
     seed: int | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
     validation_fraction: float | None = None
@@ -74,8 +74,8 @@ class Subject:
     manifest: PackedManifest
     order: dict[str, Any]
     """Keywords of SampleOrder but for the manifest."""
-    global_batch: int
-    micro_batch: int = 1
+    global_batch_size: int
+    micro_batch_size: int = 1
     run: dict[str, Any] | None = None
     """How far a run has come."""
 
@@ -104,12 +104,12 @@ def verify_order(
     subject = _subject(where, simulate, settings, scenario)
     appends = [_append(text, subject) for text in scenario.appends]
     ranks = list(scenario.ranks) or [
-        n for n in RANKS if subject.global_batch % (n * subject.micro_batch) == 0
+        n for n in RANKS if subject.global_batch_size % (n * subject.micro_batch_size) == 0
     ]
     report = prove(
         subject.manifest,
         **subject.order,
-        global_batch=subject.global_batch,
+        global_batch_size=subject.global_batch_size,
         ranks=ranks,
         micro_batches=scenario.micro_batches,
         restarts=scenario.restarts or _stretches(subject, len(ranks)),
@@ -150,7 +150,7 @@ def _subject(
             "weights": settings.weights,
             "validation_fraction": settings.validation_fraction or 0.0,
         },
-        global_batch=settings.global_batch or together * -(-smallest // together),
+        global_batch_size=settings.global_batch_size or together * -(-smallest // together),
     )
 
 
@@ -176,7 +176,7 @@ def _run_subject(folder: Path, settings: Settings) -> Subject:
         run = {
             "checkpoint": saved[-1].name,
             "samples_consumed": state.samples_consumed,
-            "samples_skipped": (position.batch - position.step) * job.settings.global_batch,
+            "samples_skipped": (position.batch - position.step) * job.settings.global_batch_size,
         }
     return Subject(
         name=f"pretraining {display(folder)}",
@@ -188,8 +188,8 @@ def _run_subject(folder: Path, settings: Settings) -> Subject:
             "validation_fraction": order.validation_fraction,
             "journal": order.journal,
         },
-        global_batch=job.settings.global_batch,
-        micro_batch=job.settings.micro_batch,
+        global_batch_size=job.settings.global_batch_size,
+        micro_batch_size=job.settings.micro_batch_size,
         run=run,
     )
 
@@ -198,7 +198,7 @@ def _stretches(subject: Subject, number: int) -> list[int]:
     """Steps that cut the run (without what the scenario appends) into even parts."""
     if number == 1:
         return []
-    steps = SampleOrder(subject.manifest, **subject.order).num_samples // subject.global_batch
+    steps = SampleOrder(subject.manifest, **subject.order).num_samples // subject.global_batch_size
     return [steps * i // number for i in range(1, number)]
 
 
@@ -245,7 +245,7 @@ def tell(report: dict[str, Any]) -> Iterator[str]:
     yield (
         f"{r['subject']}: {len(r['samples_by_source'])} sources in {r['num_shards']:,} shards, "
         f"{r['num_samples']:,} samples of {r['sequence_length']:,} tokens, "
-        f"{r['num_steps']:,} steps of {r['global_batch']:,}"
+        f"{r['num_steps']:,} steps of {r['global_batch_size']:,}"
     )
     yield f"  {r['tokens_left_over']:,} tokens at the ends of shards are too few for a sample"
     if run := r["run"]:

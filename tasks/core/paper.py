@@ -45,7 +45,7 @@ class Table2:
     """The measured model, as fields of SteelConfig."""
     sequence_length: int
     """Tokens of a sample."""
-    micro_batch: int
+    micro_batch_size: int
     """Samples a GPU."""
     device: str
     """GPU."""

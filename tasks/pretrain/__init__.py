@@ -41,7 +41,7 @@ class PretrainConfig:
     """What is learned, and how."""
     num_processes: int | Literal["auto"] = field(default="auto", metadata=NOT_IN_KEY)
     """Ranks on each machine; auto: one per GPU, or 2 without a GPU, but no more than split
-    global_batch into whole micro-batches."""
+    global_batch_size into whole micro-batches."""
     nodes: int | Literal["auto"] = field(default="auto", metadata=NOT_IN_KEY)
     """Machines; auto: what the environment says (PET_NNODES), or this one alone. The others run
     `python -m model.entry.join STORE` beside the same store."""
@@ -126,8 +126,10 @@ def num_processes(config: PretrainConfig) -> int:
         return config.num_processes
     settings = config.settings
     available = torch.cuda.device_count() or CPU_PROCESSES
-    together = settings.micro_batch * machines(config).num
-    fitting = [n for n in range(1, available + 1) if settings.global_batch % (together * n) == 0]
+    together = settings.micro_batch_size * machines(config).num
+    fitting = [
+        n for n in range(1, available + 1) if settings.global_batch_size % (together * n) == 0
+    ]
     return max(fitting, default=1)
 
 

@@ -90,14 +90,14 @@ def test_the_micro_batch_is_the_largest_at_which_plain_fits(tmp_path: Path) -> N
     tried = []
 
     class Small(bench_train.Bench):
-        def _measure(self, label, variant, micro_batch, *, steps=None):  # type: ignore[no-untyped-def]
-            tried.append((label.split(" [")[0], micro_batch))
-            return done(1, 1) if micro_batch <= 2 else FULL
+        def _measure(self, label, variant, micro_batch_size, *, steps=None):  # type: ignore[no-untyped-def]
+            tried.append((label.split(" [")[0], micro_batch_size))
+            return done(1, 1) if micro_batch_size <= 2 else FULL
 
     report = Small(bench_train.PAPER_SIZES, processes=1, steps=1, scratch=tmp_path).run(
         ["best", "plain"], repeats=2
     )
-    assert report["micro_batch"] == 2
+    assert report["micro_batch_size"] == 2
     assert [size for _, size in tried[:3]] == [8, 4, 2]
     # Interleaved, then `best` at larger sizes until one does not fit.
     assert tried[3:7] == [("best", 2), ("plain", 2)] * 2
@@ -106,14 +106,14 @@ def test_the_micro_batch_is_the_largest_at_which_plain_fits(tmp_path: Path) -> N
 
 def test_a_plain_model_that_breaks_does_not_make_the_others_small(tmp_path: Path) -> None:
     class Broken(bench_train.Bench):
-        def _measure(self, label, variant, micro_batch, *, steps=None):  # type: ignore[no-untyped-def]
+        def _measure(self, label, variant, micro_batch_size, *, steps=None):  # type: ignore[no-untyped-def]
             broken = dataclasses.replace(FULL, status="failed")
             return broken if "plain" in label else done(1, 1)
 
     report = Broken(bench_train.PAPER_SIZES, processes=1, steps=1, scratch=tmp_path).run(
         ["best", "plain"], repeats=1
     )
-    assert report["micro_batch"] == 8
+    assert report["micro_batch_size"] == 8
 
 
 def test_it_needs_only_model_and_benchmarks() -> None:

@@ -25,7 +25,7 @@ def test_stopped_killed_and_rescaled_is_one_run_with_falling_loss(
     settings = (
         "sample_world.scale=0.2",
         "pretrain.settings.steps=60",
-        "pretrain.settings.validate_every=20",
+        "pretrain.settings.eval_interval=20",
         "pretrain.settings.checkpoints={every: 10, keep_last: 2}",
     )
     command = ["deployments/smoke.yaml", "--store", str(tmp_path / "store")]

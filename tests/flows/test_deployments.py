@@ -53,10 +53,20 @@ def test_steel_1b_is_table_1_and_section_5(monkeypatch: pytest.MonkeyPatch) -> N
     pretrain.check(whole)
     assert pretrain.num_processes(whole) == 8
     settings = whole.settings
-    assert settings.global_batch == 8 * settings.micro_batch * 8, "GPUs x 8 x accumulation 8"
-    assert settings.global_batch * settings.sequence_length == 1_048_576
-    assert (settings.sequence_length, settings.micro_batch, settings.steps) == (2048, 8, 1_070_000)
-    assert (settings.betas, settings.weight_decay, settings.clip) == ((0.9, 0.95), 0.05, 1.0)
+    assert settings.global_batch_size == 8 * settings.micro_batch_size * 8, (
+        "GPUs x 8 x accumulation 8"
+    )
+    assert settings.global_batch_size * settings.sequence_length == 1_048_576
+    assert (settings.sequence_length, settings.micro_batch_size, settings.steps) == (
+        2048,
+        8,
+        1_070_000,
+    )
+    assert (settings.betas, settings.weight_decay, settings.max_grad_norm) == (
+        (0.9, 0.95),
+        0.05,
+        1.0,
+    )
     horizon = Horizon(steps=settings.steps)
     rates = [learning_rate(settings, step, horizon) for step in (0, 1999, 2000, 1_069_999)]
     assert rates[0] == pytest.approx(3e-4 / 2000)
@@ -77,10 +87,10 @@ def test_steel_1b_keeps_what_a_month_needs() -> None:
     steps_in_ten_minutes = 600 * 1.07e6 / (30 * 86_400)  # the paper's thirty days
     assert settings.checkpoints.every == pytest.approx(steps_in_ten_minutes, rel=0.1)
     assert settings.checkpoints.keep_every and settings.checkpoints.export
-    assert settings.validate_every % settings.checkpoints.every == 0, "or none is the best"
+    assert settings.eval_interval % settings.checkpoints.every == 0, "or none is the best"
     assert (settings.health.non_finite, settings.health.spike) == ("skip", "rollback")
     assert settings.separate_documents
-    assert settings.validation_samples % (settings.micro_batch * 8) == 0
+    assert settings.validation_samples % (settings.micro_batch_size * 8) == 0
 
 
 def test_check_names_what_is_missing_of_the_real_data(

@@ -21,8 +21,8 @@ def test_on_a_gpu_the_papers_model_and_sizes_are_measured() -> None:
     assert list(configs) == [*(f"exp{n}" for n in range(1, 9)), "ours", "ours compiled"]
     for config in configs.values():
         settings = config.settings
-        assert (settings.sequence_length, settings.micro_batch) == (2048, 8)
-        assert settings.global_batch == 64
+        assert (settings.sequence_length, settings.micro_batch_size) == (2048, 8)
+        assert settings.global_batch_size == 64
         assert isinstance(settings.model, dict)
         shape = SteelConfig(**settings.model)
         assert shape.dense_intermediate_size == 5504

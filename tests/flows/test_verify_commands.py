@@ -121,7 +121,7 @@ def test_a_simulation_with_appends(steel: Run) -> None:
     report = json.loads(text)
     assert code == DONE and report["ok"]
     assert report["num_samples"] == 220_000 and report["samples_appended"] == [20_000]
-    assert report["global_batch"] == 512 and report["sequence_length"] == 2048
+    assert report["global_batch_size"] == 512 and report["sequence_length"] == 2048
     assert set(report["samples_by_source"]) >= {"skypile", "baike", "code-cpp"}
 
 
@@ -158,7 +158,7 @@ def test_a_wrong_order_fails(store: Path, steel: Run, monkeypatch: pytest.Monkey
         (["{store}", "--append", "more"], "must look like MANIFEST@STEP"),
         (["{store}", "--append", "nowhere@3"], "no packed data in"),
         (["{store}", "--ranks", "2,x"], "--ranks '2,x': give whole numbers"),
-        ([*SHORT, "--ranks", "2,3", "--global-batch", "8"], "8 is no multiple of 3 ranks"),
+        ([*SHORT, "--ranks", "2,3", "--global-batch-size", "8"], "8 is no multiple of 3 ranks"),
         (["{store}", "--ranks", "0"], "no multiple of 0 ranks"),
         ([*SHORT, "--ranks", "2", "--restart", "5000"], "cannot be restarted at step 5000"),
         ([*SHORT, "--append", "9k@5000"], "cannot be appended at step 5000"),
@@ -180,8 +180,8 @@ def run_folder(store: Path, tmp_path: Path) -> Path:
     folder = store / "pretrain" / "run.partial"
     settings: dict[str, Any] = {
         "sequence_length": 4,
-        "global_batch": 16,
-        "micro_batch": 2,
+        "global_batch_size": 16,
+        "micro_batch_size": 2,
         "warmup_steps": 2,
         "steps": 300,
         "seed": 7,
@@ -220,7 +220,7 @@ def test_what_a_run_saw(run_folder: Path, steel: Run) -> None:
         "samples_consumed": 1920,
         "samples_skipped": 0,
     }
-    assert (report["sequence_length"], report["global_batch"]) == (4, 16)
+    assert (report["sequence_length"], report["global_batch_size"]) == (4, 16)
     code, _, err = steel("verify-order", run_folder, "--seed", 3)
     assert code == BAD_INPUT and "has settings of its own" in err
     # The order gives out every sample; what health left out of training is told as well.

@@ -16,7 +16,7 @@ from tasks.dpo import DpoConfig, balance, check, dpo, write_pairs
 from tests.tasks.running import result_of, run_stage, stage_run
 from tests.tiny_chat import write_model
 
-SMALL = DpoConfig(global_batch=8, micro_batch=4, log_every=1, learning_rate=1e-3)
+SMALL = DpoConfig(global_batch_size=8, micro_batch_size=4, log_every=1, learning_rate=1e-3)
 
 
 @given(
@@ -61,7 +61,7 @@ def test_contradictions_are_refused_before_anything_starts() -> None:
         ({"beta": 0.0}, "beta"),
         ({"chinese_per_english": -1}, "chinese_per_english"),
         ({"limit": 4}, "limit = 4"),
-        ({"micro_batch": 3}, "not a multiple"),
+        ({"micro_batch_size": 3}, "not a multiple"),
         ({"sets": ("ultrafeedback",)}, "ultrafeedback_chinese"),
     ]:
         with pytest.raises(ConfigError, match=message):

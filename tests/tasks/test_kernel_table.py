@@ -41,7 +41,7 @@ FULL = Result(status="out of memory", reason="tried 80 GiB", device="GPU X", num
 
 
 def config(variant: Variant = OURS, **changes: object) -> ThroughputConfig:
-    settings = variant.settings(TINY, num_processes=1, micro_batch=1, sequence_length=8)
+    settings = variant.settings(TINY, num_processes=1, micro_batch_size=1, sequence_length=8)
     return ThroughputConfig(settings=settings, num_processes=1, **changes)  # type: ignore[arg-type]
 
 
@@ -119,9 +119,9 @@ def test_contradictions_are_refused_before_anything_starts() -> None:
     with pytest.raises(ConfigError, match="timed_steps = 0"):
         check(config(timed_steps=0))
     wrong = ThroughputConfig(
-        settings=OURS.settings(STEEL_1B, num_processes=3, micro_batch=8), num_processes=2
+        settings=OURS.settings(STEEL_1B, num_processes=3, micro_batch_size=8), num_processes=2
     )
-    with pytest.raises(ConfigError, match="global_batch = 24 is not a multiple"):
+    with pytest.raises(ConfigError, match="global_batch_size = 24 is not a multiple"):
         check(wrong)
     with pytest.raises(ConfigError, match="no experiment 9"):
         PAPER.experiment(9)
@@ -132,7 +132,7 @@ def test_a_stage_measures_and_one_that_does_not_fit_finishes_too(tmp_path: Path)
     assert run.counts["tokens_per_second_per_device"] > 0
     assert run.notes["status"] == "done"
     huge = OURS.settings(
-        {**TINY, "vocab_size": 2**45}, num_processes=1, micro_batch=1, sequence_length=8
+        {**TINY, "vocab_size": 2**45}, num_processes=1, micro_batch_size=1, sequence_length=8
     )
     run = run_stage(throughput, tmp_path / "full", ThroughputConfig(settings=huge, num_processes=1))
     assert run.notes["status"] == "out of memory"

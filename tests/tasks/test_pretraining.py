@@ -18,30 +18,30 @@ SMALL = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
 
 
 def config(num: object = "auto", **changes: object) -> PretrainConfig:
-    values = {"model": SMALL, "global_batch": 16, "micro_batch": 4, **changes}
+    values = {"model": SMALL, "global_batch_size": 16, "micro_batch_size": 4, **changes}
     return PretrainConfig(settings=PretrainSettings(**values), num_processes=num)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("gpus", "micro_batch", "expected"),
+    ("gpus", "micro_batch_size", "expected"),
     [(0, 4, 2), (0, 16, 1), (1, 4, 1), (4, 4, 4), (8, 4, 4), (8, 2, 8), (3, 4, 2)],
 )
 def test_auto_takes_as_many_devices_as_split_the_batch(
-    monkeypatch: pytest.MonkeyPatch, gpus: int, micro_batch: int, expected: int
+    monkeypatch: pytest.MonkeyPatch, gpus: int, micro_batch_size: int, expected: int
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    automatic = config(micro_batch=micro_batch)
+    automatic = config(micro_batch_size=micro_batch_size)
     assert num_processes(automatic) == expected
     check(automatic)
 
 
 def test_contradictions_are_refused_before_anything_starts() -> None:
-    with pytest.raises(ConfigError, match="global_batch = 16 is not a multiple"):
+    with pytest.raises(ConfigError, match="global_batch_size = 16 is not a multiple"):
         check(config(3))
     with pytest.raises(ConfigError, match="num_processes = 0"):
         check(config(0))
-    with pytest.raises(ConfigError, match="micro_batch x processes = 5 x 1"):
-        check(config(micro_batch=5))
+    with pytest.raises(ConfigError, match="micro_batch_size x processes = 5 x 1"):
+        check(config(micro_batch_size=5))
     with pytest.raises(ConfigError, match="no config field 'layers'"):
         check(config(model={"layers": 3}))
     with pytest.raises(ConfigError, match="hidden_size 33 is not a multiple"):
@@ -77,8 +77,8 @@ def test_how_many_processes_and_how_large_their_share_is_no_other_training() -> 
     def key(changed: PretrainConfig) -> str:
         return stage_key("pretrain", 1, changed, {})
 
-    assert key(config(2)) == key(config(1)) == key(config(1, micro_batch=16, log_every=7))
-    assert key(config(2)) != key(config(2, global_batch=32))
+    assert key(config(2)) == key(config(1)) == key(config(1, micro_batch_size=16, log_every=7))
+    assert key(config(2)) != key(config(2, global_batch_size=32))
 
 
 def test_another_model_under_the_same_path_is_another_training(tmp_path: Path) -> None:

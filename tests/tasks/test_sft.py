@@ -209,12 +209,12 @@ def test_mixture_is_the_same_after_an_interruption(
 
 
 def test_contradictions_are_refused_before_anything_starts() -> None:
-    good = SftConfig(mixture="smoke-chinese", global_batch=32, micro_batch=8)
+    good = SftConfig(mixture="smoke-chinese", global_batch_size=32, micro_batch_size=8)
     check(good)
     bad: list[tuple[dict[str, Any], str]] = [
         ({"mixture": ""}, "mixture is empty"),
         ({"mixture": "smoke-chinesee"}, "smoke-chinese"),
-        ({"micro_batch": 5}, "global_batch = 32 is not a multiple"),
+        ({"micro_batch_size": 5}, "global_batch_size = 32 is not a multiple"),
         ({"num_processes": 3}, "not a multiple"),
         ({"epochs": 0}, "epochs = 0"),
         ({"learning_rate": float("nan")}, "learning_rate = nan"),
@@ -248,7 +248,7 @@ def test_auto_takes_as_many_devices_as_split_the_batch(
     monkeypatch: pytest.MonkeyPatch, gpus: int, expected: int
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    config = SftConfig(mixture="smoke-chinese", global_batch=32, micro_batch=8)
+    config = SftConfig(mixture="smoke-chinese", global_batch_size=32, micro_batch_size=8)
     assert num_processes(config) == expected
     check(config)
 
@@ -257,7 +257,7 @@ def test_auto_takes_as_many_devices_as_split_the_batch(
     ("samples", "epochs", "expected"), [(256, 4, 4), (257, 4, 8), (10, 4, 4), (1000, 1.5, 6)]
 )
 def test_steps_are_counted_as_the_trainer_does(samples: int, epochs: float, expected: int) -> None:
-    config = SftConfig(mixture="smoke-chinese", epochs=epochs, micro_batch=16)
+    config = SftConfig(mixture="smoke-chinese", epochs=epochs, micro_batch_size=16)
     assert config.num_steps(samples, 2) == expected
 
 
@@ -277,7 +277,9 @@ def test_stage_trains_on_the_mixture(tmp_path: Path, recipe: str) -> None:
     base = stage_run(tmp_path / "base")
     write_model(base.folder / "model")
     data = StageResult(stage="acquire", key="d", folder=tmp_path / "data", manifest={})
-    config = SftConfig(mixture=recipe, epochs=2, global_batch=16, micro_batch=16, log_every=1)
+    config = SftConfig(
+        mixture=recipe, epochs=2, global_batch_size=16, micro_batch_size=16, log_every=1
+    )
     run = run_stage(sft, tmp_path / "sft", config, base=result_of(base), data=data)
     assert (run.folder / "model" / "model.safetensors").exists()
     assert run.counts["conversations"] == 60

@@ -48,7 +48,7 @@ class OrderReport:
     """Training samples of the whole run, appends included."""
     num_steps: int
     """Full steps of the run."""
-    global_batch: int
+    global_batch_size: int
     """Samples a step."""
     sequence_length: int
     """Tokens a sample."""
@@ -119,7 +119,7 @@ class _Phase:
     begin: int
     end: int
     world_size: int
-    micro_batch: int
+    micro_batch_size: int
     journal: Journal
     restarted: bool
 
@@ -128,7 +128,7 @@ def verify_order(
     manifest: PackedManifest,
     *,
     sequence_length: int,
-    global_batch: int,
+    global_batch_size: int,
     seed: int = 0,
     weights: Mapping[str, float] | None = None,
     validation_fraction: float = 0.0,
@@ -144,12 +144,12 @@ def verify_order(
 
     Args:
         manifest, sequence_length, seed, weights, validation_fraction: as of SampleOrder.
-        global_batch: samples a step; a multiple of every number of ranks times its micro-batch.
+        global_batch_size: samples a step; a multiple of each number of ranks times its micro-batch.
         journal: what was appended to the run already.
         ranks: world size at the start and after each restart; the last one stays.
         micro_batches: samples a forward pass, of each entry of `ranks`; absent: a rank's share.
         restarts: steps (ascending) at which the run stops and resumes from its JSON.
-        append: (manifest, step) in order of steps; joins at sample step * global_batch.
+        append: (manifest, step) in order of steps; joins at sample step * global_batch_size.
         limit: look at every sample of orders up to this size; see EXHAUSTIVE_LIMIT.
         progress: called with (samples done, samples in all).
 
@@ -157,7 +157,7 @@ def verify_order(
         ConfigError: a scenario that cannot be run.
         DataError: an append that is refused (content twice, beyond the end, other tokenizer).
     """
-    micro_batches = _check_scenario(global_batch, ranks, micro_batches, restarts)
+    micro_batches = _check_scenario(global_batch_size, ranks, micro_batches, restarts)
     arguments: dict[str, Any] = {
         "sequence_length": sequence_length,
         "seed": seed,
@@ -166,20 +166,28 @@ def verify_order(
     }
     whole = SampleOrder(manifest, **arguments, journal=journal)
     for new, step in append:
-        _check_step("data cannot be appended", step, whole, global_batch)
+        _check_step("data cannot be appended", step, whole, global_batch_size)
         number = len(whole.journal.entries)
-        longer = whole.journal.append(manifest, new, at=step * global_batch, seed=seed + 1 + number)
+        longer = whole.journal.append(
+            manifest, new, at=step * global_batch_size, seed=seed + 1 + number
+        )
         whole = SampleOrder(manifest, **arguments, journal=longer)
     for step in restarts:
-        _check_step("the run cannot be restarted", step, whole, global_batch)
-    journal, total, num_steps = whole.journal, whole.num_samples, whole.num_samples // global_batch
+        _check_step("the run cannot be restarted", step, whole, global_batch_size)
+    journal, total, num_steps = (
+        whole.journal,
+        whole.num_samples,
+        whole.num_samples // global_batch_size,
+    )
     ledger = Ledger(whole, exhaustive=total <= limit)
     stride = 1 if ledger.exhaustive else max(1, total // min(limit, NUM_SAMPLED))
     digest = hashlib.md5(usedforsecurity=False)
     differing = checked = 0
-    phases = _phases(journal, global_batch, num_steps, ranks, micro_batches, restarts)
-    for steps, found in _walk(manifest, arguments, phases, global_batch, stride):
-        numbers = rank_samples(steps, global_batch=global_batch, rank=0, world_size=1).ravel()
+    phases = _phases(journal, global_batch_size, num_steps, ranks, micro_batches, restarts)
+    for steps, found in _walk(manifest, arguments, phases, global_batch_size, stride):
+        numbers = rank_samples(
+            steps, global_batch_size=global_batch_size, rank=0, world_size=1
+        ).ravel()
         expected = whole.locate_many(numbers)
         differing += int(np.count_nonzero(np.any(rows(found) != rows(expected), axis=0)))
         ledger.add(found)
@@ -188,7 +196,7 @@ def verify_order(
         if progress:
             progress(int(numbers[-1]) + 1, total)
     # A remainder smaller than a step is in the order too, though no step reaches it.
-    rest = np.arange(num_steps * global_batch, total, dtype=np.int64)
+    rest = np.arange(num_steps * global_batch_size, total, dtype=np.int64)
     found = whole.locate_many(rest)
     ledger.add(found)
     digest.update(ledger.content(found))
@@ -198,7 +206,7 @@ def verify_order(
     return OrderReport(
         num_samples=total,
         num_steps=num_steps,
-        global_batch=global_batch,
+        global_batch_size=global_batch_size,
         sequence_length=sequence_length,
         num_shards=len(whole.shards),
         tokens_left_over=sum((s.num_tokens - 1) % sequence_length for s in whole.shards),
@@ -217,23 +225,26 @@ def verify_order(
         world_sizes=tuple(ranks),
         micro_batches=tuple(micro_batches),
         restarts=tuple(restarts),
-        appends=tuple(entry.at // global_batch for entry in journal.entries),
+        appends=tuple(entry.at // global_batch_size for entry in journal.entries),
         samples_appended=whole.samples_appended,
         state_bytes=len(DataState.of(whole, total).to_json().encode()),
         order_digest=digest.hexdigest(),
     )
 
 
-def _check_step(what: str, step: int, order: SampleOrder, global_batch: int) -> None:
-    if not 0 <= step <= order.num_samples // global_batch:
+def _check_step(what: str, step: int, order: SampleOrder, global_batch_size: int) -> None:
+    if not 0 <= step <= order.num_samples // global_batch_size:
         raise ConfigError(
             f"{what} at step {step}: {order.num_samples} samples make "
-            f"{order.num_samples // global_batch} steps of {global_batch}"
+            f"{order.num_samples // global_batch_size} steps of {global_batch_size}"
         )
 
 
 def _check_scenario(
-    global_batch: int, ranks: Sequence[int], micro_batches: Sequence[int], restarts: Sequence[int]
+    global_batch_size: int,
+    ranks: Sequence[int],
+    micro_batches: Sequence[int],
+    restarts: Sequence[int],
 ) -> list[int]:
     """The micro-batch of each phase. Raises ConfigError for what no trainer could run."""
     if list(restarts) != sorted(restarts) or len(ranks) > len(restarts) + 1 or not ranks:
@@ -242,35 +253,37 @@ def _check_scenario(
             "each change of the world size"
         )
     for world_size in ranks:
-        if world_size < 1 or global_batch % world_size:
-            raise ConfigError(f"global_batch {global_batch} is no multiple of {world_size} ranks")
-    sizes = list(micro_batches) or [global_batch // world_size for world_size in ranks]
+        if world_size < 1 or global_batch_size % world_size:
+            raise ConfigError(
+                f"global_batch_size {global_batch_size} is no multiple of {world_size} ranks"
+            )
+    sizes = list(micro_batches) or [global_batch_size // world_size for world_size in ranks]
     if len(sizes) != len(ranks):
         raise ConfigError(f"micro-batches {sizes} for ranks {list(ranks)}: give as many of each")
     for world_size, size in zip(ranks, sizes, strict=True):
-        if size < 1 or global_batch % (world_size * size):
+        if size < 1 or global_batch_size % (world_size * size):
             raise ConfigError(
-                f"global_batch {global_batch} is no multiple of {world_size} ranks x micro-batch "
-                f"{size}"
+                f"global_batch_size {global_batch_size} is no multiple of {world_size} ranks x "
+                f"micro-batch {size}"
             )
     return sizes
 
 
 def _phases(
     journal: Journal,
-    global_batch: int,
+    global_batch_size: int,
     num_steps: int,
     ranks: Sequence[int],
     micro_batches: Sequence[int],
     restarts: Sequence[int],
 ) -> list[_Phase]:
     """The scenario cut where ranks or data change."""
-    joined = [entry.at // global_batch for entry in journal.entries]
+    joined = [entry.at // global_batch_size for entry in journal.entries]
     for entry in journal.entries:
-        if entry.at % global_batch:
+        if entry.at % global_batch_size:
             raise ConfigError(
-                f"data were appended at sample {entry.at}, which is no multiple of global_batch = "
-                f"{global_batch}: give the run's own --global-batch"
+                f"data were appended at sample {entry.at}, which is no multiple of "
+                f"global_batch_size = {global_batch_size}: give the run's own --global-batch-size"
             )
     ends = sorted({0, num_steps, *(s for s in [*restarts, *joined] if s < num_steps)})
     phases = []
@@ -282,7 +295,7 @@ def _phases(
                 begin=begin,
                 end=end,
                 world_size=ranks[number],
-                micro_batch=micro_batches[number],
+                micro_batch_size=micro_batches[number],
                 journal=replace(journal, entries=journal.entries[:known]),
                 restarted=begin in restarts,
             )
@@ -294,33 +307,33 @@ def _walk(
     manifest: PackedManifest,
     arguments: dict[str, Any],
     phases: list[_Phase],
-    global_batch: int,
+    global_batch_size: int,
     stride: int,
 ) -> Iterator[tuple[Ints, Blocks]]:
     """A chunk of steps at a time: their numbers, and what all ranks were given in them."""
     order = SampleOrder(manifest, **arguments)
-    size = max(1, _CHUNK // global_batch)
+    size = max(1, _CHUNK // global_batch_size)
     for phase in phases:
         if phase.restarted:  # all that survives is the text of the state, and the journal
-            text = DataState.of(order, phase.begin * global_batch).to_json()
+            text = DataState.of(order, phase.begin * global_batch_size).to_json()
             order = DataState.from_json(text).order(manifest, phase.journal)
         if phase.journal.entries != order.journal.entries:
             order = SampleOrder(manifest, **arguments, journal=phase.journal)
         for first in range(phase.begin, phase.end, size * stride):
             steps = np.arange(first, min(first + size, phase.end), dtype=np.int64)
-            yield steps, _consumed(order, steps, global_batch, phase)
+            yield steps, _consumed(order, steps, global_batch_size, phase)
 
 
-def _consumed(order: SampleOrder, steps: Ints, global_batch: int, phase: _Phase) -> Blocks:
+def _consumed(order: SampleOrder, steps: Ints, global_batch_size: int, phase: _Phase) -> Blocks:
     """What the ranks are given, micro-batch after micro-batch, in the order of their samples."""
-    width = global_batch // phase.world_size
+    width = global_batch_size // phase.world_size
     out = np.empty((4, len(steps), phase.world_size, width), dtype=np.int64)
     for rank in range(phase.world_size):
         share = rank_samples(
-            steps, global_batch=global_batch, rank=rank, world_size=phase.world_size
+            steps, global_batch_size=global_batch_size, rank=rank, world_size=phase.world_size
         )
-        for begin in range(0, width, phase.micro_batch):
-            micro = share[:, begin : begin + phase.micro_batch]
+        for begin in range(0, width, phase.micro_batch_size):
+            micro = share[:, begin : begin + phase.micro_batch_size]
             given = rows(order.locate_many(micro.ravel()))
-            out[:, :, rank, begin : begin + phase.micro_batch] = given.reshape(4, *micro.shape)
+            out[:, :, rank, begin : begin + phase.micro_batch_size] = given.reshape(4, *micro.shape)
     return Blocks(*out.reshape(4, -1))

@@ -4,7 +4,7 @@
     step    0   1   2   .   3   4         optimizer steps: the position in the schedule
                         └── skipped: its samples are consumed, no step is made of them
 
-Samples [0, batch x global_batch) are consumed. Without a skipped batch both counters are equal.
+Samples [0, batch x global_batch_size) are consumed. Without a skipped batch the two are equal.
 """
 
 import json

@@ -31,7 +31,7 @@ class CheckpointSettings:
     `every`."""
     keep_best: int = 1
     """Checkpoints with the lowest validation loss that are kept. Those count whose very step was
-    validated (`validate_every`)."""
+    validated (`eval_interval`)."""
     export: bool = True
     """Each checkpoint kept by `keep_every` or `keep_best` also becomes a Transformers folder,
     exports/step-…, written in the background by a process of its own."""

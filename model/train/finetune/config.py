@@ -21,9 +21,9 @@ class TuneSettings:
 
     epochs: float = 4.0
     """Passes over the data."""
-    global_batch: int = 256
+    global_batch_size: int = 256
     """Samples in a step, all ranks together: conversations, packed rows, or preference pairs."""
-    micro_batch: int = 8
+    micro_batch_size: int = 8
     """Samples in one forward pass of one rank."""
     learning_rate: float = 2e-5
     """Peak learning rate."""
@@ -36,7 +36,7 @@ class TuneSettings:
     betas: tuple[float, float] = (0.9, 0.999)
     """AdamW's decay rates of the two moments, each in [0, 1); short runs gain from a second of
     0.95, as in pretraining."""
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
     """Largest global gradient norm."""
     max_length: int = 2048
     """Tokens of a sample; a longer one loses its end, and is left out when no answer remains."""
@@ -58,11 +58,11 @@ class TuneSettings:
 
     def check(self, stage: str) -> None:
         """Refuse values that no machine could run. Raises ConfigError."""
-        for name in ("global_batch", "micro_batch", "checkpoint_every", "log_every"):
+        for name in ("global_batch_size", "micro_batch_size", "checkpoint_every", "log_every"):
             self._require(stage, name, getattr(self, name) >= 1, "at least 1")
         for name in ("max_steps", "seed", "weight_decay"):
             self._require(stage, name, getattr(self, name) >= 0, "0 or more")
-        for name in ("epochs", "learning_rate", "clip"):
+        for name in ("epochs", "learning_rate", "max_grad_norm"):
             value = getattr(self, name)
             self._require(stage, name, value > 0 and math.isfinite(value), "a positive number")
         self._require(stage, "betas", all(0 <= b < 1 for b in self.betas), "two values in [0, 1)")
@@ -71,27 +71,29 @@ class TuneSettings:
 
     def check_ranks(self, stage: str, num_processes: int) -> None:
         """Refuse a batch that the ranks cannot split evenly. Raises ConfigError."""
-        together = self.micro_batch * num_processes
-        if num_processes < 1 or self.global_batch % together:
+        together = self.micro_batch_size * num_processes
+        if num_processes < 1 or self.global_batch_size % together:
             raise ConfigError(
-                f"{stage}: global_batch = {self.global_batch} is not a multiple of micro_batch x "
-                f"processes = {self.micro_batch} x {num_processes} = {together}; change one"
+                f"{stage}: global_batch_size = {self.global_batch_size} is not a multiple of "
+                f"micro_batch_size x processes = {self.micro_batch_size} x {num_processes} = {together}; change one"
             )
 
     def fitting_ranks(self, available: int) -> int:
-        """The most of `available` ranks that split global_batch into whole micro-batches."""
+        """The most of `available` ranks that split global_batch_size into whole micro-batches."""
         ranks = range(max(1, available), 0, -1)
-        return next((n for n in ranks if self.global_batch % (self.micro_batch * n) == 0), 1)
+        return next(
+            (n for n in ranks if self.global_batch_size % (self.micro_batch_size * n) == 0), 1
+        )
 
     def accumulation(self, num_processes: int) -> int:
         """Micro-batches of one rank in a step."""
-        return self.global_batch // (self.micro_batch * num_processes)
+        return self.global_batch_size // (self.micro_batch_size * num_processes)
 
     def num_steps(self, num_samples: int, num_processes: int) -> int:
         """Optimizer steps of a whole run, counted as Transformers' trainer does."""
         if self.max_steps:
             return self.max_steps
-        batches = math.ceil(num_samples / (self.micro_batch * num_processes))
+        batches = math.ceil(num_samples / (self.micro_batch_size * num_processes))
         in_epoch = max(1, math.ceil(batches / self.accumulation(num_processes)))
         return math.ceil(self.epochs * in_epoch)
 
@@ -106,7 +108,7 @@ class SftSettings(TuneSettings):
 
     packing: bool = False
     """Put several conversations into one row of `max_length` tokens (best fit, decreasing), kept
-    apart by position ids. A step then holds `global_batch` rows, so more conversations."""
+    apart by position ids. A step then holds `global_batch_size` rows, so more conversations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +117,9 @@ class DpoSettings(TuneSettings):
 
     epochs: float = 3.0
     """Passes over the data; section 6: 3."""
-    global_batch: int = 128
+    global_batch_size: int = 128
     """Pairs in a step, all ranks together; section 6: 128."""
-    micro_batch: int = 4
+    micro_batch_size: int = 4
     """Pairs in one forward pass of one rank; a pair is two sequences."""
     learning_rate: float = 5e-6
     """Peak learning rate; section 6: 5e-6."""

@@ -149,7 +149,7 @@ class Changes:
             )
         total = self.horizon.total_steps
         if request.horizon == "extend":
-            total += gained // self.settings.global_batch
+            total += gained // self.settings.global_batch_size
         if step >= total:
             raise ConfigError(
                 f"the run ends at step {total} and has done {step}, so no step is left for the new "
@@ -173,7 +173,7 @@ class Changes:
             raise ConfigError(
                 f"steps = {total}, but the warm-up alone takes {self.settings.warmup_steps}"
             )
-        left = (self.order.num_samples - consumed) // self.settings.global_batch
+        left = (self.order.num_samples - consumed) // self.settings.global_batch_size
         if total - step > left:
             raise ConfigError(
                 f"steps = {total}, but the data suffice for {step + left}; append more first"
@@ -216,11 +216,12 @@ def sample_order(
 
 def count_steps(settings: PretrainSettings, order: SampleOrder) -> int:
     """Optimizer steps of a run on these data. Raises ConfigError when they do not suffice."""
-    available = order.num_samples // settings.global_batch
+    available = order.num_samples // settings.global_batch_size
     if settings.steps > available or not available:
         raise ConfigError(
-            f"pretrain: steps = {settings.steps or 1} of global_batch = {settings.global_batch} "
-            f"need {max(settings.steps, 1) * settings.global_batch} samples, the packed data hold "
+            f"pretrain: steps = {settings.steps or 1} of global_batch_size = "
+            f"{settings.global_batch_size} need "
+            f"{max(settings.steps, 1) * settings.global_batch_size} samples, the packed data hold "
             f"{order.num_samples} at sequence_length = {settings.sequence_length} and these "
             "weights; raise epochs or weights, pack more data, or lower steps"
         )

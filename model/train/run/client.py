@@ -330,7 +330,7 @@ def manifest_file(data: Path) -> Path:
 
 def _consumed(changes: Changes, step: int) -> int:
     """Samples after `step` steps; at least this many, for batches may have been skipped."""
-    size = changes.settings.global_batch
+    size = changes.settings.global_batch_size
     if not changes.journal.entries:
         return step * size
     appended = {entry.manifest for entry in changes.journal.entries}

@@ -192,7 +192,7 @@ def measure(job: ThroughputJob, ranks: Parallel) -> Result:
             loop.step()
     moments = loop.moments[job.warmup_steps - 1 :]
     seconds = [later - earlier for earlier, later in itertools.pairwise(moments)]
-    tokens = settings.global_batch * settings.sequence_length
+    tokens = settings.global_batch_size * settings.sequence_length
     median = statistics.median(seconds)
     speed = tokens / median / ranks.world_size
     datasheet = datasheet_peak(ranks.device)
@@ -247,7 +247,7 @@ def random_batch(
     document_tokens: mean length of documents (geometric) that begin anywhere; 0: none begin.
     """
     random = np.random.default_rng((settings.seed, ranks.rank))
-    rows, length = settings.global_batch // ranks.world_size, settings.sequence_length
+    rows, length = settings.global_batch_size // ranks.world_size, settings.sequence_length
     tokens = random.integers(0, vocabulary, (rows, length + 1), dtype=np.int32)
     starts = np.arange(rows + 1, dtype=np.int64) * length
     if document_tokens:
@@ -256,16 +256,16 @@ def random_batch(
     bounds = Boundaries(offsets=starts, sequence_length=length)
     positions = bounds.positions()
     batch: list[MicroBatch] = []
-    for first in range(0, rows, settings.micro_batch):
-        part = slice(first, first + settings.micro_batch)
+    for first in range(0, rows, settings.micro_batch_size):
+        part = slice(first, first + settings.micro_batch_size)
         micro_batch: MicroBatch = {
             "input_ids": torch.from_numpy(tokens[part, :-1].copy()),
             "labels": torch.from_numpy(tokens[part, 1:].copy()),
-            "source": torch.zeros(settings.micro_batch, dtype=torch.int64),
-            "samples": torch.arange(first, first + settings.micro_batch),
+            "source": torch.zeros(settings.micro_batch_size, dtype=torch.int64),
+            "samples": torch.arange(first, first + settings.micro_batch_size),
         }
         if document_tokens:
-            offsets = bounds.of_rows(first, first + settings.micro_batch)
+            offsets = bounds.of_rows(first, first + settings.micro_batch_size)
             micro_batch["position_ids"] = torch.from_numpy(positions[part].copy())
             micro_batch["cu_seqlens"] = torch.from_numpy(offsets)
             micro_batch["max_seqlen"] = int(np.diff(offsets).max())

@@ -69,7 +69,7 @@ class Variant:
         model: dict[str, Any],
         *,
         num_processes: int,
-        micro_batch: int,
+        micro_batch_size: int,
         accumulation: int = 1,
         sequence_length: int = 2048,
     ) -> PretrainSettings:
@@ -77,8 +77,8 @@ class Variant:
         return PretrainSettings(
             model={**model, "kernels": self.kernels, **self.model},
             sequence_length=sequence_length,
-            micro_batch=micro_batch,
-            global_batch=micro_batch * accumulation * num_processes,
+            micro_batch_size=micro_batch_size,
+            global_batch_size=micro_batch_size * accumulation * num_processes,
             parallel=ParallelSettings(reshard_after_forward=self.reshard_after_forward),
             activation_checkpointing=self.activation_checkpointing,
             compile=self.compile,

@@ -74,7 +74,7 @@ def loader_of(packed: PackedManifest, length: int, **arguments: int) -> StepLoad
         PackedDataset(packed.folder, order),
         separate_documents=True,
         prefetch=0,
-        **{"global_batch": 6, "micro_batch": 3, "rank": 0, "world_size": 1} | arguments,
+        **{"global_batch_size": 6, "micro_batch_size": 3, "rank": 0, "world_size": 1} | arguments,
     )
 
 
@@ -102,11 +102,11 @@ def test_boundaries_come_only_when_asked_for(packed: PackedManifest) -> None:
     assert packed.folder
     order = SampleOrder(packed, sequence_length=6, seed=2)
     dataset = PackedDataset(packed.folder, order)
-    loader = StepLoader(dataset, global_batch=4, micro_batch=4, rank=0, world_size=1)
+    loader = StepLoader(dataset, global_batch_size=4, micro_batch_size=4, rank=0, world_size=1)
     assert set(loader.step(0)[0]) == {"input_ids", "labels", "source", "samples"}
     loader.close()
     batch = dataset.batch([0, 1, 2, 3], separate_documents=True)
-    with_documents = loader_of(packed, 6, global_batch=4, micro_batch=4).step(0)[0]
+    with_documents = loader_of(packed, 6, global_batch_size=4, micro_batch_size=4).step(0)[0]
     for name in ("input_ids", "labels", "source", "position_ids", "cu_seqlens"):
         assert torch.equal(batch[name], with_documents[name])  # type: ignore[literal-required]
     assert batch["max_seqlen"] == with_documents["max_seqlen"]
@@ -119,4 +119,4 @@ def test_a_damaged_index_is_refused_before_use(pack: Pack, tmp_path: Path) -> No
     data[1] -= 1  # another, still ascending, start
     data.tofile(index)
     with pytest.raises(Exception, match=r"index_md5 of .*zh-00000\.idx"):
-        loader_of(packed, 4, global_batch=2, micro_batch=2).step(0)
+        loader_of(packed, 4, global_batch_size=2, micro_batch_size=2).step(0)

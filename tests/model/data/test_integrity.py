@@ -138,7 +138,7 @@ def test_a_shard_is_hashed_once_a_launch(
 
 def _rank(dataset: PackedDataset, together: Barrier, steps: range) -> None:
     loader = StepLoader(
-        dataset, global_batch=8, micro_batch=4, rank=steps.start, world_size=2, prefetch=2
+        dataset, global_batch_size=8, micro_batch_size=4, rank=steps.start, world_size=2, prefetch=2
     )
     together.wait(60)
     for step in range(loader.num_steps):

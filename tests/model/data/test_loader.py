@@ -66,27 +66,27 @@ def test_steps_do_not_depend_on_ranks_and_micro_batches(
 ) -> None:
     order = SampleOrder(simulate({"en": [400]}), sequence_length=2, seed=1)
     world_size = data.draw(st.integers(1, 8))
-    micro_batch = data.draw(st.integers(1, 4))
+    micro_batch_size = data.draw(st.integers(1, 4))
     accumulation = data.draw(st.integers(1, 3))
-    global_batch = world_size * micro_batch * accumulation
+    global_batch_size = world_size * micro_batch_size * accumulation
     step = data.draw(st.integers(0, 5))
     loaders = [
         StepLoader(
             PackedDataset(Path(), order),
-            global_batch=global_batch,
-            micro_batch=micro_batch,
+            global_batch_size=global_batch_size,
+            micro_batch_size=micro_batch_size,
             rank=rank,
             world_size=world_size,
         )
         for rank in range(world_size)
     ]
     numbers = [n for loader in loaders for n in loader.samples(step).tolist()]
-    assert numbers == list(range(step * global_batch, (step + 1) * global_batch))
+    assert numbers == list(range(step * global_batch_size, (step + 1) * global_batch_size))
 
 
 def test_micro_batches_carry_shifted_labels(packed: PackedManifest) -> None:
     dataset = dataset_of(packed, validation_fraction=0.1)
-    straight = StepLoader(dataset, global_batch=8, micro_batch=8, rank=0, world_size=1)
+    straight = StepLoader(dataset, global_batch_size=8, micro_batch_size=8, rank=0, world_size=1)
     whole = straight.step(2)[0]
     assert straight.num_steps == len(dataset) // 8
     assert whole["samples"].tolist() == list(range(16, 24))
@@ -97,7 +97,9 @@ def test_micro_batches_carry_shifted_labels(packed: PackedManifest) -> None:
         assert torch.equal(whole["labels"][row], tokens[1:])
         assert int(whole["source"][row]) == dataset[number]["source"]
     shares = [
-        StepLoader(dataset, global_batch=8, micro_batch=2, rank=rank, world_size=2).step(2)
+        StepLoader(dataset, global_batch_size=8, micro_batch_size=2, rank=rank, world_size=2).step(
+            2
+        )
         for rank in range(2)
     ]
     assert [len(share) for share in shares] == [2, 2]
@@ -109,16 +111,21 @@ def test_micro_batches_carry_shifted_labels(packed: PackedManifest) -> None:
 
 def test_refuses_uneven_splits_and_steps_without_data(packed: PackedManifest) -> None:
     dataset = dataset_of(packed)
-    for global_batch, micro_batch, world_size in ((8, 3, 1), (8, 2, 3), (0, 1, 1), (4, 4, 2)):
-        with pytest.raises(ConfigError, match=f"global_batch {global_batch}"):
+    for global_batch_size, micro_batch_size, world_size in (
+        (8, 3, 1),
+        (8, 2, 3),
+        (0, 1, 1),
+        (4, 4, 2),
+    ):
+        with pytest.raises(ConfigError, match=f"global_batch_size {global_batch_size}"):
             StepLoader(
                 dataset,
-                global_batch=global_batch,
-                micro_batch=micro_batch,
+                global_batch_size=global_batch_size,
+                micro_batch_size=micro_batch_size,
                 rank=0,
                 world_size=world_size,
             )
-    steps = StepLoader(dataset, global_batch=8, micro_batch=8, rank=0, world_size=1)
+    steps = StepLoader(dataset, global_batch_size=8, micro_batch_size=8, rank=0, world_size=1)
     steps.step(steps.num_steps - 1)
     for step in (-1, steps.num_steps):
         with pytest.raises(DataError, match=f"step {step} asked for"):

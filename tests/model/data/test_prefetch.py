@@ -34,7 +34,7 @@ def loader_of(packed: PackedManifest, **arguments: int) -> StepLoader:
     return StepLoader(
         PackedDataset(packed.folder, order),
         separate_documents=True,
-        **{"global_batch": 8, "micro_batch": 2, "rank": 1, "world_size": 2} | arguments,
+        **{"global_batch_size": 8, "micro_batch_size": 2, "rank": 1, "world_size": 2} | arguments,
     )
 
 

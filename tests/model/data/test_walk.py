@@ -35,7 +35,7 @@ class Phase:
 
     begin: int
     world_size: int
-    micro_batch: int
+    micro_batch_size: int
     prefetch: int
     append: int | None
     """Which of the further manifests joins, with which weights."""
@@ -69,7 +69,7 @@ def phases(draw: st.DrawFn) -> list[Phase]:
             Phase(
                 begin=begin,
                 world_size=world_size,
-                micro_batch=draw(
+                micro_batch_size=draw(
                     st.sampled_from([b for b in (1, 2, 4, 8) if world_size * b <= GLOBAL_BATCH])
                 ),
                 prefetch=draw(st.sampled_from([0, 1, 3])),
@@ -142,8 +142,8 @@ def test_one_sequence_whatever_happens(corpora: list[PackedManifest], data: st.D
         loaders = [
             StepLoader(
                 PackedDataset(base.folder, order),
-                global_batch=GLOBAL_BATCH,
-                micro_batch=phase.micro_batch,
+                global_batch_size=GLOBAL_BATCH,
+                micro_batch_size=phase.micro_batch_size,
                 rank=rank,
                 world_size=phase.world_size,
                 prefetch=phase.prefetch,
@@ -154,7 +154,7 @@ def test_one_sequence_whatever_happens(corpora: list[PackedManifest], data: st.D
         for step in range(step, min(end, available)):  # noqa: B020
             for loader in loaders:
                 batches = loader.step(step)
-                assert len(batches) * phase.micro_batch * phase.world_size == GLOBAL_BATCH
+                assert len(batches) * phase.micro_batch_size * phase.world_size == GLOBAL_BATCH
                 found += given_out(batches)
         for loader in loaders:
             loader.close()

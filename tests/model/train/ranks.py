@@ -109,13 +109,13 @@ def settings(**changes: Any) -> dict[str, Any]:
     return {
         "model": TINY,
         "sequence_length": 32,
-        "global_batch": 8,
-        "micro_batch": 2,
+        "global_batch_size": 8,
+        "micro_batch_size": 2,
         "steps": 12,
         "warmup_steps": 2,
         "learning_rate": 1e-2,
         "validation_fraction": 0.05,
-        "validate_every": 3,
+        "eval_interval": 3,
         "seed": 3,
         **changes,
         # Exports cost seconds of a process of their own: where a test is about them, it says so.
@@ -221,9 +221,9 @@ def scale_losses(factors: Mapping[int, float]) -> None:
     """From now on, in this process, the losses of these training batches are multiplied."""
     original = Engine.forward
 
-    def forward(self: Engine, micro_batch: Any) -> Any:
-        loss, losses = original(self, micro_batch)
-        batch = int(micro_batch["samples"][0]) // self.settings.global_batch
+    def forward(self: Engine, micro_batch_size: Any) -> Any:
+        loss, losses = original(self, micro_batch_size)
+        batch = int(micro_batch_size["samples"][0]) // self.settings.global_batch_size
         factor = factors.get(batch, 1.0) if self.objective.training else 1.0
         return loss * factor, losses * factor
 

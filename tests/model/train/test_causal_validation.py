@@ -83,7 +83,7 @@ def test_validation_of_a_leaking_model_reports_it(make_run: MakeRun, separate: b
             steps=2,
             warmup_steps=1,
             validation_fraction=0.1,
-            validate_every=1,
+            eval_interval=1,
             validation_samples=3,
             separate_documents=separate,
         )
@@ -114,4 +114,4 @@ def test_a_leaking_model_without_held_out_data_is_refused(make_run: MakeRun) -> 
         pytest.warns(UserWarning, match="later tokens"),
         pytest.raises(ConfigError, match=r"routing = 'reference_norm' leaks.*validation_fraction"),
     ):
-        make_run(model=model, validation_fraction=0.0, validate_every=0)
+        make_run(model=model, validation_fraction=0.0, eval_interval=0)

@@ -15,12 +15,12 @@ from model.train.monitors.health import HealthSettings
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"micro_batch": 0}, "micro_batch = 0"),
+        ({"micro_batch_size": 0}, "micro_batch_size = 0"),
         ({"learning_rate": float("nan")}, "learning_rate = nan"),
         ({"learning_rate": 1e-4, "min_learning_rate": 1e-3}, "min_learning_rate = 0.001"),
         ({"betas": (0.9, 1.0)}, "betas"),
         ({"weights": {"zhihu": -1.0}}, "weights.zhihu = -1.0"),
-        ({"validate_every": 10}, "set validation_fraction"),
+        ({"eval_interval": 10}, "set validation_fraction"),
         ({"validation_fraction": 0.9}, "validation_fraction = 0.9"),
         ({"steps": 10, "warmup_steps": 10}, "warmup_steps = 10"),
         ({"checkpoints": CheckpointSettings(keep_last=0)}, r"checkpoints\.keep_last = 0"),
@@ -50,12 +50,14 @@ def test_the_papers_settings_are_accepted() -> None:
     settings = PretrainSettings()
     settings.check()
     settings.check_ranks(8)
-    assert settings.global_batch * settings.sequence_length == 1_048_576
+    assert settings.global_batch_size * settings.sequence_length == 1_048_576
 
 
 def test_a_batch_must_split_evenly() -> None:
-    with pytest.raises(ConfigError, match=r"12 is not a multiple of micro_batch x processes = 4"):
-        PretrainSettings(global_batch=12, micro_batch=4).check_ranks(2)
+    with pytest.raises(
+        ConfigError, match=r"12 is not a multiple of micro_batch_size x processes = 4"
+    ):
+        PretrainSettings(global_batch_size=12, micro_batch_size=4).check_ranks(2)
 
 
 def test_a_job_survives_json(tmp_path: Path) -> None:

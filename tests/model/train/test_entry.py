@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("fork_server")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"micro_batch": 3}, "global_batch = 8 is not a multiple"),
+        ({"micro_batch_size": 3}, "global_batch_size = 8 is not a multiple"),
         ({"weights": {"gamma": 2.0}}, "'gamma' is no source of the packed data"),
         ({"model": "nowhere"}, "no folder of a Transformers model"),
     ],

@@ -60,9 +60,9 @@ def test_thirty_random_kills_leave_no_trace(
 ) -> None:
     changes = ranks.settings(
         steps=40,
-        micro_batch=4,
+        micro_batch_size=4,
         validation_fraction=0.05,
-        validate_every=5,
+        eval_interval=5,
         checkpoints={"every": 4, "keep_last": 2},
     )
     reference = tmp_path_factory.mktemp("reference")

@@ -39,7 +39,7 @@ QWEN = {
 @pytest.mark.parametrize("model", [ranks.TINY, QWEN], ids=["steel", "qwen2"])
 def test_equals_a_plain_loop(make_run: MakeRun, packed: Path, model: dict[str, Any]) -> None:
     """Losses and weights after six steps, against torch's AdamW, clip and cross entropy."""
-    run = make_run(model=model, steps=6, clip=0.5)
+    run = make_run(model=model, steps=6, max_grad_norm=0.5)
     reference = AutoModelForCausalLM.from_config(run.model.config, dtype=torch.float32)
     reference.load_state_dict(run.model.state_dict())
     run.trainer.fit()
@@ -74,7 +74,7 @@ def test_equals_a_plain_loop(make_run: MakeRun, packed: Path, model: dict[str, A
 
 
 def test_loss_by_source_adds_up(make_run: MakeRun) -> None:
-    run = make_run(steps=1, global_batch=16)
+    run = make_run(steps=1, global_batch_size=16)
     batches = run.trainer.data.loader.step(0)
     sources = torch.cat([batch["source"] for batch in batches])
     number = torch.bincount(sources, minlength=2)
@@ -130,7 +130,12 @@ def test_a_step_that_is_not_finite_leaves_the_weights_alone(
 
 
 def test_validation_is_the_loss_on_held_out_samples(make_run: MakeRun, packed: Path) -> None:
-    changes = {"steps": 3, "validation_fraction": 0.1, "micro_batch": 8, "validation_samples": 11}
+    changes = {
+        "steps": 3,
+        "validation_fraction": 0.1,
+        "micro_batch_size": 8,
+        "validation_samples": 11,
+    }
     run = make_run(**changes)
     run.trainer.fit()
     order = sample_order(run.trainer.settings, PackedManifest.read(packed / "shards"))

@@ -26,10 +26,10 @@ def test_every_scenario_holds(simulate: Simulate, data: st.DataObject) -> None:
     sizes = st.lists(st.integers(1, 300), min_size=1, max_size=3)
     sources = data.draw(st.dictionaries(st.sampled_from(["en", "zh"]), sizes, min_size=1))
     sources["code"] = [500]
-    global_batch = data.draw(st.sampled_from([4, 8]))
+    global_batch_size = data.draw(st.sampled_from([4, 8]))
     arguments: dict[str, Any] = {
         "sequence_length": data.draw(st.integers(1, 9)),
-        "global_batch": global_batch,
+        "global_batch_size": global_batch_size,
         "seed": data.draw(st.integers(0, 9)),
         "weights": {name: data.draw(st.sampled_from([0, 0.3, 1, 2.5])) for name in sources}
         | {"code": 1.5},
@@ -44,7 +44,7 @@ def test_every_scenario_holds(simulate: Simulate, data: st.DataObject) -> None:
     restarts = data.draw(stops)
     ranks = [data.draw(st.sampled_from([1, 2, 4])) for _ in range(len(restarts) + 1)]
     micro_batches = [
-        data.draw(st.sampled_from([b for b in (1, 2, 4, 8) if global_batch % (n * b) == 0]))
+        data.draw(st.sampled_from([b for b in (1, 2, 4, 8) if global_batch_size % (n * b) == 0]))
         for n in ranks
     ]
     report = verify_order(
@@ -69,7 +69,7 @@ def test_digest_is_that_of_the_samples_in_order(simulate: Simulate) -> None:
     for block in map(order.locate, range(order.num_samples)):
         md5.update(bytes.fromhex(order.shards[block.shard].md5))
         md5.update(block.epoch.to_bytes(8, "little") + block.start.to_bytes(8, "little"))
-    report = verify_order(manifest, sequence_length=4, seed=2, global_batch=8, ranks=[4])
+    report = verify_order(manifest, sequence_length=4, seed=2, global_batch_size=8, ranks=[4])
     assert report.order_digest == md5.hexdigest()
 
 
@@ -114,7 +114,7 @@ def test_a_wrong_order_is_noticed(
         return blocks
 
     monkeypatch.setattr(SampleOrder, "locate_many", wrong)
-    report = verify_order(simulate({"en": [400]}), sequence_length=4, global_batch=8)
+    report = verify_order(simulate({"en": [400]}), sequence_length=4, global_batch_size=8)
     assert not report.ok
     assert {name: getattr(report, name) for name in expected} == expected
 
@@ -134,7 +134,7 @@ def test_validation_that_is_trained_on_is_noticed(
 
     monkeypatch.setattr(SampleOrder, "locate_many", leaky)
     report = verify_order(
-        simulate({"en": [400]}), sequence_length=4, global_batch=8, validation_fraction=0.1
+        simulate({"en": [400]}), sequence_length=4, global_batch_size=8, validation_fraction=0.1
     )
     assert (report.num_leaked, report.num_lost) == (1, 1) and not report.ok
 
@@ -142,13 +142,13 @@ def test_validation_that_is_trained_on_is_noticed(
 def test_an_order_that_depends_on_the_ranks_is_noticed(
     simulate: Simulate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def by_rank(steps: Any, *, global_batch: int, rank: int, world_size: int) -> Any:
+    def by_rank(steps: Any, *, global_batch_size: int, rank: int, world_size: int) -> Any:
         """Each rank has a half of the data to itself, as in the published code."""
-        share = global_batch // world_size
+        share = global_batch_size // world_size
         first = np.asarray(steps)[:, None] * share + np.arange(share)
         return first + rank * 48
 
-    arguments: dict[str, Any] = {"sequence_length": 4, "global_batch": 8, "ranks": [2]}
+    arguments: dict[str, Any] = {"sequence_length": 4, "global_batch_size": 8, "ranks": [2]}
     manifest = simulate({"en": [385]})
     good = verify_order(manifest, **arguments)
     monkeypatch.setattr(verify, "rank_samples", by_rank)
@@ -163,7 +163,7 @@ def test_half_a_billion_blocks_by_sampling(simulate: Simulate) -> None:
     report = verify_order(
         manifest,
         sequence_length=2048,
-        global_batch=512,
+        global_batch_size=512,
         ranks=[8, 4, 8],
         restarts=[300, 900],
         append=[(simulate({"new": [1 << 30]}, prefix="x"), 1200)],
@@ -191,19 +191,21 @@ def test_refuses_impossible_scenarios(
     simulate: Simulate, scenario: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        verify_order(simulate({"en": [400]}), sequence_length=4, global_batch=8, **scenario)
+        verify_order(simulate({"en": [400]}), sequence_length=4, global_batch_size=8, **scenario)
 
 
 def test_refuses_appending_after_the_end(simulate: Simulate) -> None:
     new = simulate({"en": [90]}, prefix="x")
     with pytest.raises(ConfigError, match="appended at step 13: 99 samples make 12 steps of 8"):
-        verify_order(simulate({"en": [400]}), sequence_length=4, global_batch=8, append=[(new, 13)])
+        verify_order(
+            simulate({"en": [400]}), sequence_length=4, global_batch_size=8, append=[(new, 13)]
+        )
 
 
 def test_refuses_appending_what_is_there(simulate: Simulate) -> None:
     manifest = simulate({"en": [400]})
     with pytest.raises(DataError, match="has the content of"):
-        verify_order(manifest, sequence_length=4, global_batch=8, append=[(manifest, 2)])
+        verify_order(manifest, sequence_length=4, global_batch_size=8, append=[(manifest, 2)])
 
 
 def test_shards_are_verified_and_faults_collected(packed: PackedManifest) -> None:

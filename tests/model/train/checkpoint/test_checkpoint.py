@@ -111,7 +111,7 @@ def test_what_an_interrupted_save_left_is_neither_read_nor_kept(make_run: MakeRu
 def test_what_is_kept_is_the_last_the_periodic_and_the_best(make_run: MakeRun) -> None:
     run = make_run(
         steps=11,
-        validate_every=2,
+        eval_interval=2,
         checkpoints={"every": 2, "keep_last": 2, "keep_every": 4, "keep_best": 1},
     )
     run.trainer.fit()
@@ -201,8 +201,8 @@ def test_retention_keeps_the_newest(make_run: MakeRun) -> None:
 
 def test_another_batch_or_other_data_are_refused(make_run: MakeRun) -> None:
     make_run(steps=2).trainer.fit()
-    with pytest.raises(ConfigError, match="global_batch = 4"):
-        make_run(steps=2, global_batch=4).trainer.resume()
+    with pytest.raises(ConfigError, match="global_batch_size = 4"):
+        make_run(steps=2, global_batch_size=4).trainer.resume()
     with pytest.raises(DataError, match="seed of the checkpoint is 3, configured is 4"):
         make_run(steps=2, seed=4).trainer.resume()
 

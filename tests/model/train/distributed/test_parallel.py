@@ -149,7 +149,7 @@ def test_copies_of_the_weights_learn_the_same(
     packed: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
     """Two copies over two ranks each (HSDP), against one copy over two ranks."""
-    changes = ranks.settings(micro_batch=1, parallel={"shard": 2})
+    changes = ranks.settings(micro_batch_size=1, parallel={"shard": 2})
     job = ranks.write_job(packed, tmp_path, changes)
     assert ranks.run_ranks(job, 4) == [0] * 4, (tmp_path / "rank-0.log").read_text()
     expected, found = ranks.read_run(uninterrupted), ranks.read_run(tmp_path)
@@ -169,7 +169,7 @@ def test_copies_of_the_weights_learn_the_same(
 def test_copies_that_were_killed_and_moved_go_on(packed: Path, tmp_path: Path) -> None:
     """A run with two copies, killed twice, is bit for bit the one that was not; and its checkpoint
     loads where there is one copy."""
-    values = ranks.settings(micro_batch=1, parallel={"shard": 2})
+    values = ranks.settings(micro_batch_size=1, parallel={"shard": 2})
     whole, broken = (ranks.write_job(packed, tmp_path / n, values) for n in ("whole", "broken"))
     assert ranks.run_ranks(whole, 4) == [0] * 4
     for fault in (ranks.Fault(step=6, rank=3), ranks.Fault(step=8, at="before tensors", rank=2)):
@@ -182,7 +182,7 @@ def test_copies_that_were_killed_and_moved_go_on(packed: Path, tmp_path: Path) -
 
     moved = ranks.write_job(packed, tmp_path / "moved", values)
     assert ranks.run_ranks(moved, 4, ranks.Fault(step=6, number=signal.SIGTERM)) == [143] * 4
-    one_copy = ranks.settings(micro_batch=1)
+    one_copy = ranks.settings(micro_batch_size=1)
     assert ranks.run_ranks(ranks.write_job(packed, moved.parent, one_copy), 2) == [0, 0]
     expected = ranks.read_run(whole.parent)
     for step, metrics in ranks.read_run(moved.parent).items():

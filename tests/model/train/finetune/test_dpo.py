@@ -34,8 +34,8 @@ def make_job(policy: Path, tmp_path: Path) -> Callable[..., DpoJob]:
         return DpoJob(
             settings=DpoSettings(
                 **{
-                    "micro_batch": 4,
-                    "global_batch": 8,
+                    "micro_batch_size": 4,
+                    "global_batch_size": 8,
                     "max_length": 256,
                     "learning_rate": 1e-3,
                     "warmup_fraction": 0.0,
@@ -120,7 +120,7 @@ def test_the_entry_publishes_the_policy(
     make_job: Callable[..., DpoJob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(StopFlag, "install", lambda self: self)
-    job = make_job(epochs=2, global_batch=4)
+    job = make_job(epochs=2, global_batch_size=4)
     config = Path(job.output) / "dpo.json"
     config.write_text(json.dumps(job.plain()))
     assert dpo.main([str(config)]) == 0

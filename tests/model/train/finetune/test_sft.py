@@ -42,8 +42,8 @@ def make_job(base: Path, tmp_path: Path) -> Callable[..., SftJob]:
         return SftJob(
             settings=SftSettings(
                 **{
-                    "micro_batch": 4,
-                    "global_batch": 4,
+                    "micro_batch_size": 4,
+                    "global_batch_size": 4,
                     "max_length": 256,
                     "learning_rate": 1e-2,
                     "log_every": 1,
@@ -128,7 +128,7 @@ def test_loss_is_the_mean_over_the_assistants_tokens(make_job: Callable[..., Sft
 
 def test_packed_conversations_do_not_see_each_other(make_job: Callable[..., SftJob]) -> None:
     rows = conversations(12)
-    job = make_job(rows=rows, packing=True, max_length=512, micro_batch=8, global_batch=8)
+    job = make_job(rows=rows, packing=True, max_length=512, micro_batch_size=8, global_batch_size=8)
     trainer = build(job)
     assert len(trainer.train_dataset) < len(rows) / 2, "nothing was packed"
     (batch,) = trainer.get_train_dataloader()

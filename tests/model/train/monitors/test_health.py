@@ -296,7 +296,7 @@ def test_a_skipped_batch_at_the_end_of_the_data_counts_as_consumed(
 ) -> None:
     available = make_run("probe", steps=0).trainer.total_steps
     scaled({available - 1: NAN})
-    run = make_run(steps=0, health={"non_finite": "skip"}, validate_every=0)
+    run = make_run(steps=0, health={"non_finite": "skip"}, eval_interval=0)
     run.trainer.fit()
     assert run.trainer.progress.batch == available == run.trainer.progress.step + 1
     assert last_value(output_of(run) / "metrics.jsonl", "data/samples") == available * 8

@@ -198,7 +198,7 @@ def test_random_appends_kills_stops_and_ranks(
     (same ranks: bit for bit)."""
     chance = random.Random(seed)
     schedule = chance.choice(["cosine", "wsd"])
-    values = ranks.settings(micro_batch=4, steps=30, schedule=schedule)
+    values = ranks.settings(micro_batch_size=4, steps=30, schedule=schedule)
     job = ranks.write_job(packed, tmp_path, values)
     left, fixed_ranks, done = list(more), seed % 2 == 0, 0
     for number in range(10):

@@ -219,7 +219,7 @@ def asks_at(run: Run, step: int, act: Callable[[], object]) -> None:
 
 
 def test_a_running_constant_rate_decays_on_request(make_run: MakeRun) -> None:
-    run = make_run(schedule="constant", steps=12, validation_fraction=0, validate_every=0)
+    run = make_run(schedule="constant", steps=12, validation_fraction=0, eval_interval=0)
     folder = folder_of(run)
     asks_at(run, 4, lambda: move(folder, decay_at="now", steps=10))
     run.trainer.fit()
@@ -232,7 +232,7 @@ def test_a_running_constant_rate_decays_on_request(make_run: MakeRun) -> None:
 
 
 def test_a_running_wsd_is_made_longer_without_a_restart(make_run: MakeRun) -> None:
-    run = make_run(schedule="wsd", decay_fraction=0.25, steps=8, validate_every=0)
+    run = make_run(schedule="wsd", decay_fraction=0.25, steps=8, eval_interval=0)
     asks_at(run, 2, lambda: move(folder_of(run), steps=12))
     run.trainer.fit()
     values, horizon = run.trainer.settings, Horizon(steps=12)
@@ -242,7 +242,7 @@ def test_a_running_wsd_is_made_longer_without_a_restart(make_run: MakeRun) -> No
 
 
 def test_the_end_can_be_moved_in_the_last_step(make_run: MakeRun, more: Path) -> None:
-    run = make_run(steps=4, schedule="constant", validate_every=0)
+    run = make_run(steps=4, schedule="constant", eval_interval=0)
     folder = folder_of(run)
     asks_at(run, 3, lambda: ask(folder, more, horizon="extend"))
     run.trainer.fit()

@@ -33,13 +33,13 @@ MODEL: dict[str, Any] = {
 
 
 def settings(**changes: Any) -> PretrainSettings:
-    values = {"model": MODEL, "sequence_length": 16, "global_batch": 4, "micro_batch": 2}
+    values = {"model": MODEL, "sequence_length": 16, "global_batch_size": 4, "micro_batch_size": 2}
     return PretrainSettings(**{**values, **changes})
 
 
 def test_the_timed_step_is_forward_backward_clip_and_adamw() -> None:
     """Against torch's own loop over the same tokens, with its own clip and a mean over all rows."""
-    chosen = settings(clip=0.05, weight_decay=0.0)
+    chosen = settings(max_grad_norm=0.05, weight_decay=0.0)
     with torch.device("meta"):
         measured = AutoModelForCausalLM.from_config(model_config(chosen, {}))
     with parallel() as ranks:
@@ -77,7 +77,7 @@ def test_the_timed_step_is_forward_backward_clip_and_adamw() -> None:
 
 def test_a_result_agrees_with_itself(tmp_path: Path) -> None:
     job = ThroughputJob(
-        settings=settings(micro_batch=1), warmup_steps=2, timed_steps=3, output=str(tmp_path)
+        settings=settings(micro_batch_size=1), warmup_steps=2, timed_steps=3, output=str(tmp_path)
     )
     result = run_alone(job, num_processes := 2)
     assert (result.status, result.num_devices) == ("done", num_processes)
@@ -97,7 +97,7 @@ def test_a_result_agrees_with_itself(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_a_result_and_ends_all_ranks(tmp_path: Path) -> None:
-    huge = settings(model={**MODEL, "vocab_size": 2**45}, micro_batch=1)
+    huge = settings(model={**MODEL, "vocab_size": 2**45}, micro_batch_size=1)
     result = run_alone(ThroughputJob(settings=huge, output=str(tmp_path)), 2)
     assert result.status == "out of memory"
     assert "memory" in result.reason
@@ -121,7 +121,7 @@ def test_what_an_error_says_about_a_configuration(error: Exception, status: str 
 
 
 def test_random_documents_are_of_the_asked_length_and_part_rows() -> None:
-    chosen = settings(sequence_length=256, global_batch=8)
+    chosen = settings(sequence_length=256, global_batch_size=8)
     with parallel() as ranks:
         batch = random_batch(chosen, ranks, 128, document_tokens=32)
     assert [part["input_ids"].shape for part in batch] == [(2, 256)] * 4

@@ -52,10 +52,10 @@ def test_liger_says_which_of_its_kernels_are_missing(monkeypatch: pytest.MonkeyP
 
 def test_settings_split_the_batch_over_processes() -> None:
     settings = variants.OURS.settings(
-        variants.STEEL_1B, num_processes=4, micro_batch=8, accumulation=2
+        variants.STEEL_1B, num_processes=4, micro_batch_size=8, accumulation=2
     )
     settings.check()
     settings.check_ranks(4)
-    assert (settings.micro_batch, settings.global_batch) == (8, 64)
+    assert (settings.micro_batch_size, settings.global_batch_size) == (8, 64)
     assert isinstance(settings.model, dict)
     assert round(SteelConfig(**settings.model).num_parameters() / 1e9, 2) == 1.12
