@@ -173,7 +173,9 @@ class PretrainSettings:
         if self.global_batch_size % together:
             raise ConfigError(
                 f"pretrain: global_batch_size = {self.global_batch_size} is not a multiple of "
-                f"micro_batch_size x processes = {self.micro_batch_size} x {num_processes} = {together}; change one"
+                f"micro_batch_size x processes = {self.micro_batch_size} x {num_processes} = "
+                f"{together}; "
+                "change one"
             )
 
 

@@ -188,7 +188,8 @@ class Trainer:
             raise ConfigError(
                 f"pretrain: checkpoint {loaded.step} in {self.checkpoints.folder} consumed "
                 f"{consumed} samples, which global_batch_size = "
-                f"{self.settings.global_batch_size} does not give; use the global_batch_size it was trained with"
+                f"{self.settings.global_batch_size} does not give; "
+                "use the global_batch_size it was trained with"
             )
         self._saved = loaded.step
         return saved

@@ -75,7 +75,9 @@ class TuneSettings:
         if num_processes < 1 or self.global_batch_size % together:
             raise ConfigError(
                 f"{stage}: global_batch_size = {self.global_batch_size} is not a multiple of "
-                f"micro_batch_size x processes = {self.micro_batch_size} x {num_processes} = {together}; change one"
+                f"micro_batch_size x processes = {self.micro_batch_size} x {num_processes} = "
+                f"{together}; "
+                "change one"
             )
 
     def fitting_ranks(self, available: int) -> int:
