@@ -32,6 +32,7 @@ from model.train.build import Run, build
 from model.train.config import PretrainJob, PretrainSettings
 from model.train.distributed.context import Parallel, parallel
 from model.train.distributed.signals import StopFlag
+from model.train.run.folder import METRICS_FILE
 from model.train.run.metrics import read_metrics
 
 VOCABULARY = 512
@@ -133,7 +134,7 @@ def our_steps(run: Run, output: Path) -> float:
     run.trainer.close()
     lines = [
         line["time"]
-        for line in read_metrics(output / "metrics.jsonl")
+        for line in read_metrics(output / METRICS_FILE)
         if "train/loss" in line["metrics"]
     ]
     return statistics.median(np.diff(lines[5:]).tolist())

@@ -23,8 +23,9 @@ from typing import Any
 import psutil
 
 from common.paths import ROOT
+from model.train.run.folder import METRICS_FILE, SESSIONS_FILE
 from model.train.run.metrics import last_value, read_metrics
-from model.train.run.sessions import FILE_NAME, read_sessions
+from model.train.run.sessions import read_sessions
 from tasks.core.manifest import StageResult
 from tasks.core.store import newest
 from tasks.report.data import gather
@@ -112,11 +113,11 @@ def _end(process: "subprocess.Popen[bytes]", part: Part, store: Path) -> int:
 
 def tell(base: StageResult) -> dict[str, Any]:
     """Sessions, and validation loss by step, as JSON values."""
-    lines = list(read_metrics(base.folder / "metrics.jsonl"))
+    lines = list(read_metrics(base.folder / METRICS_FILE))
     steps = [line["step"] for line in lines if "train/loss" in line["metrics"]]
     return {
         "steps": len(steps),
-        "tokens": last_value(base.folder / "metrics.jsonl", TOKENS),
+        "tokens": last_value(base.folder / METRICS_FILE, TOKENS),
         "each_step_once": steps == sorted(set(steps)) and len(steps) == steps[-1],
         "sessions": [
             {
@@ -125,7 +126,7 @@ def tell(base: StageResult) -> dict[str, Any]:
                 "processes": s.num_processes,
                 "ended": s.how,
             }
-            for s in read_sessions(base.folder / FILE_NAME)
+            for s in read_sessions(base.folder / SESSIONS_FILE)
         ],
         "validation_loss": {
             line["step"]: round(line["metrics"]["validation/loss"], 4)

@@ -18,6 +18,7 @@ from corpus.chats.mixing import draw
 from corpus.chats.screening import Screen, found_file, report_found
 from corpus.decontaminate import ContaminationConfig
 from model.train.finetune.config import DpoJob, DpoSettings
+from model.train.run.folder import CHECKPOINTS_FOLDER, METRICS_FILE, MODEL_FOLDER
 from model.train.run.metrics import last_value, read_metrics
 from tasks.core.stage import StageResult, StageRun, plain, stage
 from tasks.core.torchrun import torchrun
@@ -90,10 +91,10 @@ def dpo(
     ranks = num_processes(config)
     job = DpoJob(
         settings=DpoSettings(**{f.name: getattr(config, f.name) for f in fields(DpoSettings)}),
-        model=str(policy.folder / "model"),
+        model=str(policy.folder / MODEL_FOLDER),
         data=str(run.folder / "mixture.jsonl"),
         output=str(run.folder),
-        scratch=str(run.scratch / "checkpoints"),
+        scratch=str(run.scratch / CHECKPOINTS_FOLDER),
     )
     torchrun(
         run,
@@ -102,7 +103,7 @@ def dpo(
         num_processes=ranks,
         total_steps=config.num_steps(num_samples, ranks),
     )
-    metrics = run.folder / "metrics.jsonl"
+    metrics = run.folder / METRICS_FILE
     losses = [line["metrics"]["train/loss"] for line in read_metrics(metrics)]
     run.count(
         steps=max(line["step"] for line in read_metrics(metrics)),

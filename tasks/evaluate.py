@@ -29,6 +29,7 @@ from corpus.benchmarks.lm_eval_tasks import (
 )
 from corpus.benchmarks.questions import LETTERS, Benchmark
 from corpus.benchmarks.score import read_samples, score
+from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from tasks.core.stage import StageResult, StageRun, stage
 from tasks.core.torchrun import torchrun
 
@@ -91,7 +92,7 @@ def evaluate(
     """Score `model.folder/model` on the exams that `acquire` fetched."""
     check(config)
     chat = model.stage in CHAT_STAGES if config.chat == "auto" else config.chat
-    folder = model.folder / "model"
+    folder = model.folder / MODEL_FOLDER
     if not (folder / "config.json").is_file():
         raise DataError(f"{folder} is not a model in Transformers' format: config.json is missing")
     if chat and not _has_chat_template(folder):
@@ -106,7 +107,7 @@ def evaluate(
             "model": str(folder.resolve()),
             "benchmarks": [_job(exam, run.scratch / "tasks" / exam.name, config) for exam in read],
             "answers": str(answers.resolve()),
-            "metrics": str((run.folder / "metrics.jsonl").resolve()),
+            "metrics": str((run.folder / METRICS_FILE).resolve()),
             "chat": chat,
             "limit": config.limit,
             "batch_size": config.batch_size,

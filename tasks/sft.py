@@ -14,6 +14,7 @@ from corpus.chats import MixtureRow, build_mixture, load_mixture, load_set
 from corpus.chats.screening import Screen, report_found
 from corpus.decontaminate import ContaminationConfig
 from model.train.finetune.config import SftJob, SftSettings
+from model.train.run.folder import CHECKPOINTS_FOLDER, METRICS_FILE, MODEL_FOLDER
 from model.train.run.metrics import last_value, read_metrics
 from tasks.core.stage import StageResult, StageRun, plain, stage
 from tasks.core.torchrun import torchrun
@@ -101,10 +102,10 @@ def sft(
     ranks = num_processes(config)
     job = SftJob(
         settings=SftSettings(**{f.name: getattr(config, f.name) for f in fields(SftSettings)}),
-        model=str(base.folder / "model"),
+        model=str(base.folder / MODEL_FOLDER),
         data=str(run.folder / "mixture.jsonl"),
         output=str(run.folder),
-        scratch=str(run.scratch / "checkpoints"),
+        scratch=str(run.scratch / CHECKPOINTS_FOLDER),
     )
     torchrun(
         run,
@@ -114,7 +115,7 @@ def sft(
         # Packing decides the number of rows only when the tokens are known.
         total_steps=None if config.packing else config.num_steps(num_samples, ranks),
     )
-    metrics = run.folder / "metrics.jsonl"
+    metrics = run.folder / METRICS_FILE
     losses = [line["metrics"]["train/loss"] for line in read_metrics(metrics)]
     run.count(
         steps=max(line["step"] for line in read_metrics(metrics)),

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from model.train.run.folder import METRICS_FILE
+
 
 def main(argv: list[str]) -> int:
     config = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
@@ -37,7 +39,7 @@ def main(argv: list[str]) -> int:
             return 143
         if rank == 0:
             line = {"step": step, "time": time.time(), "metrics": {"train/loss": 1.0}}
-            with (output / "metrics.jsonl").open("a") as file:
+            with (output / METRICS_FILE).open("a") as file:
                 file.write(json.dumps(line) + "\n")
         time.sleep(0.05)
     dist.destroy_process_group()

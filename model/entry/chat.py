@@ -11,11 +11,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import model.modeling_steel as _registers_auto_classes  # noqa: F401
 from common.errors import DataError
+from model.train.run.folder import MODEL_FOLDER
 
 
 def load_folder(folder: Path) -> Path:
     """The Transformers folder at or inside `folder` (a stage keeps it under `model/`)."""
-    for candidate in (folder, folder / "model"):
+    for candidate in (folder, folder / MODEL_FOLDER):
         if (candidate / "config.json").is_file():
             return candidate
     raise DataError(f"{folder} holds no model: there is no config.json in it or in its model/")

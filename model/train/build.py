@@ -43,17 +43,18 @@ from model.train.monitors.speed import Meter, flops_per_token
 from model.train.monitors.watchdog import Watchdog
 from model.train.optimizer import build_optimizer
 from model.train.run.changes import Changes
+from model.train.run.folder import (
+    CHECKPOINTS_FOLDER,
+    EXPORTS_FOLDER,
+    HEALTH_FILE,
+    METRICS_FILE,
+    SESSIONS_FILE,
+)
 from model.train.run.handler import Control
 from model.train.run.metrics import JsonLines, JsonlSink
-from model.train.run.sessions import FILE_NAME as SESSIONS_FILE
 from model.train.trainer import Trainer, TrainingData
 
 log = logging.getLogger(__name__)
-
-METRICS_FILE = "metrics.jsonl"
-EVENTS_FILE = "health.jsonl"
-CHECKPOINTS_FOLDER = "checkpoints"
-EXPORTS_FOLDER = "exports"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +105,7 @@ def build(
         exporter=exporter,
         health=Health(settings.health, warmup_steps=settings.warmup_steps),
         sink=JsonlSink(output / METRICS_FILE) if ranks.is_main else None,
-        events=JsonLines(output / EVENTS_FILE) if ranks.is_main else None,
+        events=JsonLines(output / HEALTH_FILE) if ranks.is_main else None,
         sessions=JsonLines(output / SESSIONS_FILE) if ranks.is_main else None,
         watchdog=watchdog,
         stop=stop,

@@ -40,6 +40,7 @@ from model.train.monitors.health import Health, HealthError, HealthState, NonFin
 from model.train.monitors.profiler import Profiler
 from model.train.monitors.speed import Meter, data_position, progress_line
 from model.train.monitors.watchdog import Watchdog
+from model.train.run.folder import DATA_STATE_FILE, PROGRESS_FILE
 from model.train.run.handler import Control
 from model.train.run.horizon import Horizon
 from model.train.run.metrics import JsonLines, MetricSink
@@ -180,10 +181,10 @@ class Trainer:
     def _restore(self, loaded: Loaded) -> dict[str, Any]:
         """Take over a loaded checkpoint's position; returns the rest of trainer.json."""
         restore_steps(self.optimizer)
-        self.progress, saved = Progress.from_json(loaded.documents[progress.FILE_NAME])
+        self.progress, saved = Progress.from_json(loaded.documents[PROGRESS_FILE])
         horizon = Horizon.from_dict(saved["horizon"])
         check_saved_horizon(self.settings, self.control.horizon, horizon, self.progress.step)
-        consumed = self.data.check_state(loaded.documents["data_state.json"])
+        consumed = self.data.check_state(loaded.documents[DATA_STATE_FILE])
         if consumed != self._consumed:
             raise ConfigError(
                 f"pretrain: checkpoint {loaded.step} in {self.checkpoints.folder} consumed "
@@ -400,8 +401,8 @@ class Trainer:
             training_tensors(self.objective, self.optimizer),
             {
                 **self.documents,
-                "data_state.json": self.data.state(self._consumed),
-                progress.FILE_NAME: trainer,
+                DATA_STATE_FILE: self.data.state(self._consumed),
+                PROGRESS_FILE: trainer,
             },
             wait=wait,
         )

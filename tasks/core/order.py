@@ -18,16 +18,14 @@ from typing import Any
 from common.errors import ConfigError, DataError
 from common.paths import display, resolve
 from model.data import DataState, PackedManifest, SampleOrder
-from model.data import state as state_file
 from model.data.verify.order import verify_order as prove
 from model.data.verify.simulate import simulated
-from model.train.build import CHECKPOINTS_FOLDER
-from model.train.checkpoint import progress as progress_file
 from model.train.checkpoint.progress import Progress
 from model.train.checkpoint.reader import complete_checkpoints, read_documents
 from model.train.config import PretrainJob
 from model.train.run.changes import Changes
-from model.train.run.client import JOB_FILE, manifest_file
+from model.train.run.client import manifest_file
+from model.train.run.folder import CHECKPOINTS_FOLDER, DATA_STATE_FILE, JOB_FILE, PROGRESS_FILE
 from tasks.core.store import finished_stages
 
 RANKS = (1, 2, 4, 8)
@@ -168,11 +166,11 @@ def _run_subject(folder: Path, settings: Settings) -> Subject:
     saved = complete_checkpoints(folder / CHECKPOINTS_FOLDER)
     run: dict[str, Any] = {"checkpoint": None, "samples_consumed": 0, "samples_skipped": 0}
     if saved:
-        names = (state_file.FILE_NAME, progress_file.FILE_NAME)
+        names = (DATA_STATE_FILE, PROGRESS_FILE)
         documents = read_documents(saved[-1], names)
-        state = DataState.from_json(documents[state_file.FILE_NAME])
+        state = DataState.from_json(documents[DATA_STATE_FILE])
         state.check_order(order)
-        position, _ = Progress.from_json(documents[progress_file.FILE_NAME])
+        position, _ = Progress.from_json(documents[PROGRESS_FILE])
         run = {
             "checkpoint": saved[-1].name,
             "samples_consumed": state.samples_consumed,

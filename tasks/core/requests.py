@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from common.errors import ConfigError, DataError
 from common.paths import display, resolve
-from model.train.monitors.profiler import FOLDER
 from model.train.run import client as asking
 from model.train.run.client import Answer, RunState
+from model.train.run.folder import PROFILE_FOLDER
 from model.train.run.horizon import Policy
 from model.train.run.requests import ProfileRequest
 from tasks.core.lock import is_held
@@ -63,7 +63,7 @@ def profile(store: str, run: str, *, num_steps: int) -> dict[str, Any]:
     state, running = run_state(resolve(store), run)
     request = state.requests.publish(ProfileRequest(num_steps=num_steps))
     when = "after its next step boundary" if running else "when the run goes on"
-    folder = display(state.folder / FOLDER)
+    folder = display(state.folder / PROFILE_FOLDER)
     return {
         "request": request,
         "run": display(state.folder),

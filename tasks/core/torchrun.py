@@ -23,6 +23,7 @@ from common.files import write_json
 from common.paths import ROOT
 from model.entry.join import Call
 from model.entry.launch import SHUTDOWN_SECONDS, Nodes, environment
+from model.train.run.folder import METRICS_FILE
 from model.train.run.metrics import newest_lines
 from tasks.core.stage import StageRun
 
@@ -65,7 +66,7 @@ def torchrun(
     name = module.rpartition(".")[2]
     config = run.folder / f"{name}.json"
     write_json(config, dict(payload))
-    metrics = run.folder / "metrics.jsonl"
+    metrics = run.folder / METRICS_FILE
     log_path = run.folder / f"{name}.log"
     call = Call.make(nodes or Nodes(), num_processes, module, [str(config)])
     run.log.info("%s: %d process(es) of %s", run.stage, num_processes, module)

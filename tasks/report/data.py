@@ -15,6 +15,7 @@ from typing import Any
 from common.errors import DataError, SteelError
 from corpus.recipes import corpus
 from model.data import PackedManifest
+from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from model.train.run.metrics import read_metrics
 from tasks.core.manifest import StageResult
 from tasks.report.cleaning import Cleaning, read_cleaning
@@ -167,7 +168,7 @@ def gather(
         facts.operators = _operators(cleaned)
         facts.cleaning = read_cleaning(cleaned) if cleaned else None
         facts.vocabulary = _manifest(packed).vocab_size if packed else None
-        facts.parameters = count_parameters(pretrain.folder / "model") if pretrain else None
+        facts.parameters = count_parameters(pretrain.folder / MODEL_FOLDER) if pretrain else None
         facts.trainings = {n: _training(n, r) for n, r in trained.items() if r is not None}
         facts.course = read_course(pretrain.folder) if pretrain else None
         if kernels is not None:
@@ -268,7 +269,7 @@ def _operators(cleaned: StageResult | None) -> list[Operator]:
 
 def _training(name: str, result: StageResult) -> Training:
     curves: dict[str, Curve] = {}
-    for line in read_metrics(result.folder / "metrics.jsonl"):
+    for line in read_metrics(result.folder / METRICS_FILE):
         for metric, value in line["metrics"].items():
             curve = curves.setdefault(metric, Curve(steps=[], values=[]))
             curve.steps.append(line["step"])

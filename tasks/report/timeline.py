@@ -12,10 +12,9 @@ from typing import Any, Literal
 
 from model.data import journal
 from model.data.journal import Journal
-from model.train.build import EVENTS_FILE
+from model.train.run.folder import HEALTH_FILE, SESSIONS_FILE
 from model.train.run.horizon import read_changes
 from model.train.run.metrics import read_metrics
-from model.train.run.sessions import FILE_NAME as SESSIONS_FILE
 from model.train.run.sessions import Session, read_sessions
 
 Kind = Literal["resumed", "rescaled", "data appended", "end moved", "batches skipped"]
@@ -47,7 +46,7 @@ def read_course(run: Path) -> Course:
     """From a run's folder, of which any file may be absent. Raises DataError for a damaged one."""
     sessions = read_sessions(run / SESSIONS_FILE)
     appended = {entry.manifest for entry in Journal.read(run / journal.FILE_NAME).entries}
-    marks = [*_takeovers(sessions), *map(_of_event, _events(run / EVENTS_FILE))]
+    marks = [*_takeovers(sessions), *map(_of_event, _events(run / HEALTH_FILE))]
     for change in read_changes(run, appended):
         kind: Kind = "end moved" if change.manifest is None else "data appended"
         text = f"{kind}: {change.total_steps:,} steps from here on"

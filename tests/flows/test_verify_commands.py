@@ -15,6 +15,7 @@ from model.data import DataState, PackedManifest, SampleOrder, ShardWriter
 from model.train.checkpoint.progress import Progress
 from model.train.config import PretrainSettings
 from model.train.run.changes import Changes
+from model.train.run.folder import CHECKPOINTS_FOLDER, DATA_STATE_FILE, JOB_FILE, PROGRESS_FILE
 from model.train.run.requests import AppendRequest
 from tasks.core.manifest import publish
 
@@ -190,7 +191,7 @@ def run_folder(store: Path, tmp_path: Path) -> Path:
     }
     job = {"settings": settings, "packed": str(shards_of(store).parent), "output": str(folder)}
     folder.mkdir(parents=True)
-    (folder / "pretrain.json").write_text(json.dumps(job))
+    (folder / JOB_FILE).write_text(json.dumps(job))
     more = pack(tmp_path / "more", {"fr": 90}, seed=2)
     changes = Changes.read(
         folder, PretrainSettings(**settings), PackedManifest.read(shards_of(store))
@@ -198,11 +199,11 @@ def run_folder(store: Path, tmp_path: Path) -> Path:
     request = AppendRequest(folder=str(more.folder), manifest=more.digest, seed=5)
     changes = changes.apply("request", request, step=100, consumed=1600)
     changes.write(folder)
-    checkpoint = folder / "checkpoints" / "step-00000120"
+    checkpoint = folder / CHECKPOINTS_FOLDER / "step-00000120"
     checkpoint.mkdir(parents=True)
     state = DataState.of(changes.order, 120 * 16)
-    (checkpoint / "data_state.json").write_text(state.to_json())
-    (checkpoint / "trainer.json").write_text(Progress(step=120, batch=120).to_json())
+    (checkpoint / DATA_STATE_FILE).write_text(state.to_json())
+    (checkpoint / PROGRESS_FILE).write_text(Progress(step=120, batch=120).to_json())
     (checkpoint / "complete.json").write_text('{"files": {}}')
     return folder
 
@@ -224,7 +225,7 @@ def test_what_a_run_saw(run_folder: Path, steel: Run) -> None:
     code, _, err = steel("verify-order", run_folder, "--seed", 3)
     assert code == BAD_INPUT and "has settings of its own" in err
     # The order gives out every sample; what health left out of training is told as well.
-    trainer = run_folder / "checkpoints" / "step-00000120" / "trainer.json"
+    trainer = run_folder / CHECKPOINTS_FOLDER / "step-00000120" / PROGRESS_FILE
     trainer.write_text(Progress(step=117, batch=120).to_json())
     code, text, _ = steel("verify-order", run_folder)
     assert code == DONE
@@ -232,7 +233,7 @@ def test_what_a_run_saw(run_folder: Path, steel: Run) -> None:
 
 
 def test_a_run_whose_state_was_edited(run_folder: Path, steel: Run) -> None:
-    path = run_folder / "checkpoints" / "step-00000120" / "data_state.json"
+    path = run_folder / CHECKPOINTS_FOLDER / "step-00000120" / DATA_STATE_FILE
     path.write_text(path.read_text().replace('"seed":7', '"seed":8', 1))
     code, _, err = steel("verify-order", run_folder)
     assert code == BAD_INPUT and "seed of the data state does not fit its check" in err

@@ -18,6 +18,7 @@ from common.recipes import load_config
 from flows.cli import main
 from model.data import PackedManifest
 from model.train.config import PretrainSettings, from_plain
+from model.train.run.folder import JOB_FILE, METRICS_FILE
 from model.train.run.metrics import newest_step
 from tasks.core.lock import StageLock
 from tasks.core.manifest import StageResult
@@ -72,7 +73,7 @@ def test_a_command_appends_while_the_stage_trains(
         codes.append(main([*arguments, "--weight", "beta=2", "--json"]))
         codes.append(main(arguments))
 
-    asking = once(lambda: newest_step(folder / "metrics.jsonl") >= 8, append)
+    asking = once(lambda: newest_step(folder / METRICS_FILE) >= 8, append)
     wanted = AppendConfig(packed=named.key, at_step=5)
     quick = {"steps": 0, "eval_interval": 0, "checkpoints": {"every": 1000}}
     run = run_stage(pretrain, folder, config(wanted, **quick), packed=first)
@@ -87,7 +88,7 @@ def test_a_command_appends_while_the_stage_trains(
     assert (by_config["step"], by_config["sample"], by_config["horizon"]) == (5, 40, "keep")
     assert (by_command["weights"], by_command["horizon"]) == ({"beta": 2.0}, "extend")
     total = run.notes["horizon"]["changes"][-1]["total_steps"]
-    assert total == answer["total_steps"] == newest_step(folder / "metrics.jsonl")
+    assert total == answer["total_steps"] == newest_step(folder / METRICS_FILE)
     assert run.counts["appends"] == 2 and run.counts["total_steps"] == total
     everything = sum(run.notes["samples_by_source"].values())
     assert everything >= total * 8
@@ -130,7 +131,7 @@ def test_configured_appends_are_checked_early(tmp_path: Path) -> None:
     ]:
         with pytest.raises(error, match=message):
             run_stage(pretrain, folder, config(appended), packed=first)
-    assert not (folder / "pretrain.json").exists(), "training has begun"
+    assert not (folder / JOB_FILE).exists(), "training has begun"
 
 
 def test_a_run_that_ends_without_a_configured_append_does_not_finish(tmp_path: Path) -> None:
@@ -173,7 +174,7 @@ def test_the_command_knows_its_runs(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert f"unfinished in {store}: {KEY}" in said("append", "x", more.key)
     assert "holds no pretraining that has begun" in said("append", KEY, more.key)
     job = {"settings": settings(schedule="constant"), "packed": str(first.folder)}
-    (folder / "pretrain.json").write_text(json.dumps({**job, "output": str(folder)}))
+    (folder / JOB_FILE).write_text(json.dumps({**job, "output": str(folder)}))
     assert "no packed data 'y'" in said("append", str(folder), "y")
     assert "SOURCE=EPOCHS" in said("append", KEY, more.key, "--weight", "much")
     assert "when the run goes on" in said("append", KEY, more.key, code=0)
@@ -223,8 +224,8 @@ def interrupted(context: Context, plain: PretrainConfig, first: StageResult, key
     def stop() -> None:
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             words = path.read_bytes().split(b"\0") if path.exists() else []
-            if os.fsencode(folder / "pretrain.json") in words and b"model.entry.launch" in words:
+            if os.fsencode(folder / JOB_FILE) in words and b"model.entry.launch" in words:
                 os.kill(int(path.parent.name), signal.SIGTERM)
 
-    once(lambda: newest_step(folder / "metrics.jsonl") >= 1, stop)
+    once(lambda: newest_step(folder / METRICS_FILE) >= 1, stop)
     pretrain(plain, context=context, packed=first)

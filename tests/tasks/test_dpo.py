@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from common.errors import ConfigError, DataError
 from common.files import read_json_lines
+from model.train.run.folder import MODEL_FOLDER
 from tasks.core.stage import StageResult
 from tasks.dpo import DpoConfig, balance, check, dpo, write_pairs
 from tests.tasks.running import result_of, run_stage, stage_run
@@ -118,10 +119,10 @@ def test_a_set_that_was_not_acquired_is_named(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_stage_aligns_the_policy(tmp_path: Path) -> None:
     policy = stage_run(tmp_path / "policy")
-    write_model(policy.folder / "model")
+    write_model(policy.folder / MODEL_FOLDER)
     data = write_sets(tmp_path / "data")
     run = run_stage(dpo, tmp_path / "dpo", SMALL, policy=result_of(policy), data=data)
-    assert (run.folder / "model" / "model.safetensors").exists()
+    assert (run.folder / MODEL_FOLDER / "model.safetensors").exists()
     assert run.counts["pairs"] == 25
     assert run.counts["first_loss"] == pytest.approx(0.6931, abs=1e-3)
     assert run.counts["steps"] == SMALL.num_steps(25, 1)

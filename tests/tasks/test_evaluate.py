@@ -32,6 +32,7 @@ from corpus.benchmarks.questions import Benchmark
 from corpus.benchmarks.score import score, wilson_interval
 from model import SteelConfig, SteelForCausalLM
 from model.entry import evaluate as entry
+from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from tasks.core.stage import Context, StageResult
 from tasks.evaluate import EvaluateConfig, check, evaluate
 from tests.tasks.running import run_stage
@@ -146,7 +147,7 @@ def job(exams: Path, model_folder: Path, tmp_path: Path) -> Callable[..., entry.
             "answers": str(tmp_path / name / "answers"),
             "batch_size": 4,
             "dtype": "float32",
-            "metrics": str(tmp_path / name / "metrics.jsonl"),
+            "metrics": str(tmp_path / name / METRICS_FILE),
         }
         return entry.EvaluateJob(**(values | changes))
 
@@ -417,7 +418,7 @@ def inputs(tmp_path: Path, exams: Path, model_folder: Path) -> dict[str, StageRe
     """What the stage is given: a model that SFT made, and the exams."""
     trained = tmp_path / "sft"
     trained.mkdir()
-    (trained / "model").symlink_to(model_folder)
+    (trained / MODEL_FOLDER).symlink_to(model_folder)
     return {
         "model": StageResult(stage="sft", key="m1", folder=trained, manifest={}),
         "exams": StageResult(stage="acquire", key="e1", folder=exams, manifest={}),
@@ -463,7 +464,7 @@ def test_two_processes_answer_like_one(context: Context, inputs: dict[str, Stage
 def test_a_model_without_chat_template_is_refused_for_chat(
     inputs: dict[str, StageResult], model_folder: Path, tmp_path: Path
 ) -> None:
-    plain = tmp_path / "plain" / "model"
+    plain = tmp_path / "plain" / MODEL_FOLDER
     AutoModelForCausalLM.from_pretrained(model_folder).save_pretrained(plain)
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     tokenizer.chat_template = None

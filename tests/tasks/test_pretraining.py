@@ -11,6 +11,7 @@ from common.errors import ConfigError, DataError
 from model.train.build import model_config
 from model.train.checkpoint.retention import CheckpointSettings
 from model.train.config import PretrainSettings
+from model.train.run.folder import METRICS_FILE
 from tasks.core.stage import stage_key
 from tasks.pretrain import PretrainConfig, bytes_needed, check, num_processes, summary
 
@@ -51,7 +52,7 @@ def test_contradictions_are_refused_before_anything_starts() -> None:
 
 
 def test_summary_reads_the_last_values_and_the_usual_speed(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
+    path = tmp_path / METRICS_FILE
     lines = [
         {"train/loss": 3.0, "data/tokens": 10.0, "perf/tokens_per_second": 1.0},
         {"train/loss": 2.0, "data/tokens": 20.0, "perf/tokens_per_second": 9.0},

@@ -19,6 +19,7 @@ from common.errors import DataError
 from common.recipes import read_yaml, recipe_path
 from model import SteelConfig, SteelForCausalLM
 from model.data import PackedManifest, ShardWriter
+from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from model.train.throughput.measure import Result
 from tasks.core.paper import load_paper
 from tasks.core.stage import Context, StageResult
@@ -195,9 +196,11 @@ class Pipeline:
             if stage == "dpo":
                 metrics["train/preference_accuracy"] = 0.5 + 0.4 * (1 - fall)
             lines.append(json.dumps({"step": step, "time": time.time(), "metrics": metrics}))
-        (result.folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+        (result.folder / METRICS_FILE).write_text("\n".join(lines) + "\n")
         if parameters:
-            write_header(result.folder / "model" / "model.safetensors", {"weight": [parameters]})
+            write_header(
+                result.folder / MODEL_FOLDER / "model.safetensors", {"weight": [parameters]}
+            )
         return result
 
     def _evaluate(self, model: str) -> StageResult:

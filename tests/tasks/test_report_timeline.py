@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from model.train.run.folder import HEALTH_FILE, METRICS_FILE, SESSIONS_FILE
 from model.train.run.horizon import Horizon, HorizonChange, write_changes
 from model.train.run.metrics import JsonLines
 from tasks.core.manifest import StageResult
@@ -20,7 +21,7 @@ from tasks.report.timeline_figure import axis, pretraining
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run of 100 steps of 8 tokens: stopped at 20, killed, rescaled, prolonged, two left out."""
-    sessions = JsonLines(tmp_path / "sessions.jsonl")
+    sessions = JsonLines(tmp_path / SESSIONS_FILE)
     for step, processes, end in ((0, 2, (20, "stopped")), (20, 2, None), (30, 1, (100, "done"))):
         sessions.append(
             event="begin",
@@ -34,7 +35,7 @@ def run(tmp_path: Path) -> Path:
         )
         if end:
             sessions.append(event="end", step=end[0], how=end[1])
-    health = JsonLines(tmp_path / "health.jsonl")
+    health = JsonLines(tmp_path / HEALTH_FILE)
     event = {"loss": 9.0, "grad_norm": 1.0, "z": 8.0, "samples": [0, 1], "culprits": []}
     for batch, action in ((49, "warn"), (60, "skip")):
         health.append(step=batch + 1, batch=batch, what="spike", action=action, **event)
@@ -57,7 +58,7 @@ def run(tmp_path: Path) -> Path:
         }
         for step in range(1, 101)
     ]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / METRICS_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
     return tmp_path
 
 

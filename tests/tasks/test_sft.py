@@ -17,6 +17,7 @@ from common.paths import RECIPES
 from common.recipes import read_yaml, recipe_path
 from corpus.chats import Mixture, MixtureSet, Pool, build_mixture, load_mixture
 from corpus.chats.mixing import apportion, draw, draw_mixture
+from model.train.run.folder import MODEL_FOLDER
 from tasks.core.stage import StageResult
 from tasks.sft import SftConfig, check, needed_sets, num_processes, sft
 from tests.tasks.running import result_of, run_stage, stage_run
@@ -275,13 +276,13 @@ def test_key_changes_with_the_recipes_it_uses(recipe: str) -> None:
 def test_stage_trains_on_the_mixture(tmp_path: Path, recipe: str) -> None:
     write_sets(tmp_path / "data")
     base = stage_run(tmp_path / "base")
-    write_model(base.folder / "model")
+    write_model(base.folder / MODEL_FOLDER)
     data = StageResult(stage="acquire", key="d", folder=tmp_path / "data", manifest={})
     config = SftConfig(
         mixture=recipe, epochs=2, global_batch_size=16, micro_batch_size=16, log_every=1
     )
     run = run_stage(sft, tmp_path / "sft", config, base=result_of(base), data=data)
-    assert (run.folder / "model" / "model.safetensors").exists()
+    assert (run.folder / MODEL_FOLDER / "model.safetensors").exists()
     assert run.counts["conversations"] == 60
     assert run.counts["taken.code_alpaca"] == 12
     assert run.counts["set_aside.alpaca_zh"] == 3

@@ -32,6 +32,7 @@ from model.train.checkpoint.reader import (
     read_tensors,
 )
 from model.train.checkpoint.staging import WEIGHTS
+from model.train.run.folder import CHECKPOINTS_FOLDER
 
 MODEL_FILE = "model.json"
 """Document of a checkpoint: the Transformers config, and the dtype that the forward pass used."""
@@ -91,7 +92,7 @@ def find_checkpoint(folder: Path) -> Path:
     run's folder or in its checkpoints/. Raises DataError when there is none."""
     if (folder / MARKER).is_file():
         return folder
-    for place in (folder / "checkpoints", folder):
+    for place in (folder / CHECKPOINTS_FOLDER, folder):
         if found := complete_checkpoints(place):
             return found[-1]
     raise DataError(

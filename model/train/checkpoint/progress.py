@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from common.errors import DataError
-
-FILE_NAME = "trainer.json"
+from model.train.run.folder import PROGRESS_FILE
 
 
 @dataclass(kw_only=True)
@@ -38,5 +37,5 @@ class Progress:
             content = json.loads(text)
             own = {name: int(content.pop(name)) for name in ("step", "batch", "validated")}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"a checkpoint's {FILE_NAME} cannot be read: {error!r}") from error
+            raise DataError(f"a checkpoint's {PROGRESS_FILE} cannot be read: {error!r}") from error
         return cls(**own), content

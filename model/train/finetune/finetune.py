@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
+
 # Progress goes to metrics.jsonl; bars would only fill the log.
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -297,7 +299,7 @@ def fit(job: TuneJob, tokenizer: PreTrainedTokenizerBase, build: Callable[[Recor
     Raises:
         StageError: the loss was not finite.
     """
-    scratch, result = Path(job.scratch), Path(job.output) / "model"
+    scratch, result = Path(job.scratch), Path(job.output) / MODEL_FOLDER
     if (result / "config.json").exists():
         log.info("%s is finished", result)
         return 0
@@ -311,7 +313,7 @@ def fit(job: TuneJob, tokenizer: PreTrainedTokenizerBase, build: Callable[[Recor
         return 0
     score_targets_only()
     stop = StopFlag().install()
-    recorder = Recorder(JsonlSink(Path(job.output) / "metrics.jsonl"), stop)
+    recorder = Recorder(JsonlSink(Path(job.output) / METRICS_FILE), stop)
     trainer = build(recorder)
     trainer.remove_callback(PrinterCallback)  # metrics.jsonl has it all
     if trainer.is_world_process_zero():

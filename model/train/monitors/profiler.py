@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError
+from model.train.run.folder import PROFILE_FOLDER
 
 log = logging.getLogger(__name__)
-
-FOLDER = "profile"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,7 @@ class Profiler:
 
     def __init__(self, settings: ProfileSettings, run: Path, rank: int, *, cuda: bool) -> None:
         self.settings = settings
-        self.folder = run / FOLDER
+        self.folder = run / PROFILE_FOLDER
         self.rank = rank
         self.cuda = cuda
         self._starts = {settings.start_step: settings.num_steps} if settings.start_step else {}

@@ -25,12 +25,12 @@ from typing import Any
 import torch.distributed as dist
 
 from common.errors import StageError
+from model.train.run.folder import RANKS_FOLDER
 
 log = logging.getLogger(__name__)
 
 EXIT_HANGING = 3
 """Exit code when no progress was made for too long, or another rank is gone."""
-FOLDER = "ranks"
 PROCESS_STATES = {
     "T": "is stopped (SIGSTOP)",
     "t": "is held by a debugger",
@@ -65,7 +65,7 @@ class Watchdog:
     def __init__(
         self, run: Path, rank: int, *, first_timeout: float, timeout: float, margin: float = 60.0
     ) -> None:
-        self.folder = run / FOLDER
+        self.folder = run / RANKS_FOLDER
         self.rank = rank
         self.timeout = timeout
         self.margin = margin

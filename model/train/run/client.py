@@ -15,16 +15,13 @@ from typing import Any, Literal, Self
 from common.errors import ConfigError, DataError, SteelError
 from model.data import PackedManifest
 from model.data.verify.shards import verify_shards
-from model.train.build import CHECKPOINTS_FOLDER, METRICS_FILE
 from model.train.checkpoint.reader import complete_checkpoints
 from model.train.config import PretrainJob, PretrainSettings
 from model.train.run.changes import Changes
+from model.train.run.folder import CHECKPOINTS_FOLDER, JOB_FILE, METRICS_FILE
 from model.train.run.horizon import Policy
 from model.train.run.metrics import newest_step
 from model.train.run.requests import AppendRequest, HorizonRequest, Pending, Request, RequestFolder
-
-JOB_FILE = "pretrain.json"
-"""What the run's entry was started with, in its folder."""
 
 
 @dataclass(frozen=True, kw_only=True)

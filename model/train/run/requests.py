@@ -17,11 +17,10 @@ from typing import Any, ClassVar, Literal
 
 from common.errors import DataError
 from common.files import digest_of, write_json
+from model.train.run.folder import REFUSED_FOLDER, REQUESTS_FOLDER
 from model.train.run.horizon import Policy
 
 SCHEMA_VERSION = 1
-FOLDER = "requests"
-REFUSED = "refused"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +86,7 @@ class RequestFolder:
     """The requests of one run. `run` is the folder that the trainer writes to."""
 
     def __init__(self, run: Path) -> None:
-        self.folder = run / FOLDER
+        self.folder = run / REQUESTS_FOLDER
         self._read: dict[str, Pending] = {}
 
     def publish(self, request: Request) -> str:
@@ -124,7 +123,7 @@ class RequestFolder:
     def refuse(self, name: str, reason: str) -> None:
         """Move a request aside, with the reason why it was not done."""
         path = self.folder / f"{name}.json"
-        aside = self.folder / REFUSED
+        aside = self.folder / REFUSED_FOLDER
         aside.mkdir(exist_ok=True)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -135,7 +134,7 @@ class RequestFolder:
 
     def refused(self) -> dict[str, str]:
         """Reasons by the name of each request that was refused."""
-        found = sorted((self.folder / REFUSED).glob("*.json"))
+        found = sorted((self.folder / REFUSED_FOLDER).glob("*.json"))
         return {p.stem: json.loads(p.read_text(encoding="utf-8"))["reason"] for p in found}
 
     def _parse(self, name: str) -> Pending:

@@ -25,8 +25,6 @@ from model.train.distributed.device import device_name
 from model.train.distributed.signals import Stopped
 from model.train.run.metrics import JsonLines, read_metrics
 
-FILE_NAME = "sessions.jsonl"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Session:

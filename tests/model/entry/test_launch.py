@@ -16,6 +16,7 @@ from common.errors import ConfigError, DataError
 from model.entry.join import CALL, Call
 from model.entry.launch import Nodes
 from model.train.checkpoint.writer import complete_checkpoints
+from model.train.run.folder import CHECKPOINTS_FOLDER
 from tests.model.train import ranks
 
 PATIENCE_SECONDS = 120
@@ -150,7 +151,7 @@ def test_a_machine_that_joins_serves_one_call_after_the_other(
                     assert here.wait(PATIENCE_SECONDS) == 0, log.read_text()
             assert not (store / CALL).exists()
         assert sorted(ranks.read_run(store / "second")) == [1, 2, 3]
-        [saved] = complete_checkpoints(store / "first" / "checkpoints")
+        [saved] = complete_checkpoints(store / "first" / CHECKPOINTS_FOLDER)
         assert saved.name == f"step-{max(ranks.read_run(store / 'first')):08d}"
     finally:
         joiner.send_signal(signal.SIGTERM)

@@ -10,6 +10,7 @@ from pathlib import Path
 from transformers import AutoModelForCausalLM
 
 from model.train.checkpoint.reader import complete_checkpoints
+from model.train.run.folder import CHECKPOINTS_FOLDER, MODEL_FOLDER
 from tests.model.train import ranks
 from tests.processes import processes_of
 
@@ -49,11 +50,11 @@ def test_a_killed_launcher_leaves_a_complete_checkpoint_and_no_ranks(
     first.kill()
     first.wait()
     wait_for(lambda: not processes_of(job), log)
-    [saved] = complete_checkpoints(tmp_path / "checkpoints")
+    [saved] = complete_checkpoints(tmp_path / CHECKPOINTS_FOLDER)
     last = max(ranks.read_run(tmp_path))
     assert saved.name == f"step-{last:08d}" and last < 60
 
     second = launch(job, root)
     assert second.wait(PATIENCE_SECONDS) == 0, log.read_text()
     assert sorted(ranks.read_run(tmp_path)) == list(range(1, 61))
-    AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    AutoModelForCausalLM.from_pretrained(tmp_path / MODEL_FOLDER)

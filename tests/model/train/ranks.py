@@ -31,6 +31,7 @@ from model.train import trainer
 from model.train.checkpoint import writer as checkpoint
 from model.train.distributed import context as parallel
 from model.train.run import changes, metrics
+from model.train.run.folder import JOB_FILE, METRICS_FILE
 from model.train.train_step import Engine
 
 VOCABULARY = 64
@@ -125,7 +126,7 @@ def settings(**changes: Any) -> dict[str, Any]:
 
 def write_job(packed: Path, output: Path, values: Mapping[str, Any]) -> Path:
     output.mkdir(parents=True, exist_ok=True)
-    job = output / "pretrain.json"
+    job = output / JOB_FILE
     text = json.dumps({"settings": values, "packed": str(packed), "output": str(output)})
     job.write_text(text, encoding="utf-8")
     return job
@@ -333,7 +334,7 @@ def _arm(fault: Fault, rank: int) -> None:
 def read_run(output: Path) -> dict[int, dict[str, float]]:
     """What each step measured, without times and speeds."""
     steps: dict[int, dict[str, float]] = {}
-    for line in metrics.read_metrics(output / "metrics.jsonl"):
+    for line in metrics.read_metrics(output / METRICS_FILE):
         values = {k: v for k, v in line["metrics"].items() if not k.startswith("perf/")}
         assert not steps.get(line["step"], {}).keys() & values.keys(), "a step is logged twice"
         steps.setdefault(line["step"], {}).update(values)

@@ -11,6 +11,7 @@ import pytest
 from model.data import PackedManifest, SampleOrder
 from model.train.config import PretrainJob
 from model.train.run.changes import sample_order
+from model.train.run.folder import VERIFIED_FOLDER
 from tests.model.train import ranks
 
 
@@ -63,7 +64,7 @@ def test_damage_between_launches_and_repair(
     path.write_bytes(good)
     assert ranks.run_ranks(job, 2) == [0, 0]
     assert ranks.read_run(output) == ranks.read_run(uninterrupted)
-    assert not (output / "verified").exists()
+    assert not (output / VERIFIED_FOLDER).exists()
 
 
 def test_a_shard_that_is_gone_from_the_manifest_is_named(

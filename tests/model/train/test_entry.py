@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from model.train.run.folder import CHECKPOINTS_FOLDER
 from tests.model.train import ranks
 
 BAD_INPUT = 2
@@ -28,4 +29,4 @@ def test_bad_input_is_one_message_and_exit_code_2(
     log = (tmp_path / "rank-0.log").read_text()
     assert message in log
     assert "Traceback" not in log
-    assert not (tmp_path / "checkpoints").exists()
+    assert not (tmp_path / CHECKPOINTS_FOLDER).exists()

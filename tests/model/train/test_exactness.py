@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from model.train.checkpoint.reader import complete_checkpoints
+from model.train.run.folder import CHECKPOINTS_FOLDER, MODEL_FOLDER
 from model.train.train_step import compute_deterministically
 from tests.model.train import ranks
 from tests.model.train.ranks import Fault
@@ -20,7 +21,7 @@ STOPPED = 143
 
 
 def weights(output: Path) -> bytes:
-    return (output / "model" / "model.safetensors").read_bytes()
+    return (output / MODEL_FOLDER / "model.safetensors").read_bytes()
 
 
 def kill(job: Path, fault: Fault) -> None:
@@ -28,7 +29,7 @@ def kill(job: Path, fault: Fault) -> None:
     codes = ranks.run_ranks(job, 2, fault)
     assert codes[fault.rank] == -signal.SIGKILL, (fault, codes)
     assert codes[1 - fault.rank] != 0
-    assert not (job.parent / "model").exists()
+    assert not (job.parent / MODEL_FOLDER).exists()
 
 
 def finish(job: Path) -> None:
@@ -80,7 +81,7 @@ def test_thirty_random_kills_leave_no_trace(
         step = resumed + (chance.randint(1, 4) if at == "log" else 4)
         rank = chance.randint(0, 1) if at == "log" else 0
         kill(job, Fault(step=step, at=at, rank=rank))  # type: ignore[arg-type]
-        complete = complete_checkpoints(tmp_path / "checkpoints")
+        complete = complete_checkpoints(tmp_path / CHECKPOINTS_FOLDER)
         resumed = int(complete[-1].name.split("-")[1]) if complete else 0
     assert resumed > 4
     finish(job)
@@ -102,10 +103,10 @@ def test_a_stop_during_a_save_or_a_validation_loses_nothing(
 ) -> None:
     job = ranks.write_job(packed, tmp_path, ranks.settings())
     assert ranks.run_ranks(job, 2, fault) == [STOPPED, STOPPED]
-    newest = complete_checkpoints(tmp_path / "checkpoints")[-1]
+    newest = complete_checkpoints(tmp_path / CHECKPOINTS_FOLDER)[-1]
     last = max(ranks.read_run(tmp_path))
     assert newest.name == f"step-{last:08d}" and last == (step or last)
-    assert not list((tmp_path / "checkpoints").glob("*.partial"))
+    assert not list((tmp_path / CHECKPOINTS_FOLDER).glob("*.partial"))
     finish(job)
     assert_same_run(tmp_path, uninterrupted)
 
@@ -115,7 +116,7 @@ def test_stop_and_change_of_world_size(packed: Path, uninterrupted: Path, tmp_pa
     # The signal reaches one rank only: all must agree. It comes during the step after `step`.
     stop = Fault(step=2, number=signal.SIGTERM, rank=1)
     assert ranks.run_ranks(job, 2, stop) == [STOPPED, STOPPED]
-    [saved] = complete_checkpoints(tmp_path / "checkpoints")
+    [saved] = complete_checkpoints(tmp_path / CHECKPOINTS_FOLDER)
     assert saved.name == f"step-{max(ranks.read_run(tmp_path)):08d}" == "step-00000003"
     assert ranks.run_ranks(job, 1, Fault(step=6, number=signal.SIGTERM)) == [STOPPED]
     assert ranks.run_ranks(job, 2) == [0, 0]

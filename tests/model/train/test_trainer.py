@@ -20,6 +20,7 @@ from model.train.checkpoint.reader import complete_checkpoints
 from model.train.monitors.health import NonFiniteError
 from model.train.monitors.speed import flops_per_token
 from model.train.run.changes import sample_order
+from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from model.train.run.horizon import Horizon
 from model.train.run.metrics import last_value
 from model.train.schedule import learning_rate
@@ -146,7 +147,7 @@ def test_validation_is_the_loss_on_held_out_samples(make_run: MakeRun, packed: P
             ids = held_out[index]["tokens"][None]
             positions = ranks.positions(ids[:, :-1])
             losses.append(run.trainer.objective(ids[:, :-1], ids[:, 1:], positions)[0].item())
-    metrics = run.trainer.checkpoints.folder.parent / "metrics.jsonl"
+    metrics = run.trainer.checkpoints.folder.parent / METRICS_FILE
     assert last_value(metrics, "validation/loss") == pytest.approx(sum(losses) / 11)
     assert run.trainer.objective.training
 
@@ -163,7 +164,7 @@ def test_the_export_is_the_trained_model(
         activation_checkpointing="selective" if precision == "bf16" else "none",
     )
     run.trainer.fit()
-    folder = tmp_path / "model"
+    folder = tmp_path / MODEL_FOLDER
     for _ in range(2):  # an export that was interrupted is done again
         export(complete_checkpoints(run.trainer.checkpoints.folder)[-1], folder)
     assert not folder.with_name("model.partial").exists()

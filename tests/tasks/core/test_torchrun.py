@@ -19,6 +19,7 @@ import pytest
 from common.errors import StageError
 from model.entry.join import CALL
 from model.entry.launch import Nodes
+from model.train.run.folder import MODEL_FOLDER
 from tasks.core import torchrun as _torchrun
 from tasks.core.stage import Context, StageRun, stage
 from tasks.core.torchrun import torchrun
@@ -139,5 +140,5 @@ def test_a_stage_on_two_machines(run: StageRun, context: Context, tmp_path: Path
         assert other.wait(60) == 0
     assert "2 process(es)" in (run.folder / "pretrain.log").read_text()
     assert "2 process(es)" not in (tmp_path / "join.log").read_text(), "rank 0 alone tells"
-    assert (run.folder / "model" / "model.safetensors").is_file()
+    assert (run.folder / MODEL_FOLDER / "model.safetensors").is_file()
     assert not (store / CALL).exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
+from model.train.run.folder import METRICS_FILE
 from tasks.core.tracking import MODELS, PIPELINES, MetricMirror, Tracker, default_uri
 
 
@@ -81,7 +82,7 @@ def test_failure_and_kill_are_told_apart(tracker: Tracker, tmp_path: Path) -> No
 
 def test_mirror_sends_each_step_once_across_a_resume(tracker: Tracker, tmp_path: Path) -> None:
     run_id = tracker.client.create_run("0").info.run_id
-    metrics, state = tmp_path / "metrics.jsonl", tmp_path / "state" / "mirror.json"
+    metrics, state = tmp_path / METRICS_FILE, tmp_path / "state" / "mirror.json"
     write(metrics, (1, {"loss": 3.0}), (2, {"loss": 2.0}), (3, {"loss": 1.5}))
     MetricMirror(tracker, run_id, metrics, state=state).copy()
     # Killed after step 3, resumed from a checkpoint at step 1: steps 2 and 3 are written again.
@@ -103,7 +104,7 @@ def test_mirror_notices_a_file_that_was_cut_back_and_grew_between_two_looks(
     tracker: Tracker, tmp_path: Path
 ) -> None:
     run_id = tracker.client.create_run("0").info.run_id
-    metrics = tmp_path / "metrics.jsonl"
+    metrics = tmp_path / METRICS_FILE
     mirror = MetricMirror(tracker, run_id, metrics, state=tmp_path / "state" / "mirror.json")
     mirror.copy()  # no file yet
     write(metrics, (1, {"loss": 3.0}), (2, {"loss": 2.0}))
@@ -121,7 +122,7 @@ def test_mirror_catches_up_after_an_outage(
     tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = tracker.client.create_run("0").info.run_id
-    metrics = tmp_path / "metrics.jsonl"
+    metrics = tmp_path / METRICS_FILE
     write(metrics, (1, {"loss": 3.0}))
     mirror = MetricMirror(tracker, run_id, metrics, state=tmp_path / "s" / "mirror.json")
     with monkeypatch.context() as outage:
@@ -141,7 +142,7 @@ def test_work_goes_on_without_a_tracker(tmp_path: Path, monkeypatch: pytest.Monk
         tracker.stage(
             "pack", label="", key="k", folder=tmp_path, config={}, inputs={}, trains=True
         ) as track,
-        track.follow(tmp_path / "metrics.jsonl"),
+        track.follow(tmp_path / METRICS_FILE),
     ):
         track.counts({"tokens": 1})
         track.table("t.json", [{"a": 1}])

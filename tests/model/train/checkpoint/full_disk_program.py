@@ -17,11 +17,12 @@ from model.train.checkpoint.reader import complete_checkpoints
 from model.train.config import PretrainJob
 from model.train.distributed.context import parallel
 from model.train.distributed.signals import StopFlag
+from model.train.run.folder import CHECKPOINTS_FOLDER
 from model.train.trainer import Trainer
 
 if __name__ == "__main__":
     job = PretrainJob.read(Path(sys.argv[1]))
-    disk = Path(job.output) / "checkpoints"
+    disk = Path(job.output) / CHECKPOINTS_FOLDER
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(disk)], check=True)
     ballast = disk / "ballast"

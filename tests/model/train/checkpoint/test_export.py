@@ -19,6 +19,7 @@ from model.train.build import Run
 from model.train.checkpoint.background_export import Exporter
 from model.train.checkpoint.export import export, find_checkpoint
 from model.train.checkpoint.reader import complete_checkpoints
+from model.train.run.folder import CHECKPOINTS_FOLDER, EXPORTS_FOLDER, MODEL_FOLDER
 from tests.model.train import ranks
 from tests.model.train.ranks import Fault
 
@@ -48,7 +49,7 @@ def test_kept_checkpoints_become_models_while_training_goes_on(make_run: MakeRun
     run.trainer.fit()
     assert run.trainer.exporter is not None
     run.trainer.exporter.finish()
-    exports = run.trainer.checkpoints.folder.parent / "exports"
+    exports = run.trainer.checkpoints.folder.parent / EXPORTS_FOLDER
     [folder] = exports.iterdir()
     assert folder.name == "step-00000004"
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(folder)), expected[4])
@@ -60,12 +61,12 @@ def test_exports_go_with_their_checkpoints(make_run: MakeRun, tmp_path: Path) ->
     run = make_run(steps=4, checkpoints={"every": 2})
     run.trainer.fit()
     first, second = complete_checkpoints(run.trainer.checkpoints.folder)
-    exporter = Exporter(tmp_path / "exports")
+    exporter = Exporter(tmp_path / EXPORTS_FOLDER)
     assert exporter.update([first]) <= {first}
     exporter.finish()
     assert exporter.update([second]) <= {second}
     exporter.finish()
-    assert [path.name for path in (tmp_path / "exports").iterdir()] == [second.name]
+    assert [path.name for path in (tmp_path / EXPORTS_FOLDER).iterdir()] == [second.name]
     exporter.stop()
 
 
@@ -73,13 +74,13 @@ def test_a_checkpoint_that_is_being_read_stays(make_run: MakeRun, tmp_path: Path
     run = make_run(steps=4, checkpoints={"every": 2})
     run.trainer.fit()
     first, second = complete_checkpoints(run.trainer.checkpoints.folder)
-    exporter = Exporter(tmp_path / "exports")
+    exporter = Exporter(tmp_path / EXPORTS_FOLDER)
     exporter.update([first])
     while exporter._current is None:
         pass
     assert exporter.update([second]) == {first}, "busy for the seconds that imports take"
     exporter.stop()
-    assert not list((tmp_path / "exports").glob("step-00000004"))
+    assert not list((tmp_path / EXPORTS_FOLDER).glob("step-00000004"))
 
 
 class SlowExporter(Exporter):
@@ -98,10 +99,10 @@ class SlowExporter(Exporter):
 
 
 def test_what_a_rollback_removed_is_not_taken_for_what_replaces_it(tmp_path: Path) -> None:
-    checkpoint, exported = tmp_path / "step-00000004", tmp_path / "exports" / "step-00000004"
+    checkpoint, exported = tmp_path / "step-00000004", tmp_path / EXPORTS_FOLDER / "step-00000004"
     checkpoint.mkdir()
     (checkpoint / "complete.json").write_text("first course")
-    exporter = SlowExporter(tmp_path / "exports")
+    exporter = SlowExporter(tmp_path / EXPORTS_FOLDER)
     exporter.update([checkpoint])
     while not (exported / "complete.json").exists():
         time.sleep(0.01)
@@ -126,8 +127,8 @@ def test_what_cannot_be_exported_is_a_warning(
     [saved] = complete_checkpoints(run.trainer.checkpoints.folder)
     (saved / "__0_0.distcp").write_bytes(b"")
     with pytest.raises(DataError, match=r"__0_0\.distcp has 0 bytes"):
-        export(saved, tmp_path / "model")
-    exporter = Exporter(tmp_path / "exports")
+        export(saved, tmp_path / MODEL_FOLDER)
+    exporter = Exporter(tmp_path / EXPORTS_FOLDER)
     exporter.update([saved])
     exporter.finish()
     exporter.stop()
@@ -140,11 +141,11 @@ def test_the_command_exports_what_two_ranks_saved(
     """On a machine without the ranks: the files alone are read."""
     out = tmp_path / "out"
     assert steel(["export", str(uninterrupted), str(out)]) == 0
-    for path in (uninterrupted / "model").iterdir():
+    for path in (uninterrupted / MODEL_FOLDER).iterdir():
         assert (out / path.name).read_bytes() == path.read_bytes(), path.name
     assert steel(["export", str(uninterrupted), str(out)]) == 2
     assert "--force" in capsys.readouterr().err
-    first = uninterrupted / "checkpoints" / "step-00000008"
+    first = uninterrupted / CHECKPOINTS_FOLDER / "step-00000008"
     assert steel(["export", str(first), str(out), "--force"]) == 0
     assert steel(["export", str(packed), str(tmp_path / "none")]) == 2
     with pytest.raises(DataError, match="holds none"):
@@ -158,7 +159,7 @@ def test_an_interrupted_export_is_made_by_the_next_start(packed: Path, tmp_path:
     job = ranks.write_job(packed, tmp_path, values)
     ranks.run_ranks(job, 2, Fault(step=5, number=signal.SIGTERM))
     assert ranks.run_ranks(job, 2) == [0, 0]
-    [exported] = (tmp_path / "exports").iterdir()
+    [exported] = (tmp_path / EXPORTS_FOLDER).iterdir()
     assert exported.name == "step-00000004"
     config = json.loads((exported / "config.json").read_text())
     assert config["architectures"] == ["SteelForCausalLM"]

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from common.errors import ConfigError, DataError
 from model.train.distributed.config import ParallelSettings
+from model.train.run.folder import MODEL_FOLDER
 from tests.model.train import programs, ranks
 
 pytestmark = pytest.mark.usefixtures("fork_server")
@@ -177,7 +178,7 @@ def test_copies_that_were_killed_and_moved_go_on(packed: Path, tmp_path: Path) -
         assert codes[fault.rank] == -signal.SIGKILL and 0 not in codes, codes
     assert ranks.run_ranks(broken, 4) == [0] * 4
     assert ranks.read_run(broken.parent) == ranks.read_run(whole.parent)
-    exported = [path.parent / "model" / "model.safetensors" for path in (whole, broken)]
+    exported = [path.parent / MODEL_FOLDER / "model.safetensors" for path in (whole, broken)]
     assert exported[0].read_bytes() == exported[1].read_bytes()
 
     moved = ranks.write_job(packed, tmp_path / "moved", values)

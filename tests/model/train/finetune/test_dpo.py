@@ -17,6 +17,7 @@ from model.entry import dpo
 from model.train.distributed.signals import StopFlag
 from model.train.finetune import finetune as _tune
 from model.train.finetune.config import DpoJob, DpoSettings
+from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from model.train.run.metrics import JsonlSink, read_metrics
 from tests.tiny_chat import byte_tokenizer, pairs, write_lines, write_model
 
@@ -55,7 +56,7 @@ def make_job(policy: Path, tmp_path: Path) -> Callable[..., DpoJob]:
 
 def build(job: DpoJob) -> Any:
     _tune.score_targets_only()
-    recorder = _tune.Recorder(JsonlSink(Path(job.output) / "metrics.jsonl"), StopFlag())
+    recorder = _tune.Recorder(JsonlSink(Path(job.output) / METRICS_FILE), StopFlag())
     return dpo.build(job, _tune.load_tokenizer(job.model), recorder)
 
 
@@ -78,7 +79,7 @@ def test_the_first_loss_is_ln_2_and_only_the_policy_moves(make_job: Callable[...
     before = load_file(Path(job.model) / "model.safetensors")
     trainer = build(job)
     trainer.train()
-    metrics = [line["metrics"] for line in read_metrics(Path(job.output) / "metrics.jsonl")]
+    metrics = [line["metrics"] for line in read_metrics(Path(job.output) / METRICS_FILE)]
     assert metrics[0]["train/loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert metrics[0]["train/reward_margin"] == pytest.approx(0, abs=1e-6)
     assert metrics[-1]["train/loss"] < math.log(2) - 0.01
@@ -124,7 +125,7 @@ def test_the_entry_publishes_the_policy(
     config = Path(job.output) / "dpo.json"
     config.write_text(json.dumps(job.plain()))
     assert dpo.main([str(config)]) == 0
-    result = Path(job.output) / "model"
+    result = Path(job.output) / MODEL_FOLDER
     published = load_file(result / "model.safetensors")
     (newest,) = _tune.complete_checkpoints(Path(job.scratch))
     last = load_file(newest / "model.safetensors")

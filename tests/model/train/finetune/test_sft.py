@@ -20,6 +20,7 @@ from model.entry import sft
 from model.train.distributed.signals import StopFlag
 from model.train.finetune import finetune as _tune
 from model.train.finetune.config import SftJob, SftSettings
+from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from model.train.run.metrics import JsonlSink, read_metrics
 from tests.tiny_chat import byte_tokenizer, conversations, write_lines, write_model
 
@@ -71,7 +72,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[SftJob], i
 
 def build(job: SftJob) -> Any:
     _tune.score_targets_only()
-    recorder = _tune.Recorder(JsonlSink(Path(job.output) / "metrics.jsonl"), StopFlag())
+    recorder = _tune.Recorder(JsonlSink(Path(job.output) / METRICS_FILE), StopFlag())
     return sft.build(job, _tune.load_tokenizer(job.model), recorder)
 
 
@@ -152,7 +153,7 @@ def test_training_lowers_the_loss_and_publishes_a_chat_model(
 ) -> None:
     job = make_job(epochs=8)
     assert in_process(job) == 0
-    folder = Path(job.output) / "model"
+    folder = Path(job.output) / MODEL_FOLDER
     losses = [line["metrics"]["train/loss"] for line in read_metrics(metrics_of(job))]
     assert losses[-1] < losses[0] - 1
     assert not [path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth")]
@@ -271,7 +272,7 @@ def wait_for(condition: Callable[[], bool], child: "subprocess.Popen[bytes]") ->
 
 
 def metrics_of(job: SftJob) -> Path:
-    return Path(job.output) / "metrics.jsonl"
+    return Path(job.output) / METRICS_FILE
 
 
 def curve(job: SftJob) -> list[tuple[int, float]]:
@@ -279,4 +280,4 @@ def curve(job: SftJob) -> list[tuple[int, float]]:
 
 
 def weights_of(job: SftJob) -> bytes:
-    return (Path(job.output) / "model" / "model.safetensors").read_bytes()
+    return (Path(job.output) / MODEL_FOLDER / "model.safetensors").read_bytes()

@@ -24,6 +24,13 @@ from model.train.monitors.health import (
     HealthState,
     NonFiniteError,
 )
+from model.train.run.folder import (
+    DATA_STATE_FILE,
+    HEALTH_FILE,
+    METRICS_FILE,
+    MODEL_FOLDER,
+    PROGRESS_FILE,
+)
 from model.train.run.metrics import last_value
 from model.train.train_step import Engine
 from tests.model.train import ranks
@@ -132,7 +139,7 @@ def scaled(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, float]], None
 
 
 def events(output: Path) -> list[dict[str, Any]]:
-    lines = (output / "health.jsonl").read_text().splitlines()
+    lines = (output / HEALTH_FILE).read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k != "time"} for line in lines]
 
 
@@ -172,9 +179,9 @@ def test_a_batch_that_is_not_finite_is_skipped(make_run: MakeRun, scaled: Any) -
     assert (event["step"], event["batch"], event["action"]) == (4, 3, "skip")
     assert event["samples"] == [24, 31] and event["culprits"] == list(range(24, 32))
     newest = complete_checkpoints(run.trainer.checkpoints.folder)[-1]
-    saved = json.loads((newest / "trainer.json").read_text())
+    saved = json.loads((newest / PROGRESS_FILE).read_text())
     assert saved["health"]["skipped"] == [[3, 3]] and (saved["step"], saved["batch"]) == (6, 7)
-    assert json.loads((newest / "data_state.json").read_text())["samples_consumed"] == 56
+    assert json.loads((newest / DATA_STATE_FILE).read_text())["samples_consumed"] == 56
 
 
 def test_a_run_of_bad_batches_stops_it(make_run: MakeRun, scaled: Any) -> None:
@@ -299,7 +306,7 @@ def test_a_skipped_batch_at_the_end_of_the_data_counts_as_consumed(
     run = make_run(steps=0, health={"non_finite": "skip"}, eval_interval=0)
     run.trainer.fit()
     assert run.trainer.progress.batch == available == run.trainer.progress.step + 1
-    assert last_value(output_of(run) / "metrics.jsonl", "data/samples") == available * 8
+    assert last_value(output_of(run) / METRICS_FILE, "data/samples") == available * 8
 
 
 # Killed
@@ -331,7 +338,9 @@ def assert_same_decisions(output: Path, reference: Path) -> None:
     assert events(output) == events(reference)
     assert ranks.read_run(output) == ranks.read_run(reference)
     for name in ("model.safetensors", "config.json"):
-        assert (output / "model" / name).read_bytes() == (reference / "model" / name).read_bytes()
+        assert (output / MODEL_FOLDER / name).read_bytes() == (
+            reference / MODEL_FOLDER / name
+        ).read_bytes()
 
 
 def test_kills_change_no_decision(packed: Path, undisturbed: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from common.errors import DataError
 from model.train.build import Run
 from model.train.run.changes import Changes
+from model.train.run.folder import PROFILE_FOLDER
 from model.train.run.requests import ProfileRequest, RequestFolder, parse_request
 from tests.model.train import ranks
 
@@ -30,7 +31,7 @@ def test_every_rank_traces_what_settings_and_requests_ask_for(
     job = ranks.write_job(packed, tmp_path, changes)
     RequestFolder(tmp_path).publish(ProfileRequest(num_steps=1))  # seen before the first step
     assert ranks.run_ranks(job, 2) == [0, 0], (tmp_path / "rank-0.log").read_text()
-    files = sorted(str(p.relative_to(tmp_path)) for p in (tmp_path / "profile").rglob("*.gz"))
+    files = sorted(str(p.relative_to(tmp_path)) for p in (tmp_path / PROFILE_FOLDER).rglob("*.gz"))
     assert files == [f"profile/step-0000000{s}/rank-{r}.json.gz" for s in (2, 8) for r in (0, 1)]
     for step, number in ((2, 1), (8, 2)):
         found = names_in(tmp_path / f"profile/step-0000000{step}/rank-1.json.gz")

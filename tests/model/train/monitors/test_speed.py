@@ -18,6 +18,7 @@ from model.train.monitors.peak_flops import matmul_flops, peak_of_name
 from model.train.monitors.phases import Phases
 from model.train.monitors.profiler import Profiler, ProfileSettings
 from model.train.monitors.speed import Meter, progress_line
+from model.train.run.folder import PROFILE_FOLDER
 
 CPU = torch.device("cpu")
 
@@ -207,10 +208,10 @@ def test_traces_of_the_steps_that_were_asked_for(tmp_path: Path) -> None:
     work(profiler, range(1, 8), Phases(CPU))
     profiler.request(7, num_steps=1)
     work(profiler, range(8, 10), Phases(CPU))
-    folders = sorted(p.name for p in (tmp_path / "profile").iterdir())
+    folders = sorted(p.name for p in (tmp_path / PROFILE_FOLDER).iterdir())
     assert folders == ["step-00000003", "step-00000009"]
     for folder, steps in zip(folders, (2, 1), strict=True):
-        names = [e.get("name", "") for e in traced(tmp_path / "profile" / folder / "rank-1.json.gz")["traceEvents"]]  # fmt: skip  # noqa: E501
+        names = [e.get("name", "") for e in traced(tmp_path / PROFILE_FOLDER / folder / "rank-1.json.gz")["traceEvents"]]  # fmt: skip  # noqa: E501
         assert names.count("aten::mm") == steps
         assert names.count("steel:forward_backward") >= steps, "the trainer's phases are labelled"
     assert not list(tmp_path.rglob("*.partial*"))

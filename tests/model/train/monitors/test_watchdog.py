@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from model.train.checkpoint.reader import complete_checkpoints
+from model.train.run.folder import CHECKPOINTS_FOLDER, RANKS_FOLDER
 from tests.model.train import ranks
 from tests.model.train.ranks import Fault
 from tests.processes import processes_of
@@ -29,7 +30,7 @@ def test_a_stopped_rank_ends_the_others(packed: Path, tmp_path: Path) -> None:
     assert "Current thread" in log and "trainer.py" in log, "stack traces"
     # And the run goes on from its checkpoint.
     assert ranks.run_ranks(job, 2) == [0, 0]
-    assert not list((tmp_path / "ranks").iterdir())
+    assert not list((tmp_path / RANKS_FOLDER).iterdir())
 
 
 @pytest.mark.usefixtures("fork_server")
@@ -89,7 +90,7 @@ def test_torchrun_ends_with_all_its_ranks(
             env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
         )
     try:
-        while not complete_checkpoints(tmp_path / "checkpoints"):
+        while not complete_checkpoints(tmp_path / CHECKPOINTS_FOLDER):
             assert launcher.poll() is None, (tmp_path / "launch.log").read_text()
             time.sleep(0.02)
         victims = [pid for pid in processes_of(job) if pid != launcher.pid]

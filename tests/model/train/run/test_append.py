@@ -16,6 +16,14 @@ from model.train.config import PretrainJob
 from model.train.run import client as asking
 from model.train.run.changes import Changes, sample_order
 from model.train.run.client import Answer, RunState
+from model.train.run.folder import (
+    CHECKPOINTS_FOLDER,
+    DATA_STATE_FILE,
+    JOB_FILE,
+    MODEL_FOLDER,
+    PROGRESS_FILE,
+    REQUESTS_FOLDER,
+)
 from model.train.run.horizon import HorizonChange
 from model.train.run.requests import RequestFolder
 from tests.model.train import ranks
@@ -44,13 +52,13 @@ def finish(job: Path, world_size: int = 2) -> None:
 
 
 def changes_of(output: Path) -> Changes:
-    job = PretrainJob.read(output / "pretrain.json")
+    job = PretrainJob.read(output / JOB_FILE)
     return Changes.read(output, job.settings, PackedManifest.read(Path(job.packed) / "shards"))
 
 
 def assert_order(output: Path, appends: list[tuple[Path, int]]) -> None:
     """Every sample had the tokens of the order that these appends (data, at) make, none twice."""
-    job = PretrainJob.read(output / "pretrain.json")
+    job = PretrainJob.read(output / JOB_FILE)
     base, journal = PackedManifest.read(Path(job.packed) / "shards"), Journal()
     for data, at in appends:
         new = PackedManifest.read(data / "shards")
@@ -72,7 +80,7 @@ def assert_same_run(output: Path, reference: Path) -> None:
     assert ranks.read_run(output) == ranks.read_run(reference)
     assert ranks.read_contents(output) == ranks.read_contents(reference)
     weights = [
-        (folder / "model" / "model.safetensors").read_bytes() for folder in (output, reference)
+        (folder / MODEL_FOLDER / "model.safetensors").read_bytes() for folder in (output, reference)
     ]
     assert weights[0] == weights[1]
 
@@ -99,11 +107,11 @@ def test_new_data_join_at_the_step_and_make_the_run_longer(
     assert (change.step, change.total_steps, change.policy) == (6, 12 + gained, "extend")
     assert sorted(ranks.read_run(appended)) == list(range(1, 13 + gained))
     assert_order(appended, [(more[0], 6 * BATCH)])
-    assert not list((appended / "requests").iterdir())
-    newest = complete_checkpoints(appended / "checkpoints")[-1]
-    saved = json.loads((newest / "trainer.json").read_text())
+    assert not list((appended / REQUESTS_FOLDER).iterdir())
+    newest = complete_checkpoints(appended / CHECKPOINTS_FOLDER)[-1]
+    saved = json.loads((newest / PROGRESS_FILE).read_text())
     assert saved["horizon"] == changes_of(appended).horizon.to_dict()
-    state = DataState.from_json((newest / "data_state.json").read_text())
+    state = DataState.from_json((newest / DATA_STATE_FILE).read_text())
     assert [entry.at for entry in state.journal] == [6 * BATCH]
 
 
@@ -218,9 +226,9 @@ def test_random_appends_kills_stops_and_ranks(
         codes = ranks.run_ranks(job, world_size, Fault(step=step, at=at, number=kind))  # type: ignore[arg-type]
         if not any(codes):
             break
-        saved = complete_checkpoints(tmp_path / "checkpoints")
+        saved = complete_checkpoints(tmp_path / CHECKPOINTS_FOLDER)
         done = int(saved[-1].name.split("-")[1]) if saved else 0
-    if not (tmp_path / "model").exists():
+    if not (tmp_path / MODEL_FOLDER).exists():
         finish(job)
     changes = changes_of(tmp_path)
     assert len(changes.journal.entries) >= 2 and not RequestFolder(tmp_path).refused()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import StageError
+from model.train.run.folder import METRICS_FILE
 from model.train.run.metrics import JsonlSink, last_value, newest_lines, newest_step, read_metrics
 
 
@@ -15,7 +16,7 @@ def logged(path: Path) -> list[tuple[int, dict[str, float]]]:
 
 
 def test_lines_after_the_resumed_step_are_cut(tmp_path: Path) -> None:
-    path = tmp_path / "run" / "metrics.jsonl"
+    path = tmp_path / "run" / METRICS_FILE
     sink = JsonlSink(path)
     sink.resume(0)
     for step in range(1, 6):
@@ -31,7 +32,7 @@ def test_lines_after_the_resumed_step_are_cut(tmp_path: Path) -> None:
 
 
 def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
+    path = tmp_path / METRICS_FILE
     sink = JsonlSink(path)
     sink.log(1, {"train/loss": 2.0})
     with path.open("a") as file:
@@ -45,14 +46,14 @@ def test_a_line_cut_short_by_a_kill_is_dropped(tmp_path: Path) -> None:
 
 
 def test_starting_over_empties_the_file(tmp_path: Path) -> None:
-    sink = JsonlSink(tmp_path / "metrics.jsonl")
+    sink = JsonlSink(tmp_path / METRICS_FILE)
     sink.log(1, {"train/loss": 2.0})
     sink.resume(0)
     assert logged(sink.path) == []
 
 
 def test_the_newest_lines_of_a_file_that_is_cut_and_written_on(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
+    path = tmp_path / METRICS_FILE
     assert newest_lines(path) == [] and newest_step(path) == 0
     path.write_text("".join(f'{{"step": {step}}}\n' for step in range(1, 101)) + '{"st')
     assert newest_step(path) == 100
@@ -61,7 +62,7 @@ def test_the_newest_lines_of_a_file_that_is_cut_and_written_on(tmp_path: Path) -
 
 
 def test_a_position_is_found_again_whatever_came_after_it(tmp_path: Path) -> None:
-    sink = JsonlSink(tmp_path / "metrics.jsonl")
+    sink = JsonlSink(tmp_path / METRICS_FILE)
     sink.log(1, {"train/loss": 2.0})
     position = sink.position()
     before = sink.path.read_bytes()
@@ -76,7 +77,7 @@ def test_a_position_is_found_again_whatever_came_after_it(tmp_path: Path) -> Non
 def test_a_file_that_lost_its_end_is_cut_at_a_whole_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    sink = JsonlSink(tmp_path / "metrics.jsonl")
+    sink = JsonlSink(tmp_path / METRICS_FILE)
     for step in (1, 2):
         sink.log(step, {"train/loss": 2.0})
     position = sink.position()
@@ -87,7 +88,7 @@ def test_a_file_that_lost_its_end_is_cut_at_a_whole_line(
 
 
 def test_a_disk_that_refuses_a_line_is_told_with_the_file(tmp_path: Path) -> None:
-    sink = JsonlSink(tmp_path / "metrics.jsonl")
+    sink = JsonlSink(tmp_path / METRICS_FILE)
     sink.log(1, {"train/loss": 2.0})
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))

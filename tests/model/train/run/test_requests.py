@@ -16,6 +16,7 @@ from model.train.build import Run
 from model.train.checkpoint.reader import complete_checkpoints
 from model.train.run import client as asking
 from model.train.run.client import Answer, RunState
+from model.train.run.folder import CHECKPOINTS_FOLDER, JOURNAL_FILE, REQUESTS_FOLDER
 from model.train.run.horizon import Horizon
 from model.train.run.requests import HorizonRequest, RequestFolder
 from model.train.schedule import learning_rate
@@ -96,10 +97,10 @@ def test_asking_twice_asks_once(more: Path, idle: Path) -> None:
         ask(idle, more, weights={"alpha": 1.0})
     with pytest.raises(DataError, match=f"horizon = 'keep', not 'extend'.* {first.request}"):
         ask(idle, more, horizon="extend")
-    assert len(list((idle / "requests").iterdir())) == 1
+    assert len(list((idle / REQUESTS_FOLDER).iterdir())) == 1
     moved = move(idle, steps=20)
     assert move(idle, steps=20).status == "pending"
-    assert moved.total_steps == 20 and len(list((idle / "requests").iterdir())) == 2
+    assert moved.total_steps == 20 and len(list((idle / REQUESTS_FOLDER).iterdir())) == 2
 
 
 @pytest.mark.parametrize(
@@ -116,12 +117,12 @@ def test_asking_twice_asks_once(more: Path, idle: Path) -> None:
 def test_what_cannot_be_is_refused(
     more: Path, idle: Path, how: dict[str, Any], error: type[Exception], message: str
 ) -> None:
-    saved = idle / "checkpoints" / "step-00000004"
+    saved = idle / CHECKPOINTS_FOLDER / "step-00000004"
     saved.mkdir(parents=True)
     (saved / "complete.json").write_text('{"files": {}}')
     with pytest.raises(error, match=message):
         ask(idle, more, **how)
-    assert not (idle / "requests").exists()
+    assert not (idle / REQUESTS_FOLDER).exists()
 
 
 def test_other_and_damaged_data_are_refused(more: Path, idle: Path, tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_other_and_damaged_data_are_refused(more: Path, idle: Path, tmp_path: Pa
     shard.write_bytes(content)
     with pytest.raises(DataError, match=shard.name):
         ask(idle, damaged)
-    assert not (idle / "requests").exists()
+    assert not (idle / REQUESTS_FOLDER).exists()
 
 
 def test_ends_that_cannot_be_are_refused(packed: Path, idle: Path, tmp_path: Path) -> None:
@@ -226,7 +227,7 @@ def test_a_running_constant_rate_decays_on_request(make_run: MakeRun) -> None:
     # Logged after step 4, seen in step 5: the decay begins with the step that has number 5.
     falling = [0.008, 0.006, 0.004, 0.002]
     assert measured_rates(folder) == pytest.approx([1e-2] * 6 + falling)
-    [saved] = complete_checkpoints(folder / "checkpoints")[-1:]
+    [saved] = complete_checkpoints(folder / CHECKPOINTS_FOLDER)[-1:]
     assert saved.name == "step-00000010"
     assert move(folder, decay_at="now").status == "done"
 
@@ -262,7 +263,7 @@ def test_no_request_ends_a_training(make_run: MakeRun, more: Path, tmp_path: Pat
         "late": requests.publish(replace(requests.pending()[0].request, at_step=0)),  # type: ignore[arg-type,type-var]
         "cosine": requests.publish(HorizonRequest(decay_at="now")),
     }
-    (folder / "requests" / "note.json").write_text("buy milk")
+    (folder / REQUESTS_FOLDER / "note.json").write_text("buy milk")
     shutil.rmtree(gone)
     run.trainer.fit()
     refused = RequestFolder(folder).refused()
@@ -357,7 +358,7 @@ def test_a_shard_that_vanished_after_it_joined_is_missed_by_name(
     replace(manifest, shards=tuple(replace(s, name=f"x{s.name}") for s in manifest.shards)).write(
         shards
     )
-    newest = complete_checkpoints(folder_of(run) / "checkpoints")[-1]
+    newest = complete_checkpoints(folder_of(run) / CHECKPOINTS_FOLDER)[-1]
     shutil.rmtree(newest)
     again = make_run(steps=6, checkpoints={"every": 2})
     again.trainer.fit()
@@ -380,7 +381,7 @@ def test_lost_journals_are_missed(make_run: MakeRun, more: Path) -> None:
     with pytest.raises(DataError, match=r"horizon\.json lacks the append"):
         make_run(steps=6)
     (folder / "horizon.json").write_text(horizon)
-    (folder / "journal.json").unlink()
+    (folder / JOURNAL_FILE).unlink()
     with pytest.raises(DataError, match=r"restore the run's horizon\.json and journal"):
         make_run(steps=6).trainer.resume()
     assert json.loads(horizon)["changes"][0]["policy"] == "keep"

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from model.train.run.folder import SESSIONS_FILE
 from model.train.run.metrics import JsonLines
-from model.train.run.sessions import FILE_NAME, read_sessions
+from model.train.run.sessions import read_sessions
 from tests.model.train import ranks
 from tests.model.train.ranks import Fault
 
@@ -19,7 +20,7 @@ def test_killed_stopped_and_rescaled(packed: Path, tmp_path: Path) -> None:
     stopped = ranks.run_ranks(job, 1, Fault(step=8, number=signal.SIGTERM))
     assert stopped == [143]
     assert ranks.run_ranks(job, 2) == [0, 0]
-    killed, asked, last = read_sessions(tmp_path / FILE_NAME)
+    killed, asked, last = read_sessions(tmp_path / SESSIONS_FILE)
     assert [s.num_processes for s in (killed, asked, last)] == [2, 1, 2]
     assert (killed.step, killed.how, killed.last_step) == (0, "killed", None)
     assert 0 < asked.step <= 7, "from the newest checkpoint before the kill"
@@ -31,7 +32,7 @@ def test_killed_stopped_and_rescaled(packed: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_without_the_file_and_a_torn_last_line(tmp_path: Path) -> None:
-    path = tmp_path / FILE_NAME
+    path = tmp_path / SESSIONS_FILE
     assert read_sessions(path) == []
     JsonLines(path).append(
         event="begin",

@@ -1,0 +1,39 @@
+"""The folder of a pretraining run: every name in it stands here and nowhere else.
+
+    STORE/pretrain/KEY.partial/
+      pretrain.json              job: settings, folders of input and output
+      journal.json               appended data and changes of the length, in order
+      requests/                  asked for and not done yet; one JSON file each
+        refused/                 not done, with the reason
+      manifests/                 lists of the shards trained on: base.json, <digest>.json
+      checkpoints/step-00000120/
+        trainer.json             step, batch, length, health
+        data_state.json          position in the data
+      exports/step-00000120/     checkpoints as Transformers folders
+      model/                     the trained model, written after the last step
+      metrics.jsonl              measurements by step
+      health.jsonl               skipped batches, rollbacks
+      sessions.jsonl             each time that processes took up the run
+      profile/step-00000010/     traces, one file a rank
+      ranks/                     phase and step of each rank while it trains
+      verified/                  shards that were compared with their checksums in this launch
+
+Fine-tuning writes `metrics.jsonl` and `model/` under the same names.
+"""
+
+JOB_FILE = "pretrain.json"
+JOURNAL_FILE = "journal.json"
+REQUESTS_FOLDER = "requests"
+REFUSED_FOLDER = "refused"
+MANIFESTS_FOLDER = "manifests"
+CHECKPOINTS_FOLDER = "checkpoints"
+PROGRESS_FILE = "trainer.json"
+DATA_STATE_FILE = "data_state.json"
+EXPORTS_FOLDER = "exports"
+MODEL_FOLDER = "model"
+METRICS_FILE = "metrics.jsonl"
+HEALTH_FILE = "health.jsonl"
+SESSIONS_FILE = "sessions.jsonl"
+PROFILE_FOLDER = "profile"
+RANKS_FOLDER = "ranks"
+VERIFIED_FOLDER = "verified"
