@@ -25,7 +25,6 @@ from common.errors import ConfigError
 from model.data import PackedDataset, StepLoader
 from model.entry.launch import SHUTDOWN_SECONDS
 from model.train.causal_validation import check_measurable, honest_loss
-from model.train.checkpoint import progress
 from model.train.checkpoint.background_export import Exporter
 from model.train.checkpoint.progress import Progress
 from model.train.checkpoint.retention import Entry
