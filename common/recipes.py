@@ -2,7 +2,7 @@
 
     deployments/smoke.yaml ──read_yaml──▶ dict ──build──▶ frozen dataclass, or one ConfigError that
          ▲ base:                                          names file, key, value and remedy
-    deployments/base.yaml
+    the file named by `base:`
 
 A file may begin with `base: other.yaml` (relative to itself) and state only its differences:
 mappings are merged key by key, everything else is replaced. Unknown keys are errors everywhere.

@@ -43,7 +43,7 @@ def lm_eval_tasks() -> Path:
     """lm-eval's folder of task files, found without importing it. Raises ConfigError."""
     spec = importlib.util.find_spec("lm_eval")
     if spec is None or not spec.submodule_search_locations:
-        raise ConfigError("lm-eval is not installed: run `make setup` to install the lock file")
+        raise ConfigError("lm-eval is not installed: run `make install` to install the lock file")
     return Path(spec.submodule_search_locations[0]) / "tasks"
 
 

@@ -40,7 +40,7 @@ SPECIAL_TOKENS = {END_OF_TEXT: 151_643, IM_START: 151_644, IM_END: 151_645}
 """Control tokens and their published ids, which follow the ordinary vocabulary."""
 
 VOCABULARY_MD5 = "86a1fd66f8e3efff6eeb26e6ddb4cc96"
-"""Of all tokens and ids as canonical JSON (model/data/files.py); the same from the published
+"""Of all tokens and ids as canonical JSON (common/files.py); the same from the published
 tokenizer.json and from the published ranks."""
 
 HUB_ID = "Qwen/Qwen1.5-1.8B"
