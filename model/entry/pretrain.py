@@ -19,12 +19,12 @@ from common.errors import ConfigError, DataError, StageError, SteelError
 from model.data.integrity import forget_sessions
 from model.entry.launch import leave
 from model.train.build import Run, build
+from model.train.callbacks.watchdog import EXIT_HANGING, RankLostError, Watchdog, is_lost_rank
 from model.train.checkpoint.export import export
 from model.train.checkpoint.reader import complete_checkpoints
 from model.train.config import PretrainJob
 from model.train.distributed.context import Parallel, parallel
 from model.train.distributed.signals import EXIT_STOPPED, StopFlag, Stopped
-from model.train.monitors.watchdog import EXIT_HANGING, RankLostError, Watchdog, is_lost_rank
 from model.train.run.folder import CHECKPOINTS_FOLDER, MODEL_FOLDER
 from model.train.train_step import compute_deterministically
 

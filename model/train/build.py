@@ -28,19 +28,19 @@ from model.config import SteelConfig
 from model.data import DataState, PackedDataset, PackedManifest, StepLoader
 from model.data.integrity import ShardGuard, forget_sessions, session_folder
 from model.train.activation_checkpoint import recompute_activations
-from model.train.checkpoint.background_export import Exporter
+from model.train.callbacks.export import Exporter
+from model.train.callbacks.peak_flops import matmul_flops
+from model.train.callbacks.profiler import Profiler
+from model.train.callbacks.speed import Meter, flops_per_token
+from model.train.callbacks.watchdog import Watchdog
 from model.train.checkpoint.export import model_documents
 from model.train.checkpoint.writer import Checkpoints
 from model.train.config import PretrainJob, PretrainSettings
 from model.train.distributed.context import Parallel, distribute, resolve_precision
 from model.train.distributed.initialise import FolderWeights, RandomWeights
 from model.train.distributed.signals import StopFlag
+from model.train.health import Health
 from model.train.loss import Objective
-from model.train.monitors.health import Health
-from model.train.monitors.peak_flops import matmul_flops
-from model.train.monitors.profiler import Profiler
-from model.train.monitors.speed import Meter, flops_per_token
-from model.train.monitors.watchdog import Watchdog
 from model.train.optimizer import build_optimizer
 from model.train.run.changes import Changes
 from model.train.run.folder import (

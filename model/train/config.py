@@ -14,10 +14,10 @@ from typing import Any, Literal, Self
 
 from common.config import NOT_IN_KEY, require
 from common.errors import ConfigError
+from model.train.callbacks.profiler import ProfileSettings
 from model.train.checkpoint.retention import CheckpointSettings
 from model.train.distributed.config import ParallelSettings
-from model.train.monitors.health import HealthSettings
-from model.train.monitors.profiler import ProfileSettings
+from model.train.health import HealthSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,8 +24,12 @@ import torch
 from common.errors import ConfigError
 from model.data import PackedDataset, StepLoader
 from model.entry.launch import SHUTDOWN_SECONDS
+from model.train.callbacks.export import Exporter
+from model.train.callbacks.profiler import Profiler
+from model.train.callbacks.speed import Meter, data_position, progress_line
+from model.train.callbacks.validation import validate
+from model.train.callbacks.watchdog import Watchdog
 from model.train.causal_validation import check_measurable, honest_loss
-from model.train.checkpoint.background_export import Exporter
 from model.train.checkpoint.progress import Progress
 from model.train.checkpoint.retention import Entry
 from model.train.checkpoint.staging import restore_steps, training_tensors
@@ -34,11 +38,8 @@ from model.train.config import PretrainSettings
 from model.train.distributed.context import Parallel
 from model.train.distributed.signals import StopFlag, Stopped
 from model.train.distributed.step_outcome import StepOutcome, agree
+from model.train.health import Health, HealthError, HealthState, NonFiniteError, describe
 from model.train.loss import Objective
-from model.train.monitors.health import Health, HealthError, HealthState, NonFiniteError, describe
-from model.train.monitors.profiler import Profiler
-from model.train.monitors.speed import Meter, data_position, progress_line
-from model.train.monitors.watchdog import Watchdog
 from model.train.run.folder import DATA_STATE_FILE, PROGRESS_FILE
 from model.train.run.handler import Control
 from model.train.run.horizon import Horizon
@@ -46,7 +47,6 @@ from model.train.run.metrics import JsonLines, MetricSink
 from model.train.run.sessions import recorded
 from model.train.schedule import check_saved_horizon, learning_rate
 from model.train.train_step import RANDOM_RULE, Engine, Gradients
-from model.train.validation import validate
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
     checkpoints/step-00004000/   __*.distcp  model.json  tokenizer/  ──▶  OUT/   complete or absent
 
 Read from the checkpoint's files, on the CPU, by one process: any checkpoint becomes a model on any
-machine, whatever ranks wrote it. In the background of a training: background_export.py.
+machine, whatever ranks wrote it. In the background of a training: model/train/callbacks/export.py.
 """
 
 import json

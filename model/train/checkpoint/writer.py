@@ -36,6 +36,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 
 from common.errors import DataError, StageError
 from common.files import crc32_of_file, publish_folder, sync, write_text
+from model.train.callbacks.watchdog import is_lost_rank
 from model.train.checkpoint.reader import (
     MARKER,
     METADATA,
@@ -50,7 +51,6 @@ from model.train.checkpoint.reader import (
 from model.train.checkpoint.retention import CheckpointSettings, Entry, kept, kept_for_good
 from model.train.checkpoint.staging import HostCopy
 from model.train.distributed.context import Parallel
-from model.train.monitors.watchdog import is_lost_rank
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from model.train.monitors.health import Verdict
+from model.train.health import Verdict
 from model.train.train_step import Engine, Gradients
 
 

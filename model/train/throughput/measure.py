@@ -34,13 +34,13 @@ from model.data import MicroBatch
 from model.data.boundaries import Boundaries
 from model.kernels import AUTO_ELSEWHERE, AUTO_ON_GPU, IMPLEMENTATIONS, triton_support
 from model.train.build import make_ready, model_config
+from model.train.callbacks.peak_flops import datasheet_peak, matmul_flops
+from model.train.callbacks.speed import flops_per_token
 from model.train.config import PretrainSettings, from_plain
 from model.train.distributed.context import Parallel, resolve_precision
 from model.train.distributed.device import device_name
 from model.train.distributed.initialise import RandomWeights
 from model.train.loss import Objective
-from model.train.monitors.peak_flops import datasheet_peak, matmul_flops
-from model.train.monitors.speed import flops_per_token
 from model.train.optimizer import build_optimizer
 from model.train.train_step import Engine
 

@@ -9,7 +9,7 @@ import pytest
 from common.errors import ConfigError
 from model.train.checkpoint.retention import CheckpointSettings
 from model.train.config import PretrainJob, PretrainSettings
-from model.train.monitors.health import HealthSettings
+from model.train.health import HealthSettings
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from common.errors import ConfigError
 from model.data import PackedDataset, PackedManifest
 from model.train.build import Run
+from model.train.callbacks.speed import flops_per_token
 from model.train.checkpoint.export import export
 from model.train.checkpoint.reader import complete_checkpoints
-from model.train.monitors.health import NonFiniteError
-from model.train.monitors.speed import flops_per_token
+from model.train.health import NonFiniteError
 from model.train.run.changes import sample_order
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from model.train.run.horizon import Horizon

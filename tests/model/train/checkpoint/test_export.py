@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from common.errors import DataError
 from flows.cli import main as steel
 from model.train.build import Run
-from model.train.checkpoint.background_export import Exporter
+from model.train.callbacks.export import Exporter
 from model.train.checkpoint.export import export, find_checkpoint
 from model.train.checkpoint.reader import complete_checkpoints
 from model.train.run.folder import CHECKPOINTS_FOLDER, EXPORTS_FOLDER, MODEL_FOLDER

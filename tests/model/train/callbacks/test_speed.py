@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from common.errors import ConfigError
-from model.train.monitors import peak_flops as peaks
-from model.train.monitors import phases
-from model.train.monitors import speed as measure
-from model.train.monitors.peak_flops import matmul_flops, peak_of_name
-from model.train.monitors.phases import Phases
-from model.train.monitors.profiler import Profiler, ProfileSettings
-from model.train.monitors.speed import Meter, progress_line
+from model.train.callbacks import peak_flops as peaks
+from model.train.callbacks import phase_timer as phases
+from model.train.callbacks import speed as measure
+from model.train.callbacks.peak_flops import matmul_flops, peak_of_name
+from model.train.callbacks.phase_timer import Phases
+from model.train.callbacks.profiler import Profiler, ProfileSettings
+from model.train.callbacks.speed import Meter, progress_line
 from model.train.run.folder import PROFILE_FOLDER
 
 CPU = torch.device("cpu")

@@ -51,7 +51,7 @@ def test_a_dead_rank_is_named(packed: Path, tmp_path: Path) -> None:
 HELD = """
 import ctypes, sys, time
 from pathlib import Path
-from model.train.monitors.watchdog import Watchdog
+from model.train.callbacks.watchdog import Watchdog
 
 watchdog = Watchdog(Path(sys.argv[1]), 0, first_timeout=1, timeout=1, margin=1).start()
 watchdog.beat("step", 7)

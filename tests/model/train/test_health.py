@@ -17,13 +17,7 @@ from hypothesis import strategies as st
 from common.errors import ConfigError, DataError
 from model.train.build import Run
 from model.train.checkpoint.reader import complete_checkpoints
-from model.train.monitors.health import (
-    Health,
-    HealthError,
-    HealthSettings,
-    HealthState,
-    NonFiniteError,
-)
+from model.train.health import Health, HealthError, HealthSettings, HealthState, NonFiniteError
 from model.train.run.folder import (
     DATA_STATE_FILE,
     HEALTH_FILE,

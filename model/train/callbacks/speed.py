@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from model.data.order import SampleOrder
 from model.data.position import expected_epochs
-from model.train.monitors.peak_flops import datasheet_peak
-from model.train.monitors.phases import Phases
+from model.train.callbacks.peak_flops import datasheet_peak
+from model.train.callbacks.phase_timer import Phases
 
 SMOOTHING = 0.1
 """Weight of the newest interval in the mean that the time left is computed from."""
