@@ -9,7 +9,7 @@ from pathlib import Path
 from common.errors import ConfigError
 from common.paths import resolve
 from common.recipes import load_config
-from corpus.sample_data import SampleWorldConfig
+from corpus.sample_data import SampleDataConfig
 from tasks.acquire import AcquireConfig, AcquireKind
 from tasks.clean import CleanConfig
 from tasks.dpo import DpoConfig
@@ -38,7 +38,7 @@ class PipelineConfig:
     name: str
     """Name of the pipeline; names the MLflow run and the report."""
     corpora: dict[str, str]
-    """Corpus (a recipe in data_recipes/corpora) -> where it is: `sample-world`, `hub`, a path,
+    """Corpus (a recipe in data_recipes/corpora) -> where it is: `sample-data`, `hub`, a path,
     folder or glob relative to the project's root, or a URL of one (https://, s3://, hf://, …)."""
     sft_sets: dict[str, str] = field(default_factory=dict)
     """SFT set (data_recipes/sft) -> where it is."""
@@ -46,8 +46,8 @@ class PipelineConfig:
     """Preference set (data_recipes/preferences) -> where it is."""
     benchmarks: dict[str, str] = field(default_factory=dict)
     """Benchmark (data_recipes/evals) -> where it is."""
-    sample_world: SampleWorldConfig | None = None
-    """The generator behind the location `sample-world`."""
+    sample_data: SampleDataConfig | None = None
+    """The generator behind the location `sample-data`."""
     sample: SampleConfig = field(default_factory=SampleConfig)
     """Take only a part of each corpus; the command line's `--fraction` and `--limit`."""
     normalize: NormalizeConfig = field(default_factory=NormalizeConfig)
@@ -102,12 +102,12 @@ class PipelineConfig:
             "evals": self.benchmarks,
         }[kind]
         # Only who uses the generator depends on its settings.
-        generated = "sample-world" in datasets.values()
+        generated = "sample-data" in datasets.values()
         sample = self.sample if kind == "corpora" else SampleConfig()
         return AcquireConfig(
             kind=kind,
             datasets=datasets,
-            sample_world=self.sample_world if generated else None,
+            sample_data=self.sample_data if generated else None,
             fraction=sample.fraction,
             limit=sample.limit,
         )

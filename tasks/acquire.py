@@ -1,6 +1,6 @@
 """Bring data sets into the store: their native files, or a sample of them.
 
-    "sample-world"        ── generated here (corpus/sample_data) ─────┐
+    "sample-data"         ── generated here (corpus/sample_data) ─────┐
     path, folder or glob  ── read where it lies (local.py) ────────────┤  moved, copied or
     "hub"                 ── the recipe's files at one commit (hub.py) ┼─ unpacked ──▶ <name>/…
     s3://, https://, …    ── through fsspec (remote.py) ───────────────┘  (placing.py, archives.py)
@@ -23,11 +23,11 @@ from typing import Any, Literal
 from common.disk import disk_full, human, require_free_space, total_bytes
 from common.errors import ConfigError, DataError
 from common.files import write_json
-from common.paths import ROOT, display
+from common.paths import display
 from common.recipes import read_yaml, recipe_path
 from common.urls import identity, is_url, scheme
 from corpus.recipes import corpus
-from corpus.sample_data import SampleWorldConfig, write_dataset
+from corpus.sample_data import SampleDataConfig, generator_files, write_dataset
 from corpus.sources import hub
 from corpus.sources.local import LocalSource, check_local, local_files
 from corpus.sources.placing import Place, check_names, forget, fresh, space, take_all
@@ -38,7 +38,7 @@ from tasks.core.stage import StageRun, stage
 
 __all__ = [
     "HUB",
-    "SAMPLE_WORLD",
+    "SAMPLE_DATA",
     "AcquireConfig",
     "AcquireKind",
     "acquire",
@@ -49,10 +49,10 @@ __all__ = [
 
 AcquireKind = Literal["corpora", "sft", "preferences", "evals"]
 
-SAMPLE_WORLD = "sample-world"
+SAMPLE_DATA = "sample-data"
 HUB = "hub"
 
-SAMPLE_WORLD_BYTES = 4 * 1024**2
+SAMPLE_DATA_BYTES = 4 * 1024**2
 """Generous size of one generated data set at scale 1."""
 
 
@@ -63,10 +63,10 @@ class AcquireConfig:
     kind: AcquireKind
     """Kind of the data sets: the folder of data_recipes/ that describes them."""
     datasets: Mapping[str, str]
-    """Name -> location: "sample-world", "hub", a file, folder or glob (relative ones start at the
+    """Name -> location: "sample-data", "hub", a file, folder or glob (relative ones start at the
     project's root), or a URL of one that fsspec can read."""
-    sample_world: SampleWorldConfig | None = None
-    """The generated world; needed where a location is "sample-world"."""
+    sample_data: SampleDataConfig | None = None
+    """Settings of the generator; needed where a location is "sample-data"."""
     fraction: float = 1.0
     """Share of each corpus to take, in bytes as stored; above 0, at most 1. Only for corpora."""
     limit: int = 0
@@ -89,7 +89,7 @@ class AcquireConfig:
         """What the result depends on outside of the config: files there, the generator's code."""
         outside: dict[str, Any] = {}
         for name, location in self.datasets.items():
-            if location == SAMPLE_WORLD:
+            if location == SAMPLE_DATA:
                 outside[name] = _generator_digest()
             elif is_url(location):
                 # Not what is there: a finished stage is not asked for again. And no secrets.
@@ -108,11 +108,15 @@ def check(config: AcquireConfig) -> None:
     for name, location in config.datasets.items():
         read_yaml(recipe_path(config.kind, name))  # names the known ones when it does not exist
         pins(config.kind, name)
-        if location == SAMPLE_WORLD:
-            if config.sample_world is None:
+        if location == "sample-world":
+            raise ConfigError(
+                f"{name}: the location 'sample-world' is now called {SAMPLE_DATA!r}; write that"
+            )
+        if location == SAMPLE_DATA:
+            if config.sample_data is None:
                 raise ConfigError(
-                    f"acquire.datasets.{name} is {SAMPLE_WORLD!r}, which needs `sample_world`, "
-                    "for example `sample_world: {seed: 7, scale: 1.0}`"
+                    f"acquire.datasets.{name} is {SAMPLE_DATA!r}, which needs `sample_data`, "
+                    "for example `sample_data: {seed: 7, scale: 1.0}`"
                 )
         elif location == HUB:
             hub.check_hub(config.kind, name)
@@ -154,12 +158,12 @@ def pins(kind: str, name: str) -> dict[str, str]:
 
 def bytes_needed(config: AcquireConfig) -> int:
     """Bytes the stage will write, as far as that can be known without the network."""
-    scale = config.sample_world.scale if config.sample_world else 0.0
+    scale = config.sample_data.scale if config.sample_data else 0.0
     streams = config.kind == "corpora"
     total = 0.0
     for location in config.datasets.values():
-        if location == SAMPLE_WORLD:
-            total += scale * SAMPLE_WORLD_BYTES
+        if location == SAMPLE_DATA:
+            total += scale * SAMPLE_DATA_BYTES
         elif location != HUB and not is_url(location):
             files = LocalSource(location).files()
             total += config.fraction * sum(
@@ -207,7 +211,7 @@ def _dataset(
         known: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
         revisions |= known["revisions"]
         return dict(known["row"])
-    if location == SAMPLE_WORLD:
+    if location == SAMPLE_DATA:
         source = _generated(place, config)
         if source is None:
             return {"data set": name, "from": location}
@@ -297,12 +301,12 @@ def _generated(place: Place, config: AcquireConfig) -> Source | None:
     """The generated data set: in place, or to take a sample of."""
     made = place.scratch / "world" if config.samples else place.folder
     if not made.exists():
-        assert config.sample_world is not None, "check() lets no such config through"
+        assert config.sample_data is not None, "check() lets no such config through"
         aside = fresh(place.scratch / "making")
         aside.mkdir()
-        write_dataset(config.kind, place.name, aside, config.sample_world)
+        write_dataset(config.kind, place.name, aside, config.sample_data)
         aside.replace(made)
-    return LocalSource(str(made), origin=SAMPLE_WORLD) if config.samples else None
+    return LocalSource(str(made), origin=SAMPLE_DATA) if config.samples else None
 
 
 @contextlib.contextmanager
@@ -324,8 +328,8 @@ def _clear_disk_full(place: Place) -> Iterator[None]:
 
 
 def _generator_digest() -> str:
-    """Hash of the generator's code: another generator makes another world."""
+    """Hash of the generator's code and phrases: another generator writes other data."""
     digest = hashlib.sha256()
-    for path in sorted((ROOT / "tasks" / "_sample_world").rglob("*.py")):
+    for path in generator_files():
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

@@ -20,7 +20,7 @@ from corpus.sample_data.corpora import ROWS as CORPUS_ROWS
 from corpus.sample_data.question_files import SUBJECTS, write_exam
 from corpus.sample_data.world import make_world
 
-__all__ = ["DATASETS", "DatasetKind", "SampleWorldConfig", "write_dataset"]
+__all__ = ["DATASETS", "DatasetKind", "SampleDataConfig", "generator_files", "write_dataset"]
 
 DatasetKind = Literal["corpora", "sft", "preferences", "evals"]
 
@@ -32,12 +32,19 @@ DATASETS: dict[DatasetKind, tuple[str, ...]] = {
 }
 """Every data set that can be written."""
 
+
+def generator_files() -> list[Path]:
+    """Files that decide what is written: the code and the phrases of this package."""
+    package = Path(__file__).parent
+    return sorted(p for p in package.rglob("*") if p.suffix in (".py", ".yaml"))
+
+
 FEWEST_ROWS = 20
 """Rows of a data set at the smallest scale: enough for every part of its format."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleWorldConfig:
+class SampleDataConfig:
     """Which valley, and how much is told about it."""
 
     seed: int = 7
@@ -47,7 +54,7 @@ class SampleWorldConfig:
     0.56 million tokens of Qwen1.5."""
 
 
-def write_dataset(kind: DatasetKind, name: str, folder: Path, config: SampleWorldConfig) -> None:
+def write_dataset(kind: DatasetKind, name: str, folder: Path, config: SampleDataConfig) -> None:
     """Write one data set in its native raw format into `folder`; the same bytes every time.
 
     Raises ConfigError for a name that is not in `DATASETS[kind]`, or a scale that is not positive.
@@ -56,9 +63,9 @@ def write_dataset(kind: DatasetKind, name: str, folder: Path, config: SampleWorl
         known = (
             ", ".join(DATASETS.get(kind, ())) or f"none of this kind; kinds: {', '.join(DATASETS)}"
         )
-        raise ConfigError(f"The sample world has no {kind} data set {name!r}. Known: {known}.")
+        raise ConfigError(f"The sample data have no {kind} data set {name!r}. Known: {known}.")
     if not 0 < config.scale < 1000:
-        raise ConfigError(f"sample_world.scale must be above 0 and below 1000 (got {config.scale})")
+        raise ConfigError(f"sample_data.scale must be above 0 and below 1000 (got {config.scale})")
     folder.mkdir(parents=True, exist_ok=True)
     world = make_world(config.seed)
     rng = Random(f"sample-world/{config.seed}/{kind}/{name}")

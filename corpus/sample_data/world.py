@@ -1,4 +1,4 @@
-"""The facts of the sample world: a small valley with its people, places, products and festivals.
+"""The facts of the sample data: a small valley with its people, places, products and festivals.
 
     value kinds (job, pet, fruit, …)       closed sets of words, Chinese and English side by side
         │

@@ -78,7 +78,7 @@ def check_local(kind: str, name: str, location: str) -> None:
     at = display(resolve(location))
     remedy = (
         f"Put its files there, or set {kind}.{name} to where they are, to 'hub' or to "
-        f"'sample-world'. {how_to_obtain(kind, name)}"
+        f"'sample-data'. {how_to_obtain(kind, name)}"
     ).strip()
     if not files:
         missing = "matches no file" if glob.has_magic(location) else "does not exist"

@@ -11,7 +11,7 @@ from tasks.report.table import NOT_RUN, benchmarks, cell, percent, result_rows, 
 from tasks.report.timeline import Course
 
 NOT_AT_SCALE = "not run at this scale"
-SAMPLE_WORLD = "sample-world"
+SAMPLE_DATA = "sample-data"
 MOST_PAIRS = 12
 """Rows of the table of near-duplicates between sources."""
 
@@ -157,7 +157,7 @@ def _how_asked(facts: Facts, titles: Mapping[str, str]) -> list[str]:
             listed = ", ".join(f"{model} {number}" for model, number in cut.items())
             told.append(f"prompts that did not fit and lost their beginning: {listed}")
         lines.append(f"**{title}**: {'; '.join(told)}.")
-        if one.get("origin") == SAMPLE_WORLD:
+        if one.get("origin") == SAMPLE_DATA:
             invented.append(title)
     chatting = [
         m for m, of_model in facts.results.items() if any(r["chat"] for r in of_model.values())
@@ -165,7 +165,7 @@ def _how_asked(facts: Facts, titles: Mapping[str, str]) -> list[str]:
     lines.append(f"Asked through the chat template: {', '.join(chatting) or 'no model'}.")
     if invented:
         lines.append(
-            f"The questions of {', '.join(invented)} are about the invented sample world, in those "
+            f"The questions of {', '.join(invented)} come from the generated sample data, in those "
             "benchmarks' formats: these accuracies are not comparable with the benchmarks' own."
         )
     return lines

@@ -23,7 +23,7 @@ def test_stopped_killed_and_rescaled_is_one_run_with_falling_loss(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     out, picture = tmp_path / "out.json", tmp_path / "curve.png"
     settings = (
-        "sample_world.scale=0.2",
+        "sample_data.scale=0.2",
         "pretrain.settings.steps=60",
         "pretrain.settings.eval_interval=20",
         "pretrain.settings.checkpoints={every: 10, keep_last: 2}",

@@ -1,4 +1,4 @@
-"""The sample world: same bytes every time, formats of the real data, dirt, and nothing leaked."""
+"""The sample data: same bytes every time, formats of the real data, dirt, and nothing leaked."""
 
 import csv
 import hashlib
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.errors import ConfigError
-from corpus.sample_data import DATASETS, SampleWorldConfig, write_dataset
+from corpus.sample_data import DATASETS, SampleDataConfig, write_dataset
 from corpus.sample_data.noise import EVERY, MALFORMED, TEXT_DIRT, soil
 from corpus.sample_data.question_files import NUM_DEV, SUBJECTS
 from corpus.sample_data.questions import LETTERS, WEIGHTS, Family, questions, split_of
@@ -29,14 +29,14 @@ from corpus.sample_data.world import (
     make_world,
 )
 
-CONFIG = SampleWorldConfig()
+CONFIG = SampleDataConfig()
 LANGUAGES: tuple[Language, ...] = ("zh", "en")
 
 
 @pytest.fixture(scope="module")
 def world_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every data set at scale 1, as <kind>/<name>/…"""
-    folder = tmp_path_factory.mktemp("sample-world")
+    folder = tmp_path_factory.mktemp("sample-data")
     for kind, names in DATASETS.items():
         for name in names:
             write_dataset(kind, name, folder / kind / name, CONFIG)
@@ -106,7 +106,7 @@ def test_the_same_seed_gives_the_same_bytes(kind: Any, world_files: Path, tmp_pa
 def test_another_seed_gives_another_world(kind: Any, tmp_path: Path) -> None:
     for seed in (7, 8):
         for name in DATASETS[kind]:
-            config = SampleWorldConfig(seed=seed, scale=0.05)
+            config = SampleDataConfig(seed=seed, scale=0.05)
             write_dataset(kind, name, tmp_path / str(seed) / name, config)
     first, second = digests(tmp_path / "7"), digests(tmp_path / "8")
     first.pop("self_awareness/self_cognition_EmoLLM.json", None)  # tells nothing of the world
@@ -117,7 +117,7 @@ def test_another_seed_gives_another_world(kind: Any, tmp_path: Path) -> None:
 
 def test_scale_multiplies_the_rows(tmp_path: Path) -> None:
     for scale in (0.5, 1.0):
-        config = SampleWorldConfig(scale=scale)
+        config = SampleDataConfig(scale=scale)
         write_dataset("corpora", "firefly", tmp_path / str(scale), config)
     half, whole = len(all_rows(tmp_path / "0.5")), len(all_rows(tmp_path / "1.0"))
     assert whole == 2 * half
@@ -136,7 +136,7 @@ def test_wrong_requests_are_refused(
     kind: Any, name: str, scale: float, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        write_dataset(kind, name, tmp_path / "x", SampleWorldConfig(scale=scale))
+        write_dataset(kind, name, tmp_path / "x", SampleDataConfig(scale=scale))
     assert not (tmp_path / "x").exists()
 
 

@@ -41,7 +41,7 @@ def test_unknown_stage(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
 
 
 def test_unknown_corpus(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    message = refused(capsys, tmp_path / "s", SMOKE, "--set", "corpora.skypil=sample-world")
+    message = refused(capsys, tmp_path / "s", SMOKE, "--set", "corpora.skypil=sample-data")
     assert "skypil" in message
 
 

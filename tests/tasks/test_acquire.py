@@ -9,7 +9,7 @@ import pytest
 
 from common import disk as _disk
 from common.errors import ConfigError, DataError
-from corpus.sample_data import SampleWorldConfig
+from corpus.sample_data import SampleDataConfig, generator_files
 from tasks.acquire import AcquireConfig, acquire, check, local_files
 from tasks.core.stage import stage_key
 from tests.corpus.sources.fake_hub import COMMIT, Hub, serving
@@ -17,8 +17,8 @@ from tests.tasks.running import run_stage
 
 
 def corpora(**datasets: str) -> AcquireConfig:
-    world = SampleWorldConfig(scale=0.05) if "sample-world" in datasets.values() else None
-    return AcquireConfig(kind="corpora", datasets=datasets, sample_world=world)
+    world = SampleDataConfig(scale=0.05) if "sample-data" in datasets.values() else None
+    return AcquireConfig(kind="corpora", datasets=datasets, sample_data=world)
 
 
 @pytest.fixture
@@ -61,8 +61,8 @@ def test_interrupted_copy_is_finished_and_no_half_file_is_taken_for_a_whole(
     assert (left / "a.jsonl").read_bytes() == (raw / "a.jsonl").read_bytes()
 
 
-def test_sample_world_is_the_same_every_time(tmp_path: Path) -> None:
-    config = corpora(firefly="sample-world", starcoder_java="sample-world")
+def test_sample_data_is_the_same_every_time(tmp_path: Path) -> None:
+    config = corpora(firefly="sample-data", starcoder_java="sample-data")
     for folder in ("one", "two"):
         run_stage(acquire, tmp_path / folder, config)
     one, two = (files_of(tmp_path / f) for f in ("one", "two"))
@@ -90,7 +90,7 @@ def test_missing_and_empty_corpora_are_refused_by_name(
         check(corpora(firefly=place))
     assert words in str(caught.value)
     assert place in str(caught.value)
-    assert "sample-world" in str(caught.value), "the remedy names the other locations"
+    assert "sample-data" in str(caught.value), "the remedy names the other locations"
 
 
 def test_corpus_that_the_hub_does_not_have_says_how_to_get_it() -> None:
@@ -102,12 +102,23 @@ def test_corpus_that_the_hub_does_not_have_says_how_to_get_it() -> None:
 
 def test_unknown_corpus_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="baidu_baike"):
-        check(corpora(skypyle="sample-world"))
+        check(corpora(skypyle="sample-data"))
 
 
-def test_sample_world_location_needs_its_settings() -> None:
-    with pytest.raises(ConfigError, match="sample_world"):
-        check(AcquireConfig(kind="corpora", datasets={"firefly": "sample-world"}))
+def test_sample_data_location_needs_its_settings() -> None:
+    with pytest.raises(ConfigError, match="sample_data"):
+        check(AcquireConfig(kind="corpora", datasets={"firefly": "sample-data"}))
+
+
+def test_old_name_of_the_location_is_refused_with_the_new_one() -> None:
+    with pytest.raises(ConfigError, match="'sample-world' is now called 'sample-data'"):
+        check(corpora(firefly="sample-world"))
+
+
+def test_key_depends_on_code_and_phrases_of_the_generator() -> None:
+    suffixes = {path.suffix for path in generator_files()}
+    assert ".py" in suffixes
+    assert len(corpora(firefly="sample-data").fingerprint()["firefly"]) == 16
 
 
 def test_too_little_disk_is_refused_with_numbers(

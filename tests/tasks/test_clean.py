@@ -26,7 +26,7 @@ from corpus.cleaning.job import Job, write_job
 from corpus.cleaning.language_model.config import LanguageModelConfig
 from corpus.cleaning.ray.plan import RayConfig
 from corpus.decontaminate import ContaminationConfig
-from corpus.sample_data import DATASETS, SampleWorldConfig
+from corpus.sample_data import DATASETS, SampleDataConfig
 from tasks.acquire import AcquireConfig, acquire
 from tasks.clean import CleanConfig, check, clean, enforce
 from tasks.core.manifest import StageResult
@@ -479,11 +479,11 @@ def test_error_of_the_process_reaches_the_user(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> StageResult:
-    """A fifth of the sample world, normalised."""
+    """A fifth of the sample data, normalised."""
     folder = tmp_path_factory.mktemp("world")
-    datasets = dict.fromkeys(DATASETS["corpora"], "sample-world")
+    datasets = dict.fromkeys(DATASETS["corpora"], "sample-data")
     config = AcquireConfig(
-        kind="corpora", datasets=datasets, sample_world=SampleWorldConfig(scale=0.2)
+        kind="corpora", datasets=datasets, sample_data=SampleDataConfig(scale=0.2)
     )
     raw = run_stage(acquire, folder / "raw", config)
     return result_of(

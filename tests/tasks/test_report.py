@@ -222,7 +222,7 @@ class Pipeline:
                 "num_subjects": 4,
                 "num_subjects_known": 52,
                 "split": "val",
-                "origin": "sample-world",
+                "origin": "sample-data",
                 "subjects": {},
             }
         (result.folder / "results.json").write_text(json.dumps(scores))
@@ -375,7 +375,7 @@ def test_above_chance_is_said_of_those_that_are(pipeline: Pipeline) -> None:
     assert "- dpo: C-Eval 60.0 %, at least 54.0 %; CMMLU 60.0 %, at least 54.0 %\n" in results
     assert "- base" not in results
     assert "**At chance** (the interval holds 25 %): 6 of 12 scores" in results
-    assert "invented sample world" in results
+    assert "come from the generated sample data" in results
     assert "lost their beginning: base 3, " in results
 
 

@@ -29,7 +29,7 @@ from corpus.decontaminate import (
     match_row,
 )
 from corpus.decontaminate.tokens import ngrams, tokenize
-from corpus.sample_data import DATASETS, SampleWorldConfig, write_dataset
+from corpus.sample_data import DATASETS, SampleDataConfig, write_dataset
 from tasks.core.manifest import StageResult
 from tasks.dpo import DpoConfig, write_pairs
 from tasks.normalize import NormalizeConfig, normalize
@@ -458,12 +458,12 @@ def test_pairs_with_questions_are_left_out(tmp_path: Path, recipe: str) -> None:
     assert (line["id"], line["question_id"]) == ("pairs/p.jsonl#6", "poetry/test/0")
 
 
-# --- the sample world: its training texts ask the exams' templates, never the exams' questions
+# --- the sample data: its training texts ask the exams' templates, never the exams' questions
 
 
 @pytest.mark.slow
-def test_nothing_of_the_sample_world_is_called_an_exam_question(tmp_path: Path) -> None:
-    config = SampleWorldConfig(scale=0.3)
+def test_nothing_of_the_sample_data_is_called_an_exam_question(tmp_path: Path) -> None:
+    config = SampleDataConfig(scale=0.3)
     for kind in ("corpora", "sft", "evals"):
         for name in DATASETS[kind]:
             write_dataset(kind, name, tmp_path / kind / name, config)

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import ConfigError, DataError
-from corpus.sample_data import SampleWorldConfig
+from corpus.sample_data import SampleDataConfig
 from corpus.sources import sampling
 from corpus.sources.records import Front, take_front
 from corpus.sources.sampling import spaced
@@ -364,8 +364,8 @@ def test_sample_of_the_generated_world(tmp_path: Path) -> None:
     def make(out: str, **sample: Any) -> dict[str, int]:
         config = AcquireConfig(
             kind="corpora",
-            sample_world=SampleWorldConfig(scale=0.1),
-            datasets={"zhihu": "sample-world", "firefly": "sample-world"},
+            sample_data=SampleDataConfig(scale=0.1),
+            datasets={"zhihu": "sample-data", "firefly": "sample-data"},
             **sample,
         )
         run = run_stage(acquire, tmp_path / out, config)
