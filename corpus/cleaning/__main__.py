@@ -20,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from common.config import from_json
 from common.disk import disk_full
 from common.errors import DataError, SteelError
 from common.files import complete_file, json_line
@@ -37,7 +38,7 @@ def main(argv: list[str]) -> int:
     """Do the job in a file; exit status 0, or 2 with a message for the user in `<job>.error`."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     path = Path(argv[0])
-    job = Job(**json.loads(path.read_text(encoding="utf-8")))
+    job = from_json(Job, path)
     progress = Progress(path.with_suffix(".progress"))
     try:
         try:

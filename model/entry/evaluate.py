@@ -29,6 +29,7 @@ from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import model.modeling_steel as _registers_auto_classes  # noqa: F401
+from common.config import from_json
 from common.errors import DataError, SteelError
 from common.files import write_text
 from model.train.run.metrics import JsonlSink
@@ -72,13 +73,6 @@ class EvaluateJob:
     """Prompts a forward pass, per process."""
     dtype: Literal["auto", "float32", "bfloat16"]
     """Of weights and activations; auto is bfloat16 on a GPU and float32 on the CPU."""
-
-    @classmethod
-    def read(cls, path: Path) -> "EvaluateJob":
-        """The job that the stage wrote."""
-        data = json.loads(path.read_text(encoding="utf-8"))
-        data["benchmarks"] = [BenchmarkJob(**entry) for entry in data["benchmarks"]]
-        return cls(**data)
 
 
 class ChoiceLM(HFLM):
@@ -193,7 +187,7 @@ class ChoiceLM(HFLM):
 
 def main(argv: list[str]) -> None:
     """Evaluate as the JSON file `argv[0]` says."""
-    job = EvaluateJob.read(Path(argv[0]))
+    job = from_json(EvaluateJob, Path(argv[0]))
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = torch.device("cpu")
     if torch.cuda.is_available():

@@ -14,7 +14,6 @@ its ranks have saved.
 import argparse
 import contextlib
 import dataclasses
-import json
 import logging
 import signal
 import subprocess
@@ -26,10 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from common.config import from_json
 from common.errors import DataError
-from common.files import write_text
+from common.files import write_json
 from model.entry.launch import SHUTDOWN_SECONDS, Nodes, environment
-from model.train.config import from_plain
 
 log = logging.getLogger("model.entry.join")
 
@@ -94,8 +93,7 @@ class Call:
             yield
             return
         path = store / CALL
-        path.parent.mkdir(exist_ok=True)
-        write_text(path, json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+        write_json(path, dataclasses.asdict(self))
         try:
             yield
         finally:
@@ -107,11 +105,9 @@ class Call:
         """The call that stands there, if any. Raises DataError when it starts no entry of ours."""
         path = store / CALL
         try:
-            text = path.read_text(encoding="utf-8")
+            call = from_json(cls, path)
         except FileNotFoundError:
             return None
-        call = from_plain(cls, json.loads(text), str(path))
-        assert isinstance(call, cls)
         if not call.module.startswith(ENTRIES):
             raise DataError(f"{path}: {call.module} is no entry of {ENTRIES}*; not started")
         return call

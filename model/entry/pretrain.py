@@ -15,6 +15,7 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
+from common.config import from_json
 from common.errors import ConfigError, DataError, StageError, SteelError
 from model.data.integrity import forget_sessions
 from model.entry.launch import leave
@@ -90,7 +91,7 @@ def main(argv: list[str]) -> int:
         log.error("usage: python -m model.entry.pretrain JOB.json")
         return 2
     try:
-        pretrain(PretrainJob.read(Path(argv[0])))
+        pretrain(from_json(PretrainJob, Path(argv[0])))
     except Stopped as stopped:
         log.warning("%s", stopped)
         return EXIT_STOPPED

@@ -12,6 +12,7 @@ from model.train.finetune import finetune as _tune  # isort: skip  (sets the env
 
 from trl import SFTConfig, SFTTrainer
 
+from common.config import from_json
 from common.errors import DataError
 from model.train.finetune.config import SftJob
 
@@ -20,7 +21,7 @@ log = logging.getLogger("steel.sft")
 
 def main(argv: list[str]) -> int:
     """Fine-tune as the JSON file `argv[0]` says; returns the exit code."""
-    job = SftJob.read(Path(argv[0]))
+    job = from_json(SftJob, Path(argv[0]))
     tokenizer = _tune.load_tokenizer(job.model)
     return _tune.fit(job, tokenizer, lambda recorder: build(job, tokenizer, recorder))
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from common.config import from_json
 from common.errors import ConfigError, SteelError
 from common.paths import ROOT
 from common.provenance import software_versions
@@ -131,7 +132,7 @@ def main(argv: list[str]) -> int:
         log.error("usage: python -m model.entry.throughput JOB.json")
         return 2
     try:
-        return throughput(ThroughputJob.read(Path(argv[0])))
+        return throughput(from_json(ThroughputJob, Path(argv[0])))
     except SteelError as error:
         log.error("%s", error)
         return 2

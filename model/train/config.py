@@ -3,14 +3,9 @@
 A job travels as JSON from the stage to the ranks, so every field is a plain value.
 """
 
-import dataclasses
-import json
 import math
-import types
-import typing
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from common.config import NOT_IN_KEY, require
 from common.errors import ConfigError
@@ -188,37 +183,3 @@ class PretrainJob:
     """Folder of the stage `pack`: tokenizer/ and shards/."""
     output: str
     """Folder that receives checkpoints/, metrics.jsonl and model/; a run there is continued."""
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """The job in a JSON file. Raises ConfigError for unknown or missing keys."""
-        job = from_plain(cls, json.loads(path.read_text(encoding="utf-8")), str(path))
-        assert isinstance(job, cls)
-        return job
-
-
-def from_plain(cls: type[Any], values: Any, place: str) -> Any:
-    """A (nested) config dataclass from JSON values.
-
-    The caller's side validates types with pydantic; here only keys are checked, because model/
-    has to run where pydantic is not installed. Raises ConfigError naming the key and the place.
-    """
-    if not isinstance(values, dict):
-        raise ConfigError(f"{place}: expected an object with the fields of {cls.__name__}")
-    hints = typing.get_type_hints(cls)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    if unknown := sorted(values.keys() - fields.keys()):
-        known = ", ".join(fields)
-        raise ConfigError(f"{place}: unknown key {unknown[0]!r}; the keys are {known}")
-    built: dict[str, Any] = {}
-    for name, value in values.items():
-        kind = hints[name]
-        if dataclasses.is_dataclass(kind) and not isinstance(kind, types.UnionType):
-            value = from_plain(typing.cast("type[Any]", kind), value, f"{place}: {name}")
-        elif typing.get_origin(kind) is tuple:
-            value = tuple(value)
-        built[name] = value
-    try:
-        return cls(**built)
-    except TypeError as error:
-        raise ConfigError(f"{place}: {error}") from error

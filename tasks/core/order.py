@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from common.config import from_json
 from common.errors import ConfigError, DataError
 from common.paths import display, resolve
 from model.data import DataState, PackedManifest, SampleOrder
@@ -159,7 +160,7 @@ def _run_subject(folder: Path, settings: Settings) -> Subject:
             f"{display(folder)} is a pretraining and has settings of its own: leave out sequence "
             "length, batch, seed, weights and validation fraction, or name its packed data"
         )
-    job = PretrainJob.read(folder / JOB_FILE)
+    job = from_json(PretrainJob, folder / JOB_FILE)
     base = PackedManifest.read(Path(job.packed) / "shards")
     changes = Changes.read(folder, job.settings, base)
     order = changes.order

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
+from common.config import from_plain
 from common.errors import ConfigError, DataError, StageError
 from common.recipes import load_config
 from flows.cli import main
 from model.data import PackedManifest
-from model.train.config import PretrainSettings, from_plain
+from model.train.config import PretrainSettings
 from model.train.run.folder import JOB_FILE, METRICS_FILE
 from model.train.run.metrics import newest_step
 from tasks.core.lock import StageLock

@@ -5,14 +5,11 @@ torch nor TRL: stages read it to check configs before anything starts.
 """
 
 import dataclasses
-import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
 from common.errors import ConfigError
-from model.train.config import from_plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,12 +152,6 @@ class TuneJob:
     def notes(self) -> tuple[str, ...]:
         """Columns of `data` that say where a row is from, and are not trained on."""
         return ("set", "language")
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """The job in a JSON file. Raises ConfigError for unknown or missing keys."""
-        job: Self = from_plain(cls, json.loads(path.read_text(encoding="utf-8")), str(path))
-        return job
 
     def plain(self) -> dict[str, object]:
         """As JSON values."""

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from common.config import from_json
 from common.errors import ConfigError, DataError, SteelError
 from model.data import PackedManifest
 from model.data.verify.shards import verify_shards
@@ -73,7 +74,7 @@ class RunState:
                 f"{folder} holds no pretraining that has begun (it has no {JOB_FILE}); wait for "
                 "its first step, or name the folder of another run"
             )
-        job = PretrainJob.read(path)
+        job = from_json(PretrainJob, path)
         base = PackedManifest.read(Path(job.packed) / "shards")
         return cls.of(folder, job.settings, base, running=running)
 

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import os
 import resource
 import statistics
 import time
@@ -28,6 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from common.errors import ConfigError
+from common.files import write_json
 from common.provenance import software_versions
 from model.attention import choose_attention
 from model.data import MicroBatch
@@ -36,7 +38,7 @@ from model.kernels import AUTO_ELSEWHERE, AUTO_ON_GPU, IMPLEMENTATIONS, triton_s
 from model.train.build import make_ready, model_config
 from model.train.callbacks.peak_flops import datasheet_peak, matmul_flops
 from model.train.callbacks.speed import flops_per_token
-from model.train.config import PretrainSettings, from_plain
+from model.train.config import PretrainSettings
 from model.train.distributed.context import Parallel, resolve_precision
 from model.train.distributed.device import device_name
 from model.train.distributed.initialise import RandomWeights
@@ -88,13 +90,6 @@ class ThroughputJob:
         for name in ("warmup_steps", "timed_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"throughput: {name} = {getattr(self, name)}; give 1 or more")
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """The job in a JSON file. Raises ConfigError for unknown or missing keys."""
-        job = from_plain(cls, json.loads(path.read_text(encoding="utf-8")), str(path))
-        assert isinstance(job, cls)
-        return job
 
 
 Status = Literal["done", "out of memory", "not possible here", "failed"]
@@ -153,10 +148,10 @@ class Result:
 
     def write(self, folder: Path) -> None:
         """Write result.json so that it is either absent or complete."""
-        folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / f"result.json.{id(self)}"
-        aside.write_text(json.dumps(dataclasses.asdict(self), indent=1), encoding="utf-8")
-        aside.replace(folder / "result.json")
+        # Several ranks may give up at once: each writes a file of its own.
+        own = folder / f"result.json.{os.getpid()}"
+        write_json(own, dataclasses.asdict(self))
+        own.replace(folder / "result.json")
 
 
 def measure(job: ThroughputJob, ranks: Parallel) -> Result:

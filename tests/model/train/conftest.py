@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from common.config import from_json
 from model.train.build import Run, build
 from model.train.config import PretrainJob
 from model.train.distributed.context import parallel
@@ -65,7 +66,7 @@ def make_run(packed: Path, tmp_path: Path) -> Iterator[Callable[..., Run]]:
             path = ranks.write_job(
                 packed, tmp_path / output, ranks.settings(**{"warmup_steps": 0, **changes})
             )
-            job = PretrainJob.read(path)
+            job = from_json(PretrainJob, path)
             made.append(build(job, here, StopFlag()))
             return made[-1]
 

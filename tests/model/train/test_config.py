@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from common.config import from_json
 from common.errors import ConfigError
 from model.train.checkpoint.retention import CheckpointSettings
 from model.train.config import PretrainJob, PretrainSettings
@@ -64,7 +65,7 @@ def test_a_job_survives_json(tmp_path: Path) -> None:
     path = tmp_path / "job.json"
     content = {"packed": "p", "output": "o", "settings": {"betas": [0.8, 0.9], "steps": 3}}
     path.write_text(json.dumps(content))
-    job = PretrainJob.read(path)
+    job = from_json(PretrainJob, path)
     assert job.settings == PretrainSettings(betas=(0.8, 0.9), steps=3)
 
 
@@ -72,7 +73,7 @@ def test_an_unknown_key_is_named(tmp_path: Path) -> None:
     path = tmp_path / "job.json"
     path.write_text(json.dumps({"packed": "p", "output": "o", "settings": {"step": 3}}))
     with pytest.raises(ConfigError, match=r"settings: unknown key 'step'"):
-        PretrainJob.read(path)
+        from_json(PretrainJob, path)
     path.write_text(json.dumps({"packed": "p", "settings": {}}))
     with pytest.raises(ConfigError, match="output"):
-        PretrainJob.read(path)
+        from_json(PretrainJob, path)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from common.config import from_json
 from model.data import PackedManifest, SampleOrder
 from model.train.config import PretrainJob
 from model.train.run.changes import sample_order
@@ -34,7 +35,7 @@ def logs(output: Path) -> str:
 
 
 def order_of(job: Path) -> SampleOrder:
-    read = PretrainJob.read(job)
+    read = from_json(PretrainJob, job)
     return sample_order(read.settings, PackedManifest.read(Path(read.packed) / "shards"))
 
 

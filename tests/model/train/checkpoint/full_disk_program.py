@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from common.config import from_json
 from common.errors import StageError
 from model.train.build import build
 from model.train.checkpoint.reader import complete_checkpoints
@@ -21,7 +22,7 @@ from model.train.run.folder import CHECKPOINTS_FOLDER
 from model.train.trainer import Trainer
 
 if __name__ == "__main__":
-    job = PretrainJob.read(Path(sys.argv[1]))
+    job = from_json(PretrainJob, Path(sys.argv[1]))
     disk = Path(job.output) / CHECKPOINTS_FOLDER
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(disk)], check=True)

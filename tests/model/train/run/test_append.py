@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from common.config import from_json
 from model.data import DataState, Journal, PackedDataset, PackedManifest
 from model.train.checkpoint.reader import complete_checkpoints
 from model.train.config import PretrainJob
@@ -52,13 +53,13 @@ def finish(job: Path, world_size: int = 2) -> None:
 
 
 def changes_of(output: Path) -> Changes:
-    job = PretrainJob.read(output / JOB_FILE)
+    job = from_json(PretrainJob, output / JOB_FILE)
     return Changes.read(output, job.settings, PackedManifest.read(Path(job.packed) / "shards"))
 
 
 def assert_order(output: Path, appends: list[tuple[Path, int]]) -> None:
     """Every sample had the tokens of the order that these appends (data, at) make, none twice."""
-    job = PretrainJob.read(output / JOB_FILE)
+    job = from_json(PretrainJob, output / JOB_FILE)
     base, journal = PackedManifest.read(Path(job.packed) / "shards"), Journal()
     for data, at in appends:
         new = PackedManifest.read(data / "shards")
