@@ -33,7 +33,7 @@ from common.files import sync
 from common.provenance import software_versions
 from model.train.checkpoint.retention import CheckpointSettings, Entry
 from model.train.checkpoint.writer import Checkpoints
-from model.train.distributed.context import Parallel, parallel
+from model.train.distributed.context import DistributedContext, distributed_context
 from model.train.distributed.device import device_name
 
 TARGET = 0.01
@@ -53,7 +53,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--folder", help="where to write; a temporary folder by default")
     parser.add_argument("--json", help="write the figures here")
     arguments = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder, parallel() as ranks:
+    with (
+        tempfile.TemporaryDirectory(dir=arguments.folder) as folder,
+        distributed_context() as ranks,
+    ):
         report = measure(Path(folder), ranks, arguments.gib, arguments.repeats)
     interval = 60 * arguments.interval_minutes
     share = report["seconds"]["async: stall"] / interval
@@ -84,11 +87,11 @@ def make_state(num_bytes: float, device: torch.device) -> dict[str, Tensor]:
     }
 
 
-def measure(folder: Path, ranks: Parallel, gib: float, repeats: int) -> dict[str, Any]:
+def measure(folder: Path, ranks: DistributedContext, gib: float, repeats: int) -> dict[str, Any]:
     """Median seconds of everything, all in this process, one after the other."""
     state = make_state(gib * 2**30, ranks.device)
     size = sum(tensor.nbytes for tensor in state.values())
-    settings = CheckpointSettings(every=1, keep_last=1, keep_best=0, export=False)
+    settings = CheckpointSettings(interval=1, keep_last=1, keep_best=0, export=False)
     checkpoints = Checkpoints(folder / "ours", ranks, settings)
     work = Work(ranks.device)
     alone = work.rate(2.0)
@@ -170,7 +173,7 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join([*lines, f"training runs at {speed:.0%} of its speed during a save"])
 
 
-def _copy_seconds(state: dict[str, Tensor], ranks: Parallel, repeats: int) -> float:
+def _copy_seconds(state: dict[str, Tensor], ranks: DistributedContext, repeats: int) -> float:
     """One copy of as many bytes as the state has, into host memory that exists already."""
     pinned = ranks.device.type == "cuda"
     buffers = [torch.zeros(t.shape, dtype=t.dtype, pin_memory=pinned) for t in state.values()]
@@ -185,7 +188,7 @@ def _copy_seconds(state: dict[str, Tensor], ranks: Parallel, repeats: int) -> fl
     return statistics.median(seconds)
 
 
-def _dcp(path: Path, state: dict[str, Tensor], ranks: Parallel) -> None:
+def _dcp(path: Path, state: dict[str, Tensor], ranks: DistributedContext) -> None:
     dcp_save(
         dict(state),
         storage_writer=FileSystemWriter(path, sync_files=True),
@@ -209,7 +212,7 @@ def _raw(path: Path, host: dict[str, Tensor]) -> None:
         os.fsync(file.fileno())
 
 
-def _finish(ranks: Parallel) -> None:
+def _finish(ranks: DistributedContext) -> None:
     if ranks.device.type == "cuda":
         torch.cuda.synchronize(ranks.device)
 

@@ -30,7 +30,7 @@ from model.data import PackedManifest
 from model.data.shards import ShardWriter
 from model.train.build import Run, build
 from model.train.config import PretrainJob, PretrainSettings
-from model.train.distributed.context import Parallel, parallel
+from model.train.distributed.context import DistributedContext, distributed_context
 from model.train.distributed.signals import StopFlag
 from model.train.run.folder import METRICS_FILE
 from model.train.run.metrics import read_metrics
@@ -47,14 +47,14 @@ def main() -> None:
     parser.add_argument("--hidden-size", type=int, default=64)
     given = parser.parse_args()
     logging.disable(logging.INFO)
-    with tempfile.TemporaryDirectory() as scratch, parallel() as ranks:
+    with tempfile.TemporaryDirectory() as scratch, distributed_context() as ranks:
         figures = race(given, Path(scratch), ranks)
     print(json.dumps(figures, indent=1))
     if given.json:
         given.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def race(given: argparse.Namespace, scratch: Path, ranks: Parallel) -> dict[str, Any]:
+def race(given: argparse.Namespace, scratch: Path, ranks: DistributedContext) -> dict[str, Any]:
     """Median seconds a step of both, in turns."""
     pack(scratch / "packed", given.steps)
     plain, ours = [], []
@@ -117,7 +117,7 @@ def plain_steps(run: Run) -> float:
             start = step * settings.global_batch_size + first
             rows = dataset.fetch(np.arange(start, start + settings.micro_batch_size))
             tokens = rows[0].long()
-            loss, _ = trainer.objective(tokens[:, :-1], tokens[:, 1:])
+            loss, _ = trainer.model_with_loss(tokens[:, :-1], tokens[:, 1:])
             (loss * settings.micro_batch_size / settings.global_batch_size).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

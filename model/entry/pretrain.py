@@ -24,10 +24,10 @@ from model.train.callbacks.watchdog import EXIT_HANGING, RankLostError, Watchdog
 from model.train.checkpoint.export import export
 from model.train.checkpoint.reader import complete_checkpoints
 from model.train.config import PretrainJob
-from model.train.distributed.context import Parallel, parallel
+from model.train.distributed.context import DistributedContext, distributed_context
 from model.train.distributed.signals import EXIT_STOPPED, StopFlag, Stopped
 from model.train.run.folder import CHECKPOINTS_FOLDER, MODEL_FOLDER
-from model.train.train_step import compute_deterministically
+from model.train.train_step import use_deterministic_algorithms
 
 log = logging.getLogger("model.entry.pretrain")
 
@@ -36,7 +36,7 @@ def pretrain(job: PretrainJob) -> None:
     """Train and export. Raises Stopped, or a SteelError."""
     stop = StopFlag().install()
     if job.settings.deterministic:
-        compute_deterministically()
+        use_deterministic_algorithms()
     output, health = Path(job.output), job.settings.health
     allowed = [60 * health.first_step_timeout_minutes, 60 * health.step_timeout_minutes]
     watchdog = Watchdog(
@@ -44,7 +44,7 @@ def pretrain(job: PretrainJob) -> None:
     ).start()
     try:
         # Messages may take longer than the watchdog allows: it is the one who knows the reason.
-        with parallel(timeout_minutes=max(allowed) / 60 + 5) as ranks:
+        with distributed_context(timeout_minutes=max(allowed) / 60 + 5) as ranks:
             run = build(job, ranks, stop, watchdog)
             try:
                 run.trainer.fit()
@@ -64,7 +64,7 @@ def pretrain(job: PretrainJob) -> None:
         watchdog.end()
 
 
-def _export(run: Run, output: Path, ranks: Parallel) -> None:
+def _export(run: Run, output: Path, ranks: DistributedContext) -> None:
     """The last checkpoint becomes the stage's model, by rank 0; all fail alike."""
     problem = ""
     if ranks.is_main:

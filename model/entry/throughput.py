@@ -23,7 +23,7 @@ from common.config import from_json
 from common.errors import ConfigError, SteelError
 from common.paths import ROOT
 from common.provenance import software_versions
-from model.train.distributed.context import Parallel, parallel
+from model.train.distributed.context import DistributedContext, distributed_context
 from model.train.distributed.device import device_name
 from model.train.throughput.measure import Result, Status, ThroughputJob, measure
 
@@ -39,7 +39,7 @@ OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FA
 def throughput(job: ThroughputJob) -> int:
     """Measure and write result.json; returns the exit code. Raises SteelError for bad input."""
     job.check()
-    with parallel() as ranks:
+    with distributed_context() as ranks:
         try:
             result = measure(job, ranks)
         except Exception as error:
@@ -107,7 +107,9 @@ def _status(error: Exception) -> Status | None:
     return None
 
 
-def _give_up(status: Status, error: Exception, job: ThroughputJob, ranks: Parallel) -> None:
+def _give_up(
+    status: Status, error: Exception, job: ThroughputJob, ranks: DistributedContext
+) -> None:
     """Write down why, and end at once: the other ranks may be waiting in a collective call."""
     first = (str(error).splitlines() or [type(error).__name__])[0]
     log.warning("%s: %s", status, first)

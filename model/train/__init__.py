@@ -7,5 +7,5 @@ config ──▶ build ──▶ Trainer.fit ──▶ export
             │           ├── parallel     process group, FSDP2, one all-reduce a step
             │           ├── checkpoint   written aside, checked, renamed; newest intact one
             │           └── metrics      metrics.jsonl, behind the MetricSink protocol
-            └── objective   next-token loss, without full logits where the model is ours
+            └── model_with_loss   next-token loss, without full logits where the model is ours
 """

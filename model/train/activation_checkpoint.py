@@ -29,7 +29,7 @@ MATRIX_PRODUCTS = frozenset(
 """Names of ATen's matrix products; every einsum and linear layer becomes one of them."""
 
 
-def recompute_activations(layers: Iterable[nn.Module], amount: Recompute) -> None:
+def checkpoint_activations(layers: Iterable[nn.Module], amount: Recompute) -> None:
     """Make each layer forget `amount` of its activations. Works for any layer of tensors."""
     if amount == "none":
         return

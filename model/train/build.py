@@ -27,20 +27,20 @@ from model.attention import check_attention, choose_attention
 from model.config import SteelConfig
 from model.data import DataState, PackedDataset, PackedManifest, StepLoader
 from model.data.integrity import ShardGuard, forget_sessions, session_folder
-from model.train.activation_checkpoint import recompute_activations
+from model.train.activation_checkpoint import checkpoint_activations
 from model.train.callbacks.export import Exporter
 from model.train.callbacks.peak_flops import matmul_flops
 from model.train.callbacks.profiler import Profiler
-from model.train.callbacks.speed import Meter, flops_per_token
+from model.train.callbacks.speed import SpeedMonitor, flops_per_token
 from model.train.callbacks.watchdog import Watchdog
 from model.train.checkpoint.export import model_documents
 from model.train.checkpoint.writer import Checkpoints
 from model.train.config import PretrainJob, PretrainSettings
-from model.train.distributed.context import Parallel, distribute, resolve_precision
+from model.train.distributed.context import DistributedContext, distribute, resolve_precision
 from model.train.distributed.initialise import FolderWeights, RandomWeights
 from model.train.distributed.signals import StopFlag
 from model.train.health import Health
-from model.train.loss import Objective
+from model.train.loss import ModelWithLoss
 from model.train.optimizer import build_optimizer
 from model.train.run.changes import Changes
 from model.train.run.folder import (
@@ -67,7 +67,7 @@ class Run:
 
 
 def build(
-    job: PretrainJob, ranks: Parallel, stop: StopFlag, watchdog: Watchdog | None = None
+    job: PretrainJob, ranks: DistributedContext, stop: StopFlag, watchdog: Watchdog | None = None
 ) -> Run:
     """Build a run; called by all ranks. Raises ConfigError or DataError before any work."""
     settings, packed, output = job.settings, Path(job.packed), Path(job.output)
@@ -79,15 +79,15 @@ def build(
     language_model, weights = build_model(settings, tokenizer, ranks.device)
     flops = flops_per_token(language_model, settings.sequence_length)
     num_parameters = language_model.num_parameters()
-    objective = Objective(language_model)
-    make_ready(objective, language_model, weights, settings, ranks)
-    guard = open_guard(output, ranks)
+    model_with_loss = ModelWithLoss(language_model)
+    parallelize(model_with_loss, language_model, weights, settings, ranks)
+    guard = open_shard_guard(output, ranks)
     exporter = None
     if ranks.is_main and settings.checkpoints.export:
         exporter = Exporter(output / EXPORTS_FOLDER)
     trainer = Trainer(
-        objective=objective,
-        optimizer=build_optimizer(objective, settings),
+        model_with_loss=model_with_loss,
+        optimizer=build_optimizer(model_with_loss, settings),
         open_data=lambda: open_data(control.changes, ranks, guard, output),
         control=control,
         settings=settings,
@@ -109,12 +109,12 @@ def build(
         sessions=JsonLines(output / SESSIONS_FILE) if ranks.is_main else None,
         watchdog=watchdog,
         stop=stop,
-        meter=Meter(
+        speed=SpeedMonitor(
             tokens_per_step=settings.global_batch_size * settings.sequence_length,
             flops_per_token=flops,
             device=ranks.device,
             world_size=ranks.world_size,
-            measured_flops=measured_peak(ranks),
+            measured_flops=measure_peak_flops(ranks),
         ),
         profiler=Profiler(settings.profile, output, ranks.rank, cuda=ranks.device.type == "cuda"),
     )
@@ -131,31 +131,31 @@ def build(
     return Run(trainer=trainer, model=language_model, tokenizer=tokenizer)
 
 
-def measured_peak(ranks: Parallel) -> float:
+def measure_peak_flops(ranks: DistributedContext) -> float:
     """FLOP/s that all ranks reach together in matrix products; called by all at once."""
     dtype = torch.bfloat16 if ranks.device.type == "cuda" else torch.float32
     ranks.barrier()
     return float(sum(ranks.gather(matmul_flops(ranks.device, dtype))))
 
 
-def make_ready(
-    objective: Objective,
+def parallelize(
+    model_with_loss: ModelWithLoss,
     language_model: PreTrainedModel,
     weights: RandomWeights,
     settings: PretrainSettings,
-    ranks: Parallel,
+    ranks: DistributedContext,
 ) -> None:
     """Recomputed and compiled as the settings say, with its weights, sharded, in training mode."""
-    objective.train()
+    model_with_loss.train()
     layers = decoder_layers(language_model)
-    recompute_activations(layers, settings.activation_checkpointing)
+    checkpoint_activations(layers, settings.activation_checkpointing)
     if settings.compile:
         for layer in layers:
             layer.compile()
-    distribute(objective, language_model, layers, weights, settings, ranks)
+    distribute(model_with_loss, language_model, layers, weights, settings, ranks)
 
 
-def open_guard(output: Path, ranks: Parallel) -> ShardGuard:
+def open_shard_guard(output: Path, ranks: DistributedContext) -> ShardGuard:
     """What checks shards in this launch, for all ranks of a machine together. Called by all."""
     if ranks.is_main:
         forget_sessions(output)
@@ -163,7 +163,9 @@ def open_guard(output: Path, ranks: Parallel) -> ShardGuard:
     return ShardGuard(session_folder(output, session))
 
 
-def open_data(changes: Changes, ranks: Parallel, guard: ShardGuard, output: Path) -> TrainingData:
+def open_data(
+    changes: Changes, ranks: DistributedContext, guard: ShardGuard, output: Path
+) -> TrainingData:
     """This rank's share of a run's data, appended ones included."""
     settings, order, folder = changes.settings, changes.order, changes.base.folder
     assert folder is not None, "the first manifest was read from somewhere"

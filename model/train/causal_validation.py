@@ -16,8 +16,8 @@ from torch import Tensor
 from common.errors import ConfigError
 from model.config import SteelConfig
 from model.data import PackedDataset
-from model.train.loss import IGNORED, Objective, document_arguments
-from model.train.train_step import Engine
+from model.train.loss import IGNORED, ModelWithLoss, document_arguments
+from model.train.train_step import TrainStep
 
 NUM_TARGETS = 32
 """Targets of a sample; the passes cost as much as so many half rows."""
@@ -26,30 +26,30 @@ NUM_SAMPLES = 64
 """Held-out samples, over all ranks."""
 
 
-def leaks(objective: Objective) -> bool:
+def leaks(model_with_loss: ModelWithLoss) -> bool:
     """Whether the model's parallel loss is not the loss of a language model."""
-    config = objective.model.config
+    config = model_with_loss.model.config
     return isinstance(config, SteelConfig) and config.leaks
 
 
-def check_measurable(objective: Objective, num_validation: int) -> None:
+def check_measurable(model_with_loss: ModelWithLoss, num_validation: int) -> None:
     """Raise ConfigError where a leaking model would be trained with its parallel loss alone."""
-    if leaks(objective) and not num_validation:
+    if leaks(model_with_loss) and not num_validation:
         raise ConfigError(
-            f"pretrain: model.routing = {objective.model.config.routing!r} leaks, so its training "
-            "loss says nothing; hold data out for validation/prefix_loss (validation_fraction, for "
-            "example 0.01)"
+            f"pretrain: model.routing = {model_with_loss.model.config.routing!r} leaks, so its "
+            "training loss says nothing; hold data out for validation/causal_loss "
+            "(validation_fraction, for example 0.01)"
         )
 
 
-def honest_loss(metrics: Mapping[str, float]) -> float:
+def causal_loss(metrics: Mapping[str, float]) -> float:
     """By what a validation is judged: the prefix loss where there is one."""
-    return metrics.get("validation/prefix_loss", metrics["validation/loss"])
+    return metrics.get("validation/causal_loss", metrics["validation/loss"])
 
 
 @torch.no_grad()
-def prefix_losses(
-    objective: Objective,
+def causal_losses(
+    model_with_loss: ModelWithLoss,
     input_ids: Tensor,
     labels: Tensor,
     position_ids: Tensor | None = None,
@@ -72,13 +72,13 @@ def prefix_losses(
             last_only = torch.full_like(labels[:, :end], IGNORED)
             last_only[:, -1] = labels[:, end - 1]
             positions = None if position_ids is None else position_ids[:, :end]
-            _, losses = objective(input_ids[:, :end], last_only, positions)
+            _, losses = model_with_loss(input_ids[:, :end], last_only, positions)
             total += losses
     return total / len(ends)
 
 
-def validate_prefixes(
-    engine: Engine,
+def validate_causally(
+    train_step: TrainStep,
     dataset: PackedDataset,
     num_samples: int,
     *,
@@ -89,7 +89,7 @@ def validate_prefixes(
 
     Called by all ranks, which make the same number of passes, since FSDP gathers weights in each.
     """
-    ranks, settings = engine.ranks, engine.settings
+    ranks, settings = train_step.ranks, train_step.settings
     total, size = min(num_samples, NUM_SAMPLES), settings.micro_batch_size
     sums = torch.zeros(2, dtype=torch.float64, device=ranks.device)
     for first in range(0, total, size * ranks.world_size):
@@ -98,11 +98,11 @@ def validate_prefixes(
         mine = first + size * ranks.rank
         rows = range(mine, min(mine + size, total))
         batch = dataset.batch(rows or [0], separate_documents=settings.separate_documents)
-        losses = prefix_losses(
-            engine.objective,
-            engine.place(batch["input_ids"]),
-            engine.place(batch["labels"]),
-            document_arguments(batch, engine.place).get("position_ids"),
+        losses = causal_losses(
+            train_step.model_with_loss,
+            train_step.place(batch["input_ids"]),
+            train_step.place(batch["labels"]),
+            document_arguments(batch, train_step.place).get("position_ids"),
             beat=beat,
         )
         if rows:

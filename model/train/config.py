@@ -91,7 +91,7 @@ class PretrainSettings:
     deterministic: bool = field(default=False, metadata=NOT_IN_KEY)
     """On a GPU: only operations that give the same bits each time, slower ones where there is a
     choice, so that a resumed run equals the uninterrupted one bit for bit. A CPU does so anyway."""
-    log_every: int = field(default=1, metadata=NOT_IN_KEY)
+    log_interval: int = field(default=1, metadata=NOT_IN_KEY)
     """Steps between lines in metrics.jsonl."""
 
     def check(self) -> None:
@@ -101,7 +101,7 @@ class PretrainSettings:
             "sequence_length",
             "global_batch_size",
             "micro_batch_size",
-            "log_every",
+            "log_interval",
         )
         for name in positive:
             require(self, "pretrain: ", name, getattr(self, name) >= 1, "at least 1")
@@ -153,13 +153,13 @@ class PretrainSettings:
     def _check_rollback(self) -> None:
         """Refuse rollbacks to checkpoints that will have been removed. Raises ConfigError."""
         saved, back = self.checkpoints, self.health.rollback_steps
-        reach = (saved.keep_last - 1) * saved.every
+        reach = (saved.keep_last - 1) * saved.interval
         if self.health.spike == "rollback" and reach < back:
             raise ConfigError(
                 f"pretrain: health.rollback_steps = {back}, but the last checkpoints.keep_last = "
-                f"{saved.keep_last} checkpoints, one every {saved.every} steps, may reach back "
+                f"{saved.keep_last} checkpoints, one every {saved.interval} steps, may reach back "
                 f"only {reach}: a rollback would find none and skip the batch instead. Keep "
-                f"{1 - (-back // saved.every)} or more, or lower rollback_steps"
+                f"{1 - (-back // saved.interval)} or more, or lower rollback_steps"
             )
 
     def check_ranks(self, num_processes: int) -> None:

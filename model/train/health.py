@@ -57,7 +57,7 @@ class HealthSettings:
     rollback_steps: int = 100
     """A rollback goes at least so many steps back before the spike: what made it may have begun
     earlier. PaLM: roughly 100. So many must lie between the oldest and the newest checkpoint of
-    `checkpoints.keep_last`; `checkpoints.every` decides how much farther back it goes."""
+    `checkpoints.keep_last`; `checkpoints.interval` decides how much farther back it goes."""
     max_in_a_row: int = field(default=10, metadata=NOT_IN_KEY)
     """Batches skipped one after the other, or rollbacks to one checkpoint, after which the run
     stops: then it is not the data."""

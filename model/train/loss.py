@@ -27,7 +27,7 @@ IGNORED = -100
 """Label of a token that does not count."""
 
 
-class Objective(nn.Module):
+class ModelWithLoss(nn.Module):
     """Wraps a model so that one forward call gives the loss.
 
     It is the root that FSDP2 shards: the projection's weight, which the fused loss reads without
@@ -115,7 +115,7 @@ class Objective(nn.Module):
 def document_arguments(
     batch: Mapping[str, Any], place: Callable[[Tensor], Tensor]
 ) -> dict[str, Any]:
-    """What a micro-batch says about its documents, as keywords of `Objective.forward`.
+    """What a micro-batch says about its documents, as keywords of `ModelWithLoss.forward`.
 
     place: brings a tensor to the model's device. Empty where the loader joins documents.
     """

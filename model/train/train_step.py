@@ -14,15 +14,15 @@ from torch import Tensor
 
 from model.data import MicroBatch
 from model.train.config import PretrainSettings
-from model.train.distributed.context import Parallel, num_copies, synchronise_gradients
-from model.train.loss import Objective, document_arguments
+from model.train.distributed.context import DistributedContext, num_copies, synchronise_gradients
+from model.train.loss import ModelWithLoss, document_arguments
 from model.train.optimizer import clip_gradients, local_gradients, set_learning_rate, sum_of_squares
 
 RANDOM_RULE = "blake2b(seed/batch/micro-batch/rank)"
 """Where random numbers (dropout) come from: the position, so that no generator state is saved."""
 
 
-def compute_deterministically() -> None:
+def use_deterministic_algorithms() -> None:
     """From here on the same operations on the same device give the same bits.
 
     Call it before the first use of a GPU: cuBLAS reads its variable when it starts. torch raises
@@ -60,13 +60,13 @@ class Gradients:
 
 
 @dataclass(kw_only=True)
-class Engine:
+class TrainStep:
     """The model and its optimizer on this rank."""
 
-    objective: Objective
+    model_with_loss: ModelWithLoss
     optimizer: torch.optim.Optimizer
     settings: PretrainSettings
-    ranks: Parallel
+    ranks: DistributedContext
     beat: Callable[[], Any] = field(default=lambda: None)
     """Called for each micro-batch: a sign of progress."""
 
@@ -79,7 +79,7 @@ class Engine:
         for number, micro_batch in enumerate(micro_batches):
             self.beat()
             synchronise_gradients(
-                self.objective,
+                self.model_with_loss,
                 last=number == len(micro_batches) - 1,
                 free_weights=self.settings.parallel.reshard_after_forward,
             )
@@ -88,10 +88,10 @@ class Engine:
             (loss / len(micro_batches)).backward()  # type: ignore[no-untyped-call]
             self.add_by_source(totals, micro_batch["source"], per_sample)
             losses.append(per_sample)
-        parts = local_gradients(self.objective.parameters())
+        parts = local_gradients(self.model_with_loss.parameters())
         return Gradients(
             parts=parts,
-            squares=sum_of_squares(parts) / num_copies(self.objective),
+            squares=sum_of_squares(parts) / num_copies(self.model_with_loss),
             totals=totals,
             losses=losses,
             samples=[micro_batch["samples"] for micro_batch in micro_batches],
@@ -99,7 +99,7 @@ class Engine:
 
     def forward(self, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Mean loss, and the loss of each sample [B]."""
-        loss, per_sample = self.objective(
+        loss, per_sample = self.model_with_loss(
             self.place(micro_batch["input_ids"]),
             self.place(micro_batch["labels"]),
             **document_arguments(micro_batch, self.place),

@@ -26,27 +26,27 @@ from model.data import PackedDataset, StepLoader
 from model.entry.launch import SHUTDOWN_SECONDS
 from model.train.callbacks.export import Exporter
 from model.train.callbacks.profiler import Profiler
-from model.train.callbacks.speed import Meter, data_position, progress_line
+from model.train.callbacks.speed import SpeedMonitor, data_position, progress_line
 from model.train.callbacks.validation import validate
 from model.train.callbacks.watchdog import Watchdog
-from model.train.causal_validation import check_measurable, honest_loss
+from model.train.causal_validation import causal_loss, check_measurable
 from model.train.checkpoint.progress import Progress
 from model.train.checkpoint.retention import Entry
 from model.train.checkpoint.staging import restore_steps, training_tensors
 from model.train.checkpoint.writer import Checkpoints, Documents, Loaded
 from model.train.config import PretrainSettings
-from model.train.distributed.context import Parallel
+from model.train.distributed.context import DistributedContext
 from model.train.distributed.signals import StopFlag, Stopped
 from model.train.distributed.step_outcome import StepOutcome, agree
 from model.train.health import Health, HealthError, HealthState, NonFiniteError, describe
-from model.train.loss import Objective
+from model.train.loss import ModelWithLoss
 from model.train.run.folder import DATA_STATE_FILE, PROGRESS_FILE
 from model.train.run.handler import Control
 from model.train.run.horizon import Horizon
 from model.train.run.metrics import JsonLines, MetricSink
 from model.train.run.sessions import recorded
 from model.train.schedule import check_saved_horizon, learning_rate
-from model.train.train_step import RANDOM_RULE, Engine, Gradients
+from model.train.train_step import RANDOM_RULE, Gradients, TrainStep
 
 log = logging.getLogger(__name__)
 
@@ -73,14 +73,14 @@ class TrainingData:
 class Trainer:
     """Everything a run needs, built by `model.train.build`."""
 
-    objective: Objective
+    model_with_loss: ModelWithLoss
     optimizer: torch.optim.Optimizer
     open_data: Callable[[], TrainingData]
     """This rank's share of the data as `control` knows them now."""
     control: Control
     """Requests: appended data, another horizon."""
     settings: PretrainSettings
-    ranks: Parallel
+    ranks: DistributedContext
     checkpoints: Checkpoints
     documents: Documents
     """What every checkpoint says besides the position: settings, model, tokenizer."""
@@ -92,13 +92,13 @@ class Trainer:
     events: JsonLines | None
     """What health found, by batch. Rank 0's."""
     stop: StopFlag
-    meter: Meter
+    speed: SpeedMonitor
     profiler: Profiler
     watchdog: Watchdog | None = None
     sessions: JsonLines | None = None
     """Who took up the run, and when. Rank 0's."""
     data: TrainingData = field(init=False)
-    engine: Engine = field(init=False)
+    train_step: TrainStep = field(init=False)
     progress: Progress = field(init=False, default_factory=Progress)
     _saved: int = field(init=False, default=-1)
     """Step of the newest checkpoint that was written or loaded; -1 = none."""
@@ -106,9 +106,9 @@ class Trainer:
     def __post_init__(self) -> None:
         self.control.profile = self.profiler.request
         self.data = self.open_data()
-        check_measurable(self.objective, self.data.num_validation)
-        self.engine = Engine(
-            objective=self.objective,
+        check_measurable(self.model_with_loss, self.data.num_validation)
+        self.train_step = TrainStep(
+            model_with_loss=self.model_with_loss,
             optimizer=self.optimizer,
             settings=self.settings,
             ranks=self.ranks,
@@ -163,7 +163,9 @@ class Trainer:
 
     def resume(self) -> None:
         """Continue from the newest intact checkpoint, if there is one."""
-        loaded = self.checkpoints.load_newest(training_tensors(self.objective, self.optimizer))
+        loaded = self.checkpoints.load_newest(
+            training_tensors(self.model_with_loss, self.optimizer)
+        )
         metrics = events = 0
         if loaded is not None:
             saved = self._restore(loaded)
@@ -215,15 +217,15 @@ class Trainer:
         """One batch: gradients, judgement, and what follows from it."""
         self._beat("data")
         step, batch = self.progress.step, self.progress.batch
-        self.meter.begin("data")
+        self.speed.begin("data")
         micro_batches = self.data.loader.step(batch)
-        self.meter.begin("forward_backward")
-        gradients = self.engine.gradients(
+        self.speed.begin("forward_backward")
+        gradients = self.train_step.gradients(
             micro_batches, batch=batch, num_sources=len(self.data.sources)
         )
-        self.meter.begin("agree")
+        self.speed.begin("agree")
         outcome = agree(
-            self.engine,
+            self.train_step,
             gradients,
             sources=self.data.sources,
             judge=self.health.judge,
@@ -231,14 +233,14 @@ class Trainer:
             requests=self.control.due(step + 1),
             save_failed=self.checkpoints.failed,
         )
-        self.meter.begin("optimizer")
+        self.speed.begin("optimizer")
         if outcome.trained:
             rate = learning_rate(self.settings, step, self.control.horizon)
-            self.engine.update(gradients, norm=outcome.grad_norm, rate=rate)
+            self.train_step.update(gradients, norm=outcome.grad_norm, rate=rate)
             self.health.trained(step, outcome.loss)
             self.progress.step += 1
             self.progress.batch += 1
-        self.meter.end_step()
+        self.speed.end_step()
         if outcome.verdict.what:
             self._react(outcome, gradients, step, batch)
         if self.watchdog is not None:
@@ -262,7 +264,7 @@ class Trainer:
             "culprits": sorted(sample for part in self.ranks.gather(bad) for sample in part),
         }
         if not outcome.trained:
-            self.engine.drop()
+            self.train_step.drop()
         if verdict.action == "rollback":
             event |= self._roll_back(batch)
         if event["action"] in ("skip", "rollback without checkpoint"):
@@ -287,7 +289,7 @@ class Trainer:
         self.checkpoints.wait()
         back = self.progress.step - self.settings.health.rollback_steps
         loaded = self.checkpoints.load_newest(
-            training_tensors(self.objective, self.optimizer), rollback_from=back
+            training_tensors(self.model_with_loss, self.optimizer), rollback_from=back
         )
         if loaded is None:
             return {"action": "rollback without checkpoint"}
@@ -309,7 +311,7 @@ class Trainer:
         """
         step, last = self.progress.step, not self._more
         if outcome is not None:
-            if outcome.trained and (last or _every(step, self.settings.log_every)):
+            if outcome.trained and (last or _every(step, self.settings.log_interval)):
                 self._report(step, outcome)
             elif last:  # the data end in a batch that was skipped
                 self._log(step, self._position())
@@ -319,7 +321,7 @@ class Trainer:
         validation_due = last or _every(step, self.settings.eval_interval)
         if step and self.data.num_validation and validation_due and self.progress.validated != step:
             loss = self._validate(step)
-        save_due = last or _every(step, self.settings.checkpoints.every)
+        save_due = last or _every(step, self.settings.checkpoints.interval)
         if step and save_due and (self._saved != step or loss is not None):
             self._save(loss, wait=last)
         self.profiler.boundary(step)
@@ -336,7 +338,7 @@ class Trainer:
             "train/learning_rate": rate,
             **{f"train/loss_{name}": loss for name, loss in outcome.loss_by_source.items()},
             **self._position(),
-            **self.meter.read(self.total_steps - step),
+            **self.speed.read(self.total_steps - step),
         }
         if outcome.verdict.z is not None:
             metrics["health/loss_z"] = outcome.verdict.z
@@ -355,7 +357,7 @@ class Trainer:
         started = time.perf_counter()
         assert self.data.validation is not None
         metrics = validate(
-            self.engine,
+            self.train_step,
             self.data.validation,
             num_samples=self.data.num_validation,
             sources=self.data.sources,
@@ -367,9 +369,9 @@ class Trainer:
         metrics["perf/validation_seconds"] = time.perf_counter() - started
         self._log(step, metrics)
         if self.ranks.is_main:
-            log.info("step %d  validation loss %.4f", step, honest_loss(metrics))
+            log.info("step %d  validation loss %.4f", step, causal_loss(metrics))
         self.progress.validated = step
-        return honest_loss(metrics)
+        return causal_loss(metrics)
 
     def _save_extra(self) -> None:
         """A complete checkpoint of this step, unless there is one: a batch that was skipped since
@@ -392,12 +394,12 @@ class Trainer:
         )
         entry = Entry(
             step=step,
-            regular=_every(step, self.settings.checkpoints.every),
+            regular=_every(step, self.settings.checkpoints.interval),
             validation_loss=validation_loss,
         )
         stall = self.checkpoints.save(
             entry,
-            training_tensors(self.objective, self.optimizer),
+            training_tensors(self.model_with_loss, self.optimizer),
             {
                 **self.documents,
                 DATA_STATE_FILE: self.data.state(self._consumed),

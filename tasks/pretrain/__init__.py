@@ -176,7 +176,7 @@ def summary(metrics: Path) -> dict[str, float]:
         "samples": "data/samples",
         "train_loss": "train/loss",
         "validation_loss": "validation/loss",
-        "prefix_loss": "validation/prefix_loss",  # of routings that leak
+        "causal_loss": "validation/causal_loss",  # of routings that leak
     }
     values = {name: last_value(metrics, metric) for name, metric in names.items()}
     counts = {name: value for name, value in values.items() if value is not None}

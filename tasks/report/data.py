@@ -89,9 +89,9 @@ class Training:
 
     @property
     def validation(self) -> Curve | None:
-        """Held-out loss: of prefixes where the routing leaks, since the other is too good."""
-        honest = self.curves.get("validation/prefix_loss")
-        return honest or self.curves.get("validation/loss")
+        """Held-out loss; the causal one where the routing leaks, since the other is too low."""
+        causal = self.curves.get("validation/causal_loss")
+        return causal or self.curves.get("validation/loss")
 
 
 @dataclass(frozen=True, kw_only=True)

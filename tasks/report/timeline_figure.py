@@ -95,7 +95,7 @@ def moved(curve: Curve, place: Callable[[float], float]) -> Curve:
 def _loss(axes: Axes, training: Training, theme: Theme, place: Callable[[float], float]) -> None:
     curve = moved(training.curves["train/loss"], place)
     line(axes, curve, theme.series[0], "training")
-    validations = {"validation/loss": "validation", "validation/prefix_loss": "validation, prefix"}
+    validations = {"validation/loss": "validation", "validation/causal_loss": "validation, causal"}
     shown = [curve]
     for number, (name, label) in enumerate(validations.items(), 1):
         if name in training.curves:

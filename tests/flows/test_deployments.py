@@ -85,9 +85,9 @@ def test_steel_1b_is_table_1_and_section_5(monkeypatch: pytest.MonkeyPatch) -> N
 def test_steel_1b_keeps_what_a_month_needs() -> None:
     settings = load_pipeline("deployments/steel-1b.yaml").pretrain.settings
     steps_in_ten_minutes = 600 * 1.07e6 / (30 * 86_400)  # the paper's thirty days
-    assert settings.checkpoints.every == pytest.approx(steps_in_ten_minutes, rel=0.1)
+    assert settings.checkpoints.interval == pytest.approx(steps_in_ten_minutes, rel=0.1)
     assert settings.checkpoints.keep_every and settings.checkpoints.export
-    assert settings.eval_interval % settings.checkpoints.every == 0, "or none is the best"
+    assert settings.eval_interval % settings.checkpoints.interval == 0, "or none is the best"
     assert (settings.health.non_finite, settings.health.spike) == ("skip", "rollback")
     assert settings.separate_documents
     assert settings.validation_samples % (settings.micro_batch_size * 8) == 0

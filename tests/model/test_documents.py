@@ -21,7 +21,7 @@ from model.documents import (
     tiles_of,
     to_tiles,
 )
-from model.train.activation_checkpoint import Recompute, recompute_activations
+from model.train.activation_checkpoint import Recompute, checkpoint_activations
 
 ROUTINGS = ["token", "sequence", "reference_norm", "dense"]
 Maker = Callable[..., SteelForCausalLM]
@@ -202,7 +202,7 @@ def test_the_trainers_recomputing_changes_no_gradient(
     ids = torch.randint(2, 61, (1, 12), generator=torch.Generator().manual_seed(6))
     kwargs = {"cu_seq_lens_q": bounds_of([5, 7]), "max_length_q": 7, "labels": ids}
     plain, recomputed = (make_model(routing=routing).train() for _ in range(2))
-    recompute_activations(list(recomputed.model.layers), what)
+    checkpoint_activations(list(recomputed.model.layers), what)
     for model in (plain, recomputed):
         model(ids, **kwargs).loss.backward()
     for one, other in zip(plain.parameters(), recomputed.parameters(), strict=True):

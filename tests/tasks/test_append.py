@@ -76,7 +76,7 @@ def test_a_command_appends_while_the_stage_trains(
 
     asking = once(lambda: newest_step(folder / METRICS_FILE) >= 8, append)
     wanted = AppendConfig(packed=named.key, at_step=5)
-    quick = {"steps": 0, "eval_interval": 0, "checkpoints": {"every": 1000}}
+    quick = {"steps": 0, "eval_interval": 0, "checkpoints": {"interval": 1000}}
     run = run_stage(pretrain, folder, config(wanted, **quick), packed=first)
     asking.join()
     assert codes == [0, 0]

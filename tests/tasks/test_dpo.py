@@ -17,7 +17,7 @@ from tasks.dpo import DpoConfig, balance, check, dpo, write_pairs
 from tests.tasks.running import result_of, run_stage, stage_run
 from tests.tiny_chat import write_model
 
-SMALL = DpoConfig(global_batch_size=8, micro_batch_size=4, log_every=1, learning_rate=1e-3)
+SMALL = DpoConfig(global_batch_size=8, micro_batch_size=4, log_interval=1, learning_rate=1e-3)
 
 
 @given(

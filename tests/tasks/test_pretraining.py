@@ -78,7 +78,7 @@ def test_how_many_processes_and_how_large_their_share_is_no_other_training() -> 
     def key(changed: PretrainConfig) -> str:
         return stage_key("pretrain", 1, changed, {})
 
-    assert key(config(2)) == key(config(1)) == key(config(1, micro_batch_size=16, log_every=7))
+    assert key(config(2)) == key(config(1)) == key(config(1, micro_batch_size=16, log_interval=7))
     assert key(config(2)) != key(config(2, global_batch_size=32))
 
 
@@ -101,7 +101,7 @@ def test_the_disk_that_checkpoints_take_is_known_beforehand() -> None:
     """In sizes of the fp32 weights: a checkpoint takes three, an export one, and so does model/."""
 
     def needed(steps: int = 0, **saved: object) -> float:
-        values = {"every": 10, "keep_last": 3, "keep_best": 0, "export": False, **saved}
+        values = {"interval": 10, "keep_last": 3, "keep_best": 0, "export": False, **saved}
         settings = CheckpointSettings(**values)  # type: ignore[arg-type]
         model = {**SMALL, "num_key_value_heads": 2, "vocab_size": 64}
         changed = config(model=model, steps=steps, warmup_steps=0, checkpoints=settings)

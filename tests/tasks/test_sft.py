@@ -279,7 +279,7 @@ def test_stage_trains_on_the_mixture(tmp_path: Path, recipe: str) -> None:
     write_model(base.folder / MODEL_FOLDER)
     data = StageResult(stage="acquire", key="d", folder=tmp_path / "data", manifest={})
     config = SftConfig(
-        mixture=recipe, epochs=2, global_batch_size=16, micro_batch_size=16, log_every=1
+        mixture=recipe, epochs=2, global_batch_size=16, micro_batch_size=16, log_interval=1
     )
     run = run_stage(sft, tmp_path / "sft", config, base=result_of(base), data=data)
     assert (run.folder / MODEL_FOLDER / "model.safetensors").exists()

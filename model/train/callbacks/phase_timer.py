@@ -22,7 +22,7 @@ class _Event(Protocol):
     def elapsed_time(self, end: Any) -> float: ...
 
 
-class Phases:
+class PhaseTimer:
     """Seconds by phase. A phase lasts from its `begin` to the next `begin` or `end`."""
 
     def __init__(self, device: torch.device) -> None:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from model.data.order import SampleOrder
 from model.data.position import expected_epochs
 from model.train.callbacks.peak_flops import datasheet_peak
-from model.train.callbacks.phase_timer import Phases
+from model.train.callbacks.phase_timer import PhaseTimer
 
 SMOOTHING = 0.1
 """Weight of the newest interval in the mean that the time left is computed from."""
@@ -53,11 +53,11 @@ def flops_per_token(model: PreTrainedModel, sequence_length: int) -> float:
     return float(6 * weights + attention)
 
 
-class Meter:
+class SpeedMonitor:
     """Measures one rank's steps.
 
-        meter.begin("data") … meter.begin("forward_backward") … meter.end_step()   once a step
-        meter.read(steps_left)                                                   now and then
+        speed.begin("data") … speed.begin("forward_backward") … speed.end_step()   once a step
+        speed.read(steps_left)                                                   now and then
 
     Tokens a second count steps only: validation and checkpoints between them don't slow them, but
     are part of the time that is left.
@@ -80,7 +80,7 @@ class Meter:
         self.measured_flops = measured_flops
         datasheet = datasheet_peak(device)
         self.datasheet_flops = datasheet * world_size if datasheet else None
-        self.phases = Phases(device)
+        self.phases = PhaseTimer(device)
         self._steps = 0
         self._seconds = 0.0
         self._step_began = 0.0

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 
 from model.data import PackedDataset
-from model.train.causal_validation import leaks, validate_prefixes
-from model.train.train_step import Engine
+from model.train.causal_validation import leaks, validate_causally
+from model.train.train_step import TrainStep
 
 
 @torch.no_grad()
 def validate(
-    engine: Engine,
+    train_step: TrainStep,
     dataset: PackedDataset,
     *,
     num_samples: int,
@@ -27,10 +27,10 @@ def validate(
     All ranks make the same number of calls. Before each of them they agree whether one was asked to
     stop (`stop`), since a validation may take longer than the grace that a stop has; None then.
     """
-    ranks, size = engine.ranks, engine.settings.micro_batch_size
-    separate = engine.settings.separate_documents
-    totals = engine.zeros(len(sources))
-    engine.objective.eval()
+    ranks, size = train_step.ranks, train_step.settings.micro_batch_size
+    separate = train_step.settings.separate_documents
+    totals = train_step.zeros(len(sources))
+    train_step.model_with_loss.eval()
     try:
         for first in range(0, num_samples, size * ranks.world_size):
             beat()
@@ -40,21 +40,21 @@ def validate(
             rows = range(mine, min(mine + size, num_samples))
             # FSDP gathers weights in every forward call, so a rank without rows computes some too.
             batch = dataset.batch(rows or [0], separate_documents=separate)
-            _, per_sample = engine.forward(batch)
+            _, per_sample = train_step.forward(batch)
             if rows:
-                engine.add_by_source(totals, batch["source"], per_sample)
+                train_step.add_by_source(totals, batch["source"], per_sample)
         by_prefix = None
-        if leaks(engine.objective):
-            by_prefix = validate_prefixes(engine, dataset, num_samples, beat=beat, stop=stop)
+        if leaks(train_step.model_with_loss):
+            by_prefix = validate_causally(train_step, dataset, num_samples, beat=beat, stop=stop)
             if by_prefix is None:
                 return None
     finally:
-        engine.objective.train()
+        train_step.model_with_loss.train()
     sums = ranks.sum_(totals).tolist()
     metrics = {"validation/loss": sum(s for s, _ in sums) / sum(n for _, n in sums)}
     for name, (loss, number) in zip(sources, sums, strict=True):
         if number:
             metrics[f"validation/loss_{name}"] = loss / number
     if by_prefix is not None:
-        metrics["validation/prefix_loss"] = by_prefix
+        metrics["validation/causal_loss"] = by_prefix
     return metrics

@@ -37,8 +37,8 @@ from model.train.run.folder import CHECKPOINTS_FOLDER
 MODEL_FILE = "model.json"
 """Document of a checkpoint: the Transformers config, and the dtype that the forward pass used."""
 TOKENIZER_FOLDER = "tokenizer"
-OBJECTIVE = "model."
-"""Where the language model lies inside the objective (model/train/loss.py)."""
+LANGUAGE_MODEL = "model."
+"""Prefix of the language model within ModelWithLoss (model/train/loss.py)."""
 
 
 def model_documents(
@@ -105,7 +105,7 @@ def _weights(checkpoint: Path, network: PreTrainedModel, dtype: torch.dtype) -> 
     tied = getattr(network, "all_tied_weights_keys", None) or {}
     weights = {
         name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-        for name, tensor in read_tensors(checkpoint, WEIGHTS + OBJECTIVE)
+        for name, tensor in read_tensors(checkpoint, WEIGHTS + LANGUAGE_MODEL)
         if name not in tied
     }
     if missing := sorted(network.state_dict().keys() - weights.keys() - set(tied)):

@@ -21,14 +21,14 @@ from common.errors import ConfigError
 class CheckpointSettings:
     """How often state is saved, and for how long."""
 
-    every: int = 1000
+    interval: int = 1000
     """Steps between checkpoints; one is also written at the end, on SIGTERM and when health stops
     the run."""
     keep_last: int = 3
     """Newest complete checkpoints that are kept."""
     keep_every: int = 0
     """Checkpoints at multiples of so many steps are kept for good; 0 = none are. A multiple of
-    `every`."""
+    `interval`."""
     keep_best: int = 1
     """Checkpoints with the lowest validation loss that are kept. Those count whose very step was
     validated (`eval_interval`)."""
@@ -39,14 +39,14 @@ class CheckpointSettings:
     def check(self) -> None:
         """Refuse values that make no sense. Raises ConfigError."""
         place = "pretrain: checkpoints."
-        for name in ("every", "keep_last"):
+        for name in ("interval", "keep_last"):
             require(self, place, name, getattr(self, name) >= 1, "at least 1")
         for name in ("keep_every", "keep_best"):
             require(self, place, name, getattr(self, name) >= 0, "0 or more")
-        if self.keep_every % self.every:
+        if self.keep_every % self.interval:
             raise ConfigError(
-                f"{place}keep_every = {self.keep_every} is no multiple of every = {self.every}, so "
-                "most of these steps have no checkpoint; change one"
+                f"{place}keep_every = {self.keep_every} is no multiple of interval = "
+                f"{self.interval}, so most of these steps have no checkpoint; change one"
             )
 
 
@@ -57,7 +57,7 @@ class Entry:
     step: int
     """Completed optimizer steps."""
     regular: bool
-    """Written because `every` said so; False: an extra one."""
+    """Written because `interval` said so; False: an extra one."""
     validation_loss: float | None
     """Measured at this very step, nats per token; None when it was not."""
 

@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor
 log = logging.getLogger(__name__)
 
 WEIGHTS = "model."
-"""Prefix of the objective's state in a checkpoint."""
+"""Prefix of the weights in a checkpoint."""
 
 
 def training_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -50,7 +50,7 @@ from model.train.checkpoint.reader import (
 )
 from model.train.checkpoint.retention import CheckpointSettings, Entry, kept, kept_for_good
 from model.train.checkpoint.staging import HostCopy
-from model.train.distributed.context import Parallel
+from model.train.distributed.context import DistributedContext
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Checkpoints:
     def __init__(
         self,
         folder: Path,
-        ranks: Parallel,
+        ranks: DistributedContext,
         settings: CheckpointSettings,
         *,
         on_kept: Callable[[list[Path]], set[Path]] = lambda paths: set(),

@@ -36,7 +36,7 @@ SMALL_MODEL_PARAMETERS = 50_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parallel:
+class DistributedContext:
     """This rank's place among the ranks."""
 
     rank: int
@@ -70,7 +70,7 @@ class Parallel:
 
 
 @contextlib.contextmanager
-def parallel(*, timeout_minutes: float = 10.0) -> Iterator[Parallel]:
+def distributed_context(*, timeout_minutes: float = 10.0) -> Iterator[DistributedContext]:
     """Join the ranks that torchrun started (or be the only one): gloo on CPU, NCCL on GPUs."""
     rank = int(os.environ.get("RANK", "0"))
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -89,7 +89,7 @@ def parallel(*, timeout_minutes: float = 10.0) -> Iterator[Parallel]:
     else:
         dist.init_process_group(backend, timeout=timeout)
     try:
-        yield Parallel(
+        yield DistributedContext(
             rank=rank,
             world_size=world_size,
             ranks_per_node=int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size))),
@@ -114,7 +114,7 @@ def distribute(
     layers: list[nn.Module],
     weights: RandomWeights,
     settings: PretrainSettings,
-    ranks: Parallel,
+    ranks: DistributedContext,
 ) -> None:
     """Give the meta model inside `module` its weights and its place on this rank's device.
 
@@ -151,7 +151,7 @@ def distribute(
             )
 
 
-def data_mesh(settings: PretrainSettings, ranks: Parallel) -> DeviceMesh:
+def data_mesh(settings: PretrainSettings, ranks: DistributedContext) -> DeviceMesh:
     """[ranks], or [copies, ranks of a copy]; neighbours in rank (so, of a node) share one."""
     width = settings.parallel.width(ranks.world_size, ranks.ranks_per_node)
     if width == ranks.world_size:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from model.train.health import Verdict
-from model.train.train_step import Engine, Gradients
+from model.train.train_step import Gradients, TrainStep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class StepOutcome:
 
 
 def agree(
-    engine: Engine,
+    train_step: TrainStep,
     gradients: Gradients,
     *,
     sources: Sequence[str],
@@ -53,9 +53,9 @@ def agree(
     # there is one process: in both cases the squares add up to the global norm. Where several
     # copies are held, each adds its part of it.
     vector = torch.cat(
-        [gradients.squares.view(1), engine.place(wishes), gradients.totals.flatten()]
+        [gradients.squares.view(1), train_step.place(wishes), gradients.totals.flatten()]
     )
-    squares, any_stop, any_request, any_failure, *sums = engine.ranks.sum_(vector).tolist()
+    squares, any_stop, any_request, any_failure, *sums = train_step.ranks.sum_(vector).tolist()
     loss = sum(sums[0::2]) / sum(sums[1::2])
     norm = math.sqrt(squares) if squares >= 0 else math.nan
     return StepOutcome(

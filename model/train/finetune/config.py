@@ -46,16 +46,21 @@ class TuneSettings:
     """Recompute each layer's activations in the backward pass to save memory."""
     group_by_length: bool = False
     """Batch samples of similar length: less padding, slightly less random batches."""
-    checkpoint_every: int = 500
+    checkpoint_interval: int = 500
     """Steps between checkpoints; one is also written at the end and on SIGTERM."""
-    log_every: int = 10
+    log_interval: int = 10
     """Steps between lines in metrics.jsonl."""
     seed: int = 7
     """Seed of the order of samples."""
 
     def check(self, stage: str) -> None:
         """Refuse values that no machine could run. Raises ConfigError."""
-        for name in ("global_batch_size", "micro_batch_size", "checkpoint_every", "log_every"):
+        for name in (
+            "global_batch_size",
+            "micro_batch_size",
+            "checkpoint_interval",
+            "log_interval",
+        ):
             self._require(stage, name, getattr(self, name) >= 1, "at least 1")
         for name in ("max_steps", "seed", "weight_decay"):
             self._require(stage, name, getattr(self, name) >= 0, "0 or more")

@@ -17,7 +17,7 @@ from typing import TypeVar
 from common.errors import DataError, SteelError
 from model.data import PackedManifest
 from model.train.config import PretrainSettings
-from model.train.distributed.context import Parallel
+from model.train.distributed.context import DistributedContext
 from model.train.run.changes import Changes
 from model.train.run.horizon import Horizon
 from model.train.run.requests import Pending, ProfileRequest, RequestFolder
@@ -40,7 +40,7 @@ class Control:
     """
 
     def __init__(
-        self, run: Path, ranks: Parallel, settings: PretrainSettings, base: PackedManifest
+        self, run: Path, ranks: DistributedContext, settings: PretrainSettings, base: PackedManifest
     ) -> None:
         self.run = run
         self.ranks = ranks

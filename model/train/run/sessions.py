@@ -20,7 +20,7 @@ from typing import Any
 
 from common.provenance import git_commit, software_versions
 from model.train.checkpoint.progress import Progress
-from model.train.distributed.context import Parallel
+from model.train.distributed.context import DistributedContext
 from model.train.distributed.device import device_name
 from model.train.distributed.signals import Stopped
 from model.train.run.metrics import JsonLines, read_metrics
@@ -48,7 +48,7 @@ class Session:
 
 @contextlib.contextmanager
 def recorded(
-    file: JsonLines | None, ranks: Parallel, progress: Callable[[], Progress]
+    file: JsonLines | None, ranks: DistributedContext, progress: Callable[[], Progress]
 ) -> Iterator[None]:
     """Note begin and end of the block. file: rank 0's; None on the others.
 

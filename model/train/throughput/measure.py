@@ -35,16 +35,16 @@ from model.attention import choose_attention
 from model.data import MicroBatch
 from model.data.boundaries import Boundaries
 from model.kernels import AUTO_ELSEWHERE, AUTO_ON_GPU, IMPLEMENTATIONS, triton_support
-from model.train.build import make_ready, model_config
+from model.train.build import model_config, parallelize
 from model.train.callbacks.peak_flops import datasheet_peak, matmul_flops
 from model.train.callbacks.speed import flops_per_token
 from model.train.config import PretrainSettings
-from model.train.distributed.context import Parallel, resolve_precision
+from model.train.distributed.context import DistributedContext, resolve_precision
 from model.train.distributed.device import device_name
 from model.train.distributed.initialise import RandomWeights
-from model.train.loss import Objective
+from model.train.loss import ModelWithLoss
 from model.train.optimizer import build_optimizer
-from model.train.train_step import Engine
+from model.train.train_step import TrainStep
 
 GB = 1e9
 """As the paper counts memory."""
@@ -154,7 +154,7 @@ class Result:
         own.replace(folder / "result.json")
 
 
-def measure(job: ThroughputJob, ranks: Parallel) -> Result:
+def measure(job: ThroughputJob, ranks: DistributedContext) -> Result:
     """Run the job; called by all ranks. Raises ConfigError, torch.OutOfMemoryError."""
     job.check()
     settings = job.settings
@@ -173,13 +173,15 @@ def measure(job: ThroughputJob, ranks: Parallel) -> Result:
         language_model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     flops = flops_per_token(language_model, settings.sequence_length)
     num_parameters = language_model.num_parameters()
-    objective = Objective(language_model)
+    model_with_loss = ModelWithLoss(language_model)
     weights = RandomWeights(language_model, settings.seed)
-    make_ready(objective, language_model, weights, settings, ranks)
+    parallelize(model_with_loss, language_model, weights, settings, ranks)
     batch = random_batch(settings, ranks, int(config.vocab_size), job.document_tokens)
-    optimizer = build_optimizer(objective, settings)
-    engine = Engine(objective=objective, optimizer=optimizer, settings=settings, ranks=ranks)
-    loop = _Loop(engine, batch)
+    optimizer = build_optimizer(model_with_loss, settings)
+    train_step = TrainStep(
+        model_with_loss=model_with_loss, optimizer=optimizer, settings=settings, ranks=ranks
+    )
+    loop = _Loop(train_step, batch)
     if ranks.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(ranks.device)
     with attention_backends(job.attention):
@@ -215,27 +217,27 @@ def measure(job: ThroughputJob, ranks: Parallel) -> Result:
 
 
 class _Loop:
-    """Steps of the trainer's engine, without data, checkpoints and reports."""
+    """The trainer's steps without data, checkpoints and reports."""
 
-    def __init__(self, engine: Engine, batch: list[MicroBatch]) -> None:
-        self.engine, self.batch = engine, batch
+    def __init__(self, train_step: TrainStep, batch: list[MicroBatch]) -> None:
+        self.train_step, self.batch = train_step, batch
         self.moments: list[float] = []
         self.losses: list[float] = []
 
     def step(self) -> None:
         """One step; notes when the host knew its loss and gradient norm."""
-        settings = self.engine.settings
-        gradients = self.engine.gradients(self.batch, batch=0, num_sources=1)
+        settings = self.train_step.settings
+        gradients = self.train_step.gradients(self.batch, batch=0, num_sources=1)
         vector = torch.cat([gradients.squares.view(1), gradients.totals.flatten()])
-        squares, total, number = self.engine.ranks.sum_(vector).tolist()
+        squares, total, number = self.train_step.ranks.sum_(vector).tolist()
         self.moments.append(time.perf_counter())
         self.losses.append(total / number)
         # No warm-up of the rate: what the numbers are does not change how long they take.
-        self.engine.update(gradients, norm=squares**0.5, rate=settings.learning_rate / 100)
+        self.train_step.update(gradients, norm=squares**0.5, rate=settings.learning_rate / 100)
 
 
 def random_batch(
-    settings: PretrainSettings, ranks: Parallel, vocabulary: int, document_tokens: int
+    settings: PretrainSettings, ranks: DistributedContext, vocabulary: int, document_tokens: int
 ) -> list[MicroBatch]:
     """This rank's micro-batches of one step, random tokens, on its device.
 
@@ -304,7 +306,7 @@ def _implementations(language_model: PreTrainedModel, device: torch.device) -> d
     }
 
 
-def _peak_memory(ranks: Parallel) -> tuple[float, float]:
+def _peak_memory(ranks: DistributedContext) -> tuple[float, float]:
     """Peak allocated and reserved, worst rank, in GB."""
     if ranks.device.type == "cuda":
         mine = torch.tensor(

@@ -130,7 +130,7 @@ def test_a_machine_that_joins_serves_one_call_after_the_other(
     log = tmp_path / "log"
     # Longer than the test waits: the first call is withdrawn while it runs.
     long = ranks.settings(
-        steps=60, weights={"alpha": 4.0, "beta": 4.0}, checkpoints={"every": 1000}
+        steps=60, weights={"alpha": 4.0, "beta": 4.0}, checkpoints={"interval": 1000}
     )
     jobs = [
         ranks.write_job(packed, store / "first", long),

@@ -41,7 +41,7 @@ def test_a_killed_launcher_leaves_a_complete_checkpoint_and_no_ranks(
 ) -> None:
     weights = {"alpha": 4.0, "beta": 4.0}
     job = ranks.write_job(
-        packed, tmp_path, ranks.settings(steps=60, weights=weights, checkpoints={"every": 1000})
+        packed, tmp_path, ranks.settings(steps=60, weights=weights, checkpoints={"interval": 1000})
     )
     log = tmp_path / "launch.log"
     first = launch(job, root)

@@ -13,7 +13,7 @@ import torch
 from common.config import from_json
 from model.train.build import Run, build
 from model.train.config import PretrainJob
-from model.train.distributed.context import parallel
+from model.train.distributed.context import distributed_context
 from model.train.distributed.signals import StopFlag
 from tests.model.train import ranks
 
@@ -59,7 +59,7 @@ def uninterrupted(
 def make_run(packed: Path, tmp_path: Path) -> Iterator[Callable[..., Run]]:
     """Build a run of one process in this process: make_run(output="a", steps=3)."""
     torch.set_num_threads(1)
-    with parallel() as here:
+    with distributed_context() as here:
         made: list[Run] = []
 
         def make(output: str = "run", **changes: Any) -> Run:

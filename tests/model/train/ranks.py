@@ -32,7 +32,7 @@ from model.train.checkpoint import writer as checkpoint
 from model.train.distributed import context as parallel
 from model.train.run import changes, metrics
 from model.train.run.folder import JOB_FILE, METRICS_FILE
-from model.train.train_step import Engine
+from model.train.train_step import TrainStep
 
 VOCABULARY = 64
 END = VOCABULARY - 3
@@ -120,7 +120,7 @@ def settings(**changes: Any) -> dict[str, Any]:
         "seed": 3,
         **changes,
         # Exports cost seconds of a process of their own: where a test is about them, it says so.
-        "checkpoints": {"every": 4, "export": False, **changes.get("checkpoints", {})},
+        "checkpoints": {"interval": 4, "export": False, **changes.get("checkpoints", {})},
     }
 
 
@@ -220,15 +220,15 @@ def _train(
 
 def scale_losses(factors: Mapping[int, float]) -> None:
     """From now on, in this process, the losses of these training batches are multiplied."""
-    original = Engine.forward
+    original = TrainStep.forward
 
-    def forward(self: Engine, micro_batch_size: Any) -> Any:
+    def forward(self: TrainStep, micro_batch_size: Any) -> Any:
         loss, losses = original(self, micro_batch_size)
         batch = int(micro_batch_size["samples"][0]) // self.settings.global_batch_size
-        factor = factors.get(batch, 1.0) if self.objective.training else 1.0
+        factor = factors.get(batch, 1.0) if self.model_with_loss.training else 1.0
         return loss * factor, losses * factor
 
-    Engine.forward = forward  # type: ignore[method-assign]
+    TrainStep.forward = forward  # type: ignore[method-assign]
 
 
 def content(input_ids: torch.Tensor) -> int:

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import model.modeling_steel as _registers  # noqa: F401
-from model.train.activation_checkpoint import MATRIX_PRODUCTS, Recompute, recompute_activations
+from model.train.activation_checkpoint import MATRIX_PRODUCTS, Recompute, checkpoint_activations
 from model.train.build import decoder_layers
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -58,7 +58,7 @@ def build(name: str, amount: Recompute, attention: str = "sdpa") -> nn.Module:
         AutoConfig.for_model(**values), attn_implementation=attention, dtype=torch.float32
     )
     model.train()
-    recompute_activations(decoder_layers(model), amount)  # type: ignore[arg-type]
+    checkpoint_activations(decoder_layers(model), amount)  # type: ignore[arg-type]
     return model
 
 

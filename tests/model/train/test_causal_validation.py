@@ -9,8 +9,8 @@ from torch import Tensor
 
 from common.errors import ConfigError
 from model import SteelForCausalLM
-from model.train.causal_validation import honest_loss, prefix_losses
-from model.train.loss import Objective
+from model.train.causal_validation import causal_loss, causal_losses
+from model.train.loss import ModelWithLoss
 from tests.model.train import ranks
 
 MakeRun = Callable[..., Any]
@@ -21,11 +21,11 @@ def test_is_the_models_own_prefix_loss(
     make_model: Callable[..., SteelForCausalLM], tokens: Tensor, routing: str
 ) -> None:
     model = make_model(routing=routing)
-    objective = Objective(model)
-    found = prefix_losses(objective, tokens[:, :-1], tokens[:, 1:], num_targets=11)
+    model_with_loss = ModelWithLoss(model)
+    found = causal_losses(model_with_loss, tokens[:, :-1], tokens[:, 1:], num_targets=11)
     torch.testing.assert_close(found.mean().float(), model.prefix_loss(tokens))
     # Where nothing leaks, the parallel pass says the same.
-    parallel = objective(tokens[:, :-1], tokens[:, 1:])[1].double()
+    parallel = model_with_loss(tokens[:, :-1], tokens[:, 1:])[1].double()
     same = torch.allclose(found, parallel, atol=1e-5)
     assert same == (routing in ("token", "dense"))
 
@@ -33,12 +33,12 @@ def test_is_the_models_own_prefix_loss(
 def test_documents_are_kept_apart(
     make_model: Callable[..., SteelForCausalLM], tokens: Tensor
 ) -> None:
-    objective = Objective(make_model(routing="sequence"))
+    model_with_loss = ModelWithLoss(make_model(routing="sequence"))
     row, targets = tokens[:1, :-1], tokens[:1, 1:]
     positions = torch.cat([torch.arange(4), torch.arange(7)]).unsqueeze(0)
-    packed = prefix_losses(objective, row, targets, positions, num_targets=11)
+    packed = causal_losses(model_with_loss, row, targets, positions, num_targets=11)
     parts = [
-        prefix_losses(objective, row[:, part], targets[:, part], num_targets=length) * length
+        causal_losses(model_with_loss, row[:, part], targets[:, part], num_targets=length) * length
         for part, length in ((slice(0, 4), 4), (slice(4, 11), 7))
     ]
     torch.testing.assert_close(packed, (parts[0] + parts[1]) / 11)
@@ -52,7 +52,7 @@ def test_few_targets_are_spread_over_the_row(
     model.model.register_forward_pre_hook(
         lambda _, __, kwargs: seen.append(kwargs["input_ids"].shape[1]), with_kwargs=True
     )
-    prefix_losses(Objective(model), tokens[:, :-1], tokens[:, 1:], num_targets=3)
+    causal_losses(ModelWithLoss(model), tokens[:, :-1], tokens[:, 1:], num_targets=3)
     assert seen == [1, 6, 11]
 
 
@@ -60,7 +60,7 @@ def test_compiled_layers_are_not_compiled_for_each_length(
     make_model: Callable[..., SteelForCausalLM], tokens: Tensor
 ) -> None:
     model = make_model(routing="sequence")
-    plain = prefix_losses(Objective(model), tokens[:, :-1], tokens[:, 1:])
+    plain = causal_losses(ModelWithLoss(model), tokens[:, :-1], tokens[:, 1:])
     lengths: list[int] = []
 
     def count(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
@@ -69,7 +69,7 @@ def test_compiled_layers_are_not_compiled_for_each_length(
 
     for layer in model.model.layers:
         layer.compile(backend=count)
-    found = prefix_losses(Objective(model), tokens[:, :-1], tokens[:, 1:])
+    found = causal_losses(ModelWithLoss(model), tokens[:, :-1], tokens[:, 1:])
     assert not lengths
     assert torch.equal(found, plain)
 
@@ -93,19 +93,19 @@ def test_validation_of_a_leaking_model_reports_it(make_run: MakeRun, separate: b
     validations = [metrics for metrics in logged if "validation/loss" in metrics]
     assert len(validations) == 2
     last = validations[-1]
-    assert last["validation/prefix_loss"] > 0
-    assert last["validation/prefix_loss"] != last["validation/loss"]
-    assert honest_loss(last) == last["validation/prefix_loss"]
-    assert honest_loss({"validation/loss": 2.0}) == 2.0
+    assert last["validation/causal_loss"] > 0
+    assert last["validation/causal_loss"] != last["validation/loss"]
+    assert causal_loss(last) == last["validation/causal_loss"]
+    assert causal_loss({"validation/loss": 2.0}) == 2.0
     dataset = run.trainer.data.validation
     batch = dataset.batch(range(3), separate_documents=separate)
-    by_hand = prefix_losses(
-        run.trainer.objective,
+    by_hand = causal_losses(
+        run.trainer.model_with_loss,
         batch["input_ids"].long(),
         batch["labels"].long(),
         batch.get("position_ids"),
     )
-    assert last["validation/prefix_loss"] == pytest.approx(by_hand.mean().item(), rel=1e-5)
+    assert last["validation/causal_loss"] == pytest.approx(by_hand.mean().item(), rel=1e-5)
 
 
 def test_a_leaking_model_without_held_out_data_is_refused(make_run: MakeRun) -> None:

@@ -27,7 +27,7 @@ from model.train.health import HealthSettings
         ({"checkpoints": CheckpointSettings(keep_last=0)}, r"checkpoints\.keep_last = 0"),
         (
             {
-                "checkpoints": CheckpointSettings(every=10, keep_last=3),
+                "checkpoints": CheckpointSettings(interval=10, keep_last=3),
                 "health": HealthSettings(spike="rollback", rollback_steps=21),
             },
             r"rollback_steps = 21, .* may reach back only 20: .* Keep 4 or more",
@@ -42,7 +42,7 @@ def test_refused(changes: dict[str, Any], message: str) -> None:
 def test_a_rollback_may_go_as_far_back_as_checkpoints_are_kept() -> None:
     for spike, steps in (("rollback", 20), ("skip", 21)):
         PretrainSettings(
-            checkpoints=CheckpointSettings(every=10, keep_last=3),
+            checkpoints=CheckpointSettings(interval=10, keep_last=3),
             health=HealthSettings(spike=spike, rollback_steps=steps),  # type: ignore[arg-type]
         ).check()
 

@@ -11,7 +11,7 @@ import torch
 
 from model.train.checkpoint.reader import complete_checkpoints
 from model.train.run.folder import CHECKPOINTS_FOLDER, MODEL_FOLDER
-from model.train.train_step import compute_deterministically
+from model.train.train_step import use_deterministic_algorithms
 from tests.model.train import ranks
 from tests.model.train.ranks import Fault
 
@@ -64,7 +64,7 @@ def test_thirty_random_kills_leave_no_trace(
         micro_batch_size=4,
         validation_fraction=0.05,
         eval_interval=5,
-        checkpoints={"every": 4, "keep_last": 2},
+        checkpoints={"interval": 4, "keep_last": 2},
     )
     reference = tmp_path_factory.mktemp("reference")
     finish(ranks.write_job(packed, reference, changes))
@@ -155,7 +155,7 @@ def test_deterministic_operations_are_not_only_wished_for(monkeypatch: pytest.Mo
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # the user's own choice stays
     monkeypatch.setenv("FLASH_ATTENTION_DETERMINISTIC", "0")
     try:
-        compute_deterministically()
+        use_deterministic_algorithms()
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"

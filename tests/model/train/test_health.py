@@ -26,7 +26,7 @@ from model.train.run.folder import (
     PROGRESS_FILE,
 )
 from model.train.run.metrics import last_value
-from model.train.train_step import Engine
+from model.train.train_step import TrainStep
 from tests.model.train import ranks
 from tests.model.train.ranks import Fault
 
@@ -122,13 +122,13 @@ def test_another_state_is_refused() -> None:
 @pytest.fixture
 def scaled(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[int, float]], None]:
     """Multiply the losses of batches: scaled({3: 10.0})."""
-    original = Engine.forward
+    original = TrainStep.forward
 
     def scale(factors: dict[int, float]) -> None:
-        monkeypatch.setattr(Engine, "forward", original)
+        monkeypatch.setattr(TrainStep, "forward", original)
         ranks.scale_losses(factors)
 
-    monkeypatch.setattr(Engine, "forward", original)  # undone at the end, whatever `scale` sets
+    monkeypatch.setattr(TrainStep, "forward", original)  # undone at the end, whatever `scale` sets
     return scale
 
 
@@ -230,14 +230,14 @@ def test_a_rollback_skips_from_the_checkpoint_through_the_spike(
 ) -> None:
     settings = {**SPIKES, "spike": "rollback", "non_finite": "skip"}
     scaled({9: 10.0})
-    run = make_run(steps=12, health=settings, checkpoints={"every": 4})
+    run = make_run(steps=12, health=settings, checkpoints={"interval": 4})
     run.trainer.fit()
     assert (run.trainer.progress.step, run.trainer.progress.batch) == (12, 14)
     [event] = events(output_of(run))
     assert (event["action"], event["to_step"], event["skipped"]) == ("rollback", 8, [8, 9])
     # A run in which these two batches never counted is this run.
     scaled({8: NAN, 9: NAN})
-    reference = make_run("reference", steps=12, health=settings, checkpoints={"every": 4})
+    reference = make_run("reference", steps=12, health=settings, checkpoints={"interval": 4})
     reference.trainer.fit()
     assert_same_weights(run, reference)
     assert ranks.read_run(output_of(run)) == ranks.read_run(output_of(reference))
@@ -249,7 +249,7 @@ def test_a_rollback_goes_far_enough_back_and_forgets_what_came_after(
 ) -> None:
     settings = {**SPIKES, "spike": "rollback", "rollback_steps": 3, "non_finite": "skip"}
     scaled({9: 10.0})
-    changes = {"steps": 12, "health": settings, "checkpoints": {"every": 2, "keep_last": 9}}
+    changes = {"steps": 12, "health": settings, "checkpoints": {"interval": 2, "keep_last": 9}}
     run = make_run(**changes)
     forgotten: list[list[str]] = []
     forget = run.trainer.checkpoints.forget_after
@@ -273,7 +273,7 @@ def test_without_a_checkpoint_far_enough_back_the_batch_is_skipped(
 ) -> None:
     scaled({9: 10.0})
     settings = {**SPIKES, "spike": "rollback", "rollback_steps": 8}
-    run = make_run(steps=12, health=settings, checkpoints={"every": 4, "keep_last": 3})
+    run = make_run(steps=12, health=settings, checkpoints={"interval": 4, "keep_last": 3})
     run.trainer.fit()
     [event] = events(output_of(run))
     assert event["action"] == "rollback without checkpoint"
@@ -310,7 +310,7 @@ LOSSES = {7: NAN, 10: 10.0, 15: 10.0}
 JOB = {
     "steps": 20,
     "health": {**SPIKES, "spike": "rollback", "non_finite": "skip"},
-    "checkpoints": {"every": 4, "keep_last": 2},
+    "checkpoints": {"interval": 4, "keep_last": 2},
 }
 
 

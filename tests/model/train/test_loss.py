@@ -10,7 +10,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from model import SteelForCausalLM
-from model.train.loss import IGNORED, Objective, document_arguments, plain_head
+from model.train.loss import IGNORED, ModelWithLoss, document_arguments, plain_head
 
 SHAPE = {
     "vocab_size": 61,
@@ -73,10 +73,10 @@ def test_equals_the_models_own_loss(
     ]
     language_model.zero_grad()
 
-    objective = Objective(language_model)
+    model_with_loss = ModelWithLoss(language_model)
     if kind not in CHANGED:
         without_logits(language_model, monkeypatch)
-    loss, by_sample = objective(tokens[:, :-1].int(), tokens[:, 1:].int())
+    loss, by_sample = model_with_loss(tokens[:, :-1].int(), tokens[:, 1:].int())
     loss.backward()
     torch.testing.assert_close(loss, expected)
     found = [p.grad for p in language_model.parameters() if p.grad is not None]
@@ -135,13 +135,13 @@ def test_documents_are_independent(
 ) -> None:
     language_model = make_any(kind)
     batch, rows = packed(kind, tokens)
-    objective = Objective(language_model)
+    model_with_loss = ModelWithLoss(language_model)
     documents = document_arguments(batch, lambda tensor: tensor)
     assert list(documents) == ["position_ids", "cu_seqlens", "max_seqlen"]
     dropped = {"bounds": ["position_ids"], "positions": ["cu_seqlens", "max_seqlen"]}
     for name in dropped.get(known, []):
         del documents[name]
-    loss, _ = objective(batch["input_ids"], batch["labels"], **documents)
+    loss, _ = model_with_loss(batch["input_ids"], batch["labels"], **documents)
 
     alone = 0.0
     for ids, labels, lengths in zip(batch["input_ids"], batch["labels"], rows, strict=True):
@@ -149,7 +149,7 @@ def test_documents_are_independent(
             logits = language_model(input_ids=part[None]).logits[0]
             alone += functional.cross_entropy(logits, targets, reduction="sum").item()
     assert loss.item() == pytest.approx(alone / 24, rel=1e-5)
-    joined, _ = objective(batch["input_ids"], batch["labels"])
+    joined, _ = model_with_loss(batch["input_ids"], batch["labels"])
     assert joined.item() != pytest.approx(loss.item(), rel=1e-5)
 
 
@@ -164,11 +164,11 @@ def test_a_kernel_of_another_architecture_is_given_bounds(
         lambda _, __, kwargs: seen.append(kwargs), with_kwargs=True
     )
     batch, _ = packed("llama", tokens)
-    objective = Objective(language_model)
+    model_with_loss = ModelWithLoss(language_model)
     seen.clear()
     documents = document_arguments(batch, lambda tensor: tensor)
-    objective(batch["input_ids"], batch["labels"], **documents)
-    objective(batch["input_ids"], batch["labels"], batch["position_ids"])
+    model_with_loss(batch["input_ids"], batch["labels"], **documents)
+    model_with_loss(batch["input_ids"], batch["labels"], batch["position_ids"])
     for kwargs in seen:
         assert torch.equal(kwargs["cu_seq_lens_q"], batch["cu_seqlens"])
         assert kwargs["cu_seq_lens_k"] is kwargs["cu_seq_lens_q"]
@@ -184,13 +184,13 @@ def test_a_batch_without_documents_says_nothing_about_them() -> None:
 def test_ignored_targets_do_not_count(
     make_model: Callable[..., SteelForCausalLM], tokens: Tensor
 ) -> None:
-    objective = Objective(make_model())
+    model_with_loss = ModelWithLoss(make_model())
     labels = tokens[:, 1:].clone()
     labels[0, 3:] = IGNORED
     labels[2] = IGNORED
-    _, full = objective(tokens[:, :-1], tokens[:, 1:])
-    loss, by_sample = objective(tokens[:, :-1], labels)
-    _, short = objective(tokens[:1, :3], tokens[:1, 1:4])
+    _, full = model_with_loss(tokens[:, :-1], tokens[:, 1:])
+    loss, by_sample = model_with_loss(tokens[:, :-1], labels)
+    _, short = model_with_loss(tokens[:1, :3], tokens[:1, 1:4])
     torch.testing.assert_close(by_sample[:2], torch.stack([short[0], full[1]]))
     assert by_sample[2] == 0
     torch.testing.assert_close(loss, (by_sample[0] * 3 + by_sample[1] * 11) / 14)
@@ -198,5 +198,5 @@ def test_ignored_targets_do_not_count(
 
 def test_no_weight_is_in_the_state_twice(make_any: MakeAny) -> None:
     language_model = make_any("qwen2")
-    names = list(Objective(language_model).state_dict())
+    names = list(ModelWithLoss(language_model).state_dict())
     assert names == [f"model.{name}" for name in language_model.state_dict()]

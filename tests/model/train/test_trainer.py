@@ -88,10 +88,10 @@ def test_loss_by_source_adds_up(make_run: MakeRun) -> None:
 
 
 class Poison:
-    """Wraps an objective; the sample whose tokens are given loses its loss or its gradient."""
+    """Model with loss that loses the loss or the gradient of the sample with these tokens."""
 
     def __init__(self, run: Run, tokens: Tensor, *, gradient_only: bool) -> None:
-        self.forward, self.tokens = run.trainer.objective.forward, tokens
+        self.forward, self.tokens = run.trainer.model_with_loss.forward, tokens
         self.gradient_only = gradient_only
 
     def __call__(
@@ -115,7 +115,7 @@ def test_a_step_that_is_not_finite_leaves_the_weights_alone(
     batch = trainer.data.loader.step(3)[2]
     bad = int(batch["samples"][1])
     poison = Poison(run, batch["input_ids"][1], gradient_only=gradient_only)
-    trainer.objective.forward = poison  # type: ignore[method-assign]
+    trainer.model_with_loss.forward = poison  # type: ignore[method-assign]
     where = r"samples 24 to 31" if gradient_only else rf"samples \[{bad}\]"
     with pytest.raises(NonFiniteError, match=rf"step 4 \(batch 3\) is not finite.*{where}"):
         trainer.fit()
@@ -146,10 +146,10 @@ def test_validation_is_the_loss_on_held_out_samples(make_run: MakeRun, packed: P
         for index in range(11):
             ids = held_out[index]["tokens"][None]
             positions = ranks.positions(ids[:, :-1])
-            losses.append(run.trainer.objective(ids[:, :-1], ids[:, 1:], positions)[0].item())
+            losses.append(run.trainer.model_with_loss(ids[:, :-1], ids[:, 1:], positions)[0].item())
     metrics = run.trainer.checkpoints.folder.parent / METRICS_FILE
     assert last_value(metrics, "validation/loss") == pytest.approx(sum(losses) / 11)
-    assert run.trainer.objective.training
+    assert run.trainer.model_with_loss.training
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_the_export_is_the_trained_model(
     positions = ranks.positions(batch["input_ids"])
     logits = loaded(input_ids=batch["input_ids"], position_ids=positions, use_cache=False).logits
     found = functional.cross_entropy(logits.float().flatten(0, 1), batch["labels"].flatten().long())
-    expected, _ = run.trainer.objective(batch["input_ids"], batch["labels"], positions)
+    expected, _ = run.trainer.model_with_loss(batch["input_ids"], batch["labels"], positions)
     torch.testing.assert_close(
         found, expected.float(), rtol=1e-5 if precision == "fp32" else 1e-2, atol=1e-5
     )

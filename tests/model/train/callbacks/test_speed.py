@@ -15,9 +15,9 @@ from model.train.callbacks import peak_flops as peaks
 from model.train.callbacks import phase_timer as phases
 from model.train.callbacks import speed as measure
 from model.train.callbacks.peak_flops import matmul_flops, peak_of_name
-from model.train.callbacks.phase_timer import Phases
+from model.train.callbacks.phase_timer import PhaseTimer
 from model.train.callbacks.profiler import Profiler, ProfileSettings
-from model.train.callbacks.speed import Meter, progress_line
+from model.train.callbacks.speed import SpeedMonitor, progress_line
 from model.train.run.folder import PROFILE_FOLDER
 
 CPU = torch.device("cpu")
@@ -61,15 +61,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def run_step(meter: Phases | Meter, clock: Clock, seconds: dict[str, float]) -> None:
+def run_step(speed: PhaseTimer | SpeedMonitor, clock: Clock, seconds: dict[str, float]) -> None:
     for name, length in seconds.items():
-        meter.begin(name)
+        speed.begin(name)
         clock.now += length
-    meter.end_step() if isinstance(meter, Meter) else meter.end()
+    speed.end_step() if isinstance(speed, SpeedMonitor) else speed.end()
 
 
 def test_phases_add_up_over_steps(clock: Clock) -> None:
-    found = Phases(CPU)
+    found = PhaseTimer(CPU)
     run_step(found, clock, {"data": 1.0, "forward_backward": 5.0, "optimizer": 2.0})
     clock.now += 50  # a validation in between is no phase of a step
     run_step(found, clock, {"data": 0.5, "forward_backward": 6.0, "optimizer": 2.0})
@@ -78,7 +78,7 @@ def test_phases_add_up_over_steps(clock: Clock) -> None:
 
 
 def test_phases_of_a_device_are_read_once_it_passed_them(clock: Clock) -> None:
-    found = Phases(torch.device("cuda"))
+    found = PhaseTimer(torch.device("cuda"))
     run_step(found, clock, {"data": 1.0, "forward_backward": 5.0, "optimizer": 2.0})
     clock.reached = clock.now - 1.5  # still in the optimizer
     assert found.read() == pytest.approx({"data": 1.0, "forward_backward": 5.0})
@@ -88,7 +88,7 @@ def test_phases_of_a_device_are_read_once_it_passed_them(clock: Clock) -> None:
     assert read == pytest.approx({"data": 1.0, "forward_backward": 4.0, "optimizer": 4.0})
 
 
-def make_meter(**changes: Any) -> Meter:
+def make_meter(**changes: Any) -> SpeedMonitor:
     values = {
         "tokens_per_step": 1000,
         "flops_per_token": 2e6,
@@ -97,15 +97,15 @@ def make_meter(**changes: Any) -> Meter:
         "measured_flops": 4e9,
         **changes,
     }
-    return Meter(**values)
+    return SpeedMonitor(**values)
 
 
 def test_speed_counts_steps_and_time_left_counts_everything(clock: Clock) -> None:
-    meter = make_meter()
-    run_step(meter, clock, {"data": 0.5, "forward_backward": 1.5})
+    speed = make_meter()
+    run_step(speed, clock, {"data": 0.5, "forward_backward": 1.5})
     clock.now += 6.0  # a validation
-    run_step(meter, clock, {"data": 0.5, "forward_backward": 1.5})
-    metrics = meter.read(steps_left=10)
+    run_step(speed, clock, {"data": 0.5, "forward_backward": 1.5})
+    metrics = speed.read(steps_left=10)
     assert metrics["perf/step_seconds"] == pytest.approx(2.0)
     assert metrics["perf/tokens_per_second"] == pytest.approx(500)
     assert metrics["perf/tokens_per_second_per_device"] == pytest.approx(125)
@@ -115,17 +115,17 @@ def test_speed_counts_steps_and_time_left_counts_everything(clock: Clock) -> Non
     assert metrics["perf/data_seconds"] == pytest.approx(0.5)
     assert metrics["perf/forward_backward_seconds"] == pytest.approx(1.5)
     assert metrics["perf/seconds_left"] == pytest.approx(10 * (2 + 2 + 6) / 2)
-    run_step(meter, clock, {"data": 0.5, "forward_backward": 0.5})
-    metrics = meter.read(steps_left=9)
+    run_step(speed, clock, {"data": 0.5, "forward_backward": 0.5})
+    metrics = speed.read(steps_left=9)
     assert metrics["perf/tokens_per_second"] == pytest.approx(1000), "of the newest steps"
     assert metrics["perf/seconds_left"] == pytest.approx(9 * (0.9 * 5 + 0.1 * 1))
 
 
 def test_mfu_is_of_the_datasheets_peak_too(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "datasheet_peak", lambda device: 2e9)
-    meter = make_meter()
-    run_step(meter, clock, {"data": 2.0})
-    assert meter.read(1)["perf/mfu"] == pytest.approx(500 * 2e6 / (4 * 2e9))
+    speed = make_meter()
+    run_step(speed, clock, {"data": 2.0})
+    assert speed.read(1)["perf/mfu"] == pytest.approx(500 * 2e6 / (4 * 2e9))
 
 
 def test_memory_of_a_cpu_process_is_its_resident_memory() -> None:
@@ -189,12 +189,12 @@ def test_a_line_for_people() -> None:
     assert "MFU 70.0 % of measured peak" in progress_line(250, 1000, metrics)
 
 
-def work(profiler: Profiler, steps: range, meter: Phases) -> None:
+def work(profiler: Profiler, steps: range, speed: PhaseTimer) -> None:
     for step in steps:
         profiler.boundary(step - 1)
-        meter.begin("forward_backward")
+        speed.begin("forward_backward")
         torch.ones(8, 8) @ torch.ones(8, 8)
-        meter.end()
+        speed.end()
     profiler.boundary(steps[-1])
 
 
@@ -205,9 +205,9 @@ def traced(path: Path) -> dict[str, Any]:
 
 def test_traces_of_the_steps_that_were_asked_for(tmp_path: Path) -> None:
     profiler = Profiler(ProfileSettings(start_step=3, num_steps=2), tmp_path, 1, cuda=False)
-    work(profiler, range(1, 8), Phases(CPU))
+    work(profiler, range(1, 8), PhaseTimer(CPU))
     profiler.request(7, num_steps=1)
-    work(profiler, range(8, 10), Phases(CPU))
+    work(profiler, range(8, 10), PhaseTimer(CPU))
     folders = sorted(p.name for p in (tmp_path / PROFILE_FOLDER).iterdir())
     assert folders == ["step-00000003", "step-00000009"]
     for folder, steps in zip(folders, (2, 1), strict=True):
@@ -219,7 +219,7 @@ def test_traces_of_the_steps_that_were_asked_for(tmp_path: Path) -> None:
 
 def test_a_trace_that_is_cut_short_has_what_there_was(tmp_path: Path) -> None:
     profiler = Profiler(ProfileSettings(start_step=2, num_steps=50), tmp_path, 0, cuda=False)
-    work(profiler, range(1, 5), Phases(CPU))
+    work(profiler, range(1, 5), PhaseTimer(CPU))
     profiler.close()
     names = [e.get("name") for e in traced(tmp_path / "profile/step-00000002/rank-0.json.gz")["traceEvents"]]  # fmt: skip  # noqa: E501
     assert names.count("aten::mm") == 3

@@ -16,7 +16,7 @@ from common.errors import StageError
 from model.train.build import build
 from model.train.checkpoint.reader import complete_checkpoints
 from model.train.config import PretrainJob
-from model.train.distributed.context import parallel
+from model.train.distributed.context import distributed_context
 from model.train.distributed.signals import StopFlag
 from model.train.run.folder import CHECKPOINTS_FOLDER
 from model.train.trainer import Trainer
@@ -41,7 +41,7 @@ if __name__ == "__main__":
         return step(trainer)
 
     result: dict[str, Any] = {}
-    with parallel() as ranks:
+    with distributed_context() as ranks:
         run = build(job, ranks, StopFlag())
         Trainer._step = fill  # type: ignore[method-assign]
         try:

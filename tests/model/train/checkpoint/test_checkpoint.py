@@ -32,7 +32,10 @@ def names(run: Run) -> list[str]:
 
 def state(run: Run) -> dict[str, torch.Tensor]:
     trainer = run.trainer
-    return {k: v.clone() for k, v in training_tensors(trainer.objective, trainer.optimizer).items()}
+    return {
+        k: v.clone()
+        for k, v in training_tensors(trainer.model_with_loss, trainer.optimizer).items()
+    }
 
 
 def save(run: Run, step: int, *, wait: bool = True) -> None:
@@ -68,12 +71,12 @@ def damage(file: Path, how: str) -> None:
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     make_run: MakeRun, caplog: pytest.LogCaptureFixture, how: str, file: str, reason: str
 ) -> None:
-    run = make_run(steps=6, checkpoints={"every": 2})
+    run = make_run(steps=6, checkpoints={"interval": 2})
     run.trainer.fit()
     expected = state(run)
     assert names(run) == ["step-00000002", "step-00000004", "step-00000006"]
     damage(run.trainer.checkpoints.folder / "step-00000006" / file, how)
-    again = make_run(steps=6, checkpoints={"every": 2})
+    again = make_run(steps=6, checkpoints={"interval": 2})
     with caplog.at_level(logging.WARNING):
         again.trainer.resume()
     assert again.trainer.progress.step == 4
@@ -86,22 +89,22 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
 
 
 def test_when_all_are_damaged_nothing_is_trained_anew_silently(make_run: MakeRun) -> None:
-    run = make_run(steps=2, checkpoints={"every": 1})
+    run = make_run(steps=2, checkpoints={"interval": 1})
     run.trainer.fit()
     for folder in complete_checkpoints(run.trainer.checkpoints.folder):
         damage(folder / "__0_0.distcp", "truncated")
     with pytest.raises(DataError, match=r"every checkpoint in .* is damaged"):
-        make_run(steps=2, checkpoints={"every": 1}).trainer.resume()
+        make_run(steps=2, checkpoints={"interval": 1}).trainer.resume()
 
 
 def test_what_an_interrupted_save_left_is_neither_read_nor_kept(make_run: MakeRun) -> None:
-    run = make_run(steps=2, checkpoints={"every": 1}, schedule="constant")
+    run = make_run(steps=2, checkpoints={"interval": 1}, schedule="constant")
     run.trainer.fit()
     folder = run.trainer.checkpoints.folder
     shutil.copytree(folder / "step-00000002", folder / "step-00000009.partial")
     shutil.copytree(folder / "step-00000002", folder / "step-00000008")
     (folder / "step-00000008" / "complete.json").unlink()
-    again = make_run(steps=3, checkpoints={"every": 1}, schedule="constant")
+    again = make_run(steps=3, checkpoints={"interval": 1}, schedule="constant")
     again.trainer.resume()
     assert again.trainer.progress == Progress(step=2, batch=2, validated=2)
     again.trainer.fit()
@@ -112,7 +115,7 @@ def test_what_is_kept_is_the_last_the_periodic_and_the_best(make_run: MakeRun) -
     run = make_run(
         steps=11,
         eval_interval=2,
-        checkpoints={"every": 2, "keep_last": 2, "keep_every": 4, "keep_best": 1},
+        checkpoints={"interval": 2, "keep_last": 2, "keep_every": 4, "keep_best": 1},
     )
     run.trainer.fit()
     folder = run.trainer.checkpoints.folder
@@ -130,7 +133,7 @@ def test_a_checkpoint_holds_the_state_of_its_moment(make_run: MakeRun) -> None:
     """What the training does while it is being written does not reach it."""
     run = make_run(steps=4)
     expected = state(run)
-    tensors = training_tensors(run.trainer.objective, run.trainer.optimizer)
+    tensors = training_tensors(run.trainer.model_with_loss, run.trainer.optimizer)
     entry = Entry(step=2, regular=True, validation_loss=None)
     run.trainer.checkpoints.save(entry, tensors, {}, wait=False)
     for tensor in tensors.values():
@@ -144,7 +147,7 @@ def test_a_checkpoint_holds_the_state_of_its_moment(make_run: MakeRun) -> None:
 def test_a_save_that_failed_in_the_background_is_told_at_the_next_boundary(
     make_run: MakeRun,
 ) -> None:
-    run = make_run(steps=4, checkpoints={"every": 2})
+    run = make_run(steps=4, checkpoints={"interval": 2})
     save(run, 2)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
@@ -172,7 +175,7 @@ def test_a_full_disk_stops_the_run_and_an_emptied_one_lets_it_go_on(
         pytest.skip("needs the command unshare to mount a small disk")
     if probe.returncode:
         pytest.skip("this system does not let users mount a small disk in a namespace of their own")
-    job = ranks.write_job(packed, tmp_path, ranks.settings(steps=30, checkpoints={"every": 2}))
+    job = ranks.write_job(packed, tmp_path, ranks.settings(steps=30, checkpoints={"interval": 2}))
     program = Path(__file__).with_name("full_disk_program.py")
     done = subprocess.run(
         [*namespace, sys.executable, str(program), str(job)],
@@ -193,7 +196,7 @@ def test_a_full_disk_stops_the_run_and_an_emptied_one_lets_it_go_on(
 
 
 def test_retention_keeps_the_newest(make_run: MakeRun) -> None:
-    run = make_run(steps=5, checkpoints={"every": 1, "keep_last": 2})
+    run = make_run(steps=5, checkpoints={"interval": 1, "keep_last": 2})
     run.trainer.fit()
     assert names(run) == ["step-00000004", "step-00000005"]
     assert len(list(run.trainer.checkpoints.folder.iterdir())) == 2
@@ -208,7 +211,7 @@ def test_another_batch_or_other_data_are_refused(make_run: MakeRun) -> None:
 
 
 def test_a_disk_that_refuses_a_checkpoint_leaves_the_others_alone(make_run: MakeRun) -> None:
-    run = make_run(steps=4, checkpoints={"every": 2})
+    run = make_run(steps=4, checkpoints={"interval": 2})
     save(run, 2)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # bytes; Python ignores SIGXFSZ

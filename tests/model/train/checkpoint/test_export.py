@@ -24,7 +24,7 @@ from tests.model.train import ranks
 from tests.model.train.ranks import Fault
 
 MakeRun = Callable[..., Run]
-KEPT = {"every": 2, "keep_last": 1, "keep_every": 4, "keep_best": 0, "export": True}
+KEPT = {"interval": 2, "keep_last": 1, "keep_every": 4, "keep_best": 0, "export": True}
 IDS = torch.arange(48).view(2, 24) % ranks.END
 
 
@@ -58,7 +58,7 @@ def test_kept_checkpoints_become_models_while_training_goes_on(make_run: MakeRun
 
 @pytest.mark.slow
 def test_exports_go_with_their_checkpoints(make_run: MakeRun, tmp_path: Path) -> None:
-    run = make_run(steps=4, checkpoints={"every": 2})
+    run = make_run(steps=4, checkpoints={"interval": 2})
     run.trainer.fit()
     first, second = complete_checkpoints(run.trainer.checkpoints.folder)
     exporter = Exporter(tmp_path / EXPORTS_FOLDER)
@@ -71,7 +71,7 @@ def test_exports_go_with_their_checkpoints(make_run: MakeRun, tmp_path: Path) ->
 
 
 def test_a_checkpoint_that_is_being_read_stays(make_run: MakeRun, tmp_path: Path) -> None:
-    run = make_run(steps=4, checkpoints={"every": 2})
+    run = make_run(steps=4, checkpoints={"interval": 2})
     run.trainer.fit()
     first, second = complete_checkpoints(run.trainer.checkpoints.folder)
     exporter = Exporter(tmp_path / EXPORTS_FOLDER)
@@ -122,7 +122,7 @@ def test_what_a_rollback_removed_is_not_taken_for_what_replaces_it(tmp_path: Pat
 def test_what_cannot_be_exported_is_a_warning(
     make_run: MakeRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    run = make_run(steps=2, checkpoints={"every": 2})
+    run = make_run(steps=2, checkpoints={"interval": 2})
     run.trainer.fit()
     [saved] = complete_checkpoints(run.trainer.checkpoints.folder)
     (saved / "__0_0.distcp").write_bytes(b"")
@@ -155,7 +155,7 @@ def test_the_command_exports_what_two_ranks_saved(
 @pytest.mark.usefixtures("fork_server")
 @pytest.mark.slow
 def test_an_interrupted_export_is_made_by_the_next_start(packed: Path, tmp_path: Path) -> None:
-    values = ranks.settings(steps=6, checkpoints={**KEPT, "every": 4})
+    values = ranks.settings(steps=6, checkpoints={**KEPT, "interval": 4})
     job = ranks.write_job(packed, tmp_path, values)
     ranks.run_ranks(job, 2, Fault(step=5, number=signal.SIGTERM))
     assert ranks.run_ranks(job, 2) == [0, 0]

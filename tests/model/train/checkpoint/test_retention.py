@@ -43,7 +43,7 @@ def test_a_loss_that_is_no_number_is_not_the_best() -> None:
         Entry(step=10 * (i + 1), regular=True, validation_loss=loss)
         for i, loss in enumerate((float("nan"), 2.0, float("-inf"), 3.0))
     ]
-    assert kept_for_good(history, CheckpointSettings(every=10, keep_best=1)) == {20}
+    assert kept_for_good(history, CheckpointSettings(interval=10, keep_best=1)) == {20}
 
 
 @given(HISTORY, SETTINGS)
@@ -73,9 +73,9 @@ def test_retention_forgets_only_what_it_would_have_forgotten_before(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (CheckpointSettings(every=0), r"checkpoints\.every = 0"),
+        (CheckpointSettings(interval=0), r"checkpoints\.interval = 0"),
         (CheckpointSettings(keep_best=-1), r"checkpoints\.keep_best = -1"),
-        (CheckpointSettings(every=100, keep_every=250), "no multiple of every = 100"),
+        (CheckpointSettings(interval=100, keep_every=250), "no multiple of interval = 100"),
     ],
 )
 def test_refused(settings: CheckpointSettings, message: str) -> None:

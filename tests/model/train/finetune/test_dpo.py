@@ -40,7 +40,7 @@ def make_job(policy: Path, tmp_path: Path) -> Callable[..., DpoJob]:
                     "max_length": 256,
                     "learning_rate": 1e-3,
                     "warmup_fraction": 0.0,
-                    "log_every": 1,
+                    "log_interval": 1,
                     "epochs": 6,
                     **settings,
                 }

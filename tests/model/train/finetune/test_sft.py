@@ -47,7 +47,7 @@ def make_job(base: Path, tmp_path: Path) -> Callable[..., SftJob]:
                     "global_batch_size": 4,
                     "max_length": 256,
                     "learning_rate": 1e-2,
-                    "log_every": 1,
+                    "log_interval": 1,
                     **settings,
                 }
             ),
@@ -170,7 +170,9 @@ def test_training_lowers_the_loss_and_publishes_a_chat_model(
 def test_killed_run_ends_as_an_uninterrupted_one(
     make_job: Callable[..., SftJob], in_process: Callable[[SftJob], int]
 ) -> None:
-    whole, killed = (make_job(name, epochs=5, checkpoint_every=4) for name in ("whole", "killed"))
+    whole, killed = (
+        make_job(name, epochs=5, checkpoint_interval=4) for name in ("whole", "killed")
+    )
     assert in_process(whole) == 0
     child = start(killed)
     wait_for(lambda: len(list(read_metrics(metrics_of(killed)))) >= 7, child)
@@ -191,7 +193,7 @@ def test_killed_run_ends_as_an_uninterrupted_one(
 def test_sigterm_saves_and_the_end_of_training_is_not_trained_twice(
     make_job: Callable[..., SftJob], in_process: Callable[[SftJob], int]
 ) -> None:
-    job = make_job(epochs=40, checkpoint_every=1000)
+    job = make_job(epochs=40, checkpoint_interval=1000)
     child = start(job)
     wait_for(lambda: len(list(read_metrics(metrics_of(job)))) >= 3, child)
     child.terminate()

@@ -162,7 +162,7 @@ def test_kills_around_an_append_leave_no_trace(
 def test_append_from_outside_while_two_ranks_train(
     packed: Path, more: list[Path], tmp_path: Path
 ) -> None:
-    job = ranks.write_job(packed, tmp_path, ranks.settings(steps=0, checkpoints={"every": 100}))
+    job = ranks.write_job(packed, tmp_path, ranks.settings(steps=0, checkpoints={"interval": 100}))
     training = threading.Thread(target=finish, args=(job,))
     training.start()
     while len(ranks.read_run(tmp_path)) < 3:
@@ -178,7 +178,7 @@ def test_append_from_outside_while_two_ranks_train(
     assert_order(tmp_path, [(more[0], entry.at)])
     # The very run, had the step been named beforehand.
     again = tmp_path / "again"
-    job = ranks.write_job(packed, again, ranks.settings(steps=0, checkpoints={"every": 100}))
+    job = ranks.write_job(packed, again, ranks.settings(steps=0, checkpoints={"interval": 100}))
     ask(again, more[0], at_step=entry.at // BATCH, horizon="extend")
     finish(job)
     assert_same_run(tmp_path, again)

@@ -20,7 +20,7 @@ from model.train.run.folder import CHECKPOINTS_FOLDER, JOURNAL_FILE, REQUESTS_FO
 from model.train.run.horizon import Horizon
 from model.train.run.requests import HorizonRequest, RequestFolder
 from model.train.schedule import learning_rate
-from model.train.train_step import Engine
+from model.train.train_step import TrainStep
 from tests.model.train import ranks
 
 MakeRun = Callable[..., Run]
@@ -283,7 +283,7 @@ def test_a_full_disk_refuses_the_request_and_nothing_else(
     def full(journal: Journal, path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    run = make_run(steps=6, checkpoints={"every": 2})
+    run = make_run(steps=6, checkpoints={"interval": 2})
     folder = folder_of(run)
     name = ask(folder, more, at_step=2, horizon="extend").request
     moved = move(folder, steps=7).request
@@ -292,7 +292,7 @@ def test_a_full_disk_refuses_the_request_and_nothing_else(
         run.trainer.fit()
     assert "No space left" in RequestFolder(folder).refused()[name]
     assert max(ranks.read_run(folder)) == 7
-    again = make_run(steps=6, checkpoints={"every": 2})
+    again = make_run(steps=6, checkpoints={"interval": 2})
     assert [c.request for c in again.trainer.control.horizon.changes] == [moved]
     again.trainer.resume()
     # And a cosine that has come down to 0 is not made longer: nothing would be learned.
@@ -301,7 +301,7 @@ def test_a_full_disk_refuses_the_request_and_nothing_else(
 
 
 def test_skipped_batches_count_as_consumed(make_run: MakeRun, more: Path) -> None:
-    values = {"steps": 6, "schedule": "constant", "checkpoints": {"every": 3}}
+    values = {"steps": 6, "schedule": "constant", "checkpoints": {"interval": 3}}
     run = make_run(**values)
     ask(folder_of(run), more, at_step=2)
     run.trainer.progress.batch = 3  # as after three batches that were skipped
@@ -320,10 +320,10 @@ def test_a_rollback_over_an_append_keeps_it(
     make_run: MakeRun, more: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Back before the step of the append: its data and rates hold from where they held before."""
-    monkeypatch.setattr(Engine, "forward", Engine.forward)  # undone at the end
+    monkeypatch.setattr(TrainStep, "forward", TrainStep.forward)  # undone at the end
     ranks.scale_losses({10: 10.0})
     health = {"spike": "rollback", "spike_window": 4, "spike_threshold": 20.0, "rollback_steps": 0}
-    values = {"steps": 12, "schedule": "wsd", "health": health, "checkpoints": {"every": 4}}
+    values = {"steps": 12, "schedule": "wsd", "health": health, "checkpoints": {"interval": 4}}
     run = make_run(**values)
     folder = folder_of(run)
     answer = ask(folder, more, at_step=9, horizon="extend")
@@ -346,7 +346,7 @@ def test_a_shard_that_vanished_after_it_joined_is_missed_by_name(
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(more, data)
-    run = make_run(steps=6, checkpoints={"every": 2})
+    run = make_run(steps=6, checkpoints={"interval": 2})
     ask(folder_of(run), data, at_step=2)
     run.trainer.fit()
     # Under other names it is the same data.
@@ -360,7 +360,7 @@ def test_a_shard_that_vanished_after_it_joined_is_missed_by_name(
     )
     newest = complete_checkpoints(folder_of(run) / CHECKPOINTS_FOLDER)[-1]
     shutil.rmtree(newest)
-    again = make_run(steps=6, checkpoints={"every": 2})
+    again = make_run(steps=6, checkpoints={"interval": 2})
     again.trainer.fit()
     assert (
         again.trainer.control.changes.order.num_samples
@@ -372,7 +372,7 @@ def test_a_shard_that_vanished_after_it_joined_is_missed_by_name(
 
 
 def test_lost_journals_are_missed(make_run: MakeRun, more: Path) -> None:
-    run = make_run(steps=6, checkpoints={"every": 2})
+    run = make_run(steps=6, checkpoints={"interval": 2})
     folder = folder_of(run)
     ask(folder, more, at_step=2)
     run.trainer.fit()

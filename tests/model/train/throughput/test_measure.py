@@ -13,14 +13,14 @@ from transformers import AutoModelForCausalLM
 from common.errors import ConfigError
 from model.entry.throughput import _status, run_alone
 from model.kernels import IMPLEMENTATIONS
-from model.train.build import make_ready, model_config
+from model.train.build import model_config, parallelize
 from model.train.config import PretrainSettings
-from model.train.distributed.context import parallel
+from model.train.distributed.context import distributed_context
 from model.train.distributed.initialise import RandomWeights
-from model.train.loss import Objective
+from model.train.loss import ModelWithLoss
 from model.train.optimizer import build_optimizer
 from model.train.throughput.measure import ThroughputJob, _Loop, attention_backends, random_batch
-from model.train.train_step import Engine
+from model.train.train_step import TrainStep
 
 MODEL: dict[str, Any] = {
     "vocab_size": 128,
@@ -42,18 +42,18 @@ def test_the_timed_step_is_forward_backward_clip_and_adamw() -> None:
     chosen = settings(max_grad_norm=0.05, weight_decay=0.0)
     with torch.device("meta"):
         measured = AutoModelForCausalLM.from_config(model_config(chosen, {}))
-    with parallel() as ranks:
-        objective = Objective(measured)
-        make_ready(objective, measured, RandomWeights(measured, 0), chosen, ranks)
+    with distributed_context() as ranks:
+        model_with_loss = ModelWithLoss(measured)
+        parallelize(model_with_loss, measured, RandomWeights(measured, 0), chosen, ranks)
         reference = copy.deepcopy(measured)
         batch = random_batch(chosen, ranks, 128, document_tokens=0)
-        engine = Engine(
-            objective=objective,
-            optimizer=build_optimizer(objective, chosen),
+        train_step = TrainStep(
+            model_with_loss=model_with_loss,
+            optimizer=build_optimizer(model_with_loss, chosen),
             settings=chosen,
             ranks=ranks,
         )
-        loop = _Loop(engine, batch)
+        loop = _Loop(train_step, batch)
         for _ in range(3):
             loop.step()
     inputs = torch.cat([part["input_ids"] for part in batch]).long()
@@ -122,7 +122,7 @@ def test_what_an_error_says_about_a_configuration(error: Exception, status: str 
 
 def test_random_documents_are_of_the_asked_length_and_part_rows() -> None:
     chosen = settings(sequence_length=256, global_batch_size=8)
-    with parallel() as ranks:
+    with distributed_context() as ranks:
         batch = random_batch(chosen, ranks, 128, document_tokens=32)
     assert [part["input_ids"].shape for part in batch] == [(2, 256)] * 4
     for part in batch:
