@@ -3,7 +3,7 @@
     corpora ─▶ normalized ─▶ cleaned ─▶ packed ─▶ base ─▶ tuned[mixture] ─▶ aligned
     sft_data ───────────────────│─────────┴──────────────────┤                │
     preference_data ────────────│─────────┴──────────────────│────────────────┘
-    exams ─▶ what must not be in┴────────────────────────────┘
+    benchmarks ─▶ contamination ┴────────────────────────────┘
       └────▶ evaluations[base, each mixture, dpo] ─▶ report
 
 Asking for a property makes it and everything it needs; what stands finished in the store is
@@ -57,7 +57,7 @@ class Pipeline:
         )
 
     @cached_property
-    def exams(self) -> StageResult | None:
+    def benchmarks(self) -> StageResult | None:
         """Benchmark files."""
         if not self.config.benchmarks:
             return None
@@ -72,7 +72,10 @@ class Pipeline:
     def cleaned(self) -> StageResult:
         """What Data-Juicer kept, without the questions that models will be tested on."""
         result = clean(
-            self.config.clean, context=self.context, normalized=self.normalized, exams=self.exams
+            self.config.clean,
+            context=self.context,
+            normalized=self.normalized,
+            benchmarks=self.benchmarks,
         )
         enforce(result, self.config.clean)
         return result
@@ -110,7 +113,7 @@ class Pipeline:
             label=mixture,
             base=self.base,
             data=self.sft_data,
-            exams=self.exams if self.config.sft.contamination.action != "off" else None,
+            benchmarks=self.benchmarks if self.config.sft.contamination.action != "off" else None,
         )
 
     @cached_property
@@ -123,7 +126,7 @@ class Pipeline:
             context=self.context,
             policy=self.tuned[self.config.policy_mixture],
             data=self.preference_data,
-            exams=self.exams if self.config.dpo.contamination.action != "off" else None,
+            benchmarks=self.benchmarks if self.config.dpo.contamination.action != "off" else None,
         )
 
     @cached_property
@@ -142,10 +145,14 @@ class Pipeline:
 
     def score(self, name: str, model: StageResult) -> StageResult:
         """One model's scores, recorded with the model."""
-        if self.exams is None:
+        if self.benchmarks is None:
             raise ConfigError("this configuration has no `benchmarks` to evaluate on")
         result = evaluate(
-            self.config.evaluate, context=self.context, label=name, model=model, exams=self.exams
+            self.config.evaluate,
+            context=self.context,
+            label=name,
+            model=model,
+            benchmarks=self.benchmarks,
         )
         self.context.tracker.scores(model.manifest, result.manifest["counts"])
         return result
@@ -153,7 +160,7 @@ class Pipeline:
     @cached_property
     def report(self) -> StageResult:
         """Tables, curves and provenance of everything above."""
-        evaluations = self.evaluations if self.exams is not None else {}
+        evaluations = self.evaluations if self.benchmarks is not None else {}
         titled = replace(self.config.report, title=self.config.report.title or self.config.name)
         return report(
             titled,

@@ -81,13 +81,13 @@ def dpo(
     *,
     policy: StageResult,
     data: StageResult,
-    exams: StageResult | None = None,
+    benchmarks: StageResult | None = None,
 ) -> None:
     """Optimize the SFT model on the pairs; an interrupted run continues.
 
     Raises DataError when a set was not acquired, or when a language of the ratio has no pair.
     """
-    num_samples = write_pairs(run, config, data, exams)
+    num_samples = write_pairs(run, config, data, benchmarks)
     ranks = num_processes(config)
     job = DpoJob(
         settings=DpoSettings(**{f.name: getattr(config, f.name) for f in fields(DpoSettings)}),
@@ -116,10 +116,10 @@ def dpo(
 
 
 def write_pairs(
-    run: StageRun, config: DpoConfig, data: StageResult, exams: StageResult | None = None
+    run: StageRun, config: DpoConfig, data: StageResult, benchmarks: StageResult | None = None
 ) -> int:
     """Write mixture.jsonl with the pairs at the configured ratio; returns their number."""
-    screen = Screen.of(config.contamination, exams.folder if exams else None)
+    screen = Screen.of(config.contamination, benchmarks.folder if benchmarks else None)
     names = config.sets or tuple(sorted(p.name for p in data.folder.iterdir() if p.is_dir()))
     missing = [name for name in names if not (data.folder / name).is_dir()]
     if missing or not names:

@@ -1,6 +1,6 @@
-"""Stage `evaluate`: how many exam questions a model answers right, benchmark by benchmark.
+"""Stage `evaluate`: how many benchmark questions a model answers right, benchmark by benchmark.
 
-    exams/<benchmark>/*.csv ──read, check──▶ lm-eval tasks ──model.entry.evaluate──▶ answers
+    benchmarks/<benchmark>/*.csv ──read, check──▶ lm-eval tasks ──model.entry.evaluate──▶ answers
                                                                                        │
     results.json ◀──micro, macro, 95 % interval◀── samples/<benchmark>.jsonl ◀──join───┘
 
@@ -21,13 +21,13 @@ from common.errors import ConfigError, DataError
 from common.files import write_json, write_text
 from common.recipes import load_recipe, recipe_path
 from corpus.benchmarks.lm_eval_tasks import (
-    Exam,
+    Benchmark,
     lm_eval_tasks,
     num_known_subjects,
-    read_exam,
+    read_benchmark,
     write_tasks,
 )
-from corpus.benchmarks.questions import LETTERS, Benchmark
+from corpus.benchmarks.questions import LETTERS, BenchmarkRecipe
 from corpus.benchmarks.score import read_samples, score
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from tasks.core.stage import StageResult, StageRun, stage
@@ -39,7 +39,7 @@ CHAT_STAGES = ("sft", "dpo")
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """How models are examined."""
+    """Benchmarks and the way their questions are asked."""
 
     benchmarks: list[str] = field(default_factory=lambda: ["ceval", "cmmlu", "mmlu"])
     """Recipes in data_recipes/evals/."""
@@ -76,7 +76,7 @@ def check(config: EvaluateConfig) -> None:
         if value is not None and value < least:
             raise ConfigError(f"evaluate.{name} is {value}; the least is {least}")
     for name in config.benchmarks:
-        recipe = load_recipe(Benchmark, "evals", name)
+        recipe = load_recipe(BenchmarkRecipe, "evals", name)
         base = lm_eval_tasks() / recipe.base_task
         if not base.is_file():
             raise ConfigError(
@@ -87,9 +87,9 @@ def check(config: EvaluateConfig) -> None:
 
 @stage(version=1)
 def evaluate(
-    run: StageRun, config: EvaluateConfig, *, model: StageResult, exams: StageResult
+    run: StageRun, config: EvaluateConfig, *, model: StageResult, benchmarks: StageResult
 ) -> None:
-    """Score `model.folder/model` on the exams that `acquire` fetched."""
+    """Score `model.folder/model` on the benchmarks that `acquire` fetched."""
     check(config)
     chat = model.stage in CHAT_STAGES if config.chat == "auto" else config.chat
     folder = model.folder / MODEL_FOLDER
@@ -97,15 +97,20 @@ def evaluate(
         raise DataError(f"{folder} is not a model in Transformers' format: config.json is missing")
     if chat and not _has_chat_template(folder):
         raise ConfigError(f"{folder} has no chat template: set `evaluate.chat: false`")
-    recipes = {name: load_recipe(Benchmark, "evals", name) for name in config.benchmarks}
-    read = [read_exam(name, recipe, exams.folder / name) for name, recipe in recipes.items()]
+    recipes = {name: load_recipe(BenchmarkRecipe, "evals", name) for name in config.benchmarks}
+    read = [
+        read_benchmark(name, recipe, benchmarks.folder / name) for name, recipe in recipes.items()
+    ]
     answers = run.scratch / "answers"
     torchrun(
         run,
         "model.entry.evaluate",
         {
             "model": str(folder.resolve()),
-            "benchmarks": [_job(exam, run.scratch / "tasks" / exam.name, config) for exam in read],
+            "benchmarks": [
+                _job(benchmark, run.scratch / "tasks" / benchmark.name, config)
+                for benchmark in read
+            ],
             "answers": str(answers.resolve()),
             "metrics": str((run.folder / METRICS_FILE).resolve()),
             "chat": chat,
@@ -114,7 +119,7 @@ def evaluate(
             "dtype": config.dtype,
         },
         num_processes=num_processes(config),
-        total_steps=sum(exam.num_questions(config.limit) for exam in read),
+        total_steps=sum(benchmark.num_questions(config.limit) for benchmark in read),
         env={
             "HF_DATASETS_CACHE": str((run.scratch / "datasets").resolve()),
             # Progress goes to metrics.jsonl; bars would only fill the log.
@@ -123,20 +128,20 @@ def evaluate(
         },
     )
     results = {}
-    for exam in read:
-        samples = run.folder / "samples" / f"{exam.name}.jsonl"
+    for benchmark in read:
+        samples = run.folder / "samples" / f"{benchmark.name}.jsonl"
         samples.parent.mkdir(exist_ok=True)
-        lines = _join(exam, answers / f"{exam.name}.jsonl", config.limit)
+        lines = _join(benchmark, answers / f"{benchmark.name}.jsonl", config.limit)
         write_text(samples, "".join(f"{json.dumps(s, ensure_ascii=False)}\n" for s in lines))
-        results[exam.name] = score(read_samples(samples)) | {
-            "title": exam.recipe.title,
-            "origin": exams.manifest.get("notes", {}).get("origins", {}).get(exam.name),
-            "split": exam.recipe.scored_split,
+        results[benchmark.name] = score(read_samples(samples)) | {
+            "title": benchmark.recipe.title,
+            "origin": benchmarks.manifest.get("notes", {}).get("origins", {}).get(benchmark.name),
+            "split": benchmark.recipe.scored_split,
             "num_fewshot": config.num_fewshot,
             "limit": config.limit,
             "chat": chat,
-            "num_subjects": len(exam.subjects),
-            "num_subjects_known": num_known_subjects(exam.recipe),
+            "num_subjects": len(benchmark.subjects),
+            "num_subjects_known": num_known_subjects(benchmark.recipe),
         }
     write_json(run.folder / "results.json", results)
     _tell(run, results)
@@ -158,25 +163,25 @@ def _has_chat_template(folder: Path) -> bool:
     return json.loads(config.read_text(encoding="utf-8")).get("chat_template") is not None
 
 
-def _job(exam: Exam, folder: Path, config: EvaluateConfig) -> dict[str, Any]:
+def _job(benchmark: Benchmark, folder: Path, config: EvaluateConfig) -> dict[str, Any]:
     return {
-        "name": exam.name,
+        "name": benchmark.name,
         "folder": str(folder.resolve()),
-        "tasks": write_tasks(exam, folder, num_fewshot=config.num_fewshot),
-        "num_questions": exam.num_questions(config.limit),
+        "tasks": write_tasks(benchmark, folder, num_fewshot=config.num_fewshot),
+        "num_questions": benchmark.num_questions(config.limit),
     }
 
 
-def _join(exam: Exam, answers: Path, limit: int | None) -> Iterator[dict[str, Any]]:
-    """Each answer beside its question as it stands in the exam file; every question once."""
+def _join(benchmark: Benchmark, answers: Path, limit: int | None) -> Iterator[dict[str, Any]]:
+    """Each answer beside its question as it stands in the benchmark file; every question once."""
     given = {(a["subject"], a["index"]): a for a in read_samples(answers)}
-    for subject, splits in exam.subjects.items():
+    for subject, splits in benchmark.subjects.items():
         explained = False
-        for index, question in enumerate(splits[exam.recipe.scored_split][:limit]):
+        for index, question in enumerate(splits[benchmark.recipe.scored_split][:limit]):
             answer = given.pop((subject, index))
             likelihoods = dict(zip(LETTERS, answer["log_likelihoods"], strict=True))
             choice = max(LETTERS, key=likelihoods.__getitem__)  # the first of equals, as lm-eval
-            assert answer["right"] == (choice == question.answer), (exam.name, subject, index)
+            assert answer["right"] == (choice == question.answer), (benchmark.name, subject, index)
             yield {
                 "subject": subject,
                 "index": index,
@@ -190,7 +195,9 @@ def _join(exam: Exam, answers: Path, limit: int | None) -> Iterator[dict[str, An
                 **({} if explained else {"prompt": answer["prompt"]}),
             }
             explained = True
-    assert not given, f"{exam.name}: answers to questions that were not asked: {list(given)[:3]}"
+    assert not given, (
+        f"{benchmark.name}: answers to questions that were not asked: {list(given)[:3]}"
+    )
 
 
 def _tell(run: StageRun, results: dict[str, dict[str, Any]]) -> None:

@@ -72,7 +72,7 @@ def sft(
     *,
     base: StageResult,
     data: StageResult,
-    exams: StageResult | None = None,
+    benchmarks: StageResult | None = None,
 ) -> None:
     """Fine-tune the base model on the mixture; an interrupted run continues.
 
@@ -85,7 +85,7 @@ def sft(
             f"{display(data.folder)} does not hold: add them to `sft_sets`, or choose another "
             "mixture"
         )
-    screen = Screen.of(config.contamination, exams.folder if exams else None)
+    screen = Screen.of(config.contamination, benchmarks.folder if benchmarks else None)
     rows = build_mixture(
         load_mixture(config.mixture),
         data.folder,
@@ -137,7 +137,7 @@ def report_mixture(run: StageRun, config: SftConfig, rows: list[MixtureRow]) -> 
             "Chinese": row.chinese,
             "English": row.taken - row.chinese,
             "other language or style": row.other,
-            "with exam questions": row.contaminated,
+            "with benchmark questions": row.contaminated,
             "set aside": sum(row.set_aside.values()),
             "why": ", ".join(f"{reason}: {n}" for reason, n in row.set_aside.items()),
         }

@@ -1,6 +1,6 @@
-"""Exams turned into tasks that lm-eval runs offline.
+"""Benchmarks turned into tasks that lm-eval runs offline.
 
-    Question … of <exams>/<benchmark>     ──▶     tasks/<benchmark>/law/dev.parquet
+    Question … of <benchmarks>/<benchmark>     ──▶     tasks/<benchmark>/law/dev.parquet
                                                                    /law/val.parquet
                                                                    /law.yaml
 
@@ -19,16 +19,22 @@ import yaml
 
 from common.errors import ConfigError, DataError
 from common.paths import display
-from corpus.benchmarks.questions import LETTERS, Benchmark, Question, exam_files, exam_questions
+from corpus.benchmarks.questions import (
+    LETTERS,
+    BenchmarkRecipe,
+    Question,
+    benchmark_files,
+    parse_questions,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exam:
+class Benchmark:
     """A benchmark's subjects, read."""
 
     name: str
     """Name of the recipe."""
-    recipe: Benchmark
+    recipe: BenchmarkRecipe
     """What the recipe says."""
     subjects: dict[str, dict[str, list[Question]]]
     """subject -> split -> questions."""
@@ -47,14 +53,14 @@ def lm_eval_tasks() -> Path:
     return Path(spec.submodule_search_locations[0]) / "tasks"
 
 
-def num_known_subjects(recipe: Benchmark) -> int:
+def num_known_subjects(recipe: BenchmarkRecipe) -> int:
     """How many subjects lm-eval knows of a benchmark: all it has."""
     pattern = PurePosixPath(recipe.task.replace("{subject}", "*"))
     files = (lm_eval_tasks() / pattern.parent).glob(pattern.name)
     return sum(not path.name.startswith("_") for path in files)
 
 
-def read_exam(name: str, recipe: Benchmark, folder: Path) -> Exam:
+def read_benchmark(name: str, recipe: BenchmarkRecipe, folder: Path) -> Benchmark:
     """Read every subject below `folder` that has questions to score.
 
     Raises DataError that names the file and the line when a row is malformed, or the folder when
@@ -62,15 +68,15 @@ def read_exam(name: str, recipe: Benchmark, folder: Path) -> Exam:
     """
     if not folder.is_dir():
         raise DataError(
-            f"{display(folder)} does not exist: the exams of {name} were not acquired; add {name} "
-            "to the data sets of `acquire` with kind evals, or leave it out of `benchmarks`"
+            f"{display(folder)} does not exist: {name} was not acquired; add it to the data sets of "
+            "`acquire` with kind evals, or leave it out of `benchmarks`"
         )
     fewshot, scored = recipe.fewshot_split, recipe.scored_split
     subjects: dict[str, dict[str, list[Question]]] = {}
-    for subject, split, where, text in exam_files(recipe, folder, (fewshot, scored)):
+    for subject, split, where, text in benchmark_files(recipe, folder, (fewshot, scored)):
         splits = subjects.setdefault(subject, {})
         if split not in splits:  # a plain file wins over the same file in an archive
-            splits[split] = list(exam_questions(recipe, where, text))
+            splits[split] = list(parse_questions(recipe, where, text))
     found = {subject: splits for subject, splits in sorted(subjects.items()) if scored in splits}
     if not found:
         raise DataError(
@@ -80,21 +86,21 @@ def read_exam(name: str, recipe: Benchmark, folder: Path) -> Exam:
         if not splits[scored]:
             raise DataError(f"{display(folder)}: the {scored} split of {subject} has no question")
         splits.setdefault(fewshot, [])
-    return Exam(name=name, recipe=recipe, subjects=found)
+    return Benchmark(name=name, recipe=recipe, subjects=found)
 
 
-def write_tasks(exam: Exam, folder: Path, *, num_fewshot: int) -> dict[str, str]:
+def write_tasks(benchmark: Benchmark, folder: Path, *, num_fewshot: int) -> dict[str, str]:
     """Write parquet files and task files that lm-eval reads. Returns task name -> subject.
 
     Raises DataError when a subject has fewer worked examples than `num_fewshot`.
     """
-    recipe = exam.recipe
+    recipe = benchmark.recipe
     names: dict[str, str] = {}
-    for subject, splits in exam.subjects.items():
+    for subject, splits in benchmark.subjects.items():
         examples = len(splits[recipe.fewshot_split])
         if examples < num_fewshot:
             raise DataError(
-                f"{exam.name}: {subject} has {examples} worked examples (split "
+                f"{benchmark.name}: {subject} has {examples} worked examples (split "
                 f"{recipe.fewshot_split}) but num_fewshot is {num_fewshot}: lower num_fewshot"
             )
         data_files = {}
@@ -118,7 +124,7 @@ def write_tasks(exam: Exam, folder: Path, *, num_fewshot: int) -> dict[str, str]
     return names
 
 
-def _task(recipe: Benchmark, subject: str) -> dict[str, Any]:
+def _task(recipe: BenchmarkRecipe, subject: str) -> dict[str, Any]:
     """What a generated task file builds on: lm-eval's for the subject, or its common one."""
     own = lm_eval_tasks() / recipe.task.format(subject=subject)
     if own.is_file():
@@ -130,7 +136,7 @@ def _task(recipe: Benchmark, subject: str) -> dict[str, Any]:
     }
 
 
-def _table(recipe: Benchmark, subject: str, questions: list[Question]) -> pa.Table:
+def _table(recipe: BenchmarkRecipe, subject: str, questions: list[Question]) -> pa.Table:
     if recipe.layout == "choices":
         return pa.table(
             {

@@ -1,6 +1,6 @@
-"""Exam files in their native layout, read and checked row by row.
+"""Benchmark files in their native layout, read and checked row by row.
 
-<exams>/<benchmark>/dev/law_dev.csv ─┐
+<benchmarks>/<benchmark>/dev/law_dev.csv ─┐
                    /val/law_val.csv ─┼─▶ (subject, split) ─▶ Question …
                    /val.zip, data.tar ┘
 """
@@ -25,7 +25,7 @@ MAX_MEMBER_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Benchmark:
+class BenchmarkRecipe:
     """A recipe data_recipes/evals/<name>.yaml."""
 
     title: str
@@ -66,7 +66,7 @@ class Benchmark:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """One row of an exam file."""
+    """One row of a benchmark file."""
 
     text: str
     """The question."""
@@ -76,8 +76,8 @@ class Question:
     """The right one's letter; empty where the authors keep it to themselves."""
 
 
-def exam_files(
-    recipe: Benchmark, folder: Path, splits: Collection[str]
+def benchmark_files(
+    recipe: BenchmarkRecipe, folder: Path, splits: Collection[str]
 ) -> Iterator[tuple[str, str, str, str]]:
     """(subject, split, place for messages, text) of each file of `splits`; plain files come first.
 
@@ -135,7 +135,9 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
 
 def _check_size(path: Path, member: str, size: int) -> None:
     if size > MAX_MEMBER_BYTES:
-        raise DataError(f"{display(path)}:{member} has {size:,} bytes; no exam file is that large")
+        raise DataError(
+            f"{display(path)}:{member} has {size:,} bytes; no benchmark file is that large"
+        )
 
 
 def _text(content: bytes, where: str) -> str:
@@ -146,8 +148,8 @@ def _text(content: bytes, where: str) -> str:
         raise DataError(f"{where}, line {line}: not UTF-8 ({error.reason})") from error
 
 
-def exam_questions(
-    recipe: Benchmark, where: str, text: str, *, answers: bool = True
+def parse_questions(
+    recipe: BenchmarkRecipe, where: str, text: str, *, answers: bool = True
 ) -> Iterator[Question]:
     """The questions of a file. Raises DataError that names the line of a malformed row.
 

@@ -76,7 +76,7 @@ def choice_chats(
 
 
 def wanjuan_exam(row: Row) -> list[Chat]:
-    """Wanjuan 1.0's exam questions: q_type, q_main, option_a … option_e, std_ans, answer_detail."""
+    """Wanjuan 1.0's Exam-cn: q_type, q_main, option_a … option_e, std_ans, answer_detail."""
     if row.get("q_type", "单选题") not in ("单选题", "选择题"):
         raise Unusable("not a single-choice question")
     options = [as_text(row.get(f"option_{letter}")).strip() for letter in "abcde"]

@@ -1,6 +1,6 @@
 """A mixture of SFT sets, drawn exactly and the same every time.
 
-    set ──read_chats──▶ usable conversations of the wanted language and style, free of exams
+    set ──read_chats──▶ usable conversations of the wanted language and style
         ──fraction, limit──▶ eligible ──pools: ratio to a language──▶ counts ──draw──▶ mixture
 
 A draw without replacement from each set, by a seed that names the set: adding a set to a mixture

@@ -24,14 +24,14 @@ class Screen:
     """The questions."""
 
     @classmethod
-    def of(cls, config: ContaminationConfig, exams: Path | None) -> "Screen | None":
-        """A screen for the exams in a folder; None where there are none or nobody shall look.
+    def of(cls, config: ContaminationConfig, benchmarks: Path | None) -> "Screen | None":
+        """A screen for the benchmarks in a folder; None where there are none or nobody shall look.
 
         Raises DataError when a configured benchmark is not there.
         """
-        if exams is None or config.action == "off":
+        if benchmarks is None or config.action == "off":
             return None
-        return cls(build_index(exams, (), config))
+        return cls(build_index(benchmarks, (), config))
 
     @property
     def drop(self) -> bool:
@@ -39,7 +39,7 @@ class Screen:
         return self.index.config.action == "drop"
 
     def rows(self, texts: Iterable[str], row: str) -> list[dict[str, Any]]:
-        """What of the exams stands in a row's turns: one table row a question."""
+        """What of the benchmarks stands in a row's turns: one table row a question."""
         return [match_row(match, row) for match in self.index.find("\n".join(texts))]
 
 

@@ -1,6 +1,6 @@
 """Evaluation questions in training texts: found by overlap of n-grams of Chinese-aware tokens.
 
-    exams ──build_index──▶ Index ──save, load──▶ in every worker: find(text) ──▶ [Match]
+    folder ──build_index──▶ Index ──save, load──▶ in every worker: find(text) ──▶ [Match]
 
 One index serves the corpus, the SFT data and the report of an evaluation. `_tokens.py` says what a
 token is, `_questions.py` what is looked for, `_index.py` how it is found.
@@ -13,15 +13,15 @@ from typing import Any
 
 from corpus.decontaminate.index import Index, Match
 from corpus.decontaminate.questions import (
+    BenchmarkQuestion,
     ContaminationConfig,
-    ExamQuestion,
     find_benchmarks,
     read_questions,
 )
 
 __all__ = [
+    "BenchmarkQuestion",
     "ContaminationConfig",
-    "ExamQuestion",
     "Index",
     "Match",
     "build_index",
@@ -30,18 +30,18 @@ __all__ = [
 ]
 
 
-def build_index(exams: Path, benchmarks: Sequence[str], config: ContaminationConfig) -> Index:
-    """An index of the questions below `exams`, as `acquire` leaves them for kind `evals`.
+def build_index(folder: Path, benchmarks: Sequence[str], config: ContaminationConfig) -> Index:
+    """An index of the questions below `folder`, as `acquire` leaves them for kind `evals`.
 
     Args:
-        exams: holds a folder for each benchmark.
+        folder: holds a folder for each benchmark.
         benchmarks: which of them; empty takes `config.benchmarks`, or all that are there.
         config: what counts as contained.
 
     Raises DataError when a benchmark is not there or a file is malformed.
     """
-    names = find_benchmarks(exams, benchmarks or config.benchmarks)
-    return Index.build((q for name in names for q in read_questions(exams, name)), config)
+    names = find_benchmarks(folder, benchmarks or config.benchmarks)
+    return Index.build((q for name in names for q in read_questions(folder, name)), config)
 
 
 def match_row(match: Match, document_id: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The index of exam questions: made once, loaded by every worker, asked once a document.
+"""The index of benchmark questions: made once, loaded by every worker, asked once a document.
 
     questions ──tokens──▶ n-grams ──▶ sorted hashes ──▶ questions that have it
                              └──────▶ a bitmap of the hashes, to ask first
@@ -24,7 +24,7 @@ import numpy.typing as npt
 from common.errors import DataError
 from common.files import complete_file
 from common.paths import display
-from corpus.decontaminate.questions import ContaminationConfig, ExamQuestion
+from corpus.decontaminate.questions import BenchmarkQuestion, ContaminationConfig
 from corpus.decontaminate.tokens import Hashes, Places, Tokens, forms_digest, ngrams, tokenize
 
 Shares = npt.NDArray[np.float64]
@@ -93,10 +93,10 @@ class _Arrays:
 
 
 class Index:
-    """Exam questions, ready to be found. Make one with `build_index` or `Index.load`."""
+    """Benchmark questions, ready to be found. Make one with `build_index` or `Index.load`."""
 
     def __init__(
-        self, config: ContaminationConfig, questions: Sequence[ExamQuestion], arrays: _Arrays
+        self, config: ContaminationConfig, questions: Sequence[BenchmarkQuestion], arrays: _Arrays
     ) -> None:
         self.config = config
         self.questions = tuple(questions)
@@ -109,7 +109,7 @@ class Index:
             np.bitwise_or.at(self._bitmap, bucket >> 3, _BITS[bucket & 7])
 
     @classmethod
-    def build(cls, questions: Iterable[ExamQuestion], config: ContaminationConfig) -> "Index":
+    def build(cls, questions: Iterable[BenchmarkQuestion], config: ContaminationConfig) -> "Index":
         """An index of these questions."""
         questions, n = list(questions), config.ngram
         hashes: list[Hashes] = []
@@ -139,7 +139,7 @@ class Index:
         """Different n-grams that are looked for."""
         return len(self._arrays.grams)
 
-    def unchecked(self) -> Iterator[ExamQuestion]:
+    def unchecked(self) -> Iterator[BenchmarkQuestion]:
         """Questions too short, or too much like others, to be told from ordinary speech."""
         for question, need in zip(self.questions, self._arrays.needs, strict=True):
             if need == _NEVER:
@@ -274,7 +274,7 @@ class Index:
             loaded = _Arrays(**{name: arrays[name] for name in _Arrays.__dataclass_fields__})
         config = about["config"] | {"benchmarks": tuple(about["config"]["benchmarks"])}
         questions = [
-            ExamQuestion(benchmark=benchmark, id=name, stem=stem, options=tuple(options))
+            BenchmarkQuestion(benchmark=benchmark, id=name, stem=stem, options=tuple(options))
             for benchmark, name, stem, *options in about["questions"]
         ]
         return cls(ContaminationConfig(**config), questions, loaded)
@@ -314,7 +314,7 @@ def _thresholds(stems: list[Hashes], config: ContaminationConfig) -> Shares:
 
 
 @lru_cache(maxsize=1024)
-def _parts(question: ExamQuestion, length: int) -> tuple[_Part, ...]:
+def _parts(question: BenchmarkQuestion, length: int) -> tuple[_Part, ...]:
     """Stem and options, those without any token left out: tokens, and the runs to be found.
 
     The runs are the n-grams; they reach over both ends and are cut there, so that each token is in

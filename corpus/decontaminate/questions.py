@@ -1,4 +1,4 @@
-"""Exam questions as what is looked for: tokens of the stem and of each option, and how."""
+"""Benchmark questions as what is looked for: tokens of the stem and of each option, and how."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Literal
 from common.errors import ConfigError, DataError
 from common.paths import RECIPES, display
 from common.recipes import load_recipe
-from corpus.benchmarks.questions import Benchmark, exam_files, exam_questions
+from corpus.benchmarks.questions import BenchmarkRecipe, benchmark_files, parse_questions
 
 OTHER_SPLITS = ("val", "test")
 """Looked for beside the scored split: who trains on one publishes scores of the other. Never the
@@ -28,8 +28,8 @@ class ContaminationConfig:
     overlap: float = 0.65
     """Share of a question's n-grams, 0 to 1, from which a text is said to contain it."""
     sibling_overlap: float = 0.9
-    """The same for a question that has siblings in the exams, which differ in a word or a number:
-    what is as much like it as they are is not it."""
+    """The same for a question that has near-duplicates in the benchmarks, which differ from it in a
+    word or a number: a text must be more like it than they are."""
     min_stem: int = 18
     """Tokens of a stem that is looked for alone; a shorter one must stand beside its options."""
     min_tokens: int = 10
@@ -55,7 +55,7 @@ class ContaminationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExamQuestion:
+class BenchmarkQuestion:
     """A question that is looked for."""
 
     benchmark: str
@@ -73,33 +73,33 @@ class ExamQuestion:
         return "\n".join((self.stem, *self.options))
 
 
-def find_benchmarks(exams: Path, benchmarks: Sequence[str]) -> list[str]:
+def find_benchmarks(folder: Path, benchmarks: Sequence[str]) -> list[str]:
     """The benchmarks to look for. Raises ConfigError or DataError when one is not there."""
     known = {path.stem for path in (RECIPES / "evals").glob("*.yaml")}
-    there = sorted(known & {path.name for path in exams.iterdir() if path.is_dir()})
+    there = sorted(known & {path.name for path in folder.iterdir() if path.is_dir()})
     missing = sorted(set(benchmarks) - set(there))
     if missing:
         raise DataError(
-            f"contamination.benchmarks: {display(exams)} does not hold {', '.join(missing)}; there "
-            f"are: {', '.join(there) or 'none'}. Add it to `benchmarks` of the pipeline"
+            f"contamination.benchmarks: {display(folder)} does not hold {', '.join(missing)}; "
+            f"there are: {', '.join(there) or 'none'}. Add it to `benchmarks` of the pipeline"
         )
     if not there:
-        raise DataError(f"{display(exams)} holds no benchmark of data_recipes/evals")
+        raise DataError(f"{display(folder)} holds no benchmark of data_recipes/evals")
     return sorted(set(benchmarks)) or there
 
 
-def read_questions(exams: Path, benchmark: str) -> Iterator[ExamQuestion]:
+def read_questions(folder: Path, benchmark: str) -> Iterator[BenchmarkQuestion]:
     """Every question of the scored split, `val` and `test`. Raises DataError as the files do."""
-    recipe = load_recipe(Benchmark, "evals", benchmark)
+    recipe = load_recipe(BenchmarkRecipe, "evals", benchmark)
     splits = {recipe.scored_split, *OTHER_SPLITS} - {recipe.fewshot_split}
     seen: set[tuple[str, str]] = set()
-    for subject, split, where, text in exam_files(recipe, exams / benchmark, splits):
+    for subject, split, where, text in benchmark_files(recipe, folder / benchmark, splits):
         if (subject, split) in seen:  # a plain file wins over the same file in an archive
             continue
         seen.add((subject, split))
         answers = split == recipe.scored_split
-        for number, row in enumerate(exam_questions(recipe, where, text, answers=answers)):
-            yield ExamQuestion(
+        for number, row in enumerate(parse_questions(recipe, where, text, answers=answers)):
+            yield BenchmarkQuestion(
                 benchmark=benchmark,
                 id=f"{subject}/{split}/{number}",
                 stem=row.text,
@@ -108,9 +108,9 @@ def read_questions(exams: Path, benchmark: str) -> Iterator[ExamQuestion]:
 
 
 __all__ = [
+    "BenchmarkQuestion",
     "ConfigError",
     "ContaminationConfig",
-    "ExamQuestion",
     "find_benchmarks",
     "read_questions",
 ]

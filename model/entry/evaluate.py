@@ -1,4 +1,4 @@
-"""Score multiple-choice exams with lm-eval: the program that the stage `evaluate` starts.
+"""Score multiple-choice benchmarks with lm-eval: the program that the stage `evaluate` starts.
 
     config.json ──▶ model, tokenizer ──▶ lm-eval (tasks from generated YAML, prompts its own)
                                              │ asks for log P(letter | prompt)

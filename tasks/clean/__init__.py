@@ -1,7 +1,7 @@
 """Clean the corpora with Data-Juicer, and account for every document lost.
 
     normalized/<source>.jsonl ──┬─ text ─▶ recipe `text-repaired` ─┬─▶ <source>/<number>.jsonl
-    exams (what is tested) ─────┤                                  │   documents/, ledger,
+    benchmarks (their questions)┤                                  │   documents/, ledger,
                                 └─ code ─▶ recipe `code-repaired` ─┘   attrition.png, …
 
     launch.py     a process for each kind (corpus/cleaning), in which nothing can be installed
@@ -118,14 +118,18 @@ def check(config: CleanConfig) -> None:
 
 @stage(version=2)
 def clean(
-    run: StageRun, config: CleanConfig, *, normalized: StageResult, exams: StageResult | None = None
+    run: StageRun,
+    config: CleanConfig,
+    *,
+    normalized: StageResult,
+    benchmarks: StageResult | None = None,
 ) -> None:
     """Write `<source>/<number>.jsonl` for every source, and the accounts (see accounts.py); the
     recipes as run stand beside them.
 
     Args:
         normalized: `<source>.jsonl` for every source.
-        exams: benchmarks whose questions must not be in the corpora.
+        benchmarks: folders of the benchmarks whose questions must not be in the corpora.
 
     Raises:
         ConfigError, DataError: what `check` raises; a source that keeps no document; a full disk.
@@ -139,17 +143,17 @@ def clean(
     for source, path in files.items():
         kinds[corpus(source).kind][source] = path
     used = {kind: inputs for kind, inputs in kinds.items() if inputs}
-    index = _index(run, config, exams)
+    index = _index(run, config, benchmarks)
     ledgers = clean_kinds(run, config, used, index, config.workers or os.cpu_count() or 1)
     account(run, config, ledgers)
 
 
-def _index(run: StageRun, config: CleanConfig, exams: StageResult | None) -> Path | None:
+def _index(run: StageRun, config: CleanConfig, benchmarks: StageResult | None) -> Path | None:
     """The index of the benchmarks' questions; None where nobody looks for them."""
-    if exams is None or config.contamination.action == "off":
+    if benchmarks is None or config.contamination.action == "off":
         return None
     path = run.scratch / "questions.npz"
-    index = build_index(exams.folder, (), config.contamination)
+    index = build_index(benchmarks.folder, (), config.contamination)
     index.save(path)
     run.note(contamination_index=describe_index(index))
     return path

@@ -199,7 +199,7 @@ def write_source(folder: Path, source: str, texts: dict[str, str]) -> None:
             file.write(json.dumps(document, ensure_ascii=False) + "\n")
 
 
-def exams(folder: Path) -> StageResult:
+def benchmarks(folder: Path) -> StageResult:
     """CMMLU with one question."""
     for split in ("dev", "test"):
         path = folder / "cmmlu" / split / "anatomy.csv"
@@ -234,7 +234,7 @@ def cleaned(tmp_path_factory: pytest.TempPathFactory) -> StageResult:
         folder / "out",
         config,
         normalized=normalized(folder / "in"),
-        exams=exams(folder / "exams"),
+        benchmarks=benchmarks(folder / "benchmarks"),
     )
     return result_of(run)
 
@@ -311,7 +311,9 @@ def test_ledger_agrees_with_the_files(cleaned: StageResult) -> None:
     folder = cleaned.folder
     rows = pq.read_table(folder / "ledger.parquet").to_pylist()
     assert rows == json.loads((folder / "ledger.json").read_text())["rows"]
-    operators = len(recipes.load("text-repaired").operators) + 1  # and the one for exams
+    operators = (
+        len(recipes.load("text-repaired").operators) + 1
+    )  # and the one for benchmark questions
     assert len(rows) == 2 * operators
     for source, come in (("skypile", len(planted())), ("wikipedia_cn", 80)):
         mine = [row for row in rows if row["source"] == source]
@@ -358,7 +360,7 @@ def test_flagged_documents_stay_and_say_so(cleaned: StageResult, tmp_path: Path)
         tmp_path / "out",
         config,
         normalized=normalized(tmp_path / "in"),
-        exams=exams(tmp_path / "exams"),
+        benchmarks=benchmarks(tmp_path / "benchmarks"),
     )
     flagged = {n: d["meta"] for n, d in kept(tmp_path / "out", "skypile").items()}
     assert flagged["question"] == {"n": 1, "contamination": ["cmmlu/anatomy/test/0"]}
@@ -702,7 +704,7 @@ def test_real_rows_of_every_source(shared: Path, tmp_path: Path) -> None:
             tmp_path / kind,
             CleanConfig(**recipe),
             normalized=result_of(documents_in),
-            exams=result_of(questions),
+            benchmarks=result_of(questions),
         )
         assert run.counts["documents_failed"] == 0
         rows = pq.read_table(run.folder / "ledger.parquet").to_pylist()
@@ -741,7 +743,7 @@ def test_ray_gives_the_same_up_to_near_duplicates(cleaned: StageResult, tmp_path
         tmp_path / "out",
         config,
         normalized=normalized(tmp_path / "in"),
-        exams=exams(tmp_path / "exams"),
+        benchmarks=benchmarks(tmp_path / "benchmarks"),
     )
 
     def rows(folder: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Exams: read strictly, asked as lm-eval asks, scored as an independent forward pass scores."""
+"""Benchmarks: read strictly, prompted as by lm-eval, scored as by an independent forward pass."""
 
 import json
 import math
@@ -25,10 +25,10 @@ from common.recipes import load_recipe
 from corpus.benchmarks.lm_eval_tasks import (
     lm_eval_tasks,
     num_known_subjects,
-    read_exam,
+    read_benchmark,
     write_tasks,
 )
-from corpus.benchmarks.questions import Benchmark
+from corpus.benchmarks.questions import BenchmarkRecipe
 from corpus.benchmarks.score import score, wilson_interval
 from model import SteelConfig, SteelForCausalLM
 from model.entry import evaluate as entry
@@ -112,31 +112,30 @@ def write_mmlu(folder: Path, subjects: dict[str, int]) -> None:
 
 
 @pytest.fixture
-def exams(tmp_path: Path) -> Path:
+def benchmarks(tmp_path: Path) -> Path:
     """C-Eval with a subject lm-eval knows and one it doesn't, and MMLU with one subject."""
-    folder = tmp_path / "exams"
+    folder = tmp_path / "benchmarks"
     write_ceval(folder / "ceval", {"law": 7, "valley_lore": 4})
     write_mmlu(folder / "mmlu", {"anatomy": 6})
     return folder
 
 
 @pytest.fixture
-def job(exams: Path, model_folder: Path, tmp_path: Path) -> Callable[..., entry.EvaluateJob]:
+def job(benchmarks: Path, model_folder: Path, tmp_path: Path) -> Callable[..., entry.EvaluateJob]:
     """A job over both benchmarks, with changes."""
 
     def make(name: str, *, num_fewshot: int = 2, **changes: Any) -> entry.EvaluateJob:
-        benchmarks = []
-        for benchmark in ("ceval", "mmlu"):
-            exam = read_exam(
-                benchmark, load_recipe(Benchmark, "evals", benchmark), exams / benchmark
-            )
-            folder = tmp_path / name / benchmark
-            benchmarks.append(
+        jobs = []
+        for title in ("ceval", "mmlu"):
+            recipe = load_recipe(BenchmarkRecipe, "evals", title)
+            benchmark = read_benchmark(title, recipe, benchmarks / title)
+            folder = tmp_path / name / title
+            jobs.append(
                 entry.BenchmarkJob(
-                    name=benchmark,
+                    name=title,
                     folder=str(folder),
-                    tasks=write_tasks(exam, folder, num_fewshot=num_fewshot),
-                    num_questions=exam.num_questions(None),
+                    tasks=write_tasks(benchmark, folder, num_fewshot=num_fewshot),
+                    num_questions=benchmark.num_questions(None),
                 )
             )
         values: dict[str, Any] = {
@@ -200,22 +199,24 @@ def test_every_real_question_is_read(shared: Path) -> None:
         ("cmmlu", 34, 6003, 67),
         ("mmlu", 29, 7490, 57),
     ):
-        recipe = load_recipe(Benchmark, "evals", name)
-        exam = read_exam(name, recipe, shared / "data" / "eval" / name)
-        assert len(exam.subjects) == subjects
-        assert exam.num_questions(None) == questions
+        recipe = load_recipe(BenchmarkRecipe, "evals", name)
+        benchmark = read_benchmark(name, recipe, shared / "data" / "eval" / name)
+        assert len(benchmark.subjects) == subjects
+        assert benchmark.num_questions(None) == questions
         assert num_known_subjects(recipe) == known
-        assert all(len(splits[recipe.fewshot_split]) == 5 for splits in exam.subjects.values())
+        assert all(len(splits[recipe.fewshot_split]) == 5 for splits in benchmark.subjects.values())
         # Every subject of the originals has its own prompt in lm-eval.
         assert all(
-            (lm_eval_tasks() / recipe.task.format(subject=s)).is_file() for s in exam.subjects
+            (lm_eval_tasks() / recipe.task.format(subject=s)).is_file() for s in benchmark.subjects
         )
 
 
-def test_numbers_stay_text(exams: Path, tmp_path: Path) -> None:
+def test_numbers_stay_text(benchmarks: Path, tmp_path: Path) -> None:
     for name, column in (("ceval", "A"), ("mmlu", "choices")):
-        exam = read_exam(name, load_recipe(Benchmark, "evals", name), exams / name)
-        tasks = write_tasks(exam, tmp_path / name, num_fewshot=5)
+        benchmark = read_benchmark(
+            name, load_recipe(BenchmarkRecipe, "evals", name), benchmarks / name
+        )
+        tasks = write_tasks(benchmark, tmp_path / name, num_fewshot=5)
         dataset = TaskManager(include_path=str(tmp_path / name), include_defaults=False).load(
             [next(iter(tasks))]
         )["tasks"]
@@ -227,23 +228,23 @@ def test_numbers_stay_text(exams: Path, tmp_path: Path) -> None:
         assert "int" not in str(pq.read_schema(parquet).field(column).type)
 
 
-def test_archives_hold_the_same_exams(exams: Path, tmp_path: Path) -> None:
+def test_archives_hold_the_same_benchmarks(benchmarks: Path, tmp_path: Path) -> None:
     for name in ("ceval", "mmlu"):
-        recipe = load_recipe(Benchmark, "evals", name)
-        plain = read_exam(name, recipe, exams / name)
+        recipe = load_recipe(BenchmarkRecipe, "evals", name)
+        plain = read_benchmark(name, recipe, benchmarks / name)
         packed = tmp_path / "packed" / name
         packed.mkdir(parents=True)
-        files = sorted((exams / name).rglob("*.csv"))
+        files = sorted((benchmarks / name).rglob("*.csv"))
         if name == "ceval":
             with zipfile.ZipFile(packed / "ceval-exam.zip", "w") as archive:
                 for file in files:
-                    archive.write(file, file.relative_to(exams / name))
+                    archive.write(file, file.relative_to(benchmarks / name))
                 archive.writestr("__MACOSX/val/._law_val.csv", b"\x00\x05\x16\x07")
         else:
             with tarfile.open(packed / "data.tar", "w") as tar:
                 for file in files:
-                    tar.add(file, Path("data") / file.relative_to(exams / name))
-        assert read_exam(name, recipe, packed).subjects == plain.subjects
+                    tar.add(file, Path("data") / file.relative_to(benchmarks / name))
+        assert read_benchmark(name, recipe, packed).subjects == plain.subjects
 
 
 @pytest.mark.parametrize(
@@ -264,23 +265,25 @@ def test_a_malformed_row_is_named(tmp_path: Path, line: str, complaint: str) -> 
     text = 'id,question,A,B,C,D,answer\n0,"two\nlines",1,2,3,4,A\n' + line + "\n"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(DataError, match=complaint) as caught:
-        read_exam("ceval", load_recipe(Benchmark, "evals", "ceval"), tmp_path)
+        read_benchmark("ceval", load_recipe(BenchmarkRecipe, "evals", "ceval"), tmp_path)
     assert "law_val.csv" in str(caught.value)
 
 
-def test_what_is_missing_is_named(tmp_path: Path, exams: Path) -> None:
-    recipe = load_recipe(Benchmark, "evals", "ceval")
+def test_what_is_missing_is_named(tmp_path: Path, benchmarks: Path) -> None:
+    recipe = load_recipe(BenchmarkRecipe, "evals", "ceval")
     with pytest.raises(DataError, match="were not acquired"):
-        read_exam("ceval", recipe, tmp_path / "nowhere")
+        read_benchmark("ceval", recipe, tmp_path / "nowhere")
     with pytest.raises(DataError, match="holds no file like val/"):
-        read_exam("ceval", recipe, exams / "ceval" / "dev")
-    (exams / "ceval" / "val" / "law_val.csv").write_text("id,text,A,B,C,D,answer\n")
+        read_benchmark("ceval", recipe, benchmarks / "ceval" / "dev")
+    (benchmarks / "ceval" / "val" / "law_val.csv").write_text("id,text,A,B,C,D,answer\n")
     with pytest.raises(DataError, match="line 1: no column question"):
-        read_exam("ceval", recipe, exams / "ceval")
-    (exams / "mmlu" / "dev" / "anatomy_dev.csv").unlink()
-    exam = read_exam("mmlu", load_recipe(Benchmark, "evals", "mmlu"), exams / "mmlu")
+        read_benchmark("ceval", recipe, benchmarks / "ceval")
+    (benchmarks / "mmlu" / "dev" / "anatomy_dev.csv").unlink()
+    benchmark = read_benchmark(
+        "mmlu", load_recipe(BenchmarkRecipe, "evals", "mmlu"), benchmarks / "mmlu"
+    )
     with pytest.raises(DataError, match="anatomy has 0 worked examples"):
-        write_tasks(exam, tmp_path / "tasks", num_fewshot=1)
+        write_tasks(benchmark, tmp_path / "tasks", num_fewshot=1)
 
 
 def test_check_refuses_bad_values() -> None:
@@ -414,14 +417,14 @@ def test_a_diverged_model_is_refused(job: Callable[..., entry.EvaluateJob]) -> N
 
 
 @pytest.fixture
-def inputs(tmp_path: Path, exams: Path, model_folder: Path) -> dict[str, StageResult]:
-    """What the stage is given: a model that SFT made, and the exams."""
+def inputs(tmp_path: Path, benchmarks: Path, model_folder: Path) -> dict[str, StageResult]:
+    """What the stage is given: a model that SFT made, and the benchmarks."""
     trained = tmp_path / "sft"
     trained.mkdir()
     (trained / MODEL_FOLDER).symlink_to(model_folder)
     return {
         "model": StageResult(stage="sft", key="m1", folder=trained, manifest={}),
-        "exams": StageResult(stage="acquire", key="e1", folder=exams, manifest={}),
+        "benchmarks": StageResult(stage="acquire", key="e1", folder=benchmarks, manifest={}),
     }
 
 

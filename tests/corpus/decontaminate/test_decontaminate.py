@@ -21,8 +21,8 @@ from common.paths import RECIPES
 from corpus.chats import ReadChat, build_mixture, load_mixture, read_chats
 from corpus.chats.screening import Screen, report_found
 from corpus.decontaminate import (
+    BenchmarkQuestion,
     ContaminationConfig,
-    ExamQuestion,
     Index,
     build_index,
     describe_index,
@@ -37,25 +37,25 @@ from tests.tasks.running import run_stage, stage_run
 
 TO_TRADITIONAL = OpenCC("s2t").convert
 
-POEM = ExamQuestion(
+POEM = BenchmarkQuestion(
     benchmark="cmmlu",
     id="poetry/test/0",
     stem="“落霞与孤鹜齐飞，秋水共长天一色”出自下列哪一篇文章？这篇文章的作者是____。",
     options=("《滕王阁序》王勃", "《岳阳楼记》范仲淹", "《醉翁亭记》欧阳修", "《赤壁赋》苏轼"),
 )
-SHORT = ExamQuestion(
+SHORT = BenchmarkQuestion(
     benchmark="ceval",
     id="physics/val/3",
     stem="光在真空中的速度约为____。",
     options=("3×10^8米每秒", "3×10^5米每秒", "340米每秒", "1500米每秒"),
 )
-ENGLISH = ExamQuestion(
+ENGLISH = BenchmarkQuestion(
     benchmark="mmlu",
     id="anatomy/test/7",
     stem="Which of these nerves carries sensation from the front two thirds of the tongue?",
     options=("The lingual nerve", "The vagus nerve", "The facial nerve", "The optic nerve"),
 )
-TINY = ExamQuestion(
+TINY = BenchmarkQuestion(
     benchmark="ceval", id="physics/val/4", stem="1+1=", options=("1", "2", "3", "4")
 )
 FOUND = (POEM, SHORT, ENGLISH)
@@ -67,7 +67,7 @@ def found(text: str, index: Index = INDEX) -> set[str]:
     return {match.question_id for match in index.find(text)}
 
 
-def asked(question: ExamQuestion) -> str:
+def asked(question: BenchmarkQuestion) -> str:
     lines = (f"{letter}. {o}" for letter, o in zip("ABCD", question.options, strict=True))
     return "\n".join((question.stem, *lines))
 
@@ -134,7 +134,7 @@ def test_ngrams_are_equal_where_their_tokens_are(text: str, length: int) -> None
 
 @given(before=TEXT, after=TEXT, question=st.sampled_from(FOUND), written=st.booleans())
 def test_a_question_is_found_whatever_surrounds_it(
-    before: str, after: str, question: ExamQuestion, written: bool
+    before: str, after: str, question: BenchmarkQuestion, written: bool
 ) -> None:
     text = asked(question) if written else question.text
     matches = INDEX.find(f"{before}\n{text}\n{after}")
@@ -151,7 +151,7 @@ def test_ordinary_characters_in_any_order_are_no_question(text: str) -> None:
     assert not INDEX.find(text)
 
 
-VARIANTS: dict[str, Callable[[ExamQuestion, random.Random], str]] = {
+VARIANTS: dict[str, Callable[[BenchmarkQuestion, random.Random], str]] = {
     "as it is": lambda q, rng: asked(q),
     "options in another order": lambda q, rng: asked(shuffled(q, rng)),
     "one option missing": lambda q, rng: asked(without_one(q, rng)),
@@ -161,15 +161,15 @@ VARIANTS: dict[str, Callable[[ExamQuestion, random.Random], str]] = {
 }
 
 
-def shuffled(question: ExamQuestion, rng: random.Random) -> ExamQuestion:
+def shuffled(question: BenchmarkQuestion, rng: random.Random) -> BenchmarkQuestion:
     options = rng.sample(question.options, len(question.options))
-    return ExamQuestion(benchmark="", id="", stem=question.stem, options=tuple(options))
+    return BenchmarkQuestion(benchmark="", id="", stem=question.stem, options=tuple(options))
 
 
-def without_one(question: ExamQuestion, rng: random.Random) -> ExamQuestion:
+def without_one(question: BenchmarkQuestion, rng: random.Random) -> BenchmarkQuestion:
     options = list(question.options)
     options[rng.randrange(len(options))] = ""
-    return ExamQuestion(benchmark="", id="", stem=question.stem, options=tuple(options))
+    return BenchmarkQuestion(benchmark="", id="", stem=question.stem, options=tuple(options))
 
 
 def wide(text: str) -> str:
@@ -200,7 +200,9 @@ def test_a_question_is_found_in_every_dress(variant: str) -> None:
 
 def test_a_long_stem_is_enough_but_not_before_other_options() -> None:
     assert found(f"老师问：{POEM.stem}学生答不上来。") == {POEM.id}
-    others = ExamQuestion(benchmark="", id="", stem=POEM.stem, options=("甲一", "乙二", "丙", "丁"))
+    others = BenchmarkQuestion(
+        benchmark="", id="", stem=POEM.stem, options=("甲一", "乙二", "丙", "丁")
+    )
     assert found(asked(others)) == set()
     assert found(f"老师问：{SHORT.stem}学生答不上来。") == set()
 
@@ -226,8 +228,8 @@ def test_siblings_are_told_apart() -> None:
     """Questions of one template, with other values, are each found as itself and as no other."""
     names, numbers = ("小明", "小红", "小刚", "小丽"), ("三", "五", "七", "九")
 
-    def sibling(name: str, number: str) -> ExamQuestion:
-        return ExamQuestion(
+    def sibling(name: str, number: str) -> BenchmarkQuestion:
+        return BenchmarkQuestion(
             benchmark="cmmlu",
             id=f"{name}/{number}",
             stem=f"{name}原来有{number}个苹果，后来又买了两个，请问{name}现在一共有几个苹果？",
@@ -265,7 +267,7 @@ def test_what_is_too_short_is_listed() -> None:
 
 
 def test_a_saved_index_finds_the_same(tmp_path: Path) -> None:
-    path = tmp_path / "index" / "exams.npz"
+    path = tmp_path / "index" / "benchmarks.npz"
     INDEX.save(path)
     index = Index.load(path)
     for question in FOUND:
@@ -276,8 +278,8 @@ def test_a_saved_index_finds_the_same(tmp_path: Path) -> None:
 
 
 def test_a_damaged_index_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "exams.npz"
-    with pytest.raises(DataError, match=r"exams\.npz"):
+    path = tmp_path / "benchmarks.npz"
+    with pytest.raises(DataError, match=r"benchmarks\.npz"):
         Index.load(path)
     INDEX.save(path)
     about = path.with_suffix(".json")
@@ -292,7 +294,7 @@ def test_a_damaged_index_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_process_makes_the_same_index(tmp_path: Path, root: Path) -> None:
-    write_exams(tmp_path / "exams", FOUND)
+    write_benchmarks(tmp_path / "benchmarks", FOUND)
     program = (
         "import sys, hashlib; from pathlib import Path; from corpus.decontaminate import *\n"
         "index = build_index(Path(sys.argv[1]), (), ContaminationConfig())\n"
@@ -301,12 +303,12 @@ def test_another_process_makes_the_same_index(tmp_path: Path, root: Path) -> Non
     )
     theirs, ours = tmp_path / "theirs.npz", tmp_path / "ours.npz"
     subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "exams"), str(theirs)],
+        [sys.executable, "-c", program, str(tmp_path / "benchmarks"), str(theirs)],
         cwd=root,
         check=True,
         env={**os.environ, "PYTHONHASHSEED": "1"},
     )
-    build_index(tmp_path / "exams", (), CONFIG).save(ours)
+    build_index(tmp_path / "benchmarks", (), CONFIG).save(ours)
     for suffix in (".npz", ".json"):
         assert theirs.with_suffix(suffix).read_bytes() == ours.with_suffix(suffix).read_bytes()
 
@@ -319,8 +321,8 @@ def test_documents_do_not_depend_on_each_other(documents: list[str]) -> None:
     }
 
 
-def write_exams(folder: Path, questions: tuple[ExamQuestion, ...]) -> None:
-    """Exam files as the benchmarks' authors lay them out."""
+def write_benchmarks(folder: Path, questions: tuple[BenchmarkQuestion, ...]) -> None:
+    """Benchmark files as the benchmarks' authors lay them out."""
     for q in questions:
         subject, split, _ = q.id.split("/")
         name = f"{subject}.csv" if q.benchmark == "cmmlu" else f"{subject}_{split}.csv"
@@ -338,10 +340,10 @@ def write_exams(folder: Path, questions: tuple[ExamQuestion, ...]) -> None:
 
 
 def test_every_split_but_the_worked_examples_is_looked_for(tmp_path: Path) -> None:
-    dev = ExamQuestion(
+    dev = BenchmarkQuestion(
         benchmark="ceval", id="physics/dev/0", stem="别人" + SHORT.stem, options=SHORT.options
     )
-    write_exams(tmp_path, (*FOUND, dev))
+    write_benchmarks(tmp_path, (*FOUND, dev))
     hidden = tmp_path / "ceval" / "test" / "physics_test.csv"
     hidden.parent.mkdir()
     hidden.write_text(
@@ -401,9 +403,9 @@ def test_conversations_with_questions_are_dropped_or_flagged(
     tmp_path: Path, recipe: str, action: Any
 ) -> None:
     write_chats(tmp_path / "data")
-    write_exams(tmp_path / "exams", FOUND)
+    write_benchmarks(tmp_path / "benchmarks", FOUND)
     run = stage_run(tmp_path / "sft")
-    screen = Screen.of(ContaminationConfig(action=action), tmp_path / "exams")
+    screen = Screen.of(ContaminationConfig(action=action), tmp_path / "benchmarks")
     (row,) = build_mixture(
         load_mixture(recipe),
         tmp_path / "data",
@@ -435,7 +437,7 @@ def test_conversations_with_questions_are_dropped_or_flagged(
 
 
 def test_pairs_with_questions_are_left_out(tmp_path: Path, recipe: str) -> None:
-    write_exams(tmp_path / "exams", FOUND)
+    write_benchmarks(tmp_path / "benchmarks", FOUND)
     prompts = [f"第{number}个问题是什么？" for number in range(5)] + [asked(POEM)]
     rows = [{"instruction": p, "chosen": "好的回答。", "rejected": "坏的回答。"} for p in prompts]
     recipes = tmp_path / "recipes" / "preferences"
@@ -448,21 +450,23 @@ def test_pairs_with_questions_are_left_out(tmp_path: Path, recipe: str) -> None:
     path.parent.mkdir(parents=True)
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     run = stage_run(tmp_path / "dpo")
-    data, exams = (
+    data, benchmarks = (
         StageResult(stage="acquire", key=name, folder=tmp_path / name, manifest={})
-        for name in ("data", "exams")
+        for name in ("data", "benchmarks")
     )
-    assert write_pairs(run, DpoConfig(sets=("pairs",), chinese_per_english=0), data, exams) == 5
+    assert (
+        write_pairs(run, DpoConfig(sets=("pairs",), chinese_per_english=0), data, benchmarks) == 5
+    )
     assert run.counts["contaminated.pairs"] == 1
     (line,) = read_json_lines(run.folder / "contamination.jsonl")
     assert (line["id"], line["question_id"]) == ("pairs/p.jsonl#6", "poetry/test/0")
 
 
-# --- the sample data: its training texts ask the exams' templates, never the exams' questions
+# --- the sample data: its training texts use the benchmarks' templates, never their questions
 
 
 @pytest.mark.slow
-def test_nothing_of_the_sample_data_is_called_an_exam_question(tmp_path: Path) -> None:
+def test_nothing_of_the_sample_data_is_called_a_benchmark_question(tmp_path: Path) -> None:
     config = SampleDataConfig(scale=0.3)
     for kind in ("corpora", "sft", "evals"):
         for name in DATASETS[kind]:
@@ -537,7 +541,7 @@ def test_planted_real_questions_are_found_and_real_rows_hold_none(
     assert {name for name, share in least.items() if hits[name] < share * len(questions)} == set()
 
 
-def test_a_real_paraphrase_is_found_in_another_exam(shared: Path, real_index: Index) -> None:
+def test_a_real_paraphrase_is_found_in_another_benchmark(shared: Path, real_index: Index) -> None:
     """AGIEval's Gaokao asks a question of C-Eval in nearly the same words."""
     path = shared / "data" / "eval" / "agieval" / "gaokao-biology.jsonl"
     matches = {
@@ -546,7 +550,7 @@ def test_a_real_paraphrase_is_found_in_another_exam(shared: Path, real_index: In
         for match in real_index.find(line)
     }
     assert ("ceval", "high_school_biology/test/141") in matches
-    # Each question of an exam is found in itself.
+    # Each question of a benchmark is found in itself.
     for question in real_index.questions[::97]:
         if question not in set(real_index.unchecked()):
             assert question.id in found(asked(question), real_index)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from common.errors import DataError
 from common.recipes import load_recipe
-from corpus.benchmarks.questions import Benchmark, exam_files
+from corpus.benchmarks.questions import BenchmarkRecipe, benchmark_files
 from corpus.sources import archives
 from corpus.sources.source import UnsafeName, safe_parts
 from corpus.sources.streams import Decompressed
@@ -132,8 +132,8 @@ def test_archives_inside_archives_up_to_the_stated_depth(tmp_path: Path) -> None
 def test_exams_in_archives_are_still_found(tmp_path: Path) -> None:
     text = "id,question,A,B,C,D,answer\n0,q,a,b,c,d,A\n"
     take(tmp_path, {"ceval-exam.zip": make_zip({"val/law_val.csv": text.encode()})}, "evals")
-    recipe = load_recipe(Benchmark, "evals", "ceval")
-    found = list(exam_files(recipe, tmp_path / "out" / "ceval", ["val"]))
+    recipe = load_recipe(BenchmarkRecipe, "evals", "ceval")
+    found = list(benchmark_files(recipe, tmp_path / "out" / "ceval", ["val"]))
     assert [(subject, split) for subject, split, *_ in found] == [("law", "val")]
 
 
