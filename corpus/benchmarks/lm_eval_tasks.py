@@ -68,8 +68,8 @@ def read_benchmark(name: str, recipe: BenchmarkRecipe, folder: Path) -> Benchmar
     """
     if not folder.is_dir():
         raise DataError(
-            f"{display(folder)} does not exist: {name} was not acquired; add it to the data sets of "
-            "`acquire` with kind evals, or leave it out of `benchmarks`"
+            f"{display(folder)} does not exist: the questions of {name} were not acquired; add "
+            f"{name} to the data sets of `acquire` with kind evals, or leave it out of `benchmarks`"
         )
     fewshot, scored = recipe.fewshot_split, recipe.scored_split
     subjects: dict[str, dict[str, list[Question]]] = {}

@@ -140,7 +140,7 @@ def job(benchmarks: Path, model_folder: Path, tmp_path: Path) -> Callable[..., e
             )
         values: dict[str, Any] = {
             "model": str(model_folder),
-            "benchmarks": benchmarks,
+            "benchmarks": jobs,
             "chat": False,
             "limit": None,
             "answers": str(tmp_path / name / "answers"),
