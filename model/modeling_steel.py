@@ -1,7 +1,7 @@
 """Steel as a Transformers-native model.
 
     ids ─▶ embed ─▶ 18 x [ + attention(norm(x)) · + ffn(norm(x)) ] ─▶ norm ─▶ lm_head ─▶ logits
-                            RoPE in fp32           model/soft_moe.py          or chunked loss
+                            RoPE in fp32           model/soft_moe.py
 
 Qwen1.5's attention (bias on Q, K, V only) and norms, with the paper's Soft MoE as FFN. Attention
 runs through Transformers' interface, so `attn_implementation` may be sdpa, eager, flash, flex or
@@ -13,7 +13,7 @@ Shapes: B = rows, M = tokens of a row, d = hidden size, V = vocabulary, T = B M.
 
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -323,8 +323,6 @@ class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
         shift_labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
-        return_logits: bool = True,
-        loss_chunk_size: int | None = None,
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
@@ -332,9 +330,9 @@ class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
 
         labels [B, M]: as input_ids; shifted here (Transformers' convention).
         shift_labels [B, M]: the target of each position, shifted already (what the loader gives).
-        return_logits=False with either: the loss is made by `kernels.cross_entropy`, in chunks of
-        `loss_chunk_size` tokens (None: by memory) without all logits; `logits` is None.
         num_items_in_batch: divide the summed loss by this instead of the number of targets here.
+
+        Training never makes all logits: see model/train/loss.py.
         """
         if use_cache is None and self.training:
             use_cache = False
@@ -347,28 +345,18 @@ class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        hidden_states = outputs.last_hidden_state
-        loss = logits = None
-        if not return_logits:
-            if labels is None and shift_labels is None:
-                raise ValueError("return_logits=False leaves nothing to return: pass labels")
-            if shift_labels is None:
-                shift_labels = nn.functional.pad(cast("Tensor", labels)[:, 1:], (0, 1), value=-100)
-            loss = self.model_loss(hidden_states, shift_labels, loss_chunk_size, num_items_in_batch)
-        else:
-            if isinstance(logits_to_keep, int):
-                # 0 keeps all: slice(-0, None) is everything.
-                logits = self.lm_head(hidden_states[:, slice(-logits_to_keep, None)])
-            else:
-                logits = self.lm_head(hidden_states[:, logits_to_keep])
-            if labels is not None or shift_labels is not None:
-                loss = self.loss_function(
-                    logits=logits,
-                    labels=labels,
-                    shift_labels=shift_labels,
-                    vocab_size=self.config.vocab_size,
-                    num_items_in_batch=num_items_in_batch,
-                )
+        # 0 keeps all: slice(-0, None) is everything.
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None or shift_labels is not None:
+            loss = self.loss_function(
+                logits=logits,
+                labels=labels,
+                shift_labels=shift_labels,
+                vocab_size=self.config.vocab_size,
+                num_items_in_batch=num_items_in_batch,
+            )
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
@@ -376,23 +364,6 @@ class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-    def model_loss(
-        self,
-        hidden_states: Tensor,
-        targets: Tensor,
-        chunk_size: int | None,
-        num_items: Tensor | int | None,
-    ) -> Tensor:
-        """Chunked cross entropy of hidden_states [B, M, d] against targets [B, M] -> scalar."""
-        loss = self.kernels.cross_entropy(
-            hidden_states.reshape(-1, hidden_states.shape[-1]),
-            self.lm_head.weight,
-            targets.reshape(-1),
-            chunk_size=chunk_size,
-            reduction="mean" if num_items is None else "sum",
-        )
-        return loss if num_items is None else loss / num_items
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:
         """As in Transformers; leaking routings recompute the prefix at every step."""
@@ -404,24 +375,6 @@ class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
     def create_masks_for_generate(config: SteelConfig, **kwargs: Any) -> Any:
         """The masks that generation makes beforehand for a static cache."""
         return create_masks_for_generate(config=mask_config(config), **kwargs)
-
-    @torch.no_grad()
-    def prefix_loss(self, input_ids: Tensor, every: int = 1) -> Tensor:
-        """Mean loss [scalar] when each target is predicted from its prefix alone, nats a token.
-
-        input_ids [B, M] without padding, M >= 2. For `sequence` and `reference_norm` this, not the
-        loss of one parallel pass, is what generation will see; elsewhere both are equal. Costs one
-        forward a position; `every` = k looks at every k-th one only.
-        """
-        losses = []
-        for end in range(1, input_ids.shape[1], every):
-            outputs = self(input_ids=input_ids[:, :end], use_cache=False, logits_to_keep=1)
-            losses.append(
-                nn.functional.cross_entropy(
-                    outputs.logits[:, -1].float(), input_ids[:, end], reduction="none"
-                )
-            )
-        return torch.cat(losses).mean()
 
 
 def register() -> None:

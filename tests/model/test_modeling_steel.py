@@ -10,6 +10,8 @@ from transformers import AutoModel, AutoModelForCausalLM, Qwen2Config, Qwen2ForC
 
 from model import SteelConfig, SteelForCausalLM, SteelModel
 from model.soft_moe import LeakWarning
+from model.train.loss import ModelWithLoss
+from tests.model.references import loss_of_prefixes
 
 CAUSAL = ["token", "dense"]
 LEAKING = ["sequence", "reference_norm"]
@@ -67,20 +69,14 @@ def test_loss_of_prefixes_is_the_parallel_loss_where_nothing_leaks(
     model = sharpen(make_model(routing=routing))
     with torch.no_grad():
         parallel = model(tokens, labels=tokens).loss
-    torch.testing.assert_close(model.prefix_loss(tokens), parallel)
+    torch.testing.assert_close(loss_of_prefixes(model, tokens), parallel)
 
 
 def test_loss_of_prefixes_differs_where_routing_leaks(make_model: Maker, tokens: Tensor) -> None:
     model = sharpen(make_model(routing="sequence"))
     with torch.no_grad():
         parallel = model(tokens, labels=tokens).loss
-    by_prefix = model.prefix_loss(tokens)
-    assert (by_prefix - parallel).abs() > 1e-3
-    by_hand = [
-        nn.functional.cross_entropy(logits(model, tokens[:, :end])[:, -1], tokens[:, end])
-        for end in range(1, tokens.shape[1])
-    ]
-    torch.testing.assert_close(by_prefix, torch.stack(by_hand).mean())
+    assert (loss_of_prefixes(model, tokens) - parallel).abs() > 1e-3
 
 
 # ── an independent model ─────────────────────────────────────────────────────────────────────────
@@ -313,19 +309,11 @@ def test_all_ways_to_the_loss_agree(make_model: Maker, tokens: Tensor) -> None:
     for kwargs, factor in (
         ({"labels": labels}, 1.0),
         ({"shift_labels": shifted}, 1.0),
-        ({"labels": labels, "return_logits": False}, 1.0),
-        ({"shift_labels": shifted, "return_logits": False, "loss_chunk_size": 5}, 1.0),
         ({"labels": labels, "num_items_in_batch": 2 * kept}, 0.5),
-        ({"labels": labels, "num_items_in_batch": 2 * kept, "return_logits": False}, 0.5),
     ):
-        output = model(tokens, **kwargs)
-        torch.testing.assert_close(output.loss, by_hand * factor)
-        assert (output.logits is None) == (kwargs.get("return_logits") is False)
-
-
-def test_no_logits_and_no_labels_is_refused(make_model: Maker, tokens: Tensor) -> None:
-    with pytest.raises(ValueError, match="pass labels"):
-        make_model()(tokens, return_logits=False)
+        torch.testing.assert_close(model(tokens, **kwargs).loss, by_hand * factor)
+    without_logits, _ = ModelWithLoss(model)(tokens, shifted)
+    torch.testing.assert_close(without_logits, by_hand)
 
 
 def test_checkpointing_activations_changes_no_gradient(make_model: Maker, tokens: Tensor) -> None:
@@ -352,9 +340,10 @@ def test_the_end_token_learns_although_it_also_pads(make_model: Maker, tokens: T
 
 def test_bf16_autocast_trains_on_the_cpu(make_model: Maker, tokens: Tensor) -> None:
     model = make_model().train()
-    exact = model(tokens, labels=tokens, return_logits=False).loss
+    model_with_loss = ModelWithLoss(model)
+    exact, _ = model_with_loss(tokens[:, :-1], tokens[:, 1:])
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = model(tokens, labels=tokens, return_logits=False).loss
+        loss, _ = model_with_loss(tokens[:, :-1], tokens[:, 1:])
     loss.backward()
     torch.testing.assert_close(loss, exact, rtol=1e-2, atol=1e-2)
     for name, parameter in model.named_parameters():

@@ -6,6 +6,7 @@ import torch
 from model.config import SteelConfig
 from model.kernels import OPERATIONS
 from model.modeling_steel import SteelForCausalLM
+from model.train.loss import ModelWithLoss
 from tests.model.kernels.cases import cases
 
 CONFIG = {
@@ -39,9 +40,9 @@ def test_loss_and_gradients(name: str, device: str, routing: str, recomputed: bo
     for one, place in ((reference, "cpu"), (model, device)):
         one.to(place).train()
         labels = ids.to(place)
-        outputs = one(input_ids=labels.clamp(min=0), shift_labels=labels, return_logits=False)
-        outputs.loss.backward()
-        gradients.append({"loss": outputs.loss.detach().cpu()})
+        loss, _ = ModelWithLoss(one)(labels.clamp(min=0), labels)
+        loss.backward()
+        gradients.append({"loss": loss.detach().cpu()})
         gradients[-1] |= {key: p.grad.cpu() for key, p in one.named_parameters()}
     for key, wanted in gradients[0].items():
         scale = wanted.abs().max().item()

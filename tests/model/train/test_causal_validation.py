@@ -11,19 +11,20 @@ from common.errors import ConfigError
 from model import SteelForCausalLM
 from model.train.causal_validation import causal_loss, causal_losses
 from model.train.loss import ModelWithLoss
+from tests.model.references import loss_of_prefixes
 from tests.model.train import ranks
 
 MakeRun = Callable[..., Any]
 
 
 @pytest.mark.parametrize("routing", ["token", "sequence", "reference_norm", "dense"])
-def test_is_the_models_own_prefix_loss(
+def test_equals_one_forward_pass_a_position(
     make_model: Callable[..., SteelForCausalLM], tokens: Tensor, routing: str
 ) -> None:
     model = make_model(routing=routing)
     model_with_loss = ModelWithLoss(model)
     found = causal_losses(model_with_loss, tokens[:, :-1], tokens[:, 1:], num_targets=11)
-    torch.testing.assert_close(found.mean().float(), model.prefix_loss(tokens))
+    torch.testing.assert_close(found.mean().float(), loss_of_prefixes(model, tokens))
     # Where nothing leaks, the parallel pass says the same.
     parallel = model_with_loss(tokens[:, :-1], tokens[:, 1:])[1].double()
     same = torch.allclose(found, parallel, atol=1e-5)
