@@ -2,8 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # Stages are run outside of flows here; Prefect would warn about each of their log lines.
 os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
@@ -29,3 +33,48 @@ def shared() -> Path:
             "needs the real sample rows in ../shared/data, which are not part of the project"
         )
     return folder
+
+
+@pytest.fixture(scope="session")
+def full(root: Path, tmp_path_factory: pytest.TempPathFactory) -> "PreTrainedTokenizerBase":
+    """Qwen1.5's own tokenizer."""
+    from model.tokenizer.qwen import obtain_tokenizer
+    from model.tokenizer.tiktoken import packaged_ranks
+
+    if packaged_ranks():
+        return obtain_tokenizer("package", cache=tmp_path_factory.mktemp("cache"))
+    folder = root.parent / "shared" / "data" / "tokenizer"
+    if not folder.is_dir():
+        pytest.skip("needs the package dashscope or ../shared/data/tokenizer")
+    return obtain_tokenizer(str(folder))
+
+
+@pytest.fixture
+def tokenizer(
+    full: "PreTrainedTokenizerBase", monkeypatch: pytest.MonkeyPatch
+) -> "PreTrainedTokenizerBase":
+    """The same, given to the stage without obtaining it anew."""
+    monkeypatch.setattr("tasks.pack.configured_tokenizer", lambda source: full)
+    return full
+
+
+@pytest.fixture(scope="session")
+def few_tokens(
+    full: "PreTrainedTokenizerBase", tmp_path_factory: pytest.TempPathFactory
+) -> "PreTrainedTokenizerBase":
+    """A part of it that is loaded in no time."""
+    from model.tokenizer.qwen import load_tokenizer, prune_tokenizer
+    from tests.corpus.packing.packed import TEXTS
+
+    folder = tmp_path_factory.mktemp("few") / "tokenizer"
+    prune_tokenizer(full, [text for texts in TEXTS.values() for text in texts], folder)
+    return load_tokenizer(folder)
+
+
+@pytest.fixture
+def small(
+    few_tokens: "PreTrainedTokenizerBase", monkeypatch: pytest.MonkeyPatch
+) -> "PreTrainedTokenizerBase":
+    """The same, given to the stage as if it were configured."""
+    monkeypatch.setattr("tasks.pack.configured_tokenizer", lambda source: few_tokens)
+    return few_tokens

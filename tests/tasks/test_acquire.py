@@ -55,7 +55,7 @@ def test_interrupted_copy_is_finished_and_no_half_file_is_taken_for_a_whole(
 ) -> None:
     left = tmp_path / "out" / "skypile"
     left.mkdir(parents=True)
-    (left / "a.jsonl.tmp").write_bytes(b'{"te')
+    (left / "a.jsonl.partial").write_bytes(b'{"te')
     run_stage(acquire, tmp_path / "out", corpora(skypile=str(raw)))
     assert files_of(left).keys() == {"a.jsonl", "deep/b.jsonl"}
     assert (left / "a.jsonl").read_bytes() == (raw / "a.jsonl").read_bytes()
