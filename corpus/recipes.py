@@ -34,7 +34,7 @@ class CorpusRecipe:
     language: str
     """Language, or languages joined by `-`; for code the programming language."""
     format: str
-    """Native format: a function of this name in corpus/formats/native.py."""
+    """Native format: a function of this name in corpus/formats/record_formats.py."""
     reading: Literal["records", "files", "lines"] = "records"
     """`records`: JSON lines, JSON arrays or parquet; `files`: each text file is a document;
     `lines`: each line of a text file is one."""

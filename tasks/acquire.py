@@ -3,7 +3,7 @@
     "sample-data"         ── generated here (corpus/sample_data) ─────┐
     path, folder or glob  ── read where it lies (local.py) ────────────┤  moved, copied or
     "hub"                 ── the recipe's files at one commit (hub.py) ┼─ unpacked ──▶ <name>/…
-    s3://, https://, …    ── through fsspec (remote.py) ───────────────┘  (placing.py, archives.py)
+    s3://, https://, …    ── through fsspec (remote.py) ───────────────┘  (transfer.py, archives.py)
                                                                           or sampled (sampling.py)
 
 One instance per kind of data set. The stage's manifest records size and MD5 of every file. After an
@@ -30,10 +30,10 @@ from corpus.recipes import corpus
 from corpus.sample_data import SampleDataConfig, generator_files, write_dataset
 from corpus.sources import hub
 from corpus.sources.local import LocalSource, check_local, local_files
-from corpus.sources.placing import Place, check_names, forget, fresh, space, take_all
 from corpus.sources.remote import UrlSource, check_url
 from corpus.sources.sampling import sample
 from corpus.sources.source import Source, StoredFile
+from corpus.sources.transfer import Place, check_names, forget, fresh, space, take_all
 from tasks.core.stage import StageRun, stage
 
 __all__ = [

@@ -23,9 +23,9 @@ from common.files import complete_file, json_line, write_json
 from common.paths import RECIPES, display
 from common.recipes import recipe_path
 from corpus.formats.encodings import suffix
-from corpus.formats.native import FORMATS, Rejected, convert
-from corpus.formats.plain import LINED, WHOLE, read_file, read_lines
-from corpus.formats.reading import Damaged, Raw, read_records
+from corpus.formats.record_formats import FORMATS, Rejected, convert
+from corpus.formats.records import Damaged, Raw, read_records
+from corpus.formats.text_files import LINED, WHOLE, read_file, read_lines
 from corpus.recipes import CorpusRecipe, corpus
 from tasks.core.stage import StageResult, StageRun, stage
 
@@ -71,7 +71,8 @@ def _known_format(recipe: CorpusRecipe) -> CorpusRecipe:
     if recipe.format not in FORMATS:
         raise ConfigError(
             f"{display(recipe_path('corpora', recipe.name))}: unknown format {recipe.format!r}. "
-            f"Known: {', '.join(FORMATS)}; a new one is a function in corpus/formats/native.py."
+            f"Known: {', '.join(FORMATS)}; a new one is a function in "
+            "corpus/formats/record_formats.py."
         )
     return recipe
 

@@ -22,8 +22,8 @@ from typing import IO, Any, NoReturn
 
 from common.disk import human
 from common.errors import DataError
+from corpus.sources.compression import ERRORS, Decompressed, Packing, packing
 from corpus.sources.source import UnsafeName, safe_parts
-from corpus.sources.streams import ERRORS, Decompressed, Packing, packing
 
 MAX_UNPACKED = 4 * 1024**4
 """Bytes that one archive may unpack to, with all archives inside it (4 TiB)."""

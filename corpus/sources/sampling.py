@@ -23,12 +23,12 @@ from pathlib import Path, PurePosixPath
 from common.disk import require_free_space
 from common.files import complete_file, write_json
 from corpus.sources.archives import unpack
+from corpus.sources.compression import packing, unpacked_name
+from corpus.sources.first_records import Front, Reading, Taken, take_front
 from corpus.sources.local import LocalSource
-from corpus.sources.placing import Place, fresh, space
-from corpus.sources.records import Front, Reading, Taken, take_front
 from corpus.sources.retry import NoRanges
 from corpus.sources.source import Source, StoredFile
-from corpus.sources.streams import packing, unpacked_name
+from corpus.sources.transfer import Place, fresh, space
 
 SPREAD = 16
 """Files that a sample comes from at least, where a corpus has so many."""

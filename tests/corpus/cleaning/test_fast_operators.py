@@ -20,7 +20,7 @@ from tokenizers.models import WordLevel
 
 from corpus.cleaning.fast import operators as shortcuts
 from corpus.cleaning.fast.token_counts import TokenCounter
-from corpus.formats.reading import read_records
+from corpus.formats.records import read_records
 from model.tokenizer.qwen import obtain_tokenizer
 
 # Few characters, so that sentences, words and n-grams repeat themselves.

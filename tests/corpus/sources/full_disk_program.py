@@ -21,7 +21,7 @@ def finished(folder: Path) -> dict[str, int]:
     return {
         str(p.relative_to(folder)): p.stat().st_size
         for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.suffix != ".tmp"
+        if p.is_file() and p.suffix != ".partial"
     }
 
 

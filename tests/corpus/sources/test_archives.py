@@ -21,8 +21,8 @@ from common.errors import DataError
 from common.recipes import load_recipe
 from corpus.benchmarks.questions import BenchmarkRecipe, benchmark_files
 from corpus.sources import archives
+from corpus.sources.compression import Decompressed
 from corpus.sources.source import UnsafeName, safe_parts
-from corpus.sources.streams import Decompressed
 from tasks.acquire import AcquireConfig, acquire, bytes_needed
 from tests.tasks.running import run_stage
 

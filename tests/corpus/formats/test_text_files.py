@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from common.errors import DataError
-from corpus.formats.plain import read_file
-from corpus.formats.reading import Damaged
+from corpus.formats.records import Damaged
+from corpus.formats.text_files import read_file
 from tasks.core.stage import StageRun
 from tasks.normalize import NormalizeConfig, normalize
 from tests.tasks.running import result_of, run_stage, stage_run

@@ -16,7 +16,7 @@ from defusedxml.common import DefusedXmlException  # type: ignore[import-untyped
 from defusedxml.ElementTree import fromstring  # type: ignore[import-untyped]
 
 from corpus.formats.encodings import opened, suffix
-from corpus.formats.reading import BROKEN, MAX_RECORD, Damaged, Raw, cannot_read_on, decoded, split
+from corpus.formats.records import BROKEN, MAX_RECORD, Damaged, Raw, cannot_read_on, decoded, split
 
 FEEDS = (".xml", ".rss", ".atom")
 WHOLE = (".txt", ".text", ".md", ".markdown", ".html", ".htm", ".xhtml", ".tex", ".rst", *FEEDS)

@@ -265,7 +265,7 @@ def starcoder(record: Mapping[str, Any]) -> Document:
 
 
 def plain(record: Mapping[str, Any]) -> Document:
-    """{"text"[, "title"]}: a file, a line or a feed's entry (corpus/formats/plain.py)."""
+    """{"text"[, "title"]}: a file, a line or a feed's entry (corpus/formats/text_files.py)."""
     title, text = _text(record, "title", optional=True), _text(record, "text")
     meta = {"title": title} if title else {}
     return Document(text=_lines(title, text), meta=meta)

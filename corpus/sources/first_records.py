@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from common.disk import human
 from common.errors import DataError
 from corpus.sources.archives import Budget, blame
-from corpus.sources.streams import Decompressed, packing
+from corpus.sources.compression import Decompressed, packing
 
 Reading = Literal["records", "files", "lines"]
 """What is a record, as a corpus's recipe says."""

@@ -19,9 +19,9 @@ from common.disk import require_free_space
 from common.errors import DataError
 from common.files import complete_file
 from corpus.sources.archives import unpack, unpack_stream
+from corpus.sources.compression import Packing, packing, unpacked_name
 from corpus.sources.remote import WORKERS
 from corpus.sources.source import Source, StoredFile
-from corpus.sources.streams import Packing, packing, unpacked_name
 from tasks.core.stage import StageRun
 
 EXPANSION = 6
