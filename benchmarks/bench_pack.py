@@ -44,8 +44,9 @@ from tokenizers import Tokenizer
 from benchmarks import _near_duplicate_rows as rows
 from common.paths import ROOT
 from corpus.packing import workers
+from corpus.packing.batches import BATCH_BYTES, batches
 from corpus.packing.fast_encoder import FastEncoder
-from corpus.packing.parts import BATCH_BYTES, batches, plan
+from corpus.partitions import cut
 from model.tokenizer.encoder import Encoded, joined
 from model.tokenizer.tiktoken import byte_letters
 
@@ -260,7 +261,7 @@ def stage(given: argparse.Namespace) -> list[dict[str, Any]]:
             shard_tokens=20_000_000,
             folder="",
         )
-        parts = plan([(path, path.name) for path in files], 1 << 30)
+        partitions = cut([(path.parent.name, path) for path in files], 1 << 30)
         packing, parsing = [], []
         num_tokens = 0
         for repeat in range(given.repeats):
@@ -271,13 +272,13 @@ def stage(given: argparse.Namespace) -> list[dict[str, Any]]:
                 nonlocal num_tokens
                 # Only one worker alone uses the encoder of this process.
                 encoder = job.encoder()
-                shards = workers.pack_parts(
-                    job, encoder, parts, given.cores, scratch, lambda _: None
+                shards = workers.pack_partitions(
+                    job, encoder, partitions, given.cores, scratch, lambda _: None
                 )
                 num_tokens = sum(shard.num_tokens for shard in shards)
 
             packing.append(timed(pack))
-            parsing.append(timed(lambda: [None for part in parts for _ in batches(part)]))
+            parsing.append(timed(lambda: [None for p in partitions for _ in batches(p)]))
         md5 = timed(lambda: hashlib.md5(bytes(4 * num_tokens), usedforsecurity=False))
     seconds = statistics.median(packing)
     return [

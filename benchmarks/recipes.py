@@ -112,7 +112,7 @@ def _prepare_models(recipe: recipes.Recipe, rows: list[dict[str, Any]], models: 
     from data_juicer.ops import load_ops
 
     from corpus.cleaning.language_model import build as language_model
-    from corpus.packing.tokenizer import configured_tokenizer
+    from corpus.tokenizer import configured_tokenizer
 
     proxy = models / "EleutherAI/pythia-6.9b-deduped"
     if recipe.needs_tokenizer and not proxy.exists():

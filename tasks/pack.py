@@ -28,11 +28,11 @@ from common.errors import ConfigError, DataError, StageError
 from common.files import md5_of_file
 from common.paths import display
 from corpus.packing.fast_encoder import DifferentIds, FastEncoder, UnsuitableTokenizer
-from corpus.packing.pack_part import PackJob
-from corpus.packing.parts import plan
-from corpus.packing.tokenizer import configured_tokenizer
-from corpus.packing.workers import automatic, pack_parts
+from corpus.packing.pack_partition import PackJob
+from corpus.packing.workers import automatic, pack_partitions
+from corpus.partitions import cut
 from corpus.texts import Texts
+from corpus.tokenizer import configured_tokenizer
 from model.data import PackedManifest, dtype_for
 from model.data.shards import remove_leftovers
 from model.tokenizer.encoder import Encoder, ReferenceEncoder
@@ -210,12 +210,12 @@ def _pack_all(
         shard_tokens=config.shard_tokens,
         folder=str(folder),
     )
-    parts = plan([(path, display(path)) for path in files], config.part_bytes)
+    partitions = cut([(path.parent.name, path) for path in files], config.part_bytes)
     try:
-        shards = pack_parts(
+        shards = pack_partitions(
             job,
             encoder,
-            parts,
+            [partition for partition in partitions if partition.size],
             workers,
             run.scratch,
             lambda done: run.progress(done, num_bytes, "of the texts"),

@@ -95,8 +95,8 @@ def _locally(job: Job, cleaning: Recipe, progress: Progress) -> dict[str, Any]:
     from corpus.cleaning import ledger
     from corpus.cleaning.deduplication.duplicates import Step, decide, num_survivors
     from corpus.cleaning.engine import pipeline
-    from corpus.cleaning.engine.partitions import plan
     from corpus.cleaning.engine.workers import Workshop, run_all
+    from corpus.partitions import cut
 
     scratch = Path(job.scratch)
     progress.say(0, 1, "loading models")
@@ -117,7 +117,7 @@ def _locally(job: Job, cleaning: Recipe, progress: Progress) -> dict[str, Any]:
         examples=job.examples,
     )
     statistics = pipeline.warm(shop.operators)
-    partitions = plan(job.inputs, job.partition_bytes)
+    partitions = cut(job.inputs.items(), job.partition_bytes)
     total = sum(partition.size for partition in partitions)
 
     def tick() -> None:
@@ -268,7 +268,7 @@ def _place_tokenizer(source: str, folder: Path) -> None:
     """Save our tokenizer under the name that Data-Juicer looks for."""
     if (folder / "tokenizer.json").exists():
         return
-    from corpus.packing.tokenizer import configured_tokenizer
+    from corpus.tokenizer import configured_tokenizer
 
     aside = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)

@@ -27,7 +27,7 @@ class Job:
     language_model: dict[str, Any]
     """A LanguageModelConfig."""
     tokenizer: str
-    """Where the tokenizer comes from; see corpus/packing/tokenizer.py."""
+    """Where the tokenizer comes from; see corpus/tokenizer.py."""
     examples: int
     """Examples per operator and source."""
     partition_bytes: int

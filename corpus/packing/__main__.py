@@ -1,4 +1,4 @@
-"""A worker process of packing: reads the job and then parts from stdin, a JSON line each.
+"""A worker process of packing: reads the job and then partitions from stdin, a JSON line each.
 
 stdin   {"backend": …, "folder": …}   {"path": …, "start": …}   …   end: stop
 stdout  {"at": bytes} … {"shards": […]}   or   {"error": {"type": …, "message": …}}
@@ -15,12 +15,12 @@ from dataclasses import asdict
 from typing import Any
 
 from common.errors import SteelError
-from corpus.packing.pack_part import PackJob, pack_part
-from corpus.packing.parts import Part
+from corpus.packing.pack_partition import PackJob, pack_partition
+from corpus.partitions import Partition
 
 
 def main() -> None:
-    """Pack the parts that come in, until stdin ends or the parent process is gone."""
+    """Pack the partitions that come in, until stdin ends or the parent process is gone."""
     # Ctrl-C reaches the whole terminal; the parent decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Whatever a library prints must not get between the messages.
@@ -37,8 +37,8 @@ def main() -> None:
     try:
         encoder = job.encoder()
         while True:
-            part = Part(**json.loads(lines.get()))
-            shards = pack_part(job, encoder, part, lambda at: say({"at": at}))
+            partition = Partition(**json.loads(lines.get()))
+            shards = pack_partition(job, encoder, partition, lambda at: say({"at": at}))
             say({"shards": [asdict(shard) for shard in shards]})
     except SteelError as error:
         say({"error": {"type": type(error).__name__, "message": str(error)}})

@@ -1,6 +1,6 @@
-"""Parts packed by worker processes, the largest first.
+"""Partitions packed by worker processes, the largest first.
 
-    parts ──one at a time──▶ python -m corpus.packing  ──▶ progress, then the part's shards
+    partitions ──one by one──▶ python -m corpus.packing  ──▶ progress, then the partition's shards
                  stdin, JSON lines          stdout, JSON lines        stderr ─▶ log
 
 A worker lives as long as its stdin is open: it ends at once when this process is gone, however it
@@ -28,8 +28,8 @@ from typing import Any
 from common.errors import DataError, StageError
 from common.paths import ROOT, display
 from corpus.packing.fast_encoder import DifferentIds
-from corpus.packing.pack_part import PackJob, pack_part
-from corpus.packing.parts import Part
+from corpus.packing.pack_partition import PackJob, pack_partition, shard_prefix
+from corpus.partitions import Partition
 from model.data.manifest import ShardInfo
 from model.tokenizer.encoder import Encoder
 
@@ -51,15 +51,15 @@ def automatic(num_bytes: int) -> int:
     return max(1, min(cores, num_bytes // WORTH_A_WORKER))
 
 
-def pack_parts(
+def pack_partitions(
     job: PackJob,
     encoder: Encoder,
-    parts: Sequence[Part],
+    partitions: Sequence[Partition],
     workers: int,
     scratch: Path,
     tick: Callable[[int], None],
 ) -> list[ShardInfo]:
-    """The shards of all parts.
+    """Pack partitions and return all their shards.
 
     Args:
         encoder: for this process, where it works alone.
@@ -72,16 +72,16 @@ def pack_parts(
         StageError: a worker was killed, or an earlier run's workers do not end.
     """
     # The largest first, lest one of them be all that is left to do at the end.
-    order = sorted(parts, key=lambda part: (-part.size, part.name))
+    order = sorted(partitions, key=lambda partition: (-partition.size, shard_prefix(partition)))
     done: dict[str, int] = {}
 
-    def notice(part: Part, at: int) -> None:
-        done[part.name] = at
+    def notice(partition: Partition, at: int) -> None:
+        done[shard_prefix(partition)] = at
         tick(sum(done.values()))
 
     with _writing(scratch / "lock") as lock:
         if min(workers, len(order)) <= 1:
-            found = [pack_part(job, encoder, part, partial(notice, part)) for part in order]
+            found = [pack_partition(job, encoder, p, partial(notice, p)) for p in order]
             return [shard for shards in found for shard in shards]
         return _Workers(job, order, scratch, lock, notice).run(min(workers, len(order)))
 
@@ -114,48 +114,50 @@ def _writing(path: Path) -> Iterator[int]:
 class _Death:
     """A worker ended without having been asked to."""
 
-    part: Part
+    partition: Partition
     status: int
     log: Path
 
     def error(self) -> StageError:
+        worker = f"the worker process that packed {display(self.partition.path)}"
         if self.status == -signal.SIGKILL:
             return StageError(
-                f"the worker process that packed {self.part.shown} was killed, most likely because "
-                "memory ran out. What is finished is kept: run again with fewer pack.workers "
+                f"{worker} was killed, most likely because memory ran out. What is "
+                "finished is kept: run again with fewer pack.workers "
                 "(each needs about 0.4 GB, and some eight times the longest line)"
             )
         if self.status < 0:
             return StageError(
-                f"the worker process that packed {self.part.shown} was ended by "
+                f"{worker} was ended by "
                 f"{signal.Signals(-self.status).name}. What is finished is kept: run again; if it "
                 "happens again, with pack.encoder: transformers"
             )
         tail = "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-LOG_TAIL:])
         return StageError(
-            f"the worker process that packed {self.part.shown} ended with status {self.status} "
-            f"(log {display(self.log)}):\n{tail}"
+            f"{worker} ended with status {self.status} (log {display(self.log)}):\n{tail}"
         )
 
 
 class _Workers:
-    """Processes, and a thread for each that hands it parts and listens."""
+    """Processes, and a thread for each that hands it partitions and listens."""
 
     def __init__(
         self,
         job: PackJob,
-        parts: Sequence[Part],
+        partitions: Sequence[Partition],
         scratch: Path,
         lock: int,
-        notice: Callable[[Part, int], None],
+        notice: Callable[[Partition, int], None],
     ) -> None:
         self.lock, self.scratch, self.notice = lock, scratch, notice
         self.first = json.dumps(asdict(job)).encode() + b"\n"
-        self.waiting: queue.SimpleQueue[Part] = queue.SimpleQueue()
-        for part in parts:
-            self.waiting.put(part)
-        self.num_parts = len(parts)
-        self.said: queue.SimpleQueue[tuple[Part, dict[str, Any]] | _Death] = queue.SimpleQueue()
+        self.waiting: queue.SimpleQueue[Partition] = queue.SimpleQueue()
+        for partition in partitions:
+            self.waiting.put(partition)
+        self.num_partitions = len(partitions)
+        self.said: queue.SimpleQueue[tuple[Partition, dict[str, Any]] | _Death] = (
+            queue.SimpleQueue()
+        )
 
     def run(self, workers: int) -> list[ShardInfo]:
         shards: list[ShardInfo] = []
@@ -165,7 +167,7 @@ class _Workers:
                 child = self._start(log)
                 stack.callback(_end, child)
                 threading.Thread(target=self._feed, args=(child, log), daemon=True).start()
-            left = self.num_parts
+            left = self.num_partitions
             while left:
                 try:
                     # Not without an end: whoever cancels the run is heard between two of these.
@@ -174,9 +176,9 @@ class _Workers:
                     continue
                 if isinstance(event, _Death):
                     raise event.error()
-                part, message = event
+                partition, message = event
                 if "at" in message:
-                    self.notice(part, message["at"])
+                    self.notice(partition, message["at"])
                 elif "shards" in message:
                     shards += [ShardInfo(**shard) for shard in message["shards"]]
                     left -= 1
@@ -202,21 +204,21 @@ class _Workers:
         to_send = self.first
         while True:
             try:
-                part = self.waiting.get_nowait()
+                partition = self.waiting.get_nowait()
             except queue.Empty:
                 return
             try:
-                child.stdin.write(to_send + json.dumps(asdict(part)).encode() + b"\n")
+                child.stdin.write(to_send + json.dumps(asdict(partition)).encode() + b"\n")
                 child.stdin.flush()
                 to_send = b""
                 message: dict[str, Any] = {}
                 while "shards" not in message and (line := child.stdout.readline()):
                     message = json.loads(line)
-                    self.said.put((part, message))
+                    self.said.put((partition, message))
             except (OSError, ValueError):  # its end of the pipe is closed, or ours by `run`
                 message = {}
             if "shards" not in message:
-                self.said.put(_Death(part=part, status=child.wait(), log=log))
+                self.said.put(_Death(partition=partition, status=child.wait(), log=log))
                 return
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from common.errors import ConfigError, DataError
-from corpus.packing import parts
+from corpus.packing import batches
 from corpus.packing.fast_encoder import FastEncoder
 from model.data import PackedManifest, ShardWriter
 from model.data.verify.shards import verify_shards
@@ -111,7 +111,7 @@ def test_interrupted_and_resumed_gives_the_same_bytes(
     pack_in(folder / "straight", cleaned, **config)
     real = ShardWriter.add_documents
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parts, "BATCH_BYTES", 150)
+        patch.setattr(batches, "BATCH_BYTES", 150)
         for stop in stops:
             left = iter(range(stop))
 
@@ -143,7 +143,7 @@ def test_finished_shards_are_not_encoded_again(
         encoded.extend(texts)
         return real(self, texts)
 
-    monkeypatch.setattr(parts, "BATCH_BYTES", 1)
+    monkeypatch.setattr(batches, "BATCH_BYTES", 1)
     monkeypatch.setattr(FastEncoder, "encode", counting)
     with pytest.raises(KeyboardInterrupt):
         pack_in(tmp_path / "out", cleaned, shard_tokens=1)

@@ -33,8 +33,8 @@ from corpus.cleaning import document_trace as fates
 from corpus.cleaning import matches
 from corpus.cleaning.deduplication.duplicates import UNKNOWN, Decision, Step, hash_table
 from corpus.cleaning.engine import pipeline
-from corpus.cleaning.engine.partitions import Partition
 from corpus.cleaning.ledger import EXCERPT, Examples
+from corpus.partitions import Partition
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -102,7 +102,7 @@ class Workshop:
         aside.replace(folder)
 
     def _documents(self, partition: Partition) -> Iterator[dict[str, Any]]:
-        for line in partition.lines():
+        for _, line in partition.lines():
             self._add(len(line))
             yield json.loads(line)
 

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from common.files import complete_file, json_line, write_json
 from corpus.cleaning import document_trace as fates
 from corpus.cleaning import matches
-from corpus.cleaning.engine.partitions import Partition
 from corpus.cleaning.ray.probe import RECORD, ROW, UID
+from corpus.partitions import Partition
 
 LINES = 32
 """Bits of a uid that hold the line."""

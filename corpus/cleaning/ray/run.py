@@ -34,10 +34,10 @@ import yaml
 
 from common.errors import StageError
 from common.files import complete_file
-from corpus.cleaning.engine import partitions
 from corpus.cleaning.ray.cluster import check_address, cluster
 from corpus.cleaning.ray.plan import RayConfig, Stretch, replaced, replacements, stretches
 from corpus.cleaning.recipe import Operator, Recipe
+from corpus.partitions import Partition, cut
 
 LOOK_SECONDS = 5.0
 """How often to look how far the executor is."""
@@ -120,9 +120,7 @@ class Runner:
         """Do all of it."""
         from corpus.cleaning.ray.parts import Piece, assemble, lay_out
 
-        parts = partitions.plan(
-            {source: str(path) for source, path in inputs.items()}, self.config.partition_bytes
-        )
+        parts = cut(inputs.items(), self.config.partition_bytes)
         rounds = list(_rounds(parts, self.config.round_bytes))
         pieces = [
             Piece(
@@ -322,7 +320,7 @@ def _finished(piece: Any) -> Any:
     return count(pq.read_table(piece.fates)) if piece.fates.exists() else None
 
 
-def _rounds(parts: Sequence[partitions.Partition], size: int) -> Iterator[int]:
+def _rounds(parts: Sequence[Partition], size: int) -> Iterator[int]:
     """For every partition, the number of its round."""
     number = held = 0
     for part in parts:

@@ -26,7 +26,7 @@ def models(job: dict[str, Any]) -> dict[str, Any]:
     """Train a small language model and place a tokenizer, as the stage does."""
     from corpus.cleaning.language_model import build as language_model
     from corpus.cleaning.language_model.config import LanguageModelConfig
-    from corpus.packing.tokenizer import configured_tokenizer
+    from corpus.tokenizer import configured_tokenizer
 
     folder = Path(job["models"])
     texts = [d["text"] for path in job["inputs"].values() for d in _documents(Path(path))]

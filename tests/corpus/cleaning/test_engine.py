@@ -21,9 +21,9 @@ from corpus.cleaning import document_trace as fates
 from corpus.cleaning import ledger
 from corpus.cleaning.deduplication import near_duplicates
 from corpus.cleaning.deduplication.duplicates import UNKNOWN, Step, decide, hash_table
-from corpus.cleaning.engine.partitions import plan
 from corpus.cleaning.engine.workers import Workshop, run_all
 from corpus.cleaning.recipe import Operator
+from corpus.partitions import cut
 
 # --- partitions ------------------------------------------------------------------------------
 
@@ -40,8 +40,8 @@ def test_every_line_belongs_to_exactly_one_partition(
     path = tmp_path_factory.mktemp("lines") / "a.jsonl"
     data = b"\n".join(lines) + (b"\n" if ended else b"")
     path.write_bytes(data)
-    partitions = plan({"a": str(path)}, size)
-    assert b"".join(line for p in partitions for line in p.lines()) == data
+    partitions = cut([("a", path)], size)
+    assert b"".join(line for p in partitions for _, line in p.lines()) == data
     assert [p.number for p in partitions] == list(range(len(partitions)))
     assert sum(p.size for p in partitions) == len(data)
 
@@ -322,7 +322,7 @@ def test_finished_partition_is_not_done_again(tmp_path: Path) -> None:
         final=tmp_path / "final",
         examples=1,
     )
-    parts = plan({"a": str(source)}, 200)
+    parts = cut([("a", source)], 200)
     for partition in parts:
         shop.survey(partition)
     # What is surveyed again would say `text 0` again; what is written again, `marked`.

@@ -25,8 +25,8 @@ import yaml
 from common.errors import ConfigError
 from corpus.cleaning import document_trace as fates
 from corpus.cleaning import recipe as recipes
-from corpus.cleaning.engine import partitions
 from corpus.cleaning.ray.plan import RayConfig, replacements, stretches
+from corpus.partitions import cut
 from corpus.sample_data.code import code_file
 from corpus.sample_data.corpora import pages
 from corpus.sample_data.noise import soil, soil_code
@@ -422,7 +422,7 @@ def test_parts_are_put_together_in_order_and_each_fate_once(tmp_path: Path) -> N
 
     texts = [f"文章{i}" * (i + 1) for i in range(40)]
     path = write_documents(tmp_path / "a.jsonl", texts)
-    parts = partitions.plan({"a": str(path)}, 2000)
+    parts = cut([("a", path)], 2000)
     pieces = [
         ray_parts.Piece(
             index=i, partition=part, rows=tmp_path / f"{part.name}.parquet", output=tmp_path / "out"

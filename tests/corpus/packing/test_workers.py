@@ -17,14 +17,18 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from common.errors import DataError, StageError
-from corpus.packing import parts, workers
+from corpus.packing import batches as packing_batches
+from corpus.packing import workers
+from corpus.packing.batches import batches
 from corpus.packing.fast_encoder import DifferentIds, FastEncoder
+from corpus.packing.pack_partition import shard_prefix
+from corpus.partitions import cut
 from tasks.core.stage import StageRun
 from tasks.pack import PackConfig, check
 from tests.corpus.packing.packed import TEXTS, files, pack_in, result, write_cleaned
 from tests.processes import alive
 
-# ── parts ────────────────────────────────────────────────────────────────────────────────────────
+# ── partitions ───────────────────────────────────────────────────────────────────────────────────
 
 
 @settings(max_examples=60, deadline=None)
@@ -34,7 +38,7 @@ from tests.processes import alive
     batch_bytes=st.integers(1, 120),
     last_newline=st.booleans(),
 )
-def test_parts_share_a_file_out(
+def test_partitions_share_a_file_out(
     tmp_path_factory: pytest.TempPathFactory,
     texts: list[str],
     part_bytes: int,
@@ -45,18 +49,16 @@ def test_parts_share_a_file_out(
     path.parent.mkdir()
     lines = "\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in texts)
     path.write_text(lines + "\n" * (last_newline and bool(texts)), encoding="utf-8")
-    planned = parts.plan([(path, "zh/00000.jsonl")], part_bytes)
-    assert len({part.name for part in planned}) == len(planned)
+    planned = [p for p in cut([("zh", path)], part_bytes) if p.size]
+    assert len({shard_prefix(part) for part in planned}) == len(planned)
     expected = [text for text in texts if text]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parts, "BATCH_BYTES", batch_bytes)
-        found = [(part, b) for part in planned for b in parts.batches(part)]
+        patch.setattr(packing_batches, "BATCH_BYTES", batch_bytes)
+        found = [(part, b) for part in planned for b in batches(part)]
         assert [text for _, batch in found for text in batch.texts] == expected
         # Behind any text, a part goes on with the next one.
         for part, batch in found:
-            rest = [
-                text for again in parts.batches(part, batch.positions[0]) for text in again.texts
-            ]
+            rest = [text for again in batches(part, batch.positions[0]) for text in again.texts]
             whole = [text for p, other in found if p is part for text in other.texts]
             assert rest == whole[whole.index(batch.texts[0], len(whole) - len(rest) - 1) + 1 :]
 
@@ -312,7 +314,7 @@ def test_doubtful_shards_are_removed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(parts, "BATCH_BYTES", 20_000)
+    monkeypatch.setattr(packing_batches, "BATCH_BYTES", 20_000)
     with monkeypatch.context() as patch:
         calls = iter(range(99))
         real = FastEncoder._compare
@@ -373,7 +375,7 @@ def test_memory_does_not_grow_with_the_file(
 
 def peak_of_worker(root: Path, backend: Path, path: Path, folder: Path) -> int:
     """Most bytes resident of a worker that packs one file."""
-    (part,) = parts.plan([(path, path.name)], 1 << 40)
+    (part,) = cut([("en", path)], 1 << 40)
     job = workers.PackJob(
         backend=str(backend),
         fast=True,

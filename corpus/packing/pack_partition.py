@@ -1,9 +1,9 @@
-"""One part of a cleaned file becomes its shards.
+"""One partition of a cleaned file becomes its shards.
 
     batch of texts ──encoder──▶ ids, offsets ──<|endoftext|> after each──▶ ShardWriter
 
-What comes out depends on the part, the tokenizer and the job; an interrupted part goes on behind
-its last finished shard.
+What comes out depends on the partition, the tokenizer and the job; an interrupted partition
+goes on behind its last finished shard.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,9 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from corpus.packing.batches import batches
 from corpus.packing.fast_encoder import FastEncoder
-from corpus.packing.parts import Part, batches
+from corpus.partitions import Partition
 from model.data.manifest import DType, ShardInfo
 from model.data.shards import ShardWriter
 from model.tokenizer.encoder import Encoder, ReferenceEncoder
@@ -21,7 +22,7 @@ from model.tokenizer.encoder import Encoder, ReferenceEncoder
 
 @dataclass(frozen=True, kw_only=True)
 class PackJob:
-    """What is the same for every part; plain values, so that it can be sent to a process."""
+    """What is the same for every partition; plain values, so that it can be sent to a process."""
 
     backend: str
     """File with the `tokenizers` library's own account of the tokenizer."""
@@ -42,13 +43,20 @@ class PackJob:
         return FastEncoder(backend) if self.fast else ReferenceEncoder(backend)
 
 
-def pack_part(
-    job: PackJob, encoder: Encoder, part: Part, notice: Callable[[int], None]
+def shard_prefix(partition: Partition) -> str:
+    """First part of its shards' names: `<source>-<stem>`, or with `-p<number>` where it is cut."""
+    # No stem of a file begins with a p.
+    whole = f"{partition.source}-{Path(partition.path).stem}"
+    return whole if partition.count == 1 else f"{whole}-p{partition.number:04d}"
+
+
+def pack_partition(
+    job: PackJob, encoder: Encoder, partition: Partition, report: Callable[[int], None]
 ) -> list[ShardInfo]:
-    """Write the shards of a part, going on after those that are finished.
+    """Write the shards of a partition, going on after those that are finished.
 
     Args:
-        notice: told how many bytes of the part are behind it, after every batch.
+        report: called with the number of its bytes that are done, after every batch.
 
     Raises:
         DataError: a line or a finished shard is damaged.
@@ -56,15 +64,15 @@ def pack_part(
     """
     with ShardWriter(
         Path(job.folder),
-        source=part.source,
-        name=part.name,
+        source=partition.source,
+        name=shard_prefix(partition),
         dtype=job.dtype,
         shard_tokens=job.shard_tokens,
-        cleaned_file=part.cleaned_file,
+        cleaned_file=f"{partition.source}/{Path(partition.path).name}",
     ) as writer:
-        for batch in batches(part, writer.position):
+        for batch in batches(partition, writer.position):
             found = encoder.encode(batch.texts).with_end(job.end)
             writer.add_documents(found.ids, found.offsets, batch.positions)
-            notice(batch.end - part.start)
-    notice(part.size)
+            report(batch.end - partition.start)
+    report(partition.size)
     return writer.shards
