@@ -45,6 +45,8 @@ class PretrainSettings:
     decay_fraction: float = 0.1
     """wsd only: the last fraction of all steps in which the rate decays linearly; (0, 1]. It moves
     with the end of the run (`steel append --horizon extend`, `steel horizon`)."""
+    optimizer: Literal["adamw"] = "adamw"
+    """Algorithm of the update: an entry of model/train/optimizer.py. Section 5: AdamW."""
     betas: tuple[float, float] = (0.9, 0.95)
     """AdamW's decay rates of the two moments. Section 5."""
     epsilon: float = 1e-8

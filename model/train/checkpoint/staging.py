@@ -22,17 +22,17 @@ WEIGHTS = "model."
 
 
 def training_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Weights and AdamW state under stable names; loading into them loads the run.
+    """Weights and the optimizer's state under stable names; loading into them loads the run.
 
-    AdamW's step count is one number for all weights, so it is saved once (`restore_steps` spreads
+    The step count is one number for all weights, so it is saved once (`restore_steps` spreads
     it again): one tensor of four bytes per weight would double the checkpoint's index.
     """
     tensors: dict[str, Tensor] = {f"{WEIGHTS}{k}": v for k, v in module.state_dict().items()}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        for kind in ("exp_avg", "exp_avg_sq"):
-            tensors[f"optimizer.{name}.{kind}"] = optimizer.state[parameter][kind]
+        state = optimizer.state[parameter].items()
+        tensors |= {f"optimizer.{name}.{kind}": value for kind, value in state if kind != "step"}
     tensors["optimizer.step"] = next(_steps(optimizer))
     return tensors
 
