@@ -120,12 +120,7 @@ def evaluate(
         },
         num_processes=num_processes(config),
         total_steps=sum(benchmark.num_questions(config.limit) for benchmark in read),
-        env={
-            "HF_DATASETS_CACHE": str((run.scratch / "datasets").resolve()),
-            # Progress goes to metrics.jsonl; bars would only fill the log.
-            "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-            "TQDM_DISABLE": "1",
-        },
+        env={"HF_DATASETS_CACHE": str((run.scratch / "datasets").resolve())},
     )
     results = {}
     for benchmark in read:

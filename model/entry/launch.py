@@ -42,11 +42,15 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "DO_NOT_TRACK": "true",
+    # Progress goes to metrics.jsonl; bars would only fill the log.
+    "TQDM_DISABLE": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
     # Threads that wait must not spin: with other work on the machine, even a tracker, spinning made
     # two threads three times slower than one (docs/FOOTGUNS.md).
     "OMP_WAIT_POLICY": "PASSIVE",
 }
-"""Environment of every launch: nothing is fetched silently."""
+"""Environment of every launch: nothing is fetched, and the log holds no progress bars."""
 
 
 def environment(num_processes: int) -> dict[str, str]:

@@ -4,55 +4,21 @@
     ──(packing: best fit, decreasing)──▶ SFTTrainer ──▶ <output>/model
 """
 
-import logging
-from pathlib import Path
 from typing import Any
-
-from model.train.finetune import finetune as _tune  # isort: skip  (sets the environment that TRL reads when imported)
 
 from trl import SFTConfig, SFTTrainer
 
-from common.config import from_json
-from common.errors import DataError
 from model.train.finetune.config import SftJob
-
-log = logging.getLogger("steel.sft")
-
-
-def main(argv: list[str]) -> int:
-    """Fine-tune as the JSON file `argv[0]` says; returns the exit code."""
-    job = from_json(SftJob, Path(argv[0]))
-    tokenizer = _tune.load_tokenizer(job.model)
-    return _tune.fit(job, tokenizer, lambda recorder: build(job, tokenizer, recorder))
+from model.train.finetune.fit import run_entry
 
 
-def build(job: SftJob, tokenizer: Any, recorder: _tune.Recorder) -> Any:
-    """TRL's trainer for a job. Raises DataError when no conversation has an answer left."""
-    settings = job.settings
-    conversations = _tune.read_rows(job, {"messages": _tune.MESSAGES})
-    arguments = SFTConfig(
-        **_tune.trainer_arguments(job, settings),
-        dataset_num_proc=_tune.preparation_workers(conversations),
-        assistant_only_loss=True,
-        packing=settings.packing,
-        packing_strategy="bfd",
+def build(job: SftJob, arguments: dict[str, Any], inputs: dict[str, Any]) -> Any:
+    """TRL's trainer, given what it shares with other methods (finetune.trainer.Build)."""
+    options = SFTConfig(
+        **arguments, assistant_only_loss=True, packing=job.settings.packing, packing_strategy="bfd"
     )
-    trainer = SFTTrainer(
-        model=_tune.load_model(job.model),
-        args=arguments,
-        train_dataset=conversations,
-        processing_class=tokenizer,
-        callbacks=[recorder],
-    )
-    rows = len(trainer.train_dataset)
-    if not rows:
-        raise DataError(
-            f"no conversation of {job.data} has an answer within max_length = "
-            f"{settings.max_length} tokens: raise it"
-        )
-    log.info("%d rows to train on", rows)
-    return trainer
+    return SFTTrainer(args=options, **inputs)
 
 
 if __name__ == "__main__":
-    _tune.run_entry(main)
+    run_entry(SftJob, build)

@@ -1,4 +1,4 @@
-"""What an SFT or DPO run is told: settings, and jobs = settings + folders.
+"""Settings of SFT and DPO, and jobs: settings, folders, and the columns that are trained on.
 
 A job travels as JSON from the stage to the ranks, so every field is a plain value. Imports neither
 torch nor TRL: stages read it to check configs before anything starts.
@@ -7,14 +7,14 @@ torch nor TRL: stages read it to check configs before anything starts.
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from common.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneSettings:
-    """What SFT and DPO have in common."""
+class FinetuneSettings:
+    """Settings that SFT and DPO share."""
 
     epochs: float = 4.0
     """Passes over the data."""
@@ -83,7 +83,7 @@ class TuneSettings:
             )
 
     def fitting_ranks(self, available: int) -> int:
-        """The most of `available` ranks that split global_batch_size into whole micro-batches."""
+        """Largest number of ranks, up to `available`, that splits global_batch_size evenly."""
         ranks = range(max(1, available), 0, -1)
         return next(
             (n for n in ranks if self.global_batch_size % (self.micro_batch_size * n) == 0), 1
@@ -107,7 +107,7 @@ class TuneSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SftSettings(TuneSettings):
+class SftSettings(FinetuneSettings):
     """Supervised fine-tuning; defaults are section 6 of the paper."""
 
     packing: bool = False
@@ -116,7 +116,7 @@ class SftSettings(TuneSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DpoSettings(TuneSettings):
+class DpoSettings(FinetuneSettings):
     """Direct preference optimization; defaults are section 6 of the paper."""
 
     epochs: float = 3.0
@@ -130,7 +130,7 @@ class DpoSettings(TuneSettings):
     warmup_fraction: float = 0.1
     """Share of the steps with a rising learning rate (0.1 in the published script)."""
     beta: float = 0.1
-    """How strongly the policy is held to the reference; section 6: 0.1."""
+    """Strength with which the policy is held to the reference; section 6: 0.1."""
     loss: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
     """TRL's name of the loss; section 6: sigmoid."""
 
@@ -140,23 +140,28 @@ class DpoSettings(TuneSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneJob:
-    """Folders of a run."""
+class FinetuneJob:
+    """Settings and folders of a run; each method states its settings and its data."""
 
+    method: ClassVar[str]
+    """Name of the entry, `model.entry.<method>`."""
+    sample: ClassVar[str]
+    """One row of the data, for messages."""
+    columns: ClassVar[tuple[str, ...]]
+    """Columns that are trained on, each a list of chat messages."""
+    notes: ClassVar[tuple[str, ...]] = ("set", "language")
+    """Columns that say where a row is from."""
+
+    settings: FinetuneSettings
+    """Settings of the training."""
     model: str
     """Transformers folder with tokenizer to start from."""
     data: str
-    """JSON lines: conversations {"messages"}, or pairs {"prompt", "chosen", "rejected"}, and where
-    each is from (`notes`)."""
+    """JSON lines with the job's columns and notes."""
     output: str
     """Receives metrics.jsonl and, at the end, model/."""
     scratch: str
     """Receives checkpoints; a run with complete ones is continued."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Columns of `data` that say where a row is from, and are not trained on."""
-        return ("set", "language")
 
     def plain(self) -> dict[str, object]:
         """As JSON values."""
@@ -164,20 +169,25 @@ class TuneJob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SftJob(TuneJob):
-    """What `python -m model.entry.sft JOB.json` reads."""
+class SftJob(FinetuneJob):
+    """Supervised fine-tuning on conversations."""
+
+    method = "sft"
+    sample = "conversation"
+    columns = ("messages",)
+    notes = ("set", "language", "style")
 
     settings: SftSettings
-    """How to train."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return ("set", "language", "style")
+    """Settings of the training."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DpoJob(TuneJob):
-    """What `python -m model.entry.dpo JOB.json` reads."""
+class DpoJob(FinetuneJob):
+    """Direct preference optimization on pairs of answers to one prompt."""
+
+    method = "dpo"
+    sample = "pair"
+    columns = ("prompt", "chosen", "rejected")
 
     settings: DpoSettings
-    """How to train."""
+    """Settings of the training."""

@@ -12,11 +12,15 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
+from common.config import from_json
 from common.errors import DataError
 from model.entry import dpo
 from model.train.distributed.signals import StopFlag
-from model.train.finetune import finetune as _tune
+from model.train.finetune.checkpoints import complete_checkpoints
 from model.train.finetune.config import DpoJob, DpoSettings
+from model.train.finetune.fit import fit
+from model.train.finetune.recorder import Recorder
+from model.train.finetune.trainer import make_trainer
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from model.train.run.metrics import JsonlSink, read_metrics
 from tests.tiny_chat import byte_tokenizer, pairs, write_lines, write_model
@@ -55,9 +59,8 @@ def make_job(policy: Path, tmp_path: Path) -> Callable[..., DpoJob]:
 
 
 def build(job: DpoJob) -> Any:
-    _tune.score_targets_only()
-    recorder = _tune.Recorder(JsonlSink(Path(job.output) / METRICS_FILE), StopFlag())
-    return dpo.build(job, _tune.load_tokenizer(job.model), recorder)
+    recorder = Recorder(JsonlSink(Path(job.output) / METRICS_FILE), StopFlag())
+    return make_trainer(job, dpo.build, recorder)
 
 
 def log_probability(network: Any, prompt: str, answer: str) -> torch.Tensor:
@@ -124,10 +127,10 @@ def test_the_entry_publishes_the_policy(
     job = make_job(epochs=2, global_batch_size=4)
     config = Path(job.output) / "dpo.json"
     config.write_text(json.dumps(job.plain()))
-    assert dpo.main([str(config)]) == 0
+    assert fit(from_json(DpoJob, config), dpo.build) == 0
     result = Path(job.output) / MODEL_FOLDER
     published = load_file(result / "model.safetensors")
-    (newest,) = _tune.complete_checkpoints(Path(job.scratch))
+    (newest,) = complete_checkpoints(Path(job.scratch))
     last = load_file(newest / "model.safetensors")
     assert all(torch.equal(last[name], tensor) for name, tensor in published.items())
     assert (result / "chat_template.jinja").read_text() == byte_tokenizer().chat_template

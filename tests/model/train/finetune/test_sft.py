@@ -15,11 +15,15 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from common.config import from_json
 from common.errors import DataError, StageError
 from model.entry import sft
 from model.train.distributed.signals import StopFlag
-from model.train.finetune import finetune as _tune
+from model.train.finetune.checkpoints import complete_checkpoints, mark_complete
 from model.train.finetune.config import SftJob, SftSettings
+from model.train.finetune.fit import fit
+from model.train.finetune.recorder import Recorder
+from model.train.finetune.trainer import load_tokenizer, make_trainer
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from model.train.run.metrics import JsonlSink, read_metrics
 from tests.tiny_chat import byte_tokenizer, conversations, write_lines, write_model
@@ -66,14 +70,13 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[SftJob], i
     monkeypatch.setattr(StopFlag, "install", lambda self: self)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield lambda job: sft.main([str(write_config(job))])
+    yield lambda job: fit(from_json(SftJob, write_config(job)), sft.build)
     torch.set_num_threads(threads)
 
 
 def build(job: SftJob) -> Any:
-    _tune.score_targets_only()
-    recorder = _tune.Recorder(JsonlSink(Path(job.output) / METRICS_FILE), StopFlag())
-    return sft.build(job, _tune.load_tokenizer(job.model), recorder)
+    recorder = Recorder(JsonlSink(Path(job.output) / METRICS_FILE), StopFlag())
+    return make_trainer(job, sft.build, recorder)
 
 
 def chatml(messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
@@ -198,13 +201,13 @@ def test_sigterm_saves_and_the_end_of_training_is_not_trained_twice(
     wait_for(lambda: len(list(read_metrics(metrics_of(job)))) >= 3, child)
     child.terminate()
     assert child.wait() == 143
-    (checkpoint,) = _tune.complete_checkpoints(Path(job.scratch))
+    (checkpoint,) = complete_checkpoints(Path(job.scratch))
     steps = len(curve(job))
     assert checkpoint.name == f"checkpoint-{steps}"
     # A run that ended with its last checkpoint but was killed before it published the model.
     state = json.loads((checkpoint / "trainer_state.json").read_text())
     (checkpoint / "trainer_state.json").write_text(json.dumps(state | {"max_steps": steps}))
-    _tune.mark_complete(checkpoint, steps)
+    mark_complete(checkpoint, steps)
     assert in_process(job) == 0
     assert len(curve(job)) == steps
     assert weights_of(job) == (checkpoint / "model.safetensors").read_bytes()
@@ -228,7 +231,7 @@ def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
     folder = write_model(tmp_path)
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(DataError, match="chat template"):
-        _tune.load_tokenizer(str(folder))
+        load_tokenizer(str(folder))
 
 
 def write_config(job: SftJob) -> Path:

@@ -1,0 +1,98 @@
+"""Fine-tuning with a TRL trainer, from the job to the published model.
+
+    job.json ──▶ Transformers folder ──▶ TRL trainer ──▶ <output>/model   (published by one rename)
+                                            │  ▲
+          <output>/metrics.jsonl ◀── Recorder  └── <scratch>/checkpoint-N with complete.json
+
+A checkpoint of the last step is never resumed: its weights are the result.
+"""
+
+import logging
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import torch.distributed as dist
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
+
+from common.config import from_json
+from common.errors import SteelError
+from common.files import publish_folder
+from model.train.distributed.signals import EXIT_STOPPED, StopFlag
+from model.train.finetune.checkpoints import complete_checkpoints, is_last_step, remove_incomplete
+from model.train.finetune.recorder import Recorder
+from model.train.finetune.trainer import Build, JobT, load_model, load_tokenizer, make_trainer
+from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
+from model.train.run.metrics import JsonlSink
+
+log = logging.getLogger("steel.finetune")
+
+
+def fit(job: JobT, build: Build[JobT]) -> int:
+    """Train from the newest complete checkpoint to the end, and publish the model.
+
+    Returns the exit code: 0, or EXIT_STOPPED after a SIGTERM and a complete checkpoint.
+    Raises StageError when the loss is not finite, DataError when there is nothing to train on.
+    """
+    scratch, result = Path(job.scratch), Path(job.output) / MODEL_FOLDER
+    if (result / "config.json").exists():
+        log.info("%s is finished", result)
+        return 0
+    newest = next(reversed(complete_checkpoints(scratch)), None)
+    if newest is not None and is_last_step(newest):
+        log.info("%s holds the last step", newest.name)
+        if int(os.environ.get("RANK", "0")) == 0:
+            publish_model(load_model(str(newest)), load_tokenizer(job.model), result)
+        return 0
+    recorder = Recorder(JsonlSink(Path(job.output) / METRICS_FILE), StopFlag().install())
+    trainer = make_trainer(job, build, recorder)
+    if trainer.is_world_process_zero():
+        remove_incomplete(scratch)
+    if dist.is_initialized():
+        dist.barrier()
+    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    if recorder.stopped:
+        log.warning("stopped after step %d, with a complete checkpoint", trainer.state.global_step)
+        return EXIT_STOPPED
+    if trainer.is_world_process_zero():
+        trained = trainer.accelerator.unwrap_model(trainer.model)
+        publish_model(trained, trainer.processing_class, result)
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+    return 0
+
+
+def publish_model(
+    trained: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, result: Path
+) -> None:
+    """Write model and tokenizer as a Transformers folder that appears complete or not at all."""
+    partial = result.with_name(f"{result.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    # A chat turn ends with <|im_end|>, a document with eos: generation stops at both.
+    trained.generation_config.eos_token_id = sorted({end, tokenizer.eos_token_id}, reverse=True)
+    trained.generation_config.pad_token_id = tokenizer.pad_token_id
+    trained.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    publish_folder(partial, result)
+
+
+def run_entry(job_type: type[JobT], build: Build[JobT]) -> None:
+    """Run a method as a program `JOB.json`: exit 0, 2 for a user's error, 143 after SIGTERM."""
+    if os.environ.get("WORLD_SIZE") == "1":
+        # A process group of one would only wrap the model in DDP.
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+            os.environ.pop(name, None)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    disable_progress_bar()
+    for noisy in ("datasets", "transformers", "accelerate", "trl"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        code = fit(from_json(job_type, Path(sys.argv[1])), build)
+    except SteelError as error:
+        log.error("%s", error)
+        code = 2
+    sys.exit(code)

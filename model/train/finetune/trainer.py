@@ -1,0 +1,151 @@
+"""Making of TRL's trainers: model, tokenizer, rows and arguments, alike for SFT and DPO."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import torch
+import trl.trainer.utils as trl_utils
+from datasets import Dataset, Features, Value
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+)
+
+import model.modeling_steel as _registers_auto_classes  # noqa: F401
+from common.errors import DataError
+from model.train.finetune.config import FinetuneJob
+
+log = logging.getLogger("steel.finetune")
+
+JobT = TypeVar("JobT", bound=FinetuneJob)
+
+Build: TypeAlias = Callable[[JobT, dict[str, Any], dict[str, Any]], Any]
+"""Makes a TRL trainer of a job, the shared arguments of its config, and the shared arguments of
+the trainer."""
+
+KEEP_LAST = 2
+"""Checkpoints on disk: the newest might still be in the making."""
+
+
+def score_targets_only() -> None:
+    """Let TRL project only the positions that have a target onto the vocabulary, on a CPU too.
+
+    Without Triton it projects every position (for compilers that want fixed shapes), which was 58 %
+    of the time of SFT here: answers are short, prompts and padding are not. The result is the same.
+    """
+    trl_utils._use_triton = lambda device: True
+
+
+def load_model(folder: str) -> PreTrainedModel:
+    """Load a model in fp32, as mixed precision wants its master weights."""
+    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, trust_remote_code=False, local_files_only=True
+    )
+    return loaded
+
+
+def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer beside a model. Raises DataError when it has no chat template."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=False, local_files_only=True
+    )
+    if not tokenizer.chat_template:
+        raise DataError(
+            f"the tokenizer in {folder} has no chat template: export the model with Steel, which "
+            "puts model/tokenizer/chat_template.jinja beside it"
+        )
+    return tokenizer
+
+
+def read_rows(job: FinetuneJob) -> Dataset:
+    """The job's JSON lines, memory-mapped, with its columns and no others.
+
+    What TRL derives from them (ids, labels) is kept beside them in the scratch folder, so a second
+    rank and a resumed run find it done.
+    """
+    messages = [{"role": Value("string"), "content": Value("string")}]
+    types = dict.fromkeys(job.columns, messages) | dict.fromkeys(job.notes, Value("string"))
+    rows: Dataset = Dataset.from_json(
+        job.data, features=Features(types), cache_dir=str(Path(job.scratch) / "datasets")
+    )
+    return rows.select_columns(list(job.columns))
+
+
+def trainer_arguments(job: FinetuneJob, num_rows: int) -> dict[str, Any]:
+    """Keyword arguments that TRL's SFTConfig and DPOConfig share."""
+    settings = job.settings
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    gpu = torch.cuda.is_available()
+    bf16 = settings.precision == "bf16" or (
+        settings.precision == "auto" and gpu and torch.cuda.is_bf16_supported()
+    )
+    return {
+        "output_dir": job.scratch,
+        "num_train_epochs": settings.epochs,
+        "max_steps": settings.max_steps or -1,
+        "per_device_train_batch_size": settings.micro_batch_size,
+        "gradient_accumulation_steps": settings.accumulation(num_processes),
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": settings.schedule,
+        "warmup_steps": settings.warmup_fraction,
+        "weight_decay": settings.weight_decay,
+        "adam_beta1": settings.betas[0],
+        "adam_beta2": settings.betas[1],
+        "max_grad_norm": settings.max_grad_norm,
+        "max_length": settings.max_length,
+        "bf16": bf16,
+        "use_cpu": not gpu,
+        "ddp_backend": "gloo" if num_processes > 1 and not gpu else None,
+        "ddp_find_unused_parameters": False,
+        # Rank 0 prepares millions of conversations while the others wait.
+        "ddp_timeout": 4 * 3600,
+        "activation_checkpointing": settings.activation_checkpointing,
+        "train_sampling_strategy": "group_by_length" if settings.group_by_length else "random",
+        "dataloader_pin_memory": gpu,
+        # Processes that turn rows into ids; a few rows aren't worth starting any.
+        "dataset_num_proc": os.cpu_count() if num_rows >= 50_000 else None,
+        "seed": settings.seed,
+        "data_seed": settings.seed,
+        "save_strategy": "steps",
+        "save_steps": settings.checkpoint_interval,
+        "save_total_limit": KEEP_LAST,
+        "logging_steps": settings.log_interval,
+        "logging_first_step": True,
+        "logging_nan_inf_filter": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        # The hub is never written to, and there are no evaluation rows.
+        "push_to_hub": False,
+        "eval_strategy": "no",
+    }
+
+
+def make_trainer(job: JobT, build: Build[JobT], recorder: TrainerCallback) -> Any:
+    """TRL's trainer for a job. Raises DataError when no row has an answer left."""
+    score_targets_only()
+    rows = read_rows(job)
+    trainer = build(
+        job,
+        trainer_arguments(job, len(rows)),
+        {
+            "model": load_model(job.model),
+            "train_dataset": rows,
+            "processing_class": load_tokenizer(job.model),
+            "callbacks": [recorder],
+        },
+    )
+    if not len(trainer.train_dataset):
+        raise DataError(
+            f"no {job.sample} of {job.data} has an answer within max_length = "
+            f"{job.settings.max_length} tokens: raise it"
+        )
+    log.info("%d rows to train on", len(trainer.train_dataset))
+    trainer.remove_callback(PrinterCallback)  # metrics.jsonl has it all
+    return trainer
