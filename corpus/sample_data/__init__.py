@@ -1,10 +1,11 @@
-"""A small invented world, written as the raw data sets of the paper: own text, from a seed.
+"""Sample data: generated texts in the raw formats of the paper's data sets, from a seed.
 
-    world ──▶ telling_zh, telling_en, code ──▶ dirt ──▶ corpora          (13 native raw formats)
-      └─────▶ exams ──held-out rule──▶ conversations (SFT, preferences), exam_files (C-Eval, …)
+    facts ──▶ templates, code ──▶ noise ──▶ corpora               (13 native raw formats)
+      └─────▶ questions ──held-out rule──▶ conversations          (SFT, preferences)
+                                    └────▶ benchmarks             (C-Eval, CMMLU, MMLU files)
 
-See docs/sample-data.md for what is told, what is dirty, what is held out and what a tiny model
-learns from it.
+All wordings are in phrases/*.yaml. docs/sample-data.md describes the contents, the noise, the
+held-out questions, and the results of a tiny model trained on them.
 """
 
 from dataclasses import dataclass
@@ -13,12 +14,10 @@ from random import Random
 from typing import Literal
 
 from common.errors import ConfigError
+from corpus.sample_data.benchmarks import SUBJECTS, write_benchmark
 from corpus.sample_data.conversations import PREFERENCES, SFT
-from corpus.sample_data.conversations import ROWS as CONVERSATION_ROWS
 from corpus.sample_data.corpora import CORPORA
-from corpus.sample_data.corpora import ROWS as CORPUS_ROWS
-from corpus.sample_data.question_files import SUBJECTS, write_exam
-from corpus.sample_data.world import make_world
+from corpus.sample_data.facts import draw_facts
 
 __all__ = ["DATASETS", "DatasetKind", "SampleDataConfig", "generator_files", "write_dataset"]
 
@@ -39,16 +38,16 @@ def generator_files() -> list[Path]:
     return sorted(p for p in package.rglob("*") if p.suffix in (".py", ".yaml"))
 
 
-FEWEST_ROWS = 20
+MIN_ROWS = 20
 """Rows of a data set at the smallest scale: enough for every part of its format."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleDataConfig:
-    """Which valley, and how much is told about it."""
+    """Settings of the generator."""
 
     seed: int = 7
-    """Draws the facts and all texts; another seed is another valley."""
+    """Seed of the facts and of all texts."""
     scale: float = 1.0
     """Multiplies the number of rows: 1 is about 3,300 documents of pretraining text,
     0.56 million tokens of Qwen1.5."""
@@ -67,11 +66,11 @@ def write_dataset(kind: DatasetKind, name: str, folder: Path, config: SampleData
     if not 0 < config.scale < 1000:
         raise ConfigError(f"sample_data.scale must be above 0 and below 1000 (got {config.scale})")
     folder.mkdir(parents=True, exist_ok=True)
-    world = make_world(config.seed)
+    base = draw_facts(config.seed)
+    # The name is part of the seed: another one would give other data.
     rng = Random(f"sample-world/{config.seed}/{kind}/{name}")
     if kind == "evals":
-        write_exam(rng, world, name, folder, config.scale)
+        write_benchmark(rng, base, name, folder, config.scale)
         return
-    writers = {"corpora": CORPORA, "sft": SFT, "preferences": PREFERENCES}[kind]
-    rows = (CORPUS_ROWS if kind == "corpora" else CONVERSATION_ROWS)[name]
-    writers[name](rng, world, max(FEWEST_ROWS, round(rows * config.scale)), folder)
+    writer = {"corpora": CORPORA, "sft": SFT, "preferences": PREFERENCES}[kind][name]
+    writer.write(rng, base, max(MIN_ROWS, round(writer.rows * config.scale)), folder)

@@ -1,17 +1,29 @@
-"""Writing the containers that data sets come in, the same bytes every time."""
+"""Writers of the file formats that data sets come in; the same rows give the same bytes."""
 
 import csv
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from random import Random
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from corpus.sample_data.facts import KnowledgeBase
+
 Row = Mapping[str, Any]
+
+
+class DatasetWriter(NamedTuple):
+    """A data set: its size, and the function that writes it."""
+
+    rows: int
+    """Rows at scale 1."""
+    write: Callable[[Random, KnowledgeBase, int, Path], None]
+    """Takes random numbers, facts, the number of rows and a folder."""
 
 
 def json_lines(rows: Iterable[Row]) -> list[bytes]:
@@ -29,10 +41,10 @@ def write_array(path: Path, rows: Sequence[Row]) -> None:
     _write(path, json.dumps(rows, ensure_ascii=False, indent=4).encode())
 
 
-def write_parquet(path: Path, rows: Sequence[Row], schema: pa.Schema) -> None:
-    """A snappy parquet file with the given columns."""
+def write_parquet(path: Path, rows: Sequence[Row]) -> None:
+    """A snappy parquet file; the columns and their types are those of the rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), path)
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), path)
 
 
 def csv_bytes(rows: Iterable[Sequence[Any]], *, line_end: str = "\n") -> bytes:

@@ -28,9 +28,9 @@ from corpus.cleaning import recipe as recipes
 from corpus.cleaning.ray.plan import RayConfig, replacements, stretches
 from corpus.partitions import cut
 from corpus.sample_data.code import code_file
-from corpus.sample_data.corpora import pages
-from corpus.sample_data.noise import soil, soil_code
-from corpus.sample_data.world import make_world
+from corpus.sample_data.corpora import web_pages
+from corpus.sample_data.facts import draw_facts
+from corpus.sample_data.noise import add_code_noise, add_noise
 
 PROGRAM = Path(__file__).with_name("ray_program.py")
 FRAGILE = """
@@ -186,9 +186,9 @@ def planted(texts: Sequence[str]) -> tuple[list[str], dict[int, list[int]]]:
 
 
 @pytest.fixture(scope="module")
-def world_texts() -> list[str]:
+def page_texts() -> list[str]:
     rng = random.Random(3)
-    return list(soil(rng, pages(rng, make_world(7), "zh", 150)))
+    return list(add_noise(rng, web_pages(rng, draw_facts(7), "zh", 150)))
 
 
 def assert_same_fates(outcome: dict[str, Any], expected: dict[str, Any], inputs: list[Any]) -> None:
@@ -223,10 +223,10 @@ def assert_same_fates(outcome: dict[str, Any], expected: dict[str, Any], inputs:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_text_on_two_nodes(
-    cluster: tuple[str, dict[str, str]], tmp_path: Path, world_texts: list[str]
+    cluster: tuple[str, dict[str, str]], tmp_path: Path, page_texts: list[str]
 ) -> None:
     address, token = cluster
-    texts, copies = planted(world_texts)
+    texts, copies = planted(page_texts)
     texts += [
         "短文一则，讲的是山里的事。",
         "另一则短文，讲的是海边的人。",
@@ -235,7 +235,7 @@ def test_text_on_two_nodes(
     ]
     # Ray hands out a thousand rows at a time, so that less would be work for one node.
     sentences = {
-        s for text in world_texts for s in text.replace("\n", "。").split("。") if len(s) > 9
+        s for text in page_texts for s in text.replace("\n", "。").split("。") if len(s) > 9
     }
     numbered = (f"{s}，第{n}次。" for n in range(9) for s in sorted(sentences))
     texts += itertools.islice(numbered, 2200)
@@ -325,9 +325,9 @@ def _entries(folder: Path, source: str, operators: list[str]) -> list[Any]:
 @pytest.mark.timeout(600)
 def test_code_here_and_only_on_loopback(tmp_path: Path) -> None:
     rng = random.Random(4)
-    world = make_world(7)
-    files = [code_file(rng, world, language) for language in ("python", "java") for _ in range(30)]
-    files = list(soil_code(rng, "python", files))
+    base = draw_facts(7)
+    files = [code_file(rng, base, language) for language in ("python", "java") for _ in range(30)]
+    files = list(add_code_noise(rng, "python", files))
     source = write_documents(tmp_path / "code.jsonl", [*files, files[3], files[40]])
     recipe = write_recipe(tmp_path / "code.yaml", "code-repaired")
     (stand_in,) = replacements(recipes.load(str(recipe.with_suffix(""))))
