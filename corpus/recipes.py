@@ -1,5 +1,7 @@
-"""What data_recipes/corpora/<name>.yaml says about a corpus, and how any recipe names the hub."""
+"""Recipes of corpora (data_recipes/corpora/<name>.yaml), and what recipes of any kind may say about
+where their data come from: the hub, pinned checksums, how to obtain them by hand."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -30,7 +32,7 @@ class CorpusRecipe:
     title: str
     """Name as its makers write it."""
     kind: Literal["text", "code"]
-    """Which cleaning recipe it goes through."""
+    """Kind of its documents, which decides the cleaning recipe."""
     language: str
     """Language, or languages joined by `-`; for code the programming language."""
     format: str
@@ -39,9 +41,9 @@ class CorpusRecipe:
     """`records`: JSON lines, JSON arrays or parquet; `files`: each text file is a document;
     `lines`: each line of a text file is one."""
     hub: HubSource | None = None
-    """Where the Hugging Face hub has it."""
+    """Its repository on the Hugging Face hub."""
     obtain: str = ""
-    """How to get it by hand, where the hub does not have it."""
+    """Directions for getting it by hand, where the hub does not have it."""
     sha256: Mapping[str, str] = field(default_factory=dict)
     """Checksums that files must have, by name; checked before they are unpacked. A recipe of any
     kind may give them."""
@@ -76,3 +78,20 @@ def hub_source(kind: str, name: str) -> HubSource | None:
 def how_to_obtain(kind: str, name: str) -> str:
     """A recipe's own words on getting the data by hand; empty where it has none."""
     return str(read_yaml(recipe_path(kind, name)).get("obtain", "")).strip()
+
+
+def pinned_checksums(kind: str, name: str) -> dict[str, str]:
+    """`sha256:…` by file name, as the recipe pins them. Raises ConfigError for anything else."""
+    path = recipe_path(kind, name)
+    pinned = read_yaml(path).get("sha256") or {}
+    if not isinstance(pinned, dict):
+        raise ConfigError(
+            f"{display(path)}: 'sha256' must map file names to checksums (got {pinned!r})"
+        )
+    for file, digest in pinned.items():
+        if not re.fullmatch("[0-9a-fA-F]{64}", str(digest)):
+            raise ConfigError(
+                f"{display(path)}: the sha256 of {file} must be 64 hexadecimal digits "
+                f"(got {digest!r})"
+            )
+    return {str(file): f"sha256:{digest}" for file, digest in pinned.items()}

@@ -9,8 +9,8 @@ from pathlib import Path
 from common.errors import ConfigError
 from common.paths import resolve
 from common.recipes import load_config
-from corpus.sample_data import SampleDataConfig
-from tasks.acquire import AcquireConfig, AcquireKind
+from corpus.sample_data import DatasetKind, SampleDataConfig
+from tasks.acquire import AcquireConfig
 from tasks.clean import CleanConfig
 from tasks.dpo import DpoConfig
 from tasks.evaluate import EvaluateConfig
@@ -93,7 +93,7 @@ class PipelineConfig:
         """The mixture whose model DPO starts from."""
         return self.dpo_policy or (self.mixtures[-1] if self.mixtures else None)
 
-    def acquire(self, kind: AcquireKind) -> AcquireConfig:
+    def acquire(self, kind: DatasetKind) -> AcquireConfig:
         """What `acquire` fetches of one kind."""
         datasets = {
             "corpora": self.corpora,

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from common.disk import require_free_space
+from corpus.sample_data import DatasetKind
 from flows.config import PipelineConfig
 from tasks import acquire, pretrain
-from tasks.acquire import AcquireKind
 from tasks.pretrain.appends import check_data
 
-KINDS: tuple[AcquireKind, ...] = ("corpora", "sft", "preferences", "evals")
+KINDS: tuple[DatasetKind, ...] = ("corpora", "sft", "preferences", "evals")
 
 COPIES = 7
 """How often a corpus lies in the store at the most: raw, normalized, while it is cleaned (four

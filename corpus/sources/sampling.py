@@ -28,7 +28,7 @@ from corpus.sources.first_records import Front, Reading, Taken, take_front
 from corpus.sources.local import LocalSource
 from corpus.sources.retry import NoRanges
 from corpus.sources.source import Source, StoredFile
-from corpus.sources.transfer import Place, fresh, space
+from corpus.sources.transfer import Destination, cleared, unpacked_bytes
 
 SPREAD = 16
 """Files that a sample comes from at least, where a corpus has so many."""
@@ -67,8 +67,8 @@ def _accompanies(path: PurePosixPath) -> bool:
     return stem in _ACCOMPANYING or path.name.lower().endswith(_ACCOMPANYING_SUFFIXES)
 
 
-def sample(
-    place: Place,
+def write_sample(
+    destination: Destination,
     source: Source,
     files: Sequence[StoredFile],
     *,
@@ -79,7 +79,7 @@ def sample(
     """Write a sample of a corpus. Returns (records, files that they come from).
 
     Args:
-        place: where it goes.
+        destination: folders of the corpus.
         source: where the files are.
         files: all of them, sorted by name.
         fraction: share of the corpus's bytes, above 0, at most 1.
@@ -89,17 +89,24 @@ def sample(
     Raises:
         DataError: a file is damaged or cannot be fetched.
     """
-    notes = place.scratch / "sampled.json"
-    return _Sample(place, source, notes, place.folder, reading).take(files, fraction, limit)
+    notes = destination.scratch / "sampled.json"
+    return _Sample(destination, source, notes, destination.folder, reading).take(
+        files, fraction, limit
+    )
 
 
 class _Sample:
     """One corpus, or one archive of it."""
 
     def __init__(
-        self, place: Place, source: Source, notes: Path | None, folder: Path, reading: Reading
+        self,
+        destination: Destination,
+        source: Source,
+        notes: Path | None,
+        folder: Path,
+        reading: Reading,
     ) -> None:
-        self.place, self.source, self.notes, self.folder = place, source, notes, folder
+        self.destination, self.source, self.notes, self.folder = destination, source, notes, folder
         self.reading = reading
         self.done: dict[str, dict[str, float | None]] = {}
         if notes is not None and notes.exists():
@@ -119,7 +126,9 @@ class _Sample:
                 held += sizes[file.name]
         if not limit:
             space_needed = min(math.ceil(budget), held)
-            require_free_space(self.place.run.folder, space_needed, f"sample of {self.place.name}")
+            require_free_space(
+                self.destination.folder, space_needed, f"sample of {self.destination.name}"
+            )
         # Each file's share follows from what the ones before have left: files that are one record
         # take more than their share.
         left, after = budget, held
@@ -140,7 +149,9 @@ class _Sample:
             records += part.records
             left -= max(share, part.bytes)
             after -= size
-            self.place.run.progress(position + 1, len(chosen), f"files of {self.place.name}")
+            self.destination.progress(
+                position + 1, len(chosen), f"files of {self.destination.name}"
+            )
         for file in chosen:  # files that had more than their part of the limit
             had = taken.get(file.name)
             if had is not None and had.more and records < limit:
@@ -180,7 +191,7 @@ class _Sample:
     def _take_front(self, file: StoredFile, share: float, quota: int | None) -> Taken:
         target = self.folder / unpacked_name(file.name, streams=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.place.scratch / "front"
+        aside = self.destination.scratch / "front"
         label = f"{self.source.origin}: {file.name}"
         assert file.size is not None
         for whole in (False, True):
@@ -202,18 +213,21 @@ class _Sample:
     def _take_archive(self, file: StoredFile, share: float, quota: int | None) -> Taken:
         packed = packing(file.name, streams=True)
         assert packed is not None and file.size is not None
-        require_free_space(self.place.run.folder, space(file, streams=True), file.name)
+        require_free_space(self.destination.folder, unpacked_bytes(file, streams=True), file.name)
         path = self.source.fetch(file)
         label = f"{self.source.origin}: {file.name}"
-        inside, aside = self.place.scratch / "unpacking", self.place.scratch / "sampling"
-        unpack(path, fresh(inside), packed, label, streams=True)
-        fresh(aside).mkdir()
+        inside, aside = (
+            self.destination.scratch / "unpacking",
+            self.destination.scratch / "sampling",
+        )
+        unpack(path, cleared(inside), packed, label, streams=True)
+        cleared(aside).mkdir()
         content = LocalSource(str(inside), origin=label)
-        inner = _Sample(self.place, content, None, aside, self.reading)
+        inner = _Sample(self.destination, content, None, aside, self.reading)
         records, _ = inner.take(content.files(), share / file.size, quota or 0)
         target = self.folder / unpacked_name(file.name, streams=True)
         shutil.rmtree(target, ignore_errors=True)  # of a smaller part of the limit
         target.parent.mkdir(parents=True, exist_ok=True)
         aside.replace(target)
-        fresh(inside)
+        cleared(inside)
         return Taken(records=records, bytes=math.ceil(share), more=records == quota)

@@ -1,14 +1,14 @@
-"""From fetched files to the data set's folder: moved, copied or unpacked, then made visible.
+"""Transfer of fetched files into a data set's folder: moved, copied or unpacked, then renamed.
 
-    fetched ──▶ aside (scratch) ──rename──▶ <name>/…
+    fetched ──▶ scratch folder ──rename──▶ <name>/…
 
-What stands in the folder is complete: a rerun leaves it alone.
+Every file in the data set's folder is complete: a rerun leaves it alone.
 """
 
 import os
 import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,37 +22,41 @@ from corpus.sources.archives import unpack, unpack_stream
 from corpus.sources.compression import Packing, packing, unpacked_name
 from corpus.sources.remote import WORKERS
 from corpus.sources.source import Source, StoredFile
-from tasks.core.stage import StageRun
 
 EXPANSION = 6
 """Bytes that a compressed file unpacks to per byte, as a guess where it doesn't say itself."""
 
 
+Progress = Callable[[float, float, str], None]
+"""Called with what is done, the total, and the unit that both are counted in."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where the files of one data set go."""
+class Destination:
+    """Folders that one data set is written to, and the callables that are told about it."""
 
-    run: StageRun
     name: str
-    """Of the data set."""
-    streams: bool
-    """Whether single `.gz` and `.zst` streams are unpacked (corpora)."""
-
-    @property
-    def folder(self) -> Path:
-        """The finished files."""
-        return self.run.folder / self.name
-
-    @property
-    def scratch(self) -> Path:
-        """Everything unfinished."""
-        path = self.run.scratch / self.name
-        path.mkdir(exist_ok=True)
-        return path
+    """Name of the data set."""
+    folder: Path
+    """Folder of the finished files."""
+    scratch: Path
+    """Existing folder for everything unfinished; must survive interruptions."""
+    decompress: bool
+    """If true, single `.gz` and `.zst` files are decompressed (corpora)."""
+    progress: Progress = lambda done, total, unit: None
+    """Called now and then with the progress."""
+    warn: Callable[[str], None] = lambda message: None
+    """Called with what a user should know although the work goes on."""
 
     def target(self, file: StoredFile) -> Path:
-        """What a file becomes: itself, a file without `.gz`, or the folder of an archive."""
-        return self.folder / unpacked_name(file.name, streams=self.streams)
+        """Path that a file becomes: itself, a file without `.gz`, or the folder of an archive."""
+        return self.folder / unpacked_name(file.name, streams=self.decompress)
+
+    def clear(self) -> None:
+        """Remove everything of the data set, to begin again."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        shutil.rmtree(self.scratch)
+        self.scratch.mkdir()
 
 
 def check_names(files: Sequence[StoredFile], origin: str, *, streams: bool) -> None:
@@ -76,15 +80,17 @@ def check_names(files: Sequence[StoredFile], origin: str, *, streams: bool) -> N
                 )
 
 
-def take_all(place: Place, source: Source, files: Sequence[StoredFile]) -> None:
+def transfer_all(destination: Destination, source: Source, files: Sequence[StoredFile]) -> None:
     """Fetch and place every file that does not stand finished, several at a time.
 
     Raises DataError; whatever was finished stays.
     """
-    missing = [file for file in files if not place.target(file).exists()]
+    missing = [file for file in files if not destination.target(file).exists()]
     local = not source.owned
-    needed = sum(space(file, streams=place.streams, local=local) for file in missing)
-    require_free_space(place.run.folder, needed, f"data set {place.name!r}")
+    needed = sum(
+        unpacked_bytes(file, streams=destination.decompress, local=local) for file in missing
+    )
+    require_free_space(destination.folder, needed, f"data set {destination.name!r}")
     total = sum(file.size or 0 for file in files)
     done = total - sum(file.size or 0 for file in missing)
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -94,25 +100,25 @@ def take_all(place: Place, source: Source, files: Sequence[StoredFile]) -> None:
         try:
             for fetch in as_completed(fetches):
                 file = fetches[fetch]
-                put(place, source, file, fetch.result())
+                transfer(destination, source, file, fetch.result())
                 done += file.size or 0
-                place.run.progress(done, total, f"bytes of {place.name}")
+                destination.progress(done, total, f"bytes of {destination.name}")
         except BaseException:
             source.cancel()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
-def space(file: StoredFile, *, streams: bool, local: bool = False) -> int:
+def unpacked_bytes(file: StoredFile, *, streams: bool, local: bool = False) -> int:
     """About how many bytes a file takes once it is placed; a local one is asked itself."""
     packed, size = packing(file.name, streams=streams), file.size or 0
     if packed is None or (packed.container and packed.suffix == ".tar"):
         return size
-    stated = _stated(Path(file.handle), packed) if local else 0
+    stated = _stated_bytes(Path(file.handle), packed) if local else 0
     return max(size, stated) if stated else size * EXPANSION
 
 
-def _stated(path: Path, packed: Packing) -> int:
+def _stated_bytes(path: Path, packed: Packing) -> int:
     """The unpacked size that a file states; 0 where it states none, or can't."""
     size = path.stat().st_size
     try:
@@ -130,11 +136,11 @@ def _stated(path: Path, packed: Packing) -> int:
     return 0
 
 
-def put(place: Place, source: Source, file: StoredFile, path: Path) -> None:
+def transfer(destination: Destination, source: Source, file: StoredFile, path: Path) -> None:
     """Make a fetched file visible, unpacked if it is packed. Raises Refused for a bad archive."""
-    target = place.target(file)
+    target = destination.target(file)
     target.parent.mkdir(parents=True, exist_ok=True)
-    packed = packing(file.name, streams=place.streams)
+    packed = packing(file.name, streams=destination.decompress)
     shown = f"{source.origin}: {file.name}" if file.name not in source.origin else source.origin
     if packed is None and source.owned:
         path.replace(target)
@@ -143,9 +149,9 @@ def put(place: Place, source: Source, file: StoredFile, path: Path) -> None:
         with path.open("rb") as data, complete_file(target) as out:
             shutil.copyfileobj(data, out, 1 << 20)
         return
-    aside = fresh(place.scratch / "unpacking")
+    aside = cleared(destination.scratch / "unpacking")
     if packed.container:
-        unpack(path, aside, packed, shown, streams=place.streams)
+        unpack(path, aside, packed, shown, streams=destination.decompress)
     else:
         with complete_file(aside) as out:
             unpack_stream(path, out, packed, shown)
@@ -154,14 +160,8 @@ def put(place: Place, source: Source, file: StoredFile, path: Path) -> None:
         path.unlink()
 
 
-def fresh(path: Path) -> Path:
-    """A path with nothing there, whatever an interrupted attempt has left."""
+def cleared(path: Path) -> Path:
+    """Remove what an interrupted attempt has left at a path, or beside it with a suffix."""
     for old in path.parent.glob(f"{path.name}*"):
         shutil.rmtree(old) if old.is_dir() else old.unlink()
     return path
-
-
-def forget(place: Place) -> None:
-    """Remove everything of a data set, to begin again."""
-    shutil.rmtree(place.folder, ignore_errors=True)
-    shutil.rmtree(place.run.scratch / place.name, ignore_errors=True)

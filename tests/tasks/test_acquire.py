@@ -10,7 +10,8 @@ import pytest
 from common import disk as _disk
 from common.errors import ConfigError, DataError
 from corpus.sample_data import SampleDataConfig, generator_files
-from tasks.acquire import AcquireConfig, acquire, check, local_files
+from corpus.sources.local import local_files
+from tasks.acquire import AcquireConfig, acquire, check
 from tasks.core.stage import stage_key
 from tests.corpus.sources.fake_hub import COMMIT, Hub, serving
 from tests.tasks.running import run_stage

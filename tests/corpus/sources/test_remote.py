@@ -341,7 +341,7 @@ def test_etag_of_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(
         remote, "url_to_fs", lambda url, **_: (Bucket(), Bucket._strip_protocol(url))
     )
-    monkeypatch.setattr("tasks.acquire.check_url", lambda *_: None)
+    monkeypatch.setattr("corpus.sources.datasets.check_url", lambda *_: None)
     Bucket().pipe({"/bucket/a.jsonl": LINES})
     run_stage(acquire, tmp_path / "good", corpora("s3://bucket/a.jsonl"))
     assert files_of(tmp_path / "good" / "skypile") == {"a.jsonl": LINES}

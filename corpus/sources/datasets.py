@@ -1,0 +1,265 @@
+"""One data set brought into a folder: its native files, or a sample of them.
+
+    "sample-data"         ── generated (corpus/sample_data) ───────────┐
+    path, folder or glob  ── read where it lies (local.py) ────────────┤  moved, copied or
+    "hub"                 ── the recipe's files at one commit (hub.py) ┼─ unpacked ──▶ <name>/…
+    s3://, https://, …    ── through fsspec (remote.py) ───────────────┘  (transfer.py, archives.py)
+                                                                          or sampled (sampling.py)
+
+After an interruption complete files are kept, and half ones continued.
+"""
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from common.disk import disk_full, human, total_bytes
+from common.errors import ConfigError, DataError
+from common.files import write_json
+from common.paths import display
+from common.recipes import read_yaml, recipe_path
+from common.urls import identity, is_url, scheme
+from corpus.recipes import corpus, pinned_checksums
+from corpus.sample_data import DatasetKind, SampleDataConfig, generator_files, write_dataset
+from corpus.sources import hub
+from corpus.sources.local import LocalSource, check_local, local_files
+from corpus.sources.remote import UrlSource, check_url
+from corpus.sources.sampling import write_sample
+from corpus.sources.source import Source, StoredFile
+from corpus.sources.transfer import Destination, check_names, cleared, transfer_all, unpacked_bytes
+
+SAMPLE_DATA = "sample-data"
+HUB = "hub"
+"""Locations that are neither a path nor a URL."""
+
+SAMPLE_DATA_BYTES = 4 * 1024**2
+"""Generous size of one generated data set at scale 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcquiredDataset:
+    """Origin and size of a data set that stands complete in its folder."""
+
+    origin: str
+    """Location without secrets; with the commit where there is one."""
+    files: int = 0
+    """Number of files."""
+    bytes: int = 0
+    """Their size."""
+    sample: str = ""
+    """Records and files that a sample consists of; empty where everything was taken."""
+    revision: dict[str, str] | None = None
+    """Revision that was asked for, and its commit; None outside of a hub."""
+
+
+def check_location(
+    kind: DatasetKind, name: str, location: str, generator: SampleDataConfig | None
+) -> None:
+    """Check, without the network, that a data set can be brought in from a location.
+
+    Raises ConfigError for an unknown data set or protocol, DataError for missing or empty files.
+    """
+    read_yaml(recipe_path(kind, name))  # names the known ones when it does not exist
+    pinned_checksums(kind, name)
+    if location == "sample-world":
+        raise ConfigError(
+            f"{name}: the location 'sample-world' is now called {SAMPLE_DATA!r}; write that"
+        )
+    if location == SAMPLE_DATA:
+        if generator is None:
+            raise ConfigError(
+                f"acquire.datasets.{name} is {SAMPLE_DATA!r}, which needs `sample_data`, "
+                "for example `sample_data: {seed: 7, scale: 1.0}`"
+            )
+    elif location == HUB:
+        hub.check_hub(kind, name)
+    elif is_url(location):
+        check_url(name, location)
+        if scheme(location) == "hf":
+            hub.check_hf_url(name, location)
+    else:
+        check_local(kind, name, location)
+
+
+def location_fingerprint(location: str) -> Any:
+    """JSON value that changes when what lies at a location changes; None for the hub.
+
+    Of a URL only the address counts: a finished data set is not asked for again.
+    """
+    if location == SAMPLE_DATA:
+        digest = hashlib.sha256()
+        for path in generator_files():
+            digest.update(path.read_bytes())
+        return digest.hexdigest()[:16]
+    if is_url(location):
+        return hashlib.sha256(identity(location).encode()).hexdigest()  # without secrets
+    if location == HUB:
+        return None
+    return [
+        [relative, (stat := path.stat()).st_size, stat.st_mtime_ns]
+        for path, relative in local_files(location)
+    ]
+
+
+def dataset_bytes(
+    kind: DatasetKind, location: str, generator: SampleDataConfig | None, fraction: float
+) -> float:
+    """Bytes that a data set will take, as far as that can be known without the network."""
+    if location == SAMPLE_DATA:
+        return SAMPLE_DATA_BYTES * (generator.scale if generator else 0.0)
+    if location == HUB or is_url(location):
+        return 0.0
+    return fraction * sum(
+        unpacked_bytes(file, streams=kind == "corpora", local=True)
+        for file in LocalSource(location).files()
+    )
+
+
+def acquire_dataset(
+    destination: Destination,
+    kind: DatasetKind,
+    location: str,
+    *,
+    generator: SampleDataConfig | None = None,
+    fraction: float = 1.0,
+    limit: int = 0,
+) -> AcquiredDataset:
+    """Write a data set's files into `destination.folder`.
+
+    Args:
+        destination: name and folders of the data set.
+        kind: folder of data_recipes/ that describes it.
+        location: one that `check_location` lets through.
+        generator: settings for the location "sample-data".
+        fraction: share of its bytes to take, above 0, at most 1.
+        limit: records to take at most; 0 for all.
+
+    Raises:
+        DataError: it cannot be fetched, is damaged, empty or refused, or the disk is full.
+    """
+    with _disk_full_as_data_error(destination):
+        acquired = _acquire(destination, kind, location, generator, fraction, limit)
+    paths = [path for path in destination.folder.rglob("*") if path.is_file()]
+    size = total_bytes(paths)
+    if not size:
+        raise DataError(f"Data set {destination.name!r} is empty: {acquired.origin} gave no data")
+    return AcquiredDataset(**{**asdict(acquired), "files": len(paths), "bytes": size})
+
+
+def _acquire(
+    destination: Destination,
+    kind: DatasetKind,
+    location: str,
+    generator: SampleDataConfig | None,
+    fraction: float,
+    limit: int,
+) -> AcquiredDataset:
+    name, done = destination.name, destination.scratch / "done.json"
+    if done.exists():  # also: its commit, whatever the branch points at by now
+        return AcquiredDataset(**json.loads(done.read_text(encoding="utf-8")))
+    sampled, revision = fraction < 1 or limit > 0, None
+    if location == SAMPLE_DATA:
+        assert generator is not None, "check_location() lets no such call through"
+        made = destination.scratch / "generated" if sampled else destination.folder
+        if not made.exists():
+            unfinished = cleared(destination.scratch / "generating")
+            write_dataset(kind, name, unfinished, generator)
+            unfinished.replace(made)
+        if not sampled:
+            return AcquiredDataset(origin=SAMPLE_DATA)
+        source: Source = LocalSource(str(made), origin=SAMPLE_DATA)
+    else:
+        source, revision = _open_source(destination, kind, location)
+    files = _list_files(destination, source)
+    if absent := set(pinned_checksums(kind, name)) - {file.name for file in files}:
+        raise DataError(
+            f"{display(recipe_path(kind, name))} pins the sha256 of "
+            f"{', '.join(sorted(absent))}, which {source.origin} does not have"
+        )
+    check_names(files, source.origin, streams=destination.decompress)
+    sample = ""
+    if sampled:
+        records, used = write_sample(
+            destination, source, files, fraction=fraction, limit=limit, reading=corpus(name).reading
+        )
+        sample = f"{records} records from {used} of {len(files)} files"
+    else:
+        transfer_all(destination, source, files)
+    acquired = AcquiredDataset(origin=source.origin, sample=sample, revision=revision)
+    write_json(done, asdict(acquired))
+    for folder in ("fetched", "half", "versions", "generated"):
+        shutil.rmtree(destination.scratch / folder, ignore_errors=True)
+    return acquired
+
+
+def _open_source(
+    destination: Destination, kind: DatasetKind, location: str
+) -> tuple[Source, dict[str, str] | None]:
+    """Open the source that a location names. Returns its revision and commit, if it has any."""
+    name, scratch = destination.name, destination.scratch
+    pins = pinned_checksums(kind, name)
+    if location == HUB:
+        recipe = hub.check_hub(kind, name)
+        if hub.offline():
+            folder = hub.cached(recipe)
+            assert folder is not None, "check_hub() lets no such source through"
+            origin = f"{recipe.repository}@{folder.name} (local hub cache)"
+            source: Source = LocalSource(str(folder), pins=pins, origin=origin)
+            commit = folder.name
+        else:
+            repository = hub.HubRepository(recipe, scratch, pins)
+            source, commit = repository, repository.commit
+        asked = recipe.revision
+        remedy = f"hub.revision: {commit} in {display(recipe_path(kind, name))}"
+    elif is_url(location):
+        asked = commit = remedy = ""
+        if scheme(location) == "hf":
+            location, asked, commit = hub.pin_url(location, scratch)
+            remedy = location
+        source = UrlSource(location, scratch, pins, hub.endpoint())
+    else:
+        return LocalSource(location, pins=pins), None
+    if not commit:
+        return source, None
+    if not hub.COMMIT.fullmatch(asked):
+        destination.warn(
+            f"{name}: {asked} is a name that moves; it is {commit} today. For the same data "
+            f"another day, write {remedy}"
+        )
+    return source, {"asked": asked, "commit": commit}
+
+
+def _list_files(destination: Destination, source: Source) -> Sequence[StoredFile]:
+    """List a source; what an interrupted run has brought in stays only if the list is the same."""
+    files = source.files()
+    listing = [[file.name, file.size, file.checksum, file.version] for file in files]
+    before = destination.scratch / "listing.json"
+    if before.exists() and json.loads(before.read_text(encoding="utf-8")) != listing:
+        destination.warn(
+            f"{destination.name}: {source.origin} has changed since the interruption; it is taken "
+            "anew"
+        )
+        destination.clear()
+    write_json(before, listing)
+    return files
+
+
+@contextlib.contextmanager
+def _disk_full_as_data_error(destination: Destination) -> Iterator[None]:
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        if not disk_full(error):
+            raise
+        free = human(shutil.disk_usage(destination.scratch).free)
+        raise DataError(
+            f"The disk of {display(destination.folder)} is full ({free} left) while data set "
+            f"{destination.name!r} is brought in. What is finished is kept: free some space and "
+            "run again, or choose another disk with --store."
+        ) from None
