@@ -1,0 +1,236 @@
+"""Normalisation of one corpus: native files to lines of {"text", "source", "id", "meta"}.
+
+    <corpus>/**/* ──records, text_files──▶ records ──record_formats──▶ <corpus>.jsonl
+        └── encodings                         └── malformed, empty ──▶ quarantine/<corpus>.jsonl
+
+Streamed. `id` names the place that a document comes from: `<corpus>/<file>#<line>`.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from common.disk import total_bytes
+from common.errors import ConfigError, DataError
+from common.files import complete_file, json_line
+from common.paths import display
+from common.recipes import recipe_path
+from corpus.formats.encodings import suffix
+from corpus.formats.record_formats import FORMATS, Rejected, convert
+from corpus.formats.records import Damaged, Raw, read_records
+from corpus.formats.text_files import LINED, WHOLE, read_file, read_lines
+from corpus.recipes import CorpusRecipe
+
+SKIPPED_SUFFIXES = (".md", ".py", ".sh", ".txt", ".csv", ".gitattributes", ".sha256", ".lock")
+"""Suffixes of files that accompany a data set and hold no records."""
+
+READERS: dict[str, Callable[[Path], Iterator[Raw]]] = {
+    "records": read_records,
+    "files": read_file,
+    "lines": read_lines,
+}
+"""A recipe's `reading` -> the function that reads its files."""
+
+EXPANSION = 4
+"""Bytes written per byte read, at most: snappy parquet and gzip grow when unpacked."""
+
+PROGRESS_EVERY = 256
+"""Records between two reports of progress."""
+
+
+class RawCorpus:
+    """An acquired corpus: its recipe and the files that may hold records."""
+
+    def __init__(self, recipe: CorpusRecipe, raw: Path) -> None:
+        """
+        Args:
+            recipe: the corpus's recipe.
+            raw: folder with one folder for each corpus.
+
+        Raises:
+            ConfigError: the recipe names an unknown format.
+            DataError: no file may hold records.
+        """
+        check_format(recipe)
+        self.recipe, self.raw = recipe, raw
+        folder = raw / recipe.name
+        found = [
+            path
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        ]
+        self.files = [path for path in found if _may_hold_records(path, recipe)]
+        self.passed_over = Counter(p.suffix or p.name for p in set(found) - set(self.files))
+        self.size = total_bytes(self.files)
+        if not self.size:
+            others = f" (passed over: {_listed(self.passed_over)})" if self.passed_over else ""
+            raise DataError(
+                f"Corpus {recipe.name!r} is empty: {display(folder)} holds no data for `reading: "
+                f"{recipe.reading}`{others}. Check its location under acquire.datasets."
+            )
+
+
+def check_format(recipe: CorpusRecipe) -> None:
+    """Raise ConfigError when a recipe names an unknown format."""
+    if recipe.format not in FORMATS:
+        raise ConfigError(
+            f"{display(recipe_path('corpora', recipe.name))}: unknown format {recipe.format!r}. "
+            f"Known: {', '.join(FORMATS)}; a new one is a function in "
+            "corpus/formats/record_formats.py."
+        )
+
+
+def _may_hold_records(path: Path, recipe: CorpusRecipe) -> bool:
+    match recipe.reading:
+        case "files":
+            return suffix(path) in WHOLE
+        case "lines":
+            return suffix(path) in LINED
+        case _:
+            return path.suffix.lower() not in SKIPPED_SUFFIXES
+
+
+@dataclass(kw_only=True)
+class NormalizedCorpus:
+    """Counts of what a corpus has given."""
+
+    source: str
+    """Name of the corpus."""
+    kind: str
+    """`text` or `code`."""
+    documents: int = 0
+    """Documents written."""
+    characters: int = 0
+    """Characters in them."""
+    few_upvotes: int = 0
+    """Documents left out for too few up-votes."""
+    quarantined: int = 0
+    """Records set aside."""
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Reason -> records set aside for it, most frequent first."""
+    encodings: dict[str, int] = field(default_factory=dict)
+    """Encoding -> files, most frequent first."""
+    passed_over: dict[str, int] = field(default_factory=dict)
+    """Suffix -> files that hold no records."""
+
+
+def normalize_corpus(
+    corpus: RawCorpus,
+    target: Path,
+    quarantine: Path,
+    *,
+    limit: int = 0,
+    progress: Callable[[int], None] = lambda bytes_read: None,
+) -> NormalizedCorpus:
+    """Write a corpus's documents and, into another file, the records that are none.
+
+    Args:
+        corpus: the corpus.
+        target: file of the documents.
+        quarantine: file of {"file", "line", "reason", "excerpt"}, one for each rejected record.
+        limit: documents at most, from the front; 0 for all.
+        progress: called now and then with the bytes of raw files read so far.
+
+    Raises:
+        DataError: none of its records is a document.
+    """
+    recipe = corpus.recipe
+    result = NormalizedCorpus(source=recipe.name, kind=recipe.kind)
+    reasons, encodings, bytes_before = Counter[str](), Counter[str](), 0
+    with complete_file(target) as kept, complete_file(quarantine) as rejected_lines:
+        for path in corpus.files:
+            for index, record in enumerate(READERS[recipe.reading](path)):
+                if not index % PROGRESS_EVERY:
+                    progress(bytes_before + record.bytes_read)
+                if not index and record.encoding:
+                    encodings[record.encoding] += 1
+                place = f"{path.relative_to(corpus.raw)}#{record.line}"
+                try:
+                    if written := _normalized(record.value, recipe, place, result):
+                        kept.write(written)
+                except Rejected as rejected:
+                    damaged = isinstance(record.value, Damaged)
+                    reasons[_class_of(str(rejected))] += record.value.records if damaged else 1
+                    rejected_lines.write(_quarantine_line(place, rejected, record.value))
+                if limit and result.documents == limit:
+                    break
+            if limit and result.documents == limit:
+                break
+            bytes_before += path.stat().st_size
+    if not result.documents:
+        raise DataError(
+            f"Corpus {recipe.name!r} is empty: none of its records is a document of format "
+            f"{recipe.format!r} ({_listed(reasons) or 'no records'}). Look at "
+            f"{display(quarantine)}, and check the corpus's location and recipe."
+        )
+    result.quarantined = reasons.total()
+    result.reasons = dict(reasons.most_common())
+    result.encodings = dict(encodings.most_common())
+    result.passed_over = dict(sorted(corpus.passed_over.items()))
+    return result
+
+
+def _normalized(value: Any, recipe: CorpusRecipe, place: str, result: NormalizedCorpus) -> bytes:
+    """A record as a line of the result, counted there; empty for too few up-votes."""
+    if isinstance(value, Damaged):
+        raise Rejected(value.reason)
+    document = convert(FORMATS[recipe.format], value)
+    if document.meta.get("upvotes", recipe.min_upvotes) < recipe.min_upvotes:
+        result.few_upvotes += 1
+        return b""
+    line = _line({"text": document.text, "source": recipe.name, "id": place, "meta": document.meta})
+    result.documents += 1
+    result.characters += len(document.text)
+    return line
+
+
+def _line(document: dict[str, Any]) -> bytes:
+    """A line of the result. Raises Rejected for meta that UTF-8 cannot hold."""
+    try:
+        return orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # half a surrogate pair, or an integer beyond 64 bits
+        pass
+    try:
+        return json_line(document)
+    except UnicodeEncodeError:
+        raise Rejected("`meta` holds half a surrogate pair") from None
+
+
+_PARTICULARS = re.compile(r":| at (?:byte|character) \d| of line \d| rows \d")
+
+
+def _class_of(reason: str) -> str:
+    """A reason without its particulars, to count by."""
+    return _PARTICULARS.split(reason, maxsplit=1)[0]
+
+
+def _quarantine_line(place: str, rejected: Rejected, value: Any) -> bytes:
+    file, _, line = place.rpartition("#")
+    row = {"file": file, "line": int(line), "reason": str(rejected), "excerpt": _excerpt(value)}
+    if isinstance(value, Damaged) and value.records != 1:
+        row["records"] = value.records
+    try:
+        return json_line(row)
+    except UnicodeEncodeError:
+        return json.dumps(row).encode() + b"\n"
+
+
+def _excerpt(value: Any) -> str:
+    """Beginning of a rejected record."""
+    if isinstance(value, Damaged):
+        return value.excerpt
+    try:
+        return json.dumps(value, ensure_ascii=False, default=repr)[:200]
+    except (ValueError, RecursionError):
+        return f"{type(value).__name__} that cannot be shown"
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return "; ".join(f"{key}: {count}" for key, count in counts.items())
