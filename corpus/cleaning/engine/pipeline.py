@@ -18,7 +18,7 @@ from data_juicer.ops import load_ops
 from data_juicer.ops.base_op import OP, Filter, Mapper
 from data_juicer.utils.constant import Fields
 
-from corpus.cleaning.engine.guarded import guarded
+from corpus.cleaning.engine.failures import guarded
 from corpus.cleaning.fast import operators as shortcuts
 from corpus.cleaning.ledger import EXCERPT, Examples, difference
 from corpus.cleaning.recipe import Operator

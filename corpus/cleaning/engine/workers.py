@@ -30,7 +30,7 @@ from common.errors import StageError
 from common.files import complete_file, json_line, sync, write_json
 from common.processes import die_with_parent
 from corpus.cleaning import document_trace as fates
-from corpus.cleaning import matches
+from corpus.cleaning import contamination_matches
 from corpus.cleaning.deduplication.duplicates import UNKNOWN, Decision, Step, hash_table
 from corpus.cleaning.engine import pipeline
 from corpus.cleaning.ledger import EXCERPT, Examples
@@ -181,11 +181,11 @@ class Workshop:
 
 def _cleaned(item: pipeline.Item) -> dict[str, Any]:
     """The document as the next stage gets it."""
-    return matches.flagged(item.document | {"text": item.text}, _found(item))
+    return contamination_matches.flagged(item.document | {"text": item.text}, _found(item))
 
 
 def _found(item: pipeline.Item) -> list[dict[str, Any]]:
-    return matches.found(item.stats, item.document["id"])
+    return contamination_matches.found(item.stats, item.document["id"])
 
 
 def _with(table: pa.Table, name: str, values: list[Any]) -> pa.Table:

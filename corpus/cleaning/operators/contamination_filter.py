@@ -12,7 +12,7 @@ from typing import Any
 from data_juicer.ops.base_op import OPERATORS, Filter
 from data_juicer.utils.constant import Fields
 
-from corpus.cleaning.matches import MATCHES
+from corpus.cleaning.contamination_matches import MATCHES
 from corpus.decontaminate import Index, match_row
 
 OVERLAP = "contamination"

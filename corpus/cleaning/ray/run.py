@@ -118,7 +118,7 @@ class Runner:
 
     def run(self, inputs: Mapping[str, Path], nodes: list[dict[str, Any]]) -> RayOutcome:
         """Do all of it."""
-        from corpus.cleaning.ray.parts import Piece, assemble, lay_out
+        from corpus.cleaning.ray.partition_files import Piece, assemble, lay_out
 
         parts = cut(inputs.items(), self.config.partition_bytes)
         rounds = list(_rounds(parts, self.config.round_bytes))
@@ -144,7 +144,7 @@ class Runner:
         return self._outcome(pieces, counts, nodes)
 
     def _step(self, number: int, pieces: Sequence[Any]) -> Any:
-        from corpus.cleaning.ray.parts import Step
+        from corpus.cleaning.ray.partition_files import Step
 
         stretch = self.plan[number]
         folder = self.scratch / f"step-{number}"
@@ -185,7 +185,7 @@ class Runner:
         from data_juicer.config import init_configs
         from data_juicer.core.executor.ray_executor import RayExecutor
 
-        from corpus.cleaning.ray import probe as ray_probe
+        from corpus.cleaning.ray import recorded_operators
 
         # A partition is to be a block. Ray's newer reader joins small files, and a block is work
         # for one node.
@@ -213,15 +213,15 @@ class Runner:
         for position, entry in zip(stretch.positions, settings.process, strict=True):
             ((operator, arguments),) = entry.items()
             if stretch.deduplicates:
-                operator = ray_probe.MINHASH
+                operator = recorded_operators.MINHASH
             more: dict[str, Any] = (
                 {"duplicates": str(step.duplicates)}
                 if stretch.deduplicates
                 else {"position": position}
             )
             process.append({operator: dict(arguments or {}) | more})
-        settings.process = [*process, {ray_probe.SINK: sink}]
-        before = ray_probe.register([next(iter(entry)) for entry in process])
+        settings.process = [*process, {recorded_operators.SINK: sink}]
+        before = recorded_operators.register([next(iter(entry)) for entry in process])
         try:
             with self._watching(step, stretch):
                 RayExecutor(settings).run(skip_export=True, skip_return=True)
@@ -231,7 +231,7 @@ class Runner:
                 "What is finished stays finished; run again to go on"
             ) from error
         finally:
-            ray_probe.restore(before)
+            recorded_operators.restore(before)
 
     @contextlib.contextmanager
     def _watching(self, step: Any, stretch: Stretch) -> Iterator[None]:
@@ -315,7 +315,7 @@ class Runner:
 
 def _finished(piece: Any) -> Any:
     """The counts of a partition whose fates, which are written last, are there."""
-    from corpus.cleaning.ray.parts import count
+    from corpus.cleaning.ray.partition_files import count
 
     return count(pq.read_table(piece.fates)) if piece.fates.exists() else None
 

@@ -405,7 +405,7 @@ def test_texts_shorter_than_a_window_are_no_copies_of_each_other() -> None:
     )
 
     from corpus.cleaning.ray.plan import MINHASH_ARGUMENTS
-    from corpus.cleaning.ray.probe import RecordedMinhash
+    from corpus.cleaning.ray.recorded_operators import RecordedMinhash
 
     library = RayBTSMinhashDeduplicatorWithUid(**MINHASH_ARGUMENTS)
     ours = RecordedMinhash(**MINHASH_ARGUMENTS, duplicates="")
@@ -417,21 +417,21 @@ def test_texts_shorter_than_a_window_are_no_copies_of_each_other() -> None:
 
 
 def test_parts_are_put_together_in_order_and_each_fate_once(tmp_path: Path) -> None:
-    from corpus.cleaning.ray import parts as ray_parts
-    from corpus.cleaning.ray.probe import DUPLICATE, RaySinkMapper, _write_parts
+    from corpus.cleaning.ray import partition_files
+    from corpus.cleaning.ray.recorded_operators import DUPLICATE, RaySinkMapper, _write_parts
 
     texts = [f"文章{i}" * (i + 1) for i in range(40)]
     path = write_documents(tmp_path / "a.jsonl", texts)
     parts = cut([("a", path)], 2000)
     pieces = [
-        ray_parts.Piece(
+        partition_files.Piece(
             index=i, partition=part, rows=tmp_path / f"{part.name}.parquet", output=tmp_path / "out"
         )
         for i, part in enumerate(parts)
     ]
     rows: list[dict[str, Any]] = []
     for piece in pieces:
-        ray_parts.lay_out(piece)
+        partition_files.lay_out(piece)
         rows += pq.read_table(piece.rows).to_pylist()
     assert [r["text"] for r in rows] == texts
     assert len(pieces) > 2
@@ -471,21 +471,21 @@ def test_parts_are_put_together_in_order_and_each_fate_once(tmp_path: Path) -> N
         tmp_path / "duplicates",
     )
     steps = [
-        ray_parts.Step(
+        partition_files.Step(
             positions=(1, 2),
             records=tmp_path / "s1-records",
             survivors=tmp_path / "s1-survivors",
             duplicates=None,
         ),
-        ray_parts.Step(
+        partition_files.Step(
             positions=(3,),
             records=None,
             survivors=tmp_path / "s2-survivors",
             duplicates=tmp_path / "duplicates",
         ),
     ]
-    counts = [ray_parts.assemble(piece, steps, pieces) for piece in pieces]
-    assert counts == [ray_parts.count(pq.read_table(piece.fates)) for piece in pieces]
+    counts = [partition_files.assemble(piece, steps, pieces) for piece in pieces]
+    assert counts == [partition_files.count(pq.read_table(piece.fates)) for piece in pieces]
     kept = read_documents([piece.cleaned for piece in pieces if piece.cleaned.exists()])
     expected = [i for i in range(40) if i % 5 != 1 and i != 30]
     given = read_documents([path])
@@ -503,7 +503,7 @@ def test_parts_are_put_together_in_order_and_each_fate_once(tmp_path: Path) -> N
     shutil.rmtree(lost)
     with pytest.raises(AssertionError, match="records of"):
         for piece in pieces:
-            ray_parts.assemble(piece, steps, pieces)
+            partition_files.assemble(piece, steps, pieces)
 
 
 def rows_of(rows: list[dict[str, Any]], i: int) -> dict[str, Any]:

@@ -35,8 +35,8 @@ from data_juicer.ops.deduplicator.ray_bts_minhash_deduplicator import (
 )
 from data_juicer.utils.constant import Fields, HashKeys
 
-from corpus.cleaning.engine.guarded import guarded
-from corpus.cleaning.matches import MATCHES
+from corpus.cleaning.engine.failures import guarded
+from corpus.cleaning.contamination_matches import MATCHES
 
 UID = HashKeys.uid
 """A document's place: number of its partition << 32 | line in it. The library keeps the lowest uid

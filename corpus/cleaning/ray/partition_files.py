@@ -21,9 +21,9 @@ import pyarrow.parquet as pq
 
 from common.files import complete_file, json_line, write_json
 from corpus.cleaning import document_trace as fates
-from corpus.cleaning import matches
-from corpus.cleaning.ray.probe import RECORD, ROW, UID
+from corpus.cleaning import contamination_matches
 from corpus.partitions import Partition
+from corpus.cleaning.ray.recorded_operators import RECORD, ROW, UID
 
 LINES = 32
 """Bits of a uid that hold the line."""
@@ -120,8 +120,8 @@ def assemble(piece: Piece, steps: Sequence[Step], pieces: Sequence[Piece]) -> Co
         for line, document in enumerate(piece.partition.documents()):
             uid = (piece.index << LINES) + line
             row = rows.pop(uid)
-            mine = matches.found(row["stats"], document["id"])
-            row["stats"].pop(matches.MATCHES, None)
+            mine = contamination_matches.found(row["stats"], document["id"])
+            row["stats"].pop(contamination_matches.MATCHES, None)
             questions += mine
             size_in = len(document["text"].encode("utf-8", "replace"))
             size = size_in if row["size"] is None else row["size"]
@@ -140,7 +140,7 @@ def assemble(piece: Piece, steps: Sequence[Step], pieces: Sequence[Piece]) -> Co
             )
             if not row["dropped_by"]:
                 text = texts.get(uid, document["text"])
-                file.write(json_line(matches.flagged(document | {"text": text}, mine)))
+                file.write(json_line(contamination_matches.flagged(document | {"text": text}, mine)))
                 kept, kept_bytes = kept + 1, kept_bytes + size
     assert not rows, f"{len(rows)} records of {piece.partition.name} belong to no document"
     if not kept:  # a partition of which nothing is left has no file
