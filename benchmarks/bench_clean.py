@@ -346,8 +346,8 @@ def by_operator(recipe: str, inputs: dict[str, Path], models: Path) -> list[dict
     documents = [d for path in inputs.values() for d in lines(path)]
     size = sum(len(d["text"].encode()) for d in documents)
     rows = []
-    batches = list(pipeline.batches(pipeline.Item.of(d) for d in documents))
-    pipeline.warm(built[: len(loaded.by_document)])
+    batches = list(pipeline.batches(pipeline.TracedDocument.of(d) for d in documents))
+    pipeline.load_models(built[: len(loaded.by_document)])
     for operator, described in zip(built, loaded.operators, strict=True):
         if described.kind == "deduplicator":
             continue
@@ -356,7 +356,7 @@ def by_operator(recipe: str, inputs: dict[str, Path], models: Path) -> list[dict
             pipeline.plainly(operator, batch)
         plain = time.process_time() - started
         started = time.process_time()
-        batches = [pipeline.run([operator], b, Examples(most=0)) for b in batches]
+        batches = [pipeline.run_operators([operator], b, Examples(most=0)) for b in batches]
         ours = time.process_time() - started
         rows.append(
             {

@@ -1,7 +1,7 @@
 """`python -m corpus.cleaning job.json`: clean the sources of one kind. Started by tasks/clean.
 
-    language model, tokenizer ─▶ survey every partition ─▶ duplicates ─▶ finish every partition
-                                 └── worker processes ──┘                └── worker processes ──┘
+    language model, tokenizer ─▶ operators, partition by partition ─▶ duplicates ─▶ kept documents
+                                 └──────── worker processes ───────┘                └─ workers ──┘
 
 Progress goes to `<job>.progress`, an error meant for the user to `<job>.error`; the ledger is
 written last, so its existence means that all outputs are complete.
@@ -28,7 +28,7 @@ from corpus.cleaning.engine.progress import Progress
 from corpus.cleaning.job import Job
 from corpus.cleaning.language_model.config import LanguageModelConfig
 from corpus.cleaning.offline import PROXY_TOKENIZER, refuse_installs
-from corpus.cleaning.ray.plan import RayConfig, replaced
+from corpus.cleaning.ray.plan import RayConfig, operators_on_ray
 from corpus.cleaning.recipe import Operator, Recipe
 
 CONTAMINATION_FILTER = Path(__file__).with_name("operators") / "contamination_filter.py"
@@ -93,61 +93,68 @@ def prepare(job: Job, progress: Progress) -> tuple[Recipe, dict[str, Any]]:
 def _locally(job: Job, cleaning: Recipe, progress: Progress) -> dict[str, Any]:
     """Clean with the workers of this machine."""
     from corpus.cleaning import ledger
-    from corpus.cleaning.deduplication.duplicates import Step, decide, num_survivors
+    from corpus.cleaning.deduplication.duplicates import (
+        RecipeDeduplicator,
+        find_duplicates,
+        num_survivors,
+    )
     from corpus.cleaning.engine import pipeline
-    from corpus.cleaning.engine.workers import Workshop, run_all
+    from corpus.cleaning.engine.partition_cleaner import PartitionCleaner
+    from corpus.cleaning.engine.workers import map_in_workers
     from corpus.partitions import cut
 
     scratch = Path(job.scratch)
     progress.say(0, 1, "loading models")
     built = pipeline.build(cleaning.operators)
     first = len(cleaning.by_document)
-    shop = Workshop(
+    cleaner = PartitionCleaner(
         operators=built[:first],
         names=[op.name for op in cleaning.operators],
-        steps=[
-            Step(position=position, operator=operator, built=object_)
+        deduplicators=[
+            RecipeDeduplicator(position=position, operator=operator, built=object_)
             for position, (operator, object_) in enumerate(
                 zip(cleaning.deduplicators, built[first:], strict=True), start=first + 1
             )
         ],
-        spool=scratch / "surveyed",
+        filtered=scratch / "filtered",
         output=Path(job.output),
-        final=scratch / "finished",
+        reports=scratch / "reports",
         examples=job.examples,
     )
-    statistics = pipeline.warm(shop.operators)
+    statistics = pipeline.load_models(cleaner.operators)
     partitions = cut(job.inputs.items(), job.partition_bytes)
     total = sum(partition.size for partition in partitions)
 
     def tick() -> None:
-        progress.say(shop.bytes_done.value, total, "bytes read")
+        progress.say(cleaner.bytes_done.value, total, "bytes read")
 
-    for _ in run_all(shop.survey, partitions, job.workers, tick):
+    for _ in map_in_workers(cleaner.apply_operators, partitions, job.workers, tick):
         pass
     progress.say(total, total, "looking for duplicates")
-    surveyed = [shop.spool / partition.name for partition in partitions]
-    if shop.steps:
-        shop.decision = decide(shop.steps, surveyed, scratch / "decision")
+    filtered = [cleaner.filtered / partition.name for partition in partitions]
+    if cleaner.deduplicators:
+        cleaner.duplicates = find_duplicates(
+            cleaner.deduplicators, filtered, scratch / "duplicates"
+        )
     offsets = [0]
-    for folder in surveyed:
+    for folder in filtered:
         offsets.append(offsets[-1] + num_survivors(folder))
     progress.say(total, total, "writing")
     work = zip(partitions, offsets, strict=False)
-    for _ in run_all(shop.finish, work, job.workers, lambda: None):
+    for _ in map_in_workers(cleaner.write_kept, work, job.workers, lambda: None):
         pass
     examples = ledger.Examples(most=job.examples)
     entries, matches = [], []
     for partition in partitions:
-        account = json.loads((shop.final / f"{partition.name}.json").read_text("utf-8"))
-        entries += [ledger.Entry(**entry) for entry in account["entries"]]
-        examples.take(account)
-        matches += account["matches"]
+        report = json.loads((cleaner.reports / f"{partition.name}.json").read_text("utf-8"))
+        entries += [ledger.LedgerEntry(**entry) for entry in report["entries"]]
+        examples.take(report)
+        matches += report["matches"]
     merged = ledger.merge(entries)
     ledger.check(merged)
     return {
         "rows": ledger.rows(job.kind, merged),
-        **examples.plain(),
+        **examples.as_json(),
         "matches": matches,
         "statistics": statistics,
         "notes": {"partitions": len(partitions)},
@@ -157,14 +164,13 @@ def _locally(job: Job, cleaning: Recipe, progress: Progress) -> dict[str, Any]:
 def _on_ray(job: Job, cleaning: Recipe, progress: Progress) -> dict[str, Any]:
     """Clean with Data-Juicer's own Ray executor, on a cluster."""
     from common.processes import die_with_parent
-    from corpus.cleaning import document_trace as fates
-    from corpus.cleaning import ledger
+    from corpus.cleaning import document_trace, ledger
     from corpus.cleaning.engine import pipeline
     from corpus.cleaning.ray import run as on_ray
 
     progress.say(0, 1, "looking for the cluster")
     config = dataclasses.replace(RayConfig(**job.ray), partition_bytes=job.partition_bytes)
-    statistics = pipeline.warm(pipeline.build(cleaning.by_document))
+    statistics = pipeline.load_models(pipeline.build(cleaning.by_document))
     inputs = {source: Path(path) for source, path in job.inputs.items()}
     output = Path(job.output)
     # Ray and Data-Juicer read their environment when they are imported, which has happened here.
@@ -184,9 +190,11 @@ def _on_ray(job: Job, cleaning: Recipe, progress: Progress) -> dict[str, Any]:
             config,
             progress.say,
         ).result()
-    names = [operator.name for operator in replaced(cleaning)]
+    names = [operator.name for operator in operators_on_ray(cleaning)]
     merged = ledger.merge(
-        entry for path in outcome.fates for entry in fates.entries(fates.read(path), names)
+        entry
+        for path in outcome.document_traces
+        for entry in document_trace.ledger_entries(document_trace.read(path), names)
     )
     ledger.check(merged)
     return {
@@ -214,7 +222,7 @@ def with_contamination_filter(cleaning: Recipe, index: str, action: str) -> Reci
 def _language_model(job: Job, cleaning: Recipe, progress: Progress) -> dict[str, Any]:
     """Train the model that measures perplexity, unless it is there. Returns notes on it."""
     from corpus.cleaning.engine import pipeline
-    from corpus.cleaning.engine.workers import run_all
+    from corpus.cleaning.engine.workers import map_in_workers
     from corpus.cleaning.language_model import build as language_model
 
     config = LanguageModelConfig(**job.language_model)
@@ -236,7 +244,7 @@ def _language_model(job: Job, cleaning: Recipe, progress: Progress) -> dict[str,
 
     texts = (
         text
-        for group in run_all(
+        for group in map_in_workers(
             mapped,
             _groups(language_model.training_texts(job.inputs, config)),
             job.workers,

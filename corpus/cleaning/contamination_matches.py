@@ -1,4 +1,4 @@
-"""What the contamination filter leaves behind: evaluation questions found in a document."""
+"""Evaluation questions that the contamination filter found in a document."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,14 +8,14 @@ MATCHES = "contamination_matches"
 """Statistic under which the filter leaves its rows, as JSON."""
 
 
-def found(stats: Mapping[str, Any], document: str) -> list[dict[str, Any]]:
-    """The questions found in a document, a row each, by what filters measured of it."""
+def matches_of(stats: Mapping[str, Any], document: str) -> list[dict[str, Any]]:
+    """The questions found in a document, a row each, from its statistics."""
     rows = json.loads(stats.get(MATCHES) or "[]")
     return [row | {"id": document} for row in rows]
 
 
-def flagged(document: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The document; its `meta` names the questions where there are any."""
+def with_matches(document: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The document with the questions named in its `meta`, if there are any."""
     if not rows:
         return document
     names = sorted({f"{row['benchmark']}/{row['question_id']}" for row in rows})

@@ -1,4 +1,4 @@
-"""What became of every document: one parquet row each, written partition by partition.
+"""Document traces: a parquet row for every document, written partition by partition.
 
     id            string    `<source>/<file>#<line>`
     source        string    corpus
@@ -10,7 +10,7 @@
     <statistic>   float64   one column for each value a filter measured, by Data-Juicer's name
     duplicate_of  string    id of the document that was kept in its place
 
-The ledger is computed from these rows alone (`entries`), so that it cannot say anything else.
+The ledger is computed from these rows alone (`ledger_entries`), so the two cannot disagree.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.files import complete_file, find_document
-from corpus.cleaning.ledger import Entry
+from corpus.cleaning.ledger import LedgerEntry
 
 EDITS = pa.list_(pa.struct([("operator", pa.int16()), ("bytes", pa.int64())]))
 SCHEMA = pa.schema(
@@ -71,8 +71,8 @@ def statistics_of(table: pa.Table) -> list[str]:
     return [name for name in table.schema.names if name not in SCHEMA.names]
 
 
-def entries(table: pa.Table, operators: Sequence[str]) -> list[Entry]:
-    """What each operator did to the documents of a table, all of one source."""
+def ledger_entries(table: pa.Table, operators: Sequence[str]) -> list[LedgerEntry]:
+    """Count, for each operator, the documents of a table, all of one source."""
     if not table.num_rows:
         return []
     source = str(table["source"][0].as_py())
@@ -89,7 +89,7 @@ def entries(table: pa.Table, operators: Sequence[str]) -> list[Entry]:
     for position, operator in enumerate(operators, start=1):
         lost, gone, edited = (int(a[position]) for a in (dropped, bytes_dropped, shrunk))
         result.append(
-            Entry(
+            LedgerEntry(
                 position=position,
                 operator=operator,
                 source=source,
@@ -106,14 +106,14 @@ def entries(table: pa.Table, operators: Sequence[str]) -> list[Entry]:
         )
         documents, size = documents - lost, size - gone - edited
     kept = dropped_by == 0
-    # The recurrence knows nothing of the documents that are kept: that they fit is the proof.
+    # The recurrence above never looks at the documents that are kept, so this is a proof.
     assert documents == int(kept.sum()), (source, documents, int(kept.sum()))
     assert size == int(bytes_out[kept].sum()), (source, size, int(bytes_out[kept].sum()))
     return result
 
 
 def _edits(edits: pa.ListArray, bytes_in: Ints, num: int) -> tuple[Ints, Ints]:
-    """By operator: how many documents it changed, and by how many bytes it shortened them."""
+    """Number of documents changed and of bytes taken away, by operator."""
     lengths = edits.value_lengths().fill_null(0).to_numpy()
     flat = edits.flatten()
     operator = flat.field("operator").to_numpy()
@@ -130,7 +130,7 @@ def _edits(edits: pa.ListArray, bytes_in: Ints, num: int) -> tuple[Ints, Ints]:
 
 
 def files(folder: Path, source: str | None = None) -> list[Path]:
-    """The fates files of a cleaned folder, of one source or of all, in order."""
+    """Files of document traces in a cleaned folder, of one source or of all, in order."""
     return sorted((folder / "documents").glob(f"{source or '*'}-[0-9]*.parquet"))
 
 
@@ -145,7 +145,9 @@ def find(folder: Path, document: str) -> dict[str, Any] | None:
     return None
 
 
-def values(paths: Iterable[Path], statistic: str, stride: int = 1) -> Iterator[npt.NDArray[Any]]:
+def statistic_values(
+    paths: Iterable[Path], statistic: str, stride: int = 1
+) -> Iterator[npt.NDArray[Any]]:
     """Every `stride`-th value of a statistic, file by file; files without it are passed over."""
     for path in paths:
         file = pq.ParquetFile(path)

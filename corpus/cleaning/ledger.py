@@ -1,8 +1,8 @@
-"""What each operator did to each source: documents and bytes in, kept, changed, dropped.
+"""The ledger: documents and bytes in, kept, changed, dropped, for each operator and source.
 
 For every source, from operator to operator: in = kept + dropped, and what one keeps comes into the
-next, in documents and in bytes. `check` proves it. The numbers come from the documents' fates
-(fates.py), partition by partition, and are added up here.
+next, in documents and in bytes. `check` proves it. The numbers come from the document traces
+(document_trace.py), partition by partition, and are added up here.
 """
 
 from collections import defaultdict
@@ -15,7 +15,7 @@ EXCERPT = 200
 
 
 @dataclass(kw_only=True)
-class Entry:
+class LedgerEntry:
     """One operator and one source."""
 
     position: int
@@ -44,17 +44,17 @@ class Entry:
     """UTF-8 bytes by which it shortened the documents it kept; below 0 where they grew."""
 
 
-COUNTS = tuple(f.name for f in fields(Entry) if f.type == "int" or f.type is int)[1:]
+COUNTS = tuple(f.name for f in fields(LedgerEntry) if f.type == "int" or f.type is int)[1:]
 """The numbers of an entry; `position` is none of them."""
 
 
-def merge(entries: Iterable[Entry]) -> list[Entry]:
+def merge(entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
     """Entries of many partitions, added up by source and operator, by source and position."""
-    total: dict[tuple[str, int], Entry] = {}
+    total: dict[tuple[str, int], LedgerEntry] = {}
     for entry in entries:
         key = entry.source, entry.position
         if key not in total:
-            total[key] = Entry(
+            total[key] = LedgerEntry(
                 position=entry.position, operator=entry.operator, source=entry.source
             )
         for name in COUNTS:
@@ -62,9 +62,9 @@ def merge(entries: Iterable[Entry]) -> list[Entry]:
     return [total[key] for key in sorted(total)]
 
 
-def check(entries: Iterable[Entry]) -> None:
+def check(entries: Iterable[LedgerEntry]) -> None:
     """Assert that the entries add up for every source."""
-    previous: dict[str, Entry] = {}
+    previous: dict[str, LedgerEntry] = {}
     for entry in sorted(entries, key=lambda e: (e.source, e.position)):
         assert entry.documents_in == entry.documents_kept + entry.documents_dropped, entry
         assert entry.documents_changed <= entry.documents_kept, entry
@@ -80,7 +80,7 @@ def check(entries: Iterable[Entry]) -> None:
         previous[entry.source] = entry
 
 
-def rows(kind: str, entries: Iterable[Entry]) -> list[dict[str, Any]]:
+def rows(kind: str, entries: Iterable[LedgerEntry]) -> list[dict[str, Any]]:
     """Entries as plain rows."""
     return [{"kind": kind} | asdict(entry) for entry in entries]
 
@@ -96,7 +96,7 @@ class Examples:
     _shown: dict[tuple[str, int, str], int] = field(default_factory=lambda: defaultdict(int))
 
     def wants(self, what: str, position: int, source: str) -> bool:
-        """Whether there is room for one more example of `what` (`dropped`, `changed`)."""
+        """True if there is room for one more example of `what` (`dropped`, `changed`)."""
         return self._shown[what, position, source] < self.most
 
     def add(self, what: str, example: dict[str, Any]) -> None:
@@ -112,13 +112,13 @@ class Examples:
             for example in other[what]:
                 self.add(what, example)
 
-    def plain(self) -> dict[str, list[dict[str, Any]]]:
+    def as_json(self) -> dict[str, list[dict[str, Any]]]:
         """As JSON values."""
         return {"dropped": self.dropped, "changed": self.changed}
 
 
 def difference(before: str, after: str) -> dict[str, str]:
-    """What a text was and is, from a little before the first change on."""
+    """Excerpts of a text before and after, from shortly before the first change on."""
     first = next(
         (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b),
         min(len(before), len(after)),

@@ -1,4 +1,4 @@
-"""What keeps Data-Juicer from downloading and installing, wherever its operators run."""
+"""Settings that keep Data-Juicer from downloading and installing, wherever its operators run."""
 
 from typing import Any
 

@@ -23,7 +23,7 @@ from common.errors import DataError
 from common.files import complete_file, json_line, write_json
 from common.paths import display
 from common.recipes import recipe_path
-from corpus.cleaning import document_trace as fates
+from corpus.cleaning import document_trace
 from tasks.clean.picture import draw
 from tasks.core.stage import StageRun
 
@@ -153,11 +153,11 @@ def _attrition(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _statistics(folder: Path, source: str, measured: Mapping[str, str]) -> Iterable[dict[str, Any]]:
     """Percentiles of whatever filters measured in a source."""
-    files = fates.files(folder, source)
+    files = document_trace.files(folder, source)
     total = sum(pq.read_metadata(path).num_rows for path in files)
     stride = max(1, math.ceil(total / MOST_VALUES))
     for statistic, operator in sorted(measured.items(), key=lambda item: (item[1], item[0])):
-        parts = list(fates.values(files, statistic, stride))
+        parts = list(document_trace.statistic_values(files, statistic, stride))
         values = np.concatenate(parts) if parts else np.zeros(0)
         values = values[np.isfinite(values)]
         if not len(values):
@@ -177,7 +177,7 @@ def _duplicates(folder: Path) -> dict[str, Any]:
     copies: Counter[str] = Counter()
     by_pair: Counter[tuple[str, str]] = Counter()
     sample: dict[str, str] = {}
-    for path in fates.files(folder):
+    for path in document_trace.files(folder):
         table = pq.read_table(path, columns=["id", "source", "duplicate_of"])
         table = table.filter(pa.compute.is_valid(table["duplicate_of"]))
         for row in table.to_pylist():
@@ -205,7 +205,7 @@ def _duplicates(folder: Path) -> dict[str, Any]:
 
 
 def _text_of(folder: Path, document: str) -> str:
-    found = fates.kept_document(folder, document)
+    found = document_trace.kept_document(folder, document)
     return str(found["text"]) if found else ""
 
 

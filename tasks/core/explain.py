@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from common.errors import DataError
 from common.files import find_document, read_json_lines
 from common.paths import display
-from corpus.cleaning import document_trace as fates
+from corpus.cleaning import document_trace
 from tasks.core.manifest import StageResult
 from tasks.core.store import finished_stages
 
@@ -76,7 +76,7 @@ def _came(normalized: StageResult, document: str) -> dict[str, Any] | None:
 def _cleaned(cleaned: StageResult, document: str) -> dict[str, Any]:
     """What `clean` did with the document, operator by operator."""
     folder = cleaned.folder
-    row = fates.find(folder, document)
+    row = document_trace.find(folder, document)
     if row is None:
         raise DataError(
             f"{display(folder)} has no row for {document}, though it was normalised: run "
@@ -102,7 +102,7 @@ def _cleaned(cleaned: StageResult, document: str) -> dict[str, Any]:
         steps.append(step)
         if position == row["dropped_by"]:
             break
-    kept = fates.kept_document(folder, document)
+    kept = document_trace.kept_document(folder, document)
     story: dict[str, Any] = {
         "folder": display(folder),
         "recipe": cleaned.manifest["notes"]["recipes"][operators[0]["kind"]],
@@ -114,10 +114,10 @@ def _cleaned(cleaned: StageResult, document: str) -> dict[str, Any]:
     if kept is not None:
         story["text"] = kept["text"][:EXCERPT]
     if row["duplicate_of"]:
-        original = fates.kept_document(folder, row["duplicate_of"])
+        original = document_trace.kept_document(folder, row["duplicate_of"])
         story["duplicate_of"] = {
             "id": row["duplicate_of"],
-            "bits_apart": row["stats"].get(fates.DISTANCE),
+            "bits_apart": row["stats"].get(document_trace.DISTANCE),
             "text": original["text"][:EXCERPT] if original else "",
         }
     return story

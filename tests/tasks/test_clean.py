@@ -20,7 +20,7 @@ import pytest
 
 from common.errors import ConfigError, DataError
 from common.recipes import read_yaml
-from corpus.cleaning import document_trace as fates
+from corpus.cleaning import document_trace
 from corpus.cleaning import recipe as recipes
 from corpus.cleaning.job import Job, write_job
 from corpus.cleaning.language_model.config import LanguageModelConfig
@@ -290,16 +290,16 @@ def test_dropped_documents_are_shown_with_the_operator_that_dropped_them(
 
 
 def test_every_document_has_a_fate(cleaned: StageResult) -> None:
-    row = fates.find(cleaned.folder, "skypile/exact-duplicate")
+    row = document_trace.find(cleaned.folder, "skypile/exact-duplicate")
     assert row is not None
     assert (row["duplicate_of"], row["stats"]["duplicate_distance"]) == ("skypile/original", 0)
-    near = fates.find(cleaned.folder, "skypile/near-duplicate")
+    near = document_trace.find(cleaned.folder, "skypile/near-duplicate")
     assert near is not None and near["duplicate_of"] == "skypile/original"
     assert 0 < near["stats"]["duplicate_distance"] <= 6
-    special = fates.find(cleaned.folder, "skypile/special")
+    special = document_trace.find(cleaned.folder, "skypile/special")
     assert special is not None and special["dropped_by"] == 0
     assert special["bytes_in"] - special["bytes_out"] == len("◆●■".encode())
-    ids = {i for path in fates.files(cleaned.folder, "skypile") for i in ids_of(path)}
+    ids = {i for path in document_trace.files(cleaned.folder, "skypile") for i in ids_of(path)}
     assert ids == {f"skypile/{name}" for name in planted()}
 
 
@@ -719,7 +719,7 @@ def test_real_rows_of_every_source(shared: Path, tmp_path: Path) -> None:
             assert mine[-1]["bytes_kept"] == sum(len(d["text"].encode()) for d in left)
             dropped = sum(row["documents_dropped"] for row in mine)
             assert dropped == len(come) - len(left)
-            told = [i for path in fates.files(run.folder, source) for i in ids_of(path)]
+            told = [i for path in document_trace.files(run.folder, source) for i in ids_of(path)]
             assert told == list(come)
         kept_of[kind] = Counter({s: r["documents_kept"] for s, r in run.notes["sources"].items()})
     for source, count in kept_of["repaired"].items():
@@ -759,12 +759,12 @@ def test_ray_gives_the_same_up_to_near_duplicates(cleaned: StageResult, tmp_path
         if name in texts:
             assert texts[name] == document["text"]
         else:  # MinHash finds more: a sentence with a few words added is a copy to it
-            lost = fates.find(run.folder, f"skypile/{name}")
+            lost = document_trace.find(run.folder, f"skypile/{name}")
             assert lost is not None and lost["dropped_by"] == len(rows(folder))
             assert lost["duplicate_of"] is not None
     meta = kept(run.folder, "skypile")["question"]["meta"]
     assert meta["contamination"] == ["cmmlu/anatomy/test/0"]
     assert run.counts["contaminated_documents"] == 1
-    row = fates.find(run.folder, "skypile/exact-duplicate")
+    row = document_trace.find(run.folder, "skypile/exact-duplicate")
     assert row is not None and row["duplicate_of"] == "skypile/original"
     assert run.notes["ray"]["replaced"][0]["operator"] == "document_simhash_deduplicator"

@@ -1,6 +1,6 @@
-"""Which of the documents that passed every filter are kept: the recipe's deduplicators.
+"""The recipe's deduplicators, applied to the documents that passed every filter.
 
-    every partition's hashes ──▶ one file of all ──▶ clusters ──▶ decision: kept, or a copy of which
+    hashes of every partition ─▶ one file ─▶ clusters ─▶ Duplicates: kept, or a copy of which
 
 Hashes are the library's own (`compute_hash`). Clusters of document_simhash_deduplicator and of
 document_deduplicator are found here in bounded memory (near_duplicates.py); any other
@@ -28,38 +28,38 @@ from corpus.cleaning.deduplication.near_duplicates import (
     equal_clusters,
     near_clusters,
 )
-from corpus.cleaning.fast import operators as shortcuts
+from corpus.cleaning.fast.operators import fast_simhash
 from corpus.cleaning.recipe import Operator
 
 SIMHASH = "document_simhash_deduplicator"
 EXACT = "document_deduplicator"
 
 UNKNOWN = -1
-"""Representative of a copy whose original the library does not tell."""
+"""Representative of a copy where the library does not report the original."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class RecipeDeduplicator:
     """One deduplicator of the recipe."""
 
     position: int
     """Its place in the ledger, from 1."""
     operator: Operator
-    """What the recipe says."""
+    """Its entry in the recipe."""
     built: Deduplicator
     """The library's object."""
 
     @property
     def bounded(self) -> bool:
-        """Whether its clusters are found here, from 64-bit hashes."""
+        """True if its clusters are found here, from 64-bit hashes, in bounded memory."""
         return self.operator.name in (SIMHASH, EXACT)
 
     def hashes(self, texts: Sequence[str]) -> list[dict[str, Any]]:
-        """The columns that its `process` needs, of each text."""
-        if self.operator.name == SIMHASH and (shortcut := shortcuts.hashing(self.built)):
-            return [{"hash": value} for value in shortcut(texts)]
+        """Compute the columns that its `process` needs, for each text."""
+        if self.operator.name == SIMHASH and (fast := fast_simhash(self.built)):
+            return [{"hash": value} for value in fast(texts)]
         return [self._hash(text) for text in texts]
 
     def _hash(self, text: str) -> dict[str, Any]:
@@ -69,25 +69,25 @@ class Step:
         if not self.bounded:
             return columns
         (value,) = columns.values()
-        # A decimal number; or an MD5, of which 64 bits tell 10^9 documents apart.
+        # A decimal number; or an MD5, of which 64 bits distinguish 10^9 documents.
         return {"hash": int(value) if self.operator.name == SIMHASH else int(value[:16], 16)}
 
 
-def hash_table(rows: Sequence[dict[str, Any]], step: Step) -> pa.Table:
+def hash_table(rows: Sequence[dict[str, Any]], deduplicator: RecipeDeduplicator) -> pa.Table:
     """Hashes of a partition's documents as a table."""
-    if step.bounded:
+    if deduplicator.bounded:
         return pa.table({"hash": pa.array([row["hash"] for row in rows], pa.uint64())})
     return pa.Table.from_pylist(list(rows))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decision:
-    """What became of the documents that passed every filter, in the corpus's order."""
+class Duplicates:
+    """The documents that passed every filter, in the corpus's order, with the copies marked."""
 
     dropped_by: npt.NDArray[np.int16]
     """Position of the deduplicator that dropped it; 0: kept. Shape [N]."""
     representative: npt.NDArray[np.int64]
-    """Which document is kept in its place: its own number, or UNKNOWN. Shape [N]."""
+    """Number of the document kept in its place: its own if it is kept, or UNKNOWN. Shape [N]."""
     distance: npt.NDArray[np.uint8]
     """Bits in which its hash differs from the representative's. Shape [N]."""
     ids: "Ids"
@@ -106,13 +106,15 @@ class Ids:
         return bytes(self.bytes[start : int(self.ends[number])]).decode()
 
 
-def decide(steps: Sequence[Step], partitions: Sequence[Path], folder: Path) -> Decision:
+def find_duplicates(
+    deduplicators: Sequence[RecipeDeduplicator], partitions: Sequence[Path], folder: Path
+) -> Duplicates:
     """Find the duplicates among all partitions' survivors.
 
     Args:
-        steps: the recipe's deduplicators, in order.
-        partitions: surveyed partitions, in the corpus's order.
-        folder: where the decision is kept; a finished one is read again.
+        deduplicators: the recipe's, in order.
+        partitions: folders of filtered partitions, in the corpus's order.
+        folder: where the result is kept; a finished one is read again.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / "done.json"
@@ -124,14 +126,14 @@ def decide(steps: Sequence[Step], partitions: Sequence[Path], folder: Path) -> D
         for start in range(0, total, CHUNK):
             end = min(start + CHUNK, total)
             representative[start:end] = np.arange(start, end)
-        for step in steps:
-            log.info("%s: looking for duplicates among %d documents", step.operator.name, total)
-            _apply(step, partitions, folder, dropped_by, representative, distance)
+        for one in deduplicators:
+            log.info("%s: looking for duplicates among %d documents", one.operator.name, total)
+            _apply(one, partitions, folder, dropped_by, representative, distance)
         for array in (dropped_by, representative, distance):
             if isinstance(array, np.memmap):
                 array.flush()
         write_json(done, {"documents": total})
-    return Decision(
+    return Duplicates(
         dropped_by=_map(folder / "dropped_by", np.int16),
         representative=_map(folder / "representative", np.int64),
         distance=_map(folder / "distance", np.uint8),
@@ -140,25 +142,25 @@ def decide(steps: Sequence[Step], partitions: Sequence[Path], folder: Path) -> D
 
 
 def _apply(
-    step: Step,
+    deduplicator: RecipeDeduplicator,
     partitions: Sequence[Path],
     folder: Path,
     dropped_by: npt.NDArray[np.int16],
     representative: npt.NDArray[np.int64],
     distance: npt.NDArray[np.uint8],
 ) -> None:
-    """Let one deduplicator decide about the documents that are still alive."""
-    files = [partition / f"hashes-{step.position:02d}.parquet" for partition in partitions]
-    alive = np.flatnonzero(np.asarray(dropped_by) == 0) if dropped_by.any() else None
-    if not step.bounded:
-        _library_decides(step, files, alive, dropped_by, representative)
+    """Mark the duplicates that one deduplicator finds among the documents still kept."""
+    files = [partition / f"hashes-{deduplicator.position:02d}.parquet" for partition in partitions]
+    kept = np.flatnonzero(np.asarray(dropped_by) == 0) if dropped_by.any() else None
+    if not deduplicator.bounded:
+        _apply_library(deduplicator, files, kept, dropped_by, representative)
         return
     hashes = _gather_hashes(files, folder / "hashes")
-    if alive is not None:
-        hashes = hashes[alive]
+    if kept is not None:
+        hashes = hashes[kept]
     scratch = folder / "clusters"
-    if step.operator.name == SIMHASH:
-        labels = near_clusters(hashes, step.built.hamming_distance, scratch)
+    if deduplicator.operator.name == SIMHASH:
+        labels = near_clusters(hashes, deduplicator.built.hamming_distance, scratch)
     else:
         labels = equal_clusters(hashes, scratch)
     for start in range(0, len(labels), CHUNK):
@@ -167,27 +169,27 @@ def _apply(
         copy = first != own
         own, first = own[copy], first[copy]
         apart = distance_between(hashes[own], hashes[first])
-        if alive is not None:
-            own, first = alive[own], alive[first]
-        dropped_by[own], representative[own] = step.position, first
+        if kept is not None:
+            own, first = kept[own], kept[first]
+        dropped_by[own], representative[own] = deduplicator.position, first
         distance[own] = apart
 
 
-def _library_decides(
-    step: Step,
+def _apply_library(
+    deduplicator: RecipeDeduplicator,
     files: Sequence[Path],
-    alive: npt.NDArray[np.int64] | None,
+    kept: npt.NDArray[np.int64] | None,
     dropped_by: npt.NDArray[np.int16],
     representative: npt.NDArray[np.int64],
 ) -> None:
     table = pa.concat_tables([pq.read_table(file) for file in files])
-    rows = np.arange(table.num_rows) if alive is None else alive
+    rows = np.arange(table.num_rows) if kept is None else kept
     table = table.take(rows).append_column("row", pa.array(rows))
     if not len(rows):
         return
-    unique, _ = step.built.process(datasets.Dataset(table))
+    unique, _ = deduplicator.built.process(datasets.Dataset(table))
     lost = np.setdiff1d(rows, np.asarray(unique["row"]))
-    dropped_by[lost], representative[lost] = step.position, UNKNOWN
+    dropped_by[lost], representative[lost] = deduplicator.position, UNKNOWN
 
 
 def _gather_hashes(files: Sequence[Path], path: Path) -> npt.NDArray[np.uint64]:
@@ -200,7 +202,7 @@ def _gather_hashes(files: Sequence[Path], path: Path) -> npt.NDArray[np.uint64]:
 
 
 def _gather_ids(partitions: Sequence[Path], folder: Path) -> int:
-    """Write the survivors' ids; return how many there are."""
+    """Write the survivors' ids. Returns their number."""
     end = total = 0
     with (folder / "ids.bytes").open("wb") as text, (folder / "ids.ends").open("wb") as ends:
         for partition in partitions:
@@ -213,15 +215,15 @@ def _gather_ids(partitions: Sequence[Path], folder: Path) -> int:
 
 
 def survivors(partition: Path) -> Iterator[str]:
-    """Ids of the documents of a surveyed partition that passed every filter."""
+    """Ids of the documents of a filtered partition that passed every filter."""
     table = pq.read_table(
-        partition / "fates.parquet", columns=["id"], filters=[("dropped_by", "=", 0)]
+        partition / "document_trace.parquet", columns=["id"], filters=[("dropped_by", "=", 0)]
     )
     yield from table["id"].to_pylist()
 
 
 def num_survivors(partition: Path) -> int:
-    """How many documents of a surveyed partition passed every filter."""
+    """Number of documents of a filtered partition that passed every filter."""
     counts: dict[str, int] = json.loads((partition / "counts.json").read_text("utf-8"))
     return counts["survivors"]
 

@@ -1,7 +1,7 @@
-"""Run Data-Juicer's own operator objects over batches of documents, and remember what each did.
+"""Data-Juicer's own operator objects, run over batches of documents, with a trace of each document.
 
     batch ─▶ mapper ─▶ mapper ─▶ filter ─▶ filter ─▶ survivors
-               └──────────┴─────────┴─────────┴────▶ every Item: edits, statistics, dropped_by
+               └──────────┴─────────┴─────────┴────▶ every document: edits, statistics, dropped_by
 
 The library's executor makes one pass over the whole data set per operator, and writes it to disk in
 between. Here a batch goes through all operators while it is in memory.
@@ -18,8 +18,8 @@ from data_juicer.ops import load_ops
 from data_juicer.ops.base_op import OP, Filter, Mapper
 from data_juicer.utils.constant import Fields
 
-from corpus.cleaning.engine.failures import guarded
-from corpus.cleaning.fast import operators as shortcuts
+from corpus.cleaning.engine.failures import map_or_none
+from corpus.cleaning.fast.operators import fast_filter, fast_mapper
 from corpus.cleaning.ledger import EXCERPT, Examples, difference
 from corpus.cleaning.recipe import Operator
 
@@ -28,8 +28,8 @@ BATCH = 256
 
 
 @dataclass(kw_only=True, slots=True)
-class Item:
-    """A document on its way."""
+class TracedDocument:
+    """A document between two operators."""
 
     document: dict[str, Any]
     """The normalised document; `text` is as it came in."""
@@ -40,17 +40,17 @@ class Item:
     bytes_in: int
     """UTF-8 bytes of the text as it came in."""
     stats: dict[str, Any] = field(default_factory=dict)
-    """What filters have measured."""
+    """Statistics that filters have measured."""
     edits: list[dict[str, int]] = field(default_factory=list)
-    """Which operators changed the text, and its size afterwards."""
+    """Positions of operators that changed the text, with its size afterwards."""
     dropped_by: int = 0
     """Position of the operator that dropped it, from 1; 0: none."""
     failed: bool = False
     """The operator raised an error."""
 
     @classmethod
-    def of(cls, document: dict[str, Any]) -> "Item":
-        """A document before its first operator."""
+    def of(cls, document: dict[str, Any]) -> "TracedDocument":
+        """Start with a document as it came in."""
         text = document["text"]
         size = len(text.encode("utf-8", "replace"))
         return cls(document=document, text=text, size=size, bytes_in=size)
@@ -60,8 +60,8 @@ class Item:
         """The document's corpus."""
         return str(self.document["source"])
 
-    def fate(self) -> dict[str, Any]:
-        """The document's row (see fates.py)."""
+    def trace(self) -> dict[str, Any]:
+        """The document's row (see document_trace.py)."""
         return {
             "id": self.document["id"],
             "source": self.source,
@@ -74,7 +74,7 @@ class Item:
         }
 
 
-Batch = list[Item]
+Batch = list[TracedDocument]
 
 
 def build(operators: Iterable[Operator]) -> list[OP]:
@@ -82,19 +82,19 @@ def build(operators: Iterable[Operator]) -> list[OP]:
     return list(load_ops([{op.name: dict(op.arguments)} for op in operators]))
 
 
-def warm(operators: Sequence[OP]) -> dict[str, str]:
+def load_models(operators: Sequence[OP]) -> dict[str, str]:
     """Let operators load their models, which they do at their first text.
 
-    Before workers are forked: what is loaded here lies in memory once for all of them.
+    Called before workers are forked, so that all of them share one copy in memory.
 
     Returns:
-        Which statistic is measured by which operator.
+        Statistic -> name of the operator that measures it.
     """
     statistics: dict[str, str] = {}
     examples = Examples(most=0)
     text = "天地玄黄，宇宙洪荒。The quick brown fox.\n" * 8
     for position, operator in enumerate(operators, start=1):
-        item = Item.of({"text": text, "source": "", "id": "", "meta": {}})
+        item = TracedDocument.of({"text": text, "source": "", "id": "", "meta": {}})
         if isinstance(operator, Mapper):
             _map(operator, position, [item], examples)
         else:
@@ -103,14 +103,14 @@ def warm(operators: Sequence[OP]) -> dict[str, str]:
     return statistics
 
 
-def batches(items: Iterable[Item]) -> Iterator[Batch]:
+def batches(items: Iterable[TracedDocument]) -> Iterator[Batch]:
     """Items in lists of BATCH."""
     iterator = iter(items)
     while batch := list(islice(iterator, BATCH)):
         yield batch
 
 
-def run(operators: Sequence[OP], batch: Batch, examples: Examples) -> Batch:
+def run_operators(operators: Sequence[OP], batch: Batch, examples: Examples) -> Batch:
     """Take a batch through mappers and filters. Returns the items that survive all of them."""
     context: list[dict[str, Any]] = [{} for _ in batch]
     for position, operator in enumerate(operators, start=1):
@@ -122,26 +122,16 @@ def run(operators: Sequence[OP], batch: Batch, examples: Examples) -> Batch:
     return batch
 
 
-def plainly(operator: OP, batch: Batch) -> None:
-    """Call an operator as the library does, and throw away what comes out: for benchmarks."""
-    texts = [item.text for item in batch]
-    if isinstance(operator, Mapper):
-        operator.process_batched({operator.text_key: texts})
-    else:
-        samples = {operator.text_key: texts, Fields.stats: [{} for _ in batch]}
-        list(operator.process_batched(operator.compute_stats_batched(samples)))
-
-
 def map_texts(mappers: Sequence[OP], texts: Iterable[str]) -> Iterator[str]:
-    """Texts after mappers, for the language model, which is to see what the filter will see."""
+    """Apply mappers to texts: the language model is trained on what its filter will read."""
     iterator = iter(texts)
     while batch := list(islice(iterator, BATCH)):
         for mapper in mappers:
-            batch = guarded(partial(_mapped, mapper), batch)
+            batch = map_or_none(partial(_mapped, mapper), batch)
         yield from (text for text in batch if text is not None)
 
 
-def drop(item: Item, position: int, name: str, examples: Examples, **shown: Any) -> None:
+def drop(item: TracedDocument, position: int, name: str, examples: Examples, **shown: Any) -> None:
     """Mark an item as dropped, with an example where one is wanted."""
     item.dropped_by = position
     if examples.wants("dropped", position, item.source):
@@ -151,7 +141,7 @@ def drop(item: Item, position: int, name: str, examples: Examples, **shown: Any)
 
 
 def _map(operator: Mapper, position: int, batch: Batch, examples: Examples) -> Batch:
-    texts = guarded(partial(_mapped, operator), [item.text for item in batch])
+    texts = map_or_none(partial(_mapped, operator), [item.text for item in batch])
     kept: Batch = []
     for item, text in zip(batch, texts, strict=True):
         if text is None:
@@ -170,8 +160,8 @@ def _map(operator: Mapper, position: int, batch: Batch, examples: Examples) -> B
 
 
 def _mapped(operator: Mapper, texts: list[str]) -> list[str]:
-    if shortcut := shortcuts.mapping(operator):
-        return shortcut(texts)
+    if fast := fast_mapper(operator):
+        return fast(texts)
     # Operators write into the list they are given.
     return list(operator.process_batched({operator.text_key: list(texts)})[operator.text_key])
 
@@ -181,7 +171,7 @@ def _filter(
 ) -> tuple[Batch, list[dict[str, Any]]]:
     known = [set(item.stats) for item in batch]
     pairs = list(zip(batch, context, strict=True))
-    verdicts = guarded(partial(_judged, operator), pairs)
+    verdicts = map_or_none(partial(_measure_and_judge, operator), pairs)
     kept: Batch = []
     kept_context = []
     for (item, words), before, keep in zip(pairs, known, verdicts, strict=True):
@@ -197,14 +187,16 @@ def _filter(
     return kept, kept_context
 
 
-def _judged(operator: Filter, pairs: list[tuple[Item, dict[str, Any]]]) -> list[bool]:
+def _measure_and_judge(
+    operator: Filter, pairs: list[tuple[TracedDocument, dict[str, Any]]]
+) -> list[bool]:
     texts = [item.text for item, _ in pairs]
     measured: list[dict[str, Any]] = [dict(item.stats) for item, _ in pairs]
     samples: dict[str, Any] = {operator.text_key: texts, Fields.stats: measured}
-    # What the library's own operator fusion does: filters share lines and words of a text.
+    # As in the library's own operator fusion, filters share the lines and words of a text.
     contexts = [context for _, context in pairs]
-    if shortcut := shortcuts.measuring(operator):
-        for stats, more in zip(measured, shortcut(texts, contexts), strict=True):
+    if fast := fast_filter(operator):
+        for stats, more in zip(measured, fast(texts, contexts), strict=True):
             stats.update(more)
     elif "context" in inspect.signature(operator.compute_stats_batched).parameters:
         samples = operator.compute_stats_batched(samples | {Fields.context: contexts}, context=True)
@@ -216,7 +208,7 @@ def _judged(operator: Filter, pairs: list[tuple[Item, dict[str, Any]]]) -> list[
     return verdicts
 
 
-def _example(item: Item, position: int, name: str) -> dict[str, Any]:
+def _example(item: TracedDocument, position: int, name: str) -> dict[str, Any]:
     return {
         "position": position,
         "operator": name,

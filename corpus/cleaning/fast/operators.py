@@ -1,14 +1,14 @@
-"""Faster ways to what some of the library's operators do, with the very same result.
+"""Faster implementations of some of the library's operators, with the very same results.
 
-    remove_repeat_sentences_mapper   most texts repeat nothing: found out without taking them apart
-    alphanumeric_filter              tokens counted by tiktoken (counting.py)
+    remove_repeat_sentences_mapper   most texts repeat nothing, which is found out cheaply
+    alphanumeric_filter              tokens counted by tiktoken (token_counts.py)
     character_repetition_filter      n-grams counted in C
     word_repetition_filter           pieces refined once each; n-grams compared as numbers
     document_simhash_deduplicator    simhash.py
 
 The objects and their parameters are the library's own; only the loop over texts is replaced. Every
-shortcut is tested against the operator it stands for, on random and on real texts; whatever a
-shortcut does not cover goes the library's way.
+fast operator is tested against the library's, on random and on real texts; parameters that it does
+not cover are left to the library's operator.
 """
 
 import functools
@@ -39,19 +39,19 @@ from corpus.cleaning.fast.token_counts import TokenCounter
 from corpus.cleaning.offline import PROXY_TOKENIZER
 
 Context = dict[str, Any]
-Mapping = Callable[[Sequence[str]], list[str]]
-Measuring = Callable[[Sequence[str], Sequence[Context]], list[dict[str, Any]]]
+FastMapper = Callable[[Sequence[str]], list[str]]
+FastFilter = Callable[[Sequence[str], Sequence[Context]], list[dict[str, Any]]]
 
 
-def mapping(operator: Mapper) -> Mapping | None:
-    """What maps texts as the operator does; None where only the operator itself can."""
+def fast_mapper(operator: Mapper) -> FastMapper | None:
+    """A faster function with the operator's results; None where only the operator itself can."""
     if type(operator) is RemoveRepeatSentencesMapper and operator._tokenize is split_sentence:
         return functools.partial(_without_repeats, operator)
     return None
 
 
-def measuring(operator: Filter) -> Measuring | None:
-    """What measures texts as the operator does; None where only the operator itself can."""
+def fast_filter(operator: Filter) -> FastFilter | None:
+    """A faster function with the operator's statistics; None where only the operator itself can."""
     if type(operator) is AlphanumericFilter:
         if operator.tokenization and _counter(_tokenizer_file()) is None:
             return None
@@ -63,8 +63,8 @@ def measuring(operator: Filter) -> Measuring | None:
     return None
 
 
-def hashing(operator: Deduplicator) -> Callable[[Sequence[str]], list[int]] | None:
-    """What computes SimHashes as the operator does; None where only the operator itself can."""
+def fast_simhash(operator: Deduplicator) -> Callable[[Sequence[str]], list[int]] | None:
+    """A faster function with the operator's hashes; None where only the operator itself can."""
     if (
         type(operator) is DocumentSimhashDeduplicator
         and operator.tokenization == "character"
@@ -98,7 +98,7 @@ _ENDS = re.compile(r"[.。！!？\?…]")
 
 
 def _may_repeat(operator: RemoveRepeatSentencesMapper, text: str) -> bool:
-    """Whether two sentences of a text agree; True also where they only nearly do."""
+    """True if two sentences of a text agree, and in some cases where they only nearly do."""
     least = operator.min_repeat_sentence_length
     if len(text) < 2 * least:
         return False
@@ -114,7 +114,7 @@ def _may_repeat(operator: RemoveRepeatSentencesMapper, text: str) -> bool:
 
 
 def _tokenizer_file() -> Path:
-    """Where the operator finds its tokenizer, if it was put there."""
+    """Path of the tokenizer that the operator loads; absent unless it was put there."""
     folder = Path(os.environ.get("DATA_JUICER_EXTERNAL_MODELS_HOME", ""))
     return folder / PROXY_TOKENIZER / "tokenizer.json"
 
@@ -132,7 +132,7 @@ def _alphanumeric(
             {StatsKeys.alnum_ratio: sum(map(str.isalnum, t)) / len(t) if t else 0.0} for t in texts
         ]
     counter = _counter(_tokenizer_file())
-    assert counter is not None, "measuring() offers no shortcut without one"
+    assert counter is not None, "fast_filter() returns None without one"
     result = []
     for text in texts:
         tokens = counter.count(text)

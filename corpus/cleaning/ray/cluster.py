@@ -51,7 +51,7 @@ def _sources(recipe: Recipe, scratch: Path) -> Path:
     """A copy of our sources and of the recipe's own operators, which every node can read."""
     folder = scratch / "sources"
     shutil.rmtree(folder, ignore_errors=True)
-    for package in ("tasks", "model"):
+    for package in ("corpus", "model", "common"):
         shutil.copytree(
             ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__")
         )

@@ -1,12 +1,14 @@
-"""Partitions of a corpus before and after Ray: rows for the operators, and what they make of them.
+"""Partitions of a corpus before and after Ray: rows for the operators, and files with the results.
 
-    <source>.jsonl ─▶ lay_out ─▶ rows/<part>.parquet ─▶ operators ─▶ records, survivors, duplicates
-          └────────────────────────── assemble ◀──────────────────────────────┘
-                                          └─▶ <source>/<number>.jsonl, documents/<part>.parquet
+    <source>.jsonl ─▶ write_operator_rows ─▶ rows/<part>.parquet ─▶ operators ─▶ records, survivors,
+          │                                                                      duplicates
+          └─────────────────────────── write_results ◀─────────────────────────────┘
+                                            └─▶ <source>/<number>.jsonl, documents/<part>.parquet
 
-A document's uid is its partition's number << 32 | its line in it. `assemble` reads the partition's
-lines once more, so `meta` never passes through Arrow (which would give every document the keys of
-all others), documents come out in the order they went in, and memory is that of one partition.
+A document's uid is its partition's number << 32 | its line in it. `write_results` reads the
+partition's lines once more, so `meta` never passes through Arrow (which would give every document
+the keys of all others), documents come out in the order they went in, and memory is that of one
+partition.
 Both functions run on workers.
 """
 
@@ -20,10 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.files import complete_file, json_line, write_json
-from corpus.cleaning import document_trace as fates
-from corpus.cleaning import contamination_matches
-from corpus.partitions import Partition
+from corpus.cleaning import contamination_matches, document_trace
 from corpus.cleaning.ray.recorded_operators import RECORD, ROW, UID
+from corpus.partitions import Partition
 
 LINES = 32
 """Bits of a uid that hold the line."""
@@ -33,13 +34,13 @@ ROWS_PER_GROUP = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
-    """A partition and where its files are."""
+class PartitionFiles:
+    """A partition and the paths of its files."""
 
     index: int
     """Its number among all partitions of the run."""
     partition: Partition
-    """What it covers."""
+    """The range of its source."""
     rows: Path
     """Its rows for the first operator."""
     output: Path
@@ -51,8 +52,8 @@ class Piece:
         return self.output / self.partition.source / f"{self.partition.number:05d}.jsonl"
 
     @property
-    def fates(self) -> Path:
-        """What became of its documents; written last."""
+    def document_trace(self) -> Path:
+        """Traces of its documents; written last."""
         return self.output / "documents" / f"{self.partition.name}.parquet"
 
     @property
@@ -62,46 +63,30 @@ class Piece:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
-    """What one run of the executor left behind."""
+class ExecutorOutput:
+    """Folders written by one run of the executor."""
 
     positions: tuple[int, ...]
     """Places of its operators in the recipe, from 1."""
     records: Path | None
     """Folder `<part>/*.parquet` of records; None where a deduplicator ran."""
     survivors: Path
-    """Folder `<part>/*.parquet` of the documents that are left."""
+    """Folder `<part>/*.parquet` of the documents that were not dropped."""
     duplicates: Path | None
-    """Folder `<part>/*.parquet`: whose copies the others are; None where operators ran."""
+    """Folder `<part>/*.parquet` of copies and their originals; None where operators ran."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Count:
-    """What became of a partition's documents."""
-
-    documents_in: int
-    """Documents read."""
-    documents_kept: int
-    """Documents written."""
-    documents_failed: int
-    """Documents that an operator raised an error on."""
-    bytes_in: int
-    """UTF-8 bytes of the texts read."""
-    bytes_kept: int
-    """UTF-8 bytes of the texts written."""
-
-
-def lay_out(piece: Piece) -> None:
-    """Write a partition's rows."""
-    if piece.rows.exists():
+def write_operator_rows(files: PartitionFiles) -> None:
+    """Write a partition's rows for the first operator, unless that was done before."""
+    if files.rows.exists():
         return
-    first = piece.index << LINES
-    with complete_file(piece.rows) as file, pq.ParquetWriter(file, ROW, compression="zstd") as out:
+    first = files.index << LINES
+    with complete_file(files.rows) as file, pq.ParquetWriter(file, ROW, compression="zstd") as out:
         batch: list[tuple[int, str, str, str]] = []
-        for line, document in enumerate(piece.partition.documents()):
+        for line, document in enumerate(files.partition.documents()):
             # Arrow takes no half surrogate pairs; nor does any operator's output.
             text = document["text"].encode("utf-8", "replace").decode()
-            batch.append((first + line, document["id"], piece.partition.name, text))
+            batch.append((first + line, document["id"], files.partition.name, text))
             if len(batch) == ROWS_PER_GROUP:
                 out.write_table(_table(batch))
                 batch = []
@@ -109,23 +94,30 @@ def lay_out(piece: Piece) -> None:
             out.write_table(_table(batch))
 
 
-def assemble(piece: Piece, steps: Sequence[Step], pieces: Sequence[Piece]) -> Count:
-    """Write a partition's kept documents and everybody's fate. `pieces` are all of the run's."""
-    rows, texts = _merge(piece, steps)
-    ids = _ids({row["of"] for row in rows.values() if row["of"] is not None}, pieces)
-    found: list[dict[str, Any]] = []
+def write_results(
+    files: PartitionFiles, outputs: Sequence[ExecutorOutput], all_files: Sequence[PartitionFiles]
+) -> None:
+    """Write a partition's kept documents and the traces of all of its documents.
+
+    Args:
+        outputs: what the executor wrote, run by run.
+        all_files: the files of all partitions of the run, by index.
+    """
+    rows, texts = _merge(files, outputs)
+    ids = _ids({row["of"] for row in rows.values() if row["of"] is not None}, all_files)
+    traces: list[dict[str, Any]] = []
     questions: list[dict[str, Any]] = []
-    kept_bytes = kept = 0
-    with complete_file(piece.cleaned) as file:
-        for line, document in enumerate(piece.partition.documents()):
-            uid = (piece.index << LINES) + line
+    num_kept = 0
+    with complete_file(files.cleaned) as file:
+        for line, document in enumerate(files.partition.documents()):
+            uid = (files.index << LINES) + line
             row = rows.pop(uid)
-            mine = contamination_matches.found(row["stats"], document["id"])
+            matches = contamination_matches.matches_of(row["stats"], document["id"])
             row["stats"].pop(contamination_matches.MATCHES, None)
-            questions += mine
+            questions += matches
             size_in = len(document["text"].encode("utf-8", "replace"))
             size = size_in if row["size"] is None else row["size"]
-            found.append(
+            traces.append(
                 {
                     "id": document["id"],
                     "source": document["source"],
@@ -140,61 +132,47 @@ def assemble(piece: Piece, steps: Sequence[Step], pieces: Sequence[Piece]) -> Co
             )
             if not row["dropped_by"]:
                 text = texts.get(uid, document["text"])
-                file.write(json_line(contamination_matches.flagged(document | {"text": text}, mine)))
-                kept, kept_bytes = kept + 1, kept_bytes + size
-    assert not rows, f"{len(rows)} records of {piece.partition.name} belong to no document"
-    if not kept:  # a partition of which nothing is left has no file
-        piece.cleaned.unlink()
-    write_json(piece.questions, questions)
-    fates.write(fates.table_of(found), piece.fates)
-    return Count(
-        documents_in=len(found),
-        documents_kept=kept,
-        bytes_kept=kept_bytes,
-        documents_failed=sum(row["failed"] for row in found),
-        bytes_in=sum(row["bytes_in"] for row in found),
-    )
+                file.write(
+                    json_line(
+                        contamination_matches.with_matches(document | {"text": text}, matches)
+                    )
+                )
+                num_kept += 1
+    assert not rows, f"{len(rows)} records of {files.partition.name} belong to no document"
+    if not num_kept:  # a partition of which no document is left has no file
+        files.cleaned.unlink()
+    write_json(files.questions, questions)
+    document_trace.write(document_trace.table_of(traces), files.document_trace)
 
 
-def count(table: pa.Table) -> Count:
-    """The counts of a partition that was assembled earlier, from its fates."""
-    kept = [not position for position in table["dropped_by"].to_pylist()]
-    sizes = table["bytes_out"].to_pylist()
-    return Count(
-        documents_in=table.num_rows,
-        documents_kept=sum(kept),
-        documents_failed=sum(table["failed"].to_pylist()),
-        bytes_in=sum(table["bytes_in"].to_pylist()),
-        bytes_kept=sum(size for size, keep in zip(sizes, kept, strict=True) if keep),
-    )
-
-
-def _merge(piece: Piece, steps: Sequence[Step]) -> tuple[dict[int, dict[str, Any]], dict[int, str]]:
-    """uid -> what every step remembers of it, and uid -> text of those that are left."""
-    part = piece.partition.name
-    uids = pq.read_table(piece.rows, columns=[UID])[UID].to_pylist()
+def _merge(
+    files: PartitionFiles, outputs: Sequence[ExecutorOutput]
+) -> tuple[dict[int, dict[str, Any]], dict[int, str]]:
+    """uid -> the records of all runs together, and uid -> text of the documents that are kept."""
+    part = files.partition.name
+    uids = pq.read_table(files.rows, columns=[UID])[UID].to_pylist()
     rows: dict[int, dict[str, Any]] = {
         uid: {"dropped_by": 0, "failed": False, "size": None, "edits": [], "stats": {}, "of": None}
         for uid in uids
     }
     texts: dict[int, str] = {}
     alive = set(uids)
-    for step in steps:
-        if step.records is not None:
-            found = {r[UID]: r for r in _read(step.records / part, RECORD.names)}
-            # A document that a step neither kept nor dropped must never pass for either.
+    for output in outputs:
+        if output.records is not None:
+            found = {r[UID]: r for r in _read(output.records / part, RECORD.names)}
+            # A document that a run neither kept nor dropped must never pass for either.
             assert found.keys() == alive, f"{part}: {len(found)} records of {len(alive)} documents"
             for uid, record in found.items():
                 _note(rows[uid], record)
-            survivors = {r[UID]: r["text"] for r in _read(step.survivors / part, [UID, "text"])}
+            survivors = {r[UID]: r["text"] for r in _read(output.survivors / part, [UID, "text"])}
             texts, left = survivors, set(survivors)
         else:
-            assert step.duplicates is not None
-            left = {r[UID] for r in _read(step.survivors / part, [UID])}
-            copies = {r[UID]: r["of"] for r in _read(step.duplicates / part, [UID, "of"])}
+            assert output.duplicates is not None
+            left = {r[UID] for r in _read(output.survivors / part, [UID])}
+            copies = {r[UID]: r["of"] for r in _read(output.duplicates / part, [UID, "of"])}
             assert copies.keys() == alive - left, f"{part}: {len(copies)} copies"
             for uid, of in copies.items():
-                rows[uid] |= {"dropped_by": step.positions[0], "of": of}
+                rows[uid] |= {"dropped_by": output.positions[0], "of": of}
         alive = left
     return rows, texts
 
@@ -206,11 +184,11 @@ def _note(row: dict[str, Any], record: dict[str, Any]) -> None:
     row |= {name: record[name] for name in ("dropped_by", "failed", "size")}
 
 
-def _ids(uids: set[int], pieces: Sequence[Piece]) -> dict[int, str]:
+def _ids(uids: set[int], all_files: Sequence[PartitionFiles]) -> dict[int, str]:
     """The ids of documents anywhere in the run."""
     ids: dict[int, str] = {}
     for index in sorted({uid >> LINES for uid in uids}):
-        column = pq.read_table(pieces[index].rows, columns=["id"])["id"]
+        column = pq.read_table(all_files[index].rows, columns=["id"])["id"]
         for uid in uids:
             if uid >> LINES == index:
                 ids[uid] = column[uid & ((1 << LINES) - 1)].as_py()

@@ -1,6 +1,6 @@
-"""How a recipe runs on Ray: in which pieces, and what stands in for what.
+"""A recipe's plan on Ray: groups of operators, and MinHash in the place of SimHash.
 
-    mapper, filter, …, deduplicator, mapper, …  ─▶  stretch: operators │ stretch: MinHash │ …
+    mapper, filter, …, deduplicator, mapper, …  ─▶  operators │ MinHash │ operators │ …
 
 A deduplicator must see all documents at once, so a recipe is cut before and after it.
 """
@@ -19,12 +19,13 @@ MINHASH_ARGUMENTS = {
     "num_permutations": 256,
     "jaccard_threshold": 0.7,
 }
-"""What replaces SimHash; `lowercase` and `ignore_pattern` stay as the recipe has them."""
+"""Arguments of the MinHash that replaces SimHash, besides the recipe's own `lowercase` and
+`ignore_pattern`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RayConfig:
-    """Where Ray is, and how large a piece of work."""
+    """The Ray cluster, and the amount of work given to it at once."""
 
     address: str = "local"
     """"local": on this machine, for this run only. "auto": the cluster that was started here or
@@ -32,7 +33,7 @@ class RayConfig:
     num_cpus: int = 0
     """Cores that "local" takes; 0: all."""
     partition_bytes: int = 64 << 20
-    """Bytes of normalised text per output file, and what one worker holds in memory; from 1. The
+    """Bytes of normalised text per output file, which one worker holds in memory; 1 or more. The
     stage puts `clean.partition_bytes` here, so that both executors write the same files."""
     round_bytes: int = 64 << 30
     """Bytes that go through the operators before the next lot: what an interruption can cost."""
@@ -57,45 +58,45 @@ class RayConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stretch:
+class OperatorGroup:
     """Operators that run together: mappers and filters, or one deduplicator."""
 
     operators: tuple[Operator, ...]
-    """What runs."""
+    """Operators of the group, in order."""
     positions: tuple[int, ...]
     """Their places in the recipe, from 1."""
 
     @property
     def deduplicates(self) -> bool:
-        """Whether it must see all documents at once."""
+        """True for a deduplicator, which must see all documents at once."""
         return self.operators[0].kind == "deduplicator"
 
 
-def stretches(recipe: Recipe) -> list[Stretch]:
-    """Cut a recipe before and after its deduplicators, with those that Ray can run.
+def operator_groups(recipe: Recipe) -> list[OperatorGroup]:
+    """Cut a recipe before and after its deduplicators, each replaced by one that Ray can run.
 
     Raises ConfigError for a deduplicator that has no counterpart.
     """
-    found: list[Stretch] = []
+    found: list[OperatorGroup] = []
     pending: list[tuple[int, Operator]] = []
-    for position, operator in enumerate([*replaced(recipe), None], start=1):
+    for position, operator in enumerate([*operators_on_ray(recipe), None], start=1):
         if operator is not None and operator.kind != "deduplicator":
             pending.append((position, operator))
             continue
         if pending:
             found.append(
-                Stretch(
+                OperatorGroup(
                     operators=tuple(op for _, op in pending), positions=tuple(p for p, _ in pending)
                 )
             )
             pending = []
         if operator is not None:
-            found.append(Stretch(operators=(operator,), positions=(position,)))
+            found.append(OperatorGroup(operators=(operator,), positions=(position,)))
     return found
 
 
 def replacements(recipe: Recipe) -> list[dict[str, Any]]:
-    """Which operators another one stands in for on Ray, and with what parameters."""
+    """The operators that Ray replaces by another, with the parameters of both."""
     return [
         {
             "position": position,
@@ -105,13 +106,14 @@ def replacements(recipe: Recipe) -> list[dict[str, Any]]:
             "with": new.arguments,
         }
         for position, (old, new) in enumerate(
-            zip(recipe.operators, replaced(recipe), strict=True), start=1
+            zip(recipe.operators, operators_on_ray(recipe), strict=True), start=1
         )
         if new.name != old.name
     ]
 
 
-def replaced(recipe: Recipe) -> list[Operator]:
+def operators_on_ray(recipe: Recipe) -> list[Operator]:
+    """The recipe's operators, with deduplicators replaced by ones that Ray can run."""
     return [
         _counterpart(op, recipe) if op.kind == "deduplicator" else op for op in recipe.operators
     ]

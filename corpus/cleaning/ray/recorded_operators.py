@@ -1,4 +1,4 @@
-"""Data-Juicer's operators on Ray, with a memory of what each did to every document.
+"""Data-Juicer's operators on Ray, with a record of what each did to every document.
 
     rows: __dj__uid · id · part · text      first operator adds: dropped_by · failed · size ·
       │                                     edits · stats
@@ -6,10 +6,10 @@
     recorded mapper ─▶ recorded filter ─▶ … ─▶ sink: one parquet file per batch and partition
 
 `recorded(cls)` is a subclass of a library operator. Its processing is inherited; around it, the
-row remembers which operators changed the text, what filters measured, who dropped the document or
-failed on it. A dropped row travels on without its text instead of vanishing, so that what went in
-is what comes out: exact under Ray's retries, without a file per operator, and with no stage added
-to the library's own. Probes between the operators, the other way, would read and write every text
+row records which operators changed the text, what filters measured, which operator dropped the
+document or failed on it. A dropped row is passed on without its text instead of removed, so the
+rows that go in come out: exact under Ray's retries, without a file per operator, and with no stage
+added to the library's own. Recording between the operators instead would read and write every text
 once more per operator.
 
 One document that an operator raises on is dropped alone. The library's own choice is between ending
@@ -35,8 +35,8 @@ from data_juicer.ops.deduplicator.ray_bts_minhash_deduplicator import (
 )
 from data_juicer.utils.constant import Fields, HashKeys
 
-from corpus.cleaning.engine.failures import guarded
 from corpus.cleaning.contamination_matches import MATCHES
+from corpus.cleaning.engine.failures import map_or_none
 
 UID = HashKeys.uid
 """A document's place: number of its partition << 32 | line in it. The library keeps the lowest uid
@@ -45,7 +45,7 @@ of a cluster, so the first document by place is the one that stays."""
 ROW = pa.schema(
     [(UID, pa.int64()), ("id", pa.string()), ("part", pa.string()), ("text", pa.string())]
 )
-"""What a document looks like on its way to the first operator."""
+"""Columns of a document before the first operator."""
 
 RECORD = pa.schema(
     [
@@ -57,7 +57,7 @@ RECORD = pa.schema(
         ("stats", pa.string()),
     ]
 )
-"""What is remembered of it; edits as "position:bytes;", statistics as JSON."""
+"""Columns that are recorded of it; edits as "position:bytes;", statistics as JSON."""
 
 DUPLICATE = pa.schema([(UID, pa.int64()), ("part", pa.string()), ("of", pa.int64())])
 SINK = "ray_sink_mapper"
@@ -69,7 +69,7 @@ Rows = dict[str, list[Any]]
 
 
 class RecordedMapper:
-    """Mixin: which documents the mapper changed, and their size afterwards."""
+    """Mixin that records the documents a mapper changed, and their size afterwards."""
 
     position: int
     text_key: str
@@ -84,7 +84,7 @@ class RecordedMapper:
     def _record(self, table: Any) -> Rows:
         rows = _rows(table)
         alive = [i for i, position in enumerate(rows["dropped_by"]) if not position]
-        texts = guarded(self._map, [rows["text"][i] for i in alive])
+        texts = map_or_none(self._map, [rows["text"][i] for i in alive])
         for i, text in zip(alive, texts, strict=True):
             if text is None:
                 _drop(rows, i, self.position, failed=True)
@@ -104,7 +104,7 @@ class RecordedMapper:
 
 
 class RecordedFilter:
-    """Mixin: what the filter measured, and which documents it dropped."""
+    """Mixin that records what a filter measured, and the documents it dropped."""
 
     position: int
     text_key: str
@@ -121,7 +121,7 @@ class RecordedFilter:
     def _record(self, table: Any) -> Rows:
         rows = _rows(table)
         alive = [i for i, position in enumerate(rows["dropped_by"]) if not position]
-        judged = guarded(self._judge, [(rows["text"][i], rows["stats"][i]) for i in alive])
+        judged = map_or_none(self._judge, [(rows["text"][i], rows["stats"][i]) for i in alive])
         for i, verdict in zip(alive, judged, strict=True):
             if verdict is None:
                 _drop(rows, i, self.position, failed=True)
@@ -145,12 +145,12 @@ class RecordedFilter:
         return list(zip(verdicts, (_numbers(s) for s in stats), strict=True))
 
     def _keep(self, samples: dict[str, Any]) -> Any:
-        """The library's step that removes rows, which are marked already."""
+        """Remove no row in the library's own step: dropped rows are marked already."""
         return [True] * len(samples[UID]) if isinstance(samples[UID], list) else True
 
 
 class RecordedMinhash(RayBTSMinhashDeduplicatorWithUid):
-    """The library's MinHash, which also tells whose copy a document is.
+    """The library's MinHash, with a record of the original of every copy.
 
     A text shorter than one window has no shingle, and the library counts all of those as copies of
     one another; here such a text as a whole is its own shingle.
@@ -165,7 +165,7 @@ class RecordedMinhash(RayBTSMinhashDeduplicatorWithUid):
         self.tokenization_func = lambda text: shingles(text) or {text.encode()}
 
     def merge(self) -> None:
-        """The library's rounds; before it forgets the clusters' roots they are set aside."""
+        """Run the library's rounds, and keep the clusters' roots before it discards them."""
         self.merge_op_batch([find.edge_redistribution.remote() for find in self.union_find_list])
         while any(
             self.merge_op_batch(
@@ -178,15 +178,15 @@ class RecordedMinhash(RayBTSMinhashDeduplicatorWithUid):
         )
 
     def filter_with_union_find(self, samples: pa.Table) -> pa.Table:
-        """The rows of a block that are no copies; the copies go into a file."""
+        """Return the rows of a block that are no copies, and write the copies into a file."""
         uids = samples[UID].to_pylist()
         wanted: dict[int, list[int]] = {}
         for uid in uids:
             wanted.setdefault(uid // 1000 % self.union_find_parallel_num, []).append(uid)
         roots: dict[int, int] = {}
-        for owner, asked in wanted.items():
+        for owner, owned in wanted.items():
             actor = self.union_find_list[owner]
-            roots |= ray.get(actor.__ray_call__.remote(_roots_of, asked))
+            roots |= ray.get(actor.__ray_call__.remote(_roots_of, owned))
         copies = [i for i, uid in enumerate(uids) if uid in roots]
         if copies:
             parts = samples["part"].to_pylist()
@@ -203,7 +203,7 @@ class RecordedMinhash(RayBTSMinhashDeduplicatorWithUid):
 
 
 def _keep_roots(find: Any) -> None:
-    """On the actor: replace the forest by document -> first of its cluster, for those it owns."""
+    """On the actor: map each document that it owns to the first one of its cluster."""
     owned = [x for x in find.parent if x // 1000 % find.parallel_num == find.parallel_id]
     find.roots = {x: find.find(x) for x in owned}
     find.squeeze()
@@ -214,7 +214,7 @@ def _roots_of(find: Any, uids: list[int]) -> dict[int, int]:
 
 
 class RaySinkMapper(Mapper):
-    """Last step: write what is remembered and the texts that are left; pass on nothing but uids.
+    """Last operator: write the records and the texts that are kept; pass on nothing but uids.
 
     The executor holds its result in the object store, which is to stay small. A batch that is done
     twice writes the same files twice: they are named after its documents.
@@ -242,14 +242,14 @@ class RaySinkMapper(Mapper):
 
 
 def recorded(base: type[OP]) -> type[OP]:
-    """A library operator that remembers. It takes one more argument: its `position`, from 1."""
+    """Subclass a library operator to record. It takes one more argument: its `position`, from 1."""
     mixin = RecordedMapper if issubclass(base, Mapper) else RecordedFilter
     assert issubclass(base, Mapper | Filter), base
     return types.new_class(f"Recorded{base.__name__}", (mixin, base))
 
 
 def register(names: Sequence[str]) -> dict[str, type[OP]]:
-    """Put recorded operators in the place of the library's. Returns what was there before."""
+    """Register recorded operators in the place of the library's. Returns the library's."""
     before = {name: OPERATORS.modules[name] for name in dict.fromkeys(names)}
     for name, base in before.items():
         replacement = RecordedMinhash if name == MINHASH else recorded(base)
@@ -266,7 +266,7 @@ def restore(before: dict[str, type[OP]]) -> None:
 
 
 def _rows(table: Any) -> Rows:
-    """Columns as lists, with those that remember; what the library added is left out."""
+    """Columns as lists, those of RECORD added; columns that the library added are left out."""
     rows: Rows = table if isinstance(table, dict) else table.to_pydict()
     if "dropped_by" not in rows:
         count = len(rows[UID])
@@ -307,7 +307,7 @@ def _numbers(stats: dict[str, Any]) -> str:
 
 
 def _node() -> str:
-    """Which node this is: every file says who wrote it."""
+    """Id of this node, kept in every file that it writes."""
     return str(ray.get_runtime_context().get_node_id()) if ray.is_initialized() else ""
 
 

@@ -1,13 +1,14 @@
 """Clean on a Ray cluster: the same recipe, by Data-Juicer's own RayExecutor.
 
-    lay out ─▶ RayExecutor: mappers and filters ─▶ RayExecutor: MinHash ─▶ assemble
-    (tasks)      as the recipe has them, in rounds     over everything       (tasks)
+    write rows ─▶ RayExecutor: mappers and filters ─▶ RayExecutor: MinHash ─▶ write results
+    (Ray tasks)     as the recipe has them, in rounds     over everything        (Ray tasks)
 
-The operators of the recipe run exactly as written and in order, recorded (ray_probe.py) so that the
-fates are those of the local engine. Only near-duplicates differ: document_simhash_deduplicator sees
-the whole data set in one process and the library refuses it on Ray, so ray_bts_minhash_deduplicator
-takes its place (ray_plan.py). Of every cluster the first document stays, in the order of
-sources, files and lines; the library alone keeps whichever came first to its counter.
+The operators of the recipe run exactly as written and in order, recorded (recorded_operators.py) so
+that the document traces are those of the local engine. Only near-duplicates differ:
+document_simhash_deduplicator sees the whole data set in one process and the library refuses it on
+Ray, so ray_bts_minhash_deduplicator takes its place (plan.py). Of every cluster the first document
+stays, in the order of sources, files and lines; the library alone keeps whichever came first to its
+counter.
 
 Inputs, models, scratch and output must lie on a file system that every node sees under the same
 path, and every node needs the packages of the lock file. (Our own sources travel in scratch.)
@@ -15,12 +16,13 @@ Workers are kept off the network and can install nothing. With address "local" R
 machine for as long as this takes, and listens on 127.0.0.1 only; a cluster of your own is yours to
 secure.
 
-Finished partitions, rounds and steps are not done again when `run` is called again with the same
+Finished partitions, rounds and groups are not done again when `run` is called again with the same
 scratch and output.
 """
 
 import contextlib
 import importlib.metadata
+import itertools
 import logging
 import shutil
 import threading
@@ -29,50 +31,46 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import yaml
 
 from common.errors import StageError
 from common.files import complete_file
 from corpus.cleaning.ray.cluster import check_address, cluster
-from corpus.cleaning.ray.plan import RayConfig, Stretch, replaced, replacements, stretches
+from corpus.cleaning.ray.plan import (
+    OperatorGroup,
+    RayConfig,
+    operator_groups,
+    operators_on_ray,
+    replacements,
+)
 from corpus.cleaning.recipe import Operator, Recipe
 from corpus.partitions import Partition, cut
 
 LOOK_SECONDS = 5.0
-"""How often to look how far the executor is."""
+"""Seconds between two reports of the executor's progress."""
 
 log = logging.getLogger(__name__)
 
 __all__ = ["RayConfig", "RayOutcome", "run"]
 
-Say = Callable[[int, int, str], None]
+Progress = Callable[[int, int, str], None]
+"""Called with work done, work in all, and what is being done."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RayOutcome:
-    """What a run made."""
+    """Files written by a run."""
 
-    documents_in: int
-    """Documents read."""
-    documents_kept: int
-    """Documents written."""
-    documents_failed: int
-    """Documents that an operator raised an error on; dropped."""
-    bytes_in: int
-    """UTF-8 bytes of the texts read."""
-    bytes_kept: int
-    """UTF-8 bytes of the texts written."""
     cleaned: tuple[Path, ...]
     """`<source>/<number>.jsonl`, in order."""
-    fates: tuple[Path, ...]
+    document_traces: tuple[Path, ...]
     """`documents/<source>-<number>.parquet`, in order."""
     recipe: Path
     """The YAML as run, for `dj-process --config`."""
     questions: tuple[Path, ...]
     """Evaluation questions found in each partition's documents: JSON rows, in scratch."""
     notes: dict[str, Any] = field(default_factory=dict)
-    """Versions, nodes, and what stood in for what."""
+    """Versions, nodes, and the operators that were replaced."""
 
 
 def run(
@@ -82,20 +80,20 @@ def run(
     output: Path,
     scratch: Path,
     config: RayConfig,
-    say: Say,
+    progress: Progress,
 ) -> RayOutcome:
     """Clean `inputs` (source -> normalised file) into `output`; see the top of the file.
 
     The language model and the tokenizer that the recipe needs are in `models` already, under the
-    names that Data-Juicer looks for. `say(done, total, what)` is called as work goes on.
+    names that Data-Juicer looks for. `progress` is called as work goes on.
 
     Raises ConfigError when no cluster answers at the address or the recipe cannot run on Ray.
     """
     config.check()
-    plan = stretches(recipe)
+    plan = operator_groups(recipe)
     check_address(config)
     with cluster(config, recipe, models.resolve(), scratch.resolve()) as nodes:
-        return Runner(recipe, plan, output.resolve(), scratch.resolve(), config, say).run(
+        return Runner(recipe, plan, output.resolve(), scratch.resolve(), config, progress).run(
             {source: path.resolve() for source, path in inputs.items()}, nodes
         )
 
@@ -106,24 +104,28 @@ class Runner:
     def __init__(
         self,
         recipe: Recipe,
-        plan: list[Stretch],
+        plan: list[OperatorGroup],
         output: Path,
         scratch: Path,
         config: RayConfig,
-        say: Say,
+        progress: Progress,
     ) -> None:
         self.recipe, self.plan, self.output, self.scratch = recipe, plan, output, scratch
-        self.config, self.say = config, say
+        self.config, self.progress = config, progress
         self.done = self.total = 0
 
     def run(self, inputs: Mapping[str, Path], nodes: list[dict[str, Any]]) -> RayOutcome:
-        """Do all of it."""
-        from corpus.cleaning.ray.partition_files import Piece, assemble, lay_out
+        """Take the inputs through every group of operators, and write the results."""
+        from corpus.cleaning.ray.partition_files import (
+            PartitionFiles,
+            write_operator_rows,
+            write_results,
+        )
 
         parts = cut(inputs.items(), self.config.partition_bytes)
         rounds = list(_rounds(parts, self.config.round_bytes))
-        pieces = [
-            Piece(
+        files = [
+            PartitionFiles(
                 index=index,
                 partition=part,
                 output=self.output,
@@ -131,55 +133,53 @@ class Runner:
             )
             for index, (part, round_) in enumerate(zip(parts, rounds, strict=True))
         ]
-        self.total = len(pieces) * (2 + len(self.plan))
-        for _ in _on_workers(lay_out, [(piece,) for piece in pieces]):
+        self.total = len(files) * (2 + len(self.plan))
+        for _ in _on_workers(write_operator_rows, [(one,) for one in files]):
             self._advance(1, "laying out documents")
-        steps = [self._step(number, pieces) for number in range(len(self.plan))]
-        counts = [_finished(piece) for piece in pieces]
-        open_ = [i for i, count in enumerate(counts) if count is None]
-        self._advance(len(pieces) - len(open_), "writing")
-        for i, made in _on_workers(assemble, [(pieces[i], steps, pieces) for i in open_]):
-            counts[open_[i]] = made
-            self._advance(1, "writing documents and their fates")
-        return self._outcome(pieces, counts, nodes)
+        outputs = [self._run_group(number, files) for number in range(len(self.plan))]
+        missing = [one for one in files if not one.document_trace.exists()]
+        self._advance(len(files) - len(missing), "writing")
+        for _ in _on_workers(write_results, [(one, outputs, files) for one in missing]):
+            self._advance(1, "writing documents and their traces")
+        return self._outcome(files, nodes)
 
-    def _step(self, number: int, pieces: Sequence[Any]) -> Any:
-        from corpus.cleaning.ray.partition_files import Step
+    def _run_group(self, number: int, files: Sequence[Any]) -> Any:
+        """Run one group of operators over all partitions, round by round."""
+        from corpus.cleaning.ray.partition_files import ExecutorOutput
 
-        stretch = self.plan[number]
-        folder = self.scratch / f"step-{number}"
-        step = Step(
-            positions=stretch.positions,
-            records=None if stretch.deduplicates else folder / "records",
+        group = self.plan[number]
+        folder = self.scratch / f"group-{number}"
+        output = ExecutorOutput(
+            positions=group.positions,
+            records=None if group.deduplicates else folder / "records",
             survivors=folder / "survivors",
-            duplicates=folder / "duplicates" if stretch.deduplicates else None,
+            duplicates=folder / "duplicates" if group.deduplicates else None,
         )
-        if number or stretch.deduplicates:
-            before = self.scratch / (f"step-{number - 1}/survivors" if number else "rows")
-            lots = {"all": (before, list(pieces))}
+        if number or group.deduplicates:
+            before = self.scratch / (f"group-{number - 1}/survivors" if number else "rows")
+            rounds = {"all": (before, list(files))}
         else:
-            lots = {}
-            for piece in pieces:
-                data = piece.rows.parent
-                lots.setdefault(data.name, (data, []))[1].append(piece)
-        for name, (data, lot) in lots.items():
+            rounds = {}
+            for one in files:
+                data = one.rows.parent
+                rounds.setdefault(data.name, (data, []))[1].append(one)
+        for name, (data, members) in rounds.items():
             done = folder / f"{name}.done"
             if not done.exists():
-                for part in (
-                    f"{kind}/{p.partition.name}"
-                    for p in lot
-                    for kind in ("records", "survivors", "duplicates")
-                ):
-                    shutil.rmtree(folder / part, ignore_errors=True)
-                self.say(self.done, self.total, f"{', '.join(op.name for op in stretch.operators)}")
+                for one in members:
+                    for kind in ("records", "survivors", "duplicates"):
+                        shutil.rmtree(folder / kind / one.partition.name, ignore_errors=True)
+                self.progress(self.done, self.total, ", ".join(op.name for op in group.operators))
                 if any(data.rglob("*.parquet")):
-                    self._execute(f"step-{number}-{name}", stretch, data, step, len(lot))
+                    self._execute(f"group-{number}-{name}", group, data, output, len(members))
                 with complete_file(done):
                     pass
-            self._advance(len(lot), "cleaning")
-        return step
+            self._advance(len(members), "cleaning")
+        return output
 
-    def _execute(self, name: str, stretch: Stretch, data: Path, step: Any, num_parts: int) -> None:
+    def _execute(
+        self, name: str, group: OperatorGroup, data: Path, output: Any, num_parts: int
+    ) -> None:
         """One run of the library's executor over the rows in a folder."""
         import ray.data
         from data_juicer.config import init_configs
@@ -194,7 +194,7 @@ class Runner:
         work = self.scratch / "work" / name
         self._write_yaml(
             yaml_file,
-            stretch.operators,
+            group.operators,
             {
                 "dataset_path": str(data),
                 "export_path": str(work / "unused.jsonl"),
@@ -203,27 +203,27 @@ class Runner:
             },
         )
         settings = init_configs(["--config", str(yaml_file)])
-        last = stretch.positions[-1] == len(self.recipe.operators)
+        last = group.positions[-1] == len(self.recipe.operators)
         sink = {
-            "records": str(step.records),
-            "survivors": str(step.survivors),
-            "texts": not (stretch.deduplicates and last),
+            "records": str(output.records),
+            "survivors": str(output.survivors),
+            "texts": not (group.deduplicates and last),
         }
         process = []
-        for position, entry in zip(stretch.positions, settings.process, strict=True):
+        for position, entry in zip(group.positions, settings.process, strict=True):
             ((operator, arguments),) = entry.items()
-            if stretch.deduplicates:
+            if group.deduplicates:
                 operator = recorded_operators.MINHASH
             more: dict[str, Any] = (
-                {"duplicates": str(step.duplicates)}
-                if stretch.deduplicates
+                {"duplicates": str(output.duplicates)}
+                if group.deduplicates
                 else {"position": position}
             )
             process.append({operator: dict(arguments or {}) | more})
         settings.process = [*process, {recorded_operators.SINK: sink}]
         before = recorded_operators.register([next(iter(entry)) for entry in process])
         try:
-            with self._watching(step, stretch):
+            with self._watching(output, group):
                 RayExecutor(settings).run(skip_export=True, skip_return=True)
         except ray.exceptions.RayError as error:
             raise StageError(
@@ -234,16 +234,18 @@ class Runner:
             recorded_operators.restore(before)
 
     @contextlib.contextmanager
-    def _watching(self, step: Any, stretch: Stretch) -> Iterator[None]:
+    def _watching(self, output: Any, group: OperatorGroup) -> Iterator[None]:
         """Report how many partitions have come through while the executor runs."""
         stop = threading.Event()
-        begun = step.survivors if step.records is None else step.records
+        begun = output.survivors if output.records is None else output.records
 
         def look() -> None:
             while not stop.wait(LOOK_SECONDS):
                 seen = sum(1 for _ in begun.glob("*")) if begun.is_dir() else 0
-                what = "looking for duplicates" if stretch.deduplicates else "cleaning"
-                self.say(self.done, self.total, f"{what}: results for {seen} partitions so far")
+                what = "looking for duplicates" if group.deduplicates else "cleaning"
+                self.progress(
+                    self.done, self.total, f"{what}: results for {seen} partitions so far"
+                )
 
         thread = threading.Thread(target=look, daemon=True)
         thread.start()
@@ -271,53 +273,33 @@ class Runner:
 
     def _advance(self, steps: int, what: str) -> None:
         self.done += steps
-        self.say(self.done, self.total, what)
+        self.progress(self.done, self.total, what)
 
-    def _outcome(
-        self, pieces: Sequence[Any], counts: Sequence[Any], nodes: list[dict[str, Any]]
-    ) -> RayOutcome:
+    def _outcome(self, files: Sequence[Any], nodes: list[dict[str, Any]]) -> RayOutcome:
         name = self.recipe.path.stem
         published = self.output / f"recipe-{name}-ray.yaml"
         custom = [str(path) for path in self.recipe.custom_operator_files]
         self._write_yaml(
             published,
-            replaced(self.recipe),
+            operators_on_ray(self.recipe),
             {"dataset_path": f"{name}.jsonl", "export_path": f"{name}-cleaned.jsonl"}
             | ({"custom_operator_paths": custom} if custom else {}),
         )
-        stand_ins = replacements(self.recipe)
-        for one in stand_ins:
-            log.info("on Ray %(replaced_by)s stands in for %(operator)s, with %(with)s", one)
-        sums = {
-            field: sum(getattr(count, field) for count in counts)
-            for field in (
-                "documents_in",
-                "documents_kept",
-                "documents_failed",
-                "bytes_in",
-                "bytes_kept",
-            )
-        }
+        replaced = replacements(self.recipe)
+        for one in replaced:
+            log.info("on Ray %(replaced_by)s takes the place of %(operator)s, with %(with)s", one)
         return RayOutcome(
-            **sums,
-            cleaned=tuple(p.cleaned for p in pieces if p.cleaned.exists()),
-            questions=tuple(piece.questions for piece in pieces),
-            fates=tuple(piece.fates for piece in pieces),
+            cleaned=tuple(one.cleaned for one in files if one.cleaned.exists()),
+            questions=tuple(one.questions for one in files),
+            document_traces=tuple(one.document_trace for one in files),
             recipe=published,
             notes={
                 "ray": importlib.metadata.version("ray"),
                 "address": self.config.address,
                 "nodes": nodes,
-                "replaced": stand_ins,
+                "replaced": replaced,
             },
         )
-
-
-def _finished(piece: Any) -> Any:
-    """The counts of a partition whose fates, which are written last, are there."""
-    from corpus.cleaning.ray.partition_files import count
-
-    return count(pq.read_table(piece.fates)) if piece.fates.exists() else None
 
 
 def _rounds(parts: Sequence[Partition], size: int) -> Iterator[int]:
@@ -330,22 +312,23 @@ def _rounds(parts: Sequence[Partition], size: int) -> Iterator[int]:
         yield number
 
 
-def _on_workers(
-    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]
-) -> Iterator[tuple[int, Any]]:
-    """(number of the call, its result), as they come; never more under way than keep all busy."""
+def _on_workers(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> Iterator[None]:
+    """Call a function on Ray's workers; yield as calls end, with few more under way than cores."""
     import ray
 
     remote = ray.remote(num_cpus=1)(function)
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     width = 2 * max(1, int(resources.get("CPU", 1)))
-    pending: dict[Any, int] = {}
-    waiting = iter(enumerate(calls))
+    pending: set[Any] = set()
+    waiting = iter(calls)
     while True:
-        while len(pending) < width and (call := next(waiting, None)) is not None:
-            pending[remote.remote(*call[1])] = call[0]
+        pending |= {
+            remote.remote(*call) for call in itertools.islice(waiting, width - len(pending))
+        }
         if not pending:
             return
         ready, _ = ray.wait(list(pending))
         for reference in ready:
-            yield pending.pop(reference), ray.get(reference)
+            pending.remove(reference)
+            ray.get(reference)
+            yield

@@ -1,4 +1,4 @@
-"""Programs for test_on_ray.py, each in a process of its own, since Data-Juicer stays in Ray mode.
+"""Programs for test_ray.py, each in a process of its own, since Data-Juicer stays in Ray mode.
 
 python ray_program.py models|ray|reference job.json
 """
@@ -62,13 +62,8 @@ def on_ray(job: dict[str, Any]) -> dict[str, Any]:
         say,
     )
     return {
-        "documents_in": outcome.documents_in,
-        "documents_kept": outcome.documents_kept,
-        "documents_failed": outcome.documents_failed,
-        "bytes_in": outcome.bytes_in,
-        "bytes_kept": outcome.bytes_kept,
         "cleaned": [str(p) for p in outcome.cleaned],
-        "fates": [str(p) for p in outcome.fates],
+        "document_traces": [str(p) for p in outcome.document_traces],
         "recipe": str(outcome.recipe),
         "notes": outcome.notes,
         "listening": sorted(listening),
@@ -90,19 +85,19 @@ def reference(job: dict[str, Any]) -> dict[str, Any]:
     rows = [d for path in job["inputs"].values() for d in _documents(Path(path))]
     plain = [op for op in recipe.operators if op.kind != "deduplicator"]
     operators = load_ops([{op.name: dict(op.arguments)} for op in plain])
-    fates = [_take(operators, document["text"]) for document in rows]
-    kept = [i for i, fate in enumerate(fates) if not fate["dropped_by"]]
+    traces = [_take(operators, document["text"]) for document in rows]
+    kept = [i for i, trace in enumerate(traces) if not trace["dropped_by"]]
     left = {}
     for name, (operator, arguments) in job["deduplicators"].items():
         (deduplicator,) = load_ops([{operator: arguments}])
-        hashed = [deduplicator.compute_hash({"text": fates[i]["text"]}) for i in kept]
+        hashed = [deduplicator.compute_hash({"text": traces[i]["text"]}) for i in kept]
         table = datasets.Dataset.from_list(
             [h | {"at": i} for i, h in zip(kept, hashed, strict=True)]
         )
         left[name] = sorted(deduplicator.process(table)[0]["at"])
     ids = [document["id"] for document in rows]
     return {
-        "fates": dict(zip(ids, fates, strict=True)),
+        "traces": dict(zip(ids, traces, strict=True)),
         "left": {name: [ids[i] for i in at] for name, at in left.items()},
     }
 
@@ -110,7 +105,7 @@ def reference(job: dict[str, Any]) -> dict[str, Any]:
 def _take(operators: Sequence[Any], text: str) -> dict[str, Any]:
     stats: dict[str, Any] = {}
     edits: list[dict[str, int]] = []
-    fate = {"dropped_by": 0, "failed": False}
+    trace = {"dropped_by": 0, "failed": False}
     for position, operator in enumerate(operators, start=1):
         try:
             if not hasattr(operator, "compute_stats"):
@@ -121,13 +116,13 @@ def _take(operators: Sequence[Any], text: str) -> dict[str, Any]:
                 continue
             measured = operator.compute_stats({"text": [text], "__dj__stats__": [stats]})
         except ValueError:
-            fate = {"dropped_by": position, "failed": True}
+            trace = {"dropped_by": position, "failed": True}
             break
         stats = dict(measured["__dj__stats__"][0])
         if not next(iter(operator.process(measured))):
-            fate = {"dropped_by": position, "failed": False}
+            trace = {"dropped_by": position, "failed": False}
             break
-    return fate | {"text": text, "edits": edits, "stats": {k: float(v) for k, v in stats.items()}}
+    return trace | {"text": text, "edits": edits, "stats": {k: float(v) for k, v in stats.items()}}
 
 
 def _documents(path: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The cleaning engine's parts: partitions, fates and ledger, near-duplicates, worker processes."""
+"""The cleaning engine's parts: partitions, traces and ledger, near-duplicates, worker processes."""
 
 import itertools
 import json
@@ -17,11 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import StageError
-from corpus.cleaning import document_trace as fates
-from corpus.cleaning import ledger
+from corpus.cleaning import document_trace, ledger
 from corpus.cleaning.deduplication import near_duplicates
-from corpus.cleaning.deduplication.duplicates import UNKNOWN, Step, decide, hash_table
-from corpus.cleaning.engine.workers import Workshop, run_all
+from corpus.cleaning.deduplication.duplicates import (
+    UNKNOWN,
+    RecipeDeduplicator,
+    find_duplicates,
+    hash_table,
+)
+from corpus.cleaning.engine.partition_cleaner import PartitionCleaner
+from corpus.cleaning.engine.workers import map_in_workers
 from corpus.cleaning.recipe import Operator
 from corpus.partitions import cut
 
@@ -46,13 +51,13 @@ def test_every_line_belongs_to_exactly_one_partition(
     assert sum(p.size for p in partitions) == len(data)
 
 
-# --- fates and ledger ------------------------------------------------------------------------
+# --- document traces and ledger ------------------------------------------------------------------------
 
 OPERATORS = ["a_mapper", "b_filter", "c_mapper", "d_filter", "e_deduplicator"]
 
 
 @st.composite
-def fate(draw: st.DrawFn) -> dict[str, Any]:
+def trace(draw: st.DrawFn) -> dict[str, Any]:
     """A document on a random way through OPERATORS, followed step by step."""
     size = draw(st.integers(0, 50))
     edits = []
@@ -75,9 +80,9 @@ def fate(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@given(st.lists(fate(), min_size=1, max_size=30))
+@given(st.lists(trace(), min_size=1, max_size=30))
 def test_ledger_is_what_following_every_document_counts(rows: list[dict[str, Any]]) -> None:
-    entries = fates.entries(fates.table_of(rows), OPERATORS)
+    entries = document_trace.ledger_entries(document_trace.table_of(rows), OPERATORS)
     ledger.check(entries)
     for position, entry in enumerate(entries, start=1):
         reached = [r for r in rows if not r["dropped_by"] or r["dropped_by"] >= position]
@@ -97,25 +102,33 @@ def test_ledger_is_what_following_every_document_counts(rows: list[dict[str, Any
         )
 
 
-@given(st.lists(st.lists(fate(), min_size=1, max_size=8), min_size=1, max_size=4))
+@given(st.lists(st.lists(trace(), min_size=1, max_size=8), min_size=1, max_size=4))
 def test_partitions_add_up_to_the_whole(parts: list[list[dict[str, Any]]]) -> None:
-    whole = fates.entries(fates.table_of([r for rows in parts for r in rows]), OPERATORS)
+    whole = document_trace.ledger_entries(
+        document_trace.table_of([r for rows in parts for r in rows]), OPERATORS
+    )
     merged = ledger.merge(
-        e for rows in parts for e in fates.entries(fates.table_of(rows), OPERATORS)
+        e
+        for rows in parts
+        for e in document_trace.ledger_entries(document_trace.table_of(rows), OPERATORS)
     )
     assert merged == whole
 
 
-def test_fate_that_does_not_fit_is_refused() -> None:
+def test_trace_that_does_not_fit_is_refused() -> None:
     row = {"id": "x", "source": "s", "bytes_in": 9, "dropped_by": 0, "failed": False, "stats": {}}
     wrong = row | {"bytes_out": 8, "edits": []}  # shorter, but nobody changed it
     with pytest.raises(AssertionError):
-        fates.entries(fates.table_of([wrong]), OPERATORS)
+        document_trace.ledger_entries(document_trace.table_of([wrong]), OPERATORS)
 
 
 def test_ledger_that_lost_a_document_does_not_add_up() -> None:
-    first = ledger.Entry(position=1, operator="a", source="s", documents_in=3, documents_kept=3)
-    second = ledger.Entry(position=2, operator="b", source="s", documents_in=2, documents_kept=2)
+    first = ledger.LedgerEntry(
+        position=1, operator="a", source="s", documents_in=3, documents_kept=3
+    )
+    second = ledger.LedgerEntry(
+        position=2, operator="b", source="s", documents_in=2, documents_kept=2
+    )
     with pytest.raises(AssertionError):
         ledger.check([first, second])
 
@@ -190,39 +203,39 @@ def test_more_hashes_want_more_blocks(distance: int) -> None:
     assert distance == 1 or chosen[0] < chosen[-1]
 
 
-def surveyed(folder: Path, rows: list[tuple[str, int]], step: Step) -> Path:
+def filtered(folder: Path, rows: list[tuple[str, int]], step: RecipeDeduplicator) -> Path:
     """A partition as the workers leave it: every document survived, with these hashes."""
     folder.mkdir(parents=True)
-    fate = {"source": "s", "bytes_in": 1, "bytes_out": 1, "dropped_by": 0, "failed": False}
-    table = fates.table_of([fate | {"id": i, "edits": [], "stats": {}} for i, _ in rows])
-    fates.write(table, folder / "fates.parquet")
+    trace = {"source": "s", "bytes_in": 1, "bytes_out": 1, "dropped_by": 0, "failed": False}
+    table = document_trace.table_of([trace | {"id": i, "edits": [], "stats": {}} for i, _ in rows])
+    document_trace.write(table, folder / "document_trace.parquet")
     hashes = hash_table([{"hash": h} for _, h in rows], step)
     pa.parquet.write_table(hashes, folder / f"hashes-{step.position:02d}.parquet")
     return folder
 
 
-def test_decision_says_which_document_is_kept_instead(tmp_path: Path) -> None:
+def test_duplicates_name_the_document_that_is_kept_instead(tmp_path: Path) -> None:
     operator = Operator(name="document_simhash_deduplicator", arguments={})
-    step = Step(position=3, operator=operator, built=DocumentSimhashDeduplicator())
+    step = RecipeDeduplicator(position=3, operator=operator, built=DocumentSimhashDeduplicator())
     far = 0xFFFF_0000_FFFF_0000
     parts = [
-        surveyed(tmp_path / "p0", [("s/a#1", 0), ("s/a#2", far)], step),
-        surveyed(tmp_path / "p1", [], step),
-        surveyed(tmp_path / "p2", [("s/a#3", 7), ("s/a#4", far), ("s/a#5", 0x7F)], step),
+        filtered(tmp_path / "p0", [("s/a#1", 0), ("s/a#2", far)], step),
+        filtered(tmp_path / "p1", [], step),
+        filtered(tmp_path / "p2", [("s/a#3", 7), ("s/a#4", far), ("s/a#5", 0x7F)], step),
     ]
-    decision = decide([step], parts, tmp_path / "decision")
+    duplicates = find_duplicates([step], parts, tmp_path / "duplicates")
     # #5 is 7 bits from #1, but 4 from #3, which is 3 from #1: one cluster.
-    assert decision.dropped_by.tolist() == [0, 0, 3, 3, 3]
-    assert [decision.ids[i] for i in decision.representative.tolist()] == [
+    assert duplicates.dropped_by.tolist() == [0, 0, 3, 3, 3]
+    assert [duplicates.ids[i] for i in duplicates.representative.tolist()] == [
         "s/a#1",
         "s/a#2",
         "s/a#1",
         "s/a#2",
         "s/a#1",
     ]
-    assert decision.distance.tolist() == [0, 0, 3, 0, 7]
-    again = decide([step], parts, tmp_path / "decision")
-    assert again.dropped_by.tolist() == decision.dropped_by.tolist()
+    assert duplicates.distance.tolist() == [0, 0, 3, 0, 7]
+    again = find_duplicates([step], parts, tmp_path / "duplicates")
+    assert again.dropped_by.tolist() == duplicates.dropped_by.tolist()
 
 
 def test_two_deduplicators_and_one_the_library_runs_itself(tmp_path: Path) -> None:
@@ -232,12 +245,12 @@ def test_two_deduplicators_and_one_the_library_runs_itself(tmp_path: Path) -> No
     )
 
     steps = [
-        Step(
+        RecipeDeduplicator(
             position=1,
             operator=Operator(name="document_deduplicator", arguments={}),
             built=DocumentDeduplicator(),
         ),
-        Step(
+        RecipeDeduplicator(
             position=2,
             operator=Operator(name="document_minhash_deduplicator", arguments={}),
             built=DocumentMinhashDeduplicator(tokenization="character"),
@@ -247,15 +260,15 @@ def test_two_deduplicators_and_one_the_library_runs_itself(tmp_path: Path) -> No
     texts = ["甲乙丙丁子丑寅卯", long, "甲乙丙丁子丑寅卯", long + "完", "戊己庚辛午未申酉"]
     folder = tmp_path / "p"
     folder.mkdir()
-    fate = {"source": "s", "bytes_in": 1, "bytes_out": 1, "dropped_by": 0, "failed": False}
-    rows = [fate | {"id": f"s/a#{i}", "edits": [], "stats": {}} for i in range(len(texts))]
-    fates.write(fates.table_of(rows), folder / "fates.parquet")
+    trace = {"source": "s", "bytes_in": 1, "bytes_out": 1, "dropped_by": 0, "failed": False}
+    rows = [trace | {"id": f"s/a#{i}", "edits": [], "stats": {}} for i in range(len(texts))]
+    document_trace.write(document_trace.table_of(rows), folder / "document_trace.parquet")
     for step in steps:
         table = hash_table(step.hashes(texts), step)
         pa.parquet.write_table(table, folder / f"hashes-{step.position:02d}.parquet")
-    decision = decide(steps, [folder], tmp_path / "decision")
-    assert decision.dropped_by.tolist() == [0, 0, 1, 2, 0]
-    assert decision.representative.tolist() == [0, 1, 0, UNKNOWN, 4]
+    duplicates = find_duplicates(steps, [folder], tmp_path / "duplicates")
+    assert duplicates.dropped_by.tolist() == [0, 0, 1, 2, 0]
+    assert duplicates.representative.tolist() == [0, 1, 0, UNKNOWN, 4]
 
 
 # --- processes -------------------------------------------------------------------------------
@@ -264,7 +277,7 @@ def test_two_deduplicators_and_one_the_library_runs_itself(tmp_path: Path) -> No
 @pytest.mark.parametrize("workers", [1, 3])
 def test_results_come_in_the_order_of_the_work(workers: int) -> None:
     ticks: list[None] = []
-    results = run_all(lambda n: n * n, range(50), workers, lambda: ticks.append(None))
+    results = map_in_workers(lambda n: n * n, range(50), workers, lambda: ticks.append(None))
     assert list(results) == [n * n for n in range(50)]
     assert ticks
 
@@ -277,7 +290,7 @@ def test_killed_worker_is_one_clear_error(tmp_path: Path) -> None:
         return n
 
     with pytest.raises(StageError, match=r"memory ran out.*clean\.workers"):
-        list(run_all(work, itertools.count(), 2, lambda: None))
+        list(map_in_workers(work, itertools.count(), 2, lambda: None))
     assert (tmp_path / "0").exists()
 
 
@@ -286,53 +299,55 @@ def test_error_in_a_worker_reaches_the_caller() -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        list(run_all(work, range(3), 2, lambda: None))
+        list(map_in_workers(work, range(3), 2, lambda: None))
 
 
 def test_kept_document_is_found_by_its_id(tmp_path: Path) -> None:
-    fate = {"source": "s", "bytes_in": 1, "bytes_out": 1, "failed": False, "edits": []}
+    trace = {"source": "s", "bytes_in": 1, "bytes_out": 1, "failed": False, "edits": []}
     for number in (0, 1):
         rows = [
-            fate | {"id": f"s/a#{n}", "dropped_by": int(n == 12), "stats": {"length": float(n)}}
+            trace | {"id": f"s/a#{n}", "dropped_by": int(n == 12), "stats": {"length": float(n)}}
             for n in (10 * number + 1, 10 * number + 2)
         ]
         (tmp_path / "documents").mkdir(exist_ok=True)
         (tmp_path / "s").mkdir(exist_ok=True)
-        fates.write(fates.table_of(rows), tmp_path / "documents" / f"s-{number:05d}.parquet")
+        document_trace.write(
+            document_trace.table_of(rows), tmp_path / "documents" / f"s-{number:05d}.parquet"
+        )
         lines = [json.dumps({"id": r["id"], "text": str(r["id"])}) for r in rows[: 2 - number]]
         (tmp_path / "s" / f"{number:05d}.jsonl").write_text("\n".join(lines))
-    found = fates.kept_document(tmp_path, "s/a#11")
+    found = document_trace.kept_document(tmp_path, "s/a#11")
     assert found is not None and found["text"] == "s/a#11"
-    assert fates.kept_document(tmp_path, "s/a#12") is None
-    row = fates.find(tmp_path, "s/a#12")
+    assert document_trace.kept_document(tmp_path, "s/a#12") is None
+    row = document_trace.find(tmp_path, "s/a#12")
     assert row is not None and (row["dropped_by"], row["stats"]) == (1, {"length": 12.0})
-    assert fates.find(tmp_path, "s/a#99") is None
+    assert document_trace.find(tmp_path, "s/a#99") is None
 
 
 def test_finished_partition_is_not_done_again(tmp_path: Path) -> None:
     source = tmp_path / "a.jsonl"
     lines = [{"id": f"a/f#{n}", "source": "a", "text": f"text {n}", "meta": {}} for n in range(9)]
     source.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    shop = Workshop(
+    cleaner = PartitionCleaner(
         operators=[],
         names=[],
-        steps=[],
-        spool=tmp_path / "spool",
+        deduplicators=[],
+        filtered=tmp_path / "filtered",
         output=tmp_path / "out",
-        final=tmp_path / "final",
+        reports=tmp_path / "reports",
         examples=1,
     )
     parts = cut([("a", source)], 200)
     for partition in parts:
-        shop.survey(partition)
-    # What is surveyed again would say `text 0` again; what is written again, `marked`.
-    spooled = tmp_path / "spool" / parts[0].name / "kept.jsonl"
+        cleaner.apply_operators(partition)
+    # A partition that is filtered again would have `text 0` again; one written again, `marked`.
+    spooled = tmp_path / "filtered" / parts[0].name / "kept.jsonl"
     spooled.write_text(spooled.read_text().replace("text 0", "marked"))
     for partition in parts:
-        shop.survey(partition)
-        shop.finish((partition, 0))
+        cleaner.apply_operators(partition)
+        cleaner.write_kept((partition, 0))
     first = tmp_path / "out" / "a" / "00000.jsonl"
     assert json.loads(first.read_text().splitlines()[0])["text"] == "marked"
     first.write_text("kept as it is")
-    shop.finish((parts[0], 0))
+    cleaner.write_kept((parts[0], 0))
     assert first.read_text() == "kept as it is"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from corpus.cleaning.fast import operators as shortcuts
+from corpus.cleaning.fast.operators import _repeated_share, fast_filter, fast_mapper, fast_simhash
 from corpus.cleaning.fast.token_counts import TokenCounter
 from corpus.formats.records import read_records
 from model.tokenizer.qwen import obtain_tokenizer
@@ -47,25 +47,25 @@ def real_texts(shared: Path) -> list[str]:
 
 
 def same_mapping(operator: Any, texts: list[str]) -> None:
-    shortcut = shortcuts.mapping(operator)
-    assert shortcut is not None
+    fast = fast_mapper(operator)
+    assert fast is not None
     expected = operator.process_batched({operator.text_key: list(texts)})[operator.text_key]
-    assert shortcut(texts) == expected
+    assert fast(texts) == expected
 
 
 def same_measuring(operator: Any, texts: list[str]) -> None:
-    shortcut = shortcuts.measuring(operator)
-    assert shortcut is not None
+    fast = fast_filter(operator)
+    assert fast is not None
     samples = {operator.text_key: list(texts), Fields.stats: [{} for _ in texts]}
     expected = operator.compute_stats_batched(samples)[Fields.stats]
-    assert shortcut(texts, [{} for _ in texts]) == expected
+    assert fast(texts, [{} for _ in texts]) == expected
 
 
 def same_hashes(operator: DocumentSimhashDeduplicator, texts: list[str]) -> None:
-    shortcut = shortcuts.hashing(operator)
-    assert shortcut is not None
+    fast = fast_simhash(operator)
+    assert fast is not None
     expected = [int(operator.compute_hash({"text": t})["__dj__simhash"]) for t in texts]
-    assert shortcut(texts) == expected
+    assert fast(texts) == expected
 
 
 @settings(deadline=None, max_examples=300)
@@ -96,7 +96,7 @@ def test_words_with_blanks_inside_are_told_apart_as_the_library_does() -> None:
     as_one = [" ".join(joined[i : i + 2]) for i in range(5)]
     expected = sum(as_one.count(g) > 1 for g in as_one) / 5
     assert expected > 0
-    assert shortcuts._repeated_share(joined, 2) == expected
+    assert _repeated_share(joined, 2) == expected
 
 
 @settings(deadline=None, max_examples=150)
@@ -114,10 +114,10 @@ def test_simhash(texts: list[str], window: int, lowercase: bool, ignore: str | N
 
 
 def test_what_a_shortcut_does_not_cover_is_the_librarys() -> None:
-    assert shortcuts.hashing(DocumentSimhashDeduplicator(tokenization="space")) is None
-    assert shortcuts.hashing(DocumentSimhashDeduplicator(window_size=14)) is None
+    assert fast_simhash(DocumentSimhashDeduplicator(tokenization="space")) is None
+    assert fast_simhash(DocumentSimhashDeduplicator(window_size=14)) is None
     own = RemoveRepeatSentencesMapper(tokenizer="lambda text: [text]")
-    assert shortcuts.mapping(own) is None
+    assert fast_mapper(own) is None
 
 
 @settings(deadline=None, max_examples=100)

@@ -1,4 +1,4 @@
-"""Clean on Ray: the same documents with the same fates as the operators give one by one."""
+"""Cleaning on Ray: the same documents with the same traces as the operators give one by one."""
 
 import contextlib
 import itertools
@@ -23,9 +23,9 @@ import pytest
 import yaml
 
 from common.errors import ConfigError
-from corpus.cleaning import document_trace as fates
+from corpus.cleaning import document_trace
 from corpus.cleaning import recipe as recipes
-from corpus.cleaning.ray.plan import RayConfig, replacements, stretches
+from corpus.cleaning.ray.plan import RayConfig, operator_groups, replacements
 from corpus.partitions import cut
 from corpus.sample_data.code import code_file
 from corpus.sample_data.corpora import web_pages
@@ -191,20 +191,24 @@ def page_texts() -> list[str]:
     return list(add_noise(rng, web_pages(rng, draw_facts(7), "zh", 150)))
 
 
-def assert_same_fates(outcome: dict[str, Any], expected: dict[str, Any], inputs: list[Any]) -> None:
-    """Everybody's fate up to the deduplicator, and the kept texts, equal the reference's."""
+def assert_same_traces(
+    outcome: dict[str, Any], expected: dict[str, Any], inputs: list[Any]
+) -> None:
+    """All traces up to the deduplicator, and the kept texts, equal the reference's."""
     kept = read_documents(outcome["cleaned"])
-    tables = [pq.read_table(path) for path in outcome["fates"]]
+    tables = [pq.read_table(path) for path in outcome["document_traces"]]
     rows = {row["id"]: row for table in tables for row in table.to_pylist()}
     given = {d["id"]: d for d in inputs}
     assert list(rows) == list(given)
     left = set(expected["left"]["minhash"])
-    for id_, want in expected["fates"].items():
+    for id_, want in expected["traces"].items():
         row = rows[id_]
         assert row["edits"] == want["edits"], id_
         assert row["bytes_in"] == len(given[id_]["text"].encode())
         assert row["bytes_out"] == len(want["text"].encode())
-        stats = {n: row[n] for n in row.keys() - set(fates.SCHEMA.names) if row[n] is not None}
+        stats = {
+            n: row[n] for n in row.keys() - set(document_trace.SCHEMA.names) if row[n] is not None
+        }
         assert stats == want["stats"], id_
         if want["dropped_by"] or id_ in left:
             assert (row["dropped_by"], row["failed"]) == (want["dropped_by"], want["failed"]), id_
@@ -215,9 +219,9 @@ def assert_same_fates(outcome: dict[str, Any], expected: dict[str, Any], inputs:
     assert [d["id"] for d in kept] == [i for i in given if i in left]
     for document in kept:
         id_ = document["id"]
-        assert document == given[id_] | {"text": expected["fates"][id_]["text"]}
-    assert outcome["documents_in"] == len(given)
-    assert outcome["documents_kept"] == len(left)
+        assert document == given[id_] | {"text": expected["traces"][id_]["text"]}
+    assert sum(table.num_rows for table in tables) == len(given)
+    assert sum(not row["dropped_by"] for row in rows.values()) == len(left)
 
 
 @pytest.mark.slow
@@ -260,9 +264,9 @@ def test_text_on_two_nodes(
         yaml.safe_dump(data | {"process": process, "custom_operator_paths": custom}), "utf-8"
     )
     loaded = recipes.load(str(recipe.with_suffix("")))
-    (stand_in,) = replacements(loaded)
-    assert stand_in["replaced_by"] == "ray_bts_minhash_deduplicator"
-    minhash = {k: v for k, v in stand_in["with"].items() if k != "num_permutations"}
+    (replacement,) = replacements(loaded)
+    assert replacement["replaced_by"] == "ray_bts_minhash_deduplicator"
+    minhash = {k: v for k, v in replacement["with"].items() if k != "num_permutations"}
     job = {
         "recipe": str(recipe),
         "inputs": inputs,
@@ -272,7 +276,7 @@ def test_text_on_two_nodes(
         "ray": {"address": address, "partition_bytes": 40_000},
         "deduplicators": {
             "minhash": ["document_minhash_deduplicator", minhash | {"num_permutations": 256}],
-            "simhash": [stand_in["operator"], stand_in["arguments"]],
+            "simhash": [replacement["operator"], replacement["arguments"]],
         },
     }
     (tmp_path / "models").mkdir()
@@ -281,13 +285,15 @@ def test_text_on_two_nodes(
     expected = run_program("reference", job, tmp_path, **model)
     outcome = run_program("ray", job, tmp_path, **token)
     documents = read_documents(list(inputs.values()))
-    assert_same_fates(outcome, expected, documents)
+    assert_same_traces(outcome, expected, documents)
 
     assert len(outcome["notes"]["nodes"]) == 2
-    written = list((tmp_path / "scratch" / "step-0" / "records").glob("*/*.parquet"))
+    written = list((tmp_path / "scratch" / "group-0" / "records").glob("*/*.parquet"))
     workers = Counter(pq.read_schema(path).metadata[b"node"] for path in written)
     assert len(workers) == 2, workers
-    assert outcome["documents_failed"] == 1  # and its batch went on without it
+    traces = [pq.read_table(path) for path in outcome["document_traces"]]
+    failed = sum(sum(trace["failed"].to_pylist()) for trace in traces)
+    assert failed == 1  # and its batch went on without it
     assert len(outcome["cleaned"]) > 4
 
     operators = [op.name for op in loaded.operators]
@@ -305,20 +311,28 @@ def test_text_on_two_nodes(
         for name, left in expected["left"].items()
     }
     print(f"\n{sum(map(len, copies.values()))} planted copies; dropped as such: {caught}")
-    made = {path: Path(path).read_bytes() for path in outcome["cleaned"] + outcome["fates"]}
-    for path in (outcome["cleaned"][2], outcome["fates"][2], outcome["fates"][-1]):
+    made = {
+        path: Path(path).read_bytes() for path in outcome["cleaned"] + outcome["document_traces"]
+    }
+    for path in (
+        outcome["cleaned"][2],
+        outcome["document_traces"][2],
+        outcome["document_traces"][-1],
+    ):
         Path(path).unlink()
     again = run_program("ray", job, tmp_path, **token)
     assert {path: Path(path).read_bytes() for path in made} == made
-    assert again["documents_kept"] == outcome["documents_kept"]
+    assert len(read_documents(again["cleaned"])) == len(read_documents(outcome["cleaned"]))
     assert not any("mapper" in what for what in again["said"])  # no operator ran twice
 
 
 def _entries(folder: Path, source: str, operators: list[str]) -> list[Any]:
     import pyarrow as pa
 
-    tables = [pq.read_table(path) for path in fates.files(folder, source)]
-    return fates.entries(pa.concat_tables(tables, promote_options="default"), operators)
+    tables = [pq.read_table(path) for path in document_trace.files(folder, source)]
+    return document_trace.ledger_entries(
+        pa.concat_tables(tables, promote_options="default"), operators
+    )
 
 
 @pytest.mark.slow
@@ -330,8 +344,8 @@ def test_code_here_and_only_on_loopback(tmp_path: Path) -> None:
     files = list(add_code_noise(rng, "python", files))
     source = write_documents(tmp_path / "code.jsonl", [*files, files[3], files[40]])
     recipe = write_recipe(tmp_path / "code.yaml", "code-repaired")
-    (stand_in,) = replacements(recipes.load(str(recipe.with_suffix(""))))
-    minhash = dict(stand_in["with"])
+    (replacement,) = replacements(recipes.load(str(recipe.with_suffix(""))))
+    minhash = dict(replacement["with"])
     job = {
         "recipe": str(recipe),
         "inputs": {"code": str(source)},
@@ -351,11 +365,11 @@ def test_code_here_and_only_on_loopback(tmp_path: Path) -> None:
     model = {"DATA_JUICER_EXTERNAL_MODELS_HOME": job["models"], "HF_HUB_OFFLINE": "1"}
     expected = run_program("reference", job, tmp_path, **model)
     outcome = run_program("ray", job, tmp_path)
-    assert_same_fates(outcome, expected, read_documents([source]))
+    assert_same_traces(outcome, expected, read_documents([source]))
     assert set(outcome["listening"]) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
     resolved = yaml.safe_load(Path(outcome["recipe"]).read_text("utf-8"))
     assert resolved["executor_type"] == "ray"
-    assert resolved["process"][-1] == {stand_in["replaced_by"]: stand_in["with"]}
+    assert resolved["process"][-1] == {replacement["replaced_by"]: replacement["with"]}
     assert resolved["process"][:-1] == [
         {op.name: op.arguments or None} for op in recipes.load("code-repaired").operators[:-1]
     ]
@@ -386,7 +400,7 @@ def test_no_cluster_is_one_clear_error(tmp_path: Path) -> None:
 
 def test_recipe_is_cut_at_deduplicators_and_only_those_are_replaced(tmp_path: Path) -> None:
     recipe = recipes.load("text")
-    operators, duplicates = stretches(recipe)
+    operators, duplicates = operator_groups(recipe)
     assert operators.operators == recipe.operators[:-1]
     assert operators.positions == tuple(range(1, 21))
     assert duplicates.positions == (21,)
@@ -396,7 +410,7 @@ def test_recipe_is_cut_at_deduplicators_and_only_those_are_replaced(tmp_path: Pa
     exact = tmp_path / "exact.yaml"
     exact.write_text("process: [document_deduplicator: null]", encoding="utf-8")
     with pytest.raises(ConfigError, match="one machine"):
-        stretches(recipes.load(str(exact.with_suffix(""))))
+        operator_groups(recipes.load(str(exact.with_suffix(""))))
 
 
 def test_texts_shorter_than_a_window_are_no_copies_of_each_other() -> None:
@@ -416,25 +430,25 @@ def test_texts_shorter_than_a_window_are_no_copies_of_each_other() -> None:
     assert ours.tokenization_func(long) == library.tokenization_func(long)
 
 
-def test_parts_are_put_together_in_order_and_each_fate_once(tmp_path: Path) -> None:
+def test_partitions_are_written_in_order_with_one_trace_each(tmp_path: Path) -> None:
     from corpus.cleaning.ray import partition_files
     from corpus.cleaning.ray.recorded_operators import DUPLICATE, RaySinkMapper, _write_parts
 
     texts = [f"文章{i}" * (i + 1) for i in range(40)]
     path = write_documents(tmp_path / "a.jsonl", texts)
     parts = cut([("a", path)], 2000)
-    pieces = [
-        partition_files.Piece(
+    files = [
+        partition_files.PartitionFiles(
             index=i, partition=part, rows=tmp_path / f"{part.name}.parquet", output=tmp_path / "out"
         )
         for i, part in enumerate(parts)
     ]
     rows: list[dict[str, Any]] = []
-    for piece in pieces:
-        partition_files.lay_out(piece)
-        rows += pq.read_table(piece.rows).to_pylist()
+    for one in files:
+        partition_files.write_operator_rows(one)
+        rows += pq.read_table(one.rows).to_pylist()
     assert [r["text"] for r in rows] == texts
-    assert len(pieces) > 2
+    assert len(files) > 2
     uids = [r["__dj__uid"] for r in rows]
     assert uids == sorted(uids)
 
@@ -460,7 +474,7 @@ def test_parts_are_put_together_in_order_and_each_fate_once(tmp_path: Path) -> N
     sink = RaySinkMapper(**one)
     for batch in (rows[:25], rows[25:], rows[:25], rows[10:30]):  # as retries might have it
         sink.process_batched({name: [row[name] for row in batch] for name in rows[0]})
-    assert len(list((tmp_path / "s1-records").glob("*/*"))) <= 3 * len(pieces)
+    assert len(list((tmp_path / "s1-records").glob("*/*"))) <= 3 * len(files)
     copy, original = rows_of(rows, 30), rows_of(rows, 3)
     left = [r for r in rows if not r["dropped_by"] and r is not copy]
     columns = ("__dj__uid", "part", "id", "text")
@@ -470,27 +484,27 @@ def test_parts_are_put_together_in_order_and_each_fate_once(tmp_path: Path) -> N
         DUPLICATE,
         tmp_path / "duplicates",
     )
-    steps = [
-        partition_files.Step(
+    outputs = [
+        partition_files.ExecutorOutput(
             positions=(1, 2),
             records=tmp_path / "s1-records",
             survivors=tmp_path / "s1-survivors",
             duplicates=None,
         ),
-        partition_files.Step(
+        partition_files.ExecutorOutput(
             positions=(3,),
             records=None,
             survivors=tmp_path / "s2-survivors",
             duplicates=tmp_path / "duplicates",
         ),
     ]
-    counts = [partition_files.assemble(piece, steps, pieces) for piece in pieces]
-    assert counts == [partition_files.count(pq.read_table(piece.fates)) for piece in pieces]
-    kept = read_documents([piece.cleaned for piece in pieces if piece.cleaned.exists()])
+    for one in files:
+        partition_files.write_results(one, outputs, files)
+    kept = read_documents([one.cleaned for one in files if one.cleaned.exists()])
     expected = [i for i in range(40) if i % 5 != 1 and i != 30]
     given = read_documents([path])
     assert kept == [given[i] | {"text": f"新{i}"} for i in expected]
-    found = [row for piece in pieces for row in pq.read_table(piece.fates).to_pylist()]
+    found = [row for one in files for row in pq.read_table(one.document_trace).to_pylist()]
     assert [row["id"] for row in found] == [d["id"] for d in given]
     assert [row["dropped_by"] for row in found] == [
         3 if i == 30 else 2 if i % 5 == 1 else 0 for i in range(40)
@@ -502,8 +516,8 @@ def test_parts_are_put_together_in_order_and_each_fate_once(tmp_path: Path) -> N
     lost = next((tmp_path / "s1-records").glob("*/*.parquet")).parent
     shutil.rmtree(lost)
     with pytest.raises(AssertionError, match="records of"):
-        for piece in pieces:
-            partition_files.assemble(piece, steps, pieces)
+        for one in files:
+            partition_files.write_results(one, outputs, files)
 
 
 def rows_of(rows: list[dict[str, Any]], i: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import DataError
 from common.files import complete_file, json_line, write_json
-from corpus.cleaning import document_trace as fates
+from corpus.cleaning import document_trace
 from flows import cli
 from tasks.core.explain import explain, tell
 
@@ -41,7 +41,7 @@ def store(tmp_path: Path) -> Path:
     rows[1] |= {"duplicate_of": "s/a.jsonl#1"}
     rows[1]["stats"]["duplicate_distance"] = 2.0
     rows[3] |= {"edits": [{"operator": 1, "bytes": 24}], "bytes_out": 24}
-    fates.write(fates.table_of(rows), cleaned / "documents" / "s-00000.parquet")
+    document_trace.write(document_trace.table_of(rows), cleaned / "documents" / "s-00000.parquet")
     with complete_file(cleaned / "s" / "00000.jsonl") as file:
         for name in ("s/a.jsonl#1", "s/a.jsonl#5"):
             file.write(json_line({"text": TEXTS[name][:8], "source": "s", "id": name}))
