@@ -1,39 +1,35 @@
-"""Attrition gates: how large a share of its documents a source may lose, and to which operator.
+"""Attrition gates: the largest share of its documents that a source may lose, by operator.
 
     max_drop:
       "*":     {total: 0.95}                 # no source may lose more than 95 %
       skypile: {alphanumeric_filter: 0.2}    # this filter drops at most a fifth of SkyPile
 
-Looked at after the stage is complete, every time a flow comes by: a gate that is moved costs no
-second cleaning, and one that is tightened counts for a corpus that was cleaned long ago.
+They are compared with the ledger after the stage is complete, in every flow: a gate that is moved
+costs no second cleaning, and a tightened one also counts for a corpus that was cleaned before.
 """
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from prefect.artifacts import create_table_artifact
-
-from common.errors import ConfigError, DataError
+from common.errors import ConfigError
 from common.paths import display
 from common.recipes import recipe_path
 from corpus.cleaning.recipe import Recipe
 from corpus.recipes import corpus
-from tasks.core.artifacts import run_logger, show
-from tasks.core.manifest import StageResult
 
 TOTAL = "total"
 ANY = "*"
-SHOWN = 6
-"""Operators listed for a source that is refused."""
+LISTED_OPERATORS = 6
+"""Operators listed for a source that lost too much."""
 
 MaxDrop = Mapping[str, Mapping[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Breach:
-    """A gate that was passed."""
+class ExceededGate:
+    """A gate, and the share that was dropped instead."""
 
     source: str
     operator: str
@@ -42,7 +38,7 @@ class Breach:
     gate: str
 
     def row(self) -> dict[str, Any]:
-        """For a table."""
+        """As a row of a table."""
         return {
             "source": self.source,
             "operator": self.operator,
@@ -53,7 +49,7 @@ class Breach:
 
 
 def check(max_drop: MaxDrop, recipes: Iterable[Recipe]) -> None:
-    """Raise ConfigError for a gate that could never close: unknown names, shares out of range."""
+    """Raise ConfigError for a gate that can have no effect: unknown name, share out of range."""
     operators = {op.name for recipe in recipes for op in recipe.operators}
     known = {*operators, "contamination_filter", TOTAL, ANY}
     for source, gates in max_drop.items():
@@ -69,37 +65,35 @@ def check(max_drop: MaxDrop, recipes: Iterable[Recipe]) -> None:
                 raise ConfigError(f"{where} must be a share from 0 to 1 (got {share})")
 
 
-def breaches(rows: Iterable[Mapping[str, Any]], max_drop: MaxDrop) -> list[Breach]:
-    """The gates that a ledger passes."""
-    found: list[Breach] = []
-    come: dict[str, int] = {}
-    left: dict[str, int] = {}
+def exceeded(rows: Sequence[Mapping[str, Any]], max_drop: MaxDrop) -> list[ExceededGate]:
+    """Return the gates that a ledger exceeds."""
+    documents_in: dict[str, int] = {}
     for row in rows:
-        source = row["source"]
-        come.setdefault(source, row["documents_in"])
-        left[source] = row["documents_kept"]
-        found += _breach(
-            max_drop, source, row["operator"], row["documents_dropped"], row["documents_in"]
-        )
-    for source, kept in left.items():
-        found += _breach(max_drop, source, TOTAL, come[source] - kept, come[source])
+        documents_in.setdefault(row["source"], row["documents_in"])
+    last = {row["source"]: row for row in rows}
+    drops = [
+        (row["source"], row["operator"], row["documents_dropped"], row["documents_in"])
+        for row in rows
+    ]
+    drops += [
+        (source, TOTAL, documents - last[source]["documents_kept"], documents)
+        for source, documents in documents_in.items()
+    ]
+    found = []
+    for source, operator, dropped, documents in drops:
+        gate = _gate(max_drop, source, operator)
+        if gate and documents and (share := dropped / documents) > gate[0]:
+            found.append(
+                ExceededGate(
+                    source=source, operator=operator, share=share, allowed=gate[0], gate=gate[1]
+                )
+            )
     return found
-
-
-def _breach(max_drop: MaxDrop, source: str, operator: str, dropped: int, of: int) -> list[Breach]:
-    gate = _gate(max_drop, source, operator)
-    if gate is None or not of:
-        return []
-    allowed, name = gate
-    share = dropped / of
-    if share <= allowed:
-        return []
-    return [Breach(source=source, operator=operator, share=share, allowed=allowed, gate=name)]
 
 
 def _gate(max_drop: MaxDrop, source: str, operator: str) -> tuple[float, str] | None:
     """The narrowest gate for an operator and a source."""
-    # `*` stands for operators; what a whole recipe drops is no operator.
+    # `*` stands for any operator; the total is none.
     names = (operator,) if operator == TOTAL else (operator, ANY)
     for at in (source, ANY):
         for name in names:
@@ -108,49 +102,44 @@ def _gate(max_drop: MaxDrop, source: str, operator: str) -> tuple[float, str] | 
     return None
 
 
-def enforce(cleaned: StageResult, max_drop: MaxDrop, recipes: Mapping[str, str]) -> None:
-    """Raise DataError, with the table that shows why, where a gate is passed.
+def describe(
+    gates: Sequence[ExceededGate],
+    rows: Sequence[Mapping[str, Any]],
+    recipes: Mapping[str, str],
+    folder: Path,
+) -> str:
+    """Message on exceeded gates: the shares, where the documents went, and what to change.
 
     Args:
+        rows: the ledger.
         recipes: kind of source -> name of its cleaning recipe.
+        folder: the cleaned corpus.
     """
-    rows = json.loads((cleaned.folder / "ledger.json").read_text("utf-8"))["rows"]
-    found = breaches(rows, max_drop)
-    if not found:
-        return
-    kinds = {row["source"]: row["kind"] for row in rows}
-    table = [breach.row() for breach in found]
-    show(
-        run_logger(),
-        create_table_artifact,
-        key="attrition-gates",
-        table=table,
-        description="Gates that cleaning did not pass",
-    )
-    lines = [_sentence(breach) for breach in found]
-    for source in dict.fromkeys(breach.source for breach in found):
+    lines = [_sentence(gate) for gate in gates]
+    for source in dict.fromkeys(gate.source for gate in gates):
         lines += _losses(source, rows)
-    used = sorted({display(recipe_path("clean", recipes[kinds[b.source]])) for b in found})
-    raise DataError(
+    kinds = {row["source"]: row["kind"] for row in rows}
+    used = sorted({display(recipe_path("clean", recipes[kinds[g.source]])) for g in gates})
+    return (
         "Cleaning dropped more than its gates allow:\n"
         + "\n".join(lines)
-        + f"\nThe cleaned corpus and its ledger are in {display(cleaned.folder)}: look at "
-        f"attrition.png and dropped-examples.jsonl there. Then mend {' or '.join(used)}, or move "
-        "the gate; moving it does not clean anew."
+        + f"\nThe cleaned corpus and its ledger are in {display(folder)}: look at attrition.png "
+        f"and dropped-examples.jsonl there. Then change {' or '.join(used)}, or move the gate; "
+        "moving it does not clean again."
     )
 
 
-def _sentence(breach: Breach) -> str:
+def _sentence(gate: ExceededGate) -> str:
     return (
-        f"  {breach.source}: {breach.operator} dropped {_percent(breach.share)} % of its "
-        f"documents; {breach.gate} allows {_percent(breach.allowed)} %"
+        f"  {gate.source}: {gate.operator} dropped {_percent(gate.share)} % of its "
+        f"documents; {gate.gate} allows {_percent(gate.allowed)} %"
     )
 
 
 def _losses(source: str, rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A small table of where a source lost most."""
+    """The operators that dropped most of a source, as lines."""
     mine = [row for row in rows if row["source"] == source]
-    worst = sorted(mine, key=lambda row: -row["documents_dropped"])[:SHOWN]
+    worst = sorted(mine, key=lambda row: -row["documents_dropped"])[:LISTED_OPERATORS]
     lines = [f"  {source}, {mine[0]['documents_in']} documents:"]
     lines += [
         f"    {row['documents_dropped']:>9} of {row['documents_in']:>9}  {row['operator']}"

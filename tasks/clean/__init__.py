@@ -1,16 +1,15 @@
-"""Clean the corpora with Data-Juicer, and account for every document lost.
+"""Clean the corpora with Data-Juicer, with a trace of every document.
 
     normalized/<source>.jsonl ──┬─ text ─▶ recipe `text-repaired` ─┬─▶ <source>/<number>.jsonl
     benchmarks (their questions)┤                                  │   documents/, ledger,
                                 └─ code ─▶ recipe `code-repaired` ─┘   attrition.png, …
 
-    launch.py     a process for each kind (corpus/cleaning), in which nothing can be installed
-    accounts.py   ledger, statistics, duplicates, contamination; as files, tables and a picture
-    picture.py    the picture
-    gates.py      how much may be dropped: `max_drop`
+    launch.py     a process for each kind of source (corpus/cleaning), which can install nothing
+    report.py     the cleaning report and its gates (`max_drop`) as artifacts
+    picture.py    the attrition, drawn
 
-A corpus is cleaned in partitions. What is finished is not done again after an interruption, and
-what comes out depends neither on the number of workers nor on when they were killed.
+A corpus is cleaned in partitions. Finished partitions are not cleaned again after an interruption,
+and the result depends neither on the number of workers nor on when they were killed.
 """
 
 import os
@@ -23,26 +22,26 @@ from common.config import NOT_IN_KEY
 from common.disk import require_free_space, total_bytes
 from common.errors import ConfigError, DataError
 from common.paths import RECIPES, display, resolve
+from corpus.cleaning import gates
 from corpus.cleaning import recipe as recipes
 from corpus.cleaning.language_model.config import LanguageModelConfig, find_language_model
 from corpus.cleaning.ray.plan import RayConfig
 from corpus.decontaminate import ContaminationConfig, build_index, describe_index
 from corpus.recipes import corpus
-from tasks.clean import gates
 from tasks.clean.launch import clean_kinds
-from tasks.clean.report import account
+from tasks.clean.report import enforce_gates, publish_report
 from tasks.core.stage import StageResult, StageRun, stage
 
 KINDS = ("text", "code")
 COPIES = 4
-"""How often a corpus lies on the disk while it is cleaned: spooled, kept, rows about its documents,
-and some room for texts that grow."""
+"""Times that a corpus is on the disk while it is cleaned: filtered, kept, traces of its documents,
+and room for texts that grow."""
 MEGABYTE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class CleanConfig:
-    """Which recipes, and what they need."""
+    """The cleaning recipes, and the models that they need."""
 
     text: str = "text-repaired"
     """Recipe for text (data_recipes/clean/<name>.yaml); the paper's own is `text` (Table 7)."""
@@ -53,17 +52,17 @@ class CleanConfig:
     tokenizer: str = "auto"
     """Tokenizer whose tokens the code recipe counts: "auto", "package", a folder or a hub id."""
     contamination: ContaminationConfig = field(default_factory=ContaminationConfig)
-    """What happens to documents that contain questions of the pipeline's benchmarks."""
+    """Treatment of documents that contain questions of the pipeline's benchmarks."""
     max_drop: Mapping[str, Mapping[str, float]] = field(
         default_factory=lambda: {"*": {"total": 0.95}}, metadata=NOT_IN_KEY
     )
     """Attrition gates: source -> operator -> largest share of documents that it may drop, 0 to 1.
     `*` stands for every source or operator, `total` for a whole recipe; the narrowest one counts.
-    A flow fails at a gate; the cleaned corpus stays, and passes once the gate is moved."""
+    A flow fails at an exceeded gate; the cleaned corpus stays and serves once the gate is moved."""
     examples: int = 3
     """Examples of dropped and of changed documents kept per operator and source; 0 or more."""
     partition_bytes: int = 64 * MEGABYTE
-    """Bytes of normalised text that are worked on as one piece; 1 MiB or more."""
+    """Bytes of normalised text in a partition, which is cleaned as a whole; 1 MiB or more."""
     workers: int = field(default=0, metadata=NOT_IN_KEY)
     """Worker processes; 0: one for each core. Each needs about 0.5 GB beside what they share."""
     executor: Literal["local", "ray"] = "local"
@@ -80,7 +79,7 @@ class CleanConfig:
         return sorted({*bases, *own, *(RECIPES / "corpora").glob("*.yaml")})
 
     def fingerprint(self) -> Any:
-        """What the files of a given language model look like, or of the texts to train it on."""
+        """Names, sizes and times of a given language model's files, or of its training texts."""
         config = self.language_model
         files: list[Path] = []
         if config.folder is not None:
@@ -124,15 +123,14 @@ def clean(
     normalized: StageResult,
     benchmarks: StageResult | None = None,
 ) -> None:
-    """Write `<source>/<number>.jsonl` for every source, and the accounts (see accounts.py); the
-    recipes as run stand beside them.
+    """Write `<source>/<number>.jsonl` for every source, the cleaning report, the recipes as run.
 
     Args:
         normalized: `<source>.jsonl` for every source.
         benchmarks: folders of the benchmarks whose questions must not be in the corpora.
 
     Raises:
-        ConfigError, DataError: what `check` raises; a source that keeps no document; a full disk.
+        ConfigError, DataError: as `check`; a source that keeps no document; a full disk.
     """
     check(config)
     files = {path.stem: path for path in sorted(normalized.folder.glob("*.jsonl"))}
@@ -145,11 +143,11 @@ def clean(
     used = {kind: inputs for kind, inputs in kinds.items() if inputs}
     index = _index(run, config, benchmarks)
     ledgers = clean_kinds(run, config, used, index, config.workers or os.cpu_count() or 1)
-    account(run, config, ledgers)
+    publish_report(run, ledgers, _recipes(config))
 
 
 def _index(run: StageRun, config: CleanConfig, benchmarks: StageResult | None) -> Path | None:
-    """The index of the benchmarks' questions; None where nobody looks for them."""
+    """Path of the index of the benchmarks' questions; None if they are not looked for."""
     if benchmarks is None or config.contamination.action == "off":
         return None
     path = run.scratch / "questions.npz"
@@ -160,8 +158,13 @@ def _index(run: StageRun, config: CleanConfig, benchmarks: StageResult | None) -
 
 
 def enforce(cleaned: StageResult, config: CleanConfig) -> None:
-    """Stop the flow where a gate of `max_drop` is passed; see gates.py."""
-    gates.enforce(cleaned, config.max_drop, {kind: config.recipe_of(kind) for kind in KINDS})
+    """Stop the flow if cleaning dropped more than `max_drop` allows."""
+    enforce_gates(cleaned, config.max_drop, _recipes(config))
+
+
+def _recipes(config: CleanConfig) -> dict[str, str]:
+    """Kind of source -> name of its cleaning recipe."""
+    return {kind: config.recipe_of(kind) for kind in KINDS}
 
 
 __all__ = ["CleanConfig", "check", "clean", "enforce"]

@@ -51,7 +51,7 @@ def test_every_line_belongs_to_exactly_one_partition(
     assert sum(p.size for p in partitions) == len(data)
 
 
-# --- document traces and ledger ------------------------------------------------------------------------
+# --- document traces and ledger --------------------------------------------------------------
 
 OPERATORS = ["a_mapper", "b_filter", "c_mapper", "d_filter", "e_deduplicator"]
 

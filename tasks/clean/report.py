@@ -1,0 +1,70 @@
+"""The cleaning report and its attrition gates, as Prefect and MLflow artifacts."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prefect.artifacts import create_table_artifact
+
+from common.errors import DataError
+from corpus.cleaning import gates
+from corpus.cleaning.report import write_report
+from tasks.clean.picture import draw
+from tasks.core.artifacts import run_logger, show
+from tasks.core.manifest import StageResult
+from tasks.core.stage import StageRun
+
+LISTED_MATCHES = 1000
+
+
+def publish_report(
+    run: StageRun, ledgers: Sequence[Mapping[str, Any]], recipes: Mapping[str, str]
+) -> None:
+    """Write the report and show it. Raises DataError when a source lost every document.
+
+    Args:
+        ledgers: the ledger of each kind of source.
+        recipes: kind of source -> name of its cleaning recipe.
+    """
+    report = write_report(run.folder, ledgers)
+    draw(report.rows, run.folder / "attrition.png")
+    run.table("attrition", report.attrition, "Documents that each operator dropped, by source")
+    run.table("cleaned", report.totals, "Documents and bytes before and after cleaning")
+    run.table("ledger", report.rows, "Every operator and source: in, kept, changed, dropped")
+    clusters = report.duplicates["largest"]
+    run.table("near-duplicates", clusters, "The largest clusters of near-duplicates")
+    matches = report.matches[:LISTED_MATCHES]
+    run.table("contamination", matches, "Evaluation questions found in documents")
+    run.picture(run.folder / "attrition.png", "Where each source's documents went")
+    report.require_documents(recipes)
+    run.count(**report.counts)
+    kinds = dict.fromkeys(total["kind"] for total in report.totals)
+    run.note(
+        sources={total["source"]: total for total in report.totals},
+        recipes={kind: recipes[kind] for kind in kinds},
+        contamination=dict(Counter(match["benchmark"] for match in report.matches)),
+        **{key: value for ledger in ledgers for key, value in ledger["notes"].items()},
+    )
+
+
+def enforce_gates(
+    cleaned: StageResult, max_drop: gates.MaxDrop, recipes: Mapping[str, str]
+) -> None:
+    """Raise DataError, and show a table, if cleaning dropped more than a gate allows.
+
+    Args:
+        recipes: kind of source -> name of its cleaning recipe.
+    """
+    rows = json.loads((cleaned.folder / "ledger.json").read_text("utf-8"))["rows"]
+    found = gates.exceeded(rows, max_drop)
+    if not found:
+        return
+    show(
+        run_logger(),
+        create_table_artifact,
+        key="attrition-gates",
+        table=[gate.row() for gate in found],
+        description="Attrition gates that cleaning exceeded",
+    )
+    raise DataError(gates.describe(found, rows, recipes, cleaned.folder))
