@@ -1,4 +1,4 @@
-"""How well near-duplicate removal tells copies from strangers: precision and recall.
+"""Precision and recall of near-duplicate removal, on real documents and planted copies.
 
     python -m benchmarks.near_duplicates              the shipped recipes, all measurements
     python -m benchmarks.near_duplicates --sweep      other windows, patterns and distances

@@ -1,4 +1,4 @@
-"""What a cleaning recipe keeps and changes, operator by operator, on normalised documents.
+"""Documents that a cleaning recipe keeps and changes, operator by operator.
 
     python -m benchmarks.recipes NORMALIZED text text-repaired
     python -m benchmarks.recipes NORMALIZED text-repaired --examples clean_links_mapper
@@ -32,8 +32,8 @@ CONTEXT = 30
 
 
 @dataclass(kw_only=True)
-class Step:
-    """What one operator did."""
+class OperatorOutcome:
+    """Documents that one operator changed and dropped."""
 
     operator: str
     seconds: float = 0.0
@@ -45,11 +45,11 @@ class Step:
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What a recipe did."""
+    """Documents that a recipe keeps, and the outcome of each of its operators."""
 
     documents: Counter[str]
     kept: list[dict[str, Any]]
-    steps: list[Step]
+    operators: list[OperatorOutcome]
 
 
 def read(folder: Path, kind: str) -> list[dict[str, Any]]:
@@ -72,23 +72,25 @@ def run(name: str, rows: list[dict[str, Any]], models: Path, *, keep: int = 20) 
     recipe = recipes.load(name)
     recipe.import_custom_operators()
     _prepare_models(recipe, rows, models)
-    steps = []
+    outcomes = []
     documents = Counter(row["source"] for row in rows)
     rows = [dict(row) for row in rows]
     stats: list[dict[str, Any]] = [{} for _ in rows]
     for entry in recipe.operators:
         (operator,) = load_ops([{entry.name: dict(entry.arguments)}])
-        step = Step(operator=entry.name)
-        steps.append(step)
+        result = OperatorOutcome(operator=entry.name)
+        outcomes.append(result)
         start = time.perf_counter()
         if isinstance(operator, Mapper):
             for batch in _batches(rows):
                 texts = operator.process({"text": [r["text"] for r in batch]})["text"]
                 for row, text in zip(batch, texts, strict=True):
                     if text != row["text"]:
-                        step.changed[row["source"]] += 1
-                        if len(step.examples) < keep:
-                            step.examples.append({"id": row["id"]} | _difference(row["text"], text))
+                        result.changed[row["source"]] += 1
+                        if len(result.examples) < keep:
+                            result.examples.append(
+                                {"id": row["id"]} | _difference(row["text"], text)
+                            )
                         row["text"] = text
         elif isinstance(operator, Filter):
             samples = operator.compute_stats(
@@ -96,16 +98,16 @@ def run(name: str, rows: list[dict[str, Any]], models: Path, *, keep: int = 20) 
             )
             stats = list(samples[Fields.stats])
             verdicts = list(operator.process(samples))
-            _drop(step, rows, stats, verdicts, keep)
+            _drop(result, rows, stats, verdicts, keep)
             stats = [s for s, v in zip(stats, verdicts, strict=True) if v]
             rows = [r for r, v in zip(rows, verdicts, strict=True) if v]
         else:
             assert isinstance(operator, Deduplicator)
             verdicts = _unique(operator, rows)
-            _drop(step, rows, stats, verdicts, keep)
+            _drop(result, rows, stats, verdicts, keep)
             rows = [r for r, v in zip(rows, verdicts, strict=True) if v]
-        step.seconds = time.perf_counter() - start
-    return Outcome(documents=documents, kept=rows, steps=steps)
+        result.seconds = time.perf_counter() - start
+    return Outcome(documents=documents, kept=rows, operators=outcomes)
 
 
 def _prepare_models(recipe: recipes.Recipe, rows: list[dict[str, Any]], models: Path) -> None:
@@ -143,7 +145,7 @@ def _unique(operator: Any, rows: list[dict[str, Any]]) -> list[bool]:
 
 
 def _drop(
-    step: Step,
+    result: OperatorOutcome,
     rows: list[dict[str, Any]],
     stats: list[dict[str, Any]],
     verdicts: list[bool],
@@ -151,10 +153,10 @@ def _drop(
 ) -> None:
     for row, measured, kept in zip(rows, stats, verdicts, strict=True):
         if not kept:
-            step.dropped[row["source"]] += 1
-            if len(step.examples) < keep:
+            result.dropped[row["source"]] += 1
+            if len(result.examples) < keep:
                 shown = {"id": row["id"], "measured": dict(measured), "text": row["text"][:200]}
-                step.examples.append(shown)
+                result.examples.append(shown)
 
 
 def _difference(before: str, after: str) -> dict[str, str]:
@@ -180,12 +182,12 @@ def show(name: str, outcome: Outcome) -> None:
     print(f"\n## {name}: {len(outcome.kept)} of {outcome.documents.total()} kept\n")
     print("| operator | changed | dropped | seconds | " + " | ".join(sources) + " |")
     print("|" + "---|" * (4 + len(sources)))
-    for step in outcome.steps:
-        counts = step.changed or step.dropped
+    for result in outcome.operators:
+        counts = result.changed or result.dropped
         cells = " | ".join(str(counts[s] or "") for s in sources)
         print(
-            f"| {step.operator} | {step.changed.total()} | {step.dropped.total()} "
-            f"| {step.seconds:.1f} | {cells} |"
+            f"| {result.operator} | {result.changed.total()} | {result.dropped.total()} "
+            f"| {result.seconds:.1f} | {cells} |"
         )
     kept = Counter(row["source"] for row in outcome.kept)
     print(
@@ -214,9 +216,9 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory() as models, contextlib.redirect_stderr(io.StringIO()):
         outcome = run(name, read(args.normalized, kind), Path(models))
     show(name, outcome)
-    for step in outcome.steps:
-        if step.operator == args.examples:
-            for example in step.examples:
+    for result in outcome.operators:
+        if result.operator == args.examples:
+            for example in result.examples:
                 print(json.dumps(example, ensure_ascii=False))
     return 0
 

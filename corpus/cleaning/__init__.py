@@ -1,16 +1,20 @@
-"""Data-Juicer's operators in a process of their own, counted document by document.
+"""Cleaning: Data-Juicer's operators in one pass over partitions, with a trace of every document.
 
-    recipe.py          a native Data-Juicer YAML, checked without importing Data-Juicer
-    pipeline.py        runs the library's own operator objects over batches
-    job.py             what tasks/clean asks for
-    ledger.py          what each operator did to each source
-    language_model.py  the perplexity filter's model, trained from the corpus (ngram.py)
-    lm_config.py       its settings
-    __main__.py        `python -m corpus.cleaning job.json`: what tasks/clean starts
+    recipe.py                 a native Data-Juicer YAML, checked without importing Data-Juicer
+    engine/                   the operators over partitions, in worker processes
+    fast/                     faster implementations of the slowest operators, same results
+    deduplication/            near-duplicates over the whole corpus, in bounded memory
+    language_model/           the model behind the perplexity filter
+    operators/                operators of our own
+    ray/                      the same recipe on a Ray cluster
+    document_trace.py         what happened to each document; ledger.py adds it up by operator
+    report.py, gates.py       the cleaning report; the share that may be dropped
+    explain.py                the way of one document through the operators
+    contamination_matches.py  evaluation questions found in documents
+    offline.py                settings against downloads and installations
+    __main__.py, job.py       the process that cleans the sources of one kind
 
 Data-Juicer's executor runs one `datasets.map` per operator, with seconds of overhead each; the
 operators themselves need a fraction of that. Here they run in one pass, batch by batch, which also
 lets every document be counted at every operator. The kept texts are those of `dj-process` (tested).
-
-This package imports neither Prefect nor MLflow: the process starts in about two seconds.
 """

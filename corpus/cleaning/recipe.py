@@ -72,7 +72,7 @@ class Operator:
 
     @property
     def tokenizes(self) -> bool:
-        """Whether it cuts texts with a model."""
+        """True if it cuts texts into tokens with a model."""
         return self.arguments.get("tokenization") is True
 
 
@@ -111,12 +111,12 @@ class Recipe:
 
     @property
     def needs_language_model(self) -> bool:
-        """Whether it measures perplexity or cuts words with a sentencepiece model."""
+        """True if it measures perplexity or cuts words with a sentencepiece model."""
         return bool(self.languages)
 
     @property
     def needs_tokenizer(self) -> bool:
-        """Whether it counts the tokens of a Transformers tokenizer."""
+        """True if it counts the tokens of a Transformers tokenizer."""
         return any(op.name == "alphanumeric_filter" and op.tokenizes for op in self.operators)
 
     def import_custom_operators(self) -> None:
@@ -135,7 +135,7 @@ class Recipe:
 
 
 def load(name: str) -> Recipe:
-    """The recipe data_recipes/clean/<name>.yaml. Raises ConfigError for whatever is wrong in it."""
+    """Load data_recipes/clean/<name>.yaml. Raises ConfigError for any error in it."""
     path = recipe_path("clean", name)
     data = read_yaml(path)
     process = data.get("process")

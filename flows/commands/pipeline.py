@@ -152,11 +152,11 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _explain(arguments: argparse.Namespace) -> int:
     from common.paths import resolve
-    from tasks.core.explain import explain, tell
+    from tasks.core.explain import describe, explain
 
-    story = explain(resolve(arguments.store), arguments.document)
+    explanation = explain(resolve(arguments.store), arguments.document)
     if arguments.json:
-        print(json.dumps(story, indent=1, ensure_ascii=False))
+        print(json.dumps(explanation, indent=1, ensure_ascii=False))
     else:
-        print("\n".join(tell(story)))
+        print("\n".join(describe(explanation)))
     return DONE

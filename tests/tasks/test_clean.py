@@ -327,7 +327,7 @@ def test_ledger_agrees_with_the_files(cleaned: StageResult) -> None:
             assert before["documents_in"] == before["documents_kept"] + before["documents_dropped"]
 
 
-def test_statistics_duplicates_and_contamination_are_told(cleaned: StageResult) -> None:
+def test_statistics_duplicates_and_contamination_are_reported(cleaned: StageResult) -> None:
     ledger = json.loads((cleaned.folder / "ledger.json").read_text())
     perplexity = next(
         s
@@ -528,7 +528,7 @@ MOMENTS = {
     "while files are written": "wik*/*.jsonl",
     "when one kind is finished": ".scratch/ledger-*.json",
 }
-"""What is killed when, and how that is seen: words of the progress, or a file."""
+"""Moment of the kill -> the sign of it: words of the progress, or a file."""
 
 
 @pytest.mark.slow
@@ -719,8 +719,8 @@ def test_real_rows_of_every_source(shared: Path, tmp_path: Path) -> None:
             assert mine[-1]["bytes_kept"] == sum(len(d["text"].encode()) for d in left)
             dropped = sum(row["documents_dropped"] for row in mine)
             assert dropped == len(come) - len(left)
-            told = [i for path in document_trace.files(run.folder, source) for i in ids_of(path)]
-            assert told == list(come)
+            traced = [i for path in document_trace.files(run.folder, source) for i in ids_of(path)]
+            assert traced == list(come)
         kept_of[kind] = Counter({s: r["documents_kept"] for s, r in run.notes["sources"].items()})
     for source, count in kept_of["repaired"].items():
         assert count > 0.85 * len(documents(documents_in.folder / f"{source}.jsonl"))

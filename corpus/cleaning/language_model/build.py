@@ -28,11 +28,11 @@ log = logging.getLogger(__name__)
 
 RESERVED = frozenset(("<unk>", "<s>", "</s>"))
 MIN_CHARACTERS = 2000
-"""Less text than this teaches nothing."""
+"""Fewest characters that a model is trained on."""
 
 
 def training_texts(inputs: Mapping[str, str], config: LanguageModelConfig) -> Iterator[str]:
-    """What the model learns from, up to `max_characters`: its own texts, or its sources in turn.
+    """Yield the texts to train on, up to `max_characters`: its own texts, or its sources in turn.
 
     Args:
         inputs: source -> its normalised file.

@@ -30,7 +30,7 @@ class LanguageModelConfig:
     """Corpora to train on: the ones whose language is cleanest. Those that are not in the pipeline
     are left out; where none is, all text corpora serve."""
     vocabulary: int = 8000
-    """Most pieces. Below 100 makes no sense."""
+    """Largest number of pieces; 100 or more."""
     order: int = 3
     """Longest n-gram: 2 or 3."""
     max_characters: int = 20_000_000
@@ -38,11 +38,11 @@ class LanguageModelConfig:
 
     @property
     def given(self) -> bool:
-        """Whether it is there already, trained by somebody."""
+        """True if a trained model is named, and none is to be trained here."""
         return self.folder is not None or self.hub is not None
 
     def check(self) -> None:
-        """Raise ConfigError for values that make no sense, DataError for texts that are missing."""
+        """Raise ConfigError for values out of range, DataError for missing texts."""
         where = "clean.language_model"
         if sum(given is not None for given in (self.folder, self.hub, self.texts)) > 1:
             raise ConfigError(f"{where}: give one of `folder`, `hub` and `texts`, not several")

@@ -39,7 +39,7 @@ INVISIBLE = (
     (re.compile(r"<svg\b.*?</svg\s*>", re.DOTALL | re.I), "</svg"),
     (re.compile(r"<!--.*?-->", re.DOTALL), "-->"),
 )
-"""What browsers do not show, and how it ends."""
+"""Elements that browsers do not show, each with its ending."""
 DOCTYPE = re.compile(r"<!doctype\b[^<>]*>", re.I)
 SCRIPTS = re.compile(r"<(sup|sub)>([0-9+-]+)</\1>", re.I)
 RAISED = str.maketrans("0123456789+-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻")
@@ -96,5 +96,5 @@ def _script(match: re.Match[str]) -> str:
 
 
 def _break(run: re.Match[str], *, first: bool) -> str:
-    """What stands in place of tags between two blocks: one line break, a dash before an item."""
+    """Replacement of the tags between two blocks: one line break, with a dash before an item."""
     return ("" if first else "\n") + ("- " if ITEM.search(run[0]) else "")

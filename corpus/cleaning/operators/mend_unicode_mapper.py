@@ -41,7 +41,7 @@ class MendUnicodeMapper(Mapper):
         *args: object,
         **kwargs: object,
     ) -> None:
-        """What is mended besides control characters, line ends and byte order marks.
+        """Choose repairs besides control characters, line ends and byte order marks.
 
         :param encoding: text that was decoded wrongly (mojibake), and Latin ligatures
         :param widths: full-width letters and digits become ASCII, zero-width spaces nothing

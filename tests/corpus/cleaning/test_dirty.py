@@ -72,7 +72,7 @@ def of_rows(folder: Path, texts: list[str]) -> list[str]:
 
 
 class Visible(html.parser.HTMLParser):
-    """What a reader of a page sees, by the standard library's parser."""
+    """The visible text of a page, by the standard library's parser."""
 
     def __init__(self, page: str) -> None:
         super().__init__(convert_charrefs=True)

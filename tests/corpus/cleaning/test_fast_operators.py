@@ -91,7 +91,7 @@ def test_repeated_words(texts: list[str], n: int) -> None:
     same_measuring(WordRepetitionFilter(tokenization=False, rep_len=n), texts)
 
 
-def test_words_with_blanks_inside_are_told_apart_as_the_library_does() -> None:
+def test_words_with_blanks_inside_are_distinguished_as_the_library_does() -> None:
     joined = ["a b", "c", "x", "a", "b c", "y"]
     as_one = [" ".join(joined[i : i + 2]) for i in range(5)]
     expected = sum(as_one.count(g) > 1 for g in as_one) / 5

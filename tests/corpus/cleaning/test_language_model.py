@@ -1,4 +1,4 @@
-"""Where the perplexity filter's language model comes from."""
+"""Sources of the perplexity filter's language model."""
 
 import gzip
 import json

@@ -53,7 +53,7 @@ def test_planted_copies_are_caught(language: str) -> None:
 @pytest.mark.usefixtures("shared")
 @pytest.mark.parametrize(("language", "most"), [("chinese", 0.7), ("english", 0.3), ("code", 0.3)])
 def test_the_papers_parameters_miss_them(language: str, most: float) -> None:
-    """Why they were changed; half of the Chinese ones are found because everything is merged."""
+    """The paper's parameters find half of the Chinese copies, because they merge everything."""
     setting = bench.shipped(recipe_of(language))
     planted = bench.Planted.of(bench.LANGUAGES[language](SHARED), language, count=40)
     recall = planted.mapped(bench.Mappers(setting.name)).recall(setting)

@@ -433,7 +433,7 @@ def test_text_without_tags_is_not_touched(apply: Any, text: str) -> None:
 @settings(max_examples=150, deadline=None)
 @given(text=PIECES)
 def test_header_goes_in_whole_lines(apply: Any, text: str) -> None:
-    """What is left are lines of the file, in order; none is shortened."""
+    """The remaining lines are lines of the file, in order; none is shortened."""
     after = apply("code-repaired", "clean_licence_header_mapper", text)
     remaining = iter(text.split("\n"))
     assert all(any(line == old for old in remaining) for line in after.split("\n") if line)

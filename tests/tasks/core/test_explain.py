@@ -1,4 +1,4 @@
-"""`steel explain`: the story of one document."""
+"""`steel explain`: the way of one document."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from common.errors import DataError
 from common.files import complete_file, json_line, write_json
 from corpus.cleaning import document_trace
 from flows import cli
-from tasks.core.explain import explain, tell
+from tasks.core.explain import describe, explain
 
 TEXTS = {
     "s/a.jsonl#1": "原来的文章。",
@@ -33,10 +33,10 @@ def store(tmp_path: Path) -> Path:
             json_line({"file": "s/a.jsonl", "line": 4, "reason": "empty line", "excerpt": ""})
         )
     rows = [
-        _fate("s/a.jsonl#1", 0, length=6.0),
-        _fate("s/a.jsonl#2", 3, length=6.0),
-        _fate("s/a.jsonl#3", 2, length=1.0),
-        _fate("s/a.jsonl#5", 0, length=9.0),
+        _trace("s/a.jsonl#1", 0, length=6.0),
+        _trace("s/a.jsonl#2", 3, length=6.0),
+        _trace("s/a.jsonl#3", 2, length=1.0),
+        _trace("s/a.jsonl#5", 0, length=9.0),
     ]
     rows[1] |= {"duplicate_of": "s/a.jsonl#1"}
     rows[1]["stats"]["duplicate_distance"] = 2.0
@@ -68,7 +68,7 @@ def store(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _fate(name: str, dropped_by: int, length: float) -> dict[str, Any]:
+def _trace(name: str, dropped_by: int, length: float) -> dict[str, Any]:
     size = len(TEXTS[name].encode())
     return {
         "id": name,
@@ -82,12 +82,12 @@ def _fate(name: str, dropped_by: int, length: float) -> dict[str, Any]:
     }
 
 
-def told(store: Path, document: str) -> str:
-    return "\n".join(tell(explain(store, document)))
+def described(store: Path, document: str) -> str:
+    return "\n".join(describe(explain(store, document)))
 
 
 def test_kept_document(store: Path) -> None:
-    words = told(store, "s/a.jsonl#5")
+    words = described(store, "s/a.jsonl#5")
     assert "recipe text-repaired" in words
     assert "1 a_mapper" in words and "changed it, 27 -> 24 bytes" in words
     assert "measured it, length 9" in words
@@ -96,19 +96,19 @@ def test_kept_document(store: Path) -> None:
 
 
 def test_dropped_document_and_the_value_that_dropped_it(store: Path) -> None:
-    words = told(store, "s/a.jsonl#3")
+    words = described(store, "s/a.jsonl#3")
     assert "2 b_filter" in words and "dropped it, length 1" in words
     assert "c_deduplicator" not in words and words.endswith("dropped")
 
 
 def test_duplicate_shows_what_was_kept_in_its_place(store: Path) -> None:
-    words = told(store, "s/a.jsonl#2")
+    words = described(store, "s/a.jsonl#2")
     assert "kept in its place: s/a.jsonl#1, 2 of 64 bits apart\n    | 原来的文章。" in words
 
 
 def test_document_that_was_set_aside(store: Path) -> None:
-    assert "set aside by normalize" in told(store, "s/a.jsonl#4")
-    assert "empty line" in told(store, "s/a.jsonl#4")
+    assert "set aside by normalize" in described(store, "s/a.jsonl#4")
+    assert "empty line" in described(store, "s/a.jsonl#4")
 
 
 @pytest.mark.parametrize("document", ["s/a.jsonl#9", "t/a.jsonl#1", "nonsense"])
@@ -119,7 +119,7 @@ def test_unknown_document_is_one_clear_error(store: Path, document: str) -> None
 
 def test_command(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["explain", "s/a.jsonl#2", "--store", str(store), "--json"]) == 0
-    story = json.loads(capsys.readouterr().out)
-    assert story["cleaned"]["duplicate_of"]["bits_apart"] == 2
+    explanation = json.loads(capsys.readouterr().out)
+    assert explanation["cleaned"]["duplicate_of"]["bits_apart"] == 2
     assert cli.main(["explain", "s/a.jsonl#99", "--store", str(store)]) == 2
     assert "knows no document" in capsys.readouterr().err

@@ -1,0 +1,90 @@
+"""The way of one document through the operators of a finished cleaning."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from common.errors import DataError
+from common.paths import display
+from corpus.cleaning import document_trace
+
+EXCERPT = 300
+"""Characters of a text that are shown."""
+
+
+def explain_document(folder: Path, document: str, recipes: Mapping[str, str]) -> dict[str, Any]:
+    """Explain, operator by operator, what cleaning did with a document.
+
+    Args:
+        folder: the cleaned corpus.
+        document: its id.
+        recipes: kind of source -> name of its cleaning recipe.
+
+    Returns:
+        JSON values.
+
+    Raises:
+        DataError: the document has no trace.
+    """
+    trace = document_trace.find(folder, document)
+    if trace is None:
+        raise DataError(
+            f"{display(folder)} has no trace of {document}, though it was normalised: run "
+            "`steel verify` on the store"
+        )
+    ledger = json.loads((folder / "ledger.json").read_text("utf-8"))
+    operators = [row for row in ledger["rows"] if row["source"] == trace["source"]]
+    measured_by = {row["statistic"]: row["operator"] for row in ledger["statistics"]}
+    kept = document_trace.kept_document(folder, document)
+    explanation: dict[str, Any] = {
+        "folder": display(folder),
+        "recipe": recipes[operators[0]["kind"]],
+        "kept": trace["dropped_by"] == 0,
+        "bytes": [trace["bytes_in"], trace["bytes_out"]],
+        "operators": list(_operators(trace, operators, measured_by)),
+        "contains": _questions(folder, document),
+    }
+    if kept is not None:
+        explanation["text"] = kept["text"][:EXCERPT]
+    if trace["duplicate_of"]:
+        original = document_trace.kept_document(folder, trace["duplicate_of"])
+        explanation["duplicate_of"] = {
+            "id": trace["duplicate_of"],
+            "bits_apart": trace["stats"].get(document_trace.DISTANCE),
+            "text": original["text"][:EXCERPT] if original else "",
+        }
+    return explanation
+
+
+def _operators(
+    trace: Mapping[str, Any], operators: list[dict[str, Any]], measured_by: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
+    """Yield the effect of each operator on the document, up to the one that dropped it."""
+    sizes = {edit["operator"]: edit["bytes"] for edit in trace["edits"]}
+    size = trace["bytes_in"]
+    for row in operators:
+        position, name = row["position"], row["operator"]
+        values = {s: v for s, v in trace["stats"].items() if measured_by.get(s) == name}
+        result: dict[str, Any] = {"position": position, "operator": name, "did": "left it alone"}
+        if position in sizes:
+            result |= {"did": "changed it", "bytes": [size, sizes[position]]}
+            size = sizes[position]
+        if values:
+            result |= {"did": "measured it", "values": values}
+        if position == trace["dropped_by"]:
+            result["did"] = "failed on it" if trace["failed"] else "dropped it"
+        yield result
+        if position == trace["dropped_by"]:
+            return
+
+
+def _questions(folder: Path, document: str) -> list[dict[str, Any]]:
+    """Evaluation questions found in the document."""
+    path = folder / "contamination.parquet"
+    if not path.exists():
+        return []
+    found: list[dict[str, Any]] = pq.read_table(path, filters=[("id", "=", document)]).to_pylist()
+    return found
