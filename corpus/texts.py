@@ -11,7 +11,7 @@ from typing import Any
 from common.errors import DataError
 from common.files import read_json_lines
 from common.paths import display
-from corpus.chats.rows import SUFFIXES, Located, read_rows
+from corpus.chats.rows import SUFFIXES, LocatedRow, read_rows
 
 Notice = Callable[[int], None]
 
@@ -50,7 +50,7 @@ class Texts(Iterable[str]):
         for folder, paths in self.raw:
             for path in paths:
                 for item in read_rows(folder, [path]):
-                    if isinstance(item, Located):
+                    if isinstance(item, LocatedRow):
                         # Nothing is written from these: half a surrogate pair may go.
                         for text in strings(item.row):
                             yield text.encode("utf-8", "replace").decode()

@@ -1,36 +1,37 @@
-"""Chat data: from the native files of SFT and preference sets to messages.
+"""Chat data: from the native files of SFT and preference sets to messages and mixtures.
 
 rows.py       native files, row by row          (json, jsonl, gz, parquet, LogiQA's text)
   └▶ formats.py   one function per native shape     choices.py: multiple-choice questions
-       └▶ messages.py   [{role, content}], and what makes a conversation usable
+       └▶ messages.py   conversations and pairs, checked
 recipes.py    data_recipes/{sft,preferences,mixtures}
-reading.py    a set's folder as conversations or pairs, and what was set aside
+reading.py    a set's folder as conversations or pairs, and the rows that are skipped
+mixing.py     sets ─▶ one file of training samples      contamination.py: benchmark questions in it
 """
 
-from corpus.chats.messages import Chat, Language, Message, Pair, Unusable
-from corpus.chats.mixing import MixtureRow, build_mixture
-from corpus.chats.reading import ReadChat, ReadPair, SetAside, read_chats, read_pairs
+from corpus.chats.contamination import MATCHES_FILE, ContaminationFilter
+from corpus.chats.messages import Chat, Pair
+from corpus.chats.mixing import MixtureFiles, MixtureRow, build_mixture, build_preferences
+from corpus.chats.reading import Sample, read_samples
 from corpus.chats.recipes import ChatSetRecipe, Mixture, MixtureSet, Pool, load_mixture, load_set
-from corpus.chats.rows import matching_files
+from corpus.chats.rows import SkippedRow, matching_files
 
 __all__ = [
+    "MATCHES_FILE",
     "Chat",
     "ChatSetRecipe",
-    "Language",
-    "Message",
+    "ContaminationFilter",
     "Mixture",
+    "MixtureFiles",
     "MixtureRow",
     "MixtureSet",
     "Pair",
     "Pool",
-    "ReadChat",
-    "ReadPair",
-    "SetAside",
-    "Unusable",
+    "Sample",
+    "SkippedRow",
     "build_mixture",
+    "build_preferences",
     "load_mixture",
     "load_set",
     "matching_files",
-    "read_chats",
-    "read_pairs",
+    "read_samples",
 ]

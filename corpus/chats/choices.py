@@ -14,7 +14,7 @@ asks for the explanation first (the paper's CoT data, Table 6):
 import re
 from collections.abc import Mapping, Sequence
 
-from corpus.chats.messages import Chat, Language, Unusable, as_text, language_of, turns
+from corpus.chats.messages import Chat, Language, UnusableRow, as_text, language_of, turns
 from corpus.chats.rows import Row
 
 LETTERS = "ABCDEFGH"
@@ -50,18 +50,18 @@ def choice_chats(
 ) -> list[Chat]:
     """One conversation with the letter, and one with the explanation if there is one.
 
-    Raises Unusable for a question without text, fewer than two options, an empty or repeated one,
-    or an answer that is none of them.
+    Raises UnusableRow for a question without text, fewer than two options, an empty or repeated
+    option, or an answer that is none of them.
     """
     options = [as_text(option).strip() for option in options]
     if not as_text(question).strip():
-        raise Unusable("empty question")
+        raise UnusableRow("empty question")
     if len(options) < 2 or not all(options):
-        raise Unusable("missing option")
+        raise UnusableRow("missing option")
     if len(set(options)) < len(options):
-        raise Unusable("repeated option")
+        raise UnusableRow("repeated option")
     if letter not in LETTERS[: len(options)] or len(letter) != 1:
-        raise Unusable("no single right option")
+        raise UnusableRow("no single right option")
     whole = question + "".join(options)
     language = language_of([{"role": "user", "content": whole}])
     asked = question_text(question, options, language)
@@ -78,7 +78,7 @@ def choice_chats(
 def wanjuan_exam(row: Row) -> list[Chat]:
     """Wanjuan 1.0's Exam-cn: q_type, q_main, option_a … option_e, std_ans, answer_detail."""
     if row.get("q_type", "单选题") not in ("单选题", "选择题"):
-        raise Unusable("not a single-choice question")
+        raise UnusableRow("not a single-choice question")
     options = [as_text(row.get(f"option_{letter}")).strip() for letter in "abcde"]
     while options and not options[-1]:
         options.pop()
@@ -92,11 +92,11 @@ def hub_choices(row: Row) -> list[Chat]:
     """OpenBookQA and ARC as on the hub: question(_stem), choices {text, label}, answerKey."""
     choices = row.get("choices")
     if not isinstance(choices, Mapping):
-        raise Unusable("no choices")
+        raise UnusableRow("no choices")
     labels = [str(label) for label in choices.get("label", [])]
     key = str(row.get("answerKey", "")).strip()
     if key not in labels:
-        raise Unusable("no single right option")
+        raise UnusableRow("no single right option")
     question = row.get("question_stem") or row.get("question")
     return choice_chats(as_text(question), list(choices["text"]), LETTERS[labels.index(key)])
 
@@ -105,11 +105,11 @@ def llm_adapters(row: Row) -> list[Chat]:
     """LLM-Adapters' form of OpenBookQA and ARC: options `Answer1: …` inside the instruction."""
     match = _ADAPTERS.search(as_text(row.get("instruction")))
     if match is None:
-        raise Unusable("no options in the instruction")
+        raise UnusableRow("no options in the instruction")
     options = [part for part in _OPTION.split(match["options"]) if part.strip()]
     number = re.fullmatch(r"answer(\d)", as_text(row.get("answer")).strip())
     if number is None or not 1 <= int(number[1]) <= len(options):
-        raise Unusable("no single right option")
+        raise UnusableRow("no single right option")
     return choice_chats(match["question"], options, LETTERS[int(number[1]) - 1])
 
 
@@ -117,11 +117,11 @@ def logiqa(row: Row) -> list[Chat]:
     """LogiQA's text file: the letter, the context, the question and A. B. C. D., a line each."""
     lines = row.get("lines")
     if not isinstance(lines, list) or len(lines) != 7:
-        raise Unusable("not seven lines")
+        raise UnusableRow("not seven lines")
     options = []
     for letter, line in zip("ABCD", lines[3:], strict=True):
         match = _LOGIQA_OPTION.match(line)
         if match is None or match[1] != letter:
-            raise Unusable("option without its letter")
+            raise UnusableRow("option without its letter")
         options.append(line[match.end() :])
     return choice_chats(f"{lines[1]}\n{lines[2]}", options, lines[0].strip().upper())

@@ -1,7 +1,7 @@
 """Native rows of SFT and preference data sets as conversations and pairs.
 
 One small function per format; a recipe names it in `format`. Each takes a row and returns what can
-be learned from it, or raises `Unusable` with a reason that is counted. A new format is a new
+be learned from it, or raises `UnusableRow` with a reason that is counted. A new format is a new
 function and a line in the table at the end.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from corpus.chats.choices import hub_choices, llm_adapters, logiqa, wanjuan_exam
-from corpus.chats.messages import Chat, Message, Pair, Unusable, as_text, by_role, checked, turns
+from corpus.chats.messages import Chat, Message, Pair, UnusableRow, as_text, by_role, checked, turns
 from corpus.chats.rows import Row
 
 _MOSS_TAGS = re.compile(r"^<\|(Human|MOSS|Commands)\|>:\s*|\s*<eo[hmc]>\s*$")
@@ -57,14 +57,14 @@ def moss(row: Row) -> list[Chat]:
     """chat: {turn_1: {Human, Commands, MOSS, …}, …}, with tags; `meta_instruction` is left out."""
     chat = row.get("chat")
     if not isinstance(chat, dict):
-        raise Unusable("no turns")
+        raise UnusableRow("no turns")
     pairs = []
     for number in range(1, len(chat) + 1):
         turn = chat.get(f"turn_{number}")
         if not isinstance(turn, dict):
-            raise Unusable("turns are not numbered through")
+            raise UnusableRow("turns are not numbered through")
         if _untagged(turn.get("Commands")) not in ("", "None"):
-            raise Unusable("tool call")
+            raise UnusableRow("tool call")
         pairs.append((_untagged(turn.get("Human")), _untagged(turn.get("MOSS"))))
     return [Chat(messages=turns(pairs))]
 
@@ -82,9 +82,9 @@ def message_pair(row: Row) -> Pair:
     chosen = by_role(_listed(row, "chosen"), role="role", content="content")
     rejected = by_role(_listed(row, "rejected"), role="role", content="content")
     if chosen[:-1] != rejected[:-1]:
-        raise Unusable("the two dialogues differ before the answer")
+        raise UnusableRow("the two dialogues differ before the answer")
     if not chosen or chosen[-1]["role"] != "assistant" or rejected[-1]["role"] != "assistant":
-        raise Unusable("does not end with the assistant")
+        raise UnusableRow("does not end with the assistant")
     return _pair(chosen[:-1], chosen[-1]["content"], rejected[-1]["content"])
 
 
@@ -98,7 +98,7 @@ def ranked_outputs(row: Row) -> Pair:
     """instruction, input, history, output [best, …, worst]: the best against the worst."""
     outputs = _listed(row, "output")
     if len(outputs) < 2:
-        raise Unusable("fewer than two answers")
+        raise UnusableRow("fewer than two answers")
     history = [message for q, a in _history(row) for message in _exchange(q, a)]
     prompt = [*history, Message(role="user", content=_instruction(row))]
     return _pair(prompt, outputs[0], outputs[-1])
@@ -135,7 +135,7 @@ def _instruction(row: Row) -> str:
 def _history(row: Row) -> list[tuple[str, str]]:
     history = row.get("history") or []
     if not all(isinstance(turn, list | tuple) and len(turn) == 2 for turn in history):
-        raise Unusable("history is not a list of pairs")
+        raise UnusableRow("history is not a list of pairs")
     return [(as_text(question), as_text(answer)) for question, answer in history]
 
 
@@ -146,7 +146,7 @@ def _exchange(question: str, answer: str) -> list[Message]:
 def _listed(row: Row, key: str) -> list[Any]:
     value = row.get(key)
     if not isinstance(value, list) or not value:
-        raise Unusable(f"no {key}")
+        raise UnusableRow(f"no {key}")
     return value
 
 
@@ -164,5 +164,5 @@ def _pair(prompt: list[Message], chosen: Any, rejected: Any) -> Pair:
     for answer in (better, worse):
         checked([Message(role="user", content="?"), Message(role="assistant", content=answer)])
     if better == worse:
-        raise Unusable("both answers are the same")
+        raise UnusableRow("both answers are the same")
     return Pair(prompt=usable, chosen=better, rejected=worse)

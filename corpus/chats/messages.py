@@ -1,9 +1,9 @@
-"""Chat messages, and what makes a conversation usable for training.
+"""Chat messages, conversations and preference pairs, checked to be usable for training.
 
     [system]  user  assistant  user  assistant …  assistant
 
 Texts lose surrounding blank lines and nothing else. A conversation with an empty turn, a wrong
-order, or chat control tokens inside its text is `Unusable`: the caller counts it and keeps the
+order, or chat control tokens inside its text is `UnusableRow`: the caller counts it and keeps the
 reason.
 """
 
@@ -27,7 +27,7 @@ ROLES = {
     "bing": "assistant",
     "bard": "assistant",
 }
-"""Names that data sets give to the three roles."""
+"""Role names of data sets -> the three roles."""
 
 _CHINESE = re.compile(r"[\u4e00-\u9fff\u3400-\u4dbf]")
 _WORD = re.compile(r"[A-Za-z]+")
@@ -49,6 +49,15 @@ class Chat:
     style: str = ""
     """Of an answer to a multiple-choice question: `letter` or `explained`; else empty."""
 
+    @property
+    def texts(self) -> list[str]:
+        """Text of each turn."""
+        return [message["content"] for message in self.messages]
+
+    def columns(self) -> dict[str, Any]:
+        """As the columns of an SFT job's data."""
+        return {"messages": self.messages, "style": self.style}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
@@ -61,8 +70,21 @@ class Pair:
     rejected: str
     """The other one."""
 
+    @property
+    def texts(self) -> list[str]:
+        """Text of each turn and of both answers."""
+        return [*(message["content"] for message in self.prompt), self.chosen, self.rejected]
 
-class Unusable(Exception):
+    def columns(self) -> dict[str, Any]:
+        """As the columns of a DPO job's data: three lists of messages."""
+        return {
+            "prompt": self.prompt,
+            "chosen": [{"role": "assistant", "content": self.chosen}],
+            "rejected": [{"role": "assistant", "content": self.rejected}],
+        }
+
+
+class UnusableRow(Exception):
     """A row that is not trained on; its text is the reason, a few words that can be counted."""
 
 
@@ -81,7 +103,7 @@ def as_text(value: Any) -> str:
 
 
 def turns(pairs: Iterable[tuple[Any, Any]], *, system: Any = "") -> tuple[Message, ...]:
-    """(user, assistant) pairs as messages. Raises Unusable."""
+    """(user, assistant) pairs as messages. Raises UnusableRow."""
     messages: list[Message] = []
     if as_text(system).strip():
         messages.append({"role": "system", "content": as_text(system)})
@@ -92,16 +114,16 @@ def turns(pairs: Iterable[tuple[Any, Any]], *, system: Any = "") -> tuple[Messag
 
 
 def by_role(native: Iterable[Any], *, role: str, content: str) -> list[Message]:
-    """Native turns with this pair of keys as messages. Raises Unusable for an unknown role."""
+    """Native turns with this pair of keys as messages. Raises UnusableRow for an unknown role."""
     messages: list[Message] = []
     for turn in native:
         if not isinstance(turn, dict):
-            raise Unusable("a turn is not an object")
+            raise UnusableRow("a turn is not an object")
         name = str(turn.get(role) or "").lower()
         if name in ("function_call", "observation", "tool", "function"):
-            raise Unusable("tool call")
+            raise UnusableRow("tool call")
         if name not in ROLES:
-            raise Unusable("unknown role")
+            raise UnusableRow("unknown role")
         text = as_text(turn.get(content))
         if ROLES[name] == "system" and not text.strip():
             continue  # an empty system turn says nothing; several sets have one in every row
@@ -110,20 +132,22 @@ def by_role(native: Iterable[Any], *, role: str, content: str) -> list[Message]:
 
 
 def checked(messages: list[Message], *, last: str = "assistant") -> tuple[Message, ...]:
-    """The same messages, proved usable. Raises Unusable."""
+    """The same messages, proved usable. Raises UnusableRow."""
     body = messages[1:] if messages and messages[0]["role"] == "system" else messages
     if not body:
-        raise Unusable("no turns")
+        raise UnusableRow("no turns")
     if body[-1]["role"] != last:
-        raise Unusable("does not end with the " + last)
+        raise UnusableRow("does not end with the " + last)
     for index, message in enumerate(body):
         if message["role"] != ("user", "assistant")[index % 2]:
-            raise Unusable("turns do not alternate")
+            raise UnusableRow("turns do not alternate")
     for message in messages:
         if not message["content"].strip():
-            raise Unusable("empty answer" if message["role"] == "assistant" else "empty question")
+            raise UnusableRow(
+                "empty answer" if message["role"] == "assistant" else "empty question"
+            )
         if any(token in message["content"] for token in CONTROL_TOKENS):
-            raise Unusable("control token in text")
+            raise UnusableRow("control token in text")
     return tuple(messages)
 
 

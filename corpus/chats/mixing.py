@@ -1,39 +1,44 @@
-"""A mixture of SFT sets, drawn exactly and the same every time.
+"""Mixtures of SFT sets and of preference sets, drawn exactly and the same every time.
 
-    set ──read_chats──▶ usable conversations of the wanted language and style
+    set ──read_samples──▶ usable samples of the wanted language and style
         ──fraction, limit──▶ eligible ──pools: ratio to a language──▶ counts ──draw──▶ mixture
 
-A draw without replacement from each set, by a seed that names the set: adding a set to a mixture
-does not change what is drawn from the others.
+A draw without replacement by a seed that names the set (for preferences: the language): adding a
+set to an SFT mixture does not change what is drawn from the others.
 """
 
-import json
 import math
 import random
+import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from common.config import from_json
+from common.errors import DataError
 from common.files import complete_file, json_line, write_json
-from corpus.chats.reading import SetAside, read_chats
-from corpus.chats.recipes import Mixture, MixtureSet
-from corpus.chats.screening import Screen, found_file
+from corpus.chats.contamination import MATCHES_FILE, ContaminationFilter
+from corpus.chats.messages import Chat, Language
+from corpus.chats.reading import Sample, read_samples
+from corpus.chats.recipes import Mixture, MixtureSet, SetKind
+from corpus.chats.rows import SkippedRow
+
+Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetTally:
-    """What was found in a set."""
+class SetReading:
+    """Counts of a set that was read."""
 
     languages: str
-    """One letter, z or e, for each usable conversation, in order."""
+    """One letter, z or e, for each usable sample, in order."""
     other: int
     """Usable, but of another language or answer style than the mixture wants."""
-    set_aside: Mapping[str, int] = field(default_factory=dict)
+    skipped: Mapping[str, int] = field(default_factory=dict)
     """{reason: rows} that cannot be used."""
     contaminated: int = 0
-    """Conversations of the wanted language and style that contain an evaluation question."""
+    """Samples of the wanted language and style that contain a benchmark question."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,73 +48,109 @@ class MixtureRow:
     set: str
     """Name of the set."""
     usable: int
-    """Conversations of the wanted language and style."""
+    """Samples of the wanted language and style."""
     taken: int
-    """Conversations in the mixture."""
+    """Samples in the mixture."""
     chinese: int
     """Of these, Chinese."""
     other: int
     """Usable, but of another language or style."""
-    set_aside: Mapping[str, int]
+    skipped: Mapping[str, int]
     """{reason: rows} that cannot be used."""
     contaminated: int
-    """Conversations that contain an evaluation question."""
+    """Samples that contain a benchmark question."""
 
 
-def build_mixture(
-    mixture: Mixture,
-    data: Path,
-    *,
-    output: Path,
-    quarantine: Path,
-    scratch: Path,
-    seed: int,
-    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
-    screen: Screen | None = None,
-) -> list[MixtureRow]:
-    """Write the mixture's conversations as JSON lines {messages, set, language, style}.
+@dataclass(frozen=True, kw_only=True)
+class MixtureFiles:
+    """Files of a mixture, and how its sets are read."""
 
-    Args:
-        mixture: its recipe.
-        data: folder with a folder of native files for each set.
-        output: the file to write; it appears complete or not at all.
-        quarantine: folder for rows that were set aside, a file for each set.
-        scratch: working files; sets that were read before an interruption aren't read again.
-        seed: of the draws.
-        progress: is told (done, total, what).
-        screen: looks for evaluation questions; None does not look.
+    data: Path
+    """Folder with a folder of native files for each set."""
+    output: Path
+    """The mixture as JSON lines; it appears complete or not at all."""
+    quarantine: Path
+    """Folder for skipped rows, a file for each set."""
+    scratch: Path
+    """Working files; sets that were read before an interruption aren't read again."""
+    contamination: ContaminationFilter | None = None
+    """Finds benchmark questions, and writes them beside `output`; None does not look for any."""
+    progress: Progress = lambda done, total, what: None
+    """Called with (done, total, what)."""
+
+
+def build_mixture(mixture: Mixture, files: MixtureFiles, *, seed: int) -> list[MixtureRow]:
+    """Write the mixture's conversations as lines {messages, style, set, language}.
 
     Raises ConfigError for a bad recipe, DataError when a set's files aren't there.
     """
     shares = {name: share for name, share in mixture.sets.items() if share.fraction > 0}
-    tallies: dict[str, SetTally] = {}
-    for position, (name, share) in enumerate(shares.items()):
-        progress(position, len(shares) + 1, f"reading {name}")
-        tallies[name] = _gather(data / name, name, share, scratch, quarantine, screen)
-    drawn = draw_mixture(mixture, {name: t.languages for name, t in tallies.items()}, seed)
-    progress(len(shares), len(shares) + 1, "drawing the mixture")
-    with complete_file(output) as file:
-        for name, indices in drawn.items():
-            for line in _picked(scratch / f"{name}.jsonl", indices):
-                file.write(line)
-    return [
-        MixtureRow(
-            set=name,
-            usable=len(tally.languages),
-            taken=len(drawn[name]),
-            chinese=sum(tally.languages[i] == "z" for i in drawn[name]),
-            other=tally.other,
-            set_aside=tally.set_aside,
-            contaminated=tally.contaminated,
+    sets = _read_sets("sft", shares, files)
+    languages = {name: counts.languages for name, counts in sets.items()}
+    return _write(files, sets, draw_mixture(mixture, languages, seed).items())
+
+
+def build_preferences(
+    names: Sequence[str],
+    files: MixtureFiles,
+    *,
+    chinese_per_english: int,
+    limit: int | None,
+    seed: int,
+) -> list[MixtureRow]:
+    """Write preference pairs as lines {prompt, chosen, rejected, set, language}, Chinese first.
+
+    Args:
+        names: recipes in data_recipes/preferences.
+        files: where everything is.
+        chinese_per_english: Chinese pairs for each English one, exactly; 0 takes all there are.
+        limit: at most so many pairs.
+        seed: of the draws.
+
+    Raises DataError when a set's files aren't there or a language has too few pairs.
+    """
+    sets = _read_sets("preferences", dict.fromkeys(names, MixtureSet()), files)
+    places: dict[Language, list[tuple[str, int]]] = {"zh": [], "en": []}
+    for name, of_set in sets.items():
+        for index, letter in enumerate(of_set.languages):
+            places["zh" if letter == "z" else "en"].append((name, index))
+    sizes = balance(len(places["zh"]), len(places["en"]), chinese_per_english, limit)
+    picks = []
+    for language, size in sizes.items():
+        drawn = [
+            places[language][i] for i in draw(len(places[language]), size, f"{seed}/{language}")
+        ]
+        picks += [(name, [index for of, index in drawn if of == name]) for name in sets]
+    return _write(files, sets, picks)
+
+
+def balance(
+    chinese: int, english: int, chinese_per_english: int, limit: int | None
+) -> dict[Language, int]:
+    """Number of pairs to take of each language: as many as the ratio and the limit allow.
+
+    Raises DataError when a language has too few for a single unit of the ratio.
+    """
+    ratio = chinese_per_english
+    if ratio == 0:
+        total = min(chinese + english, limit) if limit else chinese + english
+        of_chinese = total * chinese // max(1, chinese + english)
+        return {"zh": of_chinese, "en": min(english, total - of_chinese)}
+    units = min(english, chinese // ratio)
+    if limit is not None:
+        units = min(units, limit // (ratio + 1))
+    if not units:
+        raise DataError(
+            f"dpo: {chinese} Chinese and {english} English pairs cannot be mixed {ratio}:1. Add a "
+            "set of the missing language, or set chinese_per_english: 0 to take what there is"
         )
-        for name, tally in tallies.items()
-    ]
+    return {"zh": ratio * units, "en": units}
 
 
 def draw_mixture(
     mixture: Mixture, languages: Mapping[str, str], seed: int
 ) -> dict[str, Sequence[int]]:
-    """Which conversations of each set to take: {set: increasing indices}.
+    """Draw the conversations of each set: {set: increasing indices}.
 
     `languages` holds for each set one letter, z or e, a conversation. Sets outside of pools give
     round(fraction x usable) up to `limit`. A pool gives round(ratio x what these hold of its
@@ -164,69 +205,104 @@ def apportion(total: int, sizes: Mapping[str, int]) -> dict[str, int]:
     return shares
 
 
-def _gather(
-    folder: Path,
-    name: str,
-    share: MixtureSet,
-    scratch: Path,
-    quarantine: Path,
-    screen: Screen | None,
-) -> SetTally:
-    """Write a set's usable conversations to scratch, and what is set aside to quarantine."""
-    tally_path = scratch / f"{name}.tally.json"
-    if tally_path.exists():
-        return SetTally(**json.loads(tally_path.read_text(encoding="utf-8")))
+def _read_sets(
+    kind: SetKind, shares: Mapping[str, MixtureSet], files: MixtureFiles
+) -> dict[str, SetReading]:
+    """Read every set into scratch, and publish the matches of all of them."""
+    sets: dict[str, SetReading] = {}
+    for position, (name, share) in enumerate(shares.items()):
+        files.progress(position, len(shares) + 1, f"reading {name}")
+        sets[name] = _read_set(kind, name, share, files)
+    if files.contamination is not None:
+        with complete_file(files.output.with_name(MATCHES_FILE)) as file:
+            for name in shares:
+                with _matches_file(files, name).open("rb") as part:
+                    shutil.copyfileobj(part, file)
+    files.progress(len(shares), len(shares) + 1, "drawing the mixture")
+    return sets
+
+
+def _matches_file(files: MixtureFiles, name: str) -> Path:
+    return files.scratch / f"{name}.{MATCHES_FILE}"
+
+
+def _read_set(kind: SetKind, name: str, share: MixtureSet, files: MixtureFiles) -> SetReading:
+    """Write a set's usable samples to scratch, and its skipped rows to quarantine."""
+    counts_path = files.scratch / f"{name}.counts.json"
+    if counts_path.exists():
+        return from_json(SetReading, counts_path)
     letters: list[str] = []
-    reasons: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     other = contaminated = 0
-    aside = quarantine / f"{name}.jsonl"
+    quarantine = files.quarantine / f"{name}.jsonl"
     with (
-        complete_file(scratch / f"{name}.jsonl") as file,
-        complete_file(aside) as bad,
-        complete_file(found_file(scratch, name)) as found,
+        complete_file(files.scratch / f"{name}.jsonl") as file,
+        complete_file(quarantine) as bad,
+        complete_file(_matches_file(files, name)) as found,
     ):
-        for item in read_chats(folder, name):
-            if isinstance(item, SetAside):
-                reasons[item.reason] += 1
+        for item in read_samples(kind, files.data / name, name):
+            if isinstance(item, SkippedRow):
+                skipped[item.reason] += 1
                 bad.write(json_line(vars(item)))
-            elif not _wanted(item.language, item.chat.style, share):
+                continue
+            if not _wanted(item, share):
                 other += 1
-            else:
-                if screen is not None:
-                    rows = screen.rows(
-                        (message["content"] for message in item.chat.messages),
-                        f"{name}/{item.place}",
-                    )
-                    found.writelines(map(json_line, rows))
-                    contaminated += bool(rows)
-                    if rows and screen.drop:
-                        continue
-                letters.append(item.language[0])
-                line: dict[str, Any] = {
-                    "messages": item.chat.messages,
-                    "set": name,
-                    "language": item.language,
-                    "style": item.chat.style,
-                }
-                file.write(json_line(line))
-    if not reasons:
-        aside.unlink()
-    tally = SetTally(
+                continue
+            if files.contamination is not None:
+                place = f"{name}/{item.place}"
+                matches = files.contamination.matches(item.content.texts, place)
+                found.writelines(map(json_line, matches))
+                contaminated += bool(matches)
+                if matches and files.contamination.drops:
+                    continue
+            letters.append(item.language[0])
+            file.write(json_line(item.content.columns() | {"set": name, "language": item.language}))
+    if not skipped:
+        quarantine.unlink()
+    counts = SetReading(
         languages="".join(letters),
         other=other,
-        set_aside=dict(sorted(reasons.items())),
+        skipped=dict(sorted(skipped.items())),
         contaminated=contaminated,
     )
-    write_json(tally_path, vars(tally))
-    return tally
+    write_json(counts_path, vars(counts))
+    return counts
 
 
-def _wanted(language: str, style: str, share: MixtureSet) -> bool:
-    right_language = share.language in ("any", language)
-    return right_language and (not share.styles or style in share.styles)
+def _wanted(sample: Sample, share: MixtureSet) -> bool:
+    if share.language not in ("any", sample.language):
+        return False
+    return (
+        not share.styles
+        or not isinstance(sample.content, Chat)
+        or sample.content.style in share.styles
+    )
 
 
-def _picked(path: Path, indices: Sequence[int]) -> Iterator[bytes]:
+def _write(
+    files: MixtureFiles, sets: Mapping[str, SetReading], picks: Iterable[tuple[str, Sequence[int]]]
+) -> list[MixtureRow]:
+    """Write the picked samples, (set, increasing indices) in this order, and count them."""
+    taken: dict[str, list[int]] = {name: [] for name in sets}
+    with complete_file(files.output) as file:
+        for name, indices in picks:
+            taken[name] += indices
+            file.writelines(_lines_at(files.scratch / f"{name}.jsonl", indices))
+    return [
+        MixtureRow(
+            set=name,
+            usable=len(counts.languages),
+            taken=len(taken[name]),
+            chinese=sum(counts.languages[i] == "z" for i in taken[name]),
+            other=counts.other,
+            skipped=counts.skipped,
+            contaminated=counts.contaminated,
+        )
+        for name, counts in sets.items()
+    ]
+
+
+def _lines_at(path: Path, indices: Sequence[int]) -> Iterator[bytes]:
     """The lines of a file at increasing indices."""
     wanted = iter(indices)
     next_one = next(wanted, None)

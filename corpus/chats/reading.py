@@ -1,121 +1,67 @@
-"""A data set's folder as conversations or pairs, with what was set aside.
+"""A data set's folder as conversations or pairs, with the rows that are skipped.
 
-folder ──read_rows──▶ row ──format──▶ Chat … ──replace, language──▶ SetItem
-                        └── broken, empty, of another kind ──▶ SetAside (counted by reason)
+folder ──read_rows──▶ row ──format──▶ Chat or Pair ──replace, language──▶ Sample
+                        └── broken, empty, of another kind ──▶ SkippedRow (counted by reason)
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from corpus.chats.formats import CHAT_FORMATS, PAIR_FORMATS
-from corpus.chats.messages import Chat, Language, Message, Pair, Unusable, language_of
-from corpus.chats.recipes import ChatSetRecipe, load_set
-from corpus.chats.rows import BrokenRow, Located, Row, matching_files, read_rows
+from corpus.chats.messages import Chat, Language, Message, Pair, UnusableRow, language_of
+from corpus.chats.recipes import ChatSetRecipe, SetKind, load_set
+from corpus.chats.rows import Row, SkippedRow, matching_files, read_rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetAside:
-    """A row that is not used, and why."""
+class Sample:
+    """A usable conversation or preference pair of a set."""
 
-    file: str
-    """Path inside the data set's folder."""
-    line: int
-    """Line or row number, from 1."""
-    reason: str
-    """A few words, the same for all rows of a kind."""
-    excerpt: str
-    """Its beginning."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadChat:
-    """A usable conversation of a set."""
-
-    chat: Chat
-    """The conversation."""
+    content: Chat | Pair
+    """The conversation or the pair."""
     language: Language
-    """Its language."""
+    """Language of its turns."""
     place: str
     """File inside the data set's folder, and line or row number: `train.jsonl#12`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReadPair:
-    """A usable preference pair of a set."""
-
-    pair: Pair
-    """The pair."""
-    language: Language
-    """Its language."""
-    place: str
-    """File inside the data set's folder, and line or row number: `train.jsonl#12`."""
-
-
-def read_chats(folder: Path, name: str) -> Iterator[ReadChat | SetAside]:
-    """Conversations of the SFT set `name` whose files stand in `folder`.
+def read_samples(kind: SetKind, folder: Path, name: str) -> Iterator[Sample | SkippedRow]:
+    """Conversations or pairs of the set `name` whose files stand in `folder`.
 
     Raises ConfigError for a bad recipe or a test split, DataError when its files aren't there.
     """
-    recipe = load_set("sft", name)
-    convert = CHAT_FORMATS[recipe.format]
-    for place, row in _rows(folder, "sft", name, recipe):
-        if isinstance(row, SetAside):
-            yield row
-            continue
-        try:
-            for chat in convert(row):
-                messages = _replaced(chat.messages, recipe.replace)
-                yield ReadChat(
-                    chat=dataclasses.replace(chat, messages=messages),
-                    language=_language(recipe, row, messages),
-                    place=_place(place),
-                )
-        except Unusable as reason:
-            yield _set_aside(place, str(reason))
-
-
-def read_pairs(folder: Path, name: str) -> Iterator[ReadPair | SetAside]:
-    """Pairs of the preference set `name` whose files stand in `folder`. Raises as read_chats."""
-    recipe = load_set("preferences", name)
-    convert = PAIR_FORMATS[recipe.format]
-    for place, row in _rows(folder, "preferences", name, recipe):
-        if isinstance(row, SetAside):
-            yield row
-            continue
-        try:
-            pair = convert(row)
-        except Unusable as reason:
-            yield _set_aside(place, str(reason))
-            continue
-        language = _language(recipe, row, pair.prompt)
-        yield ReadPair(pair=pair, language=language, place=_place(place))
-
-
-def _rows(
-    folder: Path, kind: Literal["sft", "preferences"], name: str, recipe: ChatSetRecipe
-) -> Iterator[tuple[Located, Row] | tuple[None, SetAside]]:
+    recipe = load_set(kind, name)
     files = matching_files(folder, recipe.files, where=f"data_recipes/{kind}/{name}.yaml")
     for item in read_rows(folder, files):
-        if isinstance(item, BrokenRow):
-            yield None, SetAside(**dataclasses.asdict(item))
-        else:
-            renamed = {ours: item.row.get(theirs) for ours, theirs in recipe.fields.items()}
-            yield item, {**item.row, **renamed}
+        if isinstance(item, SkippedRow):
+            yield item
+            continue
+        renamed = {ours: item.row.get(theirs) for ours, theirs in recipe.fields.items()}
+        row = {**item.row, **renamed}
+        try:
+            contents = _parse(kind, recipe, row)
+        except UnusableRow as reason:
+            excerpt = str(dict(item.row))[:200]
+            yield SkippedRow(file=item.file, line=item.line, reason=str(reason), excerpt=excerpt)
+            continue
+        for content in contents:
+            yield Sample(
+                content=content,
+                language=_language(recipe, row, content),
+                place=f"{item.file}#{item.line}",
+            )
 
 
-def _place(place: Located | None) -> str:
-    assert place is not None
-    return f"{place.file}#{place.line}"
-
-
-def _set_aside(place: Located | None, reason: str) -> SetAside:
-    assert place is not None
-    return SetAside(
-        file=place.file, line=place.line, reason=reason, excerpt=str(dict(place.row))[:200]
-    )
+def _parse(kind: SetKind, recipe: ChatSetRecipe, row: Row) -> Sequence[Chat | Pair]:
+    if kind == "preferences":
+        return [PAIR_FORMATS[recipe.format](row)]
+    return [
+        dataclasses.replace(chat, messages=_replaced(chat.messages, recipe.replace))
+        for chat in CHAT_FORMATS[recipe.format](row)
+    ]
 
 
 def _replaced(
@@ -132,10 +78,10 @@ def _replaced(
     return tuple(replaced)
 
 
-def _language(recipe: ChatSetRecipe, row: Row, messages: tuple[Message, ...]) -> Language:
+def _language(recipe: ChatSetRecipe, row: Row, content: Chat | Pair) -> Language:
     if recipe.language != "mixed":
         return recipe.language
     code: Any = row.get(recipe.language_field) if recipe.language_field else None
     if isinstance(code, str) and code[:2] in ("zh", "en"):
         return "zh" if code.startswith("zh") else "en"
-    return language_of(messages)
+    return language_of(content.messages if isinstance(content, Chat) else content.prompt)

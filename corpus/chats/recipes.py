@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from common.errors import ConfigError
 from common.paths import display
 from common.recipes import load_recipe, recipe_path
 from corpus.chats.formats import CHAT_FORMATS, PAIR_FORMATS
 from corpus.recipes import HubSource
+
+SetKind: TypeAlias = Literal["sft", "preferences"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +20,9 @@ class ChatSetRecipe:
     title: str
     """Its full name, for reports."""
     hub: HubSource | None = None
-    """Where the Hugging Face hub has it, and its training files there."""
+    """Its training files on the Hugging Face hub, where it is there."""
     obtain: str = ""
-    """How to get it by hand, where the hub does not have it."""
+    """Instructions to get it by hand, where the hub does not have it."""
     sha256: Mapping[str, str] = field(default_factory=dict)
     """Checksums that acquired files must have, by name."""
     licence: str
@@ -43,7 +45,7 @@ class ChatSetRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureSet:
-    """How much of one set goes into a mixture."""
+    """Part of one set that goes into a mixture."""
 
     language: Literal["any", "zh", "en"] = "any"
     """Take only conversations in this language."""
@@ -69,19 +71,19 @@ class Pool:
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """What one SFT run is trained on (Table 3)."""
+    """Data of one SFT run (Table 3)."""
 
     title: str
     """Name for tables and plots."""
     sets: Mapping[str, MixtureSet]
-    """{set: how much of it}; sets are recipes in data_recipes/sft."""
+    """{set: the part of it}; sets are recipes in data_recipes/sft."""
     pools: Mapping[str, Pool] = field(default_factory=dict)
     """{pool: its ratio}."""
     note: str = ""
-    """Where in the paper, and what was decided where it is silent."""
+    """Place in the paper, and decisions where it is silent."""
 
 
-def load_set(kind: Literal["sft", "preferences"], name: str) -> ChatSetRecipe:
+def load_set(kind: SetKind, name: str) -> ChatSetRecipe:
     """The recipe of a set. Raises ConfigError, also for a format that doesn't exist."""
     recipe = load_recipe(ChatSetRecipe, kind, name)
     formats = CHAT_FORMATS if kind == "sft" else PAIR_FORMATS

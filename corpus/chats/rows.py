@@ -5,8 +5,8 @@
     *.parquet              row groups
     any of them + .gz      the same, compressed
 
-What cannot be read is yielded too, as a `BrokenRow` that says where and why, and the rest of the
-file is still read. A JSON array of any size is read piece by piece, never as a whole.
+A place that cannot be read is yielded as a `SkippedRow`, and the rest of the file is still read. A
+JSON array of any size is read piece by piece, never as a whole.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ _TEST_SPLIT = re.compile(r"(^|[^a-z])test([^a-z]|$)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Located:
-    """A row and where it stands."""
+class LocatedRow:
+    """A row and its place."""
 
     file: str
     """Path inside the data set's folder."""
@@ -44,15 +44,15 @@ class Located:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BrokenRow:
-    """Something in a file that is not a row."""
+class SkippedRow:
+    """A row that is not used, or something in a file that is not a row."""
 
     file: str
     """Path inside the data set's folder."""
     line: int
     """Line or row number, from 1."""
     reason: str
-    """What is wrong."""
+    """A few words, the same for all rows of a kind."""
     excerpt: str
     """Its beginning."""
 
@@ -81,7 +81,7 @@ def matching_files(folder: Path, patterns: tuple[str, ...], *, where: str) -> li
     return sorted(found)
 
 
-def read_rows(folder: Path, files: list[Path]) -> Iterator[Located | BrokenRow]:
+def read_rows(folder: Path, files: list[Path]) -> Iterator[LocatedRow | SkippedRow]:
     """Every row of `files`, in order. Raises DataError for a container that is not known."""
     for path in files:
         name = str(path.relative_to(folder))
@@ -101,7 +101,7 @@ def _opened(path: Path) -> IO[str]:
     return path.open(encoding="utf-8", errors="replace")
 
 
-def _json_rows(file: IO[str], name: str) -> Iterator[Located | BrokenRow]:
+def _json_rows(file: IO[str], name: str) -> Iterator[LocatedRow | SkippedRow]:
     head = file.read(_CHUNK)
     if head.lstrip("\ufeff \t\r\n").startswith("["):
         yield from _array_rows(file, head.lstrip("\ufeff \t\r\n")[1:], name)
@@ -109,7 +109,7 @@ def _json_rows(file: IO[str], name: str) -> Iterator[Located | BrokenRow]:
         yield from _line_rows(file, head.removeprefix("\ufeff"), name)
 
 
-def _line_rows(file: IO[str], head: str, name: str) -> Iterator[Located | BrokenRow]:
+def _line_rows(file: IO[str], head: str, name: str) -> Iterator[LocatedRow | SkippedRow]:
     head += file.readline()  # the first chunk may end inside a line
     # Only line feeds end a JSON line: str.splitlines would cut at U+2028 inside a string.
     first = head.split("\n")
@@ -124,14 +124,14 @@ def _line_rows(file: IO[str], head: str, name: str) -> Iterator[Located | Broken
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
-                yield BrokenRow(
+                yield SkippedRow(
                     file=name, line=number, reason=f"not JSON: {error.msg}", excerpt=line[:200]
                 )
                 continue
             yield _located(name, number, row)
 
 
-def _array_rows(file: IO[str], buffer: str, name: str) -> Iterator[Located | BrokenRow]:
+def _array_rows(file: IO[str], buffer: str, name: str) -> Iterator[LocatedRow | SkippedRow]:
     decoder = json.JSONDecoder()
     number = at = 0
     while True:
@@ -150,7 +150,7 @@ def _array_rows(file: IO[str], buffer: str, name: str) -> Iterator[Located | Bro
             continue
         more = file.read(max(_CHUNK, len(buffer) - at))
         if not more:
-            yield BrokenRow(
+            yield SkippedRow(
                 file=name,
                 line=number + 1,
                 excerpt=buffer[at : at + 200],
@@ -160,7 +160,7 @@ def _array_rows(file: IO[str], buffer: str, name: str) -> Iterator[Located | Bro
         buffer, at = buffer[at:] + more, 0
 
 
-def _text_blocks(file: IO[str], name: str) -> Iterator[Located]:
+def _text_blocks(file: IO[str], name: str) -> Iterator[LocatedRow]:
     block: list[str] = []
     start = 1
     for number, line in enumerate(file, start=1):
@@ -169,21 +169,21 @@ def _text_blocks(file: IO[str], name: str) -> Iterator[Located]:
                 start = number
             block.append(line.strip())
         elif block:
-            yield Located(file=name, line=start, row={"lines": block})
+            yield LocatedRow(file=name, line=start, row={"lines": block})
             block = []
     if block:
-        yield Located(file=name, line=start, row={"lines": block})
+        yield LocatedRow(file=name, line=start, row={"lines": block})
 
 
-def _parquet_rows(path: Path, name: str) -> Iterator[Located]:
+def _parquet_rows(path: Path, name: str) -> Iterator[LocatedRow]:
     number = 0
     for batch in parquet.ParquetFile(path).iter_batches(batch_size=1024):
         for row in batch.to_pylist():
             number += 1
-            yield Located(file=name, line=number, row=row)
+            yield LocatedRow(file=name, line=number, row=row)
 
 
-def _located(name: str, number: int, row: Any) -> Located | BrokenRow:
+def _located(name: str, number: int, row: Any) -> LocatedRow | SkippedRow:
     if isinstance(row, Mapping):
-        return Located(file=name, line=number, row=row)
-    return BrokenRow(file=name, line=number, reason="not an object", excerpt=str(row)[:200])
+        return LocatedRow(file=name, line=number, row=row)
+    return SkippedRow(file=name, line=number, reason="not an object", excerpt=str(row)[:200])

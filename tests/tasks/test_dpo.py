@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from common.errors import ConfigError, DataError
 from common.files import read_json_lines
+from corpus.chats.mixing import balance
 from model.train.run.folder import MODEL_FOLDER
 from tasks.core.stage import StageResult
-from tasks.dpo import DpoConfig, balance, check, dpo, write_pairs
+from tasks.dpo import DpoConfig, check, dpo, write_pairs
 from tests.tasks.running import result_of, run_stage, stage_run
 from tests.tiny_chat import write_model
 
@@ -29,9 +30,8 @@ SMALL = DpoConfig(global_batch_size=8, micro_batch_size=4, log_interval=1, learn
 def test_the_ratio_is_exact_and_as_much_as_possible_is_taken(
     chinese: int, english: int, ratio: int, limit: int | None
 ) -> None:
-    config = DpoConfig(chinese_per_english=ratio, limit=limit)
     assume(english > 0 and chinese >= ratio)
-    counts = balance(chinese, english, config)
+    counts = balance(chinese, english, ratio, limit)
     assert counts["zh"] == ratio * counts["en"]
     assert 0 < counts["en"] <= english
     assert counts["zh"] <= chinese
@@ -44,7 +44,7 @@ def test_the_ratio_is_exact_and_as_much_as_possible_is_taken(
 def test_without_a_ratio_all_is_taken_up_to_the_limit(
     chinese: int, english: int, limit: int | None
 ) -> None:
-    counts = balance(chinese, english, DpoConfig(chinese_per_english=0, limit=limit))
+    counts = balance(chinese, english, 0, limit)
     total = chinese + english if limit is None else min(limit, chinese + english)
     assert sum(counts.values()) == total
     assert counts["zh"] <= chinese
@@ -53,7 +53,7 @@ def test_without_a_ratio_all_is_taken_up_to_the_limit(
 
 def test_a_missing_language_is_named() -> None:
     with pytest.raises(DataError, match="3 Chinese and 9 English pairs cannot be mixed 4:1"):
-        balance(3, 9, DpoConfig())
+        balance(3, 9, 4, None)
 
 
 def test_contradictions_are_refused_before_anything_starts() -> None:
@@ -100,7 +100,7 @@ def test_pairs_are_drawn_at_the_ratio_and_counted(tmp_path: Path) -> None:
     assert Counter(row["language"] for row in rows) == {"zh": 12, "en": 3}
     assert all(row["chosen"][0]["content"] != row["rejected"][0]["content"] for row in rows)
     assert len({row["prompt"][0]["content"] for row in rows}) == 15
-    assert run.counts["set_aside.ultrafeedback_chinese"] == 1
+    assert run.counts["skipped.ultrafeedback_chinese"] == 1
     aside = [path.name for path in (run.folder / "quarantine").iterdir()]
     assert aside == ["ultrafeedback_chinese.jsonl"]
     again = stage_run(tmp_path / "again")

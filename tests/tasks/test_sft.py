@@ -15,7 +15,7 @@ from common.errors import ConfigError, DataError
 from common.files import read_json_lines
 from common.paths import RECIPES
 from common.recipes import read_yaml, recipe_path
-from corpus.chats import Mixture, MixtureSet, Pool, build_mixture, load_mixture
+from corpus.chats import Mixture, MixtureFiles, MixtureSet, Pool, build_mixture, load_mixture
 from corpus.chats.mixing import apportion, draw, draw_mixture
 from model.train.run.folder import MODEL_FOLDER
 from tasks.core.stage import StageResult
@@ -166,10 +166,12 @@ def mix(tmp_path: Path, name: str, output: str = "mixture.jsonl", scratch: str =
     (tmp_path / scratch).mkdir(exist_ok=True)
     return build_mixture(
         load_mixture(name),
-        tmp_path / "data",
-        output=tmp_path / output,
-        quarantine=tmp_path / "quarantine",
-        scratch=tmp_path / scratch,
+        MixtureFiles(
+            data=tmp_path / "data",
+            output=tmp_path / output,
+            quarantine=tmp_path / "quarantine",
+            scratch=tmp_path / scratch,
+        ),
         seed=7,
     )
 
@@ -185,7 +187,7 @@ def test_mixture_file_holds_what_the_table_says(tmp_path: Path, recipe: str) -> 
     }
     assert {name: row.taken for name, row in rows.items()} == Counter(x["set"] for x in lines)
     assert Counter(line["language"] for line in lines) == {"zh": 48, "en": 12}
-    assert rows["alpaca_zh"].set_aside == {"empty answer": 3}
+    assert rows["alpaca_zh"].skipped == {"empty answer": 3}
     assert (rows["wanjuan_mcq"].usable, rows["wanjuan_mcq"].other) == (8, 8)
     assert len(list(read_json_lines(tmp_path / "quarantine" / "alpaca_zh.jsonl"))) == 3
     assert [path.name for path in (tmp_path / "quarantine").iterdir()] == ["alpaca_zh.jsonl"]
@@ -285,7 +287,7 @@ def test_stage_trains_on_the_mixture(tmp_path: Path, recipe: str) -> None:
     assert (run.folder / MODEL_FOLDER / "model.safetensors").exists()
     assert run.counts["conversations"] == 60
     assert run.counts["taken.code_alpaca"] == 12
-    assert run.counts["set_aside.alpaca_zh"] == 3
+    assert run.counts["skipped.alpaca_zh"] == 3
     assert run.counts["steps"] == config.num_steps(60, 1) == 8
 
 

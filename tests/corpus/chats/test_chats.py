@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from common.errors import ConfigError, DataError
 from common.paths import RECIPES
-from corpus.chats import ReadChat, ReadPair, SetAside, load_set, read_chats, read_pairs
+from corpus.chats import Chat, Pair, Sample, load_set, read_samples
 from corpus.chats.choices import choice_chats, logiqa, question_text, wanjuan_exam
 from corpus.chats.formats import CHAT_FORMATS, PAIR_FORMATS
-from corpus.chats.messages import Unusable, language_of
-from corpus.chats.rows import BrokenRow, Located, matching_files, read_rows
+from corpus.chats.messages import UnusableRow, language_of
+from corpus.chats.rows import LocatedRow, SkippedRow, matching_files, read_rows
 
 REAL_CHATS = [
     # recipe, folder of ../shared/data/sft, usable, set aside, Chinese
@@ -56,30 +56,33 @@ REAL_PAIRS = [
 def test_real_conversations(
     shared: Path, recipe: str, folder: str, usable: int, aside: dict[str, int], chinese: int
 ) -> None:
-    items = list(read_chats(shared / "data" / "sft" / folder, recipe))
-    chats = [item for item in items if isinstance(item, ReadChat)]
+    items = list(read_samples("sft", shared / "data" / "sft" / folder, recipe))
+    chats = [item for item in items if isinstance(item, Sample)]
     assert len(chats) == usable
-    assert Counter(item.reason for item in items if isinstance(item, SetAside)) == aside
+    assert Counter(item.reason for item in items if isinstance(item, SkippedRow)) == aside
     assert sum(item.language == "zh" for item in chats) == chinese
     for item in chats:
-        roles = [message["role"] for message in item.chat.messages]
+        assert isinstance(item.content, Chat)
+        roles = [message["role"] for message in item.content.messages]
         body = roles[1:] if roles[0] == "system" else roles
         assert body == ["user", "assistant"] * (len(body) // 2)
-        assert all(message["content"].strip() for message in item.chat.messages)
-        assert not any("<|im_" in message["content"] for message in item.chat.messages)
+        assert all(message["content"].strip() for message in item.content.messages)
+        assert not any("<|im_" in message["content"] for message in item.content.messages)
 
 
 @pytest.mark.parametrize(("recipe", "folder", "usable", "aside", "chinese"), REAL_PAIRS)
 def test_real_pairs(
     shared: Path, recipe: str, folder: str, usable: int, aside: dict[str, int], chinese: int
 ) -> None:
-    items = list(read_pairs(shared / "data" / "preference" / folder, recipe))
-    pairs = [item for item in items if isinstance(item, ReadPair)]
+    items = list(read_samples("preferences", shared / "data" / "preference" / folder, recipe))
+    pairs = [item for item in items if isinstance(item, Sample)]
     assert len(pairs) == usable
-    assert Counter(item.reason for item in items if isinstance(item, SetAside)) == aside
+    assert Counter(item.reason for item in items if isinstance(item, SkippedRow)) == aside
     assert sum(item.language == "zh" for item in pairs) == chinese
-    assert all(item.pair.prompt[-1]["role"] == "user" for item in pairs)
-    assert all(item.pair.chosen != item.pair.rejected for item in pairs)
+    for item in pairs:
+        assert isinstance(item.content, Pair)
+        assert item.content.prompt[-1]["role"] == "user"
+        assert item.content.chosen != item.content.rejected
 
 
 def test_every_recipe_loads_and_names_a_format() -> None:
@@ -202,7 +205,7 @@ UNUSABLE: list[tuple[str, dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("format_name", "row", "reason"), UNUSABLE)
 def test_unusable_row_says_why(format_name: str, row: dict[str, Any], reason: str) -> None:
-    with pytest.raises(Unusable, match=reason):
+    with pytest.raises(UnusableRow, match=reason):
         CHAT_FORMATS[format_name](row)
 
 
@@ -240,7 +243,7 @@ def test_pair_format(format_name: str, row: dict[str, Any]) -> None:
     [("", "n", "empty answer"), ("y", " ", "empty answer"), ("y", "y\n", "both answers")],
 )
 def test_unusable_pair_says_why(chosen: str, rejected: str, reason: str) -> None:
-    with pytest.raises(Unusable, match=reason):
+    with pytest.raises(UnusableRow, match=reason):
         PAIR_FORMATS["instruction_pair"](
             {"instruction": "q", "chosen": chosen, "rejected": rejected}
         )
@@ -334,7 +337,7 @@ def test_any_container_gives_the_same_rows(
         file.write(lines.encode())
     for path in folder.iterdir():
         read = list(read_rows(folder, [path]))
-        assert [item.row for item in read if isinstance(item, Located)] == rows
+        assert [item.row for item in read if isinstance(item, LocatedRow)] == rows
         assert len(read) == len(rows)
 
 
@@ -346,7 +349,7 @@ def test_a_large_array_is_read_across_chunks(
     (tmp_path / "a.json").write_text(json.dumps(rows, ensure_ascii=False))
     (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for path in sorted(tmp_path.iterdir()):
-        items = [item for item in read_rows(tmp_path, [path]) if isinstance(item, Located)]
+        items = [item for item in read_rows(tmp_path, [path]) if isinstance(item, LocatedRow)]
         assert [item.row for item in items] == rows
         assert [item.line for item in items] == list(range(1, 31))
 
@@ -354,7 +357,7 @@ def test_a_large_array_is_read_across_chunks(
 def test_parquet_rows(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"question": ["a", "b"]}), tmp_path / "x.parquet")
     rows = list(read_rows(tmp_path, [tmp_path / "x.parquet"]))
-    assert [item.row for item in rows if isinstance(item, Located)] == [
+    assert [item.row for item in rows if isinstance(item, LocatedRow)] == [
         {"question": "a"},
         {"question": "b"},
     ]
@@ -363,13 +366,13 @@ def test_parquet_rows(tmp_path: Path) -> None:
 def test_broken_rows_are_set_aside_and_the_rest_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a": 2\n\n[3]\n{"a": 4}\n')
     read = list(read_rows(tmp_path, [tmp_path / "a.jsonl"]))
-    broken = [(item.line, item.reason) for item in read if isinstance(item, BrokenRow)]
-    assert [item.row for item in read if isinstance(item, Located)] == [{"a": 1}, {"a": 4}]
+    broken = [(item.line, item.reason) for item in read if isinstance(item, SkippedRow)]
+    assert [item.row for item in read if isinstance(item, LocatedRow)] == [{"a": 1}, {"a": 4}]
     assert [line for line, _ in broken] == [2, 4]
     assert broken[1][1] == "not an object"
     (tmp_path / "b.json").write_text('[{"a": 1}, {"a": ')
     read = list(read_rows(tmp_path, [tmp_path / "b.json"]))
-    assert [type(item) for item in read] == [Located, BrokenRow]
+    assert [type(item) for item in read] == [LocatedRow, SkippedRow]
 
 
 def test_missing_files_and_test_splits_are_refused(tmp_path: Path) -> None:

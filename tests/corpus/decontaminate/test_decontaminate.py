@@ -18,8 +18,7 @@ from opencc import OpenCC
 from common.errors import ConfigError, DataError
 from common.files import read_json_lines
 from common.paths import RECIPES
-from corpus.chats import ReadChat, build_mixture, load_mixture, read_chats
-from corpus.chats.screening import Screen, report_found
+from corpus.chats import Sample, build_mixture, load_mixture, read_samples
 from corpus.decontaminate import (
     BenchmarkQuestion,
     ContaminationConfig,
@@ -30,6 +29,7 @@ from corpus.decontaminate import (
 )
 from corpus.decontaminate.tokens import ngrams, tokenize
 from corpus.sample_data import DATASETS, SampleDataConfig, write_dataset
+from tasks.core.finetune import mixture_files, report_mixture
 from tasks.core.manifest import StageResult
 from tasks.dpo import DpoConfig, write_pairs
 from tasks.normalize import NormalizeConfig, normalize
@@ -405,17 +405,20 @@ def test_conversations_with_questions_are_dropped_or_flagged(
     write_chats(tmp_path / "data")
     write_benchmarks(tmp_path / "benchmarks", FOUND)
     run = stage_run(tmp_path / "sft")
-    screen = Screen.of(ContaminationConfig(action=action), tmp_path / "benchmarks")
-    (row,) = build_mixture(
-        load_mixture(recipe),
-        tmp_path / "data",
-        output=run.folder / "mixture.jsonl",
-        quarantine=run.folder / "quarantine",
-        scratch=run.scratch,
-        seed=1,
-        screen=screen,
+    data, benchmarks = (
+        StageResult(stage="acquire", key=name, folder=tmp_path / name, manifest={})
+        for name in ("data", "benchmarks")
     )
-    report_found(run, screen, "sft trial", {row.set: row.contaminated})
+    files = mixture_files(
+        run,
+        ["alpaca_zh"],
+        ContaminationConfig(action=action),
+        data=data,
+        benchmarks=benchmarks,
+        remedy="",
+    )
+    (row,) = build_mixture(load_mixture(recipe), files, seed=1)
+    report_mixture(run, "mixture trial", "conversations", [row], files)
     assert row.taken == len(list(read_json_lines(run.folder / "mixture.jsonl")))
     if action == "off":
         assert (row.taken, row.contaminated) == (4, 0)
@@ -432,7 +435,7 @@ def test_conversations_with_questions_are_dropped_or_flagged(
     assert all(set(line) == columns for line in lines)
     assert run.counts["contaminated"] == run.counts["contaminated.alpaca_zh"] == 2
     assert run.notes["contamination"]["index"]["questions"] == 3
-    (table,) = run.track.tables.values()  # type: ignore[attr-defined]
+    _, table = run.track.tables.values()  # type: ignore[attr-defined]
     assert {row["question"] for row in table} == {"cmmlu/poetry/test/0", "ceval/physics/val/0"}
 
 
@@ -482,9 +485,9 @@ def test_nothing_of_the_sample_data_is_called_a_benchmark_question(tmp_path: Pat
     texts = [line["text"] for path in run.folder.glob("*.jsonl") for line in read_json_lines(path)]
     for name in DATASETS["sft"]:
         texts += [
-            "\n".join(message["content"] for message in chat.chat.messages)
-            for chat in read_chats(tmp_path / "sft" / name, name)
-            if isinstance(chat, ReadChat)
+            "\n".join(sample.content.texts)
+            for sample in read_samples("sft", tmp_path / "sft" / name, name)
+            if isinstance(sample, Sample)
         ]
     assert len(texts) > 2000
     assert [text for text in texts if index.find(text)] == []

@@ -1,0 +1,40 @@
+"""Benchmark questions in conversations and preference pairs."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from corpus.decontaminate import ContaminationConfig, Index, build_index, match_row
+
+MATCHES_FILE = "contamination.jsonl"
+"""Written beside the data: a line for each row and each question that it contains."""
+
+
+@dataclass(frozen=True)
+class ContaminationFilter:
+    """Finds benchmark questions in rows."""
+
+    index: Index
+    """The questions."""
+
+    @classmethod
+    def of(
+        cls, config: ContaminationConfig, benchmarks: Path | None
+    ) -> "ContaminationFilter | None":
+        """Index the benchmarks of a folder; None without a folder or when the action is off.
+
+        Raises DataError when a configured benchmark is not there.
+        """
+        if benchmarks is None or config.action == "off":
+            return None
+        return cls(build_index(benchmarks, (), config))
+
+    @property
+    def drops(self) -> bool:
+        """True if a row that contains a question is left out."""
+        return self.index.config.action == "drop"
+
+    def matches(self, texts: Iterable[str], row: str) -> list[dict[str, Any]]:
+        """Questions in the texts of a row, each as a line of the matches file."""
+        return [match_row(match, row) for match in self.index.find("\n".join(texts))]
