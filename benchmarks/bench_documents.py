@@ -21,7 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from benchmarks._race import Contest, Course, run
 from common.errors import ConfigError
 from model import SteelConfig
-from model.attention import VARLEN, boundary_arguments, choose_attention
+from model.attention import VARLEN, choose_attention, document_bound_arguments
 from model.documents import Documents, documents_from_bounds, tiles_of
 from model.kernels import choose
 from model.soft_moe import SoftMoE
@@ -96,7 +96,7 @@ def attend(
     elif name == "sdpa":
         mask = same & torch.ones_like(same[0, 0]).tril()
     else:
-        arguments = boundary_arguments(documents.cu_seqlens, documents.max_seqlen)
+        arguments = document_bound_arguments(documents.cu_seqlens, documents.max_seqlen)
 
     def call(*inputs: Tensor) -> Tensor:
         config._attn_implementation_internal = name

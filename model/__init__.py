@@ -1,13 +1,14 @@
 """The Steel language model: torch and Transformers only, importable on a bare GPU machine.
 
-    config.py, modeling_steel.py, soft_moe.py    the model        kernels/   fused operations
-    tokenizer.py, chat_template.jinja            text to ids      data/      shards, order, loader
-    train/                                       the trainer      entry/     what torchrun starts
+    config, modeling_steel, soft_moe,   the architecture     kernels/   fused operations
+      attention, documents                                   data/      shards, order, loader
+    convert                             published weights    train/     the trainer
+    tokenizer/                          text to ids          entry/     programs for torchrun
 
 `from model import SteelForCausalLM` (or `import model.modeling_steel`) registers Steel with
 Transformers' Auto classes, so that `AutoModelForCausalLM.from_pretrained(folder)` works without
-remote code. Importing the package alone does not load torch: who only wants its errors or its
-shards, such as a cleaning process, starts three seconds sooner.
+remote code. Importing the package alone does not load torch: a process that needs only the shards
+or the tokenizer starts three seconds sooner.
 """
 
 from typing import TYPE_CHECKING, Any

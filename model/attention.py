@@ -1,4 +1,4 @@
-"""Attention that keeps packed documents apart without a mask, and the choice among implementations.
+"""Attention implementations: the choice among them, and packed documents kept apart without a mask.
 
                      documents' bounds                     no bounds
     flash_attention_N   varlen kernel                      flash kernel
@@ -6,10 +6,10 @@
     flex_attention      block mask                         block mask
     sdpa, eager         mask [B, 1, M, M]                  sdpa: none needed (is_causal)
 
-`attn_implementation: auto` takes the first that this device, precision and installation have.
+`attn_implementation: auto` takes the first that this device, precision and installation support.
 `varlen` (torch.nn.attention.varlen, torch 2.11 and newer) is registered with Transformers here, so
-any of its models may use it. It is for training: in models other than ours Transformers makes no
-mask for it, so it does not know of padding.
+any of its models may use it. It is for training: for models other than Steel, Transformers makes no
+mask for it, so padding is not masked.
 
 Shapes: B = rows, M = tokens of a row, T = B M, H = query heads, D = head size, N = documents.
 """
@@ -43,7 +43,7 @@ NAMES = (
     "flash_attention_3",
     "flash_attention_4",
 )
-"""What `attn_implementation` may say."""
+"""Values of `attn_implementation`."""
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -53,14 +53,14 @@ SUPPORT = {
     "flash_attention": "_supports_flash_attn",
     VARLEN: "_supports_attention_backend",
 }
-"""By which attribute a class of Transformers says that it takes an implementation."""
+"""Implementation -> attribute by which a Transformers class states that it supports it."""
 
 HEAD_SIZE_MULTIPLE = 8
-"""What flash kernels want the head size to be a multiple of."""
+"""Flash kernels need a head size that is a multiple of this."""
 
 
 def _find_varlen() -> Callable[..., Any] | None:
-    """torch's kernel where it takes a scale and a window (2.11 and newer), else None."""
+    """torch's kernel if it has a scale and a window (2.11 and newer), else None."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -74,7 +74,7 @@ varlen_attn = _find_varlen()
 VARLEN_GROUPS_HEADS = (
     varlen_attn is not None and "enable_gqa" in inspect.signature(varlen_attn).parameters
 )
-"""Whether it takes fewer heads of keys than of queries (not in torch 2.11)."""
+"""True if it accepts fewer heads of keys than of queries (not in torch 2.11)."""
 
 
 def choose_attention(
@@ -85,9 +85,9 @@ def choose_attention(
     dtype: torch.dtype,
     separate_documents: bool,
 ) -> str:
-    """The implementation to train a model of this config with: Transformers' name of it.
+    """Choose the implementation to train a model of this config with; return Transformers' name.
 
-    dtype: of the forward pass. separate_documents: whether rows pack documents that must not see
+    dtype: of the forward pass. separate_documents: true if rows pack documents that must not see
     each other. Raises ConfigError where the request is unknown or cannot run here, and for an
     architecture that is no causal language model.
     """
@@ -97,7 +97,7 @@ def choose_attention(
             f"model_type {config.model_type!r} has no causal language model in Transformers"
         )
     if requested != "auto":
-        reason = _why_not(requested, config, device, dtype)
+        reason = _unsupported_reason(requested, config, device, dtype)
         if reason:
             raise ConfigError(
                 f"attn_implementation {requested!r} {reason}; use auto, which takes the best that "
@@ -108,20 +108,22 @@ def choose_attention(
     # Without bounds SDPA has flash and cuDNN kernels itself, and there is no mask to avoid.
     candidates += [VARLEN, "flex_attention"] if separate_documents else []
     return next(
-        name for name in (*candidates, "sdpa", "eager") if not _why_not(name, config, device, dtype)
+        name
+        for name in (*candidates, "sdpa", "eager")
+        if not _unsupported_reason(name, config, device, dtype)
     )
 
 
 def check_attention(requested: str) -> None:
-    """Raise ConfigError for a name that there is not, whatever the machine."""
+    """Raise ConfigError for an unknown name."""
     if requested not in NAMES:
         raise ConfigError(f"attn_implementation is {requested!r}: choose one of {', '.join(NAMES)}")
 
 
-def _why_not(
+def _unsupported_reason(
     name: str, config: PreTrainedConfig, device: torch.device, dtype: torch.dtype
 ) -> str | None:
-    """Why an implementation cannot run, or None."""
+    """Reason why an implementation cannot run, or None."""
     if name == "eager":
         return None
     architecture = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
@@ -136,11 +138,11 @@ def _why_not(
     dropout = getattr(config, "attention_dropout", 0.0)
     if dropout and name in ("flex_attention", VARLEN, "flash_attention_4"):
         return f"has no dropout (attention_dropout is {dropout})"
-    return None if name == "flex_attention" else _why_no_flash(name, device, dtype)
+    return None if name == "flex_attention" else _flash_unsupported_reason(name, device, dtype)
 
 
-def _why_no_flash(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """The same for kernels of FlashAttention's family on a GPU."""
+def _flash_unsupported_reason(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Reason why a kernel of FlashAttention's family cannot run on a GPU, or None."""
     if dtype not in HALF:
         return f"computes in bf16 or fp16, not {str(dtype).removeprefix('torch.')} (`precision`)"
     capability = torch.cuda.get_device_capability(device)
@@ -160,20 +162,20 @@ def _why_no_flash(name: str, device: torch.device, dtype: torch.dtype) -> str | 
     return None
 
 
-def takes_boundaries(implementation: str | None, device: torch.device) -> bool:
-    """Whether its kernel keeps documents apart by their bounds, without a mask."""
+def supports_document_bounds(implementation: str | None, device: torch.device) -> bool:
+    """True if its kernel keeps documents apart by their bounds, without a mask."""
     if implementation == VARLEN:
         return has_varlen(device)
     return implementation is not None and "flash" in implementation
 
 
 def has_varlen(device: torch.device) -> bool:
-    """Whether torch's varlen kernel runs there."""
+    """True if torch's varlen kernel runs on `device`."""
     return varlen_attn is not None and device.type == "cuda"
 
 
-def boundary_arguments(cu_seqlens: Tensor, max_seqlen: int) -> dict[str, Any]:
-    """Transformers' names of documents' bounds int32 [N + 1] and of their largest length."""
+def document_bound_arguments(cu_seqlens: Tensor, max_seqlen: int) -> dict[str, Any]:
+    """Keyword arguments of Transformers for documents' bounds int32 [N + 1] and largest length."""
     return {
         "cu_seq_lens_q": cu_seqlens,
         "cu_seq_lens_k": cu_seqlens,
@@ -183,15 +185,15 @@ def boundary_arguments(cu_seqlens: Tensor, max_seqlen: int) -> dict[str, Any]:
 
 
 def mask_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The config by which Transformers makes the mask: `varlen` falls back to sdpa, and its mask.
+    """The config from which Transformers makes the mask: for `varlen` that of sdpa, its fallback.
 
-    Transformers makes none for implementations that it does not know.
+    Transformers makes no mask for implementations that it does not know.
     """
     if config._attn_implementation != VARLEN:
         return config
-    alike = copy.copy(config)
-    alike._attn_implementation_internal = "sdpa"
-    return alike
+    with_sdpa = copy.copy(config)
+    with_sdpa._attn_implementation_internal = "sdpa"
+    return with_sdpa
 
 
 def mask_or_bounds(
@@ -201,32 +203,32 @@ def mask_or_bounds(
     past_key_values: Cache | None,
     documents: Documents | None,
 ) -> tuple[Any, dict[str, Any]]:
-    """What keeps attention causal and within documents: a mask, or bounds for the kernel.
+    """The mask, or the bounds for the kernel, that keep attention causal and within documents.
 
-    inputs_embeds [B, M, d] and attention_mask [B, past + M] as a model of Transformers has them.
+    inputs_embeds [B, M, d], attention_mask [B, past + M]: as in a model of Transformers.
     """
-    if isinstance(attention_mask, dict):  # a static cache brings its mask by layer type
+    if isinstance(attention_mask, dict):  # a static cache comes with a mask for each layer type
         return attention_mask["full_attention"], {}
     if documents is not None:
-        if takes_boundaries(config._attn_implementation, inputs_embeds.device):
-            return None, boundary_arguments(documents.cu_seqlens, documents.max_seqlen)
-        # Transformers looks for packed documents only where it sees neither mask nor cache.
+        if supports_document_bounds(config._attn_implementation, inputs_embeds.device):
+            return None, document_bound_arguments(documents.cu_seqlens, documents.max_seqlen)
+        # Transformers looks for packed documents only without a mask and without a cache.
         attention_mask = past_key_values = None
     mask = create_causal_mask(
         config=mask_config(config),
         inputs_embeds=inputs_embeds,
         attention_mask=attention_mask,
         past_key_values=past_key_values,
-        # Looking into positions waits for the device: only where there is something to find.
+        # Reading positions waits for the device: only if rows may hold several documents.
         position_ids=None if documents is None else documents.positions,
     )
     return mask, {}
 
 
 def padded_head_size(head_size: int, choice: str | int, implementation: str | None) -> int:
-    """The width that heads are filled up to with zeros before attention, per `pad_head_dim`.
+    """Width that heads are padded to with zeros before attention, according to `pad_head_dim`.
 
-    `auto`: what flash kernels need, a multiple of 8; other implementations take any width.
+    `auto`: a multiple of 8 for flash kernels; other implementations accept any width.
     """
     if isinstance(choice, int):
         return max(head_size, choice)
@@ -251,11 +253,11 @@ def varlen_attention_forward(
     max_length_k: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Transformers' attention function over torch.nn.attention.varlen; causal.
+    """Causal attention by torch.nn.attention.varlen, with Transformers' signature.
 
     query [B, H, M, D], key and value [B, key-value heads, M, D] -> [B, M, H, D]. Without bounds it
     is sdpa. sliding_window: tokens that a query sees, itself included.
-    Raises ValueError for what the kernel does not have.
+    Raises ValueError for options that the kernel does not have.
     """
     if cu_seq_lens_q is None or not has_varlen(query.device):
         if sliding_window is not None and attention_mask is None and key.shape[2] > sliding_window:
@@ -293,7 +295,7 @@ def varlen_attention_forward(
 
 
 def _half(tensor: Tensor) -> Tensor:
-    """In the type that the kernel computes in: its own, or autocast's."""
+    """`tensor` in bf16 or fp16: its own type, or autocast's. Raises ValueError if neither is."""
     if tensor.dtype in HALF:
         return tensor
     if torch.is_autocast_enabled(tensor.device.type):

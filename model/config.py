@@ -1,4 +1,4 @@
-"""What a Steel model is made of: `SteelConfig`, with Table 1 of the paper as `steel_1b()`."""
+"""Configuration of a Steel model: `SteelConfig`, with Table 1 of the paper as `steel_1b()`."""
 
 from typing import Any, Literal, get_args
 
@@ -51,7 +51,7 @@ class SteelConfig(PreTrainedConfig):
     """Slots that feed one expert, >= 1 (Table 1)."""
 
     routing: Routing = "token"
-    """How tokens meet experts, see model/soft_moe.py: `token` (causal, default), `sequence` (the
+    """Routing of tokens to experts (model/soft_moe.py): `token` (causal, default), `sequence` (the
     paper's equations; leaks), `reference_norm` (the published code; leaks), `dense` (one SwiGLU FFN
     of equal parameters)."""
 
@@ -59,10 +59,10 @@ class SteelConfig(PreTrainedConfig):
     """Factor on the output of the routed FFN, > 0. 1 is the paper's equation."""
 
     learn_gain: bool = False
-    """Whether `gain` is the start of a learned factor instead of a constant. Not in the paper."""
+    """If true, `gain` is the initial value of a learned factor. Not in the paper."""
 
     expert_init: Literal["fixed", "fan_in"] = "fan_in"
-    """Standard deviation at which expert weights start: `initializer_range`, or 1/sqrt(inputs).
+    """Standard deviation of the initial expert weights: `initializer_range`, or 1/sqrt(inputs).
     An expert multiplies four weights together, so `fixed` makes its output vanish in narrow models
     (docs/FOOTGUNS.md)."""
 
@@ -78,21 +78,21 @@ class SteelConfig(PreTrainedConfig):
     """Base of the rotary frequencies, > 0; computed in fp32 (section 3)."""
 
     max_position_embeddings: int = 2048
-    """Longest sequence the model is meant for, in tokens (section 5). Nothing is sized by it."""
+    """Longest sequence the model is meant for, in tokens (section 5). No buffer depends on it."""
 
     attention_dropout: float = 0.0
     """Dropout on attention weights while training, [0, 1)."""
 
     pad_head_dim: int | Literal["auto", "off"] = "auto"
-    """Fill heads up with zeros to this width before attention (results stay the same): `off`, a
-    multiple of 8 of at least head_dim (64 for Table 1's 56), or `auto`: what flash kernels demand,
-    the next multiple of 8. Whether 64 is faster depends on kernel and GPU (docs/LOG.md)."""
+    """Width to pad heads to with zeros before attention (results stay the same): `off`, a multiple
+    of 8 of at least head_dim (64 for Table 1's 56), or `auto`: the next multiple of 8, which flash
+    kernels demand. 64 is faster on some kernels and GPUs (docs/LOG.md)."""
 
     initializer_range: float = 0.02
-    """Standard deviation of the normal distribution that weights start from, > 0."""
+    """Standard deviation of the normal distribution of the initial weights, > 0."""
 
     tie_word_embeddings: bool = False
-    """Whether the output layer shares the embedding's weights (Table 1: no)."""
+    """If true, the output layer shares the embedding's weights (Table 1: false)."""
 
     kernels: str | dict[str, str] = "auto"
     """Implementation of the fused operations (model/kernels): for all of them `auto` (by each
@@ -100,16 +100,16 @@ class SteelConfig(PreTrainedConfig):
     operation, {"rope": "eager"}, the others being `auto`. Table 2 compares such choices."""
 
     use_cache: bool = True
-    """Whether forward returns a key-value cache when not told; never while training."""
+    """If true, forward returns a key-value cache unless told otherwise; never while training."""
 
     bos_token_id: int | None = None
     """None: Qwen1.5's tokenizer has none."""
 
     eos_token_id: int | list[int] | None = None
-    """What ends a text: `<|endoftext|>`, 151643 in the full vocabulary, another in a pruned one."""
+    """Id that ends a text, `<|endoftext|>`: 151643, except in a pruned vocabulary."""
 
     pad_token_id: int | None = None
-    """Id that fills up short rows, `<|endoftext|>` too: its embedding learns all the same."""
+    """Id that pads short rows, `<|endoftext|>` too: its embedding is trained all the same."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         if self.num_key_value_heads is None:
@@ -124,7 +124,7 @@ class SteelConfig(PreTrainedConfig):
             self.head_dim = self.hidden_size // self.num_attention_heads
         if self.head_dim < 2 or self.head_dim % 2:
             raise ConfigError(
-                f"head_dim {self.head_dim} must be even and positive: rotary positions turn pairs"
+                f"head_dim {self.head_dim} must be even and positive: rotary positions rotate pairs"
             )
         if self.pad_head_dim not in ("auto", "off") and (
             not isinstance(self.pad_head_dim, int)
@@ -167,7 +167,7 @@ class SteelConfig(PreTrainedConfig):
 
     @property
     def leaks(self) -> bool:
-        """Whether a position sees later tokens through the routing."""
+        """True if a position sees later tokens through the routing."""
         return self.routing in LEAKING_ROUTINGS
 
     @property

@@ -1,12 +1,12 @@
-"""Published Steel-LLM checkpoints as ours: `steel import`.
+"""Conversion of published Steel-LLM checkpoints: `steel import`.
 
-    published (modeling_steel.py, softmoe_v3.py)                  ours
+    published (modeling_steel.py, softmoe_v3.py)                  this project
     model.layers.N.mlp.phi [d, n, p]                         ──▶  mlp.phi [d, n p]
     model.layers.N.mlp.experts.M.gate_up_proj [h, d]         ──▶  mlp.experts.gate_in [n h, d]
                                  up_proj [h, d]                               up_in
                                  gate_down_proj [d, h]^T                      gate_out
                                  down_proj [d, h]^T                           up_out
-    everything else                                               the same name
+    all others                                                    the same name
 
 Published: github.com/zhanshijinwat/Steel-LLM. Only safetensors are read, tensor by tensor; memory
 holds one output file (2 GB). All names and shapes are compared before anything is written, and the
@@ -45,7 +45,7 @@ EXPERTS = {
     "gate_out": "gate_down_proj",
     "up_out": "down_proj",
 }
-"""Our stacked weight -> the published weight of one expert."""
+"""Stacked weight here -> published weight of one expert."""
 
 COPIED = (
     "tokenizer.json",
@@ -57,33 +57,33 @@ COPIED = (
     "chat_template.jinja",
     "generation_config.json",
 )
-"""Files that are taken over as they are, where the source has them."""
+"""Files copied unchanged if the source has them."""
 
 DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-"""safetensors' names of what weights may be stored in."""
+"""Types that weights may be stored in, by their names in safetensors."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """What `import_published` did."""
+    """Result of `import_published`."""
 
     source: str
     output: str
     routing: str
     exact: bool
-    """Whether the result computes what the published model does."""
+    """True if the result computes the same function as the published model."""
     parameters: int
     tensors: int
-    """Read from the source."""
+    """Tensors read from the source."""
     files: int
-    """Written, of weights."""
+    """Files of weights written."""
     dtype: str
 
 
 def import_published(source: Path, output: Path, routing: Routing = "reference_norm") -> Imported:
-    """Turn a published checkpoint's folder into a Transformers folder of ours.
+    """Convert the folder of a published checkpoint to a Transformers folder of a Steel model.
 
-    routing: of the new model; `reference_norm` computes what was published.
+    routing: of the new model; `reference_norm` computes the published function.
 
     Raises ConfigError when `output` exists or the routing has no experts, DataError when the source
     is another architecture, holds pickled weights, lacks a tensor, has one that is not known, in
@@ -132,14 +132,14 @@ EXPECTED = {
     "use_sliding_window": (False, False),
     "rope_scaling": (None, None),
 }
-"""Published field -> (the value that our model computes, the value where it is missing)."""
+"""Published field -> (the value that this model implements, the value if it is missing)."""
 
 DEFAULTS = {"num_key_value_heads": None, "slots_per_expert": 1, "rope_theta": 10_000.0}
-"""Of the published config class, for fields without which a checkpoint is complete."""
+"""Defaults of the published config class for fields that a checkpoint may leave out."""
 
 
 def read_config(source: Path, routing: Routing) -> SteelConfig:
-    """Our config from a published one. Raises DataError naming the field that does not fit."""
+    """Convert a published config. Raises DataError naming the field that cannot be converted."""
     path = source / "config.json"
     try:
         raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -190,7 +190,7 @@ def read_config(source: Path, routing: Routing) -> SteelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One published tensor, and what becomes of it."""
+    """One published tensor that becomes a part of one of ours."""
 
     name: str
     shape: tuple[int, ...]
@@ -198,9 +198,9 @@ class Part:
 
 
 def plan_tensors(config: SteelConfig) -> dict[str, list[Part]]:
-    """Our tensors, in order, each with the published ones that it is stacked from by rows."""
+    """Tensors of the new model, in order, each with the published ones stacked in it by rows."""
     with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", LeakWarning)  # asked for its names only
+        warnings.simplefilter("ignore", LeakWarning)  # built on the meta device for the names only
         model = SteelForCausalLM(config)
     tied = model.all_tied_weights_keys
     plan: dict[str, list[Part]] = {}
@@ -255,7 +255,7 @@ class StoredTensors:
             )
         widest = max((DTYPES[d] for d in dtypes), key=lambda d: d.itemsize, default=torch.float32)
         self.dtype: torch.dtype = torch.float32 if len(dtypes) > 1 else widest
-        """What all tensors are stored in; where they differ, what holds each of them exactly."""
+        """Type of all tensors; if they differ, fp32, which holds each of them exactly."""
 
     def _find(self) -> list[str]:
         index, single = self.folder / "model.safetensors.index.json", "model.safetensors"
@@ -281,7 +281,7 @@ class StoredTensors:
         raise DataError(f"{self.folder} has no model.safetensors: is the download complete?")
 
     def read(self, name: str) -> Tensor:
-        """A tensor, of the folder's dtype. Raises DataError when a value is not finite."""
+        """Read a tensor, in the folder's dtype. Raises DataError when a value is not finite."""
         with safe_open(self.folder / self.files[name], framework="pt") as file:
             tensor: Tensor = file.get_tensor(name).to(self.dtype)
         if not tensor.isfinite().all():
@@ -316,7 +316,7 @@ def _compare(stored: StoredTensors, plan: Mapping[str, list[Part]], config: Stee
 
 
 def _assemble(parts: list[Part], stored: StoredTensors) -> Tensor:
-    """Our tensor from its published parts; three axes (phi) become two."""
+    """Stack published parts to a tensor of the new model; three axes (phi) become two."""
     tensors = []
     for part in parts:
         tensor = stored.read(part.name)

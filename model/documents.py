@@ -1,18 +1,18 @@
-"""Documents packed into one batch: where each begins, and sums over each without a loop.
+"""Documents packed into one batch: their bounds, and sums over each of them without a loop.
 
     row 0   a a a b b c c c c      cu_seqlens 0 3 5 9 | 15 18
     row 1   d d d d d d e e e      bounds among the T = B M tokens; a row's start is always one
 
 Soft routing over a sequence needs, for every document, weighted sums over its tokens. Documents
-differ in length, matrix products want equal lengths, so tokens are laid out in tiles of t places
-that belong to one document each (t = 4):
+differ in length while matrix products need equal lengths, so tokens are laid out in tiles of t
+places that belong to one document each (t = 4):
 
     a a a . │ b b . . │ c c c c │ d d d d │ d d . . │ e e e . │ . . . .
 
 Each document has ceil(length / t) tiles; T // t + N tiles always suffice for N documents, so shapes
-follow from shapes and nothing waits for the device. Moving tokens to tiles and back is a gather in
-both directions, also in the backward pass, and tiles are summed in order: results are reproducible
-bit by bit, which scattered additions on a GPU would not be.
+follow from shapes and the CPU never waits for the GPU. Moving tokens to tiles and back is a gather
+in both directions, also in the backward pass, and tiles are summed in order: results are
+reproducible bit by bit, which scattered additions on a GPU would not be.
 
 Shapes: B = rows, M = tokens of a row, T = B M, N = documents, P = tiles, t = places of a tile.
 """
@@ -28,12 +28,12 @@ MAX_TILE = 64
 
 
 class Tiles(NamedTuple):
-    """Where tokens lie in tiles. Tiles that no document needs count as document N."""
+    """Places of tokens in tiles. Tiles that no document needs count as document N."""
 
     token: Tensor
-    """int64 [P, t]: the token at each place; 0 where there is none."""
+    """int64 [P, t]: the token at each place; 0 for an empty place."""
     filled: Tensor
-    """bool [P, t]: whether there is one."""
+    """bool [P, t]: true where a place holds a token."""
     place: Tensor
     """int64 [T]: each token's place among the P t."""
     document: Tensor
@@ -48,7 +48,7 @@ class Documents(NamedTuple):
     cu_seqlens: Tensor
     """int32 [N + 1]: bounds among the T tokens."""
     max_seqlen: int
-    """No document is longer; tokens."""
+    """Upper bound of the documents' lengths, in tokens."""
     positions: Tensor
     """int64 [B, M]: each token's place in its document, from 0."""
 
@@ -56,10 +56,10 @@ class Documents(NamedTuple):
 def documents_from_bounds(
     cu_seqlens: Tensor, max_seqlen: int | None, rows: int, length: int
 ) -> Documents:
-    """From bounds [N + 1] among rows x length tokens, without waiting for the device."""
+    """Documents from bounds [N + 1] among rows x length tokens, without waiting for the device."""
     cu_seqlens = cu_seqlens.to(torch.int32)
     tokens = torch.arange(rows * length, device=cu_seqlens.device, dtype=torch.int32)
-    starts = cu_seqlens[_owner(cu_seqlens, tokens)]
+    starts = cu_seqlens[_interval(cu_seqlens, tokens)]
     return Documents(
         cu_seqlens=cu_seqlens,
         max_seqlen=length if max_seqlen is None else max_seqlen,
@@ -70,10 +70,10 @@ def documents_from_bounds(
 def documents_from_positions(
     position_ids: Tensor, attention_mask: Tensor | None
 ) -> Documents | None:
-    """From positions [B, M] that do not count on within a row; None where each row is one document.
+    """Documents from positions [B, M] that restart within rows; None if each row is one document.
 
-    attention_mask [B, M]: 1 = real. Steps into, out of and within padding do not make documents.
-    Waits for the device. Raises ValueError for packed rows with padding but on the right.
+    attention_mask [B, M]: 1 = real. Jumps of positions at or within padding start no document.
+    Waits for the device. Raises ValueError for packed rows with padding other than on the right.
     """
     starts = position_ids.diff(dim=-1) != 1
     between_real = starts
@@ -91,9 +91,9 @@ def documents_from_positions(
 
 
 def check_padding(attention_mask: Tensor | None) -> None:
-    """Refuse padding [B, M] before real tokens of packed rows. Raises ValueError.
+    """Raise ValueError if packed rows have padding before real tokens; attention_mask [B, M].
 
-    Attention within documents does without a mask. Padding on the right is seen by no real token.
+    Attention within documents uses no mask. No real token sees padding on the right.
     """
     if attention_mask is None:
         return
@@ -105,10 +105,10 @@ def check_padding(attention_mask: Tensor | None) -> None:
         )
 
 
-def may_pack(attention_mask: Tensor | dict[str, Any] | None, cache: Cache | None) -> bool:
-    """Whether such a call may bring several documents in a row: training or a prompt.
+def may_hold_documents(attention_mask: Tensor | dict[str, Any] | None, cache: Cache | None) -> bool:
+    """True if rows of such a call may hold several documents: in training and in prompts.
 
-    Not decoding, nor what brings a mask of its own making.
+    False in decoding, and for calls with a mask that is not [B, M].
     """
     if cache is not None and (not isinstance(cache, DynamicCache) or cache.get_seq_length()):
         return False
@@ -117,13 +117,13 @@ def may_pack(attention_mask: Tensor | dict[str, Any] | None, cache: Cache | None
     )
 
 
-def _owner(bounds: Tensor, numbers: Tensor) -> Tensor:
-    """Which interval of ascending bounds [N + 1] each number falls into, int64 like numbers."""
+def _interval(bounds: Tensor, numbers: Tensor) -> Tensor:
+    """Index of the interval of ascending bounds [N + 1] that holds each number, int64."""
     return torch.searchsorted(bounds[1:].contiguous(), numbers, right=True)
 
 
 def tiles_of(documents: Documents) -> Tiles:
-    """Lay out documents in tiles."""
+    """The layout of documents in tiles."""
     bounds = documents.cu_seqlens.long()
     num_tokens, num_documents = documents.positions.numel(), len(bounds) - 1
     # Room for at most three times the tokens, however short the documents.
@@ -133,7 +133,7 @@ def tiles_of(documents: Documents) -> Tiles:
     counts = (bounds.diff() + size - 1) // size
     first_tile = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
     tokens = torch.arange(num_tokens, device=bounds.device)
-    owner = _owner(bounds, tokens)
+    owner = _interval(bounds, tokens)
     place = first_tile[owner] * size + documents.positions.flatten()
     token = torch.zeros(num_tiles * size, dtype=torch.int64, device=bounds.device)
     filled = torch.zeros(num_tiles * size, dtype=torch.bool, device=bounds.device)
@@ -143,13 +143,13 @@ def tiles_of(documents: Documents) -> Tiles:
             num_tiles, size
         ),
         place=place,
-        document=_owner(first_tile, torch.arange(num_tiles, device=bounds.device)),
+        document=_interval(first_tile, torch.arange(num_tiles, device=bounds.device)),
         counts=torch.cat([counts, num_tiles - first_tile[-1:]]),
     )
 
 
 def to_tiles(x: Tensor, tiles: Tiles) -> Tensor:
-    """x [T, …] -> [P, t, …], 0 where no token is."""
+    """x [T, …] -> [P, t, …], 0 at empty places."""
     moved: Tensor = _ToTiles.apply(x, tiles.token, tiles.filled, tiles.place)  # type: ignore[no-untyped-call]
     return moved
 
@@ -167,7 +167,7 @@ def sum_tiles(x: Tensor, tiles: Tiles) -> Tensor:
 
 
 def spread(x: Tensor, tiles: Tiles) -> Tensor:
-    """x [N + 1, …] -> [P, …]: to each tile its document's."""
+    """x [N + 1, …] -> [P, …]: the value of its document for each tile."""
     copied: Tensor = _Spread.apply(x, tiles.document, tiles.counts)  # type: ignore[no-untyped-call]
     return copied
 
@@ -175,7 +175,7 @@ def spread(x: Tensor, tiles: Tiles) -> Tensor:
 def softmax_by_document(logits: Tensor, tiles: Tiles) -> Tensor:
     """Softmax over the tokens of each document: tiled logits [P, t, S] -> [P, t, S].
 
-    0 where no token is.
+    0 at empty places.
     """
     outside = ~tiles.filled.unsqueeze(-1)
     with torch.no_grad():
@@ -201,7 +201,7 @@ def _sum(x: Tensor, counts: Tensor) -> Tensor:
 
 
 class _ToTiles(torch.autograd.Function):
-    """Its adjoint is `_FromTiles`: a gather again, since every token has one place."""
+    """`to_tiles`; its gradient is `_FromTiles`: a gather, since every token has one place."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, token: Tensor, filled: Tensor, place: Tensor) -> Tensor:
@@ -215,6 +215,8 @@ class _ToTiles(torch.autograd.Function):
 
 
 class _FromTiles(torch.autograd.Function):
+    """`from_tiles`; its gradient is `_ToTiles`."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, token: Tensor, filled: Tensor, place: Tensor) -> Tensor:
         ctx.save_for_backward(token, filled)
@@ -227,7 +229,7 @@ class _FromTiles(torch.autograd.Function):
 
 
 class _SumTiles(torch.autograd.Function):
-    """Its adjoint is `_Spread`."""
+    """`sum_tiles`; its gradient is `_Spread`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, document: Tensor, counts: Tensor) -> Tensor:
@@ -242,6 +244,8 @@ class _SumTiles(torch.autograd.Function):
 
 
 class _Spread(torch.autograd.Function):
+    """`spread`; its gradient is `_SumTiles`."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, document: Tensor, counts: Tensor) -> Tensor:
         ctx.save_for_backward(counts)

@@ -37,7 +37,7 @@ from model.documents import (
     check_padding,
     documents_from_bounds,
     documents_from_positions,
-    may_pack,
+    may_hold_documents,
     tiles_of,
 )
 from model.kernels import Kernels, choose, rope_angles
@@ -265,7 +265,11 @@ class SteelModel(SteelPreTrainedModel):
                 )
             documents = documents_from_bounds(cu_seq_lens_q, max_length_q, rows, length)
             check_padding(token_mask)
-        elif position_ids is not None and length > 1 and may_pack(attention_mask, past_key_values):
+        elif (
+            position_ids is not None
+            and length > 1
+            and may_hold_documents(attention_mask, past_key_values)
+        ):
             documents = documents_from_positions(position_ids.expand(rows, -1), token_mask)
         if position_ids is None:
             counted = (torch.arange(length, device=inputs_embeds.device) + past).unsqueeze(0)

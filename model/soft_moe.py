@@ -8,7 +8,7 @@ h = expert width. x^ and phi^ are unit vectors; s is a learned scale, clamped to
 `reference_norm`, which computes what was published), so logits are bounded. Logits and softmax are
 fp32 whatever the model computes in.
 
-Modes (see docs/FOOTGUNS.md for what leaking means in practice)
+Modes (docs/FOOTGUNS.md: the effect of leaking in practice)
 - `token`: C = softmax_j(l); y = g sum_j C_j E_floor(j/p)(x). Soft MoE of one token at a time
   (m = 1): causal, with the same function in training and decoding.
 - `sequence`: section 3.1 of the paper. D = softmax of l over all M tokens, X~ = D^T X,
@@ -36,7 +36,7 @@ MAX_LOGIT_SCALE = 40.0
 
 
 class LeakWarning(UserWarning):
-    """The model being built lets a position see later tokens."""
+    """Warning: the model being built lets a position see later tokens."""
 
 
 class Experts(nn.Module):
@@ -56,10 +56,10 @@ class Experts(nn.Module):
         """[n h, d] -> [n, h, d]"""
         return weight.view(self.num_experts, -1, weight.shape[-1])
 
-    def every_expert(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Weighted sum of all experts for each token.
+    def all_experts(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Weighted sum of all experts for each token: x [T, d], weights [T, n] -> [T, d].
 
-        x [T, d], weights [T, n] -> [T, d]. All experts' first layers are one matrix product.
+        The first layers of all experts are one matrix product.
         """
         hidden = self.kernels.swiglu(
             functional.linear(x, self.gate_in), functional.linear(x, self.up_in)
@@ -68,8 +68,8 @@ class Experts(nn.Module):
             hidden, self._stacked(self.gate_out), self._stacked(self.up_out), weights
         )
 
-    def own_expert(self, slots: Tensor) -> Tensor:
-        """Each expert on its own slots. slots [n, S, d] -> [n, S, d]"""
+    def each_expert(self, slots: Tensor) -> Tensor:
+        """Each expert applied to its own slots: slots [n, S, d] -> [n, S, d]."""
         hidden = self.kernels.swiglu(
             torch.bmm(slots, self._stacked(self.gate_in).transpose(1, 2)),
             torch.bmm(slots, self._stacked(self.up_in).transpose(1, 2)),
@@ -104,7 +104,7 @@ class SoftMoE(nn.Module):
         self.experts = Experts(config, kernels)
 
     def keys(self) -> Tensor:
-        """What a token of unit length is compared with: s phi^, fp32 [n p, d]."""
+        """Keys that tokens of unit length are compared with: s phi^, fp32 [n p, d]."""
         phi = functional.normalize(self.phi.float(), dim=0)
         scale = self.scale.float()
         if self.routing != "reference_norm":
@@ -132,7 +132,7 @@ class SoftMoE(nn.Module):
         combine = self.kernels.route(flat, self.keys())  # [T, n p]
         if self.slots_per_expert > 1:
             combine = combine.view(-1, self.num_experts, self.slots_per_expert).sum(dim=-1)
-        return self.experts.every_expert(flat, combine).view_as(x)
+        return self.experts.all_experts(flat, combine).view_as(x)
 
     def _sequence(self, x: Tensor, token_mask: Tensor | None, tiles: Tiles | None) -> Tensor:
         logits = self.logits(x)  # [B, M, n p]
@@ -154,16 +154,16 @@ class SoftMoE(nn.Module):
         return from_tiles(mixed, tiles).view_as(x)
 
     def _experts_on(self, slots: Tensor) -> Tensor:
-        """Each expert on its slots of every document. slots [N, n p, d] -> [N, n p, d]"""
+        """Each expert applied to its slots of every document: slots [N, n p, d] -> [N, n p, d]."""
         documents, _, width = slots.shape
         by_expert = slots.view(documents, self.num_experts, -1, width).transpose(0, 1)
-        outputs = self.experts.own_expert(by_expert.reshape(self.num_experts, -1, width))
+        outputs = self.experts.each_expert(by_expert.reshape(self.num_experts, -1, width))
         outputs = outputs.view(self.num_experts, documents, -1, width).transpose(0, 1)
         return outputs.reshape(documents, self.num_slots, width)
 
 
 class DenseFFN(nn.Module):
-    """One SwiGLU FFN with as many weights as the experts: the baseline for any claim on routing."""
+    """One SwiGLU FFN with as many weights as the experts: the baseline for routing."""
 
     def __init__(self, config: SteelConfig, kernels: Kernels) -> None:
         super().__init__()

@@ -1,10 +1,10 @@
-"""The operations worth fusing, each with an eager reference, and the choice among implementations.
+"""Fused operations, each with an eager reference, and the choice among their implementations.
 
     config.kernels ── "auto" | "eager" | {"rope": "triton", …} ──▶ choose() ──▶ Kernels(rms_norm, …)
 
 One file per operation holds its formula, its eager reference and its Triton kernel; liger.py adapts
 Liger-Kernel's. To add one: write the function beside the reference, list it in IMPLEMENTATIONS, and
-name it in AUTO_ON_GPU once `python -m benchmarks.bench_kernels` says that it wins.
+name it in AUTO_ON_GPU once `python -m benchmarks.bench_kernels` shows that it is faster.
 
 Every implementation of an operation computes the same function, so that models trained with one run
 with another. Ours are registered as torch operators (`torch.ops.steel.*`): torch.compile takes them
@@ -67,7 +67,7 @@ class Kernels:
     """(x [B, heads, M, d], cos, sin [B or 1, 1, M, d/2]) -> like x"""
 
     rope_pair: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-    """(query [B, heads, M, d], key [B, key heads, M, d], cos, sin) -> both turned"""
+    """(query [B, heads, M, d], key [B, key heads, M, d], cos, sin) -> both rotated"""
 
     swiglu: Callable[[Tensor, Tensor], Tensor]
     """(gate [...], up [...]) -> [...]"""
@@ -91,7 +91,7 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
     "soft_moe": ("route", "combine"),
     "cross_entropy": ("cross_entropy",),
 }
-"""What a config can choose for -> the fields of Kernels that it governs."""
+"""Operation that a config can choose for -> the fields of Kernels that it sets."""
 
 IMPLEMENTATIONS: dict[str, dict[str, tuple[Callable[..., Any], ...]]] = {
     "rms_norm": {
@@ -117,19 +117,19 @@ IMPLEMENTATIONS: dict[str, dict[str, tuple[Callable[..., Any], ...]]] = {
 """Operation -> name -> its functions, in the order of OPERATIONS. `eager` is the reference."""
 
 AUTO_ON_GPU = dict.fromkeys(IMPLEMENTATIONS, "triton")
-"""What `auto` takes for tensors on a GPU, where Triton is installed. Chosen by counting bytes; the
-race on a GPU is still to be run (docs/adr/0015)."""
+"""Implementations that `auto` uses for tensors on a GPU if Triton is installed. Chosen by counting
+bytes; the comparison on a GPU is still to be run (docs/adr/0015)."""
 
 AUTO_ELSEWHERE = dict.fromkeys(IMPLEMENTATIONS, "eager") | {"cross_entropy": "chunked"}
-"""What `auto` takes for all other tensors."""
+"""Implementations that `auto` uses for all other tensors."""
 
 LIBRARIES = ("torch", "liger")
-"""Implementations that exist for some operations only. As the choice for all operations they mean:
-this library's where it has one, the eager reference elsewhere."""
+"""Implementations that exist for some operations only. As the choice for all operations they
+mean: the library's implementation if it has one, else the eager reference."""
 
 
 def check_choice(choice: str | dict[str, str]) -> None:
-    """Raise ConfigError unless `choice` names implementations that exist (perhaps not here)."""
+    """Raise ConfigError for an unknown name; an implementation that this machine lacks passes."""
     if isinstance(choice, str) and choice in LIBRARIES:
         return
     by_operation = choice if isinstance(choice, dict) else dict.fromkeys(IMPLEMENTATIONS, choice)
@@ -147,7 +147,7 @@ def check_choice(choice: str | dict[str, str]) -> None:
 
 
 def choose(choice: str | dict[str, str]) -> Kernels:
-    """The functions that a config's `kernels` names; operations left out of a dict are `auto`.
+    """Choose the functions that a config's `kernels` names; the default of a dict is `auto`.
 
     `auto` decides at each call by the tensor's device, so a model may be built on one device and
     run on another. Raises ConfigError for an unknown operation or implementation, and for one that
@@ -169,7 +169,9 @@ def choose(choice: str | dict[str, str]) -> Kernels:
 
 
 def _check_available(operation: str, name: str) -> None:
-    reason = {"triton": triton_support.why_not, "liger": liger.why_not}.get(name, lambda: None)()
+    reason = {"triton": triton_support.unavailable_reason, "liger": liger.unavailable_reason}.get(
+        name, lambda: None
+    )()
     if reason is not None:
         raise ConfigError(
             f"kernels asks for {name!r} for {operation}, but {reason}; "
@@ -180,7 +182,7 @@ def _check_available(operation: str, name: str) -> None:
 
 @cache
 def _by_device(operation: str) -> tuple[Callable[..., Any], ...]:
-    """The functions of `auto`: equal objects for equal choices."""
+    """Functions of `auto`; the same objects at every call, so that equal choices are equal."""
     implementations = IMPLEMENTATIONS[operation]
     on_gpu = implementations[AUTO_ON_GPU[operation]]
     elsewhere = implementations[AUTO_ELSEWHERE[operation]]
@@ -193,7 +195,7 @@ class _Auto:
     elsewhere: Callable[..., Any]
 
     def __call__(self, first: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Go by the first tensor's device; fake tensors of torch.compile have one too."""
+        """Decide by the device of the first tensor; fake tensors of torch.compile have one too."""
         fast = first.is_cuda and triton_support.INSTALLED
         return (self.on_gpu if fast else self.elsewhere)(first, *args, **kwargs)
 

@@ -8,8 +8,8 @@ Gradients:    dC = sum over d of dy silu(g) u,    du = C dy silu(g),    dg = C d
               dh = dg W3^T + du W4^T.
 
 Bytes: g and u (n T d each) are written by the matrix products and read once; the sum over experts
-stays in registers. Eager writes and reads their product too, and keeps silu(g) and a weighted copy
-of h for the backward pass (docs/adr/0015 has the sums).
+stays in registers. The eager reference also writes and reads their product, and keeps silu(g) and a
+weighted copy of h for the backward pass (sums of bytes: docs/adr/0015).
 """
 
 from typing import Any
@@ -39,7 +39,7 @@ def _by_expert(hidden: Tensor, num_experts: int) -> Tensor:
 
 
 def combine_triton(hidden: Tensor, gate_out: Tensor, up_out: Tensor, weights: Tensor) -> Tensor:
-    """As combine_eager: torch's matrix products, and one kernel for all that follows them."""
+    """As combine_eager: torch's matrix products, then one kernel for everything else."""
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, gate_out, up_out = hidden.to(dtype), gate_out.to(dtype), up_out.to(dtype)

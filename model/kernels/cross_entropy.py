@@ -1,12 +1,12 @@
-"""Cross entropy of a projection, without ever holding all logits.
+"""Cross entropy of a linear projection, computed in chunks of logits.
 
     logits = H W^T          H [T, d] hidden states, W [V, d], targets [T]
     loss   = sum over kept t of (logsumexp_v logits_tv - logits_t,target)      (/ number kept)
 
 At T = 16,384 and V = 151,936 the logits alone are 10 GB in fp32. Here they are made for a chunk of
 tokens at a time, and the gradients in the same pass, as Liger-Kernel does: with p = softmax of the
-logits, dlogits = p - onehot, dH = dlogits W, dW = dlogits^T H. They are the sum's gradients;
-backward multiplies by what comes from above.
+logits, dlogits = p - onehot, dH = dlogits W, dW = dlogits^T H. They are the gradients of the sum;
+backward multiplies them by the incoming gradient.
 
     for each chunk   logits = H_c W^T ──▶ losses, dlogits in place ──▶ dH_c, dW += dlogits^T H_c
 
@@ -28,10 +28,10 @@ from torch.nn import functional
 from model.kernels.triton_support import jit, on_device, power_of_2, tl
 
 LOGITS_BUDGET = 5 * 2**28
-"""Bytes that a chunk's logits may take: 1.25 GiB, 4,352 tokens of 151,936 bf16 logits."""
+"""Upper bound of the bytes of a chunk's logits: 1.25 GiB, 4,352 tokens of 151,936 bf16 logits."""
 
 VECTOR = 16
-"""Logits that a lane of the kernel takes at a time."""
+"""Logits that a lane of the kernel loads at a time."""
 
 Reduction = Literal["mean", "sum"]
 
@@ -45,7 +45,7 @@ def linear_cross_entropy_eager(
     reduction: Reduction = "mean",
     token_losses: Tensor | None = None,
 ) -> Tensor:
-    """The same with all logits at once: the reference. `chunk_size` has no effect."""
+    """Reference implementation with all logits at once. `chunk_size` has no effect."""
     logits = functional.linear(hidden, weight).float()
     losses = functional.cross_entropy(logits, targets, ignore_index=ignore_index, reduction="none")
     if token_losses is not None:
@@ -66,7 +66,7 @@ def linear_cross_entropy(
     """Cross entropy of softmax(hidden weight^T) against targets, chunk by chunk.
 
     hidden [T, d], weight [V, d], targets int64 [T] -> fp32 scalar. Targets equal to ignore_index do
-    not count; where none is left the mean is 0, not NaN. Differentiable once in hidden and weight.
+    not count; if none is left the mean is 0, not NaN. Differentiable once in hidden and weight.
     chunk_size: tokens whose logits exist at once; None: as many as LOGITS_BUDGET holds.
     token_losses: fp32 [T] that receives each token's loss (0 where it does not count), for
     statistics by source; no gradient flows through it.
@@ -189,7 +189,7 @@ def _(
 def _outputs(
     hidden: Tensor, weight: Tensor, need_hidden: bool, need_weight: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Loss, losses, dH, dW, yet to be filled."""
+    """Empty tensors for loss, losses, dH and dW."""
     return (
         hidden.new_zeros((), dtype=torch.float32),
         hidden.new_empty(hidden.shape[:1], dtype=torch.float32),
@@ -272,7 +272,7 @@ class _Products:
 def _losses_torch(
     logits: Tensor, targets: Tensor, losses: Tensor, ignore_index: int, with_gradient: bool
 ) -> None:
-    """losses [c] from logits [c, V], which become the gradient in place."""
+    """Compute losses [c] from logits [c, V], which become their gradient in place."""
     kept = (targets != ignore_index).unsqueeze(-1)
     goal = targets.unsqueeze(-1).where(kept, 0)
     log_sum = logits.logsumexp(dim=-1, keepdim=True)
@@ -286,7 +286,7 @@ def _losses_torch(
 def _losses_triton(
     logits: Tensor, targets: Tensor, losses: Tensor, ignore_index: int, with_gradient: bool
 ) -> None:
-    """The same in one kernel, a program for each row."""
+    """As _losses_torch, in one kernel, a program for each row."""
     lanes = min(power_of_2(-(-logits.shape[1] // VECTOR)), 1024)
     with on_device(logits):
         _losses_kernel[(logits.shape[0],)](

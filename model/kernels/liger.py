@@ -1,8 +1,8 @@
 """Liger-Kernel's operations behind our signatures (optional: the extra `liger`, version 0.8.5).
 
-RoPE writes over query and key, to save memory: harmless where we call it, on a projection's output
-that nobody else reads. Cross entropy waits for the GPU twice (it counts targets on the CPU), and
-sums dW in W's type over chunks as small as [T, d].
+RoPE overwrites query and key to save memory: harmless where the model calls it, on a projection's
+output that nothing else reads. Cross entropy waits for the GPU twice (it counts targets on the
+CPU), and sums dW in W's type over chunks as small as [T, d].
 """
 
 import importlib.util
@@ -14,8 +14,8 @@ from torch import Tensor
 from model.kernels.cross_entropy import Reduction, num_kept
 
 
-def why_not() -> str | None:
-    """Why this machine cannot run Liger's kernels; None where it can."""
+def unavailable_reason() -> str | None:
+    """Reason why this machine cannot run Liger's kernels; None if it can."""
     if importlib.util.find_spec("liger_kernel") is None:
         return "the package liger-kernel is not installed (pip install liger-kernel==0.8.5)"
     if not torch.cuda.is_available():
@@ -45,16 +45,16 @@ def add_rms_norm_liger(
 
 
 def rope_liger(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [B, heads, M, d], cos, sin fp32 [B or 1, 1, M, d/2] -> like x; writes over x."""
+    """x [B, heads, M, d], cos, sin fp32 [B or 1, 1, M, d/2] -> like x; overwrites x."""
     return rope_pair_liger(x, x[:, :1].clone(), cos, sin)[0]
 
 
 def rope_pair_liger(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """query, key [B, heads, M, d] -> both turned; writes over them."""
-    # Liger wants the angles of a whole head, as Transformers keeps them.
+    """query, key [B, heads, M, d] -> both rotated; overwrites them."""
+    # Liger expects the angles of a whole head, as in Transformers.
     cos, sin = (torch.cat((x, x), dim=-1).squeeze(1) for x in (cos, sin))
-    turned: tuple[Tensor, Tensor] = _apply("rope", "LigerRopeFunction", query, key, cos, sin)
-    return turned
+    rotated: tuple[Tensor, Tensor] = _apply("rope", "LigerRopeFunction", query, key, cos, sin)
+    return rotated
 
 
 def swiglu_liger(gate: Tensor, up: Tensor) -> Tensor:
@@ -83,9 +83,9 @@ def linear_cross_entropy_liger(
 class _LossesInOnePass(torch.autograd.Function):
     """Liger's forward and backward functions, with each token's loss.
 
-    Liger's own autograd function gives losses by token only in a mode that projects twice. Asked
-    directly for gradients, its forward pass makes those of the sum of losses beside them: so the
-    gradient that comes back must be one number for all tokens, as a sum's is.
+    Liger's own autograd function gives losses by token only in a mode that projects twice. Called
+    directly for gradients, its forward pass also computes those of the sum of losses: so the
+    incoming gradient must be one number for all tokens, as that of a sum is.
     """
 
     @staticmethod

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from model.kernels.triton_support import jit, num_programs, on_device, power_of_2, tl
 
-WIDEST = 32_768
-"""Widest row that the Triton kernels hold at once; wider ones go the eager way."""
+MAX_WIDTH = 32_768
+"""Widest row that the Triton kernels hold at once; wider ones use the eager reference."""
 
 
 def rms_norm_eager(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -37,21 +37,21 @@ def add_rms_norm_eager(
 
 
 def rms_norm_torch(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """torch's own operator, fused on GPUs."""
+    """As rms_norm_eager, by torch's own operator, which is fused on GPUs."""
     return torch.nn.functional.rms_norm(x, weight.shape, weight.to(x.dtype), eps)
 
 
 def add_rms_norm_torch(
     x: Tensor, residual: Tensor, weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """Two kernels: torch has none for both."""
+    """As add_rms_norm_eager, in two kernels: torch has none for both."""
     total = x + residual
     return rms_norm_torch(total, weight, eps), total
 
 
 def rms_norm_triton(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """As rms_norm_eager."""
-    if x.shape[-1] > WIDEST:
+    """As rms_norm_eager, in one kernel."""
+    if x.shape[-1] > MAX_WIDTH:
         return rms_norm_eager(x, weight, eps)
     y: Tensor = _rms_norm(x, weight, eps)[0]
     return y
@@ -61,7 +61,7 @@ def add_rms_norm_triton(
     x: Tensor, residual: Tensor, weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """As add_rms_norm_eager, in one kernel."""
-    if x.shape[-1] > WIDEST or x.shape != residual.shape or x.dtype != residual.dtype:
+    if x.shape[-1] > MAX_WIDTH or x.shape != residual.shape or x.dtype != residual.dtype:
         return add_rms_norm_eager(x, residual, weight, eps)
     y, total, _ = _add_rms_norm(x, residual, weight, eps)
     return y, total
@@ -105,7 +105,7 @@ def _(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, 
 def _rms_norm_backward(
     grad: Tensor, grad_total: Tensor | None, x: Tensor, weight: Tensor, inverse: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """dx (with grad_total added, what reached x on the way past the norm) and dw."""
+    """dx (plus grad_total, the gradient of the sum that bypasses the norm) and dw."""
     grad, x = grad.contiguous(), x.contiguous()
     grad_total = None if grad_total is None else grad_total.contiguous()
     width, rows = x.shape[-1], inverse.numel()
@@ -205,7 +205,7 @@ def _forward_kernel(  # type: ignore[no-untyped-def]
     places = rows.to(tl.int64)[:, None] * width + columns[None, :]
     x = tl.load(x_in + places, mask=mask, other=0.0)
     if HAS_RESIDUAL:
-        # Rounded to the stream's type first: the norm must see what the next layer sees.
+        # Rounded to the stream's type first: the norm must see the values that the next layer sees.
         x = (x.to(tl.float32) + tl.load(residual_in + places, mask=mask, other=0.0)).to(x.dtype)
         tl.store(total_out + places, x, mask=mask)
     x = x.to(tl.float32)

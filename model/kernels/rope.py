@@ -1,4 +1,4 @@
-"""Rotary positions (Su et al. 2021): turn the pair (x_i, x_{i + d/2}) by position * theta^(-2i/d).
+"""Rotary positions (Su et al. 2021): rotate pair (x_i, x_{i + d/2}) by position * theta^(-2i/d).
 
     a = x[..., :d/2], b = x[..., d/2:]      y = [a cos - b sin, b cos + a sin]
 
@@ -6,9 +6,9 @@ Angles, sines and the rotation itself are fp32 even when the model computes in b
 3: at position 2,000 a bf16 angle is off by up to 4 radians); the result has x's type. The gradient
 is the rotation by the opposite angle, so nothing but the angles is kept for it.
 
-The Triton kernel turns query and key in one launch. Its programs divide the flat list of pairs, not
-heads padded to a power of two, so a head of 56 costs exactly 28 pairs.
-Bytes: each element read once and written once.
+The Triton kernel rotates query and key in one launch. Its programs divide the flat list of pairs,
+not heads padded to a power of two, so a head of 56 costs exactly 28 pairs. Bytes: each element read
+once and written once.
 """
 
 import math
@@ -39,40 +39,40 @@ def rope_angles(position_ids: Tensor, head_dim: int, theta: float) -> tuple[Tens
 def rope_eager(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """x [B, heads, M, d], cos and sin fp32 [B or 1, 1, M, d/2] -> like x."""
     first, second = x.chunk(2, dim=-1)
-    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-    return turned.to(x.dtype)
+    rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return rotated.to(x.dtype)
 
 
 def rope_pair_eager(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """rope of query [B, heads, M, d] and key [B, key heads, M, d] with the same angles."""
+    """Rotate query [B, heads, M, d] and key [B, key heads, M, d] by the same angles."""
     return rope_eager(query, cos, sin), rope_eager(key, cos, sin)
 
 
 def rope_triton(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """As rope_eager; no gradient flows to the angles."""
-    turned: Tensor = _rope(x, x[:, :0], cos, sin, False)[0]
-    return turned
+    rotated: Tensor = _rope(x, x[:, :0], cos, sin, False)[0]
+    return rotated
 
 
 def rope_pair_triton(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """As rope_pair_eager, in one kernel; no gradient flows to the angles."""
-    turned: tuple[Tensor, Tensor] = _rope(query, key, cos, sin, False)
-    return turned
+    rotated: tuple[Tensor, Tensor] = _rope(query, key, cos, sin, False)
+    return rotated
 
 
 @torch.library.custom_op("steel::rope", mutates_args=())
 def _rope(
     query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, backwards: bool
 ) -> tuple[Tensor, Tensor]:
-    """Both turned (backwards: by the opposite angles), in the projections' memory layout."""
+    """Rotate both (backwards: by the opposite angles), into the projections' memory layout."""
     query, key = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key))
     cos, sin = cos.contiguous(), sin.contiguous()
-    turned_query, turned_key = _like_a_projection(query), _like_a_projection(key)
+    rotated_query, rotated_key = _like_a_projection(query), _like_a_projection(key)
     num_tokens, length, half = query.shape[0] * query.shape[2], query.shape[2], cos.shape[-1]
     query_pairs, key_pairs = (num_tokens * x.shape[1] * half for x in (query, key))
     query_programs, key_programs = -(-query_pairs // BLOCK), -(-key_pairs // BLOCK)
     if query_programs + key_programs == 0:
-        return turned_query, turned_key
+        return rotated_query, rotated_key
     strides = (*query.stride()[:3], *key.stride()[:3])
     unit = math.gcd(8, half, *strides)
     with on_device(query):
@@ -81,8 +81,8 @@ def _rope(
             key,
             cos,
             sin,
-            turned_query,
-            turned_key,
+            rotated_query,
+            rotated_key,
             query_programs,
             query_pairs,
             key_pairs,
@@ -97,7 +97,7 @@ def _rope(
             WIDE=max(_extent(query), _extent(key)) >= 2**31,
             BLOCK=BLOCK,
         )
-    return turned_query, turned_key
+    return rotated_query, rotated_key
 
 
 @_rope.register_fake
@@ -108,14 +108,14 @@ def _(
 
 
 def _like_a_projection(x: Tensor) -> Tensor:
-    """Empty [B, heads, M, d], laid out as [B, M, heads, d]: what attention reads best."""
+    """Empty [B, heads, M, d], laid out as [B, M, heads, d], which attention reads fastest."""
     _, heads, length, width = x.shape
     strides = (length * heads * width, width, heads * width, 1)
     return x.new_empty_strided(x.shape, strides)
 
 
 def _extent(x: Tensor) -> int:
-    """How far the last element is from the first."""
+    """Distance from the first element to the last, in elements."""
     return sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
 
 
@@ -147,22 +147,50 @@ def _rope_kernel(  # type: ignore[no-untyped-def]
     BLOCK: tl.constexpr,
 ):
     program = tl.program_id(0)
-    # fmt: off
     if program < query_programs:
-        _turn(
-            query_in, cos_in, sin_in, query_out, program, query_pairs, length, angles_row,
-            query_row, query_head, query_token, QUERY_HEADS, HALF, UNIT, BACKWARDS, WIDE, BLOCK,
+        _rotate(
+            query_in,
+            cos_in,
+            sin_in,
+            query_out,
+            program,
+            query_pairs,
+            length,
+            angles_row,
+            query_row,
+            query_head,
+            query_token,
+            QUERY_HEADS,
+            HALF,
+            UNIT,
+            BACKWARDS,
+            WIDE,
+            BLOCK,
         )
     elif KEY_HEADS > 0:
-        _turn(
-            key_in, cos_in, sin_in, key_out, program - query_programs, key_pairs, length,
-            angles_row, key_row, key_head, key_token, KEY_HEADS, HALF, UNIT, BACKWARDS, WIDE, BLOCK,
+        _rotate(
+            key_in,
+            cos_in,
+            sin_in,
+            key_out,
+            program - query_programs,
+            key_pairs,
+            length,
+            angles_row,
+            key_row,
+            key_head,
+            key_token,
+            KEY_HEADS,
+            HALF,
+            UNIT,
+            BACKWARDS,
+            WIDE,
+            BLOCK,
         )
-    # fmt: on
 
 
 @jit
-def _turn(  # type: ignore[no-untyped-def]
+def _rotate(  # type: ignore[no-untyped-def]
     x_in,
     cos_in,
     sin_in,
@@ -197,8 +225,8 @@ def _turn(  # type: ignore[no-untyped-def]
     sin = tl.load(sin_in + angle, mask=mask, other=0.0).to(tl.float32)
     if BACKWARDS:
         sin = -sin
-    # Strides come divided by UNIT: the compiler must see what divides them to load UNIT at a time
-    # (a head of 56 is a multiple of 8, not of the 16 that it looks for in an argument).
+    # Strides are passed divided by UNIT: the compiler must know their divisor to load UNIT values
+    # at a time (a head of 56 is a multiple of 8, not of the 16 that it detects in an argument).
     place = (row * stride_row + head * stride_head + position * stride_token) * UNIT + i
     a = tl.load(x_in + place, mask=mask, other=0.0).to(tl.float32)
     b = tl.load(x_in + place + HALF, mask=mask, other=0.0).to(tl.float32)

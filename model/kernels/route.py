@@ -7,8 +7,8 @@ T tokens, d hidden size, S slots. Everything is fp32, whatever x is.
 Gradients:    dl = C (dC - sum_j C_j dC_j),    dkeys_j = sum_t dl_tj x_t / |x_t|,
               dx = (sum_j dl_j keys_j) / |x| - x (sum_j dl_j l_j) / |x|^2.
 
-Bytes: x read once, where eager makes fp32 copies; backward, x read twice (for dx and for dkeys, a
-matrix product) and dx written.
+Bytes: x read once, where the eager reference makes fp32 copies; backward, x read twice (for dx and
+for dkeys, a matrix product) and dx written.
 """
 
 from typing import Any
@@ -18,14 +18,14 @@ from torch import Tensor
 
 from model.kernels.triton_support import jit, on_device, power_of_2, tl
 
-SHORTEST = 1e-12
-"""Length below which a token counts as this long, so that a row of zeros divides nothing by 0."""
+MIN_NORM = 1e-12
+"""Lower bound of a token's length, so that nothing is divided by 0 for a row of zeros."""
 
-MOST_SLOTS = 256
-"""Slots above which `route` is a matrix product worth the tensor cores, and goes the eager way."""
+MAX_SLOTS = 256
+"""Slots above which the eager reference, a matrix product on tensor cores, is faster."""
 
-WIDEST = 32_768
-"""Widest row that the kernel of `route` holds at once."""
+MAX_WIDTH = 32_768
+"""Widest row that the kernel holds at once; wider ones use the eager reference."""
 
 
 def route_eager(x: Tensor, keys: Tensor) -> Tensor:
@@ -33,14 +33,14 @@ def route_eager(x: Tensor, keys: Tensor) -> Tensor:
     with torch.autocast(device_type=x.device.type, enabled=False):
         x = x.float()
         # Dividing the products instead of x spares a unit-length copy of x.
-        length = x.norm(dim=-1, keepdim=True).clamp_min(SHORTEST)
+        length = x.norm(dim=-1, keepdim=True).clamp_min(MIN_NORM)
         weights: Tensor = ((x @ keys.t()) / length).softmax(dim=-1)
         return weights
 
 
 def route_triton(x: Tensor, keys: Tensor) -> Tensor:
     """As route_eager, reading x once."""
-    if keys.shape[0] > MOST_SLOTS or x.shape[1] > WIDEST:
+    if keys.shape[0] > MAX_SLOTS or x.shape[1] > MAX_WIDTH:
         return route_eager(x, keys)
     weights: Tensor = _route(x, keys)[0]
     return weights
@@ -62,7 +62,7 @@ def _route(x: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
                 inverse,
                 *x.shape,
                 len(keys),
-                SHORTEST,
+                MIN_NORM,
                 SLOTS=power_of_2(len(keys)),
                 TILE=tile,
                 BLOCK=block,
@@ -102,7 +102,7 @@ def _route_backward(
                 slopes,
                 *x.shape,
                 len(keys),
-                1 / SHORTEST,
+                1 / MIN_NORM,
                 SLOTS=power_of_2(len(keys)),
                 TILE=tile,
                 BLOCK=block,
@@ -193,7 +193,7 @@ def _route_backward_kernel(  # type: ignore[no-untyped-def]
     inverse = tl.load(inverse_in + rows, mask=in_rows, other=0.0)
     slopes = weights * (grad - tl.sum(weights * grad, axis=1)[:, None])
     tl.store(slopes_out + small, slopes * inverse[:, None], mask=small_mask)
-    # A token shorter than SHORTEST is divided by a constant, whose gradient is 0.
+    # A token shorter than MIN_NORM is divided by a constant, whose gradient is 0.
     along = tl.sum(slopes * logits, axis=1) * inverse * inverse
     along = tl.where(inverse < largest_inverse, along, 0.0)
     places = rows.to(tl.int64)[:, None] * width + columns[None, :]

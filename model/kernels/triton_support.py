@@ -1,8 +1,9 @@
-"""What our Triton kernels share: importing it where it exists, and launching.
+"""Helpers of the Triton kernels: an optional import of Triton, and launching.
 
-A kernel's module must import without Triton (a laptop) and without a GPU (this decides at launch),
-so it takes `tl` and `jit` from here. With TRITON_INTERPRET=1 in the environment before the first
-import, kernels run on CPU tensors, one operation after the other: for tests on small shapes.
+The modules of kernels must import without Triton (on a laptop) and without a GPU (one is needed
+only at launch), so they take `tl` and `jit` from here. With TRITON_INTERPRET=1 in the environment
+before the first import, kernels run on CPU tensors, one operation after the other: for tests on
+small shapes.
 """
 
 import contextlib
@@ -23,23 +24,23 @@ except ImportError:
     INSTALLED = False
 
     class tl:  # type: ignore[no-redef]
-        """Enough of triton.language to define, not run, a kernel."""
+        """The part of triton.language that defining a kernel needs; it cannot run one."""
 
         constexpr = object
 
     def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-        """Leave the function as it is: it is never launched."""
+        """Return the function unchanged: without Triton it is never launched."""
         return function
 
 
 __all__ = ["INSTALLED", "INTERPRETED", "jit", "num_programs", "on_device", "power_of_2", "tl"]
 
 INTERPRETED = INSTALLED and os.environ.get("TRITON_INTERPRET", "0") == "1"
-"""Whether kernels of this process run in Triton's interpreter."""
+"""True if kernels of this process run in Triton's interpreter."""
 
 
-def why_not() -> str | None:
-    """Why this machine cannot run our Triton kernels; None where it can."""
+def unavailable_reason() -> str | None:
+    """Reason why this machine cannot run the Triton kernels; None if it can."""
     if not INSTALLED:
         return "the package triton is not installed (pip install triton)"
     if not (INTERPRETED or torch.cuda.is_available()):
@@ -48,17 +49,18 @@ def why_not() -> str | None:
 
 
 def on_device(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Triton launches on the current device: make that the tensor's."""
+    """Make the tensor's device the current one, on which Triton launches."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
 
 
 def power_of_2(at_least: int) -> int:
-    """The smallest power of 2 that is not smaller."""
+    """The smallest power of 2 that is at least `at_least`."""
     return 1 << (at_least - 1).bit_length() if at_least > 1 else 1
 
 
 def num_programs(tensor: Tensor, per_processor: int, at_most: int) -> int:
-    """How many programs fill the GPU when each takes many rows: some for each multiprocessor."""
+    """Number of programs that fill the GPU if each takes many rows: `per_processor` for each
+    multiprocessor."""
     if not tensor.is_cuda:
         return min(3, at_most)  # the interpreter: more than one, so that tests see the division
     processors = torch.cuda.get_device_properties(tensor.device).multi_processor_count

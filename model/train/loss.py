@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from model.attention import boundary_arguments, takes_boundaries
+from model.attention import document_bound_arguments, supports_document_bounds
 from model.documents import documents_from_bounds, documents_from_positions
 from model.kernels import choose
 from model.modeling_steel import SteelForCausalLM
@@ -80,7 +80,7 @@ class ModelWithLoss(nn.Module):
     ) -> dict[str, Any]:
         """How the model is told about documents, and that it needs no cache."""
         steel = isinstance(self.model, SteelForCausalLM)
-        kernel = takes_boundaries(self.model.config._attn_implementation, input_ids.device)
+        kernel = supports_document_bounds(self.model.config._attn_implementation, input_ids.device)
         if cu_seqlens is not None and position_ids is None:
             documents = documents_from_bounds(cu_seqlens, max_seqlen, *input_ids.shape)
             position_ids = documents.positions
@@ -90,7 +90,7 @@ class ModelWithLoss(nn.Module):
             cu_seqlens = None if found is None else found.cu_seqlens
         arguments: dict[str, Any] = {"position_ids": position_ids, "use_cache": False}
         if cu_seqlens is not None and (kernel or steel):
-            arguments |= boundary_arguments(cu_seqlens, max_seqlen or input_ids.shape[1])
+            arguments |= document_bound_arguments(cu_seqlens, max_seqlen or input_ids.shape[1])
         return arguments
 
     def _without_logits(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

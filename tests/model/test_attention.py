@@ -234,7 +234,7 @@ def test_varlen_serves_other_architectures(kind: str) -> None:
     ids = torch.randint(2, 61, (2, 13), generator=torch.Generator().manual_seed(2))
     bounds = torch.tensor([0, 5, 13, 14, 26], dtype=torch.int32)
     positions = torch.cat([torch.arange(n) for n in (5, 8, 1, 12)]).view(2, 13)
-    arguments = attention.boundary_arguments(bounds, 12)
+    arguments = attention.document_bound_arguments(bounds, 12)
     with torch.no_grad():
         found = other(ids, position_ids=positions, use_cache=False, **arguments).logits
         expected = plain(ids, position_ids=positions, use_cache=False).logits
@@ -288,7 +288,7 @@ def test_varlen_says_what_it_does_not_have(options: dict[str, float], message: s
 def test_varlen_computes_in_half_precision_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "HALF", (torch.bfloat16, torch.float16))
     x = torch.randn(1, 2, 4, 8)
-    options = attention.boundary_arguments(torch.tensor([0, 4], dtype=torch.int32), 4)
+    options = attention.document_bound_arguments(torch.tensor([0, 4], dtype=torch.int32), 4)
     with pytest.raises(ValueError, match="bf16 or fp16"):
         attention.varlen_attention_forward(torch.nn.Module(), x, x, x, None, **options)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -18,7 +18,8 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 8e-3}
 
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
 NO_LIGER = pytest.mark.skipif(
-    liger.why_not() is not None, reason=f"Liger-Kernel cannot run here: {liger.why_not()}"
+    liger.unavailable_reason() is not None,
+    reason=f"Liger-Kernel cannot run here: {liger.unavailable_reason()}",
 )
 
 

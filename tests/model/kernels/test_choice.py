@@ -51,14 +51,14 @@ def test_unknown_choices_are_refused(wrong: str | dict[str, str]) -> None:
         check_choice(wrong)
 
 
-@pytest.mark.skipif(triton_support.why_not() is None, reason="Triton's kernels run here")
+@pytest.mark.skipif(triton_support.unavailable_reason() is None, reason="Triton's kernels run here")
 def test_what_this_machine_cannot_run_is_refused_when_the_model_is_built() -> None:
     check_choice("triton")  # a config written on a GPU can still be read here
     with pytest.raises(ConfigError, match=r"'triton' for rms_norm, but .*kernels: auto"):
         choose("triton")
 
 
-@pytest.mark.skipif(liger.why_not() is None, reason="Liger-Kernel runs here")
+@pytest.mark.skipif(liger.unavailable_reason() is None, reason="Liger-Kernel runs here")
 def test_a_missing_library_is_refused_with_what_to_install() -> None:
     with pytest.raises(ConfigError, match=r"'liger' for swiglu, but .*(install|GPU)"):
         choose({"swiglu": "liger"})
@@ -92,7 +92,7 @@ def test_everything_imports_and_runs_without_triton() -> None:
         "import torch\n"
         "from model.kernels import choose, triton_support\n"
         "assert not triton_support.INSTALLED\n"
-        "assert 'not installed' in triton_support.why_not()\n"
+        "assert 'not installed' in triton_support.unavailable_reason()\n"
         "y = choose('auto').swiglu(torch.ones(3), torch.ones(3))\n"
         "assert y.isfinite().all()\n"
     )

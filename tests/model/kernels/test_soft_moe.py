@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.kernels.route import MOST_SLOTS, SHORTEST
+from model.kernels.route import MAX_SLOTS, MIN_NORM
 from tests.model.kernels.cases import agree, cases, close, functions, random
 
 DTYPES = [torch.float32, torch.bfloat16]
 
 
 def weights_of(x: Tensor, keys: Tensor) -> Tensor:
-    length = x.square().sum(-1, keepdim=True).sqrt().clamp_min(SHORTEST)
+    length = x.square().sum(-1, keepdim=True).sqrt().clamp_min(MIN_NORM)
     exponentials = ((x @ keys.T) / length).exp()
     return exponentials / exponentials.sum(-1, keepdim=True)
 
@@ -58,7 +58,7 @@ def test_route_of_an_empty_token(name: str, device: str) -> None:
 @pytest.mark.parametrize(("name", "device"), cases("soft_moe"))
 def test_route_to_very_many_slots(name: str, device: str) -> None:
     route, _ = functions("soft_moe", name)
-    inputs = random(3, 5), random(MOST_SLOTS + 1, 5, seed=1)
+    inputs = random(3, 5), random(MAX_SLOTS + 1, 5, seed=1)
     agree(route, weights_of, inputs, [torch.float32] * 2, device)
 
 

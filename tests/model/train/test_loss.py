@@ -159,7 +159,7 @@ def test_a_kernel_of_another_architecture_is_given_bounds(
     """Flash kernels do not find documents by positions in batches of several rows."""
     language_model = make_any("llama")
     seen: list[dict[str, Any]] = []
-    monkeypatch.setattr("model.train.loss.takes_boundaries", lambda *_: True)
+    monkeypatch.setattr("model.train.loss.supports_document_bounds", lambda *_: True)
     language_model.base_model.register_forward_pre_hook(
         lambda _, __, kwargs: seen.append(kwargs), with_kwargs=True
     )
