@@ -29,7 +29,7 @@ from common.files import md5_of_file
 from common.paths import display
 from corpus.packing.fast_encoder import DifferentIds, FastEncoder, UnsuitableTokenizer
 from corpus.packing.pack_partition import PackJob
-from corpus.packing.workers import automatic, pack_partitions
+from corpus.packing.workers import num_workers, pack_partitions
 from corpus.partitions import cut
 from corpus.texts import Texts
 from corpus.tokenizer import configured_tokenizer
@@ -197,7 +197,7 @@ def _pack_all(
     if (folder / PackedManifest.FILE_NAME).is_file():
         return PackedManifest.read(folder)
     num_bytes = total_bytes(files)
-    workers = automatic(num_bytes) if config.workers == "auto" else config.workers
+    workers = num_workers(num_bytes) if config.workers == "auto" else config.workers
     encoder = _encoder(run, config, tokenizer.backend_tokenizer)
     run.note(encoder="fastokens" if isinstance(encoder, FastEncoder) else "transformers")
     backend = run.scratch / "backend.json"

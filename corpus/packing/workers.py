@@ -1,11 +1,10 @@
 """Partitions packed by worker processes, the largest first.
 
-    partitions ──one by one──▶ python -m corpus.packing  ──▶ progress, then the partition's shards
-                 stdin, JSON lines          stdout, JSON lines        stderr ─▶ log
+    partitions ──one by one──▶ python -m corpus.packing ──▶ progress, then the partition's shards
+                  stdin, JSON lines           stdout, JSON lines
 
-A worker lives as long as its stdin is open: it ends at once when this process is gone, however it
-went. The lock on the folder is held by this process and its workers together, so whoever continues
-an interrupted run waits until the last of them has stopped writing.
+The lock on the folder is held by this process and its workers together, so whoever continues an
+interrupted run waits until the last of them has stopped writing.
 """
 
 import contextlib
@@ -16,18 +15,18 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common.errors import DataError, StageError
-from common.paths import ROOT, display
-from corpus.packing.fast_encoder import DifferentIds
+from common.child import Child, python
+from common.errors import StageError, SteelError
+from common.files import write_json
+from common.paths import display
 from corpus.packing.pack_partition import PackJob, pack_partition, shard_prefix
 from corpus.partitions import Partition
 from model.data.manifest import ShardInfo
@@ -39,13 +38,9 @@ WORTH_A_WORKER = 64 * 1024**2
 LOCK_SECONDS = 60.0
 """How long workers of an interrupted run may take to end; they do so at once."""
 
-LOG_TAIL = 20
 
-_ERRORS = {kind.__name__: kind for kind in (DataError, DifferentIds)}
-
-
-def automatic(num_bytes: int) -> int:
-    """How many workers `auto` means: one for each core, but none for very little text."""
+def num_workers(num_bytes: int) -> int:
+    """Workers for so many bytes of text: one for each core, fewer for little text."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, min(cores, num_bytes // WORTH_A_WORKER))
@@ -57,38 +52,39 @@ def pack_partitions(
     partitions: Sequence[Partition],
     workers: int,
     scratch: Path,
-    tick: Callable[[int], None],
+    report: Callable[[int], None],
 ) -> list[ShardInfo]:
     """Pack partitions and return all their shards.
 
     Args:
         encoder: for this process, where it works alone.
         workers: processes; 1: this one.
-        scratch: an existing folder for logs and the lock.
-        tick: told a few times a second how many bytes are behind all workers.
+        scratch: an existing folder for job files, logs and the lock.
+        report: called a few times a second with the number of bytes that all workers have done.
 
     Raises:
-        DataError, DifferentIds: what the first worker says that has failed.
+        DataError, DifferentIds: from the first worker that fails.
         StageError: a worker was killed, or an earlier run's workers do not end.
     """
     # The largest first, lest one of them be all that is left to do at the end.
     order = sorted(partitions, key=lambda partition: (-partition.size, shard_prefix(partition)))
+    workers = min(workers, len(order))
     done: dict[str, int] = {}
 
-    def notice(partition: Partition, at: int) -> None:
+    def add(partition: Partition, at: int) -> None:
         done[shard_prefix(partition)] = at
-        tick(sum(done.values()))
+        report(sum(done.values()))
 
-    with _writing(scratch / "lock") as lock:
-        if min(workers, len(order)) <= 1:
-            found = [pack_partition(job, encoder, p, partial(notice, p)) for p in order]
+    with _locked(scratch / "lock") as lock:
+        if workers <= 1:
+            found = [pack_partition(job, encoder, p, partial(add, p)) for p in order]
             return [shard for shards in found for shard in shards]
-        return _Workers(job, order, scratch, lock, notice).run(min(workers, len(order)))
+        return _Workers(job, order, scratch, lock, add).run(workers)
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[int]:
-    """The lock of whoever writes shards: workers inherit the descriptor, and with it the lock."""
+def _locked(path: Path) -> Iterator[int]:
+    """Hold the lock of whoever writes shards; workers inherit its descriptor, and thus the lock."""
     with path.open("wb") as file:
         deadline = time.monotonic() + LOCK_SECONDS
         while True:
@@ -110,36 +106,26 @@ def _writing(path: Path) -> Iterator[int]:
         yield file.fileno()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Death:
-    """A worker ended without having been asked to."""
-
-    partition: Partition
-    status: int
-    log: Path
-
-    def error(self) -> StageError:
-        worker = f"the worker process that packed {display(self.partition.path)}"
-        if self.status == -signal.SIGKILL:
-            return StageError(
-                f"{worker} was killed, most likely because memory ran out. What is "
-                "finished is kept: run again with fewer pack.workers "
-                "(each needs about 0.4 GB, and some eight times the longest line)"
-            )
-        if self.status < 0:
-            return StageError(
-                f"{worker} was ended by "
-                f"{signal.Signals(-self.status).name}. What is finished is kept: run again; if it "
-                "happens again, with pack.encoder: transformers"
-            )
-        tail = "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-LOG_TAIL:])
+def _failure(worker: Child, partition: Partition) -> SteelError:
+    """Error of a worker that ended before its partition was packed."""
+    name = f"the worker process that packed {display(partition.path)}"
+    status = worker.process.wait()
+    if status == -signal.SIGKILL:
         return StageError(
-            f"{worker} ended with status {self.status} (log {display(self.log)}):\n{tail}"
+            f"{name} was killed, most likely because memory ran out. What is finished is kept: "
+            "run again with fewer pack.workers (each needs about 0.4 GB, and some eight times the "
+            "longest line)"
         )
+    if status < 0:
+        return StageError(
+            f"{name} was ended by {signal.Signals(-status).name}. What is finished is kept: run "
+            "again; if it happens again, with pack.encoder: transformers"
+        )
+    return worker.failure(name)
 
 
 class _Workers:
-    """Processes, and a thread for each that hands it partitions and listens."""
+    """Processes, and a thread for each that sends it partitions and receives its messages."""
 
     def __init__(
         self,
@@ -147,15 +133,14 @@ class _Workers:
         partitions: Sequence[Partition],
         scratch: Path,
         lock: int,
-        notice: Callable[[Partition, int], None],
+        add: Callable[[Partition, int], None],
     ) -> None:
-        self.lock, self.scratch, self.notice = lock, scratch, notice
-        self.first = json.dumps(asdict(job)).encode() + b"\n"
+        self.job, self.scratch, self.lock, self.add = job, scratch, lock, add
         self.waiting: queue.SimpleQueue[Partition] = queue.SimpleQueue()
         for partition in partitions:
             self.waiting.put(partition)
-        self.num_partitions = len(partitions)
-        self.said: queue.SimpleQueue[tuple[Partition, dict[str, Any]] | _Death] = (
+        self.num_left = len(partitions)
+        self.messages: queue.SimpleQueue[tuple[Child, Partition, dict[str, Any]]] = (
             queue.SimpleQueue()
         )
 
@@ -163,76 +148,63 @@ class _Workers:
         shards: list[ShardInfo] = []
         with contextlib.ExitStack() as stack:
             for number in range(workers):
-                log = self.scratch / f"worker-{number}.log"
-                child = self._start(log)
-                stack.callback(_end, child)
-                threading.Thread(target=self._feed, args=(child, log), daemon=True).start()
-            left = self.num_partitions
-            while left:
+                worker = self._start(self.scratch / f"worker-{number}.json")
+                stack.callback(_end, worker)
+                threading.Thread(target=self._feed, args=(worker,), daemon=True).start()
+            while self.num_left:
                 try:
-                    # Not without an end: whoever cancels the run is heard between two of these.
-                    event = self.said.get(timeout=0.5)
+                    # With a timeout: whoever cancels the run is heard between two of these.
+                    worker, partition, message = self.messages.get(timeout=0.5)
                 except queue.Empty:
                     continue
-                if isinstance(event, _Death):
-                    raise event.error()
-                partition, message = event
                 if "at" in message:
-                    self.notice(partition, message["at"])
+                    self.add(partition, message["at"])
                 elif "shards" in message:
                     shards += [ShardInfo(**shard) for shard in message["shards"]]
-                    left -= 1
+                    self.num_left -= 1
                 else:
-                    raise _error(message["error"])
+                    raise _failure(worker, partition)
         return shards
 
-    def _start(self, log: Path) -> "subprocess.Popen[bytes]":
-        with log.open("wb") as file:
-            return subprocess.Popen(
-                [sys.executable, "-m", "corpus.packing"],
-                cwd=ROOT,
-                pass_fds=[self.lock],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=file,
-                # A core for each worker: threads inside of workers would get into each other's way.
-                env=os.environ | {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"},
-            )
+    def _start(self, job: Path) -> Child:
+        write_json(job, asdict(self.job))
+        return Child(
+            python("corpus.packing", job),
+            job,
+            # A core for each worker: threads inside of workers would get into each other's way.
+            env=os.environ | {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"},
+            grace=0,  # what it has not finished is begun again
+            pass_fds=[self.lock],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
 
-    def _feed(self, child: "subprocess.Popen[bytes]", log: Path) -> None:
-        assert child.stdin and child.stdout
-        to_send = self.first
+    def _feed(self, worker: Child) -> None:
+        """Give a worker one partition after the other; an empty message says that it ended."""
+        stdin, stdout = worker.process.stdin, worker.process.stdout
+        assert stdin and stdout
         while True:
             try:
                 partition = self.waiting.get_nowait()
             except queue.Empty:
                 return
-            try:
-                child.stdin.write(to_send + json.dumps(asdict(partition)).encode() + b"\n")
-                child.stdin.flush()
-                to_send = b""
-                message: dict[str, Any] = {}
-                while "shards" not in message and (line := child.stdout.readline()):
+            message: dict[str, Any] = {}
+            # An error: its end of a pipe is closed, or ours by `run`.
+            with contextlib.suppress(OSError, ValueError):
+                stdin.write(json.dumps(asdict(partition)).encode() + b"\n")
+                stdin.flush()
+                while "shards" not in message and (line := stdout.readline()):
                     message = json.loads(line)
-                    self.said.put((partition, message))
-            except (OSError, ValueError):  # its end of the pipe is closed, or ours by `run`
-                message = {}
+                    self.messages.put((worker, partition, message))
             if "shards" not in message:
-                self.said.put(_Death(partition=partition, status=child.wait(), log=log))
+                self.messages.put((worker, partition, {}))
                 return
 
 
-def _end(child: "subprocess.Popen[bytes]") -> None:
-    """Stop a worker, wherever it is: what it has not finished is begun again."""
-    child.kill()
-    child.wait()
-    for pipe in (child.stdin, child.stdout):
+def _end(worker: Child) -> None:
+    """Stop a worker, wherever it is."""
+    worker.stop()
+    for pipe in (worker.process.stdin, worker.process.stdout):
         assert pipe
         with contextlib.suppress(OSError):  # what was not yet sent cannot be
             pipe.close()
-
-
-def _error(left: dict[str, Any]) -> Exception:
-    if left["type"] == "OSError":
-        return OSError(left["errno"], left["message"])
-    return _ERRORS.get(left["type"], StageError)(left["message"])

@@ -29,8 +29,8 @@ from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import model.modeling_steel as _registers_auto_classes  # noqa: F401
-from common.config import from_json
-from common.errors import DataError, SteelError
+from common.child import run_job
+from common.errors import DataError
 from common.files import write_text
 from model.train.run.metrics import JsonlSink
 
@@ -185,9 +185,8 @@ class ChoiceLM(HFLM):
         )
 
 
-def main(argv: list[str]) -> None:
-    """Evaluate as the JSON file `argv[0]` says."""
-    job = from_json(EvaluateJob, Path(argv[0]))
+def evaluate(job: EvaluateJob) -> None:
+    """Evaluate a model in this rank."""
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     device = torch.device("cpu")
     if torch.cuda.is_available():
@@ -309,11 +308,6 @@ class _Progress:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     for noisy in ("lm_eval", "datasets", "transformers"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    try:
-        main(sys.argv[1:])
-    except SteelError as error:
-        log.error("%s", error)
-        sys.exit(2)
+    sys.exit(run_job(EvaluateJob, evaluate, sys.argv[1:]))

@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import logging
 import signal
-import subprocess
 import sys
 import time
 import uuid
@@ -25,10 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from common.child import Child, python
 from common.config import from_json
 from common.errors import DataError
 from common.files import write_json
-from model.entry.launch import SHUTDOWN_SECONDS, Nodes, environment
+from model.entry.launch import GRACE_SECONDS, Nodes, environment
 
 log = logging.getLogger("model.entry.join")
 
@@ -71,20 +71,10 @@ class Call:
 
     def command(self) -> list[str]:
         """What starts one machine's part."""
-        return [
-            sys.executable,
-            "-m",
-            "model.entry.launch",
-            "--nodes",
-            str(self.nodes),
-            "--rendezvous",
-            self.rendezvous,
-            "--run-id",
-            self.run_id,
-            str(self.num_processes),
-            self.module,
-            *self.arguments,
-        ]
+        where = ("--nodes", self.nodes, "--rendezvous", self.rendezvous, "--run-id", self.run_id)
+        return python(
+            "model.entry.launch", *where, self.num_processes, self.module, *self.arguments
+        )
 
     @contextlib.contextmanager
     def standing(self, store: Path) -> Iterator[None]:
@@ -120,7 +110,7 @@ class Joiner:
         self.store = store
         self.stopping = False
         self._call: Call | None = None
-        self._child: subprocess.Popen[bytes] | None = None
+        self._child: Child | None = None
 
     def run(self) -> None:
         """Until SIGTERM, SIGINT, or the connection that started this is lost (SIGHUP)."""
@@ -139,8 +129,8 @@ class Joiner:
             self.end()
             log.info("starting %d rank(s) of %s", call.num_processes, call.module)
             self._call = call
-            self._child = subprocess.Popen(
-                call.command(), stdin=subprocess.DEVNULL, env=environment(call.num_processes)
+            self._child = Child(
+                call.command(), None, env=environment(call.num_processes), grace=GRACE_SECONDS
             )
         if self._child is not None and (code := self._child.poll()) is not None:
             log.info("ended with exit code %d; waiting for the next call", code)
@@ -148,15 +138,9 @@ class Joiner:
 
     def end(self) -> None:
         """Let the ranks save, and end them."""
-        if self._child is None:
-            return
-        self._child.terminate()
-        try:
-            self._child.wait(SHUTDOWN_SECONDS + 5)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
-        self._child = None
+        if self._child is not None:
+            self._child.stop()
+            self._child = None
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.stopping = True

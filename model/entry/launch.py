@@ -31,6 +31,9 @@ from model.entry import loopback
 SHUTDOWN_SECONDS = 20
 """Grace: how long torchrun lets the ranks save after SIGTERM before it kills them. In it fall the
 rest of a step or of a validation batch, the rest of a save that is under way, and a save."""
+GRACE_SECONDS = SHUTDOWN_SECONDS + 5.0
+"""What whoever starts a launch gives it after SIGTERM: a little more, for itself. Prefect's worker
+kills the flow 30 s after it cancelled it."""
 JOIN_SECONDS = 600
 """How long the machines of a run wait for each other."""
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from common.config import from_json
-from common.errors import ConfigError, DataError, StageError, SteelError
+from common.child import run_job
+from common.errors import StageError, SteelError
 from model.data.integrity import forget_sessions
 from model.entry.launch import leave
 from model.train.build import Run, build
@@ -79,29 +79,24 @@ def _export(run: Run, output: Path, ranks: DistributedContext) -> None:
         raise StageError(f"the trained model could not be exported: {problem}")
 
 
-def main(argv: list[str]) -> int:
-    """Run the job in the JSON file `argv[0]`; returns the exit code."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
-    logging.captureWarnings(True)
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    disable_progress_bar()  # a bar in a log file is noise
-    if len(argv) != 1:
-        log.error("usage: python -m model.entry.pretrain JOB.json")
-        return 2
+def _run(job: PretrainJob) -> int:
+    """Run the job; returns the exit code."""
     try:
-        pretrain(from_json(PretrainJob, Path(argv[0])))
+        pretrain(job)
     except Stopped as stopped:
         log.warning("%s", stopped)
         return EXIT_STOPPED
     except RankLostError as error:
         log.error("%s", error)
         return EXIT_HANGING
-    except SteelError as error:
-        log.error("%s", error)
-        return 2 if isinstance(error, ConfigError | DataError) else 1
     return 0
+
+
+def main(argv: list[str]) -> int:
+    """Run the job in the JSON file `argv[0]`; returns the exit code."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    disable_progress_bar()  # a bar in a log file is noise
+    return run_job(PretrainJob, _run, argv)
 
 
 if __name__ == "__main__":

@@ -9,20 +9,19 @@ configuration leaves nothing of the last one in memory.
 """
 
 import dataclasses
-import json
 import logging
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from common.config import from_json
-from common.errors import ConfigError, SteelError
-from common.paths import ROOT
+from common.child import Child, python, run_job
+from common.errors import ConfigError
+from common.files import write_json
 from common.provenance import software_versions
+from model.entry.launch import environment
 from model.train.distributed.context import DistributedContext, distributed_context
 from model.train.distributed.device import device_name
 from model.train.throughput.measure import Result, Status, ThroughputJob, measure
@@ -61,38 +60,18 @@ def throughput(job: ThroughputJob) -> int:
 def run_alone(job: ThroughputJob, num_processes: int) -> Result:
     """Measure in processes of their own, started from here, and wait for the result.
 
-    Raises ConfigError for a job that no machine could run, RuntimeError with the last lines of the
-    log when the entry broke.
+    Raises ConfigError for a job that no machine could run, and what ended the entry otherwise.
     """
     job.check()
-    folder = Path(job.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "result.json").unlink(missing_ok=True)
-    path = folder / "job.json"
-    path.write_text(json.dumps(dataclasses.asdict(job), indent=1), encoding="utf-8")
-    command = [
-        sys.executable,
-        "-m",
-        "model.entry.launch",
-        str(num_processes),
-        __spec__.name,
-        str(path),
-    ]
-    threads = max(1, (os.cpu_count() or 1) // num_processes)
-    with (folder / "throughput.log").open("wb") as output:
-        child = subprocess.run(
-            command,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={"OMP_NUM_THREADS": str(threads), **os.environ},
-            check=False,
-        )
-    if (folder / "result.json").is_file():
-        return Result.read(folder)
-    tail = (folder / "throughput.log").read_text(encoding="utf-8", errors="replace")[-3000:]
-    raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}:\n{tail}")
+    path = Path(job.output) / "throughput.json"
+    (path.parent / "result.json").unlink(missing_ok=True)
+    write_json(path, dataclasses.asdict(job))
+    command = python("model.entry.launch", num_processes, __spec__.name, path)
+    with Child(command, path, env=environment(num_processes)) as child:
+        child.process.wait()
+    if (path.parent / "result.json").is_file():
+        return Result.read(path.parent)
+    raise child.failure(f"throughput: {__spec__.name}")
 
 
 def _status(error: Exception) -> Status | None:
@@ -126,18 +105,8 @@ def _give_up(
 
 def main(argv: list[str]) -> int:
     """Run the job in the JSON file `argv[0]`; returns the exit code."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
     disable_progress_bar()
-    if len(argv) != 1:
-        log.error("usage: python -m model.entry.throughput JOB.json")
-        return 2
-    try:
-        return throughput(from_json(ThroughputJob, Path(argv[0])))
-    except SteelError as error:
-        log.error("%s", error)
-        return 2
+    return run_job(ThroughputJob, throughput, argv)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,7 @@ import torch.distributed as dist
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from common.config import from_json
-from common.errors import SteelError
+from common.child import run_job
 from common.files import publish_folder
 from model.train.distributed.signals import EXIT_STOPPED, StopFlag
 from model.train.finetune.checkpoints import complete_checkpoints, is_last_step, remove_incomplete
@@ -86,13 +85,7 @@ def run_entry(job_type: type[JobT], build: Build[JobT]) -> None:
         # A process group of one would only wrap the model in DDP.
         for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
             os.environ.pop(name, None)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     disable_progress_bar()
     for noisy in ("datasets", "transformers", "accelerate", "trl"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
-    try:
-        code = fit(from_json(job_type, Path(sys.argv[1])), build)
-    except SteelError as error:
-        log.error("%s", error)
-        code = 2
-    sys.exit(code)
+    sys.exit(run_job(job_type, lambda job: fit(job, build), sys.argv[1:]))

@@ -16,7 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
+from common.child import Child
 from common.errors import DataError, StageError
+from common.files import write_json
 from corpus.packing import batches as packing_batches
 from corpus.packing import workers
 from corpus.packing.batches import batches
@@ -100,14 +102,15 @@ def packed(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[list["subprocess.Popen[bytes]"]]:
+def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[bytes]]]:
     """The worker processes that are started."""
     started: list[subprocess.Popen[bytes]] = []
     real = workers._Workers._start
 
-    def start(self: Any, log: Path) -> "subprocess.Popen[bytes]":
-        started.append(real(self, log))
-        return started[-1]
+    def start(self: Any, job: Path) -> Child:
+        worker = real(self, job)
+        started.append(worker.process)
+        return worker
 
     monkeypatch.setattr(workers._Workers, "_start", start)
     yield started
@@ -138,8 +141,8 @@ def test_transformers_gives_the_same_bytes(
 
 
 def test_no_more_workers_than_the_text_is_worth() -> None:
-    assert workers.automatic(1000) == 1
-    assert 1 <= workers.automatic(10**12) <= (os.cpu_count() or 1)
+    assert workers.num_workers(1000) == 1
+    assert 1 <= workers.num_workers(10**12) <= (os.cpu_count() or 1)
     with pytest.raises(ValueError, match="workers must be 1 or more"):
         check(PackConfig(workers=0))
     with pytest.raises(ValueError, match="part_bytes must be 1 or more"):
@@ -384,16 +387,17 @@ def peak_of_worker(root: Path, backend: Path, path: Path, folder: Path) -> int:
         shard_tokens=5_000_000,
         folder=str(folder),
     )
+    job_file = folder.with_suffix(".json")
+    write_json(job_file, vars(job))
     child = subprocess.Popen(
-        [sys.executable, "-m", "corpus.packing"],
+        [sys.executable, "-m", "corpus.packing", str(job_file)],
         cwd=root,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     assert child.stdin and child.stdout
-    for value in (job, part):
-        child.stdin.write(json.dumps(vars(value)) + "\n")
+    child.stdin.write(json.dumps(vars(part)) + "\n")
     child.stdin.flush()
     for line in child.stdout:
         if "shards" in line:
