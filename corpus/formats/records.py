@@ -5,15 +5,12 @@
                                                  {…}\\n{…}\\n     JSON lines
 
 What cannot be read comes out as a `Damaged` in its place: it never stops or shortens the run.
-Memory stays bounded by `MAX_RECORD` whatever the size of the file.
+Memory stays bounded by `json_items.MAX_RECORD` whatever the size of the file.
 """
 
-import codecs
-import json
-import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -21,12 +18,10 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from corpus import json_items
 from corpus.formats.encodings import Encoding, opened, peeked
+from corpus.json_items import Lookahead, MalformedJson, array_items, parse_json
 
-MAX_RECORD = 64 * 1024**2
-"""Longest record, in bytes (JSON lines) or characters (JSON array), that is taken for one."""
-
-CHUNK = 1 << 20
 BATCH_ROWS = 256
 
 
@@ -67,7 +62,7 @@ def read_records(path: Path) -> Iterator[Raw]:
             return
         with opened(path) as (file, disk, encoding):
             array = peeked(file).lstrip().startswith(b"[")
-            yield from (_Array if array else _lines)(file, disk, encoding)
+            yield from (_items if array else _lines)(file, disk, encoding)
     except BROKEN as error:
         yield cannot_read_on(path, error)
 
@@ -90,21 +85,31 @@ def _lines(file: IO[bytes], disk: IO[bytes], encoding: Encoding) -> Iterator[Raw
         yield Raw(number, value, at, name)
 
 
+def _items(file: IO[bytes], disk: IO[bytes], encoding: Encoding) -> Iterator[Raw]:
+    for number, item in enumerate(array_items(Lookahead(file.read)), 1):
+        value = item.value
+        if item.reason:
+            not_utf8 = item.reason == json_items.NOT_UTF8
+            reason = f"not {encoding.name}" if not_utf8 else item.reason
+            value = Damaged(reason=reason, excerpt=item.excerpt)
+        yield Raw(number, value, disk.tell(), encoding.name)
+
+
 def split(file: IO[bytes]) -> Iterator[bytes]:
     """Lines of a file. Of one that is longer than a record may be only the beginning is kept, and
-    it is one byte longer than MAX_RECORD.
+    it is one byte longer than json_items.MAX_RECORD.
 
     Split at \\n only: JSON strings may hold \\x85 or \\u2028, which str.splitlines() would cut at.
     """
-    while line := file.readline(MAX_RECORD + 1):
+    while line := file.readline(json_items.MAX_RECORD + 1):
         yield line
-        while len(line) > MAX_RECORD and not line.endswith(b"\n"):
-            line = file.readline(MAX_RECORD + 1)
+        while len(line) > json_items.MAX_RECORD and not line.endswith(b"\n"):
+            line = file.readline(json_items.MAX_RECORD + 1)
 
 
 def decoded(line: bytes, encoding: Encoding) -> str | Damaged:
     """A line as text. Damaged, with the place, where it is not in the file's encoding."""
-    if len(line) > MAX_RECORD and not line.endswith(b"\n"):
+    if len(line) > json_items.MAX_RECORD and not line.endswith(b"\n"):
         return Damaged(reason="longer than a record may be", excerpt=_excerpt(line))
     try:
         return line.decode()
@@ -124,144 +129,12 @@ def _parse_bytes(line: bytes, encoding: Encoding) -> Any:
     if not line.strip():
         return Damaged(reason="empty line")
     text = decoded(line, encoding)
-    return text if isinstance(text, Damaged) else _parse(text.removeprefix("\ufeff"))
-
-
-def _parse(text: str) -> Any:
-    """A JSON value or a Damaged."""
+    if isinstance(text, Damaged):
+        return text
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        return Damaged(reason=f"malformed JSON: {error.msg}", excerpt=text.strip()[:200])
-    except RecursionError:
-        return Damaged(reason="malformed JSON: nested too deeply", excerpt=text.strip()[:200])
-    except ValueError as error:  # an integer of thousands of digits
-        return Damaged(reason=f"malformed JSON: {error}"[:200], excerpt=text.strip()[:200])
-
-
-_IN_TEXT = re.compile(r'["\\\n]')
-_OUTSIDE = re.compile(r'["{}\[\]]')
-_BLANKS = re.compile(r"[ \t\r\n]*")
-_BETWEEN = re.compile(r"[ \t\r\n,\]]*")
-_SCALAR_END = re.compile(r"[,\]\s]")
-_UNDECODED = re.compile("[\ud800-\udfff]")
-_ANY_START = re.compile(r"\n\s*(?=\{)|(?<=\})\s*,\s*(?=\{)")
-_FIRST_KEY = re.compile(r'\{\s*("(?:[^"\\]|\\.)*")\s*:')
-
-
-class _Array:
-    """Items of a JSON array. Each is cut out by its brackets and then parsed on its own.
-
-    Behind a damaged item reading goes on where the next line begins like those of items before it,
-    or, in an array without line breaks, at the next object with the first key of those before it.
-    """
-
-    def __init__(self, file: IO[bytes], disk: IO[bytes], encoding: Encoding) -> None:
-        self.file, self.disk, self.encoding = file, disk, encoding
-        # Bytes that are not UTF-8 become lone surrogates, so one bad item does not end the file.
-        self.decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
-        self.buffer, self.position, self.ended = "", 0, False
-        self.next_start = _ANY_START
-
-    def __iter__(self) -> Iterator[Raw]:
-        self._skip(_BLANKS)
-        self.position += 1  # the opening bracket
-        number, gap = 0, self._skip(_BETWEEN)
-        while self.position < len(self.buffer):
-            number += 1
-            value = self._item(gap)
-            yield Raw(number, value, self.disk.tell(), self.encoding.name)
-            gap = self._skip(_BETWEEN)
-
-    def _more(self) -> bool:
-        """Read on; False at the end of the file."""
-        data = b"" if self.ended else self.file.read(CHUNK)
-        self.ended = not data
-        self.buffer += self.decode(data, self.ended)
-        return not self.ended
-
-    def _skip(self, blanks: re.Pattern[str]) -> str:
-        """Go to the next item, and say what was in between."""
-        skipped = ""
-        while True:
-            match = blanks.match(self.buffer, self.position)
-            assert match is not None  # it matches nothing at all, too
-            skipped += match.group()
-            self.position = match.end()
-            if self.position < len(self.buffer):
-                if self.position > CHUNK // 2:  # what lies behind is needed no more
-                    self.buffer, self.position = self.buffer[self.position :], 0
-                return skipped
-            self.buffer, self.position = "", 0
-            if not self._more():
-                return skipped
-
-    def _item(self, gap: str) -> Any:
-        start, end = self.position, self._end()
-        item = self.buffer[start : end if end is not None else start + 200]
-        value: Any = Damaged(reason="malformed JSON: item does not end", excerpt=item)
-        if end is not None:
-            try:
-                value = orjson.loads(item)
-            except ValueError:
-                value = _parse(item)
-        if isinstance(value, Damaged) or end is None:
-            self._resume(start + 1)
-            return replace(value, excerpt=_shown(item))
-        self.position = end
-        if _UNDECODED.search(item):
-            return Damaged(reason=f"not {self.encoding.name}", excerpt=_shown(item))
-        if self.next_start is _ANY_START:
-            self.next_start = _start_like(gap, item)
-        return value
-
-    def _end(self) -> int | None:
-        """Where the item at the position ends; None when it does not, or is too long."""
-        start = at = self.position
-        depth, in_text = 0, False
-        scalar = self.buffer[start] not in '{["'
-        while True:
-            mark = (_SCALAR_END if scalar else _IN_TEXT if in_text else _OUTSIDE).search(
-                self.buffer, at
-            )
-            if mark is None:
-                at = max(at, len(self.buffer))
-                if len(self.buffer) - start > MAX_RECORD or not self._more():
-                    return len(self.buffer) if scalar else None
-                continue
-            char, at = mark.group(), mark.end()
-            if scalar:
-                return mark.start()
-            if in_text:
-                if char == "\n":  # no string goes over a line end
-                    return None
-                at += char == "\\"
-                in_text = char == "\\"
-            elif char == '"':
-                in_text = True
-            else:
-                depth += 1 if char in "{[" else -1
-            if depth <= 0 and not in_text:
-                return at
-
-    def _resume(self, at: int) -> None:
-        """Go to where the next item begins, behind one that is damaged."""
-        while not (found := self.next_start.search(self.buffer, at)):
-            kept = max(at, len(self.buffer) - 1024)  # a start may be cut in two
-            self.buffer, at = self.buffer[kept:], 0
-            if not self._more():
-                self.position = len(self.buffer)
-                return
-        self.position = found.start()
-
-
-def _start_like(gap: str, item: str) -> re.Pattern[str]:
-    """What the beginnings of items look like, given what stands before one and the item."""
-    _, newline, indent = gap.rpartition("\n")
-    if newline and item.startswith("{"):
-        return re.compile(rf"\n[ \t]{{0,{len(indent)}}}(?=\{{)")  # what is nested stands deeper
-    key = _FIRST_KEY.match(item)
-    return re.compile(rf"(?=\{{\s*{re.escape(key[1])}\s*:)") if key else _ANY_START
+        return parse_json(text.removeprefix("\ufeff"))
+    except MalformedJson as malformed:
+        return Damaged(reason=str(malformed), excerpt=text.removeprefix("\ufeff").strip()[:200])
 
 
 def _parquet(path: Path) -> Iterator[Raw]:
@@ -298,11 +171,6 @@ def _row(batch: pa.RecordBatch, row: int) -> Any:
         return Damaged(reason=f"not UTF-8 at byte {error.start}", excerpt=_excerpt(error.object))
     except ValueError as error:
         return Damaged(reason=f"not a value: {error}"[:300])
-
-
-def _shown(item: str) -> str:
-    """How an item begins; bytes that were not UTF-8 as replacement characters."""
-    return _excerpt(item[:200].encode("utf-8", "surrogateescape"))
 
 
 def _excerpt(data: bytes) -> str:

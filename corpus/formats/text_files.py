@@ -15,8 +15,9 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml.common import DefusedXmlException  # type: ignore[import-untyped]
 from defusedxml.ElementTree import fromstring  # type: ignore[import-untyped]
 
+from corpus import json_items
 from corpus.formats.encodings import opened, suffix
-from corpus.formats.records import BROKEN, MAX_RECORD, Damaged, Raw, cannot_read_on, decoded, split
+from corpus.formats.records import BROKEN, Damaged, Raw, cannot_read_on, decoded, split
 
 FEEDS = (".xml", ".rss", ".atom")
 WHOLE = (".txt", ".text", ".md", ".markdown", ".html", ".htm", ".xhtml", ".tex", ".rst", *FEEDS)
@@ -44,7 +45,7 @@ def read_file(path: Path) -> Iterator[Raw]:
     size = path.stat().st_size
     try:
         with opened(path) as (file, _, encoding):
-            text = decoded(file.read(MAX_RECORD + 1).removesuffix(b"\n"), encoding)
+            text = decoded(file.read(json_items.MAX_RECORD + 1).removesuffix(b"\n"), encoding)
     except BROKEN as error:
         yield cannot_read_on(path, error)
         return

@@ -10,8 +10,6 @@ The file is read only as far as it is needed. `.gz` and `.zst` are unpacked on t
 
 import codecs
 import math
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -21,14 +19,13 @@ import pyarrow.parquet as pq
 
 from common.disk import human
 from common.errors import DataError
+from corpus import json_items
+from corpus.json_items import Lookahead, array_items
 from corpus.sources.archives import Budget, blame
 from corpus.sources.compression import Decompressed, packing
 
 Reading = Literal["records", "files", "lines"]
 """What is a record, as a corpus's recipe says."""
-
-MAX_RECORD = 64 * 1024**2
-"""Longest record, in bytes."""
 
 CHUNK = 1 << 16
 BATCH_ROWS = 256
@@ -89,7 +86,7 @@ def take_front(
         reading: `files` takes it whole and `lines` by lines, whatever it looks like.
 
     Raises:
-        DataError: it is damaged, or a record is longer than `MAX_RECORD`.
+        DataError: it is damaged, or a record is longer than `json_items.MAX_RECORD`.
     """
     packed = packing(name, streams=True)
     records = reading == "records" and packed is None
@@ -100,7 +97,7 @@ def take_front(
             raise DataError(f"{label} is damaged: {type(error).__name__}: {error}") from error
     budget = Budget(label, size)
     with blame(budget):
-        stream = _Text(raw, packed.codec if packed else "", budget, label)
+        stream = _Content(raw, packed.codec if packed else "", budget, label)
         plain = name[: -len(packed.suffix)] if packed else name
         found = _format(stream, plain.lower()) if reading == "records" else reading
         match found:
@@ -118,8 +115,8 @@ def _magic(raw: IO[bytes]) -> bytes:
     return start
 
 
-class _Text:
-    """Unpacked bytes with a place to look ahead, and their position in the stored file."""
+class _Content(Lookahead):
+    """Unpacked content of a file, whose offsets can be found in the stored file."""
 
     def __init__(self, raw: IO[bytes], codec: str, budget: Budget, label: str) -> None:
         self._unpacked = (
@@ -127,37 +124,25 @@ class _Text:
             if codec
             else None
         )
-        self._raw = raw
+        super().__init__((self._unpacked or raw).read, CHUNK)
         self._label = label
-        self.buffer = bytearray()
-        self.start = 0
-        """Offset of the buffer's first byte in the unpacked text."""
-        self.ended = False
 
     def grow(self) -> bool:
-        """Read some more into the buffer; False at the end."""
-        if len(self.buffer) > MAX_RECORD:
+        """Read some more. Raises DataError when the buffer holds more than a record may have."""
+        if len(self.buffer) > json_items.MAX_RECORD:
             raise DataError(
-                f"{self._label} has a record of more than {human(MAX_RECORD)}, which no sample can "
-                "take: acquire it whole, without fraction and limit"
+                f"{self._label} has a record of more than {human(json_items.MAX_RECORD)}, which no "
+                "sample can take: acquire it whole, without fraction and limit"
             )
-        data = (self._unpacked or self._raw).read(CHUNK)
-        self.ended = not data
-        self.buffer += data or b""
-        return not self.ended
+        return super().grow()
 
-    def drop(self, count: int) -> None:
-        """Forget bytes at the front of the buffer."""
-        del self.buffer[:count]
-        self.start += count
-
-    def position(self, ahead: int = 0) -> float:
-        """Where the buffer, or `ahead` bytes into it, lies in the stored file."""
-        offset = self.start + ahead
+    def position(self, offset: int | None = None) -> float:
+        """Position in the stored file of an offset, or of the buffer's first byte."""
+        offset = self.start if offset is None else offset
         return self._unpacked.position(offset) if self._unpacked else float(offset)
 
 
-def _format(text: _Text, name: str) -> str:
+def _format(text: _Content, name: str) -> str:
     suffix = Path(name).suffix
     while len(text.buffer) < 4096 and text.grow():
         pass
@@ -177,7 +162,7 @@ def _format(text: _Text, name: str) -> str:
     return "lines" if first.rstrip().endswith(b"}") else "whole"
 
 
-def _lines(text: _Text, out: IO[bytes], front: Front) -> Taken:
+def _lines(text: _Content, out: IO[bytes], front: Front) -> Taken:
     searched = 0
     while True:
         end = text.buffer.find(b"\n", searched)
@@ -197,69 +182,21 @@ def _lines(text: _Text, out: IO[bytes], front: Front) -> Taken:
         searched = 0
 
 
-def _items(text: _Text, out: IO[bytes], front: Front) -> Taken:
-    opening = text.buffer.index(b"[") + 1
-    text.drop(opening)
+def _items(text: _Content, out: IO[bytes], front: Front) -> Taken:
     out.write(b"[")
-    for item in _cut(text):
-        if not front.wants(text.position()):
+    for item in array_items(text):
+        position = text.position(item.offset)
+        if not front.wants(position):
             out.write(b"\n]\n")
-            return front.taken(text.position(), at_end=False)
+            return front.taken(position, at_end=False)
         out.write(b",\n" if front.records else b"\n")
-        out.write(item)
+        out.write(item.data)
         front.records += 1
-        text.drop(len(item))
     out.write(b"\n]\n")
     return front.taken(text.position(), at_end=True)
 
 
-_MARK = re.compile(rb'["\\{}\[\]]')
-_SCALAR_END = re.compile(rb"[,\]\s]")
-_BETWEEN = re.compile(rb"[ \t\r\n,]*")
-
-
-def _cut(text: _Text) -> Iterator[bytes]:
-    """The items of an array, each at the front of the buffer when it is given."""
-    while True:
-        blank = _BETWEEN.match(text.buffer)
-        text.drop(blank.end() if blank else 0)
-        if not text.buffer:
-            if text.ended or not text.grow():
-                return
-        elif text.buffer[:1] == b"]":
-            return
-        else:
-            yield bytes(text.buffer[: _item_end(text)])
-
-
-def _item_end(text: _Text) -> int:
-    """Where the item at the front of the buffer ends; the whole rest if it does not."""
-    marks = _MARK if bytes(text.buffer[:1]) in (b"{", b"[", b'"') else _SCALAR_END
-    depth, in_string, position = 0, False, 0
-    while True:
-        mark = marks.search(text.buffer, position)
-        if mark is None or (mark.group() == b"\\" and mark.end() == len(text.buffer)):
-            position = mark.start() if mark else len(text.buffer)
-            if text.ended or not text.grow():
-                return len(text.buffer)
-            continue
-        if marks is _SCALAR_END:
-            return mark.start()
-        char, position = bytes(mark.group()), mark.end()
-        if in_string:
-            if char == b"\\":
-                position += 1
-            elif char == b'"':
-                in_string = False
-        elif char == b'"':
-            in_string = True
-        else:
-            depth += {b"{": 1, b"[": 1, b"}": -1, b"]": -1}.get(char, 0)
-        if depth <= 0 and not in_string:
-            return position
-
-
-def _whole(text: _Text, size: int, out: IO[bytes], front: Front) -> Taken:
+def _whole(text: _Content, size: int, out: IO[bytes], front: Front) -> Taken:
     if not front.wants(0.0):
         return Taken(records=0, bytes=0, more=False)
     while text.buffer or (not text.ended and text.grow()):

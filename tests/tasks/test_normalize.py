@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from common.errors import ConfigError, DataError
 from common.paths import RECIPES
+from corpus import json_items
 from corpus.formats import record_formats as formats
-from corpus.formats import records
 from corpus.formats.record_formats import FORMATS, Rejected, convert, parse_upvotes
 from corpus.formats.records import Damaged, read_records
 from tasks.core.manifest import StageResult
@@ -316,7 +316,7 @@ def test_json_lines_under_any_name(tmp_path: Path) -> None:
 def test_json_array_item_by_item(
     tmp_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "CHUNK", chunk)
+    monkeypatch.setattr(json_items, "CHUNK", chunk)
     path = tmp_path / "x.json"
     path.write_bytes(
         '[\n  {"a": "]}\\"[{", "b": {"c": [1]}},\n  {"a": 一},\n {"a": "'.encode()
@@ -373,7 +373,7 @@ def test_parquet_with_a_damaged_cell_and_a_damaged_file(tmp_path: Path) -> None:
 def test_overlong_line_is_one_damage_and_reading_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "MAX_RECORD", 16)
+    monkeypatch.setattr(json_items, "MAX_RECORD", 16)
     path = tmp_path / "x.jsonl"
     path.write_text('{"a": 1}\n' + '{"a": "' + "y" * 50 + '"}\n{"a": 2}\n')
     assert read(path) == [{"a": 1}, "longer than a record may be", {"a": 2}]

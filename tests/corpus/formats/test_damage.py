@@ -15,7 +15,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpus.formats import records
+from corpus import json_items
 from corpus.formats.encodings import detect, opened
 from corpus.formats.records import Damaged, read_records
 from tasks.core.stage import StageRun
@@ -349,8 +349,8 @@ def test_memory_does_not_grow_with_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A damaged item that never ends is given up after MAX_RECORD, and reading goes on."""
-    monkeypatch.setattr(records, "MAX_RECORD", 1 << 16)
-    monkeypatch.setattr(records, "CHUNK", 1 << 14)
+    monkeypatch.setattr(json_items, "MAX_RECORD", 1 << 16)
+    monkeypatch.setattr(json_items, "CHUNK", 1 << 14)
     path = tmp_path / "x.json"
     path.write_text(
         '[\n{"text": "一"},\n{"text": "' + "y" * (1 << 20) + '\n{"text": "二"},\n{"text": "三"}\n]',

@@ -257,7 +257,7 @@ def test_items_across_the_edges_of_reads(size: int) -> None:
 
 
 def test_record_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("corpus.sources.first_records.MAX_RECORD", 100_000)
+    monkeypatch.setattr("corpus.json_items.MAX_RECORD", 100_000)
     data = b'[{"a": "' + b"x" * 300_000
     with pytest.raises(DataError, match=r"x\.json.*record"):
         take_front(io.BytesIO(data), len(data), "x.json", io.BytesIO(), Front(9e9, 1), "x.json")
