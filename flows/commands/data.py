@@ -90,7 +90,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _verify_order(arguments: argparse.Namespace) -> int:
-    from tasks.core.order import Scenario, Settings, tell, verify_order
+    from model.train.run.verify import Scenario, Settings, tell, verify_order
 
     report = verify_order(
         Path(arguments.where) if arguments.where else None,

@@ -17,8 +17,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from model.data.epoch_index import Block
-from model.data.integrity import ShardGuard
-from model.data.journal import Journal, JournalEntry
+from model.data.shard_verifier import ShardGuard
+from model.data.append import Journal, JournalEntry
 from model.data.manifest import PackedManifest, ShardInfo
 from model.data.order import SampleOrder
 from model.data.shards import ShardWriter, dtype_for

@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 
 from model.data.boundaries import boundaries
 from model.data.epoch_index import Blocks
-from model.data.integrity import ShardGuard
+from model.data.shard_verifier import ShardGuard
 from model.data.order import SampleOrder
 from model.data.permutation import Ints
 from model.data.shards import map_starts, map_tokens

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from common.errors import ConfigError, DataError
 from model.data.epoch_index import Block, Blocks, Slots, SourceSlots, empty_blocks, put_blocks
-from model.data.journal import Journal
+from model.data.append import Journal
 from model.data.manifest import PackedManifest, ShardInfo
 from model.data.permutation import Ints, Permutation
 

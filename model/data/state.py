@@ -16,7 +16,7 @@ from typing import Any
 
 from common.errors import DataError
 from common.files import digest_of
-from model.data.journal import Journal, JournalLine
+from model.data.append import Journal, JournalLine
 from model.data.manifest import PackedManifest
 from model.data.order import SampleOrder
 

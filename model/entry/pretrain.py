@@ -17,7 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from common.child import run_job
 from common.errors import StageError, SteelError
-from model.data.integrity import forget_sessions
+from model.data.shard_verifier import forget_sessions
 from model.entry.launch import leave
 from model.train.build import Run, build
 from model.train.callbacks.watchdog import EXIT_HANGING, RankLostError, Watchdog, is_lost_rank

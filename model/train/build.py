@@ -26,7 +26,7 @@ from common.errors import ConfigError, DataError
 from model.attention import check_attention, choose_attention
 from model.config import SteelConfig
 from model.data import DataState, PackedDataset, PackedManifest, StepLoader
-from model.data.integrity import ShardGuard, forget_sessions, session_folder
+from model.data.shard_verifier import ShardGuard, forget_sessions, session_folder
 from model.train.activation_checkpoint import checkpoint_activations
 from model.train.callbacks.export import Exporter
 from model.train.callbacks.peak_flops import matmul_flops
@@ -42,7 +42,7 @@ from model.train.distributed.signals import StopFlag
 from model.train.health import Health
 from model.train.loss import ModelWithLoss
 from model.train.optimizer import build_optimizer
-from model.train.run.changes import Changes
+from model.train.run.plan import Changes
 from model.train.run.folder import (
     CHECKPOINTS_FOLDER,
     EXPORTS_FOLDER,

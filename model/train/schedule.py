@@ -19,7 +19,7 @@ from dataclasses import asdict, replace
 
 from common.errors import ConfigError, DataError
 from model.train.config import PretrainSettings
-from model.train.run.horizon import FILE_NAME, Horizon
+from model.train.run.length import FILE_NAME, Horizon
 
 
 def learning_rate(settings: PretrainSettings, step: int, horizon: Horizon) -> float:

@@ -42,7 +42,7 @@ from model.train.health import Health, HealthError, HealthState, NonFiniteError,
 from model.train.loss import ModelWithLoss
 from model.train.run.folder import DATA_STATE_FILE, PROGRESS_FILE
 from model.train.run.handler import Control
-from model.train.run.horizon import Horizon
+from model.train.run.length import Horizon
 from model.train.run.metrics import JsonLines, MetricSink
 from model.train.run.sessions import recorded
 from model.train.schedule import check_saved_horizon, learning_rate

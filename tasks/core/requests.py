@@ -9,7 +9,7 @@ from common.paths import display, resolve
 from model.train.run import client as asking
 from model.train.run.client import Answer, RunState
 from model.train.run.folder import PROFILE_FOLDER
-from model.train.run.horizon import Policy
+from model.train.run.length import Policy
 from model.train.run.requests import ProfileRequest
 from tasks.core.lock import is_held
 

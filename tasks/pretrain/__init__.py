@@ -18,10 +18,10 @@ from model.data import PackedManifest
 from model.entry.launch import Nodes
 from model.train.build import check_model, model_config
 from model.train.config import PretrainJob, PretrainSettings
-from model.train.run.changes import Changes
+from model.train.run.plan import Changes
 from model.train.run.client import RunState
 from model.train.run.folder import METRICS_FILE
-from model.train.run.horizon import end_of
+from model.train.run.length import end_of
 from model.train.run.metrics import last_value, read_metrics
 from tasks.core.stage import StageResult, StageRun, stage
 from tasks.core.torchrun import torchrun

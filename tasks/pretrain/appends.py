@@ -15,7 +15,7 @@ from common.files import digest_of
 from common.paths import display
 from model.data import PackedManifest
 from model.train.run import client as asking
-from model.train.run.changes import Changes
+from model.train.run.plan import Changes
 from model.train.run.client import RunState
 from tasks.core.requests import packed_data
 from tasks.core.stage import StageResult, StageRun

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from model.data import journal
-from model.data.journal import Journal
+from model.data.append import Journal
 from model.train.run.folder import HEALTH_FILE, SESSIONS_FILE
-from model.train.run.horizon import read_changes
+from model.train.run.length import read_changes
 from model.train.run.metrics import read_metrics
 from model.train.run.sessions import Session, read_sessions
 

@@ -17,7 +17,7 @@ from flows.commands import BAD_INPUT
 from flows.config import load_pipeline
 from flows.preflight import KINDS
 from model.train.build import model_config
-from model.train.run.horizon import Horizon
+from model.train.run.length import Horizon
 from model.train.schedule import learning_rate
 from tasks import pretrain
 

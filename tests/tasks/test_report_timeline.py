@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from model.train.run.folder import HEALTH_FILE, METRICS_FILE, SESSIONS_FILE
-from model.train.run.horizon import Horizon, HorizonChange, write_changes
+from model.train.run.length import Horizon, HorizonChange, write_changes
 from model.train.run.metrics import JsonLines
 from tasks.core.manifest import StageResult
 from tasks.core.paper import load_paper

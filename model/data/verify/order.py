@@ -18,7 +18,7 @@ import numpy as np
 
 from common.errors import ConfigError
 from model.data.epoch_index import Blocks
-from model.data.journal import Journal
+from model.data.append import Journal
 from model.data.loader import rank_samples
 from model.data.manifest import PackedManifest
 from model.data.order import SampleOrder

@@ -18,9 +18,9 @@ from model.data import PackedManifest
 from model.data.verify.shards import verify_shards
 from model.train.checkpoint.reader import complete_checkpoints
 from model.train.config import PretrainJob, PretrainSettings
-from model.train.run.changes import Changes
+from model.train.run.plan import Changes
 from model.train.run.folder import CHECKPOINTS_FOLDER, JOB_FILE, METRICS_FILE
-from model.train.run.horizon import Policy
+from model.train.run.length import Policy
 from model.train.run.metrics import newest_step
 from model.train.run.requests import AppendRequest, HorizonRequest, Pending, Request, RequestFolder
 

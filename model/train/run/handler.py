@@ -18,8 +18,8 @@ from common.errors import DataError, SteelError
 from model.data import PackedManifest
 from model.train.config import PretrainSettings
 from model.train.distributed.context import DistributedContext
-from model.train.run.changes import Changes
-from model.train.run.horizon import Horizon
+from model.train.run.plan import Changes
+from model.train.run.length import Horizon
 from model.train.run.requests import Pending, ProfileRequest, RequestFolder
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 from common.errors import DataError
 from common.files import digest_of, write_json
 from model.train.run.folder import REFUSED_FOLDER, REQUESTS_FOLDER
-from model.train.run.horizon import Policy
+from model.train.run.length import Policy
 
 SCHEMA_VERSION = 1
 

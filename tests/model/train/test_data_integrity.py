@@ -11,7 +11,7 @@ import pytest
 from common.config import from_json
 from model.data import PackedManifest, SampleOrder
 from model.train.config import PretrainJob
-from model.train.run.changes import sample_order
+from model.train.run.plan import sample_order
 from model.train.run.folder import VERIFIED_FOLDER
 from tests.model.train import ranks
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.train.config import PretrainSettings
-from model.train.run.horizon import Horizon
+from model.train.run.length import Horizon
 from model.train.schedule import learning_rate
 
 

@@ -19,9 +19,9 @@ from model.train.callbacks.speed import flops_per_token
 from model.train.checkpoint.export import export
 from model.train.checkpoint.reader import complete_checkpoints
 from model.train.health import NonFiniteError
-from model.train.run.changes import sample_order
+from model.train.run.plan import sample_order
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
-from model.train.run.horizon import Horizon
+from model.train.run.length import Horizon
 from model.train.run.metrics import last_value
 from model.train.schedule import learning_rate
 from tests.model.train import ranks

@@ -17,7 +17,7 @@ from model.train.checkpoint.reader import complete_checkpoints
 from model.train.run import client as asking
 from model.train.run.client import Answer, RunState
 from model.train.run.folder import CHECKPOINTS_FOLDER, JOURNAL_FILE, REQUESTS_FOLDER
-from model.train.run.horizon import Horizon
+from model.train.run.length import Horizon
 from model.train.run.requests import HorizonRequest, RequestFolder
 from model.train.schedule import learning_rate
 from model.train.train_step import TrainStep

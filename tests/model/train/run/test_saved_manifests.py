@@ -10,7 +10,7 @@ import pytest
 
 from common.errors import DataError
 from model.data import Journal, PackedManifest
-from model.data.contents import check_contents, explain_difference, recall, remember
+from model.train.run.saved_manifests import check_contents, explain_difference, recall, remember
 
 Simulate = Callable[..., PackedManifest]
 Pack = Callable[..., PackedManifest]

@@ -16,7 +16,7 @@ import pytest
 
 from common.errors import DataError
 from model.data import PackedDataset, PackedManifest, SampleOrder, ShardGuard, StepLoader, integrity
-from model.data.integrity import forget_sessions, session_folder
+from model.data.shard_verifier import forget_sessions, session_folder
 
 Fault = Callable[[Path], None]
 

@@ -24,7 +24,7 @@ from model.data.verify.simulate import simulated
 from model.train.checkpoint.progress import Progress
 from model.train.checkpoint.reader import complete_checkpoints, read_documents
 from model.train.config import PretrainJob
-from model.train.run.changes import Changes
+from model.train.run.plan import Changes
 from model.train.run.client import manifest_file
 from model.train.run.folder import CHECKPOINTS_FOLDER, DATA_STATE_FILE, JOB_FILE, PROGRESS_FILE
 from tasks.core.store import finished_stages

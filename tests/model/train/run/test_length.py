@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from common.errors import ConfigError, DataError
 from model.train.config import PretrainSettings
-from model.train.run.horizon import (
+from model.train.run.length import (
     FILE_NAME,
     Horizon,
     HorizonChange,

@@ -19,7 +19,7 @@ from typing import Any
 
 from common.errors import DataError
 from common.files import digest_of, write_json
-from model.data.contents import explain_difference, recall
+from model.train.run.saved_manifests import explain_difference, recall
 from model.data.manifest import PackedManifest
 
 SCHEMA_VERSION = 1

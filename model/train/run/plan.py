@@ -15,11 +15,11 @@ from typing import Self
 
 from common.errors import ConfigError, DataError
 from model.data import Journal, PackedManifest, SampleOrder
-from model.data import journal as journal_file
-from model.data.contents import check_contents, remember
+from model.data import append as journal_file
+from model.train.run.saved_manifests import check_contents, remember
 from model.train.config import PretrainSettings
-from model.train.run.horizon import FILE_NAME as HORIZON_FILE
-from model.train.run.horizon import Horizon, HorizonChange, read_changes, write_changes
+from model.train.run.length import FILE_NAME as HORIZON_FILE
+from model.train.run.length import Horizon, HorizonChange, read_changes, write_changes
 from model.train.run.requests import AppendRequest, HorizonRequest, ProfileRequest, Request
 from model.train.schedule import learning_rate
 
