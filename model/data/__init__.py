@@ -1,13 +1,11 @@
 """Packed tokens and the order in which they are trained on.
 
-shards.py       write and read token ids        manifest.py   what a folder of shards holds
-permutation.py  a shuffle without a list        slots.py      what there is to be trained on
-order.py        sample number <-> block         journal.py    data appended during a run
-state.py        how far training has come       contents.py   what a run's data were like
-dataset.py      samples as tensors              documents.py  where documents begin in them
-loader.py       each step, read ahead           integrity.py  no damaged shard is read
-verify.py       the order proved                ledger.py     what it is held against
-verify_shards.py  every byte looked at          simulate.py   data on paper, of any size
+shards.py          write and read token ids       manifest.py     what a folder of shards holds
+shard_verifier.py  no damaged shard is read       permutation.py  a shuffle without a list
+epoch_index.py     epochs of sources as a list    order.py        sample number <-> block
+append.py          data that join during a run    state.py        position of a training
+dataset.py         samples as tensors             boundaries.py   starts of documents in them
+loader.py          each step, read ahead          verify/         the order proved, shards inspected
 
 What makes tensors is imported when it is asked for: who only writes or checks shards, such as a
 packing process, starts without torch.
@@ -16,11 +14,11 @@ packing process, starts without torch.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from model.data.append import Append
 from model.data.epoch_index import Block
-from model.data.shard_verifier import ShardGuard
-from model.data.append import Journal, JournalEntry
 from model.data.manifest import PackedManifest, ShardInfo
 from model.data.order import SampleOrder
+from model.data.shard_verifier import ShardVerifier
 from model.data.shards import ShardWriter, dtype_for
 from model.data.state import DataState
 
@@ -29,16 +27,15 @@ if TYPE_CHECKING:
     from model.data.loader import StepLoader
 
 __all__ = [
+    "Append",
     "Block",
     "DataState",
-    "Journal",
-    "JournalEntry",
     "MicroBatch",
     "PackedDataset",
     "PackedManifest",
     "SampleOrder",
-    "ShardGuard",
     "ShardInfo",
+    "ShardVerifier",
     "ShardWriter",
     "StepLoader",
     "dtype_for",

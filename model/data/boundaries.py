@@ -1,4 +1,4 @@
-"""Where documents begin inside of blocks, from the index beside each shard.
+"""Boundaries of documents inside of blocks, from the index beside each shard.
 
     shard   … 7 7 # 4 4 4 4 # 9 9 #  5 5 …      # ends a document; the index holds the starts
     block         [4 4 4 # 9 9 # 5] 5           L inputs and one more token, which is only a label
@@ -23,7 +23,7 @@ from model.data.permutation import Ints
 
 @dataclass(frozen=True)
 class Boundaries:
-    """Where sequences begin in k rows of L tokens."""
+    """Starts of sequences in k rows of L tokens."""
 
     offsets: Ints
     """Ascending, [k + m + 1]: each row's start, each document's start, and last k * L."""

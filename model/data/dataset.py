@@ -1,6 +1,6 @@
 """From sample numbers to tensors: memory-mapped shards, checked at first use.
 
-    numbers [k] ──order──▶ (shard, start) ──guard──▶ maps ──copy──▶ input_ids, labels [k, L]
+    numbers [k] ──order──▶ (shard, start) ──verifier──▶ maps ──copy──▶ input_ids, labels [k, L]
                                                      │
                                                      └─ index ──▶ position_ids, cu_seqlens
 
@@ -24,9 +24,9 @@ from torch.utils.data import Dataset
 
 from model.data.boundaries import boundaries
 from model.data.epoch_index import Blocks
-from model.data.shard_verifier import ShardGuard
 from model.data.order import SampleOrder
 from model.data.permutation import Ints
+from model.data.shard_verifier import ShardVerifier
 from model.data.shards import map_starts, map_tokens
 
 MAX_OPEN_SHARDS = 16_384
@@ -44,7 +44,7 @@ class Sample(TypedDict):
 
 
 class MicroBatch(TypedDict):
-    """What one forward pass takes. All tensors are contiguous and lie on the host."""
+    """Inputs of one forward pass. All tensors are contiguous and lie on the host."""
 
     input_ids: torch.Tensor
     """int32 [b, L]"""
@@ -86,15 +86,15 @@ class PackedDataset(Dataset[Sample]):
     """The samples of an order, by number.
 
     A shard's files are compared with the manifest (MD5) before the first token of it is returned;
-    `guard` says how. Threads may share a dataset. It may be forked, or pickled to other processes:
-    maps are opened anew there.
+    `verifier` says how. Threads may share a dataset. It may be forked, or pickled to other
+    processes: maps are opened anew there.
 
     Args:
         folder: where the shards of the order's first manifest lie. Appended shards lie where their
             own manifest was read.
         order: of the samples.
         split: "train", or "validation" (blocks that no training sample ever shows).
-        guard: checks shards; one of this dataset's own if absent.
+        verifier: compares shards; one of this dataset's own if absent.
 
     Raises:
         DataError: on access: a shard is missing, truncated or holds other content; names it.
@@ -106,12 +106,12 @@ class PackedDataset(Dataset[Sample]):
         order: SampleOrder,
         split: Literal["train", "validation"] = "train",
         *,
-        guard: ShardGuard | None = None,
+        verifier: ShardVerifier | None = None,
     ) -> None:
         self.folder = folder
         self.order = order
         self.split = split
-        self.guard = guard or ShardGuard()
+        self.verifier = verifier or ShardVerifier()
         self._opened = _Opened(os.getpid())
 
     def __len__(self) -> int:
@@ -124,7 +124,7 @@ class PackedDataset(Dataset[Sample]):
         return Sample(tokens=tokens[0].long(), source=int(source[0]))
 
     def locate(self, samples: npt.ArrayLike) -> Blocks:
-        """Where sample numbers [k] of this split lie. Raises IndexError outside of it."""
+        """Places of sample numbers [k] of this split. Raises IndexError outside of it."""
         return self.order.locate_many(samples, validation=self.split == "validation")
 
     def fetch(self, samples: npt.ArrayLike) -> tuple[torch.Tensor, torch.Tensor]:
@@ -218,11 +218,11 @@ class PackedDataset(Dataset[Sample]):
         numbers, first = np.unique(blocks.shard, return_index=True)
         for index in numbers[np.argsort(first)].tolist():
             if index not in opened:
-                self.guard.ahead(self._folder(index), self.order.shards[index])
+                self.verifier.verify_ahead(self._folder(index), self.order.shards[index])
 
     def close(self) -> None:
         """Stop checking ahead. The dataset stays usable."""
-        self.guard.close()
+        self.verifier.close()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_opened"}
@@ -240,7 +240,9 @@ class PackedDataset(Dataset[Sample]):
         here = self._here()
         found = {index: here.shards.get(index) for index in distinct.tolist()}
         if missing := [index for index, shard in found.items() if shard is None]:
-            self.guard.check([(self._folder(index), self.order.shards[index]) for index in missing])
+            self.verifier.verify(
+                [(self._folder(index), self.order.shards[index]) for index in missing]
+            )
             opened = {index: self._map(index) for index in missing}
             with here.lock:
                 here.shards.update(opened)

@@ -1,13 +1,13 @@
-"""What there is to be trained on in one manifest: slots, numbered 0 … n - 1.
+"""Index of everything that one manifest gives to train on: entries, numbered 0 … n - 1.
 
-    slots of a manifest │ source a: epoch 0, epoch 1, part of epoch 2 │ source b: epoch 0 │ …
-    slot ──▶ (source, epoch, number) ──source's permutation──▶ block ──▶ (shard, start)
+    entries of a manifest │ source a: epoch 0, epoch 1, part of epoch 2 │ source b: epoch 0 │ …
+    entry ──▶ (source, epoch, number) ──source's permutation──▶ block ──▶ (shard, start)
 
-A *slot* is one (source, epoch, block): a source with weight w (epochs) has floor(w) slots for each
-of its blocks and one more for a random part of them. A *block* is sequence_length + 1 consecutive
-tokens of a shard at stride sequence_length: the last token of one is the first of the next, so
-every token but a shard's first is predicted once an epoch. Fewer than sequence_length tokens at the
-end of a shard are left over.
+An *entry* is one (source, epoch, block): a source with weight w (epochs) has floor(w) entries for
+each of its blocks and one more for a random part of them. A *block* is sequence_length + 1
+consecutive tokens of a shard at stride sequence_length: the last token of one is the first of the
+next, so every token but a shard's first is predicted once an epoch. Fewer than sequence_length
+tokens at the end of a shard are left over.
 
 Validation blocks are the first ones of each source's permutation. They depend on the data, the
 sequence length and the fraction alone: neither seed nor weights nor appends move them, so
@@ -29,12 +29,12 @@ from model.data.permutation import Ints, Permutation
 
 @dataclass(frozen=True)
 class Block:
-    """Where one sample lies."""
+    """Place of one sample."""
 
     source: str
     """Corpus that it comes from."""
     epoch: int
-    """How often the source was gone through before, 0-based."""
+    """Number of times that the source was gone through before."""
     shard: int
     """Index into `SampleOrder.shards`."""
     start: int
@@ -43,7 +43,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Where many samples lie; every array is int64 [k]."""
+    """Places of many samples; every array is int64 [k]."""
 
     source: Ints
     """Index into `SampleOrder.sources`."""
@@ -52,7 +52,7 @@ class Blocks:
     start: Ints
 
     def take(self, rows: npt.NDArray[np.intp] | npt.NDArray[np.bool_] | slice) -> Blocks:
-        """Some of them."""
+        """Places of some of them."""
         return Blocks(
             source=self.source[rows],
             epoch=self.epoch[rows],
@@ -61,8 +61,8 @@ class Blocks:
         )
 
 
-class SourceSlots:
-    """The slots of one source within one manifest."""
+class SourceEpochs:
+    """Entries of one source within one manifest."""
 
     def __init__(
         self,
@@ -91,27 +91,29 @@ class SourceSlots:
         whole = math.floor(exact)
         self.part = math.floor((exact - whole) * self.num_training + Fraction(1, 2))
         self.whole_epochs = whole
-        self.num_slots = whole * self.num_training + self.part
+        self.num_entries = whole * self.num_training + self.part
         # Which blocks are held out must not move with the seed; which ones a fraction takes should.
         self._split = Permutation(self.num_blocks, "split", name)
         self._fraction = Permutation(self.num_training, "fraction", seed, name)
 
-    def locate(self, slots: Ints) -> Blocks:
-        epoch, number = np.divmod(slots, max(self.num_training, 1))
+    def locate(self, entries: Ints) -> Blocks:
+        """Blocks of entries [k]."""
+        epoch, number = np.divmod(entries, max(self.num_training, 1))
         partial = epoch == self.whole_epochs
         if partial.any():
             number[partial] = self._fraction(number[partial])
         return self._find(self._split(self.num_validation + number), epoch)
 
     def locate_validation(self, numbers: Ints) -> Blocks:
+        """Blocks of validation samples [k]."""
         return self._find(self._split(numbers), np.zeros_like(numbers))
 
     def find(self, blocks: Blocks) -> Ints:
-        """The inverse of `locate` for blocks of this source's shards; -1 for what has no slot."""
+        """The inverse of `locate` for blocks of this source's shards; -1 for what has no entry."""
         at = np.searchsorted(self.shards, blocks.shard)
         block, rest = np.divmod(blocks.start, self.sequence_length)
         block += self.block_starts[at]
-        slots = np.full_like(block, -1)
+        entries = np.full_like(block, -1)
         inside = np.flatnonzero(
             (rest == 0) & (blocks.start >= 0) & (block < self.block_starts[at + 1])
         )
@@ -120,13 +122,13 @@ class SourceSlots:
         inside, number = inside[training], number[training]
         epoch = blocks.epoch[inside]
         whole = (epoch >= 0) & (epoch < self.whole_epochs)
-        slots[inside[whole]] = epoch[whole] * self.num_training + number[whole]
+        entries[inside[whole]] = epoch[whole] * self.num_training + number[whole]
         partial = epoch == self.whole_epochs
         place = self._fraction.inverse(number[partial])
         taken = place < self.part
         first = self.whole_epochs * self.num_training
-        slots[inside[partial][taken]] = first + place[taken]
-        return slots
+        entries[inside[partial][taken]] = first + place[taken]
+        return entries
 
     def _find(self, block: Ints, epoch: Ints) -> Blocks:
         at = np.searchsorted(self.block_starts, block, side="right") - 1
@@ -138,46 +140,49 @@ class SourceSlots:
         )
 
 
-class Slots:
-    """All slots of one manifest, numbered source by source."""
+class EpochIndex:
+    """Entries of one manifest, numbered source by source."""
 
-    def __init__(self, parts: list[SourceSlots]) -> None:
+    def __init__(self, parts: list[SourceEpochs]) -> None:
         self.parts = parts
-        self.starts: Ints = starts_of([part.num_slots for part in parts])
+        self.starts: Ints = starts_of([part.num_entries for part in parts])
         self.validation_starts: Ints = starts_of([part.num_validation for part in parts])
 
     @property
-    def num_slots(self) -> int:
+    def num_entries(self) -> int:
+        """Entries of all sources."""
         return int(self.starts[-1])
 
     @property
     def num_validation(self) -> int:
+        """Validation blocks of all sources."""
         return int(self.validation_starts[-1])
 
-    def locate(self, slots: Ints, *, validation: bool = False) -> Blocks:
+    def locate(self, entries: Ints, *, validation: bool = False) -> Blocks:
+        """Blocks of entries [k], or of validation samples [k]."""
         starts = self.validation_starts if validation else self.starts
-        which = np.searchsorted(starts, slots, side="right") - 1
-        out = empty_blocks(slots.size)
+        which = np.searchsorted(starts, entries, side="right") - 1
+        out = empty_blocks(entries.size)
         for number in np.flatnonzero(np.bincount(which)):
             part = self.parts[number]
             mask = which == number
-            local = slots[mask] - starts[number]
+            local = entries[mask] - starts[number]
             found = part.locate_validation(local) if validation else part.locate(local)
             put_blocks(out, mask, found)
         return out
 
     def find(self, blocks: Blocks) -> Ints:
-        """The inverse of `locate` for blocks of this manifest's shards; -1 for what has no slot."""
+        """The inverse of `locate` for blocks of this manifest's shards; -1 for no entry."""
         out = np.full_like(blocks.start, -1)
         for number, part in enumerate(self.parts):
             at = np.flatnonzero(np.isin(blocks.shard, part.shards))
-            slots = part.find(blocks.take(at))
-            out[at] = np.where(slots < 0, -1, slots + self.starts[number])
+            entries = part.find(blocks.take(at))
+            out[at] = np.where(entries < 0, -1, entries + self.starts[number])
         return out
 
 
 def starts_of(sizes: list[int]) -> Ints:
-    """Where each of some consecutive runs starts, and where the last one ends."""
+    """Start of each of some consecutive runs, and the end of the last one."""
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
@@ -187,12 +192,14 @@ def _held_out(num_blocks: int, fraction: float) -> int:
 
 
 def empty_blocks(size: int) -> Blocks:
+    """Places that are yet to be filled in, by `put_blocks`."""
     return Blocks(*(np.empty(size, dtype=np.int64) for _ in range(4)))
 
 
 def put_blocks(
     out: Blocks, where: npt.NDArray[np.intp] | npt.NDArray[np.bool_], found: Blocks
 ) -> None:
+    """Fill rows `where` of `out`."""
     out.source[where] = found.source
     out.epoch[where] = found.epoch
     out.shard[where] = found.shard

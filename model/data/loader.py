@@ -221,7 +221,7 @@ class _Worker:
     ) -> None:
         self.pid = os.getpid()
         self.next_step = first
-        """What `take` returns next."""
+        """Step that `take` returns next."""
         self._make = make
         self._end = end
         self._depth = depth

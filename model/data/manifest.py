@@ -1,4 +1,4 @@
-"""What a folder of packed shards holds.
+"""The manifest of a folder of packed shards: its list of contents.
 
     shards/
       manifest.json        this module; written last, so its existence means that packing is done
@@ -15,7 +15,7 @@ is caught by the checksum instead.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,9 @@ SCHEMA_VERSION = 1
 FILE_NAME = "manifest.json"
 
 DType = Literal["uint16", "uint32"]
+
+MOST_NAMED = 5
+"""Shards named in a message, of each kind of difference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +82,7 @@ class PackedManifest:
     shards: tuple[ShardInfo, ...]
     """Sorted by (source, md5) whatever order they are given in."""
     folder: Path | None = field(default=None, compare=False)
-    """Where the shards lie on this machine; not part of what the manifest says."""
+    """Place of the shards on this machine; not part of the content."""
 
     FILE_NAME: ClassVar[str] = FILE_NAME
 
@@ -149,7 +152,7 @@ class PackedManifest:
         return self._totals("num_documents")
 
     def to_dict(self) -> dict[str, Any]:
-        """What the file says: plain JSON values."""
+        """Plain JSON values, as in the file."""
         return {
             "schema_version": SCHEMA_VERSION,
             "digest": self.digest,
@@ -226,13 +229,30 @@ class PackedManifest:
         return totals
 
 
+def find_manifest(data: Path) -> Path:
+    """The manifest.json of packed shards, from any path that points to them.
+
+    data: a finished folder of the stage `pack`, a folder of shards, or the manifest itself.
+
+    Raises:
+        DataError: there is none.
+    """
+    for place in (data / "shards" / FILE_NAME, data / FILE_NAME, data):
+        if place.is_file():
+            return place
+    raise DataError(
+        f"no packed data in {data}: give a finished folder of the stage `pack`, a folder of shards "
+        "or its manifest.json"
+    )
+
+
 def _checked(row: dict[str, Any]) -> dict[str, Any]:
     """With a digest of its own, by which an edited row is named."""
     return row | {"check": digest_of(row)[:12]}
 
 
 def _edited(raw: Mapping[str, Any]) -> str:
-    """What a file whose digest is wrong was edited in, as the subject of a sentence."""
+    """Edited parts of a file whose digest is wrong, as the subject of a sentence."""
     names = []
     for row in raw["shards"]:
         content = {key: value for key, value in row.items() if key != "check"}
@@ -257,3 +277,59 @@ def _check_shard(shard: ShardInfo) -> None:
         value = getattr(shard, name)
         if not isinstance(value, str) or len(value) != 32:
             raise DataError(f"{name} {value!r} of shard {shard.name!r} must be 32 hex digits")
+
+
+def describe_difference(old: PackedManifest, new: PackedManifest) -> str:
+    """The difference between two manifests of unlike digests, by name, in one sentence.
+
+    Shards are matched by content. A renamed one is no difference.
+    """
+    parts = [
+        f"{name} was {getattr(old, name)!r} and is {getattr(new, name)!r}"
+        for name in ("tokenizer_md5", "vocab_size", "end_of_document")
+        if getattr(old, name) != getattr(new, name)
+    ]
+    before, after = ({shard.md5: shard for shard in m.shards} for m in (old, new))
+    gone = [shard for md5, shard in before.items() if md5 not in after]
+    come = [shard for md5, shard in after.items() if md5 not in before]
+    successors = {shard.name: shard for shard in come}
+    changed = [(shard, successors[shard.name]) for shard in gone if shard.name in successors]
+    parts += _listed(_change(*pair) for pair in changed)
+    names = {shard.name for shard, _ in changed}
+    parts += _listed(f"{_named(s)} is gone" for s in gone if s.name not in names)
+    parts += _listed(f"{_named(s)} was added" for s in come if s.name not in names)
+    kept = [(before[md5], after[md5]) for md5 in before if md5 in after]
+    parts += _listed(text for pair in kept for text in _fields(*pair))
+    return "; ".join(parts)
+
+
+def _listed(texts: Iterable[str]) -> list[str]:
+    every = list(texts)
+    more = len(every) - MOST_NAMED
+    return every[:MOST_NAMED] + ([f"and {more} more like it"] if more > 0 else [])
+
+
+def _named(shard: ShardInfo) -> str:
+    return (
+        f"shard {shard.name!r} (source {shard.source}, {shard.num_tokens} tokens, MD5 {shard.md5})"
+    )
+
+
+def _change(old: ShardInfo, new: ShardInfo) -> str:
+    return (
+        f"shard {old.name!r} holds other content (MD5 {old.md5} and {old.num_tokens} tokens then, "
+        f"{new.md5} and {new.num_tokens} now)"
+    )
+
+
+def _fields(old: ShardInfo, new: ShardInfo) -> list[str]:
+    """Differences in what two manifests say of the same tokens; names count for nothing."""
+    both: Mapping[str, tuple[object, object]] = {
+        name: (getattr(old, name), getattr(new, name))
+        for name in ("source", "index_md5", "num_documents", "num_tokens", "dtype")
+    }
+    return [
+        f"{name} of shard {new.name!r} was {then!r} and is {now!r}"
+        for name, (then, now) in both.items()
+        if then != now
+    ]

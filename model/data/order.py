@@ -1,13 +1,13 @@
-"""Which block of tokens is sample number s? A function, not a list.
+"""The order of training: from a sample number to its block of tokens, by a function, not a list.
 
     sample s ──segment──▶ j ──permutation──▶ p ──┬─ p < unseen ──▶ an unseen place of the segment
              (the last append with at <= s)      │                 before, and so on back
-                                                 └─ else ──▶ slot of the new data
-    slot ──▶ (source, epoch, number) ──source's permutation──▶ block ──▶ (shard, start)
+                                                 └─ else ──▶ entry of the new data
+    entry ──▶ (source, epoch, number) ──source's permutation──▶ block ──▶ (shard, start)
 
-A slot is one (source, epoch, block) of one manifest: epoch_index.py. The order can be read in the
-other direction, too: when is a block trained on? docs/adr/0004-order-is-a-function.md explains the
-maths.
+An entry is one (source, epoch, block) of one manifest: epoch_index.py. The order can be read in the
+other direction, too: from a block to the sample that shows it. docs/adr/0004-order-is-a-function.md
+explains the maths.
 
 Memory is O(shards + appends); any sample is found without those before it.
 """
@@ -15,7 +15,7 @@ Memory is O(shards + appends); any sample is found without those before it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from common.errors import ConfigError, DataError
-from model.data.epoch_index import Block, Blocks, Slots, SourceSlots, empty_blocks, put_blocks
-from model.data.append import Journal
+from model.data.append import Append, check_appends
+from model.data.epoch_index import Block, Blocks, EpochIndex, SourceEpochs, empty_blocks, put_blocks
 from model.data.manifest import PackedManifest, ShardInfo
 from model.data.permutation import Ints, Permutation
 
@@ -37,8 +37,8 @@ class _Segment:
     unseen: int
     """Places of the segment before that were not reached, [consumed, consumed + unseen)."""
     consumed: int
-    """How many places of the segment before were."""
-    slots: Slots
+    """Places of the segment before that were reached."""
+    epoch_index: EpochIndex
     permutation: Permutation
 
 
@@ -52,11 +52,11 @@ class SampleOrder:
         weights: epochs per source, >= 0, fractions allowed; 1.0 where not named.
         validation_fraction: part of each source's blocks that is never trained on, in [0, 0.5];
             rounded up, so that every source of two blocks or more is represented.
-        journal: data appended during the run.
+        appends: data that joined during the run, ascending in `at`.
 
     Raises:
         ConfigError: a weight names no source or is negative; a value is out of range.
-        DataError: the journal does not fit, or no block of this length can be cut.
+        DataError: an append does not fit, or no block of this length can be cut.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class SampleOrder:
         seed: int,
         weights: Mapping[str, float] | None = None,
         validation_fraction: float = 0.0,
-        journal: Journal | None = None,
+        appends: Sequence[Append] = (),
     ) -> None:
         if sequence_length < 1:
             raise ConfigError(f"sequence_length {sequence_length} must be at least 1")
@@ -77,24 +77,22 @@ class SampleOrder:
         self.sequence_length = sequence_length
         self.seed = seed
         self.validation_fraction = validation_fraction
-        self.journal = journal or Journal()
+        self.appends = tuple(appends)
         self.weights = _complete(weights, manifest, "weights")
-        self.journal.check(manifest)
+        check_appends(manifest, self.appends)
 
         shards: list[ShardInfo] = []
         owners: list[PackedManifest] = []
         sources: list[str] = []
         first_shards: list[int] = []
         self._segments: list[_Segment] = []
-        appends = [(0, manifest, seed, self.weights)] + [
-            (e.at, self.journal.manifests[e.manifest], e.seed, e.weights)
-            for e in self.journal.entries
-        ]
-        for number, (at, new, new_seed, new_weights) in enumerate(appends):
-            complete = _complete(new_weights, new, f"weights of journal entry {number - 1}")
+        first = Append(at=0, manifest=manifest, seed=seed, weights=self.weights)
+        for number, append in enumerate((first, *self.appends)):
+            new = append.manifest
+            complete = _complete(append.weights, new, f"weights of append {number - 1}")
             sources += [name for name in new.sources if name not in sources]
             parts = [
-                SourceSlots(
+                SourceEpochs(
                     new,
                     name,
                     first_shard=len(shards),
@@ -103,11 +101,11 @@ class SampleOrder:
                     weight=complete[name],
                     # Everything appended is trained on; the validation set stays what it was.
                     validation_fraction=validation_fraction if number == 0 else 0.0,
-                    seed=new_seed,
+                    seed=append.seed,
                 )
                 for name in new.sources
             ]
-            self._add_segment(at, new, new_seed, Slots(parts))
+            self._add_segment(append, EpochIndex(parts))
             first_shards.append(len(shards))
             shards += new.shards
             owners += [new] * len(new.shards)
@@ -116,7 +114,7 @@ class SampleOrder:
         self.sources: tuple[str, ...] = tuple(sources)
         self._first_shards = np.asarray(first_shards, dtype=np.int64)
         self._ats = np.asarray([segment.at for segment in self._segments], dtype=np.int64)
-        if self._segments[0].slots.num_slots == 0 and len(self._segments) == 1:
+        if self._segments[0].epoch_index.num_entries == 0 and len(self._segments) == 1:
             raise DataError(
                 f"no block of {sequence_length + 1} tokens can be cut from {manifest.num_tokens} "
                 f"tokens in {len(manifest.shards)} shards of {manifest.folder} with weights "
@@ -131,13 +129,13 @@ class SampleOrder:
 
     @property
     def samples_appended(self) -> tuple[int, ...]:
-        """Training samples that each entry of the journal adds."""
-        return tuple(segment.slots.num_slots for segment in self._segments[1:])
+        """Training samples that each append adds."""
+        return tuple(segment.epoch_index.num_entries for segment in self._segments[1:])
 
     @property
     def num_validation_samples(self) -> int:
         """Validation blocks; they come from the first manifest only."""
-        return self._segments[0].slots.num_validation
+        return self._segments[0].epoch_index.num_validation
 
     @property
     def permutations(self) -> tuple[Permutation, ...]:
@@ -148,8 +146,8 @@ class SampleOrder:
         """Training samples of each source over the whole order."""
         totals = dict.fromkeys(self.sources, 0)
         for segment in self._segments:
-            for part in segment.slots.parts:
-                totals[self.sources[part.source_id]] += part.num_slots
+            for part in segment.epoch_index.parts:
+                totals[self.sources[part.source_id]] += part.num_entries
         return totals
 
     def barren_sources(self) -> dict[str, int]:
@@ -159,18 +157,41 @@ class SampleOrder:
         """
         made = self.samples_by_source()
         tokens: dict[str, int] = {}
-        for part in (part for segment in self._segments for part in segment.slots.parts):
+        for part in (part for segment in self._segments for part in segment.epoch_index.parts):
             name = self.sources[part.source_id]
             if part.weight and not made[name]:
                 tokens[name] = tokens.get(name, 0) + part.num_tokens
         return tokens
 
+    def expected_epochs(self, consumed: int) -> dict[str, float]:
+        """Epochs of each source in the first `consumed` samples, as the permutation's mean.
+
+        A pseudo-random order spreads every source evenly over what is still unseen, so between two
+        appends a source is read in proportion to what is left of it. What was really read differs
+        by the noise of drawing without replacement: at most sqrt(n) / 2 of n samples.
+        """
+        left = dict.fromkeys(self.sources, 0.0)
+        blocks = dict.fromkeys(self.sources, 0)
+        read = dict.fromkeys(self.sources, 0.0)
+        ends = [segment.at for segment in self._segments[1:]] + [consumed]
+        for segment, end in zip(self._segments, ends, strict=True):
+            if segment.at and segment.at >= consumed:
+                break
+            for part in segment.epoch_index.parts:
+                left[self.sources[part.source_id]] += part.num_entries
+                blocks[self.sources[part.source_id]] += part.num_training
+            share = (min(consumed, end) - segment.at) / max(1, segment.permutation.n)
+            for name, number in left.items():
+                read[name] += number * share
+                left[name] = number * (1 - share)
+        return {name: read[name] / max(1, blocks[name]) for name in self.sources}
+
     def locate(self, sample: int) -> Block:
-        """Where training sample number `sample` lies. Raises IndexError outside the order."""
+        """Place of training sample number `sample`. Raises IndexError outside the order."""
         return self._one(self.locate_many([sample]))
 
     def locate_validation(self, number: int) -> Block:
-        """Where validation sample number `number` lies. Raises IndexError outside."""
+        """Place of validation sample number `number`. Raises IndexError outside."""
         return self._one(self.locate_many([number], validation=True))
 
     def locate_many(self, samples: npt.ArrayLike, *, validation: bool = False) -> Blocks:
@@ -184,7 +205,7 @@ class SampleOrder:
             )
         if validation:
             shuffled = self._validation_permutation(numbers)
-            return self._segments[0].slots.locate(shuffled, validation=True)
+            return self._segments[0].epoch_index.locate(shuffled, validation=True)
         out = empty_blocks(numbers.size)
         pending = np.searchsorted(self._ats, numbers, side="right") - 1
         places = numbers - self._ats[pending]
@@ -197,13 +218,13 @@ class SampleOrder:
             place = segment.permutation(places[mask])
             new = place >= segment.unseen
             at = np.flatnonzero(mask)
-            put_blocks(out, at[new], segment.slots.locate(place[new] - segment.unseen))
+            put_blocks(out, at[new], segment.epoch_index.locate(place[new] - segment.unseen))
             places[at[~new]] = segment.consumed + place[~new]
             pending[at[~new]] = index - 1
         return out
 
     def find_many(self, blocks: Blocks) -> Ints:
-        """When blocks are trained on: the inverse of `locate_many`, sample numbers [k].
+        """Numbers [k] of the samples that show some blocks: the inverse of `locate_many`.
 
         -1 for what is never trained on: a validation block, an epoch that a fraction left out, a
         start that is none. `source` is not looked at, a shard has but one.
@@ -212,9 +233,9 @@ class SampleOrder:
         owner = np.searchsorted(self._first_shards, blocks.shard, side="right") - 1
         for index, segment in enumerate(self._segments):
             at = np.flatnonzero(owner == index)
-            slots = segment.slots.find(blocks.take(at))
-            at, slots = at[slots >= 0], slots[slots >= 0]
-            place = segment.permutation.inverse(segment.unseen + slots)
+            entries = segment.epoch_index.find(blocks.take(at))
+            at, entries = at[entries >= 0], entries[entries >= 0]
+            place = segment.permutation.inverse(segment.unseen + entries)
             # What was not reached before the next append is a place of the next segment.
             for now, later in zip(
                 self._segments[index:], self._segments[index + 1 :], strict=False
@@ -229,7 +250,8 @@ class SampleOrder:
     def _validation_permutation(self) -> Permutation:
         return Permutation(self.num_validation_samples, "validation")
 
-    def _add_segment(self, at: int, new: PackedManifest, seed: int, slots: Slots) -> None:
+    def _add_segment(self, append: Append, epoch_index: EpochIndex) -> None:
+        at = append.at
         consumed = unseen = 0
         if self._segments:
             before = self._segments[-1]
@@ -240,14 +262,14 @@ class SampleOrder:
                     f"data are appended at sample {at}, but the order ends at "
                     f"{before.at + before.permutation.n}: append no later than that"
                 )
-        n = unseen + slots.num_slots
+        n = unseen + epoch_index.num_entries
         self._segments.append(
             _Segment(
                 at=at,
                 unseen=unseen,
                 consumed=consumed,
-                slots=slots,
-                permutation=Permutation(n, "order", seed, at, new.digest),
+                epoch_index=epoch_index,
+                permutation=Permutation(n, "order", append.seed, at, append.manifest.digest),
             )
         )
 

@@ -1,16 +1,16 @@
-"""No token of a damaged shard is trained on: every shard is compared with its MD5 before first use.
+"""Comparison of every shard with its MD5 before first use: no token of a damaged one is trained on.
 
-    launch ──session──▶ <run>/verified/<session>/<machine>/      one launch, one machine
+    <run>/verified/<launch>/<machine>/      one launch, one machine
                            <md5>.lock     held (flock) by the process that is hashing the shard
                            <md5>.json     what its files were like (inode, size, times) when right
 
 Hashing takes as long as reading, so the ranks of a machine share it: a shard is hashed by the first
-one that needs it, and the others believe the mark as long as the files are still the same ones. A
+one that needs it, and the others rely on its mark while the files are still the same ones. A
 file's change time cannot be set back, so damage behind a restored modification time is hashed anew.
-A lock dies with its process. A restart has a new session and checks everything again; so has
-another machine, which has memory and perhaps disks of its own.
+A lock ends with its process. A restart is a new launch and checks everything again; so does another
+machine, which has memory and perhaps disks of its own.
 
-`check` waits for an answer; `ahead` has idle threads hash what will be needed soon.
+`verify` waits for an answer; `verify_ahead` has idle threads hash what will be needed soon.
 """
 
 from __future__ import annotations
@@ -37,16 +37,13 @@ from model.data.shards import check_shard, check_sizes
 
 log = logging.getLogger(__name__)
 
-FOLDER = "verified"
-"""Name of the folder of marks inside a run's."""
-
 Identity = tuple[tuple[int, ...], tuple[int, ...]]
 """Device, inode, size, modification and change time of both files of a shard."""
 
 
 @dataclass(frozen=True)
 class _State:
-    """What must not be inherited by a forked process: threads, and locks that threads may hold."""
+    """Parts that a forked process must not inherit: threads, and locks that threads may hold."""
 
     pid: int
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -58,14 +55,14 @@ class _State:
     """They end when nothing waits."""
 
 
-class ShardGuard:
-    """Checks shards against their manifest, each once a launch and machine.
+class ShardVerifier:
+    """Compares shards with their manifest, each once a launch and machine.
 
     May be shared by threads and datasets, forked and pickled.
 
     Args:
         marks: folder that the processes of one launch on one machine share; none: this process
-            checks for itself. See `session_folder`.
+            checks for itself. See `marks_folder`.
         threads: that hash at once; by default the cores divided by the ranks of this machine.
     """
 
@@ -75,7 +72,7 @@ class ShardGuard:
         self._right: dict[str, Identity] = {}
         self._state = _State(os.getpid())
 
-    def check(self, shards: Sequence[tuple[Path, ShardInfo]]) -> None:
+    def verify(self, shards: Sequence[tuple[Path, ShardInfo]]) -> None:
         """Compare shards, each in its folder, with the manifest. Returns when all are right.
 
         Raises:
@@ -89,7 +86,7 @@ class ShardGuard:
             for folder, shard in unknown:
                 self._verify(folder, shard, wait=True)
 
-    def ahead(self, folder: Path, shard: ShardInfo) -> None:
+    def verify_ahead(self, folder: Path, shard: ShardInfo) -> None:
         """Have a shard checked soon, in the background; what is wrong with it is logged."""
         state = self._here()
         with state.lock:
@@ -97,7 +94,7 @@ class ShardGuard:
             if len(state.workers) < max(1, self.threads // 2):
                 # Not an executor: the interpreter would empty its queue before it ends.
                 worker = threading.Thread(
-                    target=self._work, args=(state,), name="shard-guard", daemon=True
+                    target=self._work, args=(state,), name="shard-verifier", daemon=True
                 )
                 state.workers.add(worker)
                 worker.start()
@@ -119,7 +116,7 @@ class ShardGuard:
         self._state = _State(os.getpid())
 
     def _is_known(self, folder: Path, shard: ShardInfo) -> bool:
-        """Whether this process knows the files, as they are now, to be right."""
+        """Return True if this process found the files, as they are now, to be right."""
         return self._right.get(_key(folder, shard)) == _identity(folder, shard)
 
     def _work(self, state: _State) -> None:
@@ -166,7 +163,7 @@ class ShardGuard:
         return before
 
     def _marked(self, folder: Path, shard: ShardInfo) -> Identity | None:
-        """What the files are like, if a mark says that they were right like this."""
+        """Identity of the files, if a mark says that they were right like this; else None."""
         if self.marks is None:
             return None
         try:
@@ -203,16 +200,16 @@ class ShardGuard:
         return self._state
 
 
-def session_folder(run: Path, session: str) -> Path:
-    """Where the processes of this machine mark shards in one launch of a run."""
+def marks_folder(verified: Path, launch: str) -> Path:
+    """Folder in which the processes of this machine mark shards in one launch of a run."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     suffix = boot.read_text().strip()[:8] if boot.is_file() else ""
-    return run / FOLDER / session / f"{platform.node() or 'machine'}-{suffix}"
+    return verified / launch / f"{platform.node() or 'machine'}-{suffix}"
 
 
-def forget_sessions(run: Path) -> None:
+def remove_marks(verified: Path) -> None:
     """Delete the marks of all launches; called by one process, before a launch and after it."""
-    shutil.rmtree(run / FOLDER, ignore_errors=True)
+    shutil.rmtree(verified, ignore_errors=True)
 
 
 def _key(folder: Path, shard: ShardInfo) -> str:

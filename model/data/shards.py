@@ -41,7 +41,7 @@ class FinishedShard:
     """A published shard and how far into its cleaned file it reaches."""
 
     info: ShardInfo
-    """What the manifest will say about it."""
+    """Its entry in the manifest."""
     position: int
     """Opaque to this module: the `position` given with its last document."""
 
@@ -97,7 +97,7 @@ class ShardWriter:
 
     @property
     def shards(self) -> list[ShardInfo]:
-        """What is published so far."""
+        """Shards published so far."""
         return [shard.info for shard in self.finished]
 
     def add_document(
@@ -293,7 +293,7 @@ def map_tokens(folder: Path, shard: ShardInfo) -> npt.NDArray[Any]:
 
 
 def map_starts(folder: Path, shard: ShardInfo) -> npt.NDArray[np.int64]:
-    """Memory-map where each document starts, in tokens, ascending, int64 [num_documents]."""
+    """Memory-map the start of each document, in tokens, ascending, int64 [num_documents]."""
     path = folder / shard.index_name
     _check_size(path, 8 * shard.num_documents, shard)
     return _map(path, "int64", shard.num_documents)
@@ -315,14 +315,14 @@ def _map(path: Path, dtype: str, size: int) -> npt.NDArray[Any]:
 
 
 def read_document_starts(folder: Path, shard: ShardInfo) -> npt.NDArray[np.uint64]:
-    """Where each document starts, in tokens, ascending, uint64 [num_documents]."""
+    """Start of each document, in tokens, ascending, uint64 [num_documents]."""
     path = folder / shard.index_name
     _check_size(path, 8 * shard.num_documents, shard)
     return np.fromfile(path, dtype="<u8")
 
 
 def check_sizes(folder: Path, shard: ShardInfo) -> tuple[os.stat_result, os.stat_result]:
-    """What the file system says of the token file and the index; their sizes are as they should be.
+    """File status of the token file and of the index, whose sizes are checked.
 
     Raises:
         DataError: a file is missing, truncated or too long; names the shard.

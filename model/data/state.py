@@ -1,5 +1,4 @@
-"""How far training has come through its data: a few hundred bytes of JSON, and under a hundred more
-for each append.
+"""Position of a training in its data: a few hundred bytes of JSON, under a hundred more an append.
 
 Since the order is a function (model/data/order.py), the state is its arguments and one number. It
 names no path, belongs to no rank, and is as valid on 4 processes as on 8. Every field carries a
@@ -10,23 +9,45 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 from common.errors import DataError
 from common.files import digest_of
-from model.data.append import Journal, JournalLine
+from model.data.append import Append
 from model.data.manifest import PackedManifest
 from model.data.order import SampleOrder
 
-SCHEMA_VERSION = 2
-FILE_NAME = "data_state.json"
+SCHEMA_VERSION = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedAppend:
+    """Everything that tells one append from another, in little space."""
+
+    at: int
+    seed: int
+    manifest: str
+    """Digest of the manifest."""
+    weights: str
+    """Digest of the weights (12 hex digits) without those that are 1; "" where all are."""
+
+    @classmethod
+    def of(cls, append: Append) -> SavedAppend:
+        """The digest of an append."""
+        weights = {name: float(weight) for name, weight in append.weights.items() if weight != 1}
+        return cls(
+            at=append.at,
+            seed=append.seed,
+            manifest=append.manifest.digest,
+            weights=digest_of(weights)[:12] if weights else "",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataState:
-    """What is needed, beside the shards, to go on with the next sample.
+    """Everything needed, beside the shards, to go on with the next sample.
 
     Raises:
         DataError: a field has the wrong type or is out of range.
@@ -44,8 +65,8 @@ class DataState:
     """Part of each source that is never trained on, in [0, 0.5]."""
     samples_consumed: int
     """Samples [0, samples_consumed) have been trained on."""
-    journal: tuple[JournalLine, ...] = field(default=())
-    """Data appended so far; the run's journal.json has the same in full."""
+    appends: tuple[SavedAppend, ...] = ()
+    """Data appended so far; the run's journal has the same in full."""
 
     def __post_init__(self) -> None:
         for name in ("seed", "sequence_length", "samples_consumed"):
@@ -72,29 +93,28 @@ class DataState:
             weights=order.weights,
             validation_fraction=order.validation_fraction,
             samples_consumed=samples_consumed,
-            journal=order.journal.lines,
+            appends=tuple(map(SavedAppend.of, order.appends)),
         )
 
-    def order(self, manifest: PackedManifest, journal: Journal | None = None) -> SampleOrder:
+    def order(self, manifest: PackedManifest, appends: Sequence[Append] = ()) -> SampleOrder:
         """The order this state speaks of.
 
         Args:
             manifest: the data the run started with; checked.
-            journal: the run's; it may know later appends, which are left out.
+            appends: the run's; later ones than the state has are left out.
 
         Raises:
-            DataError: these are other data, or another journal.
+            DataError: these are other data, or other appends.
         """
         self.check(manifest)
-        journal = journal or Journal()
-        self._check_journal(journal)
+        self._check_appends(appends)
         return SampleOrder(
             manifest,
             sequence_length=self.sequence_length,
             seed=self.seed,
             weights=self.weights,
             validation_fraction=self.validation_fraction,
-            journal=replace(journal, entries=journal.entries[: len(self.journal)]),
+            appends=appends[: len(self.appends)],
         )
 
     def check(self, manifest: PackedManifest) -> None:
@@ -128,12 +148,12 @@ class DataState:
                     f"{name} of the checkpoint is {old!r}, configured is {new!r}: samples would be "
                     f"lost or repeated. Set {name} back, or start a new run"
                 )
-        self._check_journal(order.journal)
-        for entry in order.journal.entries[len(self.journal) :]:
-            if entry.at < self.samples_consumed:
+        self._check_appends(order.appends)
+        for append in order.appends[len(self.appends) :]:
+            if append.at < self.samples_consumed:
                 raise DataError(
-                    f"journal: data of manifest {entry.manifest} are appended at sample "
-                    f"{entry.at}, but {self.samples_consumed} are trained on already: append at "
+                    f"data of manifest {append.manifest.digest} are appended at sample "
+                    f"{append.at}, but {self.samples_consumed} are trained on already: append at "
                     "that sample or later"
                 )
         if self.samples_consumed > order.num_samples:
@@ -142,23 +162,22 @@ class DataState:
                 f"{order.num_samples} samples"
             )
 
-    def _check_journal(self, journal: Journal) -> None:
-        """The journal begins with the appends of this state. Raises DataError naming the first."""
-        lines = journal.lines
-        for number, saved in enumerate(self.journal):
-            if number >= len(lines):
+    def _check_appends(self, appends: Sequence[Append]) -> None:
+        """Refuse appends that do not begin with this state's. Raises DataError naming the first."""
+        for number, saved in enumerate(self.appends):
+            if number >= len(appends):
                 raise DataError(
-                    f"journal of the checkpoint has {len(self.journal)} appends, the run's has "
-                    f"{len(lines)}: the append of manifest {saved.manifest} at sample {saved.at} "
-                    "is missing. Restore journal.json"
+                    f"appends of the checkpoint are {len(self.appends)}, those of the run "
+                    f"{len(appends)}: the append of manifest {saved.manifest} at sample {saved.at} "
+                    "is missing. Restore the run's journal"
                 )
+            now = SavedAppend.of(appends[number])
             for name in ("at", "seed", "manifest", "weights"):
-                old, new = getattr(saved, name), getattr(lines[number], name)
+                old, new = getattr(saved, name), getattr(now, name)
                 if old != new:
                     raise DataError(
-                        f"journal of the checkpoint says {name} = {old!r} of append {number} "
-                        f"(manifest {saved.manifest}), the run's journal {new!r}: restore "
-                        "journal.json"
+                        f"the checkpoint says {name} = {old!r} of append {number} (manifest "
+                        f"{saved.manifest}), the run's journal {new!r}: restore the journal"
                     )
 
     def to_json(self) -> str:
@@ -202,23 +221,23 @@ class DataState:
         if set(checks) != set(_checks(raw)):
             raise DataError("checks of the data state name other fields: the file was edited")
         values: dict[str, Any] = {f.name: raw[f.name] for f in fields(cls)}
-        values["journal"] = tuple(map(_line, raw["journal"]))
+        values["appends"] = tuple(map(_saved_append, raw["appends"]))
         return cls(**values)
 
     def _content(self) -> dict[str, Any]:
         content: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
         content |= {f.name: getattr(self, f.name) for f in fields(self)}
         content["weights"] = dict(self.weights)
-        content["journal"] = [[e.at, e.seed, e.manifest, e.weights] for e in self.journal]
+        content["appends"] = [list(astuple(append)) for append in self.appends]
         return content
 
 
-def _line(raw: Any) -> JournalLine:
+def _saved_append(raw: Any) -> SavedAppend:
     kinds = (int, int, str, str)
     if not isinstance(raw, list) or tuple(map(type, raw)) != kinds or raw[0] < 0:
-        raise DataError(f"journal of the data state: {raw!r} is no [at, seed, manifest, weights]")
+        raise DataError(f"appends of the data state: {raw!r} is no [at, seed, manifest, weights]")
     at, seed, manifest, weights = raw
-    return JournalLine(at=at, seed=seed, manifest=manifest, weights=weights)
+    return SavedAppend(at=at, seed=seed, manifest=manifest, weights=weights)
 
 
 def _checks(content: Mapping[str, Any]) -> dict[str, str]:

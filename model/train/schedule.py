@@ -6,7 +6,7 @@ step   0     w        N        0 w   N-d N            0 w     N     0 w     D N
 
 Every shape is high + (low - high) f(p), where p in [0, 1] says how far the decay has come and is
 piecewise linear in the step: 0 until the decay begins at step D, then straight to 1 at the end N.
-When the end moves at step c (run/horizon.py), p stays what it is at c and goes from there:
+When the end moves at step c (run/length.py), p stays what it is at c and goes from there:
 
 p      1 |      N0 / . N1     extended at c: the rate is continuous, never rises, and is lowest at
          |        /.          the new end N1. cosine goes on falling, more slowly; wsd and constant
@@ -19,10 +19,11 @@ from dataclasses import asdict, replace
 
 from common.errors import ConfigError, DataError
 from model.train.config import PretrainSettings
-from model.train.run.length import FILE_NAME, Horizon
+from model.train.run.folder import JOURNAL_FILE
+from model.train.run.length import TrainingLength
 
 
-def learning_rate(settings: PretrainSettings, step: int, horizon: Horizon) -> float:
+def learning_rate(settings: PretrainSettings, step: int, length: TrainingLength) -> float:
     """Learning rate of the step with number `step` (0-based).
 
     With w = warmup_steps, lr, lo = learning_rate, min_learning_rate and p from `decay_progress`:
@@ -30,28 +31,28 @@ def learning_rate(settings: PretrainSettings, step: int, horizon: Horizon) -> fl
     - warm-up, step < w: lr (step + 1) / w, so that the first step already moves the weights.
     - cosine (section 5): lo + (lr - lo) (1 + cos(pi p)) / 2, the decay beginning at w.
     - wsd (Hu et al. 2024, arXiv 2404.06395): lo + (lr - lo) (1 - p), the decay beginning
-      `decay_fraction` of all steps before the end, or where `steel horizon --decay-at` puts it.
+      `decay_fraction` of all steps before the end, or where `steel reschedule --decay-at` puts it.
     - constant: the same with no decay until one is asked for (Hägele et al. 2024, arXiv
       2405.18392, show that such a late decay reaches what cosine does).
     """
     high, low, warmup = settings.learning_rate, settings.min_learning_rate, settings.warmup_steps
     if step < warmup:
         return high * (step + 1) / warmup
-    progress = decay_progress(settings, step, horizon)
+    progress = decay_progress(settings, step, length)
     if settings.schedule == "cosine":
         return low + (high - low) * 0.5 * (1.0 + math.cos(math.pi * progress))
     return low + (high - low) * (1.0 - progress)
 
 
-def decay_progress(settings: PretrainSettings, step: int, horizon: Horizon) -> float:
-    """How far the decay has come before the step with number `step`; in [0, 1].
+def decay_progress(settings: PretrainSettings, step: int, length: TrainingLength) -> float:
+    """Progress of the decay before the step with number `step`; in [0, 1].
 
     Only changes that were made at or before the step count, so no later change moves a rate that
     was used.
     """
-    progress, end, decay_at = 0.0, horizon.steps, None
+    progress, end, decay_at = 0.0, length.initial_steps, None
     begin = _decay_start(settings, end, decay_at, now=0)
-    for change in horizon.changes:
+    for change in length.changes:
         if change.step > step:
             break
         if (change.total_steps, change.decay_at) == (end, decay_at):
@@ -62,33 +63,33 @@ def decay_progress(settings: PretrainSettings, step: int, horizon: Horizon) -> f
     return _advance(progress, begin, end, step)
 
 
-def check_saved_horizon(
-    settings: PretrainSettings, horizon: Horizon, saved: Horizon, step: int
+def check_saved_length(
+    settings: PretrainSettings, length: TrainingLength, saved: TrainingLength, step: int
 ) -> None:
     """Refuse to go on from a checkpoint after `step` steps that had other rates until there.
 
     Args:
-        horizon: the run's, as configured and as its file says.
+        length: the run's, as configured and as its journal says.
         saved: the checkpoint's. It may lack later changes, and have ones that never came to hold.
 
     Raises:
         ConfigError: the run started with another number of steps, and that shows in the rates.
-        DataError: changes until `step` are missing from the run's file, or are others.
+        DataError: changes until `step` are missing from the run's journal, or are others.
     """
     old = [change for change in saved.changes if change.step < step]
-    now = [change for change in horizon.changes if change.step < step]
+    now = [change for change in length.changes if change.step < step]
     if old != now:
         raise DataError(
-            f"changes of the checkpoint's horizon are {[asdict(c) for c in old]}, those of the "
-            f"run {[asdict(c) for c in now]}: restore the run's {FILE_NAME} and journal"
+            f"changes of the checkpoint's length are {[asdict(c) for c in old]}, those of the "
+            f"run {[asdict(c) for c in now]}: restore the run's {JOURNAL_FILE}"
         )
     if decay_progress(settings, step, saved) != decay_progress(
-        settings, step, replace(horizon, changes=saved.changes)
+        settings, step, replace(length, changes=saved.changes)
     ):
         raise ConfigError(
-            f"pretrain: the run started with {saved.steps} steps, settings and data give "
-            f"{horizon.steps} now: its learning rates would be others. Set steps back and move the "
-            "end with `steel horizon RUN --steps N`, or start a new run"
+            f"pretrain: the run started with {saved.initial_steps} steps, settings and data give "
+            f"{length.initial_steps} now: its learning rates would be others. Set steps back and move the "
+            "end with `steel reschedule RUN --steps N`, or start a new run"
         )
 
 

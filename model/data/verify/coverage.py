@@ -1,7 +1,7 @@
-"""An independent count of what was trained on.
+"""An independent count of the blocks that were trained on.
 
-The ledger knows what the shards hold and what the weights promise, and nothing of permutations,
-slots or segments: a mistake in model/data/order.py cannot hide behind the same mistake here.
+`Coverage` knows what the shards hold and what the weights promise, and nothing of permutations,
+entries or segments: a mistake in model/data/order.py cannot hide behind the same mistake here.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from model.data.order import SampleOrder
 from model.data.permutation import Ints, Permutation
 
 
-class Ledger:
-    """Counts blocks by what the shards hold, knowing nothing of permutations and slots."""
+class Coverage:
+    """Counts blocks as the shards hold them, knowing nothing of permutations and entries."""
 
     def __init__(self, order: SampleOrder, *, exhaustive: bool) -> None:
         self.order = order
@@ -47,7 +47,7 @@ class Ledger:
         self.md5s = np.asarray([list(bytes.fromhex(s.md5)) for s in order.shards], dtype=np.uint8)
 
     def add(self, found: Blocks) -> None:
-        """Book some samples."""
+        """Count some samples."""
         if not found.shard.size:
             return
         length = self.order.sequence_length
@@ -76,7 +76,7 @@ class Ledger:
             self.sampled.append(places)
 
     def close(self) -> None:
-        """Count what the weights promise and nobody saw; call once, when all is added."""
+        """Count promised blocks that never came; call once, when all is added."""
         if not self.exhaustive:
             places = np.concatenate(self.sampled)
             self.num_repeated += places.size - _distinct(places).size
@@ -97,9 +97,9 @@ class Ledger:
         return np.concatenate([self.md5s[found.shard], numbers], axis=1).tobytes()
 
     def check_inverse(self, permutation: Permutation) -> int:
-        """A map with an inverse neither loses nor repeats: look at up to a million numbers.
+        """Send up to a million numbers through a permutation and back; return how many.
 
-        Returns at how many.
+        A map with an inverse neither loses nor repeats.
         """
         n = permutation.n
         numbers = _distinct(np.linspace(0, max(n - 1, 0), num=min(n, 1_000_000), dtype=np.int64))
@@ -108,27 +108,27 @@ class Ledger:
         return numbers.size
 
     def look_up(self, count: int, seed: int = 0) -> int:
-        """Ask the order when some blocks come, as the shards have them, and look there.
+        """Look up the samples of blocks drawn from the shards, and compare; return how many.
 
         Draws (block, epoch) at random from all that the weights speak of; one that should come
         and does not is not found, nor is one that is said to come where something else does. A
-        fraction of an epoch may leave a block out. Returns how many come and were looked up.
+        fraction of an epoch may leave a block out.
         """
         total = int(self.first[-1])
         draw = np.random.default_rng(seed).integers(0, max(total, 1), min(count, total))
         places = _distinct(draw)
         shard = np.searchsorted(self.first, places, side="right") - 1
         epoch, block = np.divmod(places - self.first[shard], self.blocks[shard])
-        asked = Blocks(self.names[shard], epoch, shard, block * self.order.sequence_length)
-        asked = asked.take(~self._is_held_out(self._block(asked)))
-        samples = self.order.find_many(asked)
+        drawn = Blocks(self.names[shard], epoch, shard, block * self.order.sequence_length)
+        drawn = drawn.take(~self._is_held_out(self._block(drawn)))
+        samples = self.order.find_many(drawn)
         floors = np.asarray([math.floor(weight) for weight in self.weights], dtype=np.int64)
         missing = samples < 0
-        self.num_not_found += int(np.count_nonzero(missing & (asked.epoch < floors[asked.shard])))
-        asked = asked.take(~missing)
+        self.num_not_found += int(np.count_nonzero(missing & (drawn.epoch < floors[drawn.shard])))
+        drawn = drawn.take(~missing)
         there = self.order.locate_many(samples[~missing])
-        self.num_not_found += int(np.count_nonzero(np.any(rows(asked) != rows(there), axis=0)))
-        return asked.shard.size
+        self.num_not_found += int(np.count_nonzero(np.any(rows(drawn) != rows(there), axis=0)))
+        return drawn.shard.size
 
     def _block(self, found: Blocks) -> Ints:
         block: Ints = self.first_block[found.shard] + found.start // self.order.sequence_length
@@ -164,7 +164,7 @@ class Ledger:
 def _weights_of_shards(order: SampleOrder) -> list[Fraction]:
     """Epochs promised for each shard of an order, as exact as they were written."""
     by_manifest: dict[str, Mapping[str, float]] = {order.manifest.digest: order.weights}
-    by_manifest |= {e.manifest: e.weights for e in order.journal.entries}
+    by_manifest |= {append.manifest.digest: append.weights for append in order.appends}
     return [
         Fraction(repr(float(by_manifest[owner.digest].get(shard.source, 1.0))))
         for owner, shard in zip(order.manifests, order.shards, strict=True)

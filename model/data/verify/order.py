@@ -3,28 +3,28 @@
 `verify_order` trains a run without a model: it goes through the steps of a scenario (world sizes,
 micro-batches, restarts through the JSON of the data state, appends in mid-run) rank by rank, and
 compares what the ranks were given with the order of a run that was never interrupted, and with a
-plain count of the blocks in the shards. What the shards hold is looked at in verify_shards.py.
+plain count of the blocks in the shards (coverage.py). The shards' bytes are verified in shards.py.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from common.errors import ConfigError
+from model.data.append import Append
 from model.data.epoch_index import Blocks
-from model.data.append import Journal
 from model.data.loader import rank_samples
 from model.data.manifest import PackedManifest
 from model.data.order import SampleOrder
 from model.data.permutation import Ints
 from model.data.state import DataState
-from model.data.verify.coverage import Ledger, rows
+from model.data.verify.coverage import Coverage, rows
 
 Progress = Callable[[int, int], None]
 
@@ -35,14 +35,14 @@ NUM_SAMPLED = 2_000_000
 """Samples looked at (about) in an order beyond the limit."""
 
 NUM_LOOKED_UP = 1_000_000
-"""Blocks for which the order is asked when they come, at most."""
+"""Blocks whose sample is looked up in the order, at most."""
 
 _CHUNK = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
 class OrderReport:
-    """What `verify_order` found. `ok` says whether the order holds what it promises."""
+    """Findings of `verify_order`; `ok` if the order keeps what it promises."""
 
     num_samples: int
     """Training samples of the whole run, appends included."""
@@ -61,11 +61,11 @@ class OrderReport:
     samples_by_source: dict[str, int]
     """Training samples of each source."""
     exhaustive: bool
-    """Whether every sample was looked at; else `num_checked` of them and the formula."""
+    """If true, every sample was looked at; else `num_checked` of them and the formula."""
     num_checked: int
     """Samples looked at."""
     num_looked_up: int
-    """Blocks for which the order was asked when they come."""
+    """Blocks whose sample was looked up in the order."""
     num_inverted: int
     """Numbers that were sent through a permutation and back."""
     num_lost: int
@@ -114,13 +114,13 @@ class OrderReport:
 
 @dataclass(frozen=True, kw_only=True)
 class _Phase:
-    """A stretch of steps on one set of ranks with one journal."""
+    """A stretch of steps on one set of ranks with one order."""
 
     begin: int
     end: int
     world_size: int
     micro_batch_size: int
-    journal: Journal
+    appends: tuple[Append, ...]
     restarted: bool
 
 
@@ -132,11 +132,11 @@ def verify_order(
     seed: int = 0,
     weights: Mapping[str, float] | None = None,
     validation_fraction: float = 0.0,
-    journal: Journal | None = None,
+    appends: Sequence[Append] = (),
     ranks: Sequence[int] = (1,),
     micro_batches: Sequence[int] = (),
     restarts: Sequence[int] = (),
-    append: Sequence[tuple[PackedManifest, int]] = (),
+    more: Sequence[tuple[PackedManifest, int]] = (),
     limit: int = EXHAUSTIVE_LIMIT,
     progress: Progress | None = None,
 ) -> OrderReport:
@@ -145,11 +145,11 @@ def verify_order(
     Args:
         manifest, sequence_length, seed, weights, validation_fraction: as of SampleOrder.
         global_batch_size: samples a step; a multiple of each number of ranks times its micro-batch.
-        journal: what was appended to the run already.
+        appends: data that joined the run already.
         ranks: world size at the start and after each restart; the last one stays.
         micro_batches: samples a forward pass, of each entry of `ranks`; absent: a rank's share.
         restarts: steps (ascending) at which the run stops and resumes from its JSON.
-        append: (manifest, step) in order of steps; joins at sample step * global_batch_size.
+        more: (manifest, step) in order of steps; joins at sample step * global_batch_size.
         limit: look at every sample of orders up to this size; see EXHAUSTIVE_LIMIT.
         progress: called with (samples done, samples in all).
 
@@ -164,45 +164,39 @@ def verify_order(
         "weights": weights,
         "validation_fraction": validation_fraction,
     }
-    whole = SampleOrder(manifest, **arguments, journal=journal)
-    for new, step in append:
+    whole = SampleOrder(manifest, **arguments, appends=appends)
+    for new, step in more:
         _check_step("data cannot be appended", step, whole, global_batch_size)
-        number = len(whole.journal.entries)
-        longer = whole.journal.append(
-            manifest, new, at=step * global_batch_size, seed=seed + 1 + number
-        )
-        whole = SampleOrder(manifest, **arguments, journal=longer)
+        number = len(whole.appends)
+        append = Append(at=step * global_batch_size, manifest=new, seed=seed + 1 + number)
+        whole = SampleOrder(manifest, **arguments, appends=(*whole.appends, append))
     for step in restarts:
         _check_step("the run cannot be restarted", step, whole, global_batch_size)
-    journal, total, num_steps = (
-        whole.journal,
-        whole.num_samples,
-        whole.num_samples // global_batch_size,
-    )
-    ledger = Ledger(whole, exhaustive=total <= limit)
-    stride = 1 if ledger.exhaustive else max(1, total // min(limit, NUM_SAMPLED))
+    total, num_steps = whole.num_samples, whole.num_samples // global_batch_size
+    coverage = Coverage(whole, exhaustive=total <= limit)
+    stride = 1 if coverage.exhaustive else max(1, total // min(limit, NUM_SAMPLED))
     digest = hashlib.md5(usedforsecurity=False)
     differing = checked = 0
-    phases = _phases(journal, global_batch_size, num_steps, ranks, micro_batches, restarts)
+    phases = _phases(whole.appends, global_batch_size, num_steps, ranks, micro_batches, restarts)
     for steps, found in _walk(manifest, arguments, phases, global_batch_size, stride):
         numbers = rank_samples(
             steps, global_batch_size=global_batch_size, rank=0, world_size=1
         ).ravel()
         expected = whole.locate_many(numbers)
         differing += int(np.count_nonzero(np.any(rows(found) != rows(expected), axis=0)))
-        ledger.add(found)
-        digest.update(ledger.content(found))
+        coverage.add(found)
+        digest.update(coverage.content(found))
         checked += numbers.size
         if progress:
             progress(int(numbers[-1]) + 1, total)
     # A remainder smaller than a step is in the order too, though no step reaches it.
     rest = np.arange(num_steps * global_batch_size, total, dtype=np.int64)
     found = whole.locate_many(rest)
-    ledger.add(found)
-    digest.update(ledger.content(found))
-    num_inverted = sum(map(ledger.check_inverse, whole.permutations))
-    num_looked_up = ledger.look_up(NUM_LOOKED_UP)
-    ledger.close()
+    coverage.add(found)
+    digest.update(coverage.content(found))
+    num_inverted = sum(map(coverage.check_inverse, whole.permutations))
+    num_looked_up = coverage.look_up(NUM_LOOKED_UP)
+    coverage.close()
     return OrderReport(
         num_samples=total,
         num_steps=num_steps,
@@ -212,20 +206,20 @@ def verify_order(
         tokens_left_over=sum((s.num_tokens - 1) % sequence_length for s in whole.shards),
         num_validation_samples=whole.num_validation_samples,
         samples_by_source=whole.samples_by_source(),
-        exhaustive=ledger.exhaustive,
+        exhaustive=coverage.exhaustive,
         num_checked=checked + rest.size,
         num_looked_up=num_looked_up,
         num_inverted=num_inverted,
-        num_lost=ledger.num_lost,
-        num_not_found=ledger.num_not_found,
-        num_repeated=ledger.num_repeated,
-        num_misplaced=ledger.num_misplaced,
-        num_leaked=ledger.num_leaked,
+        num_lost=coverage.num_lost,
+        num_not_found=coverage.num_not_found,
+        num_repeated=coverage.num_repeated,
+        num_misplaced=coverage.num_misplaced,
+        num_leaked=coverage.num_leaked,
         num_differing=differing,
         world_sizes=tuple(ranks),
         micro_batches=tuple(micro_batches),
         restarts=tuple(restarts),
-        appends=tuple(entry.at // global_batch_size for entry in journal.entries),
+        appends=tuple(append.at // global_batch_size for append in whole.appends),
         samples_appended=whole.samples_appended,
         state_bytes=len(DataState.of(whole, total).to_json().encode()),
         order_digest=digest.hexdigest(),
@@ -270,7 +264,7 @@ def _check_scenario(
 
 
 def _phases(
-    journal: Journal,
+    appends: tuple[Append, ...],
     global_batch_size: int,
     num_steps: int,
     ranks: Sequence[int],
@@ -278,11 +272,11 @@ def _phases(
     restarts: Sequence[int],
 ) -> list[_Phase]:
     """The scenario cut where ranks or data change."""
-    joined = [entry.at // global_batch_size for entry in journal.entries]
-    for entry in journal.entries:
-        if entry.at % global_batch_size:
+    joined = [append.at // global_batch_size for append in appends]
+    for append in appends:
+        if append.at % global_batch_size:
             raise ConfigError(
-                f"data were appended at sample {entry.at}, which is no multiple of "
+                f"data were appended at sample {append.at}, which is no multiple of "
                 f"global_batch_size = {global_batch_size}: give the run's own --global-batch-size"
             )
     ends = sorted({0, num_steps, *(s for s in [*restarts, *joined] if s < num_steps)})
@@ -296,7 +290,7 @@ def _phases(
                 end=end,
                 world_size=ranks[number],
                 micro_batch_size=micro_batches[number],
-                journal=replace(journal, entries=journal.entries[:known]),
+                appends=appends[:known],
                 restarted=begin in restarts,
             )
         )
@@ -314,18 +308,18 @@ def _walk(
     order = SampleOrder(manifest, **arguments)
     size = max(1, _CHUNK // global_batch_size)
     for phase in phases:
-        if phase.restarted:  # all that survives is the text of the state, and the journal
+        if phase.restarted:  # all that survives is the text of the state, and the appends
             text = DataState.of(order, phase.begin * global_batch_size).to_json()
-            order = DataState.from_json(text).order(manifest, phase.journal)
-        if phase.journal.entries != order.journal.entries:
-            order = SampleOrder(manifest, **arguments, journal=phase.journal)
+            order = DataState.from_json(text).order(manifest, phase.appends)
+        if len(phase.appends) != len(order.appends):
+            order = SampleOrder(manifest, **arguments, appends=phase.appends)
         for first in range(phase.begin, phase.end, size * stride):
             steps = np.arange(first, min(first + size, phase.end), dtype=np.int64)
             yield steps, _consumed(order, steps, global_batch_size, phase)
 
 
 def _consumed(order: SampleOrder, steps: Ints, global_batch_size: int, phase: _Phase) -> Blocks:
-    """What the ranks are given, micro-batch after micro-batch, in the order of their samples."""
+    """Blocks given to the ranks, micro-batch after micro-batch, in the order of their samples."""
     width = global_batch_size // phase.world_size
     out = np.empty((4, len(steps), phase.world_size, width), dtype=np.int64)
     for rank in range(phase.world_size):

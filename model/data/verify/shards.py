@@ -1,4 +1,4 @@
-"""Every byte of packed shards, and whether the bytes make sense.
+"""Verification of packed shards: every byte, and that documents, index and ids fit each other.
 
 token file ── MD5, ids in range, as many ends of documents as documents
 index      ── MD5, ascending, and the token before each start ends a document
@@ -26,7 +26,7 @@ def verify_shards(
     hashes: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
-    """Every fault of every shard.
+    """Find every fault of every shard.
 
     Args:
         manifest: as read from a folder.
@@ -62,7 +62,7 @@ def verify_shards(
 
 
 def check_documents(manifest: PackedManifest, shard: ShardInfo) -> None:
-    """Index and ids fit each other and the vocabulary. Raises DataError naming the shard."""
+    """Refuse an index or ids that do not fit. Raises DataError naming the shard."""
     assert manifest.folder is not None
     tokens = open_tokens(manifest.folder, shard)
     starts = map_starts(manifest.folder, shard)

@@ -1,13 +1,13 @@
-"""The asking side of requests: check everything against the run, then publish one file.
+"""The client of a running or stopped training: check a request against the run, then publish it.
 
-    run folder ─▶ RunState: settings, first data, changes so far, steps done, what others asked for
-    append, move_end: done already? asked for already? possible? ─▶ RUN/requests/….json ─▶ Answer
+    run folder ─▶ RunClient: plan, steps done, pending requests
+    append, reschedule, profile: done already? pending? possible? ─▶ RUN/requests/….json
 
-Nothing here writes a journal: only the run's own rank 0 does (model/train/run/handler.py). What is
-asked twice is asked once, and the answer says so.
+Nothing here writes the journal: only the run's own rank 0 does (model/train/run/handler.py). A
+request that is made twice is published once, and the result says so.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -15,28 +15,36 @@ from typing import Any, Literal, Self
 from common.config import from_json
 from common.errors import ConfigError, DataError, SteelError
 from model.data import PackedManifest
+from model.data.append import check_new_content, shards_by_content
+from model.data.manifest import find_manifest
 from model.data.verify.shards import verify_shards
 from model.train.checkpoint.reader import complete_checkpoints
 from model.train.config import PretrainJob, PretrainSettings
-from model.train.run.plan import Changes
-from model.train.run.folder import CHECKPOINTS_FOLDER, JOB_FILE, METRICS_FILE
-from model.train.run.length import Policy
+from model.train.run.folder import CHECKPOINTS_FOLDER, JOB_FILE, METRICS_FILE, REQUESTS_FOLDER
+from model.train.run.length import LengthPolicy
 from model.train.run.metrics import newest_step
-from model.train.run.requests import AppendRequest, HorizonRequest, Pending, Request, RequestFolder
+from model.train.run.plan import RunPlan
+from model.train.run.requests import (
+    AppendRequest,
+    ProfileRequest,
+    Request,
+    RequestFolder,
+    RescheduleRequest,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What became of asking."""
+class RequestResult:
+    """State of a request after the client was called."""
 
     status: Literal["requested", "pending", "done"]
-    """Asked for now; asked for before and not done yet; done before."""
+    """Published now; published before and not done yet; done before."""
     request: str
     """Name of the request."""
     step: int | None
     """Step at which it was done, or is to be; None: at the next step boundary."""
     total_steps: int
-    """Where the run ends with it."""
+    """Steps of the whole run with it."""
     num_samples: int = 0
     """Samples that the appended data add to the run."""
     num_tokens: int = 0
@@ -47,27 +55,37 @@ class Answer:
         return asdict(self)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunState:
-    """A pretraining run as it can be known from outside."""
+class RunClient:
+    """Requests to one run, from outside of its processes.
 
-    folder: Path
-    changes: Changes
-    done: int
-    """Steps that certainly lie behind: of the newest complete checkpoint, or measured by a run that
-    is going on."""
-    first_free: int
-    """First step at which something can still be asked for."""
+    Args:
+        folder: of the run; may be empty.
+        settings, base: the run's settings and first data.
+        running: the trainer works now; its checkpoints alone then lag behind.
+
+    Raises:
+        DataError: the run's data or journal are damaged or missing.
+    """
+
+    def __init__(
+        self, folder: Path, settings: PretrainSettings, base: PackedManifest, *, running: bool
+    ) -> None:
+        checkpoints = complete_checkpoints(folder / CHECKPOINTS_FOLDER)
+        saved = int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
+        measured = newest_step(folder / METRICS_FILE) if running else 0
+        self.folder = folder
+        self.plan = RunPlan.read(folder, settings, base)
+        self.requests = RequestFolder(folder)
+        self.done = max(saved, measured)
+        """Steps that certainly lie behind: of the newest complete checkpoint, or measured by a run
+        that is going on."""
+        # The boundary after the step that was measured last may be over.
+        self.first_free = max(saved, measured + 1 if measured else 0)
+        """First step at which something can still be requested."""
 
     @classmethod
-    def read(cls, folder: Path, *, running: bool) -> Self:
-        """The run in a folder.
-
-        running: whether its trainer works now; its checkpoints alone then lag behind.
-
-        Raises:
-            DataError: no run has begun there, or its data or journals are damaged or missing.
-        """
+    def open(cls, folder: Path, *, running: bool) -> Self:
+        """The client of the run in a folder. Raises DataError when none has begun there."""
         path = folder / JOB_FILE
         if not path.is_file():
             raise DataError(
@@ -76,261 +94,201 @@ class RunState:
             )
         job = from_json(PretrainJob, path)
         base = PackedManifest.read(Path(job.packed) / "shards")
-        return cls.of(folder, job.settings, base, running=running)
+        return cls(folder, job.settings, base, running=running)
 
-    @classmethod
-    def of(
-        cls, folder: Path, settings: PretrainSettings, base: PackedManifest, *, running: bool
-    ) -> Self:
-        """The run of these settings and data in a folder, which may be empty."""
-        checkpoints = complete_checkpoints(folder / CHECKPOINTS_FOLDER)
-        saved = int(checkpoints[-1].name.removeprefix("step-")) if checkpoints else 0
-        measured = newest_step(folder / METRICS_FILE) if running else 0
-        return cls(
-            folder=folder,
-            changes=Changes.read(folder, settings, base),
-            done=max(saved, measured),
-            # The boundary after the step that was measured last may be over.
-            first_free=max(saved, measured + 1 if measured else 0),
+    def append(
+        self,
+        data: Path,
+        *,
+        at_step: int | None = None,
+        weights: Mapping[str, float] | None = None,
+        seed: int | None = None,
+        steps: LengthPolicy | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> RequestResult:
+        """Request to train on more data.
+
+        Args:
+            data: finished stage folder of `pack`, folder of shards, or their manifest.json.
+            at_step: completed steps at which they join; None: at the next step boundary, or when a
+                stopped run goes on.
+            weights: epochs per source of the new data; 1 where not named.
+            seed: of the order from there on; None: the run's own.
+            steps: "keep" (the default) or "extend" the run's number of steps.
+            progress: called with (bytes checked, bytes in all).
+
+        Raises:
+            ConfigError, DataError: it cannot be done, was done otherwise, or the data are damaged
+                or in the run already; names the shards.
+        """
+        manifest = PackedManifest.read(find_manifest(data))
+        assert manifest.folder is not None
+        given = {"at_step": at_step, "weights": weights, "seed": seed, "steps": steps}
+        wanted = {name: value for name, value in given.items() if value is not None}
+        if result := self._pending_append(manifest, wanted) or self._done_append(manifest, wanted):
+            return result
+        request = AppendRequest(
+            folder=str(manifest.folder.resolve()),
+            manifest=manifest.digest,
+            seed=self.plan.settings.seed if seed is None else seed,
+            weights=dict(weights or {}),
+            steps=steps or "keep",
+            at_step=at_step,
+        )
+        if at_step is not None and at_step < self.first_free:
+            raise ConfigError(
+                f"at-step = {at_step} lies in the past: the run has done {self.done} steps; give "
+                f"{self.first_free} or more, or leave it out to append at once"
+            )
+        # Predicting finds what is in the plan; a request for a later step is not in it yet.
+        check_new_content(manifest, self._requested_content())
+        plan = self.predict(("new", request))
+        if faults := verify_shards(manifest, progress=progress):
+            raise DataError("; ".join(faults))
+        before = self.predict()
+        return RequestResult(
+            status="requested",
+            request=self.requests.publish(request),
+            step=at_step,
+            total_steps=plan.length.total_steps,
+            num_samples=plan.order.num_samples - before.order.num_samples,
+            num_tokens=manifest.num_tokens,
         )
 
-    @property
-    def requests(self) -> RequestFolder:
-        """What was asked of the run and not done yet."""
-        return RequestFolder(self.folder)
+    def reschedule(
+        self, *, steps: int | None = None, decay_at: int | Literal["now"] | None = None
+    ) -> RequestResult:
+        """Request another number of steps, or that the learning rate decays from a step on.
 
-    def foresee(self, *more: tuple[str, Request]) -> Changes:
-        """The run after all that was asked for, and `more` of it, at the steps asked for.
+        Args:
+            steps: of the whole run.
+            decay_at: step (0-based) from which the rate falls to its minimum at the end.
 
-        Requests that the trainer will refuse are left out. Raises what it would say to `more`.
+        Raises:
+            ConfigError: neither is given, or it cannot be done.
         """
-        changes, own = self.changes, {name for name, _ in more}
-        asked = [(p.name, p.request) for p in self.requests.pending() if p.request is not None]
-        waiting = [*asked, *more]
+        if steps is None and decay_at is None:
+            raise ConfigError("nothing is asked for: give --steps, --decay-at or --decay now")
+        request = RescheduleRequest(steps=steps, decay_at=decay_at)
+        length = self.plan.length
+        waiting = [p for p in self.requests.pending() if _changes_length(p.request)]
+        decays = length.decay_at is not None and decay_at == "now" and length.decay_at <= self.done
+        holds = steps in (None, length.total_steps)
+        holds = holds and (decays or decay_at in (None, length.decay_at))
+        if holds and not waiting:
+            last = self.plan.entries[-1] if self.plan.entries else None
+            return RequestResult(
+                status="done",
+                request=last.request if last else "",
+                step=last.length.step if last else 0,
+                total_steps=length.total_steps,
+            )
+        if waiting and waiting[-1].request == request:
+            total = self.predict().length.total_steps
+            return RequestResult(
+                status="pending", request=waiting[-1].name, step=None, total_steps=total
+            )
+        total = self.predict(("new", request)).length.total_steps
+        name = self.requests.publish(request)
+        return RequestResult(status="requested", request=name, step=None, total_steps=total)
+
+    def profile(self, num_steps: int) -> RequestResult:
+        """Request a trace of the next steps. Raises ConfigError."""
+        if num_steps < 1:
+            raise ConfigError(f"--steps {num_steps}: give 1 or more")
+        name = self.requests.publish(ProfileRequest(num_steps=num_steps))
+        total = self.plan.length.total_steps
+        return RequestResult(status="requested", request=name, step=None, total_steps=total)
+
+    def predict(self, *more: tuple[str, Request]) -> RunPlan:
+        """The plan after all pending requests and `more`, at the steps asked for.
+
+        Requests that the trainer will refuse are left out. Raises the refusal of one of `more`.
+        """
+        plan, own = self.plan, {name for name, _ in more}
+        pending = [(p.name, p.request) for p in self.requests.pending() if p.request is not None]
+        waiting = [*pending, *more]
         while waiting:
-            steps = [
-                r.at_step if r.at_step is not None else self._soon(changes) for _, r in waiting
-            ]
+            soon = max(self.done, plan.last_step)
+            steps = [soon if r.at_step is None else r.at_step for _, r in waiting]
             first = min(range(len(waiting)), key=steps.__getitem__)
             (name, request), step = waiting.pop(first), steps[first]
             try:
-                changes = changes.apply(name, request, step=step, consumed=_consumed(changes, step))
+                plan = plan.apply(name, request, step=step, consumed=_consumed(plan, step))
             except SteelError:
                 if name in own:
                     raise
-        return changes
+        return plan
 
-    def _soon(self, changes: Changes) -> int:
-        return max(self.done, changes.last_step)
+    def _pending_append(
+        self, manifest: PackedManifest, wanted: Mapping[str, Any]
+    ) -> RequestResult | None:
+        """The result when these very data are requested already; None when they are not."""
+        for pending in self.requests.pending():
+            request = pending.request
+            if isinstance(request, AppendRequest) and request.manifest == manifest.digest:
+                if what := _difference(wanted, asdict(request)):
+                    raise DataError(
+                        f"the data in {manifest.folder} are asked for already with {what}; to ask "
+                        f"anew, remove the request {pending.name} from the run's {REQUESTS_FOLDER}/"
+                    )
+                return RequestResult(
+                    status="pending",
+                    request=pending.name,
+                    step=request.at_step,
+                    total_steps=self.predict().length.total_steps,
+                    num_tokens=manifest.num_tokens,
+                )
+        return None
 
+    def _done_append(
+        self, manifest: PackedManifest, wanted: Mapping[str, Any]
+    ) -> RequestResult | None:
+        """The result when these very data joined the run already; None when they did not."""
+        for entry in self.plan.append_entries:
+            if entry.data.manifest.digest == manifest.digest:
+                found = entry.to_dict() | {"at_step": entry.length.step}
+                if what := _difference(wanted, found):
+                    raise DataError(
+                        f"the data in {manifest.folder} joined this run with {what}: what was "
+                        "trained on stays; move the end with `steel reschedule`"
+                    )
+                return RequestResult(
+                    status="done",
+                    request=entry.request,
+                    step=entry.length.step,
+                    total_steps=self.plan.length.total_steps,
+                    num_tokens=manifest.num_tokens,
+                )
+        return None
 
-def append(
-    run: RunState,
-    data: Path,
-    *,
-    at_step: int | None = None,
-    weights: Mapping[str, float] | None = None,
-    seed: int | None = None,
-    horizon: Policy | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Answer:
-    """Ask a run to train on more data.
-
-    Args:
-        data: finished stage folder of `pack`, folder of shards, or their manifest.json.
-        at_step: completed steps at which they join; None: at the next step boundary, or when a
-            stopped run goes on.
-        weights: epochs per source of the new data; 1 where not named.
-        seed: of the order from there on; None: the run's own.
-        horizon: "keep" (the default) or "extend" the run's number of steps.
-        progress: called with (bytes checked, bytes in all).
-
-    Raises:
-        ConfigError, DataError: it cannot be done, was done otherwise, or the data are damaged or in
-            the run already; names the shards.
-    """
-    manifest = PackedManifest.read(manifest_file(data))
-    assert manifest.folder is not None
-    given = {"at_step": at_step, "weights": weights, "seed": seed, "horizon": horizon}
-    wanted = {name: value for name, value in given.items() if value is not None}
-    if answer := _appended_before(run, manifest, wanted):
-        return answer
-    request = AppendRequest(
-        folder=str(manifest.folder.resolve()),
-        manifest=manifest.digest,
-        seed=run.changes.settings.seed if seed is None else seed,
-        weights=dict(weights or {}),
-        horizon=horizon or "keep",
-        at_step=at_step,
-    )
-    if at_step is not None and at_step < run.first_free:
-        raise ConfigError(
-            f"at-step = {at_step} lies in the past: the run has done {run.done} steps; give "
-            f"{run.first_free} or more, or leave it out to append at once"
-        )
-    _refuse_duplicates(run, manifest)
-    changes = run.foresee(("new", request))
-    if faults := verify_shards(manifest, progress=progress):
-        raise DataError("; ".join(faults))
-    before = run.foresee()
-    return Answer(
-        status="requested",
-        request=run.requests.publish(request),
-        step=at_step,
-        total_steps=changes.horizon.total_steps,
-        num_samples=changes.order.num_samples - before.order.num_samples,
-        num_tokens=manifest.num_tokens,
-    )
+    def _requested_content(self) -> dict[str, tuple[str, str]]:
+        """Shards of pending requests, as far as they are still there."""
+        content: dict[str, tuple[str, str]] = {}
+        for pending in self.requests.pending():
+            if isinstance(pending.request, AppendRequest):
+                folder = Path(pending.request.folder)
+                if (folder / PackedManifest.FILE_NAME).is_file():
+                    manifest = PackedManifest.read(folder)
+                    content |= shards_by_content(manifest, f"the data asked for ({folder})")
+        return content
 
 
-def move_end(
-    run: RunState, *, steps: int | None = None, decay_at: int | Literal["now"] | None = None
-) -> Answer:
-    """Ask a run for another number of steps, or for its learning rate to decay from a step on.
-
-    Args:
-        steps: of the whole run.
-        decay_at: step (0-based) from which the rate falls to its minimum at the end.
-
-    Raises:
-        ConfigError: neither is given, or it cannot be done.
-    """
-    if steps is None and decay_at is None:
-        raise ConfigError("nothing is asked for: give --steps, --decay-at or --decay now")
-    request = HorizonRequest(steps=steps, decay_at=decay_at)
-    horizon = run.changes.horizon
-    waiting = [p for p in run.requests.pending() if _moves_end(p.request)]
-    decays = horizon.decay_at is not None and decay_at == "now" and horizon.decay_at <= run.done
-    holds = steps in (None, horizon.total_steps)
-    holds = holds and (decays or decay_at in (None, horizon.decay_at))
-    if holds and not waiting:
-        last = horizon.changes[-1] if horizon.changes else None
-        return Answer(
-            status="done",
-            request=last.request if last else "",
-            step=last.step if last else 0,
-            total_steps=horizon.total_steps,
-        )
-    if waiting and waiting[-1].request == request:
-        total = run.foresee().horizon.total_steps
-        return Answer(status="pending", request=waiting[-1].name, step=None, total_steps=total)
-    total = run.foresee(("new", request)).horizon.total_steps
-    name = run.requests.publish(request)
-    return Answer(status="requested", request=name, step=None, total_steps=total)
+def _changes_length(request: Request | None) -> bool:
+    extends = isinstance(request, AppendRequest) and request.steps == "extend"
+    return extends or isinstance(request, RescheduleRequest)
 
 
-def _moves_end(request: Request | None) -> bool:
-    extends = isinstance(request, AppendRequest) and request.horizon == "extend"
-    return extends or isinstance(request, HorizonRequest)
+def _difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """The first value that is another than wanted, in words; "" when there is none."""
+    different = [name for name, value in wanted.items() if value != found[name]]
+    return "".join(f"{name} = {found[name]!r}, not {wanted[name]!r}" for name in different[:1])
 
 
-def _appended_before(
-    run: RunState, manifest: PackedManifest, wanted: Mapping[str, Any]
-) -> Answer | None:
-    """The answer when these very data were appended or asked for; None when they were not.
-
-    Raises DataError when that was done in another way than what is wanted.
-    """
-    for pending in run.requests.pending():
-        request = pending.request
-        if isinstance(request, AppendRequest) and request.manifest == manifest.digest:
-            _same(manifest, wanted, {name: getattr(request, name) for name in wanted}, pending)
-            total = run.foresee().horizon.total_steps
-            return Answer(
-                status="pending",
-                request=pending.name,
-                step=request.at_step,
-                total_steps=total,
-                num_tokens=manifest.num_tokens,
-            )
-    for entry in run.changes.journal.entries:
-        if entry.manifest != manifest.digest:
-            continue
-        change = next(c for c in run.changes.horizon.changes if c.manifest == manifest.digest)
-        done = {
-            "at_step": change.step,
-            "weights": entry.weights,
-            "seed": entry.seed,
-            "horizon": change.policy,
-        }
-        _same(manifest, wanted, {name: done[name] for name in wanted}, None)
-        return Answer(
-            status="done",
-            request=change.request,
-            step=change.step,
-            total_steps=run.changes.horizon.total_steps,
-            num_tokens=manifest.num_tokens,
-        )
-    return None
-
-
-def _same(
-    manifest: PackedManifest,
-    wanted: Mapping[str, Any],
-    found: Mapping[str, Any],
-    pending: Pending | None,
-) -> None:
-    for name, value in wanted.items():
-        if value == found[name]:
-            continue
-        what = f"{name} = {found[name]!r}, not {value!r}"
-        if pending is None:
-            raise DataError(
-                f"the data in {manifest.folder} joined this run with {what}: what was trained on "
-                "stays; move the end with `steel horizon`"
-            )
-        raise DataError(
-            f"the data in {manifest.folder} are asked for already with {what}; to ask anew, "
-            f"remove the request {pending.name} from the run's requests/"
-        )
-
-
-def _refuse_duplicates(run: RunState, new: PackedManifest) -> None:
-    """Name both shards when some content is in the run, or asked for, already."""
-    known = {
-        shard.md5: (shard.name, where)
-        for manifest, where in _known(run)
-        for shard in manifest.shards
-    }
-    for shard in new.shards:
-        if shard.md5 in known:
-            name, where = known[shard.md5]
-            raise DataError(
-                f"shard {shard.name!r} of {new.folder} has the content of {name!r} of {where} "
-                f"(MD5 {shard.md5}): it would be trained on twice. Take it out and append the rest"
-            )
-
-
-def _known(run: RunState) -> Iterator[tuple[PackedManifest, str]]:
-    """All data of a run, and where they came into it."""
-    yield run.changes.base, f"the run's first data ({run.changes.base.folder})"
-    for entry in run.changes.journal.entries:
-        manifest = run.changes.journal.manifests[entry.manifest]
-        yield manifest, f"the data appended at sample {entry.at} ({manifest.folder})"
-    for pending in run.requests.pending():
-        if isinstance(pending.request, AppendRequest):
-            folder = Path(pending.request.folder)
-            if (folder / PackedManifest.FILE_NAME).is_file():
-                yield PackedManifest.read(folder), f"the data asked for ({folder})"
-
-
-def manifest_file(data: Path) -> Path:
-    """manifest.json of packed shards, from whatever points to them. Raises DataError."""
-    places = [data / "shards" / PackedManifest.FILE_NAME, data / PackedManifest.FILE_NAME, data]
-    for place in places:
-        if place.is_file():
-            return place
-    raise DataError(
-        f"no packed data in {data}: give a finished folder of the stage `pack`, a folder of shards "
-        "or its manifest.json"
-    )
-
-
-def _consumed(changes: Changes, step: int) -> int:
+def _consumed(plan: RunPlan, step: int) -> int:
     """Samples after `step` steps; at least this many, for batches may have been skipped."""
-    size = changes.settings.global_batch_size
-    if not changes.journal.entries:
+    size = plan.settings.global_batch_size
+    if not plan.append_entries:
         return step * size
-    appended = {entry.manifest for entry in changes.journal.entries}
-    then = max(c.step for c in changes.horizon.changes if c.manifest in appended)
-    return max(step * size, changes.journal.entries[-1].at + (step - then) * size)
+    last = plan.append_entries[-1]
+    return max(step * size, last.data.at + (step - last.length.step) * size)

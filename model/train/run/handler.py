@@ -1,11 +1,11 @@
-"""The trainer's side of requests: look, agree, journal, switch.
+"""The trainer's side of requests: look, agree, write the journal, switch.
 
     rank 0 looks at requests/ ──flag in the step's all-reduce──▶ all ranks at the step boundary:
-      rank 0: request + changes so far ─▶ new changes ──broadcast──▶ every rank opens the new data
-      all could? ─▶ rank 0 writes the journals ─▶ every rank switches ─▶ rank 0 removes the request
-      one could not? ─▶ rank 0 refuses the request; nothing changed
+      rank 0: request + plan ─▶ new plan ──broadcast──▶ every rank looks for the new shards
+      all found? ─▶ rank 0 writes the journal ─▶ every rank switches ─▶ rank 0 removes the request
+      one did not? ─▶ rank 0 refuses the request; nothing changed
 
-Where nothing is asked, a step costs one listing of a folder on rank 0 and no communication.
+Where no request lies, a step costs one listing of a folder on rank 0 and no communication.
 """
 
 import contextlib
@@ -18,25 +18,26 @@ from common.errors import DataError, SteelError
 from model.data import PackedManifest
 from model.train.config import PretrainSettings
 from model.train.distributed.context import DistributedContext
-from model.train.run.plan import Changes
-from model.train.run.length import Horizon
-from model.train.run.requests import Pending, ProfileRequest, RequestFolder
+from model.train.run.plan import RunPlan
+from model.train.run.journal import AppendEntry
+from model.train.run.length import TrainingLength
+from model.train.run.requests import PendingRequest, ProfileRequest, RequestFolder
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
-class Control:
-    """Requests and changes of a run. Every method but `due` is called by all ranks together.
+class RequestHandler:
+    """Handles requests to a run. Every method but `due` is called by all ranks together.
 
     Args:
         run: the folder that the run writes to.
         ranks: these ranks.
-        settings, base: what the run is made of.
+        settings, base: the run's settings and first data.
 
     Raises:
-        ConfigError, DataError: see Changes.read; on every rank.
+        ConfigError, DataError: see RunPlan.read; on every rank.
     """
 
     def __init__(
@@ -47,29 +48,29 @@ class Control:
         self.requests = RequestFolder(run)
         self.profile: Callable[[int, int], None] = lambda step, num_steps: None
         """Traces so many steps after so many completed ones; the trainer's."""
-        self.changes = self._from_main(lambda: Changes.read(run, settings, base))
+        self.plan = self._from_main(lambda: RunPlan.read(run, settings, base))
 
     @property
-    def horizon(self) -> Horizon:
+    def length(self) -> TrainingLength:
         """The run's steps, as known now."""
-        return self.changes.horizon
+        return self.plan.length
 
     def due(self, step: int) -> bool:
-        """Whether a request is to be done after `step` steps; rank 0 knows, others say no."""
+        """Return True on rank 0 if a request is to be done after `step` steps."""
         return self.ranks.is_main and bool(self._due(step))
 
     def apply(self, step: int, consumed: int) -> bool:
-        """Do what is due after `step` steps and `consumed` samples; whether anything changed."""
+        """Do what is due after `step` steps and `consumed` samples; return True if the plan changed."""
         changed = False
         for pending in self._from_main(lambda: self._due(step)):
             changed |= self._apply(pending, step, consumed)
         return changed
 
-    def _apply(self, pending: Pending, step: int, consumed: int) -> bool:
+    def _apply(self, pending: PendingRequest, step: int, consumed: int) -> bool:
         if pending.request is None:
             self._refuse(pending.name, pending.problem)
             return False
-        if self.changes.change_of(pending.name) is not None:  # killed before it was removed
+        if self.plan.entry_of(pending.name) is not None:  # killed before it was removed
             self._remove(pending.name)
             return False
         request = pending.request
@@ -78,44 +79,46 @@ class Control:
             self._remove(pending.name)
             return False
         try:
-            changes = self._from_main(
-                lambda: self.changes.apply(pending.name, request, step=step, consumed=consumed)
+            plan = self._from_main(
+                lambda: self.plan.apply(pending.name, request, step=step, consumed=consumed)
             )
         except SteelError as error:
             self._refuse(pending.name, str(error))
             return False
-        problems = self.ranks.gather(_unreadable(changes))
+        problems = self.ranks.gather(_missing_shard(plan))
         # No rank goes on before it knows that the journal is on the disk.
-        problems.append("" if any(problems) else self._from_main(lambda: self._write(changes)))
+        problems.append("" if any(problems) else self._from_main(lambda: self._write(plan)))
         if problem := next(filter(None, problems), ""):
             self._refuse(pending.name, problem)
             return False
-        self.changes = changes
+        self.plan = plan
         self._remove(pending.name)
         if self.ranks.is_main:
-            change = changes.horizon.changes[-1]
-            what = f"data {change.manifest} joined" if change.manifest else "the horizon changed"
+            entry = plan.entries[-1]
+            what = "the length changed"
+            if isinstance(entry, AppendEntry):
+                what = f"data {entry.data.manifest.digest} joined (steps: {entry.steps})"
             log.info(
-                "step %d (%d samples): %s; the run ends at step %d (%s)",
+                "step %d (%d samples): %s; the run ends at step %d",
                 step,
                 consumed,
                 what,
-                change.total_steps,
-                change.policy,
+                entry.length.total_steps,
             )
         return True
 
-    def _due(self, step: int) -> list[Pending]:
+    def _due(self, step: int) -> list[PendingRequest]:
         try:
             pending = self.requests.pending()
         except OSError as error:
             log.warning("requests cannot be read now: %s", error)
             return []
-        return [p for p in pending if p.request is None or self.changes.is_due(p.request, step)]
+        return [p for p in pending if p.request is None or self.plan.is_due(p.request, step)]
 
-    def _write(self, changes: Changes) -> str:
+    def _write(self, plan: RunPlan) -> str:
+        """Write the journal; return the problem, or ""."""
         try:
-            changes.write(self.run)
+            plan.write(self.run)
         except OSError as error:
             return f"the change could not be written to {self.run}: {error}"
         return ""
@@ -132,7 +135,7 @@ class Control:
                 self.requests.remove(name)
 
     def _from_main(self, make: Callable[[], T]) -> T:
-        """What rank 0 makes, on every rank; what it raises for users is raised on every rank."""
+        """A value of rank 0 on every rank; its errors for users are raised on every rank."""
         made: T | SteelError | None = None
         if self.ranks.is_main:
             try:
@@ -150,16 +153,20 @@ class Control:
 
 @contextlib.contextmanager
 def _tolerated() -> Iterator[None]:
-    """A file system that hiccups over a request does not end a month of training."""
+    """Log an error of the file system: a request's file is no reason to end a training."""
     try:
         yield
     except OSError as error:
         log.warning("a request's file stays where it is: %s", error)
 
 
-def _unreadable(changes: Changes) -> str:
-    """Which appended shard this rank does not see whole, or ""; its MD5 is checked at first use."""
-    for manifest in changes.journal.manifests.values():
+def _missing_shard(plan: RunPlan) -> str:
+    """Name an appended shard that this rank does not see whole; "" when it sees all.
+
+    Their MD5s are compared at first use.
+    """
+    for append in plan.appends:
+        manifest = append.manifest
         assert manifest.folder is not None
         for shard in manifest.shards:
             path = manifest.folder / shard.name

@@ -1,11 +1,7 @@
-"""What changed a run since it started: its append journal and its horizon, as one value.
+"""The plan of a run: the data that it trains on and its length, as its journal has changed them.
 
-    request ──Changes.apply──▶ longer Changes ──write──▶ horizon.json, then journal.json
+    request ──RunPlan.apply──▶ another plan, one journal entry longer ──write──▶ RUN/journal.json
                   └──▶ refused: DataError, ConfigError
-
-`write` commits an append with journal.json: what horizon.json says about data that the journal does
-not know is void (horizon.py). So after a kill at any moment a change either holds, with
-the step and sample it was made at, or was never made and its request still lies there.
 """
 
 from dataclasses import dataclass, replace
@@ -14,76 +10,87 @@ from pathlib import Path
 from typing import Self
 
 from common.errors import ConfigError, DataError
-from model.data import Journal, PackedManifest, SampleOrder
-from model.data import append as journal_file
-from model.train.run.saved_manifests import check_contents, remember
+from model.data import Append, PackedManifest, SampleOrder
+from model.data.append import check_appends
 from model.train.config import PretrainSettings
-from model.train.run.length import FILE_NAME as HORIZON_FILE
-from model.train.run.length import Horizon, HorizonChange, read_changes, write_changes
-from model.train.run.requests import AppendRequest, HorizonRequest, ProfileRequest, Request
+from model.train.run.journal import (
+    AppendEntry,
+    JournalEntry,
+    LengthEntry,
+    read_journal,
+    write_journal,
+)
+from model.train.run.length import LengthChange, TrainingLength
+from model.train.run.requests import AppendRequest, ProfileRequest, Request, RescheduleRequest
+from model.train.run.saved_manifests import check_base, save_manifests
 from model.train.schedule import learning_rate
 
 
 @dataclass(frozen=True, kw_only=True)
-class Changes:
-    """A run's data and end as they are now."""
+class RunPlan:
+    """Settings, first data and journal of a run; all else follows from them."""
 
     settings: PretrainSettings
     base: PackedManifest
     """Data that the run started with."""
-    journal: Journal
-    horizon: Horizon
+    initial_steps: int
+    """Steps that the run started with."""
+    entries: tuple[JournalEntry, ...] = ()
+    """The journal."""
 
     @classmethod
     def read(cls, run: Path, settings: PretrainSettings, base: PackedManifest) -> Self:
-        """The changes written in a run's folder; none in an empty one.
+        """The plan in a run's folder; without entries in an empty one.
 
         Raises:
             ConfigError: the data do not suffice for the settings.
-            DataError: a file is damaged, or data are missing or others; names the shards.
+            DataError: the journal is damaged, or data are missing or others; names the shards.
         """
-        check_contents(run, base)
-        journal = Journal.read(run / journal_file.FILE_NAME)
-        journal.check(base)
+        check_base(run, base)
         steps = count_steps(settings, sample_order(settings, base))
-        appended = {entry.manifest for entry in journal.entries}
-        changes = read_changes(run, appended)
-        if lost := appended - {change.manifest for change in changes}:
-            raise DataError(
-                f"{run / HORIZON_FILE} lacks the append of {min(lost)}, which the journal has: "
-                "restore that file"
-            )
-        return cls(
-            settings=settings,
-            base=base,
-            journal=journal,
-            horizon=Horizon(steps=steps, changes=changes),
+        plan = cls(
+            settings=settings, base=base, initial_steps=steps, entries=read_journal(run)
         )
+        check_appends(base, plan.appends)
+        return plan
+
+    @property
+    def append_entries(self) -> tuple[AppendEntry, ...]:
+        """Entries of data that joined the run."""
+        return tuple(entry for entry in self.entries if isinstance(entry, AppendEntry))
+
+    @cached_property
+    def appends(self) -> tuple[Append, ...]:
+        """Data that joined the run."""
+        return tuple(entry.data for entry in self.append_entries)
 
     @cached_property
     def order(self) -> SampleOrder:
         """The order of all data."""
-        return sample_order(self.settings, self.base, self.journal)
+        return sample_order(self.settings, self.base, self.appends)
+
+    @cached_property
+    def length(self) -> TrainingLength:
+        """The run's length, with all changes."""
+        return TrainingLength(
+            initial_steps=self.initial_steps, changes=tuple(entry.length for entry in self.entries)
+        )
 
     @property
     def last_step(self) -> int:
         """Step of the last change; none may be made before it."""
-        return self.horizon.changes[-1].step if self.horizon.changes else 0
+        return self.entries[-1].length.step if self.entries else 0
 
-    def change_of(self, name: str, request: Request | None = None) -> HorizonChange | None:
-        """The change that did a request already: of this name, or of the same data."""
-        manifest = request.manifest if isinstance(request, AppendRequest) else None
-        for change in self.horizon.changes:
-            if change.request == name or (manifest is not None and change.manifest == manifest):
-                return change
-        return None
+    def entry_of(self, request: str) -> JournalEntry | None:
+        """The entry that a request was made into; None when it was not done yet."""
+        return next((entry for entry in self.entries if entry.request == request), None)
 
     def is_due(self, request: Request, step: int) -> bool:
-        """Whether a request is to be done after `step` completed steps."""
+        """Return True if a request is to be done after `step` completed steps."""
         return step >= (self.last_step if request.at_step is None else request.at_step)
 
-    def apply(self, name: str, request: Request, *, step: int, consumed: int) -> "Changes":
-        """What the run becomes when a request is done at a step boundary.
+    def apply(self, name: str, request: Request, *, step: int, consumed: int) -> "RunPlan":
+        """The plan after a request was done at a step boundary.
 
         Args:
             name: of the request.
@@ -108,9 +115,9 @@ class Changes:
         if isinstance(request, AppendRequest):
             changed = self._append(name, request, step, consumed)
         else:
-            changed = self._move(name, request, step, consumed)
-        if step < changed.horizon.total_steps and not learning_rate(
-            self.settings, max(step, self.settings.warmup_steps), changed.horizon
+            changed = self._reschedule(name, request, step, consumed)
+        if step < changed.length.total_steps and not learning_rate(
+            self.settings, max(step, self.settings.warmup_steps), changed.length
         ):
             raise ConfigError(
                 f"the learning rate has fallen to 0 at step {step} and never rises again, so more "
@@ -120,53 +127,44 @@ class Changes:
         return changed
 
     def write(self, run: Path) -> None:
-        """Make the changes durable, the journal last."""
-        self.remember(run)
-        write_changes(run, self.horizon)
-        if self.journal.entries:
-            self.journal.write(run / journal_file.FILE_NAME)
+        """Make the plan durable in the run's folder."""
+        self.save_manifests(run)
+        write_journal(run, self.entries)
 
-    def remember(self, run: Path) -> None:
+    def save_manifests(self, run: Path) -> None:
         """Keep the lists of shards beside the run, to name what differs in a later launch."""
-        remember(run, self.base, self.journal.manifests)
+        save_manifests(run, self.base, [append.manifest for append in self.appends])
 
-    def _append(self, name: str, request: AppendRequest, step: int, consumed: int) -> "Changes":
+    def _append(self, name: str, request: AppendRequest, step: int, consumed: int) -> "RunPlan":
         new = PackedManifest.read(Path(request.folder))
         if new.digest != request.manifest:
             raise DataError(
                 f"{request.folder} holds other data (digest {new.digest}) than were asked for "
                 f"({request.manifest}): ask again"
             )
-        journal = self.journal.append(
-            self.base, new, at=consumed, seed=request.seed, weights=request.weights
-        )
-        longer = replace(self, journal=journal)
-        gained = longer.order.num_samples - self.order.num_samples
+        data = Append(at=consumed, manifest=new, seed=request.seed, weights=dict(request.weights))
+        order = sample_order(self.settings, self.base, (*self.appends, data))
+        gained = order.num_samples - self.order.num_samples
         if gained < 1:
             raise DataError(
                 f"{request.folder} gives no sample of {self.settings.sequence_length} tokens with "
                 f"weights {dict(request.weights)}: its {new.num_tokens} tokens are too few"
             )
-        total = self.horizon.total_steps
-        if request.horizon == "extend":
+        total = self.length.total_steps
+        if request.steps == "extend":
             total += gained // self.settings.global_batch_size
         if step >= total:
             raise ConfigError(
                 f"the run ends at step {total} and has done {step}, so no step is left for the new "
-                "data; append them with --horizon extend"
+                "data; append them with --steps extend"
             )
-        change = HorizonChange(
-            step=step,
-            total_steps=total,
-            decay_at=self.horizon.decay_at,
-            policy=request.horizon,
-            manifest=new.digest,
-            request=name,
-        )
-        return replace(longer, horizon=self.horizon.change(change))
+        length = LengthChange(step=step, total_steps=total, decay_at=self.length.decay_at)
+        return self._with(AppendEntry(request=name, length=length, steps=request.steps, data=data))
 
-    def _move(self, name: str, request: HorizonRequest, step: int, consumed: int) -> "Changes":
-        total = self.horizon.total_steps if request.steps is None else request.steps
+    def _reschedule(
+        self, name: str, request: RescheduleRequest, step: int, consumed: int
+    ) -> "RunPlan":
+        total = self.length.total_steps if request.steps is None else request.steps
         if total < step:
             raise ConfigError(f"steps = {total}, but the run has done {step}; give {step} or more")
         if total <= self.settings.warmup_steps:
@@ -180,7 +178,7 @@ class Changes:
             )
         decay_at = step if request.decay_at == "now" else request.decay_at
         if decay_at is None:
-            decay_at = self.horizon.decay_at
+            decay_at = self.length.decay_at
         elif self.settings.schedule == "cosine":
             raise ConfigError(
                 "schedule = cosine falls from the end of the warm-up on; a decay can be asked for "
@@ -193,14 +191,15 @@ class Changes:
                 f"the decay begins at step {decay_at}, but the run ends at {total}: give an "
                 "earlier --decay-at, or more --steps"
             )
-        change = HorizonChange(
-            step=step, total_steps=total, decay_at=decay_at, policy="set", request=name
-        )
-        return replace(self, horizon=self.horizon.change(change))
+        length = LengthChange(step=step, total_steps=total, decay_at=decay_at)
+        return self._with(LengthEntry(request=name, length=length))
+
+    def _with(self, entry: JournalEntry) -> "RunPlan":
+        return replace(self, entries=(*self.entries, entry))
 
 
 def sample_order(
-    settings: PretrainSettings, manifest: PackedManifest, journal: Journal | None = None
+    settings: PretrainSettings, manifest: PackedManifest, appends: tuple[Append, ...] = ()
 ) -> SampleOrder:
     """The order that these settings give these data."""
     epochs = {shard.source: settings.epochs for shard in manifest.shards}
@@ -210,7 +209,7 @@ def sample_order(
         seed=settings.seed,
         weights=epochs | settings.weights,
         validation_fraction=settings.validation_fraction,
-        journal=journal,
+        appends=appends,
     )
 
 

@@ -3,9 +3,9 @@
     RUN/requests/01763900000123456789-append-1f3a….json    asked for, not yet done
     RUN/requests/refused/01763…-append-….json              with the reason inside
 
-Whoever asks publishes a file in one rename; only rank 0 of the run removes it, after the change is
-in the run's journals (changes.py), or moves it to refused/. A file survives a kill of
-either side. Names sort in the order of asking.
+The client publishes a file in one rename; only rank 0 of the run removes it, after the change is in
+the run's journal, or moves it to refused/. A file survives a kill of either side. Names sort in the
+order of publication.
 """
 
 import json
@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 from common.errors import DataError
 from common.files import digest_of, write_json
 from model.train.run.folder import REFUSED_FOLDER, REQUESTS_FOLDER
-from model.train.run.length import Policy
+from model.train.run.length import LengthPolicy
 
 SCHEMA_VERSION = 1
 
@@ -37,17 +37,17 @@ class AppendRequest:
     """Seed of the order from there on."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Epochs per source of the new data; 1 where not named."""
-    horizon: Policy = "keep"
-    """Whether the run keeps its number of steps or does those of the new samples on top."""
+    steps: LengthPolicy = "keep"
+    """keep the run's number of steps, or extend it by those of the new samples."""
     at_step: int | None = None
     """Completed steps at which the data join; None: as soon as the trainer sees this."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class HorizonRequest:
+class RescheduleRequest:
     """Move the end of the run, or let the decay of the learning rate begin."""
 
-    KIND: ClassVar[str] = "horizon"
+    KIND: ClassVar[str] = "reschedule"
 
     steps: int | None = None
     """New number of steps of the whole run; None: as it is."""
@@ -58,7 +58,7 @@ class HorizonRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileRequest:
-    """Trace the next steps; changes nothing that is learned, so no journal tells of it."""
+    """Trace the next steps; changes nothing that is learned, so the journal has no entry of it."""
 
     KIND: ClassVar[str] = "profile"
 
@@ -67,11 +67,11 @@ class ProfileRequest:
     at_step: ClassVar[None] = None
 
 
-Request = AppendRequest | HorizonRequest | ProfileRequest
+Request = AppendRequest | RescheduleRequest | ProfileRequest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pending:
+class PendingRequest:
     """A request that lies in the folder."""
 
     name: str
@@ -79,19 +79,18 @@ class Pending:
     request: Request | None
     """None when the file cannot be understood."""
     problem: str = ""
-    """Why it cannot."""
+    """Reason why it cannot."""
 
 
 class RequestFolder:
-    """The requests of one run. `run` is the folder that the trainer writes to."""
+    """Requests of one run. `run` is the folder that the trainer writes to."""
 
     def __init__(self, run: Path) -> None:
         self.folder = run / REQUESTS_FOLDER
-        self._read: dict[str, Pending] = {}
+        self._read: dict[str, PendingRequest] = {}
 
     def publish(self, request: Request) -> str:
-        """Ask; returns the request's name. Durable when this returns."""
-        self.folder.mkdir(exist_ok=True)
+        """Publish a request and return its name. Durable when this returns."""
         content = {
             "schema_version": SCHEMA_VERSION,
             "kind": request.KIND,
@@ -102,14 +101,14 @@ class RequestFolder:
         return name
 
     def names(self) -> list[str]:
-        """Names of all requests that lie there, in the order of asking."""
+        """Names of all pending requests, in the order of publication."""
         try:
             return sorted(p.stem for p in self.folder.iterdir() if p.suffix == ".json")
         except FileNotFoundError:
             return []
 
-    def pending(self) -> list[Pending]:
-        """The requests that lie there, in the order of asking.
+    def pending(self) -> list[PendingRequest]:
+        """Requests that are not done yet, in the order of publication.
 
         A look at an unchanged folder costs one listing: files never change and are read once.
         """
@@ -117,40 +116,38 @@ class RequestFolder:
         return list(self._read.values())
 
     def remove(self, name: str) -> None:
-        """The request is done."""
+        """Remove a request that is done."""
         (self.folder / f"{name}.json").unlink(missing_ok=True)
 
     def refuse(self, name: str, reason: str) -> None:
         """Move a request aside, with the reason why it was not done."""
         path = self.folder / f"{name}.json"
-        aside = self.folder / REFUSED_FOLDER
-        aside.mkdir(exist_ok=True)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             content = None
-        write_json(aside / path.name, {"reason": reason, "asked": content})
+        write_json(self.folder / REFUSED_FOLDER / path.name, {"reason": reason, "asked": content})
         path.unlink(missing_ok=True)
 
     def refused(self) -> dict[str, str]:
-        """Reasons by the name of each request that was refused."""
+        """Reason of each refusal, by the name of the request."""
         found = sorted((self.folder / REFUSED_FOLDER).glob("*.json"))
         return {p.stem: json.loads(p.read_text(encoding="utf-8"))["reason"] for p in found}
 
-    def _parse(self, name: str) -> Pending:
+    def _parse(self, name: str) -> PendingRequest:
         path = self.folder / f"{name}.json"
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
-            return Pending(name=name, request=parse_request(raw))
+            return PendingRequest(name=name, request=parse_request(raw))
         except (OSError, ValueError, DataError) as error:
-            return Pending(name=name, request=None, problem=f"{path} is no request: {error}")
+            return PendingRequest(name=name, request=None, problem=f"{path} is no request: {error}")
 
 
 def parse_request(raw: Any) -> Request:
-    """A request from its JSON. Raises DataError naming what is wrong."""
+    """Parse a request's JSON. Raises DataError naming what is wrong."""
     if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
         raise DataError(f"its schema_version must be {SCHEMA_VERSION}")
-    known = (AppendRequest, HorizonRequest, ProfileRequest)
+    known = (AppendRequest, RescheduleRequest, ProfileRequest)
     kinds: dict[str, type[Request]] = {k.KIND: k for k in known}
     kind, values = kinds.get(raw.get("kind", "")), raw.get("request")
     if kind is None or not isinstance(values, dict):
@@ -160,7 +157,7 @@ def parse_request(raw: Any) -> Request:
     request = kind(**values)
     if isinstance(request, AppendRequest):
         whole = [request.seed, request.at_step or 0]
-        right = isinstance(request.weights, dict) and request.horizon in ("keep", "extend")
+        right = isinstance(request.weights, dict) and request.steps in ("keep", "extend")
         right = right and all(isinstance(v, str) for v in (request.folder, request.manifest))
     elif isinstance(request, ProfileRequest):
         whole = [request.num_steps]
