@@ -3,7 +3,7 @@
     pipeline.py   run, check, report, explain      a configuration and what came of it
     ablations.py  kernel-ablation, ffn-ablation    one thing changed at a time, one table
     data.py       verify, verify-order             proofs about what lies in a store
-    training.py   append, horizon                  requests to a pretraining, running or stopped
+    training.py   append, reschedule, profile      requests to a pretraining, running or stopped
     models.py     export, chat, import             models: ours, and published ones
 
 A module's `add(commands)` declares its commands; each sets `run`, a function from the parsed
@@ -15,6 +15,9 @@ FAILED = 1
 """A stage could not finish, or a proof did not hold."""
 BAD_INPUT = 2
 """The user can mend it; one message says how."""
+
+RENAMED = {"horizon": "reschedule"}
+"""Old names of commands."""
 
 
 def weights(texts: list[str]) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -90,31 +91,81 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _verify_order(arguments: argparse.Namespace) -> int:
-    from model.train.run.verify import Scenario, Settings, tell, verify_order
+    from common.errors import ConfigError
+    from common.paths import display, resolve
+    from model.train.run import verify
+    from model.train.run.format_verification import format_report
+    from tasks.core.store import newest_packed
 
-    report = verify_order(
-        Path(arguments.where) if arguments.where else None,
-        simulate=arguments.simulate,
-        settings=Settings(
-            sequence_length=arguments.sequence_length,
-            global_batch_size=arguments.global_batch_size,
-            seed=arguments.seed,
-            weights=weights(arguments.weight),
-            validation_fraction=arguments.validation_fraction,
-        ),
-        scenario=Scenario(
-            ranks=_numbers("--ranks", arguments.ranks),
-            micro_batches=_numbers("--micro-batch-size", arguments.micro_batch_size),
-            restarts=_numbers("--restart", arguments.restart),
-            appends=arguments.append,
-        ),
-        progress=_progress("samples") if sys.stderr.isatty() else None,
+    settings = verify.OrderSettings(
+        sequence_length=arguments.sequence_length,
+        global_batch_size=arguments.global_batch_size,
+        seed=arguments.seed,
+        weights=weights(arguments.weight),
+        validation_fraction=arguments.validation_fraction,
+    )
+    scenario = verify.Scenario(
+        ranks=_numbers("--ranks", arguments.ranks),
+        micro_batches=_numbers("--micro-batch-size", arguments.micro_batch_size),
+        restarts=_numbers("--restart", arguments.restart),
+        appends=[_appended(text) for text in arguments.append],
+    )
+    if (arguments.where is None) == (arguments.simulate is None):
+        raise ConfigError("verify-order: give either packed data or a run, or --simulate")
+    if arguments.simulate is not None:
+        number = _num_blocks(arguments.simulate)
+        subject = verify.simulated_subject(number, settings, scenario.ranks)
+    elif verify.is_run(where := resolve(arguments.where)):
+        if settings != verify.OrderSettings():
+            raise ConfigError(
+                f"{display(where)} is a pretraining and has settings of its own: leave out "
+                "sequence length, batch, seed, weights and validation fraction, or name its "
+                "packed data"
+            )
+        subject = verify.run_subject(where)
+    else:
+        data = newest_packed(where) if _is_store(where) else where
+        subject = verify.packed_subject(data, settings, scenario.ranks)
+    report = verify.verify(
+        subject, scenario, progress=_progress("samples") if sys.stderr.isatty() else None
     )
     if arguments.json:
         print(json.dumps(report, indent=1))
     else:
-        print("\n".join(tell(report)))
+        print("\n".join(format_report(report)))
     return DONE if report["ok"] else FAILED
+
+
+def _is_store(where: Path) -> bool:
+    """Return True for a folder that is neither a finished `pack` nor a folder of shards."""
+    return where.is_dir() and not (any(where.glob("*.bin")) or (where / "shards").is_dir())
+
+
+def _appended(text: str) -> tuple[Path | int, int]:
+    """`DATA@STEP` as packed shards, or a number of simulated blocks, and a step."""
+    from common.errors import ConfigError
+    from common.paths import resolve
+
+    data, at, step = text.rpartition("@")
+    if not (at and data and step.isdigit()):
+        raise ConfigError(
+            f"--append {text!r} must look like MANIFEST@STEP or, for example, 50M@900"
+        )
+    place = resolve(data)
+    simulate = re.fullmatch(r"[\d_.]+[A-Za-z]?", data) and not place.exists()
+    return (_num_blocks(data) if simulate else place), int(step)
+
+
+def _num_blocks(text: str) -> int:
+    """500M, 1.5B, 20k or 1_000 as a whole number. Raises ConfigError."""
+    from common.errors import ConfigError
+
+    units = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
+    found = re.fullmatch(r"(\d[\d_]*(?:\.\d+)?)([a-zA-Z]?)", text)
+    unit = units.get(found[2].upper()) if found else None
+    if found is None or unit is None:
+        raise ConfigError(f"{text!r} is no number of blocks; write for example 500M")
+    return round(float(found[1].replace("_", "")) * unit)
 
 
 def _numbers(option: str, text: str) -> list[int]:

@@ -1,10 +1,15 @@
-"""Commands for a pretraining that is running or stopped: append, horizon, profile."""
+"""Commands for a pretraining that is running or stopped: append, reschedule, profile."""
 
 import argparse
 import json
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from flows.commands import DONE, weights
+
+if TYPE_CHECKING:
+    from model.train.run.client import RequestResult
 
 RUN = "a folder STORE/pretrain/KEY (with or without .partial), or a key of --store"
 
@@ -38,32 +43,33 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "--seed", type=int, help="of the order from there on (default: the run's own)"
     )
     append.add_argument(
-        "--horizon",
+        "--steps",
         choices=["keep", "extend"],
-        help="keep the number of steps (default), or add the steps of the new samples",
+        help="keep the number of steps (default), or extend it by those of the new samples",
     )
+    append.add_argument("--horizon", help=argparse.SUPPRESS)
     append.add_argument("--json", action="store_true")
     append.set_defaults(run=_append)
 
-    horizon = commands.add_parser(
-        "horizon",
+    reschedule = commands.add_parser(
+        "reschedule",
         help="move the end of a pretraining, or let its learning rate decay",
         description="Ask a running or stopped pretraining for another number of steps, or for the "
         "decay of its learning rate to begin. No restart is needed.",
     )
-    horizon.add_argument("run_folder", metavar="RUN", help=RUN)
-    horizon.add_argument("--store", default="store")
-    horizon.add_argument("--steps", type=int, metavar="N", help="steps of the whole run")
-    decay = horizon.add_mutually_exclusive_group()
-    decay.add_argument(
+    reschedule.add_argument("run_folder", metavar="RUN", help=RUN)
+    reschedule.add_argument("--store", default="store")
+    reschedule.add_argument("--steps", type=int, metavar="N", help="steps of the whole run")
+    reschedule.add_argument(
         "--decay-at",
-        type=int,
-        metavar="STEP",
-        help="step from which the rate falls to its minimum at the end (wsd, constant)",
+        type=_step_or_now,
+        metavar="STEP|now",
+        help="step from which the rate falls to its minimum at the end (wsd, constant); "
+        "now: the next one",
     )
-    decay.add_argument("--decay", choices=["now"], help="the same, from the next step on")
-    horizon.add_argument("--json", action="store_true")
-    horizon.set_defaults(run=_horizon)
+    reschedule.add_argument("--decay", help=argparse.SUPPRESS)
+    reschedule.add_argument("--json", action="store_true")
+    reschedule.set_defaults(run=_reschedule)
 
     profile = commands.add_parser(
         "profile",
@@ -79,47 +85,97 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _append(arguments: argparse.Namespace) -> int:
-    from tasks.core.requests import append
+    from common.errors import ConfigError
+    from common.paths import display, resolve
+    from model.train.run.client import RunClient
+    from tasks.core.store import find_packed, find_pretraining
 
-    answer = append(
-        arguments.store,
-        arguments.run_folder,
-        arguments.data,
+    if arguments.horizon is not None:
+        raise ConfigError(f"--horizon is --steps now: write --steps {arguments.horizon}")
+    store = resolve(arguments.store)
+    folder, running = find_pretraining(store, arguments.run_folder)
+    data = find_packed(store, arguments.data)
+    result = RunClient.open(folder, running=running).append(
+        data,
         at_step=arguments.at_step,
         weights=weights(arguments.weight) or None,
         seed=arguments.seed,
-        horizon=arguments.horizon,
+        steps=arguments.steps,
         progress=_Checked() if sys.stderr.isatty() else None,
     )
-    return _print(arguments, answer)
+    return _print(arguments, result, f"the data in {display(data)}", folder, running=running)
 
 
-def _horizon(arguments: argparse.Namespace) -> int:
-    from tasks.core.requests import move_end
+def _reschedule(arguments: argparse.Namespace) -> int:
+    from common.errors import ConfigError
+    from common.paths import resolve
+    from model.train.run.client import RunClient
+    from tasks.core.store import find_pretraining
 
-    answer = move_end(
-        arguments.store,
-        arguments.run_folder,
-        steps=arguments.steps,
-        decay_at=arguments.decay or arguments.decay_at,
+    if arguments.decay is not None:
+        raise ConfigError(f"--decay {arguments.decay} is --decay-at {arguments.decay} now")
+    folder, running = find_pretraining(resolve(arguments.store), arguments.run_folder)
+    result = RunClient.open(folder, running=running).reschedule(
+        steps=arguments.steps, decay_at=arguments.decay_at
     )
-    return _print(arguments, answer)
+    return _print(arguments, result, "the length", folder, running=running)
 
 
 def _profile(arguments: argparse.Namespace) -> int:
-    from tasks.core.requests import profile
+    from common.paths import display, resolve
+    from model.train.run.client import RunClient
+    from model.train.run.folder import PROFILE_FOLDER
+    from tasks.core.store import find_pretraining
 
-    answer = profile(arguments.store, arguments.run_folder, num_steps=arguments.steps)
-    return _print(arguments, answer)
+    folder, running = find_pretraining(resolve(arguments.store), arguments.run_folder)
+    result = RunClient.open(folder, running=running).profile(arguments.steps)
+    trace = display(folder / PROFILE_FOLDER)
+    what = f"a trace of {arguments.steps} steps in {trace}"
+    return _print(arguments, result, what, folder, running=running, folder=trace)
 
 
-def _print(arguments: argparse.Namespace, answer: dict[str, object]) -> int:
-    print(json.dumps(answer, indent=1) if arguments.json else answer["message"])
+def _print(
+    arguments: argparse.Namespace,
+    result: "RequestResult",
+    what: str,
+    run: Path,
+    *,
+    running: bool,
+    **more: str,
+) -> int:
+    from common.paths import display
+
+    message = format_result(result, what, running=running)
+    if arguments.json:
+        values = {**result.to_dict(), **more, "run": display(run), "message": message}
+        print(json.dumps(values, indent=1))
+    else:
+        print(message)
     return DONE
 
 
+def format_result(result: "RequestResult", what: str, *, running: bool) -> str:
+    """The state of a request as a sentence."""
+    if result.status == "done":
+        message = f"nothing to do: {what} changed this run at step {result.step} already"
+    elif result.status == "pending":
+        message = f"nothing to do: {what}: asked for before, not done yet ({result.request})"
+    elif result.step is not None:
+        message = f"asked for: {what} at step {result.step}"
+    else:
+        when = "at its next step boundary" if running else "when the run goes on"
+        message = f"asked for: {what}, {when}"
+    if result.num_samples:
+        message += f"; {result.num_samples} samples ({result.num_tokens} tokens) more"
+    return f"{message}; the run ends at step {result.total_steps}"
+
+
+def _step_or_now(text: str) -> "int | Literal['now']":
+    return "now" if text == "now" else int(text)
+
+
 class _Checked:
-    """Shows how much of the new data was compared with its checksums."""
+    """Prints the share of the new data that was compared with its checksums."""
 
     def __call__(self, done: int, total: int) -> None:
         end = "\n" if done == total else ""

@@ -17,7 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from common.child import run_job
 from common.errors import StageError, SteelError
-from model.data.shard_verifier import forget_sessions
+from model.data.shard_verifier import remove_marks
 from model.entry.launch import leave
 from model.train.build import Run, build
 from model.train.callbacks.watchdog import EXIT_HANGING, RankLostError, Watchdog, is_lost_rank
@@ -26,7 +26,7 @@ from model.train.checkpoint.reader import complete_checkpoints
 from model.train.config import PretrainJob
 from model.train.distributed.context import DistributedContext, distributed_context
 from model.train.distributed.signals import EXIT_STOPPED, StopFlag, Stopped
-from model.train.run.folder import CHECKPOINTS_FOLDER, MODEL_FOLDER
+from model.train.run.folder import CHECKPOINTS_FOLDER, MODEL_FOLDER, VERIFIED_FOLDER
 from model.train.train_step import use_deterministic_algorithms
 
 log = logging.getLogger("model.entry.pretrain")
@@ -55,7 +55,7 @@ def pretrain(job: PretrainJob) -> None:
                 run.trainer.close()
             ranks.barrier()  # nobody checks shards any more
             if ranks.is_main:
-                forget_sessions(output)
+                remove_marks(output / VERIFIED_FOLDER)
     except RuntimeError as error:
         if is_lost_rank(error):
             raise RankLostError(watchdog.explain(error)) from error

@@ -26,7 +26,7 @@ from common.errors import ConfigError, DataError
 from model.attention import check_attention, choose_attention
 from model.config import SteelConfig
 from model.data import DataState, PackedDataset, PackedManifest, StepLoader
-from model.data.shard_verifier import ShardGuard, forget_sessions, session_folder
+from model.data.shard_verifier import ShardVerifier, marks_folder, remove_marks
 from model.train.activation_checkpoint import checkpoint_activations
 from model.train.callbacks.export import Exporter
 from model.train.callbacks.peak_flops import matmul_flops
@@ -42,16 +42,17 @@ from model.train.distributed.signals import StopFlag
 from model.train.health import Health
 from model.train.loss import ModelWithLoss
 from model.train.optimizer import build_optimizer
-from model.train.run.plan import Changes
 from model.train.run.folder import (
     CHECKPOINTS_FOLDER,
     EXPORTS_FOLDER,
     HEALTH_FILE,
     METRICS_FILE,
     SESSIONS_FILE,
+    VERIFIED_FOLDER,
 )
-from model.train.run.handler import Control
+from model.train.run.handler import RequestHandler
 from model.train.run.metrics import JsonLines, JsonlSink
+from model.train.run.plan import RunPlan
 from model.train.trainer import Trainer, TrainingData
 
 log = logging.getLogger(__name__)
@@ -75,21 +76,21 @@ def build(
     settings.check_ranks(ranks.world_size)
     tokenizer = AutoTokenizer.from_pretrained(packed / "tokenizer", trust_remote_code=False)
     manifest = PackedManifest.read(packed / "shards")
-    control = Control(output, ranks, settings, manifest)
+    handler = RequestHandler(output, ranks, settings, manifest)
     language_model, weights = build_model(settings, tokenizer, ranks.device)
     flops = flops_per_token(language_model, settings.sequence_length)
     num_parameters = language_model.num_parameters()
     model_with_loss = ModelWithLoss(language_model)
     parallelize(model_with_loss, language_model, weights, settings, ranks)
-    guard = open_shard_guard(output, ranks)
+    verifier = open_shard_verifier(output, ranks)
     exporter = None
     if ranks.is_main and settings.checkpoints.export:
         exporter = Exporter(output / EXPORTS_FOLDER)
     trainer = Trainer(
         model_with_loss=model_with_loss,
         optimizer=build_optimizer(model_with_loss, settings),
-        open_data=lambda: open_data(control.changes, ranks, guard, output),
-        control=control,
+        open_data=lambda: open_data(handler.plan, ranks, verifier, output),
+        request_handler=handler,
         settings=settings,
         ranks=ranks,
         checkpoints=Checkpoints(
@@ -122,7 +123,7 @@ def build(
         log.info(
             "%.2f M parameters, %d steps of %d samples x %d tokens, %d process(es) on %s",
             num_parameters / 1e6,
-            control.horizon.total_steps,
+            handler.length.total_steps,
             settings.global_batch_size,
             settings.sequence_length,
             ranks.world_size,
@@ -155,19 +156,19 @@ def parallelize(
     distribute(model_with_loss, language_model, layers, weights, settings, ranks)
 
 
-def open_shard_guard(output: Path, ranks: DistributedContext) -> ShardGuard:
+def open_shard_verifier(output: Path, ranks: DistributedContext) -> ShardVerifier:
     """What checks shards in this launch, for all ranks of a machine together. Called by all."""
     if ranks.is_main:
-        forget_sessions(output)
-    session: str = ranks.gather(uuid.uuid4().hex)[0]
-    return ShardGuard(session_folder(output, session))
+        remove_marks(output / VERIFIED_FOLDER)
+    launch: str = ranks.gather(uuid.uuid4().hex)[0]
+    return ShardVerifier(marks_folder(output / VERIFIED_FOLDER, launch))
 
 
 def open_data(
-    changes: Changes, ranks: DistributedContext, guard: ShardGuard, output: Path
+    plan: RunPlan, ranks: DistributedContext, verifier: ShardVerifier, output: Path
 ) -> TrainingData:
     """This rank's share of a run's data, appended ones included."""
-    settings, order, folder = changes.settings, changes.order, changes.base.folder
+    settings, order, folder = plan.settings, plan.order, plan.base.folder
     assert folder is not None, "the first manifest was read from somewhere"
     held_out = order.num_validation_samples
     if settings.validation_samples:
@@ -183,7 +184,7 @@ def open_data(
 
     def state(samples: int) -> str:
         if ranks.is_main:
-            changes.remember(output)
+            plan.save_manifests(output)
         return DataState.of(order, samples).to_json()
 
     def check_state(text: str) -> int:
@@ -192,7 +193,7 @@ def open_data(
         return saved.samples_consumed
 
     loader = StepLoader(
-        PackedDataset(folder, order, guard=guard),
+        PackedDataset(folder, order, verifier=verifier),
         global_batch_size=settings.global_batch_size,
         micro_batch_size=settings.micro_batch_size,
         rank=ranks.rank,
@@ -202,7 +203,7 @@ def open_data(
     )
     return TrainingData(
         loader=loader,
-        validation=PackedDataset(folder, order, "validation", guard=guard),
+        validation=PackedDataset(folder, order, "validation", verifier=verifier),
         num_validation=held_out,
         sources=order.sources,
         state=state,

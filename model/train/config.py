@@ -41,10 +41,10 @@ class PretrainSettings:
     """Steps of linear warm-up. Section 5: 2,000."""
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
     """Shape after the warm-up: cosine (section 5), warm-up-stable-decay, or constant until a decay
-    is asked for (`steel horizon`)."""
+    is asked for (`steel reschedule`)."""
     decay_fraction: float = 0.1
     """wsd only: the last fraction of all steps in which the rate decays linearly; (0, 1]. It moves
-    with the end of the run (`steel append --horizon extend`, `steel horizon`)."""
+    with the end of the run (`steel append --steps extend`, `steel reschedule`)."""
     optimizer: Literal["adamw"] = "adamw"
     """Algorithm of the update: an entry of model/train/optimizer.py. Section 5: AdamW."""
     betas: tuple[float, float] = (0.9, 0.95)

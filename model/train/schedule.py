@@ -88,8 +88,8 @@ def check_saved_length(
     ):
         raise ConfigError(
             f"pretrain: the run started with {saved.initial_steps} steps, settings and data give "
-            f"{length.initial_steps} now: its learning rates would be others. Set steps back and move the "
-            "end with `steel reschedule RUN --steps N`, or start a new run"
+            f"{length.initial_steps} now: its learning rates would be others. Set steps back and "
+            "move the end with `steel reschedule RUN --steps N`, or start a new run"
         )
 
 

@@ -41,11 +41,11 @@ from model.train.distributed.step_outcome import StepOutcome, agree
 from model.train.health import Health, HealthError, HealthState, NonFiniteError, describe
 from model.train.loss import ModelWithLoss
 from model.train.run.folder import DATA_STATE_FILE, PROGRESS_FILE
-from model.train.run.handler import Control
-from model.train.run.length import Horizon
+from model.train.run.handler import RequestHandler
+from model.train.run.length import TrainingLength
 from model.train.run.metrics import JsonLines, MetricSink
 from model.train.run.sessions import recorded
-from model.train.schedule import check_saved_horizon, learning_rate
+from model.train.schedule import check_saved_length, learning_rate
 from model.train.train_step import RANDOM_RULE, Gradients, TrainStep
 
 log = logging.getLogger(__name__)
@@ -76,9 +76,9 @@ class Trainer:
     model_with_loss: ModelWithLoss
     optimizer: torch.optim.Optimizer
     open_data: Callable[[], TrainingData]
-    """This rank's share of the data as `control` knows them now."""
-    control: Control
-    """Requests: appended data, another horizon."""
+    """This rank's share of the data as the plan has them now."""
+    request_handler: RequestHandler
+    """Handles requests: appended data, another length."""
     settings: PretrainSettings
     ranks: DistributedContext
     checkpoints: Checkpoints
@@ -104,7 +104,7 @@ class Trainer:
     """Step of the newest checkpoint that was written or loaded; -1 = none."""
 
     def __post_init__(self) -> None:
-        self.control.profile = self.profiler.request
+        self.request_handler.profile = self.profiler.request
         self.data = self.open_data()
         check_measurable(self.model_with_loss, self.data.num_validation)
         self.train_step = TrainStep(
@@ -117,8 +117,8 @@ class Trainer:
 
     @property
     def total_steps(self) -> int:
-        """Steps of the whole run; changes when its horizon does."""
-        return self.control.horizon.total_steps
+        """Steps of the whole run; a request may change it."""
+        return self.request_handler.length.total_steps
 
     def fit(self) -> None:
         """Train to the end from wherever the output folder is.
@@ -183,8 +183,8 @@ class Trainer:
         """Take over a loaded checkpoint's position; returns the rest of trainer.json."""
         restore_steps(self.optimizer)
         self.progress, saved = Progress.from_json(loaded.documents[PROGRESS_FILE])
-        horizon = Horizon.from_dict(saved["horizon"])
-        check_saved_horizon(self.settings, self.control.horizon, horizon, self.progress.step)
+        length = TrainingLength.from_dict(saved["length"])
+        check_saved_length(self.settings, self.request_handler.length, length, self.progress.step)
         consumed = self.data.check_state(loaded.documents[DATA_STATE_FILE])
         if consumed != self._consumed:
             raise ConfigError(
@@ -197,8 +197,8 @@ class Trainer:
         return saved
 
     def _change(self) -> None:
-        """Do what was asked for: from here on other data, or another end (model/train/control)."""
-        if self.control.apply(self.progress.step, self._consumed):
+        """Do what was requested: from here on other data, or another end (run/handler.py)."""
+        if self.request_handler.apply(self.progress.step, self._consumed):
             self.data.loader.close()
             self.data = self.open_data()
 
@@ -230,12 +230,12 @@ class Trainer:
             sources=self.data.sources,
             judge=self.health.judge,
             stop=self.stop.requested,
-            requests=self.control.due(step + 1),
+            requests=self.request_handler.due(step + 1),
             save_failed=self.checkpoints.failed,
         )
         self.speed.begin("optimizer")
         if outcome.trained:
-            rate = learning_rate(self.settings, step, self.control.horizon)
+            rate = learning_rate(self.settings, step, self.request_handler.length)
             self.train_step.update(gradients, norm=outcome.grad_norm, rate=rate)
             self.health.trained(step, outcome.loss)
             self.progress.step += 1
@@ -331,7 +331,7 @@ class Trainer:
         raise Stopped(self.progress.step)
 
     def _report(self, step: int, outcome: StepOutcome) -> None:
-        rate = learning_rate(self.settings, step - 1, self.control.horizon)
+        rate = learning_rate(self.settings, step - 1, self.request_handler.length)
         metrics = {
             "train/loss": outcome.loss,
             "train/grad_norm": outcome.grad_norm,
@@ -385,7 +385,7 @@ class Trainer:
         self._beat("checkpoint")
         step = self.progress.step
         trainer = self.progress.to_json(
-            horizon=self.control.horizon.to_dict(),
+            length=self.request_handler.length.to_dict(),
             health=self.health.state.to_dict(),
             random=RANDOM_RULE,
             world_size=self.ranks.world_size,

@@ -1,4 +1,4 @@
-"""Questions about a whole store: is every byte right, where are the reports."""
+"""The store as a whole: find stages in it, verify every byte, list the reports."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +12,8 @@ from common.files import hashing_threads, md5_of_file
 from common.paths import display, resolve
 from model.data import PackedManifest
 from model.data.verify.shards import verify_shards
+from model.train.run.folder import MODEL_FOLDER
+from tasks.core.lock import is_held
 from tasks.core.stage import StageResult
 
 
@@ -31,6 +33,48 @@ def newest(store: Path, stage: str) -> StageResult | None:
     if not manifests:
         return None
     return StageResult.read(max(manifests, key=lambda path: path.stat().st_mtime).parent)
+
+
+def find_packed(store: Path, data: str) -> Path:
+    """The packed shards at a path or under a key of the store. Raises DataError."""
+    for place in (resolve(data), store / "pack" / data):
+        if place.exists():
+            return place
+    raise DataError(
+        f"there are no packed data {data!r}, neither at that path nor as a stage in "
+        f"{display(store / 'pack')}"
+    )
+
+
+def newest_packed(store: Path) -> Path:
+    """The shards of the newest finished stage `pack`. Raises DataError where there is none."""
+    packed = newest(store, "pack")
+    if packed is None:
+        raise DataError(f"nothing is packed in {display(store)}; run `steel run … --stages data`")
+    return packed.folder / "shards"
+
+
+def find_pretraining(store: Path, run: str) -> tuple[Path, bool]:
+    """The folder of an unfinished pretraining, and True if it runs now.
+
+    run: its folder, with or without .partial, or its key.
+
+    Raises:
+        DataError: there is none, or it is finished.
+    """
+    for named in (resolve(run), store / "pretrain" / run):
+        finished = named.with_name(named.name.removesuffix(".partial"))
+        if (finished / "manifest.json").is_file():
+            raise DataError(
+                f"the pretraining {display(finished)} is finished. Go on from its model in a new "
+                f"run: --set pretrain.settings.model={display(finished / MODEL_FOLDER)}"
+            )
+        for folder in (named, finished.with_name(f"{finished.name}.partial")):
+            if folder.is_dir():
+                return folder, is_held(finished.with_name(f"{finished.name}.lock"))
+    going = sorted(path.stem for path in (store / "pretrain").glob("*.partial"))
+    there = f"unfinished in {display(store)}: {', '.join(going)}" if going else "none is unfinished"
+    raise DataError(f"there is no pretraining {run!r}; {there}")
 
 
 def verify(
@@ -72,7 +116,7 @@ def verify(
 
 
 def _fault(result: StageResult, entry: dict[str, Any]) -> str:
-    """What is wrong with a file, or ""."""
+    """The fault of a file, or ""."""
     path = result.folder / entry["path"]
     if not path.is_file():
         return f"{display(path)} is missing"

@@ -18,11 +18,11 @@ from model.data import PackedManifest
 from model.entry.launch import Nodes
 from model.train.build import check_model, model_config
 from model.train.config import PretrainJob, PretrainSettings
-from model.train.run.plan import Changes
-from model.train.run.client import RunState
+from model.train.run.client import RunClient
 from model.train.run.folder import METRICS_FILE
-from model.train.run.length import end_of
+from model.train.run.journal import read_total_steps
 from model.train.run.metrics import last_value, read_metrics
+from model.train.run.plan import RunPlan
 from tasks.core.stage import StageResult, StageRun, stage
 from tasks.core.torchrun import torchrun
 from tasks.pretrain import appends as _appends
@@ -139,8 +139,8 @@ def pretrain(run: StageRun, config: PretrainConfig, *, packed: StageResult) -> N
     """Train on the packed shards; an interrupted run continues from its newest checkpoint."""
     settings = _resolved(config.settings)
     manifest = PackedManifest.read(packed.folder / "shards")
-    state = RunState.of(run.folder, settings, manifest, running=False)
-    _appends.ask(run, state, config.append)
+    client = RunClient(run.folder, settings, manifest, running=False)
+    _appends.request(run, client, config.append)
     ranks = num_processes(config)
     job = PretrainJob(settings=settings, packed=str(packed.folder), output=str(run.folder))
     torchrun(
@@ -149,18 +149,18 @@ def pretrain(run: StageRun, config: PretrainConfig, *, packed: StageResult) -> N
         dataclasses.asdict(job),
         num_processes=ranks,
         nodes=machines(config),
-        total_steps=lambda: end_of(run.folder, state.changes.horizon),
+        total_steps=lambda: read_total_steps(run.folder, client.plan.initial_steps),
     )
-    changes = Changes.read(run.folder, settings, manifest)
+    plan = RunPlan.read(run.folder, settings, manifest)
     run.count(**summary(run.folder / METRICS_FILE))
     run.note(
         num_processes=ranks,
         nodes=machines(config).num,
-        samples_by_source=changes.order.samples_by_source(),
-        num_validation_samples=changes.order.num_validation_samples,
+        samples_by_source=plan.order.samples_by_source(),
+        num_validation_samples=plan.order.num_validation_samples,
         manifest_digest=manifest.digest,
     )
-    _appends.note(run, changes, state.requests.refused(), state.requests.names())
+    _appends.note(run, plan, client.requests.refused(), client.requests.names())
     _appends.check_trained(run, config.append)
 
 

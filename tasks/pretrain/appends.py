@@ -1,24 +1,26 @@
-"""Data that a configuration appends to a pretraining, and what became of requests to it.
+"""Data that a configuration appends to a pretraining, and the journal in the stage's manifest.
 
-    pretrain.append: [{packed, at_step, …}] ──ask──▶ RUN/requests/ ──trainer──▶ journal ──▶ manifest
+    pretrain.append: [{packed, at_step, …}] ──▶ RUN/requests/ ──trainer──▶ journal ──▶ manifest
 
-They take the same way as `steel append`: asked for, journalled by the run, applied at a step.
+They take the same way as `steel append`: requested, journalled by the run, applied at a step.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from common.errors import ConfigError, StageError
 from common.files import digest_of
 from common.paths import display
 from model.data import PackedManifest
-from model.train.run import client as asking
-from model.train.run.plan import Changes
-from model.train.run.client import RunState
-from tasks.core.requests import packed_data
+from model.data.manifest import find_manifest
+from model.train.run.client import RunClient
+from model.train.run.journal import AppendEntry
+from model.train.run.length import LengthPolicy
+from model.train.run.plan import RunPlan
 from tasks.core.stage import StageResult, StageRun
+from tasks.core.store import find_packed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ class AppendConfig:
     """Epochs per source of the new data, fractions allowed; 1 where not named."""
     seed: int | None = None
     """Seed of the order from there on; none: the run's own."""
-    horizon: Literal["keep", "extend"] = "keep"
+    steps: LengthPolicy = "keep"
     """keep: the number of steps stays, and the new data mix into those that are left; extend: the
     steps that the new samples make come on top."""
 
@@ -51,60 +53,52 @@ def check(appends: Sequence[AppendConfig]) -> None:
         raise ConfigError("pretrain.append names the same data twice")
 
 
-def ask(run: StageRun, state: RunState, appends: Sequence[AppendConfig]) -> None:
-    """Ask the run for what it has not appended yet. Raises ConfigError or DataError."""
+def request(run: StageRun, client: RunClient, appends: Sequence[AppendConfig]) -> None:
+    """Request everything that the run has not appended yet. Raises ConfigError or DataError."""
     for append in appends:
-        answer = asking.append(
-            state,
-            packed_data(_store(run.folder), append.packed),
+        result = client.append(
+            find_packed(_store(run.folder), append.packed),
             at_step=append.at_step,
             weights=append.weights or None,
             seed=append.seed,
-            horizon=append.horizon,
+            steps=append.steps,
         )
-        run.log.info("append %s: %s", append.packed, answer.status)
+        run.log.info("append %s: %s", append.packed, result.status)
 
 
-def note(run: StageRun, changes: Changes, refused: dict[str, str], unread: list[str]) -> None:
-    """Write into the manifest and MLflow what joined the run, and where its end moved."""
+def note(run: StageRun, plan: RunPlan, refused: dict[str, str], unread: list[str]) -> None:
+    """Write the run's journal and its refused and late requests into the manifest and MLflow."""
     for name in unread:
         run.log.warning("request %s came too late: training was over", name)
-    rows = journal_rows(changes)
-    horizon = changes.horizon.to_dict()
-    run.note(journal=rows, horizon=horizon, requests_refused=refused, requests_too_late=unread)
-    if not changes.horizon.changes:
+    rows = journal_rows(plan)
+    run.note(journal=rows, requests_refused=refused, requests_too_late=unread)
+    if not rows:
         return
-    run.note(revision=digest_of([changes.journal.to_list(), horizon])[:8])
-    run.count(appends=len(rows), total_steps=changes.horizon.total_steps)
+    content = [{**entry.to_dict(), "request": None} for entry in plan.entries]
+    appended = [row for row in rows if row["kind"] == "append"]
+    run.note(revision=digest_of(content)[:8])
+    run.count(appends=len(appended), total_steps=plan.length.total_steps)
     run.track.tags(
         {
-            "appends": ", ".join(f"{r['manifest']}@{r['step']} ({r['horizon']})" for r in rows),
-            "horizon": ", ".join(f"{c.total_steps} at {c.step}" for c in changes.horizon.changes),
+            "appends": ", ".join(f"{r['manifest']}@{r['step']} ({r['steps']})" for r in appended),
+            "length": ", ".join(f"{row['total_steps']} at {row['step']}" for row in rows),
         }
     )
-    run.table("appends", rows, "Data appended while the model was trained")
+    run.table(
+        "journal", rows, "Data appended and changes of the length while the model was trained"
+    )
 
 
-def journal_rows(changes: Changes) -> list[dict[str, Any]]:
-    """Each append: what, when, how."""
-    by_manifest = {change.manifest: change for change in changes.horizon.changes}
+def journal_rows(plan: RunPlan) -> list[dict[str, Any]]:
+    """The journal for the manifest; of appended data also their place and size."""
     rows = []
-    for entry in changes.journal.entries:
-        manifest, change = changes.journal.manifests[entry.manifest], by_manifest[entry.manifest]
-        assert manifest.folder is not None
-        rows.append(
-            {
-                "manifest": entry.manifest,
-                "folder": display(manifest.folder),
-                "step": change.step,
-                "sample": entry.at,
-                "seed": entry.seed,
-                "weights": dict(entry.weights),
-                "tokens": manifest.num_tokens,
-                "horizon": change.policy,
-                "total_steps": change.total_steps,
-            }
-        )
+    for entry in plan.entries:
+        row = entry.to_dict()
+        if isinstance(entry, AppendEntry):
+            manifest = entry.data.manifest
+            assert manifest.folder is not None
+            row |= {"folder": display(manifest.folder), "tokens": manifest.num_tokens}
+        rows.append(row)
     return rows
 
 
@@ -125,8 +119,8 @@ def check_trained(run: StageRun, appends: Sequence[AppendConfig]) -> None:
         why = "; ".join(refused.values()) or "the run ended before its step"
         raise StageError(
             f"pretrain.append: {append.packed} did not join the run ({why}). Take it out of the "
-            "configuration, or make the run longer (`steel horizon`, or horizon: extend) and start "
-            "again"
+            "configuration, or make the run longer (`steel reschedule`, or steps: extend) and "
+            "start again"
         )
 
 
@@ -139,7 +133,9 @@ def check_finished(appends: Sequence[AppendConfig], result: StageResult) -> None
     Raises:
         ConfigError: names the data and the remedies.
     """
-    joined = {row["manifest"]: row for row in result.manifest["notes"].get("journal", [])}
+    joined = {
+        row["manifest"]: row for row in _appended(result.manifest["notes"].get("journal", []))
+    }
     folder = display(result.folder)
     for append in appends:
         row = joined.get(_digest(append, _store(result.folder)))
@@ -159,12 +155,12 @@ def check_finished(appends: Sequence[AppendConfig], result: StageResult) -> None
 
 
 def _differences(append: AppendConfig, row: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """(field, wanted, found) where a joined append is not what is asked for expressly."""
+    """(field, wanted, found) where a joined append is not as the configuration says."""
     pairs = {
         "at_step": (append.at_step, row["step"]),
         "weights": (append.weights or None, row["weights"]),
         "seed": (append.seed, row["seed"]),
-        "horizon": ("extend" if append.horizon == "extend" else None, row["horizon"]),
+        "steps": ("extend" if append.steps == "extend" else None, row["steps"]),
     }
     for name, (wanted, found) in pairs.items():
         if wanted is not None and wanted != found:
@@ -174,12 +170,16 @@ def _differences(append: AppendConfig, row: Mapping[str, Any]) -> Iterator[tuple
 def _missing(
     appends: Sequence[AppendConfig], store: Path, journal: Sequence[Mapping[str, Any]]
 ) -> Iterator[AppendConfig]:
-    joined = {row["manifest"] for row in journal}
+    joined = {row["manifest"] for row in _appended(journal)}
     return (append for append in appends if _digest(append, store) not in joined)
 
 
+def _appended(journal: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    return (row for row in journal if row["kind"] == "append")
+
+
 def _digest(append: AppendConfig, store: Path) -> str:
-    return PackedManifest.read(asking.manifest_file(packed_data(store, append.packed))).digest
+    return PackedManifest.read(find_manifest(find_packed(store, append.packed))).digest
 
 
 def _store(stage_folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """The course of a pretraining: who took it up when, and what was changed or left out on the way.
 
 sessions.jsonl ──▶ begun, resumed, other number of processes      model/train/run/sessions.py
-horizon.json   ──▶ data appended, another end                     model/train/run/horizon.py
+journal.json   ──▶ data appended, another end                     model/train/run/journal.py
 health.jsonl   ──▶ batches skipped, rolled back                   model/train/trainer.py
 """
 
@@ -10,10 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from model.data import journal
-from model.data.append import Journal
 from model.train.run.folder import HEALTH_FILE, SESSIONS_FILE
-from model.train.run.length import read_changes
+from model.train.run.journal import read_journal_rows
 from model.train.run.metrics import read_metrics
 from model.train.run.sessions import Session, read_sessions
 
@@ -45,12 +43,11 @@ class Course:
 def read_course(run: Path) -> Course:
     """From a run's folder, of which any file may be absent. Raises DataError for a damaged one."""
     sessions = read_sessions(run / SESSIONS_FILE)
-    appended = {entry.manifest for entry in Journal.read(run / journal.FILE_NAME).entries}
     marks = [*_takeovers(sessions), *map(_of_event, _events(run / HEALTH_FILE))]
-    for change in read_changes(run, appended):
-        kind: Kind = "end moved" if change.manifest is None else "data appended"
-        text = f"{kind}: {change.total_steps:,} steps from here on"
-        marks.append(Mark(step=change.step, kind=kind, text=text))
+    for row in read_journal_rows(run):
+        kind: Kind = "data appended" if row["kind"] == "append" else "end moved"
+        text = f"{kind}: {row['total_steps']:,} steps from here on"
+        marks.append(Mark(step=row["step"], kind=kind, text=text))
     return Course(sessions=sessions, marks=sorted(marks, key=lambda mark: mark.step))
 
 

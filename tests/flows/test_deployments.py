@@ -17,7 +17,7 @@ from flows.commands import BAD_INPUT
 from flows.config import load_pipeline
 from flows.preflight import KINDS
 from model.train.build import model_config
-from model.train.run.length import Horizon
+from model.train.run.length import TrainingLength
 from model.train.schedule import learning_rate
 from tasks import pretrain
 
@@ -67,7 +67,7 @@ def test_steel_1b_is_table_1_and_section_5(monkeypatch: pytest.MonkeyPatch) -> N
         0.05,
         1.0,
     )
-    horizon = Horizon(steps=settings.steps)
+    horizon = TrainingLength(initial_steps=settings.steps)
     rates = [learning_rate(settings, step, horizon) for step in (0, 1999, 2000, 1_069_999)]
     assert rates[0] == pytest.approx(3e-4 / 2000)
     assert rates[1] == rates[2] == 3e-4

@@ -14,8 +14,8 @@ from flows.commands import BAD_INPUT, DONE, FAILED
 from model.data import DataState, PackedManifest, SampleOrder, ShardWriter
 from model.train.checkpoint.progress import Progress
 from model.train.config import PretrainSettings
-from model.train.run.plan import Changes
 from model.train.run.folder import CHECKPOINTS_FOLDER, DATA_STATE_FILE, JOB_FILE, PROGRESS_FILE
+from model.train.run.plan import Changes
 from model.train.run.requests import AppendRequest
 from tasks.core.manifest import publish
 

@@ -14,7 +14,6 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from model.data.order import SampleOrder
-from model.data.position import expected_epochs
 from model.train.callbacks.peak_flops import datasheet_peak
 from model.train.callbacks.phase_timer import PhaseTimer
 
@@ -158,7 +157,7 @@ def memory(device: torch.device) -> dict[str, float]:
 
 def data_position(order: SampleOrder, samples: int, batch: int) -> dict[str, float]:
     """How far the data were read: `samples` of the order, `batch` global batches."""
-    epochs = expected_epochs(order, samples)
+    epochs = order.expected_epochs(samples)
     return {
         "data/samples": float(samples),
         "data/tokens": float(samples * order.sequence_length),

@@ -18,9 +18,9 @@ from common.errors import DataError, SteelError
 from model.data import PackedManifest
 from model.train.config import PretrainSettings
 from model.train.distributed.context import DistributedContext
-from model.train.run.plan import RunPlan
 from model.train.run.journal import AppendEntry
 from model.train.run.length import TrainingLength
+from model.train.run.plan import RunPlan
 from model.train.run.requests import PendingRequest, ProfileRequest, RequestFolder
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class RequestHandler:
         return self.ranks.is_main and bool(self._due(step))
 
     def apply(self, step: int, consumed: int) -> bool:
-        """Do what is due after `step` steps and `consumed` samples; return True if the plan changed."""
+        """Do what is due after `step` steps and `consumed` samples; True if the plan changed."""
         changed = False
         for pending in self._from_main(lambda: self._due(step)):
             changed |= self._apply(pending, step, consumed)

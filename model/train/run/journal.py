@@ -148,9 +148,7 @@ def _entry(run: Path, row: dict[str, Any]) -> JournalEntry:
             seed=row["seed"],
             weights={name: float(epochs) for name, epochs in row["weights"].items()},
         )
-        return AppendEntry(
-            request=row["request"], length=length, steps=row["steps"], data=data
-        )
+        return AppendEntry(request=row["request"], length=length, steps=row["steps"], data=data)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"an entry of {run / JOURNAL_FILE} lacks or garbles {error}: restore the file"

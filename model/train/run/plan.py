@@ -1,7 +1,7 @@
 """The plan of a run: the data that it trains on and its length, as its journal has changed them.
 
-    request ──RunPlan.apply──▶ another plan, one journal entry longer ──write──▶ RUN/journal.json
-                  └──▶ refused: DataError, ConfigError
+request ──RunPlan.apply──▶ another plan, one journal entry longer ──write──▶ RUN/journal.json
+              └──▶ refused: DataError, ConfigError
 """
 
 from dataclasses import dataclass, replace
@@ -48,9 +48,7 @@ class RunPlan:
         """
         check_base(run, base)
         steps = count_steps(settings, sample_order(settings, base))
-        plan = cls(
-            settings=settings, base=base, initial_steps=steps, entries=read_journal(run)
-        )
+        plan = cls(settings=settings, base=base, initial_steps=steps, entries=read_journal(run))
         check_appends(base, plan.appends)
         return plan
 

@@ -30,7 +30,8 @@ from model.entry import pretrain
 from model.train import trainer
 from model.train.checkpoint import writer as checkpoint
 from model.train.distributed import context as parallel
-from model.train.run import metrics, plan as changes
+from model.train.run import metrics
+from model.train.run import plan as changes
 from model.train.run.folder import JOB_FILE, METRICS_FILE
 from model.train.train_step import TrainStep
 

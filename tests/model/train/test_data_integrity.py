@@ -11,8 +11,8 @@ import pytest
 from common.config import from_json
 from model.data import PackedManifest, SampleOrder
 from model.train.config import PretrainJob
-from model.train.run.plan import sample_order
 from model.train.run.folder import VERIFIED_FOLDER
+from model.train.run.plan import sample_order
 from tests.model.train import ranks
 
 

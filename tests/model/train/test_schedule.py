@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.train.config import PretrainSettings
-from model.train.run.length import Horizon
+from model.train.run.length import TrainingLength
 from model.train.schedule import learning_rate
 
 
 def rates(total: int, *steps: int, **changes: Any) -> list[float]:
     settings = PretrainSettings(learning_rate=4.0, warmup_steps=4, **changes)
-    return [learning_rate(settings, step, Horizon(steps=total)) for step in steps]
+    return [learning_rate(settings, step, TrainingLength(initial_steps=total)) for step in steps]
 
 
 def test_warm_up_rises_linearly_and_never_starts_at_zero() -> None:
@@ -52,7 +52,9 @@ def test_rises_then_never_rises_again(schedule: Any, total: int, warmup: int, lo
     settings = PretrainSettings(
         learning_rate=1e-3, min_learning_rate=low, warmup_steps=warmup, schedule=schedule
     )
-    curve = [learning_rate(settings, step, Horizon(steps=total)) for step in range(total)]
+    curve = [
+        learning_rate(settings, step, TrainingLength(initial_steps=total)) for step in range(total)
+    ]
     assert all(a < b for a, b in itertools.pairwise(curve[:warmup]))
     after = curve[warmup:]
     assert all(a >= b for a, b in itertools.pairwise(after))

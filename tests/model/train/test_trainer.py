@@ -19,10 +19,10 @@ from model.train.callbacks.speed import flops_per_token
 from model.train.checkpoint.export import export
 from model.train.checkpoint.reader import complete_checkpoints
 from model.train.health import NonFiniteError
-from model.train.run.plan import sample_order
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
-from model.train.run.length import Horizon
+from model.train.run.length import TrainingLength
 from model.train.run.metrics import last_value
+from model.train.run.plan import sample_order
 from model.train.schedule import learning_rate
 from tests.model.train import ranks
 
@@ -61,7 +61,7 @@ def test_equals_a_plain_loop(make_run: MakeRun, packed: Path, model: dict[str, A
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.5)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(settings, step, Horizon(steps=6))
+            group["lr"] = learning_rate(settings, step, TrainingLength(initial_steps=6))
         optimizer.step()
         optimizer.zero_grad()
         assert run.trainer.sink is not None

@@ -9,8 +9,8 @@ import pytest
 
 from common.errors import DataError
 from model.train.build import Run
-from model.train.run.plan import Changes
 from model.train.run.folder import PROFILE_FOLDER
+from model.train.run.plan import Changes
 from model.train.run.requests import ProfileRequest, RequestFolder, parse_request
 from tests.model.train import ranks
 

@@ -15,7 +15,6 @@ from model.data import DataState, Journal, PackedDataset, PackedManifest
 from model.train.checkpoint.reader import complete_checkpoints
 from model.train.config import PretrainJob
 from model.train.run import client as asking
-from model.train.run.plan import Changes, sample_order
 from model.train.run.client import Answer, RunState
 from model.train.run.folder import (
     CHECKPOINTS_FOLDER,
@@ -26,6 +25,7 @@ from model.train.run.folder import (
     REQUESTS_FOLDER,
 )
 from model.train.run.length import HorizonChange
+from model.train.run.plan import Changes, sample_order
 from model.train.run.requests import RequestFolder
 from tests.model.train import ranks
 from tests.model.train.ranks import Fault

@@ -20,7 +20,7 @@ from model.train.run.length import (
     read_changes,
     write_changes,
 )
-from model.train.schedule import check_saved_horizon, learning_rate
+from model.train.schedule import check_saved_length, learning_rate
 
 
 def moved(step: int, total: int, decay_at: int | None = None, **changes: Any) -> HorizonChange:
@@ -39,23 +39,27 @@ def rates(horizon: Horizon, *steps: int, **changes: Any) -> list[float]:
 
 def test_cosine_goes_on_from_where_it_is_and_ends_later() -> None:
     # Half way at step 8 of 4..12; the other half then takes 8 steps instead of 4.
-    horizon = Horizon(steps=12, changes=(moved(8, 16),))
+    horizon = TrainingLength(initial_steps=12, changes=(moved(8, 16),))
     expected = [4.0, 2 * (1 + math.sqrt(0.5)), 2.0, 2 * (1 - math.sqrt(0.5)), 0.0]
     assert rates(horizon, 4, 6, 8, 12, 16) == pytest.approx(expected)
 
 
 def test_wsd_moves_its_decay_without_a_restart() -> None:
-    flat = Horizon(steps=20, changes=(moved(10, 40),))  # before the decay, which began at 16
+    flat = TrainingLength(
+        initial_steps=20, changes=(moved(10, 40),)
+    )  # before the decay, which began at 16
     wsd = {"schedule": "wsd", "decay_fraction": 0.2}
     assert rates(flat, 10, 16, 20, 32, 34, 36, 40, **wsd) == pytest.approx([4, 4, 4, 4, 3, 2, 0])
-    falling = Horizon(steps=20, changes=(moved(18, 40),))  # half of the decay is over
+    falling = TrainingLength(
+        initial_steps=20, changes=(moved(18, 40),)
+    )  # half of the decay is over
     assert rates(falling, 17, 18, 32, 36, 40, **wsd) == pytest.approx([3, 2, 2, 1, 0])
-    early = Horizon(steps=100, changes=(moved(10, 20, 12),))
+    early = TrainingLength(initial_steps=100, changes=(moved(10, 20, 12),))
     assert rates(early, 10, 12, 14, 16, 20, **wsd) == pytest.approx([4, 4, 3, 2, 0])
 
 
 def test_constant_decays_when_asked_to() -> None:
-    horizon = Horizon(steps=100, changes=(moved(50, 100, 90),))
+    horizon = TrainingLength(initial_steps=100, changes=(moved(50, 100, 90),))
     assert rates(horizon, 49, 90, 95, 100, schedule="constant") == pytest.approx([4, 4, 2, 0])
     # Asked for more steps in the middle of it: straight on to the new end.
     longer = horizon.change(moved(95, 105, 90))
@@ -63,7 +67,7 @@ def test_constant_decays_when_asked_to() -> None:
 
 
 def test_an_append_that_keeps_the_steps_changes_no_bit() -> None:
-    before = Horizon(steps=997)
+    before = TrainingLength(initial_steps=997)
     after = before.change(moved(123, 997, policy="keep", manifest="m"))
     assert rates(after, *range(997)) == rates(before, *range(997))
 
@@ -79,7 +83,7 @@ def runs(draw: st.DrawFn) -> tuple[PretrainSettings, Horizon]:
         warmup_steps=draw(st.integers(0, total - 1)),
         decay_fraction=draw(st.floats(0.01, 1.0)),
     )
-    horizon, step = Horizon(steps=total), 0
+    horizon, step = TrainingLength(initial_steps=total), 0
     for _ in range(draw(st.integers(0, 5))):
         step = draw(st.integers(step, horizon.total_steps - 1))
         least = max(step, values.warmup_steps, horizon.decay_at or 0) + 1
@@ -137,7 +141,7 @@ def test_continuous_never_rising_and_lowest_at_the_end(
     if values.schedule != "constant" or horizon.decay_at is not None:
         assert curve[-1] == pytest.approx(values.min_learning_rate, abs=1e-15)
     for number, change in enumerate(horizon.changes):
-        earlier = Horizon(steps=horizon.steps, changes=horizon.changes[:number])
+        earlier = TrainingLength(initial_steps=horizon.steps, changes=horizon.changes[:number])
         for step in range(change.step):  # what was used stays, to the bit
             assert learning_rate(values, step, earlier) == curve[step]
         same = [learning_rate(values, change.step, h) for h in (earlier, horizon)]
@@ -160,7 +164,7 @@ def test_changes_on_disk(tmp_path: Path) -> None:
     assert read_changes(tmp_path, {"m1", "m2"}) == horizon.changes
     # The journal was not written any more: the second append never was.
     assert read_changes(tmp_path, {"m1"}) == horizon.changes[:2]
-    assert end_of(tmp_path, Horizon(steps=20)) == 50
+    assert end_of(tmp_path, TrainingLength(initial_steps=20)) == 50
     assert Horizon.from_dict(json.loads(json.dumps(horizon.to_dict()))) == horizon
     path = tmp_path / FILE_NAME
     path.write_text(path.read_text().replace('"total_steps": 50', '"total_steps": 60'))
@@ -173,15 +177,17 @@ def test_changes_on_disk(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_other_rates_is_refused() -> None:
     values = PretrainSettings(warmup_steps=4)
-    saved = Horizon(steps=20, changes=(moved(3, 30),))
+    saved = TrainingLength(initial_steps=20, changes=(moved(3, 30),))
     later = saved.change(moved(9, 40))
-    check_saved_horizon(values, later, saved, 9)  # joined after the checkpoint
+    check_saved_length(values, later, saved, 9)  # joined after the checkpoint
     with pytest.raises(DataError, match=r"changes of the checkpoint's horizon .* restore"):
-        check_saved_horizon(values, Horizon(steps=20), saved, 9)
+        check_saved_length(values, TrainingLength(initial_steps=20), saved, 9)
     with pytest.raises(DataError, match="restore"):
-        check_saved_horizon(values, later, saved, 10)
+        check_saved_length(values, later, saved, 10)
     with pytest.raises(ConfigError, match="started with 20 steps, settings and data give 25"):
-        check_saved_horizon(values, Horizon(steps=25), Horizon(steps=20), 9)
+        check_saved_length(
+            values, TrainingLength(initial_steps=25), TrainingLength(initial_steps=20), 9
+        )
     # Where no rate differs, another number of steps is as good.
     flat = PretrainSettings(warmup_steps=4, schedule="constant")
-    check_saved_horizon(flat, Horizon(steps=25), Horizon(steps=20), 9)
+    check_saved_length(flat, TrainingLength(initial_steps=25), TrainingLength(initial_steps=20), 9)

@@ -17,7 +17,7 @@ from model.train.checkpoint.reader import complete_checkpoints
 from model.train.run import client as asking
 from model.train.run.client import Answer, RunState
 from model.train.run.folder import CHECKPOINTS_FOLDER, JOURNAL_FILE, REQUESTS_FOLDER
-from model.train.run.length import Horizon
+from model.train.run.length import TrainingLength
 from model.train.run.requests import HorizonRequest, RequestFolder
 from model.train.schedule import learning_rate
 from model.train.train_step import TrainStep
@@ -236,7 +236,7 @@ def test_a_running_wsd_is_made_longer_without_a_restart(make_run: MakeRun) -> No
     run = make_run(schedule="wsd", decay_fraction=0.25, steps=8, eval_interval=0)
     asks_at(run, 2, lambda: move(folder_of(run), steps=12))
     run.trainer.fit()
-    values, horizon = run.trainer.settings, Horizon(steps=12)
+    values, horizon = run.trainer.settings, TrainingLength(initial_steps=12)
     expected = [learning_rate(values, step, horizon) for step in range(12)]
     assert measured_rates(folder_of(run)) == expected
     assert expected[:10] == [1e-2] * 10 and expected[10] < 1e-2
