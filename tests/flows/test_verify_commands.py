@@ -15,7 +15,7 @@ from model.data import DataState, PackedManifest, SampleOrder, ShardWriter
 from model.train.checkpoint.progress import Progress
 from model.train.config import PretrainSettings
 from model.train.run.folder import CHECKPOINTS_FOLDER, DATA_STATE_FILE, JOB_FILE, PROGRESS_FILE
-from model.train.run.plan import Changes
+from model.train.run.plan import RunPlan
 from model.train.run.requests import AppendRequest
 from tasks.core.manifest import publish
 
@@ -193,15 +193,13 @@ def run_folder(store: Path, tmp_path: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / JOB_FILE).write_text(json.dumps(job))
     more = pack(tmp_path / "more", {"fr": 90}, seed=2)
-    changes = Changes.read(
-        folder, PretrainSettings(**settings), PackedManifest.read(shards_of(store))
-    )
+    plan = RunPlan.read(folder, PretrainSettings(**settings), PackedManifest.read(shards_of(store)))
     request = AppendRequest(folder=str(more.folder), manifest=more.digest, seed=5)
-    changes = changes.apply("request", request, step=100, consumed=1600)
-    changes.write(folder)
+    plan = plan.apply("request", request, step=100, consumed=1600)
+    plan.write(folder)
     checkpoint = folder / CHECKPOINTS_FOLDER / "step-00000120"
     checkpoint.mkdir(parents=True)
-    state = DataState.of(changes.order, 120 * 16)
+    state = DataState.of(plan.order, 120 * 16)
     (checkpoint / DATA_STATE_FILE).write_text(state.to_json())
     (checkpoint / PROGRESS_FILE).write_text(Progress(step=120, batch=120).to_json())
     (checkpoint / "complete.json").write_text('{"files": {}}')

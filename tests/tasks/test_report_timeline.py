@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from model.train.run.folder import HEALTH_FILE, METRICS_FILE, SESSIONS_FILE
-from model.train.run.length import HorizonChange, TrainingLength, write_changes
+from model.train.run.journal import LengthEntry, write_journal
+from model.train.run.length import LengthChange
 from model.train.run.metrics import JsonLines
 from tasks.core.manifest import StageResult
 from tasks.core.paper import load_paper
@@ -42,8 +43,8 @@ def run(tmp_path: Path) -> Path:
     health.append(
         step=81, batch=81, what="spike", action="rollback", to_step=75, skipped=[76, 81], **event
     )
-    change = HorizonChange(step=40, total_steps=100, policy="set", request="longer")
-    write_changes(tmp_path, TrainingLength(initial_steps=90, changes=(change,)))
+    length = LengthChange(step=40, total_steps=100)
+    write_journal(tmp_path, [LengthEntry(request="longer", length=length)])
     lines = [
         {
             "step": step,

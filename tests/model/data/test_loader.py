@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import ConfigError, DataError
-from model.data import Journal, PackedDataset, PackedManifest, SampleOrder, StepLoader
+from model.data import Append, PackedDataset, PackedManifest, SampleOrder, StepLoader
 from model.data import dataset as dataset_module
 from model.data.shards import open_tokens
 
@@ -136,8 +136,7 @@ def test_appended_shards_are_read_from_their_own_folder(
     packed: PackedManifest, pack: Pack, tmp_path: Path
 ) -> None:
     new = pack(tmp_path / "more", {"zh": [[900 + i] * 9 for i in range(20)]})
-    journal = Journal().append(packed, new, at=10, seed=4)
-    dataset = dataset_of(packed, journal=journal)
+    dataset = dataset_of(packed, appends=[Append(at=10, manifest=new, seed=4)])
     old = dataset_of(packed)
     for number in range(10):
         assert torch.equal(dataset[number]["tokens"], old[number]["tokens"])

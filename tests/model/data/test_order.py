@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import ConfigError, DataError
-from model.data import Block, Journal, PackedManifest, SampleOrder
+from model.data import Append, Block, PackedManifest, SampleOrder
 from model.data.epoch_index import Blocks
 from model.data.permutation import Permutation
 
@@ -32,18 +32,17 @@ class Scenario:
     appends: list[tuple[PackedManifest, int, dict[str, float]]] = field(default_factory=list)
 
     def order(self, num_appends: int | None = None) -> SampleOrder:
-        journal = Journal()
-        for number, (new, at, weights) in enumerate(self.appends[:num_appends]):
-            journal = journal.append(
-                self.manifest, new, at=at, seed=self.seed + number, weights=weights
-            )
+        appends = [
+            Append(at=at, manifest=new, seed=self.seed + number, weights=weights)
+            for number, (new, at, weights) in enumerate(self.appends[:num_appends])
+        ]
         return SampleOrder(
             self.manifest,
             sequence_length=self.sequence_length,
             seed=self.seed,
             weights=self.weights,
             validation_fraction=self.validation_fraction,
-            journal=journal,
+            appends=appends,
         )
 
 
@@ -77,7 +76,7 @@ def listed(scenario: Scenario) -> tuple[list[Block], list[Block]]:
     """Training and validation samples as lists, made the way one would without caring for size."""
     first_shard = 0
 
-    def slots(
+    def entries(
         manifest: PackedManifest, weights: dict[str, float], fraction: float, seed: int
     ) -> tuple[list[Block], list[Block]]:
         training: list[Block] = []
@@ -103,7 +102,7 @@ def listed(scenario: Scenario) -> tuple[list[Block], list[Block]]:
             training += [Block(source, math.floor(weight), *usable[i]) for i in chosen]
         return training, validation
 
-    training, validation = slots(
+    training, validation = entries(
         scenario.manifest, scenario.weights, scenario.validation_fraction, scenario.seed
     )
     mix = Permutation(len(training), "order", scenario.seed, 0, scenario.manifest.digest)
@@ -114,7 +113,7 @@ def listed(scenario: Scenario) -> tuple[list[Block], list[Block]]:
     first_shard = len(scenario.manifest.shards)
     for number, (new, at, weights) in enumerate(scenario.appends):
         seed = scenario.seed + number
-        pool = order[at:] + slots(new, weights, 0.0, seed)[0]
+        pool = order[at:] + entries(new, weights, 0.0, seed)[0]
         mix = Permutation(len(pool), "order", seed, at, new.digest)
         order = order[:at] + [pool[i] for i in mix(range_of(pool))]
         first_shard += len(new.shards)
@@ -239,14 +238,14 @@ def test_a_tiny_order_by_hand(simulate: Simulate) -> None:
 def test_never_changes(simulate: Simulate) -> None:
     """Checkpoints rely on it: whoever changes this changes the order of every run."""
     manifest = simulate({"en": [30], "zh": [25, 13]})
-    journal = Journal().append(manifest, simulate({"new": [16]}, prefix="x"), at=4, seed=3)
+    append = Append(at=4, manifest=simulate({"new": [16]}, prefix="x"), seed=3)
     order = SampleOrder(
         manifest,
         sequence_length=5,
         seed=1,
         weights={"zh": 1.5},
         validation_fraction=0.1,
-        journal=journal,
+        appends=[append],
     )
     assert [(b.source, b.epoch, b.shard, b.start) for b in all_of(order)] == [
         ("zh", 0, 1, 15),
@@ -277,9 +276,9 @@ def test_validation_moves_with_neither_seed_nor_weights_nor_appends(simulate: Si
 
     first = validation()
     assert len(first) == 6 + 7  # tenths of 59 and of 39 + 29 blocks, rounded up
-    journal = Journal().append(manifest, simulate({"new": [90]}, prefix="x"), at=4, seed=3)
+    append = Append(at=4, manifest=simulate({"new": [90]}, prefix="x"), seed=3)
     assert validation(seed=2) == validation(weights={"en": 0.0}) == first
-    assert validation(journal=journal) == first
+    assert validation(appends=[append]) == first
     assert validation(sequence_length=6) != first
 
 
@@ -374,6 +373,6 @@ def test_refuses_samples_outside(simulate: Simulate) -> None:
 
 def test_refuses_an_append_beyond_the_end(simulate: Simulate) -> None:
     manifest, new = simulate({"en": [41]}), simulate({"en": [20]}, prefix="x")
-    journal = Journal().append(manifest, new, at=11, seed=0)
+    appends = [Append(at=11, manifest=new, seed=0)]
     with pytest.raises(DataError, match="sample 11, but the order ends at 10"):
-        SampleOrder(manifest, sequence_length=4, seed=0, journal=journal)
+        SampleOrder(manifest, sequence_length=4, seed=0, appends=appends)

@@ -25,7 +25,7 @@ def no_thread_is_left_behind() -> Iterator[None]:
 
 
 def is_ours(thread: threading.Thread) -> bool:
-    return thread.name.startswith(("step-loader", "shard-guard"))
+    return thread.name.startswith(("step-loader", "shard-verifier"))
 
 
 def loader_of(packed: PackedManifest, **arguments: int) -> StepLoader:

@@ -15,8 +15,15 @@ from typing import Any
 import pytest
 
 from common.errors import DataError
-from model.data import PackedDataset, PackedManifest, SampleOrder, ShardGuard, StepLoader, integrity
-from model.data.shard_verifier import forget_sessions, session_folder
+from model.data import (
+    PackedDataset,
+    PackedManifest,
+    SampleOrder,
+    ShardVerifier,
+    StepLoader,
+    shard_verifier,
+)
+from model.data.shard_verifier import marks_folder, remove_marks
 
 Fault = Callable[[Path], None]
 
@@ -65,7 +72,7 @@ FAULTS = [
 def dataset_of(packed: PackedManifest, marks: Path | None = None) -> PackedDataset:
     assert packed.folder
     order = SampleOrder(packed, sequence_length=6, seed=3)
-    return PackedDataset(packed.folder, order, guard=ShardGuard(marks))
+    return PackedDataset(packed.folder, order, verifier=ShardVerifier(marks))
 
 
 def read_all(dataset: PackedDataset) -> None:
@@ -81,14 +88,14 @@ def file_of(packed: PackedManifest, number: int, suffix: str = ".bin") -> Path:
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], list[str]]:
     """Names of the shards that were hashed since, by this process or by those forked from it."""
-    path, real = tmp_path / "hashed.txt", integrity.check_shard
+    path, real = tmp_path / "hashed.txt", shard_verifier.check_shard
 
     def noting(folder: Path, shard: Any) -> None:
         with path.open("a") as file:
             file.write(f"{shard.name}\n")
         real(folder, shard)
 
-    monkeypatch.setattr(integrity, "check_shard", noting)
+    monkeypatch.setattr(shard_verifier, "check_shard", noting)
 
     def since() -> list[str]:
         found = sorted(path.read_text().split()) if path.exists() else []
@@ -198,14 +205,14 @@ def test_damage_after_another_rank_marked_the_shard(
 def test_damage_between_two_launches(
     packed: PackedManifest, tmp_path: Path, fault: Fault, message: str
 ) -> None:
-    run = tmp_path / "run"
-    read_all(dataset_of(packed, session_folder(run, "first")))
+    verified = tmp_path / "run" / "verified"
+    read_all(dataset_of(packed, marks_folder(verified, "first")))
     fault(file_of(packed, 0))
-    again = dataset_of(packed, session_folder(run, "second"))
+    again = dataset_of(packed, marks_folder(verified, "second"))
     with pytest.raises(DataError, match=f"'{packed.shards[0].name}'.*{message}"):
         read_all(again)
-    forget_sessions(run)
-    assert not (run / "verified").exists()
+    remove_marks(verified)
+    assert not verified.exists()
 
 
 def test_damage_between_checking_ahead_and_opening(packed: PackedManifest) -> None:
@@ -219,7 +226,7 @@ def test_damage_between_checking_ahead_and_opening(packed: PackedManifest) -> No
 
 
 def wait_for_idle(dataset: PackedDataset) -> None:
-    while any(thread.name == "shard-guard" for thread in threading.enumerate()):
+    while any(thread.name == "shard-verifier" for thread in threading.enumerate()):
         time.sleep(0.01)
     dataset.close()
 
@@ -248,7 +255,7 @@ def _die_while_hashing(dataset: PackedDataset, hashing: Event) -> None:
         hashing.set()
         time.sleep(600)
 
-    integrity.check_shard = never
+    shard_verifier.check_shard = never
     read_all(dataset)
 
 
@@ -272,17 +279,17 @@ def test_many_threads_hash_each_shard_once(
     packed: PackedManifest, hashed: Callable[[], list[str]]
 ) -> None:
     assert packed.folder
-    guard = ShardGuard(threads=4)
+    verifier = ShardVerifier(threads=4)
     pairs = [(packed.folder, shard) for shard in packed.shards]
-    threads = [threading.Thread(target=guard.check, args=(pairs,)) for _ in range(4)]
+    threads = [threading.Thread(target=verifier.verify, args=(pairs,)) for _ in range(4)]
     for folder, shard in pairs:
-        guard.ahead(folder, shard)
+        verifier.verify_ahead(folder, shard)
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    guard.close()
+    verifier.close()
     assert hashed() == sorted(shard.name for shard in packed.shards)
-    copy: ShardGuard = pickle.loads(pickle.dumps(guard))  # noqa: S301
-    copy.check(pairs)
+    copy: ShardVerifier = pickle.loads(pickle.dumps(verifier))  # noqa: S301
+    copy.verify(pairs)
     assert hashed() == []

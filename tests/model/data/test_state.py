@@ -1,6 +1,5 @@
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,20 +7,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import DataError
-from model.data import DataState, Journal, PackedManifest, SampleOrder
+from model.data import Append, DataState, PackedManifest, SampleOrder
+from model.data.state import SavedAppend
 
 Simulate = Callable[..., PackedManifest]
 
 
 def order_of(simulate: Simulate, **changes: Any) -> SampleOrder:
     manifest = simulate({"en": [200], "zh": [300, 100]})
-    journal = Journal().append(manifest, simulate({"zh": [90]}, prefix="x"), at=8, seed=3)
+    append = Append(at=8, manifest=simulate({"zh": [90]}, prefix="x"), seed=3)
     arguments = {
         "sequence_length": 5,
         "seed": 1,
         "weights": {"zh": 1.5},
         "validation_fraction": 0.1,
-        "journal": journal,
+        "appends": [append],
     }
     return SampleOrder(manifest, **arguments | changes)
 
@@ -41,7 +41,7 @@ def test_round_trip_gives_the_same_order(
     again = DataState.from_json(state.to_json())
     assert again == state
     again.check_order(order)
-    restored = again.order(order.manifest, order.journal)
+    restored = again.order(order.manifest, order.appends)
     assert restored.num_samples == order.num_samples
     for sample in (0, consumed, order.num_samples - 1):
         assert restored.locate(sample) == order.locate(sample)
@@ -57,48 +57,44 @@ def test_a_hundred_appends_stay_under_ten_kilobytes(simulate: Simulate) -> None:
     """A trillion tokens of 30 weighted sources, and appends that weight each of 30 sources, too."""
     names = [f"a-source-with-a-name-{number}" for number in range(30)]
     manifest = simulate({name: [1 << 35] for name in names})
-    journal = Journal()
-    for number in range(100):
-        new = simulate({name: [1 << 25] for name in names}, prefix=f"{number}-")
-        journal = journal.append(
-            manifest,
-            new,
+    appends = [
+        Append(
             at=number << 22,
+            manifest=simulate({name: [1 << 25] for name in names}, prefix=f"{number}-"),
             seed=(1 << 62) + number,
             weights={name: 0.123 + number + i for i, name in enumerate(names)},
         )
+        for number in range(100)
+    ]
     order = SampleOrder(
-        manifest, sequence_length=2048, seed=1, journal=journal, weights=dict.fromkeys(names, 1.25)
+        manifest, sequence_length=2048, seed=1, appends=appends, weights=dict.fromkeys(names, 1.25)
     )
     text = DataState.of(order, 400 << 20).to_json()
     assert len(text.encode()) < 10_000
     state = DataState.from_json(text)
-    assert state.journal == journal.lines and len(state.journal) == 100
+    assert state.appends == tuple(map(SavedAppend.of, appends)) and len(state.appends) == 100
     state.check_order(order)
 
 
-def test_another_journal_is_refused_by_append_and_field(simulate: Simulate) -> None:
+def test_other_appends_are_refused_by_number_and_field(simulate: Simulate) -> None:
     manifest = simulate({"en": [500]})
     first, second = (simulate({"zh": [90], "fr": [90]}, prefix=prefix) for prefix in "xy")
 
     def order(**changes: Any) -> SampleOrder:
         values: dict[str, Any] = {"at": 9, "seed": 4, "weights": {"zh": 2.0}} | changes
-        journal = Journal().append(manifest, first, at=5, seed=3)
-        return SampleOrder(
-            manifest, sequence_length=5, seed=1, journal=journal.append(manifest, second, **values)
-        )
+        appends = [Append(at=5, manifest=first, seed=3), Append(manifest=second, **values)]
+        return SampleOrder(manifest, sequence_length=5, seed=1, appends=appends)
 
     state = DataState.of(order(), 20)
     state.check_order(order(weights={"zh": 2, "fr": 1.0}))  # says the same
     for name, value in (("at", 10), ("seed", 5), ("weights", {"zh": 2.5}), ("weights", {})):
         with pytest.raises(DataError, match=f"says {name} = .* of append 1 .*{second.digest}"):
             state.check_order(order(**{name: value}))
-    shorter = replace(order().journal, entries=order().journal.entries[:1])
-    short = SampleOrder(manifest, sequence_length=5, seed=1, journal=shorter)
+    short = SampleOrder(manifest, sequence_length=5, seed=1, appends=order().appends[:1])
     with pytest.raises(DataError, match=f"append of manifest {second.digest} at sample 9 is miss"):
         state.check_order(short)
     # The order of an earlier state leaves out what was appended later.
-    early = DataState.of(short, 7).order(manifest, order().journal)
+    early = DataState.of(short, 7).order(manifest, order().appends)
     assert early.num_samples == short.num_samples
 
 
@@ -110,7 +106,7 @@ FIELDS: dict[str, Any] = {
     "weights": {"en": 1.0, "zh": 1.0},
     "validation_fraction": 0.2,
     "samples_consumed": 8,
-    "journal": [],
+    "appends": [],
 }
 
 
@@ -156,7 +152,7 @@ def test_other_data_are_refused(simulate: Simulate) -> None:
         ("sequence_length", 6),
         ("weights", {"zh": 1.0}),
         ("validation_fraction", 0.2),
-        ("journal", Journal()),
+        ("appends", ()),
     ],
 )
 def test_other_settings_are_refused_by_field(simulate: Simulate, name: str, value: object) -> None:
@@ -167,10 +163,10 @@ def test_other_settings_are_refused_by_field(simulate: Simulate, name: str, valu
 
 def test_later_appends_are_accepted_and_earlier_ones_refused(simulate: Simulate) -> None:
     order = order_of(simulate)
-    state = DataState.of(order_of(simulate, journal=Journal()), 8)
+    state = DataState.of(order_of(simulate, appends=()), 8)
     state.check_order(order)  # appended at 8, of which sample 7 is the last consumed
     with pytest.raises(DataError, match="appended at sample 8, but 9 are trained on"):
-        DataState.of(order_of(simulate, journal=Journal()), 9).check_order(order)
+        DataState.of(order_of(simulate, appends=()), 9).check_order(order)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.data import (
+    Append,
     DataState,
-    Journal,
     MicroBatch,
     PackedDataset,
     PackedManifest,
@@ -38,7 +38,7 @@ class Phase:
     micro_batch_size: int
     prefetch: int
     append: int | None
-    """Which of the further manifests joins, with which weights."""
+    """Number of the further manifest that joins; None: none does."""
     weights: dict[str, float]
 
 
@@ -122,20 +122,20 @@ def test_one_sequence_whatever_happens(corpora: list[PackedManifest], data: st.D
     run = data.draw(phases())
     order = SampleOrder(base, **arguments)
     text = DataState.of(order, 0).to_json()
-    journal = Journal()
+    appends: list[Append] = []
     found: list[tuple[int, list[int]]] = []
     step = 0
     for number, phase in enumerate(run):
-        # All that a launch has: the journal's file, the state's text, and the shards.
+        # All that a launch has: the appends, the state's text, and the shards.
         state = DataState.from_json(text)
         assert state.samples_consumed == len(found) == step * GLOBAL_BATCH
         if phase.append is not None:
             new = corpora[phase.append]
             weights = {k: v for k, v in phase.weights.items() if k in new.sources}
-            journal = journal.append(
-                base, new, at=state.samples_consumed, seed=number, weights=weights
+            appends.append(
+                Append(at=state.samples_consumed, manifest=new, seed=number, weights=weights)
             )
-        order = SampleOrder(base, **arguments, journal=journal)
+        order = SampleOrder(base, **arguments, appends=appends)
         state.check_order(order)
         available = order.num_samples // GLOBAL_BATCH
         end = run[number + 1].begin if number + 1 < len(run) else available

@@ -24,14 +24,13 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from model.data import Journal, PackedManifest, StepLoader
+from model.data import PackedManifest, StepLoader
 from model.data.shards import ShardWriter
 from model.entry import pretrain
 from model.train import trainer
 from model.train.checkpoint import writer as checkpoint
 from model.train.distributed import context as parallel
-from model.train.run import metrics
-from model.train.run import plan as changes
+from model.train.run import metrics, plan
 from model.train.run.folder import JOB_FILE, METRICS_FILE
 from model.train.train_step import TrainStep
 
@@ -60,7 +59,6 @@ class Fault:
         "before tensors",
         "before rename",
         "after rename",
-        "before horizon",
         "before journal",
         "after journal",
     ] = "log"
@@ -306,13 +304,11 @@ def _arm(fault: Fault, rank: int) -> None:
         metrics.JsonlSink.log = after(metrics.JsonlSink.log, lambda sink, step, values: step)  # type: ignore[method-assign]
     elif fault.at == "log":  # only rank 0 logs
         StepLoader.step = before(StepLoader.step, lambda loader, step: step)  # type: ignore[method-assign]
-    elif fault.at == "before horizon":
-        changes.write_changes = before(  # type: ignore[attr-defined]
-            changes.write_changes, lambda folder, horizon: fault.step
-        )
     elif fault.at in ("before journal", "after journal"):
         when = before if fault.at == "before journal" else after
-        Journal.write = when(Journal.write, lambda journal, path: fault.step)  # type: ignore[method-assign]
+        plan.write_journal = when(  # type: ignore[attr-defined]
+            plan.write_journal, lambda run, entries: fault.step
+        )
     elif fault.at == "validation":
         trainer.Trainer._validate = before(  # type: ignore[method-assign]
             trainer.Trainer._validate, lambda self, step: step

@@ -39,7 +39,7 @@ def test_every_scenario_holds(simulate: Simulate, data: st.DataObject) -> None:
     plain = verify_order(manifest, **arguments)
     at = data.draw(st.integers(0, plain.num_steps))
     append = [(simulate({"zh": data.draw(sizes), "new": [90]}, prefix="x"), at)]
-    whole = verify_order(manifest, **arguments, append=append)
+    whole = verify_order(manifest, **arguments, more=append)
     stops = st.lists(st.integers(0, whole.num_steps), max_size=3).map(sorted)
     restarts = data.draw(stops)
     ranks = [data.draw(st.sampled_from([1, 2, 4])) for _ in range(len(restarts) + 1)]
@@ -50,7 +50,7 @@ def test_every_scenario_holds(simulate: Simulate, data: st.DataObject) -> None:
     report = verify_order(
         manifest,
         **arguments,
-        append=append,
+        more=append,
         ranks=ranks,
         restarts=restarts,
         micro_batches=micro_batches,
@@ -166,7 +166,7 @@ def test_half_a_billion_blocks_by_sampling(simulate: Simulate) -> None:
         global_batch_size=512,
         ranks=[8, 4, 8],
         restarts=[300, 900],
-        append=[(simulate({"new": [1 << 30]}, prefix="x"), 1200)],
+        more=[(simulate({"new": [1 << 30]}, prefix="x"), 1200)],
         validation_fraction=1e-5,
         limit=100_000,
     )
@@ -198,14 +198,14 @@ def test_refuses_appending_after_the_end(simulate: Simulate) -> None:
     new = simulate({"en": [90]}, prefix="x")
     with pytest.raises(ConfigError, match="appended at step 13: 99 samples make 12 steps of 8"):
         verify_order(
-            simulate({"en": [400]}), sequence_length=4, global_batch_size=8, append=[(new, 13)]
+            simulate({"en": [400]}), sequence_length=4, global_batch_size=8, more=[(new, 13)]
         )
 
 
 def test_refuses_appending_what_is_there(simulate: Simulate) -> None:
     manifest = simulate({"en": [400]})
     with pytest.raises(DataError, match="has the content of"):
-        verify_order(manifest, sequence_length=4, global_batch_size=8, append=[(manifest, 2)])
+        verify_order(manifest, sequence_length=4, global_batch_size=8, more=[(manifest, 2)])
 
 
 def test_shards_are_verified_and_faults_collected(packed: PackedManifest) -> None:

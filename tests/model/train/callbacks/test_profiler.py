@@ -10,7 +10,7 @@ import pytest
 from common.errors import DataError
 from model.train.build import Run
 from model.train.run.folder import PROFILE_FOLDER
-from model.train.run.plan import Changes
+from model.train.run.plan import RunPlan
 from model.train.run.requests import ProfileRequest, RequestFolder, parse_request
 from tests.model.train import ranks
 
@@ -44,9 +44,9 @@ def test_every_rank_traces_what_settings_and_requests_ask_for(
 
 def test_a_request_for_a_trace_changes_no_journal(make_run: MakeRun) -> None:
     run = make_run()
-    changes = run.trainer.control.changes
-    assert changes.apply("a", ProfileRequest(), step=3, consumed=24) is changes
-    assert isinstance(changes, Changes)
+    plan = run.trainer.request_handler.plan
+    assert plan.apply("a", ProfileRequest(), step=3, consumed=24) is plan
+    assert isinstance(plan, RunPlan)
 
 
 @pytest.mark.parametrize("num_steps", ["three", 1.5, True, 0])

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 from common.config import from_json
-from model.data import DataState, Journal, PackedDataset, PackedManifest
+from model.data import Append, DataState, PackedDataset, PackedManifest
 from model.train.checkpoint.reader import complete_checkpoints
 from model.train.config import PretrainJob
-from model.train.run import client as asking
-from model.train.run.client import Answer, RunState
+from model.train.run.client import RequestResult, RunClient
 from model.train.run.folder import (
     CHECKPOINTS_FOLDER,
     DATA_STATE_FILE,
@@ -24,8 +23,8 @@ from model.train.run.folder import (
     PROGRESS_FILE,
     REQUESTS_FOLDER,
 )
-from model.train.run.length import HorizonChange
-from model.train.run.plan import Changes, sample_order
+from model.train.run.journal import AppendEntry
+from model.train.run.plan import RunPlan, sample_order
 from model.train.run.requests import RequestFolder
 from tests.model.train import ranks
 from tests.model.train.ranks import Fault
@@ -43,8 +42,8 @@ def more(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [ranks.write_packed(f, tokens=2_000, seed=50 + i) for i, f in enumerate(folders)]
 
 
-def ask(output: Path, data: Path, *, running: bool = False, **how: Any) -> Answer:
-    return asking.append(RunState.read(output, running=running), data, **how)
+def append(output: Path, data: Path, *, running: bool = False, **how: Any) -> RequestResult:
+    return RunClient.open(output, running=running).append(data, **how)
 
 
 def finish(job: Path, world_size: int = 2) -> None:
@@ -52,20 +51,21 @@ def finish(job: Path, world_size: int = 2) -> None:
     assert codes == [0] * world_size, (job.parent / "rank-0.log").read_text()
 
 
-def changes_of(output: Path) -> Changes:
+def plan_of(output: Path) -> RunPlan:
     job = from_json(PretrainJob, output / JOB_FILE)
-    return Changes.read(output, job.settings, PackedManifest.read(Path(job.packed) / "shards"))
+    return RunPlan.read(output, job.settings, PackedManifest.read(Path(job.packed) / "shards"))
 
 
 def assert_order(output: Path, appends: list[tuple[Path, int]]) -> None:
     """Every sample had the tokens of the order that these appends (data, at) make, none twice."""
     job = from_json(PretrainJob, output / JOB_FILE)
-    base, journal = PackedManifest.read(Path(job.packed) / "shards"), Journal()
-    for data, at in appends:
-        new = PackedManifest.read(data / "shards")
-        journal = journal.append(base, new, at=at, seed=job.settings.seed)
-    order = sample_order(job.settings, base, journal)
-    total = changes_of(output).horizon.total_steps
+    base = PackedManifest.read(Path(job.packed) / "shards")
+    joined = tuple(
+        Append(at=at, manifest=PackedManifest.read(data / "shards"), seed=job.settings.seed)
+        for data, at in appends
+    )
+    order = sample_order(job.settings, base, joined)
+    total = plan_of(output).length.total_steps
     numbers = list(range(total * BATCH))
     tokens, _ = PackedDataset(Path(job.packed) / "shards", order).fetch(numbers)
     expected = {number: ranks.content(row[:-1]) for number, row in enumerate(tokens)}
@@ -93,7 +93,7 @@ def appended(
     """A run that nothing disturbed, which new data joined at step 6 and made longer."""
     output = tmp_path_factory.mktemp("appended")
     job = ranks.write_job(packed, output, ranks.settings())
-    assert ask(output, more[0], at_step=6, horizon="extend").status == "requested"
+    assert append(output, more[0], at_step=6, steps="extend").status == "requested"
     finish(job)
     return output
 
@@ -104,16 +104,17 @@ def test_new_data_join_at_the_step_and_make_the_run_longer(
     new = PackedManifest.read(more[0] / "shards")
     gained = sum((shard.num_tokens - 1) // 32 for shard in new.shards) // BATCH
     assert gained >= 6
-    [change] = changes_of(appended).horizon.changes
-    assert (change.step, change.total_steps, change.policy) == (6, 12 + gained, "extend")
+    [entry] = plan_of(appended).append_entries
+    length = entry.length
+    assert (length.step, length.total_steps, entry.steps) == (6, 12 + gained, "extend")
     assert sorted(ranks.read_run(appended)) == list(range(1, 13 + gained))
     assert_order(appended, [(more[0], 6 * BATCH)])
     assert not list((appended / REQUESTS_FOLDER).iterdir())
     newest = complete_checkpoints(appended / CHECKPOINTS_FOLDER)[-1]
     saved = json.loads((newest / PROGRESS_FILE).read_text())
-    assert saved["horizon"] == changes_of(appended).horizon.to_dict()
+    assert saved["length"] == json.loads(json.dumps(plan_of(appended).length.to_dict()))
     state = DataState.from_json((newest / DATA_STATE_FILE).read_text())
-    assert [entry.at for entry in state.journal] == [6 * BATCH]
+    assert [entry.at for entry in state.appends] == [6 * BATCH]
 
 
 def test_an_append_costs_no_communication_while_nothing_is_asked(
@@ -131,7 +132,7 @@ def test_an_append_costs_no_communication_while_nothing_is_asked(
 
 CHANGE = 6
 KILLS = [
-    Fault(step=CHANGE, at="before journal"),  # the horizon is on disk, the journal is not
+    Fault(step=CHANGE, at="before journal"),  # the request alone is on disk
     Fault(step=CHANGE, at="after journal"),  # the request still lies there
     Fault(step=CHANGE, rank=1),  # before the first new batch
     Fault(step=8, at="before rename"),  # before the first checkpoint that knows
@@ -152,7 +153,7 @@ def test_kills_around_an_append_leave_no_trace(
     packed: Path, more: list[Path], appended: Path, tmp_path: Path
 ) -> None:
     job = ranks.write_job(packed, tmp_path, ranks.settings())
-    ask(tmp_path, more[0], at_step=CHANGE, horizon="extend")
+    append(tmp_path, more[0], at_step=CHANGE, steps="extend")
     for fault in KILLS:
         assert_killed(job, fault)
     finish(job)
@@ -168,18 +169,18 @@ def test_append_from_outside_while_two_ranks_train(
     while len(ranks.read_run(tmp_path)) < 3:
         assert training.is_alive(), (tmp_path / "rank-0.log").read_text()
         time.sleep(0.005)
-    answer = ask(tmp_path, more[0], running=True, horizon="extend")
-    assert ask(tmp_path, more[0], running=True, horizon="extend").status in ("pending", "done")
+    answer = append(tmp_path, more[0], running=True, steps="extend")
+    assert append(tmp_path, more[0], running=True, steps="extend").status in ("pending", "done")
     training.join()
-    changes = changes_of(tmp_path)
-    [entry] = changes.journal.entries
+    plan = plan_of(tmp_path)
+    [entry] = plan.appends
     assert entry.at >= 3 * BATCH and entry.at % BATCH == 0
-    assert changes.horizon.total_steps == answer.total_steps
+    assert plan.length.total_steps == answer.total_steps
     assert_order(tmp_path, [(more[0], entry.at)])
     # The very run, had the step been named beforehand.
     again = tmp_path / "again"
     job = ranks.write_job(packed, again, ranks.settings(steps=0, checkpoints={"interval": 100}))
-    ask(again, more[0], at_step=entry.at // BATCH, horizon="extend")
+    append(again, more[0], at_step=entry.at // BATCH, steps="extend")
     finish(job)
     assert_same_run(tmp_path, again)
 
@@ -189,13 +190,13 @@ def test_appends_to_a_stopped_run_that_moves_to_other_ranks(
 ) -> None:
     job = ranks.write_job(packed, tmp_path, ranks.settings())
     assert ranks.run_ranks(job, 2, Fault(step=2, number=signal.SIGTERM)) == [STOPPED, STOPPED]
-    ask(tmp_path, more[0])  # joins when it goes on, after step 3
-    ask(tmp_path, more[1], at_step=8, horizon="extend")
+    append(tmp_path, more[0])  # joins when it goes on, after step 3
+    append(tmp_path, more[1], at_step=8, steps="extend")
     assert ranks.run_ranks(job, 1, Fault(step=6, number=signal.SIGTERM)) == [STOPPED]
-    assert [entry.at for entry in changes_of(tmp_path).journal.entries] == [3 * BATCH]
+    assert [entry.at for entry in plan_of(tmp_path).appends] == [3 * BATCH]
     finish(job, 2)
     assert_order(tmp_path, [(more[0], 3 * BATCH), (more[1], 8 * BATCH)])
-    assert [c.policy for c in changes_of(tmp_path).horizon.changes] == ["keep", "extend"]
+    assert [entry.steps for entry in plan_of(tmp_path).append_entries] == ["keep", "extend"]
 
 
 @pytest.mark.slow
@@ -211,15 +212,15 @@ def test_random_appends_kills_stops_and_ranks(
     job = ranks.write_job(packed, tmp_path, values)
     left, fixed_ranks, done = list(more), seed % 2 == 0, 0
     for number in range(10):
-        asked = bool(left) and number % 3 == 0
-        if asked:
+        requested = bool(left) and number % 3 == 0
+        if requested:
             pending = [p.request for p in RequestFolder(tmp_path).pending()]
             earliest = max([done, *(r.at_step or 0 for r in pending if r)])
             at_step = chance.choice([None, earliest + chance.randint(0, 4)])
-            ask(tmp_path, left.pop(), at_step=at_step, horizon=chance.choice(["keep", "extend"]))
+            append(tmp_path, left.pop(), at_step=at_step, steps=chance.choice(["keep", "extend"]))
         at, step = "log", done + chance.randint(1, 6)
-        if asked and chance.random() < 0.7:
-            at = chance.choice(["before horizon", "before journal", "after journal"])
+        if requested and chance.random() < 0.7:
+            at = chance.choice(["before journal", "after journal"])
         elif chance.random() < 0.4:
             at, step = chance.choice(["before tensors", "before rename"]), 4 * (done // 4 + 1)
         kind = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
@@ -231,21 +232,20 @@ def test_random_appends_kills_stops_and_ranks(
         done = int(saved[-1].name.split("-")[1]) if saved else 0
     if not (tmp_path / MODEL_FOLDER).exists():
         finish(job)
-    changes = changes_of(tmp_path)
-    assert len(changes.journal.entries) >= 2 and not RequestFolder(tmp_path).refused()
+    entries = plan_of(tmp_path).append_entries
+    assert len(entries) >= 2 and not RequestFolder(tmp_path).refused()
     by_digest = {PackedManifest.read(f / "shards").digest: f for f in more}
-    assert_order(tmp_path, [(by_digest[e.manifest], e.at) for e in changes.journal.entries])
+    assert_order(tmp_path, [(by_digest[e.data.manifest.digest], e.data.at) for e in entries])
     if fixed_ranks:
         twin = tmp_path / "twin"
         job = ranks.write_job(packed, twin, values)
-        for entry, change in zip(changes.journal.entries, changes.horizon.changes, strict=True):
-            ask(twin, by_digest[entry.manifest], at_step=change.step, horizon=change.policy)
+        for entry in entries:
+            data = by_digest[entry.data.manifest.digest]
+            append(twin, data, at_step=entry.length.step, steps=entry.steps)
         finish(job)
         assert_same_run(tmp_path, twin)
-        assert [_when(c) for c in changes_of(twin).horizon.changes] == [
-            _when(c) for c in changes.horizon.changes
-        ]
+        assert [*map(_when, plan_of(twin).append_entries)] == [*map(_when, entries)]
 
 
-def _when(change: HorizonChange) -> tuple[int, int, str | None]:
-    return change.step, change.total_steps, change.manifest
+def _when(entry: AppendEntry) -> tuple[int, int, str]:
+    return entry.length.step, entry.length.total_steps, entry.data.manifest.digest

@@ -3,7 +3,7 @@
 import itertools
 import json
 import math
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,36 +12,28 @@ from hypothesis import strategies as st
 
 from common.errors import ConfigError, DataError
 from model.train.config import PretrainSettings
-from model.train.run.length import (
-    FILE_NAME,
-    Horizon,
-    HorizonChange,
-    end_of,
-    read_changes,
-    write_changes,
-)
+from model.train.run.length import LengthChange, TrainingLength
 from model.train.schedule import check_saved_length, learning_rate
 
 
-def moved(step: int, total: int, decay_at: int | None = None, **changes: Any) -> HorizonChange:
-    return HorizonChange(
-        step=step,
-        total_steps=total,
-        decay_at=decay_at,
-        **{"policy": "set", "request": f"r{step}", **changes},
-    )
+def moved(step: int, total: int, decay_at: int | None = None) -> LengthChange:
+    return LengthChange(step=step, total_steps=total, decay_at=decay_at)
 
 
-def rates(horizon: Horizon, *steps: int, **changes: Any) -> list[float]:
+def with_change(length: TrainingLength, change: LengthChange) -> TrainingLength:
+    return replace(length, changes=(*length.changes, change))
+
+
+def rates(length: TrainingLength, *steps: int, **changes: Any) -> list[float]:
     values = PretrainSettings(learning_rate=4.0, warmup_steps=4, **changes)
-    return [learning_rate(values, step, horizon) for step in steps]
+    return [learning_rate(values, step, length) for step in steps]
 
 
 def test_cosine_goes_on_from_where_it_is_and_ends_later() -> None:
     # Half way at step 8 of 4..12; the other half then takes 8 steps instead of 4.
-    horizon = TrainingLength(initial_steps=12, changes=(moved(8, 16),))
+    length = TrainingLength(initial_steps=12, changes=(moved(8, 16),))
     expected = [4.0, 2 * (1 + math.sqrt(0.5)), 2.0, 2 * (1 - math.sqrt(0.5)), 0.0]
-    assert rates(horizon, 4, 6, 8, 12, 16) == pytest.approx(expected)
+    assert rates(length, 4, 6, 8, 12, 16) == pytest.approx(expected)
 
 
 def test_wsd_moves_its_decay_without_a_restart() -> None:
@@ -59,21 +51,21 @@ def test_wsd_moves_its_decay_without_a_restart() -> None:
 
 
 def test_constant_decays_when_asked_to() -> None:
-    horizon = TrainingLength(initial_steps=100, changes=(moved(50, 100, 90),))
-    assert rates(horizon, 49, 90, 95, 100, schedule="constant") == pytest.approx([4, 4, 2, 0])
+    length = TrainingLength(initial_steps=100, changes=(moved(50, 100, 90),))
+    assert rates(length, 49, 90, 95, 100, schedule="constant") == pytest.approx([4, 4, 2, 0])
     # Asked for more steps in the middle of it: straight on to the new end.
-    longer = horizon.change(moved(95, 105, 90))
+    longer = with_change(length, moved(95, 105, 90))
     assert rates(longer, 95, 100, 105, schedule="constant") == pytest.approx([2, 1, 0])
 
 
 def test_an_append_that_keeps_the_steps_changes_no_bit() -> None:
     before = TrainingLength(initial_steps=997)
-    after = before.change(moved(123, 997, policy="keep", manifest="m"))
+    after = with_change(before, moved(123, 997))
     assert rates(after, *range(997)) == rates(before, *range(997))
 
 
 @st.composite
-def runs(draw: st.DrawFn) -> tuple[PretrainSettings, Horizon]:
+def runs(draw: st.DrawFn) -> tuple[PretrainSettings, TrainingLength]:
     schedule = draw(st.sampled_from(["cosine", "wsd", "constant"]))
     total = draw(st.integers(2, 300))
     values = PretrainSettings(
@@ -83,23 +75,23 @@ def runs(draw: st.DrawFn) -> tuple[PretrainSettings, Horizon]:
         warmup_steps=draw(st.integers(0, total - 1)),
         decay_fraction=draw(st.floats(0.01, 1.0)),
     )
-    horizon, step = TrainingLength(initial_steps=total), 0
+    length, step = TrainingLength(initial_steps=total), 0
     for _ in range(draw(st.integers(0, 5))):
-        step = draw(st.integers(step, horizon.total_steps - 1))
-        least = max(step, values.warmup_steps, horizon.decay_at or 0) + 1
+        step = draw(st.integers(step, length.total_steps - 1))
+        least = max(step, values.warmup_steps, length.decay_at or 0) + 1
         total = draw(st.integers(least, least + 300))
-        decay_at = horizon.decay_at
+        decay_at = length.decay_at
         if schedule != "cosine" and draw(st.booleans()):
             decay_at = draw(st.integers(step, total - 1))
-        horizon = horizon.change(moved(step, total, decay_at))
-    return values, horizon
+        length = with_change(length, moved(step, total, decay_at))
+    return values, length
 
 
-def recurrence(values: PretrainSettings, horizon: Horizon) -> list[float]:
+def recurrence(values: PretrainSettings, length: TrainingLength) -> list[float]:
     """The rates step by step: a step of the decay takes an equal share of what is left of it."""
-    done, found, total, decay_at = 0.0, [], horizon.steps, None
-    for step in range(horizon.total_steps):
-        for change in horizon.changes:
+    done, found, total, decay_at = 0.0, [], length.initial_steps, None
+    for step in range(length.total_steps):
+        for change in length.changes:
             if change.step == step:
                 total, decay_at = change.total_steps, change.decay_at
         peak, low = values.learning_rate, values.min_learning_rate
@@ -122,65 +114,53 @@ def recurrence(values: PretrainSettings, horizon: Horizon) -> list[float]:
 
 @settings(max_examples=200)
 @given(runs())
-def test_equals_the_recurrence(run: tuple[PretrainSettings, Horizon]) -> None:
-    values, horizon = run
-    found = [learning_rate(values, step, horizon) for step in range(horizon.total_steps)]
-    assert found == pytest.approx(recurrence(values, horizon), rel=1e-9, abs=1e-15)
+def test_equals_the_recurrence(run: tuple[PretrainSettings, TrainingLength]) -> None:
+    values, length = run
+    found = [learning_rate(values, step, length) for step in range(length.total_steps)]
+    assert found == pytest.approx(recurrence(values, length), rel=1e-9, abs=1e-15)
 
 
 @settings(max_examples=200)
 @given(runs())
 def test_continuous_never_rising_and_lowest_at_the_end(
-    run: tuple[PretrainSettings, Horizon],
+    run: tuple[PretrainSettings, TrainingLength],
 ) -> None:
-    values, horizon = run
-    curve = [learning_rate(values, step, horizon) for step in range(horizon.total_steps + 1)]
+    values, length = run
+    curve = [learning_rate(values, step, length) for step in range(length.total_steps + 1)]
     after = curve[values.warmup_steps :]
     assert all(b <= a * (1 + 1e-12) for a, b in itertools.pairwise(after))
     assert all(values.min_learning_rate <= rate <= values.learning_rate for rate in after)
-    if values.schedule != "constant" or horizon.decay_at is not None:
+    if values.schedule != "constant" or length.decay_at is not None:
         assert curve[-1] == pytest.approx(values.min_learning_rate, abs=1e-15)
-    for number, change in enumerate(horizon.changes):
-        earlier = TrainingLength(initial_steps=horizon.steps, changes=horizon.changes[:number])
+    for number, change in enumerate(length.changes):
+        earlier = TrainingLength(
+            initial_steps=length.initial_steps, changes=length.changes[:number]
+        )
         for step in range(change.step):  # what was used stays, to the bit
             assert learning_rate(values, step, earlier) == curve[step]
-        same = [learning_rate(values, change.step, h) for h in (earlier, horizon)]
-        others = {c.step for c in horizon.changes[number + 1 :]}
+        same = [learning_rate(values, change.step, h) for h in (earlier, length)]
+        others = {c.step for c in length.changes[number + 1 :]}
         if change.step not in others:
             assert same[0] == pytest.approx(same[1], rel=1e-12, abs=1e-15)
 
 
-def test_changes_on_disk(tmp_path: Path) -> None:
-    horizon = Horizon(
-        steps=20,
-        changes=(
-            moved(3, 30, policy="extend", manifest="m1"),
-            moved(5, 40, 35),
-            moved(7, 50, 35, policy="extend", manifest="m2"),
-        ),
-    )
-    assert read_changes(tmp_path, ()) == ()
-    write_changes(tmp_path, horizon)
-    assert read_changes(tmp_path, {"m1", "m2"}) == horizon.changes
-    # The journal was not written any more: the second append never was.
-    assert read_changes(tmp_path, {"m1"}) == horizon.changes[:2]
-    assert end_of(tmp_path, TrainingLength(initial_steps=20)) == 50
-    assert Horizon.from_dict(json.loads(json.dumps(horizon.to_dict()))) == horizon
-    path = tmp_path / FILE_NAME
-    path.write_text(path.read_text().replace('"total_steps": 50', '"total_steps": 60'))
-    with pytest.raises(DataError, match="was edited"):
-        read_changes(tmp_path, {"m1", "m2"})
-    path.write_text("{")
-    with pytest.raises(DataError, match="not a readable horizon"):
-        read_changes(tmp_path, ())
+def test_survives_a_checkpoint() -> None:
+    length = TrainingLength(initial_steps=20, changes=(moved(3, 30), moved(5, 40, 35)))
+    assert TrainingLength.from_dict(json.loads(json.dumps(length.to_dict()))) == length
+    for raw in ({}, {"initial_steps": "2", "changes": []}, {"initial_steps": 2}, []):
+        with pytest.raises(DataError, match=r"^length "):
+            TrainingLength.from_dict(raw)
+    for change in ({"step": 1}, {"step": -1, "total_steps": 4}, {"step": 1.5, "total_steps": 4}):
+        with pytest.raises(DataError, match=r"^length "):
+            TrainingLength.from_dict({"initial_steps": 2, "changes": [change]})
 
 
 def test_a_checkpoint_of_other_rates_is_refused() -> None:
     values = PretrainSettings(warmup_steps=4)
     saved = TrainingLength(initial_steps=20, changes=(moved(3, 30),))
-    later = saved.change(moved(9, 40))
+    later = with_change(saved, moved(9, 40))
     check_saved_length(values, later, saved, 9)  # joined after the checkpoint
-    with pytest.raises(DataError, match=r"changes of the checkpoint's horizon .* restore"):
+    with pytest.raises(DataError, match=r"changes of the checkpoint's length .* restore"):
         check_saved_length(values, TrainingLength(initial_steps=20), saved, 9)
     with pytest.raises(DataError, match="restore"):
         check_saved_length(values, later, saved, 10)

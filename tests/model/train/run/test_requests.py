@@ -1,6 +1,5 @@
-"""Asking a run for something: refused with a reason, done once, never the end of a training."""
+"""Requests to a run: refused with a reason, done once, never the end of a training."""
 
-import json
 import math
 import shutil
 from collections.abc import Callable
@@ -11,14 +10,15 @@ from typing import Any
 import pytest
 
 from common.errors import ConfigError, DataError
-from model.data import Journal, PackedManifest
+from model.data import PackedManifest
 from model.train.build import Run
 from model.train.checkpoint.reader import complete_checkpoints
-from model.train.run import client as asking
-from model.train.run.client import Answer, RunState
+from model.train.run import plan as plan_module
+from model.train.run.client import RequestResult, RunClient
 from model.train.run.folder import CHECKPOINTS_FOLDER, JOURNAL_FILE, REQUESTS_FOLDER
+from model.train.run.journal import write_journal
 from model.train.run.length import TrainingLength
-from model.train.run.requests import HorizonRequest, RequestFolder
+from model.train.run.requests import RequestFolder, RescheduleRequest
 from model.train.schedule import learning_rate
 from model.train.train_step import TrainStep
 from tests.model.train import ranks
@@ -38,12 +38,12 @@ def idle(packed: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def ask(run: Path, data: Path, **how: Any) -> Answer:
-    return asking.append(RunState.read(run, running=False), data, **how)
+def append(run: Path, data: Path, **how: Any) -> RequestResult:
+    return RunClient.open(run, running=False).append(data, **how)
 
 
-def move(run: Path, **how: Any) -> Answer:
-    return asking.move_end(RunState.read(run, running=False), **how)
+def reschedule(run: Path, **how: Any) -> RequestResult:
+    return RunClient.open(run, running=False).reschedule(**how)
 
 
 def folder_of(run: Run) -> Path:
@@ -75,31 +75,31 @@ def test_known_content_is_refused_by_both_names(packed: Path, more: Path, idle: 
     place = idle.parent / "mixed"
     mixed = copy_of(third, place, with_shard_of(packed, place))
     with pytest.raises(DataError, match=r"'harmless\.bin' of .*'alpha-0\d*\.bin' of the run's fir"):
-        ask(idle, mixed)
+        append(idle, mixed)
     with pytest.raises(DataError, match=r"has the content of .* of the run's first data"):
-        ask(idle, packed)
+        append(idle, packed)
     # Also what has only been asked for counts.
-    assert ask(idle, more, at_step=5).status == "requested"
+    assert append(idle, more, at_step=5).status == "requested"
     place = idle.parent / "mixed-again"
     mixed = copy_of(third, place, with_shard_of(more, place))
     with pytest.raises(DataError, match=r"'harmless\.bin' of .* of the data asked for \(.*more"):
-        ask(idle, mixed)
+        append(idle, mixed)
     assert len(RequestFolder(idle).pending()) == 1
 
 
-def test_asking_twice_asks_once(more: Path, idle: Path) -> None:
-    first = ask(idle, more, weights={"alpha": 0.5})
+def test_a_request_made_twice_is_published_once(more: Path, idle: Path) -> None:
+    first = append(idle, more, weights={"alpha": 0.5})
     assert first.status == "requested" and first.num_samples > 0
     for data in (more, more / "shards", more / "shards" / "manifest.json"):
-        again = ask(idle, data)
+        again = append(idle, data)
         assert (again.status, again.request) == ("pending", first.request)
     with pytest.raises(DataError, match=r"asked for already with weights = {'alpha': 0.5}, not"):
-        ask(idle, more, weights={"alpha": 1.0})
-    with pytest.raises(DataError, match=f"horizon = 'keep', not 'extend'.* {first.request}"):
-        ask(idle, more, horizon="extend")
+        append(idle, more, weights={"alpha": 1.0})
+    with pytest.raises(DataError, match=f"steps = 'keep', not 'extend'.* {first.request}"):
+        append(idle, more, steps="extend")
     assert len(list((idle / REQUESTS_FOLDER).iterdir())) == 1
-    moved = move(idle, steps=20)
-    assert move(idle, steps=20).status == "pending"
+    moved = reschedule(idle, steps=20)
+    assert reschedule(idle, steps=20).status == "pending"
     assert moved.total_steps == 20 and len(list((idle / REQUESTS_FOLDER).iterdir())) == 2
 
 
@@ -109,8 +109,8 @@ def test_asking_twice_asks_once(more: Path, idle: Path) -> None:
         ({"weights": {"gamma": 1.0}}, ConfigError, "'gamma' is no source"),
         ({"weights": {"alpha": -1.0}}, ConfigError, "must be a number >= 0"),
         ({"weights": {"alpha": 0.0, "beta": 0.0}}, DataError, "gives no sample of 32 tokens"),
-        ({"at_step": 12}, ConfigError, "ends at step 12 .* --horizon extend"),
-        ({"at_step": 99, "horizon": "extend"}, DataError, "order ends at"),
+        ({"at_step": 12}, ConfigError, "ends at step 12 .* --steps extend"),
+        ({"at_step": 99, "steps": "extend"}, DataError, "order ends at"),
         ({"at_step": 3}, ConfigError, "lies in the past: the run has done 4 steps; give 4 or"),
     ],
 )
@@ -121,51 +121,51 @@ def test_what_cannot_be_is_refused(
     saved.mkdir(parents=True)
     (saved / "complete.json").write_text('{"files": {}}')
     with pytest.raises(error, match=message):
-        ask(idle, more, **how)
+        append(idle, more, **how)
     assert not (idle / REQUESTS_FOLDER).exists()
 
 
 def test_other_and_damaged_data_are_refused(more: Path, idle: Path, tmp_path: Path) -> None:
     other = copy_of(more, tmp_path / "other", lambda m: replace(m, tokenizer_md5="1" * 32))
     with pytest.raises(DataError, match="tokenizer_md5 of the appended data"):
-        ask(idle, other)
+        append(idle, other)
     with pytest.raises(DataError, match="no packed data in"):
-        ask(idle, tmp_path / "nowhere")
+        append(idle, tmp_path / "nowhere")
     with pytest.raises(DataError, match="no pretraining that has begun"):
-        ask(tmp_path, more)
+        append(tmp_path, more)
     damaged = copy_of(more, tmp_path / "damaged", lambda m: m)
     shard = next(damaged.glob("alpha*.bin"))
     content = bytearray(shard.read_bytes())
     content[100] ^= 1
     shard.write_bytes(content)
     with pytest.raises(DataError, match=shard.name):
-        ask(idle, damaged)
+        append(idle, damaged)
     assert not (idle / REQUESTS_FOLDER).exists()
 
 
 def test_ends_that_cannot_be_are_refused(packed: Path, idle: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="nothing is asked for"):
-        move(idle)
+        reschedule(idle)
     with pytest.raises(ConfigError, match=r"steps = 1000, but the data suffice for 44"):
-        move(idle, steps=1000)
+        reschedule(idle, steps=1000)
     with pytest.raises(ConfigError, match="warm-up alone takes 2"):
-        move(idle, steps=2)
+        reschedule(idle, steps=2)
     with pytest.raises(ConfigError, match="cosine falls from the end of the warm-up"):
-        move(idle, decay_at="now")
+        reschedule(idle, decay_at="now")
     ranks.write_job(packed, tmp_path / "wsd", ranks.settings(schedule="wsd"))
     with pytest.raises(ConfigError, match="decay begins at step 15, but the run ends at 12"):
-        move(tmp_path / "wsd", decay_at=15)
-    assert move(tmp_path / "wsd", decay_at=15, steps=20).total_steps == 20
-    assert move(idle, steps=12).status == "done"
+        reschedule(tmp_path / "wsd", decay_at=15)
+    assert reschedule(tmp_path / "wsd", decay_at=15, steps=20).total_steps == 20
+    assert reschedule(idle, steps=12).status == "done"
 
 
 def test_of_two_ends_that_wait_the_later_one_is_meant(idle: Path) -> None:
-    first = move(idle, steps=20)
-    assert move(idle, steps=20).request == first.request
+    first = reschedule(idle, steps=20)
+    assert reschedule(idle, steps=20).request == first.request
     # 12 is what the run has, and not what it will have.
-    back = move(idle, steps=12)
+    back = reschedule(idle, steps=12)
     assert (back.status, back.total_steps) == ("requested", 12)
-    again = move(idle, steps=20)
+    again = reschedule(idle, steps=20)
     assert (again.status, again.total_steps) == ("requested", 20)
 
 
@@ -179,7 +179,7 @@ def test_the_documented_rates_step_by_step(
     make_run: MakeRun, more: Path, policy: Any, schedule: Any
 ) -> None:
     run = make_run(schedule=schedule, warmup_steps=2, decay_fraction=0.5, min_learning_rate=1e-4)
-    answer = ask(folder_of(run), more, at_step=8, horizon=policy)
+    answer = append(folder_of(run), more, at_step=8, steps=policy)
     gained = answer.num_samples // 8
     run.trainer.fit()
     total = 12 + (gained if policy == "extend" else 0)
@@ -222,22 +222,22 @@ def asks_at(run: Run, step: int, act: Callable[[], object]) -> None:
 def test_a_running_constant_rate_decays_on_request(make_run: MakeRun) -> None:
     run = make_run(schedule="constant", steps=12, validation_fraction=0, eval_interval=0)
     folder = folder_of(run)
-    asks_at(run, 4, lambda: move(folder, decay_at="now", steps=10))
+    asks_at(run, 4, lambda: reschedule(folder, decay_at="now", steps=10))
     run.trainer.fit()
     # Logged after step 4, seen in step 5: the decay begins with the step that has number 5.
     falling = [0.008, 0.006, 0.004, 0.002]
     assert measured_rates(folder) == pytest.approx([1e-2] * 6 + falling)
     [saved] = complete_checkpoints(folder / CHECKPOINTS_FOLDER)[-1:]
     assert saved.name == "step-00000010"
-    assert move(folder, decay_at="now").status == "done"
+    assert reschedule(folder, decay_at="now").status == "done"
 
 
 def test_a_running_wsd_is_made_longer_without_a_restart(make_run: MakeRun) -> None:
     run = make_run(schedule="wsd", decay_fraction=0.25, steps=8, eval_interval=0)
-    asks_at(run, 2, lambda: move(folder_of(run), steps=12))
+    asks_at(run, 2, lambda: reschedule(folder_of(run), steps=12))
     run.trainer.fit()
-    values, horizon = run.trainer.settings, TrainingLength(initial_steps=12)
-    expected = [learning_rate(values, step, horizon) for step in range(12)]
+    values, length = run.trainer.settings, TrainingLength(initial_steps=12)
+    expected = [learning_rate(values, step, length) for step in range(12)]
     assert measured_rates(folder_of(run)) == expected
     assert expected[:10] == [1e-2] * 10 and expected[10] < 1e-2
 
@@ -245,10 +245,10 @@ def test_a_running_wsd_is_made_longer_without_a_restart(make_run: MakeRun) -> No
 def test_the_end_can_be_moved_in_the_last_step(make_run: MakeRun, more: Path) -> None:
     run = make_run(steps=4, schedule="constant", eval_interval=0)
     folder = folder_of(run)
-    asks_at(run, 3, lambda: ask(folder, more, horizon="extend"))
+    asks_at(run, 3, lambda: append(folder, more, steps="extend"))
     run.trainer.fit()
     assert max(ranks.read_run(folder)) == run.trainer.total_steps > 4
-    [change] = run.trainer.control.horizon.changes
+    [change] = run.trainer.request_handler.length.changes
     assert change.step == 4
 
 
@@ -259,9 +259,9 @@ def test_no_request_ends_a_training(make_run: MakeRun, more: Path, tmp_path: Pat
     shutil.copytree(more, gone)
     requests = RequestFolder(folder)
     names = {
-        "gone": ask(folder, gone, at_step=2).request,
+        "gone": append(folder, gone, at_step=2).request,
         "late": requests.publish(replace(requests.pending()[0].request, at_step=0)),  # type: ignore[arg-type,type-var]
-        "cosine": requests.publish(HorizonRequest(decay_at="now")),
+        "cosine": requests.publish(RescheduleRequest(decay_at="now")),
     }
     (folder / REQUESTS_FOLDER / "note.json").write_text("buy milk")
     shutil.rmtree(gone)
@@ -271,49 +271,51 @@ def test_no_request_ends_a_training(make_run: MakeRun, more: Path, tmp_path: Pat
     assert "does not exist" in refused[names["gone"]]
     assert "cosine falls" in refused[names["cosine"]]
     assert names["late"] in refused and not requests.names()
-    assert run.trainer.control.changes.journal.entries == ()
+    assert run.trainer.request_handler.plan.entries == ()
     assert max(ranks.read_run(folder)) == 6
 
 
 def test_a_full_disk_refuses_the_request_and_nothing_else(
     make_run: MakeRun, more: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The horizon is written, the journal is not: the append was never made."""
+    """The journal could not be written: the append was never made."""
 
-    def full(journal: Journal, path: Path) -> None:
-        raise OSError(28, "No space left on device")
+    def full(run: Path, entries: Any) -> None:
+        if any(entry.request == name for entry in entries):
+            raise OSError(28, "No space left on device")
+        write_journal(run, entries)
 
     run = make_run(steps=6, checkpoints={"interval": 2})
     folder = folder_of(run)
-    name = ask(folder, more, at_step=2, horizon="extend").request
-    moved = move(folder, steps=7).request
+    name = append(folder, more, at_step=2, steps="extend").request
+    moved = reschedule(folder, steps=7).request
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "write", full)
+        patch.setattr(plan_module, "write_journal", full)
         run.trainer.fit()
     assert "No space left" in RequestFolder(folder).refused()[name]
     assert max(ranks.read_run(folder)) == 7
     again = make_run(steps=6, checkpoints={"interval": 2})
-    assert [c.request for c in again.trainer.control.horizon.changes] == [moved]
+    assert [entry.request for entry in again.trainer.request_handler.plan.entries] == [moved]
     again.trainer.resume()
     # And a cosine that has come down to 0 is not made longer: nothing would be learned.
     with pytest.raises(ConfigError, match="fallen to 0 at step 7"):
-        ask(folder, more, horizon="extend")
+        append(folder, more, steps="extend")
 
 
 def test_skipped_batches_count_as_consumed(make_run: MakeRun, more: Path) -> None:
     values = {"steps": 6, "schedule": "constant", "checkpoints": {"interval": 3}}
     run = make_run(**values)
-    ask(folder_of(run), more, at_step=2)
+    append(folder_of(run), more, at_step=2)
     run.trainer.progress.batch = 3  # as after three batches that were skipped
     run.trainer.fit()
-    [entry] = run.trainer.control.changes.journal.entries
+    [entry] = run.trainer.request_handler.plan.appends
     assert entry.at == (2 + 3) * 8
     # What is asked for later is placed by samples, too.
     third = ranks.write_packed(folder_of(run).parent / "third", tokens=1_000, seed=62)
-    assert ask(folder_of(run), third, horizon="extend").status == "requested"
+    assert append(folder_of(run), third, steps="extend").status == "requested"
     longer = make_run(**values)
     longer.trainer.fit()
-    assert [e.at for e in longer.trainer.control.changes.journal.entries] == [40, (6 + 3) * 8]
+    assert [e.at for e in longer.trainer.request_handler.plan.appends] == [40, (6 + 3) * 8]
 
 
 def test_a_rollback_over_an_append_keeps_it(
@@ -326,15 +328,15 @@ def test_a_rollback_over_an_append_keeps_it(
     values = {"steps": 12, "schedule": "wsd", "health": health, "checkpoints": {"interval": 4}}
     run = make_run(**values)
     folder = folder_of(run)
-    answer = ask(folder, more, at_step=9, horizon="extend")
+    answer = append(folder, more, at_step=9, steps="extend")
     run.trainer.fit()
     total = answer.total_steps
     progress = run.trainer.progress
     assert (progress.step, progress.batch) == (total, total + 3), "8 to 10 were skipped"
-    [entry], horizon = run.trainer.control.changes.journal.entries, run.trainer.control.horizon
+    [entry], length = run.trainer.request_handler.plan.appends, run.trainer.request_handler.length
     assert entry.at == 9 * 8
     settings = run.trainer.settings
-    expected = [learning_rate(settings, step, horizon) for step in range(total)]
+    expected = [learning_rate(settings, step, length) for step in range(total)]
     assert measured_rates(folder) == expected
     again = make_run(**values)
     again.trainer.resume()
@@ -347,7 +349,7 @@ def test_a_shard_that_vanished_after_it_joined_is_missed_by_name(
     data = tmp_path / "data"
     shutil.copytree(more, data)
     run = make_run(steps=6, checkpoints={"interval": 2})
-    ask(folder_of(run), data, at_step=2)
+    append(folder_of(run), data, at_step=2)
     run.trainer.fit()
     # Under other names it is the same data.
     shards = data / "shards"
@@ -363,25 +365,19 @@ def test_a_shard_that_vanished_after_it_joined_is_missed_by_name(
     again = make_run(steps=6, checkpoints={"interval": 2})
     again.trainer.fit()
     assert (
-        again.trainer.control.changes.order.num_samples
-        == run.trainer.control.changes.order.num_samples
+        again.trainer.request_handler.plan.order.num_samples
+        == run.trainer.request_handler.plan.order.num_samples
     )
     shutil.rmtree(shards)
     with pytest.raises(DataError, match=str(shards)):
         make_run(steps=6)
 
 
-def test_lost_journals_are_missed(make_run: MakeRun, more: Path) -> None:
+def test_a_lost_journal_is_missed(make_run: MakeRun, more: Path) -> None:
     run = make_run(steps=6, checkpoints={"interval": 2})
     folder = folder_of(run)
-    ask(folder, more, at_step=2)
+    append(folder, more, at_step=2)
     run.trainer.fit()
-    horizon = (folder / "horizon.json").read_text()
-    (folder / "horizon.json").unlink()
-    with pytest.raises(DataError, match=r"horizon\.json lacks the append"):
-        make_run(steps=6)
-    (folder / "horizon.json").write_text(horizon)
     (folder / JOURNAL_FILE).unlink()
-    with pytest.raises(DataError, match=r"restore the run's horizon\.json and journal"):
+    with pytest.raises(DataError, match=r"restore the run's journal\.json"):
         make_run(steps=6).trainer.resume()
-    assert json.loads(horizon)["changes"][0]["policy"] == "keep"

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from common.errors import DataError
-from model.data import Journal, PackedManifest
-from model.train.run.saved_manifests import check_contents, explain_difference, recall, remember
+from model.data import PackedManifest
+from model.data.manifest import describe_difference
+from model.train.run.folder import MANIFESTS_FOLDER
+from model.train.run.saved_manifests import check_base, read_saved_manifest, save_manifests
 
 Simulate = Callable[..., PackedManifest]
-Pack = Callable[..., PackedManifest]
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def test_names_what_is_gone_changed_and_new(manifest: PackedManifest, simulate: 
     other = replace(changed, md5="f" * 32, num_tokens=75)
     (new,) = simulate({"code": [50]}).shards
     now = replace(manifest, shards=(manifest.shards[0], manifest.shards[3], other, new))
-    text = explain_difference(manifest, now)
+    text = describe_difference(manifest, now)
     assert f"shard {gone.name!r} (source zh, {gone.num_tokens} tokens, MD5 {gone.md5}) is gone" in (
         text
     )
@@ -52,53 +53,37 @@ def test_names_a_field_of_a_shard(manifest: PackedManifest, field: str, value: A
     now = with_shard(manifest, 0, **{field: value})
     assert now.digest != manifest.digest
     expected = f"{field} of shard {manifest.shards[0].name!r} was {old!r} and is {value!r}"
-    assert explain_difference(manifest, now) == expected
+    assert describe_difference(manifest, now) == expected
 
 
 def test_names_a_field_of_the_whole(manifest: PackedManifest) -> None:
     now = replace(manifest, tokenizer_md5="2" * 32)
     expected = f"tokenizer_md5 was {'1' * 32!r} and is {'2' * 32!r}"
-    assert explain_difference(manifest, now) == expected
+    assert describe_difference(manifest, now) == expected
 
 
 def test_a_long_list_is_cut(simulate: Simulate) -> None:
     many = simulate({"zh": [80] * 30})
-    text = explain_difference(many, replace(many, shards=many.shards[:3]))
+    text = describe_difference(many, replace(many, shards=many.shards[:3]))
     assert text.count("is gone") == 5 and text.endswith("and 22 more like it")
 
 
-def test_a_run_remembers_its_first_data(
+def test_a_run_keeps_the_manifest_of_its_first_data(
     manifest: PackedManifest, simulate: Simulate, tmp_path: Path
 ) -> None:
-    check_contents(tmp_path, manifest)  # nothing to compare with yet
-    assert recall(tmp_path) is None
-    remember(tmp_path, manifest)
+    check_base(tmp_path, manifest)  # nothing to compare with yet
+    assert read_saved_manifest(tmp_path) is None
+    save_manifests(tmp_path, manifest)
     less = replace(manifest, shards=manifest.shards[1:])
-    remember(tmp_path, less)  # the first word counts
-    assert recall(tmp_path) == manifest
-    check_contents(tmp_path, manifest)
-    check_contents(tmp_path, with_shard(manifest, 0, name="renamed.bin"))
+    save_manifests(tmp_path, less)  # the first word counts
+    assert read_saved_manifest(tmp_path) == manifest
+    check_base(tmp_path, manifest)
+    check_base(tmp_path, with_shard(manifest, 0, name="renamed.bin"))
     with pytest.raises(DataError, match=f"'{manifest.shards[0].name}' .* is gone"):
-        check_contents(tmp_path, less)
-    path = tmp_path / "manifests" / "base.json"
+        check_base(tmp_path, less)
+    path = tmp_path / MANIFESTS_FOLDER / "base.json"
     raw = json.loads(path.read_text())
     raw["shards"][0]["md5"] = "0" * 32
     path.write_text(json.dumps(raw))
     with pytest.raises(DataError, match="edited or damaged"):
-        recall(tmp_path)
-
-
-def test_appended_data_that_changed_are_named(pack: Pack, tmp_path: Path) -> None:
-    base = pack(tmp_path / "base", {"zh": [[1, 2, 3]]})
-    new = pack(tmp_path / "more", {"zh": [[4, 5, 6]]})
-    run = tmp_path / "run"
-    journal = Journal().append(base, new, at=3, seed=5)
-    remember(run, base, journal.manifests)
-    journal.write(run / "journal.json")
-    assert Journal.read(run / "journal.json") == journal
-    for path in (tmp_path / "more").iterdir():
-        path.unlink()
-    changed = pack(tmp_path / "more", {"zh": [[4, 5, 7]]})
-    old, now = new.shards[0].md5, changed.shards[0].md5
-    with pytest.raises(DataError, match=rf"'zh-00000.bin' holds other content \(MD5 {old}.*{now}"):
-        Journal.read(run / "journal.json")
+        read_saved_manifest(tmp_path)

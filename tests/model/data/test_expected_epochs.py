@@ -5,28 +5,27 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from model.data import Journal, PackedManifest, SampleOrder
-from model.data.position import expected_epochs
+from model.data import Append, PackedManifest, SampleOrder
 
 Simulate = Callable[..., PackedManifest]
 
 
 @pytest.mark.parametrize("consumed", [0, 1, 1500, 2000, 2600, 5000, None])
-def test_epochs_are_those_counted(simulate: Simulate, consumed: int | None) -> None:
+def test_expected_epochs_are_those_counted(simulate: Simulate, consumed: int | None) -> None:
     first = simulate({"zh": [16_001], "en": [8_001]})
     more = simulate({"zh": [4_001], "code": [12_001]}, prefix="x")
-    journal = Journal().append(first, more, at=2000, seed=3, weights={"code": 1.5})
+    append = Append(at=2000, manifest=more, seed=3, weights={"code": 1.5})
     order = SampleOrder(
         first,
         sequence_length=4,
         seed=1,
         weights={"en": 0.5},
         validation_fraction=0.1,
-        journal=journal,
+        appends=[append],
     )
     if consumed is None:
         consumed = order.num_samples
-    found = expected_epochs(order, consumed)
+    found = order.expected_epochs(consumed)
     assert set(found) == {"zh", "en", "code"}
     read = np.bincount(order.locate_many(np.arange(consumed)).source, minlength=3)
     joined = consumed > 2000
