@@ -34,7 +34,14 @@ from torch import Tensor
 
 from benchmarks._figures import add_options, publish
 from benchmarks._loader_peers import PEERS, Ids, quiet
-from model.data import PackedDataset, PackedManifest, SampleOrder, ShardGuard, ShardInfo, StepLoader
+from model.data import (
+    PackedDataset,
+    PackedManifest,
+    SampleOrder,
+    ShardInfo,
+    ShardVerifier,
+    StepLoader,
+)
 
 END = 151_643
 VOCABULARY = 151_646
@@ -250,7 +257,7 @@ def check_speed(manifest: PackedManifest) -> float:
     """Bytes a second of comparing shards with their MD5, as at first use in a training."""
     assert manifest.folder is not None
     started = time.perf_counter()
-    ShardGuard().check([(manifest.folder, shard) for shard in manifest.shards])
+    ShardVerifier().verify([(manifest.folder, shard) for shard in manifest.shards])
     return sum(shard.num_bytes for shard in manifest.shards) / (time.perf_counter() - started)
 
 

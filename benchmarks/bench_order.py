@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._figures import add_options, publish
-from model.data import DataState, Journal, PackedManifest, SampleOrder
+from model.data import Append, DataState, PackedManifest, SampleOrder
 from model.data.permutation import Permutation
 from model.data.verify.simulate import simulated
 
@@ -45,9 +45,9 @@ def main(argv: list[str] | None = None) -> None:
     given = argv if argv is not None else sys.argv[1:]
     arguments = parser.parse_args(given)
     base = simulated(_number(arguments.blocks), sequence_length=LENGTH)
-    journal = appends(base, arguments.appends)
-    plain = _order(base, Journal())
-    appended = _order(base, journal)
+    joined = appends(arguments.appends)
+    plain = _order(base, ())
+    appended = _order(base, joined)
     with tempfile.TemporaryDirectory(prefix="bench-order-", dir=arguments.scratch) as scratch:
         listed = race(_number(arguments.listed), Path(scratch))
     figures = {
@@ -62,8 +62,8 @@ def main(argv: list[str] | None = None) -> None:
             f"with {arguments.appends} weighted": _size(appended),
         },
         "restore_seconds_by_step": {
-            "without appends": restore(base, Journal(), plain),
-            f"with {arguments.appends}": restore(base, journal, appended),
+            "without appends": restore(base, (), plain),
+            f"with {arguments.appends}": restore(base, joined, appended),
         },
         "look_ups_a_second": {
             "without appends": look_ups(plain),
@@ -75,28 +75,28 @@ def main(argv: list[str] | None = None) -> None:
     publish(figures, "benchmarks.bench_order", given, ["numpy"], arguments.json)
 
 
-def appends(base: PackedManifest, number: int) -> Journal:
+def appends(number: int) -> tuple[Append, ...]:
     """Appends of a million blocks, each weighting every source, all along a run."""
-    journal = Journal()
+    joined = []
     for index in range(number):
         new = simulated(1_000_000, sequence_length=LENGTH, name=f"append-{index}")
-        journal = journal.append(
-            base,
-            new,
+        append = Append(
             at=(index + 1) * 4_000 * GLOBAL_BATCH,
+            manifest=new,
             seed=index + 1,
             weights=dict.fromkeys(new.sources, 1.25),
         )
-    return journal
+        joined.append(append)
+    return tuple(joined)
 
 
-def _order(base: PackedManifest, journal: Journal) -> SampleOrder:
+def _order(base: PackedManifest, joined: tuple[Append, ...]) -> SampleOrder:
     return SampleOrder(
         base,
         sequence_length=LENGTH,
         seed=1,
         validation_fraction=1e-4,
-        journal=journal,
+        appends=joined,
         weights=dict.fromkeys(base.sources, 1.5),
     )
 
@@ -105,7 +105,9 @@ def _size(order: SampleOrder) -> int:
     return len(DataState.of(order, order.num_samples // 2).to_json().encode())
 
 
-def restore(base: PackedManifest, journal: Journal, order: SampleOrder) -> dict[str, float]:
+def restore(
+    base: PackedManifest, joined: tuple[Append, ...], order: SampleOrder
+) -> dict[str, float]:
     """From a state's JSON to its next step's places, by the step it was written at.
 
     Reading the manifest is left out: it is done once, before, and does not depend on the step.
@@ -115,13 +117,12 @@ def restore(base: PackedManifest, journal: Journal, order: SampleOrder) -> dict[
         consumed = step * GLOBAL_BATCH
         if consumed + GLOBAL_BATCH > order.num_samples:
             continue
-        known = sum(entry.at <= consumed for entry in journal.entries)
-        part = Journal(entries=journal.entries[:known], manifests=journal.manifests)
-        text = DataState.of(_order(base, part), consumed).to_json()
+        known = tuple(append for append in joined if append.at <= consumed)
+        text = DataState.of(_order(base, known), consumed).to_json()
 
         def once(text: str = text, consumed: int = consumed) -> None:
             state = DataState.from_json(text)
-            restored = state.order(base, journal)
+            restored = state.order(base, joined)
             restored.locate_many(np.arange(consumed, consumed + GLOBAL_BATCH))
 
         times[f"{step}"] = round(_time(once), 4)

@@ -67,8 +67,8 @@ def test_steel_1b_is_table_1_and_section_5(monkeypatch: pytest.MonkeyPatch) -> N
         0.05,
         1.0,
     )
-    horizon = TrainingLength(initial_steps=settings.steps)
-    rates = [learning_rate(settings, step, horizon) for step in (0, 1999, 2000, 1_069_999)]
+    length = TrainingLength(initial_steps=settings.steps)
+    rates = [learning_rate(settings, step, length) for step in (0, 1999, 2000, 1_069_999)]
     assert rates[0] == pytest.approx(3e-4 / 2000)
     assert rates[1] == rates[2] == 3e-4
     assert rates[3] < 1e-14, "cosine to 0"

@@ -70,15 +70,15 @@ def test_a_command_appends_while_the_stage_trains(
     codes: list[int] = []
 
     def append() -> None:
-        arguments = ["append", KEY, more.key, "--store", str(store), "--horizon", "extend"]
+        arguments = ["append", KEY, more.key, "--store", str(store), "--steps", "extend"]
         codes.append(main([*arguments, "--weight", "beta=2", "--json"]))
         codes.append(main(arguments))
 
-    asking = once(lambda: newest_step(folder / METRICS_FILE) >= 8, append)
+    command = once(lambda: newest_step(folder / METRICS_FILE) >= 8, append)
     wanted = AppendConfig(packed=named.key, at_step=5)
     quick = {"steps": 0, "eval_interval": 0, "checkpoints": {"interval": 1000}}
     run = run_stage(pretrain, folder, config(wanted, **quick), packed=first)
-    asking.join()
+    command.join()
     assert codes == [0, 0]
     said = capsys.readouterr().out
     answer, again = json.loads(said[: said.rindex("}") + 1]), said[said.rindex("}") + 1 :]
@@ -86,9 +86,9 @@ def test_a_command_appends_while_the_stage_trains(
     assert again.startswith("\nnothing to do: the data in")
 
     by_config, by_command = run.notes["journal"]
-    assert (by_config["step"], by_config["sample"], by_config["horizon"]) == (5, 40, "keep")
-    assert (by_command["weights"], by_command["horizon"]) == ({"beta": 2.0}, "extend")
-    total = run.notes["horizon"]["changes"][-1]["total_steps"]
+    assert (by_config["step"], by_config["at"], by_config["steps"]) == (5, 40, "keep")
+    assert (by_command["weights"], by_command["steps"]) == ({"beta": 2.0}, "extend")
+    total = run.notes["journal"][-1]["total_steps"]
     assert total == answer["total_steps"] == newest_step(folder / METRICS_FILE)
     assert run.counts["appends"] == 2 and run.counts["total_steps"] == total
     everything = sum(run.notes["samples_by_source"].values())
@@ -109,7 +109,7 @@ def test_a_command_appends_while_the_stage_trains(
         (replace(wanted, at_step=6), "at_step = 5, not 6"),
         (replace(wanted, weights={"beta": 2.0}), r"weights = \{\}, not \{'beta': 2.0\}"),
         (replace(wanted, seed=by_config["seed"] + 1), "with seed = "),
-        (replace(wanted, horizon="extend"), "horizon = 'keep', not 'extend'"),
+        (replace(wanted, steps="extend"), "steps = 'keep', not 'extend'"),
     ]:
         with pytest.raises(ConfigError, match=message):
             config(other).check_finished(finished)
@@ -145,16 +145,16 @@ def test_a_run_that_ends_without_a_configured_append_does_not_finish(tmp_path: P
     with pytest.raises(StageError, match="its shard is gone"):
         check_trained(run, [AppendConfig(packed=first.key)])
     digest = PackedManifest.read(first.folder / "shards").digest
-    run.note(journal=[{"manifest": digest}])
+    run.note(journal=[{"kind": "append", "manifest": digest}])
     check_trained(run, [AppendConfig(packed=first.key)])
 
 
 def test_appends_do_not_change_the_key_and_are_read_from_yaml(tmp_path: Path) -> None:
     path = tmp_path / "pretrain.yaml"
-    path.write_text("append: [{packed: here, at_step: 7, weights: {zh: 0.5}, horizon: extend}]\n")
+    path.write_text("append: [{packed: here, at_step: 7, weights: {zh: 0.5}, steps: extend}]\n")
     loaded = load_config(path, PretrainConfig)
     assert loaded.append == [
-        AppendConfig(packed="here", at_step=7, weights={"zh": 0.5}, horizon="extend")
+        AppendConfig(packed="here", at_step=7, weights={"zh": 0.5}, steps="extend")
     ]
     without = replace(loaded, append=[])
     assert stage_key("pretrain", 1, loaded, {}) == stage_key("pretrain", 1, without, {})
@@ -180,9 +180,13 @@ def test_the_command_knows_its_runs(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "SOURCE=EPOCHS" in said("append", KEY, more.key, "--weight", "much")
     assert "when the run goes on" in said("append", KEY, more.key, code=0)
     with StageLock(store / "pretrain" / f"{KEY}.lock", what="test"):
-        moved = said("horizon", KEY, "--decay", "now", "--steps", "20", code=0)
+        moved = said("reschedule", KEY, "--decay-at", "now", "--steps", "20", code=0)
     assert "at its next step boundary; the run ends at step 20" in moved
-    assert "nothing is asked for" in said("horizon", KEY)
+    assert "nothing is asked for" in said("reschedule", KEY)
+    # Old names are refused with the new ones.
+    assert "`steel reschedule` now" in said("horizon", KEY, "--steps", "20")
+    assert "--decay-at now" in said("reschedule", KEY, "--decay", "now")
+    assert "--steps extend" in said("append", KEY, more.key, "--horizon", "extend")
     finished = store / "pretrain" / KEY
     folder.rename(finished)
     (finished / "manifest.json").write_text("{}")
@@ -195,7 +199,7 @@ def test_a_finished_run_without_a_configured_append_is_not_passed_over(context: 
     """The whole stage: store, lock, key, MLflow."""
     first = packed(context.store, "a" * 16, 0)
     more = packed(context.store, "b" * 16, 50, 2_000)
-    wanted = config(AppendConfig(packed=more.key, at_step=4, horizon="extend"), num_processes=2)
+    wanted = config(AppendConfig(packed=more.key, at_step=4, steps="extend"), num_processes=2)
     # It stops at a checkpoint, and the configuration gains an append before it goes on.
     plain = replace(wanted, append=[])
     key = stage_key("pretrain", 1, plain, {"packed": first})
@@ -205,7 +209,7 @@ def test_a_finished_run_without_a_configured_append_is_not_passed_over(context: 
     assert result.key == key
     [row] = result.manifest["notes"]["journal"]
     digest = PackedManifest.read(more.folder / "shards").digest
-    assert (row["manifest"], row["step"], row["horizon"]) == (digest, 4, "extend")
+    assert (row["manifest"], row["step"], row["steps"]) == (digest, 4, "extend")
     assert pretrain(wanted, context=context, packed=first).reused
     assert pretrain(plain, context=context, packed=first).reused
     other = packed(context.store, "d" * 16, 52, 2_000)

@@ -84,6 +84,7 @@ def verify(
         ConfigError, DataError: the scenario makes no sense, or appended data are missing.
     """
     started = time.perf_counter()
+    more = [(_appended(subject, data, step), step) for data, step in scenario.appends]
     ranks = list(scenario.ranks) or [
         n for n in RANKS if subject.global_batch_size % (n * subject.micro_batch_size) == 0
     ]
@@ -94,7 +95,7 @@ def verify(
         ranks=ranks,
         micro_batches=scenario.micro_batches,
         restarts=scenario.restarts or _stretches(subject, len(ranks)),
-        more=[(_appended(subject, data, step), step) for data, step in scenario.appends],
+        more=more,
         progress=progress,
     )
     return {
