@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from common.config import from_json
 from common.paths import display
 from model.data import DataState, PackedManifest, SampleOrder
 from model.data.manifest import find_manifest
@@ -133,7 +134,7 @@ def run_subject(folder: Path) -> OrderSubject:
     Raises:
         DataError: a file is damaged, or the checkpoint belongs to another order.
     """
-    job = PretrainJob.read(folder / JOB_FILE)
+    job = from_json(PretrainJob, folder / JOB_FILE)
     base = PackedManifest.read(Path(job.packed) / "shards")
     order = RunPlan.read(folder, job.settings, base).order
     saved = complete_checkpoints(folder / CHECKPOINTS_FOLDER)
