@@ -30,10 +30,10 @@ from typing import Any
 
 import psutil
 
-from common.files import json_line
+from common.files import json_line, write_json
 from common.paths import ROOT
 from corpus.cleaning import recipe as recipes
-from corpus.cleaning.job import Job, write_job
+from corpus.cleaning.job import CleanJob
 from corpus.cleaning.language_model.config import LanguageModelConfig
 from corpus.cleaning.ray.plan import RayConfig
 from corpus.recipes import corpus
@@ -170,10 +170,11 @@ def prepare(job: Path, folder: Path) -> None:
         "import json, os, sys\n"
         "from pathlib import Path\n"
         "from corpus.cleaning import __main__ as juicer\n"
-        "from corpus.cleaning.job import Job\n"
+        "from common.child import ProgressFile\n"
+        "from common.config import from_json\n"
+        "from corpus.cleaning.job import CleanJob\n"
         "path = Path(sys.argv[1])\n"
-        "job = Job(**json.loads(path.read_text()))\n"
-        "juicer.prepare(job, juicer.Progress(path.with_suffix('.progress')))\n"
+        "juicer.prepare(from_json(CleanJob, path), ProgressFile(path))\n"
     )
     with (folder / "log").open("wb") as log:
         subprocess.run(
@@ -192,7 +193,7 @@ def our_job(
     for name in ("out", "work"):
         (folder / name).mkdir(parents=True)
     models.mkdir(exist_ok=True)
-    job = Job(
+    job = CleanJob(
         kind="code" if arguments.recipe.startswith("code") else "text",
         recipe=arguments.recipe,
         inputs={s: str(p) for s, p in inputs.items()},
@@ -211,7 +212,7 @@ def our_job(
         ray=asdict(RayConfig()),
     )
     path = folder / "job.json"
-    write_job(job, path)
+    write_json(path, asdict(job))
     return path
 
 

@@ -33,6 +33,8 @@ from common.paths import ROOT, display
 from common.processes import PARENT
 
 T = TypeVar("T")
+Report = Callable[[int, int, str], None]
+"""Called with (done, total, what) as work goes on."""
 
 BAD_INPUT = 2
 """Exit code of a child that refuses its input with a ConfigError or a DataError."""

@@ -1,15 +1,13 @@
-"""`python -m corpus.cleaning job.json`: clean the sources of one kind. Started by tasks/clean.
+"""`python -m corpus.cleaning JOB.json`: clean the sources of one kind (common/child.py).
 
     language model, tokenizer ─▶ operators, partition by partition ─▶ duplicates ─▶ kept documents
                                  └──────── worker processes ───────┘                └─ workers ──┘
 
-Progress goes to `<job>.progress`, an error meant for the user to `<job>.error`; the ledger is
-written last, so its existence means that all outputs are complete.
+The ledger is written last, so its existence means that all outputs are complete.
 """
 
 import dataclasses
 import json
-import logging
 import multiprocessing
 import os
 import shutil
@@ -20,12 +18,10 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from common.config import from_json
-from common.disk import disk_full
-from common.errors import DataError, SteelError
+from common.child import ProgressFile, Report, run_job
 from common.files import complete_file, json_line
-from corpus.cleaning.engine.progress import Progress
-from corpus.cleaning.job import Job
+from common.processes import die_with_parent
+from corpus.cleaning.job import CleanJob
 from corpus.cleaning.language_model.config import LanguageModelConfig
 from corpus.cleaning.offline import PROXY_TOKENIZER, refuse_installs
 from corpus.cleaning.ray.plan import RayConfig, operators_on_ray
@@ -34,50 +30,25 @@ from corpus.cleaning.recipe import Operator, Recipe
 CONTAMINATION_FILTER = Path(__file__).with_name("operators") / "contamination_filter.py"
 
 
-def main(argv: list[str]) -> int:
-    """Do the job in a file; exit status 0, or 2 with a message for the user in `<job>.error`."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    path = Path(argv[0])
-    job = from_json(Job, path)
-    progress = Progress(path.with_suffix(".progress"))
-    try:
-        try:
-            work(job, progress)
-        except OSError as error:
-            if not disk_full(error):
-                raise
-            raise DataError(
-                f"The disk is full: {error}. Every finished partition is kept. Free some space, "
-                "and run again."
-            ) from error
-    except SteelError as error:
-        path.with_suffix(".error").write_text(
-            json.dumps({"type": type(error).__name__, "message": str(error)}), encoding="utf-8"
-        )
-        return 2
-    return 0
-
-
-def work(job: Job, progress: Progress) -> None:
+def work(job: CleanJob, report: Report) -> None:
     """Clean every source of the job."""
-    cleaning, notes = prepare(job, progress)
+    die_with_parent(signal.SIGKILL)
+    cleaning, notes = prepare(job, report)
     run = _on_ray if job.executor == "ray" else _locally
-    result = run(job, cleaning, progress)
+    result = run(job, cleaning, report)
     with complete_file(Path(job.ledger)) as file:
         file.write(json_line(result | {"notes": notes | result["notes"]}))
     shutil.rmtree(job.scratch)
 
 
-def prepare(job: Job, progress: Progress) -> tuple[Recipe, dict[str, Any]]:
+def prepare(job: CleanJob, report: Report) -> tuple[Recipe, dict[str, Any]]:
     """Everything the operators need, in place. Returns the recipe, and notes on the models."""
-    progress.say(0, 1, "loading operators")
+    report(0, 1, "loading operators")
     # Data-Juicer reads its environment while it is imported.
     os.environ["DATA_JUICER_EXTERNAL_MODELS_HOME"] = job.models
     refuse_installs()
-    from common.processes import die_with_parent
     from corpus.cleaning import recipe
 
-    die_with_parent(signal.SIGKILL)
     cleaning = recipe.load(job.recipe)
     if job.contamination:
         cleaning = with_contamination_filter(cleaning, job.contamination, job.contamination_action)
@@ -86,11 +57,11 @@ def prepare(job: Job, progress: Progress) -> tuple[Recipe, dict[str, Any]]:
     if cleaning.needs_tokenizer:
         _place_tokenizer(job.tokenizer, Path(job.models) / PROXY_TOKENIZER)
     if cleaning.needs_language_model:
-        notes |= _language_model(job, cleaning, progress)
+        notes |= _language_model(job, cleaning, report)
     return cleaning, notes
 
 
-def _locally(job: Job, cleaning: Recipe, progress: Progress) -> dict[str, Any]:
+def _locally(job: CleanJob, cleaning: Recipe, report: Report) -> dict[str, Any]:
     """Clean with the workers of this machine."""
     from corpus.cleaning import ledger
     from corpus.cleaning.deduplication.duplicates import (
@@ -104,7 +75,7 @@ def _locally(job: Job, cleaning: Recipe, progress: Progress) -> dict[str, Any]:
     from corpus.partitions import cut
 
     scratch = Path(job.scratch)
-    progress.say(0, 1, "loading models")
+    report(0, 1, "loading models")
     built = pipeline.build(cleaning.operators)
     first = len(cleaning.by_document)
     cleaner = PartitionCleaner(
@@ -126,11 +97,11 @@ def _locally(job: Job, cleaning: Recipe, progress: Progress) -> dict[str, Any]:
     total = sum(partition.size for partition in partitions)
 
     def tick() -> None:
-        progress.say(cleaner.bytes_done.value, total, "bytes read")
+        report(cleaner.bytes_done.value, total, "bytes read")
 
     for _ in map_in_workers(cleaner.apply_operators, partitions, job.workers, tick):
         pass
-    progress.say(total, total, "looking for duplicates")
+    report(total, total, "looking for duplicates")
     filtered = [cleaner.filtered / partition.name for partition in partitions]
     if cleaner.deduplicators:
         cleaner.duplicates = find_duplicates(
@@ -139,7 +110,7 @@ def _locally(job: Job, cleaning: Recipe, progress: Progress) -> dict[str, Any]:
     offsets = [0]
     for folder in filtered:
         offsets.append(offsets[-1] + num_survivors(folder))
-    progress.say(total, total, "writing")
+    report(total, total, "writing")
     work = zip(partitions, offsets, strict=False)
     for _ in map_in_workers(cleaner.write_kept, work, job.workers, lambda: None):
         pass
@@ -161,14 +132,13 @@ def _locally(job: Job, cleaning: Recipe, progress: Progress) -> dict[str, Any]:
     }
 
 
-def _on_ray(job: Job, cleaning: Recipe, progress: Progress) -> dict[str, Any]:
+def _on_ray(job: CleanJob, cleaning: Recipe, report: Report) -> dict[str, Any]:
     """Clean with Data-Juicer's own Ray executor, on a cluster."""
-    from common.processes import die_with_parent
     from corpus.cleaning import document_trace, ledger
     from corpus.cleaning.engine import pipeline
     from corpus.cleaning.ray import run as on_ray
 
-    progress.say(0, 1, "looking for the cluster")
+    report(0, 1, "looking for the cluster")
     config = dataclasses.replace(RayConfig(**job.ray), partition_bytes=job.partition_bytes)
     statistics = pipeline.load_models(pipeline.build(cleaning.by_document))
     inputs = {source: Path(path) for source, path in job.inputs.items()}
@@ -188,7 +158,7 @@ def _on_ray(job: Job, cleaning: Recipe, progress: Progress) -> dict[str, Any]:
             output,
             Path(job.scratch),
             config,
-            progress.say,
+            report,
         ).result()
     names = [operator.name for operator in operators_on_ray(cleaning)]
     merged = ledger.merge(
@@ -219,7 +189,7 @@ def with_contamination_filter(cleaning: Recipe, index: str, action: str) -> Reci
     )
 
 
-def _language_model(job: Job, cleaning: Recipe, progress: Progress) -> dict[str, Any]:
+def _language_model(job: CleanJob, cleaning: Recipe, report: Report) -> dict[str, Any]:
     """Train the model that measures perplexity, unless it is there. Returns notes on it."""
     from corpus.cleaning.engine import pipeline
     from corpus.cleaning.engine.workers import map_in_workers
@@ -231,7 +201,7 @@ def _language_model(job: Job, cleaning: Recipe, progress: Progress) -> dict[str,
     about = models / f"{language}.json"
     if config.given or about.exists():
         return json.loads(about.read_text("utf-8")) if about.exists() else {}
-    progress.say(0, 1, "training the language model")
+    report(0, 1, "training the language model")
     leading = []
     for operator in cleaning.operators:
         if operator.kind != "mapper":
@@ -285,4 +255,6 @@ def _place_tokenizer(source: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(
+        run_job(CleanJob, lambda job: work(job, ProgressFile(Path(sys.argv[1]))), sys.argv[1:])
+    )

@@ -1,14 +1,12 @@
-"""What tasks/clean tells the process that cleans the sources of one kind."""
+"""The job of the process that cleans the sources of one kind."""
 
-import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """What one process has to do."""
+class CleanJob:
+    """Sources to clean, and everything that decides how."""
 
     kind: str
     """`text` or `code`."""
@@ -35,15 +33,10 @@ class Job:
     workers: int
     """Worker processes."""
     contamination: str
-    """Index of evaluation questions; empty: nobody looks for them."""
+    """Index of evaluation questions; empty: none is looked for."""
     contamination_action: str
     """`drop` or `flag`."""
     executor: Literal["local", "ray"]
-    """What runs the operators."""
+    """Engine that runs the operators."""
     ray: dict[str, Any]
-    """A RayConfig (see ray_plan.py)."""
-
-
-def write_job(job: Job, path: Path) -> None:
-    """Write a job for `main` to read."""
-    path.write_text(json.dumps(asdict(job), ensure_ascii=False), encoding="utf-8")
+    """A RayConfig (corpus/cleaning/ray/plan.py)."""

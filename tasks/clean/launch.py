@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -11,12 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import errors
-from common.errors import StageError, SteelError
-from common.paths import ROOT, display
+from common.child import Child, python
+from common.files import write_json
 from corpus.cleaning import offline
 from corpus.cleaning import recipe as recipes
-from corpus.cleaning.job import Job, write_job
+from corpus.cleaning.job import CleanJob
 from corpus.cleaning.language_model.config import find_language_model
 from tasks.core.stage import StageRun
 
@@ -24,7 +21,6 @@ if TYPE_CHECKING:
     from tasks.clean import CleanConfig
 
 POLL_SECONDS = 0.2
-LOG_TAIL = 30
 
 
 def clean_kinds(
@@ -39,22 +35,18 @@ def clean_kinds(
     A kind that was finished before an interruption is not cleaned again.
     """
     with ExitStack() as stack:
-        children: dict[str, subprocess.Popen[bytes]] = {}
+        children: dict[str, Child] = {}
         for kind, inputs in kinds.items():
             if _ledger_file(run, kind).exists():
                 run.log.info("%s was cleaned before the interruption", kind)
                 continue
-            children[kind] = _start(run, config, kind, inputs, index, workers)
-            stack.callback(_end, children[kind])
-        while children:
-            for kind, child in list(children.items()):
-                if (status := child.poll()) is None:
-                    continue
-                del children[kind]
-                if status != 0:
-                    raise _failure(run, kind, status)
-            _show_progress(run, list(kinds))
+            child = _start(run, config, kind, inputs, index, workers)
+            children[kind] = stack.enter_context(child)
+        while any(child.poll() is None for child in children.values()):
+            _raise_failure(children)
+            _show_progress(run, children)
             time.sleep(POLL_SECONDS)
+        _raise_failure(children)
     _keep_language_models(run, list(kinds))
     return [json.loads(_ledger_file(run, kind).read_text("utf-8")) for kind in kinds]
 
@@ -66,7 +58,7 @@ def _start(
     inputs: Mapping[str, Path],
     index: Path | None,
     workers: int,
-) -> "subprocess.Popen[bytes]":
+) -> Child:
     scratch = run.scratch / kind
     models = scratch / "models"
     for folder in (scratch / "work", scratch / "cache", models):
@@ -82,7 +74,7 @@ def _start(
         for file in find_language_model(config.language_model, language):
             (models / file.name).unlink(missing_ok=True)
             (models / file.name).symlink_to(file.resolve())
-    job = Job(
+    job = CleanJob(
         kind=kind,
         recipe=recipe.path.stem,
         inputs={s: str(p) for s, p in inputs.items()},
@@ -101,18 +93,8 @@ def _start(
         ray=asdict(config.ray),
     )
     path = scratch / "job.json"
-    for left in ("job.error", "job.progress"):
-        (scratch / left).unlink(missing_ok=True)
-    write_job(job, path)
-    with (scratch / "log").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "corpus.cleaning", str(path)],
-            cwd=ROOT,
-            env=_environment(scratch / "cache"),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+    write_json(path, asdict(job))
+    return Child(python("corpus.cleaning", path), path, env=_environment(scratch / "cache"))
 
 
 def _environment(cache: Path) -> dict[str, str]:
@@ -129,45 +111,19 @@ def _ledger_file(run: StageRun, kind: str) -> Path:
     return run.scratch / f"ledger-{kind}.json"
 
 
-def _end(child: "subprocess.Popen[bytes]") -> None:
-    if child.poll() is None:
-        child.terminate()
-        try:
-            child.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+def _raise_failure(children: Mapping[str, Child]) -> None:
+    """Raise the error of the first child that has failed."""
+    for kind, child in children.items():
+        if child.poll():
+            raise child.failure(f"Cleaning the {kind} sources")
 
 
-def _show_progress(run: StageRun, kinds: list[str]) -> None:
-    done = total = 0
-    words = []
-    for kind in kinds:
-        try:
-            at, of, what = json.loads((run.scratch / kind / "job.progress").read_text("utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            continue
-        done, total = done + at, total + of
-        words.append(f"{kind}: {what}")
-    if total:
-        run.progress(done, total, "; ".join(words))
-
-
-def _failure(run: StageRun, kind: str, status: int) -> SteelError:
-    """The error a child left for the user, or the end of its log."""
-    scratch = run.scratch / kind
-    try:
-        left = json.loads((scratch / "job.error").read_text("utf-8"))
-    except FileNotFoundError:
-        log = (scratch / "log").read_text("utf-8", "replace").splitlines()
-        tail = "\n".join(log[-LOG_TAIL:])
-        return StageError(
-            f"Cleaning the {kind} sources ended with status {status} "
-            f"(log {display(scratch / 'log')}):\n{tail}"
-        )
-    kind_of_error = getattr(errors, left["type"], StageError)
-    assert issubclass(kind_of_error, SteelError)
-    return kind_of_error(left["message"])
+def _show_progress(run: StageRun, children: Mapping[str, Child]) -> None:
+    """Report the sum of what the children have reported."""
+    found = [(kind, at) for kind, child in children.items() if (at := child.progress())]
+    if total := sum(at.total for _, at in found):
+        what = "; ".join(f"{kind}: {at.what}" for kind, at in found)
+        run.progress(sum(at.done for _, at in found), total, what)
 
 
 def _keep_language_models(run: StageRun, kinds: list[str]) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,10 +20,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.errors import ConfigError, DataError
+from common.files import write_json
 from common.recipes import read_yaml
 from corpus.cleaning import document_trace
 from corpus.cleaning import recipe as recipes
-from corpus.cleaning.job import Job, write_job
+from corpus.cleaning.job import CleanJob
 from corpus.cleaning.language_model.config import LanguageModelConfig
 from corpus.cleaning.ray.plan import RayConfig
 from corpus.decontaminate import ContaminationConfig
@@ -602,7 +604,7 @@ def test_full_disk_is_one_clear_error_and_loses_nothing(
     shutil.copytree(whole.folder / "language_model" / "text", models)
     disk.mkdir()
     sources = [s for s, row in whole.notes["sources"].items() if row["kind"] == "text"]
-    job = Job(
+    job = CleanJob(
         kind="text",
         recipe=CONFIG.text,
         output=str(disk / "out"),
@@ -620,7 +622,7 @@ def test_full_disk_is_one_clear_error_and_loses_nothing(
         executor="local",
         ray={},
     )
-    write_job(job, tmp_path / "job.json")
+    write_json(tmp_path / "job.json", asdict(job))
     done = subprocess.run(
         [*unshare, "sh", "-c", FULL_DISK],
         capture_output=True,

@@ -84,7 +84,7 @@ def test_mirror_sends_each_step_once_across_a_resume(tracker: Tracker, tmp_path:
     run_id = tracker.client.create_run("0").info.run_id
     metrics, state = tmp_path / METRICS_FILE, tmp_path / "state" / "mirror.json"
     write(metrics, (1, {"loss": 3.0}), (2, {"loss": 2.0}), (3, {"loss": 1.5}))
-    MetricMirror(tracker, run_id, metrics, state=state).copy()
+    MetricMirror(tracker.client, run_id, metrics, state=state).copy()
     # Killed after step 3, resumed from a checkpoint at step 1: steps 2 and 3 are written again.
     write(
         metrics,
@@ -95,7 +95,7 @@ def test_mirror_sends_each_step_once_across_a_resume(tracker: Tracker, tmp_path:
     )
     with metrics.open("a") as file:
         file.write('{"step": 5, "ti')  # a line that is being written
-    MetricMirror(tracker, run_id, metrics, state=state).copy()
+    MetricMirror(tracker.client, run_id, metrics, state=state).copy()
     assert history(tracker, run_id, "loss") == [(1, 3.0), (2, 2.0), (3, 1.5), (4, 1.2)]
     assert history(tracker, run_id, "validation") == [(2, 9.0)]
 
@@ -105,7 +105,7 @@ def test_mirror_notices_a_file_that_was_cut_back_and_grew_between_two_looks(
 ) -> None:
     run_id = tracker.client.create_run("0").info.run_id
     metrics = tmp_path / METRICS_FILE
-    mirror = MetricMirror(tracker, run_id, metrics, state=tmp_path / "state" / "mirror.json")
+    mirror = MetricMirror(tracker.client, run_id, metrics, state=tmp_path / "state" / "mirror.json")
     mirror.copy()  # no file yet
     write(metrics, (1, {"loss": 3.0}), (2, {"loss": 2.0}))
     mirror.copy()
@@ -124,9 +124,9 @@ def test_mirror_catches_up_after_an_outage(
     run_id = tracker.client.create_run("0").info.run_id
     metrics = tmp_path / METRICS_FILE
     write(metrics, (1, {"loss": 3.0}))
-    mirror = MetricMirror(tracker, run_id, metrics, state=tmp_path / "s" / "mirror.json")
+    mirror = MetricMirror(tracker.client, run_id, metrics, state=tmp_path / "s" / "mirror.json")
     with monkeypatch.context() as outage:
-        outage.setattr(tracker, "client", MlflowClient("http://127.0.0.1:9"))
+        outage.setattr(mirror, "client", MlflowClient("http://127.0.0.1:9"))
         outage.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         mirror.copy()
     write(metrics, (1, {"loss": 3.0}), (2, {"loss": 2.0}))

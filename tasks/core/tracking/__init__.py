@@ -1,0 +1,30 @@
+"""Runs, metrics and artifacts in MLflow; the only package that imports it.
+
+    experiment `steel`         one parent run per pipeline ── a child run per stage
+    experiment `steel-models`  flat: one run per trained model (base, each SFT mixture, DPO),
+                               joined by the tag `pipeline_id`, so that the comparison page charts
+                               them (nested children would be collapsed there)
+    experiment `steel-speed`   flat likewise: one run per measured configuration of kernels
+
+    tracker.py ──▶ stage_track.py ──▶ metric_mirror.py ──▶ client.py
+
+Work never waits for, nor dies of, a tracker: a call that fails is logged once and the rest goes
+on. Metrics by step come from the trainer's metrics.jsonl; `MetricMirror` copies that file into
+MLflow in order and once, also after an outage or a restart.
+"""
+
+from tasks.core.tracking.client import MODELS, PIPELINES, SPEED, default_uri, experiment_links
+from tasks.core.tracking.metric_mirror import MetricMirror
+from tasks.core.tracking.stage_track import StageTrack
+from tasks.core.tracking.tracker import Tracker
+
+__all__ = [
+    "MODELS",
+    "PIPELINES",
+    "SPEED",
+    "MetricMirror",
+    "StageTrack",
+    "Tracker",
+    "default_uri",
+    "experiment_links",
+]

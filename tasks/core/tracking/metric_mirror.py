@@ -1,0 +1,81 @@
+"""A growing metrics.jsonl, copied into an MLflow run."""
+
+import contextlib
+import json
+import threading
+from pathlib import Path
+
+from mlflow.entities import Metric
+from mlflow.tracking import MlflowClient
+
+from common.files import write_json
+from tasks.core.tracking.client import BATCH, never_fail
+
+
+class MetricMirror:
+    """Copies metrics.jsonl into an MLflow run, from a thread, every few seconds.
+
+    What was sent is remembered per metric (its highest step), because a resumed training cuts its
+    file back to the checkpoint and writes the same steps again.
+    """
+
+    SECONDS = 5.0
+
+    def __init__(self, client: MlflowClient, run_id: str, metrics: Path, *, state: Path) -> None:
+        self.client, self.run_id, self.metrics, self.state = client, run_id, metrics, state
+        self.sent: dict[str, int] = {}
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+            self.sent = json.loads(state.read_text())
+        self._position, self._last_line = 0, b""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, daemon=True, name="metric-mirror")
+
+    def start(self) -> None:
+        """Begin to copy."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Copy what is left and end."""
+        self._stop.set()
+        self._thread.join()
+        self.copy()
+
+    def _loop(self) -> None:
+        while not self._stop.wait(self.SECONDS):
+            self.copy()
+
+    @never_fail
+    def copy(self) -> None:
+        """Send every complete line that was not sent before."""
+        new = self._new_lines()
+        batch: list[Metric] = []
+        sent = dict(self.sent)
+        for line in new.splitlines():
+            record = json.loads(line)
+            step, millis = int(record["step"]), int(record["time"] * 1000)
+            for name, value in record["metrics"].items():
+                if step > sent.get(name, -1):
+                    sent[name] = step
+                    batch.append(Metric(name, float(value), millis, step))
+        for start in range(0, len(batch), BATCH):
+            self.client.log_batch(self.run_id, metrics=batch[start : start + BATCH])
+        if batch:
+            self.sent = sent
+            write_json(self.state, sent)
+        if new:
+            self._position += len(new)
+            self._last_line = new.splitlines(keepends=True)[-1]
+
+    def _new_lines(self) -> bytes:
+        """Whole lines since the last look: all of them when the file was cut back meanwhile, which
+        shows in the line before the remembered position (each has its time)."""
+        try:
+            with self.metrics.open("rb") as file:
+                file.seek(self._position - len(self._last_line))
+                if file.read(len(self._last_line)) != self._last_line:
+                    self._position, self._last_line = 0, b""
+                    file.seek(0)
+                content = file.read()
+        except FileNotFoundError:
+            return b""
+        return content[: content.rfind(b"\n") + 1]
