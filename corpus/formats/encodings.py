@@ -1,4 +1,4 @@
-"""Any text file as a stream of UTF-8 bytes: unpacked, its encoding found out, and transcoded.
+"""Text files of any encoding as streams of UTF-8 bytes: unpacked, detected and transcoded.
 
     disk ──.gz, .zst──▶ bytes ──GB18030, Big5, UTF-16──▶ UTF-8
                           └── UTF-8 (nearly all files) goes through untouched
@@ -38,14 +38,14 @@ PACKED = (".gz", ".zst")
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """How a file's bytes are to be read."""
+    """A text encoding, as detected for a file."""
 
     name: str
-    """As people know it: UTF-8, GB18030, Big5, Big5-HKSCS, UTF-16, UTF-32."""
+    """Usual name: UTF-8, GB18030, Big5, Big5-HKSCS, UTF-16, UTF-32."""
     codec: str
-    """Python's name of it."""
+    """Python's name of its codec."""
     doubt: str = ""
-    """Where the file is not really in it: what the detector takes it for."""
+    """The detector's guess, for a file that is only read as UTF-8; else empty."""
 
 
 UTF8 = Encoding(name="UTF-8", codec="utf-8")
@@ -63,36 +63,37 @@ _MARKS = (
 
 GB_NAMES = ("gb2312", "gbk", "gb18030")
 BIG5_NAMES = ("big5", "cp950", "big5hkscs")
-"""What the detector calls them, in small letters and without hyphens."""
+"""Names that the detector has for them, in small letters and without hyphens."""
 
 _DECLARED = re.compile(rb"""(?:encoding|charset)\s*=\s*["']?\s*([A-Za-z0-9_-]+)""")
-"""What XML and HTML say of themselves."""
+"""Declaration of the encoding in XML and HTML."""
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes], Encoding]]:
-    """A file as UTF-8 bytes without byte order mark; the file on disk, whose `tell` is progress;
-    and the encoding that it has.
+def open_as_utf8(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes], Encoding]]:
+    """Open a file as UTF-8 bytes without byte order mark.
+
+    Gives these bytes, the file on disk (its `tell` is the progress) and the file's encoding.
     """
-    with _bytes(path) as (file, _):
-        encoding = detect(file)
-    with _bytes(path) as (file, disk):
+    with _unpacked(path) as (file, _):
+        encoding = detect_encoding(file)
+    with _unpacked(path) as (file, disk):
         if encoding.codec != "utf-8":
             file = _buffered(_Transcoded(file, encoding.codec))
-        elif peeked(file).startswith(codecs.BOM_UTF8):
+        elif peek(file).startswith(codecs.BOM_UTF8):
             file.read(len(codecs.BOM_UTF8))
         yield file, disk, encoding
 
 
-def suffix(path: Path) -> str:
-    """The ending that tells what a file holds: `.jsonl` of `x.jsonl.gz`."""
+def data_suffix(path: Path) -> str:
+    """Suffix of a file's content, without that of its compression: `.jsonl` of `x.jsonl.gz`."""
     if path.suffix.lower() in PACKED:
         path = path.with_suffix("")
     return path.suffix.lower()
 
 
 @contextlib.contextmanager
-def _bytes(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+def _unpacked(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     """Unpacked bytes, and the file on disk."""
     with path.open("rb", buffering=CHUNK) as disk:
         match path.suffix.lower():
@@ -110,13 +111,13 @@ def _buffered(raw: io.RawIOBase) -> IO[bytes]:
     return cast("IO[bytes]", io.BufferedReader(raw, CHUNK))
 
 
-def peeked(file: IO[bytes]) -> bytes:
-    """The next bytes of a file, at least one unless it ends, without going on in it."""
+def peek(file: IO[bytes]) -> bytes:
+    """Next bytes of a file, at least one unless it ends, without consuming them."""
     return cast("io.BufferedReader", file).peek(4)
 
 
 class _Unpacked(io.RawIOBase):
-    """A decompressor, read piece by piece: where it fails, all before that has been handed out."""
+    """A decompressor read in pieces; everything before the place where it fails is given."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__()
@@ -132,7 +133,7 @@ class _Unpacked(io.RawIOBase):
 
 
 def _undecodable(error: UnicodeError) -> tuple[str, int]:
-    """Bad bytes become half a surrogate pair, and decoding goes on; a line never loses its end."""
+    """Replace bad bytes by half a surrogate pair and go on; a line end is never replaced."""
     assert isinstance(error, UnicodeDecodeError)
     bad = error.object[error.start : error.end]
     if error.encoding.startswith("utf") or b"\n" not in bad:
@@ -168,8 +169,8 @@ class _Transcoded(io.RawIOBase):
         return size
 
 
-def detect(file: IO[bytes]) -> Encoding:
-    """The encoding of a file that is read from its front."""
+def detect_encoding(file: IO[bytes]) -> Encoding:
+    """Detect the encoding of a file, reading it from its beginning."""
     sample, searched = b"", 0
     try:
         while (block := file.read(CHUNK)) and searched < SEARCHED:
@@ -181,13 +182,13 @@ def detect(file: IO[bytes]) -> Encoding:
             if not block.isascii():
                 sample = block
                 break
-    except Exception:  # whatever is broken there is told when the file is read
+    except Exception:  # the error comes again, and is reported, when the file is read
         return UTF8
-    return encoding_of(sample)
+    return encoding_of_sample(sample)
 
 
-def encoding_of(sample: bytes) -> Encoding:
-    """The encoding of a piece of text. A character cut off at its end does no harm."""
+def encoding_of_sample(sample: bytes) -> Encoding:
+    """Detect the encoding of a piece of text, which may end within a character."""
     as_utf8 = sample.decode("utf-8", "replace")
     bad = as_utf8.count("\ufffd")
     if bad <= 1:
@@ -198,15 +199,15 @@ def encoding_of(sample: bytes) -> Encoding:
         return UTF8
     guess = _guess(sample)
     if guess not in (*GB_NAMES, *BIG5_NAMES) and (declared := _DECLARED.search(sample[:2048])):
-        guess = _plain(declared[1].decode())  # a page of few words
+        guess = _plain_name(declared[1].decode())  # a page of few words
     if guess not in (*GB_NAMES, *BIG5_NAMES):
         # One sequence that the detector does not know is enough for it to give up.
-        codec = GB18030.codec if _unknown(sample, "gbk") < UNKNOWN_AT_MOST else BIG5.codec
+        codec = GB18030.codec if _unknown_share(sample, "gbk") < UNKNOWN_AT_MOST else BIG5.codec
         guess = _guess(sample.decode(codec, "ignore").encode(codec)) or guess
     # GB18030 has a character for almost any pair of bytes, so GBK is asked in its place: on real
     # rows it lacks at most 0.5 % of GB18030's characters and at least 29 % of Big5's.
-    gb = _unknown(sample, "gbk")
-    big5, hkscs = _unknown(sample, BIG5.codec), _unknown(sample, BIG5_HKSCS.codec)
+    gb = _unknown_share(sample, "gbk")
+    big5, hkscs = _unknown_share(sample, BIG5.codec), _unknown_share(sample, BIG5_HKSCS.codec)
     if guess in GB_NAMES and gb < UNKNOWN_AT_MOST:
         return GB18030
     if guess in (*GB_NAMES, *BIG5_NAMES) and min(big5, hkscs) < UNKNOWN_AT_MOST:
@@ -214,7 +215,7 @@ def encoding_of(sample: bytes) -> Encoding:
     return Encoding(name="UTF-8", codec="utf-8", doubt=guess or "no known encoding")
 
 
-def _unknown(sample: bytes, codec: str) -> float:
+def _unknown_share(sample: bytes, codec: str) -> float:
     """Share of the characters beyond ASCII that a codec does not know."""
     text = sample.decode(codec, "replace")
     return text.count("\ufffd") / max(1, sum(char > "\x7f" for char in text))
@@ -223,9 +224,9 @@ def _unknown(sample: bytes, codec: str) -> float:
 def _guess(sample: bytes) -> str:
     """The detector's name for a sample; empty when it has none."""
     lines = [line for line in sample.split(b"\n") if not line.isascii()]
-    told = b"\n".join(lines)[:DETECTED_BY]
-    return _plain(str(chardet.detect(told)["encoding"] or ""))
+    given = b"\n".join(lines)[:DETECTED_BY]
+    return _plain_name(str(chardet.detect(given)["encoding"] or ""))
 
 
-def _plain(name: str) -> str:
+def _plain_name(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")

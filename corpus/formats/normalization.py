@@ -7,7 +7,6 @@ Streamed. `id` names the place that a document comes from: `<corpus>/<file>#<lin
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,16 +20,16 @@ from common.errors import ConfigError, DataError
 from common.files import complete_file, json_line
 from common.paths import display
 from common.recipes import recipe_path
-from corpus.formats.encodings import suffix
-from corpus.formats.record_formats import FORMATS, Rejected, convert
-from corpus.formats.records import Damaged, Raw, read_records
-from corpus.formats.text_files import LINED, WHOLE, read_file, read_lines
+from corpus.formats.encodings import data_suffix
+from corpus.formats.record_formats import RECORD_FORMATS, Rejected, to_document
+from corpus.formats.records import Damaged, RawRecord, read_records, reason_class
+from corpus.formats.text_files import LINE_SUFFIXES, WHOLE_SUFFIXES, read_file, read_lines
 from corpus.recipes import CorpusRecipe
 
 SKIPPED_SUFFIXES = (".md", ".py", ".sh", ".txt", ".csv", ".gitattributes", ".sha256", ".lock")
 """Suffixes of files that accompany a data set and hold no records."""
 
-READERS: dict[str, Callable[[Path], Iterator[Raw]]] = {
+READERS: dict[str, Callable[[Path], Iterator[RawRecord]]] = {
     "records": read_records,
     "files": read_file,
     "lines": read_lines,
@@ -79,10 +78,10 @@ class RawCorpus:
 
 def check_format(recipe: CorpusRecipe) -> None:
     """Raise ConfigError when a recipe names an unknown format."""
-    if recipe.format not in FORMATS:
+    if recipe.format not in RECORD_FORMATS:
         raise ConfigError(
             f"{display(recipe_path('corpora', recipe.name))}: unknown format {recipe.format!r}. "
-            f"Known: {', '.join(FORMATS)}; a new one is a function in "
+            f"Known: {', '.join(RECORD_FORMATS)}; a new one is a function in "
             "corpus/formats/record_formats.py."
         )
 
@@ -90,9 +89,9 @@ def check_format(recipe: CorpusRecipe) -> None:
 def _may_hold_records(path: Path, recipe: CorpusRecipe) -> bool:
     match recipe.reading:
         case "files":
-            return suffix(path) in WHOLE
+            return data_suffix(path) in WHOLE_SUFFIXES
         case "lines":
-            return suffix(path) in LINED
+            return data_suffix(path) in LINE_SUFFIXES
         case _:
             return path.suffix.lower() not in SKIPPED_SUFFIXES
 
@@ -157,7 +156,7 @@ def normalize_corpus(
                         kept.write(written)
                 except Rejected as rejected:
                     damaged = isinstance(record.value, Damaged)
-                    reasons[_class_of(str(rejected))] += record.value.records if damaged else 1
+                    reasons[reason_class(str(rejected))] += record.value.records if damaged else 1
                     rejected_lines.write(_quarantine_line(place, rejected, record.value))
                 if limit and result.documents == limit:
                     break
@@ -181,7 +180,7 @@ def _normalized(value: Any, recipe: CorpusRecipe, place: str, result: Normalized
     """A record as a line of the result, counted there; empty for too few up-votes."""
     if isinstance(value, Damaged):
         raise Rejected(value.reason)
-    document = convert(FORMATS[recipe.format], value)
+    document = to_document(RECORD_FORMATS[recipe.format], value)
     if document.meta.get("upvotes", recipe.min_upvotes) < recipe.min_upvotes:
         result.few_upvotes += 1
         return b""
@@ -201,14 +200,6 @@ def _line(document: dict[str, Any]) -> bytes:
         return json_line(document)
     except UnicodeEncodeError:
         raise Rejected("`meta` holds half a surrogate pair") from None
-
-
-_PARTICULARS = re.compile(r":| at (?:byte|character) \d| of line \d| rows \d")
-
-
-def _class_of(reason: str) -> str:
-    """A reason without its particulars, to count by."""
-    return _PARTICULARS.split(reason, maxsplit=1)[0]
 
 
 def _quarantine_line(place: str, rejected: Rejected, value: Any) -> bytes:

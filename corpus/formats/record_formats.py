@@ -1,4 +1,4 @@
-"""One small function per native format: a raw record -> its text and what else is worth keeping.
+"""Native formats of corpora, one small function each: a raw record to its text and metadata.
 
     format(record) -> Document, or raises Rejected with the reason
 
@@ -19,7 +19,7 @@ class Rejected(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """What a record says."""
+    """Text and metadata of one record."""
 
     text: str
     """The text, ends stripped, line ends `\\n`."""
@@ -28,16 +28,16 @@ class Document:
 
 
 BLANKS = "".join(c for c in map(chr, range(0x3001)) if c.isspace() and c != "\x85")
-"""What is stripped from both ends of a text. \\x85 is not: it may be the ellipsis of a page in
+"""Characters stripped from both ends of a text. \\x85 is not: it may be the ellipsis of a page in
 windows-1252 that was decoded wrongly, which cleaning can still repair."""
 
-Format = Callable[[Mapping[str, Any]], Document]
+RecordFormat = Callable[[Mapping[str, Any]], Document]
 
 
-def convert(function: Format, record: Any) -> Document:
+def to_document(function: RecordFormat, record: Any) -> Document:
     """Apply a format to a parsed record. Raises Rejected for whatever is not a document of it."""
     if not isinstance(record, Mapping):
-        raise Rejected(f"not an object but {_kind(record)}")
+        raise Rejected(f"not an object but {_type_name(record)}")
     try:
         document = function(record)
     except Rejected:
@@ -65,10 +65,10 @@ def wikipedia_cn(record: Mapping[str, Any]) -> Document:
 
 def wanjuan(record: Mapping[str, Any]) -> Document:
     """Web page {"id", "content"[, "title"]}, or exam item {"q_main", "option_a", …, "std_ans"}."""
-    meta = _native(record, "id")
+    meta = _simple_values(record, "id")
     if "q_main" in record:
         return Document(
-            text=_exam_item(record), meta=meta | _native(record, "grade", "major", "q_type")
+            text=_exam_item(record), meta=meta | _simple_values(record, "grade", "major", "q_type")
         )
     title, content = _text(record, "title", optional=True), _text(record, "content")
     if not content:
@@ -107,25 +107,27 @@ def baidu_baike(record: Mapping[str, Any]) -> Document:
     sections = []
     for section in _list(record, "sections"):
         if not isinstance(section, Mapping):
-            raise Rejected(f"`sections` holds {_kind(section)}")
+            raise Rejected(f"`sections` holds {_type_name(section)}")
         content = _text(section, "content", optional=True)
         if content:
             sections.append(_lines(_text(section, "title", optional=True), content))
     if not summary and not sections:
         raise Rejected("a title without any text")
     tags = [tag for tag in _list(record, "tags") if isinstance(tag, str)]
-    meta = _native(record, "url") | {"title": title, "tags": tags}
+    meta = _simple_values(record, "url") | {"title": title, "tags": tags}
     return Document(text=_lines(title, summary, *sections), meta=meta)
 
 
 def baidu_qa(record: Mapping[str, Any]) -> Document:
     """{"qid", "category", "title", "desc", "answer"}. `desc` continues or repeats the question."""
     title, desc = _text(record, "title"), _text(record, "desc", optional=True)
-    answer = _required(record, "answer")
+    answer = _nonempty_text(record, "answer")
     question = _join_question(title, desc)
     if not question:
         raise Rejected("no question")
-    return Document(text=_dialogue([(question, answer)]), meta=_native(record, "qid", "category"))
+    return Document(
+        text=_dialogue([(question, answer)]), meta=_simple_values(record, "qid", "category")
+    )
 
 
 def _join_question(title: str, desc: str) -> str:
@@ -138,15 +140,15 @@ def _join_question(title: str, desc: str) -> str:
 
 def zhihu(record: Mapping[str, Any]) -> Document:
     """{"INSTRUCTION", "RESPONSE", "SOURCE", "METADATA"}; METADATA is JSON with "upvotes"."""
-    question, answer = _required(record, "INSTRUCTION"), _required(record, "RESPONSE")
+    question, answer = _nonempty_text(record, "INSTRUCTION"), _nonempty_text(record, "RESPONSE")
     metadata = record.get("METADATA") or "{}"
     try:
         parsed = json.loads(metadata) if isinstance(metadata, str) else metadata
     except ValueError:
         raise Rejected("`METADATA` is malformed JSON") from None
     if not isinstance(parsed, Mapping):
-        raise Rejected(f"`METADATA` is {_kind(parsed)}")
-    meta = {"upvotes": parse_upvotes(parsed.get("upvotes"))} | _native(parsed, "url")
+        raise Rejected(f"`METADATA` is {_type_name(parsed)}")
+    meta = {"upvotes": parse_upvotes(parsed.get("upvotes"))} | _simple_values(parsed, "url")
     return Document(text=_dialogue([(question, answer)]), meta=meta)
 
 
@@ -175,8 +177,11 @@ def parse_upvotes(value: Any) -> int:
 
 def belle_instruction(record: Mapping[str, Any]) -> Document:
     """{"instruction", "input", "output"}. `input` is the material the instruction works on."""
-    instruction, material = _required(record, "instruction"), _text(record, "input", optional=True)
-    output = _required(record, "output")
+    instruction, material = (
+        _nonempty_text(record, "instruction"),
+        _text(record, "input", optional=True),
+    )
+    output = _nonempty_text(record, "output")
     return Document(text=_dialogue([(_lines(instruction, material), output)]))
 
 
@@ -185,12 +190,14 @@ def belle_conversations(record: Mapping[str, Any]) -> Document:
     turns: list[tuple[str, str]] = []
     for turn in _list(record, "conversations"):
         if not isinstance(turn, Mapping):
-            raise Rejected(f"`conversations` holds {_kind(turn)}")
+            raise Rejected(f"`conversations` holds {_type_name(turn)}")
         speaker = turn.get("from")
         if speaker not in ("human", "assistant"):
             raise Rejected(f"a turn of {str(speaker)[:40]!r}")
         turns.append((speaker, _text(turn, "value")))
-    return Document(text=_dialogue(_pair(turns)), meta=_native(record, "id"))
+    return Document(
+        text=_dialogue(_question_answer_pairs(turns)), meta=_simple_values(record, "id")
+    )
 
 
 def moss(record: Mapping[str, Any]) -> Document:
@@ -199,22 +206,22 @@ def moss(record: Mapping[str, Any]) -> Document:
     {"conversation": [{"human", "assistant"}]}, {"chat": {"turn_1": {"Human", "MOSS", …}}}, and
     {"plain_text": "[Human]: …<eoh> [MOSS]: …<eoa>"}. Inner thoughts and commands are left out.
     """
-    meta = _native(record, "conversation_id", "category")
+    meta = _simple_values(record, "conversation_id", "category")
     turns: list[tuple[str, str]] = []
     if "conversation" in record:
         for turn in _list(record, "conversation"):
             if not isinstance(turn, Mapping):
-                raise Rejected(f"`conversation` holds {_kind(turn)}")
+                raise Rejected(f"`conversation` holds {_type_name(turn)}")
             turns += [("human", _text(turn, "human")), ("assistant", _text(turn, "assistant"))]
     elif "chat" in record:
         chat = record["chat"]
         if not isinstance(chat, Mapping):
-            raise Rejected(f"`chat` is {_kind(chat)}")
+            raise Rejected(f"`chat` is {_type_name(chat)}")
         # turn_10 must come after turn_9, not after turn_1.
         for name in sorted(chat, key=lambda n: int(re.sub(r"\D", "", str(n)) or 0)):
             turn = chat[name]
             if not isinstance(turn, Mapping):
-                raise Rejected(f"`chat` holds {_kind(turn)}")
+                raise Rejected(f"`chat` holds {_type_name(turn)}")
             turns += [("human", _text(turn, "Human")), ("assistant", _text(turn, "MOSS"))]
     elif "plain_text" in record:
         parts = re.split(r"\[(Human|MOSS)\]:", _text(record, "plain_text"))
@@ -225,7 +232,7 @@ def moss(record: Mapping[str, Any]) -> Document:
     else:
         raise Rejected("none of `conversation`, `chat`, `plain_text`")
     untagged = [(speaker, _MOSS_TAG.sub("", said).strip()) for speaker, said in turns]
-    return Document(text=_dialogue(_pair(untagged)), meta=meta)
+    return Document(text=_dialogue(_question_answer_pairs(untagged)), meta=meta)
 
 
 _MOSS_TAG = re.compile(
@@ -237,8 +244,8 @@ _MOSS_TAG = re.compile(
 
 def firefly(record: Mapping[str, Any]) -> Document:
     """{"kind", "input", "target"}."""
-    question, answer = _required(record, "input"), _required(record, "target")
-    return Document(text=_dialogue([(question, answer)]), meta=_native(record, "kind"))
+    question, answer = _nonempty_text(record, "input"), _nonempty_text(record, "target")
+    return Document(text=_dialogue([(question, answer)]), meta=_simple_values(record, "kind"))
 
 
 _STARCODER_TAGS = re.compile(r"(?:<(reponame|filename|gh_stars)>([^\n<]*))+\n?")
@@ -253,9 +260,11 @@ def starcoder(record: Mapping[str, Any]) -> Document:
     """
     content = record.get("content")
     if not isinstance(content, str):
-        raise Rejected(f"`content` is {_kind(content)}")
+        raise Rejected(f"`content` is {_type_name(content)}")
     content = content.removeprefix("\ufeff")
-    meta = _native(record, "max_stars_repo_name", "max_stars_repo_path", "max_stars_count", "id")
+    meta = _simple_values(
+        record, "max_stars_repo_name", "max_stars_repo_path", "max_stars_count", "id"
+    )
     if opening := _STARCODER_TAGS.match(content):
         meta |= dict(_STARCODER_TAG.findall(opening.group()))
         content = content[opening.end() :]
@@ -271,7 +280,7 @@ def plain(record: Mapping[str, Any]) -> Document:
     return Document(text=_lines(title, text), meta=meta)
 
 
-FORMATS: dict[str, Format] = {
+RECORD_FORMATS: dict[str, RecordFormat] = {
     function.__name__: function
     for function in (
         skypile,
@@ -291,7 +300,7 @@ FORMATS: dict[str, Format] = {
 """Every native format by the name recipes use."""
 
 
-def _pair(turns: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+def _question_answer_pairs(turns: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """(question, answer) pairs from turns in order; several turns of one speaker are joined.
 
     An answer before the first question and a question without an answer are left out.
@@ -328,10 +337,12 @@ def _text(record: Mapping[str, Any], key: str, *, optional: bool = False) -> str
         return _line_ends(value).strip(BLANKS)
     if value is None and optional:
         return ""
-    raise Rejected(f"`{key}` is missing" if key not in record else f"`{key}` is {_kind(value)}")
+    raise Rejected(
+        f"`{key}` is missing" if key not in record else f"`{key}` is {_type_name(value)}"
+    )
 
 
-def _required(record: Mapping[str, Any], key: str) -> str:
+def _nonempty_text(record: Mapping[str, Any], key: str) -> str:
     text = _text(record, key)
     if not text:
         raise Rejected(f"`{key}` is empty")
@@ -347,18 +358,18 @@ def _list(record: Mapping[str, Any], key: str) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise Rejected(f"`{key}` is {_kind(value)}")
+        raise Rejected(f"`{key}` is {_type_name(value)}")
     return value
 
 
-def _native(record: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+def _simple_values(record: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     """Simple values under keys, where they are there."""
     return {
         key: record[key] for key in keys if isinstance(record.get(key), str | int | float | bool)
     }
 
 
-def _kind(value: Any) -> str:
+def _type_name(value: Any) -> str:
     """A JSON value's type in words."""
     names = {
         dict: "an object",

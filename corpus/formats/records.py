@@ -1,4 +1,4 @@
-"""Files -> raw records, streamed, whatever the file is called.
+"""Raw records of a file, streamed, whatever the file is called.
 
     *.parquet                                    rows, a few hundred at a time
     anything else, also .gz, .zst, any encoding  [ …            a JSON array, item by item
@@ -8,6 +8,7 @@ What cannot be read comes out as a `Damaged` in its place: it never stops or sho
 Memory stays bounded by `json_items.MAX_RECORD` whatever the size of the file.
 """
 
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,10 +20,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corpus import json_items
-from corpus.formats.encodings import Encoding, opened, peeked
+from corpus.formats.encodings import Encoding, open_as_utf8, peek
 from corpus.json_items import Lookahead, MalformedJson, array_items, parse_json
 
 BATCH_ROWS = 256
+
+EMPTY_LINE = "empty line"
+"""Reason for a blank line among JSON lines."""
+
+_PARTICULARS = re.compile(r":| at (?:byte|character) \d| of line \d| rows \d")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +36,14 @@ class Damaged:
     """A place in a file that holds no record."""
 
     reason: str
-    """Why, in a few words."""
+    """Defect in a few words."""
     excerpt: str = ""
-    """How it begins."""
+    """Its beginning."""
     records: int = 1
-    """How many records are lost there, where that is known."""
+    """Number of records lost there, where that is known."""
 
 
-class Raw(NamedTuple):
+class RawRecord(NamedTuple):
     """One record of a file."""
 
     line: int
@@ -50,54 +56,58 @@ class Raw(NamedTuple):
     """Encoding of the file; empty for parquet, which has none."""
 
 
-BROKEN = (OSError, EOFError, ValueError, zlib.error, pa.ArrowException)
-"""What reading a damaged file raises."""
+READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, pa.ArrowException)
+"""Errors that reading a damaged file raises."""
 
 
-def read_records(path: Path) -> Iterator[Raw]:
+def reason_class(reason: str) -> str:
+    """A reason without its particulars, to count by."""
+    return _PARTICULARS.split(reason, maxsplit=1)[0]
+
+
+def read_records(path: Path) -> Iterator[RawRecord]:
     """The records of one raw file, in order."""
     try:
         if path.suffix.lower() == ".parquet":
             yield from _parquet(path)
             return
-        with opened(path) as (file, disk, encoding):
-            array = peeked(file).lstrip().startswith(b"[")
+        with open_as_utf8(path) as (file, disk, encoding):
+            array = peek(file).lstrip().startswith(b"[")
             yield from (_items if array else _lines)(file, disk, encoding)
-    except BROKEN as error:
-        yield cannot_read_on(path, error)
+    except READ_ERRORS as error:
+        yield unreadable_rest(path, error)
 
 
-def cannot_read_on(path: Path, error: Exception) -> Raw:
-    """What stands for the rest of a file that broke off."""
+def unreadable_rest(path: Path, error: Exception) -> RawRecord:
+    """Record that stands for the rest of a file that cannot be read on."""
     damage = Damaged(reason=f"cannot read on: {type(error).__name__}: {error}"[:300])
-    return Raw(0, damage, path.stat().st_size)
+    return RawRecord(0, damage, path.stat().st_size)
 
 
-def _lines(file: IO[bytes], disk: IO[bytes], encoding: Encoding) -> Iterator[Raw]:
+def _lines(file: IO[bytes], disk: IO[bytes], encoding: Encoding) -> Iterator[RawRecord]:
     number, at, name = 0, 0, encoding.name
-    for number, line in enumerate(split(file), 1):
+    for number, line in enumerate(split_lines(file), 1):
         if not number % 64:
             at = disk.tell()
         try:
             value: Any = orjson.loads(line)
         except ValueError:
-            value = _parse_bytes(line, encoding)
-        yield Raw(number, value, at, name)
+            value = _parse_line(line, encoding)
+        yield RawRecord(number, value, at, name)
 
 
-def _items(file: IO[bytes], disk: IO[bytes], encoding: Encoding) -> Iterator[Raw]:
+def _items(file: IO[bytes], disk: IO[bytes], encoding: Encoding) -> Iterator[RawRecord]:
     for number, item in enumerate(array_items(Lookahead(file.read)), 1):
         value = item.value
         if item.reason:
             not_utf8 = item.reason == json_items.NOT_UTF8
             reason = f"not {encoding.name}" if not_utf8 else item.reason
             value = Damaged(reason=reason, excerpt=item.excerpt)
-        yield Raw(number, value, disk.tell(), encoding.name)
+        yield RawRecord(number, value, disk.tell(), encoding.name)
 
 
-def split(file: IO[bytes]) -> Iterator[bytes]:
-    """Lines of a file. Of one that is longer than a record may be only the beginning is kept, and
-    it is one byte longer than json_items.MAX_RECORD.
+def split_lines(file: IO[bytes]) -> Iterator[bytes]:
+    """Lines of a file; of one longer than `json_items.MAX_RECORD`, that many bytes and one more.
 
     Split at \\n only: JSON strings may hold \\x85 or \\u2028, which str.splitlines() would cut at.
     """
@@ -107,7 +117,7 @@ def split(file: IO[bytes]) -> Iterator[bytes]:
             line = file.readline(json_items.MAX_RECORD + 1)
 
 
-def decoded(line: bytes, encoding: Encoding) -> str | Damaged:
+def decode_line(line: bytes, encoding: Encoding) -> str | Damaged:
     """A line as text. Damaged, with the place, where it is not in the file's encoding."""
     if len(line) > json_items.MAX_RECORD and not line.endswith(b"\n"):
         return Damaged(reason="longer than a record may be", excerpt=_excerpt(line))
@@ -124,11 +134,11 @@ def _not_in(encoding: Encoding, line: bytes, start: int) -> str:
     return f"not UTF-8 at byte {start}{doubt}"
 
 
-def _parse_bytes(line: bytes, encoding: Encoding) -> Any:
-    """What the fast parser refuses: the reason, or parsed after all (NaN, a byte order mark)."""
+def _parse_line(line: bytes, encoding: Encoding) -> Any:
+    """Parse a line that orjson refuses: a value (NaN, a byte order mark), or a Damaged."""
     if not line.strip():
-        return Damaged(reason="empty line")
-    text = decoded(line, encoding)
+        return Damaged(reason=EMPTY_LINE)
+    text = decode_line(line, encoding)
     if isinstance(text, Damaged):
         return text
     try:
@@ -137,7 +147,7 @@ def _parse_bytes(line: bytes, encoding: Encoding) -> Any:
         return Damaged(reason=str(malformed), excerpt=text.removeprefix("\ufeff").strip()[:200])
 
 
-def _parquet(path: Path) -> Iterator[Raw]:
+def _parquet(path: Path) -> Iterator[RawRecord]:
     """Rows of a parquet file. The file's size is given out evenly over its rows."""
     size, number = path.stat().st_size, 0
     with pq.ParquetFile(path) as file:
@@ -148,11 +158,11 @@ def _parquet(path: Path) -> Iterator[Raw]:
                 for batch in file.iter_batches(batch_size=BATCH_ROWS, row_groups=[group]):
                     for value in _rows(batch):
                         number += 1
-                        yield Raw(number, value, size * number // total)
-            except BROKEN as error:
+                        yield RawRecord(number, value, size * number // total)
+            except READ_ERRORS as error:
                 lost = f"cannot read rows {number + 1} to {last}: {type(error).__name__}: {error}"
                 damage = Damaged(reason=lost[:300], records=last - number)
-                yield Raw(number + 1, damage, size * last // total)
+                yield RawRecord(number + 1, damage, size * last // total)
             number = last
 
 

@@ -1,4 +1,4 @@
-"""Plain files -> raw records: a corpus of one's own, without a format of its own.
+"""Raw records of text files and feeds: a corpus of one's own that has no format of its own.
 
     reading: files   *.txt *.md *.html *.tex …   the whole file is one record {"text"}
                      *.xml *.rss *.atom          a feed: each entry is one {"title", "text"}
@@ -16,48 +16,68 @@ from defusedxml.common import DefusedXmlException  # type: ignore[import-untyped
 from defusedxml.ElementTree import fromstring  # type: ignore[import-untyped]
 
 from corpus import json_items
-from corpus.formats.encodings import opened, suffix
-from corpus.formats.records import BROKEN, Damaged, Raw, cannot_read_on, decoded, split
+from corpus.formats.encodings import data_suffix, open_as_utf8
+from corpus.formats.records import (
+    READ_ERRORS,
+    Damaged,
+    RawRecord,
+    decode_line,
+    split_lines,
+    unreadable_rest,
+)
 
-FEEDS = (".xml", ".rss", ".atom")
-WHOLE = (".txt", ".text", ".md", ".markdown", ".html", ".htm", ".xhtml", ".tex", ".rst", *FEEDS)
+FEED_SUFFIXES = (".xml", ".rss", ".atom")
+WHOLE_SUFFIXES = (
+    ".txt",
+    ".text",
+    ".md",
+    ".markdown",
+    ".html",
+    ".htm",
+    ".xhtml",
+    ".tex",
+    ".rst",
+    *FEED_SUFFIXES,
+)
 """Endings, before .gz or .zst, of files that are read whole."""
 
-LINED = (".txt", ".text")
+LINE_SUFFIXES = (".txt", ".text")
 """Endings of files that are read by line."""
 
 
-def read_lines(path: Path) -> Iterator[Raw]:
-    """Each line of a text file as {"text"}; blank lines hold no record."""
+def read_lines(path: Path, *, blank: bool = False) -> Iterator[RawRecord]:
+    """Each line of a text file as {"text"}; blank ones only where `blank`."""
     try:
-        with opened(path) as (file, disk, encoding):
-            for number, line in enumerate(split(file), 1):
-                if line.strip():
-                    text = decoded(line, encoding)
+        with open_as_utf8(path) as (file, disk, encoding):
+            for number, line in enumerate(split_lines(file), 1):
+                if blank or line.strip():
+                    text = decode_line(line, encoding)
                     value = text if isinstance(text, Damaged) else {"text": text}
-                    yield Raw(number, value, disk.tell(), encoding.name)
-    except BROKEN as error:
-        yield cannot_read_on(path, error)
+                    yield RawRecord(number, value, disk.tell(), encoding.name)
+    except READ_ERRORS as error:
+        yield unreadable_rest(path, error)
 
 
-def read_file(path: Path) -> Iterator[Raw]:
+def read_file(path: Path) -> Iterator[RawRecord]:
     """A text file as {"text"}, or the entries of a feed as {"title", "text"}."""
     size = path.stat().st_size
     try:
-        with opened(path) as (file, _, encoding):
-            text = decoded(file.read(json_items.MAX_RECORD + 1).removesuffix(b"\n"), encoding)
-    except BROKEN as error:
-        yield cannot_read_on(path, error)
+        with open_as_utf8(path) as (file, _, encoding):
+            text = decode_line(file.read(json_items.MAX_RECORD + 1).removesuffix(b"\n"), encoding)
+    except READ_ERRORS as error:
+        yield unreadable_rest(path, error)
         return
     if isinstance(text, Damaged):
         if encoding.codec == "utf-8":
             # One bad byte takes the whole file: say on which line it stands.
             text = _with_line(path, text)
-        yield Raw(0, text, size, encoding.name)
-    elif suffix(path) in FEEDS:
-        yield from (Raw(number, value, size, encoding.name) for number, value in _entries(text))
+        yield RawRecord(0, text, size, encoding.name)
+    elif data_suffix(path) in FEED_SUFFIXES:
+        yield from (
+            RawRecord(number, value, size, encoding.name) for number, value in _entries(text)
+        )
     else:
-        yield Raw(1, {"text": text}, size, encoding.name)
+        yield RawRecord(1, {"text": text}, size, encoding.name)
 
 
 def _with_line(path: Path, damage: Damaged) -> Damaged:
@@ -143,6 +163,6 @@ def _walk(element: Element) -> Iterator[tuple[str, Element]]:
 
 
 def _content(entry: Element) -> str:
-    """What an entry says. `description` and `summary` often are only its beginning."""
+    """Longest text of an entry: `description` and `summary` often hold only its beginning."""
     candidates = [_child(entry, name) for name in ("encoded", "content", "description", "summary")]
     return max(candidates, key=len)

@@ -16,7 +16,7 @@ from common.errors import ConfigError, DataError
 from common.paths import RECIPES
 from corpus import json_items
 from corpus.formats import record_formats as formats
-from corpus.formats.record_formats import FORMATS, Rejected, convert, parse_upvotes
+from corpus.formats.record_formats import RECORD_FORMATS, Rejected, parse_upvotes, to_document
 from corpus.formats.records import Damaged, read_records
 from tasks.core.manifest import StageResult
 from tasks.normalize import NormalizeConfig, check, normalize
@@ -24,12 +24,12 @@ from tests.tasks.running import result_of, run_stage, stage_run
 
 
 def text_of(name: str, record: Any) -> str:
-    return convert(FORMATS[name], record).text
+    return to_document(RECORD_FORMATS[name], record).text
 
 
 def reason(name: str, record: Any) -> str:
     with pytest.raises(Rejected) as caught:
-        convert(FORMATS[name], record)
+        to_document(RECORD_FORMATS[name], record)
     return str(caught.value)
 
 
@@ -76,7 +76,7 @@ def test_baike_with_null_summary_keeps_its_sections() -> None:
         "url": "u",
         "sections": [{"title": title, "content": content} for title, content in sections],
     }
-    document = convert(FORMATS["baidu_baike"], record)
+    document = to_document(RECORD_FORMATS["baidu_baike"], record)
     assert document.text == "甲\n简介\n第一段。\n历史\n第二段。\n第三段。"
     assert document.meta == {"url": "u", "title": "甲", "tags": ["物"]}
     assert reason("baidu_baike", {"title": "甲", "summary": None, "sections": []})
@@ -109,7 +109,7 @@ def test_zhihu_metadata() -> None:
         "SOURCE": "Zhihu",
         "METADATA": json.dumps({"upvotes": "赞同 1.2 万", "url": "z"}),
     }
-    document = convert(FORMATS["zhihu"], record)
+    document = to_document(RECORD_FORMATS["zhihu"], record)
     assert document.text == "问：何故？\n答：因为。"
     assert document.meta == {"upvotes": 12_000, "url": "z"}
     assert "METADATA" in reason("zhihu", record | {"METADATA": "{broken"})
@@ -205,7 +205,7 @@ def test_wanjuan_web_page_and_exam_item() -> None:
         "answer_detail": "加法",
         "grade": "小学",
     }
-    document = convert(FORMATS["wanjuan"], item)
+    document = to_document(RECORD_FORMATS["wanjuan"], item)
     assert document.text == "1+1=?\nA. 1\nB. 2\n答案：B\n解析：加法"
     assert document.meta == {"id": "e", "grade": "小学"}
     assert "question" in reason("wanjuan", item | {"q_main": ""})
@@ -224,7 +224,7 @@ def test_firefly() -> None:
 def test_starcoder_tags_go_into_meta_and_indentation_stays() -> None:
     content = "<reponame>a/b<filename>x.py<gh_stars>1-10\n\n    # kept\nx = '<filename>'\n"
     record = {"content": content, "id": "1", "max_stars_count": None, "max_stars_repo_name": "a/b"}
-    document = convert(FORMATS["starcoder"], record)
+    document = to_document(RECORD_FORMATS["starcoder"], record)
     assert document.text == "    # kept\nx = '<filename>'"
     assert document.meta["gh_stars"] == "1-10"
     assert document.meta["filename"] == "x.py"
@@ -272,10 +272,10 @@ JSON = st.recursive(
 )
 
 
-@given(record=JSON, name=st.sampled_from(sorted(FORMATS)))
+@given(record=JSON, name=st.sampled_from(sorted(RECORD_FORMATS)))
 def test_any_json_is_a_document_or_rejected(record: Any, name: str) -> None:
     try:
-        document = convert(FORMATS[name], record)
+        document = to_document(RECORD_FORMATS[name], record)
     except Rejected:
         return
     assert document.text == document.text.rstrip(formats.BLANKS)
@@ -426,7 +426,7 @@ def test_interrupted_run_gives_the_same_bytes_and_repeats_no_finished_source(
 ) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run_stage(normalize, whole, NormalizeConfig(), raw=raw_result(raw))
-    original = formats.FORMATS["skypile"]
+    original = formats.RECORD_FORMATS["skypile"]
 
     def fail(record: Any) -> formats.Document:
         if record["text"] == "丙":
@@ -434,7 +434,7 @@ def test_interrupted_run_gives_the_same_bytes_and_repeats_no_finished_source(
         return original(record)
 
     with monkeypatch.context() as patch:
-        patch.setitem(FORMATS, "skypile", fail)
+        patch.setitem(RECORD_FORMATS, "skypile", fail)
         with pytest.raises(KeyboardInterrupt):
             run_stage(normalize, broken, NormalizeConfig(), raw=raw_result(raw))
     assert not (broken / "skypile.jsonl").exists(), "nothing half-made under its own name"

@@ -344,7 +344,7 @@ def test_any_container_gives_the_same_rows(
 def test_a_large_array_is_read_across_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("corpus.chats.rows._CHUNK", 7)
+    monkeypatch.setattr("corpus.json_items.CHUNK", 7)
     rows = [{"n": n, "text": "字" * n} for n in range(30)]
     (tmp_path / "a.json").write_text(json.dumps(rows, ensure_ascii=False))
     (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpus import json_items
-from corpus.formats.encodings import detect, opened
+from corpus.formats.encodings import detect_encoding, open_as_utf8
 from corpus.formats.records import Damaged, read_records
 from tasks.core.stage import StageRun
 from tasks.normalize import NormalizeConfig, normalize
@@ -114,7 +114,7 @@ BAD = st.one_of(
 """Lines that hold no document."""
 
 FRAME = st.sampled_from([(b"", b"\n"), (b"", b"\r\n"), (b"\xef\xbb\xbf", b"\n"), (b" ", b" \n")])
-"""What harmlessly stands around a good line."""
+"""Harmless bytes around a good line."""
 
 
 @settings(max_examples=60, deadline=None)
@@ -340,8 +340,8 @@ def test_a_character_of_hong_kong_does_not_hide_big5(real_rows: list[str], tmp_p
     text = TRADITIONAL.convert("".join(real_rows[:50])).encode("cp950", "ignore").decode("cp950")
     (tmp_path / "x").write_bytes((text + "嘅喺咁冇").encode("big5hkscs"))
     with (tmp_path / "x").open("rb") as file:
-        assert detect(file).name == "Big5-HKSCS"
-    with opened(tmp_path / "x") as (stream, _, _):
+        assert detect_encoding(file).name == "Big5-HKSCS"
+    with open_as_utf8(tmp_path / "x") as (stream, _, _):
         assert stream.read().decode() == text + "嘅喺咁冇"
 
 

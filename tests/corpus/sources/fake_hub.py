@@ -17,7 +17,7 @@ API = r"/api/(?:datasets|models)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^
 
 @dataclass
 class Hub:
-    """What the hub has, and what it was asked."""
+    """Files of the hub, and the requests it got."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     """Commit -> files; the same for every repository."""
@@ -41,7 +41,7 @@ class Hub:
 
 
 def is_large(name: str) -> bool:
-    """Whether the hub keeps a file as a large one, with its SHA-256."""
+    """True if the hub keeps a file as a large one, with its SHA-256."""
     return not name.endswith((".md", ".small"))
 
 

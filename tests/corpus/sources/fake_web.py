@@ -13,16 +13,16 @@ from tests.loopback import Answering, answering
 
 @dataclass
 class Web:
-    """What the server has and does."""
+    """Files and behaviour of the server."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     """Path without the leading slash -> content."""
     ranges: bool = True
-    """Whether parts of a file can be asked for."""
+    """If true, ranges of a file can be requested."""
     etags: bool = True
-    """Whether it says which version of a file it has."""
+    """If true, answers carry an ETag and a time."""
     sizes: bool = True
-    """Whether it says how long a file is."""
+    """If true, answers carry the size of a file."""
     links: dict[str, list[str] | None] = field(default_factory=dict)
     """Folder -> the links on its page, instead of its files; None: there is no such page."""
     headers: dict[str, str] = field(default_factory=dict)
