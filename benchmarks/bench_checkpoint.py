@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from common.files import sync
 from common.provenance import software_versions
-from model.train.checkpoint.retention import CheckpointSettings, Entry
+from model.train.checkpoint.retention import CheckpointInfo, CheckpointSettings
 from model.train.checkpoint.writer import Checkpoints
 from model.train.distributed.context import DistributedContext, distributed_context
 from model.train.distributed.device import device_name
@@ -97,7 +97,7 @@ def measure(folder: Path, ranks: DistributedContext, gib: float, repeats: int) -
     alone = work.rate(2.0)
     stalls, durable, beside = [], [], []
     for number in range(repeats + 1):  # the first makes the host buffers
-        entry = Entry(step=number + 1, regular=True, validation_loss=None)
+        entry = CheckpointInfo(step=number + 1, regular=True, validation_loss=None)
         started = time.perf_counter()
         stalls.append(checkpoints.save(entry, state, {}, wait=False))
         beside.append(work.rate_while(checkpoints))

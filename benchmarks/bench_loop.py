@@ -28,12 +28,13 @@ from transformers import PreTrainedTokenizerFast
 
 from model.data import PackedManifest
 from model.data.shards import ShardWriter
-from model.train.build import Run, build
+from model.train.build import build
 from model.train.config import PretrainJob, PretrainSettings
 from model.train.distributed.context import DistributedContext, distributed_context
 from model.train.distributed.signals import StopFlag
 from model.train.run.folder import METRICS_FILE
 from model.train.run.metrics import read_metrics
+from model.train.trainer import Trainer
 
 VOCABULARY = 512
 
@@ -106,9 +107,9 @@ def job_of(given: argparse.Namespace, scratch: Path, name: str) -> PretrainJob:
     return PretrainJob(settings=settings, packed=str(scratch / "packed"), output=str(output))
 
 
-def plain_steps(run: Run) -> float:
+def plain_steps(run: Trainer) -> float:
     """Seconds a step of the plain loop (median)."""
-    trainer, model = run.trainer, run.model
+    trainer, model = run, run.model
     settings, dataset = trainer.settings, trainer.data.loader.dataset
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
     moments = [time.perf_counter()]
@@ -117,7 +118,7 @@ def plain_steps(run: Run) -> float:
             start = step * settings.global_batch_size + first
             rows = dataset.fetch(np.arange(start, start + settings.micro_batch_size))
             tokens = rows[0].long()
-            loss, _ = trainer.model_with_loss(tokens[:, :-1], tokens[:, 1:])
+            loss, _ = trainer.train_step.model_with_loss(tokens[:, :-1], tokens[:, 1:])
             (loss * settings.micro_batch_size / settings.global_batch_size).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -128,10 +129,10 @@ def plain_steps(run: Run) -> float:
     return statistics.median(np.diff(moments[5:]).tolist())
 
 
-def our_steps(run: Run, output: Path) -> float:
+def our_steps(run: Trainer, output: Path) -> float:
     """Seconds a step of the trainer (median), everything between two reports included."""
-    run.trainer.fit()
-    run.trainer.close()
+    run.fit()
+    run.close()
     lines = [
         line["time"]
         for line in read_metrics(output / METRICS_FILE)

@@ -19,12 +19,13 @@ from common.child import run_job
 from common.errors import StageError, SteelError
 from model.data.shard_verifier import remove_marks
 from model.entry.launch import leave
-from model.train.build import Run, build
-from model.train.callbacks.watchdog import EXIT_HANGING, RankLostError, Watchdog, is_lost_rank
+from model.train.build import build
+from model.train.callbacks.watchdog import EXIT_HANGING, Watchdog
 from model.train.checkpoint.export import export
 from model.train.checkpoint.reader import complete_checkpoints
 from model.train.config import PretrainJob
 from model.train.distributed.context import DistributedContext, distributed_context
+from model.train.distributed.lost_rank import RankLostError, is_lost_rank
 from model.train.distributed.signals import EXIT_STOPPED, StopFlag, Stopped
 from model.train.run.folder import CHECKPOINTS_FOLDER, MODEL_FOLDER, VERIFIED_FOLDER
 from model.train.train_step import use_deterministic_algorithms
@@ -45,14 +46,12 @@ def pretrain(job: PretrainJob) -> None:
     try:
         # Messages may take longer than the watchdog allows: it is the one who knows the reason.
         with distributed_context(timeout_minutes=max(allowed) / 60 + 5) as ranks:
-            run = build(job, ranks, stop, watchdog)
+            trainer = build(job, ranks, stop, watchdog)
             try:
-                run.trainer.fit()
-                # An export takes as long as it takes, and the other ranks only wait for it.
-                watchdog.end()
-                _export(run, output, ranks)
+                trainer.fit()
+                _export_model(output, ranks)
             finally:
-                run.trainer.close()
+                trainer.close()
             ranks.barrier()  # nobody checks shards any more
             if ranks.is_main:
                 remove_marks(output / VERIFIED_FOLDER)
@@ -64,15 +63,13 @@ def pretrain(job: PretrainJob) -> None:
         watchdog.end()
 
 
-def _export(run: Run, output: Path, ranks: DistributedContext) -> None:
+def _export_model(output: Path, ranks: DistributedContext) -> None:
     """The last checkpoint becomes the stage's model, by rank 0; all fail alike."""
     problem = ""
     if ranks.is_main:
         try:
             export(complete_checkpoints(output / CHECKPOINTS_FOLDER)[-1], output / MODEL_FOLDER)
             log.info("model written to %s", output / MODEL_FOLDER)
-            if run.trainer.exporter is not None:
-                run.trainer.exporter.finish()
         except (OSError, SteelError) as error:
             problem = str(error)
     if problem := ranks.gather(problem)[0]:

@@ -1,43 +1,33 @@
-"""From a job to a trainer: tokenizer, model, data, optimizer, in that order."""
+"""From a job to a trainer: tokenizer, model, data, callbacks, optimizer."""
 
 import dataclasses
 import json
 import logging
-import math
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoTokenizer
 
-import model.modeling_steel as _registers_auto_classes  # noqa: F401
-from common.errors import ConfigError, DataError
-from model.attention import check_attention, choose_attention
-from model.config import SteelConfig
 from model.data import DataState, PackedDataset, PackedManifest, StepLoader
 from model.data.shard_verifier import ShardVerifier, marks_folder, remove_marks
-from model.train.activation_checkpoint import checkpoint_activations
-from model.train.callbacks.export import Exporter
+from model.train.build_model import build_model, parallelize
+from model.train.callbacks.callback import Callback
+from model.train.callbacks.console import ConsoleLog
+from model.train.callbacks.export import BackgroundExport
+from model.train.callbacks.health_log import HealthLog
+from model.train.callbacks.metrics_file import MetricsFile
 from model.train.callbacks.peak_flops import matmul_flops
 from model.train.callbacks.profiler import Profiler
+from model.train.callbacks.sessions import SessionLog
 from model.train.callbacks.speed import SpeedMonitor, flops_per_token
+from model.train.callbacks.validation import Validation
 from model.train.callbacks.watchdog import Watchdog
-from model.train.checkpoint.export import model_documents
+from model.train.causal_validation import check_measurable
+from model.train.checkpoint.export import model_files
 from model.train.checkpoint.writer import Checkpoints
 from model.train.config import PretrainJob, PretrainSettings
-from model.train.distributed.context import DistributedContext, distribute, resolve_precision
-from model.train.distributed.initialise import FolderWeights, RandomWeights
+from model.train.distributed.context import DistributedContext, resolve_precision
 from model.train.distributed.signals import StopFlag
 from model.train.health import Health
 from model.train.loss import ModelWithLoss
@@ -51,26 +41,18 @@ from model.train.run.folder import (
     VERIFIED_FOLDER,
 )
 from model.train.run.handler import RequestHandler
-from model.train.run.metrics import JsonLines, JsonlSink
 from model.train.run.plan import RunPlan
-from model.train.trainer import Trainer, TrainingData
+from model.train.train_step import TrainStep
+from model.train.trainer import Trainer
+from model.train.training_data import TrainingData
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A trainer, and what its export needs."""
-
-    trainer: Trainer
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-
-
 def build(
     job: PretrainJob, ranks: DistributedContext, stop: StopFlag, watchdog: Watchdog | None = None
-) -> Run:
-    """Build a run; called by all ranks. Raises ConfigError or DataError before any work."""
+) -> Trainer:
+    """Build a trainer; called by all ranks. Raises ConfigError or DataError before any work."""
     settings, packed, output = job.settings, Path(job.packed), Path(job.output)
     settings.check()
     settings.check_ranks(ranks.world_size)
@@ -83,12 +65,16 @@ def build(
     model_with_loss = ModelWithLoss(language_model)
     parallelize(model_with_loss, language_model, weights, settings, ranks)
     verifier = open_shard_verifier(output, ranks)
-    exporter = None
-    if ranks.is_main and settings.checkpoints.export:
-        exporter = Exporter(output / EXPORTS_FOLDER)
+    profiler = Profiler(settings.profile, output, ranks.rank, cuda=ranks.device.type == "cuda")
+    handler.profile = profiler.request
+    callbacks = build_callbacks(settings, output, ranks, flops, profiler, watchdog)
     trainer = Trainer(
-        model_with_loss=model_with_loss,
-        optimizer=build_optimizer(model_with_loss, settings),
+        train_step=TrainStep(
+            model_with_loss=model_with_loss,
+            optimizer=build_optimizer(model_with_loss, settings),
+            settings=settings,
+            ranks=ranks,
+        ),
         open_data=lambda: open_data(handler.plan, ranks, verifier, output),
         request_handler=handler,
         settings=settings,
@@ -97,39 +83,66 @@ def build(
             output / CHECKPOINTS_FOLDER,
             ranks,
             settings.checkpoints,
-            on_kept=exporter.update if exporter is not None else lambda paths: set(),
+            on_permanent=lambda paths: set().union(
+                *(callback.keep_checkpoints(paths) for callback in callbacks.values())
+            ),
         ),
-        documents={
+        constant_files={
             "config.json": json.dumps(dataclasses.asdict(job), indent=1),
-            **model_documents(language_model, tokenizer, resolve_precision(settings, ranks.device)),
+            **model_files(language_model, tokenizer, resolve_precision(settings, ranks.device)),
         },
-        exporter=exporter,
         health=Health(settings.health, warmup_steps=settings.warmup_steps),
-        sink=JsonlSink(output / METRICS_FILE) if ranks.is_main else None,
-        events=JsonLines(output / HEALTH_FILE) if ranks.is_main else None,
-        sessions=JsonLines(output / SESSIONS_FILE) if ranks.is_main else None,
-        watchdog=watchdog,
         stop=stop,
-        speed=SpeedMonitor(
-            tokens_per_step=settings.global_batch_size * settings.sequence_length,
-            flops_per_token=flops,
-            device=ranks.device,
-            world_size=ranks.world_size,
-            measured_flops=measure_peak_flops(ranks),
-        ),
-        profiler=Profiler(settings.profile, output, ranks.rank, cuda=ranks.device.type == "cuda"),
+        callbacks=callbacks,
     )
+    check_measurable(model_with_loss, trainer.data.num_validation)
     if ranks.is_main:
         log.info(
             "%.2f M parameters, %d steps of %d samples x %d tokens, %d process(es) on %s",
             num_parameters / 1e6,
-            handler.length.total_steps,
+            trainer.total_steps,
             settings.global_batch_size,
             settings.sequence_length,
             ranks.world_size,
             ranks.device.type,
         )
-    return Run(trainer=trainer, model=language_model, tokenizer=tokenizer)
+    return trainer
+
+
+def build_callbacks(
+    settings: PretrainSettings,
+    run: Path,
+    ranks: DistributedContext,
+    flops_per_token: float,
+    profiler: Profiler,
+    watchdog: Watchdog | None,
+) -> dict[str, Callback]:
+    """The table of callbacks by name, in the order in which they are called.
+
+    A callback of every rank must do the same on all of them where it calls a collective.
+    """
+    callbacks: dict[str, Callback] = {} if watchdog is None else {"watchdog": watchdog}
+    if ranks.is_main:
+        callbacks |= {
+            "metrics_file": MetricsFile(run / METRICS_FILE),
+            "health_log": HealthLog(run / HEALTH_FILE),
+            "sessions": SessionLog(run / SESSIONS_FILE),
+            "console": ConsoleLog(),
+        }
+    callbacks |= {
+        "speed": SpeedMonitor(
+            tokens_per_step=settings.global_batch_size * settings.sequence_length,
+            flops_per_token=flops_per_token,
+            device=ranks.device,
+            world_size=ranks.world_size,
+            measured_flops=measure_peak_flops(ranks),
+        ),
+        "validation": Validation(settings.eval_interval),
+        "profiler": profiler,
+    }
+    if ranks.is_main and settings.checkpoints.export:
+        callbacks["export"] = BackgroundExport(run / EXPORTS_FOLDER)
+    return callbacks
 
 
 def measure_peak_flops(ranks: DistributedContext) -> float:
@@ -137,23 +150,6 @@ def measure_peak_flops(ranks: DistributedContext) -> float:
     dtype = torch.bfloat16 if ranks.device.type == "cuda" else torch.float32
     ranks.barrier()
     return float(sum(ranks.gather(matmul_flops(ranks.device, dtype))))
-
-
-def parallelize(
-    model_with_loss: ModelWithLoss,
-    language_model: PreTrainedModel,
-    weights: RandomWeights,
-    settings: PretrainSettings,
-    ranks: DistributedContext,
-) -> None:
-    """Recomputed and compiled as the settings say, with its weights, sharded, in training mode."""
-    model_with_loss.train()
-    layers = decoder_layers(language_model)
-    checkpoint_activations(layers, settings.activation_checkpointing)
-    if settings.compile:
-        for layer in layers:
-            layer.compile()
-    distribute(model_with_loss, language_model, layers, weights, settings, ranks)
 
 
 def open_shard_verifier(output: Path, ranks: DistributedContext) -> ShardVerifier:
@@ -209,117 +205,3 @@ def open_data(
         state=state,
         check_state=check_state,
     )
-
-
-def build_model(
-    settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase, device: torch.device
-) -> tuple[PreTrainedModel, RandomWeights]:
-    """The model on the meta device, and where its fp32 weights come from: the seed, or a folder.
-
-    device: where it will run, which decides about its attention. Raises ConfigError for an unknown
-    key or architecture, DataError for an unreadable folder.
-    """
-    folder = Path(settings.model) if isinstance(settings.model, str) else None
-    if folder is None:
-        config = model_config(settings, tokenizer_values(settings, tokenizer))
-    else:
-        _check_folder(folder)
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    attention = choose_attention(
-        settings.attn_implementation,
-        config,
-        device=device,
-        dtype=resolve_precision(settings, device),
-        separate_documents=settings.separate_documents,
-    )
-    with torch.device("meta"):
-        language_model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation=attention
-        )
-    rows = language_model.get_input_embeddings().weight.shape[0]
-    if rows < len(tokenizer):
-        raise ConfigError(
-            f"pretrain: the model has {rows} embeddings, but the packed data's tokenizer has "
-            f"{len(tokenizer)} tokens; raise model.vocab_size or leave it out"
-        )
-    if folder is None:
-        return language_model, RandomWeights(language_model, settings.seed)
-    weights = FolderWeights(language_model, folder)
-    if not weights.missing:
-        return language_model, weights
-    # Names of an older version of Transformers: only it knows how to turn them into today's.
-    log.info("%s: weights have other names (%s), loaded as a whole", folder, weights.missing[0])
-    loaded = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=torch.float32,
-        attn_implementation=attention,
-        local_files_only=True,
-        trust_remote_code=False,
-    )
-    assert isinstance(loaded, PreTrainedModel)
-    return loaded, RandomWeights(loaded, settings.seed)
-
-
-def check_model(settings: PretrainSettings) -> None:
-    """Refuse what `settings.model` says wrongly, without building it or reading the data.
-
-    Raises ConfigError for an unknown architecture, key or value, DataError for a wrong folder.
-    """
-    check_attention(settings.attn_implementation)
-    if isinstance(settings.model, str):
-        _check_folder(Path(settings.model))
-    else:
-        model_config(settings, {})
-
-
-def model_config(settings: PretrainSettings, from_tokenizer: Mapping[str, Any]) -> Any:
-    """The Transformers config that `settings.model` describes.
-
-    from_tokenizer: values for the fields that the settings leave out. Raises ConfigError.
-    """
-    assert isinstance(settings.model, dict)
-    given = dict(settings.model)
-    kind = given.pop("model_type", SteelConfig.model_type)
-    try:
-        known = set(AutoConfig.for_model(kind).to_dict())
-    except ValueError as error:
-        raise ConfigError(f"pretrain: model_type {kind!r} is unknown to Transformers") from error
-    if unknown := sorted(given.keys() - known):
-        raise ConfigError(f"pretrain: {kind} has no config field {unknown[0]!r} (in `model`)")
-    defaults = {"max_position_embeddings": settings.sequence_length, **from_tokenizer}
-    try:
-        return AutoConfig.for_model(kind, **{**defaults, **given})
-    except (TypeError, ValueError, StrictDataclassError) as error:
-        raise ConfigError(f"pretrain: model: {error}") from error
-
-
-def tokenizer_values(
-    settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase
-) -> dict[str, Any]:
-    """Model config fields that follow from the packed data's tokenizer."""
-    multiple = settings.vocab_multiple
-    return {
-        "vocab_size": math.ceil(len(tokenizer) / multiple) * multiple,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-
-
-def decoder_layers(language_model: PreTrainedModel) -> list[nn.Module]:
-    """The repeated blocks: what is sharded, recomputed and compiled as one."""
-    names = set(language_model._no_split_modules or ())
-    layers = [module for module in language_model.modules() if type(module).__name__ in names]
-    if not layers:
-        raise ConfigError(
-            f"{type(language_model).__name__} does not name its decoder layers (_no_split_modules)"
-        )
-    return layers
-
-
-def _check_folder(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise DataError(
-            f"pretrain: model = {str(folder)!r} is no folder of a Transformers model (it has no "
-            "config.json)"
-        )

@@ -1,4 +1,4 @@
-"""Whether a step may change the weights: what is judged after the gradients, before the update.
+"""Judgement of a batch, after its gradients and before the weights change.
 
     loss or gradient not finite ──────────────────────────────▶ stop | skip the batch
     loss far above its window   ──▶ nothing | warn | skip the batch | roll back
@@ -19,6 +19,7 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from common.config import NOT_IN_KEY, require
@@ -41,7 +42,7 @@ class NonFiniteError(HealthError):
 
 @dataclass(frozen=True, kw_only=True)
 class HealthSettings:
-    """What happens when numbers go wrong, or nothing happens at all."""
+    """Reaction to losses and gradients that go wrong, or to a training that hangs."""
 
     non_finite: Literal["stop", "skip"] = field(default="stop", metadata=NOT_IN_KEY)
     """A loss or gradient that is infinite or not a number: stop with a checkpoint of the state
@@ -80,7 +81,7 @@ class HealthSettings:
 
 @dataclass(kw_only=True)
 class HealthState:
-    """What judgements depend on; in every checkpoint."""
+    """State that judgements depend on; in every checkpoint."""
 
     window: list[float] = field(default_factory=list)
     """Last losses that were trained on, oldest first."""
@@ -109,11 +110,11 @@ class HealthState:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What is to be done with a batch."""
+    """Decision about a batch."""
 
     action: Literal["train", "skip", "rollback", "stop"]
-    what: Literal["", "non-finite", "spike"] = ""
-    """What was found; "" when nothing was."""
+    anomaly: Literal["", "non-finite", "spike"] = ""
+    """What is wrong with it; "" when nothing is."""
     z: float | None = None
     """Robust z-score of the loss; None where it is not judged."""
 
@@ -127,23 +128,23 @@ class Health:
         self.state = HealthState()
 
     def judge(self, *, loss: float, grad_norm: float) -> Verdict:
-        """What to do with the batch that gave this loss and gradient.
+        """Decide about the batch that gave this loss and gradient.
 
         Changes nothing; `trained`, `skipped` and `rolled_back` record what was done.
         """
         exhausted = self.state.in_a_row >= self.settings.max_in_a_row
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             stop = exhausted or self.settings.non_finite == "stop"
-            return Verdict(action="stop" if stop else "skip", what="non-finite")
+            return Verdict(action="stop" if stop else "skip", anomaly="non-finite")
         z = self.zscore(loss)
         if z is None or z <= self.settings.spike_threshold:
             return Verdict(action="train", z=z)
         if self.settings.spike == "warn":
-            return Verdict(action="train", what="spike", z=z)
+            return Verdict(action="train", anomaly="spike", z=z)
         if self.settings.spike == "skip":
-            return Verdict(action="stop" if exhausted else "skip", what="spike", z=z)
+            return Verdict(action="stop" if exhausted else "skip", anomaly="spike", z=z)
         exhausted |= self.state.rollbacks >= self.settings.max_in_a_row
-        return Verdict(action="stop" if exhausted else "rollback", what="spike", z=z)
+        return Verdict(action="stop" if exhausted else "rollback", anomaly="spike", z=z)
 
     def zscore(self, loss: float) -> float | None:
         """Robust z-score of a loss; None in the warm-up and while the window fills."""
@@ -155,18 +156,18 @@ class Health:
         return (loss - middle) / max(GAUSSIAN * deviation, FLOOR * abs(middle))
 
     def trained(self, step: int, loss: float) -> None:
-        """Step number `step` was made."""
+        """Record that step number `step` was made."""
         self.state.in_a_row = 0
         if self.settings.spike != "off" and step >= self.warmup_steps:
             self.state.window = [*self.state.window, loss][-self.settings.spike_window :]
 
     def skipped(self, batch: int) -> None:
-        """A batch was consumed and not trained on."""
+        """Record that a batch was consumed and not trained on."""
         self.state.in_a_row += 1
         self._add_skipped(batch, batch)
 
     def rolled_back(self, saved: HealthState, *, to_step: int, first: int, last: int) -> None:
-        """The state of the checkpoint of step `to_step` holds again; batches first to last do not.
+        """Take up the state of the checkpoint of step `to_step`; batches first to last are skipped.
 
         The number of rollbacks to one checkpoint is not undone with the rest.
         """
@@ -188,8 +189,45 @@ class Health:
         runs.append((first, last))
 
 
+def anomaly_event(
+    verdict: Verdict,
+    *,
+    loss: float,
+    grad_norm: float,
+    step: int,
+    batch: int,
+    batch_size: int,
+    culprits: list[int],
+) -> dict[str, Any]:
+    """Describe in JSON values what was found in a batch, and what is to be done with it.
+
+    step: completed ones before it; culprits: numbers of its samples whose loss is not finite.
+    """
+    return {
+        "step": step + 1,
+        "batch": batch,
+        "what": verdict.anomaly,
+        "action": "warn" if verdict.action == "train" else verdict.action,
+        "loss": _json_number(loss),
+        "grad_norm": _json_number(grad_norm),
+        "z": verdict.z,
+        "samples": [batch * batch_size, (batch + 1) * batch_size - 1],
+        "culprits": culprits,
+    }
+
+
+def error_of(event: Mapping[str, Any], checkpoints: Path) -> HealthError:
+    """The error that ends the training because of an event."""
+    kind = NonFiniteError if event["what"] == "non-finite" else HealthError
+    return kind(
+        f"{describe(event)} The weights are those after step {event['step'] - 1}, saved in "
+        f"{checkpoints}. Look at these samples, lower learning_rate, or let "
+        f"health.{event['what'].replace('-', '_')} skip them."
+    )
+
+
 def describe(event: Mapping[str, Any]) -> str:
-    """An event of health.jsonl in a sentence: what was found, where, and what was done."""
+    """Say in a sentence what was found in a batch, where, and what was done."""
     first, last = event["samples"]
     if event["what"] == "spike":
         found = f"has a loss of {event['loss']:.4f}, {event['z']:.1f} deviations above its window"
@@ -209,3 +247,8 @@ def describe(event: Mapping[str, Any]) -> str:
         "stop": "",
     }[event["action"]]
     return f"step {event['step']} (batch {event['batch']}) {found}, from {where}. {done}".rstrip()
+
+
+def _json_number(value: float) -> float | str:
+    """JSON has no infinity and no NaN."""
+    return value if math.isfinite(value) else str(value)

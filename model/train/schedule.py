@@ -44,6 +44,11 @@ def learning_rate(settings: PretrainSettings, step: int, length: TrainingLength)
     return low + (high - low) * (1.0 - progress)
 
 
+def is_multiple(step: int, interval: int) -> bool:
+    """Return True when an interval of steps is over; never for interval 0."""
+    return interval > 0 and step % interval == 0
+
+
 def decay_progress(settings: PretrainSettings, step: int, length: TrainingLength) -> float:
     """Progress of the decay before the step with number `step`; in [0, 1].
 

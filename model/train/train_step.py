@@ -20,11 +20,11 @@ from model.train.loss import ModelWithLoss, document_arguments
 from model.train.optimizer import set_learning_rate
 
 RANDOM_RULE = "blake2b(seed/batch/micro-batch/rank)"
-"""Where random numbers (dropout) come from: the position, so that no generator state is saved."""
+"""Seed of random numbers (dropout): the position, so that no generator state is saved."""
 
 
 def use_deterministic_algorithms() -> None:
-    """From here on the same operations on the same device give the same bits.
+    """Let the same operations on the same device give the same bits from here on.
 
     Call it before the first use of a GPU: cuBLAS reads its variable when it starts. torch raises
     RuntimeError, naming it, for an operation that has no such implementation; a warning instead
@@ -38,7 +38,7 @@ def use_deterministic_algorithms() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Gradients:
-    """What a batch gave on this rank, before anything was agreed or changed."""
+    """Gradients and losses of a batch on this rank."""
 
     parts: list[Tensor]
     """This rank's part of every gradient."""
@@ -68,17 +68,17 @@ class TrainStep:
     optimizer: torch.optim.Optimizer
     settings: PretrainSettings
     ranks: DistributedContext
-    beat: Callable[[], Any] = field(default=lambda: None)
-    """Called for each micro-batch: a sign of progress."""
+    on_micro_batch: Callable[[], Any] = field(default=lambda: None)
+    """Called before each micro-batch: a sign of progress."""
 
     def gradients(
         self, micro_batches: Sequence[MicroBatch], *, batch: int, num_sources: int
     ) -> Gradients:
-        """Forward and backward; waits for nothing on the device."""
+        """Run forward and backward; waits for nothing on the device."""
         totals = self.zeros(num_sources)
         losses: list[Tensor] = []
         for number, micro_batch in enumerate(micro_batches):
-            self.beat()
+            self.on_micro_batch()
             synchronise_gradients(
                 self.model_with_loss,
                 last=number == len(micro_batches) - 1,
@@ -99,7 +99,7 @@ class TrainStep:
         )
 
     def forward(self, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Mean loss, and the loss of each sample [B]."""
+        """Return the mean loss, and the loss of each sample [B]."""
         loss, per_sample = self.model_with_loss(
             self.place(micro_batch["input_ids"]),
             self.place(micro_batch["labels"]),
@@ -108,7 +108,7 @@ class TrainStep:
         return loss, per_sample
 
     def update(self, gradients: Gradients, *, norm: float, rate: float) -> None:
-        """Clip to the settings' norm, AdamW with this learning rate; the gradients are used up."""
+        """Clip to the settings' norm and step AdamW with this rate; the gradients are used up."""
         set_learning_rate(self.optimizer, rate)
         clip_gradients(gradients.parts, norm, self.settings.max_grad_norm)
         self.optimizer.step()
@@ -119,7 +119,7 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
 
     def zeros(self, num_sources: int) -> Tensor:
-        """Totals by source to add to, float64 [S, 2]."""
+        """Return totals by source to add to, float64 [S, 2]."""
         return torch.zeros(num_sources, 2, dtype=torch.float64, device=self.ranks.device)
 
     def add_by_source(self, totals: Tensor, source: Tensor, losses: Tensor) -> None:
@@ -129,7 +129,7 @@ class TrainStep:
         totals.index_add_(0, self.place(source), pairs)
 
     def place(self, tensor: Tensor) -> Tensor:
-        """On this rank's device."""
+        """Copy a tensor to this rank's device."""
         return tensor.to(self.ranks.device, non_blocking=True)
 
     def _seed(self, batch: int, micro_batch: int) -> None:

@@ -16,7 +16,7 @@ from common.errors import ConfigError
 from common.paths import resolve
 from model.data import PackedManifest
 from model.entry.launch import Nodes
-from model.train.build import check_model, model_config
+from model.train.build_model import check_model, model_config
 from model.train.config import PretrainJob, PretrainSettings
 from model.train.run.client import RunClient
 from model.train.run.folder import METRICS_FILE

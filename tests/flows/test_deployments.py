@@ -16,7 +16,7 @@ from flows.cli import main
 from flows.commands import BAD_INPUT
 from flows.config import load_pipeline
 from flows.preflight import KINDS
-from model.train.build import model_config
+from model.train.build_model import model_config
 from model.train.run.length import TrainingLength
 from model.train.schedule import learning_rate
 from tasks import pretrain

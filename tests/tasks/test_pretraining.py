@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from common.errors import ConfigError, DataError
-from model.train.build import model_config
+from model.train.build_model import model_config
 from model.train.checkpoint.retention import CheckpointSettings
 from model.train.config import PretrainSettings
 from model.train.run.folder import METRICS_FILE

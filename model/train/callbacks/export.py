@@ -1,11 +1,11 @@
-"""Exports while training goes on: checkpoints that are kept for good become Transformers folders.
+"""Exports while training goes on: permanent checkpoints become Transformers folders.
 
     checkpoints/step-00004000/ ──▶ python -m model.entry.export (niced, on the CPU) ──▶
     exports/step-00004000/     config.json model.safetensors tokenizer…; whole or absent
 
 A process of its own: the trainer's interpreter lock and its memory stay free, and what goes wrong
 in it is a warning. One export at a time; an interrupted one is begun anew by the next start.
-Exports go when their checkpoints go.
+Exports go when their checkpoints go. Rank 0's callback.
 """
 
 import logging
@@ -14,18 +14,22 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from model.train.callbacks.callback import Callback
 from model.train.checkpoint.reader import MARKER
+
+if TYPE_CHECKING:
+    from model.train.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
 TAIL_LINES = 5
 
 
-class Exporter:
-    """Rank 0's exports. `update` may be called from any thread."""
+class BackgroundExport(Callback):
+    """Exports the checkpoints that are kept for good."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -37,16 +41,15 @@ class Exporter:
         self._stopping = False
         self._thread: threading.Thread | None = None
 
-    def update(self, checkpoints: Iterable[Path]) -> set[Path]:
-        """These checkpoints are to be exported and no others.
+    def keep_checkpoints(self, permanent: list[Path]) -> set[Path]:
+        """Export these checkpoints and no others, which are not begun from here on.
 
-        Returns those that are being read at this moment: they must stay. From here on no other
-        than `checkpoints` is begun.
+        Returns the one that is being read at this moment, which must stay.
         """
         with self._changed:
-            self._wanted = list(checkpoints)
+            self._wanted = list(permanent)
             if self._thread is None and self._next() is not None:
-                self._thread = threading.Thread(target=self._work, daemon=True, name="exporter")
+                self._thread = threading.Thread(target=self._work, daemon=True, name="export")
                 self._thread.start()
             self._changed.notify_all()
             busy = {self._current} if self._current is not None else set()
@@ -56,12 +59,16 @@ class Exporter:
                 _remove(export)
         return busy
 
-    def finish(self) -> None:
-        """Wait until everything wanted is exported."""
+    def on_train_end(self, trainer: "Trainer", error: BaseException | None) -> None:
+        if error is None:
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when everything wanted is exported."""
         with self._changed:
             self._changed.wait_for(lambda: self._current is None and self._next() is None)
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End the running export; nothing is left of it but a .partial folder."""
         with self._changed:
             self._stopping = True
@@ -126,7 +133,7 @@ class Exporter:
 
 
 def _version(checkpoint: Path) -> tuple[int, int] | None:
-    """Tells a checkpoint from another one that takes its name later; None when it is gone."""
+    """Return what tells a checkpoint from a later one of its name; None when it is gone."""
     try:
         marker = (checkpoint / MARKER).stat()
     except FileNotFoundError:
@@ -135,7 +142,7 @@ def _version(checkpoint: Path) -> tuple[int, int] | None:
 
 
 def _remove(export: Path) -> None:
-    """Out of the way by a rename first; nothing where there is no such folder."""
+    """Remove a folder, out of the way by a rename first, if there is one."""
     doomed = export.with_name(f"{export.name}.old.partial")
     shutil.rmtree(doomed, ignore_errors=True)
     if export.exists():

@@ -1,7 +1,7 @@
-"""Where a step's time goes, without waiting for the device.
+"""Seconds of each phase of a step, measured without waiting for the device.
 
-    begin("data") │ begin("forward_backward") │ begin("agree") │ begin("optimizer") │ end()
-    ──────────────┴───────────────────────────┴────────────────┴────────────────────┴──────▶ time
+    begin("data") │ begin("forward_backward") │ begin("all_reduce") │ begin("optimizer") │ end()
+    ──────────────┴───────────────────────────┴─────────────────────┴────────────────────┴───▶ time
 
 On a GPU each boundary is a CUDA event in the stream: the time between two of them is what the
 device spent (or idled, waiting for the host) in between. Events are read later, once the device has
@@ -30,15 +30,18 @@ class PhaseTimer:
         self._marks: deque[tuple[str | None, float | _Event]] = deque()
         self._seconds: dict[str, float] = {}
         self._label: Any = None
+        self.current: str | None = None
+        """The phase that goes on; None between steps."""
 
     def begin(self, name: str) -> None:
-        """A phase starts, and the one before it ends. Traces of the profiler show its name."""
+        """Start a phase, and end the one before it. Traces of the profiler show its name."""
         self.end(name)
         self._label = record_function(f"steel:{name}")
         self._label.__enter__()
 
     def end(self, name: str | None = None) -> None:
-        """The phase ends; what follows is `name`, or nothing that is measured."""
+        """End the phase; what follows is `name`, or nothing that is measured."""
+        self.current = name
         if self._label is not None:
             self._label.__exit__(None, None, None)
             self._label = None
@@ -46,7 +49,7 @@ class PhaseTimer:
             self._marks.append((name, self._mark()))
 
     def read(self) -> dict[str, float]:
-        """Seconds of each phase since the last reading, of all that the device is done with."""
+        """Return seconds of each phase since the last reading, as far as the device has come."""
         while len(self._marks) >= 2:
             (name, start), (_, end) = self._marks[0], self._marks[1]
             if not isinstance(end, float) and not end.query():

@@ -9,10 +9,14 @@ writes its own file, under another name until it is whole.
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.errors import ConfigError
+from model.train.callbacks.callback import Callback
 from model.train.run.folder import PROFILE_FOLDER
+
+if TYPE_CHECKING:
+    from model.train.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +45,7 @@ class ProfileSettings:
             raise ConfigError(f"pretrain: profile.num_steps = {self.num_steps}; give 1 or more")
 
 
-class Profiler:
+class Profiler(Callback):
     """One rank's traces.
 
     Args:
@@ -63,6 +67,9 @@ class Profiler:
     def request(self, completed: int, num_steps: int) -> None:
         """Trace so many steps after the one that follows `completed` steps, too."""
         self._starts[completed + 2] = num_steps
+
+    def after_checkpoint(self, trainer: "Trainer") -> None:
+        self.boundary(trainer.progress.step)
 
     def boundary(self, completed: int) -> None:
         """Between two steps, `completed` of which are done; starts and ends traces."""

@@ -1,22 +1,27 @@
-"""What is measured while training: speed, its share of the peak, memory, phases, time that is left.
+"""Speed of training: its share of the peak, memory, seconds of each phase, time that is left.
 
-Names are sections: `train/` what is learned, `data/` how far the data were read, `perf/` how fast.
+Every rank has this callback; the measurements of rank 0 are logged. Their names begin with `perf/`.
 """
 
-import datetime
 import resource
 import time
-from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from model.data.order import SampleOrder
+from model.train.callbacks.callback import Callback
 from model.train.callbacks.peak_flops import datasheet_peak
 from model.train.callbacks.phase_timer import PhaseTimer
 
+if TYPE_CHECKING:
+    from model.train.distributed.step_outcome import StepOutcome
+    from model.train.trainer import Trainer
+
+PHASES = ("data", "forward_backward", "all_reduce", "optimizer")
+"""Phases of a step; what lies between steps is measured by those who do it."""
 SMOOTHING = 0.1
 """Weight of the newest interval in the mean that the time left is computed from."""
 
@@ -52,11 +57,8 @@ def flops_per_token(model: PreTrainedModel, sequence_length: int) -> float:
     return float(6 * weights + attention)
 
 
-class SpeedMonitor:
+class SpeedMonitor(Callback):
     """Measures one rank's steps.
-
-        speed.begin("data") … speed.begin("forward_backward") … speed.end_step()   once a step
-        speed.read(steps_left)                                                   now and then
 
     Tokens a second count steps only: validation and checkpoints between them don't slow them, but
     are part of the time that is left.
@@ -86,8 +88,18 @@ class SpeedMonitor:
         self._interval_began: float | None = None
         self._seconds_a_step = 0.0
 
+    def on_phase(self, trainer: "Trainer", phase: str) -> None:
+        if phase in PHASES and phase != self.phases.current:
+            self.begin(phase)
+
+    def on_step_end(self, trainer: "Trainer", outcome: "StepOutcome") -> None:
+        self.end_step()
+
+    def metrics(self, trainer: "Trainer", outcome: "StepOutcome") -> dict[str, float]:
+        return self.read(trainer.total_steps - trainer.progress.step)
+
     def begin(self, phase: str) -> None:
-        """A phase of a step starts; the first one starts the step."""
+        """Start a phase of a step; the first one starts the step."""
         if not self._step_began:
             self._step_began = time.perf_counter()
             if self._interval_began is None:
@@ -95,14 +107,14 @@ class SpeedMonitor:
         self.phases.begin(phase)
 
     def end_step(self) -> None:
-        """The step is over, as far as the host is concerned."""
+        """End the step, as far as the host is concerned."""
         self.phases.end()
         self._seconds += time.perf_counter() - self._step_began
         self._step_began = 0.0
         self._steps += 1
 
     def read(self, steps_left: int) -> dict[str, float]:
-        """Means over the steps since the last reading."""
+        """Return means over the steps since the last reading."""
         assert self._steps, "read before the first step"
         seconds, steps = self._seconds / self._steps, self._steps
         speed = self.tokens_per_step / seconds
@@ -153,29 +165,3 @@ def memory(device: torch.device) -> dict[str, float]:
             "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         }
     return {f"perf/memory_{name}_gib": value / 2**30 for name, value in values.items()}
-
-
-def data_position(order: SampleOrder, samples: int, batch: int) -> dict[str, float]:
-    """How far the data were read: `samples` of the order, `batch` global batches."""
-    epochs = order.expected_epochs(samples)
-    return {
-        "data/samples": float(samples),
-        "data/tokens": float(samples * order.sequence_length),
-        "data/batch": float(batch),
-        **{f"data/epochs_{name}": value for name, value in epochs.items()},
-    }
-
-
-def progress_line(step: int, total_steps: int, metrics: Mapping[str, float]) -> str:
-    """What a person wants to read of a step."""
-    mfu = metrics.get("perf/mfu", metrics["perf/mfu_measured_peak"])
-    against = "" if "perf/mfu" in metrics else " of measured peak"
-    used = metrics["perf/memory_peak_gib"]
-    left = datetime.timedelta(seconds=round(metrics["perf/seconds_left"]))
-    return (
-        f"step {step}/{total_steps} ({100 * step / total_steps:.1f} %)  "
-        f"loss {metrics['train/loss']:.4f}  grad norm {metrics['train/grad_norm']:.3f}  "
-        f"lr {metrics['train/learning_rate']:.2e}  "
-        f"{metrics['perf/tokens_per_second']:,.0f} tokens/s  MFU {100 * mfu:.1f} %{against}  "
-        f"{used:.1f} GiB  {left} left"
-    )

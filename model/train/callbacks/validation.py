@@ -1,13 +1,63 @@
-"""Loss on held-out samples, split over ranks, given up when the run is asked to stop."""
+"""Loss on held-out samples, split over ranks, given up when the run is asked to stop.
 
-from collections.abc import Callable, Sequence
-from typing import Any
+Every rank has this callback. The loss of a step also goes to its checkpoint, of which the ones with
+the lowest are kept (`checkpoints.keep_best`).
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from model.data import PackedDataset
-from model.train.causal_validation import leaks, validate_causally
+from model.train.callbacks.callback import Callback
+from model.train.causal_validation import causal_loss, leaks, validate_causally
+from model.train.schedule import is_multiple
 from model.train.train_step import TrainStep
+
+if TYPE_CHECKING:
+    from model.train.trainer import Trainer
+
+
+class Validation(Callback):
+    """Validates every `interval` steps (0 = never) and after the last one."""
+
+    def __init__(self, interval: int) -> None:
+        self.interval = interval
+        self.last_step = 0
+        """Step of the last validation that was completed; 0 = none was."""
+
+    def state(self) -> dict[str, Any]:
+        return {"last_step": self.last_step}
+
+    def load_state(self, state: Mapping[str, Any], *, rollback: bool) -> None:
+        self.last_step = state.get("last_step", 0)
+
+    def before_checkpoint(self, trainer: "Trainer") -> None:
+        step = trainer.progress.step
+        due = trainer.at_end or is_multiple(step, self.interval)
+        # A run that was stopped before this validation resumes with it.
+        if due and step not in (0, self.last_step) and trainer.data.num_validation:
+            self.validate(trainer, step)
+
+    def validate(self, trainer: "Trainer", step: int) -> None:
+        """Measure the loss after `step` steps. Raises Stopped when asked to stop meanwhile."""
+        started = time.perf_counter()
+        metrics = validate(
+            trainer.train_step,
+            trainer.data.validation,
+            num_samples=trainer.data.num_validation,
+            sources=trainer.data.sources,
+            beat=lambda: trainer.phase("validation"),
+            stop=lambda: trainer.stop.requested,
+        )
+        if metrics is None:
+            trainer.stop_with_checkpoint()
+        metrics["perf/validation_seconds"] = time.perf_counter() - started
+        trainer.log(step, metrics)
+        trainer.validation_loss = causal_loss(metrics)
+        self.last_step = step
 
 
 @torch.no_grad()
@@ -22,10 +72,11 @@ def validate(
 ) -> dict[str, float] | None:
     """Mean loss over samples [0, num_samples), in nats per token, and by source.
 
-    For routings that leak also the loss of prefixes (model/train/causal_validation.py).
+    For routings that leak also the causal loss (model/train/causal_validation.py).
 
     All ranks make the same number of calls. Before each of them they agree whether one was asked to
-    stop (`stop`), since a validation may take longer than the grace that a stop has; None then.
+    stop (`stop`), since a validation may take longer than a stop may; None then.
+    beat: called before each batch.
     """
     ranks, size = train_step.ranks, train_step.settings.micro_batch_size
     separate = train_step.settings.separate_documents
@@ -43,10 +94,10 @@ def validate(
             _, per_sample = train_step.forward(batch)
             if rows:
                 train_step.add_by_source(totals, batch["source"], per_sample)
-        by_prefix = None
+        causal = None
         if leaks(train_step.model_with_loss):
-            by_prefix = validate_causally(train_step, dataset, num_samples, beat=beat, stop=stop)
-            if by_prefix is None:
+            causal = validate_causally(train_step, dataset, num_samples, beat=beat, stop=stop)
+            if causal is None:
                 return None
     finally:
         train_step.model_with_loss.train()
@@ -55,6 +106,6 @@ def validate(
     for name, (loss, number) in zip(sources, sums, strict=True):
         if number:
             metrics[f"validation/loss_{name}"] = loss / number
-    if by_prefix is not None:
-        metrics["validation/causal_loss"] = by_prefix
+    if causal is not None:
+        metrics["validation/causal_loss"] = causal
     return metrics

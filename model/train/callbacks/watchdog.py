@@ -1,6 +1,6 @@
-"""No rank waits for ever: when nothing moves for too long, every rank ends and says why.
+"""End of ranks that hang: when nothing moves for too long, every rank ends and says why.
 
-    trainer ──beat(phase, step)──▶ watchdog thread of this rank ──▶ <run>/ranks/rank-00003.json
+    trainer ──on_phase(phase)──▶  watchdog thread of this rank ──▶ <run>/ranks/rank-00003.json
                                         │ no beat within the timeout
                                         ▼
        stack traces, who is where (the other ranks' files, the state of their processes), exit 3
@@ -20,12 +20,14 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch.distributed as dist
-
-from common.errors import StageError
+from model.train.callbacks.callback import Callback
 from model.train.run.folder import RANKS_FOLDER
+
+if TYPE_CHECKING:
+    from model.train.distributed.step_outcome import StepOutcome
+    from model.train.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -40,19 +42,8 @@ PROCESS_STATES = {
 """Of Linux's process states those in which no training goes on."""
 
 
-class RankLostError(StageError):
-    """Another rank is gone: a collective failed."""
-
-
-def is_lost_rank(error: BaseException) -> bool:
-    """Whether an error is a collective's that lost its partner: gloo's, NCCL's or the store's."""
-    if isinstance(error, dist.DistError):
-        return True
-    return isinstance(error, RuntimeError) and "gloo" in str(error).lower()
-
-
-class Watchdog:
-    """Watches this rank's training thread, and publishes where it is.
+class Watchdog(Callback):
+    """Watches this rank's training thread, and publishes where it is. Every rank has this callback.
 
     Args:
         run: the folder that the run writes to, which all ranks see.
@@ -82,18 +73,23 @@ class Watchdog:
         self._thread.start()
         return self
 
-    def beat(self, phase: str, step: int) -> None:
-        """The training thread got as far as this phase, with so many completed steps.
+    def on_phase(self, trainer: "Trainer", phase: str) -> None:
+        self.beat(phase, trainer.progress.step)
 
-        Costs an assignment; may be called for each micro-batch.
+    def on_step_end(self, trainer: "Trainer", outcome: "StepOutcome") -> None:
+        self._allowed = self.timeout  # what compiles has compiled
+
+    def on_train_end(self, trainer: "Trainer", error: BaseException | None) -> None:
+        if error is None:  # what follows takes as long as it takes
+            self.end()
+
+    def beat(self, phase: str, step: int) -> None:
+        """Note that the training thread got as far as this phase, with so many completed steps.
+
+        Costs an assignment.
         """
         self._phase, self._step = phase, step
         self._beat = time.monotonic()
-
-    def stepped(self, step: int) -> None:
-        """A step was completed: what compiles has compiled."""
-        self._allowed = self.timeout
-        self.beat("step", step)
 
     def end(self) -> None:
         """Stop watching."""

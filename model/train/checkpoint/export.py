@@ -35,13 +35,13 @@ from model.train.checkpoint.staging import WEIGHTS
 from model.train.run.folder import CHECKPOINTS_FOLDER
 
 MODEL_FILE = "model.json"
-"""Document of a checkpoint: the Transformers config, and the dtype that the forward pass used."""
+"""File of a checkpoint: the Transformers config, and the dtype that the forward pass used."""
 TOKENIZER_FOLDER = "tokenizer"
 LANGUAGE_MODEL = "model."
 """Prefix of the language model within ModelWithLoss (model/train/loss.py)."""
 
 
-def model_documents(
+def model_files(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
 ) -> dict[str, str | bytes]:
     """What a checkpoint needs, besides its tensors, to become a Transformers folder."""
@@ -50,12 +50,12 @@ def model_documents(
         "config": json.loads(model.config.to_json_string(use_diff=False)),
         "generation": json.loads(model.generation_config.to_json_string()),
     }
-    documents: dict[str, str | bytes] = {MODEL_FILE: json.dumps(about, indent=1)}
+    files: dict[str, str | bytes] = {MODEL_FILE: json.dumps(about, indent=1)}
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         for path in sorted(Path(folder).iterdir()):
-            documents[f"{TOKENIZER_FOLDER}/{path.name}"] = path.read_bytes()
-    return documents
+            files[f"{TOKENIZER_FOLDER}/{path.name}"] = path.read_bytes()
+    return files
 
 
 def export(checkpoint: Path, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""How far a run has come, and its document in every checkpoint: trainer.json.
+"""Position of a run, and its file in every checkpoint: trainer.json.
 
     batch   0   1   2   3   4   5         global batches consumed: the position in the data
     step    0   1   2   .   3   4         optimizer steps: the position in the schedule
@@ -23,19 +23,17 @@ class Progress:
     """Completed optimizer steps."""
     batch: int = 0
     """Global batches consumed, skipped ones included; never less than `step`."""
-    validated: int = 0
-    """Step of the last validation that was completed; 0 = none was."""
 
     def to_json(self, **more: Any) -> str:
-        """The document, with what else belongs to this position (JSON values)."""
+        """Return the file's text, with what else belongs to this position (JSON values)."""
         return json.dumps({**asdict(self), **more}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> tuple["Progress", dict[str, Any]]:
-        """The position and everything else. Raises DataError for another document."""
+        """Read the position and everything else. Raises DataError for another file."""
         try:
             content = json.loads(text)
-            own = {name: int(content.pop(name)) for name in ("step", "batch", "validated")}
+            own = {name: int(content.pop(name)) for name in ("step", "batch")}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"a checkpoint's {PROGRESS_FILE} cannot be read: {error!r}") from error
         return cls(**own), content

@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 
 from common.errors import DataError
 from common.files import crc32_of_file
-from model.train.checkpoint.retention import Entry
+from model.train.checkpoint.retention import CheckpointInfo
 
 MARKER = "complete.json"
 METADATA = ".metadata"
@@ -55,10 +55,10 @@ def read_marker(checkpoint: Path) -> dict[str, Any]:
     return marker
 
 
-def read_entry(checkpoint: Path) -> Entry:
+def read_info(checkpoint: Path) -> CheckpointInfo:
     """What retention needs to know of a complete checkpoint."""
     marker = read_marker(checkpoint)
-    return Entry(
+    return CheckpointInfo(
         step=int(marker["step"]),
         regular=bool(marker["regular"]),
         validation_loss=marker["validation_loss"],
@@ -123,8 +123,8 @@ def failures(error: CheckpointException) -> str:
     return "; ".join(sorted({str(failure) for failure, _ in error.failures.values()}))
 
 
-def read_documents(checkpoint: Path, names: Sequence[str]) -> dict[str, str]:
-    """Text of a checkpoint's JSON documents."""
+def read_files(checkpoint: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return the text of a checkpoint's JSON files by name."""
     return {name: (checkpoint / name).read_text(encoding="utf-8") for name in names}
 
 

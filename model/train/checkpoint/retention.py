@@ -51,7 +51,7 @@ class CheckpointSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class CheckpointInfo:
     """What retention knows of a complete checkpoint."""
 
     step: int
@@ -62,7 +62,7 @@ class Entry:
     """Measured at this very step, nats per token; None when it was not."""
 
 
-def kept_for_good(entries: Iterable[Entry], settings: CheckpointSettings) -> set[int]:
+def permanent_steps(entries: Iterable[CheckpointInfo], settings: CheckpointSettings) -> set[int]:
     """Steps of the checkpoints that `keep_every` and `keep_best` keep: those that are exported."""
     listed = list(entries)
     every = settings.keep_every
@@ -75,9 +75,9 @@ def kept_for_good(entries: Iterable[Entry], settings: CheckpointSettings) -> set
     return periodic | {step for _, step in sorted(measured)[: settings.keep_best]}
 
 
-def kept(entries: Iterable[Entry], settings: CheckpointSettings) -> set[int]:
+def kept_steps(entries: Iterable[CheckpointInfo], settings: CheckpointSettings) -> set[int]:
     """Steps of all checkpoints that are not to be removed; never empty where there are some."""
     listed = sorted(entries, key=lambda entry: entry.step)
     regular = [entry.step for entry in listed if entry.regular]
     newest = {entry.step for entry in listed[-1:]}
-    return kept_for_good(listed, settings) | set(regular[-settings.keep_last :]) | newest
+    return permanent_steps(listed, settings) | set(regular[-settings.keep_last :]) | newest

@@ -3,7 +3,7 @@
     checkpoints/step-00000300.partial/   being written
     checkpoints/step-00000300/
         __0_0.distcp __1_0.distcp .metadata   tensors: a slice per rank (torch's DCP format)
-        trainer.json data_state.json …        documents: position, settings, model, tokenizer
+        trainer.json data_state.json …        position, settings, model, tokenizer
         complete.json                         size and CRC-32 of everything above; written last
 
     training    ──step──┤copy to host├──step──step──step──step──step──┤copy├──step──
@@ -36,7 +36,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 
 from common.errors import DataError, StageError
 from common.files import crc32_of_file, publish_folder, sync, write_text
-from model.train.callbacks.watchdog import is_lost_rank
+from model.entry.launch import SHUTDOWN_SECONDS
 from model.train.checkpoint.reader import (
     MARKER,
     METADATA,
@@ -45,12 +45,18 @@ from model.train.checkpoint.reader import (
     find_damage,
     folder_name,
     load_into,
-    read_entry,
+    read_info,
     read_marker,
 )
-from model.train.checkpoint.retention import CheckpointSettings, Entry, kept, kept_for_good
+from model.train.checkpoint.retention import (
+    CheckpointInfo,
+    CheckpointSettings,
+    kept_steps,
+    permanent_steps,
+)
 from model.train.checkpoint.staging import HostCopy
 from model.train.distributed.context import DistributedContext
+from model.train.distributed.lost_rank import is_lost_rank
 
 log = logging.getLogger(__name__)
 
@@ -60,17 +66,17 @@ GROUP_TIMEOUT = datetime.timedelta(hours=1)
 DAMAGED = ".damaged"
 """Suffix of a checkpoint that was found to be damaged."""
 
-Documents = Mapping[str, str | bytes]
+Files = Mapping[str, str | bytes]
 """Content by file name, which may lie one folder down."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loaded:
-    """What a checkpoint said besides the tensors, which were loaded in place."""
+class LoadedCheckpoint:
+    """A checkpoint whose tensors were loaded in place."""
 
     step: int
-    documents: dict[str, str]
-    """The JSON documents."""
+    files: dict[str, str]
+    """Text of its JSON files by name."""
 
 
 class Checkpoints:
@@ -80,8 +86,8 @@ class Checkpoints:
         folder: of the checkpoints.
         ranks: these ranks.
         settings: which are kept.
-        on_kept: called on rank 0 after each change with the checkpoints that are kept for good;
-            returns folders that are being read and must stay a while.
+        on_permanent: called on rank 0 after each change with the checkpoints that are kept for
+            good; returns folders that are being read and must stay a while.
     """
 
     def __init__(
@@ -90,12 +96,12 @@ class Checkpoints:
         ranks: DistributedContext,
         settings: CheckpointSettings,
         *,
-        on_kept: Callable[[list[Path]], set[Path]] = lambda paths: set(),
+        on_permanent: Callable[[list[Path]], set[Path]] = lambda paths: set(),
     ) -> None:
         self.folder = folder
         self.ranks = ranks
         self.settings = settings
-        self.on_kept = on_kept
+        self.on_permanent = on_permanent
         self.last_seconds: float | None = None
         """How long the last finished save took from its beginning until it was durable."""
         group = dist.new_group(backend="gloo", timeout=GROUP_TIMEOUT)
@@ -115,7 +121,7 @@ class Checkpoints:
         return self._thread is not None and self._thread.is_alive()
 
     def save(
-        self, entry: Entry, tensors: Mapping[str, Tensor], documents: Documents, *, wait: bool
+        self, entry: CheckpointInfo, tensors: Mapping[str, Tensor], files: Files, *, wait: bool
     ) -> float:
         """Begin a checkpoint of the state as it is now.
 
@@ -130,7 +136,7 @@ class Checkpoints:
         copies = self._copy.take(tensors)
         self._thread = threading.Thread(
             target=self._run,
-            args=(entry, copies, documents, started),
+            args=(entry, copies, files, started),
             daemon=True,
             name=f"save-{entry.step}",
         )
@@ -155,7 +161,7 @@ class Checkpoints:
 
     def load_newest(
         self, tensors: Mapping[str, Tensor], *, rollback_from: int | None = None
-    ) -> Loaded | None:
+    ) -> LoadedCheckpoint | None:
         """Load the newest intact checkpoint into `tensors`; None when there is none at all.
 
         A damaged one is named in a warning, set aside as `*.damaged`, and the one before it is
@@ -180,12 +186,12 @@ class Checkpoints:
                 continue
             load_into(folder, tensors, self.ranks.control)
             marker = read_marker(folder)
-            documents = {
+            files = {
                 file: (folder / file).read_text(encoding="utf-8")
                 for file in marker["files"]
                 if file.endswith(".json") and "/" not in file
             }
-            return Loaded(step=int(marker["step"]), documents=documents)
+            return LoadedCheckpoint(step=int(marker["step"]), files=files)
         if names and rollback_from is None:
             raise DataError(
                 f"every checkpoint in {self.folder} is damaged ({', '.join(names)}, now named "
@@ -197,7 +203,7 @@ class Checkpoints:
         """Remove checkpoints beyond a step: they belong to a course that was rolled back."""
         if self.ranks.is_main:
             for path in reversed(complete_checkpoints(self.folder)):
-                if read_entry(path).step > step:
+                if read_info(path).step > step:
                     _remove(path)
         self.tidy()
 
@@ -211,7 +217,7 @@ class Checkpoints:
     def _candidates(self, rollback_from: int | None) -> list[str]:
         complete = complete_checkpoints(self.folder)
         if rollback_from is not None:
-            entries = {path: read_entry(path) for path in complete}
+            entries = {path: read_info(path) for path in complete}
             complete = [p for p, e in entries.items() if e.regular and e.step <= rollback_from]
         return [path.name for path in complete]
 
@@ -221,22 +227,29 @@ class Checkpoints:
         return next((text for text in self.ranks.gather(found) if text), "")
 
     def _run(
-        self, entry: Entry, tensors: dict[str, Tensor], documents: Documents, started: float
+        self, entry: CheckpointInfo, tensors: dict[str, Tensor], files: Files, started: float
     ) -> None:
         """The background thread."""
         try:
             if self.ranks.device.type == "cuda":
                 # A thread begins on GPU 0, where DCP's loader would open a context for every rank.
                 torch.cuda.set_device(self.ranks.device)
-            self._write(entry, tensors, documents)
+            self._write(entry, tensors, files)
             self.last_seconds = time.perf_counter() - started
+            if self.ranks.is_main and 2 * self.last_seconds > SHUTDOWN_SECONDS:
+                log.warning(
+                    "a checkpoint takes %.0f s: SIGTERM, after which ranks have %d s, may come too "
+                    "late for one more; the training then resumes from the newest complete one",
+                    self.last_seconds,
+                    SHUTDOWN_SECONDS,
+                )
         except BaseException as error:
             # What is said elsewhere needs no stack trace here.
             if not isinstance(error, StageError) and not is_lost_rank(error):
                 log.exception("checkpoint %s: saving failed", folder_name(entry.step))
             self._error = error
 
-    def _write(self, entry: Entry, tensors: dict[str, Tensor], documents: Documents) -> None:
+    def _write(self, entry: CheckpointInfo, tensors: dict[str, Tensor], files: Files) -> None:
         ranks = self._background
         final = self.folder / folder_name(entry.step)
         partial = final.with_name(final.name + ".partial")
@@ -249,7 +262,7 @@ class Checkpoints:
         def describe() -> dict[str, Any]:
             written = sorted(partial.glob(f"__{ranks.rank}_*"))
             if ranks.is_main:
-                written += [_write_document(partial, *item) for item in documents.items()]
+                written += [_write_file(partial, *item) for item in files.items()]
                 written.append(partial / METADATA)
             for file in written:
                 sync(file)
@@ -264,7 +277,7 @@ class Checkpoints:
         def publish() -> None:
             if ranks.is_main:
                 marker = {**dataclasses.asdict(entry), "world_size": ranks.world_size}
-                write_text(partial / MARKER, json.dumps({**marker, "files": files}, indent=2))
+                write_text(partial / MARKER, json.dumps({**marker, "files": checksums}, indent=2))
                 publish_folder(partial, final)
                 try:
                     self._retire()
@@ -281,7 +294,7 @@ class Checkpoints:
         except CheckpointException as error:  # a BaseException, alike on every rank
             raise self._refused(final, failures(error)) from error
         described = self._together(final, describe)
-        files = {name: about for part in described for name, about in sorted(part.items())}
+        checksums = {name: about for part in described for name, about in sorted(part.items())}
         self._together(final, publish)
 
     def _together(self, final: Path, action: Callable[[], Any]) -> list[Any]:
@@ -306,10 +319,10 @@ class Checkpoints:
 
     def _retire(self, *, keep_damaged: bool = False) -> None:
         """Remove all that is not kept, and what interrupted saves left; on rank 0."""
-        complete = {path: read_entry(path) for path in complete_checkpoints(self.folder)}
-        good = kept_for_good(complete.values(), self.settings)
-        in_use = self.on_kept([path for path, entry in complete.items() if entry.step in good])
-        stay = kept(complete.values(), self.settings)
+        complete = {path: read_info(path) for path in complete_checkpoints(self.folder)}
+        good = permanent_steps(complete.values(), self.settings)
+        in_use = self.on_permanent([path for path, entry in complete.items() if entry.step in good])
+        stay = kept_steps(complete.values(), self.settings)
         for path, entry in complete.items():
             if entry.step not in stay and path not in in_use:
                 _remove(path)
@@ -326,7 +339,7 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def _write_document(folder: Path, name: str, content: str | bytes) -> Path:
+def _write_file(folder: Path, name: str, content: str | bytes) -> Path:
     path = folder / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content.encode() if isinstance(content, str) else content)

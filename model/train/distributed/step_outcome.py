@@ -1,4 +1,4 @@
-"""What all ranks know after a batch: the one message of a step, and the one wait for the device."""
+"""Result of a batch over all ranks: the one message of a step, and the one wait for the device."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from model.train.train_step import Gradients, TrainStep
 
 @dataclass(frozen=True, kw_only=True)
 class StepOutcome:
-    """What all ranks know after a batch; equal on each."""
+    """Result of a batch, equal on every rank."""
 
     loss: float
     """Mean over the global batch, nats per token."""
@@ -20,21 +20,21 @@ class StepOutcome:
     grad_norm: float
     """Before clipping."""
     stop: bool
-    """Whether any rank was asked to stop."""
+    """Any rank was asked to stop."""
     requests: bool
-    """Whether a request is to be done before the next step."""
+    """A request is to be done before the next step."""
     save_failed: bool
-    """Whether a checkpoint could not be written in the background."""
+    """A checkpoint could not be written in the background."""
     verdict: Verdict
-    """What is to be done with the batch."""
+    """Decision about the batch."""
 
     @property
     def trained(self) -> bool:
-        """Whether the batch became a step."""
+        """The batch became a step."""
         return self.verdict.action == "train"
 
 
-def agree(
+def reduce_over_ranks(
     train_step: TrainStep,
     gradients: Gradients,
     *,
@@ -44,16 +44,16 @@ def agree(
     requests: bool,
     save_failed: bool,
 ) -> StepOutcome:
-    """Sum over ranks, in one all-reduce, what they found and what each of them wishes.
+    """Sum losses, gradient norms and flags over ranks, in one all-reduce, and judge the batch.
 
-    judge: what is to be done with the batch, from its `loss` and `grad_norm`.
+    judge: decides about the batch from its `loss` and `grad_norm`.
     """
-    wishes = torch.tensor([stop, requests, save_failed], dtype=torch.float64)
+    flags = torch.tensor([stop, requests, save_failed], dtype=torch.float64)
     # One rank's gradients are its share of the sum where weights are sharded, and all of it where
     # there is one process: in both cases the squares add up to the global norm. Where several
     # copies are held, each adds its part of it.
     vector = torch.cat(
-        [gradients.squares.view(1), train_step.place(wishes), gradients.totals.flatten()]
+        [gradients.squares.view(1), train_step.place(flags), gradients.totals.flatten()]
     )
     squares, any_stop, any_request, any_failure, *sums = train_step.ranks.sum_(vector).tolist()
     loss = sum(sums[0::2]) / sum(sums[1::2])

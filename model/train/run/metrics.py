@@ -1,4 +1,4 @@
-"""Where measurements go. The trainer knows only `MetricSink`; `JsonlSink` is the one that exists.
+"""Measurements of a run in metrics.jsonl, and files of one JSON object a line in general.
 
     {"step": 20, "time": 1763900000.1, "metrics": {"train/loss": 5.31, …}}
 
@@ -12,25 +12,12 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from common.errors import StageError
 from common.files import write_text
 
 log = logging.getLogger(__name__)
-
-
-class MetricSink(Protocol):
-    """Receives measurements of rank 0, in order of steps."""
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Measurements after `step` completed steps."""
-
-    def position(self) -> int:
-        """What was logged so far is durable; where `cut` finds its end again."""
-
-    def cut(self, position: int) -> None:
-        """Forget what was logged after a position: it is going to be measured again."""
 
 
 class JsonLines:

@@ -11,19 +11,11 @@ The file is only ever added to. It tells what a run went through, also what a ki
 metrics.jsonl tells what its weights come from.
 """
 
-import contextlib
-import socket
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.provenance import git_commit, software_versions
-from model.train.checkpoint.progress import Progress
-from model.train.distributed.context import DistributedContext
-from model.train.distributed.device import device_name
-from model.train.distributed.signals import Stopped
-from model.train.run.metrics import JsonLines, read_metrics
+from model.train.run.metrics import read_metrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,43 +36,6 @@ class Session:
     """Completed steps when it ended; None where nobody was left to say."""
     about: dict[str, Any] = field(default_factory=dict)
     """Host, commit, versions."""
-
-
-@contextlib.contextmanager
-def recorded(
-    file: JsonLines | None, ranks: DistributedContext, progress: Callable[[], Progress]
-) -> Iterator[None]:
-    """Note begin and end of the block. file: rank 0's; None on the others.
-
-    progress: where the run is, asked at both ends.
-    """
-    if file is None:
-        yield
-        return
-    now = progress()
-    file.append(
-        event="begin",
-        step=now.step,
-        batch=now.batch,
-        num_processes=ranks.world_size,
-        device=device_name(ranks.device),
-        host=socket.gethostname(),
-        commit=git_commit(),
-        software=software_versions(),
-    )
-    file.position()  # on the disk, whatever happens next
-    how = "done"
-    try:
-        yield
-    except Stopped:
-        how = "stopped"
-        raise
-    except BaseException as error:
-        how = f"failed: {type(error).__name__}"
-        raise
-    finally:
-        file.append(event="end", step=progress().step, how=how)
-        file.position()
 
 
 def read_sessions(path: Path) -> list[Session]:

@@ -21,7 +21,7 @@ from model.data.manifest import find_manifest
 from model.data.verify.order import verify_order
 from model.data.verify.simulate import simulated
 from model.train.checkpoint.progress import Progress
-from model.train.checkpoint.reader import complete_checkpoints, read_documents
+from model.train.checkpoint.reader import complete_checkpoints, read_files
 from model.train.config import PretrainJob
 from model.train.run.folder import CHECKPOINTS_FOLDER, DATA_STATE_FILE, JOB_FILE, PROGRESS_FILE
 from model.train.run.plan import RunPlan
@@ -140,10 +140,10 @@ def run_subject(folder: Path) -> OrderSubject:
     saved = complete_checkpoints(folder / CHECKPOINTS_FOLDER)
     run: dict[str, Any] = {"checkpoint": None, "samples_consumed": 0, "samples_skipped": 0}
     if saved:
-        documents = read_documents(saved[-1], (DATA_STATE_FILE, PROGRESS_FILE))
-        state = DataState.from_json(documents[DATA_STATE_FILE])
+        files = read_files(saved[-1], (DATA_STATE_FILE, PROGRESS_FILE))
+        state = DataState.from_json(files[DATA_STATE_FILE])
         state.check_order(order)
-        position, _ = Progress.from_json(documents[PROGRESS_FILE])
+        position, _ = Progress.from_json(files[PROGRESS_FILE])
         run = {
             "checkpoint": saved[-1].name,
             "samples_consumed": state.samples_consumed,

@@ -35,7 +35,7 @@ from model.attention import choose_attention
 from model.data import MicroBatch
 from model.data.boundaries import Boundaries
 from model.kernels import AUTO_ELSEWHERE, AUTO_ON_GPU, IMPLEMENTATIONS, triton_support
-from model.train.build import model_config, parallelize
+from model.train.build_model import model_config, parallelize
 from model.train.callbacks.peak_flops import datasheet_peak, matmul_flops
 from model.train.callbacks.speed import flops_per_token
 from model.train.config import PretrainSettings

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from common.config import from_json
-from model.train.build import Run, build
+from model.train.build import build
 from model.train.config import PretrainJob
 from model.train.distributed.context import distributed_context
 from model.train.distributed.signals import StopFlag
+from model.train.trainer import Trainer
 from tests.model.train import ranks
 
 
@@ -56,13 +57,13 @@ def uninterrupted(
 
 
 @pytest.fixture
-def make_run(packed: Path, tmp_path: Path) -> Iterator[Callable[..., Run]]:
+def make_run(packed: Path, tmp_path: Path) -> Iterator[Callable[..., Trainer]]:
     """Build a run of one process in this process: make_run(output="a", steps=3)."""
     torch.set_num_threads(1)
     with distributed_context() as here:
-        made: list[Run] = []
+        made: list[Trainer] = []
 
-        def make(output: str = "run", **changes: Any) -> Run:
+        def make(output: str = "run", **changes: Any) -> Trainer:
             path = ranks.write_job(
                 packed, tmp_path / output, ranks.settings(**{"warmup_steps": 0, **changes})
             )
@@ -72,4 +73,4 @@ def make_run(packed: Path, tmp_path: Path) -> Iterator[Callable[..., Run]]:
 
         yield make
         for run in made:
-            run.trainer.close()
+            run.close()

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 from transformers import AutoTokenizer
 
-from model.train.build import build_model, decoder_layers
+from model.train.build_model import build_model, decoder_layers
 from model.train.config import PretrainSettings
 from model.train.distributed import context as parallel_module
 from model.train.distributed.config import ParallelSettings

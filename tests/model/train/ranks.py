@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerFast
 from model.data import PackedManifest, StepLoader
 from model.data.shards import ShardWriter
 from model.entry import pretrain
-from model.train import trainer
+from model.train.callbacks.validation import Validation
 from model.train.checkpoint import writer as checkpoint
 from model.train.distributed import context as parallel
 from model.train.run import metrics, plan
@@ -310,8 +310,8 @@ def _arm(fault: Fault, rank: int) -> None:
             plan.write_journal, lambda run, entries: fault.step
         )
     elif fault.at == "validation":
-        trainer.Trainer._validate = before(  # type: ignore[method-assign]
-            trainer.Trainer._validate, lambda self, step: step
+        Validation.validate = before(  # type: ignore[method-assign]
+            Validation.validate, lambda self, trainer, step: step
         )
     elif fault.at == "before tensors":
         checkpoint.Checkpoints._write = before(  # type: ignore[method-assign]

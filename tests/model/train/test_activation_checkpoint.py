@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import model.modeling_steel as _registers  # noqa: F401
 from model.train.activation_checkpoint import MATRIX_PRODUCTS, Recompute, checkpoint_activations
-from model.train.build import decoder_layers
+from model.train.build_model import decoder_layers
 
 MODELS: dict[str, dict[str, Any]] = {
     "steel": {"num_experts": 3, "expert_intermediate_size": 8, "attention_dropout": 0.2},

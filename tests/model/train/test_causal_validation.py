@@ -89,8 +89,8 @@ def test_validation_of_a_leaking_model_reports_it(make_run: MakeRun, separate: b
             separate_documents=separate,
         )
     logged: list[dict[str, float]] = []
-    run.trainer.sink.log = lambda step, metrics: logged.append(metrics)
-    run.trainer.fit()
+    run.log = lambda step, metrics: logged.append(metrics)
+    run.fit()
     validations = [metrics for metrics in logged if "validation/loss" in metrics]
     assert len(validations) == 2
     last = validations[-1]
@@ -98,10 +98,10 @@ def test_validation_of_a_leaking_model_reports_it(make_run: MakeRun, separate: b
     assert last["validation/causal_loss"] != last["validation/loss"]
     assert causal_loss(last) == last["validation/causal_loss"]
     assert causal_loss({"validation/loss": 2.0}) == 2.0
-    dataset = run.trainer.data.validation
+    dataset = run.data.validation
     batch = dataset.batch(range(3), separate_documents=separate)
     by_hand = causal_losses(
-        run.trainer.model_with_loss,
+        run.train_step.model_with_loss,
         batch["input_ids"].long(),
         batch["labels"].long(),
         batch.get("position_ids"),

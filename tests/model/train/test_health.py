@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import ConfigError, DataError
-from model.train.build import Run
 from model.train.checkpoint.reader import complete_checkpoints
 from model.train.health import Health, HealthError, HealthSettings, HealthState, NonFiniteError
 from model.train.run.folder import (
@@ -27,10 +26,11 @@ from model.train.run.folder import (
 )
 from model.train.run.metrics import last_value
 from model.train.train_step import TrainStep
+from model.train.trainer import Trainer
 from tests.model.train import ranks
 from tests.model.train.ranks import Fault
 
-MakeRun = Callable[..., Run]
+MakeRun = Callable[..., Trainer]
 NAN = math.nan
 LOSS = st.floats(0.1, 20, allow_nan=False)
 
@@ -71,10 +71,10 @@ def test_nothing_is_a_spike_in_the_warm_up_or_while_the_window_fills() -> None:
 def test_a_spike_by_policy(policy: str, action: str) -> None:
     subject = health(spike=policy)
     train(subject, [2.0, 2.1] * 4)
-    assert subject.judge(loss=2.3, grad_norm=1.0).what == ""
+    assert subject.judge(loss=2.3, grad_norm=1.0).anomaly == ""
     verdict = subject.judge(loss=20.0, grad_norm=1.0)
     assert verdict.action == action
-    assert verdict.what == ("" if policy == "off" else "spike")
+    assert verdict.anomaly == ("" if policy == "off" else "spike")
 
 
 @pytest.mark.parametrize("bad", [NAN, math.inf, -math.inf])
@@ -137,15 +137,15 @@ def events(output: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(line).items() if k != "time"} for line in lines]
 
 
-def output_of(run: Run) -> Path:
-    return run.trainer.checkpoints.folder.parent
+def output_of(run: Trainer) -> Path:
+    return run.checkpoints.folder.parent
 
 
-def weights(run: Run) -> dict[str, torch.Tensor]:
+def weights(run: Trainer) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
 
 
-def assert_same_weights(found: Run, expected: Run) -> None:
+def assert_same_weights(found: Trainer, expected: Trainer) -> None:
     for name, tensor in expected.model.state_dict().items():
         assert torch.equal(found.model.state_dict()[name], tensor), name
 
@@ -157,22 +157,22 @@ def test_a_batch_that_is_not_finite_is_skipped(make_run: MakeRun, scaled: Any) -
     scaled({3: NAN})
     run = make_run(steps=6, health={"non_finite": "skip"})
     seen: list[dict[str, torch.Tensor]] = []
-    step = run.trainer._step
+    step = run._step
 
     def recorded() -> Any:
         seen.append(weights(run))
         return step()
 
-    run.trainer._step = recorded  # type: ignore[method-assign]
-    run.trainer.fit()
-    assert (run.trainer.progress.step, run.trainer.progress.batch) == (6, 7)
+    run._step = recorded  # type: ignore[method-assign]
+    run.fit()
+    assert (run.progress.step, run.progress.batch) == (6, 7)
     for name, tensor in seen[4].items():
         assert torch.equal(tensor, seen[3][name]), name
     assert not torch.equal(seen[5]["lm_head.weight"], seen[4]["lm_head.weight"])
     [event] = events(output_of(run))
     assert (event["step"], event["batch"], event["action"]) == (4, 3, "skip")
     assert event["samples"] == [24, 31] and event["culprits"] == list(range(24, 32))
-    newest = complete_checkpoints(run.trainer.checkpoints.folder)[-1]
+    newest = complete_checkpoints(run.checkpoints.folder)[-1]
     saved = json.loads((newest / PROGRESS_FILE).read_text())
     assert saved["health"]["skipped"] == [[3, 3]] and (saved["step"], saved["batch"]) == (6, 7)
     assert json.loads((newest / DATA_STATE_FILE).read_text())["samples_consumed"] == 56
@@ -182,13 +182,13 @@ def test_a_run_of_bad_batches_stops_it(make_run: MakeRun, scaled: Any) -> None:
     scaled(dict.fromkeys(range(3, 9), NAN))
     run = make_run(steps=6, health={"non_finite": "skip", "max_in_a_row": 2})
     with pytest.raises(NonFiniteError, match=r"step 4 \(batch 5\)"):
-        run.trainer.fit()
-    [saved] = complete_checkpoints(run.trainer.checkpoints.folder)
+        run.fit()
+    [saved] = complete_checkpoints(run.checkpoints.folder)
     assert saved.name == "step-00000003"
     # Told to let more pass, it goes on from there.
     again = make_run(steps=6, health={"non_finite": "skip", "max_in_a_row": 9})
-    again.trainer.fit()
-    assert again.trainer.progress.batch == 12
+    again.fit()
+    assert again.progress.batch == 12
     found = [(e["batch"], e["action"]) for e in events(output_of(again))]
     assert found == [(3, "skip"), (4, "skip"), (5, "stop"), *((n, "skip") for n in range(5, 9))]
 
@@ -196,10 +196,10 @@ def test_a_run_of_bad_batches_stops_it(make_run: MakeRun, scaled: Any) -> None:
 def test_a_spike_is_noted_and_trained_on_by_default(make_run: MakeRun, scaled: Any) -> None:
     scaled({8: 10.0})
     run = make_run(steps=10, health={"spike_window": 4, "spike_threshold": 20.0})
-    run.trainer.fit()
+    run.fit()
     [event] = events(output_of(run))
     assert (event["batch"], event["what"], event["action"]) == (8, "spike", "warn")
-    assert event["z"] > 20 and run.trainer.progress.batch == 10
+    assert event["z"] > 20 and run.progress.batch == 10
     measured = ranks.read_run(output_of(run))
     assert measured[9]["health/loss_z"] == event["z"]
 
@@ -208,10 +208,10 @@ def test_a_skipped_spike_never_reaches_the_weights(make_run: MakeRun, scaled: An
     settings = {**SPIKES, "spike": "skip", "non_finite": "skip"}
     scaled({8: 10.0})
     run = make_run(steps=10, health=settings)
-    run.trainer.fit()
+    run.fit()
     scaled({8: NAN})
     reference = make_run("reference", steps=10, health=settings)
-    reference.trainer.fit()
+    reference.fit()
     assert_same_weights(run, reference)
     assert ranks.read_run(output_of(run)) == ranks.read_run(output_of(reference))
     assert [e["what"] for e in events(output_of(run))] == ["spike"]
@@ -221,8 +221,8 @@ def test_a_level_that_stays_stops_a_run_that_skips(make_run: MakeRun, scaled: An
     scaled(dict.fromkeys(range(8, 30), 10.0))
     run = make_run(steps=10, health={**SPIKES, "spike": "skip", "max_in_a_row": 3})
     with pytest.raises(HealthError, match=r"step 9 \(batch 11\) has a loss of"):
-        run.trainer.fit()
-    assert run.trainer.progress.step == 8
+        run.fit()
+    assert run.progress.step == 8
 
 
 def test_a_rollback_skips_from_the_checkpoint_through_the_spike(
@@ -231,17 +231,17 @@ def test_a_rollback_skips_from_the_checkpoint_through_the_spike(
     settings = {**SPIKES, "spike": "rollback", "non_finite": "skip"}
     scaled({9: 10.0})
     run = make_run(steps=12, health=settings, checkpoints={"interval": 4})
-    run.trainer.fit()
-    assert (run.trainer.progress.step, run.trainer.progress.batch) == (12, 14)
+    run.fit()
+    assert (run.progress.step, run.progress.batch) == (12, 14)
     [event] = events(output_of(run))
     assert (event["action"], event["to_step"], event["skipped"]) == ("rollback", 8, [8, 9])
     # A run in which these two batches never counted is this run.
     scaled({8: NAN, 9: NAN})
     reference = make_run("reference", steps=12, health=settings, checkpoints={"interval": 4})
-    reference.trainer.fit()
+    reference.fit()
     assert_same_weights(run, reference)
     assert ranks.read_run(output_of(run)) == ranks.read_run(output_of(reference))
-    assert run.trainer.health.state.skipped == reference.trainer.health.state.skipped == [(8, 9)]
+    assert run.health.state.skipped == reference.health.state.skipped == [(8, 9)]
 
 
 def test_a_rollback_goes_far_enough_back_and_forgets_what_came_after(
@@ -252,19 +252,19 @@ def test_a_rollback_goes_far_enough_back_and_forgets_what_came_after(
     changes = {"steps": 12, "health": settings, "checkpoints": {"interval": 2, "keep_last": 9}}
     run = make_run(**changes)
     forgotten: list[list[str]] = []
-    forget = run.trainer.checkpoints.forget_after
+    forget = run.checkpoints.forget_after
 
     def recorded(step: int) -> None:
         forget(step)
-        folder = run.trainer.checkpoints.folder
+        folder = run.checkpoints.folder
         forgotten.append([path.name for path in complete_checkpoints(folder)])
 
-    run.trainer.checkpoints.forget_after = recorded  # type: ignore[method-assign]
-    run.trainer.fit()
+    run.checkpoints.forget_after = recorded  # type: ignore[method-assign]
+    run.fit()
     assert forgotten == [["step-00000002", "step-00000004", "step-00000006"]]
     scaled(dict.fromkeys(range(6, 10), NAN))
     reference = make_run("reference", **changes)
-    reference.trainer.fit()
+    reference.fit()
     assert_same_weights(run, reference)
 
 
@@ -274,20 +274,20 @@ def test_without_a_checkpoint_far_enough_back_the_batch_is_skipped(
     scaled({9: 10.0})
     settings = {**SPIKES, "spike": "rollback", "rollback_steps": 8}
     run = make_run(steps=12, health=settings, checkpoints={"interval": 4, "keep_last": 3})
-    run.trainer.fit()
+    run.fit()
     [event] = events(output_of(run))
     assert event["action"] == "rollback without checkpoint"
-    assert run.trainer.health.state.skipped == [(9, 9)]
+    assert run.health.state.skipped == [(9, 9)]
 
 
 def test_when_the_data_end_early_the_run_ends_whole(make_run: MakeRun, scaled: Any) -> None:
-    available = make_run("probe", steps=0).trainer.total_steps
+    available = make_run("probe", steps=0).total_steps
     scaled({3: NAN})
     run = make_run(steps=0, health={"non_finite": "skip"})
-    run.trainer.fit()
-    assert run.trainer.progress.step == available - 1
-    assert run.trainer.progress.batch == available
-    newest = complete_checkpoints(run.trainer.checkpoints.folder)[-1]
+    run.fit()
+    assert run.progress.step == available - 1
+    assert run.progress.batch == available
+    newest = complete_checkpoints(run.checkpoints.folder)[-1]
     assert newest.name == f"step-{available - 1:08d}"
     assert "validation/loss" in ranks.read_run(output_of(run))[available - 1]
 
@@ -295,11 +295,11 @@ def test_when_the_data_end_early_the_run_ends_whole(make_run: MakeRun, scaled: A
 def test_a_skipped_batch_at_the_end_of_the_data_counts_as_consumed(
     make_run: MakeRun, scaled: Any
 ) -> None:
-    available = make_run("probe", steps=0).trainer.total_steps
+    available = make_run("probe", steps=0).total_steps
     scaled({available - 1: NAN})
     run = make_run(steps=0, health={"non_finite": "skip"}, eval_interval=0)
-    run.trainer.fit()
-    assert run.trainer.progress.batch == available == run.trainer.progress.step + 1
+    run.fit()
+    assert run.progress.batch == available == run.progress.step + 1
     assert last_value(output_of(run) / METRICS_FILE, "data/samples") == available * 8
 
 

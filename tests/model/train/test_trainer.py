@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common.errors import ConfigError
 from model.data import PackedDataset, PackedManifest
-from model.train.build import Run
 from model.train.callbacks.speed import flops_per_token
 from model.train.checkpoint.export import export
 from model.train.checkpoint.reader import complete_checkpoints
@@ -24,9 +23,10 @@ from model.train.run.length import TrainingLength
 from model.train.run.metrics import last_value
 from model.train.run.plan import sample_order
 from model.train.schedule import learning_rate
+from model.train.trainer import Trainer
 from tests.model.train import ranks
 
-MakeRun = Callable[..., Run]
+MakeRun = Callable[..., Trainer]
 QWEN = {
     "model_type": "qwen2",
     "hidden_size": 16,
@@ -43,9 +43,9 @@ def test_equals_a_plain_loop(make_run: MakeRun, packed: Path, model: dict[str, A
     run = make_run(model=model, steps=6, max_grad_norm=0.5)
     reference = AutoModelForCausalLM.from_config(run.model.config, dtype=torch.float32)
     reference.load_state_dict(run.model.state_dict())
-    run.trainer.fit()
+    run.fit()
 
-    settings = run.trainer.settings
+    settings = run.settings
     order = sample_order(settings, PackedManifest.read(packed / "shards"))
     dataset = PackedDataset(packed / "shards", order)
     matrices = [p for p in reference.parameters() if p.ndim > 1]
@@ -64,8 +64,7 @@ def test_equals_a_plain_loop(make_run: MakeRun, packed: Path, model: dict[str, A
             group["lr"] = learning_rate(settings, step, TrainingLength(initial_steps=6))
         optimizer.step()
         optimizer.zero_grad()
-        assert run.trainer.sink is not None
-        measured = ranks.read_run(run.trainer.checkpoints.folder.parent)[step + 1]
+        measured = ranks.read_run(run.checkpoints.folder.parent)[step + 1]
         assert measured["train/loss"] == pytest.approx(loss.item(), rel=1e-4)
         assert measured["train/grad_norm"] == pytest.approx(norm.item(), rel=1e-3)
     for (name, found), expected in zip(
@@ -76,12 +75,12 @@ def test_equals_a_plain_loop(make_run: MakeRun, packed: Path, model: dict[str, A
 
 def test_loss_by_source_adds_up(make_run: MakeRun) -> None:
     run = make_run(steps=1, global_batch_size=16)
-    batches = run.trainer.data.loader.step(0)
+    batches = run.data.loader.step(0)
     sources = torch.cat([batch["source"] for batch in batches])
     number = torch.bincount(sources, minlength=2)
     assert number.min() > 0
-    run.trainer.fit()
-    measured = ranks.read_run(run.trainer.checkpoints.folder.parent)[1]
+    run.fit()
+    measured = ranks.read_run(run.checkpoints.folder.parent)[1]
     mean = (measured["train/loss_alpha"] * number[0] + measured["train/loss_beta"] * number[1]) / 16
     assert measured["train/loss"] == pytest.approx(mean.item())
     assert measured["data/tokens"] == 16 * 32
@@ -90,8 +89,8 @@ def test_loss_by_source_adds_up(make_run: MakeRun) -> None:
 class Poison:
     """Model with loss that loses the loss or the gradient of the sample with these tokens."""
 
-    def __init__(self, run: Run, tokens: Tensor, *, gradient_only: bool) -> None:
-        self.forward, self.tokens = run.trainer.model_with_loss.forward, tokens
+    def __init__(self, run: Trainer, tokens: Tensor, *, gradient_only: bool) -> None:
+        self.forward, self.tokens = run.train_step.model_with_loss.forward, tokens
         self.gradient_only = gradient_only
 
     def __call__(
@@ -111,11 +110,11 @@ def test_a_step_that_is_not_finite_leaves_the_weights_alone(
     make_run: MakeRun, gradient_only: bool
 ) -> None:
     run = make_run(steps=6)
-    trainer = run.trainer
+    trainer = run
     batch = trainer.data.loader.step(3)[2]
     bad = int(batch["samples"][1])
     poison = Poison(run, batch["input_ids"][1], gradient_only=gradient_only)
-    trainer.model_with_loss.forward = poison  # type: ignore[method-assign]
+    trainer.train_step.model_with_loss.forward = poison  # type: ignore[method-assign]
     where = r"samples 24 to 31" if gradient_only else rf"samples \[{bad}\]"
     with pytest.raises(NonFiniteError, match=rf"step 4 \(batch 3\) is not finite.*{where}"):
         trainer.fit()
@@ -125,7 +124,7 @@ def test_a_step_that_is_not_finite_leaves_the_weights_alone(
     # The run that stops after three steps of the same schedule has these very weights.
     clean = make_run("clean", steps=6)
     for _ in range(3):
-        clean.trainer._step()
+        clean._step()
     for name, tensor in clean.model.state_dict().items():
         assert torch.equal(after[name], tensor), name
 
@@ -138,18 +137,19 @@ def test_validation_is_the_loss_on_held_out_samples(make_run: MakeRun, packed: P
         "validation_samples": 11,
     }
     run = make_run(**changes)
-    run.trainer.fit()
-    order = sample_order(run.trainer.settings, PackedManifest.read(packed / "shards"))
+    run.fit()
+    order = sample_order(run.settings, PackedManifest.read(packed / "shards"))
     held_out = PackedDataset(packed / "shards", order, "validation")
     losses = []
     with torch.no_grad():
         for index in range(11):
             ids = held_out[index]["tokens"][None]
             positions = ranks.positions(ids[:, :-1])
-            losses.append(run.trainer.model_with_loss(ids[:, :-1], ids[:, 1:], positions)[0].item())
-    metrics = run.trainer.checkpoints.folder.parent / METRICS_FILE
+            loss, _ = run.train_step.model_with_loss(ids[:, :-1], ids[:, 1:], positions)
+            losses.append(loss.item())
+    metrics = run.checkpoints.folder.parent / METRICS_FILE
     assert last_value(metrics, "validation/loss") == pytest.approx(sum(losses) / 11)
-    assert run.trainer.model_with_loss.training
+    assert run.train_step.model_with_loss.training
 
 
 @pytest.mark.parametrize(
@@ -163,20 +163,20 @@ def test_the_export_is_the_trained_model(
         precision=precision,
         activation_checkpointing="selective" if precision == "bf16" else "none",
     )
-    run.trainer.fit()
+    run.fit()
     folder = tmp_path / MODEL_FOLDER
     for _ in range(2):  # an export that was interrupted is done again
-        export(complete_checkpoints(run.trainer.checkpoints.folder)[-1], folder)
+        export(complete_checkpoints(run.checkpoints.folder)[-1], folder)
     assert not folder.with_name("model.partial").exists()
     loaded = AutoModelForCausalLM.from_pretrained(folder)
     assert loaded.dtype == dtype
     assert json.loads((folder / "config.json").read_text())["architectures"] == ["SteelForCausalLM"]
     assert len(AutoTokenizer.from_pretrained(folder)) == ranks.VOCABULARY
-    batch = run.trainer.data.loader.step(0)[0]
+    batch = run.data.loader.step(0)[0]
     positions = ranks.positions(batch["input_ids"])
     logits = loaded(input_ids=batch["input_ids"], position_ids=positions, use_cache=False).logits
     found = functional.cross_entropy(logits.float().flatten(0, 1), batch["labels"].flatten().long())
-    expected, _ = run.trainer.model_with_loss(batch["input_ids"], batch["labels"], positions)
+    expected, _ = run.train_step.model_with_loss(batch["input_ids"], batch["labels"], positions)
     torch.testing.assert_close(
         found, expected.float(), rtol=1e-5 if precision == "fp32" else 1e-2, atol=1e-5
     )
@@ -189,8 +189,8 @@ def test_the_export_is_the_trained_model(
 def test_more_steps_than_data_are_refused(make_run: MakeRun) -> None:
     with pytest.raises(ConfigError, match=r"need 8000 samples, the packed data hold \d+"):
         make_run(steps=1000)
-    everything = make_run(steps=0, weights={"alpha": 0.5}).trainer.total_steps
-    assert 0 < everything < make_run(steps=0).trainer.total_steps
+    everything = make_run(steps=0, weights={"alpha": 0.5}).total_steps
+    assert 0 < everything < make_run(steps=0).total_steps
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_attention_that_is_not_there_is_refused(
 @pytest.mark.parametrize("routing", ["token", "dense", "sequence", "reference_norm"])
 def test_flops_equal_the_counted_ones(make_run: MakeRun, routing: str) -> None:
     run = make_run(model={**ranks.TINY, "routing": routing}, attn_implementation="eager")
-    batch = run.trainer.data.loader.step(0)[0]
+    batch = run.data.loader.step(0)[0]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         run.model(input_ids=batch["input_ids"], use_cache=False)
     # The counter sees full attention; a causal one needs half.

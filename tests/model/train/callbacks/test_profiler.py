@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from common.errors import DataError
-from model.train.build import Run
 from model.train.run.folder import PROFILE_FOLDER
 from model.train.run.plan import RunPlan
 from model.train.run.requests import ProfileRequest, RequestFolder, parse_request
+from model.train.trainer import Trainer
 from tests.model.train import ranks
 
-MakeRun = Callable[..., Run]
-PHASES = ("data", "forward_backward", "agree", "optimizer")
+MakeRun = Callable[..., Trainer]
+PHASES = ("data", "forward_backward", "all_reduce", "optimizer")
 
 
 def names_in(path: Path) -> list[str]:
@@ -44,7 +44,7 @@ def test_every_rank_traces_what_settings_and_requests_ask_for(
 
 def test_a_request_for_a_trace_changes_no_journal(make_run: MakeRun) -> None:
     run = make_run()
-    plan = run.trainer.request_handler.plan
+    plan = run.request_handler.plan
     assert plan.apply("a", ProfileRequest(), step=3, consumed=24) is plan
     assert isinstance(plan, RunPlan)
 

@@ -25,7 +25,10 @@ def test_a_stopped_rank_ends_the_others(packed: Path, tmp_path: Path) -> None:
     stop = Fault(step=6, number=signal.SIGSTOP, rank=1)
     assert ranks.run_ranks(job, 2, stop) == [EXIT_HANGING, -signal.SIGKILL]
     log = (tmp_path / "rank-0.log").read_text()
-    assert "rank 0 made no progress for 3 s (allowed: 3) in phase 'step', after step 6" in log
+    expected = (
+        "rank 0 made no progress for 3 s (allowed: 3) in phase 'forward_backward', after step 6"
+    )
+    assert expected in log
     assert "Rank 1 " in log and "is stopped (SIGSTOP); it was in phase " in log
     assert "Current thread" in log and "trainer.py" in log, "stack traces"
     # And the run goes on from its checkpoint.
@@ -43,7 +46,7 @@ def test_a_dead_rank_is_named(packed: Path, tmp_path: Path) -> None:
         for line in (tmp_path / "rank-0.log").read_text().splitlines()
         if "lost another rank" in line
     ]
-    assert "rank 0 lost another rank in phase 'step', after step 6. Rank 1 " in sentence
+    assert "rank 0 lost another rank in phase 'forward_backward', after step 6. Rank 1 " in sentence
     assert " is dead; it was in phase " in sentence
     assert "Traceback" not in (tmp_path / "rank-0.log").read_text()
 

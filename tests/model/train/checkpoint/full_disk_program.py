@@ -45,15 +45,15 @@ if __name__ == "__main__":
         run = build(job, ranks, StopFlag())
         Trainer._step = fill  # type: ignore[method-assign]
         try:
-            run.trainer.fit()
+            run.fit()
         except StageError as error:
-            result |= {"error": str(error), "step": run.trainer.progress.step}
+            result |= {"error": str(error), "step": run.progress.step}
         result["full"] = sorted(path.name for path in disk.iterdir())
         Trainer._step = step  # type: ignore[method-assign]
         ballast.unlink()
-        run.trainer.close()
+        run.close()
         again = build(job, ranks, StopFlag())
-        again.trainer.fit()
-        again.trainer.close()
+        again.fit()
+        again.close()
     result["freed"] = [path.name for path in complete_checkpoints(disk)]
     print(json.dumps(result))

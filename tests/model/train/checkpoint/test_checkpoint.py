@@ -16,31 +16,28 @@ import pytest
 import torch
 
 from common.errors import ConfigError, DataError, StageError
-from model.train.build import Run
 from model.train.checkpoint.progress import Progress
-from model.train.checkpoint.reader import complete_checkpoints, read_entry
-from model.train.checkpoint.retention import Entry
+from model.train.checkpoint.reader import complete_checkpoints, read_info
+from model.train.checkpoint.retention import CheckpointInfo
 from model.train.checkpoint.staging import training_tensors
+from model.train.trainer import Trainer
 from tests.model.train import ranks
 
-MakeRun = Callable[..., Run]
+MakeRun = Callable[..., Trainer]
 
 
-def names(run: Run) -> list[str]:
-    return [path.name for path in complete_checkpoints(run.trainer.checkpoints.folder)]
+def names(run: Trainer) -> list[str]:
+    return [path.name for path in complete_checkpoints(run.checkpoints.folder)]
 
 
-def state(run: Run) -> dict[str, torch.Tensor]:
-    trainer = run.trainer
-    return {
-        k: v.clone()
-        for k, v in training_tensors(trainer.model_with_loss, trainer.optimizer).items()
-    }
+def state(run: Trainer) -> dict[str, torch.Tensor]:
+    tensors = training_tensors(run.train_step.model_with_loss, run.train_step.optimizer)
+    return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
-def save(run: Run, step: int, *, wait: bool = True) -> None:
-    entry = Entry(step=step, regular=True, validation_loss=None)
-    run.trainer.checkpoints.save(entry, state(run), {}, wait=wait)
+def save(run: Trainer, step: int, *, wait: bool = True) -> None:
+    entry = CheckpointInfo(step=step, regular=True, validation_loss=None)
+    run.checkpoints.save(entry, state(run), {}, wait=wait)
 
 
 def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -72,42 +69,43 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     make_run: MakeRun, caplog: pytest.LogCaptureFixture, how: str, file: str, reason: str
 ) -> None:
     run = make_run(steps=6, checkpoints={"interval": 2})
-    run.trainer.fit()
+    run.fit()
     expected = state(run)
     assert names(run) == ["step-00000002", "step-00000004", "step-00000006"]
-    damage(run.trainer.checkpoints.folder / "step-00000006" / file, how)
+    damage(run.checkpoints.folder / "step-00000006" / file, how)
     again = make_run(steps=6, checkpoints={"interval": 2})
     with caplog.at_level(logging.WARNING):
-        again.trainer.resume()
-    assert again.trainer.progress.step == 4
+        again.resume()
+    assert again.progress.step == 4
     assert reason in caplog.text and "step-00000006" in caplog.text
-    assert (run.trainer.checkpoints.folder / "step-00000006.damaged").is_dir()
-    again.trainer.fit()
+    assert (run.checkpoints.folder / "step-00000006.damaged").is_dir()
+    again.fit()
     assert_equal(state(again), expected)
     assert names(again) == ["step-00000002", "step-00000004", "step-00000006"]
-    assert not list(again.trainer.checkpoints.folder.glob("*.damaged"))
+    assert not list(again.checkpoints.folder.glob("*.damaged"))
 
 
 def test_when_all_are_damaged_nothing_is_trained_anew_silently(make_run: MakeRun) -> None:
     run = make_run(steps=2, checkpoints={"interval": 1})
-    run.trainer.fit()
-    for folder in complete_checkpoints(run.trainer.checkpoints.folder):
+    run.fit()
+    for folder in complete_checkpoints(run.checkpoints.folder):
         damage(folder / "__0_0.distcp", "truncated")
     with pytest.raises(DataError, match=r"every checkpoint in .* is damaged"):
-        make_run(steps=2, checkpoints={"interval": 1}).trainer.resume()
+        make_run(steps=2, checkpoints={"interval": 1}).resume()
 
 
 def test_what_an_interrupted_save_left_is_neither_read_nor_kept(make_run: MakeRun) -> None:
     run = make_run(steps=2, checkpoints={"interval": 1}, schedule="constant")
-    run.trainer.fit()
-    folder = run.trainer.checkpoints.folder
+    run.fit()
+    folder = run.checkpoints.folder
     shutil.copytree(folder / "step-00000002", folder / "step-00000009.partial")
     shutil.copytree(folder / "step-00000002", folder / "step-00000008")
     (folder / "step-00000008" / "complete.json").unlink()
     again = make_run(steps=3, checkpoints={"interval": 1}, schedule="constant")
-    again.trainer.resume()
-    assert again.trainer.progress == Progress(step=2, batch=2, validated=2)
-    again.trainer.fit()
+    again.resume()
+    assert again.progress == Progress(step=2, batch=2)
+    assert again.callbacks["validation"].state() == {"last_step": 2}
+    again.fit()
     assert not (folder / "step-00000009.partial").exists()
 
 
@@ -117,15 +115,15 @@ def test_what_is_kept_is_the_last_the_periodic_and_the_best(make_run: MakeRun) -
         eval_interval=2,
         checkpoints={"interval": 2, "keep_last": 2, "keep_every": 4, "keep_best": 1},
     )
-    run.trainer.fit()
-    folder = run.trainer.checkpoints.folder
+    run.fit()
+    folder = run.checkpoints.folder
     measured = ranks.read_run(folder.parent)
     losses = {step: measured[step]["validation/loss"] for step in (2, 4, 6, 8, 10, 11)}
     best = min(losses, key=losses.__getitem__)
     kept = {4, 8, 10, 11, best}
     assert names(run) == [f"step-{step:08d}" for step in sorted(kept)]
     for path in complete_checkpoints(folder):
-        entry = read_entry(path)
+        entry = read_info(path)
         assert entry.validation_loss == losses[entry.step]
 
 
@@ -133,14 +131,14 @@ def test_a_checkpoint_holds_the_state_of_its_moment(make_run: MakeRun) -> None:
     """What the training does while it is being written does not reach it."""
     run = make_run(steps=4)
     expected = state(run)
-    tensors = training_tensors(run.trainer.model_with_loss, run.trainer.optimizer)
-    entry = Entry(step=2, regular=True, validation_loss=None)
-    run.trainer.checkpoints.save(entry, tensors, {}, wait=False)
+    tensors = training_tensors(run.train_step.model_with_loss, run.train_step.optimizer)
+    entry = CheckpointInfo(step=2, regular=True, validation_loss=None)
+    run.checkpoints.save(entry, tensors, {}, wait=False)
     for tensor in tensors.values():
         tensor.detach().fill_(7.0)
-    run.trainer.checkpoints.wait()
+    run.checkpoints.wait()
     found = {name: torch.empty_like(tensor) for name, tensor in expected.items()}
-    assert run.trainer.checkpoints.load_newest(found) is not None
+    assert run.checkpoints.load_newest(found) is not None
     assert_equal(found, expected)
 
 
@@ -153,15 +151,15 @@ def test_a_save_that_failed_in_the_background_is_told_at_the_next_boundary(
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
     try:
         save(run, 4, wait=False)
-        while not run.trainer.checkpoints.failed:
+        while not run.checkpoints.failed:
             time.sleep(0.01)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert run.trainer._step().save_failed, "all ranks learn it from the step's one message"
+    assert run._step().save_failed, "all ranks learn it from the step's one message"
     with pytest.raises(StageError, match=r"step-00000004 could not be written .*File too large"):
-        run.trainer.checkpoints.wait()
+        run.checkpoints.wait()
     assert names(run) == ["step-00000002"]
-    assert not list(run.trainer.checkpoints.folder.glob("*.partial"))
+    assert not list(run.checkpoints.folder.glob("*.partial"))
 
 
 @pytest.mark.slow
@@ -197,17 +195,17 @@ def test_a_full_disk_stops_the_run_and_an_emptied_one_lets_it_go_on(
 
 def test_retention_keeps_the_newest(make_run: MakeRun) -> None:
     run = make_run(steps=5, checkpoints={"interval": 1, "keep_last": 2})
-    run.trainer.fit()
+    run.fit()
     assert names(run) == ["step-00000004", "step-00000005"]
-    assert len(list(run.trainer.checkpoints.folder.iterdir())) == 2
+    assert len(list(run.checkpoints.folder.iterdir())) == 2
 
 
 def test_another_batch_or_other_data_are_refused(make_run: MakeRun) -> None:
-    make_run(steps=2).trainer.fit()
+    make_run(steps=2).fit()
     with pytest.raises(ConfigError, match="global_batch_size = 4"):
-        make_run(steps=2, global_batch_size=4).trainer.resume()
+        make_run(steps=2, global_batch_size=4).resume()
     with pytest.raises(DataError, match="seed of the checkpoint is 3, configured is 4"):
-        make_run(steps=2, seed=4).trainer.resume()
+        make_run(steps=2, seed=4).resume()
 
 
 def test_a_disk_that_refuses_a_checkpoint_leaves_the_others_alone(make_run: MakeRun) -> None:
@@ -226,9 +224,9 @@ def test_a_disk_that_refuses_a_checkpoint_leaves_the_others_alone(make_run: Make
 
 
 def test_another_model_is_refused(make_run: MakeRun) -> None:
-    make_run(steps=1).trainer.fit()
+    make_run(steps=1).fit()
     with pytest.raises(DataError, match="does not fit this model"):
-        make_run(steps=1, model={**ranks.TINY, "num_hidden_layers": 3}).trainer.resume()
+        make_run(steps=1, model={**ranks.TINY, "num_hidden_layers": 3}).resume()
 
 
 def test_the_index_loads_nothing_but_an_index(make_run: MakeRun) -> None:
@@ -237,12 +235,12 @@ def test_the_index_loads_nothing_but_an_index(make_run: MakeRun) -> None:
             return (print, ("executed",))
 
     run = make_run(steps=1)
-    run.trainer.fit()
-    [folder] = complete_checkpoints(run.trainer.checkpoints.folder)
+    run.fit()
+    [folder] = complete_checkpoints(run.checkpoints.folder)
     index = folder / ".metadata"
     index.write_bytes(pickle.dumps(Evil()))
     marker = json.loads((folder / "complete.json").read_text())
     del marker["files"][".metadata"]
     (folder / "complete.json").write_text(json.dumps(marker))
     with pytest.raises(DataError, match=r"names builtins\.print"):
-        make_run(steps=1).trainer.resume()
+        make_run(steps=1).resume()

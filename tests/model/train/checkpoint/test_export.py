@@ -15,15 +15,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common.errors import DataError
 from flows.cli import main as steel
-from model.train.build import Run
-from model.train.callbacks.export import Exporter
+from model.train.callbacks.export import BackgroundExport
 from model.train.checkpoint.export import export, find_checkpoint
 from model.train.checkpoint.reader import complete_checkpoints
 from model.train.run.folder import CHECKPOINTS_FOLDER, EXPORTS_FOLDER, MODEL_FOLDER
+from model.train.trainer import Trainer
 from tests.model.train import ranks
 from tests.model.train.ranks import Fault
 
-MakeRun = Callable[..., Run]
+MakeRun = Callable[..., Trainer]
 KEPT = {"interval": 2, "keep_last": 1, "keep_every": 4, "keep_best": 0, "export": True}
 IDS = torch.arange(48).view(2, 24) % ranks.END
 
@@ -37,19 +37,17 @@ def logits(model: Any) -> torch.Tensor:
 def test_kept_checkpoints_become_models_while_training_goes_on(make_run: MakeRun) -> None:
     run = make_run(steps=5, checkpoints=KEPT)
     expected: dict[int, torch.Tensor] = {}
-    step = run.trainer._step
+    step = run._step
 
     def recorded() -> Any:
         outcome = step()
-        expected[run.trainer.progress.step] = logits(run.model)
+        expected[run.progress.step] = logits(run.model)
         run.model.train()
         return outcome
 
-    run.trainer._step = recorded  # type: ignore[method-assign]
-    run.trainer.fit()
-    assert run.trainer.exporter is not None
-    run.trainer.exporter.finish()
-    exports = run.trainer.checkpoints.folder.parent / EXPORTS_FOLDER
+    run._step = recorded  # type: ignore[method-assign]
+    run.fit()
+    exports = run.checkpoints.folder.parent / EXPORTS_FOLDER
     [folder] = exports.iterdir()
     assert folder.name == "step-00000004"
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(folder)), expected[4])
@@ -59,31 +57,31 @@ def test_kept_checkpoints_become_models_while_training_goes_on(make_run: MakeRun
 @pytest.mark.slow
 def test_exports_go_with_their_checkpoints(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(steps=4, checkpoints={"interval": 2})
-    run.trainer.fit()
-    first, second = complete_checkpoints(run.trainer.checkpoints.folder)
-    exporter = Exporter(tmp_path / EXPORTS_FOLDER)
-    assert exporter.update([first]) <= {first}
-    exporter.finish()
-    assert exporter.update([second]) <= {second}
-    exporter.finish()
+    run.fit()
+    first, second = complete_checkpoints(run.checkpoints.folder)
+    exporter = BackgroundExport(tmp_path / EXPORTS_FOLDER)
+    assert exporter.keep_checkpoints([first]) <= {first}
+    exporter.wait()
+    assert exporter.keep_checkpoints([second]) <= {second}
+    exporter.wait()
     assert [path.name for path in (tmp_path / EXPORTS_FOLDER).iterdir()] == [second.name]
-    exporter.stop()
+    exporter.close()
 
 
 def test_a_checkpoint_that_is_being_read_stays(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run(steps=4, checkpoints={"interval": 2})
-    run.trainer.fit()
-    first, second = complete_checkpoints(run.trainer.checkpoints.folder)
-    exporter = Exporter(tmp_path / EXPORTS_FOLDER)
-    exporter.update([first])
+    run.fit()
+    first, second = complete_checkpoints(run.checkpoints.folder)
+    exporter = BackgroundExport(tmp_path / EXPORTS_FOLDER)
+    exporter.keep_checkpoints([first])
     while exporter._current is None:
         pass
-    assert exporter.update([second]) == {first}, "busy for the seconds that imports take"
-    exporter.stop()
+    assert exporter.keep_checkpoints([second]) == {first}, "busy for the seconds that imports take"
+    exporter.close()
     assert not list((tmp_path / EXPORTS_FOLDER).glob("step-00000004"))
 
 
-class SlowExporter(Exporter):
+class SlowExport(BackgroundExport):
     """Its exports copy one file at once, and end when they may."""
 
     def _start(self, checkpoint: Path) -> "subprocess.Popen[str]":
@@ -102,19 +100,19 @@ def test_what_a_rollback_removed_is_not_taken_for_what_replaces_it(tmp_path: Pat
     checkpoint, exported = tmp_path / "step-00000004", tmp_path / EXPORTS_FOLDER / "step-00000004"
     checkpoint.mkdir()
     (checkpoint / "complete.json").write_text("first course")
-    exporter = SlowExporter(tmp_path / EXPORTS_FOLDER)
-    exporter.update([checkpoint])
+    exporter = SlowExport(tmp_path / EXPORTS_FOLDER)
+    exporter.keep_checkpoints([checkpoint])
     while not (exported / "complete.json").exists():
         time.sleep(0.01)
     # Rolled back: nothing is wanted for now, and the next course comes by the same step.
     shutil.rmtree(checkpoint)
-    exporter.update([])
+    exporter.keep_checkpoints([])
     checkpoint.mkdir()
     (checkpoint / "complete.json").write_text("second course")
     (tmp_path / "go").touch()
-    exporter.update([checkpoint])
-    exporter.finish()
-    exporter.stop()
+    exporter.keep_checkpoints([checkpoint])
+    exporter.wait()
+    exporter.close()
     assert (exported / "complete.json").read_text() == "second course"
 
 
@@ -123,15 +121,15 @@ def test_what_cannot_be_exported_is_a_warning(
     make_run: MakeRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = make_run(steps=2, checkpoints={"interval": 2})
-    run.trainer.fit()
-    [saved] = complete_checkpoints(run.trainer.checkpoints.folder)
+    run.fit()
+    [saved] = complete_checkpoints(run.checkpoints.folder)
     (saved / "__0_0.distcp").write_bytes(b"")
     with pytest.raises(DataError, match=r"__0_0\.distcp has 0 bytes"):
         export(saved, tmp_path / MODEL_FOLDER)
-    exporter = Exporter(tmp_path / EXPORTS_FOLDER)
-    exporter.update([saved])
-    exporter.finish()
-    exporter.stop()
+    exporter = BackgroundExport(tmp_path / EXPORTS_FOLDER)
+    exporter.keep_checkpoints([saved])
+    exporter.wait()
+    exporter.close()
     assert "step-00000002 could not be exported" in caplog.text and "0 bytes" in caplog.text
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from common.errors import ConfigError, DataError
 from model.data import PackedManifest
-from model.train.build import Run
 from model.train.checkpoint.reader import complete_checkpoints
 from model.train.run import plan as plan_module
 from model.train.run.client import RequestResult, RunClient
@@ -21,9 +20,10 @@ from model.train.run.length import TrainingLength
 from model.train.run.requests import RequestFolder, RescheduleRequest
 from model.train.schedule import learning_rate
 from model.train.train_step import TrainStep
+from model.train.trainer import Trainer
 from tests.model.train import ranks
 
-MakeRun = Callable[..., Run]
+MakeRun = Callable[..., Trainer]
 
 
 @pytest.fixture(scope="session")
@@ -46,8 +46,8 @@ def reschedule(run: Path, **how: Any) -> RequestResult:
     return RunClient.open(run, running=False).reschedule(**how)
 
 
-def folder_of(run: Run) -> Path:
-    return run.trainer.checkpoints.folder.parent
+def folder_of(run: Trainer) -> Path:
+    return run.checkpoints.folder.parent
 
 
 def copy_of(data: Path, place: Path, edit: Callable[[PackedManifest], PackedManifest]) -> Path:
@@ -181,7 +181,7 @@ def test_the_documented_rates_step_by_step(
     run = make_run(schedule=schedule, warmup_steps=2, decay_fraction=0.5, min_learning_rate=1e-4)
     answer = append(folder_of(run), more, at_step=8, steps=policy)
     gained = answer.num_samples // 8
-    run.trainer.fit()
+    run.fit()
     total = 12 + (gained if policy == "extend" else 0)
     found = measured_rates(folder_of(run))
     assert answer.total_steps == total == len(found)
@@ -205,25 +205,23 @@ def _cosine(progress: float) -> float:
     return (1 + math.cos(math.pi * progress)) / 2
 
 
-def asks_at(run: Run, step: int, act: Callable[[], object]) -> None:
+def asks_at(run: Trainer, step: int, act: Callable[[], object]) -> None:
     """Somebody asks just when a step was logged."""
-    sink = run.trainer.sink
-    assert sink is not None
-    log = sink.log
+    log = run.log
 
     def logged(done: int, metrics: Any) -> None:
         log(done, metrics)
         if done == step:
             act()
 
-    sink.log = logged  # type: ignore[method-assign]
+    run.log = logged  # type: ignore[method-assign]
 
 
 def test_a_running_constant_rate_decays_on_request(make_run: MakeRun) -> None:
     run = make_run(schedule="constant", steps=12, validation_fraction=0, eval_interval=0)
     folder = folder_of(run)
     asks_at(run, 4, lambda: reschedule(folder, decay_at="now", steps=10))
-    run.trainer.fit()
+    run.fit()
     # Logged after step 4, seen in step 5: the decay begins with the step that has number 5.
     falling = [0.008, 0.006, 0.004, 0.002]
     assert measured_rates(folder) == pytest.approx([1e-2] * 6 + falling)
@@ -235,8 +233,8 @@ def test_a_running_constant_rate_decays_on_request(make_run: MakeRun) -> None:
 def test_a_running_wsd_is_made_longer_without_a_restart(make_run: MakeRun) -> None:
     run = make_run(schedule="wsd", decay_fraction=0.25, steps=8, eval_interval=0)
     asks_at(run, 2, lambda: reschedule(folder_of(run), steps=12))
-    run.trainer.fit()
-    values, length = run.trainer.settings, TrainingLength(initial_steps=12)
+    run.fit()
+    values, length = run.settings, TrainingLength(initial_steps=12)
     expected = [learning_rate(values, step, length) for step in range(12)]
     assert measured_rates(folder_of(run)) == expected
     assert expected[:10] == [1e-2] * 10 and expected[10] < 1e-2
@@ -246,9 +244,9 @@ def test_the_end_can_be_moved_in_the_last_step(make_run: MakeRun, more: Path) ->
     run = make_run(steps=4, schedule="constant", eval_interval=0)
     folder = folder_of(run)
     asks_at(run, 3, lambda: append(folder, more, steps="extend"))
-    run.trainer.fit()
-    assert max(ranks.read_run(folder)) == run.trainer.total_steps > 4
-    [change] = run.trainer.request_handler.length.changes
+    run.fit()
+    assert max(ranks.read_run(folder)) == run.total_steps > 4
+    [change] = run.request_handler.length.changes
     assert change.step == 4
 
 
@@ -265,13 +263,13 @@ def test_no_request_ends_a_training(make_run: MakeRun, more: Path, tmp_path: Pat
     }
     (folder / REQUESTS_FOLDER / "note.json").write_text("buy milk")
     shutil.rmtree(gone)
-    run.trainer.fit()
+    run.fit()
     refused = RequestFolder(folder).refused()
     assert "is no request" in refused["note"]
     assert "does not exist" in refused[names["gone"]]
     assert "cosine falls" in refused[names["cosine"]]
     assert names["late"] in refused and not requests.names()
-    assert run.trainer.request_handler.plan.entries == ()
+    assert run.request_handler.plan.entries == ()
     assert max(ranks.read_run(folder)) == 6
 
 
@@ -291,12 +289,12 @@ def test_a_full_disk_refuses_the_request_and_nothing_else(
     moved = reschedule(folder, steps=7).request
     with monkeypatch.context() as patch:
         patch.setattr(plan_module, "write_journal", full)
-        run.trainer.fit()
+        run.fit()
     assert "No space left" in RequestFolder(folder).refused()[name]
     assert max(ranks.read_run(folder)) == 7
     again = make_run(steps=6, checkpoints={"interval": 2})
-    assert [entry.request for entry in again.trainer.request_handler.plan.entries] == [moved]
-    again.trainer.resume()
+    assert [entry.request for entry in again.request_handler.plan.entries] == [moved]
+    again.resume()
     # And a cosine that has come down to 0 is not made longer: nothing would be learned.
     with pytest.raises(ConfigError, match="fallen to 0 at step 7"):
         append(folder, more, steps="extend")
@@ -306,16 +304,16 @@ def test_skipped_batches_count_as_consumed(make_run: MakeRun, more: Path) -> Non
     values = {"steps": 6, "schedule": "constant", "checkpoints": {"interval": 3}}
     run = make_run(**values)
     append(folder_of(run), more, at_step=2)
-    run.trainer.progress.batch = 3  # as after three batches that were skipped
-    run.trainer.fit()
-    [entry] = run.trainer.request_handler.plan.appends
+    run.progress.batch = 3  # as after three batches that were skipped
+    run.fit()
+    [entry] = run.request_handler.plan.appends
     assert entry.at == (2 + 3) * 8
     # What is asked for later is placed by samples, too.
     third = ranks.write_packed(folder_of(run).parent / "third", tokens=1_000, seed=62)
     assert append(folder_of(run), third, steps="extend").status == "requested"
     longer = make_run(**values)
-    longer.trainer.fit()
-    assert [e.at for e in longer.trainer.request_handler.plan.appends] == [40, (6 + 3) * 8]
+    longer.fit()
+    assert [e.at for e in longer.request_handler.plan.appends] == [40, (6 + 3) * 8]
 
 
 def test_a_rollback_over_an_append_keeps_it(
@@ -329,18 +327,18 @@ def test_a_rollback_over_an_append_keeps_it(
     run = make_run(**values)
     folder = folder_of(run)
     answer = append(folder, more, at_step=9, steps="extend")
-    run.trainer.fit()
+    run.fit()
     total = answer.total_steps
-    progress = run.trainer.progress
+    progress = run.progress
     assert (progress.step, progress.batch) == (total, total + 3), "8 to 10 were skipped"
-    [entry], length = run.trainer.request_handler.plan.appends, run.trainer.request_handler.length
+    [entry], length = run.request_handler.plan.appends, run.request_handler.length
     assert entry.at == 9 * 8
-    settings = run.trainer.settings
+    settings = run.settings
     expected = [learning_rate(settings, step, length) for step in range(total)]
     assert measured_rates(folder) == expected
     again = make_run(**values)
-    again.trainer.resume()
-    assert again.trainer.progress.batch == total + 3
+    again.resume()
+    assert again.progress.batch == total + 3
 
 
 def test_a_shard_that_vanished_after_it_joined_is_missed_by_name(
@@ -350,7 +348,7 @@ def test_a_shard_that_vanished_after_it_joined_is_missed_by_name(
     shutil.copytree(more, data)
     run = make_run(steps=6, checkpoints={"interval": 2})
     append(folder_of(run), data, at_step=2)
-    run.trainer.fit()
+    run.fit()
     # Under other names it is the same data.
     shards = data / "shards"
     manifest = PackedManifest.read(shards)
@@ -363,10 +361,9 @@ def test_a_shard_that_vanished_after_it_joined_is_missed_by_name(
     newest = complete_checkpoints(folder_of(run) / CHECKPOINTS_FOLDER)[-1]
     shutil.rmtree(newest)
     again = make_run(steps=6, checkpoints={"interval": 2})
-    again.trainer.fit()
+    again.fit()
     assert (
-        again.trainer.request_handler.plan.order.num_samples
-        == run.trainer.request_handler.plan.order.num_samples
+        again.request_handler.plan.order.num_samples == run.request_handler.plan.order.num_samples
     )
     shutil.rmtree(shards)
     with pytest.raises(DataError, match=str(shards)):
@@ -377,7 +374,7 @@ def test_a_lost_journal_is_missed(make_run: MakeRun, more: Path) -> None:
     run = make_run(steps=6, checkpoints={"interval": 2})
     folder = folder_of(run)
     append(folder, more, at_step=2)
-    run.trainer.fit()
+    run.fit()
     (folder / JOURNAL_FILE).unlink()
     with pytest.raises(DataError, match=r"restore the run's journal\.json"):
-        make_run(steps=6).trainer.resume()
+        make_run(steps=6).resume()

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from common.errors import ConfigError
 from model.entry.throughput import _status, run_alone
 from model.kernels import IMPLEMENTATIONS
-from model.train.build import model_config, parallelize
+from model.train.build_model import model_config, parallelize
 from model.train.config import PretrainSettings
 from model.train.distributed.context import distributed_context
 from model.train.distributed.initialise import RandomWeights

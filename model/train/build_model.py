@@ -1,0 +1,155 @@
+"""From settings to a model on this rank's device: config, weights, compilation, shards."""
+
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+import model.modeling_steel as _registers_auto_classes  # noqa: F401
+from common.errors import ConfigError, DataError
+from model.attention import check_attention, choose_attention
+from model.config import SteelConfig
+from model.train.activation_checkpoint import checkpoint_activations
+from model.train.config import PretrainSettings
+from model.train.distributed.context import DistributedContext, distribute, resolve_precision
+from model.train.distributed.initialise import FolderWeights, RandomWeights
+from model.train.loss import ModelWithLoss
+
+log = logging.getLogger(__name__)
+
+
+def build_model(
+    settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> tuple[PreTrainedModel, RandomWeights]:
+    """The model on the meta device, and where its fp32 weights come from: the seed, or a folder.
+
+    device: where it will run, which decides about its attention. Raises ConfigError for an unknown
+    key or architecture, DataError for an unreadable folder.
+    """
+    folder = Path(settings.model) if isinstance(settings.model, str) else None
+    if folder is None:
+        config = model_config(settings, tokenizer_values(settings, tokenizer))
+    else:
+        _check_folder(folder)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    attention = choose_attention(
+        settings.attn_implementation,
+        config,
+        device=device,
+        dtype=resolve_precision(settings, device),
+        separate_documents=settings.separate_documents,
+    )
+    with torch.device("meta"):
+        language_model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation=attention
+        )
+    rows = language_model.get_input_embeddings().weight.shape[0]
+    if rows < len(tokenizer):
+        raise ConfigError(
+            f"pretrain: the model has {rows} embeddings, but the packed data's tokenizer has "
+            f"{len(tokenizer)} tokens; raise model.vocab_size or leave it out"
+        )
+    if folder is None:
+        return language_model, RandomWeights(language_model, settings.seed)
+    weights = FolderWeights(language_model, folder)
+    if not weights.missing:
+        return language_model, weights
+    # Names of an older version of Transformers: only it knows how to turn them into today's.
+    log.info("%s: weights have other names (%s), loaded as a whole", folder, weights.missing[0])
+    loaded = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        attn_implementation=attention,
+        local_files_only=True,
+        trust_remote_code=False,
+    )
+    assert isinstance(loaded, PreTrainedModel)
+    return loaded, RandomWeights(loaded, settings.seed)
+
+
+def check_model(settings: PretrainSettings) -> None:
+    """Refuse what `settings.model` says wrongly, without building it or reading the data.
+
+    Raises ConfigError for an unknown architecture, key or value, DataError for a wrong folder.
+    """
+    check_attention(settings.attn_implementation)
+    if isinstance(settings.model, str):
+        _check_folder(Path(settings.model))
+    else:
+        model_config(settings, {})
+
+
+def model_config(settings: PretrainSettings, from_tokenizer: Mapping[str, Any]) -> Any:
+    """The Transformers config that `settings.model` describes.
+
+    from_tokenizer: values for the fields that the settings leave out. Raises ConfigError.
+    """
+    assert isinstance(settings.model, dict)
+    given = dict(settings.model)
+    kind = given.pop("model_type", SteelConfig.model_type)
+    try:
+        known = set(AutoConfig.for_model(kind).to_dict())
+    except ValueError as error:
+        raise ConfigError(f"pretrain: model_type {kind!r} is unknown to Transformers") from error
+    if unknown := sorted(given.keys() - known):
+        raise ConfigError(f"pretrain: {kind} has no config field {unknown[0]!r} (in `model`)")
+    defaults = {"max_position_embeddings": settings.sequence_length, **from_tokenizer}
+    try:
+        return AutoConfig.for_model(kind, **{**defaults, **given})
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise ConfigError(f"pretrain: model: {error}") from error
+
+
+def tokenizer_values(
+    settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    """Model config fields that follow from the packed data's tokenizer."""
+    multiple = settings.vocab_multiple
+    return {
+        "vocab_size": math.ceil(len(tokenizer) / multiple) * multiple,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def decoder_layers(language_model: PreTrainedModel) -> list[nn.Module]:
+    """The repeated blocks: what is sharded, recomputed and compiled as one."""
+    names = set(language_model._no_split_modules or ())
+    layers = [module for module in language_model.modules() if type(module).__name__ in names]
+    if not layers:
+        raise ConfigError(
+            f"{type(language_model).__name__} does not name its decoder layers (_no_split_modules)"
+        )
+    return layers
+
+
+def parallelize(
+    model_with_loss: ModelWithLoss,
+    language_model: PreTrainedModel,
+    weights: RandomWeights,
+    settings: PretrainSettings,
+    ranks: DistributedContext,
+) -> None:
+    """Recomputed and compiled as the settings say, with its weights, sharded, in training mode."""
+    model_with_loss.train()
+    layers = decoder_layers(language_model)
+    checkpoint_activations(layers, settings.activation_checkpointing)
+    if settings.compile:
+        for layer in layers:
+            layer.compile()
+    distribute(model_with_loss, language_model, layers, weights, settings, ranks)
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise DataError(
+            f"pretrain: model = {str(folder)!r} is no folder of a Transformers model (it has no "
+            "config.json)"
+        )

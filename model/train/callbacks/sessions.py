@@ -1,0 +1,44 @@
+"""Begin and end of each session of training, in sessions.jsonl. Rank 0's callback.
+
+A session without an end was killed. How the file reads: model/train/run/sessions.py.
+"""
+
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.provenance import git_commit, software_versions
+from model.train.callbacks.callback import Callback
+from model.train.distributed.device import device_name
+from model.train.distributed.signals import Stopped
+from model.train.run.metrics import JsonLines
+
+if TYPE_CHECKING:
+    from model.train.trainer import Trainer
+
+
+class SessionLog(Callback):
+    """Records who took up the run, and how that ended; the file is only ever added to."""
+
+    def __init__(self, path: Path) -> None:
+        self.lines = JsonLines(path)
+
+    def on_train_begin(self, trainer: "Trainer") -> None:
+        self.lines.append(
+            event="begin",
+            step=trainer.progress.step,
+            batch=trainer.progress.batch,
+            num_processes=trainer.ranks.world_size,
+            device=device_name(trainer.ranks.device),
+            host=socket.gethostname(),
+            commit=git_commit(),
+            software=software_versions(),
+        )
+        self.lines.position()  # on the disk, whatever happens next
+
+    def on_train_end(self, trainer: "Trainer", error: BaseException | None) -> None:
+        how = "done" if error is None else f"failed: {type(error).__name__}"
+        if isinstance(error, Stopped):
+            how = "stopped"
+        self.lines.append(event="end", step=trainer.progress.step, how=how)
+        self.lines.position()

@@ -1,0 +1,58 @@
+"""The files of a checkpoint that say where a trainer stands, written and read.
+
+    trainer.json       step and batch, length, health, what callbacks remember
+    data_state.json    position in the data
+    …                  settings, model, tokenizer: the same ones in every checkpoint
+
+Beside them lie the tensors (staging.py).
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from common.errors import ConfigError
+from model.train.checkpoint.progress import Progress
+from model.train.checkpoint.staging import restore_steps
+from model.train.checkpoint.writer import Files, LoadedCheckpoint
+from model.train.run.folder import DATA_STATE_FILE, PROGRESS_FILE
+from model.train.run.length import TrainingLength
+from model.train.schedule import check_saved_length
+from model.train.train_step import RANDOM_RULE
+
+if TYPE_CHECKING:
+    from model.train.trainer import Trainer
+
+
+def trainer_files(trainer: "Trainer") -> Files:
+    """Content by name of the files for a checkpoint of the trainer as it is now."""
+    position = trainer.progress.to_json(
+        length=trainer.request_handler.length.to_dict(),
+        health=trainer.health.state.to_dict(),
+        random=RANDOM_RULE,
+        world_size=trainer.ranks.world_size,
+        callbacks={name: callback.state() for name, callback in trainer.callbacks.items()},
+    )
+    return {
+        **trainer.constant_files,
+        DATA_STATE_FILE: trainer.data.state(trainer.num_consumed),
+        PROGRESS_FILE: position,
+    }
+
+
+def restore_position(trainer: "Trainer", loaded: LoadedCheckpoint) -> dict[str, Any]:
+    """Take over the position in schedule and data; returns the rest of trainer.json.
+
+    Raises DataError or ConfigError when the checkpoint belongs to other data or settings.
+    """
+    restore_steps(trainer.train_step.optimizer)
+    trainer.progress, saved = Progress.from_json(loaded.files[PROGRESS_FILE])
+    length = TrainingLength.from_dict(saved["length"])
+    settings, step = trainer.settings, trainer.progress.step
+    check_saved_length(settings, trainer.request_handler.length, length, step)
+    consumed = trainer.data.check_state(loaded.files[DATA_STATE_FILE])
+    if consumed != trainer.num_consumed:
+        raise ConfigError(
+            f"pretrain: checkpoint {loaded.step} in {trainer.checkpoints.folder} consumed "
+            f"{consumed} samples, which global_batch_size = {settings.global_batch_size} does not "
+            "give; use the global_batch_size it was trained with"
+        )
+    return saved
