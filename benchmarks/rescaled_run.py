@@ -138,12 +138,12 @@ def tell(base: StageResult) -> dict[str, Any]:
 
 def picture(base: StageResult, target: Path) -> None:
     """The report's picture of the pretraining, light and dark."""
-    facts = gather(
+    data = gather(
         normalized=None, cleaned=None, packed=None, pretrain=base, sft={}, dpo=None, evaluations={}
     )
     folder = target.parent / f".{target.stem}"
     folder.mkdir(parents=True, exist_ok=True)
-    draw(facts, folder)
+    draw(data, folder)
     for theme in ("", "-dark"):
         name = target.with_name(f"{target.stem}{theme}.png")
         (folder / f"pretraining{theme}.png").replace(name)

@@ -1,10 +1,10 @@
-"""Stage `report`: what a pipeline has shown, on one page, with the paper's figures beside it.
+"""Stage `report`: all results of a pipeline on one page, with the paper's figures beside them.
 
-    the stages' folders ──gather──▶ facts ──▶ figures/*.png (light and dark)
+    the stages' folders ──gather──▶ data ──▶ figures/*.png (light and dark)
                                       │            │
                                       └──▶ report.md ──▶ report.html (one file, no requests)
 
-A stage that was not run is said to be not run; nothing is made up for it.
+A stage that was not run is named as such.
 """
 
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ from tasks.core.paper import load_paper, paper_files
 from tasks.core.stage import StageResult, StageRun, stage
 from tasks.report.data import gather
 from tasks.report.figures import draw
-from tasks.report.format import markdown
+from tasks.report.format import format_report
 from tasks.report.page import html_page
-from tasks.report.table import result_rows, result_table
+from tasks.report.results import result_rows, result_table
 
 __all__ = ["ReportConfig", "check", "report", "result_table"]
 
@@ -55,7 +55,7 @@ def report(
     kernels: StageResult | None = None,
 ) -> None:
     """Write report.md, report.html and figures/*.png."""
-    facts = gather(
+    data = gather(
         normalized=normalized,
         cleaned=cleaned,
         packed=packed,
@@ -66,16 +66,16 @@ def report(
         kernels=kernels,
     )
     if config.title:
-        facts.name = config.title
-    pictures = draw(facts, run.folder / "figures")
-    text = markdown(facts, load_paper(), pictures)
+        data.name = config.title
+    pictures = draw(data, run.folder / "figures")
+    text = format_report(data, load_paper(), pictures)
     write_text(run.folder / "report.md", text)
-    page = html_page(text, title=f"Steel: {facts.name}", folder=run.folder)
+    page = html_page(text, title=f"Steel: {data.name}", folder=run.folder)
     write_text(run.folder / "report.html", page)
-    rows = result_rows(facts.results)
+    rows = result_rows(data.results)
     if rows:
         run.table("results", [dict(row) for row in rows], "Accuracy with 95 % interval")
-    run.note(pipeline=facts.name)
-    run.count(pictures=len(pictures), models=len(facts.results))
+    run.note(pipeline=data.name)
+    run.count(pictures=len(pictures), models=len(data.results))
     for path in (run.folder / "report.html", run.folder / "report.md"):
         run.track.artifact(path)

@@ -1,9 +1,9 @@
-"""What cleaning measured and found, beyond numbers of documents: for the report's section on data.
+"""Results of cleaning beyond numbers of documents: perplexity, duplicates, contamination.
 
 ledger.json          percentiles of every statistic, by source
 recipe-text.yaml     the bound of the perplexity filter
 duplicates.json      clusters of near-duplicates
-manifest.json        evaluation questions that were looked for, and how many were found
+manifest.json        benchmark questions that were looked for, and how many were found
 """
 
 import json
@@ -15,8 +15,8 @@ from tasks.core.manifest import StageResult
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
-    """How a statistic is spread over one source."""
+class SourcePercentiles:
+    """Percentiles of a statistic over one source."""
 
     source: str
     """Name of the corpus."""
@@ -25,10 +25,10 @@ class Spread:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cleaning:
-    """What the stage `clean` left beside its texts."""
+class CleaningData:
+    """Results of the stage `clean` beside its texts."""
 
-    perplexity: list[Spread] = field(default_factory=list)
+    perplexity: list[SourcePercentiles] = field(default_factory=list)
     """Of each text source."""
     max_perplexity: float | None = None
     """Documents above it are dropped."""
@@ -39,20 +39,20 @@ class Cleaning:
     contaminated_documents: int = 0
     """Documents that contain one or more."""
     questions: dict[str, Any] = field(default_factory=dict)
-    """What the index of questions held; empty when nobody looked."""
+    """Content of the index of questions; empty when none were looked for."""
     action: str = "drop"
-    """What was done with them."""
+    """Configured action on them: drop, flag or off."""
 
 
-def read_cleaning(cleaned: StageResult) -> Cleaning:
+def read_cleaning(cleaned: StageResult) -> CleaningData:
     """Read a finished stage `clean`. Parts that an older one lacks are left empty."""
     folder, notes = cleaned.folder, cleaned.manifest.get("notes", {})
     ledger = json.loads((folder / "ledger.json").read_text("utf-8"))
     duplicates = folder / "duplicates.json"
     config = cleaned.manifest.get("config", {})
-    return Cleaning(
+    return CleaningData(
         perplexity=[
-            Spread(source=row["source"], percentiles=row["percentiles"])
+            SourcePercentiles(source=row["source"], percentiles=row["percentiles"])
             for row in ledger.get("statistics", [])
             if row["statistic"] == "perplexity"
         ],

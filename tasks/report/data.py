@@ -1,7 +1,6 @@
-"""What the stages left behind, read once and put into one value for text and figures.
+"""Data of the report: results of all stages, read once for text and figures.
 
-Every stage may be absent: what it would have told is then None or empty, and the report says
-"not run".
+Every stage may be absent: its data are then None or empty, and the report says "not run".
 """
 
 import json
@@ -18,9 +17,9 @@ from model.data import PackedManifest
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from model.train.run.metrics import read_metrics
 from tasks.core.manifest import StageResult
-from tasks.report.cleaning import Cleaning, read_cleaning
-from tasks.report.table import read_results
-from tasks.report.timeline import Course, read_course
+from tasks.report.cleaning import CleaningData, read_cleaning
+from tasks.report.results import read_results
+from tasks.report.timeline import Timeline, read_timeline
 
 FULL_SCALE = 1_000_000_000
 """Parameters from which a model is compared with the paper's 1.12 B (Tables 3 and 4)."""
@@ -48,7 +47,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Operator:
-    """What one cleaning operator did, over all its sources."""
+    """Documents that one cleaning operator changed and dropped, over all its sources."""
 
     kind: str
     """Recipe: text or code."""
@@ -96,16 +95,16 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Where a stage's result came from."""
+    """Key, time and versions of a stage's result."""
 
     stage: str
     """Stage and label."""
     key: str
     """Hash of everything it depends on."""
     finished: str
-    """When, in UTC."""
+    """Time of its end, in UTC."""
     seconds: float
-    """How long it worked."""
+    """Seconds that it worked."""
     commit: str
     """The project's commit; + when the work tree differed."""
     software: dict[str, str]
@@ -113,29 +112,29 @@ class Provenance:
 
 
 @dataclass(kw_only=True)
-class Facts:
-    """Everything the report tells."""
+class ReportData:
+    """Data of all stages."""
 
     name: str
-    """Of the pipeline."""
+    """Name of the pipeline."""
     parameters: int | None = None
-    """Of the base model."""
+    """Parameters of the base model."""
     vocabulary: int | None = None
-    """Of the tokenizer."""
+    """Token ids of the tokenizer."""
     sources: list[Source] = field(default_factory=list)
     """Most tokens first."""
     operators: list[Operator] = field(default_factory=list)
     """In the order of the recipes."""
-    cleaning: Cleaning | None = None
-    """Perplexities, near-duplicates, evaluation questions."""
+    cleaning: CleaningData | None = None
+    """Perplexities, near-duplicates, benchmark questions."""
     trainings: dict[str, Training] = field(default_factory=dict)
     """base, sft <mixture>, dpo -> training."""
     results: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     """Model -> benchmark -> scores."""
     policy: str | None = None
     """Name of the SFT model that DPO started from."""
-    course: Course | None = None
-    """What happened to the pretraining."""
+    timeline: Timeline | None = None
+    """Sessions and events of the pretraining."""
     kernels: dict[str, Any] | None = None
     """Table 2 as the stage `kernel_table` wrote it."""
     provenance: list[Provenance] = field(default_factory=list)
@@ -143,7 +142,7 @@ class Facts:
 
     @property
     def full_scale(self) -> bool:
-        """Whether the model is large enough to stand beside the paper's."""
+        """True if the model is large enough to be compared with the paper's."""
         return self.parameters is not None and self.parameters >= FULL_SCALE
 
 
@@ -157,32 +156,32 @@ def gather(
     dpo: StageResult | None,
     evaluations: Mapping[str, StageResult],
     kernels: StageResult | None = None,
-) -> Facts:
+) -> ReportData:
     """Read the folders of the stages. Raises DataError when one is not what it should be."""
     trained = {"base": pretrain} | {f"sft {name}": result for name, result in sft.items()}
     trained |= {"dpo": dpo}
     everything = [normalized, cleaned, packed, *trained.values(), *evaluations.values(), kernels]
-    facts = Facts(name=str((pretrain.manifest.get("label") if pretrain else "") or "Steel"))
+    data = ReportData(name=str((pretrain.manifest.get("label") if pretrain else "") or "Steel"))
     try:
-        facts.sources = _sources(normalized, cleaned, packed)
-        facts.operators = _operators(cleaned)
-        facts.cleaning = read_cleaning(cleaned) if cleaned else None
-        facts.vocabulary = _manifest(packed).vocab_size if packed else None
-        facts.parameters = count_parameters(pretrain.folder / MODEL_FOLDER) if pretrain else None
-        facts.trainings = {n: _training(n, r) for n, r in trained.items() if r is not None}
-        facts.course = read_course(pretrain.folder) if pretrain else None
+        data.sources = _sources(normalized, cleaned, packed)
+        data.operators = _operators(cleaned)
+        data.cleaning = read_cleaning(cleaned) if cleaned else None
+        data.vocabulary = _manifest(packed).vocab_size if packed else None
+        data.parameters = count_parameters(pretrain.folder / MODEL_FOLDER) if pretrain else None
+        data.trainings = {n: _training(n, r) for n, r in trained.items() if r is not None}
+        data.timeline = read_timeline(pretrain.folder) if pretrain else None
         if kernels is not None:
-            facts.kernels = json.loads((kernels.folder / "table.json").read_text(encoding="utf-8"))
-        facts.results = {name: read_results(result) for name, result in evaluations.items()}
+            data.kernels = json.loads((kernels.folder / "table.json").read_text(encoding="utf-8"))
+        data.results = {name: read_results(result) for name, result in evaluations.items()}
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise DataError(
             f"a finished stage lacks what the report needs: {type(error).__name__}: {error}"
         ) from error
     if dpo is not None:
         start = dpo.manifest.get("inputs", {}).get("policy")
-        facts.policy = next((f"sft {n}" for n, r in sft.items() if r.key == start), None)
-    facts.provenance = [_provenance(result) for result in everything if result is not None]
-    return facts
+        data.policy = next((f"sft {n}" for n, r in sft.items() if r.key == start), None)
+    data.provenance = [_provenance(result) for result in everything if result is not None]
+    return data
 
 
 def count_parameters(model: Path) -> int:

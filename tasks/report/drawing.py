@@ -1,4 +1,4 @@
-"""What the report's pictures have in common: sizes, axes, curves, numbers."""
+"""Figures, axes, curves and numbers, alike in all of the report's pictures."""
 
 import math
 from collections.abc import Sequence
@@ -17,18 +17,19 @@ PER_TOKEN = "loss, nats per token"
 def new_figure(
     height: float, panels: int = 1, *, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
+    """Make a figure with panels side by side; height in inches."""
     figure = Figure(figsize=(WIDTH, height))
     axes = figure.subplots(1, panels, squeeze=False, sharey=sharey)
     return figure, list(axes[0])
 
 
 def latin(text: str) -> str:
-    """A label the built-in font can draw."""
+    """Replace by `?` the characters that the built-in font cannot draw."""
     return text if text.isascii() else text.encode("ascii", "replace").decode()
 
 
-def line(axes: Axes, curve: Curve, colour: str, label: str) -> None:
-    """A noisy curve: the measurements thin, their running mean bold, its last value named."""
+def plot_curve(axes: Axes, curve: Curve, colour: str, label: str) -> None:
+    """Plot measurements as a thin line, their running mean as a bold one with its last value."""
     window = len(curve.values) // 40
     if window:
         axes.plot(curve.steps, curve.values, color=colour, linewidth=0.8, alpha=0.35)
@@ -38,7 +39,7 @@ def line(axes: Axes, curve: Curve, colour: str, label: str) -> None:
         means,
         color=colour,
         linewidth=2,
-        label=ending(label, means[-1]),
+        label=end_label(label, means[-1]),
         marker="o" if len(means) == 1 else None,
     )
 
@@ -57,11 +58,13 @@ def running_mean(values: Sequence[float], window: int) -> list[float]:
     return means
 
 
-def ending(label: str, value: float) -> str:
+def end_label(label: str, value: float) -> str:
+    """Label with the last value of a curve."""
     return f"{label}: {value:.2f} at the end"
 
 
 def loss_axes(axes: Axes, title: str, unit: str, curves: list[Curve]) -> None:
+    """Label the axes of loss curves, and cut off first steps that are much higher than the rest."""
     values = sorted(value for curve in curves for value in curve.values if math.isfinite(value))
     usual = values[int(0.98 * (len(values) - 1))]
     if values[-1] > 1.6 * usual:
@@ -75,12 +78,13 @@ def loss_axes(axes: Axes, title: str, unit: str, curves: list[Curve]) -> None:
 
 
 def step_axis(axes: Axes) -> None:
+    """Label the horizontal axis with steps."""
     axes.set_xlabel("step")
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
 
 
-def number(count: float) -> str:
-    """1234567 -> 1.23 M."""
+def short_number(count: float) -> str:
+    """Format a count with a unit: 1234567 -> 1.23 M."""
     for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if count >= size:
             return f"{count / size:.3g} {unit}"

@@ -1,8 +1,8 @@
 """The report's pictures, each on a light and on a dark ground.
 
     data.png          tokens by source            (the paper's figure 2)
-    attrition.png     what cleaning kept, and which operators dropped the rest
-    perplexity.png    how perplexing the texts of each source were
+    attrition.png     documents kept by cleaning, and dropped by each operator
+    perplexity.png    perplexity of the texts of each source
     pretraining.png   loss, rate, speed and ranks (figure 3)
     sft.png           loss of every mixture       (figure 4)
     dpo.png           loss and preference         (figure 5)
@@ -21,30 +21,30 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from tasks.core.theme import DARK, LIGHT, Theme, style
-from tasks.report.data import Curve, Facts, Training
+from tasks.report.data import Curve, ReportData, Training
 from tasks.report.drawing import (
     PER_TOKEN,
     latin,
-    line,
     loss_axes,
     new_figure,
-    number,
+    plot_curve,
     running_mean,
+    short_number,
     step_axis,
 )
-from tasks.report.table import benchmarks, percent, verdict
+from tasks.report.results import benchmark_titles, compare_with_chance, percent
 from tasks.report.timeline_figure import pretraining
 
 __all__ = ["draw", "running_mean"]
 
 DPI = 150
-MOST_OPERATORS = 12
+MAX_OPERATORS = 12
 """Bars in the second panel of the attrition picture."""
 
 
-def draw(facts: Facts, folder: Path) -> list[str]:
+def draw(data: ReportData, folder: Path) -> list[str]:
     """Write every picture there are data for, in both themes. Returns their names."""
-    pictures: dict[str, Callable[[Facts, Theme], Figure | None]] = {
+    pictures: dict[str, Callable[[ReportData, Theme], Figure | None]] = {
         "data": _data,
         "attrition": _attrition,
         "perplexity": _perplexity,
@@ -58,7 +58,7 @@ def draw(facts: Facts, folder: Path) -> list[str]:
     for name, picture in pictures.items():
         for theme in (LIGHT, DARK):
             with mpl.rc_context(style(theme)):
-                figure = picture(facts, theme)
+                figure = picture(data, theme)
                 if figure is None:
                     break
                 # No software version and date: the same data give the same bytes.
@@ -70,8 +70,8 @@ def draw(facts: Facts, folder: Path) -> list[str]:
     return drawn
 
 
-def _data(facts: Facts, theme: Theme) -> Figure | None:
-    sources = [s for s in facts.sources if s.tokens]
+def _data(data: ReportData, theme: Theme) -> Figure | None:
+    sources = [s for s in data.sources if s.tokens]
     if not sources:
         return None
     total = sum(s.tokens or 0 for s in sources)
@@ -84,7 +84,7 @@ def _data(facts: Facts, theme: Theme) -> Figure | None:
     names = [latin(s.title) for s in sources]
     counts = [s.tokens or 0 for s in sources]
     bars = axes.barh(names, counts, color=[colour[s.group] for s in sources], height=0.72)
-    notes = [f"{number(n)}  ({_share(n, total)} %)" for n in counts]
+    notes = [f"{short_number(n)}  ({_share(n, total)} %)" for n in counts]
     axes.bar_label(bars, notes, padding=5, fontsize=9, color=theme.text)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.22 * max(counts))
@@ -92,19 +92,19 @@ def _data(facts: Facts, theme: Theme) -> Figure | None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.grid(axis="x")
     axes.tick_params(axis="y", labelcolor=theme.text)
-    axes.set_title(f"{number(total)} tokens by source")
+    axes.set_title(f"{short_number(total)} tokens by source")
     handles = [mpl.patches.Patch(color=colour[g]) for g in ordered]
     labels = [f"{g} {_share(groups[g], total)} %" for g in ordered]
     axes.legend(handles, labels, loc="lower right")
     return figure
 
 
-def _attrition(facts: Facts, theme: Theme) -> Figure | None:
-    sources = [s for s in facts.sources if s.kept is not None and s.documents]
+def _attrition(data: ReportData, theme: Theme) -> Figure | None:
+    sources = [s for s in data.sources if s.kept is not None and s.documents]
     if not sources:
         return None
     sources.sort(key=lambda s: -(s.kept or 0) / (s.documents or 1))
-    droppers = sorted(facts.operators, key=lambda o: -o.dropped)[:MOST_OPERATORS]
+    droppers = sorted(data.operators, key=lambda o: -o.dropped)[:MAX_OPERATORS]
     droppers = [o for o in droppers if o.dropped]
     rows = max(len(sources), len(droppers))
     figure, (left, right) = new_figure(1.5 + 0.3 * rows, panels=2)
@@ -150,15 +150,15 @@ def _attrition(facts: Facts, theme: Theme) -> Figure | None:
     return figure
 
 
-def _perplexity(facts: Facts, theme: Theme) -> Figure | None:
-    cleaning = facts.cleaning
+def _perplexity(data: ReportData, theme: Theme) -> Figure | None:
+    cleaning = data.cleaning
     if cleaning is None or not cleaning.perplexity:
         return None
-    spreads = sorted(cleaning.perplexity, key=lambda s: s.percentiles[50])
-    titles = {source.name: source.title for source in facts.sources}
-    figure, (axes,) = new_figure(1.7 + 0.32 * len(spreads))
-    for y, spread in enumerate(spreads):
-        low, quarter, middle, three, high = (spread.percentiles[p] for p in (5, 25, 50, 75, 95))
+    rows = sorted(cleaning.perplexity, key=lambda s: s.percentiles[50])
+    titles = {source.name: source.title for source in data.sources}
+    figure, (axes,) = new_figure(1.7 + 0.32 * len(rows))
+    for y, row in enumerate(rows):
+        low, quarter, middle, three, high = (row.percentiles[p] for p in (5, 25, 50, 75, 95))
         axes.plot([low, high], [y, y], color=theme.series[0], linewidth=1.5)
         axes.barh(y, three - quarter, left=quarter, height=0.6, color=theme.series[0])
         axes.plot(middle, y, marker="|", markersize=11, markeredgewidth=2, color=theme.ground)
@@ -172,35 +172,35 @@ def _perplexity(facts: Facts, theme: Theme) -> Figure | None:
             fontsize=8,
         )
     axes.set_xscale("log")
-    axes.set_yticks(range(len(spreads)), [latin(titles.get(s.source, s.source)) for s in spreads])
-    axes.set_ylim(len(spreads) - 0.4, -1.1)
+    axes.set_yticks(range(len(rows)), [latin(titles.get(s.source, s.source)) for s in rows])
+    axes.set_ylim(len(rows) - 0.4, -1.1)
     axes.tick_params(axis="y", labelcolor=theme.text)
     axes.grid(axis="x")
     axes.set_xlabel("perplexity by the language model; bars hold half of the documents, lines 90 %")
-    axes.set_title("How perplexing the texts of each source are")
+    axes.set_title("Perplexity of the texts by source")
     return figure
 
 
-def _sft(facts: Facts, theme: Theme) -> Figure | None:
-    runs = {n.removeprefix("sft "): t for n, t in facts.trainings.items() if n.startswith("sft ")}
+def _sft(data: ReportData, theme: Theme) -> Figure | None:
+    runs = {n.removeprefix("sft "): t for n, t in data.trainings.items() if n.startswith("sft ")}
     curves = {n: t.curves["train/loss"] for n, t in runs.items() if "train/loss" in t.curves}
     if not curves:
         return None
     figure, (axes,) = new_figure(3.9)
     for (name, curve), colour in zip(curves.items(), _cycle(theme, len(curves)), strict=True):
-        line(axes, curve, colour, latin(name))
+        plot_curve(axes, curve, colour, latin(name))
     loss_axes(axes, "Supervised fine-tuning, by mixture", PER_TOKEN, list(curves.values()))
     return figure
 
 
-def _dpo(facts: Facts, theme: Theme) -> Figure | None:
-    training: Training | None = facts.trainings.get("dpo")
+def _dpo(data: ReportData, theme: Theme) -> Figure | None:
+    training: Training | None = data.trainings.get("dpo")
     if training is None or "train/loss" not in training.curves:
         return None
     second = training.curves.get("train/preference_accuracy")
     figure, panels = new_figure(3.5, panels=2 if second else 1)
     loss = training.curves["train/loss"]
-    line(panels[0], loss, theme.series[0], "training")
+    plot_curve(panels[0], loss, theme.series[0], "training")
     panels[0].axhline(math.log(2), color=theme.muted, linewidth=1, linestyle=(0, (4, 3)))
     panels[0].annotate(
         "ln 2: no preference learned",
@@ -215,7 +215,7 @@ def _dpo(facts: Facts, theme: Theme) -> Figure | None:
     loss_axes(panels[0], "Preference optimisation", "loss, nats per pair", [loss])
     if second is not None:
         share = Curve(steps=second.steps, values=[100 * value for value in second.values])
-        line(panels[1], share, theme.series[2], "training")
+        plot_curve(panels[1], share, theme.series[2], "training")
         panels[1].axhline(50, color=theme.muted, linewidth=1, linestyle=(0, (4, 3)))
         panels[1].set_ylim(0, 103)
         panels[1].grid(axis="y")
@@ -225,24 +225,24 @@ def _dpo(facts: Facts, theme: Theme) -> Figure | None:
     return figure
 
 
-def _accuracy(facts: Facts, theme: Theme) -> Figure | None:
-    titles = benchmarks(facts.results)
+def _accuracy(data: ReportData, theme: Theme) -> Figure | None:
+    titles = benchmark_titles(data.results)
     if not titles:
         return None
-    models = list(facts.results)
+    models = list(data.results)
     figure, panels = new_figure(1.5 + 0.42 * len(models), panels=len(titles), sharey=True)
-    bounds = [r["interval_95"] for of_model in facts.results.values() for r in of_model.values()]
+    bounds = [r["interval_95"] for of_model in data.results.values() for r in of_model.values()]
     low = min(20.0, 100 * min(b[0] for b in bounds) - 4)
     high = max(35.0, 100 * max(b[1] for b in bounds) + 9)
     for axes, (name, title) in zip(panels, titles.items(), strict=True):
         axes.axvline(25, color=theme.muted, linewidth=1, linestyle=(0, (4, 3)))
         for y, model in enumerate(models):
-            result = facts.results[model].get(name)
+            result = data.results[model].get(name)
             if result is None:
                 axes.text(25, y, " not run", va="center", fontsize=8, color=theme.muted)
                 continue
             colour = {"above": theme.series[2], "at": theme.muted, "below": theme.series[5]}[
-                verdict(result)
+                compare_with_chance(result)
             ]
             share = 100 * result["accuracy_micro"]
             left, right = (100 * bound for bound in result["interval_95"])

@@ -15,12 +15,11 @@ HERE = Path(__file__).parent
 
 
 def html_page(markdown: str, *, title: str, folder: Path) -> str:
-    """The page. Pictures are named relative to `folder`; HTML in the text is shown, not used."""
+    """Make the page. Pictures are relative to `folder`; HTML in the text is shown, not used."""
     parser = MarkdownIt("commonmark", {"html": False}, renderer_cls=_Renderer).enable("table")
     body = parser.render(markdown, {"folder": folder})
     page = Template((HERE / "page.html").read_text(encoding="utf-8"))
-    style = (HERE / "page.css").read_text(encoding="utf-8")
-    return page.substitute(title=html.escape(title), style=style, body=body)
+    return page.substitute(title=html.escape(title), body=body)
 
 
 class _Renderer(RendererHTML):

@@ -1,7 +1,7 @@
-"""The course of a pretraining: who took it up when, and what was changed or left out on the way.
+"""Timeline of a pretraining: its sessions, changes of data and length, and skipped batches.
 
 sessions.jsonl ──▶ begun, resumed, other number of processes      model/train/run/sessions.py
-journal.json   ──▶ data appended, another end                     model/train/run/journal.py
+journal.json   ──▶ data appended, length changed                   model/train/run/journal.py
 health.jsonl   ──▶ batches skipped, rolled back                   model/train/trainer.py
 """
 
@@ -15,68 +15,68 @@ from model.train.run.journal import read_journal_rows
 from model.train.run.metrics import read_metrics
 from model.train.run.sessions import Session, read_sessions
 
-Kind = Literal["resumed", "rescaled", "data appended", "end moved", "batches skipped"]
+EventKind = Literal["resumed", "rescaled", "data appended", "length changed", "batches skipped"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mark:
-    """Something that happened at a step boundary."""
+class TimelineEvent:
+    """Interruption or change of a pretraining, at a step boundary."""
 
     step: int
     """Completed steps."""
-    kind: Kind
-    """What, in a word."""
+    kind: EventKind
+    """Kind, for the legend."""
     text: str
-    """What exactly."""
+    """Description."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
-    """Everything that happened to a run; empty for one that nothing happened to."""
+class Timeline:
+    """Sessions and events of a run."""
 
     sessions: list[Session] = field(default_factory=list)
-    """Oldest first."""
-    marks: list[Mark] = field(default_factory=list)
-    """By step."""
+    """Sessions, oldest first."""
+    events: list[TimelineEvent] = field(default_factory=list)
+    """Interruptions and changes, by step; empty for a run in one piece."""
 
 
-def read_course(run: Path) -> Course:
-    """From a run's folder, of which any file may be absent. Raises DataError for a damaged one."""
+def read_timeline(run: Path) -> Timeline:
+    """Read a run's folder, of which any file may be absent. Raises DataError for a damaged one."""
     sessions = read_sessions(run / SESSIONS_FILE)
-    marks = [*_takeovers(sessions), *map(_of_event, _events(run / HEALTH_FILE))]
+    events = [*_session_events(sessions), *map(_from_health, _health_events(run / HEALTH_FILE))]
     for row in read_journal_rows(run):
-        kind: Kind = "data appended" if row["kind"] == "append" else "end moved"
+        kind: EventKind = "data appended" if row["kind"] == "append" else "length changed"
         text = f"{kind}: {row['total_steps']:,} steps from here on"
-        marks.append(Mark(step=row["step"], kind=kind, text=text))
-    return Course(sessions=sessions, marks=sorted(marks, key=lambda mark: mark.step))
+        events.append(TimelineEvent(step=row["step"], kind=kind, text=text))
+    return Timeline(sessions=sessions, events=sorted(events, key=lambda event: event.step))
 
 
-def _takeovers(sessions: list[Session]) -> list[Mark]:
-    """A mark for each session but the first; the number of processes counts more than the stop."""
-    marks = []
+def _session_events(sessions: list[Session]) -> list[TimelineEvent]:
+    """An event for each session but the first: `rescaled` where the number of processes differs."""
+    events = []
     for before, session in itertools.pairwise(sessions):
         how = "after a kill" if before.how == "killed" else f"after it {_ended(before)}"
         if before.num_processes != session.num_processes:
             text = f"{before.num_processes} -> {session.num_processes} processes, {how}"
-            marks.append(Mark(step=session.step, kind="rescaled", text=text))
+            events.append(TimelineEvent(step=session.step, kind="rescaled", text=text))
         else:
-            marks.append(Mark(step=session.step, kind="resumed", text=f"resumed {how}"))
-    return marks
+            events.append(TimelineEvent(step=session.step, kind="resumed", text=f"resumed {how}"))
+    return events
 
 
 def _ended(session: Session) -> str:
     return {"stopped": "was stopped", "done": "was done"}.get(session.how, session.how)
 
 
-def _events(path: Path) -> list[dict[str, Any]]:
-    """What health found and did something about."""
+def _health_events(path: Path) -> list[dict[str, Any]]:
+    """Events that the health monitor acted upon."""
     return [event for event in read_metrics(path) if event["action"] != "warn"]
 
 
-def _of_event(event: dict[str, Any]) -> Mark:
+def _from_health(event: dict[str, Any]) -> TimelineEvent:
     text = f"{event['what']} at batch {event['batch']}: {event['action']}"
     if event["action"] == "rollback":
         text += f" to step {event['to_step']}"
     # A step that did not happen is the boundary before it.
     step = event.get("to_step", event["step"] - 1)
-    return Mark(step=step, kind="batches skipped", text=text)
+    return TimelineEvent(step=step, kind="batches skipped", text=text)

@@ -17,33 +17,33 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 from tasks.core.theme import Theme
-from tasks.report.data import Curve, Facts, Training
-from tasks.report.drawing import PER_TOKEN, WIDTH, ending, line, loss_axes
-from tasks.report.timeline import Course, Kind
+from tasks.report.data import Curve, ReportData, Training
+from tasks.report.drawing import PER_TOKEN, WIDTH, end_label, loss_axes, plot_curve
+from tasks.report.timeline import EventKind, Timeline
 
-COLOURS: dict[Kind, int] = {
+COLOURS: dict[EventKind, int] = {
     "resumed": 3,
     "rescaled": 2,
     "data appended": 4,
-    "end moved": 6,
+    "length changed": 6,
     "batches skipped": 5,
 }
-"""Kind of mark -> number of the theme's series."""
+"""Kind of event -> number of the theme's series."""
 DASHES = (0, (4, 3))
 TOKENS = "data/tokens"
 """The metric that the horizontal axis shows."""
 
 
-def pretraining(facts: Facts, theme: Theme) -> Figure | None:
+def pretraining(data: ReportData, theme: Theme) -> Figure | None:
     """The base model's pretraining; None where there is none."""
-    training = facts.trainings.get("base")
+    training = data.trainings.get("base")
     if training is None or "train/loss" not in training.curves:
         return None
     place, unit = axis(training)
-    course = facts.course or Course()
+    timeline = data.timeline or Timeline()
     panels = ["train/loss"]
     panels += [n for n in ("train/learning_rate", "perf/tokens_per_second") if n in training.curves]
-    panels += ["sessions"] if len(course.sessions) > 1 else []
+    panels += ["sessions"] if len(timeline.sessions) > 1 else []
     heights = [3.0 if panel == "train/loss" else 0.8 for panel in panels]
     figure = Figure(figsize=(WIDTH, 1.0 + 1.05 * sum(heights)))
     grid = figure.subplots(
@@ -53,14 +53,14 @@ def pretraining(facts: Facts, theme: Theme) -> Figure | None:
         if panel == "train/loss":
             _loss(axes, training, theme, place)
         elif panel == "sessions":
-            _sessions(axes, course, training, theme, place)
+            _sessions(axes, timeline, training, theme, place)
         else:
-            _small(axes, moved(training.curves[panel], place), panel, theme)
+            _small(axes, over_axis(training.curves[panel], place), panel, theme)
         axes.set_xlabel("")
-        for mark in course.marks:
-            colour = theme.series[COLOURS[mark.kind]]
-            axes.axvline(place(mark.step), color=colour, linewidth=1.1, linestyle=DASHES)
-    _explain_marks(grid[0][0], course, theme)
+        for event in timeline.events:
+            colour = theme.series[COLOURS[event.kind]]
+            axes.axvline(place(event.step), color=colour, linewidth=1.1, linestyle=DASHES)
+    _event_legend(grid[0][0], timeline, theme)
     last = grid[-1][0]
     last.set_xlabel(unit)
     if unit == "tokens":
@@ -87,19 +87,19 @@ def axis(training: Training) -> tuple[Callable[[float], float], str]:
     return place, "tokens"
 
 
-def moved(curve: Curve, place: Callable[[float], float]) -> Curve:
+def over_axis(curve: Curve, place: Callable[[float], float]) -> Curve:
     """A curve over the horizontal axis instead of over steps."""
     return Curve(steps=[round(place(step)) for step in curve.steps], values=curve.values)
 
 
 def _loss(axes: Axes, training: Training, theme: Theme, place: Callable[[float], float]) -> None:
-    curve = moved(training.curves["train/loss"], place)
-    line(axes, curve, theme.series[0], "training")
+    curve = over_axis(training.curves["train/loss"], place)
+    plot_curve(axes, curve, theme.series[0], "training")
     validations = {"validation/loss": "validation", "validation/causal_loss": "validation, causal"}
     shown = [curve]
     for number, (name, label) in enumerate(validations.items(), 1):
         if name in training.curves:
-            found = moved(training.curves[name], place)
+            found = over_axis(training.curves[name], place)
             shown.append(found)
             axes.plot(
                 found.steps,
@@ -108,7 +108,7 @@ def _loss(axes: Axes, training: Training, theme: Theme, place: Callable[[float],
                 marker="o",
                 markersize=4,
                 linewidth=1.6,
-                label=ending(label, found.values[-1]),
+                label=end_label(label, found.values[-1]),
             )
     loss_axes(axes, "Pretraining", PER_TOKEN, shown)
 
@@ -129,12 +129,16 @@ def _small(axes: Axes, curve: Curve, name: str, theme: Theme) -> None:
 
 
 def _sessions(
-    axes: Axes, course: Course, training: Training, theme: Theme, place: Callable[[float], float]
+    axes: Axes,
+    timeline: Timeline,
+    training: Training,
+    theme: Theme,
+    place: Callable[[float], float],
 ) -> None:
     end = training.curves["train/loss"].steps[-1]
-    # What a kill threw away was trained again by the next session.
-    ends = [session.step for session in course.sessions[1:]] + [end]
-    for session, until in zip(course.sessions, ends, strict=True):
+    # Steps that a kill lost were trained again by the next session.
+    ends = [session.step for session in timeline.sessions[1:]] + [end]
+    for session, until in zip(timeline.sessions, ends, strict=True):
         start = place(session.step)
         axes.barh(
             session.num_processes,
@@ -143,18 +147,18 @@ def _sessions(
             height=0.5,
             color=theme.series[0],
         )
-    most = max(session.num_processes for session in course.sessions)
+    most = max(session.num_processes for session in timeline.sessions)
     axes.set_ylim(0.4, most + 0.6)
     axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     axes.set_ylabel("processes")
 
 
-def _explain_marks(axes: Axes, course: Course, theme: Theme) -> None:
-    """Kinds of marks in the legend, behind the curves."""
+def _event_legend(axes: Axes, timeline: Timeline, theme: Theme) -> None:
+    """Add the kinds of events to the legend, after the curves."""
     handles, labels = axes.get_legend_handles_labels()
-    for kind in dict.fromkeys(mark.kind for mark in course.marks):
+    for kind in dict.fromkeys(event.kind for event in timeline.events):
         colour = theme.series[COLOURS[kind]]
         handles.append(Line2D([], [], color=colour, linewidth=1.1, linestyle=DASHES))
-        number = sum(mark.kind == kind for mark in course.marks)
+        number = sum(event.kind == kind for event in timeline.events)
         labels.append(kind if number == 1 else f"{kind} ({number} times)")
     axes.legend(handles, labels, loc="upper right")

@@ -1,4 +1,4 @@
-"""The report: every number where it belongs, honest about chance, one file without requests."""
+"""The report: each number in its place, no claim at chance level, one file without requests."""
 
 import json
 import math
@@ -25,11 +25,12 @@ from tasks.core.paper import load_paper
 from tasks.core.stage import Context, StageResult
 from tasks.core.table2 import measured_table
 from tasks.report import ReportConfig, check, report, result_table
-from tasks.report.data import Facts, count_parameters, gather
+from tasks.report.data import ReportData, count_parameters, gather
 from tasks.report.figures import draw, running_mean
-from tasks.report.format import markdown, table
+from tasks.report.format import format_report
+from tasks.report.markdown import table
 from tasks.report.page import html_page
-from tasks.report.table import verdict
+from tasks.report.results import compare_with_chance
 
 SOURCES = {
     "skypile": (2400, 900),
@@ -262,8 +263,8 @@ class Links(HTMLParser):
                 self.links.append(value or "")
 
 
-def text_of(facts: Facts) -> str:
-    return markdown(facts, load_paper(), [])
+def text_of(data: ReportData) -> str:
+    return format_report(data, load_paper(), [])
 
 
 # --- the whole
@@ -316,11 +317,11 @@ def test_numbers_are_those_of_the_stages(pipeline: Pipeline) -> None:
 
 
 def test_a_report_of_nothing_says_not_run(tmp_path: Path) -> None:
-    facts = gather(
+    data = gather(
         normalized=None, cleaned=None, packed=None, pretrain=None, sft={}, dpo=None, evaluations={}
     )
-    assert draw(facts, tmp_path / "figures") == []
-    text = text_of(facts)
+    assert draw(data, tmp_path / "figures") == []
+    text = text_of(data)
     for section in text.split("\n## ")[1:]:
         assert "not run" in section, section.splitlines()[0]
     page = html_page(text, title="x", folder=tmp_path)
@@ -337,14 +338,14 @@ def test_every_single_stage_may_be_missing(pipeline: Pipeline, tmp_path: Path) -
         ("dpo", None),
         ("evaluations", {}),
     ):
-        facts = gather(**{**pipeline.inputs(), name: absent})
-        assert "not run" in text_of(facts)
+        data = gather(**{**pipeline.inputs(), name: absent})
+        assert "not run" in text_of(data)
 
 
 def test_the_same_stages_give_the_same_bytes(pipeline: Pipeline, tmp_path: Path) -> None:
-    facts = gather(**pipeline.inputs())
+    data = gather(**pipeline.inputs())
     for name in ("one", "two"):
-        draw(facts, tmp_path / name)
+        draw(data, tmp_path / name)
     for path in sorted((tmp_path / "one").iterdir()):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
@@ -355,15 +356,15 @@ def test_a_damaged_stage_is_named(pipeline: Pipeline) -> None:
         gather(**pipeline.inputs())
 
 
-# --- honesty
+# --- chance
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_only_an_interval_on_one_side_of_chance_says_anything(one: float, other: float) -> None:
     low, high = sorted((one, other))
     result = {"interval_95": [low, high], "chance": 0.25}
-    assert (verdict(result) == "at") == (low <= 0.25 <= high)
-    assert (verdict(result) == "above") == (low > 0.25)
+    assert (compare_with_chance(result) == "at") == (low <= 0.25 <= high)
+    assert (compare_with_chance(result) == "above") == (low > 0.25)
 
 
 def test_above_chance_is_said_of_those_that_are(pipeline: Pipeline) -> None:
@@ -455,7 +456,7 @@ def test_the_running_mean_is_numpys(values: list[float], window: int) -> None:
 
 def test_table_2_shows_what_was_measured_in_this_store(tmp_path: Path) -> None:
     paper = load_paper()
-    alone = markdown(gather(**Pipeline(tmp_path / "alone").inputs()), paper, [])
+    alone = format_report(gather(**Pipeline(tmp_path / "alone").inputs()), paper, [])
     assert "Not measured in this store" in alone and "15,000" in alone
     result = Result(
         status="done",
@@ -471,6 +472,6 @@ def test_table_2_shows_what_was_measured_in_this_store(tmp_path: Path) -> None:
     (folder / "table.json").write_text(json.dumps(rows))
     manifest = Pipeline(tmp_path / "beside").pretrain.manifest | {"stage": "kernel_table"}
     table2 = StageResult(stage="kernel_table", key="k", folder=folder, manifest=manifest)
-    beside = markdown(gather(**Pipeline(tmp_path / "p").inputs(), kernels=table2), paper, [])
+    beside = format_report(gather(**Pipeline(tmp_path / "p").inputs(), kernels=table2), paper, [])
     assert "31,234" in beside and "41.5" in beside and "GPU X" in beside
     assert "Not measured in this store" not in beside

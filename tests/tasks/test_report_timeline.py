@@ -1,4 +1,4 @@
-"""What happened to a pretraining on the way, in words and in the picture."""
+"""Timeline of a pretraining, in words and in the picture."""
 
 import dataclasses
 import json
@@ -13,9 +13,9 @@ from model.train.run.metrics import JsonLines
 from tasks.core.manifest import StageResult
 from tasks.core.paper import load_paper
 from tasks.core.theme import DARK, LIGHT
-from tasks.report.data import Curve, Facts, Training, _training
-from tasks.report.format import markdown
-from tasks.report.timeline import Course, read_course
+from tasks.report.data import Curve, ReportData, Training, _training
+from tasks.report.format import format_report
+from tasks.report.timeline import Timeline, read_timeline
 from tasks.report.timeline_figure import axis, pretraining
 
 
@@ -63,44 +63,46 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def facts_of(run: Path) -> Facts:
+def data_of(run: Path) -> ReportData:
     manifest = {"counts": {}, "notes": {}}
     result = StageResult(stage="pretrain", key="k", folder=run, manifest=manifest)
-    return Facts(name="x", trainings={"base": _training("base", result)}, course=read_course(run))
+    return ReportData(
+        name="x", trainings={"base": _training("base", result)}, timeline=read_timeline(run)
+    )
 
 
 def test_every_kind_of_event_is_a_mark_at_its_step(run: Path) -> None:
-    marks = read_course(run).marks
-    assert [(mark.step, mark.kind) for mark in marks] == [
+    events = read_timeline(run).events
+    assert [(event.step, event.kind) for event in events] == [
         (20, "resumed"),
         (30, "rescaled"),
-        (40, "end moved"),
+        (40, "length changed"),
         (60, "batches skipped"),
         (75, "batches skipped"),
     ]
-    assert marks[0].text == "resumed after it was stopped"
-    assert marks[1].text == "2 -> 1 processes, after a kill"
-    assert "100 steps" in marks[2].text
-    assert "rollback to step 75" in marks[4].text
+    assert events[0].text == "resumed after it was stopped"
+    assert events[1].text == "2 -> 1 processes, after a kill"
+    assert "100 steps" in events[2].text
+    assert "rollback to step 75" in events[4].text
 
 
 def test_a_run_in_one_piece_has_no_marks(tmp_path: Path) -> None:
-    assert read_course(tmp_path) == Course()
+    assert read_timeline(tmp_path) == Timeline()
 
 
 def test_the_report_tells_the_sessions(run: Path) -> None:
-    text = markdown(facts_of(run), load_paper(), [])
-    assert "### What happened on the way" in text
+    text = format_report(data_of(run), load_paper(), [])
+    assert "### Timeline of the pretraining" in text
     assert "| 2 | 20 |  | 2 | GPU X | killed |" in text
     assert "- step 30: 2 -> 1 processes, after a kill" in text
-    calm = dataclasses.replace(facts_of(run), course=Course())
-    assert "What happened on the way" not in markdown(calm, load_paper(), [])
+    calm = dataclasses.replace(data_of(run), timeline=Timeline())
+    assert "Timeline of the pretraining" not in format_report(calm, load_paper(), [])
 
 
 def test_the_picture_has_a_mark_for_each_event_in_every_panel(run: Path) -> None:
-    facts = facts_of(run)
+    data = data_of(run)
     for theme in (LIGHT, DARK):
-        figure = pretraining(facts, theme)
+        figure = pretraining(data, theme)
         assert figure is not None
         assert [axes.get_ylabel() for axes in figure.axes][1:] == ["rate", "tokens/s", "processes"]
         for axes in figure.axes:
