@@ -8,19 +8,22 @@ A file may begin with `base: other.yaml` (relative to itself) and state only its
 mappings are merged key by key, everything else is replaced. Unknown keys are errors everywhere.
 """
 
+import copy
 import dataclasses
-import difflib
-import types
+import json
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from common.errors import ConfigError
+from common.config import dataclass_in, did_you_mean, field_types, raise_all, refusal, renamed_keys
+from common.errors import ConfigError, SteelError
 from common.paths import RECIPES, display
+from common.ranges import members, unwrapped
 from common.urls import redact
 
 T = TypeVar("T")
@@ -129,58 +132,177 @@ def build(cls: type[T], data: Mapping[str, Any], *, where: str) -> T:
 
     Raises ConfigError that lists every wrong key with its place, value and remedy.
     """
-    _forbid_unknown_keys(cls, set())
-    try:
-        return TypeAdapter(cls).validate_python(dict(data))
-    except ValidationError as error:
-        lines = [_explain(cls, problem) for problem in error.errors()]
-        raise ConfigError(f"{where}: " + "; ".join(dict.fromkeys(lines))) from error
+    parsed = parse(cls, data)
+    raise_all(parsed.problems, where)
+    assert parsed.value is not None
+    return parsed.value
 
 
-def _forbid_unknown_keys(tp: Any, seen: set[Any]) -> None:
-    """Make pydantic refuse unknown keys in a dataclass and in every dataclass inside it.
+@dataclass(frozen=True, kw_only=True)
+class Parsed(Generic[T]):
+    """A mapping as a dataclass, as far as that goes."""
+
+    value: T | None
+    """The dataclass, with its default wherever a value was refused; None where there is none."""
+    problems: list[SteelError]
+    """Each key or value that was refused."""
+    wrong: frozenset[str]
+    """Dotted places of the refused ones."""
+
+
+def parse(cls: type[T], data: Mapping[str, Any]) -> Parsed[T]:
+    """Validate a mapping as the dataclass `cls`, and go on after what is wrong.
+
+    Keys, types and declared ranges are validated; `Config.check` is not called.
+    """
+    _prepare(cls, set())
+    plain = copy.deepcopy(dict(data))
+    messages = dict.fromkeys(_rename(cls, plain, ""))
+    wrong: set[str] = set()
+    value: T | None = None
+    for _ in range(MAX_ATTEMPTS):
+        try:
+            value = TypeAdapter(cls).validate_python(plain)
+            break
+        except ValidationError as error:
+            found = [(_place(plain, p), p["type"]) for p in error.errors()]
+        messages |= dict.fromkeys(_explain(cls, plain, place, kind) for place, kind in found)
+        for place, _ in found:
+            wrong |= {".".join(place), ".".join(_remove(plain, place))}
+    return Parsed(value=value, problems=[ConfigError(m) for m in messages], wrong=frozenset(wrong))
+
+
+MAX_ATTEMPTS = 3
+"""A mapping is validated again without what was refused, to find what is wrong beside it."""
+
+
+def _prepare(hint: Any, seen: set[Any]) -> None:
+    """Make pydantic refuse unknown keys, infinity and NaN in a dataclass and all inside it.
 
     Done from outside because the dataclasses of `model/` must not depend on pydantic.
     """
-    if isinstance(tp, type) and dataclasses.is_dataclass(tp):
-        if tp in seen:
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        if hint in seen:
             return
-        seen.add(tp)
-        config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-        tp.__pydantic_config__ = config  # type: ignore[attr-defined]
-        for hint in typing.get_type_hints(tp).values():
-            _forbid_unknown_keys(hint, seen)
+        seen.add(hint)
+        config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+        hint.__pydantic_config__ = config  # type: ignore[attr-defined]
+        for kind in field_types(hint).values():
+            _prepare(kind, seen)
     else:
-        for argument in typing.get_args(tp):
+        for argument in typing.get_args(hint):
             if not isinstance(argument, str):
-                _forbid_unknown_keys(argument, seen)
+                _prepare(argument, seen)
 
 
-def _explain(cls: Any, problem: Any) -> str:
-    """One pydantic problem as a sentence for a person."""
-    # Union members show up in the location as type names; a user only knows keys.
-    location = [str(p) for p in problem["loc"] if not str(p)[:1].isupper()]
-    dotted = ".".join(location) or "the whole file"
-    match problem["type"]:
+def _rename(cls: type[Any], data: dict[str, Any], place: str) -> Iterator[str]:
+    """Move values from keys that were renamed to today's; yield what to write instead."""
+    names = renamed_keys(cls)
+    written: dict[str, str] = {}
+    for group in [old for old, new in names.items() if not new and isinstance(data.get(old), dict)]:
+        for key, value in data.pop(group).items():
+            written[key] = f"{group}.{key}"
+            data.setdefault(key, value)
+    for old, new in names.items():
+        if new and old in data:
+            written[new] = written.pop(old, old)
+            _put(data, new.split("."), data.pop(old))
+    for new, old in written.items():
+        for leaf, value in _leaves(_get(data, new.split("."))):
+            yield _new_line(f"{place}{old}{leaf}", f"{place}{new}{leaf}", value)
+    for key, hint in field_types(cls).items():
+        yield from _rename_below(hint, data.get(key), f"{place}{key}")
+
+
+def _rename_below(hint: Any, value: Any, place: str) -> Iterator[str]:
+    """The same for a field: a group, or a list of groups."""
+    group = dataclass_in(hint)
+    if group is not None and isinstance(value, dict):
+        yield from _rename(group, value, f"{place}.")
+    elif isinstance(value, list):
+        for number, entry in enumerate(value):
+            yield from _rename_below(_type_at(hint, ("0",)), entry, f"{place}.{number}")
+
+
+def _new_line(old: str, new: str, value: Any) -> str:
+    group, _, key = new.rpartition(".")
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    within = f" under `{group}`" if group else ""
+    return redact(f"{old!r} is now {new!r}: write `{key}: {text}`{within}, or --set {new}={text}")
+
+
+def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted place with a dot in front, value) of everything in nested mappings."""
+    if isinstance(value, dict) and value:
+        for key, entry in value.items():
+            yield from _leaves(entry, f"{place}.{key}")
+    else:
+        yield place, value
+
+
+def _get(data: Any, keys: list[str]) -> Any:
+    for key in keys:
+        data = data[key]
+    return data
+
+
+def _put(data: dict[str, Any], keys: list[str], value: Any) -> None:
+    for key in keys[:-1]:
+        data = data.setdefault(key, {})
+    data.setdefault(keys[-1], value)
+
+
+def _place(data: Any, problem: Any) -> tuple[str, ...]:
+    """Keys that lead to a problem of pydantic's, without its names for members of unions."""
+    place: list[str] = []
+    for number, part in enumerate(problem["loc"], start=1):
+        in_list = isinstance(data, list | tuple) and isinstance(part, int) and part < len(data)
+        if in_list or (isinstance(data, dict) and part in data):
+            data = data[part]
+        elif number < len(problem["loc"]) or not problem["type"].startswith("missing"):
+            continue
+        place.append(str(part))
+    return tuple(place)
+
+
+def _remove(data: dict[str, Any], place: tuple[str, ...]) -> tuple[str, ...]:
+    """Take the value at a place out; of a list all. Returns the place of what was taken out."""
+    for number, key in enumerate(place[:-1], start=1):
+        if not isinstance(data.get(key), dict):
+            data.pop(key, None)
+            return place[:number]
+        data = data[key]
+    if place:
+        data.pop(place[-1], None)
+    return place
+
+
+def _explain(cls: type[Any], data: Any, place: tuple[str, ...], kind: str) -> str:
+    """One problem of pydantic's as a sentence for a person."""
+    dotted = ".".join(place) or "the whole file"
+    match kind:
         case "unexpected_keyword_argument" | "extra_forbidden":
-            known = _fields_at(cls, location[:-1])
-            close = difflib.get_close_matches(location[-1], known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
-            return f"unknown key {dotted!r} ({hint})"
+            group = dataclass_in(_type_at(cls, place[:-1]))
+            known = list(field_types(group)) if group else []
+            hint = did_you_mean(place[-1], known).strip()
+            return f"unknown key {dotted!r} {hint or '(known keys: ' + ', '.join(known) + ')'}"
         case "missing" | "missing_argument" | "missing_keyword_only_argument":
             return f"key {dotted!r} is required"
-        case _:
-            return redact(f"{dotted!r}: {problem['msg']} (got {problem['input']!r})")
+    value: Any = data
+    for key in place:
+        value = value[int(key) if isinstance(value, list | tuple) else key]
+    return redact(refusal(dotted, value, _type_at(cls, place)))
 
 
-def _fields_at(cls: Any, location: list[str]) -> list[str]:
-    """Names of the fields of the dataclass that stands at a dotted place below `cls`."""
-    for key in location:
-        if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
-            break
-        cls = typing.get_type_hints(cls).get(key)
-        members = typing.get_args(cls) if isinstance(cls, types.UnionType) else (cls,)
-        cls = next((m for m in members if isinstance(m, type) and dataclasses.is_dataclass(m)), cls)
-    if isinstance(cls, type) and dataclasses.is_dataclass(cls):
-        return [field.name for field in dataclasses.fields(cls)]
-    return []
+def _type_at(hint: Any, place: tuple[str, ...]) -> Any:
+    """Type of the value at a place below a type; Any where it has none."""
+    for key in place:
+        group = dataclass_in(hint)
+        if group is not None:
+            hint = field_types(group).get(key, Any)
+            continue
+        entries = [typing.get_args(unwrapped(member)[0]) for member in members(hint)]
+        hint = next((arguments[-1] for arguments in entries if arguments), Any)
+        if hint is Ellipsis:
+            hint = Any
+    return hint

@@ -11,6 +11,7 @@ import torch
 from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 
+from common.config import validate
 from common.errors import ConfigError, SteelError
 from common.paths import resolve
 from flows.session import session, tracked
@@ -20,7 +21,7 @@ from tasks.core.artifacts import run_logger, shorten_user_errors
 from tasks.core.paper import Table2, load_table2
 from tasks.core.stage import plain
 from tasks.kernel_table import KernelTableConfig, kernel_table
-from tasks.throughput import ThroughputConfig, check, throughput
+from tasks.throughput import ThroughputConfig, throughput
 
 OURS = {"ours": variants.OURS, "ours compiled": Variant(compile=True)}
 """Measured beside the paper's eight columns."""
@@ -32,7 +33,7 @@ def pretrain_variants(
     changes_by_variant: Mapping[str, Mapping[str, Any]],
     config: str,
     store: str,
-    settings: list[str],
+    overrides: list[str],
 ) -> dict[str, Any]:
     """Pretrain each variant of one configuration and show their figures side by side.
 
@@ -44,7 +45,7 @@ def pretrain_variants(
     errors: list[SteelError] = []
     for variant, changes in changes_by_variant.items():
         try:
-            with session(config, store, settings, {"name": f"{name} {variant}", **changes}) as run:
+            with session(config, store, overrides, {"name": f"{name} {variant}", **changes}) as run:
                 run.make("pretrain")
                 counts = run.pipeline.base.manifest["counts"]
             rows.append({"variant": variant, "status": "done", **counts})
@@ -72,8 +73,8 @@ def kernel_variants(
     paper = load_table2()
     tiny = not torch.cuda.is_available()
     configs = kernel_configs(paper, experiments, num_processes, timed_steps, tiny=tiny)
-    for config in configs.values():
-        check(config)
+    for name, config in configs.items():
+        validate(config, name)
     with tracked("kernel-ablation", resolve(store), {"measured": plain(configs)}) as context:
         measured = {
             label: throughput(config, context=context, label=label)

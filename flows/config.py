@@ -3,12 +3,16 @@
 The fields of each stage are documented beside the stage; here stands what they share.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated, ClassVar
 
-from common.errors import ConfigError
-from common.paths import resolve
-from common.recipes import load_config
+from common.config import INCOMPLETE, Config, problems, raise_all
+from common.errors import ConfigError, SteelError
+from common.paths import display, resolve
+from common.ranges import Gt, Le, MinLen, NonNegativeInt
+from common.recipes import Parsed, apply_overrides, parse, read_yaml
 from corpus.sample_data import DatasetKind, SampleDataConfig
 from tasks.acquire import AcquireConfig
 from tasks.clean import CleanConfig
@@ -20,24 +24,34 @@ from tasks.pretrain import PretrainConfig
 from tasks.report import ReportConfig
 from tasks.sft import SftConfig
 
+KINDS: Mapping[DatasetKind, str] = {
+    "corpora": "corpora",
+    "sft": "sft_sets",
+    "preferences": "preference_sets",
+    "evals": "benchmarks",
+}
+"""Kind of data set (a folder of data_recipes/) -> the key that lists those of a pipeline."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class SampleConfig:
+class SampleConfig(Config):
     """How much of each corpus is taken; always the same part (corpus/sources/sampling.py)."""
 
-    fraction: float = 1.0
+    fraction: Annotated[float, Gt(0), Le(1)] = 1.0
     """Share of each corpus, in bytes as stored; above 0, at most 1."""
-    limit: int = 0
+    limit: NonNegativeInt = 0
     """Records (lines, items, rows) of each corpus at most; 0 for all."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PipelineConfig:
+class PipelineConfig(Config):
     """A whole pipeline, from raw corpora to the report."""
+
+    RENAMED: ClassVar[Mapping[str, str]] = {"sample_world": "sample_data"}
 
     name: str
     """Name of the pipeline; names the MLflow run and the report."""
-    corpora: dict[str, str]
+    corpora: Annotated[dict[str, str], MinLen(1)]
     """Corpus (a recipe in data_recipes/corpora) -> where it is: `sample-data`, `hub`, a path,
     folder or glob relative to the project's root, or a URL of one (https://, s3://, hf://, …)."""
     sft_sets: dict[str, str] = field(default_factory=dict)
@@ -61,7 +75,7 @@ class PipelineConfig:
     mixtures: list[str] = field(default_factory=list)
     """SFT mixtures (data_recipes/mixtures), each trained from the same base with the settings of
     `sft` (paper: Table 3)."""
-    sft: SftConfig | None = None
+    sft: SftConfig | None = field(default=None, metadata=INCOMPLETE)
     """Settings of supervised fine-tuning; its own `mixture` is replaced by each of `mixtures`."""
     dpo: DpoConfig | None = None
     """Settings of direct preference optimisation; absent: no DPO."""
@@ -72,21 +86,23 @@ class PipelineConfig:
     report: ReportConfig = field(default_factory=ReportConfig)
     """The report."""
 
-    def __post_init__(self) -> None:
-        if not self.corpora:
-            raise ConfigError("`corpora` is empty: name at least one corpus and its location")
+    def check(self) -> Iterator[SteelError]:
         if self.mixtures and self.sft is None:
-            raise ConfigError("`mixtures` are given, but no `sft` settings to train them with")
+            yield ConfigError("`mixtures` are given, but no `sft` settings to train them with")
         if self.mixtures and not self.sft_sets:
-            raise ConfigError("`mixtures` are given, but no `sft_sets` to mix")
+            yield ConfigError("`mixtures` are given, but no `sft_sets` to mix")
         if len(set(self.mixtures)) < len(self.mixtures):
-            raise ConfigError(f"`mixtures` names one twice: {self.mixtures}")
+            yield ConfigError(f"`mixtures` names one twice: {self.mixtures}")
         if self.dpo is not None and self.policy_mixture not in self.mixtures:
-            raise ConfigError(
+            yield ConfigError(
                 f"`dpo_policy` {self.policy_mixture!r} is not one of `mixtures` {self.mixtures}"
             )
         if self.dpo is not None and not self.preference_sets:
-            raise ConfigError("`dpo` is given, but no `preference_sets`")
+            yield ConfigError("`dpo` is given, but no `preference_sets`")
+        for kind, key in KINDS.items():
+            yield from problems(self.acquire(kind), key)
+        for mixture in self.mixtures if self.sft is not None else ():
+            yield from problems(self.sft_of(mixture), "sft")
 
     @property
     def policy_mixture(self) -> str | None:
@@ -95,12 +111,7 @@ class PipelineConfig:
 
     def acquire(self, kind: DatasetKind) -> AcquireConfig:
         """What `acquire` fetches of one kind."""
-        datasets = {
-            "corpora": self.corpora,
-            "sft": self.sft_sets,
-            "preferences": self.preference_sets,
-            "evals": self.benchmarks,
-        }[kind]
+        datasets: dict[str, str] = getattr(self, KINDS[kind])
         # Only who uses the generator depends on its settings.
         generated = "sample-data" in datasets.values()
         sample = self.sample if kind == "corpora" else SampleConfig()
@@ -118,6 +129,17 @@ class PipelineConfig:
         return replace(self.sft, mixture=mixture)
 
 
-def load_pipeline(path: str | Path, overrides: list[str] | None = None) -> PipelineConfig:
+def parse_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Parsed[PipelineConfig]:
+    """Read `deployments/<x>.yaml` with overrides, and note what is wrong with keys and values.
+
+    Raises ConfigError for a file or an override that cannot be read at all.
+    """
+    return parse(PipelineConfig, apply_overrides(read_yaml(resolve(path)), overrides))
+
+
+def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> PipelineConfig:
     """Read `deployments/<x>.yaml`. Raises ConfigError naming file, key, value and remedy."""
-    return load_config(resolve(path), PipelineConfig, overrides or [])
+    parsed = parse_pipeline(path, overrides)
+    raise_all(parsed.problems, display(resolve(path)))
+    assert parsed.value is not None
+    return parsed.value

@@ -1,16 +1,15 @@
-"""Everything that can be refused before work starts, in one pass over the configuration."""
+"""Everything that can be refused before work starts, in one pass over a configuration."""
 
-import importlib
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from common.config import errors_of, problems, raise_all
 from common.disk import require_free_space
-from corpus.sample_data import DatasetKind
-from flows.config import PipelineConfig
-from tasks import acquire, pretrain
+from common.errors import SteelError
+from common.paths import display, resolve
+from flows.config import KINDS, PipelineConfig, parse_pipeline
 from tasks.pretrain.appends import check_data
-
-KINDS: tuple[DatasetKind, ...] = ("corpora", "sft", "preferences", "evals")
 
 COPIES = 7
 """How often a corpus lies in the store at the most: raw, normalized, while it is cleaned (four
@@ -23,33 +22,39 @@ QWEN_VOCABULARY = 151_936
 """Rows of a whole Qwen1.5 embedding; a pruned one is not known before the corpus is cleaned."""
 
 
-def preflight(config: PipelineConfig, store: Path) -> None:
-    """Check every stage's config, the raw data, the tokenizer and the disk.
+def preflight(path: str | Path, overrides: Sequence[str], store: Path) -> PipelineConfig:
+    """Read a configuration and check it whole: keys, ranges, contradictions, data, disk.
 
-    Raises ConfigError or DataError with one message that says what is wrong, where, and what to do.
+    Raises ConfigError or DataError that lists everything that is wrong, where, and what to do.
     """
-    for kind in KINDS:
-        acquire.check(config.acquire(kind))
-    for name in ("normalize", "clean", "pretrain", "evaluate", "report"):
-        _check(name, getattr(config, name))
-    for mixture in config.mixtures:
-        _check("sft", config.sft_of(mixture))
-    _check("dpo", config.dpo)
-    check_data(config.pretrain.append, store)
-    require_free_space(store, bytes_needed(config), f"pipeline {config.name!r}")
-    # Last, because reading a tokenizer takes seconds.
-    _check("pack", config.pack)
+    where = display(resolve(path))
+    parsed = parse_pipeline(path, overrides)
+    config = parsed.value
+    if config is None:
+        raise_all(parsed.problems, where)
+    assert config is not None
+    found = [*parsed.problems, *problems(config, known_wrong=parsed.wrong)]
+    if not any(wrong.startswith("pretrain") for wrong in parsed.wrong):
+        found += _other_problems(config, store)
+    raise_all(found, where)
+    return config
 
 
 def bytes_needed(config: PipelineConfig) -> int:
     """Disk that the whole pipeline takes, as far as it can be known before it runs."""
-    data = {kind: acquire.bytes_needed(config.acquire(kind)) for kind in KINDS}
-    vocabulary = 1 if config.pack.prune else QWEN_VOCABULARY
-    checkpoints = pretrain.bytes_needed(config.pretrain, vocab_size=vocabulary)
-    return COPIES * data["corpora"] + sum(data.values()) + checkpoints + OTHER_BYTES
+    data = {kind: config.acquire(kind).bytes_needed() for kind in KINDS}
+    pretrain = config.pretrain
+    if isinstance(pretrain.model, dict) and not config.pack.prune:
+        model = {"vocab_size": QWEN_VOCABULARY, **pretrain.model}
+        pretrain = replace(pretrain, model=model)
+    return COPIES * data["corpora"] + sum(data.values()) + pretrain.bytes_needed() + OTHER_BYTES
 
 
-def _check(name: str, config: Any) -> None:
-    """Call a stage module's own `check`, where the pipeline has such a stage."""
-    if config is not None:
-        importlib.import_module(f"tasks.{name}").check(config)
+def _other_problems(config: PipelineConfig, store: Path) -> Iterator[SteelError]:
+    """Yield an error for appended data that are not there, and for too small a disk."""
+    yield from errors_of(check_data, config.pretrain.append, store)
+    try:
+        needed = bytes_needed(config)
+    except SteelError:
+        return  # of data or a model that is wrong, and reported
+    yield from errors_of(require_free_space, store, needed, f"pipeline {config.name!r}")

@@ -1,6 +1,6 @@
 """One run of the pipeline: configuration, checks, tracker, and what it all came to.
 
-with session(config, store, settings) as run:   # loads, checks, opens the MLflow parent run
+with session(config, store, overrides) as run:   # loads, checks, opens the MLflow parent run
     run.make("pretrain")                        # makes what is missing, skips what is there
     return run.summary()                        # closes the run and shows the table of results
 """
@@ -18,7 +18,7 @@ from prefect.runtime import flow_run
 
 from common.paths import display, resolve
 from common.provenance import git_commit
-from flows.config import PipelineConfig, load_pipeline
+from flows.config import PipelineConfig
 from flows.graph import Pipeline
 from flows.preflight import preflight
 from tasks.core.artifacts import shorten_user_errors
@@ -78,24 +78,22 @@ class Session:
 
 @contextmanager
 def session(
-    config: str, store: str, settings: list[str], changes: Mapping[str, Any] | None = None
+    config: str, store: str, overrides: list[str], changes: Mapping[str, Any] | None = None
 ) -> Iterator[Session]:
     """Load and check a configuration, then open its MLflow run for the length of the block.
 
     Args:
         config: a file of `deployments/`.
         store: folder of all results.
-        settings: `section.key=value` changes.
+        overrides: `section.key=value` changes.
         changes: further changes by key; None values are left out.
 
     Raises:
         ConfigError, DataError: before any work has started.
     """
     shorten_user_errors()
-    overrides = [*settings, *_overrides(changes or {})]
-    loaded = load_pipeline(config, overrides)
     place = resolve(store)
-    preflight(loaded, place)
+    loaded = preflight(config, [*overrides, *_overrides(changes or {})], place)
     recorded = {"file": display(resolve(config)), **plain(loaded)}
     with tracked(loaded.name, place, recorded) as context:
         yield Session(pipeline=Pipeline(loaded, context), config=loaded, context=context)

@@ -16,7 +16,7 @@ Config = Annotated[
     str, Field(description="Configuration file, relative to the project's root.", min_length=1)
 ]
 Store = Annotated[str, Field(description="Folder that holds every stage's results.", min_length=1)]
-Settings = Annotated[
+Overrides = Annotated[
     list[str], Field(description="Changes to the configuration, each `section.key=value`.")
 ]
 StageName = Literal["data", "pretrain", "sft", "dpo", "evaluate", "report"]
@@ -30,11 +30,11 @@ STORE = "store"
 def pipeline(
     config: Config = SMOKE,
     store: Store = STORE,
-    settings: Settings = [],  # noqa: B006 - Prefect copies defaults into the form
+    overrides: Overrides = [],  # noqa: B006 - Prefect copies defaults into the form
     stages: list[StageName] | None = None,
 ) -> dict[str, Any]:
     """Everything, from raw corpora to the report; or only `stages` and what they need."""
-    with session(config, store, settings) as run:
+    with session(config, store, overrides) as run:
         for stage in stages or ["report"]:
             run.make(stage)
         return run.summary()
@@ -54,7 +54,7 @@ def data(
     code_recipe: Annotated[
         str | None, Field(description="Cleaning recipe for code: `code-repaired`, `code`, …")
     ] = None,
-    settings: Settings = [],  # noqa: B006
+    overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """Acquire, normalize, clean and pack the corpora. Fields left empty keep the configuration's
     values."""
@@ -64,7 +64,7 @@ def data(
         "clean.text": text_recipe,
         "clean.code": code_recipe,
     }
-    with session(config, store, settings, changes) as run:
+    with session(config, store, overrides, changes) as run:
         run.make("data")
         return run.summary()
 
@@ -76,15 +76,15 @@ def pretrain(
     steps: Annotated[int | None, Field(ge=1, description="Optimizer steps.")] = None,
     learning_rate: Annotated[float | None, Field(gt=0, description="Peak learning rate.")] = None,
     routing: Annotated[Routing | None, Field(description="Soft MoE routing.")] = None,
-    settings: Settings = [],  # noqa: B006
+    overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """Pretrain on the packed corpus. Fields left empty keep the configuration's values."""
     changes = {
-        "pretrain.settings.steps": steps,
-        "pretrain.settings.learning_rate": learning_rate,
-        "pretrain.settings.model.routing": routing,
+        "pretrain.steps": steps,
+        "pretrain.learning_rate": learning_rate,
+        "pretrain.model.routing": routing,
     }
-    with session(config, store, settings, changes) as run:
+    with session(config, store, overrides, changes) as run:
         run.make("pretrain")
         return run.summary()
 
@@ -96,7 +96,7 @@ def sft(
     store: Store = STORE,
     epochs: Annotated[float | None, Field(gt=0, description="Passes over the mixture.")] = None,
     learning_rate: Annotated[float | None, Field(gt=0, description="Peak learning rate.")] = None,
-    settings: Settings = [],  # noqa: B006
+    overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """Supervised fine-tuning of the pretrained model."""
     changes = {
@@ -105,7 +105,7 @@ def sft(
         "mixtures": [mixture] if mixture else None,
         "dpo_policy": mixture,
     }
-    with session(config, store, settings, changes) as run:
+    with session(config, store, overrides, changes) as run:
         run.make("sft")
         return run.summary()
 
@@ -117,10 +117,10 @@ def mixture_ablation(
     ] = None,
     config: Config = SMOKE,
     store: Store = STORE,
-    settings: Settings = [],  # noqa: B006
+    overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """Table 3: one SFT model per mixture, all from the same base, examined side by side."""
-    with session(config, store, settings, {"mixtures": mixtures}) as run:
+    with session(config, store, overrides, {"mixtures": mixtures}) as run:
         run.make("evaluate")
         return run.summary()
 
@@ -131,11 +131,11 @@ def dpo(
     store: Store = STORE,
     beta: Annotated[float | None, Field(gt=0, description="DPO's beta.")] = None,
     learning_rate: Annotated[float | None, Field(gt=0, description="Peak learning rate.")] = None,
-    settings: Settings = [],  # noqa: B006
+    overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """Direct preference optimisation of one SFT model."""
     changes = {"dpo.beta": beta, "dpo.learning_rate": learning_rate}
-    with session(config, store, settings, changes) as run:
+    with session(config, store, overrides, changes) as run:
         run.make("dpo")
         return run.summary()
 
@@ -144,10 +144,10 @@ def dpo(
 def evaluate(
     config: Config = SMOKE,
     store: Store = STORE,
-    settings: Settings = [],  # noqa: B006
+    overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """C-Eval, CMMLU and MMLU for every model of the configuration."""
-    with session(config, store, settings) as run:
+    with session(config, store, overrides) as run:
         run.make("evaluate")
         return run.summary()
 
@@ -156,10 +156,10 @@ def evaluate(
 def report(
     config: Config = SMOKE,
     store: Store = STORE,
-    settings: Settings = [],  # noqa: B006
+    overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """Tables 3 and 4 beside the paper's, curves, provenance."""
-    with session(config, store, settings) as run:
+    with session(config, store, overrides) as run:
         run.make("report")
         return run.summary()
 
@@ -171,13 +171,13 @@ def ffn_ablation(
     ] = ["token", "dense", "sequence"],  # noqa: B006
     config: Config = SMOKE,
     store: Store = STORE,
-    settings: Settings = [],  # noqa: B006
+    overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """The same pretraining with each Soft MoE routing and with a dense FFN."""
     variants: dict[str, dict[str, Any]] = {
-        routing: {"pretrain.settings.model.routing": routing} for routing in routings
+        routing: {"pretrain.model.routing": routing} for routing in routings
     }
-    return pretrain_variants("ffn-ablation", variants, config, store, settings)
+    return pretrain_variants("ffn-ablation", variants, config, store, overrides)
 
 
 @flow(name="steel")

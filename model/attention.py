@@ -17,7 +17,7 @@ Shapes: B = rows, M = tokens of a row, T = B M, H = query heads, D = head size, 
 import copy
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,20 +29,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import import_utils
 
 from common.errors import ConfigError
+from model.architecture import AttentionImplementation
 from model.documents import Documents
 
 VARLEN = "varlen"
 
-NAMES = (
-    "auto",
-    "eager",
-    "sdpa",
-    VARLEN,
-    "flex_attention",
-    "flash_attention_2",
-    "flash_attention_3",
-    "flash_attention_4",
-)
+NAMES = get_args(AttentionImplementation)
 """Values of `attn_implementation`."""
 
 HALF = (torch.bfloat16, torch.float16)

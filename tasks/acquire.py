@@ -4,13 +4,15 @@ One instance per kind of data set. The stage's manifest records size and MD5 of 
 interruption complete files are kept, and half ones continued.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from common.config import StageConfig, errors_of
 from common.disk import human, require_free_space
-from common.errors import ConfigError
+from common.errors import SteelError
+from common.ranges import Gt, Le, NonNegativeInt
 from common.recipes import recipe_path
 from corpus.recipes import pinned_checksums
 from corpus.sample_data import DatasetKind, SampleDataConfig
@@ -27,7 +29,7 @@ from tasks.core.stage import StageRun, stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class AcquireConfig:
+class AcquireConfig(StageConfig):
     """Data sets of one kind to bring in, their locations, and how much of them to take."""
 
     kind: DatasetKind
@@ -37,9 +39,9 @@ class AcquireConfig:
     project's root), or a URL of one that fsspec can read."""
     sample_data: SampleDataConfig | None = None
     """Settings of the generator; needed where a location is "sample-data"."""
-    fraction: float = 1.0
+    fraction: Annotated[float, Gt(0), Le(1)] = 1.0
     """Share of each corpus to take, in bytes as stored; above 0, at most 1. Only for corpora."""
-    limit: int = 0
+    limit: NonNegativeInt = 0
     """Records (lines, items, rows) of each corpus at most; 0 for all. Only for corpora."""
 
     @property
@@ -63,36 +65,25 @@ class AcquireConfig:
             if location != HUB
         }
 
+    def check(self) -> Iterator[SteelError]:
+        assert self.kind == "corpora" or not self.samples, "only corpora are sampled"
+        for name, location in self.datasets.items():
+            yield from errors_of(check_location, self.kind, name, location, self.sample_data)
 
-def check(config: AcquireConfig) -> None:
-    """Raise ConfigError for an unknown data set, DataError for one that is missing or empty."""
-    if not 0 < config.fraction <= 1:
-        raise ConfigError(
-            f"sample.fraction must be above 0 and at most 1 (got {config.fraction}); it is the "
-            "share of each corpus that is taken"
+    def bytes_needed(self) -> int:
+        """Bytes that the stage writes, as far as that can be known without the network."""
+        return int(
+            sum(
+                dataset_bytes(self.kind, location, self.sample_data, self.fraction)
+                for location in self.datasets.values()
+            )
         )
-    if config.limit < 0:
-        raise ConfigError(f"sample.limit must be 0 (all records) or more (got {config.limit})")
-    assert config.kind == "corpora" or not config.samples, "only corpora are sampled"
-    for name, location in config.datasets.items():
-        check_location(config.kind, name, location, config.sample_data)
-
-
-def bytes_needed(config: AcquireConfig) -> int:
-    """Bytes the stage will write, as far as that can be known without the network."""
-    return int(
-        sum(
-            dataset_bytes(config.kind, location, config.sample_data, config.fraction)
-            for location in config.datasets.values()
-        )
-    )
 
 
 @stage(version=2)
 def acquire(run: StageRun, config: AcquireConfig) -> None:
-    """Write `<name>/…` for every data set. Raises as `check`, and DataError for a full disk."""
-    check(config)
-    require_free_space(run.folder, bytes_needed(config), f"acquire ({config.kind})")
+    """Write `<name>/…` for every data set. Raises DataError for a full disk."""
+    require_free_space(run.folder, config.bytes_needed(), f"acquire ({config.kind})")
     acquired: dict[str, AcquiredDataset] = {}
     for name, location in config.datasets.items():
         run.progress(len(acquired), len(config.datasets), f"of {config.kind} ({name})")

@@ -13,12 +13,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 
-from common.errors import ConfigError, DataError
+from common.config import StageConfig, errors_of
+from common.errors import ConfigError, DataError, SteelError
 from common.files import write_json, write_text
+from common.ranges import MinLen, NonNegativeInt, PositiveInt
 from common.recipes import load_recipe, recipe_path
 from corpus.benchmarks.lm_eval_tasks import (
     Benchmark,
@@ -38,20 +40,22 @@ CHAT_STAGES = ("sft", "dpo")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(StageConfig):
     """Benchmarks and the way their questions are asked."""
 
-    benchmarks: list[str] = field(default_factory=lambda: ["ceval", "cmmlu", "mmlu"])
+    benchmarks: Annotated[list[str], MinLen(1)] = field(
+        default_factory=lambda: ["ceval", "cmmlu", "mmlu"]
+    )
     """Recipes in data_recipes/evals/."""
-    num_fewshot: int = 5
+    num_fewshot: NonNegativeInt = 5
     """Worked examples before each question, the first of the benchmark's dev split (0 to 5)."""
-    limit: int | None = None
+    limit: PositiveInt | None = None
     """At most so many questions a subject, for a quick look; None asks all. Tables show it."""
     chat: Literal["auto", True, False] = "auto"
     """Whether prompts go through the chat template; auto: for models made by SFT or DPO."""
-    batch_size: int = 16
+    batch_size: PositiveInt = 16
     """Prompts a forward pass, per process. Changes speed and memory, not results."""
-    num_processes: int | Literal["auto"] = "auto"
+    num_processes: PositiveInt | Literal["auto"] = "auto"
     """Processes that share the questions; auto: one per GPU, or 1 without a GPU."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the model; auto is bfloat16 on a GPU and float32 on the CPU."""
@@ -60,29 +64,27 @@ class EvaluateConfig:
         """The recipes of the benchmarks."""
         return [recipe_path("evals", name) for name in self.benchmarks]
 
+    def ranks(self) -> int:
+        """Number of processes on this machine that share the questions."""
+        if self.num_processes != "auto":
+            return self.num_processes
+        return max(1, torch.cuda.device_count())
 
-def check(config: EvaluateConfig) -> None:
-    """Refuse what cannot work, before anything starts. Raises ConfigError."""
-    if not config.benchmarks:
-        raise ConfigError("evaluate.benchmarks is empty: name at least one, such as ceval")
-    if len(set(config.benchmarks)) != len(config.benchmarks):
-        raise ConfigError(f"evaluate.benchmarks names one twice: {', '.join(config.benchmarks)}")
-    for name, value, least in (
-        ("num_fewshot", config.num_fewshot, 0),
-        ("limit", config.limit, 1),
-        ("batch_size", config.batch_size, 1),
-        ("num_processes", num_processes(config), 1),
-    ):
-        if value is not None and value < least:
-            raise ConfigError(f"evaluate.{name} is {value}; the least is {least}")
-    for name in config.benchmarks:
-        recipe = load_recipe(BenchmarkRecipe, "evals", name)
-        base = lm_eval_tasks() / recipe.base_task
-        if not base.is_file():
-            raise ConfigError(
-                f"{recipe_path('evals', name).name}: lm-eval has no task file {recipe.base_task}; "
-                "is another version of lm-eval installed than the lock file says?"
-            )
+    def check(self) -> Iterator[SteelError]:
+        if len(set(self.benchmarks)) != len(self.benchmarks):
+            yield ConfigError(f"benchmarks names one twice: {', '.join(self.benchmarks)}")
+        for name in self.benchmarks:
+            yield from errors_of(_check_task_file, name)
+
+
+def _check_task_file(benchmark: str) -> None:
+    """Raise ConfigError where lm-eval has no task of a benchmark's kind."""
+    recipe = load_recipe(BenchmarkRecipe, "evals", benchmark)
+    if not (lm_eval_tasks() / recipe.base_task).is_file():
+        raise ConfigError(
+            f"{recipe_path('evals', benchmark).name}: lm-eval has no task file {recipe.base_task}; "
+            "is another version of lm-eval installed than the lock file says?"
+        )
 
 
 @stage(version=1)
@@ -90,7 +92,6 @@ def evaluate(
     run: StageRun, config: EvaluateConfig, *, model: StageResult, benchmarks: StageResult
 ) -> None:
     """Score `model.folder/model` on the benchmarks that `acquire` fetched."""
-    check(config)
     chat = model.stage in CHAT_STAGES if config.chat == "auto" else config.chat
     folder = model.folder / MODEL_FOLDER
     if not (folder / "config.json").is_file():
@@ -118,7 +119,7 @@ def evaluate(
             "batch_size": config.batch_size,
             "dtype": config.dtype,
         },
-        num_processes=num_processes(config),
+        num_processes=config.ranks(),
         total_steps=sum(benchmark.num_questions(config.limit) for benchmark in read),
         env={"HF_DATASETS_CACHE": str((run.scratch / "datasets").resolve())},
     )
@@ -140,13 +141,6 @@ def evaluate(
         }
     write_json(run.folder / "results.json", results)
     _tell(run, results)
-
-
-def num_processes(config: EvaluateConfig) -> int:
-    """Processes that a run on this machine has."""
-    if config.num_processes != "auto":
-        return config.num_processes
-    return max(1, torch.cuda.device_count())
 
 
 def _has_chat_template(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.config import StageConfig
 from common.files import write_json, write_text
 from common.recipes import recipe_path
 from model.train.throughput.measure import Result
@@ -22,11 +23,11 @@ KEY = "kernel-ablation"
 
 
 @dataclass(frozen=True, kw_only=True)
-class KernelTableConfig:
+class KernelTableConfig(StageConfig):
     """How the table is labelled."""
 
     tiny: bool = False
-    """Whether the measured model has tiny sizes instead of the paper's: said in title and rows."""
+    """If true, the measured model has tiny sizes instead of the paper's: title and rows say so."""
 
     def recipe_files(self) -> list[Path]:
         """The paper's table."""

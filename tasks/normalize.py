@@ -4,14 +4,17 @@ A corpus whose two files are complete is not read again after an interruption.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from common.config import StageConfig, errors_of
 from common.disk import require_free_space
-from common.errors import ConfigError
+from common.errors import SteelError
 from common.files import write_json
 from common.paths import RECIPES
+from common.ranges import NonNegativeInt
 from common.recipes import recipe_path
 from corpus.formats.normalization import EXPANSION, RawCorpus, check_format, normalize_corpus
 from corpus.recipes import corpus
@@ -19,12 +22,12 @@ from tasks.core.stage import StageResult, StageRun, stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class NormalizeConfig:
+class NormalizeConfig(StageConfig):
     """Corpora to normalise, and how much of them."""
 
     corpora: tuple[str, ...] = ()
     """Names of corpora (data_recipes/corpora/<name>.yaml); empty: all that were acquired."""
-    limit: int = 0
+    limit: NonNegativeInt = 0
     """Documents per corpus at most, from the front; 0: no limit."""
 
     def recipe_files(self) -> list[Path]:
@@ -33,13 +36,14 @@ class NormalizeConfig:
             return [recipe_path("corpora", name) for name in self.corpora]
         return sorted((RECIPES / "corpora").glob("*.yaml"))
 
+    def check(self) -> Iterator[SteelError]:
+        for name in self.corpora:
+            yield from errors_of(_check_corpus, name)
 
-def check(config: NormalizeConfig) -> None:
-    """Raise ConfigError when a corpus has no recipe, or a recipe names an unknown format."""
-    if config.limit < 0:
-        raise ConfigError(f"normalize.limit must be 0 (none) or more (got {config.limit})")
-    for name in config.corpora:
-        check_format(corpus(name))
+
+def _check_corpus(name: str) -> None:
+    """Raise ConfigError where a corpus has no recipe, or its recipe names an unknown format."""
+    check_format(corpus(name))
 
 
 @stage(version=2)

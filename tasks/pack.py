@@ -14,7 +14,7 @@ a shard and a manifest are.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +22,12 @@ from typing import Any, Literal
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from common.config import NOT_IN_KEY
+from common.config import NOT_IN_KEY, StageConfig, errors_of
 from common.disk import require_free_space, total_bytes
-from common.errors import ConfigError, DataError, StageError
+from common.errors import DataError, StageError, SteelError
 from common.files import md5_of_file
 from common.paths import display
+from common.ranges import PositiveInt
 from corpus.packing.fast_encoder import DifferentIds, FastEncoder, UnsuitableTokenizer
 from corpus.packing.pack_partition import PackJob
 from corpus.packing.workers import num_workers, pack_partitions
@@ -53,7 +54,7 @@ PRUNE_PASSES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class PackConfig:
+class PackConfig(StageConfig):
     """How texts become token ids (paper section 5: Qwen1.5's tokenizer, merged and cut)."""
 
     tokenizer: str = "auto"
@@ -62,12 +63,12 @@ class PackConfig:
     prune: bool = False
     """Keep only the tokens that the cleaned texts and the later stages' data use. A small model
     then spends its parameters on words it has seen; every text is proven to be cut alike."""
-    shard_tokens: int = 100_000_000
+    shard_tokens: PositiveInt = 100_000_000
     """A shard is closed once it holds this many ids (4 bytes each; 2 up to 65,536 tokens); >= 1."""
-    part_bytes: int = 1 << 30
+    part_bytes: PositiveInt = 1 << 30
     """A longer cleaned file is packed in parts of this many bytes, several at a time; the last
     shard of a part may be small. 1 or more."""
-    workers: int | Literal["auto"] = field(default="auto", metadata=NOT_IN_KEY)
+    workers: PositiveInt | Literal["auto"] = field(default="auto", metadata=NOT_IN_KEY)
     """Worker processes, about 0.4 GB of memory each; "auto": one for each core, fewer for little
     text. What comes out is the same."""
     encoder: Literal["auto", "transformers"] = field(default="auto", metadata=NOT_IN_KEY)
@@ -75,19 +76,8 @@ class PackConfig:
     on a text of every batch; Transformers where it cannot be used. "transformers": never anything
     else, some forty times as slow. What comes out is the same."""
 
-
-def check(config: PackConfig) -> None:
-    """Obtain the tokenizer and verify its ids; takes seconds.
-
-    Raises:
-        ConfigError: a number is out of range.
-        DataError: no tokenizer is there, or it is not Qwen1.5's.
-    """
-    numbers = {name: getattr(config, name) for name in ("shard_tokens", "part_bytes", "workers")}
-    for name, value in numbers.items():
-        if value != "auto" and value < 1:
-            raise ConfigError(f"pack.{name} must be 1 or more (got {value})")
-    configured_tokenizer(config.tokenizer)
+    def check(self) -> Iterator[SteelError]:
+        yield from errors_of(configured_tokenizer, self.tokenizer)
 
 
 @stage(version=2)

@@ -3,31 +3,24 @@
 data/<set>/… ──formats, seeded draw──▶ mixture.jsonl ──model.entry.sft──▶ model/
 """
 
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
-import torch
-
-from common.errors import ConfigError
+from common.config import errors_of, narrowed
+from common.errors import ConfigError, SteelError
 from corpus.chats import build_mixture, load_mixture, load_set
-from corpus.decontaminate import ContaminationConfig
 from model.train.finetune.config import SftJob, SftSettings
-from tasks.core.finetune import CPU_PROCESSES, job_folders, mixture_files, report_mixture, train
+from tasks.core.finetune import FinetuneConfig, job_folders, mixture_files, report_mixture, train
 from tasks.core.stage import StageResult, StageRun, plain, stage
 
 
 @dataclass(frozen=True, kw_only=True)
-class SftConfig(SftSettings):
-    """Which mixture to fine-tune on, and how (section 6, Table 3)."""
+class SftConfig(SftSettings, FinetuneConfig):
+    """Mixture to fine-tune on, and settings of the training (section 6, Table 3)."""
 
     mixture: str = ""
     """Recipe in data_recipes/mixtures; a pipeline sets it to each of its `mixtures`."""
-    num_processes: int | Literal["auto"] = "auto"
-    """Ranks on this machine; auto: one per GPU, or 1 without a GPU, but no more than split
-    global_batch_size into whole micro-batches."""
-    contamination: ContaminationConfig = field(default_factory=ContaminationConfig)
-    """Conversations that contain an evaluation question: what counts as one, and what happens to
-    them."""
 
     def fingerprint(self) -> dict[str, Any]:
         """The recipes this run depends on."""
@@ -35,13 +28,9 @@ class SftConfig(SftSettings):
         sets = {name: plain(load_set("sft", name)) for name in mixture.sets}
         return {"mixture": plain(mixture), "sets": sets}
 
-
-def check(config: SftConfig) -> None:
-    """Refuse unknown recipes and contradictory settings. Raises ConfigError."""
-    config.check("sft")
-    config.check_ranks("sft", num_processes(config))
-    config.contamination.check("sft")
-    needed_sets(config)
+    def check(self) -> Iterator[SteelError]:
+        yield from super().check()
+        yield from errors_of(needed_sets, self)
 
 
 def needed_sets(config: SftConfig) -> list[str]:
@@ -49,13 +38,6 @@ def needed_sets(config: SftConfig) -> list[str]:
     if not config.mixture:
         raise ConfigError("sft: mixture is empty; name a recipe in data_recipes/mixtures")
     return [name for name, share in load_mixture(config.mixture).sets.items() if share.fraction]
-
-
-def num_processes(config: SftConfig) -> int:
-    """Ranks that a run on this machine has."""
-    if config.num_processes != "auto":
-        return config.num_processes
-    return config.fitting_ranks(torch.cuda.device_count() or CPU_PROCESSES)
 
 
 @stage(version=2, trains=True)
@@ -82,8 +64,8 @@ def sft(
     rows = build_mixture(load_mixture(config.mixture), files, seed=config.seed)
     title = f"mixture {config.mixture}"
     num_samples = report_mixture(run, title, "conversations", rows, files)
-    ranks = num_processes(config)
-    settings = SftSettings(**{f.name: getattr(config, f.name) for f in fields(SftSettings)})
+    ranks = config.ranks()
+    settings = narrowed(config, SftSettings)
     train(
         run,
         SftJob(settings=settings, **job_folders(run, base)),

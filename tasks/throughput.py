@@ -9,15 +9,18 @@ its result says so.
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from common.errors import StageError
+from common.config import StageConfig, errors_of
+from common.errors import StageError, SteelError
 from common.paths import ROOT
 from common.provenance import software_versions
+from common.ranges import PositiveInt
 from model.train.config import PretrainSettings
 from model.train.distributed.device import device_name
 from model.train.throughput.measure import Attention, Result, ThroughputJob
@@ -26,7 +29,7 @@ from tasks.core.torchrun import torchrun
 
 
 @dataclass(frozen=True, kw_only=True)
-class ThroughputConfig:
+class ThroughputConfig(StageConfig):
     """What is measured, and on how many devices."""
 
     settings: PretrainSettings
@@ -34,11 +37,11 @@ class ThroughputConfig:
     attention: Attention = "auto"
     """auto: the best that a run would take here; sdpa, flash, other: torch's own attention with the
     backend it likes, with its flash backend, or with any but that."""
-    num_processes: int
+    num_processes: PositiveInt
     """Ranks, each on a GPU of its own; on a machine without one they share the processor."""
-    warmup_steps: int = 3
+    warmup_steps: PositiveInt = 3
     """Steps before the clock starts."""
-    timed_steps: int = 10
+    timed_steps: PositiveInt = 10
     """Steps that are timed; their median counts."""
 
     def fingerprint(self) -> dict[str, Any]:
@@ -56,17 +59,14 @@ class ThroughputConfig:
             output=str(output),
         )
 
-
-def check(config: ThroughputConfig) -> None:
-    """Refuse what no machine could measure before anything starts. Raises ConfigError."""
-    config.job(Path()).check()
-    config.settings.check_ranks(config.num_processes)
+    def check(self) -> Iterator[SteelError]:
+        yield from self.job(Path()).check()
+        yield from errors_of(self.settings.check_ranks, self.num_processes)
 
 
 @stage(version=1, measures=True)
 def throughput(run: StageRun, config: ThroughputConfig) -> None:
     """Measure full training steps in processes of their own."""
-    check(config)
     result_file = run.folder / "result.json"
     result_file.unlink(missing_ok=True)  # of an interrupted attempt
     job = dataclasses.asdict(config.job(run.folder))

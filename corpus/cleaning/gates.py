@@ -8,13 +8,15 @@ They are compared with the ledger after the stage is complete, in every flow: a 
 costs no second cleaning, and a tightened one also counts for a corpus that was cleaned before.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from common.errors import ConfigError
+from common.config import errors_of
+from common.errors import ConfigError, SteelError
 from common.paths import display
+from common.ranges import Ge, Le
 from common.recipes import recipe_path
 from corpus.cleaning.recipe import Recipe
 from corpus.recipes import corpus
@@ -24,7 +26,7 @@ ANY = "*"
 LISTED_OPERATORS = 6
 """Operators listed for a source that lost too much."""
 
-MaxDrop = Mapping[str, Mapping[str, float]]
+MaxDrop = Mapping[str, Mapping[str, Annotated[float, Ge(0), Le(1)]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,21 +50,18 @@ class ExceededGate:
         }
 
 
-def check(max_drop: MaxDrop, recipes: Iterable[Recipe]) -> None:
-    """Raise ConfigError for a gate that can have no effect: unknown name, share out of range."""
+def problems(max_drop: MaxDrop, recipes: Iterable[Recipe]) -> Iterator[SteelError]:
+    """Yield an error for each gate with an unknown name: it could never close."""
     operators = {op.name for recipe in recipes for op in recipe.operators}
     known = {*operators, "contamination_filter", TOTAL, ANY}
     for source, gates in max_drop.items():
         if source != ANY:
-            corpus(source)  # names the known ones where there is none
-        for operator, share in gates.items():
-            where = f"clean.max_drop.{source}.{operator}"
-            if operator not in known:
-                raise ConfigError(
-                    f"{where}: neither recipe has this operator. Known: {', '.join(sorted(known))}"
-                )
-            if not 0 <= share <= 1:
-                raise ConfigError(f"{where} must be a share from 0 to 1 (got {share})")
+            yield from errors_of(corpus, source)  # names the known ones where there is none
+        for operator in sorted(gates.keys() - known):
+            yield ConfigError(
+                f"max_drop.{source}.{operator}: neither recipe has this operator. Known: "
+                f"{', '.join(sorted(known))}"
+            )
 
 
 def exceeded(rows: Sequence[Mapping[str, Any]], max_drop: MaxDrop) -> list[ExceededGate]:

@@ -3,10 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+from common.config import Config
 from common.errors import ConfigError, DataError
 from common.paths import RECIPES, display
+from common.ranges import Ge, Gt, Le
 from common.recipes import load_recipe
 from corpus.benchmarks.questions import BenchmarkRecipe, benchmark_files, parse_questions
 
@@ -16,18 +18,18 @@ worked examples of the prompts: nobody scores those."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContaminationConfig:
+class ContaminationConfig(Config):
     """What counts as an evaluation question in a text, and what then happens to the text."""
 
     action: Literal["drop", "flag", "off"] = "drop"
     """drop: the text is left out; flag: it stays and is only listed; off: nobody looks."""
     benchmarks: tuple[str, ...] = ()
     """Benchmarks (data_recipes/evals) whose questions are looked for; empty: all there are."""
-    ngram: int = 8
+    ngram: Annotated[int, Ge(4), Le(50)] = 8
     """Tokens that must agree in a row: a Chinese character, a word or a number is one."""
-    overlap: float = 0.65
+    overlap: Annotated[float, Gt(0), Le(1)] = 0.65
     """Share of a question's n-grams, 0 to 1, from which a text is said to contain it."""
-    sibling_overlap: float = 0.9
+    sibling_overlap: Annotated[float, Gt(0), Le(1)] = 0.9
     """The same for a question that has near-duplicates in the benchmarks, which differ from it in a
     word or a number: a text must be more like it than they are."""
     min_stem: int = 18
@@ -36,21 +38,12 @@ class ContaminationConfig:
     """Tokens of stem and options together below which a question cannot be told from ordinary
     speech: it is listed as not checkable."""
 
-    def check(self, where: str) -> None:
-        """Refuse contradictory values. Raises ConfigError; `where` names the stage."""
-        if not 4 <= self.ngram <= 50:
-            raise ConfigError(f"{where}.contamination.ngram is {self.ngram}; give 4 to 50")
-        for name in ("overlap", "sibling_overlap"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ConfigError(
-                    f"{where}.contamination.{name} is {getattr(self, name)}; give more than 0, at "
-                    "most 1"
-                )
+    def check(self) -> Iterator[ConfigError]:
         for name in ("min_stem", "min_tokens"):
             if getattr(self, name) < self.ngram:
-                raise ConfigError(
-                    f"{where}.contamination.{name} is {getattr(self, name)}, less than ngram "
-                    f"{self.ngram}: a text that short holds no n-gram"
+                yield ConfigError(
+                    f"{name} = {getattr(self, name)}, less than ngram = {self.ngram}: a text that "
+                    "short holds no n-gram"
                 )
 
 

@@ -11,9 +11,11 @@ held-out questions, and the results of a tiny model trained on them.
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Literal
+from typing import Annotated, Literal
 
+from common.config import Config, validate
 from common.errors import ConfigError
+from common.ranges import Gt, Lt
 from corpus.sample_data.benchmarks import SUBJECTS, write_benchmark
 from corpus.sample_data.conversations import PREFERENCES, SFT
 from corpus.sample_data.corpora import CORPORA
@@ -43,12 +45,12 @@ MIN_ROWS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleDataConfig:
+class SampleDataConfig(Config):
     """Settings of the generator."""
 
     seed: int = 7
     """Seed of the facts and of all texts."""
-    scale: float = 1.0
+    scale: Annotated[float, Gt(0), Lt(1000)] = 1.0
     """Multiplies the number of rows: 1 is about 3,300 documents of pretraining text,
     0.56 million tokens of Qwen1.5."""
 
@@ -63,8 +65,7 @@ def write_dataset(kind: DatasetKind, name: str, folder: Path, config: SampleData
             ", ".join(DATASETS.get(kind, ())) or f"none of this kind; kinds: {', '.join(DATASETS)}"
         )
         raise ConfigError(f"The sample data have no {kind} data set {name!r}. Known: {known}.")
-    if not 0 < config.scale < 1000:
-        raise ConfigError(f"sample_data.scale must be above 0 and below 1000 (got {config.scale})")
+    validate(config, "sample_data")
     folder.mkdir(parents=True, exist_ok=True)
     base = draw_facts(config.seed)
     # The name is part of the seed: another one would give other data.

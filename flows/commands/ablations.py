@@ -38,7 +38,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="token, dense, sequence, reference_norm (default: %(default)s)",
     )
     ffn.add_argument("--store", default="store")
-    ffn.add_argument("--set", dest="settings", action="append", default=[])
+    ffn.add_argument("--set", dest="overrides", action="append", default=[])
     ffn.add_argument("--json", action="store_true")
     ffn.set_defaults(run=_ffn)
 
@@ -81,7 +81,6 @@ def _numbers(text: str | None) -> list[int] | None:
 def _ffn(arguments: argparse.Namespace) -> int:
     from common.errors import ConfigError
     from common.paths import resolve
-    from flows.config import load_pipeline
     from flows.preflight import preflight
     from model.config import Routing
 
@@ -91,7 +90,7 @@ def _ffn(arguments: argparse.Namespace) -> int:
         if name not in known:
             raise ConfigError(f"--routings: there is no {name!r}; choose from {', '.join(known)}")
     # Once here, before a server is started.
-    preflight(load_pipeline(arguments.config, arguments.settings), resolve(arguments.store))
+    preflight(arguments.config, arguments.overrides, resolve(arguments.store))
     from flows.steel import ffn_ablation
 
     with prefect_server():
@@ -99,7 +98,7 @@ def _ffn(arguments: argparse.Namespace) -> int:
             routings=routings,
             config=arguments.config,
             store=arguments.store,
-            settings=arguments.settings,
+            overrides=arguments.overrides,
         )
     if arguments.json:
         print(json.dumps(summary, indent=1))

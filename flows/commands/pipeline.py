@@ -23,7 +23,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     run.add_argument("--store", default="store", help="folder of all results (default: store)")
     run.add_argument(
         "--set",
-        dest="settings",
+        dest="overrides",
         action="append",
         default=[],
         metavar="SECTION.KEY=VALUE",
@@ -36,7 +36,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     check = commands.add_parser("check", help="check a configuration and its data, run nothing")
     check.add_argument("config", metavar="CONFIG.yaml")
     check.add_argument("--store", default="store")
-    check.add_argument("--set", dest="settings", action="append", default=[])
+    check.add_argument("--set", dest="overrides", action="append", default=[])
     _add_sample_options(check)
     check.set_defaults(run=_check)
 
@@ -61,17 +61,16 @@ def _add_sample_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def settings_of(arguments: argparse.Namespace) -> list[str]:
+def overrides_of(arguments: argparse.Namespace) -> list[str]:
     """All changes to the configuration that the command line asks for."""
     sample = {"fraction": arguments.fraction, "limit": arguments.limit}
     given = [f"sample.{key}={value}" for key, value in sample.items() if value is not None]
-    return [*arguments.settings, *given]
+    return [*arguments.overrides, *given]
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from common.errors import ConfigError
     from common.paths import resolve
-    from flows.config import load_pipeline
     from flows.preflight import preflight
 
     stages = arguments.stages.split(",") if arguments.stages else None
@@ -79,14 +78,14 @@ def _run(arguments: argparse.Namespace) -> int:
         if name not in STAGES:
             raise ConfigError(f"--stages: there is no {name!r}; choose from {', '.join(STAGES)}")
     # Once here, before a server is started; the flow checks again for those who start it elsewhere.
-    preflight(load_pipeline(arguments.config, settings_of(arguments)), resolve(arguments.store))
+    preflight(arguments.config, overrides_of(arguments), resolve(arguments.store))
     from flows.steel import pipeline
 
     with prefect_server():
         summary = pipeline(
             config=arguments.config,
             store=arguments.store,
-            settings=settings_of(arguments),
+            overrides=overrides_of(arguments),
             stages=stages,
         )
     if arguments.json:
@@ -131,10 +130,9 @@ def _comparison(store: Path) -> str:
 
 def _check(arguments: argparse.Namespace) -> int:
     from common.paths import resolve
-    from flows.config import load_pipeline
     from flows.preflight import preflight
 
-    preflight(load_pipeline(arguments.config, settings_of(arguments)), resolve(arguments.store))
+    preflight(arguments.config, overrides_of(arguments), resolve(arguments.store))
     print(f"{arguments.config} is sound")
     return DONE
 

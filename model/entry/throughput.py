@@ -18,6 +18,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from common.child import Child, python, run_job
+from common.config import validate
 from common.errors import ConfigError
 from common.files import write_json
 from common.provenance import software_versions
@@ -37,7 +38,7 @@ OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FA
 
 def throughput(job: ThroughputJob) -> int:
     """Measure and write result.json; returns the exit code. Raises SteelError for bad input."""
-    job.check()
+    validate(job, "throughput")
     with distributed_context() as ranks:
         try:
             result = measure(job, ranks)
@@ -62,7 +63,7 @@ def run_alone(job: ThroughputJob, num_processes: int) -> Result:
 
     Raises ConfigError for a job that no machine could run, and what ended the entry otherwise.
     """
-    job.check()
+    validate(job, "throughput")
     path = Path(job.output) / "throughput.json"
     (path.parent / "result.json").unlink(missing_ok=True)
     write_json(path, dataclasses.asdict(job))

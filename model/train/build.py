@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
+from common.config import validate
 from model.data import DataState, PackedDataset, PackedManifest, StepLoader
 from model.data.shard_verifier import ShardVerifier, marks_folder, remove_marks
 from model.train.build_model import build_model, parallelize
@@ -54,7 +55,7 @@ def build(
 ) -> Trainer:
     """Build a trainer; called by all ranks. Raises ConfigError or DataError before any work."""
     settings, packed, output = job.settings, Path(job.packed), Path(job.output)
-    settings.check()
+    validate(settings, "pretrain")
     settings.check_ranks(ranks.world_size)
     tokenizer = AutoTokenizer.from_pretrained(packed / "tokenizer", trust_remote_code=False)
     manifest = PackedManifest.read(packed / "shards")

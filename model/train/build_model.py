@@ -2,24 +2,22 @@
 
 import logging
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 import model.modeling_steel as _registers_auto_classes  # noqa: F401
-from common.errors import ConfigError, DataError
-from model.attention import check_attention, choose_attention
-from model.config import SteelConfig
+from common.errors import ConfigError
+from model.attention import choose_attention
 from model.train.activation_checkpoint import checkpoint_activations
 from model.train.config import PretrainSettings
 from model.train.distributed.context import DistributedContext, distribute, resolve_precision
 from model.train.distributed.initialise import FolderWeights, RandomWeights
 from model.train.loss import ModelWithLoss
+from model.train.model_settings import check_folder, model_config
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +34,7 @@ def build_model(
     if folder is None:
         config = model_config(settings, tokenizer_values(settings, tokenizer))
     else:
-        _check_folder(folder)
+        check_folder(folder)
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     attention = choose_attention(
         settings.attn_implementation,
@@ -71,39 +69,6 @@ def build_model(
     )
     assert isinstance(loaded, PreTrainedModel)
     return loaded, RandomWeights(loaded, settings.seed)
-
-
-def check_model(settings: PretrainSettings) -> None:
-    """Refuse what `settings.model` says wrongly, without building it or reading the data.
-
-    Raises ConfigError for an unknown architecture, key or value, DataError for a wrong folder.
-    """
-    check_attention(settings.attn_implementation)
-    if isinstance(settings.model, str):
-        _check_folder(Path(settings.model))
-    else:
-        model_config(settings, {})
-
-
-def model_config(settings: PretrainSettings, from_tokenizer: Mapping[str, Any]) -> Any:
-    """The Transformers config that `settings.model` describes.
-
-    from_tokenizer: values for the fields that the settings leave out. Raises ConfigError.
-    """
-    assert isinstance(settings.model, dict)
-    given = dict(settings.model)
-    kind = given.pop("model_type", SteelConfig.model_type)
-    try:
-        known = set(AutoConfig.for_model(kind).to_dict())
-    except ValueError as error:
-        raise ConfigError(f"pretrain: model_type {kind!r} is unknown to Transformers") from error
-    if unknown := sorted(given.keys() - known):
-        raise ConfigError(f"pretrain: {kind} has no config field {unknown[0]!r} (in `model`)")
-    defaults = {"max_position_embeddings": settings.sequence_length, **from_tokenizer}
-    try:
-        return AutoConfig.for_model(kind, **{**defaults, **given})
-    except (TypeError, ValueError, StrictDataclassError) as error:
-        raise ConfigError(f"pretrain: model: {error}") from error
 
 
 def tokenizer_values(
@@ -145,11 +110,3 @@ def parallelize(
         for layer in layers:
             layer.compile()
     distribute(model_with_loss, language_model, layers, weights, settings, ranks)
-
-
-def _check_folder(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
-        raise DataError(
-            f"pretrain: model = {str(folder)!r} is no folder of a Transformers model (it has no "
-            "config.json)"
-        )

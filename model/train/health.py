@@ -20,10 +20,11 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from common.config import NOT_IN_KEY, require
+from common.config import NOT_IN_KEY, Config
 from common.errors import DataError, StageError
+from common.ranges import Ge, NonNegativeInt, PositiveFloat, PositiveInt
 
 GAUSSIAN = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
@@ -41,7 +42,7 @@ class NonFiniteError(HealthError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HealthSettings:
+class HealthSettings(Config):
     """Reaction to losses and gradients that go wrong, or to a training that hangs."""
 
     non_finite: Literal["stop", "skip"] = field(default="stop", metadata=NOT_IN_KEY)
@@ -50,33 +51,23 @@ class HealthSettings:
     spike: Literal["off", "warn", "skip", "rollback"] = "warn"
     """A loss far above its window: note it; leave the batch out; or roll back and skip the batches
     from there through the spike."""
-    spike_threshold: float = 8.0
+    spike_threshold: PositiveFloat = 8.0
     """Robust z-score above which a loss is a spike."""
-    spike_window: int = 128
+    spike_window: Annotated[int, Ge(4)] = 128
     """Losses that a loss is compared with, the last ones that were trained on. Those of the warm-up
     are not among them: nothing is a spike until so many steps after it."""
-    rollback_steps: int = 100
+    rollback_steps: NonNegativeInt = 100
     """A rollback goes at least so many steps back before the spike: what made it may have begun
     earlier. PaLM: roughly 100. So many must lie between the oldest and the newest checkpoint of
     `checkpoints.keep_last`; `checkpoints.interval` decides how much farther back it goes."""
-    max_in_a_row: int = field(default=10, metadata=NOT_IN_KEY)
+    max_in_a_row: PositiveInt = field(default=10, metadata=NOT_IN_KEY)
     """Batches skipped one after the other, or rollbacks to one checkpoint, after which the run
     stops: then it is not the data."""
-    step_timeout_minutes: float = field(default=15.0, metadata=NOT_IN_KEY)
+    step_timeout_minutes: PositiveFloat = field(default=15.0, metadata=NOT_IN_KEY)
     """Without a sign of progress for so long, every rank ends with a reason; minutes. A step, one
     validation batch, a save or its copy each count as progress."""
-    first_step_timeout_minutes: float = field(default=60.0, metadata=NOT_IN_KEY)
+    first_step_timeout_minutes: PositiveFloat = field(default=60.0, metadata=NOT_IN_KEY)
     """The same until the first step is done: building, reading a checkpoint, compiling; minutes."""
-
-    def check(self) -> None:
-        """Refuse values that make no sense. Raises ConfigError."""
-        place = "pretrain: health."
-        for name in ("spike_threshold", "step_timeout_minutes", "first_step_timeout_minutes"):
-            value = getattr(self, name)
-            require(self, place, name, value > 0 and math.isfinite(value), "a positive number")
-        require(self, place, "spike_window", self.spike_window >= 4, "at least 4")
-        require(self, place, "rollback_steps", self.rollback_steps >= 0, "0 or more")
-        require(self, place, "max_in_a_row", self.max_in_a_row >= 1, "at least 1")
 
 
 @dataclass(kw_only=True)

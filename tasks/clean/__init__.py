@@ -13,15 +13,16 @@ and the result depends neither on the number of workers nor on when they were ki
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from common.config import NOT_IN_KEY
+from common.config import NOT_IN_KEY, StageConfig, errors_of
 from common.disk import require_free_space, total_bytes
-from common.errors import ConfigError, DataError
+from common.errors import DataError, SteelError
 from common.paths import RECIPES, display, resolve
+from common.ranges import Ge, NonNegativeInt
 from corpus.cleaning import gates
 from corpus.cleaning import recipe as recipes
 from corpus.cleaning.language_model.config import LanguageModelConfig, find_language_model
@@ -40,7 +41,7 @@ MEGABYTE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class CleanConfig:
+class CleanConfig(StageConfig):
     """The cleaning recipes, and the models that they need."""
 
     text: str = "text-repaired"
@@ -53,17 +54,17 @@ class CleanConfig:
     """Tokenizer whose tokens the code recipe counts: "auto", "package", a folder or a hub id."""
     contamination: ContaminationConfig = field(default_factory=ContaminationConfig)
     """Treatment of documents that contain questions of the pipeline's benchmarks."""
-    max_drop: Mapping[str, Mapping[str, float]] = field(
+    max_drop: gates.MaxDrop = field(
         default_factory=lambda: {"*": {"total": 0.95}}, metadata=NOT_IN_KEY
     )
     """Attrition gates: source -> operator -> largest share of documents that it may drop, 0 to 1.
     `*` stands for every source or operator, `total` for a whole recipe; the narrowest one counts.
     A flow fails at an exceeded gate; the cleaned corpus stays and serves once the gate is moved."""
-    examples: int = 3
+    examples: NonNegativeInt = 3
     """Examples of dropped and of changed documents kept per operator and source; 0 or more."""
-    partition_bytes: int = 64 * MEGABYTE
+    partition_bytes: Annotated[int, Ge(MEGABYTE)] = 64 * MEGABYTE
     """Bytes of normalised text in a partition, which is cleaned as a whole; 1 MiB or more."""
-    workers: int = field(default=0, metadata=NOT_IN_KEY)
+    workers: NonNegativeInt = field(default=0, metadata=NOT_IN_KEY)
     """Worker processes; 0: one for each core. Each needs about 0.5 GB beside what they share."""
     executor: Literal["local", "ray"] = "local"
     """local: this machine's cores; ray: Data-Juicer's Ray executor, on a cluster. There MinHash
@@ -92,27 +93,18 @@ class CleanConfig:
         """The name of the recipe for a kind of source."""
         return self.text if kind == "text" else self.code
 
-
-def check(config: CleanConfig) -> None:
-    """Raise ConfigError for a wrong recipe or a missing package, DataError for a missing model."""
-    if config.examples < 0:
-        raise ConfigError(f"clean.examples must be 0 or more (got {config.examples})")
-    if config.workers < 0:
-        raise ConfigError(f"clean.workers must be 0 (all cores) or more (got {config.workers})")
-    if config.partition_bytes < MEGABYTE:
-        raise ConfigError(
-            f"clean.partition_bytes must be at least {MEGABYTE} (got {config.partition_bytes})"
-        )
-    config.ray.check()
-    config.language_model.check()
-    config.contamination.check("clean")
-    loaded = [recipes.load(config.recipe_of(kind)) for kind in KINDS]
-    recipes.require_packages(loaded)
-    gates.check(config.max_drop, loaded)
-    for recipe in loaded:
-        if recipe.needs_language_model and config.language_model.given:
-            (language,) = recipe.languages
-            find_language_model(config.language_model, language)
+    def check(self) -> Iterator[SteelError]:
+        try:
+            loaded = [recipes.load(self.recipe_of(kind)) for kind in KINDS]
+        except SteelError as error:
+            yield error
+            return
+        yield from errors_of(recipes.require_packages, loaded)
+        yield from gates.problems(self.max_drop, loaded)
+        for recipe in loaded:
+            if recipe.needs_language_model and self.language_model.given:
+                (language,) = recipe.languages
+                yield from errors_of(find_language_model, self.language_model, language)
 
 
 @stage(version=2)
@@ -130,9 +122,8 @@ def clean(
         benchmarks: folders of the benchmarks whose questions must not be in the corpora.
 
     Raises:
-        ConfigError, DataError: as `check`; a source that keeps no document; a full disk.
+        DataError: a source that keeps no document; a full disk.
     """
-    check(config)
     files = {path.stem: path for path in sorted(normalized.folder.glob("*.jsonl"))}
     if not files:
         raise DataError(f"Nothing to clean: {display(normalized.folder)} holds no source")
@@ -167,4 +158,4 @@ def _recipes(config: CleanConfig) -> dict[str, str]:
     return {kind: config.recipe_of(kind) for kind in KINDS}
 
 
-__all__ = ["CleanConfig", "check", "clean", "enforce"]
+__all__ = ["CleanConfig", "clean", "enforce"]

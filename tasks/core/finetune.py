@@ -3,14 +3,20 @@
 data/<set>/… ──corpus.chats──▶ mixture.jsonl ──model.entry.<method>──▶ model/, metrics.jsonl
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
-from common.errors import DataError
+import torch
+
+from common.config import StageConfig, errors_of
+from common.errors import DataError, SteelError
 from common.files import read_json_lines
 from common.paths import display
+from common.ranges import PositiveInt
 from corpus.chats import MATCHES_FILE, ContaminationFilter, MixtureFiles, MixtureRow
 from corpus.decontaminate import ContaminationConfig, describe_index
-from model.train.finetune.config import FinetuneJob
+from model.train.finetune.config import FinetuneJob, FinetuneSettings
 from model.train.run.folder import CHECKPOINTS_FOLDER, METRICS_FILE, MODEL_FOLDER
 from model.train.run.metrics import last_value, read_metrics
 from tasks.core.stage import StageResult, StageRun
@@ -21,6 +27,28 @@ CPU_PROCESSES = 1
 """A second process on a small machine starts as long as it helps (docs/FOOTGUNS.md)."""
 MOST_MATCHES = 200
 """Rows of the table of matches; the file has all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(FinetuneSettings, StageConfig):
+    """Settings that the stages `sft` and `dpo` have beside those of their trainings."""
+
+    num_processes: PositiveInt | Literal["auto"] = "auto"
+    """Ranks on this machine; auto: one per GPU, or 1 without a GPU, but no more than split
+    global_batch_size into whole micro-batches."""
+    contamination: ContaminationConfig = field(default_factory=ContaminationConfig)
+    """Samples that contain an evaluation question: what counts as one, and what happens to
+    them."""
+
+    def ranks(self) -> int:
+        """Number of ranks of a run on this machine."""
+        if self.num_processes != "auto":
+            return self.num_processes
+        return self.fitting_ranks(torch.cuda.device_count() or CPU_PROCESSES)
+
+    def check(self) -> Iterator[SteelError]:
+        yield from super().check()
+        yield from errors_of(self.check_ranks, self.ranks())
 
 
 def mixture_files(

@@ -17,13 +17,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run, task_run
 
+from common.config import StageConfig, validate
 from common.errors import StageError
 from common.files import write_json
 from common.paths import display
@@ -108,13 +109,6 @@ class StageRun:
         self.track.text(f"{name}.md", text)
 
 
-class Recipes(Protocol):
-    """A config that depends on files: their content enters the stage's key."""
-
-    def recipe_files(self) -> list[Path]:
-        """The recipe files this config uses."""
-
-
 def stage(
     *, version: int, trains: bool = False, measures: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., StageResult]]:
@@ -126,14 +120,15 @@ def stage(
         measures: its counts go into a flat MLflow run beside those of other measurements of speed.
 
     The result is called as `fn(config, context=…, label=…, **inputs)`: it returns the finished
-    stage, from the store if it is there. `label` tells several runs of one stage apart.
+    stage, from the store if it is there; else the config is validated and the function called.
+    `label` tells several runs of one stage apart.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., StageResult]:
         name = function.__name__
 
         def work(
-            config: Any, *, context: Context, label: str = "", **inputs: StageInput
+            config: StageConfig, *, context: Context, label: str = "", **inputs: StageInput
         ) -> StageResult:
             key = stage_key(name, version, config, inputs)
             folder = context.store / name / key
@@ -142,14 +137,15 @@ def stage(
             if (folder / "manifest.json").is_file():
                 log.info("%s: finished before, skipped (%s)", title, display(folder))
                 result = StageResult.read(folder)
-                check_finished(config, result)
+                config.check_finished(result.folder, result.manifest)
                 context.tracker.reused(title, key, result.manifest)
                 return result
+            validate(config, name)
             folder.parent.mkdir(parents=True, exist_ok=True)
             with StageLock(folder.with_suffix(".lock"), what=title):
                 if (folder / "manifest.json").is_file():  # finished while we waited for the lock
                     result = StageResult.read(folder)
-                    check_finished(config, result)
+                    config.check_finished(result.folder, result.manifest)
                     return result
                 partial = folder.with_suffix(".partial")
                 log.info("%s: %s", title, "continues" if partial.exists() else "starts")
@@ -183,7 +179,7 @@ def stage(
         )(work)
 
         @functools.wraps(function)
-        def call(config: Any, *, context: Context, **kwargs: Any) -> StageResult:
+        def call(config: StageConfig, *, context: Context, **kwargs: Any) -> StageResult:
             result: StageResult = as_task(config, context=context, **kwargs)
             return result
 
@@ -192,24 +188,20 @@ def stage(
     return decorate
 
 
-def check_finished(config: Any, result: StageResult) -> None:
-    """Ask a config whether the finished stage is what it wants. Most are: what matters is in the
-    key. One that has a method `check_finished` may refuse it with a SteelError."""
-    getattr(config, "check_finished", lambda result: None)(result)
-
-
-def stage_key(name: str, version: int, config: Any, inputs: Mapping[str, StageInput]) -> str:
+def stage_key(
+    name: str, version: int, config: StageConfig, inputs: Mapping[str, StageInput]
+) -> str:
     """16 hexadecimal digits that change when anything the result depends on changes."""
-    recipe_files: list[Path] = getattr(config, "recipe_files", list)()
     material = {
         "stage": name,
         "version": version,
         "config": plain(config, key=True),
         "inputs": input_keys(inputs),
         "recipes": {
-            display(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in recipe_files
+            display(path): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in config.recipe_files()
         },
-        "outside": getattr(config, "fingerprint", lambda: None)(),
+        "outside": config.fingerprint(),
     }
     text = json.dumps(material, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -220,7 +212,7 @@ def _manifest(
     version: int,
     label: str,
     run: StageRun,
-    config: Any,
+    config: StageConfig,
     inputs: Mapping[str, StageInput],
     started: float,
 ) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def find_pretraining(store: Path, run: str) -> tuple[Path, bool]:
         if (finished / "manifest.json").is_file():
             raise DataError(
                 f"the pretraining {display(finished)} is finished. Go on from its model in a new "
-                f"run: --set pretrain.settings.model={display(finished / MODEL_FOLDER)}"
+                f"run: --set pretrain.model={display(finished / MODEL_FOLDER)}"
             )
         for folder in (named, finished.with_name(f"{finished.name}.partial")):
             if folder.is_dir():

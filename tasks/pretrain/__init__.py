@@ -3,21 +3,22 @@
 import dataclasses
 import hashlib
 import statistics
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from transformers import AutoModelForCausalLM
 
-from common.config import NOT_IN_KEY
+from common.config import NOT_IN_KEY, StageConfig, errors_of, narrowed
 from common.disk import total_bytes
-from common.errors import ConfigError
+from common.errors import ConfigError, SteelError
 from common.paths import resolve
+from common.ranges import PositiveInt
 from model.data import PackedManifest
 from model.entry.launch import Nodes
-from model.train.build_model import check_model, model_config
 from model.train.config import PretrainJob, PretrainSettings
+from model.train.model_settings import check_model, num_parameters
 from model.train.run.client import RunClient
 from model.train.run.folder import METRICS_FILE
 from model.train.run.journal import read_total_steps
@@ -25,7 +26,7 @@ from model.train.run.metrics import last_value, read_metrics
 from model.train.run.plan import RunPlan
 from tasks.core.stage import StageResult, StageRun, stage
 from tasks.core.torchrun import torchrun
-from tasks.pretrain import appends as _appends
+from tasks.pretrain import appends
 from tasks.pretrain.appends import AppendConfig
 
 CPU_PROCESSES = 2
@@ -35,15 +36,15 @@ MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.bi
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
-    """How to pretrain, and on how many processes."""
+class PretrainConfig(PretrainSettings, StageConfig):
+    """All of a pretraining: what is learned (model/train/config.py), and on how many processes."""
 
-    settings: PretrainSettings = field(default_factory=PretrainSettings)
-    """What is learned, and how."""
-    num_processes: int | Literal["auto"] = field(default="auto", metadata=NOT_IN_KEY)
+    RENAMED: ClassVar[Mapping[str, str]] = {"settings": ""}
+
+    num_processes: PositiveInt | Literal["auto"] = field(default="auto", metadata=NOT_IN_KEY)
     """Ranks on each machine; auto: one per GPU, or 2 without a GPU, but no more than split
     global_batch_size into whole micro-batches."""
-    nodes: int | Literal["auto"] = field(default="auto", metadata=NOT_IN_KEY)
+    nodes: PositiveInt | Literal["auto"] = field(default="auto", metadata=NOT_IN_KEY)
     """Machines; auto: what the environment says (PET_NNODES), or this one alone. The others run
     `python -m model.entry.join STORE` beside the same store."""
     rendezvous: str = field(default="", metadata=NOT_IN_KEY)
@@ -53,115 +54,103 @@ class PretrainConfig:
     """Packed data that join the run. Adding some continues a run that is stopped; a finished run
     that lacks them is refused."""
 
+    @property
+    def settings(self) -> PretrainSettings:
+        """The part that travels to the ranks; a pretrained model's folder as an absolute path."""
+        settings = narrowed(self, PretrainSettings)
+        if isinstance(self.model, str):
+            # A relative one starts at the project's root.
+            return dataclasses.replace(settings, model=str(resolve(self.model)))
+        return settings
+
+    def check(self) -> Iterator[SteelError]:
+        yield from super().check()
+        yield from appends.problems(self.append)
+        yield from errors_of(check_model, self.settings)
+        try:
+            per_node, num_nodes = self.ranks_per_node(), self.machines().num
+        except ConfigError as error:
+            yield error
+            return
+        yield from errors_of(self.check_ranks, per_node * num_nodes)
+        yield from errors_of(self.parallel.width, per_node * num_nodes, per_node)
+
     def fingerprint(self) -> dict[str, str] | None:
         """Content of the pretrained model that the run starts from: its path says nothing of it."""
-        if not isinstance(self.settings.model, str):
+        if not isinstance(self.model, str):
             return None
-        folder = resolve(self.settings.model)
+        folder = resolve(self.model)
         paths = sorted(path for pattern in MODEL_FILES for path in folder.glob(pattern))
         return {path.name: _sha256(path) for path in paths}
 
-    def check_finished(self, result: StageResult) -> None:
+    def check_finished(self, folder: Path, manifest: Mapping[str, Any]) -> None:
         """Refuse a finished run that lacks a configured append. Raises ConfigError."""
-        _appends.check_finished(self.append, result)
+        appends.check_finished(self.append, folder, manifest)
 
+    def bytes_needed(self) -> int:
+        """Bytes of the kept checkpoints, one that is being written, and the exports, at the most.
 
-def check(config: PretrainConfig) -> None:
-    """Refuse contradictory settings before anything starts. Raises ConfigError or DataError."""
-    settings = _resolved(config.settings)
-    settings.check()
-    on_each = num_processes(config)
-    settings.check_ranks(on_each * machines(config).num)
-    settings.parallel.width(on_each * machines(config).num, on_each)
-    check_model(settings)
-    _appends.check(config.append)
+        A checkpoint holds fp32 weights and AdamW's two moments: 12 bytes a parameter. An export is
+        counted in fp32. Where `steps` is left to the data, those kept for good by `keep_every` are
+        not counted; where `model` leaves out `vocab_size`, the embedding is not.
+        """
+        if isinstance(self.model, str):
+            weights = total_bytes(resolve(self.model).glob("*.safetensors"))
+        else:
+            weights = 4 * num_parameters(self.settings)
+        saved = self.checkpoints
+        for_good = saved.keep_best + (self.steps // saved.keep_every if saved.keep_every else 0)
+        # The newest may be an extra one, and one more is being written.
+        num_checkpoints = saved.keep_last + 2 + for_good
+        num_exports = 1 + (for_good + 1 if saved.export else 0)
+        return weights * (3 * num_checkpoints + num_exports)
 
-
-def bytes_needed(config: PretrainConfig, *, vocab_size: int) -> int:
-    """Disk that the kept checkpoints, one that is being written, and the exports take at the most.
-
-    A checkpoint holds fp32 weights and AdamW's two moments: 12 bytes a parameter. An export is
-    counted in fp32. Where `steps` is left to the data, those kept for good by `keep_every` are not
-    counted.
-
-    vocab_size: rows of the embedding where the settings don't say.
-    """
-    settings = config.settings
-    if isinstance(settings.model, str):
-        weights = total_bytes(resolve(settings.model).glob("*.safetensors"))
-    else:
-        with torch.device("meta"):
-            network = AutoModelForCausalLM.from_config(
-                model_config(settings, {"vocab_size": vocab_size})
-            )
-        weights = 4 * sum(parameter.numel() for parameter in network.parameters())
-    saved = settings.checkpoints
-    for_good = saved.keep_best + (settings.steps // saved.keep_every if saved.keep_every else 0)
-    # The newest may be an extra one, and one more is being written.
-    num_checkpoints = saved.keep_last + 2 + for_good
-    num_exports = 1 + (for_good + 1 if saved.export else 0)
-    return weights * (3 * num_checkpoints + num_exports)
-
-
-def machines(config: PretrainConfig) -> Nodes:
-    """The machines of a run. Raises ConfigError when several have no place to meet."""
-    nodes = Nodes.from_environment()
-    if config.nodes != "auto":
-        nodes = dataclasses.replace(nodes, num=config.nodes)
-    if config.rendezvous:
-        nodes = dataclasses.replace(nodes, rendezvous=config.rendezvous)
-    try:
+    def machines(self) -> Nodes:
+        """The machines of a run. Raises ConfigError when several have no place to meet."""
+        nodes = Nodes.from_environment()
+        if self.nodes != "auto":
+            nodes = dataclasses.replace(nodes, num=self.nodes)
+        if self.rendezvous:
+            nodes = dataclasses.replace(nodes, rendezvous=self.rendezvous)
         nodes.check()
-    except ConfigError as error:
-        raise ConfigError(f"pretrain: {error}") from error
-    return nodes
+        return nodes
 
-
-def num_processes(config: PretrainConfig) -> int:
-    """Ranks that a run has on each machine. Raises ConfigError for a number below 1."""
-    if config.num_processes != "auto":
-        if config.num_processes < 1:
-            raise ConfigError(
-                f"pretrain: num_processes = {config.num_processes}; give 1 or more, or auto"
-            )
-        return config.num_processes
-    settings = config.settings
-    available = torch.cuda.device_count() or CPU_PROCESSES
-    together = settings.micro_batch_size * machines(config).num
-    fitting = [
-        n for n in range(1, available + 1) if settings.global_batch_size % (together * n) == 0
-    ]
-    return max(fitting, default=1)
+    def ranks_per_node(self) -> int:
+        """Number of ranks that a run has on each machine."""
+        if self.num_processes != "auto":
+            return self.num_processes
+        available = torch.cuda.device_count() or CPU_PROCESSES
+        return self.fitting_ranks(available, self.machines().num)
 
 
 @stage(version=1, trains=True)
 def pretrain(run: StageRun, config: PretrainConfig, *, packed: StageResult) -> None:
     """Train on the packed shards; an interrupted run continues from its newest checkpoint."""
-    settings = _resolved(config.settings)
+    settings = config.settings
     manifest = PackedManifest.read(packed.folder / "shards")
     client = RunClient(run.folder, settings, manifest, running=False)
-    _appends.request(run, client, config.append)
-    ranks = num_processes(config)
+    appends.request(run, client, config.append)
+    ranks = config.ranks_per_node()
     job = PretrainJob(settings=settings, packed=str(packed.folder), output=str(run.folder))
     torchrun(
         run,
         "model.entry.pretrain",
         dataclasses.asdict(job),
         num_processes=ranks,
-        nodes=machines(config),
+        nodes=config.machines(),
         total_steps=lambda: read_total_steps(run.folder, client.plan.initial_steps),
     )
     plan = RunPlan.read(run.folder, settings, manifest)
     run.count(**summary(run.folder / METRICS_FILE))
     run.note(
         num_processes=ranks,
-        nodes=machines(config).num,
+        nodes=config.machines().num,
         samples_by_source=plan.order.samples_by_source(),
         num_validation_samples=plan.order.num_validation_samples,
         manifest_digest=manifest.digest,
     )
-    _appends.note(run, plan, client.requests.refused(), client.requests.names())
-    _appends.check_trained(run, config.append)
+    appends.note(run, plan, client.requests.refused(), client.requests.names())
+    appends.check_trained(run, config.append)
 
 
 def summary(metrics: Path) -> dict[str, float]:
@@ -186,10 +175,3 @@ def summary(metrics: Path) -> dict[str, float]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _resolved(settings: PretrainSettings) -> PretrainSettings:
-    """A pretrained model's folder is relative to the project's root."""
-    if isinstance(settings.model, str):
-        return dataclasses.replace(settings, model=str(resolve(settings.model)))
-    return settings

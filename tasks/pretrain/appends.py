@@ -8,30 +8,34 @@ They take the same way as `steel append`: requested, journalled by the run, appl
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from common.config import Config
 from common.errors import ConfigError, StageError
 from common.files import digest_of
 from common.paths import display
+from common.ranges import NonNegativeFloat, NonNegativeInt
 from model.data import PackedManifest
 from model.data.manifest import find_manifest
 from model.train.run.client import RunClient
 from model.train.run.journal import AppendEntry
 from model.train.run.length import LengthPolicy
 from model.train.run.plan import RunPlan
-from tasks.core.stage import StageResult, StageRun
+from tasks.core.stage import StageRun
 from tasks.core.store import find_packed
 
 
 @dataclass(frozen=True, kw_only=True)
-class AppendConfig:
+class AppendConfig(Config):
     """Packed data that join a pretraining while it runs."""
+
+    RENAMED: ClassVar[Mapping[str, str]] = {"horizon": "steps"}
 
     packed: str
     """Finished folder or key of a `pack` stage, a folder of shards, or its manifest.json."""
-    at_step: int | None = None
+    at_step: NonNegativeInt | None = None
     """Completed steps at which they join; none: when the run starts or goes on the next time."""
-    weights: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, NonNegativeFloat] = field(default_factory=dict)
     """Epochs per source of the new data, fractions allowed; 1 where not named."""
     seed: int | None = None
     """Seed of the order from there on; none: the run's own."""
@@ -40,17 +44,10 @@ class AppendConfig:
     steps that the new samples make come on top."""
 
 
-def check(appends: Sequence[AppendConfig]) -> None:
-    """Refuse values that no run could take. Raises ConfigError."""
-    for append in appends:
-        where = f"pretrain.append ({append.packed})"
-        if append.at_step is not None and append.at_step < 0:
-            raise ConfigError(f"{where}: at_step = {append.at_step}; give 0 or more, or leave it")
-        for source, epochs in append.weights.items():
-            if not 0 <= epochs < float("inf"):
-                raise ConfigError(f"{where}: weights.{source} = {epochs} epochs; give 0 or more")
+def problems(appends: Sequence[AppendConfig]) -> Iterator[ConfigError]:
+    """Yield an error where the same data are named twice."""
     if len({append.packed for append in appends}) < len(appends):
-        raise ConfigError("pretrain.append names the same data twice")
+        yield ConfigError("append names the same data twice")
 
 
 def request(run: StageRun, client: RunClient, appends: Sequence[AppendConfig]) -> None:
@@ -124,7 +121,9 @@ def check_trained(run: StageRun, appends: Sequence[AppendConfig]) -> None:
         )
 
 
-def check_finished(appends: Sequence[AppendConfig], result: StageResult) -> None:
+def check_finished(
+    appends: Sequence[AppendConfig], stage_folder: Path, manifest: Mapping[str, Any]
+) -> None:
     """Refuse a finished run that lacks a configured append, or that data joined in another way.
 
     Its model is what later stages were made from, so it is not trained on; and to leave the data
@@ -133,17 +132,15 @@ def check_finished(appends: Sequence[AppendConfig], result: StageResult) -> None
     Raises:
         ConfigError: names the data and the remedies.
     """
-    joined = {
-        row["manifest"]: row for row in _appended(result.manifest["notes"].get("journal", []))
-    }
-    folder = display(result.folder)
+    joined = {row["manifest"]: row for row in _appended(manifest["notes"].get("journal", []))}
+    folder = display(stage_folder)
     for append in appends:
-        row = joined.get(_digest(append, _store(result.folder)))
+        row = joined.get(_digest(append, _store(stage_folder)))
         if row is None:
             raise ConfigError(
                 f"pretrain.append: the data {append.packed} are not in the finished pretraining "
                 f"{folder}. Take them out of the configuration to use that model; start a new run "
-                f"from it (pretrain.settings.model: {folder}/model); or remove that folder to "
+                f"from it (pretrain.model: {folder}/model); or remove that folder to "
                 "train anew"
             )
         for name, wanted, found in _differences(append, row):

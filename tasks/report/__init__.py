@@ -7,10 +7,12 @@
 A stage that was not run is named as such.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.config import StageConfig, errors_of
+from common.errors import SteelError
 from common.files import write_text
 from tasks.core.paper import load_paper, paper_files
 from tasks.core.stage import StageResult, StageRun, stage
@@ -20,12 +22,12 @@ from tasks.report.format import format_report
 from tasks.report.page import html_page
 from tasks.report.results import result_rows, result_table
 
-__all__ = ["ReportConfig", "check", "report", "result_table"]
+__all__ = ["ReportConfig", "report", "result_table"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig:
-    """What the report is called."""
+class ReportConfig(StageConfig):
+    """Title of the report."""
 
     title: str = ""
     """Heading; empty: the pipeline's name."""
@@ -34,10 +36,8 @@ class ReportConfig:
         """The paper's tables."""
         return paper_files()
 
-
-def check(config: ReportConfig) -> None:
-    """Refuse damaged tables of the paper before anything starts. Raises ConfigError."""
-    load_paper()
+    def check(self) -> Iterator[SteelError]:
+        yield from errors_of(load_paper)
 
 
 @stage(version=1)

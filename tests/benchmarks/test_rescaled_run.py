@@ -24,9 +24,9 @@ def test_stopped_killed_and_rescaled_is_one_run_with_falling_loss(
     out, picture = tmp_path / "out.json", tmp_path / "curve.png"
     settings = (
         "sample_data.scale=0.2",
-        "pretrain.settings.steps=60",
-        "pretrain.settings.eval_interval=20",
-        "pretrain.settings.checkpoints={interval: 10, keep_last: 2}",
+        "pretrain.steps=60",
+        "pretrain.eval_interval=20",
+        "pretrain.checkpoints={interval: 10, keep_last: 2}",
     )
     command = ["deployments/smoke.yaml", "--store", str(tmp_path / "store")]
     command += [word for setting in settings for word in ("--set", setting)]

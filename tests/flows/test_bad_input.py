@@ -25,8 +25,8 @@ def refused(capsys: pytest.CaptureFixture[str], store: Path, *arguments: str) ->
 
 
 def test_unknown_key(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    message = refused(capsys, tmp_path / "s", SMOKE, "--set", "pretrain.settings.stepz=3")
-    assert "unknown key 'pretrain.settings.stepz'" in message
+    message = refused(capsys, tmp_path / "s", SMOKE, "--set", "pretrain.stepz=3")
+    assert "unknown key 'pretrain.stepz'" in message
     assert "did you mean 'steps'" in message
 
 

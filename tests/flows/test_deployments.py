@@ -11,15 +11,14 @@ import yaml
 from prefect import Flow
 from transformers import AutoModelForCausalLM
 
+from common.config import validate
 from common.recipes import recipe_path
 from flows.cli import main
 from flows.commands import BAD_INPUT
-from flows.config import load_pipeline
-from flows.preflight import KINDS
-from model.train.build_model import model_config
+from flows.config import KINDS, load_pipeline
+from model.train.model_settings import model_config
 from model.train.run.length import TrainingLength
 from model.train.schedule import learning_rate
-from tasks import pretrain
 
 CONFIGS = ("smoke", "real-sample", "steel-1b")
 DEPLOYMENTS = {
@@ -50,8 +49,8 @@ def test_shipped_configuration_loads_and_names_existing_recipes(name: str) -> No
 def test_steel_1b_is_table_1_and_section_5(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     whole = load_pipeline("deployments/steel-1b.yaml").pretrain
-    pretrain.check(whole)
-    assert pretrain.num_processes(whole) == 8
+    validate(whole, "pretrain")
+    assert whole.ranks_per_node() == 8
     settings = whole.settings
     assert settings.global_batch_size == 8 * settings.micro_batch_size * 8, (
         "GPUs x 8 x accumulation 8"
@@ -83,7 +82,7 @@ def test_steel_1b_is_table_1_and_section_5(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_steel_1b_keeps_what_a_month_needs() -> None:
-    settings = load_pipeline("deployments/steel-1b.yaml").pretrain.settings
+    settings = load_pipeline("deployments/steel-1b.yaml").pretrain
     steps_in_ten_minutes = 600 * 1.07e6 / (30 * 86_400)  # the paper's thirty days
     assert settings.checkpoints.interval == pytest.approx(steps_in_ten_minutes, rel=0.1)
     assert settings.checkpoints.keep_every and settings.checkpoints.export

@@ -8,10 +8,11 @@ import huggingface_hub
 import pytest
 
 from common import disk as _disk
+from common.config import validate
 from common.errors import ConfigError, DataError
 from corpus.sample_data import SampleDataConfig, generator_files
 from corpus.sources.local import local_files
-from tasks.acquire import AcquireConfig, acquire, check
+from tasks.acquire import AcquireConfig, acquire
 from tasks.core.stage import stage_key
 from tests.corpus.sources.fake_hub import COMMIT, Hub, serving
 from tests.tasks.running import run_stage
@@ -88,7 +89,7 @@ def test_missing_and_empty_corpora_are_refused_by_name(
     (tmp_path / "zero" / "empty.jsonl").touch()
     place = location.format(tmp=tmp_path)
     with pytest.raises(DataError, match="firefly") as caught:
-        check(corpora(firefly=place))
+        validate(corpora(firefly=place), "acquire")
     assert words in str(caught.value)
     assert place in str(caught.value)
     assert "sample-data" in str(caught.value), "the remedy names the other locations"
@@ -96,24 +97,24 @@ def test_missing_and_empty_corpora_are_refused_by_name(
 
 def test_corpus_that_the_hub_does_not_have_says_how_to_get_it() -> None:
     with pytest.raises(DataError, match="openxlab"):
-        check(corpora(wanjuan="hub"))
+        validate(corpora(wanjuan="hub"), "acquire")
     with pytest.raises(DataError, match="openxlab"):
-        check(corpora(wanjuan="no/such/folder"))
+        validate(corpora(wanjuan="no/such/folder"), "acquire")
 
 
 def test_unknown_corpus_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="baidu_baike"):
-        check(corpora(skypyle="sample-data"))
+        validate(corpora(skypyle="sample-data"), "acquire")
 
 
 def test_sample_data_location_needs_its_settings() -> None:
     with pytest.raises(ConfigError, match="sample_data"):
-        check(AcquireConfig(kind="corpora", datasets={"firefly": "sample-data"}))
+        validate(AcquireConfig(kind="corpora", datasets={"firefly": "sample-data"}), "acquire")
 
 
 def test_old_name_of_the_location_is_refused_with_the_new_one() -> None:
     with pytest.raises(ConfigError, match="'sample-world' is now called 'sample-data'"):
-        check(corpora(firefly="sample-world"))
+        validate(corpora(firefly="sample-world"), "acquire")
 
 
 def test_key_depends_on_code_and_phrases_of_the_generator() -> None:
@@ -172,7 +173,7 @@ def test_offline_hub_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     with pytest.raises(DataError, match="HF_HUB_OFFLINE"):
-        check(corpora(zhihu="hub"))
+        validate(corpora(zhihu="hub"), "acquire")
 
 
 def test_unreachable_hub_is_one_clear_error(

@@ -13,19 +13,18 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from common.config import from_plain
+from common.config import from_plain, validate
 from common.errors import ConfigError, DataError, StageError
 from common.recipes import load_config
 from flows.cli import main
 from model.data import PackedManifest
-from model.train.config import PretrainSettings
 from model.train.run.folder import JOB_FILE, METRICS_FILE
 from model.train.run.metrics import newest_step
 from tasks.core.lock import StageLock
 from tasks.core.manifest import StageResult
 from tasks.core.stage import Context, stage_key
 from tasks.core.tracking import default_uri
-from tasks.pretrain import PretrainConfig, check, pretrain
+from tasks.pretrain import PretrainConfig, pretrain
 from tasks.pretrain.appends import AppendConfig, check_data, check_trained
 from tests.model.train.ranks import settings, write_packed
 from tests.tasks.running import result_of, run_stage, stage_run
@@ -34,8 +33,8 @@ KEY = "0123456789abcdef"
 
 
 def config(*append: AppendConfig, num_processes: int = 1, **changes: Any) -> PretrainConfig:
-    values = from_plain(PretrainSettings, settings(**changes), "test")
-    return PretrainConfig(settings=values, num_processes=num_processes, append=list(append))
+    plain = {**settings(**changes), "num_processes": num_processes}
+    return replace(from_plain(PretrainConfig, plain, "test"), append=list(append))
 
 
 def packed(store: Path, key: str, seed: int, tokens: int = 12_000) -> StageResult:
@@ -100,11 +99,16 @@ def test_a_command_appends_while_the_stage_trains(
     finished = replace(result_of(run), key=KEY)
     assert finished.identity.startswith(f"{KEY}+") and finished.identity != KEY
     # A run that has what is configured serves; one that lacks it does not, and says so.
-    config(wanted, AppendConfig(packed=more.key)).check_finished(finished)
+    published = (finished.folder, finished.manifest)
+    config(wanted, AppendConfig(packed=more.key)).check_finished(*published)
     with pytest.raises(ConfigError, match=r"are not in the finished pretraining .* train anew"):
-        config(AppendConfig(packed=str(first.folder))).check_finished(finished)
+        config(AppendConfig(packed=str(first.folder))).check_finished(
+            finished.folder, finished.manifest
+        )
     # Nor does one that the data joined in another way.
-    config(replace(wanted, seed=by_config["seed"])).check_finished(finished)
+    config(replace(wanted, seed=by_config["seed"])).check_finished(
+        finished.folder, finished.manifest
+    )
     for other, message in [
         (replace(wanted, at_step=6), "at_step = 5, not 6"),
         (replace(wanted, weights={"beta": 2.0}), r"weights = \{\}, not \{'beta': 2.0\}"),
@@ -112,7 +116,7 @@ def test_a_command_appends_while_the_stage_trains(
         (replace(wanted, steps="extend"), "steps = 'keep', not 'extend'"),
     ]:
         with pytest.raises(ConfigError, match=message):
-            config(other).check_finished(finished)
+            config(other).check_finished(*published)
 
 
 def test_configured_appends_are_checked_early(tmp_path: Path) -> None:
@@ -120,9 +124,9 @@ def test_configured_appends_are_checked_early(tmp_path: Path) -> None:
     first = packed(store, "a" * 16, 0)
     folder = store / "pretrain" / f"{KEY}.partial"
     with pytest.raises(ConfigError, match="at_step = -1"):
-        check(config(AppendConfig(packed="x", at_step=-1)))
+        validate(config(AppendConfig(packed="x", at_step=-1)), "pretrain")
     with pytest.raises(ConfigError, match="same data twice"):
-        check(config(AppendConfig(packed="x"), AppendConfig(packed="x")))
+        validate(config(AppendConfig(packed="x"), AppendConfig(packed="x")), "pretrain")
     with pytest.raises(DataError, match="no packed data 'nowhere'"):
         check_data([AppendConfig(packed="nowhere")], store)
     check_data([AppendConfig(packed=first.key)], store)

@@ -19,6 +19,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
+from common.config import validate
 from common.errors import ConfigError, DataError
 from common.files import write_json
 from common.recipes import read_yaml
@@ -30,7 +31,7 @@ from corpus.cleaning.ray.plan import RayConfig
 from corpus.decontaminate import ContaminationConfig
 from corpus.sample_data import DATASETS, SampleDataConfig
 from tasks.acquire import AcquireConfig, acquire
-from tasks.clean import CleanConfig, check, clean, enforce
+from tasks.clean import CleanConfig, clean, enforce
 from tasks.core.manifest import StageResult
 from tasks.core.stage import StageRun, stage_key
 from tasks.normalize import NormalizeConfig, normalize
@@ -124,7 +125,7 @@ def test_missing_packages_are_named_in_one_error(monkeypatch: pytest.MonkeyPatch
         importlib.util, "find_spec", lambda name: None if name in missing else find_spec(name)
     )
     with pytest.raises(ConfigError) as caught:
-        check(CleanConfig())
+        validate(CleanConfig(), "clean")
     assert "simhash-pybind (for document_simhash_deduplicator)" in str(caught.value)
     assert "kenlm (for perplexity_filter)" in str(caught.value)
 
@@ -142,13 +143,13 @@ def test_data_juicer_cannot_install_anything() -> None:
 
 def test_unknown_recipe_wrong_numbers_and_missing_model(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="text-repaired"):
-        check(CleanConfig(text="txet"))
+        validate(CleanConfig(text="txet"), "clean")
     with pytest.raises(ConfigError, match="examples"):
-        check(CleanConfig(examples=-1))
+        validate(CleanConfig(examples=-1), "clean")
     with pytest.raises(ConfigError, match="order"):
-        check(CleanConfig(language_model=LanguageModelConfig(order=7)))
+        validate(CleanConfig(language_model=LanguageModelConfig(order=7)), "clean")
     with pytest.raises(DataError, match=r"zh\.sp\.model"):
-        check(CleanConfig(language_model=LanguageModelConfig(folder=str(tmp_path))))
+        validate(CleanConfig(language_model=LanguageModelConfig(folder=str(tmp_path))), "clean")
 
 
 # --- stage -----------------------------------------------------------------------------------
@@ -443,7 +444,7 @@ def test_gate_that_could_never_close_is_refused(
     gates: dict[str, dict[str, float]], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        check(CleanConfig(max_drop=gates))
+        validate(CleanConfig(max_drop=gates), "clean")
 
 
 def test_gates_and_workers_are_not_in_the_key() -> None:

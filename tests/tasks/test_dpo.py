@@ -9,12 +9,13 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from common.config import validate
 from common.errors import ConfigError, DataError
 from common.files import read_json_lines
 from corpus.chats.mixing import balance
 from model.train.run.folder import MODEL_FOLDER
 from tasks.core.stage import StageResult
-from tasks.dpo import DpoConfig, check, dpo, write_pairs
+from tasks.dpo import DpoConfig, dpo, write_pairs
 from tests.tasks.running import result_of, run_stage, stage_run
 from tests.tiny_chat import write_model
 
@@ -57,7 +58,7 @@ def test_a_missing_language_is_named() -> None:
 
 
 def test_contradictions_are_refused_before_anything_starts() -> None:
-    check(SMALL)
+    validate(SMALL, "dpo")
     for change, message in [
         ({"beta": 0.0}, "beta"),
         ({"chinese_per_english": -1}, "chinese_per_english"),
@@ -66,7 +67,7 @@ def test_contradictions_are_refused_before_anything_starts() -> None:
         ({"sets": ("ultrafeedback",)}, "ultrafeedback_chinese"),
     ]:
         with pytest.raises(ConfigError, match=message):
-            check(replace(SMALL, **change))  # type: ignore[arg-type]
+            validate(replace(SMALL, **change), "dpo")  # type: ignore[arg-type]
 
 
 def write_sets(folder: Path, *, english: int = 5) -> StageResult:

@@ -20,6 +20,7 @@ from scipy.stats import binomtest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from common.config import validate
 from common.errors import ConfigError, DataError
 from common.recipes import load_recipe
 from corpus.benchmarks.lm_eval_tasks import (
@@ -34,7 +35,7 @@ from model import SteelConfig, SteelForCausalLM
 from model.entry import evaluate as entry
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from tasks.core.stage import Context, StageResult
-from tasks.evaluate import EvaluateConfig, check, evaluate
+from tasks.evaluate import EvaluateConfig, evaluate
 from tests.tasks.running import run_stage
 
 CHATML = (
@@ -287,7 +288,7 @@ def test_what_is_missing_is_named(tmp_path: Path, benchmarks: Path) -> None:
 
 
 def test_check_refuses_bad_values() -> None:
-    check(EvaluateConfig())
+    validate(EvaluateConfig(), "evaluate")
     for changes in (
         {"benchmarks": []},
         {"benchmarks": ["ceval", "ceval"]},
@@ -298,7 +299,7 @@ def test_check_refuses_bad_values() -> None:
         {"num_processes": 0},
     ):
         with pytest.raises(ConfigError):
-            check(EvaluateConfig(**changes))
+            validate(EvaluateConfig(**changes), "evaluate")
 
 
 # --- asking

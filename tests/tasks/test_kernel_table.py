@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from common.config import validate
 from common.errors import ConfigError
 from model.train.throughput.measure import Result
 from model.train.throughput.variants import OURS, PLAIN, STEEL_1B, Variant
@@ -15,7 +16,7 @@ from tasks.core.paper import load_table2
 from tasks.core.stage import stage_key
 from tasks.core.table2 import markdown, measured_table, paper_row, shown
 from tasks.kernel_table import KernelTableConfig, kernel_table
-from tasks.throughput import ThroughputConfig, check, throughput
+from tasks.throughput import ThroughputConfig, throughput
 from tests.tasks.running import run_stage
 
 PAPER = load_table2()
@@ -117,12 +118,12 @@ def test_what_only_changes_speed_is_another_measurement(monkeypatch: pytest.Monk
 
 def test_contradictions_are_refused_before_anything_starts() -> None:
     with pytest.raises(ConfigError, match="timed_steps = 0"):
-        check(config(timed_steps=0))
+        validate(config(timed_steps=0), "throughput")
     wrong = ThroughputConfig(
         settings=OURS.settings(STEEL_1B, num_processes=3, micro_batch_size=8), num_processes=2
     )
     with pytest.raises(ConfigError, match="global_batch_size = 24 is not a multiple"):
-        check(wrong)
+        validate(wrong, "throughput")
     with pytest.raises(ConfigError, match="no experiment 9"):
         PAPER.experiment(9)
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.config import validate
 from common.errors import ConfigError, DataError
 from common.paths import RECIPES
 from corpus import json_items
@@ -19,7 +20,7 @@ from corpus.formats import record_formats as formats
 from corpus.formats.record_formats import RECORD_FORMATS, Rejected, parse_upvotes, to_document
 from corpus.formats.records import Damaged, read_records
 from tasks.core.manifest import StageResult
-from tasks.normalize import NormalizeConfig, check, normalize
+from tasks.normalize import NormalizeConfig, normalize
 from tests.tasks.running import result_of, run_stage, stage_run
 
 
@@ -64,7 +65,7 @@ PAPER = {
 def test_every_corpus_recipe_has_a_format() -> None:
     names = [path.stem for path in (RECIPES / "corpora").glob("*.yaml")]
     assert set(names) == {*PAPER, "plain_files", "plain_lines"}
-    check(NormalizeConfig(corpora=tuple(names)))
+    validate(NormalizeConfig(corpora=tuple(names)), "normalize")
 
 
 def test_baike_with_null_summary_keeps_its_sections() -> None:
@@ -468,4 +469,4 @@ def test_empty_and_missing_corpora_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="firefly"):
         run_stage(normalize, tmp_path / "out", NormalizeConfig(), raw=raw_result(tmp_path / "raw"))
     with pytest.raises(ConfigError, match="skypile"):
-        check(NormalizeConfig(corpora=("skypyle",)))
+        validate(NormalizeConfig(corpora=("skypyle",)), "normalize")

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
+from common.config import validate
 from common.errors import ConfigError, DataError
 from corpus.packing import batches
 from corpus.packing.fast_encoder import FastEncoder
@@ -20,7 +21,7 @@ from model.tokenizer.encoder import Encoded
 from model.tokenizer.qwen import load_tokenizer, pruned_from
 from tasks import pack as module
 from tasks.core.stage import Context
-from tasks.pack import PackConfig, check, pack
+from tasks.pack import PackConfig, pack
 from tests.corpus.packing.packed import TEXTS, documents, files, pack_in, result, write_cleaned
 
 
@@ -203,11 +204,11 @@ def test_too_little_disk_is_refused_before_work(
 
 def test_preflight_refuses_other_tokenizers(full: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="shard_tokens must be 1 or more"):
-        check(PackConfig(shard_tokens=0))
+        validate(PackConfig(shard_tokens=0), "pack")
     with pytest.raises(DataError, match="neither a folder nor a hub id"):
-        check(PackConfig(tokenizer=str(tmp_path / "absent")))
+        validate(PackConfig(tokenizer=str(tmp_path / "absent")), "pack")
     full.save_pretrained(tmp_path / "good")
-    check(PackConfig(tokenizer=str(tmp_path / "good")))
+    validate(PackConfig(tokenizer=str(tmp_path / "good")), "pack")
     # The same pieces, two of them with each other's ids: silent nonsense if it were not noticed.
     data = json.loads((tmp_path / "good" / "tokenizer.json").read_text())
     vocabulary = data["model"]["vocab"]
@@ -215,7 +216,7 @@ def test_preflight_refuses_other_tokenizers(full: PreTrainedTokenizerBase, tmp_p
     shutil.copytree(tmp_path / "good", tmp_path / "swapped")
     (tmp_path / "swapped" / "tokenizer.json").write_text(json.dumps(data))
     with pytest.raises(DataError, match=r"is not Qwen1\.5's"):
-        check(PackConfig(tokenizer=str(tmp_path / "swapped")))
+        validate(PackConfig(tokenizer=str(tmp_path / "swapped")), "pack")
 
 
 def test_as_a_stage(small: PreTrainedTokenizerBase, tmp_path: Path, context: Context) -> None:

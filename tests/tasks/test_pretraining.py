@@ -7,20 +7,20 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from common.config import validate
 from common.errors import ConfigError, DataError
-from model.train.build_model import model_config
 from model.train.checkpoint.retention import CheckpointSettings
-from model.train.config import PretrainSettings
+from model.train.model_settings import model_config
 from model.train.run.folder import METRICS_FILE
 from tasks.core.stage import stage_key
-from tasks.pretrain import PretrainConfig, bytes_needed, check, num_processes, summary
+from tasks.pretrain import PretrainConfig, summary
 
 SMALL = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
 
 
 def config(num: object = "auto", **changes: object) -> PretrainConfig:
     values = {"model": SMALL, "global_batch_size": 16, "micro_batch_size": 4, **changes}
-    return PretrainConfig(settings=PretrainSettings(**values), num_processes=num)  # type: ignore[arg-type]
+    return PretrainConfig(**values, num_processes=num)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -32,23 +32,23 @@ def test_auto_takes_as_many_devices_as_split_the_batch(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     automatic = config(micro_batch_size=micro_batch_size)
-    assert num_processes(automatic) == expected
-    check(automatic)
+    assert automatic.ranks_per_node() == expected
+    validate(automatic, "pretrain")
 
 
 def test_contradictions_are_refused_before_anything_starts() -> None:
     with pytest.raises(ConfigError, match="global_batch_size = 16 is not a multiple"):
-        check(config(3))
+        validate(config(3), "pretrain")
     with pytest.raises(ConfigError, match="num_processes = 0"):
-        check(config(0))
+        validate(config(0), "pretrain")
     with pytest.raises(ConfigError, match="micro_batch_size x processes = 5 x 1"):
-        check(config(micro_batch_size=5))
+        validate(config(micro_batch_size=5), "pretrain")
     with pytest.raises(ConfigError, match="no config field 'layers'"):
-        check(config(model={"layers": 3}))
+        validate(config(model={"layers": 3}), "pretrain")
     with pytest.raises(ConfigError, match="hidden_size 33 is not a multiple"):
-        check(config(model={**SMALL, "hidden_size": 33}))
+        validate(config(model={**SMALL, "hidden_size": 33}), "pretrain")
     with pytest.raises(DataError, match="no folder of a Transformers model"):
-        check(config(model="no/such/folder"))
+        validate(config(model="no/such/folder"), "pretrain")
 
 
 def test_summary_reads_the_last_values_and_the_usual_speed(tmp_path: Path) -> None:
@@ -107,9 +107,7 @@ def test_the_disk_that_checkpoints_take_is_known_beforehand() -> None:
         changed = config(model=model, steps=steps, warmup_steps=0, checkpoints=settings)
         with torch.device("meta"):
             network = AutoModelForCausalLM.from_config(model_config(changed.settings, {}))
-        return bytes_needed(changed, vocab_size=1) / (
-            4 * sum(p.numel() for p in network.parameters())
-        )
+        return changed.bytes_needed() / (4 * sum(p.numel() for p in network.parameters()))
 
     # The last three, an extra one, and the one that is being written.
     assert needed() == 3 * 5 + 1

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from common.config import validate
 from common.errors import DataError
 from common.recipes import read_yaml, recipe_path
 from model import SteelConfig, SteelForCausalLM
@@ -24,7 +25,7 @@ from model.train.throughput.measure import Result
 from tasks.core.paper import load_paper
 from tasks.core.stage import Context, StageResult
 from tasks.core.table2 import measured_table
-from tasks.report import ReportConfig, check, report, result_table
+from tasks.report import ReportConfig, report, result_table
 from tasks.report.data import ReportData, count_parameters, gather
 from tasks.report.figures import draw, running_mean
 from tasks.report.format import format_report
@@ -403,7 +404,7 @@ def test_the_papers_numbers_stand_beside_ours_only_at_its_scale(tmp_path: Path) 
         line = next(line for line in table4.splitlines() if "Steel-LLM-1B-Chat-DPO" in line)
         assert ("60.0 (54.0 to 66.0)" in line) == ours
         assert "not run" not in next(line for line in table4.splitlines() if "Gemma-7B" in line)
-    check(ReportConfig())
+    validate(ReportConfig(), "report")
 
 
 # --- parts

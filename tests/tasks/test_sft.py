@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.config import validate
 from common.errors import ConfigError, DataError
 from common.files import read_json_lines
 from common.paths import RECIPES
@@ -19,7 +20,7 @@ from corpus.chats import Mixture, MixtureFiles, MixtureSet, Pool, build_mixture,
 from corpus.chats.mixing import apportion, draw, draw_mixture
 from model.train.run.folder import MODEL_FOLDER
 from tasks.core.stage import StageResult
-from tasks.sft import SftConfig, check, needed_sets, num_processes, sft
+from tasks.sft import SftConfig, needed_sets, sft
 from tests.tasks.running import result_of, run_stage, stage_run
 from tests.tiny_chat import write_model
 
@@ -115,7 +116,7 @@ def test_the_papers_experiments_inherit_and_differ_as_table_3_says() -> None:
 
 def test_every_mixture_loads() -> None:
     for path in (RECIPES / "mixtures").glob("*.yaml"):
-        check(SftConfig(mixture=path.stem))
+        validate(SftConfig(mixture=path.stem), "sft")
 
 
 def write_sets(folder: Path) -> Path:
@@ -213,7 +214,7 @@ def test_mixture_is_the_same_after_an_interruption(
 
 def test_contradictions_are_refused_before_anything_starts() -> None:
     good = SftConfig(mixture="smoke-chinese", global_batch_size=32, micro_batch_size=8)
-    check(good)
+    validate(good, "sft")
     bad: list[tuple[dict[str, Any], str]] = [
         ({"mixture": ""}, "mixture is empty"),
         ({"mixture": "smoke-chinesee"}, "smoke-chinese"),
@@ -225,7 +226,7 @@ def test_contradictions_are_refused_before_anything_starts() -> None:
     ]
     for change, message in bad:
         with pytest.raises(ConfigError, match=message):
-            check(replace(good, **change))
+            validate(replace(good, **change), "sft")
 
 
 @pytest.mark.parametrize(
@@ -252,8 +253,8 @@ def test_auto_takes_as_many_devices_as_split_the_batch(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     config = SftConfig(mixture="smoke-chinese", global_batch_size=32, micro_batch_size=8)
-    assert num_processes(config) == expected
-    check(config)
+    assert config.ranks() == expected
+    validate(config, "sft")
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,23 @@
 
 import glob
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from common.errors import ConfigError, DataError
+from common.config import Config
+from common.errors import ConfigError, DataError, SteelError
 from common.files import glob_files
 from common.paths import display, resolve
+from common.ranges import Ge, PositiveInt
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageModelConfig:
+class LanguageModelConfig(Config):
     """The model that measures perplexity: trained here (the default), from a folder or the hub."""
 
     folder: str | None = None
@@ -29,11 +33,11 @@ class LanguageModelConfig:
     sources: tuple[str, ...] = ("wikipedia_cn", "baidu_baike")
     """Corpora to train on: the ones whose language is cleanest. Those that are not in the pipeline
     are left out; where none is, all text corpora serve."""
-    vocabulary: int = 8000
+    vocabulary: Annotated[int, Ge(100)] = 8000
     """Largest number of pieces; 100 or more."""
-    order: int = 3
+    order: Literal[2, 3] = 3
     """Longest n-gram: 2 or 3."""
-    max_characters: int = 20_000_000
+    max_characters: PositiveInt = 20_000_000
     """Characters to train on at most, in equal shares from the front of the sources."""
 
     @property
@@ -41,23 +45,13 @@ class LanguageModelConfig:
         """True if a trained model is named, and none is to be trained here."""
         return self.folder is not None or self.hub is not None
 
-    def check(self) -> None:
-        """Raise ConfigError for values out of range, DataError for missing texts."""
-        where = "clean.language_model"
+    def check(self) -> Iterator[SteelError]:
         if sum(given is not None for given in (self.folder, self.hub, self.texts)) > 1:
-            raise ConfigError(f"{where}: give one of `folder`, `hub` and `texts`, not several")
-        if self.order not in (2, 3):
-            raise ConfigError(f"{where}.order must be 2 or 3 (got {self.order})")
-        if self.vocabulary < 100:
-            raise ConfigError(f"{where}.vocabulary must be at least 100 (got {self.vocabulary})")
-        if self.max_characters < 1:
-            raise ConfigError(
-                f"{where}.max_characters must be positive (got {self.max_characters})"
-            )
+            yield ConfigError("give one of `folder`, `hub` and `texts`, not several")
         if self.texts is not None and not self.text_files():
-            raise DataError(
-                f"{where}.texts: {self.texts} matches no file. Give .jsonl or .txt files, or leave "
-                "it out to train on corpora of the pipeline."
+            yield DataError(
+                f"texts = {self.texts} matches no file. Give .jsonl or .txt files, or leave it "
+                "out to train on corpora of the pipeline."
             )
 
     def text_files(self) -> list[Path]:

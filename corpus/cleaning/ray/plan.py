@@ -5,11 +5,14 @@
 A deduplicator must see all documents at once, so a recipe is cut before and after it.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from common.config import Config
 from common.errors import ConfigError
 from common.paths import display
+from common.ranges import NonNegativeInt, PositiveInt
 from corpus.cleaning.recipe import Operator, Recipe
 
 MINHASH_NAME = "ray_bts_minhash_deduplicator"
@@ -24,35 +27,29 @@ MINHASH_ARGUMENTS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class RayConfig:
+class RayConfig(Config):
     """The Ray cluster, and the amount of work given to it at once."""
 
     address: str = "local"
     """"local": on this machine, for this run only. "auto": the cluster that was started here or
     that RAY_ADDRESS names. "<host>:<port>": the head node of a cluster."""
-    num_cpus: int = 0
+    num_cpus: NonNegativeInt = 0
     """Cores that "local" takes; 0: all."""
-    partition_bytes: int = 64 << 20
+    partition_bytes: PositiveInt = 64 << 20
     """Bytes of normalised text per output file, which one worker holds in memory; 1 or more. The
     stage puts `clean.partition_bytes` here, so that both executors write the same files."""
-    round_bytes: int = 64 << 30
+    round_bytes: PositiveInt = 64 << 30
     """Bytes that go through the operators before the next lot: what an interruption can cost."""
 
-    def check(self) -> None:
-        """Raise ConfigError for a value that cannot be."""
-        for name in ("partition_bytes", "round_bytes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"ray.{name} must be 1 or more (got {getattr(self, name)})")
-        if self.num_cpus < 0:
-            raise ConfigError(f"ray.num_cpus must be 0 (all) or more (got {self.num_cpus})")
+    def check(self) -> Iterator[ConfigError]:
         host, _, port = self.address.rpartition(":")
         if self.address not in ("local", "auto") and not (host and port.isdecimal()):
-            raise ConfigError(
-                f"ray.address must be local, auto or <host>:<port> (got {self.address!r})"
+            yield ConfigError(
+                f"address = {self.address!r}; it must be local, auto or <host>:<port>"
             )
         if "://" in self.address:
-            raise ConfigError(
-                f"ray.address {self.address!r}: Data-Juicer's executor is not driven through a Ray "
+            yield ConfigError(
+                f"address = {self.address!r}: Data-Juicer's executor is not driven through a Ray "
                 "client. Run this on a node of the cluster, with address auto or <host>:<port>"
             )
 

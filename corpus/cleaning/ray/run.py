@@ -33,6 +33,7 @@ from typing import Any
 
 import yaml
 
+from common.config import validate
 from common.errors import StageError
 from common.files import complete_file
 from corpus.cleaning.ray.cluster import check_address, cluster
@@ -89,7 +90,7 @@ def run(
 
     Raises ConfigError when no cluster answers at the address or the recipe cannot run on Ray.
     """
-    config.check()
+    validate(config, "clean.ray")
     plan = operator_groups(recipe)
     check_address(config)
     with cluster(config, recipe, models.resolve(), scratch.resolve()) as nodes:

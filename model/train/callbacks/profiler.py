@@ -7,11 +7,14 @@ writes its own file, under another name until it is whole.
 """
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.config import Config
 from common.errors import ConfigError
+from common.ranges import NonNegativeInt, PositiveInt
 from model.train.callbacks.callback import Callback
 from model.train.run.folder import PROFILE_FOLDER
 
@@ -22,27 +25,24 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProfileSettings:
+class ProfileSettings(Config):
     """Which steps are traced. `steel profile RUN` asks a running training for more."""
 
-    start_step: int = 0
+    start_step: NonNegativeInt = 0
     """Number of the first step in the trace, 2 or more; 0 = no trace."""
-    num_steps: int = 3
+    num_steps: PositiveInt = 3
     """Steps in the trace; 1 or more. A GPU's step of an hour's training takes about 100 MB."""
     shapes: bool = False
     """Record shapes of operators' inputs; slower."""
     memory: bool = False
     """Record allocations; slower."""
 
-    def check(self) -> None:
-        """Raises ConfigError for steps that cannot be traced."""
-        if self.start_step < 0 or self.start_step == 1:
-            raise ConfigError(
-                f"pretrain: profile.start_step = {self.start_step}; give 2 or more (the step "
-                "before warms the profiler up), or 0 for no trace"
+    def check(self) -> Iterator[ConfigError]:
+        if self.start_step == 1:
+            yield ConfigError(
+                "start_step = 1; give 2 or more (the step before warms the profiler up), or 0 for "
+                "no trace"
             )
-        if self.num_steps < 1:
-            raise ConfigError(f"pretrain: profile.num_steps = {self.num_steps}; give 1 or more")
 
 
 class Profiler(Callback):

@@ -10,43 +10,41 @@ one would find.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
-from common.config import require
+from common.config import Config
 from common.errors import ConfigError
+from common.ranges import NonNegativeInt, PositiveInt
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointSettings:
+class CheckpointSettings(Config):
     """How often state is saved, and for how long."""
 
-    interval: int = 1000
+    RENAMED: ClassVar[Mapping[str, str]] = {"every": "interval"}
+
+    interval: PositiveInt = 1000
     """Steps between checkpoints; one is also written at the end, on SIGTERM and when health stops
     the run."""
-    keep_last: int = 3
+    keep_last: PositiveInt = 3
     """Newest complete checkpoints that are kept."""
-    keep_every: int = 0
+    keep_every: NonNegativeInt = 0
     """Checkpoints at multiples of so many steps are kept for good; 0 = none are. A multiple of
     `interval`."""
-    keep_best: int = 1
+    keep_best: NonNegativeInt = 1
     """Checkpoints with the lowest validation loss that are kept. Those count whose very step was
     validated (`eval_interval`)."""
     export: bool = True
     """Each checkpoint kept by `keep_every` or `keep_best` also becomes a Transformers folder,
     exports/step-…, written in the background by a process of its own."""
 
-    def check(self) -> None:
-        """Refuse values that make no sense. Raises ConfigError."""
-        place = "pretrain: checkpoints."
-        for name in ("interval", "keep_last"):
-            require(self, place, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("keep_every", "keep_best"):
-            require(self, place, name, getattr(self, name) >= 0, "0 or more")
+    def check(self) -> Iterator[ConfigError]:
         if self.keep_every % self.interval:
-            raise ConfigError(
-                f"{place}keep_every = {self.keep_every} is no multiple of interval = "
-                f"{self.interval}, so most of these steps have no checkpoint; change one"
+            yield ConfigError(
+                f"keep_every = {self.keep_every} is no multiple of interval = {self.interval}, so "
+                "most of these steps have no checkpoint; change one"
             )
 
 

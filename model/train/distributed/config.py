@@ -3,14 +3,16 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from common.config import Config
 from common.errors import ConfigError
+from common.ranges import PositiveInt
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParallelSettings:
+class ParallelSettings(Config):
     """Which ranks hold which part of the weights."""
 
-    shard: Literal["all", "node"] | int = "all"
+    shard: Literal["all", "node"] | PositiveInt = "all"
     """Ranks that share one copy of weights, gradients and AdamW state (FSDP2). all: every rank,
     one copy. node: each node holds a copy, so that only gradients cross the network between nodes,
     once a step (HSDP). A number: groups of so many ranks; it divides the number of ranks, and 1
@@ -28,7 +30,7 @@ class ParallelSettings:
         if width < 1 or num_ranks % width:
             meaning = f" = {width} ranks" if self.shard == "node" else ""
             raise ConfigError(
-                f"pretrain: parallel.shard = {self.shard!r}{meaning} does not divide the "
+                f"parallel.shard = {self.shard!r}{meaning} does not divide the "
                 f"{num_ranks} rank(s) into equal groups; give all, node, or a divisor of them"
             )
         return width

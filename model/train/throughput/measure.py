@@ -28,14 +28,16 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from common.errors import ConfigError
+from common.config import Config, validate
+from common.errors import ConfigError, SteelError
 from common.files import write_json
 from common.provenance import software_versions
+from common.ranges import NonNegativeInt, PositiveInt
 from model.attention import choose_attention
 from model.data import MicroBatch
 from model.data.boundaries import Boundaries
 from model.kernels import AUTO_ELSEWHERE, AUTO_ON_GPU, IMPLEMENTATIONS, triton_support
-from model.train.build_model import model_config, parallelize
+from model.train.build_model import parallelize
 from model.train.callbacks.peak_flops import datasheet_peak, matmul_flops
 from model.train.callbacks.speed import flops_per_token
 from model.train.config import PretrainSettings
@@ -43,6 +45,7 @@ from model.train.distributed.context import DistributedContext, resolve_precisio
 from model.train.distributed.device import device_name
 from model.train.distributed.initialise import RandomWeights
 from model.train.loss import ModelWithLoss
+from model.train.model_settings import model_config
 from model.train.optimizer import build_optimizer
 from model.train.train_step import TrainStep
 
@@ -60,7 +63,7 @@ model/attention.py instead, from all that is installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ThroughputJob:
+class ThroughputJob(Config):
     """What `python -m model.entry.throughput JOB.json` reads."""
 
     settings: PretrainSettings
@@ -69,27 +72,18 @@ class ThroughputJob:
     attention: Attention = "auto"
     """auto: the best that a run would take here; sdpa, flash, other: torch's own attention with the
     backend it likes, with its flash backend, or with any but that."""
-    document_tokens: int = 0
+    document_tokens: NonNegativeInt = 0
     """Mean length of the documents that rows pack together and keep apart; 0: a row is one."""
-    warmup_steps: int = 3
+    warmup_steps: PositiveInt = 3
     """Steps before the clock starts, at least 1: compilation, autotuning, the allocator."""
-    timed_steps: int = 10
+    timed_steps: PositiveInt = 10
     """Steps that are timed, at least 1."""
     output: str
     """Folder that receives result.json."""
 
-    def check(self) -> None:
-        """Refuse what cannot be measured. Raises ConfigError."""
-        self.settings.check()
+    def check(self) -> Iterator[SteelError]:
         if not isinstance(self.settings.model, dict) or "vocab_size" not in self.settings.model:
-            raise ConfigError("throughput: `model` must be fields of a config with vocab_size")
-        if self.document_tokens < 0:
-            raise ConfigError(
-                f"throughput: document_tokens = {self.document_tokens}; give 0 or more"
-            )
-        for name in ("warmup_steps", "timed_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"throughput: {name} = {getattr(self, name)}; give 1 or more")
+            yield ConfigError("`settings.model` must be fields of a config with vocab_size")
 
 
 Status = Literal["done", "out of memory", "not possible here", "failed"]
@@ -156,7 +150,7 @@ class Result:
 
 def measure(job: ThroughputJob, ranks: DistributedContext) -> Result:
     """Run the job; called by all ranks. Raises ConfigError, torch.OutOfMemoryError."""
-    job.check()
+    validate(job, "throughput")
     settings = job.settings
     settings.check_ranks(ranks.world_size)
     precision = resolve_precision(settings, ranks.device)

@@ -7,6 +7,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
+from common.config import validate
 from common.errors import ConfigError, DataError
 from corpus.cleaning.language_model.build import training_texts
 from corpus.cleaning.language_model.config import LanguageModelConfig, find_language_model
@@ -42,13 +43,13 @@ def test_clean_corpus_of_ones_own(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "b.jsonl.gz", "wt", encoding="utf-8") as file:
         file.write(json.dumps({"text": "丙文\n二行"}) + "\n")
     config = LanguageModelConfig(texts=f"{tmp_path}/*")
-    config.check()
+    validate(config)
     assert list(training_texts({}, config)) == ["甲文", "乙文", "丙文\n二行"]
     assert LanguageModelConfig(texts=str(tmp_path / "a.txt")).text_files() == [tmp_path / "a.txt"]
     with pytest.raises(DataError, match="matches no file"):
-        LanguageModelConfig(texts=f"{tmp_path}/*.parquet").check()
+        validate(LanguageModelConfig(texts=f"{tmp_path}/*.parquet"))
     with pytest.raises(ConfigError, match="not several"):
-        LanguageModelConfig(texts="x", folder="y").check()
+        validate(LanguageModelConfig(texts="x", folder="y"))
 
 
 def test_missing_model_says_how_to_get_it(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opencc import OpenCC
 
+from common.config import validate
 from common.errors import ConfigError, DataError
 from common.files import read_json_lines
 from common.paths import RECIPES
@@ -368,7 +369,7 @@ def test_every_split_but_the_worked_examples_is_looked_for(tmp_path: Path) -> No
 )
 def test_contradictions_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"sft.contamination.{next(iter(change))}"):
-        ContaminationConfig(**change).check("sft")
+        validate(ContaminationConfig(**change), "sft.contamination")
 
 
 # --- conversations and pairs

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from common.child import Child
+from common.config import validate
 from common.errors import DataError, StageError
 from common.files import write_json
 from corpus.packing import batches as packing_batches
@@ -26,7 +27,7 @@ from corpus.packing.fast_encoder import DifferentIds, FastEncoder
 from corpus.packing.pack_partition import shard_prefix
 from corpus.partitions import cut
 from tasks.core.stage import StageRun
-from tasks.pack import PackConfig, check
+from tasks.pack import PackConfig
 from tests.corpus.packing.packed import TEXTS, files, pack_in, result, write_cleaned
 from tests.processes import alive
 
@@ -143,10 +144,10 @@ def test_transformers_gives_the_same_bytes(
 def test_no_more_workers_than_the_text_is_worth() -> None:
     assert workers.num_workers(1000) == 1
     assert 1 <= workers.num_workers(10**12) <= (os.cpu_count() or 1)
-    with pytest.raises(ValueError, match="workers must be 1 or more"):
-        check(PackConfig(workers=0))
-    with pytest.raises(ValueError, match="part_bytes must be 1 or more"):
-        check(PackConfig(part_bytes=0))
+    with pytest.raises(ValueError, match="workers = 0; it must be a whole number of at least 1"):
+        validate(PackConfig(workers=0), "pack")
+    with pytest.raises(ValueError, match="part_bytes = 0; it must be a whole number of at least 1"):
+        validate(PackConfig(part_bytes=0), "pack")
 
 
 # ── killed ───────────────────────────────────────────────────────────────────────────────────────

@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from common.config import validate
 from common.errors import ConfigError, DataError
 from corpus.recipes import corpus
 from corpus.sources import remote
-from tasks.acquire import AcquireConfig, acquire, check
+from tasks.acquire import AcquireConfig, acquire
 from tests.corpus.sources.fake_hub import COMMIT, Hub, serving
 from tests.tasks.running import run_stage
 
@@ -182,7 +183,7 @@ def test_hostile_file_names_are_refused(hub: Hub, tmp_path: Path) -> None:
 def test_hf_url_offline_is_refused_before_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigError, match="HF_HUB_OFFLINE"):
-        check(corpora("hf://datasets/o/n/x.jsonl"))
+        validate(corpora("hf://datasets/o/n/x.jsonl"), "acquire")
 
 
 @pytest.mark.slow

@@ -22,11 +22,12 @@ import yaml
 from fsspec.implementations.memory import MemoryFileSystem
 
 from common import recipes as _recipes
+from common.config import validate
 from common.errors import ConfigError, DataError
 from common.urls import identity, redact
 from corpus.sources import remote
 from corpus.sources.remote_checksums import stated_checksum
-from tasks.acquire import AcquireConfig, acquire, bytes_needed, check
+from tasks.acquire import AcquireConfig, acquire
 from tasks.core.stage import plain, stage_key
 from tests.corpus.sources.fake_web import Web, serving
 from tests.tasks.running import RecordingTrack, run_stage
@@ -104,7 +105,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Non
 def test_file_folder_and_glob_in_a_file_system(
     memory: str, tmp_path: Path, tail: str, names: set[str]
 ) -> None:
-    check(corpora(memory + tail))
+    validate(corpora(memory + tail), "acquire")
     run = run_stage(acquire, tmp_path / "out", corpora(memory + tail))
     got = files_of(tmp_path / "out" / "skypile")
     assert got.keys() == names
@@ -266,7 +267,7 @@ def test_pinned_checksum(web: Web, tmp_path: Path, recipe: Callable[..., None]) 
         run_stage(acquire, tmp_path / "absent", corpora(str(local)))
     recipe(sha256={"a.jsonl": "123"})
     with pytest.raises(ConfigError, match="64 hexadecimal"):
-        check(corpora(str(local)))
+        validate(corpora(str(local)), "acquire")
 
 
 def test_pinned_checksums_change_the_key(tmp_path: Path, recipe: Callable[..., None]) -> None:
@@ -381,7 +382,7 @@ def test_folder_that_cannot_be_listed_whole_is_no_smaller_corpus(web: Web, tmp_p
 @pytest.mark.skipif(importlib.util.find_spec("s3fs") is not None, reason="s3fs is installed")
 def test_missing_package_is_named_before_work_starts() -> None:
     with pytest.raises(ConfigError, match=r"s3fs.*pip install") as caught:
-        check(corpora(f"s3://key:SECRET@bucket/corpus/*.jsonl?{SIGNED}"))
+        validate(corpora(f"s3://key:SECRET@bucket/corpus/*.jsonl?{SIGNED}"), "acquire")
     assert "SECRET" not in str(caught.value)
     assert "skypile" in str(caught.value)
 
@@ -396,12 +397,12 @@ def test_missing_package_is_named_before_work_starts() -> None:
 )
 def test_locations_that_are_not_supported_say_so(location: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        check(corpora(location))
+        validate(corpora(location), "acquire")
 
 
 def test_preflight_counts_urls_as_unknown_and_asks_no_network() -> None:
-    assert bytes_needed(corpora("http://127.0.0.1:9/a.jsonl")) == 0
-    check(corpora("http://127.0.0.1:9/a.jsonl"))
+    assert corpora("http://127.0.0.1:9/a.jsonl").bytes_needed() == 0
+    validate(corpora("http://127.0.0.1:9/a.jsonl"), "acquire")
 
 
 def test_secrets_are_seen_nowhere(

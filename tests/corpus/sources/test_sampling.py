@@ -17,6 +17,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.config import validate
 from common.errors import ConfigError, DataError
 from corpus.sample_data import SampleDataConfig
 from corpus.sources import sampling
@@ -26,7 +27,7 @@ from corpus.sources.source import StoredFile
 from flows.cli import main, parser
 from flows.commands.pipeline import settings_of
 from flows.config import load_pipeline
-from tasks.acquire import AcquireConfig, acquire, bytes_needed, check
+from tasks.acquire import AcquireConfig, acquire
 from tests.corpus.sources.fake_web import Web, serving
 from tests.tasks.running import run_stage
 
@@ -393,13 +394,13 @@ def test_sample_of_the_generated_world(tmp_path: Path) -> None:
 def test_impossible_samples_are_refused(sample: dict[str, Any], words: str) -> None:
     config = AcquireConfig(kind="corpora", datasets={}, **sample)
     with pytest.raises(ConfigError, match=words):
-        check(config)
+        validate(config, "acquire")
 
 
 def test_preflight_expects_less_of_a_sample(tmp_path: Path) -> None:
     location = write(tmp_path, {"a.jsonl": bytes(10_000)})
     config = AcquireConfig(kind="corpora", datasets={"skypile": location}, fraction=0.1)
-    assert bytes_needed(config) == 1000
+    assert config.bytes_needed() == 1000
 
 
 def test_command_line_and_configuration_reach_the_corpora_only() -> None:

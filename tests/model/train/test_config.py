@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from common.config import from_json
+from common.config import from_json, validate
 from common.errors import ConfigError
 from model.train.checkpoint.retention import CheckpointSettings
 from model.train.config import PretrainJob, PretrainSettings
@@ -36,20 +36,22 @@ from model.train.health import HealthSettings
 )
 def test_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        PretrainSettings(**changes).check()
+        validate(PretrainSettings(**changes))
 
 
 def test_a_rollback_may_go_as_far_back_as_checkpoints_are_kept() -> None:
     for spike, steps in (("rollback", 20), ("skip", 21)):
-        PretrainSettings(
-            checkpoints=CheckpointSettings(interval=10, keep_last=3),
-            health=HealthSettings(spike=spike, rollback_steps=steps),  # type: ignore[arg-type]
-        ).check()
+        validate(
+            PretrainSettings(
+                checkpoints=CheckpointSettings(interval=10, keep_last=3),
+                health=HealthSettings(spike=spike, rollback_steps=steps),  # type: ignore[arg-type]
+            )
+        )
 
 
 def test_the_papers_settings_are_accepted() -> None:
     settings = PretrainSettings()
-    settings.check()
+    validate(settings)
     settings.check_ranks(8)
     assert settings.global_batch_size * settings.sequence_length == 1_048_576
 

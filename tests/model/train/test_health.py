@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.config import validate
 from common.errors import ConfigError, DataError
 from model.train.checkpoint.reader import complete_checkpoints
 from model.train.health import Health, HealthError, HealthSettings, HealthState, NonFiniteError
@@ -113,7 +114,7 @@ def test_another_state_is_refused() -> None:
     with pytest.raises(DataError, match="health state"):
         HealthState.from_dict({"window": []})
     with pytest.raises(ConfigError, match=r"health\.spike_window = 2"):
-        HealthSettings(spike_window=2).check()
+        validate(HealthSettings(spike_window=2), "pretrain.health")
 
 
 # In training

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from common.config import validate
 from common.errors import ConfigError
 from model.train.callbacks import peak_flops as peaks
 from model.train.callbacks import phase_timer as phases
@@ -230,4 +231,4 @@ def test_a_trace_that_is_cut_short_has_what_there_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrong", [{"start_step": 1}, {"start_step": -2}, {"num_steps": 0}])
 def test_steps_that_cannot_be_traced_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match=f"profile.{next(iter(wrong))}"):
-        ProfileSettings(**wrong).check()
+        validate(ProfileSettings(**wrong), "profile")

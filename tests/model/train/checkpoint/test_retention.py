@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.config import validate
 from common.errors import ConfigError
 from model.train.checkpoint.retention import (
     CheckpointInfo,
@@ -89,4 +90,4 @@ def test_retention_forgets_only_what_it_would_have_forgotten_before(
 )
 def test_refused(settings: CheckpointSettings, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        settings.check()
+        validate(settings, "pretrain.checkpoints")

@@ -10,14 +10,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from common.config import validate
 from common.errors import ConfigError
 from model.entry.throughput import _status, run_alone
 from model.kernels import IMPLEMENTATIONS
-from model.train.build_model import model_config, parallelize
+from model.train.build_model import parallelize
 from model.train.config import PretrainSettings
 from model.train.distributed.context import distributed_context
 from model.train.distributed.initialise import RandomWeights
 from model.train.loss import ModelWithLoss
+from model.train.model_settings import model_config
 from model.train.optimizer import build_optimizer
 from model.train.throughput.measure import ThroughputJob, _Loop, attention_backends, random_batch
 from model.train.train_step import TrainStep
@@ -137,9 +139,9 @@ def test_random_documents_are_of_the_asked_length_and_part_rows() -> None:
 
 def test_a_job_without_vocabulary_or_steps_is_refused() -> None:
     with pytest.raises(ConfigError, match="vocab_size"):
-        ThroughputJob(settings=PretrainSettings(model={}), output="x").check()
+        validate(ThroughputJob(settings=PretrainSettings(model={}), output="x"))
     with pytest.raises(ConfigError, match="timed_steps = 0"):
-        ThroughputJob(settings=settings(), timed_steps=0, output="x").check()
+        validate(ThroughputJob(settings=settings(), timed_steps=0, output="x"))
 
 
 def test_attention_is_restricted_to_what_was_asked_for() -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from common.config import validate
 from common.errors import ConfigError
 from model import SteelConfig
 from model.kernels import IMPLEMENTATIONS, check_choice
@@ -54,7 +55,7 @@ def test_settings_split_the_batch_over_processes() -> None:
     settings = variants.OURS.settings(
         variants.STEEL_1B, num_processes=4, micro_batch_size=8, accumulation=2
     )
-    settings.check()
+    validate(settings)
     settings.check_ranks(4)
     assert (settings.micro_batch_size, settings.global_batch_size) == (8, 64)
     assert isinstance(settings.model, dict)

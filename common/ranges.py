@@ -1,0 +1,183 @@
+"""Ranges of configured values, declared where a field is annotated: `Annotated[int, Ge(1)]`.
+
+The declarations are those of the library annotated_types, which pydantic enforces. A bare GPU
+machine has neither; there stand-ins of the same names serve, and `fits` is the check.
+"""
+
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+try:
+    from annotated_types import Ge, Gt, Le, Lt, MinLen
+except ModuleNotFoundError:
+
+    @dataclass(frozen=True)
+    class Ge:  # type: ignore[no-redef]
+        """Greater than or equal to `ge`."""
+
+        ge: Any
+
+    @dataclass(frozen=True)
+    class Gt:  # type: ignore[no-redef]
+        """Greater than `gt`."""
+
+        gt: Any
+
+    @dataclass(frozen=True)
+    class Le:  # type: ignore[no-redef]
+        """Less than or equal to `le`."""
+
+        le: Any
+
+    @dataclass(frozen=True)
+    class Lt:  # type: ignore[no-redef]
+        """Less than `lt`."""
+
+        lt: Any
+
+    @dataclass(frozen=True)
+    class MinLen:  # type: ignore[no-redef]
+        """At least `min_length` entries or characters."""
+
+        min_length: int
+
+
+__all__ = [
+    "Ge",
+    "Gt",
+    "Le",
+    "Lt",
+    "MinLen",
+    "NonNegativeFloat",
+    "NonNegativeInt",
+    "PositiveFloat",
+    "PositiveInt",
+    "expected",
+    "fits",
+    "members",
+]
+
+PositiveInt = Annotated[int, Ge(1)]
+NonNegativeInt = Annotated[int, Ge(0)]
+PositiveFloat = Annotated[float, Gt(0)]
+NonNegativeFloat = Annotated[float, Ge(0)]
+
+NAMES: Mapping[Any, str] = {
+    Any: "anything",
+    bool: "true or false",
+    float: "a number",
+    int: "a whole number",
+    str: "text",
+    types.NoneType: "null",
+}
+
+
+def members(hint: Any) -> tuple[Any, ...]:
+    """The alternatives of a union; another type is its own only one."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return typing.get_args(hint)
+    return (hint,)
+
+
+def unwrapped(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A type without `Annotated`, and what it was annotated with."""
+    if typing.get_origin(hint) is Annotated:
+        base, *declared = typing.get_args(hint)
+        return base, tuple(declared)
+    return hint, ()
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Return True if a value has the declared type and range; numbers must be finite.
+
+    Entries of lists, tuples and mappings are looked at as well; dataclasses are not looked into.
+    """
+    return any(_fits_member(value, member) for member in members(hint))
+
+
+def _fits_member(value: Any, hint: Any) -> bool:
+    kind, declared = unwrapped(hint)
+    if len(members(kind)) > 1:
+        return fits(value, kind) and _in_range(value, declared)
+    return _has_type(value, kind) and _in_range(value, declared)
+
+
+def _has_type(value: Any, kind: Any) -> bool:
+    origin, arguments = typing.get_origin(kind) or kind, typing.get_args(kind)
+    if origin is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in arguments)
+    if origin is Any:
+        return not isinstance(value, float) or math.isfinite(value)
+    if origin in (int, float) and isinstance(value, bool):
+        return False
+    if origin is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    if not isinstance(origin, type):
+        return True
+    if not isinstance(value, origin):
+        return False
+    if not arguments:
+        return True
+    if isinstance(value, Mapping):
+        return all(fits(k, arguments[0]) and fits(v, arguments[1]) for k, v in value.items())
+    if origin is tuple and arguments[-1] is not Ellipsis:
+        return len(value) == len(arguments) and all(map(fits, value, arguments))
+    if isinstance(value, Sequence):
+        return all(fits(entry, arguments[0]) for entry in value)
+    return True
+
+
+def _in_range(value: Any, declared: Sequence[Any]) -> bool:
+    return not any(
+        (isinstance(limit, Ge) and value < limit.ge)
+        or (isinstance(limit, Gt) and value <= limit.gt)
+        or (isinstance(limit, Le) and value > limit.le)
+        or (isinstance(limit, Lt) and value >= limit.lt)
+        or (isinstance(limit, MinLen) and len(value) < limit.min_length)
+        for limit in declared
+    )
+
+
+def expected(hint: Any) -> str:
+    """Words for the values that a type accepts: "a whole number of at least 1 or auto"."""
+    return " or ".join(dict.fromkeys(map(_expected_member, members(hint))))
+
+
+def _expected_member(hint: Any) -> str:
+    kind, declared = unwrapped(hint)
+    origin, arguments = typing.get_origin(kind) or kind, typing.get_args(kind)
+    if len(members(kind)) > 1:
+        name = expected(kind)
+    elif origin is Literal:
+        *others, last = (str(c).lower() if isinstance(c, bool) else str(c) for c in arguments)
+        name = f"{', '.join(others)} or {last}" if others else last
+    elif origin is tuple and Ellipsis not in arguments:
+        name = f"a list of {len(arguments)}, each {expected(arguments[0])}"
+    elif origin in NAMES:
+        name = NAMES[origin]
+    elif isinstance(origin, type) and issubclass(origin, Mapping):
+        name = "a mapping"
+    elif isinstance(origin, type) and issubclass(origin, Sequence):
+        name = "a list"
+    else:
+        name = "a mapping of keys to values"
+    return f"{name}{_range(declared)}"
+
+
+def _range(declared: Sequence[Any]) -> str:
+    low = next((limit for limit in declared if isinstance(limit, Ge | Gt)), None)
+    high = next((limit for limit in declared if isinstance(limit, Le | Lt)), None)
+    least = next((f", at least {m.min_length} long" for m in declared if isinstance(m, MinLen)), "")
+    if low is not None and high is not None:
+        first = f"[{low.ge}" if isinstance(low, Ge) else f"({low.gt}"
+        last = f"{high.le}]" if isinstance(high, Le) else f"{high.lt})"
+        return f" in {first}, {last}{least}"
+    if low is not None:
+        return (f" of at least {low.ge}" if isinstance(low, Ge) else f" above {low.gt}") + least
+    if high is not None:
+        return (f" of at most {high.le}" if isinstance(high, Le) else f" below {high.lt}") + least
+    return least
