@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks._figures import add_options, publish
 from model.data import Append, DataState, PackedManifest, SampleOrder
 from model.data.permutation import Permutation
-from model.data.verify.simulate import simulated
+from model.data.verify.simulated_data import simulated_manifest
 
 LENGTH = 2048
 GLOBAL_BATCH = 512
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     add_options(parser)
     given = argv if argv is not None else sys.argv[1:]
     arguments = parser.parse_args(given)
-    base = simulated(_number(arguments.blocks), sequence_length=LENGTH)
+    base = simulated_manifest(_number(arguments.blocks), sequence_length=LENGTH)
     joined = appends(arguments.appends)
     plain = _order(base, ())
     appended = _order(base, joined)
@@ -79,7 +79,7 @@ def appends(number: int) -> tuple[Append, ...]:
     """Appends of a million blocks, each weighting every source, all along a run."""
     joined = []
     for index in range(number):
-        new = simulated(1_000_000, sequence_length=LENGTH, name=f"append-{index}")
+        new = simulated_manifest(1_000_000, sequence_length=LENGTH, name=f"append-{index}")
         append = Append(
             at=(index + 1) * 4_000 * GLOBAL_BATCH,
             manifest=new,

@@ -93,8 +93,8 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _verify_order(arguments: argparse.Namespace) -> int:
     from common.errors import ConfigError
     from common.paths import display, resolve
+    from model.data.verify.report import format_report
     from model.train.run import verify
-    from model.train.run.format_verification import format_report
     from tasks.core.store import newest_packed
 
     settings = verify.OrderSettings(

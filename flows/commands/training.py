@@ -159,12 +159,12 @@ def format_result(result: "RequestResult", what: str, *, running: bool) -> str:
     if result.status == "done":
         message = f"nothing to do: {what} changed this run at step {result.step} already"
     elif result.status == "pending":
-        message = f"nothing to do: {what}: asked for before, not done yet ({result.request})"
+        message = f"nothing to do: {what}: requested before, not done yet ({result.request})"
     elif result.step is not None:
-        message = f"asked for: {what} at step {result.step}"
+        message = f"requested: {what} at step {result.step}"
     else:
         when = "at its next step boundary" if running else "when the run goes on"
-        message = f"asked for: {what}, {when}"
+        message = f"requested: {what}, {when}"
     if result.num_samples:
         message += f"; {result.num_samples} samples ({result.num_tokens} tokens) more"
     return f"{message}; the run ends at step {result.total_steps}"

@@ -7,8 +7,8 @@ append.py          data that join during a run    state.py        position of a 
 dataset.py         samples as tensors             boundaries.py   starts of documents in them
 loader.py          each step, read ahead          verify/         the order proved, shards inspected
 
-What makes tensors is imported when it is asked for: who only writes or checks shards, such as a
-packing process, starts without torch.
+Modules that make tensors are imported at their first use: a process that only writes or checks
+shards starts without torch.
 """
 
 import importlib

@@ -24,7 +24,7 @@ SCHEMA_VERSION = 3
 
 @dataclass(frozen=True, kw_only=True)
 class SavedAppend:
-    """Everything that tells one append from another, in little space."""
+    """The fields that distinguish one append from another, in little space."""
 
     at: int
     seed: int

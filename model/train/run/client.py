@@ -168,7 +168,7 @@ class RunClient:
             ConfigError: neither is given, or it cannot be done.
         """
         if steps is None and decay_at is None:
-            raise ConfigError("nothing is asked for: give --steps, --decay-at or --decay now")
+            raise ConfigError("nothing is asked for: give --steps or --decay-at")
         request = RescheduleRequest(steps=steps, decay_at=decay_at)
         length = self.plan.length
         waiting = [p for p in self.requests.pending() if _changes_length(p.request)]
@@ -201,7 +201,7 @@ class RunClient:
         return RequestResult(status="requested", request=name, step=None, total_steps=total)
 
     def predict(self, *more: tuple[str, Request]) -> RunPlan:
-        """The plan after all pending requests and `more`, at the steps asked for.
+        """The plan after all pending requests and `more`, at the steps that they name.
 
         Requests that the trainer will refuse are left out. Raises the refusal of one of `more`.
         """
@@ -229,8 +229,9 @@ class RunClient:
             if isinstance(request, AppendRequest) and request.manifest == manifest.digest:
                 if what := _difference(wanted, asdict(request)):
                     raise DataError(
-                        f"the data in {manifest.folder} are asked for already with {what}; to ask "
-                        f"anew, remove the request {pending.name} from the run's {REQUESTS_FOLDER}/"
+                        f"the data in {manifest.folder} are requested already with {what}; to "
+                        f"request them anew, remove {pending.name} from the run's "
+                        f"{REQUESTS_FOLDER}/"
                     )
                 return RequestResult(
                     status="pending",
@@ -270,7 +271,7 @@ class RunClient:
                 folder = Path(pending.request.folder)
                 if (folder / PackedManifest.FILE_NAME).is_file():
                     manifest = PackedManifest.read(folder)
-                    content |= shards_by_content(manifest, f"the data asked for ({folder})")
+                    content |= shards_by_content(manifest, f"the data requested ({folder})")
         return content
 
 

@@ -3,7 +3,7 @@
     STORE/pretrain/KEY.partial/
       pretrain.json              job: settings, folders of input and output
       journal.json               appended data and changes of the length, in order
-      requests/                  asked for and not done yet; one JSON file each
+      requests/                  pending requests, one JSON file each
         refused/                 not done, with the reason
       manifests/                 lists of the shards trained on: base.json, <digest>.json
       checkpoints/step-00000120/

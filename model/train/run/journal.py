@@ -29,7 +29,7 @@ SCHEMA_VERSION = 2
 
 @dataclass(frozen=True, kw_only=True)
 class LengthEntry:
-    """Another number of steps, or a beginning of the decay, asked for by `steel reschedule`."""
+    """Another number of steps, or a beginning of the decay (`steel reschedule`)."""
 
     request: str
     """Name of the request that it came from."""
@@ -50,7 +50,7 @@ class AppendEntry:
     length: LengthChange
     """The run's length from there on."""
     steps: LengthPolicy
-    """What the append did to the number of steps."""
+    """Effect on the number of steps."""
     data: Append
     """The data, and the sample from which they may come."""
 

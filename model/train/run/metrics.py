@@ -3,7 +3,8 @@
     {"step": 20, "time": 1763900000.1, "metrics": {"train/loss": 5.31, …}}
 
 Trackers mirror that file; training never waits for them. A checkpoint notes how long the file was,
-and a training that resumes from it cuts what came later: each step is there once.
+and a training that resumes from it cuts everything later: each step is there once. The trainer
+knows only the protocol `MetricSink`; `JsonlSink` is the one implementation.
 """
 
 import json
@@ -40,7 +41,7 @@ class JsonLines:
             ) from error
 
     def position(self) -> int:
-        """Length in bytes, all of it on the disk."""
+        """Make the file durable; return its length in bytes."""
         if not self.path.exists():
             return 0
         with self.path.open("rb") as file:
@@ -68,15 +69,15 @@ class JsonlSink(JsonLines):
     """Measurements in a file of lines; also for trainers that know only their step."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Measurements after `step` completed steps."""
+        """Add measurements after `step` completed steps."""
         self.append(step=step, metrics=dict(metrics))
 
     def flush(self) -> None:
-        """Make what was logged durable."""
+        """Make everything durable that was logged."""
         self.position()
 
     def resume(self, step: int) -> None:
-        """Forget everything after `step` completed steps, wherever it stands in the file."""
+        """Remove everything after `step` completed steps, wherever it stands in the file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [json.dumps(line) for line in read_metrics(self.path) if line["step"] <= step]
         write_text(self.path, "".join(f"{line}\n" for line in kept))

@@ -102,8 +102,8 @@ class RunPlan:
             return self
         if request.at_step is not None and request.at_step != step:
             raise DataError(
-                f"asked for step {request.at_step}, but the run has done {step}: ask for a later "
-                "one, or for none to have it done at once"
+                f"requested for step {request.at_step}, but the run has done {step}: name a later "
+                "step, or none to have it done at once"
             )
         if step < self.last_step:
             raise DataError(
@@ -137,8 +137,8 @@ class RunPlan:
         new = PackedManifest.read(Path(request.folder))
         if new.digest != request.manifest:
             raise DataError(
-                f"{request.folder} holds other data (digest {new.digest}) than were asked for "
-                f"({request.manifest}): ask again"
+                f"{request.folder} holds other data (digest {new.digest}) than were requested "
+                f"({request.manifest}): request them again"
             )
         data = Append(at=consumed, manifest=new, seed=request.seed, weights=dict(request.weights))
         order = sample_order(self.settings, self.base, (*self.appends, data))
@@ -179,7 +179,7 @@ class RunPlan:
             decay_at = self.length.decay_at
         elif self.settings.schedule == "cosine":
             raise ConfigError(
-                "schedule = cosine falls from the end of the warm-up on; a decay can be asked for "
+                "schedule = cosine falls from the end of the warm-up on; a decay can be requested "
                 "with wsd and constant. Move the end instead (--steps)"
             )
         elif decay_at < step:

@@ -1,6 +1,6 @@
 """Requests to a training run: small files that its trainer takes at a step boundary.
 
-    RUN/requests/01763900000123456789-append-1f3a….json    asked for, not yet done
+    RUN/requests/01763900000123456789-append-1f3a….json    pending
     RUN/requests/refused/01763…-append-….json              with the reason inside
 
 The client publishes a file in one rename; only rank 0 of the run removes it, after the change is in
@@ -126,7 +126,7 @@ class RequestFolder:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             content = None
-        write_json(self.folder / REFUSED_FOLDER / path.name, {"reason": reason, "asked": content})
+        write_json(self.folder / REFUSED_FOLDER / path.name, {"reason": reason, "request": content})
         path.unlink(missing_ok=True)
 
     def refused(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Who trained which steps: two lines in sessions.jsonl for each time that processes took up a run.
+"""Sessions of a run, in sessions.jsonl: two lines for each time that processes took it up.
 
     {"time": …, "event": "begin", "step": 120, "batch": 120, "num_processes": 2,
      "device": "NVIDIA H200", "host": "node-3", "commit": "1f0c…", "software": {"torch": …}}
@@ -7,8 +7,8 @@
     how    done · stopped (asked to, with a complete checkpoint) · failed (and with what)
            a session without an end was killed
 
-The file is only ever added to. It tells what a run went through, also what a kill threw away;
-metrics.jsonl tells what its weights come from.
+The file is only ever added to. It also has steps that a kill threw away; metrics.jsonl has the
+steps that the weights come from.
 """
 
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from model.train.run.metrics import read_metrics
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """One time that processes took up a run, as its file tells it."""
+    """One time that processes took up a run."""
 
     step: int
     """Completed steps when it began: 0, or those of the checkpoint it resumed from."""
@@ -29,11 +29,11 @@ class Session:
     device: str
     """Name of rank 0's device."""
     began: float
-    """When, seconds since 1970."""
+    """Time of its beginning, seconds since 1970."""
     how: str = "killed"
-    """How it ended; "killed" where nobody was left to say, or while it still runs."""
+    """Its end as above; "killed" where no process was left to note it, or while it still runs."""
     last_step: int | None = None
-    """Completed steps when it ended; None where nobody was left to say."""
+    """Completed steps when it ended; None where no process was left to note them."""
     about: dict[str, Any] = field(default_factory=dict)
     """Host, commit, versions."""
 

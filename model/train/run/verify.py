@@ -19,7 +19,7 @@ from common.paths import display
 from model.data import DataState, PackedManifest, SampleOrder
 from model.data.manifest import find_manifest
 from model.data.verify.order import verify_order
-from model.data.verify.simulate import simulated
+from model.data.verify.simulated_data import simulated_manifest
 from model.train.checkpoint.progress import Progress
 from model.train.checkpoint.reader import complete_checkpoints, read_files
 from model.train.config import PretrainJob
@@ -124,7 +124,7 @@ def simulated_subject(
 ) -> OrderSubject:
     """The order of data on paper. Raises ConfigError."""
     length = settings.sequence_length or SEQUENCE_LENGTH
-    manifest = simulated(num_blocks, sequence_length=length)
+    manifest = simulated_manifest(num_blocks, sequence_length=length)
     return _subject(f"{num_blocks:,} simulated blocks", manifest, settings, ranks, SIMULATED_BATCH)
 
 
@@ -199,7 +199,7 @@ def _appended(subject: OrderSubject, data: Path | int, step: int) -> PackedManif
         return PackedManifest.read(find_manifest(data))
     base, length = subject.manifest, subject.order["sequence_length"]
     return replace(
-        simulated(data, sequence_length=length, name=f"simulated-at-{step}"),
+        simulated_manifest(data, sequence_length=length, name=f"simulated-at-{step}"),
         vocab_size=base.vocab_size,
         end_of_document=base.end_of_document,
         tokenizer_md5=base.tokenizer_md5,

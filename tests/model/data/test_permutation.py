@@ -11,7 +11,7 @@ from model.data.permutation import NUM_ROUNDS, Permutation
 
 WORD = 1 << 64
 EACH = 50
-"""How often each permutation is expected."""
+"""Expected number of occurrences of each permutation."""
 
 
 def reference(n: int, key: tuple[str | int, ...], x: int) -> int:

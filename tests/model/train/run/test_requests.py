@@ -82,7 +82,7 @@ def test_known_content_is_refused_by_both_names(packed: Path, more: Path, idle: 
     assert append(idle, more, at_step=5).status == "requested"
     place = idle.parent / "mixed-again"
     mixed = copy_of(third, place, with_shard_of(more, place))
-    with pytest.raises(DataError, match=r"'harmless\.bin' of .* of the data asked for \(.*more"):
+    with pytest.raises(DataError, match=r"'harmless\.bin' of .* of the data requested \(.*more"):
         append(idle, mixed)
     assert len(RequestFolder(idle).pending()) == 1
 
@@ -93,7 +93,7 @@ def test_a_request_made_twice_is_published_once(more: Path, idle: Path) -> None:
     for data in (more, more / "shards", more / "shards" / "manifest.json"):
         again = append(idle, data)
         assert (again.status, again.request) == ("pending", first.request)
-    with pytest.raises(DataError, match=r"asked for already with weights = {'alpha': 0.5}, not"):
+    with pytest.raises(DataError, match=r"requested already with weights = {'alpha': 0.5}, not"):
         append(idle, more, weights={"alpha": 1.0})
     with pytest.raises(DataError, match=f"steps = 'keep', not 'extend'.* {first.request}"):
         append(idle, more, steps="extend")

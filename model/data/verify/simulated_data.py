@@ -1,4 +1,4 @@
-"""Packed data that exist on paper only, of any size, to prove an order before there are data.
+"""Manifests of packed data that do not exist, of any size: to prove an order before there are data.
 
 Twelve sources with the proportions of the paper's corpora (arXiv 2502.06635, section 5: four fifths
 Chinese, the rest English and code), in shards of a hundred million tokens.
@@ -31,7 +31,9 @@ SHARD_TOKENS = 100_000_000
 DOCUMENT_TOKENS = 800
 
 
-def simulated(num_blocks: int, *, sequence_length: int, name: str = "simulated") -> PackedManifest:
+def simulated_manifest(
+    num_blocks: int, *, sequence_length: int, name: str = "simulated"
+) -> PackedManifest:
     """A manifest from which exactly `num_blocks` blocks can be cut at this sequence length.
 
     name: data of different names have different content.

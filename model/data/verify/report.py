@@ -1,4 +1,4 @@
-"""The findings of a verified order in sentences for a terminal."""
+"""The findings of a verification in sentences for a terminal."""
 
 from collections.abc import Iterator
 from typing import Any
