@@ -3,8 +3,7 @@
     {"step": 20, "time": 1763900000.1, "metrics": {"train/loss": 5.31, …}}
 
 Trackers mirror that file; training never waits for them. A checkpoint notes how long the file was,
-and a training that resumes from it cuts everything later: each step is there once. The trainer
-knows only the protocol `MetricSink`; `JsonlSink` is the one implementation.
+and a training that resumes from it cuts everything later: each step is there once.
 """
 
 import json
