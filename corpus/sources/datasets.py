@@ -191,7 +191,7 @@ def _acquire(
         transfer_all(destination, source, files)
     acquired = AcquiredDataset(origin=source.origin, sample=sample, revision=revision)
     write_json(done, asdict(acquired))
-    for folder in ("fetched", "half", "versions", "generated"):
+    for folder in ("fetched", "half", "versions", "hub", "generated"):
         shutil.rmtree(destination.scratch / folder, ignore_errors=True)
     return acquired
 
@@ -204,33 +204,31 @@ def _open_source(
     pins = pinned_checksums(kind, name)
     if location == HUB:
         recipe = hub.check_hub(kind, name)
-        if hub.offline():
-            folder = hub.cached(recipe)
+        revision = recipe.revision
+        if hub.is_offline():
+            folder = hub.cached_snapshot(recipe)
             assert folder is not None, "check_hub() lets no such source through"
-            origin = f"{recipe.repository}@{folder.name} (local hub cache)"
+            commit, origin = folder.name, f"{recipe.repository}@{folder.name} (local hub cache)"
             source: Source = LocalSource(str(folder), pins=pins, origin=origin)
-            commit = folder.name
         else:
             repository = hub.HubRepository(recipe, scratch, pins)
             source, commit = repository, repository.commit
-        asked = recipe.revision
-        remedy = f"hub.revision: {commit} in {display(recipe_path(kind, name))}"
+        pinned = f"hub.revision: {commit} in {display(recipe_path(kind, name))}"
+    elif scheme(location) == "hf":
+        source = repository = hub.HubRepository(location, scratch, pins)
+        revision, commit, pinned = repository.revision, repository.commit, repository.location
     elif is_url(location):
-        asked = commit = remedy = ""
-        if scheme(location) == "hf":
-            location, asked, commit = hub.pin_url(location, scratch)
-            remedy = location
-        source = UrlSource(location, scratch, pins, hub.endpoint())
+        return UrlSource(location, scratch, pins), None
     else:
         return LocalSource(location, pins=pins), None
     if not commit:
         return source, None
-    if not hub.COMMIT.fullmatch(asked):
+    if not hub.COMMIT.fullmatch(revision):
         destination.warn(
-            f"{name}: {asked} is a name that moves; it is {commit} today. For the same data "
-            f"another day, write {remedy}"
+            f"{name}: {revision} is a name that moves; it is {commit} today. For the same data "
+            f"another day, write {pinned}"
         )
-    return source, {"asked": asked, "commit": commit}
+    return source, {"asked": revision, "commit": commit}
 
 
 def _list_files(destination: Destination, source: Source) -> Sequence[StoredFile]:

@@ -10,13 +10,13 @@ from common.errors import DataError
 from common.files import glob_files
 from common.paths import display, resolve
 from corpus.recipes import how_to_obtain
-from corpus.sources.source import StoredFile, is_hidden, verify
+from corpus.sources.source import StoredFile, is_hidden, verify_file
 
 
 class LocalSource:
     """A file, folder or glob, read where it lies."""
 
-    owned = False
+    downloads = False
 
     def __init__(
         self, location: str, *, pins: Mapping[str, str] | None = None, origin: str = ""
@@ -46,7 +46,7 @@ class LocalSource:
         """The file itself: nothing is copied."""
         path = Path(file.handle)
         if pinned := self._pins.get(file.name):
-            verify(path, file, pinned, self.origin)
+            verify_file(path, file, pinned, self.origin)
         return path
 
     def cancel(self) -> None:

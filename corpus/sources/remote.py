@@ -13,7 +13,7 @@ import json
 import posixpath
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
@@ -23,19 +23,12 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.utils import glob_translate
 
-from common.disk import disk_full
 from common.errors import ConfigError, DataError
 from common.files import sync, write_json
 from common.urls import redact, scheme
-from corpus.sources.remote_checksums import stated_checksum, version_of
-from corpus.sources.retry import NoRanges, explained, lasting
-from corpus.sources.source import StoredFile, is_hidden, safe_name, verify
-
-ATTEMPTS = 5
-"""How often a transfer is tried before it is given up."""
-
-PAUSE = 1.0
-"""Seconds before the second attempt; doubled for each further one."""
+from corpus.sources.remote_checksums import checksum_from_info, version_from_info
+from corpus.sources.retry import RangesNotSupported, T, as_data_error, retry
+from corpus.sources.source import StoredFile, is_hidden, safe_name, verify_file
 
 BLOCK = 8 * 1024**2
 """Bytes asked for at a time while a whole file is fetched."""
@@ -45,28 +38,6 @@ READ_AHEAD = 1024**2
 
 WORKERS = 8
 """Files fetched, or asked about, at a time."""
-
-_PACKAGES = {
-    "s3": "s3fs",
-    "s3a": "s3fs",
-    "gs": "gcsfs",
-    "gcs": "gcsfs",
-    "az": "adlfs",
-    "abfs": "adlfs",
-    "abfss": "adlfs",
-    "oss": "ossfs",
-    "sftp": "paramiko",
-    "ssh": "paramiko",
-    "http": "aiohttp",
-    "https": "aiohttp",
-    "hf": "huggingface_hub",
-    "smb": "smbprotocol",
-    "gdrive": "gdrivefs",
-    "dropbox": "dropboxdrivefs",
-    "hdfs": "pyarrow",
-    "webhdfs": "requests",
-    "oci": "ocifs",
-}
 
 
 def check_url(name: str, location: str) -> None:
@@ -83,14 +54,11 @@ def check_url(name: str, location: str) -> None:
         )
     try:
         fsspec.get_filesystem_class(protocol)
-    except ImportError:
-        package = _PACKAGES.get(protocol)
-        missing = f"the package {package}" if package else "a package of fsspec's"
-        extra = f", or `pip install 'steel-lm[{protocol}]'`" if protocol in ("s3", "gs") else ""
-        remedy = f"`pip install {package or 'it'}`{extra}"
+    except ImportError as error:
+        extra = f"`pip install 'steel-lm[{protocol}]'`" if protocol in ("s3", "gs") else "pip"
         raise ConfigError(
-            f"Data set {name!r}: {shown} needs {missing}, which is not installed. Install it with "
-            f"{remedy}, or copy the data to a folder and give that."
+            f"Data set {name!r}: {shown} needs a package that is not installed ({error}). Install "
+            f"it with {extra}, or copy the data to a folder and give that."
         ) from None
     except ValueError:
         raise ConfigError(
@@ -102,24 +70,24 @@ def check_url(name: str, location: str) -> None:
 class UrlSource:
     """A file, folder or glob behind a URL."""
 
-    owned = True
+    downloads = True
+    remedy = "Check the address, the network and your credentials; what is finished is kept."
 
     def __init__(
-        self, location: str, scratch: Path, pins: Mapping[str, str], endpoint: str | None = None
+        self, location: str, scratch: Path, pins: Mapping[str, str], **options: Any
     ) -> None:
         """
         Args:
             location: the URL.
             scratch: folder that is kept across interruptions.
             pins: `sha256:…` by file name, from the recipe.
-            endpoint: of the hub, for hf://.
+            options: for the file system.
         """
         self.location = location
         self.origin = redact(location)
         self.scratch = scratch
         self.pins = pins
         self._stop = threading.Event()
-        options: dict[str, Any] = {}
         if scheme(location) in ("http", "https"):
             import aiohttp
 
@@ -127,15 +95,13 @@ class UrlSource:
             options["headers"] = {"Accept-Encoding": "identity"}
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
             options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
-        elif scheme(location) == "hf":
-            options["endpoint"] = endpoint
-        with self._clear("cannot be opened"):
+        with self._clear_errors("cannot be opened"):
             self._fs, self._root = url_to_fs(location, **options)
 
     def files(self) -> list[StoredFile]:
         """All files that are not hidden, sorted by name."""
-        with self._clear("cannot be listed"):
-            listed = self._patiently(self._list)
+        with self._clear_errors("cannot be listed"):
+            listed = self._retry(self._list)
         found: dict[str, StoredFile] = {}
         for given, at, info in listed:
             name = safe_name(given, self.origin)
@@ -149,29 +115,27 @@ class UrlSource:
 
     def open(self, file: StoredFile) -> IO[bytes]:
         """Read parts of a file; each miss of the read-ahead is one request for a range."""
-        with self._clear(f"{file.name} cannot be read"):
-            return io.BufferedReader(self._patiently(lambda: _Patient(self, file)), READ_AHEAD)
+        with self._clear_errors(f"{file.name} cannot be read"):
+            return io.BufferedReader(self._retry(lambda: _RangeReader(self, file)), READ_AHEAD)
 
     def fetch(self, file: StoredFile) -> Path:
         """Download a file, continuing what an interruption has left; verified."""
         done = self.scratch / "fetched" / file.name
         if done.exists():
             return done
-        done.parent.mkdir(parents=True, exist_ok=True)
         half = self.scratch / "half" / file.name
+        done.parent.mkdir(parents=True, exist_ok=True)
         half.parent.mkdir(parents=True, exist_ok=True)
-        with self._clear(f"{file.name} cannot be fetched"):
-            self._patiently(lambda: self._download(file, half))
-            try:
-                self._check(file, half)
-            except DataError:  # what an earlier attempt has left may be to blame: once more
-                half.unlink()
-                self._patiently(lambda: self._download(file, half))
+        with self._clear_errors(f"{file.name} cannot be fetched"):
+            for last in (False, True):
+                self._retry(lambda: self._download(file, half))
                 try:
-                    self._check(file, half)
-                except DataError:
+                    self._verify(file, half)
+                    break
+                except DataError:  # what an earlier attempt has left may be to blame: once more
                     half.unlink()
-                    raise
+                    if last:
+                        raise
         sync(half)
         half.replace(done)
         return done
@@ -181,7 +145,7 @@ class UrlSource:
         self._stop.set()
 
     def _list(self) -> list[tuple[str, str, Mapping[str, Any]]]:
-        """(name, path in the file system, what it says of the file) of everything there."""
+        """(name, path in the file system, fsspec's info) of every file."""
         if scheme(self.location) in ("http", "https"):
             return self._list_web()
         path, found = self._root, {}
@@ -238,8 +202,8 @@ class UrlSource:
         return StoredFile(
             name=name,
             size=info.get("size"),
-            checksum=stated_checksum(self.location, info),
-            version=version_of(info),
+            checksum=checksum_from_info(self.location, info),
+            version=version_from_info(info),
             handle=at,
         )
 
@@ -248,7 +212,7 @@ class UrlSource:
         notes = self.scratch / "versions" / f"{file.name}.json"
         notes.parent.mkdir(parents=True, exist_ok=True)
         have = half.stat().st_size if half.exists() else 0
-        version = version_of(self._fs.info(file.handle))
+        version = version_from_info(self._fs.info(file.handle))
         same = notes.exists() and json.loads(notes.read_text(encoding="utf-8")) == version
         if file.size is None or have > file.size or not (version and same):
             have = 0
@@ -257,11 +221,11 @@ class UrlSource:
             target.seek(have)
             try:
                 if file.size is None:
-                    raise NoRanges
-                with _Ranged(self, file) as remote:
+                    raise RangesNotSupported
+                with _ranges(), self._open_ranges(file) as remote:
                     remote.seek(have)
                     self._copy(remote, target, file.size - have)
-            except NoRanges:
+            except RangesNotSupported:
                 target.seek(0)
                 target.truncate()
                 with self._fs.open(file.handle, "rb", block_size=0) as remote:
@@ -278,52 +242,45 @@ class UrlSource:
             target.flush()
             missing = None if missing is None else missing - len(data)
 
-    def _check(self, file: StoredFile, half: Path) -> None:
-        verify(half, file, self.pins.get(file.name, ""), self.origin)
+    def _verify(self, file: StoredFile, half: Path) -> None:
+        verify_file(half, file, self.pins.get(file.name, ""), self.origin)
         if not file.checksum:
             notes = self.scratch / "versions" / f"{file.name}.json"
             began = json.loads(notes.read_text(encoding="utf-8"))
-            if version_of(self._fs.info(file.handle)) != began:
+            if version_from_info(self._fs.info(file.handle)) != began:
                 raise DataError(f"{self.origin}: {file.name} has changed meanwhile. Run again.")
 
-    def _patiently(self, work: Any) -> Any:
-        """Do what may fail for a while, several times."""
-        for attempt in range(ATTEMPTS):
-            try:
-                return work()
-            except Exception as error:
-                last = attempt == ATTEMPTS - 1
-                if last or lasting(error) or self._stop.wait(PAUSE * 2**attempt):
-                    raise
-        raise AssertionError
+    def _retry(self, work: Callable[[], T]) -> T:
+        return retry(work, self._stop)
 
-    @contextlib.contextmanager
-    def _clear(self, what: str) -> Iterator[None]:
-        """Turn whatever a file system raises into one message without secrets."""
-        try:
-            yield
-        except (DataError, NoRanges):
-            raise
-        # Of any kind: what a lost connection raises depends on the file system.
-        except Exception as error:
-            if disk_full(error):
-                raise
-            # Without the cause: its traceback would show the URL as it is.
-            raise DataError(
-                f"{self.origin}: {what}: {explained(error, self.location)}. Check the "
-                "address, the network and your credentials; what is finished is kept."
-            ) from None
+    def _clear_errors(self, what: str) -> contextlib.AbstractContextManager[None]:
+        return as_data_error(f"{self.origin}: {what}", self.remedy, self.location)
+
+    def _open_ranges(self, file: StoredFile) -> Any:
+        # The file system's own read-ahead would fetch more than is asked for.
+        return self._fs.open(file.handle, "rb", block_size=READ_AHEAD, cache_type="none")
 
 
-class _Ranged(io.RawIOBase):
-    """A remote file, read by requests for ranges."""
+@contextlib.contextmanager
+def _ranges() -> Iterator[None]:
+    """Raise RangesNotSupported for the errors by which fsspec says so."""
+    try:
+        yield
+    except ValueError as error:
+        if "range" in str(error).lower() or "seek" in str(error).lower():
+            raise RangesNotSupported from None
+        raise
+
+
+class _RangeReader(io.RawIOBase):
+    """A remote file of known size, read by requests for ranges; each is tried several times."""
 
     def __init__(self, source: UrlSource, file: StoredFile) -> None:
         super().__init__()
-        self._source, self._file, self._at = source, file, 0
-        fs = source._fs
-        # Their own read-ahead would fetch more than is asked for.
-        self._raw = fs.open(file.handle, "rb", block_size=READ_AHEAD, cache_type="none")
+        assert file.size is not None, "files of unknown size are fetched whole"
+        self._source, self._file, self._size = source, file, file.size
+        self._at = 0
+        self._raw = source._open_ranges(file)
 
     def readable(self) -> bool:
         return True
@@ -332,40 +289,29 @@ class _Ranged(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        size = self._file.size or 0
-        self._at = offset + (0, self._at, size)[whence]
+        self._at = offset + (0, self._at, self._size)[whence]
         return self._at
 
     def tell(self) -> int:
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        size = self._file.size
-        assert size is not None, "files of unknown size are fetched whole"
-        count = min(len(buffer), size - self._at)
+        count = min(len(buffer), self._size - self._at)
         if count <= 0:
             return 0
-        try:
-            self._raw.seek(self._at)
-            data = self._raw.read(count)
-        except ValueError as error:
-            if "range" in str(error).lower() or "seek" in str(error).lower():
-                raise NoRanges from None
-            raise
+        with self._source._clear_errors(f"{self._file.name} cannot be read"):
+            data = self._source._retry(lambda: self._read(count))
         buffer[: len(data)] = data
         self._at += len(data)
         return len(data)
+
+    def _read(self, count: int) -> bytes:
+        with _ranges():
+            self._raw.seek(self._at)
+            data: bytes = self._raw.read(count)
+            return data
 
     def close(self) -> None:
         if not self.closed:
             self._raw.close()
         super().close()
-
-
-class _Patient(_Ranged):
-    """The same, which tries again what fails, and gives up with a clear error."""
-
-    def readinto(self, buffer: Any) -> int:
-        with self._source._clear(f"{self._file.name} cannot be read"):
-            count: int = self._source._patiently(lambda: super(_Patient, self).readinto(buffer))
-            return count

@@ -26,7 +26,7 @@ _VERSIONS = (
 """What file systems call the value that changes with a file's content."""
 
 
-def stated_checksum(url: str, info: Mapping[str, Any]) -> str:
+def checksum_from_info(url: str, info: Mapping[str, Any]) -> str:
     """The checksum of a file's content that its place states, if it truly is one."""
     lfs = info.get("lfs")
     if isinstance(lfs, Mapping) and lfs.get("sha256"):
@@ -57,6 +57,6 @@ def _from_base64(kind: str, value: str) -> str:
         return ""
 
 
-def version_of(info: Mapping[str, Any]) -> str:
+def version_from_info(info: Mapping[str, Any]) -> str:
     value = next((info[key] for key in _VERSIONS if info.get(key)), None)
     return "" if value is None else f"{info.get('size')} {value}"

@@ -1,20 +1,45 @@
-"""What goes wrong with remote files: whether to try again, and how to say it without secrets."""
+"""Attempts at what may fail for a while, and clear messages for what fails for good."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from common.disk import chain, disk_full
 from common.errors import DataError
 from common.urls import redact
 
+T = TypeVar("T")
+
+ATTEMPTS = 5
+"""Attempts at one request before it is given up."""
+
+PAUSE = 1.0
+"""Seconds before the second attempt; doubled for each further one."""
+
 _PERMANENT = (400, 401, 403, 404, 410)
 """HTTP answers that another attempt does not change."""
 
 
-class NoRanges(Exception):
+class RangesNotSupported(Exception):
     """The server gives a file only as a whole."""
 
 
-def lasting(error: BaseException) -> bool:
-    """Whether trying again is useless."""
-    if isinstance(error, DataError | NoRanges | PermissionError | NotImplementedError):
+def retry(work: Callable[[], T], stop: threading.Event) -> T:
+    """Call `work` until it succeeds, `ATTEMPTS` times at most, or until `stop` is set."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return work()
+        except Exception as error:
+            last = attempt == ATTEMPTS - 1
+            if last or is_permanent(error) or stop.wait(PAUSE * 2**attempt):
+                raise
+    raise AssertionError
+
+
+def is_permanent(error: BaseException) -> bool:
+    """True if trying again is useless."""
+    if isinstance(error, DataError | RangesNotSupported | PermissionError | NotImplementedError):
         return True
     if disk_full(error):
         return True
@@ -27,7 +52,21 @@ def lasting(error: BaseException) -> bool:
     return isinstance(error, FileNotFoundError) and error.__cause__ is None
 
 
-def explained(error: BaseException, *locations: str) -> str:
-    """An exception and what caused it in one line, without the secrets of URLs."""
-    causes = [" ".join(f"{type(e).__name__}: {e}".split()).rstrip(": .") for e in chain(error)]
-    return redact(" <- ".join(dict.fromkeys(causes[:2])), *locations)
+@contextlib.contextmanager
+def as_data_error(what: str, remedy: str, *secret_urls: str) -> Iterator[None]:
+    """Turn whatever a library raises into one DataError without the secrets of URLs.
+
+    A full disk is left as it is, for `acquire_dataset` to explain.
+    """
+    try:
+        yield
+    except (DataError, RangesNotSupported):
+        raise
+    # Of any kind: what a lost connection raises depends on the client below the library.
+    except Exception as error:
+        if disk_full(error):
+            raise
+        causes = [" ".join(f"{type(e).__name__}: {e}".split()).rstrip(": .") for e in chain(error)]
+        explained = redact(" <- ".join(dict.fromkeys(causes[:2])), *secret_urls)
+        # Without the cause: its traceback would show the URL as it is.
+        raise DataError(f"{what}: {explained}. {remedy}") from None

@@ -26,7 +26,7 @@ from corpus.sources.archives import unpack
 from corpus.sources.compression import packing, unpacked_name
 from corpus.sources.first_records import Front, Reading, Taken, take_front
 from corpus.sources.local import LocalSource
-from corpus.sources.retry import NoRanges
+from corpus.sources.retry import RangesNotSupported
 from corpus.sources.source import Source, StoredFile
 from corpus.sources.transfer import Destination, cleared, unpacked_bytes
 
@@ -202,7 +202,7 @@ class _Sample:
                         raw, file.size, file.name, out, Front(share, quota), label, self.reading
                     )
                 break
-            except NoRanges:  # the server gives files only as a whole
+            except RangesNotSupported:  # the server gives files only as a whole
                 assert not whole
         if part.records:
             aside.replace(target)

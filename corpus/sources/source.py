@@ -15,7 +15,7 @@ from typing import IO, Protocol
 from common.disk import human
 from common.errors import DataError
 
-HASHES = {"sha256": "SHA-256", "md5": "MD5", "git": "git's SHA-1"}
+CHECKSUM_NAMES = {"sha256": "SHA-256", "md5": "MD5", "git": "git's SHA-1"}
 """Checksums that a place may state, and their names for people."""
 
 
@@ -43,7 +43,7 @@ class Source(Protocol):
         """For people, without secrets; with the commit where there is one."""
 
     @property
-    def owned(self) -> bool:
+    def downloads(self) -> bool:
         """Whether a fetched file is ours to move, or somebody's own that is only read."""
 
     def files(self) -> Sequence[StoredFile]:
@@ -96,7 +96,7 @@ def is_hidden(name: str) -> bool:
     return any(part.startswith(".") for part in PurePosixPath(name).parts)
 
 
-def verify(path: Path, file: StoredFile, pinned: str, origin: str) -> None:
+def verify_file(path: Path, file: StoredFile, pinned: str, origin: str) -> None:
     """Raise DataError when a file's size or checksum is not what its place or the recipe says."""
     size = path.stat().st_size
     if file.size is not None and size != file.size:
@@ -106,7 +106,7 @@ def verify(path: Path, file: StoredFile, pinned: str, origin: str) -> None:
         )
     for expected, who in ((pinned, "the recipe"), (file.checksum, origin)):
         kind, _, digest = expected.partition(":")
-        if expected and (found := checksum(path, kind)) != digest.lower():
+        if expected and (found := file_checksum(path, kind)) != digest.lower():
             hint = "Run again to fetch it anew."
             if who == "the recipe":
                 hint = "Correct the recipe's sha256, or get the file that it means."
@@ -115,13 +115,13 @@ def verify(path: Path, file: StoredFile, pinned: str, origin: str) -> None:
                 hint += "the file's sha256 in the recipe."
             raise DataError(
                 f"{origin}: {file.name} ({human(size)}) is damaged or another file: its "
-                f"{HASHES[kind]} is {found}, but {who} says {digest}. {hint}"
+                f"{CHECKSUM_NAMES[kind]} is {found}, but {who} says {digest}. {hint}"
             )
         if expected:
             return  # what a recipe pins is better than what a server says
 
 
-def checksum(path: Path, kind: str) -> str:
+def file_checksum(path: Path, kind: str) -> str:
     """A file's SHA-256, MD5 or git object id, in hexadecimal."""
     digest = hashlib.new("sha1" if kind == "git" else kind, usedforsecurity=False)
     if kind == "git":

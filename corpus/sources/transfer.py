@@ -86,7 +86,7 @@ def transfer_all(destination: Destination, source: Source, files: Sequence[Store
     Raises DataError; whatever was finished stays.
     """
     missing = [file for file in files if not destination.target(file).exists()]
-    local = not source.owned
+    local = not source.downloads
     needed = sum(
         unpacked_bytes(file, streams=destination.decompress, local=local) for file in missing
     )
@@ -142,7 +142,7 @@ def transfer(destination: Destination, source: Source, file: StoredFile, path: P
     target.parent.mkdir(parents=True, exist_ok=True)
     packed = packing(file.name, streams=destination.decompress)
     shown = f"{source.origin}: {file.name}" if file.name not in source.origin else source.origin
-    if packed is None and source.owned:
+    if packed is None and source.downloads:
         path.replace(target)
         return
     if packed is None:
@@ -156,7 +156,7 @@ def transfer(destination: Destination, source: Source, file: StoredFile, path: P
         with complete_file(aside) as out:
             unpack_stream(path, out, packed, shown)
     aside.replace(target)
-    if source.owned:
+    if source.downloads:
         path.unlink()
 
 

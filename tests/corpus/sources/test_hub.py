@@ -21,7 +21,7 @@ import pytest
 from common.config import validate
 from common.errors import ConfigError, DataError
 from corpus.recipes import corpus
-from corpus.sources import remote
+from corpus.sources import retry
 from tasks.acquire import AcquireConfig, acquire
 from tests.corpus.sources.fake_hub import COMMIT, Hub, serving
 from tests.tasks.running import run_stage
@@ -45,7 +45,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(remote, "PAUSE", 0.0)
+        monkeypatch.setattr(retry, "PAUSE", 0.0)
         yield server
 
 

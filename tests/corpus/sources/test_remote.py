@@ -25,8 +25,8 @@ from common import recipes as _recipes
 from common.config import validate
 from common.errors import ConfigError, DataError
 from common.urls import identity, redact
-from corpus.sources import remote
-from corpus.sources.remote_checksums import stated_checksum
+from corpus.sources import remote, retry
+from corpus.sources.remote_checksums import checksum_from_info
 from tasks.acquire import AcquireConfig, acquire
 from tasks.core.stage import plain, stage_key
 from tests.corpus.sources.fake_web import Web, serving
@@ -51,7 +51,7 @@ def random_bytes(size: int) -> bytes:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(remote, "PAUSE", 0.01)
+    monkeypatch.setattr(retry, "PAUSE", 0.01)
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_error_that_lasts_is_not_tried_for_ever(web: Web, tmp_path: Path) -> Non
     with pytest.raises(DataError, match=r"a\.jsonl"):
         run_stage(acquire, tmp_path / "out", corpora(f"{web.url}/a.jsonl"))
     assert not (tmp_path / "out" / "skypile").exists()
-    assert sum(r[0] == "GET" for r in web.requests) <= 2 * remote.ATTEMPTS
+    assert sum(r[0] == "GET" for r in web.requests) <= 2 * retry.ATTEMPTS
 
 
 def run_until_killed(web: Web, folder: Path, half: Path, at_least: int, root: Path) -> None:
@@ -319,7 +319,7 @@ MD5 = hashlib.md5(LINES).hexdigest()
     ],
 )
 def test_which_checksums_are_believed(url: str, info: dict[str, object], stated: str) -> None:
-    assert stated_checksum(url, info) == stated
+    assert checksum_from_info(url, info) == stated
 
 
 class Bucket(MemoryFileSystem):

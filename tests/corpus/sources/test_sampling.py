@@ -345,7 +345,7 @@ def test_only_what_is_needed_is_fetched(web: Web, tmp_path: Path) -> None:
 def test_interrupted_sample_ends_the_same(
     tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("corpus.sources.remote.PAUSE", 0.0)
+    monkeypatch.setattr("corpus.sources.retry.PAUSE", 0.0)
     web.files = {f"d/{i}.jsonl": jsonl(rows(100, start=1000 * i)) for i in range(6)}
     expected = take(tmp_path / "whole", f"{web.url}/d/", 0.5, 100)
     web.spoil = lambda path, start, data: None if path == "d/4.jsonl" else data
