@@ -1,4 +1,4 @@
-"""How long a checkpoint holds training up, and how long it takes to be durable.
+"""Time that a checkpoint holds training up, and that it takes to be durable.
 
 python -m benchmarks.bench_checkpoint [--gib 12.5] [--folder DIR] [--json out.json]
 

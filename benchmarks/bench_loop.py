@@ -1,10 +1,10 @@
-"""What the trainer adds to a training step: the loop against the plainest one of PyTorch.
+"""Time that the trainer adds to a training step: the loop against the plainest one of PyTorch.
 
     python -m benchmarks.bench_loop --json out.json [--steps 60] [--hidden-size 64]
 
 Both train one model on one process, in turns, from the same start, on the same samples: a plain
 loop (dataset, the same loss, backward, `clip_grad_norm_`, fused AdamW, the loss read once a step)
-and `Trainer.fit` (order and loader, agreement between ranks, health, phases, metrics file; no
+and `Trainer.fit` (order and loader, all-reduce over ranks, health, callbacks, metrics file; no
 checkpoint or validation between). The model is tiny on purpose, so that the overhead shows: it is
 a constant of milliseconds a step, whatever the model. The limit is the plain loop.
 """

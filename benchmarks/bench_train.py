@@ -78,7 +78,7 @@ QUICK = ("best", "interpreted", "plain", "liger", "liger compiled")
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What is measured."""
+    """Model and batches of one benchmark."""
 
     model: dict[str, Any]
     sequence_length: int

@@ -154,7 +154,7 @@ class SteelDecoderLayer(GradientCheckpointingLayer):
 
 
 class SteelPreTrainedModel(PreTrainedModel):
-    """What Transformers must know to load, initialise, shard and checkpoint Steel."""
+    """Facts by which Transformers loads, initialises, shards and checkpoints Steel."""
 
     config_class = SteelConfig
     base_model_prefix = "model"

@@ -1,11 +1,14 @@
 """Pretraining: one loop for Steel and for any other causal language model of Transformers.
 
 config ──▶ build ──▶ Trainer.fit ──▶ export
-            │           ├── run          requests while it runs: appended data, another end
-            │           ├── schedule     learning rate of a step, wherever the end moved
-            │           ├── optimizer    AdamW, global-norm clip
-            │           ├── parallel     process group, FSDP2, one all-reduce a step
-            │           ├── checkpoint   written aside, checked, renamed; newest intact one
-            │           └── metrics      metrics.jsonl, behind the MetricSink protocol
-            └── model_with_loss   next-token loss, without full logits where the model is ours
+            │           ├── train_step    micro-batches to gradients, gradients to an update
+            │           ├── health        judgement of each batch before the weights change
+            │           ├── schedule      learning rate of a step, wherever the end moved
+            │           ├── run/          requests while it runs: appended data, another end
+            │           ├── checkpoint/   written aside, checked, renamed; newest intact one
+            │           ├── distributed/  process group, FSDP2, one all-reduce a step
+            │           └── callbacks/    what only watches: speed, logs, validation, traces …
+            └── build_model   ──▶ loss    next-token loss, without all logits where possible
+
+finetune/ is SFT and DPO on TRL's trainers, throughput/ measures a step without a corpus.
 """

@@ -1,4 +1,4 @@
-"""Activation checkpointing: what a layer's backward pass recomputes instead of remembering.
+"""Activation checkpointing: a layer's backward pass recomputes activations instead of keeping them.
 
     none        everything is kept
     selective   matrix products and attention are kept; norms, activations, rotations, softmax …
@@ -21,7 +21,7 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-Recompute: TypeAlias = Literal["none", "selective", "full"]
+ActivationCheckpointing: TypeAlias = Literal["none", "selective", "full"]
 
 MATRIX_PRODUCTS = frozenset(
     {"mm", "addmm", "bmm", "baddbmm", "linear", "_scaled_mm", "_grouped_mm", "_scaled_grouped_mm"}
@@ -29,7 +29,7 @@ MATRIX_PRODUCTS = frozenset(
 """Names of ATen's matrix products; every einsum and linear layer becomes one of them."""
 
 
-def checkpoint_activations(layers: Iterable[nn.Module], amount: Recompute) -> None:
+def checkpoint_activations(layers: Iterable[nn.Module], amount: ActivationCheckpointing) -> None:
     """Make each layer forget `amount` of its activations. Works for any layer of tensors."""
     if amount == "none":
         return

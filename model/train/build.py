@@ -154,7 +154,7 @@ def measure_peak_flops(ranks: DistributedContext) -> float:
 
 
 def open_shard_verifier(output: Path, ranks: DistributedContext) -> ShardVerifier:
-    """What checks shards in this launch, for all ranks of a machine together. Called by all."""
+    """Build the verifier of shards in this launch, for all ranks of a machine; called by all."""
     if ranks.is_main:
         remove_marks(output / VERIFIED_FOLDER)
     launch: str = ranks.gather(uuid.uuid4().hex)[0]

@@ -27,7 +27,7 @@ NUM_SAMPLES = 64
 
 
 def leaks(model_with_loss: ModelWithLoss) -> bool:
-    """Whether the model's parallel loss is not the loss of a language model."""
+    """Return True when the model's parallel loss is not the loss of a language model."""
     config = model_with_loss.model.config
     return isinstance(config, SteelConfig) and config.leaks
 
@@ -107,5 +107,5 @@ def validate_causally(
         )
         if rows:
             sums += torch.stack([losses.sum(), torch.ones_like(losses).sum()])
-    loss, number = ranks.sum_(sums).tolist()
+    loss, number = ranks.all_reduce_sum(sums).tolist()
     return float(loss / number)

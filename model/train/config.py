@@ -1,4 +1,4 @@
-"""What a pretraining run is told: `PretrainSettings`, and `PretrainJob` = settings + folders.
+"""Settings and job of a pretraining: `PretrainJob` = `PretrainSettings` + folders.
 
 A job travels as JSON from the stage to the ranks, so every field is a plain value.
 """
@@ -89,9 +89,9 @@ class PretrainSettings(BatchSettings):
     validation_samples: NonNegativeInt = 0
     """At most this many held-out samples a validation, the same ones each time; 0 = all."""
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings, metadata=NOT_IN_KEY)
-    """How often state is saved, and which of it is kept."""
+    """Interval and retention of checkpoints."""
     health: HealthSettings = field(default_factory=HealthSettings)
-    """What happens when numbers go wrong, or nothing happens at all."""
+    """Reaction to losses and gradients that go wrong, or to a training that hangs."""
     separate_documents: bool = True
     """Attention, routing and positions start anew at each document within a sample."""
     attn_implementation: AttentionImplementation = "auto"
@@ -100,14 +100,14 @@ class PretrainSettings(BatchSettings):
     activation_checkpointing: Literal["none", "selective", "full"] = field(
         default="none", metadata=NOT_IN_KEY
     )
-    """What the backward pass computes again, to save memory: nothing; all but matrix products and
-    attention (selective); or every layer whole (full)."""
+    """Activations that the backward pass computes again, to save memory: none; all but matrix
+    products and attention (selective); or every layer whole (full)."""
     compile: bool = field(default=False, metadata=NOT_IN_KEY)
     """torch.compile each layer."""
     profile: ProfileSettings = field(default_factory=ProfileSettings, metadata=NOT_IN_KEY)
-    """Which steps are traced."""
+    """Steps that are traced."""
     parallel: ParallelSettings = field(default_factory=ParallelSettings, metadata=NOT_IN_KEY)
-    """How ranks share the model."""
+    """Sharding of the model over ranks."""
     seed: NonNegativeInt = 0
     """Seed of the initial weights, of the data order and of dropout."""
     deterministic: bool = field(default=False, metadata=NOT_IN_KEY)
@@ -145,10 +145,10 @@ class PretrainSettings(BatchSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainJob:
-    """What `python -m model.entry.pretrain JOB.json` reads."""
+    """Input of `python -m model.entry.pretrain JOB.json`."""
 
     settings: PretrainSettings
-    """What is learned, and how."""
+    """Settings of the training."""
     packed: str
     """Folder of the stage `pack`: tokenizer/ and shards/."""
     output: str

@@ -105,7 +105,7 @@ class Verdict:
 
     action: Literal["train", "skip", "rollback", "stop"]
     anomaly: Literal["", "non-finite", "spike"] = ""
-    """What is wrong with it; "" when nothing is."""
+    """Fault found in it; "" when there is none."""
     z: float | None = None
     """Robust z-score of the loss; None where it is not judged."""
 

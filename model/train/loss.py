@@ -78,7 +78,7 @@ class ModelWithLoss(nn.Module):
         cu_seqlens: Tensor | None,
         max_seqlen: int | None,
     ) -> dict[str, Any]:
-        """How the model is told about documents, and that it needs no cache."""
+        """Keywords that tell the model about documents, and that it needs no cache."""
         steel = isinstance(self.model, SteelForCausalLM)
         kernel = supports_document_bounds(self.model.config._attn_implementation, input_ids.device)
         if cu_seqlens is not None and position_ids is None:
@@ -115,7 +115,7 @@ class ModelWithLoss(nn.Module):
 def document_arguments(
     batch: Mapping[str, Any], place: Callable[[Tensor], Tensor]
 ) -> dict[str, Any]:
-    """What a micro-batch says about its documents, as keywords of `ModelWithLoss.forward`.
+    """Documents of a micro-batch, as keywords of `ModelWithLoss.forward`.
 
     place: brings a tensor to the model's device. Empty where the loader joins documents.
     """
@@ -167,7 +167,7 @@ def plain_head(model: PreTrainedModel) -> nn.Linear | None:
 
 
 def _same_memory(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are one, or views of one in the same way (`x[:, 0:]` is such a view)."""
+    """Return True for one tensor, or views of one in the same way (`x[:, 0:]` is such a view)."""
     base, other_base = (tensor if tensor._base is None else tensor._base for tensor in (one, other))
     places = ((tensor.shape, tensor.stride(), tensor.storage_offset()) for tensor in (one, other))
     return base is other_base and next(places) == next(places)

@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 
 CLOSING_SECONDS = 10.0
-"""How long a save in the background may take to become complete after training failed."""
+"""Seconds that a save in the background has to become complete after training failed."""
 
 
 @dataclass(kw_only=True)
@@ -207,7 +207,7 @@ class Trainer:
         self.health.rolled_back(
             HealthState.from_dict(saved["health"]), to_step=loaded.step, first=first, last=batch
         )
-        self.checkpoints.forget_after(loaded.step)
+        self.checkpoints.remove_after(loaded.step)
         self._load_callbacks(saved, rollback=True)
         return {"to_step": loaded.step, "skipped": [first, batch]}
 
@@ -285,7 +285,7 @@ class Trainer:
                 done = self.progress.step
                 log.info("resumed after step %d (%d samples)", done, self.num_consumed)
         self._load_callbacks(saved, rollback=False)
-        self.checkpoints.tidy()
+        self.checkpoints.remove_leftovers()
 
     def _load(self, rollback_from: int | None = None) -> LoadedCheckpoint | None:
         """The newest intact checkpoint, or the newest one to roll back to, if there is one.

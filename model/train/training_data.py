@@ -21,7 +21,7 @@ class TrainingData:
     """Samples consumed, from that JSON; raises DataError when it belongs to other data."""
 
     def position(self, samples: int, batch: int) -> dict[str, float]:
-        """How far the data were read: `samples` of the order, `batch` global batches."""
+        """Measurements of how far the data were read: `samples` of the order, `batch` batches."""
         order = self.loader.dataset.order
         epochs = order.expected_epochs(samples)
         return {

@@ -21,7 +21,7 @@ from model.documents import (
     tiles_of,
     to_tiles,
 )
-from model.train.activation_checkpoint import Recompute, checkpoint_activations
+from model.train.activation_checkpoint import ActivationCheckpointing, checkpoint_activations
 
 ROUTINGS = ["token", "sequence", "reference_norm", "dense"]
 Maker = Callable[..., SteelForCausalLM]
@@ -197,7 +197,7 @@ def test_right_padding_of_a_packed_row_takes_no_part(make_model: Maker, routing:
 @pytest.mark.parametrize("what", ["selective", "full"])
 @pytest.mark.parametrize("routing", ROUTINGS)
 def test_the_trainers_recomputing_changes_no_gradient(
-    make_model: Maker, routing: str, what: Recompute
+    make_model: Maker, routing: str, what: ActivationCheckpointing
 ) -> None:
     ids = torch.randint(2, 61, (1, 12), generator=torch.Generator().manual_seed(6))
     kwargs = {"cu_seq_lens_q": bounds_of([5, 7]), "max_length_q": 7, "labels": ids}

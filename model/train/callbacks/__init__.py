@@ -1,4 +1,4 @@
-"""What watches a training without deciding anything in it: one file a callback.
+"""Callbacks: what watches a training without deciding anything in it, one file each.
 
     watchdog       ends ranks that hang or lost another rank, and says why
     metrics_file   metrics.jsonl

@@ -1,4 +1,4 @@
-"""What a device could do at best: the datasheet's figure, and what its own matrix products reach.
+"""Peak FLOP/s of a device: the datasheet's figure, and what its own matrix products reach.
 
 MFU is given against both. Papers divide by the datasheet's peak, which no product reaches (power
 limits the clock); the measured one says how much is left to gain.

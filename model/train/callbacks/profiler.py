@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileSettings(Config):
-    """Which steps are traced. `steel profile RUN` asks a running training for more."""
+    """Steps that are traced. `steel profile RUN` asks a running training for more."""
 
     start_step: NonNegativeInt = 0
     """Number of the first step in the trace, 2 or more; 0 = no trace."""

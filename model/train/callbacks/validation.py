@@ -101,7 +101,7 @@ def validate(
                 return None
     finally:
         train_step.model_with_loss.train()
-    sums = ranks.sum_(totals).tolist()
+    sums = ranks.all_reduce_sum(totals).tolist()
     metrics = {"validation/loss": sum(s for s, _ in sums) / sum(n for _, n in sums)}
     for name, (loss, number) in zip(sources, sums, strict=True):
         if number:

@@ -141,7 +141,7 @@ class Watchdog(Callback):
         os._exit(EXIT_HANGING)
 
     def _others(self) -> str:
-        """Where the other ranks are, the suspicious ones only if there are any."""
+        """Say where the other ranks are, the suspicious ones only if there are any."""
         sentences, suspects = [], []
         for path in sorted(self.folder.glob("rank-*.json")):
             try:
@@ -185,7 +185,7 @@ class Watchdog(Callback):
 
 
 def _process_state(seen: dict[str, Any]) -> str:
-    """What is wrong with the process of another rank on this host, or ""."""
+    """Say what is wrong with the process of another rank on this host; "" when nothing is."""
     if seen["host"] != socket.gethostname() or not Path("/proc/self").exists():
         return ""
     try:

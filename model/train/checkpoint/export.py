@@ -44,7 +44,7 @@ LANGUAGE_MODEL = "model."
 def model_files(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
 ) -> dict[str, str | bytes]:
-    """What a checkpoint needs, besides its tensors, to become a Transformers folder."""
+    """Files that a checkpoint needs, besides its tensors, to become a Transformers folder."""
     about = {
         "dtype": str(dtype).removeprefix("torch."),
         "config": json.loads(model.config.to_json_string(use_diff=False)),

@@ -41,7 +41,7 @@ def complete_checkpoints(folder: Path) -> list[Path]:
 
 
 def read_marker(checkpoint: Path) -> dict[str, Any]:
-    """What a complete checkpoint says of itself: step, world_size, regular, validation_loss, files.
+    """Read a complete checkpoint's marker: step, world_size, regular, validation_loss, files.
 
     Raises DataError when it is not complete.
     """
@@ -56,7 +56,7 @@ def read_marker(checkpoint: Path) -> dict[str, Any]:
 
 
 def read_info(checkpoint: Path) -> CheckpointInfo:
-    """What retention needs to know of a complete checkpoint."""
+    """Read what retention needs to know of a complete checkpoint."""
     marker = read_marker(checkpoint)
     return CheckpointInfo(
         step=int(marker["step"]),
@@ -66,7 +66,7 @@ def read_info(checkpoint: Path) -> CheckpointInfo:
 
 
 def find_damage(checkpoint: Path, *, part: int = 0, parts: int = 1) -> str:
-    """What is wrong with this part of a checkpoint's files, or ""."""
+    """Say what is wrong with this part of a checkpoint's files; "" when nothing is."""
     found = ""
     for number, (name, entry) in enumerate(read_marker(checkpoint)["files"].items()):
         if number % parts != part:

@@ -1,7 +1,7 @@
-"""When checkpoints are written, and which of them are kept: the settings' group `checkpoints`.
+"""Interval and retention of checkpoints: the settings' group `checkpoints`.
 
     step    1000   2000   3000   4000   5000   6000   6127
-    every   ✓      ✓      ✓      ✓      ✓      ✓      (stopped by SIGTERM: an extra one)
+    saved   ✓      ✓      ✓      ✓      ✓      ✓      (stopped by SIGTERM: an extra one)
     kept    -      best   -      5 k*   5 k*   last 3 last 3, newest      *keep_every = 4000 …
 
 An extra checkpoint (on SIGTERM, on a failure, at the end) is kept while it is the newest and takes
@@ -21,7 +21,7 @@ from common.ranges import NonNegativeInt, PositiveInt
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings(Config):
-    """How often state is saved, and for how long."""
+    """Interval and retention of checkpoints."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {"every": "interval"}
 
@@ -50,7 +50,7 @@ class CheckpointSettings(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
-    """What retention knows of a complete checkpoint."""
+    """Facts about a complete checkpoint by which it is kept or not."""
 
     step: int
     """Completed optimizer steps."""

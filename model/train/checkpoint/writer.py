@@ -103,7 +103,7 @@ class Checkpoints:
         self.settings = settings
         self.on_permanent = on_permanent
         self.last_seconds: float | None = None
-        """How long the last finished save took from its beginning until it was durable."""
+        """Seconds of the last finished save from its beginning until it was durable."""
         group = dist.new_group(backend="gloo", timeout=GROUP_TIMEOUT)
         self._background = dataclasses.replace(ranks, control=group)
         self._copy = HostCopy()
@@ -112,12 +112,12 @@ class Checkpoints:
 
     @property
     def failed(self) -> bool:
-        """Whether the save in the background has failed; `wait` raises why."""
+        """True when the save in the background has failed; `wait` raises why."""
         return self._error is not None
 
     @property
     def saving(self) -> bool:
-        """Whether a save goes on in the background."""
+        """True while a save goes on in the background."""
         return self._thread is not None and self._thread.is_alive()
 
     def save(
@@ -199,19 +199,19 @@ class Checkpoints:
             )
         return None
 
-    def forget_after(self, step: int) -> None:
-        """Remove checkpoints beyond a step: they belong to a course that was rolled back."""
+    def remove_after(self, step: int) -> None:
+        """Remove checkpoints beyond a step: they were rolled back."""
         if self.ranks.is_main:
             for path in reversed(complete_checkpoints(self.folder)):
                 if read_info(path).step > step:
                     _remove(path)
-        self.tidy()
+        self.remove_leftovers()
 
-    def tidy(self) -> None:
+    def remove_leftovers(self) -> None:
         """Remove what interrupted saves left and what the settings do not keep; what was found to
         be damaged stays until the next save, for somebody to look at."""
         if self.ranks.is_main:
-            self._retire(keep_damaged=True)
+            self._remove_unneeded(keep_damaged=True)
         self.ranks.barrier()
 
     def _candidates(self, rollback_from: int | None) -> list[str]:
@@ -222,7 +222,7 @@ class Checkpoints:
         return [path.name for path in complete]
 
     def _damage(self, folder: Path) -> str:
-        """What is wrong with a checkpoint, or ""; the ranks share the reading."""
+        """Say what is wrong with a checkpoint, or ""; the ranks share the reading."""
         found = find_damage(folder, part=self.ranks.rank, parts=self.ranks.world_size)
         return next((text for text in self.ranks.gather(found) if text), "")
 
@@ -280,11 +280,11 @@ class Checkpoints:
                 write_text(partial / MARKER, json.dumps({**marker, "files": checksums}, indent=2))
                 publish_folder(partial, final)
                 try:
-                    self._retire()
+                    self._remove_unneeded()
                 except OSError as error:  # this checkpoint is safe; the next save tries again
                     log.warning("old checkpoints could not be removed: %s", error)
 
-        self._together(final, prepare)
+        self._on_all_ranks(final, prepare)
         try:
             save_tensors(
                 dict(tensors),
@@ -292,12 +292,12 @@ class Checkpoints:
                 process_group=ranks.control,
             )
         except CheckpointException as error:  # a BaseException, alike on every rank
-            raise self._refused(final, failures(error)) from error
-        described = self._together(final, describe)
+            raise self._save_error(final, failures(error)) from error
+        described = self._on_all_ranks(final, describe)
         checksums = {name: about for part in described for name, about in sorted(part.items())}
-        self._together(final, publish)
+        self._on_all_ranks(final, publish)
 
-    def _together(self, final: Path, action: Callable[[], Any]) -> list[Any]:
+    def _on_all_ranks(self, final: Path, action: Callable[[], Any]) -> list[Any]:
         """Do something on every rank; all fail alike when one does. Returns each rank's result."""
         result, problem = None, ""
         try:
@@ -306,10 +306,10 @@ class Checkpoints:
             problem = str(error)
         everyone = self._background.gather((result, problem))
         if problems := sorted({text for _, text in everyone if text}):
-            raise self._refused(final, "; ".join(problems))
+            raise self._save_error(final, "; ".join(problems))
         return [result for result, _ in everyone]
 
-    def _refused(self, final: Path, why: str) -> StageError:
+    def _save_error(self, final: Path, why: str) -> StageError:
         if self.ranks.is_main:  # make room: nothing will complete it
             shutil.rmtree(final.with_name(final.name + ".partial"), ignore_errors=True)
         return StageError(
@@ -317,7 +317,7 @@ class Checkpoints:
             "Earlier checkpoints are untouched; make room there and start again"
         )
 
-    def _retire(self, *, keep_damaged: bool = False) -> None:
+    def _remove_unneeded(self, *, keep_damaged: bool = False) -> None:
         """Remove all that is not kept, and what interrupted saves left; on rank 0."""
         complete = {path: read_info(path) for path in complete_checkpoints(self.folder)}
         good = permanent_steps(complete.values(), self.settings)
@@ -332,7 +332,7 @@ class Checkpoints:
 
 
 def _remove(folder: Path) -> None:
-    """Out of the way by a rename first: half-deleted folders must not look complete."""
+    """Remove a folder, out of the way by a rename first: a half of it must not look complete."""
     doomed = folder.with_name(f"{folder.name}.old.partial")
     shutil.rmtree(doomed, ignore_errors=True)
     folder.rename(doomed)

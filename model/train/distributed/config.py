@@ -1,4 +1,4 @@
-"""How ranks share a model: the settings' group `parallel`. Of speed and memory, not of samples."""
+"""Sharding of a model over ranks, the settings' group `parallel`: speed and memory, not samples."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ from common.ranges import PositiveInt
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelSettings(Config):
-    """Which ranks hold which part of the weights."""
+    """Parts of the weights that ranks hold."""
 
     shard: Literal["all", "node"] | PositiveInt = "all"
     """Ranks that share one copy of weights, gradients and AdamW state (FSDP2). all: every rank,

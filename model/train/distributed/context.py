@@ -50,7 +50,7 @@ class DistributedContext:
     def is_main(self) -> bool:
         return self.rank == 0
 
-    def sum_(self, values: Tensor) -> Tensor:
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
         """Sum over ranks, in place."""
         if self.world_size > 1:
             dist.all_reduce(values)

@@ -55,7 +55,9 @@ def reduce_over_ranks(
     vector = torch.cat(
         [gradients.squares.view(1), train_step.place(flags), gradients.totals.flatten()]
     )
-    squares, any_stop, any_request, any_failure, *sums = train_step.ranks.sum_(vector).tolist()
+    squares, any_stop, any_request, any_failure, *sums = train_step.ranks.all_reduce_sum(
+        vector
+    ).tolist()
     loss = sum(sums[0::2]) / sum(sums[1::2])
     norm = math.sqrt(squares) if squares >= 0 else math.nan
     return StepOutcome(

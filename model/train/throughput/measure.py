@@ -1,4 +1,4 @@
-"""How fast a training step is and how much memory it takes, without a corpus.
+"""Speed and memory of a training step, measured without a corpus.
 
     job ─▶ model, AdamW, shards as in a run ─▶ warm-up steps ─▶ timed steps ─▶ Result
                     random tokens, made on the device before the clock starts
@@ -58,13 +58,13 @@ BACKENDS: dict[Attention, list[SDPBackend]] = {
     "flash": [SDPBackend.FLASH_ATTENTION],
     "other": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH],
 }
-"""What F.scaled_dot_product_attention may use; `sdpa`: what it likes. `auto` is the choice of
-model/attention.py instead, from all that is installed."""
+"""Backends that F.scaled_dot_product_attention may use; `sdpa`: any of them. `auto` is the choice
+of model/attention.py instead, from all that is installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ThroughputJob(Config):
-    """What `python -m model.entry.throughput JOB.json` reads."""
+    """Input of `python -m model.entry.throughput JOB.json`."""
 
     settings: PretrainSettings
     """A pretraining run's settings; `model` must name its `vocab_size`, since there is no
@@ -91,12 +91,12 @@ Status = Literal["done", "out of memory", "not possible here", "failed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What one configuration came to."""
+    """Figures of one configuration."""
 
     status: Status
-    """Whether it ran; the figures below are 0 where it did not."""
+    """True if it ran; the figures below are 0 where it did not."""
     reason: str = ""
-    """Why it did not."""
+    """Reason why it did not."""
     device: str
     """Name of the accelerator, or of the processor."""
     num_devices: int
@@ -223,7 +223,7 @@ class _Loop:
         settings = self.train_step.settings
         gradients = self.train_step.gradients(self.batch, batch=0, num_sources=1)
         vector = torch.cat([gradients.squares.view(1), gradients.totals.flatten()])
-        squares, total, number = self.train_step.ranks.sum_(vector).tolist()
+        squares, total, number = self.train_step.ranks.all_reduce_sum(vector).tolist()
         self.moments.append(time.perf_counter())
         self.losses.append(total / number)
         # No warm-up of the rate: what the numbers are does not change how long they take.
@@ -283,7 +283,7 @@ def attention_backends(attention: Attention) -> Iterator[None]:
 
 
 def _implementations(language_model: PreTrainedModel, device: torch.device) -> dict[str, str]:
-    """What a Steel model's choice of kernels comes to on a device, by operation."""
+    """Kernels that a Steel model's choice comes to on a device, by operation."""
     choice = getattr(language_model.config, "kernels", None)
     if choice is None:
         return {}

@@ -18,7 +18,7 @@ import torch
 
 from common.errors import ConfigError
 from model.kernels import IMPLEMENTATIONS
-from model.train.activation_checkpoint import Recompute
+from model.train.activation_checkpoint import ActivationCheckpointing
 from model.train.config import PretrainSettings
 from model.train.distributed.config import ParallelSettings
 from model.train.throughput.measure import Attention
@@ -42,7 +42,7 @@ TINY_MICRO_BATCH = 2
 
 
 LIGER = ("rms_norm", "rope", "swiglu", "cross_entropy")
-"""What Liger-Kernel has of ours."""
+"""Operations of ours that Liger-Kernel has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +55,10 @@ class Variant:
     """See ThroughputJob."""
     document_tokens: int = 0
     """Mean length of documents that a row packs; 0: a row is one."""
-    activation_checkpointing: Recompute = "none"
-    """What the backward pass computes again."""
+    activation_checkpointing: ActivationCheckpointing = "none"
+    """Activations that the backward pass computes again."""
     reshard_after_forward: bool = False
-    """Whether FSDP frees gathered weights between forward and backward."""
+    """FSDP frees gathered weights between forward and backward."""
     compile: bool = False
     """torch.compile each layer."""
     model: dict[str, Any] = field(default_factory=dict)

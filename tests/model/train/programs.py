@@ -1,4 +1,4 @@
-"""What ranks do in the tests of parallelism; importable, so that a fork server can call it."""
+"""Programs of ranks in the tests of parallelism; importable, so that a fork server can call it."""
 
 import ctypes
 import json

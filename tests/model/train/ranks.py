@@ -172,7 +172,7 @@ def run_function(function: Callable[..., Any], world_size: int, *arguments: Any)
 
 
 def is_stopped(process: BaseProcess) -> bool:
-    """Whether a process got SIGSTOP."""
+    """Return True when a process got SIGSTOP."""
     try:
         stat = Path(f"/proc/{process.pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):  # ended, or just now
@@ -329,7 +329,7 @@ def _arm(fault: Fault, rank: int) -> None:
 
 
 def read_run(output: Path) -> dict[int, dict[str, float]]:
-    """What each step measured, without times and speeds."""
+    """Measurements of each step, without times and speeds."""
     steps: dict[int, dict[str, float]] = {}
     for line in metrics.read_metrics(output / METRICS_FILE):
         values = {k: v for k, v in line["metrics"].items() if not k.startswith("perf/")}
@@ -339,7 +339,7 @@ def read_run(output: Path) -> dict[int, dict[str, float]]:
 
 
 def read_contents(output: Path) -> dict[int, int]:
-    """What each sample number stood for, by `content`, when it was trained on last."""
+    """Content (see `content`) of each sample number when it was trained on last."""
     entries = [
         json.loads(line)
         for path in output.glob("samples-*.jsonl")

@@ -9,7 +9,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import model.modeling_steel as _registers  # noqa: F401
-from model.train.activation_checkpoint import MATRIX_PRODUCTS, Recompute, checkpoint_activations
+from model.train.activation_checkpoint import (
+    MATRIX_PRODUCTS,
+    ActivationCheckpointing,
+    checkpoint_activations,
+)
 from model.train.build_model import decoder_layers
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -22,7 +26,7 @@ IDS = (torch.arange(48).view(2, 24) * 7) % 61
 
 
 class Counter(TorchDispatchMode):
-    """How often each operator ran."""
+    """Number of times that each operator ran."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +48,7 @@ class Counter(TorchDispatchMode):
         )
 
 
-def build(name: str, amount: Recompute, attention: str = "sdpa") -> nn.Module:
+def build(name: str, amount: ActivationCheckpointing, attention: str = "sdpa") -> nn.Module:
     values = {
         "model_type": "steel",
         "vocab_size": 61,
@@ -76,7 +80,7 @@ def gradients(model: nn.Module) -> tuple[dict[str, Tensor], Counter]:
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_gradients_are_equal(name: str, attention: str) -> None:
     expected, plain = gradients(build(name, "none", attention))
-    amounts: tuple[Recompute, ...] = ("selective", "full")
+    amounts: tuple[ActivationCheckpointing, ...] = ("selective", "full")
     for amount in amounts:
         found, counted = gradients(build(name, amount, attention))
         assert found.keys() == expected.keys()

@@ -1,4 +1,4 @@
-"""What becomes of bad jobs, in the ranks' own words."""
+"""Bad jobs are refused in the ranks' own words."""
 
 from pathlib import Path
 from typing import Any

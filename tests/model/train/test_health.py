@@ -253,14 +253,14 @@ def test_a_rollback_goes_far_enough_back_and_forgets_what_came_after(
     changes = {"steps": 12, "health": settings, "checkpoints": {"interval": 2, "keep_last": 9}}
     run = make_run(**changes)
     forgotten: list[list[str]] = []
-    forget = run.checkpoints.forget_after
+    forget = run.checkpoints.remove_after
 
     def recorded(step: int) -> None:
         forget(step)
         folder = run.checkpoints.folder
         forgotten.append([path.name for path in complete_checkpoints(folder)])
 
-    run.checkpoints.forget_after = recorded  # type: ignore[method-assign]
+    run.checkpoints.remove_after = recorded  # type: ignore[method-assign]
     run.fit()
     assert forgotten == [["step-00000002", "step-00000004", "step-00000006"]]
     scaled(dict.fromkeys(range(6, 10), NAN))

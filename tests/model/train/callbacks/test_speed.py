@@ -1,4 +1,4 @@
-"""What is measured: phases on a host's clock and on a device's, speed, peaks, traces."""
+"""Measurements: phases on a host's clock and on a device's, speed, peaks, traces."""
 
 import gzip
 import itertools

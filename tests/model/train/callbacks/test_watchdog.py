@@ -1,6 +1,7 @@
 """A rank that hangs or dies ends all others, with a reason."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,10 +26,9 @@ def test_a_stopped_rank_ends_the_others(packed: Path, tmp_path: Path) -> None:
     stop = Fault(step=6, number=signal.SIGSTOP, rank=1)
     assert ranks.run_ranks(job, 2, stop) == [EXIT_HANGING, -signal.SIGKILL]
     log = (tmp_path / "rank-0.log").read_text()
-    expected = (
-        "rank 0 made no progress for 3 s (allowed: 3) in phase 'forward_backward', after step 6"
-    )
-    assert expected in log
+    # Looked at every 0.75 s, by a thread that a loaded machine may let wait.
+    hanging = r"no progress for [34] s \(allowed: 3\) in phase 'forward_backward', after step 6"
+    assert re.search(f"rank 0 made {hanging}", log)
     assert "Rank 1 " in log and "is stopped (SIGSTOP); it was in phase " in log
     assert "Current thread" in log and "trainer.py" in log, "stack traces"
     # And the run goes on from its checkpoint.

@@ -128,7 +128,7 @@ def test_what_is_kept_is_the_last_the_periodic_and_the_best(make_run: MakeRun) -
 
 
 def test_a_checkpoint_holds_the_state_of_its_moment(make_run: MakeRun) -> None:
-    """What the training does while it is being written does not reach it."""
+    """Steps that are made while it is being written do not reach it."""
     run = make_run(steps=4)
     expected = state(run)
     tensors = training_tensors(run.train_step.model_with_loss, run.train_step.optimizer)

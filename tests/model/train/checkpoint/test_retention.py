@@ -1,4 +1,4 @@
-"""Which checkpoints stay, as a rule on numbers."""
+"""Retention of checkpoints, as a rule on numbers."""
 
 import dataclasses
 

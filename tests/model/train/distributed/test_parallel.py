@@ -1,4 +1,4 @@
-"""How ranks share a model changes neither what it is nor what it learns."""
+"""Sharding a model over ranks changes neither what it is nor what it learns."""
 
 import json
 import signal
