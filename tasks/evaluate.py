@@ -1,17 +1,16 @@
-"""Stage `evaluate`: how many benchmark questions a model answers right, benchmark by benchmark.
+"""Stage `evaluate`: accuracy of a model on the questions of each benchmark.
 
     benchmarks/<benchmark>/*.csv ──read, check──▶ lm-eval tasks ──model.entry.evaluate──▶ answers
                                                                                        │
     results.json ◀──micro, macro, 95 % interval◀── samples/<benchmark>.jsonl ◀──join───┘
 
 A question is scored by the likelihood of the four letters after lm-eval's own prompt; every
-question counts, whatever the model says. A benchmark that is finished is not asked again after an
-interruption.
+question counts, whatever the model says. After an interruption, finished benchmarks are kept.
 """
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,15 +21,10 @@ from common.errors import ConfigError, DataError, SteelError
 from common.files import write_json, write_text
 from common.ranges import MinLen, NonNegativeInt, PositiveInt
 from common.recipes import load_recipe, recipe_path
-from corpus.benchmarks.lm_eval_tasks import (
-    Benchmark,
-    lm_eval_tasks,
-    num_known_subjects,
-    read_benchmark,
-    write_tasks,
-)
-from corpus.benchmarks.questions import LETTERS, BenchmarkRecipe
-from corpus.benchmarks.score import read_samples, score
+from corpus.benchmarks.lm_eval_tasks import lm_eval_tasks, num_known_subjects, write_tasks
+from corpus.benchmarks.questions import Benchmark, BenchmarkRecipe, read_benchmark
+from corpus.benchmarks.scoring import join_answers, read_samples, score
+from model.evaluate.job import BenchmarkJob, EvaluateJob
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from tasks.core.stage import StageResult, StageRun, stage
 from tasks.core.torchrun import torchrun
@@ -103,22 +97,23 @@ def evaluate(
         read_benchmark(name, recipe, benchmarks.folder / name) for name, recipe in recipes.items()
     ]
     answers = run.scratch / "answers"
+    job = EvaluateJob(
+        model=str(folder.resolve()),
+        benchmarks=[
+            _benchmark_job(benchmark, run.scratch / "tasks" / benchmark.name, config)
+            for benchmark in read
+        ],
+        answers=str(answers.resolve()),
+        metrics=str((run.folder / METRICS_FILE).resolve()),
+        chat=chat,
+        limit=config.limit,
+        batch_size=config.batch_size,
+        dtype=config.dtype,
+    )
     torchrun(
         run,
         "model.entry.evaluate",
-        {
-            "model": str(folder.resolve()),
-            "benchmarks": [
-                _job(benchmark, run.scratch / "tasks" / benchmark.name, config)
-                for benchmark in read
-            ],
-            "answers": str(answers.resolve()),
-            "metrics": str((run.folder / METRICS_FILE).resolve()),
-            "chat": chat,
-            "limit": config.limit,
-            "batch_size": config.batch_size,
-            "dtype": config.dtype,
-        },
+        asdict(job),
         num_processes=config.ranks(),
         total_steps=sum(benchmark.num_questions(config.limit) for benchmark in read),
         env={"HF_DATASETS_CACHE": str((run.scratch / "datasets").resolve())},
@@ -127,7 +122,7 @@ def evaluate(
     for benchmark in read:
         samples = run.folder / "samples" / f"{benchmark.name}.jsonl"
         samples.parent.mkdir(exist_ok=True)
-        lines = _join(benchmark, answers / f"{benchmark.name}.jsonl", config.limit)
+        lines = join_answers(benchmark, answers / f"{benchmark.name}.jsonl", config.limit)
         write_text(samples, "".join(f"{json.dumps(s, ensure_ascii=False)}\n" for s in lines))
         results[benchmark.name] = score(read_samples(samples)) | {
             "title": benchmark.recipe.title,
@@ -140,7 +135,7 @@ def evaluate(
             "num_subjects_known": num_known_subjects(benchmark.recipe),
         }
     write_json(run.folder / "results.json", results)
-    _tell(run, results)
+    _report(run, results)
 
 
 def _has_chat_template(folder: Path) -> bool:
@@ -152,44 +147,16 @@ def _has_chat_template(folder: Path) -> bool:
     return json.loads(config.read_text(encoding="utf-8")).get("chat_template") is not None
 
 
-def _job(benchmark: Benchmark, folder: Path, config: EvaluateConfig) -> dict[str, Any]:
-    return {
-        "name": benchmark.name,
-        "folder": str(folder.resolve()),
-        "tasks": write_tasks(benchmark, folder, num_fewshot=config.num_fewshot),
-        "num_questions": benchmark.num_questions(config.limit),
-    }
-
-
-def _join(benchmark: Benchmark, answers: Path, limit: int | None) -> Iterator[dict[str, Any]]:
-    """Each answer beside its question as it stands in the benchmark file; every question once."""
-    given = {(a["subject"], a["index"]): a for a in read_samples(answers)}
-    for subject, splits in benchmark.subjects.items():
-        explained = False
-        for index, question in enumerate(splits[benchmark.recipe.scored_split][:limit]):
-            answer = given.pop((subject, index))
-            likelihoods = dict(zip(LETTERS, answer["log_likelihoods"], strict=True))
-            choice = max(LETTERS, key=likelihoods.__getitem__)  # the first of equals, as lm-eval
-            assert answer["right"] == (choice == question.answer), (benchmark.name, subject, index)
-            yield {
-                "subject": subject,
-                "index": index,
-                "question": question.text,
-                "options": list(question.options),
-                "gold": question.answer,
-                "choice": choice,
-                "log_likelihoods": likelihoods,
-                "truncated": answer["truncated"],
-                # The first prompt of a subject shows what the model was asked; others are alike.
-                **({} if explained else {"prompt": answer["prompt"]}),
-            }
-            explained = True
-    assert not given, (
-        f"{benchmark.name}: answers to questions that were not asked: {list(given)[:3]}"
+def _benchmark_job(benchmark: Benchmark, folder: Path, config: EvaluateConfig) -> BenchmarkJob:
+    return BenchmarkJob(
+        name=benchmark.name,
+        folder=str(folder.resolve()),
+        tasks=write_tasks(benchmark, folder, num_fewshot=config.num_fewshot),
+        num_questions=benchmark.num_questions(config.limit),
     )
 
 
-def _tell(run: StageRun, results: dict[str, dict[str, Any]]) -> None:
+def _report(run: StageRun, results: dict[str, dict[str, Any]]) -> None:
     rows = [
         {
             "benchmark": result["title"],

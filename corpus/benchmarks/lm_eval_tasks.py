@@ -1,4 +1,4 @@
-"""Benchmarks turned into tasks that lm-eval runs offline.
+"""Benchmarks as tasks that lm-eval runs offline.
 
     Question … of <benchmarks>/<benchmark>     ──▶     tasks/<benchmark>/law/dev.parquet
                                                                    /law/val.parquet
@@ -9,7 +9,6 @@ where the rows come from. Parquet, because a CSV reader would turn the option "1
 """
 
 import importlib.util
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,35 +17,11 @@ import pyarrow.parquet as pq
 import yaml
 
 from common.errors import ConfigError, DataError
-from common.paths import display
-from corpus.benchmarks.questions import (
-    LETTERS,
-    BenchmarkRecipe,
-    Question,
-    benchmark_files,
-    parse_questions,
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Benchmark:
-    """A benchmark's subjects, read."""
-
-    name: str
-    """Name of the recipe."""
-    recipe: BenchmarkRecipe
-    """What the recipe says."""
-    subjects: dict[str, dict[str, list[Question]]]
-    """subject -> split -> questions."""
-
-    def num_questions(self, limit: int | None) -> int:
-        """Questions that are scored, at most `limit` a subject."""
-        sizes = (len(splits[self.recipe.scored_split]) for splits in self.subjects.values())
-        return sum(min(size, limit) if limit else size for size in sizes)
+from corpus.benchmarks.questions import LETTERS, Benchmark, BenchmarkRecipe, Question
 
 
 def lm_eval_tasks() -> Path:
-    """lm-eval's folder of task files, found without importing it. Raises ConfigError."""
+    """Find lm-eval's folder of task files without importing it. Raises ConfigError."""
     spec = importlib.util.find_spec("lm_eval")
     if spec is None or not spec.submodule_search_locations:
         raise ConfigError("lm-eval is not installed: run `make install` to install the lock file")
@@ -54,39 +29,10 @@ def lm_eval_tasks() -> Path:
 
 
 def num_known_subjects(recipe: BenchmarkRecipe) -> int:
-    """How many subjects lm-eval knows of a benchmark: all it has."""
+    """Number of subjects that lm-eval knows of a benchmark: all it has."""
     pattern = PurePosixPath(recipe.task.replace("{subject}", "*"))
     files = (lm_eval_tasks() / pattern.parent).glob(pattern.name)
     return sum(not path.name.startswith("_") for path in files)
-
-
-def read_benchmark(name: str, recipe: BenchmarkRecipe, folder: Path) -> Benchmark:
-    """Read every subject below `folder` that has questions to score.
-
-    Raises DataError that names the file and the line when a row is malformed, or the folder when
-    nothing is there.
-    """
-    if not folder.is_dir():
-        raise DataError(
-            f"{display(folder)} does not exist: the questions of {name} were not acquired; add "
-            f"{name} to the data sets of `acquire` with kind evals, or leave it out of `benchmarks`"
-        )
-    fewshot, scored = recipe.fewshot_split, recipe.scored_split
-    subjects: dict[str, dict[str, list[Question]]] = {}
-    for subject, split, where, text in benchmark_files(recipe, folder, (fewshot, scored)):
-        splits = subjects.setdefault(subject, {})
-        if split not in splits:  # a plain file wins over the same file in an archive
-            splits[split] = list(parse_questions(recipe, where, text))
-    found = {subject: splits for subject, splits in sorted(subjects.items()) if scored in splits}
-    if not found:
-        raise DataError(
-            f"{display(folder)} holds no file like {recipe.file.format(split=scored, subject='*')}"
-        )
-    for subject, splits in found.items():
-        if not splits[scored]:
-            raise DataError(f"{display(folder)}: the {scored} split of {subject} has no question")
-        splits.setdefault(fewshot, [])
-    return Benchmark(name=name, recipe=recipe, subjects=found)
 
 
 def write_tasks(benchmark: Benchmark, folder: Path, *, num_fewshot: int) -> dict[str, str]:
@@ -125,7 +71,7 @@ def write_tasks(benchmark: Benchmark, folder: Path, *, num_fewshot: int) -> dict
 
 
 def _task(recipe: BenchmarkRecipe, subject: str) -> dict[str, Any]:
-    """What a generated task file builds on: lm-eval's for the subject, or its common one."""
+    """Base of a generated task file: lm-eval's for the subject, or its common one."""
     own = lm_eval_tasks() / recipe.task.format(subject=subject)
     if own.is_file():
         return {"include": str(own)}

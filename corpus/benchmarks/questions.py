@@ -21,7 +21,7 @@ from corpus.recipes import HubSource
 
 LETTERS = ("A", "B", "C", "D")
 MAX_MEMBER_BYTES = 64 * 2**20
-"""Of one CSV file inside an archive; the largest real one has 0.6 MB."""
+"""Largest size of one CSV file inside an archive; the largest real one has 0.6 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +37,15 @@ class BenchmarkRecipe:
     source: str
     """Page of the authors."""
     hub: HubSource
-    """Where `acquire` fetches the files."""
+    """Files on the Hugging Face hub."""
     file: str
     """Path of a subject's file, with {split} and {subject}."""
     header: bool
-    """Whether a file's first row names its columns."""
+    """If true, a file's first row names its columns."""
     columns: list[str]
     """Question, four options, answer: their names in the header row, or, without one, in order."""
     layout: Literal["letters", "choices"]
-    """What lm-eval's prompt wants: the columns as they are, or choices and the answer's number."""
+    """Columns of lm-eval's prompt: as they are, or choices and the answer's number."""
     fewshot_split: str
     """Split that the worked examples come from."""
     scored_split: str
@@ -76,10 +76,56 @@ class Question:
     """The right one's letter; empty where the authors keep it to themselves."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """A benchmark with the questions of its subjects."""
+
+    name: str
+    """Name of the recipe."""
+    recipe: BenchmarkRecipe
+    """Its recipe."""
+    subjects: dict[str, dict[str, list[Question]]]
+    """subject -> split -> questions."""
+
+    def num_questions(self, limit: int | None) -> int:
+        """Number of questions that are scored, at most `limit` a subject."""
+        sizes = (len(splits[self.recipe.scored_split]) for splits in self.subjects.values())
+        return sum(min(size, limit) if limit else size for size in sizes)
+
+
+def read_benchmark(name: str, recipe: BenchmarkRecipe, folder: Path) -> Benchmark:
+    """Read every subject below `folder` that has questions to score.
+
+    Raises DataError that names the file and the line when a row is malformed, or the folder when
+    nothing is there.
+    """
+    if not folder.is_dir():
+        raise DataError(
+            f"{display(folder)} does not exist: the questions of {name} were not acquired; add "
+            f"{name} to the data sets of `acquire` with kind evals, or leave it out of `benchmarks`"
+        )
+    fewshot, scored = recipe.fewshot_split, recipe.scored_split
+    subjects: dict[str, dict[str, list[Question]]] = {}
+    for subject, split, where, text in benchmark_files(recipe, folder, (fewshot, scored)):
+        splits = subjects.setdefault(subject, {})
+        if split not in splits:  # a plain file wins over the same file in an archive
+            splits[split] = list(parse_questions(recipe, where, text))
+    found = {subject: splits for subject, splits in sorted(subjects.items()) if scored in splits}
+    if not found:
+        raise DataError(
+            f"{display(folder)} holds no file like {recipe.file.format(split=scored, subject='*')}"
+        )
+    for subject, splits in found.items():
+        if not splits[scored]:
+            raise DataError(f"{display(folder)}: the {scored} split of {subject} has no question")
+        splits.setdefault(fewshot, [])
+    return Benchmark(name=name, recipe=recipe, subjects=found)
+
+
 def benchmark_files(
     recipe: BenchmarkRecipe, folder: Path, splits: Collection[str]
 ) -> Iterator[tuple[str, str, str, str]]:
-    """(subject, split, place for messages, text) of each file of `splits`; plain files come first.
+    """Yield (subject, split, place for messages, text) of each file of `splits`; plain files first.
 
     Raises DataError for a damaged archive, or a file that is not UTF-8.
     """
@@ -111,7 +157,7 @@ def benchmark_files(
 
 
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """CSV files in an archive, read into memory: nothing is unpacked to disk."""
+    """Read the CSV files of an archive into memory: nothing is unpacked to disk."""
     try:
         if path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
@@ -151,7 +197,7 @@ def _text(content: bytes, where: str) -> str:
 def parse_questions(
     recipe: BenchmarkRecipe, where: str, text: str, *, answers: bool = True
 ) -> Iterator[Question]:
-    """The questions of a file. Raises DataError that names the line of a malformed row.
+    """Parse the questions of a file. Raises DataError that names the line of a malformed row.
 
     Args:
         recipe: of the benchmark.

@@ -23,16 +23,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from common.config import validate
 from common.errors import ConfigError, DataError
 from common.recipes import load_recipe
-from corpus.benchmarks.lm_eval_tasks import (
-    lm_eval_tasks,
-    num_known_subjects,
-    read_benchmark,
-    write_tasks,
-)
-from corpus.benchmarks.questions import BenchmarkRecipe
-from corpus.benchmarks.score import score, wilson_interval
+from corpus.benchmarks.lm_eval_tasks import lm_eval_tasks, num_known_subjects, write_tasks
+from corpus.benchmarks.questions import BenchmarkRecipe, read_benchmark
+from corpus.benchmarks.scoring import score, wilson_interval
 from model import SteelConfig, SteelForCausalLM
 from model.entry import evaluate as entry
+from model.evaluate.job import BenchmarkJob, EvaluateJob
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from tasks.core.stage import Context, StageResult
 from tasks.evaluate import EvaluateConfig, evaluate
@@ -122,17 +118,17 @@ def benchmarks(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def job(benchmarks: Path, model_folder: Path, tmp_path: Path) -> Callable[..., entry.EvaluateJob]:
+def job(benchmarks: Path, model_folder: Path, tmp_path: Path) -> Callable[..., EvaluateJob]:
     """A job over both benchmarks, with changes."""
 
-    def make(name: str, *, num_fewshot: int = 2, **changes: Any) -> entry.EvaluateJob:
+    def make(name: str, *, num_fewshot: int = 2, **changes: Any) -> EvaluateJob:
         jobs = []
         for title in ("ceval", "mmlu"):
             recipe = load_recipe(BenchmarkRecipe, "evals", title)
             benchmark = read_benchmark(title, recipe, benchmarks / title)
             folder = tmp_path / name / title
             jobs.append(
-                entry.BenchmarkJob(
+                BenchmarkJob(
                     name=title,
                     folder=str(folder),
                     tasks=write_tasks(benchmark, folder, num_fewshot=num_fewshot),
@@ -149,12 +145,12 @@ def job(benchmarks: Path, model_folder: Path, tmp_path: Path) -> Callable[..., e
             "dtype": "float32",
             "metrics": str(tmp_path / name / METRICS_FILE),
         }
-        return entry.EvaluateJob(**(values | changes))
+        return EvaluateJob(**(values | changes))
 
     return make
 
 
-def answers_of(job: entry.EvaluateJob) -> list[dict[str, Any]]:
+def answers_of(job: EvaluateJob) -> list[dict[str, Any]]:
     entry.run(job, entry.load(job, torch.device("cpu")))
     lines = [
         (Path(job.answers) / f"{b.name}.jsonl").read_text().splitlines() for b in job.benchmarks
@@ -302,12 +298,12 @@ def test_check_refuses_bad_values() -> None:
             validate(EvaluateConfig(**changes), "evaluate")
 
 
-# --- asking
+# --- answering
 
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_choices_are_those_of_a_direct_forward_pass(
-    job: Callable[..., entry.EvaluateJob], model_folder: Path, chat: bool
+    job: Callable[..., EvaluateJob], model_folder: Path, chat: bool
 ) -> None:
     answers = answers_of(job("direct", chat=chat))
     network = AutoModelForCausalLM.from_pretrained(model_folder)
@@ -331,7 +327,7 @@ def test_choices_are_those_of_a_direct_forward_pass(
     assert chat or len(choices) > 1
 
 
-def test_likelihoods_are_those_of_lm_evals_own_model(job: Callable[..., entry.EvaluateJob]) -> None:
+def test_likelihoods_are_those_of_lm_evals_own_model(job: Callable[..., EvaluateJob]) -> None:
     ours = answers_of(job("ours"))
     stock = job("stock")
     lm = HFLM(
@@ -353,7 +349,7 @@ def test_likelihoods_are_those_of_lm_evals_own_model(job: Callable[..., entry.Ev
         assert one["right"] == (other["acc"] == 1.0)
 
 
-def test_prompts_are_lm_evals(job: Callable[..., entry.EvaluateJob]) -> None:
+def test_prompts_are_lm_evals(job: Callable[..., EvaluateJob]) -> None:
     by_subject = {a["subject"]: a["prompt"] for a in answers_of(job("prompts"))}
     assert by_subject["law"].startswith("以下是中国关于法学的单项选择题")
     assert by_subject["law"].count("答案：") == 3  # two worked examples and the question
@@ -362,7 +358,7 @@ def test_prompts_are_lm_evals(job: Callable[..., entry.EvaluateJob]) -> None:
     assert by_subject["anatomy"].endswith("Answer:")
 
 
-def test_batch_size_changes_nothing(job: Callable[..., entry.EvaluateJob]) -> None:
+def test_batch_size_changes_nothing(job: Callable[..., EvaluateJob]) -> None:
     single = answers_of(job("single", batch_size=1))
     batched = answers_of(job("batched", batch_size=7))
     for one, other in zip(single, batched, strict=True):
@@ -370,7 +366,7 @@ def test_batch_size_changes_nothing(job: Callable[..., entry.EvaluateJob]) -> No
         assert one["right"] == other["right"]
 
 
-def test_finished_benchmarks_are_not_asked_again(job: Callable[..., entry.EvaluateJob]) -> None:
+def test_finished_benchmarks_are_kept(job: Callable[..., EvaluateJob]) -> None:
     task = job("resume")
     complete = answers_of(task)
     answers = Path(task.answers)
@@ -387,7 +383,7 @@ def test_finished_benchmarks_are_not_asked_again(job: Callable[..., entry.Evalua
 
 
 def test_prompts_that_do_not_fit_are_counted(
-    job: Callable[..., entry.EvaluateJob], model_folder: Path
+    job: Callable[..., EvaluateJob], model_folder: Path
 ) -> None:
     task = job("long", num_fewshot=2)
     lm = entry.load(task, torch.device("cpu"))
@@ -404,7 +400,7 @@ def test_prompts_that_do_not_fit_are_counted(
     assert not all(cut)
 
 
-def test_a_diverged_model_is_refused(job: Callable[..., entry.EvaluateJob]) -> None:
+def test_a_diverged_model_is_refused(job: Callable[..., EvaluateJob]) -> None:
     task = job("nan")
     lm = entry.load(task, torch.device("cpu"))
     with torch.no_grad():
@@ -419,7 +415,7 @@ def test_a_diverged_model_is_refused(job: Callable[..., entry.EvaluateJob]) -> N
 
 @pytest.fixture
 def inputs(tmp_path: Path, benchmarks: Path, model_folder: Path) -> dict[str, StageResult]:
-    """What the stage is given: a model that SFT made, and the benchmarks."""
+    """Inputs of the stage: a model that SFT made, and the benchmarks."""
     trained = tmp_path / "sft"
     trained.mkdir()
     (trained / MODEL_FOLDER).symlink_to(model_folder)

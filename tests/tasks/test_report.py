@@ -82,7 +82,7 @@ class Pipeline:
         self.evaluations = {name: self._evaluate(name) for name in models}
 
     def inputs(self) -> dict[str, Any]:
-        """What the stage `report` is given."""
+        """Inputs of the stage `report`."""
         names = ("normalized", "cleaned", "packed", "pretrain", "sft", "dpo", "evaluations")
         return {name: getattr(self, name) for name in names}
 

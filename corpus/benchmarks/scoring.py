@@ -1,4 +1,4 @@
-"""From single answers to accuracies with intervals.
+"""Accuracies with intervals, from single answers.
 
 micro   right answers / questions, over all subjects: what lm-eval's groups report
 macro   mean of the subjects' accuracies: what C-Eval's and CMMLU's own tables report
@@ -12,6 +12,7 @@ from typing import Any
 
 from common.errors import DataError
 from common.paths import display
+from corpus.benchmarks.questions import LETTERS, Benchmark
 
 CHANCE = 0.25
 """Accuracy of a blind guess: four options, one right."""
@@ -20,7 +21,7 @@ Z95 = 1.959963984540054
 
 
 def wilson_interval(right: int, total: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval for a proportion (Wilson 1927; 95 % by default).
+    """Compute Wilson's score interval for a proportion (Wilson 1927; 95 % by default).
 
     Unlike the normal approximation it stays inside [0, 1] and keeps its coverage for few questions.
     Without a question it is the whole of [0, 1].
@@ -39,7 +40,7 @@ def wilson_interval(right: int, total: int, z: float = Z95) -> tuple[float, floa
 
 
 def read_samples(path: Path) -> Iterator[dict[str, Any]]:
-    """The answers of a finished benchmark, samples/<benchmark>.jsonl."""
+    """Read the lines of an answers or samples file. Raises DataError for a damaged one."""
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -48,8 +49,41 @@ def read_samples(path: Path) -> Iterator[dict[str, Any]]:
                 raise DataError(f"{display(path)}, line {number}: {error}") from error
 
 
+def join_answers(
+    benchmark: Benchmark, answers: Path, limit: int | None
+) -> Iterator[dict[str, Any]]:
+    """Yield each question as it stands in the benchmark file, with its answer, exactly once.
+
+    answers: lines of model.entry.evaluate; limit: at most so many questions a subject.
+    """
+    given = {(a["subject"], a["index"]): a for a in read_samples(answers)}
+    for subject, splits in benchmark.subjects.items():
+        has_prompt = False
+        for index, question in enumerate(splits[benchmark.recipe.scored_split][:limit]):
+            answer = given.pop((subject, index))
+            likelihoods = dict(zip(LETTERS, answer["log_likelihoods"], strict=True))
+            choice = max(LETTERS, key=likelihoods.__getitem__)  # the first of equals, as lm-eval
+            assert answer["right"] == (choice == question.answer), (benchmark.name, subject, index)
+            yield {
+                "subject": subject,
+                "index": index,
+                "question": question.text,
+                "options": list(question.options),
+                "gold": question.answer,
+                "choice": choice,
+                "log_likelihoods": likelihoods,
+                "truncated": answer["truncated"],
+                # The first prompt of a subject shows what the model was given; others are alike.
+                **({} if has_prompt else {"prompt": answer["prompt"]}),
+            }
+            has_prompt = True
+    assert not given, (
+        f"{benchmark.name}: answers to questions that were not asked: {list(given)[:3]}"
+    )
+
+
 def score(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Accuracies of one benchmark. Every sample counts, whatever the model answered."""
+    """Compute the accuracies of one benchmark. Every sample counts, whatever the model answered."""
     right: dict[str, int] = {}
     total: dict[str, int] = {}
     truncated = 0
