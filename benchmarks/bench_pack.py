@@ -254,9 +254,9 @@ def stage(given: argparse.Namespace) -> list[dict[str, Any]]:
         backend = scratch / "backend.json"
         backend.write_text((given.data / "tokenizer" / "tokenizer.json").read_text("utf-8"))
         job = workers.PackJob(
-            backend=str(backend),
+            tokenizer=str(backend),
             fast=True,
-            end=151_643,
+            end_of_text=151_643,
             dtype="uint32",
             shard_tokens=20_000_000,
             folder="",

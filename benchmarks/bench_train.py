@@ -36,7 +36,7 @@ import torch
 
 from common.errors import ConfigError
 from common.provenance import software_versions
-from model.entry.throughput import run_alone
+from model.entry.throughput import measure_in_subprocess
 from model.train.callbacks.peak_flops import datasheet_peak
 from model.train.distributed.device import device_name
 from model.train.throughput.measure import Result, ThroughputJob
@@ -219,7 +219,7 @@ class Bench:
             output=str(self.scratch / str(self.count)),
         )
         try:
-            result = run_alone(job, self.processes)
+            result = measure_in_subprocess(job, self.processes)
         except RuntimeError as error:  # it broke: the others are still worth measuring
             result = Result(
                 status="failed", reason=str(error)[-2000:], device="", num_devices=self.processes

@@ -26,9 +26,9 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from common.config import from_json
-from common.disk import disk_full
+from common.disk import is_disk_full
 from common.errors import ConfigError, DataError, StageError, SteelError
-from common.files import write_json
+from common.files import write_status
 from common.paths import ROOT, display
 from common.processes import PARENT
 
@@ -188,7 +188,7 @@ def run_job(job_class: type[T], work: Callable[[T], int | None], argv: Sequence[
         try:
             return work(from_json(job_class, path)) or 0
         except OSError as error:
-            if not disk_full(error):
+            if not is_disk_full(error):
                 raise
             raise DataError(
                 f"The disk is full: {error}. What is finished is kept. Free some space, and run "
@@ -203,9 +203,7 @@ def run_job(job_class: type[T], work: Callable[[T], int | None], argv: Sequence[
 def _leave(error: SteelError, job: Path) -> None:
     """Write an error for the parent; several ranks of one job may do so at once."""
     names = [kind.__name__ for kind in type(error).__mro__]
-    own = job.with_suffix(f".error-{os.getpid()}")
-    write_json(own, {"types": names, "message": str(error)})
-    own.replace(job.with_suffix(".error"))
+    write_status(job.with_suffix(".error"), {"types": names, "message": str(error)})
 
 
 class ProgressFile:
@@ -222,7 +220,4 @@ class ProgressFile:
         if now - self.last < self.INTERVAL_SECONDS and 0 < done < total:
             return
         self.last = now
-        # Not flushed to the disk: after a power cut nobody asks.
-        aside = self.path.with_name(f"{self.path.name}.tmp")
-        aside.write_text(json.dumps([done, total, what]), encoding="utf-8")
-        aside.replace(self.path)
+        write_status(self.path, [done, total, what])

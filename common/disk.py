@@ -1,4 +1,4 @@
-"""Refuse work that the disk cannot hold, before it starts."""
+"""Free space of disks: required before work starts, and recognised when it runs out."""
 
 import errno
 import shutil
@@ -23,23 +23,24 @@ def require_free_space(folder: Path, bytes_needed: int, what: str) -> None:
     free = shutil.disk_usage(place).free
     if free < bytes_needed + RESERVE:
         raise DataError(
-            f"{what} needs about {human(bytes_needed + RESERVE)} in {display(folder)}, but only "
-            f"{human(free)} are free there. Free some space, or choose another disk with --store."
+            f"{what} needs about {format_bytes(bytes_needed + RESERVE)} in {display(folder)}, but "
+            f"only {format_bytes(free)} are free there. Free some space, or choose another disk "
+            "with --store."
         )
 
 
-def chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, what caused it, what caused that, …"""
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        seen = seen.__cause__ or seen.__context__
+def error_chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, its cause, the cause of that, …"""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        link = link.__cause__ or link.__context__
 
 
-def disk_full(error: BaseException) -> bool:
-    """Whether an error, or what caused it, is a full disk or quota."""
+def is_disk_full(error: BaseException) -> bool:
+    """True if an error, or one that caused it, is a full disk or quota."""
     full = (errno.ENOSPC, errno.EDQUOT)
-    return any(isinstance(e, OSError) and e.errno in full for e in chain(error))
+    return any(isinstance(e, OSError) and e.errno in full for e in error_chain(error))
 
 
 def total_bytes(paths: Iterable[Path]) -> int:
@@ -47,7 +48,7 @@ def total_bytes(paths: Iterable[Path]) -> int:
     return sum(path.stat().st_size for path in paths)
 
 
-def human(num_bytes: float) -> str:
+def format_bytes(num_bytes: float) -> str:
     """A number of bytes for people: `1.5 GB`."""
     for unit in ("B", "kB", "MB", "GB"):
         if num_bytes < 1000:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,16 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Publish a JSON file, indented for people."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def write_status(path: Path, value: Any) -> None:
+    """Replace a small JSON file at once, without flushing it: for what no restart needs.
+
+    Several processes and threads may write one at the same time.
+    """
+    own = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
+    own.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+    own.replace(path)
 
 
 def publish_folder(partial: Path, final: Path) -> None:

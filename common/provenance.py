@@ -1,4 +1,4 @@
-"""What a result was made from and with: the project's commit, versions, the processor."""
+"""Provenance of a result: the project's commit, versions of libraries, the processor."""
 
 import contextlib
 import functools
@@ -25,7 +25,7 @@ LIBRARIES = (
     "prefect",
     "mlflow",
 )
-"""Whose versions are recorded, where they are installed: what shapes results or speed."""
+"""Libraries whose versions are recorded where they are installed: they shape results or speed."""
 
 
 @functools.cache

@@ -112,7 +112,7 @@ def _parse(text: str) -> Any:
 
 
 def recipe_path(kind: str, name: str) -> Path:
-    """Where the recipe `name` of a kind (corpora, clean, mixtures, …) stands."""
+    """Path of the recipe `name` of a kind (corpora, clean, mixtures, …)."""
     return RECIPES / kind / f"{name}.yaml"
 
 

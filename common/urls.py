@@ -21,7 +21,7 @@ _SIGNED = re.compile(
 
 
 def is_url(location: str) -> bool:
-    """Whether a location is a URL (`s3://…`, `https://…`) and no path."""
+    """True if a location is a URL (`s3://…`, `https://…`) and no path."""
     return _SCHEME.match(location) is not None
 
 
@@ -43,7 +43,7 @@ def redact(text: str, *locations: str) -> str:
 
 
 def identity(url: str) -> str:
-    """What a URL points at: without credentials, without a signature and what goes with it."""
+    """A URL without its credentials, without a signature and what goes with it."""
     scheme, _, authority, path, query, fragment = _split(url)
     names = [item.partition("=")[0] for item in query]
     if any(_SIGNATURES.fullmatch(name) for name in names):
@@ -79,7 +79,7 @@ def _split(url: str) -> tuple[str, str, str, str, list[str], str]:
 
 
 def _secrets(location: str) -> set[str]:
-    """What of a location must never be shown, as written and with `%XX` resolved."""
+    """Parts of a location that must never be shown, as written and with `%XX` resolved."""
     if not is_url(location):
         return set()
     _, userinfo, _, _, query, fragment = _split(location)

@@ -1,4 +1,4 @@
-"""The tokenizer that a configuration names, obtained once per machine and kept."""
+"""The configured tokenizer, obtained once per machine and kept."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def configured_tokenizer(source: str) -> PreTrainedTokenizerBase:
 
 
 def _cache() -> Path | None:
-    """Where to keep it; None where the project's folder may not be written to."""
+    """Folder to keep it in; None if the project's folder may not be written to."""
     try:
         CACHE.mkdir(parents=True, exist_ok=True)
     except OSError:

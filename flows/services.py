@@ -8,7 +8,6 @@ process numbers and start times, so that `down` never stops a stranger that got 
 """
 
 import argparse
-import json
 import logging
 import os
 import signal
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import SteelError
+from common.files import write_json
 from common.processes import process_start
 from flows.environment import (
     HOST,
@@ -158,9 +158,7 @@ def _start(name: str, command: list[str], environment: dict[str, str]) -> dict[s
 
 
 def _remember(services: dict[str, Any]) -> None:
-    aside = SERVICES.with_suffix(".tmp")
-    aside.write_text(json.dumps(services, indent=1))
-    aside.replace(SERVICES)
+    write_json(SERVICES, services)
 
 
 def _wait(name: str, service: dict[str, Any], ready: Callable[[], bool]) -> None:

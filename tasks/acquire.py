@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from common.config import StageConfig, errors_of
-from common.disk import human, require_free_space
+from common.disk import format_bytes, require_free_space
 from common.errors import SteelError
 from common.ranges import Gt, Le, NonNegativeInt
 from common.recipes import recipe_path
@@ -105,7 +105,9 @@ def acquire(run: StageRun, config: AcquireConfig) -> None:
             fraction=config.fraction,
             limit=config.limit,
         )
-        run.log.info("%s: %d files, %s from %s", name, got.files, human(got.bytes), got.origin)
+        run.log.info(
+            "%s: %d files, %s from %s", name, got.files, format_bytes(got.bytes), got.origin
+        )
     run.progress(len(acquired), len(acquired), f"of {config.kind}")
     run.count(
         datasets=len(acquired),

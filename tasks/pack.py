@@ -28,7 +28,7 @@ from common.errors import DataError, StageError, SteelError
 from common.files import md5_of_file
 from common.paths import display
 from common.ranges import PositiveInt
-from corpus.packing.fast_encoder import DifferentIds, FastEncoder, UnsuitableTokenizer
+from corpus.packing.fast_encoder import FastEncoder, TokenMismatchError, UnsupportedTokenizerError
 from corpus.packing.pack_partition import PackJob
 from corpus.packing.workers import num_workers, pack_partitions
 from corpus.partitions import cut
@@ -174,7 +174,7 @@ def _encoder(run: StageRun, config: PackConfig, backend: Tokenizer) -> Encoder:
     if config.encoder == "auto":
         try:
             return FastEncoder(backend)
-        except (UnsuitableTokenizer, DifferentIds) as error:
+        except (UnsupportedTokenizerError, TokenMismatchError) as error:
             run.log.warning("Encoding by Transformers, some forty times as slow: %s", error)
     return ReferenceEncoder(backend)
 
@@ -193,9 +193,9 @@ def _pack_all(
     backend = run.scratch / "backend.json"
     backend.write_text(tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
     job = PackJob(
-        backend=str(backend),
+        tokenizer=str(backend),
         fast=isinstance(encoder, FastEncoder),
-        end=_end(tokenizer),
+        end_of_text=_end(tokenizer),
         dtype=dtype_for(len(tokenizer)),
         shard_tokens=config.shard_tokens,
         folder=str(folder),
@@ -210,7 +210,7 @@ def _pack_all(
             run.scratch,
             lambda done: run.progress(done, num_bytes, "of the texts"),
         )
-    except DifferentIds as error:
+    except TokenMismatchError as error:
         # Not every text before this one was compared.
         shutil.rmtree(folder)
         raise StageError(
@@ -223,7 +223,7 @@ def _pack_all(
         )
     manifest = PackedManifest(
         vocab_size=len(tokenizer),
-        end_of_document=job.end,
+        end_of_document=job.end_of_text,
         tokenizer_md5=md5_of_file(run.folder / "tokenizer" / "tokenizer.json"),
         shards=tuple(shards),
     )

@@ -17,7 +17,7 @@ def processes_of(job: Path) -> list[int]:
 
 
 def alive(pid: int) -> bool:
-    """Whether there is such a process, and not only its exit code."""
+    """True if there is such a process, and not only its exit code."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):

@@ -24,11 +24,11 @@ SPOT_CHARACTERS = 4_000
 takes some hundredths of the time."""
 
 
-class UnsuitableTokenizer(Exception):
+class UnsupportedTokenizerError(Exception):
     """This tokenizer, or this machine, is none that fastokens can be used for."""
 
 
-class DifferentIds(StageError):
+class TokenMismatchError(StageError):
     """The fast encoder gave other ids than Transformers."""
 
 
@@ -41,8 +41,8 @@ class FastEncoder:
         backend: `tokenizer.backend_tokenizer` of a fast Transformers tokenizer.
 
     Raises:
-        UnsuitableTokenizer: fastokens is not installed or cannot do what the tokenizer asks for.
-        DifferentIds: when opened, or of some batch: ids differ; says of which text.
+        UnsupportedTokenizerError: fastokens is not installed or cannot do what it asks for.
+        TokenMismatchError: when opened, or of some batch: ids differ; says of which text.
     """
 
     def __init__(self, backend: Tokenizer) -> None:
@@ -51,7 +51,7 @@ class FastEncoder:
 
             self._tokenizer: Any = Fastokens.from_json_str(backend.to_str())
         except (ImportError, ValueError) as error:
-            raise UnsuitableTokenizer(f"fastokens cannot be used: {error}") from error
+            raise UnsupportedTokenizerError(f"fastokens cannot be used: {error}") from error
         self._reference = ReferenceEncoder(backend)
         self._compare(self._cut(probes()), probes())
 
@@ -79,7 +79,7 @@ class FastEncoder:
         expected = self._reference.encode(texts)
         place = expected.first_difference(found)
         if place is not None:
-            raise DifferentIds(
+            raise TokenMismatchError(
                 f"fastokens cuts a text into other ids than Transformers: {texts[place][:200]!r} "
                 f"gives {found[place][:20].tolist()} instead of {expected[place][:20].tolist()}"
             )

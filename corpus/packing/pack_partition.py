@@ -22,24 +22,24 @@ from model.tokenizer.encoder import Encoder, ReferenceEncoder
 
 @dataclass(frozen=True, kw_only=True)
 class PackJob:
-    """What is the same for every partition; plain values, so that it can be sent to a process."""
+    """Everything that is the same for all partitions, in plain values for a worker's job file."""
 
-    backend: str
-    """File with the `tokenizers` library's own account of the tokenizer."""
+    tokenizer: str
+    """The tokenizer as a file of the `tokenizers` library."""
     fast: bool
-    """Whether fastokens cuts, or the `tokenizers` library."""
-    end: int
+    """If true, fastokens encodes, else the `tokenizers` library."""
+    end_of_text: int
     """Id of <|endoftext|>."""
     dtype: DType
     """Type of an id on disk."""
     shard_tokens: int
     """A shard is closed once it holds this many."""
     folder: str
-    """Where shards go."""
+    """Folder for the shards."""
 
     def encoder(self) -> Encoder:
         """The encoder; loading it takes about a second."""
-        backend = Tokenizer.from_file(self.backend)
+        backend = Tokenizer.from_file(self.tokenizer)
         return FastEncoder(backend) if self.fast else ReferenceEncoder(backend)
 
 
@@ -60,7 +60,7 @@ def pack_partition(
 
     Raises:
         DataError: a line or a finished shard is damaged.
-        DifferentIds: the fast encoder has failed a check.
+        TokenMismatchError: the fast encoder has failed a check.
     """
     with ShardWriter(
         Path(job.folder),
@@ -71,7 +71,7 @@ def pack_partition(
         cleaned_file=f"{partition.source}/{Path(partition.path).name}",
     ) as writer:
         for batch in batches(partition, writer.position):
-            found = encoder.encode(batch.texts).with_end(job.end)
+            found = encoder.encode(batch.texts).with_end(job.end_of_text)
             writer.add_documents(found.ids, found.offsets, batch.positions)
             report(batch.end - partition.start)
     report(partition.size)

@@ -36,7 +36,7 @@ WORTH_A_WORKER = 64 * 1024**2
 """Bytes of text for which another process is worth its start."""
 
 LOCK_SECONDS = 60.0
-"""How long workers of an interrupted run may take to end; they do so at once."""
+"""Seconds that workers of an interrupted run may take to end; they do so at once."""
 
 
 def num_workers(num_bytes: int) -> int:
@@ -63,7 +63,7 @@ def pack_partitions(
         report: called a few times a second with the number of bytes that all workers have done.
 
     Raises:
-        DataError, DifferentIds: from the first worker that fails.
+        DataError, TokenMismatchError: from the first worker that fails.
         StageError: a worker was killed, or an earlier run's workers do not end.
     """
     # The largest first, lest one of them be all that is left to do at the end.

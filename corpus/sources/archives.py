@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from common.disk import human
+from common.disk import format_bytes
 from common.errors import DataError
 from corpus.sources.compression import ERRORS, Decompressed, Packing, packing
 from corpus.sources.source import UnsafeName, safe_parts
@@ -65,12 +65,12 @@ class Budget:
         """Count bytes that a member has unpacked to. Raises Refused beyond a limit."""
         self.unpacked += size
         if self.unpacked > MAX_UNPACKED:
-            self.refuse(member, f"takes the archive beyond {human(MAX_UNPACKED)} unpacked")
+            self.refuse(member, f"takes the archive beyond {format_bytes(MAX_UNPACKED)} unpacked")
         if self.unpacked > RATIO_FREE and self.unpacked > MAX_RATIO * self.packed:
             self.refuse(
                 member,
-                f"is a bomb: {human(self.packed)} have unpacked to more than {MAX_RATIO} times "
-                "as much",
+                f"is a bomb: {format_bytes(self.packed)} have unpacked to more than {MAX_RATIO} "
+                "times as much",
             )
 
     def count(self, member: str) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from common.disk import disk_full, human, total_bytes
+from common.disk import format_bytes, is_disk_full, total_bytes
 from common.errors import ConfigError, DataError
 from common.files import write_json
 from common.paths import display
@@ -253,9 +253,9 @@ def _disk_full_as_data_error(destination: Destination) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:
-        if not disk_full(error):
+        if not is_disk_full(error):
             raise
-        free = human(shutil.disk_usage(destination.scratch).free)
+        free = format_bytes(shutil.disk_usage(destination.scratch).free)
         raise DataError(
             f"The disk of {display(destination.folder)} is full ({free} left) while data set "
             f"{destination.name!r} is brought in. What is finished is kept: free some space and "

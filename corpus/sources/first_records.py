@@ -17,7 +17,7 @@ from typing import IO, Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.disk import human
+from common.disk import format_bytes
 from common.errors import DataError
 from corpus import json_items
 from corpus.json_items import Lookahead, array_items
@@ -131,8 +131,8 @@ class _Content(Lookahead):
         """Read some more. Raises DataError when the buffer holds more than a record may have."""
         if len(self.buffer) > json_items.MAX_RECORD:
             raise DataError(
-                f"{self._label} has a record of more than {human(json_items.MAX_RECORD)}, which no "
-                "sample can take: acquire it whole, without fraction and limit"
+                f"{self._label} has a record of more than {format_bytes(json_items.MAX_RECORD)}, "
+                "which no sample can take: acquire it whole, without fraction and limit"
             )
         return super().grow()
 

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from common.disk import chain, disk_full
+from common.disk import error_chain, is_disk_full
 from common.errors import DataError
 from common.urls import redact
 
@@ -41,9 +41,9 @@ def is_permanent(error: BaseException) -> bool:
     """True if trying again is useless."""
     if isinstance(error, DataError | RangesNotSupported | PermissionError | NotImplementedError):
         return True
-    if disk_full(error):
+    if is_disk_full(error):
         return True
-    for cause in chain(error):
+    for cause in error_chain(error):
         response = getattr(cause, "response", None)
         status = getattr(cause, "status", None) or getattr(response, "status_code", None)
         if status is not None:
@@ -64,9 +64,11 @@ def as_data_error(what: str, remedy: str, *secret_urls: str) -> Iterator[None]:
         raise
     # Of any kind: what a lost connection raises depends on the client below the library.
     except Exception as error:
-        if disk_full(error):
+        if is_disk_full(error):
             raise
-        causes = [" ".join(f"{type(e).__name__}: {e}".split()).rstrip(": .") for e in chain(error)]
+        causes = [
+            " ".join(f"{type(e).__name__}: {e}".split()).rstrip(": .") for e in error_chain(error)
+        ]
         explained = redact(" <- ".join(dict.fromkeys(causes[:2])), *secret_urls)
         # Without the cause: its traceback would show the URL as it is.
         raise DataError(f"{what}: {explained}. {remedy}") from None

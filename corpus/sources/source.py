@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
-from common.disk import human
+from common.disk import format_bytes
 from common.errors import DataError
 
 CHECKSUM_NAMES = {"sha256": "SHA-256", "md5": "MD5", "git": "git's SHA-1"}
@@ -114,7 +114,7 @@ def verify_file(path: Path, file: StoredFile, pinned: str, origin: str) -> None:
                 hint += " If the bucket encrypts with a key of its own, its ETag is no MD5: give "
                 hint += "the file's sha256 in the recipe."
             raise DataError(
-                f"{origin}: {file.name} ({human(size)}) is damaged or another file: its "
+                f"{origin}: {file.name} ({format_bytes(size)}) is damaged or another file: its "
                 f"{CHECKSUM_NAMES[kind]} is {found}, but {who} says {digest}. {hint}"
             )
         if expected:

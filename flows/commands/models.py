@@ -59,11 +59,11 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _chat(arguments: argparse.Namespace) -> int:
-    from model.entry.chat import answers
+    from model.entry.chat import chat
 
     messages = iter([arguments.message]) if arguments.message else _lines()
     limit = arguments.max_new_tokens
-    for answer in answers(Path(arguments.model), messages, max_new_tokens=limit):
+    for answer in chat(Path(arguments.model), messages, max_new_tokens=limit):
         print(answer, flush=True)
     return DONE
 

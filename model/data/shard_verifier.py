@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import DataError
-from common.files import PARTIAL, hashing_threads
+from common.files import hashing_threads, write_status
 from model.data.manifest import ShardInfo
 from model.data.shards import check_shard, check_sizes
 
@@ -156,10 +156,7 @@ class ShardVerifier:
             if before == _identity(folder, shard):  # else it was replaced meanwhile
                 break
         if self.marks is not None:
-            path = self._mark(shard)
-            partial = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
-            partial.write_text(json.dumps(before), encoding="utf-8")
-            partial.replace(path)
+            write_status(self._mark(shard), before)
         return before
 
     def _marked(self, folder: Path, shard: ShardInfo) -> Identity | None:

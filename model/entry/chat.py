@@ -1,4 +1,4 @@
-"""Talk to a chat model in the terminal: one line in, one answer out.
+"""A conversation with a chat model in the terminal: one line in, one answer out.
 
 Prompts come from standard input (a terminal or a pipe) until it ends; `--message` asks once.
 """
@@ -14,7 +14,7 @@ from common.errors import DataError
 from model.train.run.folder import MODEL_FOLDER
 
 
-def load_folder(folder: Path) -> Path:
+def find_model_folder(folder: Path) -> Path:
     """The Transformers folder at or inside `folder` (a stage keeps it under `model/`)."""
     for candidate in (folder, folder / MODEL_FOLDER):
         if (candidate / "config.json").is_file():
@@ -22,9 +22,9 @@ def load_folder(folder: Path) -> Path:
     raise DataError(f"{folder} holds no model: there is no config.json in it or in its model/")
 
 
-def answers(folder: Path, messages: Iterator[str], *, max_new_tokens: int) -> Iterator[str]:
+def chat(folder: Path, messages: Iterator[str], *, max_new_tokens: int) -> Iterator[str]:
     """Answer each message, remembering the conversation. Greedy decoding."""
-    place = load_folder(folder)
+    place = find_model_folder(folder)
     tokenizer = AutoTokenizer.from_pretrained(place)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = AutoModelForCausalLM.from_pretrained(place).to(device).eval()

@@ -2,13 +2,13 @@
 
     python -m model.entry.join STORE      on each further machine; same project, same shared store
 
-    first machine: steel run … ──▶ STORE/nodes/call.json ──▶ every other machine: launches its part
-                   (pretrain.nodes: 4)      (atomic)         and waits for the next call
+    first machine: steel run … ──▶ STORE/nodes/launch.json ──▶ every other machine: starts its part
+                   (pretrain.nodes: 4)       (atomic)          and waits for the next launch
 
-The store is on a file system that all machines share, under one path. A call names an entry of
-`model.entry` and its job file; nothing else is started. A new call ends what an old one started, so
-a training that the first machine starts again finds this one ready. SIGTERM and Ctrl-C end it, once
-its ranks have saved.
+The store is on a file system that all machines share, under one path. A launch names an entry of
+`model.entry` and its job file; nothing else is started. A new launch ends what an old one started,
+so a training that the first machine starts again finds this one ready. SIGTERM and Ctrl-C end it,
+once its ranks have saved.
 """
 
 import argparse
@@ -32,15 +32,15 @@ from model.entry.launch import GRACE_SECONDS, Nodes, environment
 
 log = logging.getLogger("model.entry.join")
 
-CALL = Path("nodes") / "call.json"
-"""Where a call stands, from the store."""
+LAUNCH_FILE = Path("nodes") / "launch.json"
+"""Path of the current launch, from the store."""
 ENTRIES = "model.entry."
 POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call:
-    """What every machine of a run is to start."""
+class LaunchSpec:
+    """Command that every machine of a run starts."""
 
     run_id: str
     """Of this launch; another launch of the same training has another one."""
@@ -58,8 +58,8 @@ class Call:
     @classmethod
     def make(
         cls, nodes: Nodes, num_processes: int, module: str, arguments: Sequence[str]
-    ) -> "Call":
-        """A call that no other has the id of."""
+    ) -> "LaunchSpec":
+        """Describe a launch, with an id that no other has."""
         return cls(
             run_id=uuid.uuid4().hex,
             nodes=nodes.num,
@@ -70,53 +70,53 @@ class Call:
         )
 
     def command(self) -> list[str]:
-        """What starts one machine's part."""
+        """Command line that starts one machine's part."""
         where = ("--nodes", self.nodes, "--rendezvous", self.rendezvous, "--run-id", self.run_id)
         return python(
             "model.entry.launch", *where, self.num_processes, self.module, *self.arguments
         )
 
     @contextlib.contextmanager
-    def standing(self, store: Path) -> Iterator[None]:
-        """Call the machines that wait at this store, for the length of the block."""
+    def published(self, store: Path) -> Iterator[None]:
+        """Have the machines that wait at this store start their parts, until the block ends."""
         if self.nodes == 1:
             yield
             return
-        path = store / CALL
+        path = store / LAUNCH_FILE
         write_json(path, dataclasses.asdict(self))
         try:
             yield
         finally:
-            if Call.read(store) == self:  # another run's call stays
+            if LaunchSpec.read(store) == self:  # another run's launch stays
                 path.unlink(missing_ok=True)
 
     @classmethod
-    def read(cls, store: Path) -> "Call | None":
-        """The call that stands there, if any. Raises DataError when it starts no entry of ours."""
-        path = store / CALL
+    def read(cls, store: Path) -> "LaunchSpec | None":
+        """The current launch, if any. Raises DataError when it names no entry of ours."""
+        path = store / LAUNCH_FILE
         try:
-            call = from_json(cls, path)
+            spec = from_json(cls, path)
         except FileNotFoundError:
             return None
-        if not call.module.startswith(ENTRIES):
-            raise DataError(f"{path}: {call.module} is no entry of {ENTRIES}*; not started")
-        return call
+        if not spec.module.startswith(ENTRIES):
+            raise DataError(f"{path}: {spec.module} is no entry of {ENTRIES}*; not started")
+        return spec
 
 
-class Joiner:
-    """Follows the calls at one store."""
+class NodeAgent:
+    """Starts this machine's part of every launch at one store."""
 
     def __init__(self, store: Path) -> None:
         self.store = store
         self.stopping = False
-        self._call: Call | None = None
+        self._spec: LaunchSpec | None = None
         self._child: Child | None = None
 
     def run(self) -> None:
         """Until SIGTERM, SIGINT, or the connection that started this is lost (SIGHUP)."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._stop)
-        log.info("waiting for calls in %s", self.store / CALL)
+        log.info("waiting for launches in %s", self.store / LAUNCH_FILE)
         while not self.stopping:
             self.look()
             time.sleep(POLL_SECONDS)
@@ -124,16 +124,16 @@ class Joiner:
 
     def look(self) -> None:
         """Start what is called for; note what ended."""
-        call = Call.read(self.store)
-        if call is not None and call != self._call:
+        spec = LaunchSpec.read(self.store)
+        if spec is not None and spec != self._spec:
             self.end()
-            log.info("starting %d rank(s) of %s", call.num_processes, call.module)
-            self._call = call
+            log.info("starting %d rank(s) of %s", spec.num_processes, spec.module)
+            self._spec = spec
             self._child = Child(
-                call.command(), None, env=environment(call.num_processes), grace=GRACE_SECONDS
+                spec.command(), None, env=environment(spec.num_processes), grace=GRACE_SECONDS
             )
         if self._child is not None and (code := self._child.poll()) is not None:
-            log.info("ended with exit code %d; waiting for the next call", code)
+            log.info("ended with exit code %d; waiting for the next launch", code)
             self._child = None
 
     def end(self) -> None:
@@ -147,7 +147,7 @@ class Joiner:
 
 
 def main(argv: list[str]) -> int:
-    """Follow the calls at a store; returns the exit code."""
+    """Follow the launches at a store; returns the exit code."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
@@ -157,7 +157,7 @@ def main(argv: list[str]) -> int:
     if not store.is_dir():
         log.error("there is no folder %s; is it a file system that all machines share?", store)
         return 2
-    Joiner(store).run()
+    NodeAgent(store).run()
     return 0
 
 

@@ -32,10 +32,10 @@ SHUTDOWN_SECONDS = 20
 """Grace: how long torchrun lets the ranks save after SIGTERM before it kills them. In it fall the
 rest of a step or of a validation batch, the rest of a save that is under way, and a save."""
 GRACE_SECONDS = SHUTDOWN_SECONDS + 5.0
-"""What whoever starts a launch gives it after SIGTERM: a little more, for itself. Prefect's worker
-kills the flow 30 s after it cancelled it."""
+"""Grace of a launch as a whole: a little more, for torchrun itself. Prefect's worker kills the flow
+30 s after it cancelled it."""
 JOIN_SECONDS = 600
-"""How long the machines of a run wait for each other."""
+"""Seconds for which the machines of a run wait for each other."""
 
 
 ENVIRONMENT = {
@@ -67,15 +67,15 @@ class Nodes:
     """The machines of a run."""
 
     num: int = 1
-    """How many; each has the same number of ranks."""
+    """Number of machines; each has the same number of ranks."""
     rendezvous: str = ""
-    """HOST:PORT where they meet; HOST is one of them, by a name or address that all can reach."""
+    """Rendezvous HOST:PORT; HOST is one of them, by a name or address that all can reach."""
     run_id: str = "steel"
     """Tells runs that meet at the same place apart; the same on all machines."""
 
     @classmethod
     def from_environment(cls) -> "Nodes":
-        """What torchrun's variables say; one machine when they say nothing."""
+        """Read torchrun's variables; one machine when they are not set."""
         return cls(
             num=int(os.environ.get("PET_NNODES", "1").rpartition(":")[2]),
             rendezvous=os.environ.get("PET_RDZV_ENDPOINT", ""),
@@ -83,7 +83,7 @@ class Nodes:
         )
 
     def check(self) -> None:
-        """Raises ConfigError for a rendezvous that nobody can reach, or none."""
+        """Raise ConfigError for a rendezvous that nobody can reach, or none."""
         if self.num < 1:
             raise ConfigError(f"nodes = {self.num}; give 1 or more")
         host, _, port = self.rendezvous.rpartition(":")
@@ -112,8 +112,8 @@ class Nodes:
         ]
 
 
-def leave(code: int) -> NoReturn:
-    """End this process at once, with nothing left to do but to say so.
+def exit_now(code: int) -> NoReturn:
+    """End this process at once, when all its work is done and flushed.
 
     Python's own way out stops daemon threads wherever they are; one that is inside torch's C++ then
     aborts the process ("terminate called without an active exception"), and a training that is

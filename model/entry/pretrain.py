@@ -18,7 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from common.child import run_job
 from common.errors import StageError, SteelError
 from model.data.shard_verifier import remove_marks
-from model.entry.launch import leave
+from model.entry.launch import exit_now
 from model.train.build import build
 from model.train.callbacks.watchdog import EXIT_HANGING, Watchdog
 from model.train.checkpoint.export import export
@@ -97,4 +97,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    leave(main(sys.argv[1:]))
+    exit_now(main(sys.argv[1:]))

@@ -33,7 +33,7 @@ EXIT_NO_FIGURES = 3
 """Exit code where result.json says why the configuration could not be measured."""
 
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-"""How others than torch's allocator say it: the CPU's; a kernel's launch, NCCL; cuBLAS."""
+"""Messages of others than torch's allocator: the CPU's; a kernel's launch, NCCL; cuBLAS."""
 
 
 def throughput(job: ThroughputJob) -> int:
@@ -43,10 +43,10 @@ def throughput(job: ThroughputJob) -> int:
         try:
             result = measure(job, ranks)
         except Exception as error:
-            status = _status(error)
+            status = _outcome(error)
             if status is None:
                 raise
-            _give_up(status, error, job, ranks)
+            _end_without_figures(status, error, job, ranks)
         if ranks.is_main:
             result.write(Path(job.output))
             log.info(
@@ -58,7 +58,7 @@ def throughput(job: ThroughputJob) -> int:
     return 0
 
 
-def run_alone(job: ThroughputJob, num_processes: int) -> Result:
+def measure_in_subprocess(job: ThroughputJob, num_processes: int) -> Result:
     """Measure in processes of their own, started from here, and wait for the result.
 
     Raises ConfigError for a job that no machine could run, and what ended the entry otherwise.
@@ -75,8 +75,8 @@ def run_alone(job: ThroughputJob, num_processes: int) -> Result:
     raise child.failure(f"throughput: {__spec__.name}")
 
 
-def _status(error: Exception) -> Status | None:
-    """What an exception says about the configuration; None when it is a fault of ours."""
+def _outcome(error: Exception) -> Status | None:
+    """Outcome that an exception stands for; None when it is a fault of ours."""
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError) or any(sign in text for sign in OUT_OF_MEMORY):
         return "out of memory"
@@ -87,10 +87,10 @@ def _status(error: Exception) -> Status | None:
     return None
 
 
-def _give_up(
+def _end_without_figures(
     status: Status, error: Exception, job: ThroughputJob, ranks: DistributedContext
 ) -> None:
-    """Write down why, and end at once: the other ranks may be waiting in a collective call."""
+    """Write the reason and end at once: the other ranks may be waiting in a collective call."""
     first = (str(error).splitlines() or [type(error).__name__])[0]
     log.warning("%s: %s", status, first)
     Result(

@@ -160,8 +160,7 @@ def save_tokenizer(
     if extra is not None:
         write_json(partial / PRUNED_FROM, extra)
     for path in partial.iterdir():
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
+        sync(path)
     sync(partial)
     try:
         partial.rename(folder)

@@ -1,4 +1,4 @@
-"""What a stage shows in Prefect: log lines, artifacts, a progress bar.
+"""Output of a stage in Prefect: log lines, artifacts, a progress bar.
 
 Outside of a flow run (tests, scripts) lines go to the logger `steel` and artifacts nowhere. A
 server that cannot take an artifact never stops a stage.
@@ -19,12 +19,12 @@ Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[logging.Logger]"
 
 
 def run_logger() -> Logger:
-    """Prefect's logger inside a flow run, ours outside (tests, scripts)."""
+    """Prefect's logger inside a flow run, the logger `steel` outside (tests, scripts)."""
     return get_run_logger() if flow_run.id else logging.getLogger("steel")
 
 
 class _WithoutTraceback(logging.Filter):
-    """An error that the user can mend is one message; its traceback would bury it."""
+    """Drops the traceback of an error that the user can mend; it would bury the message."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], SteelError):
@@ -42,7 +42,7 @@ def shorten_user_errors() -> None:
 
 
 def slug(name: str) -> str:
-    """Prefect's artifact keys are lowercase letters, digits and dashes."""
+    """Turn a name into an artifact key: lowercase letters, digits and dashes."""
     return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
 
 

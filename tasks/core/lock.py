@@ -42,7 +42,7 @@ class StageLock:
                     f"{owner.get('host')} (lock {display(self.path)}). Wait for it, or stop it."
                 )
             self._remove(owner)
-        self._thread = threading.Thread(target=self._beat, daemon=True, name="stage-lock")
+        self._thread = threading.Thread(target=self._heartbeat, daemon=True, name="stage-lock")
         self._thread.start()
         return self
 
@@ -61,8 +61,8 @@ class StageLock:
 
     def _try_create(self) -> bool:
         """Put the complete lock file in place in one atomic step, if there is none."""
-        aside = self.path.with_name(f"{self.path.name}.{self.token}")
-        aside.write_text(
+        own = self.path.with_name(f"{self.path.name}.{self.token}")
+        own.write_text(
             json.dumps(
                 {
                     "host": socket.gethostname(),
@@ -73,11 +73,11 @@ class StageLock:
             )
         )
         try:
-            os.link(aside, self.path)
+            os.link(own, self.path)
         except FileExistsError:
             return False
         finally:
-            aside.unlink()
+            own.unlink()
         return True
 
     def _owner(self) -> dict[str, Any] | None:
@@ -98,20 +98,20 @@ class StageLock:
 
     def _remove(self, owner: dict[str, Any] | None) -> None:
         """Take a stale lock away, by a rename that only one of several contenders can win."""
-        grave = self.path.with_name(f"{self.path.name}.{self.token}.stale")
+        stale = self.path.with_name(f"{self.path.name}.{self.token}.stale")
         try:
-            self.path.rename(grave)
+            self.path.rename(stale)
         except FileNotFoundError:
             return
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
-            buried = json.loads(grave.read_text())
-            if owner is not None and buried.get("token") != owner.get("token"):
+            found = json.loads(stale.read_text())
+            if owner is not None and found.get("token") != owner.get("token"):
                 # Another contender was faster and this is its fresh lock: give it back.
                 with contextlib.suppress(FileExistsError):
-                    os.link(grave, self.path)
-        grave.unlink()
+                    os.link(stale, self.path)
+        stale.unlink()
 
-    def _beat(self) -> None:
+    def _heartbeat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             try:
                 os.utime(self.path)
@@ -120,7 +120,7 @@ class StageLock:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a live process holds the lock in this file."""
+    """True if a live process holds the lock in this file."""
     lock = StageLock(path, what="")
     owner = lock._owner()
     return owner is not None and not lock._stale(owner)

@@ -5,9 +5,7 @@ MD5, what it was made from and with) is written last, and one rename publishes t
 """
 
 import dataclasses
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from typing import Any, TypeAlias
 
 from common.config import NOT_IN_KEY as NOT_IN_KEY
 from common.errors import DataError
-from common.files import sync, write_json
+from common.files import md5_of_file, publish_folder, write_json
 from common.paths import display
 from common.urls import redact
 
@@ -37,7 +35,7 @@ class StageResult:
     manifest: dict[str, Any]
     """The content of manifest.json."""
     reused: bool = False
-    """Whether it stood finished in the store already."""
+    """True if it stood finished in the store already."""
 
     @property
     def identity(self) -> str:
@@ -90,7 +88,7 @@ def plain(value: Any, *, key: bool = False) -> Any:
 
 
 def input_keys(inputs: Mapping[str, StageInput]) -> dict[str, Any]:
-    """What a stage's inputs are (their keys), by their names."""
+    """Keys of a stage's inputs, by name."""
     keys: dict[str, Any] = {}
     for name, value in sorted(inputs.items()):
         if isinstance(value, Mapping):
@@ -105,11 +103,7 @@ def publish(partial: Path, folder: Path, manifest: dict[str, Any]) -> None:
     shutil.rmtree(partial / ".scratch", ignore_errors=True)
     manifest["files"] = [_file_entry(path, partial) for path in _files(partial)]
     write_json(partial / "manifest.json", manifest)
-    for path in (p for p in partial.rglob("*") if p.is_dir()):
-        sync(path)
-    sync(partial)
-    partial.replace(folder)
-    sync(folder.parent)
+    publish_folder(partial, folder)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -117,7 +111,8 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _file_entry(path: Path, folder: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "md5").hexdigest()
-        os.fsync(file.fileno())
-    return {"path": str(path.relative_to(folder)), "bytes": path.stat().st_size, "md5": digest}
+    return {
+        "path": str(path.relative_to(folder)),
+        "bytes": path.stat().st_size,
+        "md5": md5_of_file(path),
+    }

@@ -26,7 +26,7 @@ class KernelExperiment:
     loss: Literal["triton", "torch"]
     """Cross entropy."""
     shard_parameters: bool
-    """Whether FSDP shards the parameters."""
+    """If true, FSDP shards the parameters."""
     tokens_per_second_per_gpu: int
     """Throughput."""
     memory_gb: int
@@ -38,9 +38,9 @@ class Table2:
     """Speed and memory by kernel."""
 
     title: str
-    """What it shows."""
+    """Subject."""
     source: str
-    """Where it stands."""
+    """Place in the paper."""
     model: dict[str, Any]
     """The measured model, as fields of SteelConfig."""
     sequence_length: int
@@ -71,7 +71,7 @@ class MixtureExperiment:
     mixture: str
     """Name of the recipe in data_recipes/mixtures/."""
     title: str
-    """What the paper calls it."""
+    """The paper's name for it."""
     accuracy: dict[str, float]
     """Benchmark -> per cent."""
 
@@ -81,9 +81,9 @@ class Table3:
     """SFT mixtures."""
 
     title: str
-    """What it shows."""
+    """Subject."""
     source: str
-    """Where it stands."""
+    """Place in the paper."""
     benchmarks: list[str]
     """Columns."""
     experiments: list[MixtureExperiment]
@@ -105,13 +105,13 @@ class Table4:
     """Steel-LLM beside other models."""
 
     title: str
-    """What it shows."""
+    """Subject."""
     source: str
-    """Where it stands."""
+    """Place in the paper."""
     benchmarks: list[str]
     """Columns."""
     ours: dict[Literal["sft", "dpo"], str]
-    """Which rows a run of Steel can fill."""
+    """Stage -> the row that a run of Steel fills."""
     models: list[OtherModel]
     """Rows."""
 

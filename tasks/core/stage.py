@@ -1,6 +1,6 @@
-"""What every stage shares: key, folder, lock, manifest last, MLflow run, Prefect task.
+"""The decorator of every stage: key, folder, lock, manifest last, MLflow run, Prefect task.
 
-    STORE/<stage>/<key>.lock/     held by the one process that works on the key (see _lock.py)
+    STORE/<stage>/<key>.lock/     held by the one process that works on the key (see lock.py)
     STORE/<stage>/<key>.partial/  where the stage writes; an interrupted run continues from it
     STORE/<stage>/<key>/          published by one rename; manifest.json inside is written last
 
@@ -37,17 +37,17 @@ from tasks.core.tracking import StageTrack, Tracker
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What the runs of one pipeline share."""
+    """Store and tracker that the stages of one pipeline share."""
 
     store: Path
     """Folder of all stage folders."""
     tracker: Tracker
-    """Where runs are recorded."""
+    """Recorder of their runs."""
 
 
 @dataclass(kw_only=True)
 class StageRun:
-    """What a stage's function is given to work with."""
+    """One run of a stage, as its function receives it."""
 
     stage: str
     """Name of the stage."""

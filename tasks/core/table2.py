@@ -20,7 +20,7 @@ def measured_table(results: Mapping[str, Result], paper: Table2, *, tiny: bool) 
     Args:
         results: `exp<number>` of the paper's columns, or any other name -> figures.
         paper: Table 2.
-        tiny: whether the sizes are not the paper's.
+        tiny: True if the sizes are not the paper's.
     """
     baseline = results.get(f"exp{paper.baseline}")
     any_result = next(iter(results.values()))
@@ -71,7 +71,7 @@ def paper_row(paper: Table2, experiment: KernelExperiment) -> dict[str, Any]:
 
 
 def _figures(result: Result, baseline: Result | None) -> dict[str, Any]:
-    """What was measured, and its ratio to the baseline where that was measured too."""
+    """Measured figures, and their ratio to the baseline where that was measured too."""
     row: dict[str, Any] = {
         "kernels": result.kernels,
         "status": result.status,

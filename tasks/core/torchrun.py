@@ -16,7 +16,7 @@ from typing import Any
 
 from common.child import Child
 from common.files import write_json
-from model.entry.join import Call
+from model.entry.join import LaunchSpec
 from model.entry.launch import GRACE_SECONDS, Nodes, environment
 from model.train.run.folder import METRICS_FILE
 from model.train.run.metrics import newest_lines
@@ -57,19 +57,19 @@ def torchrun(
     config = run.folder / f"{name}.json"
     write_json(config, dict(payload))
     metrics = run.folder / METRICS_FILE
-    call = Call.make(nodes or Nodes(), num_processes, module, [str(config)])
+    spec = LaunchSpec.make(nodes or Nodes(), num_processes, module, [str(config)])
     run.log.info("%s: %d process(es) of %s", run.stage, num_processes, module)
     with (
         run.track.follow(metrics),
-        call.standing(run.folder.parents[1]),
+        spec.published(run.folder.parents[1]),
         Child(
-            call.command(),
+            spec.command(),
             config,
             env={**environment(num_processes), **(env or {})},
             grace=GRACE_SECONDS,
         ) as child,
     ):
-        follower = _Follower(run, metrics, total_steps)
+        follower = _StepProgress(run, metrics, total_steps)
         while child.poll() is None:
             follower.poll()
             time.sleep(POLL_SECONDS)
@@ -78,7 +78,7 @@ def torchrun(
         raise child.failure(f"{run.stage}: {module}")
 
 
-class _Follower:
+class _StepProgress:
     """Reads a growing metrics.jsonl and passes the newest step on as progress."""
 
     def __init__(self, run: StageRun, metrics: Path, total: int | Callable[[], int] | None) -> None:

@@ -27,7 +27,7 @@ class OddError(DataError):
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What the child of these tests does."""
+    """Instruction for the child of these tests."""
 
     do: str
     say: str = ""

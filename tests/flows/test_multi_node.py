@@ -1,4 +1,4 @@
-"""What is shipped for several machines starts what exists, as its schedulers would run it.
+"""The scripts for several machines start existing commands, as their schedulers would run them.
 
 The schedulers' own commands (srun, scontrol, ssh) are replaced by ones that note what they are
 asked to start; so is `steel`, whose command line is then read by the real parser.

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from data_juicer.ops.base_op import OP
 
-from common.files import complete_file, json_line, sync, write_json
+from common.files import complete_file, json_line, publish_folder, write_json
 from corpus.cleaning import contamination_matches, document_trace
 from corpus.cleaning.deduplication.duplicates import (
     UNKNOWN,
@@ -94,9 +94,7 @@ class PartitionCleaner:
         write_json(aside / "examples.json", examples.as_json())
         write_json(aside / "matches.json", found)
         write_json(aside / "counts.json", {"survivors": num_survivors})
-        for path in (*aside.iterdir(), aside):  # files before the name that shows them
-            sync(path)
-        aside.replace(folder)
+        publish_folder(aside, folder)
 
     def _documents(self, partition: Partition) -> Iterator[dict[str, Any]]:
         for _, line in partition.lines():

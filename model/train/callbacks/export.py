@@ -11,21 +11,22 @@ Exports go when their checkpoints go. Rank 0's callback.
 import logging
 import os
 import shutil
-import subprocess
-import sys
 import threading
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.child import Child, python
+from common.files import write_json
 from model.train.callbacks.callback import Callback
+from model.train.checkpoint.export import ExportJob
 from model.train.checkpoint.reader import MARKER
+from model.train.run.folder import EXPORT_JOB_FILE
 
 if TYPE_CHECKING:
     from model.train.trainer import Trainer
 
 log = logging.getLogger(__name__)
-
-TAIL_LINES = 5
 
 
 class BackgroundExport(Callback):
@@ -37,7 +38,7 @@ class BackgroundExport(Callback):
         self._wanted: list[Path] = []
         self._failed: set[Path] = set()
         self._current: Path | None = None
-        self._process: subprocess.Popen[str] | None = None
+        self._child: Child | None = None
         self._stopping = False
         self._thread: threading.Thread | None = None
 
@@ -72,8 +73,8 @@ class BackgroundExport(Callback):
         """End the running export; nothing is left of it but a .partial folder."""
         with self._changed:
             self._stopping = True
-            if self._process is not None:
-                self._process.terminate()
+            if self._child is not None:
+                self._child.stop()
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join()
@@ -98,38 +99,29 @@ class BackgroundExport(Callback):
                 checkpoint = self._current = self._next()
                 assert checkpoint is not None
                 version = _version(checkpoint)
-                self._process = self._start(checkpoint)
-            output, _ = self._process.communicate()
+                self._child = self._start(checkpoint)
+            code = self._child.process.wait()
             with self._changed:
                 if version is None or version != _version(checkpoint):
                     # A rollback removed it, and another one of that step may stand there now.
                     _remove(self.folder / checkpoint.name)
-                elif self._process.returncode == 0:
+                elif code == 0:
                     log.info("exported %s to %s", checkpoint.name, self.folder / checkpoint.name)
                 elif not self._stopping:
                     self._failed.add(checkpoint)
-                    tail = " | ".join(output.strip().splitlines()[-TAIL_LINES:])
-                    log.warning("%s could not be exported: %s", checkpoint.name, tail)
+                    failure = self._child.failure("the export")
+                    log.warning("%s could not be exported: %s", checkpoint.name, failure)
                 self._current = None
                 self._changed.notify_all()
 
-    def _start(self, checkpoint: Path) -> "subprocess.Popen[str]":
+    def _start(self, checkpoint: Path) -> Child:
         self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder.with_name(EXPORT_JOB_FILE)
+        job = ExportJob(checkpoint=str(checkpoint), out=str(self.folder / checkpoint.name))
+        write_json(path, asdict(job))
         inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
-        return subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "model.entry.export",
-                str(checkpoint),
-                str(self.folder / checkpoint.name),
-            ],
-            env={**inherited, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        env = {**inherited, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        return Child(python("model.entry.export", path), path, env=env)
 
 
 def _version(checkpoint: Path) -> tuple[int, int] | None:

@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from common.files import write_status
 from model.train.callbacks.callback import Callback
 from model.train.run.folder import RANKS_FOLDER
 
@@ -173,10 +174,7 @@ class Watchdog(Callback):
             "time": time.time(),
         }
         try:
-            path = self._path(self.rank)
-            aside = path.with_suffix(".partial")
-            aside.write_text(json.dumps(about), encoding="utf-8")
-            aside.replace(path)
+            write_status(self._path(self.rank), about)
         except OSError as error:  # a full disk is no reason to stop
             log.debug("cannot publish where rank %d is: %s", self.rank, error)
 

@@ -9,6 +9,7 @@ machine, whatever ranks wrote it. In the background of a training: model/train/c
 import json
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -39,6 +40,16 @@ MODEL_FILE = "model.json"
 TOKENIZER_FOLDER = "tokenizer"
 LANGUAGE_MODEL = "model."
 """Prefix of the language model within ModelWithLoss (model/train/loss.py)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportJob:
+    """An export in a process of its own: `python -m model.entry.export JOB.json`."""
+
+    checkpoint: str
+    """Folder of a complete checkpoint."""
+    out: str
+    """Folder to write."""
 
 
 def model_files(

@@ -10,6 +10,7 @@
         trainer.json             step, batch, length, health
         data_state.json          position in the data
       exports/step-00000120/     checkpoints as Transformers folders
+      export.json                job of the export that runs, or ran last; its log beside it
       model/                     the trained model, written after the last step
       metrics.jsonl              measurements by step
       health.jsonl               skipped batches, rollbacks
@@ -30,6 +31,7 @@ CHECKPOINTS_FOLDER = "checkpoints"
 PROGRESS_FILE = "trainer.json"
 DATA_STATE_FILE = "data_state.json"
 EXPORTS_FOLDER = "exports"
+EXPORT_JOB_FILE = "export.json"
 MODEL_FOLDER = "model"
 METRICS_FILE = "metrics.jsonl"
 HEALTH_FILE = "health.jsonl"

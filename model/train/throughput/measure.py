@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import resource
 import statistics
 import time
@@ -30,7 +29,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from common.config import Config, validate
 from common.errors import ConfigError, SteelError
-from common.files import write_json
+from common.files import write_status
 from common.provenance import software_versions
 from common.ranges import NonNegativeInt, PositiveInt
 from model.attention import choose_attention
@@ -142,10 +141,8 @@ class Result:
 
     def write(self, folder: Path) -> None:
         """Write result.json so that it is either absent or complete."""
-        # Several ranks may give up at once: each writes a file of its own.
-        own = folder / f"result.json.{os.getpid()}"
-        write_json(own, dataclasses.asdict(self))
-        own.replace(folder / "result.json")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_status(folder / "result.json", dataclasses.asdict(self))
 
 
 def measure(job: ThroughputJob, ranks: DistributedContext) -> Result:

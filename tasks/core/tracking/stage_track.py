@@ -26,7 +26,7 @@ class StageTrack:
     folder: Path
 
     def identity(self) -> dict[str, str | None]:
-        """What the manifest records."""
+        """Ids of the runs, for the manifest."""
         return {
             "tracking_uri": _without_secret(self.tracker.uri),
             "stage_run": self.run_id,
@@ -42,7 +42,7 @@ class StageTrack:
 
     @never_fail
     def tags(self, tags: Mapping[str, str]) -> None:
-        """What became known while the stage ran, as tags `steel.<name>` of its runs."""
+        """Set tags `steel.<name>` of its runs, for facts that became known while the stage ran."""
         for run_id in filter(None, (self.run_id, self.model_run_id)):
             for name, value in tags.items():
                 self.tracker.client.set_tag(run_id, f"steel.{name}", value[:MAX_TAG])

@@ -57,7 +57,7 @@ def pack_in(
 
 
 def documents(folder: Path) -> dict[str, list[list[int]]]:
-    """What the shards of a folder hold, by source, in the order of shard numbers."""
+    """Content of the shards of a folder, by source, in the order of shard numbers."""
     manifest = PackedManifest.read(folder / "shards")
     found: dict[str, list[list[int]]] = {}
     for shard in sorted(manifest.shards, key=lambda shard: shard.name):

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerBase
 
 from corpus.packing import fast_encoder as fast
-from corpus.packing.fast_encoder import DifferentIds, FastEncoder, UnsuitableTokenizer
+from corpus.packing.fast_encoder import FastEncoder, TokenMismatchError, UnsupportedTokenizerError
 from corpus.texts import Texts, strings
 from model.tokenizer.encoder import Encoded, ReferenceEncoder
 from model.tokenizer.tiktoken import byte_letters
@@ -264,7 +264,7 @@ def test_other_ids_are_noticed_when_opened(
 ) -> None:
     monkeypatch.setattr(fastokens, "Tokenizer", FewerMerges)
     with pytest.raises(
-        DifferentIds, match=r"other ids than Transformers: '.*' gives \[.*\] instead"
+        TokenMismatchError, match=r"other ids than Transformers: '.*' gives \[.*\] instead"
     ):
         FastEncoder(full.backend_tokenizer)
 
@@ -274,9 +274,9 @@ def test_other_ids_are_noticed_in_any_batch(full: PreTrainedTokenizerBase) -> No
     text = "炼钢先看火候，炼模型先看数据。"
     encoder.encode([text])
     encoder._tokenizer = FewerMerges.from_json_str(full.backend_tokenizer.to_str())
-    with pytest.raises(DifferentIds, match=text):
+    with pytest.raises(TokenMismatchError, match=text):
         encoder.encode(["x" * (fast.SPOT_CHARACTERS + 1), text, "x"])
-    with pytest.raises(DifferentIds, match=text):
+    with pytest.raises(TokenMismatchError, match=text):
         encoder.encode([text * 1_000])  # no short one: the beginning of a long one
 
 
@@ -284,8 +284,8 @@ def test_other_kinds_are_unsuitable(
     monkeypatch: pytest.MonkeyPatch, few_tokens: PreTrainedTokenizerBase
 ) -> None:
     unigram = Tokenizer(models.Unigram([("a", 0.0)], 0, False))
-    with pytest.raises(UnsuitableTokenizer, match=r"fastokens cannot be used: .*Unigram"):
+    with pytest.raises(UnsupportedTokenizerError, match=r"fastokens cannot be used: .*Unigram"):
         FastEncoder(unigram)
     monkeypatch.setitem(sys.modules, "fastokens", None)
-    with pytest.raises(UnsuitableTokenizer, match="fastokens cannot be used: import"):
+    with pytest.raises(UnsupportedTokenizerError, match="fastokens cannot be used: import"):
         FastEncoder(few_tokens.backend_tokenizer)

@@ -23,7 +23,7 @@ from common.files import write_json
 from corpus.packing import batches as packing_batches
 from corpus.packing import workers
 from corpus.packing.batches import batches
-from corpus.packing.fast_encoder import DifferentIds, FastEncoder
+from corpus.packing.fast_encoder import FastEncoder, TokenMismatchError
 from corpus.packing.pack_partition import shard_prefix
 from corpus.partitions import cut
 from tasks.core.stage import StageRun
@@ -89,7 +89,7 @@ SETTINGS: dict[str, Any] = {"shard_tokens": 3_000, "part_bytes": 100_000}
 def straight(
     corpus: Path, few_tokens: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, bytes]:
-    """What one process makes of it."""
+    """Its shards by one process."""
     folder = tmp_path_factory.mktemp("straight") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tasks.pack.configured_tokenizer", lambda source: few_tokens)
@@ -325,7 +325,7 @@ def test_doubtful_shards_are_removed(
 
         def differing(self: FastEncoder, *arguments: Any) -> None:
             if next(calls) == 9:
-                raise DifferentIds("fastokens cuts a text into other ids")
+                raise TokenMismatchError("fastokens cuts a text into other ids")
             real(self, *arguments)
 
         patch.setattr(FastEncoder, "_compare", differing)
@@ -347,7 +347,7 @@ def test_an_encoder_that_differs_is_not_used(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def differing(*_: Any) -> None:
-        raise DifferentIds("fastokens cuts a text into other ids")
+        raise TokenMismatchError("fastokens cuts a text into other ids")
 
     monkeypatch.setattr(FastEncoder, "_compare", differing)
     pack_in(tmp_path, result(corpus), workers=1, **SETTINGS)
@@ -381,9 +381,9 @@ def peak_of_worker(root: Path, backend: Path, path: Path, folder: Path) -> int:
     """Most bytes resident of a worker that packs one file."""
     (part,) = cut([("en", path)], 1 << 40)
     job = workers.PackJob(
-        backend=str(backend),
+        tokenizer=str(backend),
         fast=True,
-        end=151_643,
+        end_of_text=151_643,
         dtype="uint32",
         shard_tokens=5_000_000,
         folder=str(folder),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigError, DataError
-from model.entry.join import CALL, Call
+from model.entry.join import LAUNCH_FILE, LaunchSpec
 from model.entry.launch import Nodes
 from model.train.checkpoint.writer import complete_checkpoints
 from model.train.run.folder import CHECKPOINTS_FOLDER
@@ -140,16 +140,16 @@ def test_a_machine_that_joins_serves_one_call_after_the_other(
     try:
         for number, job in enumerate(jobs):
             nodes = Nodes(num=2, rendezvous=f"127.0.0.1:{free_port()}")
-            call = Call.make(nodes, 1, "model.entry.pretrain", [str(job)])
-            with call.standing(store):
-                here = start(root, log, *call.command()[2:])
+            spec = LaunchSpec.make(nodes, 1, "model.entry.pretrain", [str(job)])
+            with spec.published(store):
+                here = start(root, log, *spec.command()[2:])
                 if number == 0:
                     wait_for(lambda: len(ranks.read_run(store / "first")) >= 2, log)
                     here.terminate()
                     here.wait(PATIENCE_SECONDS)
                 else:
                     assert here.wait(PATIENCE_SECONDS) == 0, log.read_text()
-            assert not (store / CALL).exists()
+            assert not (store / LAUNCH_FILE).exists()
         assert sorted(ranks.read_run(store / "second")) == [1, 2, 3]
         [saved] = complete_checkpoints(store / "first" / CHECKPOINTS_FOLDER)
         assert saved.name == f"step-{max(ranks.read_run(store / 'first')):08d}"
@@ -159,12 +159,12 @@ def test_a_machine_that_joins_serves_one_call_after_the_other(
 
 
 def test_only_our_entries_are_started_by_a_call(tmp_path: Path) -> None:
-    call = Call.make(Nodes(num=2, rendezvous="a:1"), 1, "http.server", [])
-    with pytest.raises(DataError, match=r"http\.server is no entry"), call.standing(tmp_path):
-        Call.read(tmp_path)
-    (tmp_path / CALL).write_text('{"module": "model.entry.pretrain", "shell": "true"}')
+    spec = LaunchSpec.make(Nodes(num=2, rendezvous="a:1"), 1, "http.server", [])
+    with pytest.raises(DataError, match=r"http\.server is no entry"), spec.published(tmp_path):
+        LaunchSpec.read(tmp_path)
+    (tmp_path / LAUNCH_FILE).write_text('{"module": "model.entry.pretrain", "shell": "true"}')
     with pytest.raises(ConfigError, match="unknown key 'shell'"):
-        Call.read(tmp_path)
+        LaunchSpec.read(tmp_path)
 
 
 @pytest.mark.parametrize("rendezvous", ["", "node0", "node0:", ":29400", "node0:99999"])

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import StageError
-from model.entry.join import CALL
+from model.entry.join import LAUNCH_FILE
 from model.entry.launch import Nodes
 from model.train.run.folder import MODEL_FOLDER
 from tasks.core import torchrun as _torchrun
@@ -76,7 +76,7 @@ def test_cancelled_stage_lets_ranks_save_and_leaves_none(
             raise KeyboardInterrupt
         assert time.monotonic() - started < 120
 
-    monkeypatch.setattr(_torchrun._Follower, "poll", interrupt)
+    monkeypatch.setattr(_torchrun._StepProgress, "poll", interrupt)
     payload = {"output": str(run.folder), "steps": 10_000}
     with pytest.raises(KeyboardInterrupt):
         torchrun(run, "tests.entry_program", payload, num_processes=2, total_steps=10_000)
@@ -141,4 +141,4 @@ def test_a_stage_on_two_machines(run: StageRun, context: Context, tmp_path: Path
     assert "2 process(es)" in (run.folder / "pretrain.log").read_text()
     assert "2 process(es)" not in (tmp_path / "join.log").read_text(), "rank 0 alone tells"
     assert (run.folder / MODEL_FOLDER / "model.safetensors").is_file()
-    assert not (store / CALL).exists()
+    assert not (store / LAUNCH_FILE).exists()

@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from common.child import Child
 from common.errors import DataError
 from flows.cli import main as steel
 from model.train.callbacks.export import BackgroundExport
@@ -84,16 +84,13 @@ def test_a_checkpoint_that_is_being_read_stays(make_run: MakeRun, tmp_path: Path
 class SlowExport(BackgroundExport):
     """Its exports copy one file at once, and end when they may."""
 
-    def _start(self, checkpoint: Path) -> "subprocess.Popen[str]":
+    def _start(self, checkpoint: Path) -> Child:
         script = (
             'mkdir -p "$1" && cp "$0"/complete.json "$1" && until [ -e "$2" ]; do sleep .01; done'
         )
         target = self.folder / checkpoint.name
-        return subprocess.Popen(
-            ["sh", "-c", script, checkpoint, target, self.folder.with_name("go")],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        arguments = map(str, (checkpoint, target, self.folder.with_name("go")))
+        return Child(["sh", "-c", script, *arguments], self.folder.with_name("export.json"))
 
 
 def test_what_a_rollback_removed_is_not_taken_for_what_replaces_it(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from common.config import validate
 from common.errors import ConfigError
-from model.entry.throughput import _status, run_alone
+from model.entry.throughput import _outcome, measure_in_subprocess
 from model.kernels import IMPLEMENTATIONS
 from model.train.build_model import parallelize
 from model.train.config import PretrainSettings
@@ -81,7 +81,7 @@ def test_a_result_agrees_with_itself(tmp_path: Path) -> None:
     job = ThroughputJob(
         settings=settings(micro_batch_size=1), warmup_steps=2, timed_steps=3, output=str(tmp_path)
     )
-    result = run_alone(job, num_processes := 2)
+    result = measure_in_subprocess(job, num_processes := 2)
     assert (result.status, result.num_devices) == ("done", num_processes)
     assert result.tokens_per_step == 4 * 16
     assert len(result.steps_seconds) == 3 and len(result.losses) == 5
@@ -100,7 +100,7 @@ def test_a_result_agrees_with_itself(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_a_result_and_ends_all_ranks(tmp_path: Path) -> None:
     huge = settings(model={**MODEL, "vocab_size": 2**45}, micro_batch_size=1)
-    result = run_alone(ThroughputJob(settings=huge, output=str(tmp_path)), 2)
+    result = measure_in_subprocess(ThroughputJob(settings=huge, output=str(tmp_path)), 2)
     assert result.status == "out of memory"
     assert "memory" in result.reason
     assert result.tokens_per_second_per_device == 0
@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_a_result_and_ends_all_ranks(tmp_path: Path) -> Non
     ],
 )
 def test_what_an_error_says_about_a_configuration(error: Exception, status: str | None) -> None:
-    assert _status(error) == status
+    assert _outcome(error) == status
 
 
 def test_random_documents_are_of_the_asked_length_and_part_rows() -> None:
