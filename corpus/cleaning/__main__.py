@@ -117,10 +117,10 @@ def _locally(job: CleanJob, cleaning: Recipe, report: Report) -> dict[str, Any]:
     examples = ledger.Examples(most=job.examples)
     entries, matches = [], []
     for partition in partitions:
-        report = json.loads((cleaner.reports / f"{partition.name}.json").read_text("utf-8"))
-        entries += [ledger.LedgerEntry(**entry) for entry in report["entries"]]
-        examples.take(report)
-        matches += report["matches"]
+        finished = json.loads((cleaner.reports / f"{partition.name}.json").read_text("utf-8"))
+        entries += [ledger.LedgerEntry(**entry) for entry in finished["entries"]]
+        examples.take(finished)
+        matches += finished["matches"]
     merged = ledger.merge(entries)
     ledger.check(merged)
     return {
