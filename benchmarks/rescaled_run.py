@@ -156,7 +156,7 @@ def _step(store: Path) -> int:
     """Steps that the unfinished pretraining of a store has measured."""
     found = [
         line["step"]
-        for metrics in store.glob("pretrain/*.partial/metrics.jsonl")
+        for metrics in store.glob(f"pretrain/*.partial/{METRICS_FILE}")
         for line in read_metrics(metrics)
     ]
     return max(found, default=0)

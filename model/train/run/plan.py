@@ -1,6 +1,6 @@
 """The plan of a run: the data that it trains on and its length, as its journal has changed them.
 
-request ──RunPlan.apply──▶ another plan, one journal entry longer ──write──▶ RUN/journal.json
+request ──RunPlan.apply──▶ another plan, one entry longer ──write──▶ RUN/journal.json
               └──▶ refused: DataError, ConfigError
 """
 

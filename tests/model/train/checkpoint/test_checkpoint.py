@@ -20,6 +20,7 @@ from model.train.checkpoint.progress import Progress
 from model.train.checkpoint.reader import complete_checkpoints, read_info
 from model.train.checkpoint.retention import CheckpointInfo
 from model.train.checkpoint.staging import training_tensors
+from model.train.run.folder import DATA_STATE_FILE
 from model.train.trainer import Trainer
 from tests.model.train import ranks
 
@@ -62,7 +63,7 @@ def damage(file: Path, how: str) -> None:
     [
         ("flipped bit", "__0_0.distcp", "__0_0.distcp has another checksum"),
         ("truncated", ".metadata", ".metadata has"),
-        ("removed", "data_state.json", "data_state.json is missing"),
+        ("removed", DATA_STATE_FILE, f"{DATA_STATE_FILE} is missing"),
     ],
 )
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
