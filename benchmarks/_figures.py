@@ -1,14 +1,15 @@
-"""What every benchmark writes beside its figures: command, versions, machine."""
+"""Report of a benchmark: its figures with command, versions and machine."""
 
 import argparse
 import importlib.metadata
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from common.provenance import git_commit, processor_name
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -39,12 +40,12 @@ def publish(
 def machine() -> dict[str, Any]:
     """Processor, cores, memory, and how busy others keep it."""
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
         "load_average": [round(load, 2) for load in os.getloadavg()],
-        "commit": _commit(),
+        "commit": git_commit(),
     }
 
 
@@ -54,21 +55,3 @@ def _versions(packages: Iterable[str]) -> Iterable[tuple[str, str]]:
             yield name, importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def _commit() -> str | None:
-    try:
-        return subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

@@ -11,7 +11,7 @@ from common.errors import DataError
 from corpus.cleaning import gates
 from corpus.cleaning.report import write_report
 from tasks.clean.picture import draw
-from tasks.core.artifacts import run_logger, show
+from tasks.core.artifacts import publish_artifact, run_logger
 from tasks.core.manifest import StageResult
 from tasks.core.stage import StageRun
 
@@ -60,7 +60,7 @@ def enforce_gates(
     found = gates.exceeded(rows, max_drop)
     if not found:
         return
-    show(
+    publish_artifact(
         run_logger(),
         create_table_artifact,
         key="attrition-gates",

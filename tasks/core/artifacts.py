@@ -41,13 +41,13 @@ def shorten_user_errors() -> None:
             logger.addFilter(_WithoutTraceback())
 
 
-def slug(name: str) -> str:
+def artifact_key(name: str) -> str:
     """Turn a name into an artifact key: lowercase letters, digits and dashes."""
     return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
 
 
-def show(log: Logger, create: Callable[..., Any], **kwargs: Any) -> Any:
-    """Create a Prefect artifact; a server that cannot take it never stops a stage."""
+def publish_artifact(log: Logger, create: Callable[..., Any], **kwargs: Any) -> Any:
+    """Create or update a Prefect artifact; a server that cannot take it never stops a stage."""
     if not flow_run.id:
         return None
     try:
@@ -57,7 +57,7 @@ def show(log: Logger, create: Callable[..., Any], **kwargs: Any) -> Any:
         return None
 
 
-class Progress:
+class ProgressReporter:
     """One log line every `LINE_SECONDS`, one artifact update every `ARTIFACT_SECONDS`."""
 
     LINE_SECONDS = 10.0
@@ -84,14 +84,14 @@ class Progress:
             self.last_artifact = now
             percent = round(100 * fraction, 1)
             if self.artifact is None:
-                self.artifact = show(
+                self.artifact = publish_artifact(
                     self.log,
                     create_progress_artifact,
-                    key=slug(f"{self.stage} progress"),
+                    key=artifact_key(f"{self.stage} progress"),
                     progress=percent,
                     description=f"How far {self.stage} is",
                 )
             else:
-                show(
+                publish_artifact(
                     self.log, update_progress_artifact, artifact_id=self.artifact, progress=percent
                 )

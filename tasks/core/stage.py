@@ -29,7 +29,13 @@ from common.errors import StageError
 from common.files import write_json
 from common.paths import display
 from common.provenance import git_commit, software_versions
-from tasks.core.artifacts import Logger, Progress, run_logger, show, slug
+from tasks.core.artifacts import (
+    Logger,
+    ProgressReporter,
+    artifact_key,
+    publish_artifact,
+    run_logger,
+)
 from tasks.core.lock import StageLock
 from tasks.core.manifest import SCHEMA_VERSION, StageInput, StageResult, input_keys, plain, publish
 from tasks.core.tracking import StageTrack, Tracker
@@ -63,7 +69,7 @@ class StageRun:
     """Numbers for the manifest and for MLflow."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Whatever else the manifest should say; JSON values."""
-    _progress: "Progress | None" = None
+    _progress: "ProgressReporter | None" = None
 
     @property
     def scratch(self) -> Path:
@@ -83,21 +89,27 @@ class StageRun:
     def progress(self, done: float, total: float, what: str = "") -> None:
         """Say how far the stage is. Call it as often as you like: it is throttled here."""
         if self._progress is None:
-            self._progress = Progress(self.stage, self.log)
+            self._progress = ProgressReporter(self.stage, self.log)
         self._progress.update(done, total, what)
 
     def table(self, name: str, rows: list[dict[str, Any]], description: str = "") -> None:
         """Show rows as a Prefect table artifact and keep them as an MLflow table."""
-        show(self.log, create_table_artifact, key=slug(name), table=rows, description=description)
+        publish_artifact(
+            self.log,
+            create_table_artifact,
+            key=artifact_key(name),
+            table=rows,
+            description=description,
+        )
         self.track.table(f"{name}.json", rows)
 
     def picture(self, path: Path, description: str = "") -> None:
         """Show a PNG as a Prefect artifact and keep it in MLflow."""
         data = base64.b64encode(path.read_bytes()).decode()
-        show(
+        publish_artifact(
             self.log,
             create_markdown_artifact,
-            key=slug(f"{path.stem} picture"),
+            key=artifact_key(f"{path.stem} picture"),
             description=description,
             markdown=f"![{description}](data:image/png;base64,{data})",
         )
@@ -105,7 +117,7 @@ class StageRun:
 
     def markdown(self, name: str, text: str) -> None:
         """Show text as a Prefect artifact and keep it in MLflow."""
-        show(self.log, create_markdown_artifact, key=slug(name), markdown=text)
+        publish_artifact(self.log, create_markdown_artifact, key=artifact_key(name), markdown=text)
         self.track.text(f"{name}.md", text)
 
 
