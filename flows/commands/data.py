@@ -126,7 +126,7 @@ def _verify_order(arguments: argparse.Namespace) -> int:
     else:
         data = newest_packed(where) if _is_store(where) else where
         subject = verify.packed_subject(data, settings, scenario.ranks)
-    report = verify.verify(
+    report = verify.verify_subject(
         subject, scenario, progress=_progress("samples") if sys.stderr.isatty() else None
     )
     if arguments.json:

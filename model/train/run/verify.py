@@ -74,7 +74,7 @@ class OrderSubject:
     """Position of a run: its newest checkpoint, samples consumed and skipped."""
 
 
-def verify(
+def verify_subject(
     subject: OrderSubject, scenario: Scenario, *, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, Any]:
     """Prove an order; see model/data/verify/order.py for the properties.
