@@ -45,7 +45,7 @@ def restore_position(trainer: "Trainer", loaded: LoadedCheckpoint) -> dict[str, 
     """
     restore_steps(trainer.train_step.optimizer)
     trainer.progress, saved = Progress.from_json(loaded.files[PROGRESS_FILE])
-    length = TrainingLength.from_dict(saved["length"])
+    length = TrainingLength.from_dict(saved.get("length"))
     settings, step = trainer.settings, trainer.progress.step
     check_saved_length(settings, trainer.request_handler.length, length, step)
     consumed = trainer.data.check_state(loaded.files[DATA_STATE_FILE])
