@@ -25,8 +25,8 @@ from model.train.callbacks.callback import Callback
 from model.train.checkpoint.progress import Progress
 from model.train.checkpoint.retention import CheckpointInfo
 from model.train.checkpoint.staging import training_tensors
-from model.train.checkpoint.trainer_state import restore_position, trainer_files
-from model.train.checkpoint.writer import Checkpoints, Files, LoadedCheckpoint
+from model.train.checkpoint.trainer_state import restore_callbacks, restore_position, trainer_files
+from model.train.checkpoint.writer import Checkpoints, Files
 from model.train.config import PretrainSettings
 from model.train.distributed.context import DistributedContext
 from model.train.distributed.signals import StopFlag, Stopped
@@ -61,13 +61,13 @@ class Trainer:
     """Files of every checkpoint that are always the same: settings, model, tokenizer."""
     health: Health
     stop: StopFlag
-    callbacks: Mapping[str, Callback]
+    callbacks: dict[str, Callback]
     """By the name under which their state is in a checkpoint; called in this order."""
     data: TrainingData = field(init=False)
     progress: Progress = field(init=False, default_factory=Progress)
     validation_loss: float | None = field(init=False, default=None)
     """Loss on held-out samples after this very step, nats a token; None where not measured."""
-    _saved_step: int = field(init=False, default=-1)
+    saved_step: int = field(init=False, default=-1)
     """Step of the newest checkpoint that was written or loaded; -1 = none."""
 
     def __post_init__(self) -> None:
@@ -112,6 +112,19 @@ class Trainer:
             self._notify(Callback.on_train_end, self, error)
             raise
         self._notify(Callback.on_train_end, self, None)
+
+    def resume(self) -> None:
+        """Continue from the newest intact checkpoint, if there is one."""
+        loaded = self.checkpoints.load_newest(self._tensors())
+        saved: dict[str, Any] = {}
+        if loaded is not None:
+            saved = restore_position(self, loaded)
+            self.health.state = HealthState.from_dict(saved["health"])
+            if self.ranks.is_main:
+                done = self.progress.step
+                log.info("resumed after step %d (%d samples)", done, self.num_consumed)
+        restore_callbacks(self, saved, rollback=False)
+        self.checkpoints.remove_leftovers()
 
     def _train(self) -> None:
         self._apply_requests()
@@ -198,17 +211,18 @@ class Trainer:
         """Go back to a checkpoint before this batch; the batches since then are skipped."""
         self.phase("rollback")
         self.checkpoints.wait()
-        loaded = self._load(self.progress.step - self.settings.health.rollback_steps)
+        back = self.progress.step - self.settings.health.rollback_steps
+        loaded = self.checkpoints.load_newest(self._tensors(), rollback_from=back)
         if loaded is None:
             return {"action": "rollback without checkpoint"}
-        saved = self._restore(loaded)
+        saved = restore_position(self, loaded)
         first = self.progress.batch
         self.progress.batch = batch + 1
         self.health.rolled_back(
             HealthState.from_dict(saved["health"]), to_step=loaded.step, first=first, last=batch
         )
         self.checkpoints.remove_after(loaded.step)
-        self._load_callbacks(saved, rollback=True)
+        restore_callbacks(self, saved, rollback=True)
         return {"to_step": loaded.step, "skipped": [first, batch]}
 
     def _apply_requests(self) -> None:
@@ -242,7 +256,7 @@ class Trainer:
         self.validation_loss = None
         self._notify(Callback.before_checkpoint, self)
         due = last or is_multiple(step, self.settings.checkpoints.interval)
-        if step and due and (self._saved_step != step or self.validation_loss is not None):
+        if step and due and (self.saved_step != step or self.validation_loss is not None):
             self._save(self.validation_loss, wait=last)
         self._notify(Callback.after_checkpoint, self)
 
@@ -254,7 +268,7 @@ class Trainer:
     def _save_extra(self) -> None:
         """A complete checkpoint of this step, unless there is one: a batch that was skipped since
         then will be judged alike again."""
-        if self._saved_step != self.progress.step:
+        if self.saved_step != self.progress.step:
             self._save(None, wait=True)
         self.checkpoints.wait()
 
@@ -268,42 +282,11 @@ class Trainer:
             validation_loss=validation_loss,
         )
         stall = self.checkpoints.save(entry, self._tensors(), trainer_files(self), wait=wait)
-        self._saved_step = step
+        self.saved_step = step
         metrics = {"perf/checkpoint_stall_seconds": stall}
         if (seconds := self.checkpoints.last_seconds) is not None:
             metrics["perf/checkpoint_seconds"] = seconds
         self.log(step, metrics)
-
-    def resume(self) -> None:
-        """Continue from the newest intact checkpoint, if there is one."""
-        loaded = self._load()
-        saved: dict[str, Any] = {}
-        if loaded is not None:
-            saved = self._restore(loaded)
-            self.health.state = HealthState.from_dict(saved["health"])
-            if self.ranks.is_main:
-                done = self.progress.step
-                log.info("resumed after step %d (%d samples)", done, self.num_consumed)
-        self._load_callbacks(saved, rollback=False)
-        self.checkpoints.remove_leftovers()
-
-    def _load(self, rollback_from: int | None = None) -> LoadedCheckpoint | None:
-        """The newest intact checkpoint, or the newest one to roll back to, if there is one.
-
-        Weights and AdamW state are loaded in place.
-        """
-        return self.checkpoints.load_newest(self._tensors(), rollback_from=rollback_from)
-
-    def _restore(self, loaded: LoadedCheckpoint) -> dict[str, Any]:
-        """Take over a loaded checkpoint's position; returns the rest of trainer.json."""
-        saved = restore_position(self, loaded)
-        self._saved_step = loaded.step
-        return saved
-
-    def _load_callbacks(self, saved: Mapping[str, Any], *, rollback: bool) -> None:
-        states = saved.get("callbacks", {})
-        for name, callback in self.callbacks.items():
-            callback.load_state(states.get(name, {}), rollback=rollback)
 
     def _tensors(self) -> dict[str, Any]:
         return training_tensors(self.train_step.model_with_loss, self.train_step.optimizer)

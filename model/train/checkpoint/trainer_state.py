@@ -7,6 +7,7 @@
 Beside them lie the tensors (staging.py).
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from common.errors import ConfigError
@@ -55,4 +56,12 @@ def restore_position(trainer: "Trainer", loaded: LoadedCheckpoint) -> dict[str, 
             f"{consumed} samples, which global_batch_size = {settings.global_batch_size} does not "
             "give; use the global_batch_size it was trained with"
         )
+    trainer.saved_step = loaded.step
     return saved
+
+
+def restore_callbacks(trainer: "Trainer", saved: Mapping[str, Any], *, rollback: bool) -> None:
+    """Give callbacks back what they remember; nothing where trainer.json has nothing of them."""
+    states = saved.get("callbacks", {})
+    for name, callback in trainer.callbacks.items():
+        callback.load_state(states.get(name, {}), rollback=rollback)
