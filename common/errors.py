@@ -19,7 +19,7 @@ class ConfigError(SteelError, ValueError):
 
 
 class DataError(SteelError, ValueError):
-    """An input is missing, empty, damaged, or not what its name says."""
+    """An input is missing, empty, damaged, or of another kind than its name."""
 
 
 class StageError(SteelError, RuntimeError):

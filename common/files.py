@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 PARTIAL = ".partial"
-"""Suffix of what is still being written; whoever finds such a file may delete it."""
+"""Suffix of files that are still being written; after a crash they may be deleted."""
 
 _CHUNK = 1 << 22
 

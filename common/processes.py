@@ -1,4 +1,4 @@
-"""Processes of this machine: death with the parent, and what /proc says of others."""
+"""Processes of this machine: death with the parent, and start times from /proc."""
 
 import ctypes
 import os

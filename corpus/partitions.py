@@ -2,7 +2,7 @@
 
     zh.jsonl   ├── 00000 ──┼── 00001 ──┼─ 00002 ─┤     cut every `partition_bytes` bytes
 
-A partition owns the lines that begin in its range of bytes, so nobody reads a file to find out
+A partition owns the lines that begin in its range of bytes, so no file has to be read to find out
 where to cut it. How a file is cut depends on its bytes and `partition_bytes` alone, never on how
 many workers there are.
 """

@@ -5,41 +5,54 @@ import os
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from model.train.run.folder import METRICS_FILE
+from common.child import run_job
+from common.errors import ConfigError
+from common.files import write_status
 
 
-def main(argv: list[str]) -> int:
-    config = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
-    output, rank = Path(config["output"]), int(os.environ["RANK"])
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Instruction for the entry."""
+
+    output: str
+    steps: int
+    say: str = ""
+    fail: str = ""
+    refuse: str = ""
+
+
+def work(job: Job) -> int:
+    output, rank = Path(job.output), int(os.environ["RANK"])
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
-    if "fail" in config:
-        raise RuntimeError(config["fail"])
+    if job.fail:
+        raise RuntimeError(job.fail)
+    if job.refuse:
+        raise ConfigError(job.refuse)
     dist.init_process_group("gloo")
     total = torch.tensor(rank)
     dist.all_reduce(total)
     record = {
         "rank": rank,
         "world_size": dist.get_world_size(),
-        "say": config.get("say"),
+        "say": job.say,
         "sum": int(total),
         "pid": os.getpid(),
     }
-    aside = output / f".rank-{rank}"
-    aside.write_text(json.dumps(record))
-    aside.replace(output / f"rank-{rank}.json")
-    for step in range(config["steps"]):
+    write_status(output / f"rank-{rank}.json", record)
+    for step in range(job.steps):
         if stopped:
             (output / f"saved-{rank}").touch()
             return 143
         if rank == 0:
             line = {"step": step, "time": time.time(), "metrics": {"train/loss": 1.0}}
-            with (output / METRICS_FILE).open("a") as file:
+            with (output / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
         time.sleep(0.05)
     dist.destroy_process_group()
@@ -47,4 +60,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_job(Job, work, sys.argv[1:]))

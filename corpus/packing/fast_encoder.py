@@ -42,7 +42,7 @@ class FastEncoder:
 
     Raises:
         UnsupportedTokenizerError: fastokens is not installed or cannot do what it asks for.
-        TokenMismatchError: when opened, or of some batch: ids differ; says of which text.
+        TokenMismatchError: ids differ, when opened or in a later batch; names the text.
     """
 
     def __init__(self, backend: Tokenizer) -> None:

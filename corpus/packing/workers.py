@@ -3,8 +3,8 @@
     partitions ──one by one──▶ python -m corpus.packing ──▶ progress, then the partition's shards
                   stdin, JSON lines           stdout, JSON lines
 
-The lock on the folder is held by this process and its workers together, so whoever continues an
-interrupted run waits until the last of them has stopped writing.
+The lock on the folder is held by this process and its workers together, so a run that continues an
+interrupted one waits until the last of them has stopped writing.
 """
 
 import contextlib
@@ -84,7 +84,7 @@ def pack_partitions(
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[int]:
-    """Hold the lock of whoever writes shards; workers inherit its descriptor, and thus the lock."""
+    """Hold the lock for writing shards; workers inherit its descriptor, and thus the lock."""
     with path.open("wb") as file:
         deadline = time.monotonic() + LOCK_SECONDS
         while True:
@@ -153,7 +153,7 @@ class _Workers:
                 threading.Thread(target=self._feed, args=(worker,), daemon=True).start()
             while self.num_left:
                 try:
-                    # With a timeout: whoever cancels the run is heard between two of these.
+                    # With a timeout: a cancellation of the run is noticed between two of these.
                     worker, partition, message = self.messages.get(timeout=0.5)
                 except queue.Empty:
                     continue
@@ -180,7 +180,7 @@ class _Workers:
         )
 
     def _feed(self, worker: Child) -> None:
-        """Give a worker one partition after the other; an empty message says that it ended."""
+        """Give a worker one partition after the other; an empty message means that it ended."""
         stdin, stdout = worker.process.stdin, worker.process.stdout
         assert stdin and stdout
         while True:

@@ -1,4 +1,4 @@
-"""Start an entry in every rank, and die with whoever started this.
+"""Start an entry in every rank, and end it when the parent process dies.
 
     python -m model.entry.launch NUM_PROCESSES MODULE ARGUMENTS…
 
@@ -83,7 +83,7 @@ class Nodes:
         )
 
     def check(self) -> None:
-        """Raise ConfigError for a rendezvous that nobody can reach, or none."""
+        """Raise ConfigError for a rendezvous that cannot be reached, or none."""
         if self.num < 1:
             raise ConfigError(f"nodes = {self.num}; give 1 or more")
         host, _, port = self.rendezvous.rpartition(":")

@@ -16,17 +16,17 @@ from torch.distributed.elastic.rendezvous import (
 )
 
 NAME = "loopback"
-"""Of this rendezvous, for torchrun's `--rdzv-backend`."""
+"""Name of this rendezvous for torchrun's `--rdzv-backend`."""
 HOST = "127.0.0.1"
 
 
 def register() -> None:
-    """Make torchrun know it, in this process."""
+    """Register the rendezvous with torchrun in this process."""
     rendezvous_handler_registry.register(NAME, LoopbackRendezvous)
 
 
 def listen_on_loopback() -> TCPStore:
-    """A store that ranks of this machine can reach, and nobody else."""
+    """Open a store that only ranks of this machine can reach."""
     server = socket.socket()
     server.bind((HOST, 0))
     server.listen(1024)
@@ -37,7 +37,7 @@ def listen_on_loopback() -> TCPStore:
 
 
 class LoopbackRendezvous(RendezvousHandler):
-    """One node, at once."""
+    """Rendezvous of one node, complete at once."""
 
     def __init__(self, parameters: RendezvousParameters) -> None:
         self._run_id = parameters.run_id

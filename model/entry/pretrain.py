@@ -52,7 +52,7 @@ def pretrain(job: PretrainJob) -> None:
                 _export_model(output, ranks)
             finally:
                 trainer.close()
-            ranks.barrier()  # nobody checks shards any more
+            ranks.barrier()  # no rank checks shards any more
             if ranks.is_main:
                 remove_marks(output / VERIFIED_FOLDER)
     except RuntimeError as error:

@@ -4,7 +4,7 @@
 
 Reads a `ThroughputJob` and writes its output folder's result.json, also when the configuration does
 not fit into memory or cannot run here: then that is the result. Exit codes: 0 measured; 3 there is
-a result that says why not; 2 bad input; 1 anything else. A process of its own for each
+a result that gives the reason; 2 bad input; 1 anything else. A process of its own for each
 configuration leaves nothing of the last one in memory.
 """
 
@@ -30,7 +30,7 @@ from model.train.throughput.measure import Result, Status, ThroughputJob, measur
 log = logging.getLogger("model.entry.throughput")
 
 EXIT_NO_FIGURES = 3
-"""Exit code where result.json says why the configuration could not be measured."""
+"""Exit code when result.json gives the reason why the configuration could not be measured."""
 
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """Messages of others than torch's allocator: the CPU's; a kernel's launch, NCCL; cuBLAS."""

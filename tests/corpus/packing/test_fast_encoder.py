@@ -243,7 +243,7 @@ def test_nothing_and_empty_texts(encoder: FastEncoder) -> None:
     assert np.diff(found.offsets)[[0, 1, 2, 4]].tolist() == [0, 1, 0, 0]
 
 
-# ── what is not believed ─────────────────────────────────────────────────────────────────────────
+# ── ids that differ ──────────────────────────────────────────────────────────────────────────────
 
 
 class FewerMerges:

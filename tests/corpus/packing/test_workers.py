@@ -1,4 +1,4 @@
-"""Packing by processes: the same bytes however many and whoever is killed; errors name the line."""
+"""Packing by processes: the same bytes for any number and after any kill; errors name the line."""
 
 import json
 import os

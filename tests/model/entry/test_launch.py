@@ -122,7 +122,7 @@ def test_two_nodes_train_as_one(packed: Path, tmp_path: Path, root: Path) -> Non
 
 
 @pytest.mark.slow
-def test_a_machine_that_joins_serves_one_call_after_the_other(
+def test_a_machine_that_joins_serves_one_launch_after_the_other(
     root: Path, packed: Path, tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
@@ -158,7 +158,7 @@ def test_a_machine_that_joins_serves_one_call_after_the_other(
         assert joiner.wait(PATIENCE_SECONDS) == 0
 
 
-def test_only_our_entries_are_started_by_a_call(tmp_path: Path) -> None:
+def test_only_our_entries_are_started_by_a_launch(tmp_path: Path) -> None:
     spec = LaunchSpec.make(Nodes(num=2, rendezvous="a:1"), 1, "http.server", [])
     with pytest.raises(DataError, match=r"http\.server is no entry"), spec.published(tmp_path):
         LaunchSpec.read(tmp_path)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import StageError
+from common.errors import ConfigError, StageError
 from model.entry.join import LAUNCH_FILE
 from model.entry.launch import Nodes
 from model.train.run.folder import MODEL_FOLDER
@@ -45,7 +45,7 @@ def run(context: Context, tmp_path: Path) -> StageRun:
 def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.1)
 
 
@@ -66,13 +66,21 @@ def test_failure_carries_the_end_of_the_log(run: StageRun) -> None:
         torchrun(run, "tests.entry_program", payload, num_processes=1, total_steps=1)
 
 
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_a_refusal_arrives_as_it_was_raised(run: StageRun, num_processes: int) -> None:
+    payload = {"output": str(run.folder), "steps": 1, "refuse": "steps = 1; give 2 or more"}
+    with pytest.raises(ConfigError) as raised:
+        torchrun(run, "tests.entry_program", payload, num_processes=num_processes)
+    assert str(raised.value) == "steps = 1; give 2 or more"
+
+
 def test_cancelled_stage_lets_ranks_save_and_leaves_none(
     run: StageRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = time.monotonic()
 
     def interrupt(self: object) -> None:
-        if list(run.folder.glob("rank-*.json")) and len(list(run.folder.glob("rank-*"))) == 2:
+        if len(list(run.folder.glob("rank-*.json"))) == 2:
             raise KeyboardInterrupt
         assert time.monotonic() - started < 120
 
