@@ -1,8 +1,8 @@
-"""Archives unpacked so that nothing in them can do harm.
+"""Unpacking of archives that may be malicious or damaged.
 
     archive ── member by member: name, type, size checked, then written ──▶ a fresh folder
 
-The folder is the caller's, aside of where results are seen: a refused archive leaves nothing. A
+The folder is the caller's, outside of where results are seen: a refused archive leaves nothing. A
 member is refused, and with it the archive, for `..`, an absolute path or a drive letter in its
 name; for being a link, a device or a pipe; for a name that another member has; for encryption;
 and when it unpacks beyond the limits below. Files are only ever created, never opened again, and
@@ -22,7 +22,12 @@ from typing import IO, Any, NoReturn
 
 from common.disk import format_bytes
 from common.errors import DataError
-from corpus.sources.compression import ERRORS, Decompressed, Packing, packing
+from corpus.sources.compression import (
+    DECOMPRESSION_ERRORS,
+    ArchiveType,
+    DecompressingReader,
+    archive_type,
+)
 from corpus.sources.source import UnsafeName, safe_parts
 
 MAX_UNPACKED = 4 * 1024**4
@@ -45,14 +50,16 @@ MAX_HEADER = 1024**2
 
 CHUNK = 1 << 20
 
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, NotImplementedError, RuntimeError)
 
-class Refused(DataError):
+
+class ArchiveRefused(DataError):
     """An archive that is not unpacked; the message names it, the member and the reason."""
 
 
 @dataclass
-class Budget:
-    """What is left of the limits while one archive is unpacked."""
+class UnpackLimits:
+    """Counts of what one archive has unpacked to, checked against the limits above."""
 
     archive: str
     """Its name, for messages."""
@@ -61,8 +68,8 @@ class Budget:
     unpacked: int = 0
     members: int = 0
 
-    def spend(self, member: str, size: int) -> None:
-        """Count bytes that a member has unpacked to. Raises Refused beyond a limit."""
+    def add_bytes(self, member: str, size: int) -> None:
+        """Count bytes that a member has unpacked to. Raises ArchiveRefused beyond a limit."""
         self.unpacked += size
         if self.unpacked > MAX_UNPACKED:
             self.refuse(member, f"takes the archive beyond {format_bytes(MAX_UNPACKED)} unpacked")
@@ -73,70 +80,74 @@ class Budget:
                 "times as much",
             )
 
-    def count(self, member: str) -> None:
-        """Count one more member. Raises Refused beyond the limit."""
+    def add_member(self, member: str) -> None:
+        """Count one more member. Raises ArchiveRefused beyond the limit."""
         self.members += 1
         if self.members > MAX_MEMBERS:
             self.refuse(member, f"is one of more than {MAX_MEMBERS} members")
 
     def refuse(self, member: str, why: str) -> NoReturn:
-        """Raise Refused."""
-        what = f"its member {_shown(member)}" if member else "it"
-        raise Refused(
+        """Raise ArchiveRefused."""
+        what = f"its member {_quoted(member)}" if member else "it"
+        raise ArchiveRefused(
             f"{self.archive} is refused: {what} {why}. Nothing of it was kept. If you trust it, "
             "unpack it by hand and give the folder."
         )
 
-    def damaged(self, member: str, error: BaseException) -> Refused:
-        """The error to raise for an archive that cannot be read on."""
-        place = f" at its member {_shown(member)}" if member else ""
-        return Refused(
+    def damaged(self, member: str, error: BaseException) -> ArchiveRefused:
+        """Error for an archive that cannot be read on."""
+        place = f" at its member {_quoted(member)}" if member else ""
+        return ArchiveRefused(
             f"{self.archive} is damaged{place}: {type(error).__name__}: {error}. Nothing of it "
             "was kept. Get it again."
         )
 
 
-def unpack(path: Path, folder: Path, packed: Packing, name: str, *, streams: bool) -> None:
+def unpack_archive(
+    path: Path, folder: Path, packed: ArchiveType, name: str, *, streams: bool
+) -> None:
     """Unpack a container (zip, tar) into `folder`, which must not exist yet.
 
     Args:
         path: the archive.
-        folder: made here; holds rubbish when an error is raised.
-        packed: what kind of container it is.
-        name: what to call it in messages.
-        streams: whether `.gz` and `.zst` files inside are unpacked too.
+        folder: made here; holds a part when an error is raised.
+        packed: its type.
+        name: its name in messages.
+        streams: if true, `.gz` and `.zst` files inside are decompressed too.
 
     Raises:
-        Refused: the archive is unsafe or damaged; names it and the member.
+        ArchiveRefused: the archive is unsafe or damaged; names it and the member.
     """
-    assert packed.container
-    _Unpacking(Budget(name, path.stat().st_size), streams).whole(path, folder, packed)
+    assert packed.is_container
+    _Unpacker(UnpackLimits(name, path.stat().st_size), streams).unpack(path, folder, packed)
 
 
-def unpack_stream(path: Path, target: IO[bytes], packed: Packing, name: str) -> None:
-    """Unpack a single `.gz` or `.zst` stream. Raises Refused."""
-    budget = Budget(name, path.stat().st_size)
-    with path.open("rb") as raw, blame(budget):
-        stream = Decompressed(raw, packed.codec, spend=lambda size: budget.spend("", size))
+def decompress_file(path: Path, target: IO[bytes], packed: ArchiveType, name: str) -> None:
+    """Unpack a single `.gz` or `.zst` stream. Raises ArchiveRefused."""
+    limits = UnpackLimits(name, path.stat().st_size)
+    with path.open("rb") as raw, refuse_if_damaged(limits):
+        stream = DecompressingReader(
+            raw, packed.codec, on_output=lambda size: limits.add_bytes("", size)
+        )
         while data := stream.read(CHUNK):
             target.write(data)
 
 
-class _Unpacking:
+class _Unpacker:
     """One archive with everything inside it."""
 
-    def __init__(self, budget: Budget, streams: bool) -> None:
-        self.budget = budget
+    def __init__(self, limits: UnpackLimits, streams: bool) -> None:
+        self.limits = limits
         self.streams = streams
         self.member = ""
-        self.aside = Path()
+        self.scratch = Path()
 
-    def whole(self, path: Path, folder: Path, packed: Packing) -> None:
-        self.aside = folder.with_name(f"{folder.name}.inner")
-        with blame(self.budget, lambda: self.member):
-            self.container(path, folder, packed, 1)
+    def unpack(self, path: Path, folder: Path, packed: ArchiveType) -> None:
+        self.scratch = folder.with_name(f"{folder.name}.inner")
+        with refuse_if_damaged(self.limits, lambda: self.member):
+            self._container(path, folder, packed, 1)
 
-    def container(self, path: Path, folder: Path, packed: Packing, depth: int) -> None:
+    def _container(self, path: Path, folder: Path, packed: ArchiveType, depth: int) -> None:
         folder.mkdir(parents=True)
         if packed.suffix == ".zip":
             self._zip(path, folder, depth)
@@ -151,11 +162,11 @@ class _Unpacking:
                 # Unix file types; zero for archives made elsewhere.
                 kind = stat.S_IFMT(info.external_attr >> 16)
                 if kind == stat.S_IFLNK:
-                    self.budget.refuse(name, "is a symbolic link")
+                    self.limits.refuse(name, "is a symbolic link")
                 if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                    self.budget.refuse(name, "is a device, a pipe or a socket")
+                    self.limits.refuse(name, "is a device, a pipe or a socket")
                 if info.flag_bits & 1:
-                    self.budget.refuse(name, "is encrypted")
+                    self.limits.refuse(name, "is encrypted")
                 if name.endswith(("/", "\\")) or kind == stat.S_IFDIR:
                     self._folder(name, folder)
                 else:
@@ -163,11 +174,11 @@ class _Unpacking:
                         self._file(name, data, folder, depth)
 
     def _tar(self, path: Path, folder: Path, codec: str, depth: int) -> None:
-        # Headers and padding may be a bomb too: the whole stream has a budget of its own.
-        whole = Budget(self.budget.archive, path.stat().st_size)
+        # Headers and padding may be a bomb too: the whole stream has limits of its own.
+        whole = UnpackLimits(self.limits.archive, path.stat().st_size)
         with path.open("rb") as raw:
-            stream = _Forward(
-                Decompressed(raw, codec, spend=lambda n: whole.spend(self.member, n))
+            stream = _ForwardReader(
+                DecompressingReader(raw, codec, on_output=lambda n: whole.add_bytes(self.member, n))
                 if codec
                 else raw
             )
@@ -176,7 +187,8 @@ class _Unpacking:
             ) as archive:
                 while (member := archive.next()) is not None:
                     vars(archive)["members"] = []  # else every header stays in memory
-                    name = _decoded(member.name.encode("utf-8", "surrogateescape"))
+                    raw_name = member.name.encode("utf-8", "surrogateescape")
+                    name = _decode_names([raw_name], "latin-1")[0]
                     self._next(name)
                     self._check_tar_member(member, name, folder)
                     if member.isdir():
@@ -192,27 +204,27 @@ class _Unpacking:
 
     def _next(self, name: str) -> None:
         self.member = name
-        self.budget.count(name)
+        self.limits.add_member(name)
 
     def _check_tar_member(self, member: tarfile.TarInfo, name: str, folder: Path) -> None:
         if member.issym():
-            self.budget.refuse(name, "is a symbolic link")
+            self.limits.refuse(name, "is a symbolic link")
         if member.islnk():
-            self.budget.refuse(name, "is a hard link")
+            self.limits.refuse(name, "is a hard link")
         if not (member.isreg() or member.isdir()):
-            self.budget.refuse(name, "is a device, a pipe or of an unknown type")
+            self.limits.refuse(name, "is a device, a pipe or of an unknown type")
         if not (member.isdir() and _is_top(name)):
             self._target(name, folder)
         try:
             tarfile.data_filter(member, str(folder))
         except tarfile.FilterError as error:
-            self.budget.refuse(name, f"is unsafe: {error}")
+            self.limits.refuse(name, f"is unsafe: {error}")
 
     def _target(self, name: str, folder: Path) -> Path:
         try:
             return folder.joinpath(*safe_parts(name))
         except UnsafeName as why:
-            self.budget.refuse(name, str(why))
+            self.limits.refuse(name, str(why))
 
     def _folder(self, name: str, folder: Path) -> None:
         if _is_top(name):
@@ -222,51 +234,51 @@ class _Unpacking:
     def _file(self, name: str, data: IO[bytes], folder: Path, depth: int) -> None:
         """Write one member; one that is itself packed is unpacked in its place."""
         target = self._target(name, folder)
-        packed = packing(name, streams=self.streams)
+        packed = archive_type(name, streams=self.streams)
         if packed and depth >= MAX_NESTING:
-            self.budget.refuse(
+            self.limits.refuse(
                 name, f"is an archive in an archive, more than {MAX_NESTING} levels deep"
             )
         self._create(name, lambda: target.parent.mkdir(parents=True, exist_ok=True))
         if packed is None:
             self._write(name, data, target)
-        elif packed.container:
-            inner = self.aside.with_name(f"{self.aside.name}.{depth}")
+        elif packed.is_container:
+            inner = self.scratch.with_name(f"{self.scratch.name}.{depth}")
             inner.unlink(missing_ok=True)
             self._write(name, data, inner)
             plain = target.with_name(target.name[: -len(packed.suffix)])
-            self._create(name, lambda: self.container(inner, plain, packed, depth + 1))
+            self._create(name, lambda: self._container(inner, plain, packed, depth + 1))
             inner.unlink()
         else:
             plain = target.with_name(target.name[: -len(packed.suffix)])
-            self._write(name, io.BufferedReader(Decompressed(data, packed.codec)), plain)
+            self._write(name, io.BufferedReader(DecompressingReader(data, packed.codec)), plain)
 
     def _write(self, name: str, data: IO[bytes], target: Path) -> None:
         with self._create(name, lambda: target.open("xb")) as file:
             while block := data.read(CHUNK):
-                self.budget.spend(name, len(block))
+                self.limits.add_bytes(name, len(block))
                 file.write(block)
 
     def _create(self, name: str, make: Callable[[], Any]) -> Any:
-        """Create something. Raises Refused when there is something of that name."""
+        """Create something. Raises ArchiveRefused when there is something of that name."""
         try:
             return make()
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
-            self.budget.refuse(name, "has the name of another member, or of a folder of one")
+            self.limits.refuse(name, "has the name of another member, or of a folder of one")
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise
-            self.budget.refuse(name, "has a name that is too long")
+            self.limits.refuse(name, "has a name that is too long")
 
 
-class _Forward(io.RawIOBase):
+class _ForwardReader(io.RawIOBase):
     """A stream that tarfile can read and skip in. Nothing large is read into memory at once."""
 
     def __init__(self, raw: Any) -> None:
         super().__init__()
         self._raw, self._at = raw, 0
         self.last = b""
-        """What was read last, if it was a header."""
+        """Header that was read last; empty after other reads."""
 
     def readable(self) -> bool:
         return True
@@ -297,48 +309,44 @@ class _Forward(io.RawIOBase):
 
 
 @contextlib.contextmanager
-def blame(budget: Budget, member: Callable[[], str] = str) -> Iterator[None]:
-    """Say of a damaged archive which it is, and where."""
+def refuse_if_damaged(limits: UnpackLimits, member: Callable[[], str] = str) -> Iterator[None]:
+    """Raise ArchiveRefused for what reading a damaged archive raises."""
     try:
         yield
     except DataError:
         raise
-    except (tarfile.TarError, zipfile.BadZipFile, NotImplementedError, RuntimeError, *ERRORS) as e:
-        if isinstance(e, OSError) and e.errno:  # the disk's trouble, not the archive's
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        NotImplementedError,
+        RuntimeError,
+        *DECOMPRESSION_ERRORS,
+    ) as e:
+        if isinstance(e, OSError) and e.errno:  # the disk's fault, not the archive's
             raise
-        raise budget.damaged(member(), e) from e
+        raise limits.damaged(member(), e) from e
 
 
 def _is_top(name: str) -> bool:
-    """Whether a folder is the archive's own top (`./`), which many tar files begin with."""
+    """True for the archive's own top folder (`./`), with which many tar files begin."""
     return all(part in ("", ".") for part in name.split("/")) and not name.startswith("/")
 
 
 def _zip_names(members: list[zipfile.ZipInfo]) -> list[str]:
-    """Names of a zip's members. Unless flagged as UTF-8 they are UTF-8, GBK or IBM's, all alike."""
+    """Names of a zip's members; those not flagged as UTF-8 may be in any encoding, all alike."""
     # Without the flag zipfile reads every byte as a character of code page 437.
     raw = [m.orig_filename.encode("cp437") for m in members if not m.flag_bits & 0x800]
-    encoding = next((e for e in ("utf-8", "gb18030") if _decodes(raw, e)), "cp437")
-    return [
-        m.orig_filename if m.flag_bits & 0x800 else m.orig_filename.encode("cp437").decode(encoding)
-        for m in members
-    ]
+    decoded = iter(_decode_names(raw, "cp437"))
+    return [m.orig_filename if m.flag_bits & 0x800 else next(decoded) for m in members]
 
 
-def _decodes(names: list[bytes], encoding: str) -> bool:
-    try:
-        return all(name.decode(encoding) is not None for name in names)
-    except UnicodeDecodeError:
-        return False
-
-
-def _decoded(name: bytes) -> str:
-    """The name of a tar's member: UTF-8, or else GBK."""
+def _decode_names(names: list[bytes], fallback: str) -> list[str]:
+    """Names as UTF-8, or else as GBK, or else in the fallback encoding."""
     for encoding in ("utf-8", "gb18030"):
-        if _decodes([name], encoding):
-            return name.decode(encoding)
-    return name.decode("latin-1")
+        with contextlib.suppress(UnicodeDecodeError):
+            return [name.decode(encoding) for name in names]
+    return [name.decode(fallback) for name in names]
 
 
-def _shown(name: str) -> str:
+def _quoted(name: str) -> str:
     return repr(name if len(name) <= 200 else f"{name[:200]}…")

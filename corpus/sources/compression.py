@@ -1,4 +1,4 @@
-"""What is packed, judged by its name, and compressed streams read with bounded memory.
+"""Archives and compressed files: their type by name, and decompression with bounded memory.
 
 .zip .tar .tar.gz .tgz .tar.zst .tar.bz2 .tar.xz     containers: become a folder
 .gz .zst                                             single streams: become a file
@@ -18,29 +18,36 @@ import zstandard
 MEMORY_LIMIT = 256 * 1024**2
 """Bytes that a decompressor may ask for (xz dictionary, zstd window)."""
 
-OUT = 1 << 16
-"""Most bytes that one step unpacks."""
+OUTPUT_BYTES = 1 << 16
+"""Most bytes that one step of a decompressor gives."""
 
-FEED = 1 << 14
+INPUT_BYTES = 1 << 14
 """Compressed bytes given to a decompressor at a time."""
 
-FEED_ZSTD = 1 << 10
-"""The same for zstd, which cannot be told how much to give: at most 44 MB for this much."""
+INPUT_BYTES_ZSTD = 1 << 10
+"""The same for zstd, which has no limit for its output: at most 44 MB for this much input."""
 
-ERRORS = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError, ValueError, OSError)
-"""What reading a damaged stream may raise."""
+DECOMPRESSION_ERRORS = (
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    zstandard.ZstdError,
+    ValueError,
+    OSError,
+)
+"""Errors that reading a damaged stream may raise."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Packing:
-    """How a file is packed."""
+class ArchiveType:
+    """Type of an archive or of a single compressed file."""
 
     suffix: str
-    """The part of the name that says so."""
-    container: bool
-    """Whether it holds files, and not one stream."""
+    """Suffix of its name."""
+    is_container: bool
+    """True for an archive of files, False for one compressed stream."""
     codec: str
-    """`gz`, `zst`, `bz2`, `xz`, or empty for none."""
+    """Compression: `gz`, `zst`, `bz2`, `xz`, or empty for none (and for zip's own)."""
 
 
 _SUFFIXES = {
@@ -60,34 +67,34 @@ _SUFFIXES = {
 _STREAMS = (".gz", ".zst")
 
 
-def packing(name: str, *, streams: bool) -> Packing | None:
-    """How a file of this name is packed; None when it is not.
+def archive_type(name: str, *, streams: bool) -> ArchiveType | None:
+    """Type of a file by its name; None for one that is neither archive nor compressed.
 
     Args:
         name: its name.
-        streams: whether single streams count too (corpora), or are left as they are.
+        streams: if true, single `.gz` and `.zst` files count too (corpora).
     """
     lower = name.lower()
     for suffix, codec in _SUFFIXES.items():
         stem = lower.removesuffix(suffix).rpartition("/")[2]
         if lower.endswith(suffix) and stem:
-            container = suffix not in _STREAMS
-            if container or streams:
-                return Packing(suffix=suffix, container=container, codec=codec)
+            is_container = suffix not in _STREAMS
+            if is_container or streams:
+                return ArchiveType(suffix=suffix, is_container=is_container, codec=codec)
             return None
     return None
 
 
 def unpacked_name(name: str, *, streams: bool) -> str:
-    """The file or folder that a file becomes: its name without the suffix of its packing."""
-    packed = packing(name, streams=streams)
+    """Name of the file or folder that a file becomes: without the suffix of its type."""
+    packed = archive_type(name, streams=streams)
     return name[: -len(packed.suffix)] if packed else name
 
 
-class Decompressed(io.RawIOBase):
-    """A compressed stream, unpacked while it is read. Members one after the other are joined.
+class DecompressingReader(io.RawIOBase):
+    """Reader of a compressed stream, which may consist of several members one after the other.
 
-    Raises one of `ERRORS` where it is damaged; EOFError where it is cut off.
+    Raises one of `DECOMPRESSION_ERRORS` where it is damaged; EOFError where it is cut off.
     """
 
     def __init__(
@@ -95,23 +102,23 @@ class Decompressed(io.RawIOBase):
         raw: IO[bytes],
         codec: str,
         *,
-        spend: Callable[[int], None] = lambda _: None,
-        tracked: bool = False,
+        on_output: Callable[[int], None] = lambda _: None,
+        track_position: bool = False,
     ) -> None:
         """
         Args:
             raw: the compressed bytes.
             codec: `gz`, `zst`, `bz2` or `xz`.
-            spend: called with the number of bytes that each step has unpacked; may raise.
-            tracked: whether `position` will be asked.
+            on_output: called with the number of bytes that each step has given; may raise.
+            track_position: if true, `compressed_position` can be called.
         """
         super().__init__()
-        self._raw, self._codec, self._spend = raw, codec, spend
+        self._raw, self._codec, self._on_output = raw, codec, on_output
         self._decoder: Any = None
         self._pending = b""
-        self._fed = self._made = 0
+        self._bytes_in = self._bytes_out = 0
         self._ready = memoryview(b"")
-        self._points: deque[tuple[int, int]] | None = deque([(0, 0)]) if tracked else None
+        self._points: deque[tuple[int, int]] | None = deque([(0, 0)]) if track_position else None
 
     def readable(self) -> bool:
         return True
@@ -124,19 +131,19 @@ class Decompressed(io.RawIOBase):
         self._ready = self._ready[count:]
         return count
 
-    def position(self, offset: int) -> float:
+    def compressed_position(self, offset: int) -> float:
         """About how many compressed bytes the first `offset` unpacked bytes take.
 
-        Ask with growing offsets, none beyond what was read.
+        Call it with growing offsets, none beyond what was read.
         """
-        assert self._points is not None, "made without `tracked`"
+        assert self._points is not None, "made without `track_position`"
         while len(self._points) > 1 and self._points[1][0] <= offset:
             self._points.popleft()
-        made, fed = self._points[0]
+        out_bytes, in_bytes = self._points[0]
         if len(self._points) == 1:
-            return fed
-        next_made, next_fed = self._points[1]
-        return fed + (next_fed - fed) * (offset - made) / (next_made - made)
+            return in_bytes
+        next_out, next_in = self._points[1]
+        return in_bytes + (next_in - in_bytes) * (offset - out_bytes) / (next_out - out_bytes)
 
     def _step(self) -> bytes:
         """Some more unpacked bytes; none at the end."""
@@ -151,31 +158,31 @@ class Decompressed(io.RawIOBase):
                 self._decoder = _decoder(self._codec)
             out = self._decode()
             if out:
-                self._made += len(out)
-                self._spend(len(out))
+                self._bytes_out += len(out)
+                self._on_output(len(out))
                 if self._points is not None:
-                    self._points.append((self._made, self._fed - len(self._pending)))
+                    self._points.append((self._bytes_out, self._bytes_in - len(self._pending)))
                 return out
 
     def _decode(self) -> bytes:
         decoder = self._decoder
-        hungry = getattr(decoder, "needs_input", True)
-        starved = hungry and not self._pending and not self._feed()
+        needs_input = getattr(decoder, "needs_input", True)
+        at_end = needs_input and not self._pending and not self._feed()
         if self._codec == "zst":
             out: bytes = decoder.decompress(self._pending)
             self._pending = b""
         else:
-            out = decoder.decompress(self._pending, OUT)
+            out = decoder.decompress(self._pending, OUTPUT_BYTES)
             self._pending = getattr(decoder, "unconsumed_tail", b"")
         if decoder.eof:
             self._pending, self._decoder = decoder.unused_data, None
-        elif starved and not out:
+        elif at_end and not out:
             raise EOFError("it ends in the middle")
         return out
 
     def _feed(self) -> bool:
-        self._pending = self._raw.read(FEED_ZSTD if self._codec == "zst" else FEED)
-        self._fed += len(self._pending)
+        self._pending = self._raw.read(INPUT_BYTES_ZSTD if self._codec == "zst" else INPUT_BYTES)
+        self._bytes_in += len(self._pending)
         return bool(self._pending)
 
 

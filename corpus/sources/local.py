@@ -1,4 +1,4 @@
-"""Files that are on this machine already: a file, a folder, a glob."""
+"""Source: files on this machine, given as a file, a folder or a glob."""
 
 import glob
 from collections.abc import Iterator, Mapping
@@ -25,7 +25,7 @@ class LocalSource:
         Args:
             location: the file, folder or glob.
             pins: `sha256:…` by file name, from the recipe.
-            origin: what to call it; the location unless given.
+            origin: its name in messages; the location unless given.
         """
         self.location = location
         self.origin = origin or location
@@ -50,7 +50,7 @@ class LocalSource:
         return path
 
     def cancel(self) -> None:
-        """Nothing is ever under way."""
+        """Do nothing: there are no downloads."""
 
 
 def local_files(location: str) -> Iterator[tuple[Path, str]]:

@@ -1,4 +1,4 @@
-"""What a remote file system says of a file: a checksum of its content, or its version only."""
+"""Checksums and versions of remote files, as fsspec's file systems state them."""
 
 import base64
 import binascii
@@ -23,11 +23,11 @@ _VERSIONS = (
     "updated",
     "created",
 )
-"""What file systems call the value that changes with a file's content."""
+"""Keys under which file systems state a value that changes with a file's content."""
 
 
 def checksum_from_info(url: str, info: Mapping[str, Any]) -> str:
-    """The checksum of a file's content that its place states, if it truly is one."""
+    """Checksum of a file's content from fsspec's info; empty if it holds none of the content."""
     lfs = info.get("lfs")
     if isinstance(lfs, Mapping) and lfs.get("sha256"):
         return f"sha256:{lfs['sha256']}"
@@ -58,5 +58,6 @@ def _from_base64(kind: str, value: str) -> str:
 
 
 def version_from_info(info: Mapping[str, Any]) -> str:
+    """Value that changes when a file changes; empty where the file system states none."""
     value = next((info[key] for key in _VERSIONS if info.get(key)), None)
     return "" if value is None else f"{info.get('size')} {value}"

@@ -1,4 +1,4 @@
-"""A part of a corpus, always the same one, without fetching the rest.
+"""Samples of a corpus: always the same records, without fetching the rest.
 
     16 files, fraction 0.1     ▓▓░░░░░░ ▓▓░░░░░░ ▓▓░░░░░░ …     each from the front
 
@@ -9,7 +9,7 @@ ends. `limit` is divided evenly over the first `SPREAD` files; what those can't 
 the others. Bytes are those of the stored file: compressed files are measured compressed. An archive
 counts as one file; it is fetched whole, and the same is then done with the files inside.
 
-Files that accompany data (README, LICENSE, checksums) are no candidates.
+Files that accompany data (README, LICENSE, checksums) are no record_files.
 """
 
 import json
@@ -19,19 +19,26 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from common.disk import require_free_space
 from common.files import complete_file, write_json
-from corpus.sources.archives import unpack
-from corpus.sources.compression import packing, unpacked_name
-from corpus.sources.first_records import Front, Reading, Taken, take_front
+from corpus.sources.archives import unpack_archive
+from corpus.sources.compression import ArchiveType, archive_type, unpacked_name
+from corpus.sources.first_records import (
+    NOTHING,
+    Reading,
+    RecordLimit,
+    TakenRecords,
+    write_first_records,
+)
 from corpus.sources.local import LocalSource
 from corpus.sources.retry import RangesNotSupported
 from corpus.sources.source import Source, StoredFile
 from corpus.sources.transfer import Destination, cleared, unpacked_bytes
 
 SPREAD = 16
-"""Files that a sample comes from at least, where a corpus has so many."""
+"""Least number of files that a sample comes from, where a corpus has so many."""
 
 _ACCOMPANYING = {
     "readme",
@@ -48,14 +55,14 @@ _ACCOMPANYING = {
 _ACCOMPANYING_SUFFIXES = (".sha256", ".md5", ".lock")
 
 
-def spaced(files: Sequence[StoredFile]) -> list[StoredFile]:
+def evenly_spaced(files: Sequence[StoredFile]) -> list[StoredFile]:
     """Files in an order whose every beginning is spread evenly over them."""
     bits = max(1, (len(files) - 1).bit_length())
     reversed_bits = [int(f"{i:0{bits}b}"[::-1], 2) for i in range(len(files))]
     return [files[i] for i in sorted(range(len(files)), key=lambda i: reversed_bits[i])]
 
 
-def candidates(files: Sequence[StoredFile]) -> list[StoredFile]:
+def record_files(files: Sequence[StoredFile]) -> list[StoredFile]:
     """The files that hold records: not empty, and not merely about the data."""
     full = [file for file in files if file.size != 0]
     data = [file for file in full if not _accompanies(PurePosixPath(file.name))]
@@ -108,12 +115,12 @@ class _Sample:
     ) -> None:
         self.destination, self.source, self.notes, self.folder = destination, source, notes, folder
         self.reading = reading
-        self.done: dict[str, dict[str, float | None]] = {}
+        self.done: dict[str, dict[str, Any]] = {}
         if notes is not None and notes.exists():
             self.done = json.loads(notes.read_text(encoding="utf-8"))
 
     def take(self, files: Sequence[StoredFile], fraction: float, limit: int) -> tuple[int, int]:
-        ordered = spaced([self._sized(file) for file in candidates(files)])
+        ordered = evenly_spaced([self._with_size(file) for file in record_files(files)])
         sizes = {file.name: file.size or 0 for file in ordered}
         budget = fraction * sum(sizes.values())
         chosen, held = ordered, sum(sizes.values())
@@ -133,86 +140,84 @@ class _Sample:
         # take more than their share.
         left, after = budget, held
         shares: dict[str, float] = {}
-        taken: dict[str, Taken] = {}
+        taken: dict[str, TakenRecords] = {}
         records = 0
         for position, file in enumerate(chosen):
             if limit and records >= limit:
                 break
             size = sizes[file.name]
             share = size * min(1.0, max(0.0, left / after)) if fraction < 1 else float(size)
-            quota = None
+            num_records = None
             if limit:
                 rest = max(1, min(SPREAD, len(chosen)) - position)
-                quota = math.ceil((limit - records) / rest)
-            part = taken[file.name] = self._take(file, share, quota)
+                num_records = math.ceil((limit - records) / rest)
+            part = taken[file.name] = self._take(file, share, num_records)
             shares[file.name] = share
-            records += part.records
-            left -= max(share, part.bytes)
+            records += part.num_records
+            left -= max(share, part.num_bytes)
             after -= size
             self.destination.progress(
                 position + 1, len(chosen), f"files of {self.destination.name}"
             )
         for file in chosen:  # files that had more than their part of the limit
             had = taken.get(file.name)
-            if had is not None and had.more and records < limit:
-                quota = had.records + limit - records
-                taken[file.name] = self._take(file, shares[file.name], quota)
-                records += taken[file.name].records - had.records
-        return records, sum(part.records > 0 for part in taken.values())
+            if had is not None and had.has_more and records < limit:
+                num_records = had.num_records + limit - records
+                taken[file.name] = self._take(file, shares[file.name], num_records)
+                records += taken[file.name].num_records - had.num_records
+        return records, sum(part.num_records > 0 for part in taken.values())
 
-    def _sized(self, file: StoredFile) -> StoredFile:
+    def _with_size(self, file: StoredFile) -> StoredFile:
         """A file whose size is known, at the price of fetching it."""
         if file.size is not None:
             return file
         return replace(file, size=self.source.fetch(file).stat().st_size)
 
-    def _take(self, file: StoredFile, share: float, quota: int | None) -> Taken:
-        """Take the front of one file, unless that stands finished."""
-        asked = {"share": share, "quota": quota}
+    def _take(self, file: StoredFile, share: float, num_records: int | None) -> TakenRecords:
+        """Take the first records of one file, unless that was done before."""
+        asked = {"share": share, "limit": num_records}
         known = self.done.get(file.name)
-        if known is not None and known.items() >= asked.items():
-            return Taken(
-                records=int(known["records"] or 0),
-                bytes=int(known["bytes"] or 0),
-                more=bool(known["more"]),
-            )
+        if known is not None and known["asked"] == asked:
+            return TakenRecords(**known["taken"])
         if share <= 0:
-            return Taken(records=0, bytes=0, more=False)
-        packed = packing(file.name, streams=True)
-        if packed is not None and packed.container:
-            part = self._take_archive(file, share, quota)
+            return NOTHING
+        packed = archive_type(file.name, streams=True)
+        if packed is not None and packed.is_container:
+            taken = self._take_archive(file, packed, share, num_records)
         else:
-            part = self._take_front(file, share, quota)
-        self.done[file.name] = {**asked, **asdict(part)}
+            taken = self._take_front(file, share, num_records)
+        self.done[file.name] = {"asked": asked, "taken": asdict(taken)}
         if self.notes is not None:
             write_json(self.notes, self.done)
-        return part
+        return taken
 
-    def _take_front(self, file: StoredFile, share: float, quota: int | None) -> Taken:
+    def _take_front(self, file: StoredFile, share: float, num_records: int | None) -> TakenRecords:
         target = self.folder / unpacked_name(file.name, streams=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = self.destination.scratch / "front"
         label = f"{self.source.origin}: {file.name}"
+        limit = RecordLimit(num_bytes=share, num_records=num_records)
         assert file.size is not None
         for whole in (False, True):
             raw = self.source.fetch(file).open("rb") if whole else self.source.open(file)
             try:
                 with closing(raw), complete_file(aside) as out:
-                    part = take_front(
-                        raw, file.size, file.name, out, Front(share, quota), label, self.reading
+                    taken = write_first_records(
+                        raw, file.size, file.name, out, limit, label, self.reading
                     )
                 break
             except RangesNotSupported:  # the server gives files only as a whole
                 assert not whole
-        if part.records:
+        if taken.num_records:
             aside.replace(target)
         else:
             aside.unlink()
-        return part
+        return taken
 
-    def _take_archive(self, file: StoredFile, share: float, quota: int | None) -> Taken:
-        packed = packing(file.name, streams=True)
-        assert packed is not None and file.size is not None
+    def _take_archive(
+        self, file: StoredFile, packed: ArchiveType, share: float, num_records: int | None
+    ) -> TakenRecords:
+        assert file.size is not None
         require_free_space(self.destination.folder, unpacked_bytes(file, streams=True), file.name)
         path = self.source.fetch(file)
         label = f"{self.source.origin}: {file.name}"
@@ -220,14 +225,16 @@ class _Sample:
             self.destination.scratch / "unpacking",
             self.destination.scratch / "sampling",
         )
-        unpack(path, cleared(inside), packed, label, streams=True)
+        unpack_archive(path, cleared(inside), packed, label, streams=True)
         cleared(aside).mkdir()
         content = LocalSource(str(inside), origin=label)
         inner = _Sample(self.destination, content, None, aside, self.reading)
-        records, _ = inner.take(content.files(), share / file.size, quota or 0)
+        records, _ = inner.take(content.files(), share / file.size, num_records or 0)
         target = self.folder / unpacked_name(file.name, streams=True)
         shutil.rmtree(target, ignore_errors=True)  # of a smaller part of the limit
         target.parent.mkdir(parents=True, exist_ok=True)
         aside.replace(target)
         cleared(inside)
-        return Taken(records=records, bytes=math.ceil(share), more=records == quota)
+        return TakenRecords(
+            num_records=records, num_bytes=math.ceil(share), has_more=records == num_records
+        )

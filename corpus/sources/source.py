@@ -1,4 +1,4 @@
-"""What every place that data sets come from can do, and the names and checksums of its files.
+"""The protocol of a source of files (folder, URL, hub), and checks of its names and checksums.
 
 Source ── files() ──▶ StoredFile …      names are safe: below the data set's folder, no `..`
        ── open()  ──▶ for reading its front, or parts of it
@@ -16,7 +16,7 @@ from common.disk import format_bytes
 from common.errors import DataError
 
 CHECKSUM_NAMES = {"sha256": "SHA-256", "md5": "MD5", "git": "git's SHA-1"}
-"""Checksums that a place may state, and their names for people."""
+"""Kinds of checksums, and their usual names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,25 +26,25 @@ class StoredFile:
     name: str
     """Path below the data set's folder, parts joined by `/`."""
     size: int | None
-    """Bytes; None where the place does not say."""
+    """Bytes; None where the source does not say."""
     checksum: str = ""
-    """`sha256:…`, `md5:…` or `git:…` in hexadecimal; empty where the place states none."""
+    """`sha256:…`, `md5:…` or `git:…` in hexadecimal; empty where the source states none."""
     version: str = ""
-    """Changes when the file changes; empty where the place gives nothing of the kind."""
+    """Value that changes with the file; empty where the source has none."""
     handle: str = field(default="", repr=False)
-    """How the source finds it: a path or a URL. May hold secrets."""
+    """Path or URL by which the source finds it. May hold secrets."""
 
 
 class Source(Protocol):
-    """A place with the files of one data set."""
+    """A location with the files of one data set."""
 
     @property
     def origin(self) -> str:
-        """For people, without secrets; with the commit where there is one."""
+        """Its name in messages, without secrets; with the commit where there is one."""
 
     @property
     def downloads(self) -> bool:
-        """Whether a fetched file is ours to move, or somebody's own that is only read."""
+        """True if fetched files are copies that may be moved; False if they are only to be read."""
 
     def files(self) -> Sequence[StoredFile]:
         """All files, sorted by name. Raises DataError when they cannot be listed."""
@@ -56,7 +56,7 @@ class Source(Protocol):
         """The whole file on this machine, size and stated checksum verified."""
 
     def cancel(self) -> None:
-        """End what other threads fetch: it will not be needed."""
+        """Stop downloads in other threads."""
 
 
 class UnsafeName(ValueError):
@@ -92,12 +92,12 @@ def safe_name(name: str, origin: str) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or one of its folders begins with a dot."""
+    """True if the name of a file or of one of its folders begins with a dot."""
     return any(part.startswith(".") for part in PurePosixPath(name).parts)
 
 
 def verify_file(path: Path, file: StoredFile, pinned: str, origin: str) -> None:
-    """Raise DataError when a file's size or checksum is not what its place or the recipe says."""
+    """Raise DataError when a file's size or checksum is not what its source or the recipe says."""
     size = path.stat().st_size
     if file.size is not None and size != file.size:
         raise DataError(

@@ -18,8 +18,8 @@ import zstandard
 from common.disk import require_free_space
 from common.errors import DataError
 from common.files import complete_file
-from corpus.sources.archives import unpack, unpack_stream
-from corpus.sources.compression import Packing, packing, unpacked_name
+from corpus.sources.archives import decompress_file, unpack_archive
+from corpus.sources.compression import ArchiveType, archive_type, unpacked_name
 from corpus.sources.remote import WORKERS
 from corpus.sources.source import Source, StoredFile
 
@@ -81,7 +81,7 @@ def check_names(files: Sequence[StoredFile], origin: str, *, streams: bool) -> N
 
 
 def transfer_all(destination: Destination, source: Source, files: Sequence[StoredFile]) -> None:
-    """Fetch and place every file that does not stand finished, several at a time.
+    """Fetch and transfer every file that is not complete yet, several at a time.
 
     Raises DataError; whatever was finished stays.
     """
@@ -110,16 +110,16 @@ def transfer_all(destination: Destination, source: Source, files: Sequence[Store
 
 
 def unpacked_bytes(file: StoredFile, *, streams: bool, local: bool = False) -> int:
-    """About how many bytes a file takes once it is placed; a local one is asked itself."""
-    packed, size = packing(file.name, streams=streams), file.size or 0
-    if packed is None or (packed.container and packed.suffix == ".tar"):
+    """Bytes that a file takes once it is unpacked, about; a local file is looked into."""
+    packed, size = archive_type(file.name, streams=streams), file.size or 0
+    if packed is None or (packed.is_container and packed.suffix == ".tar"):
         return size
     stated = _stated_bytes(Path(file.handle), packed) if local else 0
     return max(size, stated) if stated else size * EXPANSION
 
 
-def _stated_bytes(path: Path, packed: Packing) -> int:
-    """The unpacked size that a file states; 0 where it states none, or can't."""
+def _stated_bytes(path: Path, packed: ArchiveType) -> int:
+    """Unpacked size that a file itself states; 0 where it states none, or can't."""
     size = path.stat().st_size
     try:
         if packed.suffix == ".zip":
@@ -137,10 +137,10 @@ def _stated_bytes(path: Path, packed: Packing) -> int:
 
 
 def transfer(destination: Destination, source: Source, file: StoredFile, path: Path) -> None:
-    """Make a fetched file visible, unpacked if it is packed. Raises Refused for a bad archive."""
+    """Move, copy or unpack a fetched file to its target. Raises ArchiveRefused."""
     target = destination.target(file)
     target.parent.mkdir(parents=True, exist_ok=True)
-    packed = packing(file.name, streams=destination.decompress)
+    packed = archive_type(file.name, streams=destination.decompress)
     shown = f"{source.origin}: {file.name}" if file.name not in source.origin else source.origin
     if packed is None and source.downloads:
         path.replace(target)
@@ -150,18 +150,18 @@ def transfer(destination: Destination, source: Source, file: StoredFile, path: P
             shutil.copyfileobj(data, out, 1 << 20)
         return
     aside = cleared(destination.scratch / "unpacking")
-    if packed.container:
-        unpack(path, aside, packed, shown, streams=destination.decompress)
+    if packed.is_container:
+        unpack_archive(path, aside, packed, shown, streams=destination.decompress)
     else:
         with complete_file(aside) as out:
-            unpack_stream(path, out, packed, shown)
+            decompress_file(path, out, packed, shown)
     aside.replace(target)
     if source.downloads:
         path.unlink()
 
 
 def cleared(path: Path) -> Path:
-    """Remove what an interrupted attempt has left at a path, or beside it with a suffix."""
+    """The path, after what an interrupted attempt has left there (or with a suffix) is removed."""
     for old in path.parent.glob(f"{path.name}*"):
         shutil.rmtree(old) if old.is_dir() else old.unlink()
     return path

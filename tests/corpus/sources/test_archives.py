@@ -21,9 +21,9 @@ from common.errors import DataError
 from common.recipes import load_recipe
 from corpus.benchmarks.questions import BenchmarkRecipe, benchmark_files
 from corpus.sources import archives
-from corpus.sources.compression import Decompressed
+from corpus.sources.compression import DecompressingReader
 from corpus.sources.source import UnsafeName, safe_parts
-from tasks.acquire import AcquireConfig, acquire, bytes_needed
+from tasks.acquire import AcquireConfig, acquire
 from tests.tasks.running import run_stage
 
 LINES = b"".join(b'{"text": "%d"}\n' % i for i in range(50))
@@ -411,10 +411,10 @@ def test_preflight_expects_what_archives_state(
 ) -> None:
     (tmp_path / name).write_bytes(data)
     config = AcquireConfig(kind="corpora", datasets={"skypile": str(tmp_path)})
-    assert bytes_needed(config) == needed
+    assert config.bytes_needed() == needed
     config = AcquireConfig(kind="sft", datasets={"gsm8k": str(tmp_path)})
     kept = name in ("a.jsonl.gz", "a.jsonl.zst")
-    assert bytes_needed(config) == (len(data) if kept else needed)
+    assert config.bytes_needed() == (len(data) if kept else needed)
 
 
 @given(st.text(min_size=1, max_size=40))
@@ -438,12 +438,12 @@ def test_streams_of_several_members_in_pieces_of_any_size(
     parts: list[bytes], codec: str, piece: int
 ) -> None:
     packed = b"".join(COMPRESS[codec](part) for part in parts)
-    stream = Decompressed(io.BytesIO(packed), codec, tracked=True)
+    stream = DecompressingReader(io.BytesIO(packed), codec, track_position=True)
     got = b""
     last = -1.0
     while data := stream.read(piece):
         got += data
-        position = stream.position(len(got))
+        position = stream.compressed_position(len(got))
         assert last <= position <= len(packed)
         last = position
     assert got == b"".join(parts)

@@ -21,11 +21,11 @@ from common.config import validate
 from common.errors import ConfigError, DataError
 from corpus.sample_data import SampleDataConfig
 from corpus.sources import sampling
-from corpus.sources.first_records import Front, take_front
-from corpus.sources.sampling import spaced
+from corpus.sources.first_records import RecordLimit, write_first_records
+from corpus.sources.sampling import evenly_spaced
 from corpus.sources.source import StoredFile
 from flows.cli import main, parser
-from flows.commands.pipeline import settings_of
+from flows.commands.pipeline import overrides_of
 from flows.config import load_pipeline
 from tasks.acquire import AcquireConfig, acquire
 from tests.corpus.sources.fake_web import Web, serving
@@ -196,7 +196,7 @@ def test_fraction_uses_at_least_spread_files_and_is_about_right(tmp_path: Path) 
     files = {f"{i:02}.jsonl": jsonl(rows(200)) for i in range(64)}
     got = take(tmp_path / "out", write(tmp_path / "raw", files), fraction=0.01)
     assert len(got) == sampling.SPREAD
-    assert {int(name[:2]) % 4 for name in got} == {0}, "evenly spaced"
+    assert {int(name[:2]) % 4 for name in got} == {0}, "evenly evenly_spaced"
     assert 128 <= sum(map(len, got.values())) <= 128 + 2 * len(got)
 
 
@@ -210,7 +210,7 @@ def test_fraction_and_limit_together(tmp_path: Path) -> None:
 @given(st.integers(0, 300))
 def test_every_beginning_of_the_order_is_spread(count: int) -> None:
     files = [StoredFile(name=f"{i:03}", size=1) for i in range(count)]
-    ordered = spaced(files)
+    ordered = evenly_spaced(files)
     assert sorted(ordered, key=lambda f: f.name) == files
     for size in (2, 4, 8, 16):
         if size <= count:
@@ -241,11 +241,11 @@ def test_any_array_is_cut_between_items(
         "utf-8", "surrogatepass"
     )
     out = io.BytesIO()
-    front = Front(len(data), quota)
-    taken = take_front(io.BytesIO(data), len(data), "x.json", out, front, "x")
+    limit = RecordLimit(num_bytes=len(data), num_records=quota)
+    taken = write_first_records(io.BytesIO(data), len(data), "x.json", out, limit, "x")
     assert json.loads(out.getvalue().decode("utf-8", "surrogatepass")) == items[:quota]
-    assert taken.records == min(len(items), quota)
-    assert taken.more is (len(items) > quota)
+    assert taken.num_records == min(len(items), quota)
+    assert taken.has_more is (len(items) > quota)
 
 
 @pytest.mark.parametrize("size", [65530, 65536, 65537, 200_000])
@@ -253,7 +253,14 @@ def test_items_across_the_edges_of_reads(size: int) -> None:
     items = [{"a": "\\" * size}, {"b": '"' * size}, {"c": "文" * size}, 12345]
     data = json.dumps(items, ensure_ascii=False).encode()
     out = io.BytesIO()
-    take_front(io.BytesIO(data), len(data), "x.json", out, Front(len(data), 4), "x")
+    write_first_records(
+        io.BytesIO(data),
+        len(data),
+        "x.json",
+        out,
+        RecordLimit(num_bytes=len(data), num_records=4),
+        "x",
+    )
     assert json.loads(out.getvalue()) == items
 
 
@@ -261,7 +268,14 @@ def test_record_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("corpus.json_items.MAX_RECORD", 100_000)
     data = b'[{"a": "' + b"x" * 300_000
     with pytest.raises(DataError, match=r"x\.json.*record"):
-        take_front(io.BytesIO(data), len(data), "x.json", io.BytesIO(), Front(9e9, 1), "x.json")
+        write_first_records(
+            io.BytesIO(data),
+            len(data),
+            "x.json",
+            io.BytesIO(),
+            RecordLimit(num_bytes=9e9, num_records=1),
+            "x.json",
+        )
 
 
 def test_parquet_keeps_schema_compression_and_odd_bytes(tmp_path: Path) -> None:
@@ -407,7 +421,7 @@ def test_command_line_and_configuration_reach_the_corpora_only() -> None:
     arguments = parser().parse_args(
         ["run", "deployments/smoke.yaml", "--fraction", "0.25", "--limit", "9", "--set", "name=x"]
     )
-    config = load_pipeline(arguments.config, settings_of(arguments))
+    config = load_pipeline(arguments.config, overrides_of(arguments))
     assert config.name == "x"
     assert (config.acquire("corpora").fraction, config.acquire("corpora").limit) == (0.25, 9)
     for kind in ("sft", "preferences", "evals"):
