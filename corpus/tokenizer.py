@@ -1,17 +1,19 @@
 """The configured tokenizer, obtained once per machine and kept."""
 
 from pathlib import Path
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from common.paths import ROOT, resolve
-from model.tokenizer.qwen import obtain_tokenizer
+from model.tokenizer.identity import files_are_qwen
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CACHE = ROOT / ".steel" / "tokenizers"
 """Rebuilding a tokenizer from a package's rank file takes seconds; the result is kept here."""
 
 
-def configured_tokenizer(source: str) -> PreTrainedTokenizerBase:
+def configured_tokenizer(source: str) -> "PreTrainedTokenizerBase":
     """Qwen1.5's tokenizer from a configured source, its ids verified.
 
     Args:
@@ -21,8 +23,20 @@ def configured_tokenizer(source: str) -> PreTrainedTokenizerBase:
     Raises:
         DataError: nothing is there, or it is another tokenizer; the message names what was tried.
     """
+    from model.tokenizer.qwen import obtain_tokenizer
+
+    return obtain_tokenizer(_place(source), cache=_cache())
+
+
+def check_tokenizer(source: str) -> None:
+    """Verify the ids of a configured tokenizer. Raises DataError as `configured_tokenizer`."""
+    if not files_are_qwen(_place(source)):
+        configured_tokenizer(source)
+
+
+def _place(source: str) -> str:
     folder = resolve(source)
-    return obtain_tokenizer(str(folder) if folder.is_dir() else source, cache=_cache())
+    return str(folder) if folder.is_dir() else source
 
 
 def _cache() -> Path | None:

@@ -14,8 +14,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
-
 from common.config import StageConfig, errors_of
 from common.errors import ConfigError, DataError, SteelError
 from common.files import write_json, write_text
@@ -25,6 +23,7 @@ from corpus.benchmarks.lm_eval_tasks import lm_eval_tasks, num_known_subjects, w
 from corpus.benchmarks.questions import Benchmark, BenchmarkRecipe, read_benchmark
 from corpus.benchmarks.scoring import join_answers, read_samples, score
 from model.evaluate.job import BenchmarkJob, EvaluateJob
+from model.train.distributed.gpus import num_gpus
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from tasks.core.stage import StageResult, StageRun, stage
 from tasks.core.torchrun import torchrun
@@ -62,7 +61,7 @@ class EvaluateConfig(StageConfig):
         """Number of processes on this machine that share the questions."""
         if self.num_processes != "auto":
             return self.num_processes
-        return max(1, torch.cuda.device_count())
+        return max(1, num_gpus())
 
     def check(self) -> Iterator[SteelError]:
         if len(set(self.benchmarks)) != len(self.benchmarks):

@@ -17,10 +17,9 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase
 
 from common.config import NOT_IN_KEY, StageConfig, errors_of
 from common.disk import require_free_space, total_bytes
@@ -33,18 +32,15 @@ from corpus.packing.pack_partition import PackJob
 from corpus.packing.workers import num_workers, pack_partitions
 from corpus.partitions import cut
 from corpus.texts import Texts
-from corpus.tokenizer import configured_tokenizer
+from corpus.tokenizer import check_tokenizer, configured_tokenizer
 from model.data import PackedManifest, dtype_for
 from model.data.shards import remove_leftovers
 from model.tokenizer.encoder import Encoder, ReferenceEncoder
-from model.tokenizer.qwen import (
-    END_OF_TEXT,
-    PRUNED_FROM,
-    load_tokenizer,
-    prune_tokenizer,
-    save_tokenizer,
-)
+from model.tokenizer.identity import END_OF_TEXT, PRUNED_FROM
 from tasks.core.stage import StageResult, StageRun, stage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 EXPANSION = 2
 """Bytes of shards per byte of cleaned text, at most: an id of 4 bytes covers 2 bytes or more."""
@@ -77,7 +73,7 @@ class PackConfig(StageConfig):
     else, some forty times as slow. What comes out is the same."""
 
     def check(self) -> Iterator[SteelError]:
-        yield from errors_of(configured_tokenizer, self.tokenizer)
+        yield from errors_of(check_tokenizer, self.tokenizer)
 
 
 @stage(version=2)
@@ -123,8 +119,10 @@ def cleaned_files(folder: Path) -> list[Path]:
 
 def _tokenizer(
     run: StageRun, config: PackConfig, files: list[Path], raw: list[Path]
-) -> PreTrainedTokenizerBase:
+) -> "PreTrainedTokenizerBase":
     """The tokenizer of this run, saved in run.folder; from there if an earlier attempt made it."""
+    from model.tokenizer.qwen import load_tokenizer, prune_tokenizer, save_tokenizer
+
     folder = run.folder / "tokenizer"
     for left in run.folder.glob(f"{folder.name}.partial-*"):
         shutil.rmtree(left)
@@ -180,7 +178,7 @@ def _encoder(run: StageRun, config: PackConfig, backend: Tokenizer) -> Encoder:
 
 
 def _pack_all(
-    run: StageRun, config: PackConfig, tokenizer: PreTrainedTokenizerBase, files: list[Path]
+    run: StageRun, config: PackConfig, tokenizer: "PreTrainedTokenizerBase", files: list[Path]
 ) -> PackedManifest:
     """Every source's shards and, last, their manifest."""
     folder = run.folder / "shards"
@@ -231,7 +229,7 @@ def _pack_all(
     return PackedManifest.read(folder)
 
 
-def _end(tokenizer: PreTrainedTokenizerBase) -> int:
+def _end(tokenizer: "PreTrainedTokenizerBase") -> int:
     end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
     assert isinstance(end, int), "a verified tokenizer has <|endoftext|>"
     return end

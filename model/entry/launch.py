@@ -26,7 +26,6 @@ from typing import NoReturn
 
 from common.errors import ConfigError
 from common.processes import die_with_parent
-from model.entry import loopback
 
 SHUTDOWN_SECONDS = 20
 """Grace: how long torchrun lets the ranks save after SIGTERM before it kills them. In it fall the
@@ -96,6 +95,8 @@ class Nodes:
     def torchrun_options(self) -> list[str]:
         """Options for torchrun to start this machine's part."""
         if self.num == 1:
+            from model.entry import loopback
+
             loopback.register()
             return [
                 "--nnodes=1",
@@ -138,6 +139,8 @@ def main(argv: list[str]) -> None:
         print(f"launch: {error}", file=sys.stderr)
         sys.exit(2)
     if nodes.num == 1 and given.num_processes == 1:
+        from model.entry import loopback
+
         store = loopback.listen_on_loopback()  # libraries open a world of one in the usual way
         os.environ.update(
             RANK="0",

@@ -22,7 +22,7 @@ from model.entry.launch import exit_now
 from model.train.build import build
 from model.train.callbacks.watchdog import EXIT_HANGING, Watchdog
 from model.train.checkpoint.export import export
-from model.train.checkpoint.reader import complete_checkpoints
+from model.train.checkpoint.folders import complete_checkpoints
 from model.train.config import PretrainJob
 from model.train.distributed.context import DistributedContext, distributed_context
 from model.train.distributed.lost_rank import RankLostError, is_lost_rank

@@ -25,6 +25,15 @@ from transformers.models.qwen2 import Qwen2Tokenizer
 from common.errors import DataError
 from common.files import digest_of, md5_of_file, sync, write_json
 from model.tokenizer.encoder import EncoderOf, ReferenceEncoder
+from model.tokenizer.identity import (
+    END_OF_TEXT,
+    HUB_ID,
+    IM_END,
+    IM_START,
+    PRUNED_FROM,
+    SPECIAL_TOKENS,
+    VOCABULARY_MD5,
+)
 from model.tokenizer.probes import PROBES
 from model.tokenizer.tiktoken import (
     Merge,
@@ -33,21 +42,6 @@ from model.tokenizer.tiktoken import (
     read_ranks,
     vocabulary_and_merges,
 )
-
-END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-
-SPECIAL_TOKENS = {END_OF_TEXT: 151_643, IM_START: 151_644, IM_END: 151_645}
-"""Control tokens and their published ids, which follow the ordinary vocabulary."""
-
-VOCABULARY_MD5 = "86a1fd66f8e3efff6eeb26e6ddb4cc96"
-"""Of all tokens and ids as canonical JSON (common/files.py); the same from the published
-tokenizer.json and from the published ranks."""
-
-HUB_ID = "Qwen/Qwen1.5-1.8B"
-"""Where "auto" looks on the hub. Every size of Qwen1.5 has the same tokenizer."""
-
-PRUNED_FROM = "pruned_from.json"
-"""File in a pruned tokenizer's folder that maps its ids to the full vocabulary's."""
 
 _BATCH_TEXTS, _BATCH_CHARACTERS = 10_000, 2_000_000
 """Texts encoded at once: enough to keep all cores busy, little enough to stay small."""

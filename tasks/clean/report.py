@@ -5,12 +5,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefect.artifacts import create_table_artifact
-
 from common.errors import DataError
 from corpus.cleaning import gates
 from corpus.cleaning.report import write_report
-from tasks.clean.picture import draw
 from tasks.core.artifacts import publish_artifact, run_logger
 from tasks.core.manifest import StageResult
 from tasks.core.stage import StageRun
@@ -27,6 +24,8 @@ def publish_report(
         ledgers: the ledger of each kind of source.
         recipes: kind of source -> name of its cleaning recipe.
     """
+    from tasks.clean.picture import draw
+
     report = write_report(run.folder, ledgers)
     draw(report.rows, run.folder / "attrition.png")
     run.table("attrition", report.attrition, "Documents that each operator dropped, by source")
@@ -62,7 +61,7 @@ def enforce_gates(
         return
     publish_artifact(
         run_logger(),
-        create_table_artifact,
+        "table",
         key="attrition-gates",
         table=[gate.row() for gate in found],
         description="Attrition gates that cleaning exceeded",

@@ -5,22 +5,32 @@ server that cannot take an artifact never stops a stage.
 """
 
 import logging
+import sys
 import time
-from collections.abc import Callable
-from typing import Any, TypeAlias
-
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
+from typing import Any, Literal, TypeAlias
 
 from common.errors import SteelError
 
 Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[logging.Logger]"
 
 
+def flow_run_id() -> str | None:
+    """Id of the flow run that this process works for; None outside of one."""
+    if "prefect" not in sys.modules:
+        return None
+    from prefect.runtime import flow_run
+
+    run_id: str | None = flow_run.id
+    return run_id
+
+
 def run_logger() -> Logger:
     """Prefect's logger inside a flow run, the logger `steel` outside (tests, scripts)."""
-    return get_run_logger() if flow_run.id else logging.getLogger("steel")
+    if not flow_run_id():
+        return logging.getLogger("steel")
+    from prefect.logging import get_run_logger
+
+    return get_run_logger()
 
 
 class _WithoutTraceback(logging.Filter):
@@ -46,12 +56,23 @@ def artifact_key(name: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
 
 
-def publish_artifact(log: Logger, create: Callable[..., Any], **kwargs: Any) -> Any:
+Kind = Literal["table", "markdown", "progress", "new progress"]
+
+
+def publish_artifact(log: Logger, kind: Kind, **kwargs: Any) -> Any:
     """Create or update a Prefect artifact; a server that cannot take it never stops a stage."""
-    if not flow_run.id:
+    if not flow_run_id():
         return None
+    from prefect import artifacts
+
+    create: dict[str, Any] = {
+        "table": artifacts.create_table_artifact,
+        "markdown": artifacts.create_markdown_artifact,
+        "progress": artifacts.create_progress_artifact,
+        "new progress": artifacts.update_progress_artifact,
+    }
     try:
-        return create(**kwargs)
+        return create[kind](**kwargs)
     except Exception as error:
         log.warning("Prefect did not take the artifact %s: %s", kwargs.get("key"), error)
         return None
@@ -86,12 +107,12 @@ class ProgressReporter:
             if self.artifact is None:
                 self.artifact = publish_artifact(
                     self.log,
-                    create_progress_artifact,
+                    "progress",
                     key=artifact_key(f"{self.stage} progress"),
                     progress=percent,
                     description=f"How far {self.stage} is",
                 )
             else:
                 publish_artifact(
-                    self.log, update_progress_artifact, artifact_id=self.artifact, progress=percent
+                    self.log, "new progress", artifact_id=self.artifact, progress=percent
                 )

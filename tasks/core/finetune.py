@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
-
 from common.config import StageConfig, errors_of
 from common.errors import DataError, SteelError
 from common.files import read_json_lines
@@ -16,6 +14,7 @@ from common.paths import display
 from common.ranges import PositiveInt
 from corpus.chats import MATCHES_FILE, ContaminationFilter, MixtureFiles, MixtureRow
 from corpus.decontaminate import ContaminationConfig, describe_index
+from model.train.distributed.gpus import num_gpus
 from model.train.finetune.config import FinetuneJob, FinetuneSettings
 from model.train.run.folder import CHECKPOINTS_FOLDER, METRICS_FILE, MODEL_FOLDER
 from model.train.run.metrics import last_value, read_metrics
@@ -44,7 +43,7 @@ class FinetuneConfig(FinetuneSettings, StageConfig):
         """Number of ranks of a run on this machine."""
         if self.num_processes != "auto":
             return self.num_processes
-        return self.fitting_ranks(torch.cuda.device_count() or CPU_PROCESSES)
+        return self.fitting_ranks(num_gpus() or CPU_PROCESSES)
 
     def check(self) -> Iterator[SteelError]:
         yield from super().check()

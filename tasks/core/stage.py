@@ -17,12 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from prefect import task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.cache_policies import NO_CACHE
-from prefect.runtime import flow_run, task_run
+from typing import TYPE_CHECKING, Any
 
 from common.config import StageConfig, validate
 from common.errors import StageError
@@ -33,12 +28,15 @@ from tasks.core.artifacts import (
     Logger,
     ProgressReporter,
     artifact_key,
+    flow_run_id,
     publish_artifact,
     run_logger,
 )
 from tasks.core.lock import StageLock
 from tasks.core.manifest import SCHEMA_VERSION, StageInput, StageResult, input_keys, plain, publish
-from tasks.core.tracking import StageTrack, Tracker
+
+if TYPE_CHECKING:
+    from tasks.core.tracking import StageTrack, Tracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +45,7 @@ class Context:
 
     store: Path
     """Folder of all stage folders."""
-    tracker: Tracker
+    tracker: "Tracker"
     """Recorder of their runs."""
 
 
@@ -63,7 +61,7 @@ class StageRun:
     """Write everything here. May hold what an interrupted attempt has left: continue from it."""
     log: Logger
     """Goes to the console and to Prefect."""
-    track: StageTrack
+    track: "StageTrack"
     """The MLflow run of this stage."""
     counts: dict[str, float] = field(default_factory=dict)
     """Numbers for the manifest and for MLflow."""
@@ -95,11 +93,7 @@ class StageRun:
     def table(self, name: str, rows: list[dict[str, Any]], description: str = "") -> None:
         """Show rows as a Prefect table artifact and keep them as an MLflow table."""
         publish_artifact(
-            self.log,
-            create_table_artifact,
-            key=artifact_key(name),
-            table=rows,
-            description=description,
+            self.log, "table", key=artifact_key(name), table=rows, description=description
         )
         self.track.table(f"{name}.json", rows)
 
@@ -108,7 +102,7 @@ class StageRun:
         data = base64.b64encode(path.read_bytes()).decode()
         publish_artifact(
             self.log,
-            create_markdown_artifact,
+            "markdown",
             key=artifact_key(f"{path.stem} picture"),
             description=description,
             markdown=f"![{description}](data:image/png;base64,{data})",
@@ -117,7 +111,7 @@ class StageRun:
 
     def markdown(self, name: str, text: str) -> None:
         """Show text as a Prefect artifact and keep it in MLflow."""
-        publish_artifact(self.log, create_markdown_artifact, key=artifact_key(name), markdown=text)
+        publish_artifact(self.log, "markdown", key=artifact_key(name), markdown=text)
         self.track.text(f"{name}.md", text)
 
 
@@ -185,15 +179,21 @@ def stage(
 
         # Not functools.wraps: Prefect binds parameters by the signature that it would forward.
         work.__doc__ = function.__doc__
-        # No Prefect caching: its key would know only this function's own source and parameters.
-        as_task = task(
-            name=name, task_run_name=_task_run_name, cache_policy=NO_CACHE, persist_result=False
-        )(work)
+
+        @functools.cache
+        def as_task() -> Callable[..., StageResult]:
+            # Imported late: who only reads or checks a configuration needs no Prefect.
+            from prefect import task
+            from prefect.cache_policies import NO_CACHE
+
+            # No Prefect caching: its key would know only this function's source and parameters.
+            return task(
+                name=name, task_run_name=_task_run_name, cache_policy=NO_CACHE, persist_result=False
+            )(work)
 
         @functools.wraps(function)
         def call(config: StageConfig, *, context: Context, **kwargs: Any) -> StageResult:
-            result: StageResult = as_task(config, context=context, **kwargs)
-            return result
+            return as_task()(config, context=context, **kwargs)
 
         return call
 
@@ -242,12 +242,14 @@ def _manifest(
         "finished": round(time.time(), 3),
         "software": software_versions(),
         "git_commit": git_commit(),
-        "prefect_flow_run": flow_run.id,
+        "prefect_flow_run": flow_run_id(),
         "mlflow": run.track.identity(),
     }
 
 
 def _task_run_name() -> str:
+    from prefect.runtime import task_run
+
     parameters = task_run.parameters or {}
     return f"{task_run.task_name} {parameters.get('label', '')}".strip()
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
-
 from common.config import NOT_IN_KEY, StageConfig, errors_of, narrowed
 from common.disk import total_bytes
 from common.errors import ConfigError, SteelError
@@ -18,6 +16,7 @@ from common.ranges import PositiveInt
 from model.data import PackedManifest
 from model.entry.launch import Nodes
 from model.train.config import PretrainJob, PretrainSettings
+from model.train.distributed.gpus import num_gpus
 from model.train.model_settings import check_model, num_parameters
 from model.train.run.client import RunClient
 from model.train.run.folder import METRICS_FILE
@@ -119,7 +118,7 @@ class PretrainConfig(PretrainSettings, StageConfig):
         """Number of ranks that a run has on each machine."""
         if self.num_processes != "auto":
             return self.num_processes
-        available = torch.cuda.device_count() or CPU_PROCESSES
+        available = num_gpus() or CPU_PROCESSES
         return self.fitting_ranks(available, self.machines().num)
 
 

@@ -16,10 +16,6 @@ from common.errors import SteelError
 from common.files import write_text
 from tasks.core.paper import load_paper, paper_files
 from tasks.core.stage import StageResult, StageRun, stage
-from tasks.report.data import gather
-from tasks.report.figures import draw
-from tasks.report.format import format_report
-from tasks.report.page import html_page
 from tasks.report.results import result_rows, result_table
 
 __all__ = ["ReportConfig", "report", "result_table"]
@@ -55,6 +51,11 @@ def report(
     kernels: StageResult | None = None,
 ) -> None:
     """Write report.md, report.html and figures/*.png."""
+    from tasks.report.data import gather
+    from tasks.report.figures import draw
+    from tasks.report.format import format_report
+    from tasks.report.page import html_page
+
     data = gather(
         normalized=normalized,
         cleaned=cleaned,

@@ -20,7 +20,7 @@ from common.child import Child, python
 from common.files import write_json
 from model.train.callbacks.callback import Callback
 from model.train.checkpoint.export import ExportJob
-from model.train.checkpoint.reader import MARKER
+from model.train.checkpoint.folders import MARKER
 from model.train.run.folder import EXPORT_JOB_FILE
 
 if TYPE_CHECKING:

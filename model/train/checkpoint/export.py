@@ -25,13 +25,8 @@ from transformers import (
 import model.modeling_steel as _registers_auto_classes  # noqa: F401
 from common.errors import DataError
 from common.files import publish_folder
-from model.train.checkpoint.reader import (
-    MARKER,
-    complete_checkpoints,
-    find_damage,
-    read_marker,
-    read_tensors,
-)
+from model.train.checkpoint.folders import MARKER, complete_checkpoints, find_damage, read_marker
+from model.train.checkpoint.reader import read_tensors
 from model.train.checkpoint.staging import WEIGHTS
 from model.train.run.folder import CHECKPOINTS_FOLDER
 

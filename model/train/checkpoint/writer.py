@@ -37,17 +37,15 @@ from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 from common.errors import DataError, StageError
 from common.files import crc32_of_file, publish_folder, sync, write_text
 from model.entry.launch import SHUTDOWN_SECONDS
-from model.train.checkpoint.reader import (
+from model.train.checkpoint.folders import (
     MARKER,
-    METADATA,
     complete_checkpoints,
-    failures,
     find_damage,
     folder_name,
-    load_into,
     read_info,
     read_marker,
 )
+from model.train.checkpoint.reader import METADATA, failures, load_into
 from model.train.checkpoint.retention import (
     CheckpointInfo,
     CheckpointSettings,

@@ -18,7 +18,7 @@ from model.data import PackedManifest
 from model.data.append import check_new_content, shards_by_content
 from model.data.manifest import find_manifest
 from model.data.verify.shards import verify_shards
-from model.train.checkpoint.reader import complete_checkpoints
+from model.train.checkpoint.folders import complete_checkpoints
 from model.train.config import PretrainJob, PretrainSettings
 from model.train.run.folder import CHECKPOINTS_FOLDER, JOB_FILE, METRICS_FILE, REQUESTS_FOLDER
 from model.train.run.length import LengthPolicy

@@ -20,8 +20,8 @@ from model.data import DataState, PackedManifest, SampleOrder
 from model.data.manifest import find_manifest
 from model.data.verify.order import verify_order
 from model.data.verify.simulated_data import simulated_manifest
+from model.train.checkpoint.folders import complete_checkpoints, read_files
 from model.train.checkpoint.progress import Progress
-from model.train.checkpoint.reader import complete_checkpoints, read_files
 from model.train.config import PretrainJob
 from model.train.run.folder import CHECKPOINTS_FOLDER, DATA_STATE_FILE, JOB_FILE, PROGRESS_FILE
 from model.train.run.plan import RunPlan

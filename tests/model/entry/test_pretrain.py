@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM
 
-from model.train.checkpoint.reader import complete_checkpoints
+from model.train.checkpoint.folders import complete_checkpoints
 from model.train.run.folder import CHECKPOINTS_FOLDER, MODEL_FOLDER
 from tests.model.train import ranks
 from tests.processes import processes_of

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.train.checkpoint.reader import complete_checkpoints
+from model.train.checkpoint.folders import complete_checkpoints
 from model.train.run.folder import CHECKPOINTS_FOLDER, MODEL_FOLDER
 from model.train.train_step import use_deterministic_algorithms
 from tests.model.train import ranks

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from common.config import validate
 from common.errors import ConfigError, DataError
-from model.train.checkpoint.reader import complete_checkpoints
+from model.train.checkpoint.folders import complete_checkpoints
 from model.train.health import Health, HealthError, HealthSettings, HealthState, NonFiniteError
 from model.train.run.folder import (
     DATA_STATE_FILE,

@@ -16,7 +16,7 @@ from common.errors import ConfigError
 from model.data import PackedDataset, PackedManifest
 from model.train.callbacks.speed import flops_per_token
 from model.train.checkpoint.export import export
-from model.train.checkpoint.reader import complete_checkpoints
+from model.train.checkpoint.folders import complete_checkpoints
 from model.train.health import NonFiniteError
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from model.train.run.length import TrainingLength

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from model.train.checkpoint.reader import complete_checkpoints
+from model.train.checkpoint.folders import complete_checkpoints
 from model.train.run.folder import CHECKPOINTS_FOLDER, RANKS_FOLDER
 from tests.model.train import ranks
 from tests.model.train.ranks import Fault

@@ -14,7 +14,7 @@ from typing import Any
 from common.config import from_json
 from common.errors import StageError
 from model.train.build import build
-from model.train.checkpoint.reader import complete_checkpoints
+from model.train.checkpoint.folders import complete_checkpoints
 from model.train.config import PretrainJob
 from model.train.distributed.context import distributed_context
 from model.train.distributed.signals import StopFlag

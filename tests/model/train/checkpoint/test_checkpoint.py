@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from common.errors import ConfigError, DataError, StageError
+from model.train.checkpoint.folders import complete_checkpoints, read_info
 from model.train.checkpoint.progress import Progress
-from model.train.checkpoint.reader import complete_checkpoints, read_info
 from model.train.checkpoint.retention import CheckpointInfo
 from model.train.checkpoint.staging import training_tensors
 from model.train.run.folder import DATA_STATE_FILE

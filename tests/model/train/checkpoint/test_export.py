@@ -17,7 +17,7 @@ from common.errors import DataError
 from flows.cli import main as steel
 from model.train.callbacks.export import BackgroundExport
 from model.train.checkpoint.export import export, find_checkpoint
-from model.train.checkpoint.reader import complete_checkpoints
+from model.train.checkpoint.folders import complete_checkpoints
 from model.train.run.folder import CHECKPOINTS_FOLDER, EXPORTS_FOLDER, MODEL_FOLDER
 from model.train.trainer import Trainer
 from tests.model.train import ranks

@@ -12,7 +12,7 @@ import pytest
 
 from common.config import from_json
 from model.data import Append, DataState, PackedDataset, PackedManifest
-from model.train.checkpoint.reader import complete_checkpoints
+from model.train.checkpoint.folders import complete_checkpoints
 from model.train.config import PretrainJob
 from model.train.run.client import RequestResult, RunClient
 from model.train.run.folder import (

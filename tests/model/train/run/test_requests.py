@@ -11,7 +11,7 @@ import pytest
 
 from common.errors import ConfigError, DataError
 from model.data import PackedManifest
-from model.train.checkpoint.reader import complete_checkpoints
+from model.train.checkpoint.folders import complete_checkpoints
 from model.train.run import plan as plan_module
 from model.train.run.client import RequestResult, RunClient
 from model.train.run.folder import CHECKPOINTS_FOLDER, JOURNAL_FILE, REQUESTS_FOLDER

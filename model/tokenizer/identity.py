@@ -1,0 +1,74 @@
+"""Facts that identify Qwen1.5's tokenizer, and a look at its files without Transformers."""
+
+from pathlib import Path
+
+import tokenizers
+
+from common.files import digest_of
+from model.tokenizer.probes import PROBES
+from model.tokenizer.tiktoken import byte_letters, packaged_ranks, read_ranks
+
+END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+
+SPECIAL_TOKENS = {END_OF_TEXT: 151_643, IM_START: 151_644, IM_END: 151_645}
+"""Control tokens and their published ids, which follow the ordinary vocabulary."""
+
+VOCABULARY_MD5 = "86a1fd66f8e3efff6eeb26e6ddb4cc96"
+"""Of all tokens and ids as canonical JSON (common/files.py); the same from the published
+tokenizer.json and from the published ranks."""
+
+HUB_ID = "Qwen/Qwen1.5-1.8B"
+"""Where "auto" looks on the hub. Every size of Qwen1.5 has the same tokenizer."""
+
+PRUNED_FROM = "pruned_from.json"
+"""File in a pruned tokenizer's folder that maps its ids to the full vocabulary's."""
+
+
+def files_are_qwen(source: str) -> bool:
+    """Return True if files on this machine show that a source is Qwen1.5's tokenizer.
+
+    source: as for `obtain_tokenizer` (model/tokenizer/qwen.py). False says that Transformers has
+    to look: the tokenizer is another one, is not on this machine, or has other files than these.
+    """
+    if source == "auto":
+        cached = _in_hub_cache(HUB_ID)
+        return _file_is_qwen(cached) if cached is not None else files_are_qwen("package")
+    if source == "package":
+        ranks = packaged_ranks()
+        return ranks is not None and _ranks_are_qwen(ranks)
+    folder = Path(source)
+    if (folder / "qwen.tiktoken").is_file():
+        return _ranks_are_qwen(folder / "qwen.tiktoken")
+    path = folder / "tokenizer.json" if folder.is_dir() else _in_hub_cache(source)
+    return path is not None and path.is_file() and _file_is_qwen(path)
+
+
+def _in_hub_cache(repository: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(repository, "tokenizer.json")
+    except HFValidationError:  # no name of a repository
+        return None
+    return Path(found) if isinstance(found, str) else None
+
+
+def _ranks_are_qwen(path: Path) -> bool:
+    letters = byte_letters()
+    vocabulary = {
+        "".join(letters[byte] for byte in token): rank for token, rank in read_ranks(path).items()
+    }
+    return digest_of(vocabulary | SPECIAL_TOKENS) == VOCABULARY_MD5
+
+
+def _file_is_qwen(path: Path) -> bool:
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception:  # the library raises bare ones; Transformers says what is wrong
+        return False
+    if any(
+        tuple(tokenizer.encode(text, add_special_tokens=False).ids) != ids for text, ids in PROBES
+    ):
+        return False
+    return digest_of(tokenizer.get_vocab(with_added_tokens=True)) == VOCABULARY_MD5
