@@ -27,26 +27,13 @@ import torch
 from common.errors import ConfigError, DataError
 from model.data.dataset import MicroBatch, PackedDataset
 from model.data.epoch_index import Blocks
+from model.data.order import rank_samples
 
 PREFETCH = 2
 """Steps that lie ready: one to hide reading, and one more for an uneven pace."""
 
 WINDOW_SAMPLES = 4096
 """Samples located at once: one look-up of 4096 takes as long as three of 64."""
-
-
-def rank_samples(
-    steps: npt.ArrayLike, *, global_batch_size: int, rank: int, world_size: int
-) -> npt.NDArray[np.int64]:
-    """Sample numbers of one rank in each of some steps: steps [k] -> int64 [k, G / W].
-
-    Step n has samples [n*G, (n+1)*G); rank r takes the r-th of W equal runs of them, and its
-    micro-batches are equal runs of that.
-    """
-    share = global_batch_size // world_size
-    first = np.asarray(steps, dtype=np.int64) * global_batch_size + rank * share
-    numbers: npt.NDArray[np.int64] = first[:, None] + np.arange(share, dtype=np.int64)
-    return numbers
 
 
 class StepLoader:

@@ -29,6 +29,20 @@ from model.data.manifest import PackedManifest, ShardInfo
 from model.data.permutation import Ints, Permutation
 
 
+def rank_samples(
+    steps: npt.ArrayLike, *, global_batch_size: int, rank: int, world_size: int
+) -> npt.NDArray[np.int64]:
+    """Sample numbers of one rank in each of some steps: steps [k] -> int64 [k, G / W].
+
+    Step n has samples [n*G, (n+1)*G); rank r takes the r-th of W equal runs of them, and its
+    micro-batches are equal runs of that.
+    """
+    share = global_batch_size // world_size
+    first = np.asarray(steps, dtype=np.int64) * global_batch_size + rank * share
+    numbers: npt.NDArray[np.int64] = first[:, None] + np.arange(share, dtype=np.int64)
+    return numbers
+
+
 @dataclass(frozen=True)
 class _Segment:
     """The order from sample `at` until the next append."""

@@ -19,9 +19,8 @@ import numpy as np
 from common.errors import ConfigError
 from model.data.append import Append
 from model.data.epoch_index import Blocks
-from model.data.loader import rank_samples
 from model.data.manifest import PackedManifest
-from model.data.order import SampleOrder
+from model.data.order import SampleOrder, rank_samples
 from model.data.permutation import Ints
 from model.data.state import DataState
 from model.data.verify.coverage import Coverage, rows
