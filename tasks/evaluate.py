@@ -45,7 +45,7 @@ class EvaluateConfig(StageConfig):
     limit: PositiveInt | None = None
     """At most so many questions a subject, for a quick look; None asks all. Tables show it."""
     chat: Literal["auto", True, False] = "auto"
-    """Whether prompts go through the chat template; auto: for models made by SFT or DPO."""
+    """If true, prompts go through the chat template; auto: for models made by SFT or DPO."""
     batch_size: PositiveInt = 16
     """Prompts a forward pass, per process. Changes speed and memory, not results."""
     num_processes: PositiveInt | Literal["auto"] = "auto"

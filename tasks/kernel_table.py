@@ -16,15 +16,15 @@ from common.recipes import recipe_path
 from model.train.throughput.measure import Result
 from tasks.core.paper import load_table2
 from tasks.core.stage import StageResult, StageRun, stage
-from tasks.core.table2 import markdown, measured_table, shown
+from tasks.core.table2 import format_page, format_row, measured_table
 
 KEY = "kernel-ablation"
-"""Of the Prefect artifacts, and name of the MLflow table."""
+"""Key of the Prefect artifacts, and name of the MLflow table."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KernelTableConfig(StageConfig):
-    """How the table is labelled."""
+    """Labels of the table."""
 
     tiny: bool = False
     """If true, the measured model has tiny sizes instead of the paper's: title and rows say so."""
@@ -43,9 +43,9 @@ def kernel_table(
     results = {name: Result.read(result.folder) for name, result in measured.items()}
     table = measured_table(results, paper, tiny=config.tiny)
     write_json(run.folder / "table.json", table)
-    text = markdown(table)
+    text = format_page(table)
     write_text(run.folder / "table.md", text)
-    run.table(KEY, [shown(row) for row in table["rows"]], table["title"])
+    run.table(KEY, [format_row(row) for row in table["rows"]], table["title"])
     run.markdown(f"{KEY}-page", text)
     done = [row for row in table["rows"] if row["status"] == "done"]
     run.count(measured=len(done), rows=len(table["rows"]))

@@ -1,7 +1,6 @@
 """Stage `throughput`: one configuration of a model ──torchrun──▶ result.json: tokens/s and memory.
 
-A figure belongs to a machine, to versions and to our own code, so all three are part of the key:
-what was measured already is not measured again, and what would now come out differently is. A
+A figure belongs to a machine, to versions and to our own code, so all three are part of the key. A
 configuration that runs out of memory, or that a machine cannot run, is a finished stage as well;
 its result says so.
 """
@@ -30,7 +29,7 @@ from tasks.core.torchrun import torchrun
 
 @dataclass(frozen=True, kw_only=True)
 class ThroughputConfig(StageConfig):
-    """What is measured, and on how many devices."""
+    """Settings that are measured, and the number of devices."""
 
     settings: PretrainSettings
     """A run's settings; the batch is split over `num_processes`."""
@@ -45,12 +44,12 @@ class ThroughputConfig(StageConfig):
     """Steps that are timed; their median counts."""
 
     def fingerprint(self) -> dict[str, Any]:
-        """What the figures depend on beside this config; and all of its settings, since those that
-        change speed alone are what is measured here."""
+        """Machine and code that the figures depend on; and all settings, since those that change
+        speed alone are measured here."""
         return machine() | {"code": code_digest(), "settings": plain(self.settings)}
 
     def job(self, output: Path) -> ThroughputJob:
-        """What the ranks are told."""
+        """Job of the ranks."""
         return ThroughputJob(
             settings=self.settings,
             attention=self.attention,

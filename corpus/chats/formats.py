@@ -116,7 +116,7 @@ CHAT_FORMATS: dict[str, Callable[[Row], list[Chat]]] = {
     "llm_adapters": llm_adapters,
     "logiqa": logiqa,
 }
-"""What `format` may say in data_recipes/sft."""
+"""Values of `format` in data_recipes/sft."""
 
 PAIR_FORMATS: dict[str, Callable[[Row], Pair]] = {
     "instruction_pair": instruction_pair,
@@ -124,7 +124,7 @@ PAIR_FORMATS: dict[str, Callable[[Row], Pair]] = {
     "sharegpt_pair": sharegpt_pair,
     "ranked_outputs": ranked_outputs,
 }
-"""What `format` may say in data_recipes/preferences."""
+"""Values of `format` in data_recipes/preferences."""
 
 
 def _instruction(row: Row) -> str:

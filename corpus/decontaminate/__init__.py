@@ -2,8 +2,9 @@
 
     folder ──build_index──▶ Index ──save, load──▶ in every worker: find(text) ──▶ [Match]
 
-One index serves the corpus, the SFT data and the report of an evaluation. `_tokens.py` says what a
-token is, `_questions.py` what is looked for, `_index.py` how it is found.
+tokens.py      words of a text as numbers
+questions.py   benchmark questions and the configuration of the search
+index.py       search by n-grams
 """
 
 from collections import Counter
@@ -31,10 +32,10 @@ __all__ = [
 
 
 def build_index(folder: Path, benchmarks: Sequence[str], config: ContaminationConfig) -> Index:
-    """An index of the questions below `folder`, as `acquire` leaves them for kind `evals`.
+    """Index the questions below `folder`, as `acquire` leaves them for kind `evals`.
 
     Args:
-        folder: holds a folder for each benchmark.
+        folder: contains a folder for each benchmark.
         benchmarks: which of them; empty takes `config.benchmarks`, or all that are there.
         config: what counts as contained.
 
@@ -45,7 +46,7 @@ def build_index(folder: Path, benchmarks: Sequence[str], config: ContaminationCo
 
 
 def match_row(match: Match, document_id: str) -> dict[str, Any]:
-    """A match as one row of a table: the same columns for corpora and for conversations."""
+    """Format a match as a table row, with the same columns for corpora and for conversations."""
     return {
         "id": document_id,
         "benchmark": match.benchmark,
@@ -57,7 +58,7 @@ def match_row(match: Match, document_id: str) -> dict[str, Any]:
 
 
 def describe_index(index: Index) -> dict[str, Any]:
-    """What an index holds, for a manifest's notes: JSON values."""
+    """Describe the content of an index in JSON values, for a manifest's notes."""
     splits = Counter(f"{q.benchmark}/{q.id.split('/')[-2]}" for q in index.questions)
     unchecked = [f"{q.benchmark}/{q.id}" for q in index.unchecked()]
     return {

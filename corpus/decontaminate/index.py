@@ -1,7 +1,7 @@
-"""The index of benchmark questions: made once, loaded by every worker, asked once a document.
+"""The index of benchmark questions: made once, loaded by every worker, searched once a document.
 
     questions ──tokens──▶ n-grams ──▶ sorted hashes ──▶ questions that have it
-                             └──────▶ a bitmap of the hashes, to ask first
+                             └──────▶ a bitmap of the hashes, looked at first
     document ──tokens──▶ n-grams ──bitmap──▶ sorted hashes ──▶ candidates ──tokens compared──▶ Match
 
 Hashes only propose; a match is counted on the tokens themselves, so no collision can drop a
@@ -31,7 +31,7 @@ Shares = npt.NDArray[np.float64]
 _Part = tuple[int, tuple[str, ...]]
 
 MAX_SHARED = 50
-"""An n-gram in more questions than this is a commonplace and is not looked for."""
+"""An n-gram in more questions than this is too common and is not looked for."""
 SLACK = 1.5
 """A question is looked for in as many tokens of the text as it has itself, times this, plus 20:
 page furniture may stand between stem and options, other chapters may not."""
@@ -78,7 +78,7 @@ class Match:
 
 @dataclass(frozen=True)
 class _Arrays:
-    """What is looked up, all as numpy arrays."""
+    """Content of an index as numpy arrays."""
 
     grams: Hashes
     """Sorted hashes of n-grams."""
@@ -93,7 +93,7 @@ class _Arrays:
 
 
 class Index:
-    """Benchmark questions, ready to be found. Make one with `build_index` or `Index.load`."""
+    """Searchable benchmark questions. Make one with `build_index` or `Index.load`."""
 
     def __init__(
         self, config: ContaminationConfig, questions: Sequence[BenchmarkQuestion], arrays: _Arrays
@@ -110,7 +110,7 @@ class Index:
 
     @classmethod
     def build(cls, questions: Iterable[BenchmarkQuestion], config: ContaminationConfig) -> "Index":
-        """An index of these questions."""
+        """Index these questions."""
         questions, n = list(questions), config.ngram
         hashes: list[Hashes] = []
         stems = [tokenize(question.stem).hashes for question in questions]
@@ -140,13 +140,13 @@ class Index:
         return len(self._arrays.grams)
 
     def unchecked(self) -> Iterator[BenchmarkQuestion]:
-        """Questions too short, or too much like others, to be told from ordinary speech."""
+        """Yield the questions that are too short, or too much like others, to be recognised."""
         for question, need in zip(self.questions, self._arrays.needs, strict=True):
             if need == _NEVER:
                 yield question
 
     def find(self, text: str) -> list[Match]:
-        """The questions that a text contains, the surest first."""
+        """Find the questions that a text contains, largest overlap first."""
         best: dict[int, Match] = {}
         for begin in range(0, max(1, len(text) - PIECE_OVERLAP), PIECE - PIECE_OVERLAP):
             for number, match in self._find(text[begin : begin + PIECE]):
@@ -157,8 +157,8 @@ class Index:
     def _find(self, text: str) -> Iterator[tuple[int, Match]]:
         tokens = tokenize(text)
         grams = ngrams(tokens.hashes, self.config.ngram)
-        hits = np.flatnonzero(self._maybe(grams, 0))
-        hits = hits[self._maybe(grams[hits], 1)]
+        hits = np.flatnonzero(self._in_bitmap(grams, 0))
+        hits = hits[self._in_bitmap(grams[hits], 1)]
         if not len(hits):
             return
         arrays = self._arrays
@@ -174,12 +174,12 @@ class Index:
         owners = arrays.owners[entries]
         seen, found = np.unique(arrays.owners[np.unique(entries)], return_counts=True)
         for number in seen[found >= arrays.needs[seen]].tolist():
-            match = self._examine(number, text, tokens, where[owners == number])
+            match = self._compare(number, text, tokens, where[owners == number])
             if match is not None:
                 yield number, match
 
-    def _maybe(self, grams: Hashes, which: int) -> npt.NDArray[np.bool_]:
-        """Whether the bit of each n-gram is set."""
+    def _in_bitmap(self, grams: Hashes, which: int) -> npt.NDArray[np.bool_]:
+        """True for each n-gram whose bit is set."""
         bucket = self._bucket(grams, which)
         is_set: npt.NDArray[np.bool_] = self._bitmap[bucket >> 3] & _BITS[bucket & 7] > 0
         return is_set
@@ -189,7 +189,7 @@ class Index:
         low = grams & np.uint64((1 << self._bits) - 1)
         return (low if which else grams >> np.uint64(64 - self._bits)).view(np.int64)
 
-    def _examine(self, number: int, text: str, tokens: Tokens, where: Places) -> Match | None:
+    def _compare(self, number: int, text: str, tokens: Tokens, where: Places) -> Match | None:
         """Compare a question with the tokens around each place where an n-gram of it was seen."""
         question, n = self.questions[number], self.config.ngram
         parts, least = _parts(question, n), float(self._arrays.least[number]) - 1e-9
@@ -281,7 +281,7 @@ class Index:
 
 
 def _arranged(hashes: list[Hashes], needs: Places, least: Shares) -> _Arrays:
-    """Entries sorted by n-gram, without commonplaces; a question with no other never matches."""
+    """Sort entries by n-gram, without too common ones; a question with no other never matches."""
     all_hashes = np.concatenate([*hashes, np.zeros(0, np.uint64)])
     all_owners = np.repeat(np.arange(len(hashes), dtype=np.int32), [len(h) for h in hashes])
     order = np.lexsort((all_owners, all_hashes))
@@ -315,7 +315,7 @@ def _thresholds(stems: list[Hashes], config: ContaminationConfig) -> Shares:
 
 @lru_cache(maxsize=1024)
 def _parts(question: BenchmarkQuestion, length: int) -> tuple[_Part, ...]:
-    """Stem and options, those without any token left out: tokens, and the runs to be found.
+    """Number of tokens, and the runs to be found, of the stem and of each option with a token.
 
     The runs are the n-grams; they reach over both ends and are cut there, so that each token is in
     as many: a stem whose last word differs is as different as one with another word in its middle.

@@ -1,4 +1,4 @@
-"""Benchmark questions as what is looked for: tokens of the stem and of each option, and how."""
+"""Benchmark questions that are looked for in texts, and the configuration of the search."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ worked examples of the prompts: nobody scores those."""
 
 @dataclass(frozen=True, kw_only=True)
 class ContaminationConfig(Config):
-    """What counts as an evaluation question in a text, and what then happens to the text."""
+    """Search for benchmark questions in texts, and the action on a text that contains one."""
 
     action: Literal["drop", "flag", "off"] = "drop"
-    """drop: the text is left out; flag: it stays and is only listed; off: nobody looks."""
+    """drop: the text is left out; flag: it stays and is only listed; off: no search."""
     benchmarks: tuple[str, ...] = ()
     """Benchmarks (data_recipes/evals) whose questions are looked for; empty: all there are."""
     ngram: Annotated[int, Ge(4), Le(50)] = 8

@@ -6,7 +6,7 @@
 
 Canonical: NFKC, lower case, accents off, simplified. A character of Chinese, Japanese or Korean is
 a token, a run of other letters is one, a run of digits is one; everything else only separates. The
-letters A to G alone are labels of options and say nothing. All of it is a table lookup per
+letters A to G alone are labels of options and are left out. All of it is a table lookup per
 character, so it is the same in every process.
 """
 
@@ -66,7 +66,7 @@ _LABELS = tuple(np.uint64(LETTER << _KIND_SHIFT | ord(letter)) for letter in "ag
 
 @dataclass(frozen=True)
 class Forms:
-    """What each character becomes."""
+    """Canonical form of each character."""
 
     table: Codes
     """Codepoint -> kind and canonical character, or `_SEVERAL` and a row of the arrays below."""
@@ -93,13 +93,13 @@ class Tokens:
     codes: Codes
     """Canonical characters with their kinds; 0 between tokens."""
     firsts: Places
-    """Where each token begins in `codes`."""
+    """Index in `codes` at which each token begins."""
     origin: Places | None
     """Place in the text of each of `codes`; None where they are the same."""
 
     @functools.cached_property
     def _ends(self) -> Places:
-        """Where each token ends in `codes`."""
+        """Index in `codes` at which each token ends."""
         kinds = self.codes >> _KIND_SHIFT
         breaks = np.flatnonzero((kinds[1:] != kinds[:-1]) | (kinds[1:] == SINGLE)) + 1
         breaks = np.append(breaks, len(kinds))
@@ -127,7 +127,7 @@ class Tokens:
         return tuple(self.window(0, len(self.firsts)).split(BREAK)[1:-1])
 
     def span(self, first: int, last: int) -> tuple[int, int]:
-        """Where tokens first to last - 1 begin and end in the text."""
+        """Begin and end in the text of tokens first to last - 1."""
         begin, end = int(self.firsts[first]), int(self._ends[last - 1]) - 1
         if self.origin is not None:
             begin, end = int(self.origin[begin]), int(self.origin[end])
@@ -150,9 +150,9 @@ def tokenize(text: str) -> Tokens:
         return Tokens(np.zeros(0, np.uint64), codes, firsts, origin)
     powers, inverses = _powers(len(codes), _P)
     hashes = np.add.reduceat(codes * powers, firsts) * inverses[firsts]
-    said = (hashes < _LABELS[0]) | (hashes > _LABELS[1])
-    if not said.all():
-        firsts, hashes = firsts[said], hashes[said]
+    kept = (hashes < _LABELS[0]) | (hashes > _LABELS[1])
+    if not kept.all():
+        firsts, hashes = firsts[kept], hashes[kept]
     return Tokens(_mixed(hashes), codes, firsts, origin)
 
 

@@ -1,4 +1,4 @@
-"""The paper's Table 2 with our figures beside it: rows as JSON values, for people, and as a page.
+"""The paper's Table 2 with measured figures beside it: JSON values, formatted rows, a page.
 
 Speeds of different machines compare by ratio: every row is given relative to the baseline, Exp8,
 on both sides. A row that was not measured says why; without a measured baseline there is no ratio.
@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.train.throughput.measure import Result
+from tasks.core.markdown import NOT_RUN, markdown_table
 from tasks.core.paper import KernelExperiment, Table2
 
-NOT_RUN = "not run"
 TINY = "a tiny model on a CPU, which shows that the table can be made and says nothing about speed"
 
 
 def measured_table(results: Mapping[str, Result], paper: Table2, *, tiny: bool) -> dict[str, Any]:
-    """The table as JSON values.
+    """Make the table as JSON values.
 
     Args:
         results: `exp<number>` of the paper's columns, or any other name -> figures.
@@ -92,8 +92,8 @@ def _figures(result: Result, baseline: Result | None) -> dict[str, Any]:
     return row
 
 
-def shown(row: Mapping[str, Any]) -> dict[str, str]:
-    """One row for people: equal columns for every row, the paper's figures beside ours."""
+def format_row(row: Mapping[str, Any]) -> dict[str, str]:
+    """Format a row: equal columns for every row, the paper's figures beside ours."""
 
     def number(key: str, form: str) -> str:
         value = row.get(key)
@@ -121,16 +121,13 @@ def shown(row: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def markdown(table: Mapping[str, Any]) -> str:
-    """The table as a page of its own."""
-    rows = [shown(row) for row in table["rows"]]
-    columns = list(rows[0])
+def format_page(table: Mapping[str, Any]) -> str:
+    """Format the table as a page of its own."""
+    rows = [format_row(row) for row in table["rows"]]
     lines = [
         f"# {table['title']}",
         "",
-        "| " + " | ".join(columns) + " |",
-        "|" + "---|" * len(columns),
-        *("| " + " | ".join(row[column] for column in columns) + " |" for row in rows),
+        markdown_table(rows),
         "",
         f"The paper measured on {table['paper_device']}; ratios are to {table['baseline']} on the "
         "same machine. A step is forward, backward, clip and AdamW on random tokens; tokens/s is "

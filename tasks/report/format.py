@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tasks.core.markdown import NOT_RUN, markdown_table
 from tasks.core.paper import Paper
 from tasks.report.cleaning import CleaningData
 from tasks.report.data import ReportData, Source, Training
-from tasks.report.markdown import NOT_RUN, table
 from tasks.report.paper_comparison import paper_section
 from tasks.report.results import percent, results_section
 from tasks.report.timeline import Timeline
@@ -60,7 +60,7 @@ def _data_section(data: ReportData, picture: Callable[[str, str], str]) -> str:
     total = sum(source.tokens or 0 for source in data.sources)
     parts = [
         picture("data", "Data distribution by source (the paper's figure 2)"),
-        table(
+        markdown_table(
             [_source_row(source, total) for source in data.sources],
             right=["documents", "quarantined", "kept", "kept %", "tokens", "tokens %"],
         ),
@@ -85,7 +85,7 @@ def _data_section(data: ReportData, picture: Callable[[str, str], str]) -> str:
     ]
     if rows:
         columns = ["#", "reached it", "changed", "dropped", "dropped %"]
-        parts.append("### Every cleaning operator\n\n" + table(rows, right=columns))
+        parts.append("### Every cleaning operator\n\n" + markdown_table(rows, right=columns))
     if data.cleaning is not None:
         parts += [_duplicates(data.cleaning), _contamination(data.cleaning)]
     return "\n\n".join(part for part in parts if part)
@@ -108,7 +108,7 @@ def _duplicates(cleaning: CleaningData) -> str:
         }
         for row in found["sources"][:MAX_PAIRS]
     ]
-    return lines + ("\n\n" + table(rows, right=["documents"]) if rows else "")
+    return lines + ("\n\n" + markdown_table(rows, right=["documents"]) if rows else "")
 
 
 def _contamination(cleaning: CleaningData) -> str:
@@ -159,12 +159,16 @@ def _training_section(data: ReportData, picture: Callable[[str, str], str]) -> s
         picture("dpo", "DPO loss (the paper's figure 5)"),
     ]
     rows = [_training_row(training) for training in data.trainings.values()]
-    parts.append(table(rows, right=["steps", "first loss", "last loss", "validation loss"]))
+    parts.append(
+        markdown_table(rows, right=["steps", "first loss", "last loss", "validation loss"])
+    )
     for training in data.trainings.values():
         if training.mixture:
             numeric = [c for c, v in training.mixture[0].items() if isinstance(v, int | float)]
             parts.append(f"### Data of {training.name}")
-            parts.append(table([_formatted(row) for row in training.mixture], right=numeric))
+            parts.append(
+                markdown_table([_formatted(row) for row in training.mixture], right=numeric)
+            )
     return "\n\n".join(part for part in parts if part)
 
 
@@ -184,7 +188,7 @@ def _timeline(timeline: Timeline | None) -> str:
         for number, session in enumerate(timeline.sessions, 1)
     ]
     events = "\n".join(f"- step {event.step:,}: {event.text}" for event in timeline.events)
-    return f"### Timeline of the pretraining\n\n{events}\n\n" + table(
+    return f"### Timeline of the pretraining\n\n{events}\n\n" + markdown_table(
         rows, right=["session", "from step", "to step", "processes"]
     )
 
@@ -231,7 +235,7 @@ def _provenance_section(data: ReportData) -> str:
         [
             "A key is the hash of everything a result depends on: config, inputs, recipes, code "
             "version. `STORE/<stage>/<key>/manifest.json` lists every file with its checksum.",
-            table(rows, right=["seconds"]),
-            table(versions),
+            markdown_table(rows, right=["seconds"]),
+            markdown_table(versions),
         ]
     )

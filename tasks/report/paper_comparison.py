@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from tasks.core.markdown import markdown_table
 from tasks.core.paper import Paper
-from tasks.core.table2 import paper_row, shown
+from tasks.core.table2 import format_row, paper_row
 from tasks.report.data import FULL_SCALE, ReportData
-from tasks.report.markdown import table
 from tasks.report.results import accuracy_cell, benchmark_titles
 
 NOT_AT_SCALE = "not run at this scale"
@@ -49,13 +49,15 @@ def paper_section(data: ReportData, paper: Paper) -> str:
 def _kernels(data: ReportData, paper: Paper) -> str:
     """Format Table 2 as `steel kernel-ablation` measured it in this store, or the paper's alone."""
     if data.kernels is None:
-        rows = [shown(paper_row(paper.table2, e)) for e in paper.table2.experiments]
+        rows = [format_row(paper_row(paper.table2, e)) for e in paper.table2.experiments]
         source = "Not measured in this store: `steel kernel-ablation` does it."
     else:
-        rows = [shown(row) for row in data.kernels["rows"]]
+        rows = [format_row(row) for row in data.kernels["rows"]]
         source = f"{data.kernels['title']}. Ratios are to Exp8 on the same machine."
     text_columns = {"", "attention", "RoPE", "RMSNorm", "loss", "parameters"}
-    return f"{source}\n\n{table(rows, right=[c for c in rows[0] if c not in text_columns])}"
+    return (
+        f"{source}\n\n{markdown_table(rows, right=[c for c in rows[0] if c not in text_columns])}"
+    )
 
 
 def _accuracy_table(
@@ -89,4 +91,4 @@ def _accuracy_table(
         else:
             row["this run"] = empty
         rows.append(row)
-    return table(rows, right=[column for column in rows[0] if column.endswith("paper")])
+    return markdown_table(rows, right=[column for column in rows[0] if column.endswith("paper")])

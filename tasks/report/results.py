@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 from tasks.core.manifest import StageResult
-from tasks.report.markdown import NOT_RUN, table
+from tasks.core.markdown import NOT_RUN, markdown_table
 
 SAMPLE_DATA = "sample-data"
 """Origin of generated questions."""
@@ -81,13 +81,14 @@ def results_section(results: Results, picture: Callable[[str, str], str]) -> str
     titles = benchmark_titles(results)
     if not titles:
         return f"*Evaluation: {NOT_RUN}.*"
+    columns = [f"{title} %" for title in titles.values()]
     parts = [
         _chance_summary(results, titles),
         picture("accuracy", "Accuracy of every model on every benchmark"),
-        table(result_rows(results), right=[f"{title} %" for title in titles.values()]),
+        markdown_table(result_rows(results), right=columns),
         "Accuracy over all questions (micro), with Wilson's 95 % interval. A guess is right in "
         "25 % of cases.",
-        table(_macro_rows(results, titles), right=[f"{title} %" for title in titles.values()]),
+        markdown_table(_macro_rows(results, titles), right=columns),
         "Mean of the subjects' accuracies (macro), as C-Eval's and CMMLU's own tables have it.",
         "\n".join(f"- {line}" for line in _conditions(results, titles)),
     ]

@@ -14,7 +14,7 @@ from tasks import throughput as throughput_module
 from tasks.core.manifest import StageResult
 from tasks.core.paper import load_table2
 from tasks.core.stage import stage_key
-from tasks.core.table2 import markdown, measured_table, paper_row, shown
+from tasks.core.table2 import format_page, format_row, measured_table, paper_row
 from tasks.kernel_table import KernelTableConfig, kernel_table
 from tasks.throughput import ThroughputConfig, throughput
 from tests.tasks.running import run_stage
@@ -57,24 +57,24 @@ def test_the_papers_own_ratios_are_43_percent_faster_and_19_percent_smaller() ->
 def test_rows_stand_beside_the_papers_and_relate_to_exp8_of_this_machine() -> None:
     results = {"exp1": measured(200, 30), "exp8": measured(100, 60), "ours": measured(250, 15)}
     table = measured_table(results, PAPER, tiny=False)
-    one, eight, ours = (shown(row) for row in table["rows"])
+    one, eight, ours = (format_row(row) for row in table["rows"])
     assert (one["tokens/s/GPU"], one["paper's"]) == ("200", "13,400")
     assert (one["x Exp8"], one["paper's x Exp8"]) == ("2.00", "1.28")
     assert (one["GB / Exp8"], one["paper's GB / Exp8"]) == ("0.50", "0.87")
     assert eight["x Exp8"] == eight["paper's x Exp8"] == "1.00"
     assert (ours["x Exp8"], ours["paper's x Exp8"], ours["GB / Exp8"]) == ("2.50", "", "0.25")
     assert "1,840 M parameters, 2 x GPU X" in table["title"]
-    assert "tiny" not in markdown(table)
+    assert "tiny" not in format_page(table)
 
 
 def test_a_row_out_of_memory_says_so_and_the_others_stand() -> None:
     table = measured_table({"exp1": measured(200, 30), "exp8": FULL}, PAPER, tiny=False)
-    one, eight = (shown(row) for row in table["rows"])
+    one, eight = (format_row(row) for row in table["rows"])
     assert eight["tokens/s/GPU"] == "out of memory"
     assert eight["GB"] == eight["x Exp8"] == ""
     assert one["tokens/s/GPU"] == "200"
     assert one["x Exp8"] == "", "there is nothing to relate it to"
-    assert "- exp8: tried 80 GiB" in markdown(table)
+    assert "- exp8: tried 80 GiB" in format_page(table)
 
 
 def test_a_tiny_table_says_so_in_title_and_rows() -> None:
@@ -94,7 +94,7 @@ def test_the_stage_writes_the_table_as_json_and_as_a_page(tmp_path: Path) -> Non
     run = run_stage(kernel_table, tmp_path / "out", KernelTableConfig(), measured=inputs)
     table = json.loads((tmp_path / "out" / "table.json").read_text())
     assert [row["name"] for row in table["rows"]] == ["exp8", "ours"]
-    assert (tmp_path / "out" / "table.md").read_text() == markdown(table)
+    assert (tmp_path / "out" / "table.md").read_text() == format_page(table)
     assert run.counts == {"measured": 2, "rows": 2}
 
 

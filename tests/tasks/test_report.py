@@ -22,6 +22,7 @@ from model import SteelConfig, SteelForCausalLM
 from model.data import PackedManifest, ShardWriter
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from model.train.throughput.measure import Result
+from tasks.core.markdown import markdown_table
 from tasks.core.paper import load_paper
 from tasks.core.stage import Context, StageResult
 from tasks.core.table2 import measured_table
@@ -29,7 +30,6 @@ from tasks.report import ReportConfig, report, result_table
 from tasks.report.data import ReportData, count_parameters, gather
 from tasks.report.figures import draw, running_mean
 from tasks.report.format import format_report
-from tasks.report.markdown import table
 from tasks.report.page import html_page
 from tasks.report.results import compare_with_chance
 
@@ -420,7 +420,9 @@ def test_text_of_the_run_cannot_become_html(pipeline: Pipeline) -> None:
 
 
 def test_a_table_has_as_many_cells_as_columns() -> None:
-    lines = table([{"a": "1|2", "b": "x\ny"}, {"a": "3", "b": ""}], right=["b"]).splitlines()
+    lines = markdown_table(
+        [{"a": "1|2", "b": "x\ny"}, {"a": "3", "b": ""}], right=["b"]
+    ).splitlines()
     assert lines[:3] == ["| a | b |", "| --- | ---: |", "| 1\\|2 | x y |"]
     page = html_page("\n".join(lines), title="t", folder=Path())
     assert page.count("<td") == 4

@@ -6,7 +6,7 @@ from typing import Any
 NOT_RUN = "not run"
 
 
-def table(rows: Sequence[Mapping[str, Any]], *, right: Sequence[str] = ()) -> str:
+def markdown_table(rows: Sequence[Mapping[str, Any]], *, right: Sequence[str] = ()) -> str:
     """Format rows as a table with the columns of the first row, those in `right` aligned right."""
     if not rows:
         return f"*{NOT_RUN}.*"
