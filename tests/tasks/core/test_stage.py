@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from common.config import StageConfig
 from common.errors import StageError
 from tasks.core.lock import StageLock
 from tasks.core.stage import Context, StageResult, StageRun, stage, stage_key
@@ -19,7 +20,7 @@ CALLS: list[str] = []
 
 
 @dataclass(frozen=True, kw_only=True)
-class WordConfig:
+class WordConfig(StageConfig):
     word: str = "steel"
     recipe: Path | None = None
 

@@ -12,10 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from common.config import StageConfig
 from common.errors import ConfigError, StageError
 from model.entry.join import LAUNCH_FILE
 from model.entry.launch import Nodes
@@ -26,16 +28,21 @@ from tasks.core.torchrun import torchrun
 from tests.processes import alive
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoConfig(StageConfig):
+    """A stage's config without fields."""
+
+
 @pytest.fixture
 def run(context: Context, tmp_path: Path) -> StageRun:
     """A stage run as @stage would make it."""
     taken: list[StageRun] = []
 
     @stage(version=1)
-    def probe(run: StageRun, config: dict[str, int]) -> None:
+    def probe(run: StageRun, config: NoConfig) -> None:
         taken.append(run)
 
-    probe({}, context=context)
+    probe(NoConfig(), context=context)
     folder = tmp_path / "work"
     folder.mkdir()
     taken[0].folder = folder
