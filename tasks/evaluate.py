@@ -10,7 +10,7 @@ question counts, whatever the model says. After an interruption, finished benchm
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -112,7 +112,7 @@ def evaluate(
     torchrun(
         run,
         "model.entry.evaluate",
-        asdict(job),
+        job,
         num_processes=config.ranks(),
         total_steps=sum(benchmark.num_questions(config.limit) for benchmark in read),
         env={"HF_DATASETS_CACHE": str((run.scratch / "datasets").resolve())},

@@ -5,7 +5,6 @@ configuration that runs out of memory, or that a machine cannot run, is a finish
 its result says so.
 """
 
-import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterator
@@ -68,7 +67,7 @@ def throughput(run: StageRun, config: ThroughputConfig) -> None:
     """Measure full training steps in processes of their own."""
     result_file = run.folder / "result.json"
     result_file.unlink(missing_ok=True)  # of an interrupted attempt
-    job = dataclasses.asdict(config.job(run.folder))
+    job = config.job(run.folder)
     try:
         torchrun(run, "model.entry.throughput", job, num_processes=config.num_processes)
     except StageError:

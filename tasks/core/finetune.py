@@ -180,11 +180,7 @@ def job_folders(run: StageRun, model: StageResult) -> dict[str, str]:
 def train(run: StageRun, job: FinetuneJob, *, num_processes: int, total_steps: int | None) -> None:
     """Run a job under torchrun to its end, and count what its metrics say."""
     torchrun(
-        run,
-        f"model.entry.{job.method}",
-        job.plain(),
-        num_processes=num_processes,
-        total_steps=total_steps,
+        run, f"model.entry.{job.method}", job, num_processes=num_processes, total_steps=total_steps
     )
     metrics = run.folder / METRICS_FILE
     lines = list(read_metrics(metrics))

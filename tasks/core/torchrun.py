@@ -1,6 +1,6 @@
 """Start an entry of `model/entry` under torchrun, follow it, and stop it well.
 
-    stage ──config.json──▶ launcher ──▶ torchrun ──▶ rank 0 … rank n-1
+    stage ───job.json────▶ launcher ──▶ torchrun ──▶ rank 0 … rank n-1
       ▲                                                  │
       └── progress, MLflow ◀── metrics.jsonl, log ◀──────┘
 
@@ -9,6 +9,7 @@ the launcher's group only after `GRACE_SECONDS` (common/child.py). Death of this
 launcher through the kernel (model/entry/launch.py).
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,20 +29,20 @@ POLL_SECONDS = 0.5
 def torchrun(
     run: StageRun,
     module: str,
-    payload: Mapping[str, Any],
+    job: Any,
     *,
     num_processes: int,
     total_steps: int | Callable[[], int] | None = None,
     env: Mapping[str, str] | None = None,
     nodes: Nodes | None = None,
 ) -> None:
-    """Run `python -m module CONFIG.json` in `num_processes` ranks on this machine until it ends.
+    """Run `python -m module JOB.json` in `num_processes` ranks on this machine until it ends.
 
     Args:
-        run: the stage; payload and log are written to its folder, and `metrics.jsonl` there is
+        run: the stage; job and log are written to its folder, and `metrics.jsonl` there is
             followed into its progress and into MLflow.
         module: dotted name of the entry.
-        payload: the resolved config, JSON values, without secrets.
+        job: a dataclass of plain values, without secrets, as the entry reads it.
         num_processes: ranks.
         total_steps: what 100 % is, or a function that looks it up where it may change; None when
             the entry reports no steps.
@@ -54,17 +55,17 @@ def torchrun(
             raised none.
     """
     name = module.rpartition(".")[2]
-    config = run.folder / f"{name}.json"
-    write_json(config, dict(payload))
+    path = run.folder / f"{name}.json"
+    write_json(path, dataclasses.asdict(job))
     metrics = run.folder / METRICS_FILE
-    spec = LaunchSpec.make(nodes or Nodes(), num_processes, module, [str(config)])
+    spec = LaunchSpec.make(nodes or Nodes(), num_processes, module, [str(path)])
     run.log.info("%s: %d process(es) of %s", run.stage, num_processes, module)
     with (
         run.track.follow(metrics),
         spec.published(run.folder.parents[1]),
         Child(
             spec.command(),
-            config,
+            path,
             env={**environment(num_processes), **(env or {})},
             grace=GRACE_SECONDS,
         ) as child,

@@ -134,7 +134,7 @@ def pretrain(run: StageRun, config: PretrainConfig, *, packed: StageResult) -> N
     torchrun(
         run,
         "model.entry.pretrain",
-        dataclasses.asdict(job),
+        job,
         num_processes=ranks,
         nodes=config.machines(),
         total_steps=lambda: read_total_steps(run.folder, client.plan.initial_steps),

@@ -4,7 +4,6 @@ A job travels as JSON from the stage to the ranks, so every field is a plain val
 torch nor TRL: stages read it to check configs before anything starts.
 """
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -126,10 +125,6 @@ class FinetuneJob:
     """Receives metrics.jsonl and, at the end, model/."""
     scratch: str
     """Receives checkpoints; a run with complete ones is continued."""
-
-    def plain(self) -> dict[str, object]:
-        """As JSON values."""
-        return dataclasses.asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,14 +17,16 @@ from pathlib import Path
 
 import pytest
 
-from common.config import StageConfig
+from common.config import StageConfig, from_plain
 from common.errors import ConfigError, StageError
 from model.entry.join import LAUNCH_FILE
 from model.entry.launch import Nodes
+from model.train.config import PretrainJob, PretrainSettings
 from model.train.run.folder import MODEL_FOLDER
 from tasks.core import torchrun as _torchrun
 from tasks.core.stage import Context, StageRun, stage
 from tasks.core.torchrun import torchrun
+from tests.entry_program import Job
 from tests.processes import alive
 
 
@@ -58,8 +60,8 @@ def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
 
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_ranks_get_the_config_and_their_world(run: StageRun, num_processes: int) -> None:
-    payload = {"output": str(run.folder), "steps": 2, "say": "锰钢"}
-    torchrun(run, "tests.entry_program", payload, num_processes=num_processes, total_steps=2)
+    job = Job(output=str(run.folder), steps=2, say="锰钢")
+    torchrun(run, "tests.entry_program", job, num_processes=num_processes, total_steps=2)
     worlds = [json.loads((run.folder / f"rank-{r}.json").read_text()) for r in range(num_processes)]
     assert [w["rank"] for w in worlds] == list(range(num_processes))
     assert {w["world_size"] for w in worlds} == {num_processes}
@@ -68,16 +70,16 @@ def test_ranks_get_the_config_and_their_world(run: StageRun, num_processes: int)
 
 
 def test_failure_carries_the_end_of_the_log(run: StageRun) -> None:
-    payload = {"output": str(run.folder), "steps": 1, "fail": "the furnace is cold"}
+    job = Job(output=str(run.folder), steps=1, fail="the furnace is cold")
     with pytest.raises(StageError, match="the furnace is cold"):
-        torchrun(run, "tests.entry_program", payload, num_processes=1, total_steps=1)
+        torchrun(run, "tests.entry_program", job, num_processes=1, total_steps=1)
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_a_refusal_arrives_as_it_was_raised(run: StageRun, num_processes: int) -> None:
-    payload = {"output": str(run.folder), "steps": 1, "refuse": "steps = 1; give 2 or more"}
+    job = Job(output=str(run.folder), steps=1, refuse="steps = 1; give 2 or more")
     with pytest.raises(ConfigError) as raised:
-        torchrun(run, "tests.entry_program", payload, num_processes=num_processes)
+        torchrun(run, "tests.entry_program", job, num_processes=num_processes)
     assert str(raised.value) == "steps = 1; give 2 or more"
 
 
@@ -92,9 +94,9 @@ def test_cancelled_stage_lets_ranks_save_and_leaves_none(
         assert time.monotonic() - started < 120
 
     monkeypatch.setattr(_torchrun._StepProgress, "poll", interrupt)
-    payload = {"output": str(run.folder), "steps": 10_000}
+    job = Job(output=str(run.folder), steps=10_000)
     with pytest.raises(KeyboardInterrupt):
-        torchrun(run, "tests.entry_program", payload, num_processes=2, total_steps=10_000)
+        torchrun(run, "tests.entry_program", job, num_processes=2, total_steps=10_000)
     pids = [json.loads(p.read_text())["pid"] for p in run.folder.glob("rank-*.json")]
     assert sorted(p.name for p in run.folder.glob("saved-*")) == ["saved-0", "saved-1"]
     assert not any(alive(pid) for pid in pids)
@@ -124,11 +126,11 @@ def test_a_stage_on_two_machines(run: StageRun, context: Context, tmp_path: Path
 
     store = run.folder.parents[1]
     packed = ranks.write_packed(tmp_path / "packed")
-    payload = {
-        "settings": ranks.settings(steps=3),
-        "packed": str(packed),
-        "output": str(run.folder),
-    }
+    job = PretrainJob(
+        settings=from_plain(PretrainSettings, ranks.settings(steps=3), "test"),
+        packed=str(packed),
+        output=str(run.folder),
+    )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -144,7 +146,7 @@ def test_a_stage_on_two_machines(run: StageRun, context: Context, tmp_path: Path
         torchrun(
             run,
             "model.entry.pretrain",
-            payload,
+            job,
             num_processes=1,
             total_steps=3,
             env=env,

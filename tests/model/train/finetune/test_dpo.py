@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def test_the_entry_publishes_the_policy(
     monkeypatch.setattr(StopFlag, "install", lambda self: self)
     job = make_job(epochs=2, global_batch_size=4)
     config = Path(job.output) / "dpo.json"
-    config.write_text(json.dumps(job.plain()))
+    config.write_text(json.dumps(asdict(job)))
     assert fit(from_json(DpoJob, config), dpo.build) == 0
     result = Path(job.output) / MODEL_FOLDER
     published = load_file(result / "model.safetensors")

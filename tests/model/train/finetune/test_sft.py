@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +237,7 @@ def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
 
 def write_config(job: SftJob) -> Path:
     config = Path(job.output) / "sft.json"
-    config.write_text(json.dumps(job.plain()))
+    config.write_text(json.dumps(asdict(job)))
     return config
 
 
