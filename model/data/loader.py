@@ -39,7 +39,7 @@ WINDOW_SAMPLES = 4096
 class StepLoader:
     """One rank's share of each training step.
 
-    The step after the one asked for is read in the background. Asking for another one than that is
+    The step after the one taken is read in the background. Taking another one than that is
     allowed and costs what was read. May be forked and pickled; threads belong to the process that
     called `step`.
 
@@ -50,7 +50,7 @@ class StepLoader:
         rank: this process, in [0, world_size).
         world_size: number of processes, W.
         separate_documents: micro-batches also say where documents begin.
-        prefetch: steps read ahead by a thread; 0 reads when asked.
+        prefetch: steps read ahead by a thread; 0 reads in `step`.
         pin_memory: page-locked tensors; ignored without a GPU.
 
     Raises:

@@ -164,7 +164,7 @@ class SampleOrder:
                 totals[self.sources[part.source_id]] += part.num_entries
         return totals
 
-    def barren_sources(self) -> dict[str, int]:
+    def sources_without_samples(self) -> dict[str, int]:
         """Tokens of each source that was given a weight, and yet makes no sample anywhere.
 
         Its shards are shorter than a block, or the weight is less than half of one.

@@ -170,7 +170,7 @@ def open_data(
     held_out = order.num_validation_samples
     if settings.validation_samples:
         held_out = min(held_out, settings.validation_samples)
-    for source, tokens in order.barren_sources().items() if ranks.is_main else ():
+    for source, tokens in order.sources_without_samples().items() if ranks.is_main else ():
         log.warning(
             "source %s (%d tokens) makes no sample of %d tokens: its shards are shorter, or its "
             "weight is too small; nothing of it is trained on",

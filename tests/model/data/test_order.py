@@ -346,11 +346,11 @@ def test_tells_of_sources_that_make_no_sample(simulate: Simulate) -> None:
     manifest = simulate({"en": [100], "short": [10, 9], "off": [50], "little": [21], "tiny": [2]})
     weights = {"off": 0.0, "little": 0.4}
     order = SampleOrder(manifest, sequence_length=10, seed=0, weights=weights)
-    assert order.barren_sources() == {"short": 19, "tiny": 2}
+    assert order.sources_without_samples() == {"short": 19, "tiny": 2}
     assert order.samples_by_source() == {"en": 9, "little": 1, "off": 0, "short": 0, "tiny": 0}
     weights["little"] = 0.2
     order = SampleOrder(manifest, sequence_length=10, seed=0, weights=weights)
-    assert order.barren_sources() == {"short": 19, "little": 21, "tiny": 2}
+    assert order.sources_without_samples() == {"short": 19, "little": 21, "tiny": 2}
 
 
 def test_a_source_of_one_block_is_trained_on_and_not_held_out(simulate: Simulate) -> None:

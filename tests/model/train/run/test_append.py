@@ -117,7 +117,7 @@ def test_new_data_join_at_the_step_and_make_the_run_longer(
     assert [entry.at for entry in state.appends] == [6 * BATCH]
 
 
-def test_an_append_costs_no_communication_while_nothing_is_asked(
+def test_an_append_costs_no_communication_while_none_is_requested(
     appended: Path, uninterrupted: Path
 ) -> None:
     def reductions(output: Path) -> int:

@@ -50,7 +50,7 @@ def test_wsd_moves_its_decay_without_a_restart() -> None:
     assert rates(early, 10, 12, 14, 16, 20, **wsd) == pytest.approx([4, 4, 3, 2, 0])
 
 
-def test_constant_decays_when_asked_to() -> None:
+def test_constant_decays_on_request() -> None:
     length = TrainingLength(initial_steps=100, changes=(moved(50, 100, 90),))
     assert rates(length, 49, 90, 95, 100, schedule="constant") == pytest.approx([4, 4, 2, 0])
     # Asked for more steps in the middle of it: straight on to the new end.

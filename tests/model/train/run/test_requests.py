@@ -78,7 +78,7 @@ def test_known_content_is_refused_by_both_names(packed: Path, more: Path, idle: 
         append(idle, mixed)
     with pytest.raises(DataError, match=r"has the content of .* of the run's first data"):
         append(idle, packed)
-    # Also what has only been asked for counts.
+    # Data that are only requested count, too.
     assert append(idle, more, at_step=5).status == "requested"
     place = idle.parent / "mixed-again"
     mixed = copy_of(third, place, with_shard_of(more, place))
@@ -205,8 +205,8 @@ def _cosine(progress: float) -> float:
     return (1 + math.cos(math.pi * progress)) / 2
 
 
-def asks_at(run: Trainer, step: int, act: Callable[[], object]) -> None:
-    """Somebody asks just when a step was logged."""
+def when_logged(run: Trainer, step: int, act: Callable[[], object]) -> None:
+    """Act just when a step was logged."""
     log = run.log
 
     def logged(done: int, metrics: Any) -> None:
@@ -220,7 +220,7 @@ def asks_at(run: Trainer, step: int, act: Callable[[], object]) -> None:
 def test_a_running_constant_rate_decays_on_request(make_run: MakeRun) -> None:
     run = make_run(schedule="constant", steps=12, validation_fraction=0, eval_interval=0)
     folder = folder_of(run)
-    asks_at(run, 4, lambda: reschedule(folder, decay_at="now", steps=10))
+    when_logged(run, 4, lambda: reschedule(folder, decay_at="now", steps=10))
     run.fit()
     # Logged after step 4, seen in step 5: the decay begins with the step that has number 5.
     falling = [0.008, 0.006, 0.004, 0.002]
@@ -232,7 +232,7 @@ def test_a_running_constant_rate_decays_on_request(make_run: MakeRun) -> None:
 
 def test_a_running_wsd_is_made_longer_without_a_restart(make_run: MakeRun) -> None:
     run = make_run(schedule="wsd", decay_fraction=0.25, steps=8, eval_interval=0)
-    asks_at(run, 2, lambda: reschedule(folder_of(run), steps=12))
+    when_logged(run, 2, lambda: reschedule(folder_of(run), steps=12))
     run.fit()
     values, length = run.settings, TrainingLength(initial_steps=12)
     expected = [learning_rate(values, step, length) for step in range(12)]
@@ -243,7 +243,7 @@ def test_a_running_wsd_is_made_longer_without_a_restart(make_run: MakeRun) -> No
 def test_the_end_can_be_moved_in_the_last_step(make_run: MakeRun, more: Path) -> None:
     run = make_run(steps=4, schedule="constant", eval_interval=0)
     folder = folder_of(run)
-    asks_at(run, 3, lambda: append(folder, more, steps="extend"))
+    when_logged(run, 3, lambda: append(folder, more, steps="extend"))
     run.fit()
     assert max(ranks.read_run(folder)) == run.total_steps > 4
     [change] = run.request_handler.length.changes
@@ -308,7 +308,7 @@ def test_skipped_batches_count_as_consumed(make_run: MakeRun, more: Path) -> Non
     run.fit()
     [entry] = run.request_handler.plan.appends
     assert entry.at == (2 + 3) * 8
-    # What is asked for later is placed by samples, too.
+    # A later request is placed by samples, too.
     third = ranks.write_packed(folder_of(run).parent / "third", tokens=1_000, seed=62)
     assert append(folder_of(run), third, steps="extend").status == "requested"
     longer = make_run(**values)
