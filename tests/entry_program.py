@@ -14,6 +14,7 @@ import torch.distributed as dist
 from common.child import run_job
 from common.errors import ConfigError
 from common.files import write_status
+from model.train.run.folder import METRICS_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ def work(job: Job) -> int:
             return 143
         if rank == 0:
             line = {"step": step, "time": time.time(), "metrics": {"train/loss": 1.0}}
-            with (output / "metrics.jsonl").open("a") as file:
+            with (output / METRICS_FILE).open("a") as file:
                 file.write(json.dumps(line) + "\n")
         time.sleep(0.05)
     dist.destroy_process_group()

@@ -18,7 +18,7 @@ from flows.cli import main as steel
 from model.train.callbacks.export import BackgroundExport
 from model.train.checkpoint.export import export, find_checkpoint
 from model.train.checkpoint.folders import complete_checkpoints
-from model.train.run.folder import CHECKPOINTS_FOLDER, EXPORTS_FOLDER, MODEL_FOLDER
+from model.train.run.folder import CHECKPOINTS_FOLDER, EXPORT_JOB_FILE, EXPORTS_FOLDER, MODEL_FOLDER
 from model.train.trainer import Trainer
 from tests.model.train import ranks
 from tests.model.train.ranks import Fault
@@ -90,7 +90,7 @@ class SlowExport(BackgroundExport):
         )
         target = self.folder / checkpoint.name
         arguments = map(str, (checkpoint, target, self.folder.with_name("go")))
-        return Child(["sh", "-c", script, *arguments], self.folder.with_name("export.json"))
+        return Child(["sh", "-c", script, *arguments], self.folder.with_name(EXPORT_JOB_FILE))
 
 
 def test_what_a_rollback_removed_is_not_taken_for_what_replaces_it(tmp_path: Path) -> None:
