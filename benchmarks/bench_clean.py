@@ -169,12 +169,12 @@ def prepare(job: Path, folder: Path) -> None:
     script = (
         "import json, os, sys\n"
         "from pathlib import Path\n"
-        "from corpus.cleaning import __main__ as juicer\n"
+        "from corpus.cleaning import __main__ as cleaning\n"
         "from common.child import ProgressFile\n"
         "from common.config import from_json\n"
         "from corpus.cleaning.job import CleanJob\n"
         "path = Path(sys.argv[1])\n"
-        "juicer.prepare(from_json(CleanJob, path), ProgressFile(path))\n"
+        "cleaning.prepare(from_json(CleanJob, path), ProgressFile(path))\n"
     )
     with (folder / "log").open("wb") as log:
         subprocess.run(

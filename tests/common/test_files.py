@@ -1,0 +1,55 @@
+"""Files that are absent or complete, whoever writes them and whenever they are read."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from common.files import PARTIAL, complete_file, publish_folder, write_json, write_status
+
+
+def test_an_interrupted_file_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "value.json"
+    write_json(path, {"钢": 1})
+    with pytest.raises(KeyboardInterrupt), complete_file(path) as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    assert json.loads(path.read_text("utf-8")) == {"钢": 1}
+    write_json(path, {"钢": 2})
+    assert json.loads(path.read_text("utf-8")) == {"钢": 2}
+    assert [p.name for p in path.parent.iterdir()] == ["value.json"]
+
+
+def test_a_status_is_whole_though_many_write_it(tmp_path: Path) -> None:
+    path = tmp_path / "status"
+    write_status(path, [0] * 1000)
+    stop = threading.Event()
+
+    def write(number: int) -> None:
+        while not stop.is_set():
+            write_status(path, [number] * 1000)
+
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for writer in writers:
+        writer.start()
+    try:
+        for _ in range(300):
+            values = json.loads(path.read_text())
+            assert len(values) == 1000 and len(set(values)) == 1
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_published_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    final = tmp_path / "model"
+    for content in ("first", "second"):
+        partial = tmp_path / f"model{PARTIAL}"
+        (partial / "inner").mkdir(parents=True)
+        (partial / "inner" / content).write_text(content)
+        publish_folder(partial, final)
+        assert [p.name for p in (final / "inner").iterdir()] == [content]
+    assert list(tmp_path.iterdir()) == [final]
