@@ -37,9 +37,9 @@ import torch
 from common.errors import ConfigError
 from common.provenance import software_versions
 from model.entry.throughput import measure_in_subprocess
-from model.train.callbacks.peak_flops import datasheet_peak
 from model.train.distributed.device import device_name
 from model.train.throughput.measure import Result, ThroughputJob
+from model.train.throughput.peak_flops import datasheet_peak
 from model.train.throughput.variants import (
     OURS,
     PLAIN,

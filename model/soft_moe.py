@@ -191,8 +191,8 @@ def warn_if_leaking(config: SteelConfig) -> None:
     if config.leaks:
         warnings.warn(
             f"routing={config.routing!r} lets every position see later tokens of its document: the "
-            "training loss is not a language model's loss. Judge it by the causal validation loss "
-            "(model/train/causal_validation.py), and use routing='token' for a causal model.",
+            "training loss is not a language model's loss. Judge it by validation/causal_loss, and "
+            "use routing='token' for a causal model.",
             LeakWarning,
             stacklevel=3,
         )

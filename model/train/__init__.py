@@ -3,7 +3,7 @@
 config ──▶ build ──▶ Trainer.fit ──▶ export
             │           ├── train_step    micro-batches to gradients, gradients to an update
             │           ├── health        judgement of each batch before the weights change
-            │           ├── schedule      learning rate of a step, wherever the end moved
+            │           ├── optim/        optimizers, learning rate of a step, gradients
             │           ├── run/          requests while it runs: appended data, another end
             │           ├── checkpoint/   written aside, checked, renamed; newest intact one
             │           ├── distributed/  process group, FSDP2, one all-reduce a step

@@ -14,17 +14,16 @@ from model.data import DataState, PackedDataset, PackedManifest, StepLoader
 from model.data.shard_verifier import ShardVerifier, marks_folder, remove_marks
 from model.train.build_model import build_model, parallelize
 from model.train.callbacks.callback import Callback
+from model.train.callbacks.causal_validation import check_measurable
 from model.train.callbacks.console import ConsoleLog
 from model.train.callbacks.export import BackgroundExport
 from model.train.callbacks.health_log import HealthLog
 from model.train.callbacks.metrics_file import MetricsFile
-from model.train.callbacks.peak_flops import matmul_flops
 from model.train.callbacks.profiler import Profiler
 from model.train.callbacks.sessions import SessionLog
 from model.train.callbacks.speed import SpeedMonitor, flops_per_token
 from model.train.callbacks.validation import Validation
 from model.train.callbacks.watchdog import Watchdog
-from model.train.causal_validation import check_measurable
 from model.train.checkpoint.export import model_files
 from model.train.checkpoint.writer import Checkpoints
 from model.train.config import PretrainJob, PretrainSettings
@@ -32,7 +31,7 @@ from model.train.distributed.context import DistributedContext, resolve_precisio
 from model.train.distributed.signals import StopFlag
 from model.train.health import Health
 from model.train.loss import ModelWithLoss
-from model.train.optimizer import build_optimizer
+from model.train.optim.optimizer import build_optimizer
 from model.train.run.folder import (
     CHECKPOINTS_FOLDER,
     EXPORTS_FOLDER,
@@ -43,6 +42,7 @@ from model.train.run.folder import (
 )
 from model.train.run.handler import RequestHandler
 from model.train.run.plan import RunPlan
+from model.train.throughput.peak_flops import matmul_flops
 from model.train.train_step import TrainStep
 from model.train.trainer import Trainer
 from model.train.training_data import TrainingData

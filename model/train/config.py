@@ -66,7 +66,7 @@ class PretrainSettings(BatchSettings):
     """wsd only: the last fraction of all steps in which the rate decays linearly; (0, 1]. It moves
     with the end of the run (`steel append --steps extend`, `steel reschedule`)."""
     optimizer: Literal["adamw"] = "adamw"
-    """Algorithm of the update: an entry of model/train/optimizer.py. Section 5: AdamW."""
+    """Algorithm of the update: an entry of model/train/optim/optimizer.py. Section 5: AdamW."""
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     """AdamW's decay rates of the two moments. Section 5."""
     epsilon: PositiveFloat = 1e-8

@@ -15,9 +15,9 @@ from torch import Tensor
 from model.data import MicroBatch
 from model.train.config import PretrainSettings
 from model.train.distributed.context import DistributedContext, num_copies, synchronise_gradients
-from model.train.gradients import clip_gradients, local_gradients, sum_of_squares
 from model.train.loss import ModelWithLoss, document_arguments
-from model.train.optimizer import set_learning_rate
+from model.train.optim.gradients import clip_gradients, local_gradients, sum_of_squares
+from model.train.optim.optimizer import set_learning_rate
 
 RANDOM_RULE = "blake2b(seed/batch/micro-batch/rank)"
 """Seed of random numbers (dropout): the position, so that no generator state is saved."""

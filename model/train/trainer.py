@@ -32,8 +32,8 @@ from model.train.distributed.context import DistributedContext
 from model.train.distributed.signals import StopFlag, Stopped
 from model.train.distributed.step_outcome import StepOutcome, reduce_over_ranks
 from model.train.health import Health, HealthState, anomaly_event, error_of
+from model.train.optim.schedule import is_multiple, learning_rate
 from model.train.run.handler import RequestHandler
-from model.train.schedule import is_multiple, learning_rate
 from model.train.train_step import Gradients, TrainStep
 from model.train.training_data import TrainingData
 

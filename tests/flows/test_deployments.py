@@ -17,8 +17,8 @@ from flows.cli import main
 from flows.commands import BAD_INPUT
 from flows.config import KINDS, load_pipeline
 from model.train.model_settings import model_config
+from model.train.optim.schedule import learning_rate
 from model.train.run.length import TrainingLength
-from model.train.schedule import learning_rate
 
 CONFIGS = ("smoke", "real-sample", "steel-1b")
 DEPLOYMENTS = {

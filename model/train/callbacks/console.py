@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from model.train.callbacks.callback import Callback
-from model.train.causal_validation import causal_loss
+from model.train.callbacks.causal_validation import causal_loss
 
 if TYPE_CHECKING:
     from model.train.trainer import Trainer

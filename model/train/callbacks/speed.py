@@ -13,8 +13,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from model.train.callbacks.callback import Callback
-from model.train.callbacks.peak_flops import datasheet_peak
 from model.train.callbacks.phase_timer import PhaseTimer
+from model.train.throughput.peak_flops import datasheet_peak
 
 if TYPE_CHECKING:
     from model.train.distributed.step_outcome import StepOutcome

@@ -12,8 +12,8 @@ import torch
 
 from model.data import PackedDataset
 from model.train.callbacks.callback import Callback
-from model.train.causal_validation import causal_loss, leaks, validate_causally
-from model.train.schedule import is_multiple
+from model.train.callbacks.causal_validation import causal_loss, leaks, validate_causally
+from model.train.optim.schedule import is_multiple
 from model.train.train_step import TrainStep
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def validate(
 ) -> dict[str, float] | None:
     """Mean loss over samples [0, num_samples), in nats per token, and by source.
 
-    For routings that leak also the causal loss (model/train/causal_validation.py).
+    For routings that leak also the causal loss (model/train/callbacks/causal_validation.py).
 
     All ranks make the same number of calls. Before each of them they agree whether one was asked to
     stop (`stop`), since a validation may take longer than a stop may; None then.

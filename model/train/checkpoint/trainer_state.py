@@ -14,9 +14,9 @@ from common.errors import ConfigError
 from model.train.checkpoint.progress import Progress
 from model.train.checkpoint.staging import restore_steps
 from model.train.checkpoint.writer import Files, LoadedCheckpoint
+from model.train.optim.schedule import check_saved_length
 from model.train.run.folder import DATA_STATE_FILE, PROGRESS_FILE
 from model.train.run.length import TrainingLength
-from model.train.schedule import check_saved_length
 from model.train.train_step import RANDOM_RULE
 
 if TYPE_CHECKING:

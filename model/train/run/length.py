@@ -5,8 +5,8 @@
 
 Appended data or a request may move the end of a run, or begin the decay of its learning rate, at a
 step boundary. Each change has the step from which it holds, so that the rate of every step, past
-and future, stays a function of (settings, length, step) (model/train/schedule.py): resuming needs
-no other state. The run's journal and every checkpoint's trainer.json have the changes.
+and future, stays a function of (settings, length, step) (optim/schedule.py): resuming needs no
+other state. The run's journal and every checkpoint's trainer.json have the changes.
 """
 
 from collections.abc import Mapping

@@ -13,6 +13,7 @@ from common.errors import ConfigError, DataError
 from model.data import Append, PackedManifest, SampleOrder
 from model.data.append import check_appends
 from model.train.config import PretrainSettings
+from model.train.optim.schedule import learning_rate
 from model.train.run.journal import (
     AppendEntry,
     JournalEntry,
@@ -23,7 +24,6 @@ from model.train.run.journal import (
 from model.train.run.length import LengthChange, TrainingLength
 from model.train.run.requests import AppendRequest, ProfileRequest, Request, RescheduleRequest
 from model.train.run.saved_manifests import check_base, save_manifests
-from model.train.schedule import learning_rate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,6 @@ from model.data import MicroBatch
 from model.data.boundaries import Boundaries
 from model.kernels import AUTO_ELSEWHERE, AUTO_ON_GPU, IMPLEMENTATIONS, triton_support
 from model.train.build_model import parallelize
-from model.train.callbacks.peak_flops import datasheet_peak, matmul_flops
 from model.train.callbacks.speed import flops_per_token
 from model.train.config import PretrainSettings
 from model.train.distributed.context import DistributedContext, resolve_precision
@@ -45,7 +44,8 @@ from model.train.distributed.device import device_name
 from model.train.distributed.initialise import RandomWeights
 from model.train.loss import ModelWithLoss
 from model.train.model_settings import model_config
-from model.train.optimizer import build_optimizer
+from model.train.optim.optimizer import build_optimizer
+from model.train.throughput.peak_flops import datasheet_peak, matmul_flops
 from model.train.train_step import TrainStep
 
 GB = 1e9

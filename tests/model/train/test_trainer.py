@@ -18,11 +18,11 @@ from model.train.callbacks.speed import flops_per_token
 from model.train.checkpoint.export import export
 from model.train.checkpoint.folders import complete_checkpoints
 from model.train.health import NonFiniteError
+from model.train.optim.schedule import learning_rate
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from model.train.run.length import TrainingLength
 from model.train.run.metrics import last_value
 from model.train.run.plan import sample_order
-from model.train.schedule import learning_rate
 from model.train.trainer import Trainer
 from tests.model.train import ranks
 

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from common.config import validate
 from common.errors import ConfigError
-from model.train.callbacks import peak_flops as peaks
 from model.train.callbacks import phase_timer as phases
 from model.train.callbacks import speed as measure
 from model.train.callbacks.console import progress_line
-from model.train.callbacks.peak_flops import matmul_flops, peak_of_name
 from model.train.callbacks.phase_timer import PhaseTimer
 from model.train.callbacks.profiler import Profiler, ProfileSettings
 from model.train.callbacks.speed import SpeedMonitor
 from model.train.run.folder import PROFILE_FOLDER
+from model.train.throughput import peak_flops as peaks
+from model.train.throughput.peak_flops import matmul_flops, peak_of_name
 
 CPU = torch.device("cpu")
 

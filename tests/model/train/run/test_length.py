@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from common.errors import ConfigError, DataError
 from model.train.config import PretrainSettings
+from model.train.optim.schedule import check_saved_length, learning_rate
 from model.train.run.length import LengthChange, TrainingLength
-from model.train.schedule import check_saved_length, learning_rate
 
 
 def moved(step: int, total: int, decay_at: int | None = None) -> LengthChange:

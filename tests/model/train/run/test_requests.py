@@ -12,13 +12,13 @@ import pytest
 from common.errors import ConfigError, DataError
 from model.data import PackedManifest
 from model.train.checkpoint.folders import complete_checkpoints
+from model.train.optim.schedule import learning_rate
 from model.train.run import plan as plan_module
 from model.train.run.client import RequestResult, RunClient
 from model.train.run.folder import CHECKPOINTS_FOLDER, JOURNAL_FILE, REQUESTS_FOLDER
 from model.train.run.journal import write_journal
 from model.train.run.length import TrainingLength
 from model.train.run.requests import RequestFolder, RescheduleRequest
-from model.train.schedule import learning_rate
 from model.train.train_step import TrainStep
 from model.train.trainer import Trainer
 from tests.model.train import ranks

@@ -20,7 +20,7 @@ from model.train.distributed.context import distributed_context
 from model.train.distributed.initialise import RandomWeights
 from model.train.loss import ModelWithLoss
 from model.train.model_settings import model_config
-from model.train.optimizer import build_optimizer
+from model.train.optim.optimizer import build_optimizer
 from model.train.throughput.measure import ThroughputJob, _Loop, attention_backends, random_batch
 from model.train.train_step import TrainStep
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.train.config import PretrainSettings
+from model.train.optim.schedule import learning_rate
 from model.train.run.length import TrainingLength
-from model.train.schedule import learning_rate
 
 
 def rates(total: int, *steps: int, **changes: Any) -> list[float]:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from model.train.config import PretrainSettings
-from model.train.optimizer import OPTIMIZERS, build_optimizer
+from model.train.optim.optimizer import OPTIMIZERS, build_optimizer
 
 
 def test_every_optimizer_can_be_configured_and_every_choice_exists() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from common.errors import ConfigError
 from model import SteelForCausalLM
-from model.train.causal_validation import causal_loss, causal_losses
+from model.train.callbacks.causal_validation import causal_loss, causal_losses
 from model.train.loss import ModelWithLoss
 from tests.model.references import loss_of_prefixes
 from tests.model.train import ranks

@@ -1,0 +1,1 @@
+"""Optimizers, the learning rate of a step, and gradients."""
