@@ -48,7 +48,7 @@ from corpus.packing.batches import BATCH_BYTES, batches
 from corpus.packing.fast_encoder import FastEncoder
 from corpus.partitions import cut
 from model.tokenizer.encoder import Encoded, joined
-from model.tokenizer.tiktoken import byte_letters
+from model.tokenizer.tiktoken import byte_characters
 
 TARGETS = {"tiktoken": 1.3, "tokenizers": 4.0}
 SENTENCE = re.compile(r"(?<=[。！？!?\n])")
@@ -200,7 +200,7 @@ def in_batches(texts: list[str]) -> list[list[str]]:
 def tiktoken_of(text: str) -> tiktoken.Encoding:
     """tiktoken with the vocabulary and the pattern of a tokenizer.json."""
     backend = json.loads(text)
-    letters = {letter: byte for byte, letter in enumerate(byte_letters())}
+    letters = {letter: byte for byte, letter in enumerate(byte_characters())}
     added = {token["content"]: token["id"] for token in backend["added_tokens"]}
     ranks = {
         bytes(letters[letter] for letter in token): index

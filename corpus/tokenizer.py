@@ -23,9 +23,9 @@ def configured_tokenizer(source: str) -> "PreTrainedTokenizerBase":
     Raises:
         DataError: nothing is there, or it is another tokenizer; the message names what was tried.
     """
-    from model.tokenizer.qwen import obtain_tokenizer
+    from model.tokenizer.qwen import get_tokenizer
 
-    return obtain_tokenizer(_place(source), cache=_cache())
+    return get_tokenizer(_place(source), cache=_cache())
 
 
 def check_tokenizer(source: str) -> None:

@@ -121,7 +121,8 @@ def _tokenizer(
     run: StageRun, config: PackConfig, files: list[Path], raw: list[Path]
 ) -> "PreTrainedTokenizerBase":
     """The tokenizer of this run, saved in run.folder; from there if an earlier attempt made it."""
-    from model.tokenizer.qwen import load_tokenizer, prune_tokenizer, save_tokenizer
+    from model.tokenizer.pruning import prune_tokenizer
+    from model.tokenizer.qwen import load_tokenizer, save_tokenizer
 
     folder = run.folder / "tokenizer"
     for left in run.folder.glob(f"{folder.name}.partial-*"):
@@ -132,7 +133,7 @@ def _tokenizer(
             texts = Texts(files, raw)
             texts.notice = _PruningProgress(run, total_bytes(texts.files))
             prune_tokenizer(
-                full, texts, folder, encoder_of=lambda backend: _encoder(run, config, backend)
+                full, texts, folder, make_encoder=lambda backend: _encoder(run, config, backend)
             )
         else:
             save_tokenizer(full, folder)

@@ -38,15 +38,15 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def full(root: Path, tmp_path_factory: pytest.TempPathFactory) -> "PreTrainedTokenizerBase":
     """Qwen1.5's own tokenizer."""
-    from model.tokenizer.qwen import obtain_tokenizer
+    from model.tokenizer.qwen import get_tokenizer
     from model.tokenizer.tiktoken import packaged_ranks
 
     if packaged_ranks():
-        return obtain_tokenizer("package", cache=tmp_path_factory.mktemp("cache"))
+        return get_tokenizer("package", cache=tmp_path_factory.mktemp("cache"))
     folder = root.parent / "shared" / "data" / "tokenizer"
     if not folder.is_dir():
         pytest.skip("needs the package dashscope or ../shared/data/tokenizer")
-    return obtain_tokenizer(str(folder))
+    return get_tokenizer(str(folder))
 
 
 @pytest.fixture
@@ -63,7 +63,8 @@ def few_tokens(
     full: "PreTrainedTokenizerBase", tmp_path_factory: pytest.TempPathFactory
 ) -> "PreTrainedTokenizerBase":
     """A part of it that is loaded in no time."""
-    from model.tokenizer.qwen import load_tokenizer, prune_tokenizer
+    from model.tokenizer.pruning import prune_tokenizer
+    from model.tokenizer.qwen import load_tokenizer
     from tests.corpus.packing.packed import TEXTS
 
     folder = tmp_path_factory.mktemp("few") / "tokenizer"

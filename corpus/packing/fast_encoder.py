@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from common.errors import StageError
 from model.tokenizer.encoder import Encoded, ReferenceEncoder, joined
-from model.tokenizer.probes import PROBES
+from model.tokenizer.reference_ids import REFERENCE_IDS
 
 SPOT_CHARACTERS = 4_000
 """Longest text that is compared; of longer ones the beginning is. Comparing then takes some
@@ -94,7 +94,7 @@ def probes() -> list[str]:
         pieces += [chr(chance.choice((chance.randrange(0x3000), chance.randrange(0x3000, 0xD800))))]
         chance.shuffle(pieces)
         mixed.append("".join(pieces))
-    return [text for text, _ in PROBES] + mixed + [piece * 50 for piece in all_pieces]
+    return [text for text, _ in REFERENCE_IDS] + mixed + [piece * 50 for piece in all_pieces]
 
 
 _PIECES = (

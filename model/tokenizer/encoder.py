@@ -3,9 +3,9 @@
     texts ──encode──▶ ids      uint32 [N]      all texts' tokens, one after the other
                       offsets  int64  [n + 1]  text i owns ids[offsets[i] : offsets[i + 1]]
 
-An encoder cuts raw text: NFC first, no control token (one that is spelled out is plain text), no
-end of document. `ReferenceEncoder` is the `tokenizers` library itself, which is what Transformers
-runs; a faster encoder is one that gives the same ids.
+An encoder splits raw text into tokens: NFC first, no control token (one that is spelled out is
+plain text), no end of document. `ReferenceEncoder` is the `tokenizers` library itself, which is
+what Transformers runs; a faster encoder is one that gives the same ids.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,7 +45,7 @@ class Encoded:
         )
 
     def first_difference(self, other: "Encoded") -> int | None:
-        """The first text whose ids are others in `other`; None where all are equal."""
+        """Index of the first text whose ids differ in `other`; None if all are equal."""
         assert self.num_texts == other.num_texts
         if np.array_equal(self.offsets, other.offsets):
             (unequal,) = np.nonzero(self.ids != other.ids)
@@ -56,18 +56,18 @@ class Encoded:
 
 
 class Encoder(Protocol):
-    """Whatever cuts texts into ids."""
+    """Converter of texts to ids."""
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """Ids of raw texts."""
+        """Encode raw texts."""
 
 
-EncoderOf: TypeAlias = Callable[[Tokenizer], Encoder]
-"""Makes an encoder that gives the ids of a tokenizer of the `tokenizers` library."""
+EncoderFactory: TypeAlias = Callable[[Tokenizer], Encoder]
+"""Function from a tokenizer of the `tokenizers` library to an encoder with the same ids."""
 
 
 class ReferenceEncoder:
-    """Every id as Transformers gives it. Uses all cores unless TOKENIZERS_PARALLELISM is false.
+    """Encoder with the ids of Transformers. Uses all cores unless TOKENIZERS_PARALLELISM is false.
 
     Args:
         backend: `tokenizer.backend_tokenizer` of a fast Transformers tokenizer.
@@ -77,7 +77,7 @@ class ReferenceEncoder:
         self._backend = backend
 
     def encode(self, texts: Sequence[str]) -> Encoded:
-        """Ids of raw texts; give it some MB at a time."""
+        """Encode raw texts; pass some MB at a time."""
         before = self._backend.encode_special_tokens
         self._backend.encode_special_tokens = True
         try:
@@ -88,7 +88,7 @@ class ReferenceEncoder:
 
 
 def joined(parts: Sequence[Ids]) -> Encoded:
-    """The ids of single texts as one batch."""
+    """Join the ids of single texts to one batch."""
     offsets = np.zeros(len(parts) + 1, dtype=np.int64)
     np.cumsum([len(part) for part in parts], out=offsets[1:])
     ids = np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint32)

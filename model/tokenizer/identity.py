@@ -5,8 +5,8 @@ from pathlib import Path
 import tokenizers
 
 from common.files import digest_of
-from model.tokenizer.probes import PROBES
-from model.tokenizer.tiktoken import byte_letters, packaged_ranks, read_ranks
+from model.tokenizer.reference_ids import REFERENCE_IDS
+from model.tokenizer.tiktoken import byte_characters, packaged_ranks, read_ranks
 
 END_OF_TEXT, IM_START, IM_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
@@ -14,11 +14,11 @@ SPECIAL_TOKENS = {END_OF_TEXT: 151_643, IM_START: 151_644, IM_END: 151_645}
 """Control tokens and their published ids, which follow the ordinary vocabulary."""
 
 VOCABULARY_MD5 = "86a1fd66f8e3efff6eeb26e6ddb4cc96"
-"""Of all tokens and ids as canonical JSON (common/files.py); the same from the published
+"""MD5 of all tokens and ids as canonical JSON (common/files.py); the same from the published
 tokenizer.json and from the published ranks."""
 
 HUB_ID = "Qwen/Qwen1.5-1.8B"
-"""Where "auto" looks on the hub. Every size of Qwen1.5 has the same tokenizer."""
+"""Repository that "auto" uses on the hub. Every size of Qwen1.5 has the same tokenizer."""
 
 PRUNED_FROM = "pruned_from.json"
 """File in a pruned tokenizer's folder that maps its ids to the full vocabulary's."""
@@ -27,8 +27,8 @@ PRUNED_FROM = "pruned_from.json"
 def files_are_qwen(source: str) -> bool:
     """Return True if files on this machine show that a source is Qwen1.5's tokenizer.
 
-    source: as for `obtain_tokenizer` (model/tokenizer/qwen.py). False says that Transformers has
-    to look: the tokenizer is another one, is not on this machine, or has other files than these.
+    source: as for `get_tokenizer` (model/tokenizer/qwen.py). False means that
+    Transformers must load it: it is another tokenizer, not on this machine, or in other files.
     """
     if source == "auto":
         cached = _in_hub_cache(HUB_ID)
@@ -55,7 +55,7 @@ def _in_hub_cache(repository: str) -> Path | None:
 
 
 def _ranks_are_qwen(path: Path) -> bool:
-    letters = byte_letters()
+    letters = byte_characters()
     vocabulary = {
         "".join(letters[byte] for byte in token): rank for token, rank in read_ranks(path).items()
     }
@@ -68,7 +68,8 @@ def _file_is_qwen(path: Path) -> bool:
     except Exception:  # the library raises bare ones; Transformers says what is wrong
         return False
     if any(
-        tuple(tokenizer.encode(text, add_special_tokens=False).ids) != ids for text, ids in PROBES
+        tuple(tokenizer.encode(text, add_special_tokens=False).ids) != ids
+        for text, ids in REFERENCE_IDS
     ):
         return False
     return digest_of(tokenizer.get_vocab(with_added_tokens=True)) == VOCABULARY_MD5

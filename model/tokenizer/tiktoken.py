@@ -1,6 +1,6 @@
-"""From tiktoken ranks to the vocabulary and the ordered merges that Hugging Face's BPE wants.
+"""Conversion of tiktoken ranks to the vocabulary and ordered merges of Hugging Face's BPE.
 
-A rank file lists tokens as bytes, in the order in which training made them. Hugging Face wants, for
+A rank file lists tokens as bytes, in the order in which training made them. Hugging Face needs, for
 each token longer than a byte, the two tokens it was merged from. Those are what remains when the
 token's own bytes are merged with the earlier ranks alone.
 """
@@ -19,8 +19,10 @@ PACKAGE = "dashscope"
 
 
 def packaged_ranks() -> Path | None:
-    """The rank file inside the installed `dashscope`, or None. The package itself isn't imported:
-    that would run its start-up code and pull in its HTTP clients."""
+    """Path of the rank file in the installed `dashscope`, or None.
+
+    The package itself isn't imported: that would run its start-up code and load its HTTP clients.
+    """
     spec = importlib.util.find_spec(PACKAGE)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         path = Path(folder) / "resources" / "qwen.tiktoken"
@@ -30,8 +32,10 @@ def packaged_ranks() -> Path | None:
 
 
 def read_ranks(path: Path) -> dict[bytes, int]:
-    """Token -> rank, from lines `base64 rank`. Raises DataError where a line is not that, or where
-    ranks are not 0, 1, 2, …"""
+    """Read token -> rank from lines `base64 rank`.
+
+    Raises DataError for any other line, and if ranks are not 0, 1, 2, …
+    """
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line:
@@ -53,8 +57,9 @@ def read_ranks(path: Path) -> dict[bytes, int]:
 
 
 def vocabulary_and_merges(ranks: dict[bytes, int]) -> tuple[dict[str, int], list[Merge]]:
-    """Byte-level vocabulary (token -> id) and merges in order. About 7 s for 151,643 ranks."""
-    letters = byte_letters()
+    """Compute the byte-level vocabulary (token -> id) and merges in order. About 7 s for 151,643
+    ranks."""
+    letters = byte_characters()
 
     def written(token: bytes) -> str:
         return "".join(letters[byte] for byte in token)
@@ -68,7 +73,7 @@ def vocabulary_and_merges(ranks: dict[bytes, int]) -> tuple[dict[str, int], list
     return vocabulary, merges
 
 
-def byte_letters() -> list[str]:
+def byte_characters() -> list[str]:
     """The printable character that byte-level BPE writes for each of the 256 bytes.
 
     Bytes that Latin-1 prints stand for themselves; the rest get the characters from U+0100 on

@@ -18,7 +18,8 @@ from corpus.packing.fast_encoder import FastEncoder
 from model.data import PackedManifest, ShardWriter
 from model.data.verify.shards import verify_shards
 from model.tokenizer.encoder import Encoded
-from model.tokenizer.qwen import load_tokenizer, pruned_from
+from model.tokenizer.pruning import pruned_from
+from model.tokenizer.qwen import load_tokenizer
 from tasks import pack as module
 from tasks.core.stage import Context
 from tasks.pack import PackConfig, pack

@@ -12,7 +12,7 @@ from typing import Any
 
 import tiktoken
 
-from model.tokenizer.tiktoken import byte_letters
+from model.tokenizer.tiktoken import byte_characters
 
 
 class TokenCounter:
@@ -32,7 +32,7 @@ class TokenCounter:
         pattern = _pattern(backend)
         if pattern is None:
             return None
-        letters = {letter: byte for byte, letter in enumerate(byte_letters())}
+        letters = {letter: byte for byte, letter in enumerate(byte_characters())}
         added = {token["content"]: token["id"] for token in backend["added_tokens"]}
         ranks = {
             bytes(letters[letter] for letter in token): rank

@@ -21,7 +21,7 @@ from tokenizers.models import WordLevel
 from corpus.cleaning.fast.operators import _repeated_share, fast_filter, fast_mapper, fast_simhash
 from corpus.cleaning.fast.token_counts import TokenCounter
 from corpus.formats.records import read_records
-from model.tokenizer.qwen import obtain_tokenizer
+from model.tokenizer.qwen import get_tokenizer
 
 # Few characters, so that sentences, words and n-grams repeat themselves.
 TEXT = st.text(alphabet="ab的人。！？!?.…’” \t\n1é，😀", max_size=80)
@@ -128,7 +128,7 @@ def test_letters_and_digits(texts: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def qwen() -> Any:
-    return obtain_tokenizer("auto")
+    return get_tokenizer("auto")
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from corpus.packing import fast_encoder as fast
 from corpus.packing.fast_encoder import FastEncoder, TokenMismatchError, UnsupportedTokenizerError
 from corpus.texts import Texts, strings
 from model.tokenizer.encoder import Encoded, ReferenceEncoder
-from model.tokenizer.tiktoken import byte_letters
+from model.tokenizer.tiktoken import byte_characters
 
 PIECES = st.sampled_from(fast._PIECES)
 CHARACTERS = st.characters(exclude_categories=("Cs",))
@@ -112,7 +112,7 @@ def classes() -> Tokenizer:
     a letter joins both x's around it, a mark only the one behind it, a digit none; only what is no
     space, letter or digit joins an exclamation mark.
     """
-    letters = byte_letters()
+    letters = byte_characters()
     first, last = [*range(0x21, 0x7F), *range(0xC2, 0xF5)], [*range(0x21, 0x7F), *range(0x80, 0xC0)]
     pairs = [("x", letters[byte]) for byte in first] + [(letters[byte], "x") for byte in last]
     pairs += [(letters[byte], "!") for byte in last] + [("'", "l"), ("'l", "l")]

@@ -1,37 +1,30 @@
-"""The tokenizer against reference ids, its refusals, the chat template, and pruning."""
+"""The tokenizer against reference ids, its refusals, and the chat template."""
 
 import base64
 import gzip
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.qwen2 import Qwen2Tokenizer
 
 from common.errors import DataError
 from model.tokenizer import qwen as module
+from model.tokenizer.identity import IM_END, IM_START
 from model.tokenizer.qwen import (
-    IM_END,
-    IM_START,
-    PRUNED_FROM,
     chat_template,
     encode_corpus,
+    get_tokenizer,
     load_tokenizer,
-    obtain_tokenizer,
-    prove_same_pieces,
-    prune_tokenizer,
-    pruned_from,
     save_tokenizer,
     verify_tokenizer,
 )
-from model.tokenizer.tiktoken import byte_letters, packaged_ranks, read_ranks, vocabulary_and_merges
+from model.tokenizer.tiktoken import packaged_ranks, read_ranks, vocabulary_and_merges
 
 PACKAGE_MISSING = packaged_ranks() is None
 
@@ -50,60 +43,23 @@ def published(shared: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(shared / "data" / "tokenizer")
 
 
-@pytest.fixture(scope="session")
-def ours(tmp_path_factory: pytest.TempPathFactory, root: Path) -> PreTrainedTokenizerBase:
-    """Our canonical one, from the package where installed, else from ../shared."""
-    if not PACKAGE_MISSING:
-        return obtain_tokenizer("package", cache=tmp_path_factory.mktemp("cache"))
-    folder = root.parent / "shared" / "data" / "tokenizer"
-    if not folder.is_dir():
-        pytest.skip("needs the package dashscope or ../shared/data/tokenizer")
-    return obtain_tokenizer(str(folder))
-
-
-@pytest.fixture(scope="session")
-def small() -> PreTrainedTokenizerBase:
-    """A tokenizer of a few merges over all bytes: quick enough for many random corpora."""
-    letters = byte_letters()
-    pairs = [
-        "t h",
-        "th e",
-        "a n",
-        "an d",
-        "i n",
-        "Ġ th",
-        "Ġth e",
-        "in g",
-        "e r",
-        "Ġ a",
-        "æ ĺ",
-        "æĺ ¯",
-        "ä ¸",
-        "ä¸ Ń",
-        "1 2",
-    ]
-    merges = [(left, right) for left, right in (pair.split(" ") for pair in pairs)]
-    merged = [left + right for left, right in merges]
-    return module._build({token: i for i, token in enumerate([*letters, *merged])}, merges)
-
-
 # ── the same ids as published ────────────────────────────────────────────────────────────────────
 
 
-def test_reference_ids(ours: PreTrainedTokenizerBase, shared: Path) -> None:
+def test_reference_ids(full: PreTrainedTokenizerBase, shared: Path) -> None:
     path = shared / "data" / "tokenizer" / "reference_ids.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     assert len(rows) > 400
-    assert [ours.encode(row["text"]) for row in rows] == [row["ids"] for row in rows]
+    assert [full.encode(row["text"]) for row in rows] == [row["ids"] for row in rows]
     plain = [row for row in rows if "<|" not in row["text"]]
-    assert encode_corpus(ours, [row["text"] for row in plain]) == [row["ids"] for row in plain]
+    assert encode_corpus(full, [row["text"] for row in plain]) == [row["ids"] for row in plain]
 
 
-def test_every_source_gives_one_tokenizer(ours: PreTrainedTokenizerBase, shared: Path) -> None:
-    from_folder = obtain_tokenizer(str(shared / "data" / "tokenizer"))
-    assert from_folder.backend_tokenizer.to_str() == ours.backend_tokenizer.to_str()
-    assert from_folder.get_chat_template() == ours.get_chat_template()
+def test_every_source_gives_one_tokenizer(full: PreTrainedTokenizerBase, shared: Path) -> None:
+    from_folder = get_tokenizer(str(shared / "data" / "tokenizer"))
+    assert from_folder.backend_tokenizer.to_str() == full.backend_tokenizer.to_str()
+    assert from_folder.get_chat_template() == full.get_chat_template()
     assert (from_folder.eos_token_id, from_folder.pad_token_id) == (151_643, 151_643)
 
 
@@ -116,14 +72,14 @@ def test_package_is_read_without_importing_it(tmp_path: Path) -> None:
     before = set(sys.modules)
     path = packaged_ranks()
     assert path is not None
-    tokenizer = obtain_tokenizer("auto", cache=tmp_path)
+    tokenizer = get_tokenizer("auto", cache=tmp_path)
     verify_tokenizer(tokenizer)
     assert not {name for name in set(sys.modules) - before if name.startswith("dashscope")}
 
 
 @pytest.mark.skipif(PACKAGE_MISSING, reason="needs the package dashscope")
 def test_a_folder_may_hold_the_rank_file_alone(
-    tmp_path: Path, ours: PreTrainedTokenizerBase
+    tmp_path: Path, full: PreTrainedTokenizerBase
 ) -> None:
     ranks = packaged_ranks()
     assert ranks is not None
@@ -131,50 +87,50 @@ def test_a_folder_may_hold_the_rank_file_alone(
     folder.mkdir()
     shutil.copy(ranks, folder / "qwen.tiktoken")
     cache = tmp_path / "cache"
-    first = obtain_tokenizer(str(folder), cache=cache)
+    first = get_tokenizer(str(folder), cache=cache)
     (kept,) = cache.iterdir()
     stamp = (kept / "tokenizer.json").stat().st_mtime_ns
-    second = obtain_tokenizer(str(folder), cache=cache)
+    second = get_tokenizer(str(folder), cache=cache)
     assert (kept / "tokenizer.json").stat().st_mtime_ns == stamp
     for tokenizer in (first, second):
-        assert tokenizer.backend_tokenizer.to_str() == ours.backend_tokenizer.to_str()
+        assert tokenizer.backend_tokenizer.to_str() == full.backend_tokenizer.to_str()
 
 
-def test_survives_a_folder(ours: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    save_tokenizer(ours, tmp_path / "saved")
+def test_survives_a_folder(full: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    save_tokenizer(full, tmp_path / "saved")
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
     loaded = load_tokenizer(tmp_path / "saved")
     verify_tokenizer(loaded)
     assert loaded.get_chat_template() == chat_template()
     assert loaded.eos_token_id == 151_643
     with pytest.raises(DataError, match="exists already"):
-        save_tokenizer(ours, tmp_path / "saved")
+        save_tokenizer(full, tmp_path / "saved")
 
 
 # ── raw text ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_control_tokens_in_raw_text_stay_text(ours: PreTrainedTokenizerBase) -> None:
+def test_control_tokens_in_raw_text_stay_text(full: PreTrainedTokenizerBase) -> None:
     text = "<|im_start|>system\n坏<|im_end|><|endoftext|>"
-    (ids,) = encode_corpus(ours, [text])
+    (ids,) = encode_corpus(full, [text])
     assert max(ids) < 151_643
-    assert ours.decode(ids) == text
+    assert full.decode(ids) == text
     # and asking the usual way still gives control tokens afterwards
-    assert ours.backend_tokenizer.encode(text).ids[0] == 151_644
+    assert full.backend_tokenizer.encode(text).ids[0] == 151_644
 
 
-def test_corpus_encoding_is_nfc_and_digit_by_digit(ours: PreTrainedTokenizerBase) -> None:
-    composed, decomposed, digits = encode_corpus(ours, ["\xe9", "e\u0301", "2024"])
+def test_corpus_encoding_is_nfc_and_digit_by_digit(full: PreTrainedTokenizerBase) -> None:
+    composed, decomposed, digits = encode_corpus(full, ["\xe9", "e\u0301", "2024"])
     assert composed == decomposed
     assert digits == [17, 15, 17, 19]
-    assert encode_corpus(ours, []) == []
+    assert encode_corpus(full, []) == []
 
 
 # ── refusals ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def rebuilt(published: PreTrainedTokenizerBase, **kwargs: Any) -> PreTrainedTokenizerBase:
-    vocabulary, merges = module._bpe_tables(published)
+    vocabulary, merges = module.bpe_tables(published)
     options = {"unk_token": None, "additional_special_tokens": [IM_START, IM_END], **kwargs}
     return Qwen2Tokenizer(vocab=vocabulary, merges=merges, **options)
 
@@ -216,12 +172,12 @@ def test_a_pruned_tokenizer_is_not_the_published_one(small: PreTrainedTokenizerB
 )
 def test_a_source_that_is_nothing_is_refused(source: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        obtain_tokenizer(source)
+        get_tokenizer(source)
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no tokenizer could be loaded"):
-        obtain_tokenizer(str(tmp_path))
+        get_tokenizer(str(tmp_path))
     with pytest.raises(DataError, match=r"no tokenizer\.json"):
         load_tokenizer(tmp_path)
 
@@ -231,7 +187,7 @@ def test_auto_names_every_place_it_tried(monkeypatch: pytest.MonkeyPatch, tmp_pa
     # The hub is the one thing that can't be had here: a folder without files stands for it.
     monkeypatch.setattr(module, "HUB_ID", str(tmp_path))
     with pytest.raises(DataError) as caught:
-        obtain_tokenizer("auto")
+        get_tokenizer("auto")
     for place in ("local hub cache", "installed package", "| hub:"):
         assert place in str(caught.value)
 
@@ -281,7 +237,7 @@ DIALOGUES = {
 
 
 def chatml(turns: Sequence[tuple[str, str]], prompt: bool) -> str:
-    """What Qwen1.5 renders, written out."""
+    """The rendering of Qwen1.5, written out."""
     turns = list(turns)
     if turns and turns[0][0] != "system":
         turns.insert(0, ("system", "You are a helpful assistant."))
@@ -292,12 +248,12 @@ def chatml(turns: Sequence[tuple[str, str]], prompt: bool) -> str:
 @pytest.mark.parametrize("prompt", [False, True])
 @pytest.mark.parametrize("name", DIALOGUES)
 def test_template_renders_as_qwen_does(
-    ours: PreTrainedTokenizerBase, root: Path, name: str, prompt: bool
+    full: PreTrainedTokenizerBase, root: Path, name: str, prompt: bool
 ) -> None:
     messages = [{"role": role, "content": content} for role, content in DIALOGUES[name]]
 
     def render(**kwargs: Any) -> str:
-        text: str = ours.apply_chat_template(
+        text: str = full.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=prompt, **kwargs
         )
         return text
@@ -309,130 +265,9 @@ def test_template_renders_as_qwen_does(
         assert render() == render(chat_template=template)
 
 
-def test_template_marks_what_the_assistant_says(ours: PreTrainedTokenizerBase) -> None:
+def test_template_marks_what_the_assistant_says(full: PreTrainedTokenizerBase) -> None:
     messages = [{"role": role, "content": content} for role, content in DIALOGUES["turns"]]
-    result = ours.apply_chat_template(messages, return_assistant_tokens_mask=True, return_dict=True)
+    result = full.apply_chat_template(messages, return_assistant_tokens_mask=True, return_dict=True)
     pairs = zip(result["input_ids"], result["assistant_masks"], strict=True)
-    marked = ours.decode([token for token, mask in pairs if mask])
+    marked = full.decode([token for token, mask in pairs if mask])
     assert marked == "b<|im_end|> <d> & {{e}}<|im_end|>"
-
-
-# ── pruning ──────────────────────────────────────────────────────────────────────────────────────
-
-
-def pieces(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[str]]:
-    return [tokenizer.convert_ids_to_tokens(ids) for ids in encode_corpus(tokenizer, texts)]
-
-
-def test_pruning_the_published_vocabulary(ours: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    report = prune_tokenizer(ours, TEXTS, tmp_path / "pruned")
-    pruned = load_tokenizer(tmp_path / "pruned")
-    assert report.num_tokens_before == 151_646
-    assert report.num_tokens_after == len(pruned) < 600
-    assert report.proof.num_texts == len(TEXTS)
-    assert report.proof.num_tokens == sum(map(len, encode_corpus(ours, TEXTS)))
-    assert pieces(pruned, TEXTS) == pieces(ours, TEXTS)
-    # the map to the full vocabulary, control tokens last and in order
-    old_ids = pruned_from(tmp_path / "pruned")
-    assert old_ids is not None
-    assert old_ids == sorted(old_ids)
-    assert old_ids[-3:] == [151_643, 151_644, 151_645]
-    assert ours.convert_ids_to_tokens(old_ids) == pruned.convert_ids_to_tokens(range(len(pruned)))
-    for full, small in zip(encode_corpus(ours, TEXTS), encode_corpus(pruned, TEXTS), strict=True):
-        assert [old_ids[index] for index in small] == full
-    # texts that were not in the corpus stay encodable, byte by byte if need be
-    (ids,) = encode_corpus(pruned, ["未见过的字 ünseen 🦔"])
-    assert pruned.decode(ids) == "未见过的字 ünseen 🦔"
-
-
-def test_pruned_tokenizer_renders_chats_in_the_same_pieces(
-    ours: PreTrainedTokenizerBase, tmp_path: Path
-) -> None:
-    prune_tokenizer(ours, TEXTS, tmp_path / "pruned")
-    pruned = load_tokenizer(tmp_path / "pruned")
-    old_ids = pruned_from(tmp_path / "pruned")
-    assert old_ids is not None
-    messages = [{"role": "user", "content": TEXTS[0]}, {"role": "assistant", "content": TEXTS[1]}]
-    kwargs = {"add_generation_prompt": True, "return_dict": True}
-    full_ids = ours.apply_chat_template(messages, **kwargs)["input_ids"]
-    ids = pruned.apply_chat_template(messages, **kwargs)["input_ids"]
-    assert [old_ids[index] for index in ids] == full_ids
-    assert pruned.eos_token_id == len(pruned) - 3
-    assert pruned.convert_tokens_to_ids(IM_END) == len(pruned) - 1
-
-
-ALPHABET = st.sampled_from([*"thea ndigr12是中é\u0301\n,<", "<|im_end|>", "the", "ing"])
-
-
-@settings(max_examples=25, deadline=None)
-@given(corpus=st.lists(st.lists(ALPHABET, max_size=30).map("".join), min_size=1, max_size=5))
-def test_any_corpus_is_cut_into_the_same_pieces(
-    small: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory, corpus: list[str]
-) -> None:
-    out = tmp_path_factory.mktemp("prune") / "pruned"
-    report = prune_tokenizer(small, corpus, out)
-    pruned = load_tokenizer(out)
-    assert pieces(pruned, corpus) == pieces(small, corpus)
-    # nothing but what is needed: every merge is on the way to a piece of the corpus or template
-    needed = {piece for cut in pieces(small, [*corpus, *module._template_words()]) for piece in cut}
-    ordinary = set(pruned.get_vocab()) - set(module.SPECIAL_TOKENS) - set(byte_letters())
-    assert all(any(token in piece for piece in needed) for token in ordinary)
-    assert set(byte_letters()) <= set(pruned.get_vocab())
-    assert report.num_tokens_after == len(pruned)
-
-
-def test_a_vocabulary_that_lost_a_merge_fails_the_proof(small: PreTrainedTokenizerBase) -> None:
-    vocabulary, merges = module._bpe_tables(small)
-    lacking = module._build(vocabulary, [merge for merge in merges if merge != ("th", "e")])
-    assert prove_same_pieces(small, lacking, ["a thing"]).num_texts == 1
-    with pytest.raises(DataError, match="differently from token 1 on"):
-        prove_same_pieces(small, lacking, ["a thing", "a the b"])
-
-
-def test_tokens_of_another_vocabulary_fail_the_proof(small: PreTrainedTokenizerBase) -> None:
-    vocabulary, merges = module._bpe_tables(small)
-    larger = module._build({**vocabulary, "zq": len(vocabulary)}, [*merges, ("z", "q")])
-    with pytest.raises(DataError, match="lacks 'zq'"):
-        prove_same_pieces(small, larger, ["a"])
-
-
-def test_a_failed_proof_publishes_nothing(
-    small: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def too_little(tokens: set[str], merges: object) -> set[str]:
-        return set(byte_letters())
-
-    monkeypatch.setattr(module, "_closure", too_little)
-    with pytest.raises(DataError, match="cuts a text differently"):
-        prune_tokenizer(small, ["the end"], tmp_path / "pruned")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("texts", "error", "message"),
-    [
-        (lambda: [], DataError, "no text to prune"),
-        (lambda: iter(["a"]), TypeError, "one-time iterator"),
-    ],
-)
-def test_nothing_to_prune_for_is_refused(
-    small: PreTrainedTokenizerBase,
-    tmp_path: Path,
-    texts: Callable[[], Any],
-    error: type[Exception],
-    message: str,
-) -> None:
-    with pytest.raises(error, match=message):
-        prune_tokenizer(small, texts(), tmp_path / "pruned")
-
-
-def test_pruning_does_not_overwrite(small: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="exists already"):
-        prune_tokenizer(small, ["a"], tmp_path)
-
-
-def test_only_pruned_folders_have_a_map(small: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    save_tokenizer(small, tmp_path / "whole")
-    assert pruned_from(tmp_path / "whole") is None
-    prune_tokenizer(small, ["the"], tmp_path / "pruned")
-    assert (tmp_path / "pruned" / PRUNED_FROM).is_file()

@@ -1,6 +1,6 @@
-"""Strings of our own and the ids that the published Qwen1.5 tokenizer gives them."""
+"""Short texts and the ids that the published Qwen1.5 tokenizer gives them."""
 
-PROBES: tuple[tuple[str, tuple[int, ...]], ...] = (
+REFERENCE_IDS: tuple[tuple[str, tuple[int, ...]], ...] = (
     (
         "炼钢先看火候，炼模型先看数据。",
         (
@@ -84,5 +84,5 @@ PROBES: tuple[tuple[str, tuple[int, ...]], ...] = (
     ("𠮷野家 ﷽ �", (150152, 99924, 45629, 32495, 115, 121, 29333)),
     ("<|im_start|>user\n你好<|im_end|><|endoftext|>", (151644, 872, 198, 108386, 151645, 151643)),
 )
-"""(text, ids), special tokens recognised: Chinese in both scripts, NFC, digits one by one, code
+"""(text, ids), control tokens recognised: Chinese in both scripts, NFC, digits one by one, code
 with tabs and CRLF, emoji, other scripts, case of contractions, odd spaces, rare characters."""
