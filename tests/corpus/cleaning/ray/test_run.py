@@ -25,14 +25,16 @@ import yaml
 from common.errors import ConfigError
 from corpus.cleaning import document_trace
 from corpus.cleaning import recipe as recipes
-from corpus.cleaning.ray.plan import RayConfig, operator_groups, replacements
-from corpus.partitions import cut
+from corpus.cleaning.ray.plan import RayConfig, replacements
 from corpus.sample_data.code import code_file
 from corpus.sample_data.corpora import web_pages
 from corpus.sample_data.facts import draw_facts
 from corpus.sample_data.noise import add_code_noise, add_noise
+from tests.corpus.cleaning.ray.documents import read_documents, write_documents
 
 PROGRAM = Path(__file__).with_name("ray_program.py")
+
+
 FRAGILE = """
 import time
 from pathlib import Path
@@ -61,20 +63,6 @@ class FragileMapper(Mapper):
 """
 
 
-def write_documents(path: Path, texts: Sequence[str]) -> Path:
-    """A normalised file; `meta` has what Arrow would not keep."""
-    with path.open("w", encoding="utf-8") as file:
-        for line, text in enumerate(texts, start=1):
-            meta = {"n": line} if line % 2 else {"n": str(line), "date": "2020-01-02", "x": [1, {}]}
-            document = {"text": text, "source": path.stem, "id": f"{path.stem}/a.jsonl#{line}"}
-            file.write(json.dumps(document | {"meta": meta}, ensure_ascii=False) + "\n")
-    return path
-
-
-def read_documents(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
-    return [json.loads(s) for p in paths for s in Path(p).read_text("utf-8").splitlines()]
-
-
 def edited(text: str, share: float, rng: random.Random) -> str:
     """A copy with a share of its characters replaced."""
     characters = list(text)
@@ -88,7 +76,7 @@ def run_program(mode: str, job: dict[str, Any], tmp: Path, **variables: str) -> 
     tmp.mkdir(parents=True, exist_ok=True)
     file, result = tmp / f"{mode}.json", tmp / f"{mode}-result.json"
     file.write_text(json.dumps(job | {"result": str(result)}), encoding="utf-8")
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)} | variables
     done = subprocess.run(
         [sys.executable, str(PROGRAM), mode, str(file)],
@@ -396,129 +384,3 @@ def test_no_cluster_is_one_clear_error(tmp_path: Path) -> None:
             )
     assert not (tmp_path / "o").exists()
     assert not (tmp_path / "s").exists()
-
-
-def test_recipe_is_cut_at_deduplicators_and_only_those_are_replaced(tmp_path: Path) -> None:
-    recipe = recipes.load("text")
-    operators, duplicates = operator_groups(recipe)
-    assert operators.operators == recipe.operators[:-1]
-    assert operators.positions == tuple(range(1, 21))
-    assert duplicates.positions == (21,)
-    arguments = duplicates.operators[0].arguments
-    assert arguments["ignore_pattern"] == recipe.operators[-1].arguments["ignore_pattern"]
-    assert arguments["tokenization"] == "character"
-    exact = tmp_path / "exact.yaml"
-    exact.write_text("process: [document_deduplicator: null]", encoding="utf-8")
-    with pytest.raises(ConfigError, match="one machine"):
-        operator_groups(recipes.load(str(exact.with_suffix(""))))
-
-
-def test_texts_shorter_than_a_window_are_no_copies_of_each_other() -> None:
-    from data_juicer.ops.deduplicator.ray_bts_minhash_deduplicator import (
-        RayBTSMinhashDeduplicatorWithUid,
-    )
-
-    from corpus.cleaning.ray.plan import MINHASH_ARGUMENTS
-    from corpus.cleaning.ray.recorded_operators import RecordedMinhash
-
-    library = RayBTSMinhashDeduplicatorWithUid(**MINHASH_ARGUMENTS)
-    ours = RecordedMinhash(**MINHASH_ARGUMENTS, duplicates="")
-    for text in ("山高", "水长", "一二三四"):
-        assert not library.tokenization_func(text)  # the library counts all of these as one
-        assert ours.tokenization_func(text) == {text.encode()}
-    long = "山高水长风景好"
-    assert ours.tokenization_func(long) == library.tokenization_func(long)
-
-
-def test_partitions_are_written_in_order_with_one_trace_each(tmp_path: Path) -> None:
-    from corpus.cleaning.ray import partition_files
-    from corpus.cleaning.ray.recorded_operators import DUPLICATE, RaySinkMapper, _write_parts
-
-    texts = [f"文章{i}" * (i + 1) for i in range(40)]
-    path = write_documents(tmp_path / "a.jsonl", texts)
-    parts = cut([("a", path)], 2000)
-    files = [
-        partition_files.PartitionFiles(
-            index=i, partition=part, rows=tmp_path / f"{part.name}.parquet", output=tmp_path / "out"
-        )
-        for i, part in enumerate(parts)
-    ]
-    rows: list[dict[str, Any]] = []
-    for one in files:
-        partition_files.write_operator_rows(one)
-        rows += pq.read_table(one.rows).to_pylist()
-    assert [r["text"] for r in rows] == texts
-    assert len(files) > 2
-    uids = [r["__dj__uid"] for r in rows]
-    assert uids == sorted(uids)
-
-    for row in rows:
-        i = texts.index(row["text"])
-        row |= {
-            "dropped_by": 2 if i % 5 == 1 else 0,
-            "failed": i == 6,
-            "size": 3,
-            "edits": "1:3;" if i % 2 else "",
-            "stats": '{"text_len": 7}',
-            "text": f"新{i}",
-        }
-    random.Random(0).shuffle(rows)
-    one, two = (
-        {
-            "records": str(tmp_path / f"{n}-records"),
-            "texts": n == "s1",
-            "survivors": str(tmp_path / f"{n}-survivors"),
-        }
-        for n in ("s1", "s2")
-    )
-    sink = RaySinkMapper(**one)
-    for batch in (rows[:25], rows[25:], rows[:25], rows[10:30]):  # as retries might have it
-        sink.process_batched({name: [row[name] for row in batch] for name in rows[0]})
-    assert len(list((tmp_path / "s1-records").glob("*/*"))) <= 3 * len(files)
-    copy, original = rows_of(rows, 30), rows_of(rows, 3)
-    left = [r for r in rows if not r["dropped_by"] and r is not copy]
-    columns = ("__dj__uid", "part", "id", "text")
-    RaySinkMapper(**two).process_batched({name: [row[name] for row in left] for name in columns})
-    _write_parts(
-        {"__dj__uid": [copy["__dj__uid"]], "part": [copy["part"]], "of": [original["__dj__uid"]]},
-        DUPLICATE,
-        tmp_path / "duplicates",
-    )
-    outputs = [
-        partition_files.ExecutorOutput(
-            positions=(1, 2),
-            records=tmp_path / "s1-records",
-            survivors=tmp_path / "s1-survivors",
-            duplicates=None,
-        ),
-        partition_files.ExecutorOutput(
-            positions=(3,),
-            records=None,
-            survivors=tmp_path / "s2-survivors",
-            duplicates=tmp_path / "duplicates",
-        ),
-    ]
-    for one in files:
-        partition_files.write_results(one, outputs, files)
-    kept = read_documents([one.cleaned for one in files if one.cleaned.exists()])
-    expected = [i for i in range(40) if i % 5 != 1 and i != 30]
-    given = read_documents([path])
-    assert kept == [given[i] | {"text": f"新{i}"} for i in expected]
-    found = [row for one in files for row in pq.read_table(one.document_trace).to_pylist()]
-    assert [row["id"] for row in found] == [d["id"] for d in given]
-    assert [row["dropped_by"] for row in found] == [
-        3 if i == 30 else 2 if i % 5 == 1 else 0 for i in range(40)
-    ]
-    assert found[30]["duplicate_of"] == given[3]["id"]
-    assert sum(row["failed"] for row in found) == 1
-    assert found[9]["edits"] == [{"operator": 1, "bytes": 3}]
-
-    lost = next((tmp_path / "s1-records").glob("*/*.parquet")).parent
-    shutil.rmtree(lost)
-    with pytest.raises(AssertionError, match="records of"):
-        for one in files:
-            partition_files.write_results(one, outputs, files)
-
-
-def rows_of(rows: list[dict[str, Any]], i: int) -> dict[str, Any]:
-    return next(row for row in rows if row["text"] == f"新{i}")

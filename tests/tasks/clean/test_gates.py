@@ -1,0 +1,74 @@
+"""Attrition gates: exceeded, kept, refused, and not in the key."""
+
+from typing import Any
+
+import pytest
+
+from common.config import validate
+from common.errors import ConfigError, DataError
+from tasks.clean import CleanConfig, enforce
+from tasks.core.manifest import StageResult
+from tasks.core.stage import stage_key
+
+
+@pytest.mark.parametrize(
+    ("gates", "words"),
+    [
+        (
+            {"skypile": {"document_simhash_deduplicator": 0.2}},
+            ["skypile: document_simhash_deduplicator dropped 23.1 %", "allows 20.0 %"],
+        ),
+        ({"*": {"total": 0.3}}, ["skypile: total dropped", "clean.max_drop.*.total"]),
+        ({"*": {"*": 0.1}, "wikipedia_cn": {"*": 1}}, ["clean.max_drop.*.* allows 10.0 %"]),
+    ],
+)
+def test_gate_stops_the_flow_with_the_table_that_shows_why(
+    cleaned: StageResult, gates: dict[str, dict[str, float]], words: list[str]
+) -> None:
+    with pytest.raises(DataError) as caught:
+        enforce(cleaned, CleanConfig(max_drop=gates))
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert "3 of        13  document_simhash_deduplicator" in message
+    assert "text-repaired.yaml" in message
+
+
+@pytest.mark.parametrize(
+    "gates",
+    [
+        {},
+        {"*": {"total": 0.95}},
+        {"skypile": {"*": 1}},
+        # The narrowest gate counts.
+        {
+            "*": {"*": 0.0, "total": 0.0},
+            "skypile": {"*": 1, "total": 1},
+            "wikipedia_cn": {"*": 1, "total": 1},
+        },
+    ],
+)
+def test_gates_that_hold(cleaned: StageResult, gates: dict[str, dict[str, float]]) -> None:
+    enforce(cleaned, CleanConfig(max_drop=gates))
+
+
+@pytest.mark.parametrize(
+    ("gates", "words"),
+    [
+        ({"skypiel": {"total": 0.5}}, "skypile"),
+        ({"skypile": {"simhash": 0.5}}, "document_simhash_deduplicator"),
+        ({"*": {"total": 95}}, r"number in \[0, 1\]"),
+    ],
+)
+def test_gate_that_could_never_close_is_refused(
+    gates: dict[str, dict[str, float]], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        validate(CleanConfig(max_drop=gates), "clean")
+
+
+def test_gates_and_workers_are_not_in_the_key() -> None:
+    def key(**config: Any) -> str:
+        return stage_key("clean", 1, CleanConfig(**config), {})
+
+    assert key() == key(workers=7) == key(max_drop={})
+    assert len({key(), key(text="text"), key(partition_bytes=1 << 22)}) == 3
