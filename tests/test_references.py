@@ -47,6 +47,7 @@ def tracked() -> list[Path]:
     return [ROOT / name for name in names if name not in HISTORY and (ROOT / name).is_file()]
 
 
+@functools.cache
 def prose(path: Path) -> str:
     """The text of a file that people read: all of it, or a program's strings and comments."""
     text = path.read_text(encoding="utf-8")
@@ -95,6 +96,12 @@ def deployments() -> set[str]:
     return {deployment["name"] for deployment in content["deployments"]}
 
 
+@functools.cache
+def exists(path: str) -> bool:
+    """True for a path or pattern below the root; names may lack a suffix (docs/adr/0004)."""
+    return any(ROOT.glob(path)) or any(ROOT.glob(f"{path}[-.]*"))
+
+
 def missing_paths(text: str) -> Iterator[str]:
     """Repository paths that do not exist."""
     for found in PATH.findall(text):
@@ -105,7 +112,7 @@ def missing_paths(text: str) -> Iterator[str]:
             continue  # a run's own folder model/ has files, too
         if path.endswith("/") and path.count("/") == 1:
             continue
-        if not any(ROOT.glob(path.rstrip("/"))) and not any(ROOT.glob(f"{path}[-.]*")):
+        if not exists(path.rstrip("/")):
             yield f"path {path}"
 
 
