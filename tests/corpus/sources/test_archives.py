@@ -1,60 +1,26 @@
 """Archives: every kind is unpacked, every malicious one refused, and nothing lands outside."""
 
-import bz2
 import gzip
 import io
-import json
-import lzma
 import random
 import stat
 import tarfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import zstandard
-from hypothesis import given
-from hypothesis import strategies as st
 
 from common.errors import DataError
 from common.recipes import load_recipe
 from corpus.benchmarks.questions import BenchmarkRecipe, benchmark_files
 from corpus.sources import archives
-from corpus.sources.compression import DecompressingReader
-from corpus.sources.source import UnsafeName, safe_parts
 from tasks.acquire import AcquireConfig, acquire
+from tests.corpus.sources.archive_files import make_tar, make_zip
 from tests.tasks.running import run_stage
 
 LINES = b"".join(b'{"text": "%d"}\n' % i for i in range(50))
 CONTENT = {"a.jsonl": LINES, "deep/b.jsonl": LINES * 2}
-COMPRESS: dict[str, Callable[[bytes], bytes]] = {
-    "": bytes,
-    "gz": gzip.compress,
-    "bz2": bz2.compress,
-    "xz": lzma.compress,
-    "zst": zstandard.compress,
-}
-
-
-def make_zip(files: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return out.getvalue()
-
-
-def make_tar(files: dict[str, bytes], codec: str = "", *extra: tarfile.TarInfo) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        for name, data in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-        for member in extra:
-            archive.addfile(member)
-    return COMPRESS[codec](out.getvalue())
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -129,7 +95,7 @@ def test_archives_inside_archives_up_to_the_stated_depth(tmp_path: Path) -> None
     refused(tmp_path / "3", "x.zip", deepest, "levels deep")
 
 
-def test_exams_in_archives_are_still_found(tmp_path: Path) -> None:
+def test_benchmarks_in_archives_are_still_found(tmp_path: Path) -> None:
     text = "id,question,A,B,C,D,answer\n0,q,a,b,c,d,A\n"
     take(tmp_path, {"ceval-exam.zip": make_zip({"val/law_val.csv": text.encode()})}, "evals")
     recipe = load_recipe(BenchmarkRecipe, "evals", "ceval")
@@ -415,35 +381,3 @@ def test_preflight_expects_what_archives_state(
     config = AcquireConfig(kind="sft", datasets={"gsm8k": str(tmp_path)})
     kept = name in ("a.jsonl.gz", "a.jsonl.zst")
     assert config.bytes_needed() == (len(data) if kept else needed)
-
-
-@given(st.text(min_size=1, max_size=40))
-def test_safe_names_stay_inside(name: str) -> None:
-    try:
-        parts = safe_parts(name)
-    except UnsafeName:
-        return
-    top = Path("/top/folder")
-    assert top in Path(json.loads(json.dumps(str(top.joinpath(*parts))))).parents
-    assert not {"", ".", ".."} & set(parts)
-    assert not any("/" in part or "\\" in part for part in parts)
-
-
-@given(
-    st.lists(st.binary(max_size=3000), max_size=4),
-    st.sampled_from(["gz", "zst", "bz2", "xz"]),
-    st.integers(1, 5000),
-)
-def test_streams_of_several_members_in_pieces_of_any_size(
-    parts: list[bytes], codec: str, piece: int
-) -> None:
-    packed = b"".join(COMPRESS[codec](part) for part in parts)
-    stream = DecompressingReader(io.BytesIO(packed), codec, track_position=True)
-    got = b""
-    last = -1.0
-    while data := stream.read(piece):
-        got += data
-        position = stream.compressed_position(len(got))
-        assert last <= position <= len(packed)
-        last = position
-    assert got == b"".join(parts)

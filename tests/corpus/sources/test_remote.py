@@ -14,19 +14,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
 
 import fsspec
 import pytest
 import yaml
-from fsspec.implementations.memory import MemoryFileSystem
 
 from common import recipes as _recipes
 from common.config import validate
 from common.errors import ConfigError, DataError
-from common.urls import identity, redact
 from corpus.sources import remote, retry
-from corpus.sources.remote_checksums import checksum_from_info
 from tasks.acquire import AcquireConfig, acquire
 from tasks.core.stage import plain, stage_key
 from tests.corpus.sources.fake_web import Web, serving
@@ -297,60 +293,6 @@ def test_transfer_that_was_damaged_once_is_repeated(web: Web, tmp_path: Path) ->
     assert files_of(tmp_path / "out" / "skypile") == {"a.jsonl": LINES}
 
 
-MD5 = hashlib.md5(LINES).hexdigest()
-
-
-@pytest.mark.parametrize(
-    ("url", "info", "stated"),
-    [
-        ("s3://b/a", {"ETag": f'"{MD5}"'}, f"md5:{MD5}"),
-        ("s3://b/a", {"ETag": f'"{MD5}-12"'}, ""),
-        ("s3://b/a", {"ETag": f'"{MD5}"', "ServerSideEncryption": "aws:kms"}, ""),
-        ("https://b.s3.amazonaws.com/a", {"ETag": f'"{MD5}"'}, f"md5:{MD5}"),
-        ("https://example.org/a", {"ETag": f'"{MD5}"'}, ""),
-        ("gs://b/a", {"md5Hash": base64.b64encode(bytes.fromhex(MD5)).decode()}, f"md5:{MD5}"),
-        (
-            "hf://datasets/o/n/a",
-            {"lfs": {"sha256": "ab" * 32}, "blob_id": "c" * 40},
-            "sha256:" + "ab" * 32,
-        ),
-        ("hf://datasets/o/n/a", {"lfs": None, "blob_id": "c" * 40}, "git:" + "c" * 40),
-        ("https://example.org/a", {"Digest": "crc32=1, md5=!!!"}, ""),
-    ],
-)
-def test_which_checksums_are_believed(url: str, info: dict[str, object], stated: str) -> None:
-    assert checksum_from_info(url, info) == stated
-
-
-class Bucket(MemoryFileSystem):
-    """Looks like S3: its ETag is the MD5 of what was stored, not of what it gives."""
-
-    protocol = "s3"
-    store: ClassVar[dict[str, Any]] = {}
-    pseudo_dirs: ClassVar[list[str]] = [""]
-
-    @classmethod
-    def _strip_protocol(cls, path: str) -> str:
-        return "/" + path.removeprefix("s3://").strip("/")
-
-    def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
-        found: dict[str, Any] = super().info(path, **kwargs)
-        return found | {"ETag": f'"{MD5}"'}
-
-
-def test_etag_of_a_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        remote, "url_to_fs", lambda url, **_: (Bucket(), Bucket._strip_protocol(url))
-    )
-    monkeypatch.setattr("corpus.sources.datasets.check_url", lambda *_: None)
-    Bucket().pipe({"/bucket/a.jsonl": LINES})
-    run_stage(acquire, tmp_path / "good", corpora("s3://bucket/a.jsonl"))
-    assert files_of(tmp_path / "good" / "skypile") == {"a.jsonl": LINES}
-    Bucket().pipe({"/bucket/a.jsonl": flip(LINES)})
-    with pytest.raises(DataError, match=r"a\.jsonl.*MD5.*sha256 in the recipe"):
-        run_stage(acquire, tmp_path / "bad", corpora("s3://bucket/a.jsonl"))
-
-
 def test_changed_listing_begins_again(web: Web, tmp_path: Path) -> None:
     out = tmp_path / "out"
     web.files = {"d/a.jsonl": LINES, "d/b.jsonl": b"{}\n"}
@@ -440,26 +382,3 @@ def test_key_of_a_url_ignores_credentials_but_not_what_is_asked_for() -> None:
     assert one == key("https://c:d@host/x.jsonl?X-Amz-Signature=9&file=2")
     assert one != key("https://a:b@host/x.jsonl?X-Amz-Signature=1&file=3")
     assert one != key("https://a:b@host/y.jsonl?X-Amz-Signature=1&file=2")
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("https://u:p@h/x?a=1&b=2", "https://***@h/x?a=***&b=***"),
-        (
-            "see https://h/x?sig=abc and 'https://t0ken@h/'",
-            "see https://h/x?sig=*** and 'https://***@h/'",
-        ),
-        ("hf://datasets/o/n@main/x", "hf://datasets/o/n@main/x"),
-        ("https://user:pa/ss@host/x", "https://***@host/x"),
-        ("https://h/x#frag?y", "https://h/x#***"),
-        ("a@b.c", "a@b.c"),
-        ("http://h:80/a@b", "http://h:80/a@b"),
-    ],
-)
-def test_redaction(text: str, shown: str) -> None:
-    assert redact(text) == shown
-
-
-def test_identity_keeps_what_is_asked_for() -> None:
-    assert identity("https://u:p@h/x?sig=1&se=3&page=2") == "https://h/x?page=2#"

@@ -4,7 +4,6 @@ import gzip
 import io
 import json
 import random
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,13 @@ from common.config import validate
 from common.errors import ConfigError, DataError
 from corpus.sample_data import SampleDataConfig
 from corpus.sources import sampling
-from corpus.sources.first_records import RecordLimit, write_first_records
 from corpus.sources.sampling import evenly_spaced
 from corpus.sources.source import StoredFile
 from flows.cli import main, parser
 from flows.commands.pipeline import overrides_of
 from flows.config import load_pipeline
 from tasks.acquire import AcquireConfig, acquire
+from tests.corpus.sources.archive_files import make_zip
 from tests.corpus.sources.fake_web import Web, serving
 from tests.tasks.running import run_stage
 
@@ -47,14 +46,6 @@ def array(records: list[dict[str, Any]]) -> bytes:
 def parquet(records: list[dict[str, Any]], group: int = 40) -> bytes:
     out = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(records), out, row_group_size=group, compression="zstd")
-    return out.getvalue()
-
-
-def make_zip(files: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
     return out.getvalue()
 
 
@@ -217,65 +208,6 @@ def test_every_beginning_of_the_order_is_spread(count: int) -> None:
             taken = sorted(int(f.name) for f in ordered[:size])
             gaps = [b - a for a, b in zip(taken, [*taken[1:], count], strict=True)]
             assert max(gaps) <= 2 * count / size + 1
-
-
-@given(
-    st.lists(
-        st.recursive(
-            st.none() | st.booleans() | st.integers() | st.text(),
-            lambda inner: (
-                st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
-            ),
-            max_leaves=8,
-        ),
-        max_size=8,
-    ),
-    st.integers(1, 9),
-    st.sampled_from([None, 1]),
-    st.booleans(),
-)
-def test_any_array_is_cut_between_items(
-    items: list[Any], quota: int, indent: int | None, ascii_only: bool
-) -> None:
-    data = json.dumps(items, indent=indent, ensure_ascii=ascii_only).encode(
-        "utf-8", "surrogatepass"
-    )
-    out = io.BytesIO()
-    limit = RecordLimit(num_bytes=len(data), num_records=quota)
-    taken = write_first_records(io.BytesIO(data), len(data), "x.json", out, limit, "x")
-    assert json.loads(out.getvalue().decode("utf-8", "surrogatepass")) == items[:quota]
-    assert taken.num_records == min(len(items), quota)
-    assert taken.has_more is (len(items) > quota)
-
-
-@pytest.mark.parametrize("size", [65530, 65536, 65537, 200_000])
-def test_items_across_the_edges_of_reads(size: int) -> None:
-    items = [{"a": "\\" * size}, {"b": '"' * size}, {"c": "文" * size}, 12345]
-    data = json.dumps(items, ensure_ascii=False).encode()
-    out = io.BytesIO()
-    write_first_records(
-        io.BytesIO(data),
-        len(data),
-        "x.json",
-        out,
-        RecordLimit(num_bytes=len(data), num_records=4),
-        "x",
-    )
-    assert json.loads(out.getvalue()) == items
-
-
-def test_record_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("corpus.json_items.MAX_RECORD", 100_000)
-    data = b'[{"a": "' + b"x" * 300_000
-    with pytest.raises(DataError, match=r"x\.json.*record"):
-        write_first_records(
-            io.BytesIO(data),
-            len(data),
-            "x.json",
-            io.BytesIO(),
-            RecordLimit(num_bytes=9e9, num_records=1),
-            "x.json",
-        )
 
 
 def test_parquet_keeps_schema_compression_and_odd_bytes(tmp_path: Path) -> None:
