@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from common.child import ProgressFile, Report, run_job
-from common.files import complete_file, json_line, publish_folder
+from common.files import PARTIAL, complete_file, json_line, publish_folder
 from common.processes import die_with_parent
 from corpus.cleaning.job import CleanJob
 from corpus.cleaning.language_model.config import LanguageModelConfig
@@ -248,7 +248,7 @@ def _place_tokenizer(source: str, folder: Path) -> None:
         return
     from corpus.tokenizer import configured_tokenizer
 
-    aside = folder.with_name(f"{folder.name}.tmp")
+    aside = folder.with_name(f"{folder.name}{PARTIAL}")
     shutil.rmtree(aside, ignore_errors=True)
     configured_tokenizer(source).save_pretrained(aside)
     publish_folder(aside, folder)

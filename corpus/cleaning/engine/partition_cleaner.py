@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from data_juicer.ops.base_op import OP
 
-from common.files import complete_file, json_line, publish_folder, write_json
+from common.files import PARTIAL, complete_file, json_line, publish_folder, write_json
 from corpus.cleaning import contamination_matches, document_trace
 from corpus.cleaning.deduplication.duplicates import (
     UNKNOWN,
@@ -69,7 +69,7 @@ class PartitionCleaner:
         if folder.exists():
             self._add(partition.size)
             return
-        aside = folder.with_name(f"{folder.name}.tmp")
+        aside = folder.with_name(f"{folder.name}{PARTIAL}")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         examples = Examples(most=self.examples)

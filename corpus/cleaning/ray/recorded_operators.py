@@ -18,7 +18,6 @@ the whole job (`skip_op_error: false`) and losing the batch of a thousand withou
 
 import hashlib
 import json
-import os
 import types
 import uuid
 from collections.abc import Callable, Sequence
@@ -35,6 +34,7 @@ from data_juicer.ops.deduplicator.ray_bts_minhash_deduplicator import (
 )
 from data_juicer.utils.constant import Fields, HashKeys
 
+from common.files import PARTIAL, sync
 from corpus.cleaning.contamination_matches import MATCHES
 from corpus.cleaning.engine.failures import map_or_none
 
@@ -324,8 +324,7 @@ def _write_parts(rows: Rows, schema: pa.Schema, folder: Path) -> None:
             folder / part / f"{hashlib.blake2b(uids.tobytes(), digest_size=16).hexdigest()}.parquet"
         )
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{uuid.uuid4().hex}.tmp")
+        aside = target.with_name(f".{uuid.uuid4().hex}{PARTIAL}")
         pq.write_table(table, aside, compression="zstd")
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(aside)
         aside.replace(target)

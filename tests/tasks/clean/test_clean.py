@@ -175,7 +175,7 @@ def test_finished_folder_says_how_it_was_made(cleaned: StageResult) -> None:
         "zh.sp.model",
         "zh.arpa.bin",
     }
-    assert not list(cleaned.folder.rglob("*.tmp"))
+    assert not list(cleaned.folder.rglob("*.partial"))
 
 
 def test_nothing_to_clean(tmp_path: Path) -> None:

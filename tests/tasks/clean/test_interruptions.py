@@ -34,7 +34,7 @@ run_stage(clean, Path(sys.argv[2]), config, normalized=normalized)
 MOMENTS = {
     "while the language model is trained": "training the language model",
     "at the first documents": "bytes read",
-    "between documents": ".scratch/text/work/surveyed/*[0-9]",
+    "between documents": ".scratch/text/work/filtered/*[0-9]",
     "before duplicates are found": "looking for duplicates",
     "while files are written": "wik*/*.jsonl",
     "when one kind is finished": ".scratch/ledger-*.json",
@@ -80,9 +80,9 @@ def test_kill_and_run_again_equals_an_uninterrupted_run(
     run_stage(clean, killed, CONFIG, normalized=world)
     expected = content(whole.folder)
     assert content(killed) == expected
-    assert not any(name.endswith(".tmp") for name in content(killed))
+    assert not any(name.endswith(".partial") for name in content(killed))
     for name, data in left.items():
-        if not name.endswith(".tmp"):
+        if not name.endswith(".partial"):
             assert data == expected[name], f"{name} was visible before it was complete"
 
 
@@ -92,7 +92,7 @@ mount -t tmpfs -o size=$SIZE tmpfs "$DISK"
 mkdir -p "$DISK/out" "$DISK/work"
 "$PYTHON" -m corpus.cleaning "$JOB" && exit 9
 cat "${JOB%.json}.error"
-find "$DISK/work/surveyed" -mindepth 1 -maxdepth 1 -not -name '*.tmp' > "$DONE"
+find "$DISK/work/filtered" -mindepth 1 -maxdepth 1 -not -name '*.partial' > "$DONE"
 mount -o remount,size=200m "$DISK"
 "$PYTHON" -m corpus.cleaning "$JOB"
 cp -r "$DISK/out" "$RESULT"
