@@ -34,7 +34,7 @@ from typing import Any
 
 import torch
 
-from common.errors import ConfigError
+from common.errors import ConfigError, SteelError
 from common.provenance import software_versions
 from model.entry.throughput import measure_in_subprocess
 from model.train.distributed.device import device_name
@@ -220,7 +220,7 @@ class Bench:
         )
         try:
             result = measure_in_subprocess(job, self.processes)
-        except RuntimeError as error:  # it broke: the others are still worth measuring
+        except SteelError as error:  # it broke: the others are still worth measuring
             result = Result(
                 status="failed", reason=str(error)[-2000:], device="", num_devices=self.processes
             )

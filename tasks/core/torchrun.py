@@ -17,6 +17,7 @@ from typing import Any
 
 from common.child import Child
 from common.files import write_json
+from common.paths import display
 from model.entry.join import LaunchSpec
 from model.entry.launch import GRACE_SECONDS, Nodes, environment
 from model.train.run.folder import METRICS_FILE
@@ -59,7 +60,13 @@ def torchrun(
     write_json(path, dataclasses.asdict(job))
     metrics = run.folder / METRICS_FILE
     spec = LaunchSpec.make(nodes or Nodes(), num_processes, module, [str(path)])
-    run.log.info("%s: %d process(es) of %s", run.stage, num_processes, module)
+    run.log.info(
+        "%s: %d process(es) of %s, log %s",
+        run.stage,
+        num_processes,
+        module,
+        display(path.with_suffix(".log")),
+    )
     with (
         run.track.follow(metrics),
         spec.published(run.folder.parents[1]),
