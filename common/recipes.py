@@ -15,7 +15,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -27,6 +27,9 @@ from common.ranges import members, unwrapped
 from common.urls import redact
 
 T = TypeVar("T")
+
+Keys: TypeAlias = "tuple[str | int, ...]"
+"""Keys of mappings and positions in lists that lead to a value."""
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -157,7 +160,7 @@ def parse(cls: type[T], data: Mapping[str, Any]) -> Parsed[T]:
     """
     _prepare(cls, set())
     plain = copy.deepcopy(dict(data))
-    messages = dict.fromkeys(_rename(cls, plain, ""))
+    messages = dict.fromkeys(_rename(cls, plain))
     wrong: set[str] = set()
     value: T | None = None
     for _ in range(MAX_ATTEMPTS):
@@ -195,33 +198,28 @@ def _prepare(hint: Any, seen: set[Any]) -> None:
                 _prepare(argument, seen)
 
 
-def _rename(cls: type[Any], data: dict[str, Any], place: str) -> Iterator[str]:
+def _rename(cls: type[Any], data: dict[str, Any]) -> Iterator[str]:
     """Move values from keys that were renamed to today's; yield what to write instead."""
-    names = renamed_keys(cls)
-    written: dict[str, str] = {}
-    for group in [old for old, new in names.items() if not new and isinstance(data.get(old), dict)]:
-        for key, value in data.pop(group).items():
-            written[key] = f"{group}.{key}"
-            data.setdefault(key, value)
-    for old, new in names.items():
-        if new and old in data:
-            written[new] = written.pop(old, old)
-            _put(data, new.split("."), data.pop(old))
-    for new, old in written.items():
-        for leaf, value in _leaves(_get(data, new.split("."))):
-            yield _new_line(f"{place}{old}{leaf}", f"{place}{new}{leaf}", value)
-    for key, hint in field_types(cls).items():
-        yield from _rename_below(hint, data.get(key), f"{place}{key}")
+    for keys, value in list(_leaves(data)):
+        today = _today(cls, keys)
+        if today != keys:
+            yield _new_line(".".join(map(str, keys)), ".".join(map(str, today)), value)
+            _take(data, keys)
+            _put(data, today, value)
 
 
-def _rename_below(hint: Any, value: Any, place: str) -> Iterator[str]:
-    """The same for a field: a group, or a list of groups."""
+def _today(hint: Any, keys: Keys) -> Keys:
+    """The keys by which a value is known today, from those that a file has."""
+    if not keys:
+        return ()
+    first, *rest = keys
     group = dataclass_in(hint)
-    if group is not None and isinstance(value, dict):
-        yield from _rename(group, value, f"{place}.")
-    elif isinstance(value, list):
-        for number, entry in enumerate(value):
-            yield from _rename_below(_type_at(hint, ("0",)), entry, f"{place}.{number}")
+    new: Keys = (first,)
+    if group is not None and str(first) in (names := renamed_keys(group)):
+        if not names[str(first)]:
+            return _today(hint, tuple(rest))
+        new = tuple(names[str(first)].split("."))
+    return (*new, *_today(_type_at(hint, tuple(map(str, new))), tuple(rest)))
 
 
 def _new_line(old: str, new: str, value: Any) -> str:
@@ -231,25 +229,39 @@ def _new_line(old: str, new: str, value: Any) -> str:
     return redact(f"{old!r} is now {new!r}: write `{key}: {text}`{within}, or --set {new}={text}")
 
 
-def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted place with a dot in front, value) of everything in nested mappings."""
-    if isinstance(value, dict) and value:
-        for key, entry in value.items():
-            yield from _leaves(entry, f"{place}.{key}")
+def _leaves(value: Any, keys: Keys = ()) -> Iterator[tuple[Keys, Any]]:
+    """(keys, value) of everything in nested mappings and lists."""
+    pairs: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        pairs = value.items()
+    elif isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
+        pairs = enumerate(value)
+    if not pairs or not value:
+        yield keys, value
     else:
-        yield place, value
+        for key, entry in pairs:
+            yield from _leaves(entry, (*keys, key))
 
 
-def _get(data: Any, keys: list[str]) -> Any:
-    for key in keys:
-        data = data[key]
-    return data
+def _take(data: Any, keys: Keys) -> None:
+    """Remove a value, and the mappings around it that have no other."""
+    first, *rest = keys
+    if rest:
+        _take(data[first], tuple(rest))
+    if isinstance(data, dict) and (not rest or data[first] == {}):
+        del data[first]
 
 
-def _put(data: dict[str, Any], keys: list[str], value: Any) -> None:
-    for key in keys[:-1]:
-        data = data.setdefault(key, {})
-    data.setdefault(keys[-1], value)
+def _put(data: Any, keys: Keys, value: Any) -> None:
+    """Place a value where nothing is yet."""
+    first, *rest = keys
+    if not rest:
+        if isinstance(data, dict):
+            data.setdefault(first, value)
+    elif isinstance(data, dict):
+        _put(data.setdefault(first, {}), tuple(rest), value)
+    elif isinstance(data, list):
+        _put(data[int(first)], tuple(rest), value)
 
 
 def _place(data: Any, problem: Any) -> tuple[str, ...]:

@@ -55,6 +55,7 @@ def tokenizer(
 ) -> "PreTrainedTokenizerBase":
     """The same, given to the stage without obtaining it anew."""
     monkeypatch.setattr("tasks.pack.configured_tokenizer", lambda source: full)
+    monkeypatch.setattr("tasks.pack.check_tokenizer", lambda source: None)
     return full
 
 
@@ -78,4 +79,5 @@ def small(
 ) -> "PreTrainedTokenizerBase":
     """The same, given to the stage as if it were configured."""
     monkeypatch.setattr("tasks.pack.configured_tokenizer", lambda source: few_tokens)
+    monkeypatch.setattr("tasks.pack.check_tokenizer", lambda source: None)
     return few_tokens

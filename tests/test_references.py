@@ -25,7 +25,12 @@ TOP = ("flows", "tasks", "corpus", "model", "common", "tests", "benchmarks")
 FOLDERS = (*TOP, "deployments", "data_recipes", "docs")
 HISTORY = ("docs/LOG.md", "CHANGELOG.md")
 """They tell what was, under the names of then."""
-ON_PURPOSE = ("tests/test_references.py", "tests/flows/test_bad_input.py")
+ON_PURPOSE = (
+    "tests/test_references.py",
+    "tests/flows/test_bad_input.py",
+    "tests/flows/test_problems.py",
+    "tests/common/test_config.py",
+)
 """Tests that name what does not exist."""
 
 PATH = re.compile(rf"(?<![\w/.\-$}}>])((?:{'|'.join(FOLDERS)})/[\w./*\-]+)(?![\w./*\-<{{])")

@@ -72,7 +72,7 @@ def check_run(arguments: list[str]) -> Any:
     """The pretraining's config that this `steel` command line gives."""
     given = parser().parse_args(arguments)
     assert arguments[0] == "run" and given.stages == "pretrain"
-    return load_pipeline(given.config, given.settings).pretrain
+    return load_pipeline(given.config, given.overrides).pretrain
 
 
 def check_join(text: str) -> None:
