@@ -1,0 +1,116 @@
+"""Conversations and pairs that contain benchmark questions: dropped, flagged, listed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.files import read_json_lines
+from common.paths import RECIPES
+from corpus.chats import build_mixture, load_mixture
+from corpus.decontaminate import ContaminationConfig, match_row
+from tasks.core.finetune import mixture_files, report_mixture
+from tasks.core.manifest import StageResult
+from tasks.dpo import DpoConfig, write_pairs
+from tests.corpus.decontaminate.planted import (
+    FOUND,
+    INDEX,
+    POEM,
+    SHORT,
+    asked,
+    wide,
+    write_benchmarks,
+)
+from tests.tasks.running import stage_run
+
+
+def write_chats(folder: Path) -> None:
+    rows = [
+        {"instruction": "写一首关于春天的诗。", "input": "", "output": "春天来了，花儿开了。"},
+        {"instruction": asked(POEM), "input": "", "output": "《滕王阁序》王勃"},
+        {"instruction": "帮我出一道题。", "input": "", "output": wide(asked(SHORT))},
+        {"instruction": "讲个笑话。", "input": "", "output": "从前有一个人。"},
+    ]
+    path = folder / "alpaca_zh" / "zh-data.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(rows, ensure_ascii=False))
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A mixture of one set."""
+    recipes = tmp_path / "recipes"
+    (recipes / "mixtures").mkdir(parents=True)
+    for kind in ("sft", "evals", "preferences"):
+        (recipes / kind).symlink_to(RECIPES / kind)
+    (recipes / "mixtures" / "trial.yaml").write_text("{title: Trial, sets: {alpaca_zh: {}}}")
+    monkeypatch.setattr("common.recipes.RECIPES", recipes)
+    return "trial"
+
+
+@pytest.mark.parametrize("action", ["drop", "flag", "off"])
+def test_conversations_with_questions_are_dropped_or_flagged(
+    tmp_path: Path, recipe: str, action: Any
+) -> None:
+    write_chats(tmp_path / "data")
+    write_benchmarks(tmp_path / "benchmarks", FOUND)
+    run = stage_run(tmp_path / "sft")
+    data, benchmarks = (
+        StageResult(stage="acquire", key=name, folder=tmp_path / name, manifest={})
+        for name in ("data", "benchmarks")
+    )
+    files = mixture_files(
+        run,
+        ["alpaca_zh"],
+        ContaminationConfig(action=action),
+        data=data,
+        benchmarks=benchmarks,
+        remedy="",
+    )
+    (row,) = build_mixture(load_mixture(recipe), files, seed=1)
+    report_mixture(run, "mixture trial", "conversations", [row], files)
+    assert row.taken == len(list(read_json_lines(run.folder / "mixture.jsonl")))
+    if action == "off":
+        assert (row.taken, row.contaminated) == (4, 0)
+        assert not (run.folder / "contamination.jsonl").exists()
+        assert run.notes["contamination"] == {"action": "off"}
+        return
+    assert (row.taken, row.contaminated) == ((2 if action == "drop" else 4), 2)
+    lines = list(read_json_lines(run.folder / "contamination.jsonl"))
+    assert [(line["id"], line["question_id"]) for line in lines] == [
+        ("alpaca_zh/zh-data.json#2", "poetry/test/0"),
+        ("alpaca_zh/zh-data.json#3", "physics/val/0"),
+    ]
+    columns = set(match_row(INDEX.find(asked(POEM))[0], "x"))
+    assert all(set(line) == columns for line in lines)
+    assert run.counts["contaminated"] == run.counts["contaminated.alpaca_zh"] == 2
+    assert run.notes["contamination"]["index"]["questions"] == 3
+    _, table = run.track.tables.values()  # type: ignore[attr-defined]
+    assert {row["question"] for row in table} == {"cmmlu/poetry/test/0", "ceval/physics/val/0"}
+
+
+def test_pairs_with_questions_are_left_out(tmp_path: Path, recipe: str) -> None:
+    write_benchmarks(tmp_path / "benchmarks", FOUND)
+    prompts = [f"第{number}个问题是什么？" for number in range(5)] + [asked(POEM)]
+    rows = [{"instruction": p, "chosen": "好的回答。", "rejected": "坏的回答。"} for p in prompts]
+    recipes = tmp_path / "recipes" / "preferences"
+    recipes.unlink()
+    recipes.mkdir()
+    (recipes / "pairs.yaml").write_text(
+        "{title: P, licence: none, language: zh, format: instruction_pair, files: ['*.jsonl']}"
+    )
+    path = tmp_path / "data" / "pairs" / "p.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    run = stage_run(tmp_path / "dpo")
+    data, benchmarks = (
+        StageResult(stage="acquire", key=name, folder=tmp_path / name, manifest={})
+        for name in ("data", "benchmarks")
+    )
+    assert (
+        write_pairs(run, DpoConfig(sets=("pairs",), chinese_per_english=0), data, benchmarks) == 5
+    )
+    assert run.counts["contaminated.pairs"] == 1
+    (line,) = read_json_lines(run.folder / "contamination.jsonl")
+    assert (line["id"], line["question_id"]) == ("pairs/p.jsonl#6", "poetry/test/0")
