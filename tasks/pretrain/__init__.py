@@ -31,7 +31,7 @@ from tasks.pretrain.appends import AppendConfig
 CPU_PROCESSES = 2
 
 MODEL_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "*.bin")
-"""What a run takes from the folder of a pretrained model."""
+"""Files that a run takes from the folder of a pretrained model."""
 
 
 @dataclass(frozen=True, kw_only=True)

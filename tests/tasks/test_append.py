@@ -162,6 +162,9 @@ def test_appends_do_not_change_the_key_and_are_read_from_yaml(tmp_path: Path) ->
     ]
     without = replace(loaded, append=[])
     assert stage_key("pretrain", 1, loaded, {}) == stage_key("pretrain", 1, without, {})
+    path.write_text("append: [{packed: here, horizon: extend}]\n")
+    with pytest.raises(ConfigError, match=r"horizon.*steps"):
+        load_config(path, PretrainConfig)
 
 
 def test_the_command_knows_its_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
