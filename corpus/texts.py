@@ -1,4 +1,4 @@
-"""Texts of whatever kind of file, for what needs nothing but the words: a vocabulary.
+"""Texts of any kind of data file, for a vocabulary, which needs nothing but the words.
 
 .jsonl written by `clean`  ──▶ "text" of every line
 raw data sets of any shape ──▶ every string in every row, however deep it is nested
@@ -13,28 +13,29 @@ from common.files import read_json_lines
 from common.paths import display
 from corpus.chats.rows import SUFFIXES, LocatedRow, read_rows
 
-Notice = Callable[[int], None]
+Progress = Callable[[int], None]
 
 
 class Texts(Iterable[str]):
-    """Texts that can be gone through again and again without ever being in memory together.
+    """Texts of many files, which can be iterated repeatedly and are never in memory together.
 
     Args:
         cleaned: files of {"text": …} lines, written by `clean`.
         raw: folders of data sets in their native formats; files of other kinds (README, …) are
             passed over, and so are rows that cannot be read.
-        notice: called with the bytes of each file that has been gone through.
+        progress: called with the bytes of each file that has been read.
 
     Raises:
-        DataError: while iterating: a cleaned text that cannot be encoded.
+        DataError: while iterating: a cleaned text that cannot be encoded, or a file that cannot be
+            read to its end.
     """
 
     def __init__(
-        self, cleaned: Sequence[Path], raw: Sequence[Path], notice: Notice = lambda _: None
+        self, cleaned: Sequence[Path], raw: Sequence[Path], progress: Progress = lambda _: None
     ) -> None:
         self.cleaned = cleaned
         self.raw = [(folder, data_files(folder)) for folder in raw]
-        self.notice = notice
+        self.progress = progress
 
     @property
     def files(self) -> list[Path]:
@@ -46,7 +47,7 @@ class Texts(Iterable[str]):
             for number, row in enumerate(read_json_lines(path), start=1):
                 check_encodable(row["text"], f"{display(path)}, line {number}")
                 yield row["text"]
-            self.notice(path.stat().st_size)
+            self.progress(path.stat().st_size)
         for folder, paths in self.raw:
             for path in paths:
                 for item in read_rows(folder, [path]):
@@ -54,7 +55,7 @@ class Texts(Iterable[str]):
                         # Nothing is written from these: half a surrogate pair may go.
                         for text in strings(item.row):
                             yield text.encode("utf-8", "replace").decode()
-                self.notice(path.stat().st_size)
+                self.progress(path.stat().st_size)
 
 
 def data_files(folder: Path) -> list[Path]:

@@ -131,7 +131,7 @@ def _tokenizer(
         full = configured_tokenizer(config.tokenizer)
         if config.prune:
             texts = Texts(files, raw)
-            texts.notice = _PruningProgress(run, total_bytes(texts.files))
+            texts.progress = _PruningProgress(run, total_bytes(texts.files))
             prune_tokenizer(
                 full, texts, folder, make_encoder=lambda backend: _encoder(run, config, backend)
             )

@@ -17,7 +17,14 @@ from typing import Any, TypeAlias
 
 from common.errors import ConfigError, DataError
 from corpus.formats.encodings import data_suffix
-from corpus.formats.records import EMPTY_LINE, Damaged, RawRecord, read_records, reason_class
+from corpus.formats.records import (
+    CANNOT_READ,
+    EMPTY_LINE,
+    Damaged,
+    RawRecord,
+    read_records,
+    reason_class,
+)
 from corpus.formats.text_files import read_lines
 
 Row: TypeAlias = Mapping[str, Any]
@@ -47,7 +54,7 @@ class SkippedRow:
     file: str
     """Path inside the data set's folder."""
     line: int
-    """Line or row number, from 1; 0 for the rest of a file."""
+    """Line or row number, from 1."""
     reason: str
     """A few words, the same for all rows of a kind."""
     excerpt: str
@@ -79,7 +86,10 @@ def matching_files(folder: Path, patterns: tuple[str, ...], *, where: str) -> li
 
 
 def read_rows(folder: Path, files: list[Path]) -> Iterator[LocatedRow | SkippedRow]:
-    """Every row of `files`, in order. Raises DataError for a container that is not known."""
+    """Every row of `files`, in order.
+
+    Raises DataError for a container that is not known, or a file that cannot be read to its end.
+    """
     for path in files:
         name = str(path.relative_to(folder))
         suffix = data_suffix(path)
@@ -89,6 +99,8 @@ def read_rows(folder: Path, files: list[Path]) -> Iterator[LocatedRow | SkippedR
             row = record.value
             if isinstance(row, Mapping):
                 yield LocatedRow(file=name, line=record.line, row=row)
+            elif isinstance(row, Damaged) and row.reason.startswith(CANNOT_READ):
+                raise DataError(f"{path}: {row.reason}. Get the file again.")
             elif not isinstance(row, Damaged):
                 yield SkippedRow(
                     file=name, line=record.line, reason="not an object", excerpt=str(row)[:200]

@@ -28,6 +28,9 @@ BATCH_ROWS = 256
 EMPTY_LINE = "empty line"
 """Reason for a blank line among JSON lines."""
 
+CANNOT_READ = "cannot read"
+"""Beginning of the reason for the rest of a file, or a part of it, that cannot be read."""
+
 _PARTICULARS = re.compile(r":| at (?:byte|character) \d| of line \d| rows \d")
 
 
@@ -80,7 +83,7 @@ def read_records(path: Path) -> Iterator[RawRecord]:
 
 def unreadable_rest(path: Path, error: Exception) -> RawRecord:
     """Record that stands for the rest of a file that cannot be read on."""
-    damage = Damaged(reason=f"cannot read on: {type(error).__name__}: {error}"[:300])
+    damage = Damaged(reason=f"{CANNOT_READ} on: {type(error).__name__}: {error}"[:300])
     return RawRecord(0, damage, path.stat().st_size)
 
 
@@ -160,7 +163,8 @@ def _parquet(path: Path) -> Iterator[RawRecord]:
                         number += 1
                         yield RawRecord(number, value, size * number // total)
             except READ_ERRORS as error:
-                lost = f"cannot read rows {number + 1} to {last}: {type(error).__name__}: {error}"
+                rows = f"rows {number + 1} to {last}"
+                lost = f"{CANNOT_READ} {rows}: {type(error).__name__}: {error}"
                 damage = Damaged(reason=lost[:300], records=last - number)
                 yield RawRecord(number + 1, damage, size * last // total)
             number = last

@@ -185,23 +185,25 @@ class _Sample:
         if packed is not None and packed.is_container:
             taken = self._take_archive(file, packed, share, num_records)
         else:
-            taken = self._take_front(file, share, num_records)
+            taken = self._take_first_records(file, share, num_records)
         self.done[file.name] = {"asked": asked, "taken": asdict(taken)}
         if self.notes is not None:
             write_json(self.notes, self.done)
         return taken
 
-    def _take_front(self, file: StoredFile, share: float, num_records: int | None) -> TakenRecords:
+    def _take_first_records(
+        self, file: StoredFile, share: float, num_records: int | None
+    ) -> TakenRecords:
         target = self.folder / unpacked_name(file.name, streams=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.destination.scratch / "front"
+        unfinished = self.destination.scratch / "first_records"
         label = f"{self.source.origin}: {file.name}"
         limit = RecordLimit(num_bytes=share, num_records=num_records)
         assert file.size is not None
         for whole in (False, True):
             raw = self.source.fetch(file).open("rb") if whole else self.source.open(file)
             try:
-                with closing(raw), complete_file(aside) as out:
+                with closing(raw), complete_file(unfinished) as out:
                     taken = write_first_records(
                         raw, file.size, file.name, out, limit, label, self.reading
                     )
@@ -209,9 +211,9 @@ class _Sample:
             except RangesNotSupported:  # the server gives files only as a whole
                 assert not whole
         if taken.num_records:
-            aside.replace(target)
+            unfinished.replace(target)
         else:
-            aside.unlink()
+            unfinished.unlink()
         return taken
 
     def _take_archive(
@@ -221,19 +223,19 @@ class _Sample:
         require_free_space(self.destination.folder, unpacked_bytes(file, streams=True), file.name)
         path = self.source.fetch(file)
         label = f"{self.source.origin}: {file.name}"
-        inside, aside = (
+        inside, unfinished = (
             self.destination.scratch / "unpacking",
             self.destination.scratch / "sampling",
         )
         unpack_archive(path, cleared(inside), packed, label, streams=True)
-        cleared(aside).mkdir()
+        cleared(unfinished).mkdir()
         content = LocalSource(str(inside), origin=label)
-        inner = _Sample(self.destination, content, None, aside, self.reading)
+        inner = _Sample(self.destination, content, None, unfinished, self.reading)
         records, _ = inner.take(content.files(), share / file.size, num_records or 0)
         target = self.folder / unpacked_name(file.name, streams=True)
         shutil.rmtree(target, ignore_errors=True)  # of a smaller part of the limit
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside.replace(target)
+        unfinished.replace(target)
         cleared(inside)
         return TakenRecords(
             num_records=records, num_bytes=math.ceil(share), has_more=records == num_records

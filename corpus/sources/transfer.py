@@ -149,13 +149,13 @@ def transfer(destination: Destination, source: Source, file: StoredFile, path: P
         with path.open("rb") as data, complete_file(target) as out:
             shutil.copyfileobj(data, out, 1 << 20)
         return
-    aside = cleared(destination.scratch / "unpacking")
+    unfinished = cleared(destination.scratch / "unpacking")
     if packed.is_container:
-        unpack_archive(path, aside, packed, shown, streams=destination.decompress)
+        unpack_archive(path, unfinished, packed, shown, streams=destination.decompress)
     else:
-        with complete_file(aside) as out:
+        with complete_file(unfinished) as out:
             decompress_file(path, out, packed, shown)
-    aside.replace(target)
+    unfinished.replace(target)
     if source.downloads:
         path.unlink()
 
