@@ -116,8 +116,9 @@ class BackgroundExport(Callback):
 
     def _start(self, checkpoint: Path) -> Child:
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder.with_name(EXPORT_JOB_FILE)
-        job = ExportJob(checkpoint=str(checkpoint), out=str(self.folder / checkpoint.name))
+        folder = self.folder.resolve()  # a child starts in the project's root
+        path = folder.with_name(EXPORT_JOB_FILE)
+        job = ExportJob(checkpoint=str(checkpoint.resolve()), out=str(folder / checkpoint.name))
         write_json(path, asdict(job))
         inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
         env = {**inherited, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
