@@ -210,7 +210,7 @@ def test_a_wrong_model_is_refused(make_run: MakeRun, model: dict[str, Any], mess
 
 @pytest.mark.parametrize(
     ("attention", "message"),
-    [("flash", "'flash': choose one of auto, eager"), ("varlen", "'varlen' needs a GPU")],
+    [("flash", "'flash'; it must be auto, eager"), ("varlen", "'varlen' needs a GPU")],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
 def test_attention_that_is_not_there_is_refused(
