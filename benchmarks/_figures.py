@@ -28,7 +28,7 @@ def publish(
     report = {
         "command": f"python -m {module} {' '.join(given)}".strip(),
         **figures,
-        "versions": {"python": platform.python_version(), **dict(_versions(packages))},
+        "versions": {"python": platform.python_version(), **dict(versions(packages))},
         "machine": machine(),
     }
     text = json.dumps(report, indent=1, ensure_ascii=False)
@@ -49,7 +49,8 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _versions(packages: Iterable[str]) -> Iterable[tuple[str, str]]:
+def versions(packages: Iterable[str]) -> Iterable[tuple[str, str]]:
+    """Yield (name, version) of the distributions that are installed."""
     for name in packages:
         try:
             yield name, importlib.metadata.version(name)

@@ -1,9 +1,10 @@
-"""Causal attention with heads of 56: as they are, or padded to 64? In which library?
+"""Causal attention with heads of 56 by library, as they are and padded to 64.
 
 python -m benchmarks.bench_attention [--json out.json]
 
-TFLOP/s count the operations of heads of 56, so that padding shows as what it costs. "padded" pays
-for padding and slicing in every call; "64 already" is what a projection into 64 columns would give.
+TFLOP/s count the operations of heads of 56, so that padding shows as what it costs. "padded"
+includes padding and slicing in every call; "64 already" is what a projection into 64 columns would
+give.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks._race import Contest, Course, run
+from benchmarks._kernel_comparison import Case, run
+from benchmarks._kernel_timing import Setup
 
 HEAD, PADDED = 56, 64
 SCALE = HEAD**-0.5
@@ -47,7 +49,7 @@ def scaled_dot_product(backend: SDPBackend) -> Callable[..., Tensor]:
 
 
 def flash_package(module: str) -> Callable[..., Tensor] | str:
-    """One of Dao's packages, or why it cannot run."""
+    """One of the FlashAttention packages, or the reason why it cannot run."""
     try:
         function = import_module(module).flash_attn_func
     except (ImportError, AttributeError) as error:
@@ -72,11 +74,11 @@ def padded(attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return padded_attend
 
 
-def contests(course: Course) -> list[Contest]:
+def cases(setup: Setup) -> list[Case]:
     """8 rows of 2,048 tokens, 32 heads (Table 1)."""
-    names = ("math", "flash") if course.tiny else tuple(BACKENDS)
+    names = ("math", "flash") if setup.tiny else tuple(BACKENDS)
     attends: dict[str, Any] = {name: scaled_dot_product(BACKENDS[name]) for name in names}
-    if not course.tiny:
+    if not setup.tiny:
         attends |= {name: flash_package(module) for name, module in FLASH_PACKAGES.items()}
     both = dict(attends)
     for name, attend in attends.items():
@@ -88,20 +90,20 @@ def contests(course: Course) -> list[Contest]:
         for name, attend in attends.items()
         if name != "math" and not isinstance(attend, str)
     }
-    return [_contest(course, HEAD, both), _contest(course, PADDED, already)]
+    return [_case(setup, HEAD, both), _case(setup, PADDED, already)]
 
 
-def _contest(course: Course, width: int, attends: dict[str, Any]) -> Contest:
-    rows, length, heads = (2, 32, 2) if course.tiny else (8, 2048, 32)
+def _case(setup: Setup, width: int, attends: dict[str, Any]) -> Case:
+    rows, length, heads = (2, 32, 2) if setup.tiny else (8, 2048, 32)
 
     def make() -> tuple[Tensor, ...]:
         # Laid out as projections give them.
-        inputs = (course.random(rows, length, heads, width, learns=False) for _ in range(3))
+        inputs = (setup.random(rows, length, heads, width, learns=False) for _ in range(3))
         return tuple(x.transpose(1, 2).requires_grad_() for x in inputs)
 
     # Two products of M x M x d a head; half of it is above the diagonal.
     flops = 2 * 2 * rows * heads * length * length * HEAD // 2
-    return Contest(
+    return Case(
         name=f"attention, heads of {width}",
         operation="attention",
         candidates=attends,
@@ -111,4 +113,4 @@ def _contest(course: Course, width: int, attends: dict[str, Any]) -> Contest:
 
 
 if __name__ == "__main__":
-    run(__doc__.split("\n")[0], contests, module="benchmarks.bench_attention")
+    run(__doc__.split("\n")[0], cases, module="benchmarks.bench_attention")

@@ -32,7 +32,6 @@ import time
 import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ import tiktoken
 from tokenizers import Tokenizer
 
 from benchmarks import _near_duplicate_rows as rows
+from benchmarks._figures import machine, versions
 from common.paths import ROOT
 from corpus.packing import workers
 from corpus.packing.batches import BATCH_BYTES, batches
@@ -49,6 +49,9 @@ from corpus.packing.fast_encoder import FastEncoder
 from corpus.partitions import cut
 from model.tokenizer.encoder import Encoded, joined
 from model.tokenizer.tiktoken import byte_characters
+
+PACKAGES = ("fastokens", "tiktoken", "tokenizers", "regex")
+"""Distributions whose versions are in the report."""
 
 TARGETS = {"tiktoken": 1.3, "tokenizers": 4.0}
 SENTENCE = re.compile(r"(?<=[。！？!?\n])")
@@ -73,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     figures: dict[str, Any] = {
         "command": "python -m benchmarks.bench_pack "
         + f"--repeats {given.repeats} --copies {given.copies}",
-        "machine": machine(),
+        "machine": {**machine(), "python": platform.python_version(), **dict(versions(PACKAGES))},
         "encoders": [row for cores in CORES for row in child("encoders", cores, given)],
         "stage": [row for cores in CORES for row in child("stage", cores, given)],
         "targets": TARGETS,
@@ -318,19 +321,7 @@ def corpus(given: argparse.Namespace, folder: Path) -> list[Path]:
     return files
 
 
-# ── telling ──────────────────────────────────────────────────────────────────────────────────────
-
-
-def machine() -> dict[str, Any]:
-    """What it ran on."""
-    model = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
-    return {
-        "processor": model[1] if model else platform.machine(),
-        "cores": os.cpu_count(),
-        "load": [round(value, 1) for value in os.getloadavg()],
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("fastokens", "tiktoken", "tokenizers", "regex")},
-    }
+# ── report ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def show(figures: dict[str, Any]) -> None:

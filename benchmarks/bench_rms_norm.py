@@ -1,33 +1,34 @@
-"""RMSNorm, alone and with the residual addition: who reads and writes fastest?
+"""RMSNorm, alone and with the residual addition: bandwidth of each implementation.
 
 python -m benchmarks.bench_rms_norm [--json out.json]
 """
 
-from benchmarks._race import Contest, Course, candidates, run
+from benchmarks._kernel_comparison import Case, candidates, run
+from benchmarks._kernel_timing import Setup
 
 EPS = 1e-6
 
 
-def contests(course: Course) -> list[Contest]:
+def cases(setup: Setup) -> list[Case]:
     """A micro-batch of 8 x 2,048 tokens of width 1,792 (Table 1)."""
-    tokens, width = (64, 128) if course.tiny else (16_384, 1792)
-    stream = tokens * width * course.dtype.itemsize
-    norm = Contest(
+    tokens, width = (64, 128) if setup.tiny else (16_384, 1792)
+    stream = tokens * width * setup.dtype.itemsize
+    norm = Case(
         name="rms_norm",
         operation="rms_norm",
-        candidates=candidates("rms_norm", 0, course),
-        make=lambda: (course.random(tokens, width), course.random(width), EPS),
+        candidates=candidates("rms_norm", 0, setup),
+        make=lambda: (setup.random(tokens, width), setup.random(width), EPS),
         forward_bytes=2 * stream,
         both_bytes=5 * stream,
     )
-    add_norm = Contest(
+    add_norm = Case(
         name="add_rms_norm",
         operation="rms_norm",
-        candidates=candidates("rms_norm", 1, course),
+        candidates=candidates("rms_norm", 1, setup),
         make=lambda: (
-            course.random(tokens, width),
-            course.random(tokens, width),
-            course.random(width),
+            setup.random(tokens, width),
+            setup.random(tokens, width),
+            setup.random(width),
             EPS,
         ),
         forward_bytes=4 * stream,
@@ -37,4 +38,4 @@ def contests(course: Course) -> list[Contest]:
 
 
 if __name__ == "__main__":
-    run(__doc__.split("\n")[0], contests, module="benchmarks.bench_rms_norm")
+    run(__doc__.split("\n")[0], cases, module="benchmarks.bench_rms_norm")

@@ -1,39 +1,38 @@
-"""Rotary positions of query and key: who reads and writes fastest?
+"""Rotary positions of query and key: bandwidth of each implementation.
 
 python -m benchmarks.bench_rope [--json out.json]
 """
 
 import torch
 
-from benchmarks._race import Contest, Course, candidates, run
+from benchmarks._kernel_comparison import Case, candidates, run
+from benchmarks._kernel_timing import Setup
 from model.kernels import rope_angles
 
 
-def contests(course: Course) -> list[Contest]:
+def cases(setup: Setup) -> list[Case]:
     """32 query and key heads of 56 (Table 1), and 28 query heads for 4 key heads of 128 (Qwen2)."""
-    rows, length = (2, 16) if course.tiny else (8, 2048)
-    return [_contest(course, rows, length, *heads) for heads in ((32, 32, 56), (28, 4, 128))]
+    rows, length = (2, 16) if setup.tiny else (8, 2048)
+    return [_case(setup, rows, length, *heads) for heads in ((32, 32, 56), (28, 4, 128))]
 
 
-def _contest(
-    course: Course, rows: int, length: int, heads: int, key_heads: int, head_dim: int
-) -> Contest:
+def _case(setup: Setup, rows: int, length: int, heads: int, key_heads: int, head_dim: int) -> Case:
     def make() -> tuple[torch.Tensor, ...]:
-        positions = torch.arange(length, device=course.device).unsqueeze(0)
+        positions = torch.arange(length, device=setup.device).unsqueeze(0)
         # Laid out as projections give them.
-        query = course.random(rows, length, heads, head_dim, learns=False)
-        key = course.random(rows, length, key_heads, head_dim, learns=False)
+        query = setup.random(rows, length, heads, head_dim, learns=False)
+        key = setup.random(rows, length, key_heads, head_dim, learns=False)
         return (
             query.transpose(1, 2).requires_grad_(),
             key.transpose(1, 2).requires_grad_(),
             *rope_angles(positions, head_dim, 1e6),
         )
 
-    size = rows * length * (heads + key_heads) * head_dim * course.dtype.itemsize
-    return Contest(
+    size = rows * length * (heads + key_heads) * head_dim * setup.dtype.itemsize
+    return Case(
         name=f"rope {heads}+{key_heads} heads of {head_dim}",
         operation="rope",
-        candidates=candidates("rope", 1, course),
+        candidates=candidates("rope", 1, setup),
         make=make,
         forward_bytes=2 * size,
         both_bytes=4 * size,
@@ -42,4 +41,4 @@ def _contest(
 
 
 if __name__ == "__main__":
-    run(__doc__.split("\n")[0], contests, module="benchmarks.bench_rope")
+    run(__doc__.split("\n")[0], cases, module="benchmarks.bench_rope")

@@ -5,35 +5,36 @@ python -m benchmarks.bench_soft_moe [--json out.json]
 
 import torch
 
-from benchmarks._race import Contest, Course, candidates, run
+from benchmarks._kernel_comparison import Case, candidates, run
+from benchmarks._kernel_timing import Setup
 
 
-def contests(course: Course) -> list[Contest]:
+def cases(setup: Setup) -> list[Case]:
     """16,384 tokens, 6 experts of 448 in a width of 1,792 (Table 1)."""
-    tokens, experts, inner, width = (64, 3, 16, 64) if course.tiny else (16_384, 6, 448, 1792)
-    size = course.dtype.itemsize
+    tokens, experts, inner, width = (64, 3, 16, 64) if setup.tiny else (16_384, 6, 448, 1792)
+    size = setup.dtype.itemsize
     stream = tokens * width * size
-    route = Contest(
+    route = Case(
         name="route",
         operation="soft_moe",
-        candidates=candidates("soft_moe", 0, course),
+        candidates=candidates("soft_moe", 0, setup),
         make=lambda: (
-            course.random(tokens, width),
-            torch.randn(experts, width, device=course.device).requires_grad_(),
+            setup.random(tokens, width),
+            torch.randn(experts, width, device=setup.device).requires_grad_(),
         ),
         forward_bytes=stream,
         # x is read twice more, for its own gradient and the keys'.
         both_bytes=4 * stream,
     )
-    combine = Contest(
+    combine = Case(
         name="combine",
         operation="soft_moe",
-        candidates=candidates("soft_moe", 1, course),
+        candidates=candidates("soft_moe", 1, setup),
         make=lambda: (
-            course.random(tokens, experts * inner),
-            course.random(experts, inner, width, scale=inner**-0.5),
-            course.random(experts, inner, width, scale=inner**-0.5),
-            torch.rand(tokens, experts, device=course.device).requires_grad_(),
+            setup.random(tokens, experts * inner),
+            setup.random(experts, inner, width, scale=inner**-0.5),
+            setup.random(experts, inner, width, scale=inner**-0.5),
+            torch.rand(tokens, experts, device=setup.device).requires_grad_(),
         ),
         # The matrix products' operations; memory is in `floors`.
         forward_flops=2 * 2 * tokens * experts * inner * width,
@@ -42,4 +43,4 @@ def contests(course: Course) -> list[Contest]:
 
 
 if __name__ == "__main__":
-    run(__doc__.split("\n")[0], contests, module="benchmarks.bench_soft_moe")
+    run(__doc__.split("\n")[0], cases, module="benchmarks.bench_soft_moe")

@@ -1,21 +1,22 @@
-"""SwiGLU's elementwise part: who reads and writes fastest?
+"""SwiGLU's elementwise part: bandwidth of each implementation.
 
 python -m benchmarks.bench_swiglu [--json out.json]
 """
 
-from benchmarks._race import Contest, Course, candidates, run
+from benchmarks._kernel_comparison import Case, candidates, run
+from benchmarks._kernel_timing import Setup
 
 
-def contests(course: Course) -> list[Contest]:
+def cases(setup: Setup) -> list[Case]:
     """The experts' first layers: 6 x 448 columns of 16,384 tokens (Table 1)."""
-    tokens, width = (64, 96) if course.tiny else (16_384, 6 * 448)
-    size = tokens * width * course.dtype.itemsize
+    tokens, width = (64, 96) if setup.tiny else (16_384, 6 * 448)
+    size = tokens * width * setup.dtype.itemsize
     return [
-        Contest(
+        Case(
             name="swiglu",
             operation="swiglu",
-            candidates=candidates("swiglu", 0, course),
-            make=lambda: (course.random(tokens, width), course.random(tokens, width)),
+            candidates=candidates("swiglu", 0, setup),
+            make=lambda: (setup.random(tokens, width), setup.random(tokens, width)),
             forward_bytes=3 * size,
             both_bytes=8 * size,
         )
@@ -23,4 +24,4 @@ def contests(course: Course) -> list[Contest]:
 
 
 if __name__ == "__main__":
-    run(__doc__.split("\n")[0], contests, module="benchmarks.bench_swiglu")
+    run(__doc__.split("\n")[0], cases, module="benchmarks.bench_swiglu")

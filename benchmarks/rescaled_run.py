@@ -45,7 +45,7 @@ class Part:
     until: int | None = None
     """Step at which it is ended; None: it may finish."""
     number: signal.Signals = signal.SIGTERM
-    """How."""
+    """Way of ending the segment."""
 
 
 DEFAULT = (Part(2, 150, signal.SIGTERM), Part(1, 320, signal.SIGKILL), Part(2))

@@ -1,4 +1,4 @@
-"""Which attention is chosen, and torch's varlen kernel behind Transformers' interface.
+"""The choice of attention, and torch's varlen kernel behind Transformers' interface.
 
 The kernel runs on GPUs only. Here a stand-in with its signature, which splits at the bounds and
 calls sdpa for each document, shows that layout, bounds, scale, heads and window arrive intact.
@@ -39,7 +39,7 @@ def by_document(
     window_size: tuple[int, int] = (-1, -1),
     enable_gqa: bool = False,
 ) -> Tensor:
-    """What torch.nn.attention.varlen documents: q [T, H, D], k and v [T, H_kv, D] -> [T, H, D]."""
+    """Reference of torch.nn.attention.varlen: q [T, H, D], k and v [T, H_kv, D] -> [T, H, D]."""
     assert cu_seq_q.dtype == torch.int32 and torch.equal(cu_seq_q, cu_seq_k)
     assert window_size[1] == 0, "causal"
     if query.shape[1] != key.shape[1]:

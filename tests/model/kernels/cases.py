@@ -1,4 +1,4 @@
-"""Which implementation can be tested on which device in this process, and comparison with float64.
+"""Implementations that can run on the devices of this process, and comparison with float64.
 
 Triton's kernels run on a GPU, or on the CPU in Triton's interpreter, which has to be on before the
 first import: test_interpreter.py runs the cases called `…-interpreted` in a process of their own.

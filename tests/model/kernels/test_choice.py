@@ -1,4 +1,4 @@
-"""Which functions a config's `kernels` gives, here and on other machines."""
+"""Functions that a config's `kernels` gives, on this machine and on others."""
 
 import subprocess
 import sys

@@ -94,7 +94,7 @@ def cross_entropy() -> None:
 
 
 def resources(ptx: str, folder: Path) -> str:
-    """What the assembler that comes with Triton says about registers and spills."""
+    """Registers and spills, as reported by the assembler that comes with Triton."""
     import triton
 
     assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"

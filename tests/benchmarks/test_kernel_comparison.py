@@ -1,4 +1,4 @@
-"""The race of kernels: it runs on a CPU, tells wrong from slow, and says who should be `auto`."""
+"""Comparison of kernels: it runs on a CPU, finds wrong results, and recommends one for `auto`."""
 
 import json
 from pathlib import Path
@@ -8,54 +8,55 @@ import pytest
 import torch
 
 from benchmarks import bench_kernels
-from benchmarks._race import Contest, Course, Row, race, run, verdict
+from benchmarks._kernel_comparison import Case, Row, compare, recommend, run
+from benchmarks._kernel_timing import Setup
 
 
 @pytest.fixture
-def course() -> Course:
-    return Course(device=torch.device("cpu"), compiled=False, seconds=0.001)
+def setup() -> Setup:
+    return Setup(device=torch.device("cpu"), compiled=False, seconds=0.001)
 
 
-def test_every_contest_runs_here(tmp_path: Path) -> None:
+def test_every_case_runs_here(tmp_path: Path) -> None:
     output = tmp_path / "out.json"
     arguments = ["--device", "cpu", "--seconds", "0.001", "--json", str(output)]
-    run("all", bench_kernels.contests, arguments, module="x", more=bench_kernels.targets)
+    run("all", bench_kernels.cases, arguments, module="x", more=bench_kernels.targets)
     report = json.loads(output.read_text())
     assert report["tiny"]
-    assert report["verdict"] == {}  # a CPU says nothing about a GPU
+    assert report["recommendation"] == {}  # a CPU says nothing about a GPU
     assert report["loss"]["floor_milliseconds"] > 0
     rows = report["rows"]
-    ran = {(row["contest"], row["candidate"]) for row in rows if row["milliseconds"] is not None}
-    assert {(row["contest"], "eager") for row in rows if row["candidate"] == "eager"} <= ran
+    ran = {(row["case"], row["candidate"]) for row in rows if row["milliseconds"] is not None}
+    assert {(row["case"], "eager") for row in rows if row["candidate"] == "eager"} <= ran
     assert not [row["note"] for row in rows if row["note"].startswith(("failed", "wrong"))]
 
 
-def test_figures_are_written_although_they_cannot_be_judged(tmp_path: Path) -> None:
-    def broken(course: Course, rows: list[Row]) -> dict[str, Any]:
+def test_figures_are_written_although_evaluating_them_fails(tmp_path: Path) -> None:
+    def broken(setup: Setup, rows: list[Row]) -> dict[str, Any]:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    def contests(course: Course) -> list[Contest]:
-        inputs = (course.random(4),)
-        return [Contest(name="n", operation="o", candidates={"eager": abs}, make=lambda: inputs)]
+    def cases(setup: Setup) -> list[Case]:
+        inputs = (setup.random(4),)
+        return [Case(name="n", operation="o", candidates={"eager": abs}, make=lambda: inputs)]
 
     output = tmp_path / "new folder" / "out.json"
     run(
         "t",
-        contests,
+        cases,
         ["--device", "cpu", "--seconds", "0.001", "--json", str(output)],
         module="x",
         more=broken,
     )
     report = json.loads(output.read_text())
-    assert "illegal memory access" in report["not judged"]
+    assert "illegal memory access" in report["not evaluated"]
     assert all(row["milliseconds"] > 0 for row in report["rows"])
 
 
-def test_a_wrong_or_failing_candidate_gets_no_time(course: Course) -> None:
+def test_a_wrong_or_failing_candidate_gets_no_time(setup: Setup) -> None:
     def silent(x: torch.Tensor) -> torch.Tensor:
         raise AssertionError
 
-    contest = Contest(
+    case = Case(
         name="double",
         operation="double",
         candidates={
@@ -66,11 +67,11 @@ def test_a_wrong_or_failing_candidate_gets_no_time(course: Course) -> None:
             "silent": silent,
             "absent": "the package is not installed",
         },
-        make=lambda: (course.random(3, 50),),
+        make=lambda: (setup.random(3, 50),),
         forward_bytes=1200,
         both_bytes=2400,
     )
-    rows = race(contest, course, 1.0)
+    rows = compare(case, setup, 1.0)
     assert [row.candidate for row in rows if row.milliseconds is not None] == ["reference"] * 2
     notes = {row.candidate: row.note for row in rows}
     assert notes["wrong"].startswith("wrong")
@@ -80,10 +81,10 @@ def test_a_wrong_or_failing_candidate_gets_no_time(course: Course) -> None:
     assert notes["absent"] == "skipped: the package is not installed"
 
 
-def test_verdict_keeps_ours_only_where_nothing_is_clearly_faster() -> None:
-    def row(operation: str, candidate: str, milliseconds: float | None, contest: str = "c") -> Row:
+def test_triton_is_recommended_unless_another_is_clearly_faster() -> None:
+    def row(operation: str, candidate: str, milliseconds: float | None, case: str = "c") -> Row:
         return Row(
-            contest=contest,
+            case=case,
             operation=operation,
             candidate=candidate,
             what="forward + backward",
@@ -96,7 +97,7 @@ def test_verdict_keeps_ours_only_where_nothing_is_clearly_faster() -> None:
         row("swiglu", "triton", 1.02),
         row("rope", "eager", 1.0),
         row("rope", "triton", 1.2),
-        # Fastest in one contest, absent from the other: cannot be `auto`.
+        # Fastest in one case, absent from the other: cannot be `auto`.
         row("rms_norm", "liger", 0.1, "a"),
         row("rms_norm", "liger", None, "b"),
         row("rms_norm", "eager", 2.0, "a"),
@@ -104,7 +105,7 @@ def test_verdict_keeps_ours_only_where_nothing_is_clearly_faster() -> None:
         row("rms_norm", "torch.compile", 0.5, "a"),  # not an implementation of a config
         row("rms_norm", "torch.compile", 0.5, "b"),
     ]
-    found = verdict(rows)
+    found = recommend(rows)
     assert {name: one["auto"] for name, one in found.items()} == {
         "swiglu": "triton",
         "rope": "eager",
