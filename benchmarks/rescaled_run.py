@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("config", metavar="CONFIG.yaml")
     parser.add_argument("--store", default="store")
-    parser.add_argument("--set", dest="settings", action="append", default=[])
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
     parser.add_argument(
         "--parts", metavar="2@150:TERM,1@320:KILL,2", help="processes@step:signal of each session"
     )
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     parts = _parse(arguments.parts) if arguments.parts else DEFAULT
     for part in parts:
-        run(arguments.config, arguments.store, arguments.settings, part)
+        run(arguments.config, arguments.store, arguments.overrides, part)
     base = newest(Path(arguments.store), "pretrain")
     assert base is not None, "the last part finished"
     told = tell(base)
@@ -78,11 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(config: str, store: str, settings: Sequence[str], part: Part) -> None:
+def run(config: str, store: str, overrides: Sequence[str], part: Part) -> None:
     """One session. Raises RuntimeError when it ends otherwise than it was meant to."""
     command = [sys.executable, "-m", "flows.cli", "run", config, "--stages", "pretrain"]
     command += ["--store", store, "--set", f"pretrain.num_processes={part.num_processes}"]
-    command += [word for setting in settings for word in ("--set", setting)]
+    command += [word for override in overrides for word in ("--set", override)]
     print(f"{part.num_processes} process(es)", file=sys.stderr, flush=True)
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
     try:

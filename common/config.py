@@ -13,7 +13,6 @@ goes into `RENAMED` of the class that has it, so that the old name is refused wi
 
 import dataclasses
 import difflib
-import functools
 import json
 import types
 import typing
@@ -80,7 +79,6 @@ def renamed_keys(cls: type[Any]) -> dict[str, str]:
     return found
 
 
-@functools.cache
 def field_types(cls: type[Any]) -> dict[str, Any]:
     """The fields of a dataclass with their types, declared ranges included."""
     hints = typing.get_type_hints(cls, include_extras=True)

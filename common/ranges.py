@@ -125,7 +125,9 @@ def _has_type(value: Any, kind: Any) -> bool:
     if isinstance(value, Mapping):
         return all(fits(k, arguments[0]) and fits(v, arguments[1]) for k, v in value.items())
     if origin is tuple and arguments[-1] is not Ellipsis:
-        return len(value) == len(arguments) and all(map(fits, value, arguments))
+        return len(value) == len(arguments) and all(
+            fits(entry, argument) for entry, argument in zip(value, arguments, strict=True)
+        )
     if isinstance(value, Sequence):
         return all(fits(entry, arguments[0]) for entry in value)
     return True

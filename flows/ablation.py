@@ -1,4 +1,4 @@
-"""One thing changed at a time, and one table at the end.
+"""Runs that differ in one setting, compared in one table.
 
 pretrain_variants   the same pretraining with each variant (steel/ffn-ablation)
 kernel_variants     training steps by choice of kernels, beside Table 2 (steel/kernel-ablation)
@@ -67,7 +67,7 @@ def kernel_variants(
 ) -> dict[str, Any]:
     """Measure the paper's columns and ours, each in processes of its own, and make the table.
 
-    Raises ConfigError for what no machine could measure, before anything starts.
+    Raises ConfigError for a measurement that no machine could make, before anything starts.
     """
     shorten_user_errors()
     paper = load_table2()
@@ -94,7 +94,7 @@ def kernel_configs(
     *,
     tiny: bool,
 ) -> dict[str, ThroughputConfig]:
-    """What is measured, by row of the table. `tiny`: tiny sizes in place of the paper's.
+    """Measurements by row of the table. `tiny`: tiny sizes in place of the paper's.
 
     Raises ConfigError for an experiment that Table 2 does not have.
     """

@@ -1,4 +1,4 @@
-"""The `steel` command: a shell around the flow for people at a terminal."""
+"""The `steel` command: pipelines, trainings, models and proofs from a terminal."""
 
 import argparse
 import logging

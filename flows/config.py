@@ -1,6 +1,6 @@
-"""One pipeline's configuration: what a file in `deployments/` says.
+"""Configuration of a pipeline: the content of a file in `deployments/`.
 
-The fields of each stage are documented beside the stage; here stands what they share.
+Each stage documents its own fields (tasks/).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ KINDS: Mapping[DatasetKind, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(Config):
-    """How much of each corpus is taken; always the same part (corpus/sources/sampling.py)."""
+    """Part of each corpus to take; always the same one (corpus/sources/sampling.py)."""
 
     fraction: Annotated[float, Gt(0), Le(1)] = 1.0
     """Share of each corpus, in bytes as stored; above 0, at most 1."""
@@ -52,26 +52,26 @@ class PipelineConfig(Config):
     name: str
     """Name of the pipeline; names the MLflow run and the report."""
     corpora: Annotated[dict[str, str], MinLen(1)]
-    """Corpus (a recipe in data_recipes/corpora) -> where it is: `sample-data`, `hub`, a path,
+    """Corpus (a recipe in data_recipes/corpora) -> its location: `sample-data`, `hub`, a path,
     folder or glob relative to the project's root, or a URL of one (https://, s3://, hf://, …)."""
     sft_sets: dict[str, str] = field(default_factory=dict)
-    """SFT set (data_recipes/sft) -> where it is."""
+    """SFT set (data_recipes/sft) -> its location."""
     preference_sets: dict[str, str] = field(default_factory=dict)
-    """Preference set (data_recipes/preferences) -> where it is."""
+    """Preference set (data_recipes/preferences) -> its location."""
     benchmarks: dict[str, str] = field(default_factory=dict)
-    """Benchmark (data_recipes/evals) -> where it is."""
+    """Benchmark (data_recipes/evals) -> its location."""
     sample_data: SampleDataConfig | None = None
     """The generator behind the location `sample-data`."""
     sample: SampleConfig = field(default_factory=SampleConfig)
     """Take only a part of each corpus; the command line's `--fraction` and `--limit`."""
     normalize: NormalizeConfig = field(default_factory=NormalizeConfig)
-    """Native formats to one."""
+    """Conversion of native formats to one."""
     clean: CleanConfig = field(default_factory=CleanConfig)
     """Data-Juicer recipes, language model, decontamination, attrition gates."""
     pack: PackConfig
     """Tokenizer and shards."""
     pretrain: PretrainConfig
-    """Model, schedule and parallelism."""
+    """Model, data order, optimizer, schedule, parallelism."""
     mixtures: list[str] = field(default_factory=list)
     """SFT mixtures (data_recipes/mixtures), each trained from the same base with the settings of
     `sft` (paper: Table 3)."""
@@ -110,9 +110,9 @@ class PipelineConfig(Config):
         return self.dpo_policy or (self.mixtures[-1] if self.mixtures else None)
 
     def acquire(self, kind: DatasetKind) -> AcquireConfig:
-        """What `acquire` fetches of one kind."""
+        """The stage `acquire` for one kind of data set."""
         datasets: dict[str, str] = getattr(self, KINDS[kind])
-        # Only who uses the generator depends on its settings.
+        # Other data sets do not depend on the generator's settings.
         generated = "sample-data" in datasets.values()
         sample = self.sample if kind == "corpora" else SampleConfig()
         return AcquireConfig(
@@ -130,7 +130,7 @@ class PipelineConfig(Config):
 
 
 def parse_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Parsed[PipelineConfig]:
-    """Read `deployments/<x>.yaml` with overrides, and note what is wrong with keys and values.
+    """Read `deployments/<x>.yaml` with overrides, and collect wrong keys and values.
 
     Raises ConfigError for a file or an override that cannot be read at all.
     """

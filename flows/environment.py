@@ -1,6 +1,6 @@
 """Environment of every Steel process, set before Prefect and MLflow are imported.
 
-Quiet, offline and on loopback by default; whatever the user has set already stays.
+Quiet, offline and on loopback by default; variables that the user has set are kept.
 """
 
 import json
@@ -62,14 +62,14 @@ def prefect_server() -> Iterator[None]:
 
 
 def listening(port: int) -> bool:
-    """Whether something on this machine's loopback accepts connections at a port."""
+    """Return True if a program accepts connections at a port of this machine's loopback."""
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex((HOST, port)) == 0
 
 
 def running_services() -> dict[str, Any]:
-    """What `make up` has started, by name; empty when nothing was."""
+    """Services that `make up` has started, by name."""
     try:
         services: dict[str, Any] = json.loads(SERVICES.read_text(encoding="utf-8"))
     except FileNotFoundError:

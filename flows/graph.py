@@ -1,4 +1,4 @@
-"""The pipeline as a graph: each property is a stage, and names what it is made from.
+"""The pipeline as a graph: each property is a stage, and names its inputs.
 
     corpora ─▶ normalized ─▶ cleaned ─▶ packed ─▶ base ─▶ tuned[mixture] ─▶ aligned
     sft_data ───────────────────│─────────┴──────────────────┤                │
@@ -6,8 +6,8 @@
     benchmarks ─▶ contamination ┴────────────────────────────┘
       └────▶ evaluations[base, each mixture, dpo] ─▶ report
 
-Asking for a property makes it and everything it needs; what stands finished in the store is
-skipped.
+Reading a property makes that stage and everything it needs; stages that are finished in the store
+are skipped.
 """
 
 from dataclasses import dataclass, replace
@@ -70,7 +70,7 @@ class Pipeline:
 
     @cached_property
     def cleaned(self) -> StageResult:
-        """What Data-Juicer kept, without the questions that models will be tested on."""
+        """Documents that cleaning kept, without questions of the benchmarks."""
         result = clean(
             self.config.clean,
             context=self.context,

@@ -1,4 +1,4 @@
-"""Everything that can be refused before work starts, in one pass over a configuration."""
+"""Checks of a configuration before any work starts; all problems are reported at once."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -12,8 +12,7 @@ from flows.config import KINDS, PipelineConfig, parse_pipeline
 from tasks.pretrain.appends import check_data
 
 COPIES = 7
-"""How often a corpus lies in the store at the most: raw, normalized, while it is cleaned (four
-times), as shards."""
+"""Copies of a corpus in the store at the most: raw, normalized, four in cleaning, shards."""
 
 OTHER_BYTES = 256 * 1024**2
 """Databases, logs, answers, chat models of the smallest pipeline."""

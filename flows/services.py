@@ -1,10 +1,10 @@
-"""`make up` and `make down`: everything a workbench needs, on loopback.
+"""`make up` and `make down`: Prefect, MLflow and a worker on this machine, on loopback.
 
     Prefect server :4200 ── work pool `steel` ◀── worker ── runs deployments of prefect.yaml
     MLflow server  :5000 ── the store's database and artifacts
 
 Each service is a process group of its own with a log in .steel/logs; .steel/services.json remembers
-process numbers and start times, so that `down` never stops a stranger that got an old number.
+process numbers and start times, so that `down` never stops another process that got an old number.
 """
 
 import argparse
@@ -44,7 +44,7 @@ log = logging.getLogger("steel.services")
 
 
 def up(store: Path) -> None:
-    """Start what isn't running, wait until it answers, register the deployments."""
+    """Start the services that are not running, wait until they answer, register the deployments."""
     prepare()
     STATE.mkdir(exist_ok=True)
     services = {name: s for name, s in running_services().items() if alive(s)}
@@ -104,7 +104,7 @@ def up(store: Path) -> None:
 
 
 def down() -> bool:
-    """Stop what `up` has started, worker first so that it can end its runs. False: nothing ran."""
+    """Stop the services, the worker first so that it can end its runs. Return False if none ran."""
     services = {name: s for name, s in running_services().items() if alive(s)}
     for name in ("worker", "mlflow", "prefect"):
         if name in services:
@@ -115,7 +115,7 @@ def down() -> bool:
 
 
 def alive(service: dict[str, Any]) -> bool:
-    """Whether the very process that was started is still there."""
+    """Return True if the very process that was started still runs."""
     started: str | None = service["started"]
     return process_start(service["pid"]) == started
 

@@ -1,7 +1,7 @@
-"""One run of the pipeline: configuration, checks, tracker, and what it all came to.
+"""One run of the pipeline: its configuration, checks, tracker and summary.
 
 with session(config, store, overrides) as run:   # loads, checks, opens the MLflow parent run
-    run.make("pretrain")                        # makes what is missing, skips what is there
+    run.make("pretrain")                        # runs missing stages, skips finished ones
     return run.summary()                        # closes the run and shows the table of results
 """
 
@@ -29,7 +29,7 @@ from tasks.report import result_table
 
 @dataclass
 class Session:
-    """A pipeline while it runs."""
+    """A pipeline that is running."""
 
     pipeline: Pipeline
     config: PipelineConfig
@@ -57,7 +57,7 @@ class Session:
                 raise AssertionError(stage)
 
     def summary(self) -> dict[str, Any]:
-        """What was made, where, and the scores; also shown as a Prefect artifact."""
+        """Stages, their folders and the scores; the scores also become a Prefect artifact."""
         made = {
             name: value
             for name, value in vars(self.pipeline).items()
@@ -106,7 +106,7 @@ def tracked(name: str, store: Path, config: Mapping[str, Any]) -> Iterator[Conte
     Args:
         name: of the run.
         store: folder of all results; made if it is not there.
-        config: what the run records.
+        config: recorded with the run.
     """
     store.mkdir(parents=True, exist_ok=True)
     tracker = Tracker(

@@ -1,7 +1,8 @@
 """The flow `steel`: one function per deployment, each with its own form in the Prefect UI.
 
-Every function names what it wants from the graph; what that needs is made first or, when it stands
-finished in the store, skipped. prefect.yaml turns each into a deployment (`steel/pretrain`, …).
+Every function names a target of the graph (flows/graph.py); the stages that it needs run first, or
+are skipped if they are finished in the store. prefect.yaml makes each function a deployment
+(`steel/pretrain`, …).
 """
 
 from typing import Annotated, Any, Literal
@@ -33,7 +34,7 @@ def pipeline(
     overrides: Overrides = [],  # noqa: B006 - Prefect copies defaults into the form
     stages: list[StageName] | None = None,
 ) -> dict[str, Any]:
-    """Everything, from raw corpora to the report; or only `stages` and what they need."""
+    """The whole pipeline, from raw corpora to the report, or only `stages` and their inputs."""
     with session(config, store, overrides) as run:
         for stage in stages or ["report"]:
             run.make(stage)
@@ -119,7 +120,7 @@ def mixture_ablation(
     store: Store = STORE,
     overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
-    """Table 3: one SFT model per mixture, all from the same base, examined side by side."""
+    """Table 3: one SFT model per mixture, all from the same base, evaluated side by side."""
     with session(config, store, overrides, {"mixtures": mixtures}) as run:
         run.make("evaluate")
         return run.summary()

@@ -46,15 +46,15 @@ EXPANSION = 2
 """Bytes of shards per byte of cleaned text, at most: an id of 4 bytes covers 2 bytes or more."""
 
 PRUNE_PASSES = 2
-"""How often pruning reads all texts: what is used, and the proof."""
+"""Passes over all texts while pruning: tokens in use, and the proof."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackConfig(StageConfig):
-    """How texts become token ids (paper section 5: Qwen1.5's tokenizer, merged and cut)."""
+    """Tokenizer and shards (paper section 5: Qwen1.5's tokenizer, merged and cut)."""
 
     tokenizer: str = "auto"
-    """Where Qwen1.5's tokenizer comes from: "auto" (hub cache, installed package, hub), "package",
+    """Source of Qwen1.5's tokenizer: "auto" (hub cache, installed package, hub), "package",
     a folder, or a hub id. Its ids are verified."""
     prune: bool = False
     """Keep only the tokens that the cleaned texts and the later stages' data use. A small model
@@ -68,7 +68,7 @@ class PackConfig(StageConfig):
     """Worker processes, about 0.4 GB of memory each; "auto": one for each core, fewer for little
     text. What comes out is the same."""
     encoder: Literal["auto", "transformers"] = field(default="auto", metadata=NOT_IN_KEY)
-    """What cuts texts into ids. "auto": fastokens, compared with Transformers when it is opened and
+    """Encoder of texts. "auto": fastokens, compared with Transformers when it is opened and
     on a text of every batch; Transformers where it cannot be used. "transformers": never anything
     else, some forty times as slow. What comes out is the same."""
 
@@ -169,7 +169,7 @@ def _note_pruning(run: StageRun, folder: Path) -> None:
 
 
 def _encoder(run: StageRun, config: PackConfig, backend: Tokenizer) -> Encoder:
-    """What cuts texts: fastokens where it has proven equal, else `tokenizers`, said aloud."""
+    """Encoder of texts: fastokens where it has proven equal, else `tokenizers`, with a warning."""
     if config.encoder == "auto":
         try:
             return FastEncoder(backend)

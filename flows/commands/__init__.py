@@ -1,20 +1,21 @@
 """The commands of `steel`, one module for each group.
 
-    pipeline.py   run, check, report, explain      a configuration and what came of it
-    ablations.py  kernel-ablation, ffn-ablation    one thing changed at a time, one table
+    pipeline.py   run, check, report, explain      a configuration and its results
+    ablations.py  kernel-ablation, ffn-ablation    runs that differ in one setting
     data.py       verify, verify-order             proofs about what lies in a store
     training.py   append, reschedule, profile      requests to a pretraining, running or stopped
     models.py     export, chat, import             models: ours, and published ones
 
 A module's `add(commands)` declares its commands; each sets `run`, a function from the parsed
-arguments to the exit code. Heavy imports stand inside these functions: `steel --help` is instant.
+arguments to the exit code. Imports that take long stand inside these functions, so that
+`steel --help` is instant.
 """
 
 DONE = 0
 FAILED = 1
 """A stage could not finish, or a proof did not hold."""
 BAD_INPUT = 2
-"""The user can mend it; one message says how."""
+"""Input that the user can correct; one message says how."""
 
 RENAMED = {"horizon": "reschedule"}
 """Old names of commands."""

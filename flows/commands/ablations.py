@@ -1,4 +1,4 @@
-"""Commands that change one thing at a time: kernel-ablation, ffn-ablation."""
+"""Commands that compare runs which differ in one setting: kernel-ablation, ffn-ablation."""
 
 import argparse
 import json
@@ -28,7 +28,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     kernels.set_defaults(run=_kernels)
 
     ffn = commands.add_parser(
-        "ffn-ablation", help="pretrain with each Soft MoE routing and with a dense FFN"
+        "ffn-ablation", help="compare pretrainings with each Soft MoE routing and with a dense FFN"
     )
     ffn.add_argument("config", metavar="CONFIG.yaml", help="a file of deployments/")
     ffn.add_argument(

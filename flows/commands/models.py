@@ -1,4 +1,4 @@
-"""Commands for what was trained, here or elsewhere: export, chat, import."""
+"""Commands for trained models, ours and published ones: export, chat, import."""
 
 import argparse
 import dataclasses
@@ -30,7 +30,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     chat.set_defaults(run=_chat)
 
     imported = commands.add_parser(
-        "import", help="turn a published Steel-LLM checkpoint into a model of ours"
+        "import", help="convert a published Steel-LLM checkpoint to this project's format"
     )
     imported.add_argument("source", help="its folder: config.json, safetensors, tokenizer")
     imported.add_argument("output", help="folder to make")
@@ -91,7 +91,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
 
 def _lines() -> Iterator[str]:
-    """What a person types, line by line, until Ctrl-D."""
+    """Lines that a person types, until Ctrl-D."""
     while True:
         if sys.stdin.isatty():
             print("> ", end="", flush=True)

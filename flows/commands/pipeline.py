@@ -1,4 +1,4 @@
-"""Commands about a configuration and what came of it: run, check, report, explain."""
+"""Commands about a configuration and its results: run, check, report, explain."""
 
 import argparse
 import json
@@ -33,7 +33,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     run.add_argument("--json", action="store_true", help="print the summary as JSON")
     run.set_defaults(run=_run)
 
-    check = commands.add_parser("check", help="check a configuration and its data, run nothing")
+    check = commands.add_parser(
+        "check", help="list all that is wrong with a configuration or its data"
+    )
     check.add_argument("config", metavar="CONFIG.yaml")
     check.add_argument("--store", default="store")
     check.add_argument("--set", dest="overrides", action="append", default=[])
@@ -45,7 +47,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     report.add_argument("--json", action="store_true")
     report.set_defaults(run=_report)
 
-    explain = commands.add_parser("explain", help="say what happened to one document")
+    explain = commands.add_parser("explain", help="trace one document through the stages")
     explain.add_argument("document", metavar="DOC_ID", help="<source>/<file>#<line>")
     explain.add_argument("--store", default="store")
     explain.add_argument("--json", action="store_true")
@@ -62,7 +64,7 @@ def _add_sample_options(command: argparse.ArgumentParser) -> None:
 
 
 def overrides_of(arguments: argparse.Namespace) -> list[str]:
-    """All changes to the configuration that the command line asks for."""
+    """Changes to the configuration that the command line gives, as `section.key=value`."""
     sample = {"fraction": arguments.fraction, "limit": arguments.limit}
     given = [f"sample.{key}={value}" for key, value in sample.items() if value is not None]
     return [*arguments.overrides, *given]
@@ -96,7 +98,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _show(summary: dict[str, Any]) -> None:
-    """The end of a run, for a person: table, report, what to open next."""
+    """Print a run's scores, its report and the pages to open next."""
     from rich.console import Console
     from rich.table import Table
 
