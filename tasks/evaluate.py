@@ -5,7 +5,7 @@
     results.json ◀──micro, macro, 95 % interval◀── samples/<benchmark>.jsonl ◀──join───┘
 
 A question is scored by the likelihood of the four letters after lm-eval's own prompt; every
-question counts, whatever the model says. After an interruption, finished benchmarks are kept.
+question counts, whatever the model answers. After an interruption, finished benchmarks are kept.
 """
 
 import json
@@ -34,7 +34,7 @@ CHAT_STAGES = ("sft", "dpo")
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(StageConfig):
-    """Benchmarks and the way their questions are asked."""
+    """Benchmarks, and the form of their prompts."""
 
     benchmarks: Annotated[list[str], MinLen(1)] = field(
         default_factory=lambda: ["ceval", "cmmlu", "mmlu"]
@@ -43,7 +43,7 @@ class EvaluateConfig(StageConfig):
     num_fewshot: NonNegativeInt = 5
     """Worked examples before each question, the first of the benchmark's dev split (0 to 5)."""
     limit: PositiveInt | None = None
-    """At most so many questions a subject, for a quick look; None asks all. Tables show it."""
+    """At most so many questions a subject, for a quick look; None takes all. Tables show it."""
     chat: Literal["auto", True, False] = "auto"
     """If true, prompts go through the chat template; auto: for models made by SFT or DPO."""
     batch_size: PositiveInt = 16

@@ -3,7 +3,7 @@
     throughput[exp1 … exp8, ours …] ──▶ table.json, table.md (also a Prefect table and page)
 
 Speeds of different machines compare by ratio: every row is given relative to the baseline, Exp8,
-on both sides. A row that was not measured says why; one without a baseline has no ratio.
+on both sides. A row that was not measured gives the reason; one without a baseline has no ratio.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """Stage `throughput`: one configuration of a model ──torchrun──▶ result.json: tokens/s and memory.
 
 A figure belongs to a machine, to versions and to our own code, so all three are part of the key. A
-configuration that runs out of memory, or that a machine cannot run, is a finished stage as well;
-its result says so.
+configuration that runs out of memory, or that a machine cannot run, is a finished stage as well,
+with the reason in its result.
 """
 
 import functools

@@ -77,9 +77,7 @@ def join_answers(
                 **({} if has_prompt else {"prompt": answer["prompt"]}),
             }
             has_prompt = True
-    assert not given, (
-        f"{benchmark.name}: answers to questions that were not asked: {list(given)[:3]}"
-    )
+    assert not given, f"{benchmark.name}: answers without a question: {list(given)[:3]}"
 
 
 def score(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

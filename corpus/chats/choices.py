@@ -1,10 +1,10 @@
-"""Multiple-choice questions as conversations, laid out as lm-eval asks them.
+"""Multiple-choice questions as conversations, in the layout of lm-eval's prompts.
 
     user       {question}\\nA. …\\nB. …\\nC. …\\nD. …\\n答案：        or "Answer:" in English
     assistant  B
 
 is lm-eval's own prompt for C-Eval, CMMLU and MMLU (`doc_to_text` of lm_eval/tasks/{ceval,cmmlu,
-mmlu}), so what is trained is what is asked. Where a row explains its answer, a second conversation
+mmlu}), so training and evaluation agree. Where a row explains its answer, a second conversation
 asks for the explanation first (the paper's CoT data, Table 6):
 
     user       {question}\\nA. …\\n…\\n请先给出解释，再给出答案。
@@ -64,14 +64,14 @@ def choice_chats(
         raise UnusableRow("no single right option")
     whole = question + "".join(options)
     language = language_of([{"role": "user", "content": whole}])
-    asked = question_text(question, options, language)
-    chats = [Chat(messages=turns([(asked, letter)]), style="letter")]
+    prompt = question_text(question, options, language)
+    chats = [Chat(messages=turns([(prompt, letter)]), style="letter")]
     explanation = _CONCLUSION.sub("", as_text(explanation)).strip()
     if len(explanation) >= SHORTEST_EXPLANATION and explanation != "略":
-        asked = question_text(question, options, language, explain=True)
+        prompt = question_text(question, options, language, explain=True)
         space = " " if language == "en" else ""
         answer = f"{explanation}\n{ANSWER[language]}{space}{letter}"
-        chats.append(Chat(messages=turns([(asked, answer)]), style="explained"))
+        chats.append(Chat(messages=turns([(prompt, answer)]), style="explained"))
     return chats
 
 

@@ -14,7 +14,7 @@ from corpus.benchmarks.questions import BenchmarkRecipe, benchmark_files, parse_
 
 OTHER_SPLITS = ("val", "test")
 """Looked for beside the scored split: who trains on one publishes scores of the other. Never the
-worked examples of the prompts: nobody scores those."""
+worked examples of the prompts, which are not scored."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class ContaminationConfig(Config):
     ngram: Annotated[int, Ge(4), Le(50)] = 8
     """Tokens that must agree in a row: a Chinese character, a word or a number is one."""
     overlap: Annotated[float, Gt(0), Le(1)] = 0.65
-    """Share of a question's n-grams, 0 to 1, from which a text is said to contain it."""
+    """Share of a question's n-grams, 0 to 1, from which a text counts as containing it."""
     sibling_overlap: Annotated[float, Gt(0), Le(1)] = 0.9
     """The same for a question that has near-duplicates in the benchmarks, which differ from it in a
     word or a number: a text must be more like it than they are."""

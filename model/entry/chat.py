@@ -1,6 +1,6 @@
 """A conversation with a chat model in the terminal: one line in, one answer out.
 
-Prompts come from standard input (a terminal or a pipe) until it ends; `--message` asks once.
+Prompts come from standard input (a terminal or a pipe) until it ends; `--message` gives one prompt.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from model.train.run.folder import MODEL_FOLDER
 
 
 def find_model_folder(folder: Path) -> Path:
-    """The Transformers folder at or inside `folder` (a stage keeps it under `model/`)."""
+    """Find the Transformers folder at or inside `folder` (a stage keeps it under `model/`)."""
     for candidate in (folder, folder / MODEL_FOLDER):
         if (candidate / "config.json").is_file():
             return candidate

@@ -24,7 +24,7 @@ from tasks.core.torchrun import torchrun
 DATA_FILE = "mixture.jsonl"
 CPU_PROCESSES = 1
 """A second process on a small machine starts as long as it helps (docs/FOOTGUNS.md)."""
-MOST_MATCHES = 200
+MAX_MATCHES_SHOWN = 200
 """Rows of the table of matches; the file has all."""
 
 
@@ -36,8 +36,7 @@ class FinetuneConfig(FinetuneSettings, StageConfig):
     """Ranks on this machine; auto: one per GPU, or 1 without a GPU, but no more than split
     global_batch_size into whole micro-batches."""
     contamination: ContaminationConfig = field(default_factory=ContaminationConfig)
-    """Samples that contain an evaluation question: what counts as one, and what happens to
-    them."""
+    """Samples that contain a benchmark question: search for them, and the action on them."""
 
     def ranks(self) -> int:
         """Number of ranks of a run on this machine."""
@@ -153,7 +152,7 @@ def _report_contamination(
                 "text": match["question"],
                 "found": match["excerpt"],
             }
-            for match in sorted(matches, key=lambda match: -match["overlap"])[:MOST_MATCHES]
+            for match in sorted(matches, key=lambda match: -match["overlap"])[:MAX_MATCHES_SHOWN]
         ]
         title = f"contamination {run.stage}"
         run.table(title, table, f"Rows {action}: benchmark questions in them")

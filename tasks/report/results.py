@@ -1,6 +1,6 @@
 """Accuracies of every model on every benchmark: table, and the report's section on results.
 
-A 95 % interval wholly on one side of chance says something, any other does not. The table is also
+Only a 95 % interval wholly on one side of chance is a result. The table is also
 used by the command line and the Prefect page.
 """
 
@@ -77,7 +77,7 @@ def result_rows(results: Results) -> list[dict[str, str]]:
 
 
 def results_section(results: Results, picture: Callable[[str, str], str]) -> str:
-    """Format accuracies, their comparison with chance, and how questions were asked."""
+    """Format accuracies, their comparison with chance, and the conditions of the evaluation."""
     titles = benchmark_titles(results)
     if not titles:
         return f"*Evaluation: {NOT_RUN}.*"

@@ -5,7 +5,7 @@
     speed         tokens a second
     processes     how many ranks trained, one bar for each session
 
-Marks where the run was resumed, rescaled, given data, or told to leave batches out.
+Dashed lines where the run was resumed or rescaled, got data, or skipped batches.
 """
 
 from bisect import bisect_right

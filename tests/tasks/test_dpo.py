@@ -6,13 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
 from common.config import validate
 from common.errors import ConfigError, DataError
 from common.files import read_json_lines
-from corpus.chats.mixing import balance
 from model.train.run.folder import MODEL_FOLDER
 from tasks.core.stage import StageResult
 from tasks.dpo import DpoConfig, dpo, write_pairs
@@ -20,41 +17,6 @@ from tests.tasks.running import result_of, run_stage, stage_run
 from tests.tiny_chat import write_model
 
 SMALL = DpoConfig(global_batch_size=8, micro_batch_size=4, log_interval=1, learning_rate=1e-3)
-
-
-@given(
-    chinese=st.integers(0, 400),
-    english=st.integers(0, 400),
-    ratio=st.integers(1, 6),
-    limit=st.none() | st.integers(7, 300),
-)
-def test_the_ratio_is_exact_and_as_much_as_possible_is_taken(
-    chinese: int, english: int, ratio: int, limit: int | None
-) -> None:
-    assume(english > 0 and chinese >= ratio)
-    counts = balance(chinese, english, ratio, limit)
-    assert counts["zh"] == ratio * counts["en"]
-    assert 0 < counts["en"] <= english
-    assert counts["zh"] <= chinese
-    more = counts["en"] + 1
-    possible = more <= english and ratio * more <= chinese
-    assert not (possible and (limit is None or more * (ratio + 1) <= limit))
-
-
-@given(chinese=st.integers(0, 99), english=st.integers(0, 99), limit=st.none() | st.integers(1, 99))
-def test_without_a_ratio_all_is_taken_up_to_the_limit(
-    chinese: int, english: int, limit: int | None
-) -> None:
-    counts = balance(chinese, english, 0, limit)
-    total = chinese + english if limit is None else min(limit, chinese + english)
-    assert sum(counts.values()) == total
-    assert counts["zh"] <= chinese
-    assert counts["en"] <= english
-
-
-def test_a_missing_language_is_named() -> None:
-    with pytest.raises(DataError, match="3 Chinese and 9 English pairs cannot be mixed 4:1"):
-        balance(3, 9, 4, None)
 
 
 def test_contradictions_are_refused_before_anything_starts() -> None:
