@@ -1,8 +1,8 @@
 """The paper's Table 2 with measured figures beside it: JSON values, formatted rows, a page.
 
 Speeds of different machines compare by ratio: every row is given relative to the baseline, Exp8,
-on both sides. A row that was not measured gives the reason; without a measured baseline there are no
-ratios.
+on both sides. A row that was not measured gives the reason; without a measured baseline there is
+no ratio.
 """
 
 from collections.abc import Mapping
