@@ -78,6 +78,10 @@ class Item(NamedTuple):
         return self.data[:200].decode("utf-8", "replace").strip()
 
 
+Loads = Callable[[bytes], Any]
+"""A parser of JSON in UTF-8, which raises ValueError."""
+
+
 class MalformedJson(ValueError):
     """Text that is no JSON; the message says why in a few words."""
 
@@ -94,6 +98,11 @@ def parse_json(text: str) -> Any:
         raise MalformedJson(f"malformed JSON: {error}"[:200]) from None
 
 
+def exact_loads(data: bytes) -> Any:
+    """Parse JSON with every digit of integers beyond 64 bits, which orjson turns into floats."""
+    return parse_json(data.decode())
+
+
 _IN_STRING = re.compile(rb'["\\\n]')
 _OUTSIDE = re.compile(rb'["{}\[\]]')
 _SEPARATORS = re.compile(rb"[ \t\r\n,\]]*")
@@ -102,7 +111,7 @@ _ANY_START = re.compile(rb"\n\s*(?=\{)|(?<=\})\s*,\s*(?=\{)")
 _FIRST_KEY = re.compile(rb'\{\s*("(?:[^"\\]|\\.)*")\s*:')
 
 
-def array_items(stream: Lookahead) -> Iterator[Item]:
+def array_items(stream: Lookahead, loads: Loads = orjson.loads) -> Iterator[Item]:
     """Items of the array that a stream holds, in order; one for each damaged stretch, too."""
     while b"[" not in stream.buffer and stream.grow():
         pass
@@ -113,7 +122,7 @@ def array_items(stream: Lookahead) -> Iterator[Item]:
         offset, end = stream.start, _item_end(stream)
         value, reason = None, "malformed JSON: item does not end"
         if end is not None:
-            value, reason = _parse_item(bytes(stream.buffer[:end]))
+            value, reason = _parse_item(bytes(stream.buffer[:end]), loads)
         if end is None or reason not in ("", NOT_UTF8):
             data = _cut_damaged(stream, next_start)
         else:
@@ -125,10 +134,10 @@ def array_items(stream: Lookahead) -> Iterator[Item]:
         gap = _skip_separators(stream)
 
 
-def _parse_item(data: bytes) -> tuple[Any, str]:
+def _parse_item(data: bytes, loads: Loads) -> tuple[Any, str]:
     """The value and the reason of an item."""
     try:
-        return orjson.loads(data), ""
+        return loads(data), ""
     except ValueError:
         pass
     try:

@@ -26,6 +26,7 @@ from corpus.formats.records import (
     reason_class,
 )
 from corpus.formats.text_files import read_lines
+from corpus.json_items import exact_loads
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -95,7 +96,8 @@ def read_rows(folder: Path, files: list[Path]) -> Iterator[LocatedRow | SkippedR
         suffix = data_suffix(path)
         if suffix not in SUFFIXES:
             raise DataError(f"{path} is none of {', '.join(SUFFIXES)} (or one of them with .gz)")
-        for record in (_text_blocks if suffix == ".txt" else read_records)(path):
+        records = _text_blocks(path) if suffix == ".txt" else read_records(path, exact_loads)
+        for record in records:
             row = record.value
             if isinstance(row, Mapping):
                 yield LocatedRow(file=name, line=record.line, row=row)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from corpus import json_items
 from corpus.formats.encodings import Encoding, open_as_utf8, peek
-from corpus.json_items import Lookahead, MalformedJson, array_items, parse_json
+from corpus.json_items import Loads, Lookahead, MalformedJson, array_items, parse_json
 
 BATCH_ROWS = 256
 
@@ -68,7 +68,7 @@ def reason_class(reason: str) -> str:
     return _PARTICULARS.split(reason, maxsplit=1)[0]
 
 
-def read_records(path: Path) -> Iterator[RawRecord]:
+def read_records(path: Path, loads: Loads = orjson.loads) -> Iterator[RawRecord]:
     """The records of one raw file, in order."""
     try:
         if path.suffix.lower() == ".parquet":
@@ -76,7 +76,7 @@ def read_records(path: Path) -> Iterator[RawRecord]:
             return
         with open_as_utf8(path) as (file, disk, encoding):
             array = peek(file).lstrip().startswith(b"[")
-            yield from (_items if array else _lines)(file, disk, encoding)
+            yield from (_items if array else _lines)(file, disk, encoding, loads)
     except READ_ERRORS as error:
         yield unreadable_rest(path, error)
 
@@ -87,20 +87,24 @@ def unreadable_rest(path: Path, error: Exception) -> RawRecord:
     return RawRecord(0, damage, path.stat().st_size)
 
 
-def _lines(file: IO[bytes], disk: IO[bytes], encoding: Encoding) -> Iterator[RawRecord]:
+def _lines(
+    file: IO[bytes], disk: IO[bytes], encoding: Encoding, loads: Loads
+) -> Iterator[RawRecord]:
     number, at, name = 0, 0, encoding.name
     for number, line in enumerate(split_lines(file), 1):
         if not number % 64:
             at = disk.tell()
         try:
-            value: Any = orjson.loads(line)
+            value: Any = loads(line)
         except ValueError:
             value = _parse_line(line, encoding)
         yield RawRecord(number, value, at, name)
 
 
-def _items(file: IO[bytes], disk: IO[bytes], encoding: Encoding) -> Iterator[RawRecord]:
-    for number, item in enumerate(array_items(Lookahead(file.read)), 1):
+def _items(
+    file: IO[bytes], disk: IO[bytes], encoding: Encoding, loads: Loads
+) -> Iterator[RawRecord]:
+    for number, item in enumerate(array_items(Lookahead(file.read), loads), 1):
         value = item.value
         if item.reason:
             not_utf8 = item.reason == json_items.NOT_UTF8
@@ -138,7 +142,7 @@ def _not_in(encoding: Encoding, line: bytes, start: int) -> str:
 
 
 def _parse_line(line: bytes, encoding: Encoding) -> Any:
-    """Parse a line that orjson refuses: a value (NaN, a byte order mark), or a Damaged."""
+    """Parse a line that the fast parser refuses: a value (NaN, a byte order mark), or a Damaged."""
     if not line.strip():
         return Damaged(reason=EMPTY_LINE)
     text = decode_line(line, encoding)
