@@ -133,7 +133,7 @@ def memory(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     }
 
 
-def corpora(arguments: argparse.Namespace, folder: Path, copies: int) -> dict[str, str]:
+def corpora(arguments: argparse.Namespace, folder: Path, copies: int) -> dict[str, Path]:
     """The sources of the recipe's kind, `copies` times. Source -> file."""
     kind = "code" if arguments.recipe.startswith("code") else "text"
     folder.mkdir(parents=True)
@@ -354,7 +354,7 @@ def by_operator(recipe: str, inputs: dict[str, Path], models: Path) -> list[dict
             continue
         started = time.process_time()
         for batch in batches:
-            pipeline.plainly(operator, batch)
+            run_as_library(operator, [item.text for item in batch])
         plain = time.process_time() - started
         started = time.process_time()
         batches = [pipeline.run_operators([operator], b, Examples(most=0)) for b in batches]
@@ -368,6 +368,19 @@ def by_operator(recipe: str, inputs: dict[str, Path], models: Path) -> list[dict
             }
         )
     return rows
+
+
+def run_as_library(operator: Any, texts: list[str]) -> None:
+    """Call an operator as the library does, and discard the result."""
+    from data_juicer.ops.base_op import Mapper
+    from data_juicer.utils.constant import Fields
+
+    samples: dict[str, Any] = {operator.text_key: texts}
+    if isinstance(operator, Mapper):
+        operator.process_batched(samples)
+    else:
+        samples[Fields.stats] = [{} for _ in texts]
+        list(operator.process_batched(operator.compute_stats_batched(samples)))
 
 
 def lines(path: Path) -> Iterator[dict[str, Any]]:

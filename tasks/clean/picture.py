@@ -1,4 +1,4 @@
-"""One bar for every source: the share of its documents that was kept, and what took the rest.
+"""One bar for each source: the shares of its documents that were kept, and dropped by operator.
 
 Labels are English, so that no font for Chinese is needed.
 """
@@ -29,24 +29,27 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    come: dict[str, int] = {}
-    left: dict[str, int] = {}
-    lost: dict[str, Counter[str]] = {}
+    documents_in: dict[str, int] = {}
+    documents_kept: dict[str, int] = {}
+    dropped: dict[str, Counter[str]] = {}
     total: Counter[str] = Counter()
     for row in rows:
         source, operator = row["source"], row["operator"]
-        come.setdefault(source, row["documents_in"])
-        left[source] = row["documents_kept"]
-        lost.setdefault(source, Counter())[operator] += row["documents_dropped"]
+        documents_in.setdefault(source, row["documents_in"])
+        documents_kept[source] = row["documents_kept"]
+        dropped.setdefault(source, Counter())[operator] += row["documents_dropped"]
         total[operator] += row["documents_dropped"]
     named = [operator for operator, count in total.most_common(NAMED) if count]
-    sources = sorted(come, key=lambda s: -left[s] / max(1, come[s]))
+    sources = sorted(documents_in, key=lambda s: -documents_kept[s] / max(1, documents_in[s]))
     figure = Figure(figsize=(10, 1.8 + 0.32 * len(sources)))
     axes = figure.subplots()
     start = [0.0] * len(sources)
     colours = {"kept": "#c9d6e3"} | dict(zip(named, LIGHT.series, strict=False)) | {REST: "#9aa5b1"}
     for label, colour in colours.items():
-        shares = [100 * _count(label, s, left, lost, named) / max(1, come[s]) for s in sources]
+        shares = [
+            100 * _count(label, s, documents_kept, dropped, named) / max(1, documents_in[s])
+            for s in sources
+        ]
         if any(shares):
             name = label.removesuffix("_filter").removesuffix("_deduplicator").replace("_", " ")
             axes.barh(sources, shares, left=start, color=colour, height=0.74, label=name)
@@ -55,7 +58,7 @@ def _figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axes.text(
             101,
             y,
-            f"{left[source]:,} of {come[source]:,}",
+            f"{documents_kept[source]:,} of {documents_in[source]:,}",
             va="center",
             fontsize=8,
             color=LIGHT.muted,
@@ -72,12 +75,12 @@ def _figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
 def _count(
     label: str,
     source: str,
-    left: Mapping[str, int],
-    lost: Mapping[str, Counter[str]],
+    documents_kept: Mapping[str, int],
+    dropped: Mapping[str, Counter[str]],
     named: Sequence[str],
 ) -> int:
     if label == "kept":
-        return left[source]
+        return documents_kept[source]
     if label == REST:
-        return sum(n for operator, n in lost[source].items() if operator not in named)
-    return lost[source][label]
+        return sum(n for operator, n in dropped[source].items() if operator not in named)
+    return dropped[source][label]
