@@ -167,14 +167,14 @@ def language_model(arguments: argparse.Namespace, scratch: Path, inputs: dict[st
 def prepare(job: Path, folder: Path) -> None:
     """Train and place the models of a job, without cleaning."""
     script = (
-        "import json, os, sys\n"
+        "import sys\n"
         "from pathlib import Path\n"
-        "from corpus.cleaning import __main__ as cleaning\n"
         "from common.child import ProgressFile\n"
         "from common.config import from_json\n"
         "from corpus.cleaning.job import CleanJob\n"
+        "from corpus.cleaning.prepare import prepare\n"
         "path = Path(sys.argv[1])\n"
-        "cleaning.prepare(from_json(CleanJob, path), ProgressFile(path))\n"
+        "prepare(from_json(CleanJob, path), ProgressFile(path))\n"
     )
     with (folder / "log").open("wb") as log:
         subprocess.run(

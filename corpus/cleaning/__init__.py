@@ -11,7 +11,7 @@
     report.py, gates.py       the cleaning report; the share that may be dropped
     explain.py                the way of one document through the operators
     contamination_matches.py  evaluation questions found in documents
-    offline.py                settings against downloads and installations
+    prepare.py, offline.py    models in place; settings against downloads and installations
     __main__.py, job.py       the process that cleans the sources of one kind
 
 Data-Juicer's executor runs one `datasets.map` per operator, with seconds of overhead each; the

@@ -9,6 +9,7 @@ key `custom_operator_paths`, relative to the project's root.
 """
 
 import ast
+import dataclasses
 import difflib
 import functools
 import importlib.util
@@ -51,6 +52,8 @@ BASE_PARAMETERS = frozenset(
     )
 )
 """Parameters that every operator, or every filter, takes."""
+
+CONTAMINATION_FILTER = Path(__file__).with_name("operators") / "contamination_filter.py"
 
 CUSTOM = "custom_operator_paths"
 """Data-Juicer's key for operators that are not its own."""
@@ -118,6 +121,24 @@ class Recipe:
     def needs_tokenizer(self) -> bool:
         """True if it counts the tokens of a Transformers tokenizer."""
         return any(op.name == "alphanumeric_filter" and op.tokenizes for op in self.operators)
+
+    def with_contamination_filter(self, index: str, action: str) -> "Recipe":
+        """The recipe with a filter for evaluation questions before its deduplicators.
+
+        Args:
+            index: file of the questions' index.
+            action: `drop` or `flag`.
+        """
+        added = Operator(
+            name=CONTAMINATION_FILTER.stem, arguments={"index": index, "action": action}
+        )
+        operators = (*self.by_document, added, *self.deduplicators)
+        return dataclasses.replace(
+            self,
+            operators=operators,
+            data=self.data | {"process": [{op.name: op.arguments or None} for op in operators]},
+            custom_operator_files=(*self.custom_operator_files, CONTAMINATION_FILTER),
+        )
 
     def import_custom_operators(self) -> None:
         """Register the recipe's own operators with Data-Juicer in this process, once."""
