@@ -1,4 +1,4 @@
-"""How a step's samples are split over ranks and micro-batches; shared by all trainings."""
+"""Split of a step's samples over ranks and micro-batches; shared by all trainings."""
 
 from collections.abc import Mapping
 from typing import ClassVar

@@ -12,6 +12,6 @@
 
 Adding one takes a file here, with a subclass of `Callback` (callback.py shows when each method is
 called), and an entry in the table of `build_callbacks` (model/train/build.py). The loop does not
-change. What decides about a step is no callback: health's verdict, requests and the wish to stop
+change. What decides about a step is no callback: health's verdict, requests and the flag to stop
 stand in model/train/trainer.py.
 """

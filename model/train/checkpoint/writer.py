@@ -207,7 +207,7 @@ class Checkpoints:
 
     def remove_leftovers(self) -> None:
         """Remove what interrupted saves left and what the settings do not keep; what was found to
-        be damaged stays until the next save, for somebody to look at."""
+        be damaged stays until the next save, to be looked at."""
         if self.ranks.is_main:
             self._remove_unneeded(keep_damaged=True)
         self.ranks.barrier()

@@ -5,7 +5,7 @@ weights, gradients, AdamW state: sharded by fully_shard (FSDP2) over a mesh
     one copy (parallel.shard: all)       [0 1 2 3 4 5 6 7]
     a copy per group (node, or number)   [0 1 2 3]    rows: gather weights, reduce-scatter gradients
                                          [4 5 6 7]    columns: all-reduce gradients (HSDP)
-one all-reduce a step carries grad norm, losses and the wish to stop
+one all-reduce a step carries grad norm, losses and the flag to stop
 control group: gloo, for agreement on small Python values, also beside NCCL
 
 Precision: weights, AdamW state and accumulated gradients are fp32. In bf16 a layer computes with a

@@ -177,7 +177,7 @@ def _move(modules: list[nn.Module], device: torch.device) -> None:
 
 
 def _unset_like(tensor: Tensor) -> Tensor:
-    """Memory that says of itself that nobody gave it a value."""
+    """Allocate memory filled with a value that marks it as not initialised."""
     real = torch.empty_like(tensor, device="cpu")
     if real.is_floating_point():
         return real.fill_(torch.nan)

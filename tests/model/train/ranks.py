@@ -1,4 +1,4 @@
-"""Real training processes for tests, started in milliseconds and hurt on purpose.
+"""Real training processes for tests, started in milliseconds and disturbed on purpose.
 
 A fork server has torch and the trainer imported; each rank is forked from it, joins a gloo group on
 loopback and runs `model.entry.pretrain` as torchrun would have it. A `Fault` makes a rank signal

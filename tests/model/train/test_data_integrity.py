@@ -18,7 +18,7 @@ from tests.model.train import ranks
 
 @pytest.fixture
 def own(packed: Path, tmp_path: Path) -> Path:
-    """Packed data that a test may hurt."""
+    """Packed data that a test may damage."""
     return shutil.copytree(packed, tmp_path / "packed")
 
 

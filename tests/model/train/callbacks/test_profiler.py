@@ -38,7 +38,7 @@ def test_every_rank_traces_what_settings_and_requests_ask_for(
         for phase in PHASES:
             assert found.count(f"steel:{phase}") == number, (step, phase)
     assert not RequestFolder(tmp_path).names()
-    # And the run is the one that nobody watched.
+    # And the numbers are those of a run without traces.
     assert ranks.read_run(tmp_path) == ranks.read_run(uninterrupted)
 
 

@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 
 class Clock:
-    """A clock that only moves when told, also as the device's: events are passed by `reach`."""
+    """A clock that moves only when set, also as the device's: events are passed by `reach`."""
 
     def __init__(self) -> None:
         self.now = 100.0

@@ -96,21 +96,21 @@ class SlowExport(BackgroundExport):
 def test_what_a_rollback_removed_is_not_taken_for_what_replaces_it(tmp_path: Path) -> None:
     checkpoint, exported = tmp_path / "step-00000004", tmp_path / EXPORTS_FOLDER / "step-00000004"
     checkpoint.mkdir()
-    (checkpoint / "complete.json").write_text("first course")
+    (checkpoint / "complete.json").write_text("first run")
     exporter = SlowExport(tmp_path / EXPORTS_FOLDER)
     exporter.keep_checkpoints([checkpoint])
     while not (exported / "complete.json").exists():
         time.sleep(0.01)
-    # Rolled back: nothing is wanted for now, and the next course comes by the same step.
+    # Rolled back: nothing is wanted for now, and training comes by the same step again.
     shutil.rmtree(checkpoint)
     exporter.keep_checkpoints([])
     checkpoint.mkdir()
-    (checkpoint / "complete.json").write_text("second course")
+    (checkpoint / "complete.json").write_text("second run")
     (tmp_path / "go").touch()
     exporter.keep_checkpoints([checkpoint])
     exporter.wait()
     exporter.close()
-    assert (exported / "complete.json").read_text() == "second course"
+    assert (exported / "complete.json").read_text() == "second run"
 
 
 @pytest.mark.slow
