@@ -125,7 +125,7 @@ class RunClient:
         assert manifest.folder is not None
         given = {"at_step": at_step, "weights": weights, "seed": seed, "steps": steps}
         wanted = {name: value for name, value in given.items() if value is not None}
-        if result := self._pending_append(manifest, wanted) or self._done_append(manifest, wanted):
+        if result := self._earlier_append(manifest, wanted):
             return result
         request = AppendRequest(
             folder=str(manifest.folder.resolve()),
@@ -220,47 +220,43 @@ class RunClient:
                     raise
         return plan
 
-    def _pending_append(
+    def _earlier_append(
         self, manifest: PackedManifest, wanted: Mapping[str, Any]
     ) -> RequestResult | None:
-        """The result when these very data are requested already; None when they are not."""
-        for pending in self.requests.pending():
-            request = pending.request
-            if isinstance(request, AppendRequest) and request.manifest == manifest.digest:
-                if what := _difference(wanted, asdict(request)):
-                    raise DataError(
-                        f"the data in {manifest.folder} are requested already with {what}; to "
-                        f"request them anew, remove {pending.name} from the run's "
-                        f"{REQUESTS_FOLDER}/"
-                    )
-                return RequestResult(
-                    status="pending",
-                    request=pending.name,
-                    step=request.at_step,
-                    total_steps=self.predict().length.total_steps,
-                    num_tokens=manifest.num_tokens,
-                )
-        return None
+        """The result when these very data were requested or joined already; None otherwise.
 
-    def _done_append(
-        self, manifest: PackedManifest, wanted: Mapping[str, Any]
-    ) -> RequestResult | None:
-        """The result when these very data joined the run already; None when they did not."""
-        for entry in self.plan.append_entries:
-            if entry.data.manifest.digest == manifest.digest:
-                found = entry.to_dict() | {"at_step": entry.length.step}
-                if what := _difference(wanted, found):
-                    raise DataError(
-                        f"the data in {manifest.folder} joined this run with {what}: what was "
-                        "trained on stays; move the end with `steel reschedule`"
-                    )
-                return RequestResult(
-                    status="done",
-                    request=entry.request,
-                    step=entry.length.step,
-                    total_steps=self.plan.length.total_steps,
-                    num_tokens=manifest.num_tokens,
+        Raises DataError when that was done in another way than wanted.
+        """
+        pending = [
+            (p.name, asdict(p.request))
+            for p in self.requests.pending()
+            if isinstance(p.request, AppendRequest)
+        ]
+        done = [
+            (entry.request, {**entry.to_dict(), "at_step": entry.length.step})
+            for entry in self.plan.append_entries
+        ]
+        for number, (name, found) in enumerate([*pending, *done]):
+            if found["manifest"] != manifest.digest:
+                continue
+            waits = number < len(pending)
+            if different := [key for key, value in wanted.items() if value != found[key]]:
+                key = different[0]
+                what = f"{key} = {found[key]!r}, not {wanted[key]!r}"
+                raise DataError(
+                    f"the data in {manifest.folder} are requested already with {what}; to request "
+                    f"them anew, remove {name} from the run's {REQUESTS_FOLDER}/"
+                    if waits
+                    else f"the data in {manifest.folder} joined this run with {what}: what was "
+                    "trained on stays; move the end with `steel reschedule`"
                 )
+            return RequestResult(
+                status="pending" if waits else "done",
+                request=name,
+                step=found["at_step"],
+                total_steps=(self.predict() if waits else self.plan).length.total_steps,
+                num_tokens=manifest.num_tokens,
+            )
         return None
 
     def _requested_content(self) -> dict[str, tuple[str, str]]:
@@ -278,12 +274,6 @@ class RunClient:
 def _changes_length(request: Request | None) -> bool:
     extends = isinstance(request, AppendRequest) and request.steps == "extend"
     return extends or isinstance(request, RescheduleRequest)
-
-
-def _difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """The first value that is another than wanted, in words; "" when there is none."""
-    different = [name for name, value in wanted.items() if value != found[name]]
-    return "".join(f"{name} = {found[name]!r}, not {wanted[name]!r}" for name in different[:1])
 
 
 def _consumed(plan: RunPlan, step: int) -> int:
