@@ -160,6 +160,22 @@ def test_kills_around_an_append_leave_no_trace(
     assert_same_run(tmp_path, appended)
 
 
+def test_kills_around_a_change_of_the_length_leave_no_trace(packed: Path, tmp_path: Path) -> None:
+    outputs = [tmp_path / "undisturbed", tmp_path / "killed"]
+    jobs = [ranks.write_job(packed, output, ranks.settings()) for output in outputs]
+    for output in outputs:
+        RunClient.open(output, running=False).reschedule(steps=15)
+    finish(jobs[0])
+    assert_killed(jobs[1], Fault(step=0, at="before journal"))
+    assert plan_of(outputs[1]).entries == () and RequestFolder(outputs[1]).names()
+    assert_killed(jobs[1], Fault(step=0, at="after journal"))
+    assert len(plan_of(outputs[1]).entries) == 1 and RequestFolder(outputs[1]).names()
+    finish(jobs[1])
+    assert len(plan_of(outputs[1]).entries) == 1 and not RequestFolder(outputs[1]).names()
+    assert max(ranks.read_run(outputs[1])) == 15
+    assert_same_run(*outputs)
+
+
 def test_append_from_outside_while_two_ranks_train(
     packed: Path, more: list[Path], tmp_path: Path
 ) -> None:
