@@ -72,7 +72,7 @@ class RawCorpus:
             others = f" (passed over: {_listed(self.passed_over)})" if self.passed_over else ""
             raise DataError(
                 f"Corpus {recipe.name!r} is empty: {display(folder)} holds no data for `reading: "
-                f"{recipe.reading}`{others}. Check its location under acquire.datasets."
+                f"{recipe.reading}`{others}. Check its location under `corpora`."
             )
 
 

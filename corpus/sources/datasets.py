@@ -72,7 +72,7 @@ def check_location(
     if location == SAMPLE_DATA:
         if generator is None:
             raise ConfigError(
-                f"acquire.datasets.{name} is {SAMPLE_DATA!r}, which needs `sample_data`, "
+                f"Data set {name!r} is at {SAMPLE_DATA!r}, which needs `sample_data`, "
                 "for example `sample_data: {seed: 7, scale: 1.0}`"
             )
     elif location == HUB:

@@ -77,8 +77,8 @@ def check_local(kind: str, name: str, location: str) -> None:
     files = list(local_files(location))
     at = display(resolve(location))
     remedy = (
-        f"Put its files there, or set {kind}.{name} to where they are, to 'hub' or to "
-        f"'sample-data'. {how_to_obtain(kind, name)}"
+        "Put its files there, or give another location: a path, a URL, 'hub' or 'sample-data'. "
+        f"{how_to_obtain(kind, name)}"
     ).strip()
     if not files:
         missing = "matches no file" if glob.has_magic(location) else "does not exist"
