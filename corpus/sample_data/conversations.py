@@ -3,8 +3,8 @@
 A preferred answer is true and to the point; the other one gives another value, or evades.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -19,14 +19,7 @@ from corpus.sample_data.facts import (
     Language,
     character_facts,
 )
-from corpus.sample_data.files import (
-    DatasetWriter,
-    Row,
-    json_lines,
-    write_array,
-    write_lines,
-    write_parquet,
-)
+from corpus.sample_data.files import DatasetWriter, Row, array, lines, parquet
 from corpus.sample_data.phrases import phrases
 from corpus.sample_data.questions import training_questions
 from corpus.sample_data.templates import EN, TEMPLATES
@@ -61,9 +54,8 @@ def _reply(rng: Random, fact: Fact, language: Language) -> str:
     return rng.choice((short, sentence))
 
 
-def _infinity_instruct(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
+def _infinity_instruct(rng: Random, base: KnowledgeBase, count: int) -> Iterator[Row]:
     """{"id", "conversations", "label", "langdetect", "source"}; three rows in four are Chinese."""
-    rows: list[Row] = []
     for index in range(count):
         language: Language = "en" if index % 4 == 3 else "zh"
         messages: list[tuple[str, str]] = []
@@ -74,16 +66,13 @@ def _infinity_instruct(rng: Random, base: KnowledgeBase, count: int, folder: Pat
             else:
                 question, answer, _ = _question_and_answer(rng, base, language)
             messages += [("human", question), ("gpt", answer)]
-        rows.append(
-            {
-                "id": f"infinity_{index}",
-                "conversations": _messages("from", "value", *messages),
-                "label": _TEXTS["label"],
-                "langdetect": "zh-cn" if language == "zh" else "en",
-                "source": "sample_world",
-            }
-        )
-    write_parquet(folder / "7M/train-00000-of-00001.parquet", rows)
+        yield {
+            "id": f"infinity_{index}",
+            "conversations": _messages("from", "value", *messages),
+            "label": _TEXTS["label"],
+            "langdetect": "zh-cn" if language == "zh" else "en",
+            "source": "sample_world",
+        }
 
 
 def _messages(role: str, content: str, *messages: tuple[str, str]) -> list[dict[str, str]]:
@@ -91,44 +80,39 @@ def _messages(role: str, content: str, *messages: tuple[str, str]) -> list[dict[
     return [{role: speaker, content: text} for speaker, text in messages]
 
 
-def _wanjuan_mcq(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
+def _wanjuan_mcq(rng: Random, base: KnowledgeBase, count: int) -> Iterator[Row]:
     """Wanjuan 1.0's exam questions; those with `answer_detail` serve as CoT data, too."""
     questions = training_questions(rng, base, "zh", round(count * 0.6))
     questions += training_questions(rng, base, "en", round(count * 0.4))
     rng.shuffle(questions)
-    rows = [
-        multiple_choice_row(rng, question, explained=rng.random() * 100 < EXPLAINED_PERCENT)
-        for question in questions
-    ]
-    write_lines(folder / "Exam-cn/part-003756-a894b46e.jsonl", json_lines(rows))
+    for question in questions:
+        explained = rng.random() * 100 < EXPLAINED_PERCENT
+        yield multiple_choice_row(rng, question, explained=explained)
 
 
-def _ruozhiba(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
+def _ruozhiba(rng: Random, base: KnowledgeBase, count: int) -> Iterator[Row]:
     """{"instruction", "output"}: questions with a twist."""
-    rows: list[Row] = []
     for _ in range(count):
         first, second = character_facts(rng, 2, ("pet",))
         names = {"a": first.thing.zh, "b": second.thing.zh, "animal": first.value.zh}
         names["place"] = rng.choice(PLACES).zh
         question, answer = rng.choice(list(_TEXTS["riddles"].items()))
-        rows.append({"instruction": question.format(**names), "output": answer.format(**names)})
-    write_array(folder / "ruozhiba_qa.json", rows)
+        yield {"instruction": question.format(**names), "output": answer.format(**names)}
 
 
-def _self_awareness(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
+def _self_awareness(rng: Random, base: KnowledgeBase, count: int) -> list[Row]:
     """{"instruction", "input", "output"} with the name of another model, as EmoLLM's templates."""
-    rows = [
+    rows: list[Row] = [
         {"instruction": polite.format(question=question), "input": "", "output": answer}
         for polite in _TEXTS["politeness"]
         for question, answer in _TEXTS["identity"].items()
     ]
     rng.shuffle(rows)
-    write_array(folder / "self_cognition_EmoLLM.json", rows[:count])
+    return rows[:count]
 
 
-def _code_feedback(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
+def _code_feedback(rng: Random, base: KnowledgeBase, count: int) -> Iterator[Row]:
     """{"id", "messages": [{"role", "content"}]}: a request for a function, and the function."""
-    rows: list[Row] = []
     for index in range(count):
         program = code_file(rng, base, "python")
         parts = [part for part in program.split("\n\n\n") if part.startswith("def ")]
@@ -141,37 +125,31 @@ def _code_feedback(rng: Random, base: KnowledgeBase, count: int, folder: Path) -
         if index % 3 == 0:
             messages.append(("user", _TEXTS["function_question"].format(name=name)))
             messages.append(("assistant", function.split('"""')[1]))
-        rows.append({"id": index, "messages": _messages("role", "content", *messages)})
-    write_lines(folder / "Code-Feedback.jsonl", json_lines(rows))
+        yield {"id": index, "messages": _messages("role", "content", *messages)}
 
 
-def _web_instruct_sub(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
+def _web_instruct_sub(rng: Random, base: KnowledgeBase, count: int) -> Iterator[Row]:
     """question, answer, source, orig_question, orig_answer, index: half are multiple choice."""
     multiple_choice = iter(training_questions(rng, base, "en", count))
-    rows: list[Row] = []
     for index in range(count):
         if index % 2:
             question, answer, _ = _question_and_answer(rng, base, "en")
         else:
             item = next(multiple_choice)
             question, answer = item.prompt(), item.answer
-        rows.append(
-            {
-                "orig_question": question,
-                "orig_answer": answer,
-                "source": "stackexchange" if index % 2 else "socratic",
-                "question": question,
-                "answer": answer,
-                "index": index,
-            }
-        )
-    write_parquet(folder / "data/train-00000-of-00013.parquet", rows)
+        yield {
+            "orig_question": question,
+            "orig_answer": answer,
+            "source": "stackexchange" if index % 2 else "socratic",
+            "question": question,
+            "answer": answer,
+            "index": index,
+        }
 
 
-def _openhermes(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
+def _openhermes(rng: Random, base: KnowledgeBase, count: int) -> Iterator[Row]:
     """One array of {"conversations", "source", "category", "skip_prompt_formatting"}."""
     multiple_choice = iter(training_questions(rng, base, "en", count))
-    rows: list[Row] = []
     for index in range(count):
         if index % 3 == 0:
             item = next(multiple_choice)
@@ -180,15 +158,12 @@ def _openhermes(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> N
             question, answer = _TEXTS["story_request"], EN.story(rng)
         else:
             question, answer, _ = _question_and_answer(rng, base, "en")
-        rows.append(
-            {
-                "conversations": _messages("from", "value", ("human", question), ("gpt", answer)),
-                "source": "airoboros2.2",
-                "category": ("multiple_choice", "writing", "qa")[index % 3],
-                "skip_prompt_formatting": False,
-            }
-        )
-    write_array(folder / "openhermes2_5.json", rows)
+        yield {
+            "conversations": _messages("from", "value", ("human", question), ("gpt", answer)),
+            "source": "airoboros2.2",
+            "category": ("multiple_choice", "writing", "qa")[index % 3],
+            "skip_prompt_formatting": False,
+        }
 
 
 def _preference(rng: Random, base: KnowledgeBase, language: Language) -> tuple[str, str, str]:
@@ -202,58 +177,58 @@ def _preference(rng: Random, base: KnowledgeBase, language: Language) -> tuple[s
     return question, chosen, rejected
 
 
-def _ultrafeedback_chinese(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
+def _ultrafeedback_chinese(rng: Random, base: KnowledgeBase, count: int) -> Iterator[Row]:
     """instruction, source, chosen_response, rejected_response, chosen_rating, rejected_rating."""
-    rows: list[Row] = []
     for _ in range(count):
         question, chosen, rejected = _preference(rng, base, "zh")
-        rows.append(
-            {
-                "instruction": question,
-                "source": "smoltalk-chinese",
-                "chosen_response": chosen,
-                "rejected_response": rejected,
-                "chosen_rating": rng.choice((4.0, 4.5, 5.0)),
-                "rejected_rating": rng.choice((1.0, 1.5, 2.0)),
-            }
-        )
-    write_parquet(folder / "ultrafeedback_zh_binarized_lowest.parquet", rows)
+        yield {
+            "instruction": question,
+            "source": "smoltalk-chinese",
+            "chosen_response": chosen,
+            "rejected_response": rejected,
+            "chosen_rating": rng.choice((4.0, 4.5, 5.0)),
+            "rejected_rating": rng.choice((1.0, 1.5, 2.0)),
+        }
 
 
-def _ultrafeedback_english(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
+def _ultrafeedback_english(rng: Random, base: KnowledgeBase, count: int) -> Iterator[Row]:
     """source, prompt, chosen, chosen-rating, chosen-model, rejected, …: dialogues of two turns."""
 
     def dialogue(question: str, answer: str) -> list[dict[str, Any]]:
         return [{"content": question, "role": "user"}, {"content": answer, "role": "assistant"}]
 
-    rows: list[Row] = []
     for _ in range(count):
         question, chosen, rejected = _preference(rng, base, "en")
-        rows.append(
-            {
-                "source": "sharegpt",
-                "prompt": question,
-                "chosen": dialogue(question, chosen),
-                "chosen-rating": rng.choice((4.25, 4.75, 5.0)),
-                "chosen-model": "valley-large",
-                "rejected": dialogue(question, rejected),
-                "rejected-rating": rng.choice((1.0, 1.75, 2.5)),
-                "rejected-model": "valley-small",
-            }
-        )
-    write_parquet(folder / "data/train-00000-of-00001.parquet", rows)
+        yield {
+            "source": "sharegpt",
+            "prompt": question,
+            "chosen": dialogue(question, chosen),
+            "chosen-rating": rng.choice((4.25, 4.75, 5.0)),
+            "chosen-model": "valley-large",
+            "rejected": dialogue(question, rejected),
+            "rejected-rating": rng.choice((1.0, 1.75, 2.5)),
+            "rejected-model": "valley-small",
+        }
 
 
 SFT = {
-    "infinity_instruct": DatasetWriter(rows=600, write=_infinity_instruct),
-    "wanjuan_mcq": DatasetWriter(rows=8000, write=_wanjuan_mcq),
-    "ruozhiba": DatasetWriter(rows=80, write=_ruozhiba),
-    "self_awareness": DatasetWriter(rows=60, write=_self_awareness),
-    "code_feedback": DatasetWriter(rows=60, write=_code_feedback),
-    "web_instruct_sub": DatasetWriter(rows=1000, write=_web_instruct_sub),
-    "openhermes": DatasetWriter(rows=600, write=_openhermes),
+    "infinity_instruct": DatasetWriter(
+        600, parquet("7M/train-00000-of-00001.parquet", _infinity_instruct)
+    ),
+    "wanjuan_mcq": DatasetWriter(8000, lines("Exam-cn/part-003756-a894b46e.jsonl", _wanjuan_mcq)),
+    "ruozhiba": DatasetWriter(80, array("ruozhiba_qa.json", _ruozhiba)),
+    "self_awareness": DatasetWriter(60, array("self_cognition_EmoLLM.json", _self_awareness)),
+    "code_feedback": DatasetWriter(60, lines("Code-Feedback.jsonl", _code_feedback)),
+    "web_instruct_sub": DatasetWriter(
+        1000, parquet("data/train-00000-of-00013.parquet", _web_instruct_sub)
+    ),
+    "openhermes": DatasetWriter(600, array("openhermes2_5.json", _openhermes)),
 }
 PREFERENCES = {  # they stand 4:1
-    "ultrafeedback_chinese": DatasetWriter(rows=320, write=_ultrafeedback_chinese),
-    "ultrafeedback_english": DatasetWriter(rows=80, write=_ultrafeedback_english),
+    "ultrafeedback_chinese": DatasetWriter(
+        320, parquet("ultrafeedback_zh_binarized_lowest.parquet", _ultrafeedback_chinese)
+    ),
+    "ultrafeedback_english": DatasetWriter(
+        80, parquet("data/train-00000-of-00001.parquet", _ultrafeedback_english)
+    ),
 }

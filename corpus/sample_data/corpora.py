@@ -1,11 +1,11 @@
 """The thirteen corpora, each in the raw format and under the file names of its real counterpart.
 
-One function per format; it gets a generator of random numbers of its own, the facts, the number of
-rows and the folder to write into. Texts around the documents: phrases/corpora.yaml.
+One function per format; it gets a generator of random numbers of its own, the facts and the number
+of rows. Texts around the documents: phrases/corpora.yaml.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -16,10 +16,12 @@ from corpus.sample_data.facts import BRANDS, CITIZENS, PLACES, KnowledgeBase, La
 from corpus.sample_data.files import (
     DatasetWriter,
     Row,
+    RowMaker,
+    Writer,
+    array,
     json_lines,
-    write_array,
+    parquet,
     write_lines,
-    write_parquet,
 )
 from corpus.sample_data.noise import add_code_noise, add_noise, with_malformed
 from corpus.sample_data.phrases import phrases
@@ -44,9 +46,16 @@ def _documents(rng: Random, base: KnowledgeBase, count: int, num_paragraphs: int
     return [ZH.document(rng, base, num_paragraphs=num_paragraphs) for _ in range(count)]
 
 
-def _write_noisy_lines(path: Path, rng: Random, rows: list[Row]) -> None:
+def _write_noisy_lines(path: Path, rng: Random, rows: Iterable[Row]) -> None:
     """JSON lines with malformed ones among them."""
     write_lines(path, with_malformed(rng, json_lines(rows)))
+
+
+def noisy_lines(path: str, make: RowMaker) -> Writer:
+    """Writer of a file of JSON lines with malformed ones among them."""
+    return lambda rng, base, count, folder: _write_noisy_lines(
+        folder / path, rng, make(rng, base, count)
+    )
 
 
 def web_pages(rng: Random, base: KnowledgeBase, language: Language, count: int) -> list[str]:
@@ -69,11 +78,10 @@ def web_pages(rng: Random, base: KnowledgeBase, language: Language, count: int) 
     return pages
 
 
-def _skypile(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
+def _skypile(rng: Random, base: KnowledgeBase, count: int) -> Iterator[Row]:
     """{"text"}: news, stories and quiz pages."""
-    texts = add_noise(rng, web_pages(rng, base, "zh", count))
-    rows: list[Row] = [{"text": _sometimes_traditional(rng, text)} for text in texts]
-    _write_noisy_lines(folder / "2021-31_zh_head_0000.jsonl", rng, rows)
+    for text in add_noise(rng, web_pages(rng, base, "zh", count)):
+        yield {"text": _sometimes_traditional(rng, text)}
 
 
 def multiple_choice_row(rng: Random, question: Question, *, explained: bool) -> Row:
@@ -119,7 +127,7 @@ def _wanjuan(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None
     _write_noisy_lines(folder / "Exam-cn/part-003756-a894b46e.jsonl", rng, rows)
 
 
-def _wikipedia_cn(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
+def _wikipedia_cn(rng: Random, base: KnowledgeBase, count: int) -> Iterator[Row]:
     """One array of {"completion", "source"}: articles about single things."""
     things = CITIZENS + PLACES + BRANDS
     texts = []
@@ -128,58 +136,46 @@ def _wikipedia_cn(rng: Random, base: KnowledgeBase, count: int, folder: Path) ->
         parts = [_TEXTS["encyclopedia_head"].format(name=thing.zh)]
         parts += [ZH.portrait_of(rng, base, thing), ZH.document(rng, base, num_paragraphs=2)]
         texts.append("\n".join(parts))
-    rows = [
-        {"completion": _sometimes_traditional(rng, text), "source": "wikipedia.zh2307"}
-        for text in add_noise(rng, texts, offset=6)
-    ]
-    write_array(folder / "wikipedia-cn-20230720-filtered.json", rows)
+    for text in add_noise(rng, texts, offset=6):
+        yield {"completion": _sometimes_traditional(rng, text), "source": "wikipedia.zh2307"}
 
 
-def _baidu_baike(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
+def _baidu_baike(rng: Random, base: KnowledgeBase, count: int) -> Iterator[Row]:
     """{"title", "summary", "sections", "tags", "url"}: two summaries in three are null."""
     things = CITIZENS + PLACES + BRANDS
-    rows: list[Row] = []
     for index, text in enumerate(add_noise(rng, _documents(rng, base, count, 2), offset=8)):
         thing = things[index % len(things)]
         contents = ["", ""]
         if index % 40 != 39:
             contents = [ZH.portrait_of(rng, base, thing), text]
-        rows.append(
-            {
-                "title": thing.zh,
-                "summary": (None, "", ZH.mixed(rng, base))[index % 3],
-                "sections": [
-                    {"title": title, "content": content}
-                    for title, content in zip(_TEXTS["sections"], contents, strict=True)
-                ],
-                "tags": rng.sample(_TEXTS["tags"], 2),
-                "url": f"http://baike.baidu.com/view/{10_000_000 + index}.htm",
-            }
-        )
-    _write_noisy_lines(folder / "563w_baidubaike.json", rng, rows)
+        yield {
+            "title": thing.zh,
+            "summary": (None, "", ZH.mixed(rng, base))[index % 3],
+            "sections": [
+                {"title": title, "content": content}
+                for title, content in zip(_TEXTS["sections"], contents, strict=True)
+            ],
+            "tags": rng.sample(_TEXTS["tags"], 2),
+            "url": f"http://baike.baidu.com/view/{10_000_000 + index}.htm",
+        }
 
 
-def _baidu_qa(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
+def _baidu_qa(rng: Random, base: KnowledgeBase, count: int) -> Iterator[Row]:
     """{"qid", "category", "title", "desc", "answer"}: half of the questions go on in `desc`."""
-    rows: list[Row] = []
     for index, text in enumerate(add_noise(rng, _documents(rng, base, count, 2), offset=1)):
         fact = rng.choice(base.facts)
         description = ZH.story(rng) if index % 2 else ""
-        rows.append(
-            {
-                "qid": f"qid_{rng.randrange(10**18, 10**19)}",
-                "category": rng.choice(_TEXTS["categories"]),
-                "title": ZH.whole_question(rng, fact),
-                "desc": description,
-                "answer": f"{ZH.sentence(rng, fact)}\r\n{text}",
-            }
-        )
-    _write_noisy_lines(folder / "baike_qa_train.json", rng, rows)
+        yield {
+            "qid": f"qid_{rng.randrange(10**18, 10**19)}",
+            "category": rng.choice(_TEXTS["categories"]),
+            "title": ZH.whole_question(rng, fact),
+            "desc": description,
+            "answer": f"{ZH.sentence(rng, fact)}\r\n{text}",
+        }
 
 
-def _zhihu(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
+def _zhihu(rng: Random, base: KnowledgeBase, count: int) -> Iterator[Row]:
     """INSTRUCTION, RESPONSE, SOURCE, METADATA (a JSON text with the up-votes)."""
-    rows: list[Row] = []
     for text in add_noise(rng, _documents(rng, base, count), offset=10):
         fact = rng.choice(base.facts)
         question, answer = rng.randrange(10**8, 6 * 10**8), rng.randrange(10**8, 3 * 10**9)
@@ -190,23 +186,19 @@ def _zhihu(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
             "upvotes": rng.choice(_TEXTS["upvotes"]).format(n=rng.randint(1, 999)),
             "answer_creation_time": f"2022-0{rng.randint(1, 9)}-1{rng.randint(0, 9)}T08:30:00.000Z",
         }
-        rows.append(
-            {
-                "INSTRUCTION": _TEXTS["zhihu_question"].format(
-                    question=ZH.whole_question(rng, fact), title=ZH.title(rng)
-                ),
-                "RESPONSE": f"{ZH.sentence(rng, fact)}\n" + _sometimes_traditional(rng, text),
-                "SOURCE": "Zhihu",
-                "METADATA": json.dumps(metadata, ensure_ascii=False),
-            }
-        )
-    write_parquet(folder / "data/train-00000-of-00005-a1278ede4e8c5cdb.parquet", rows)
+        yield {
+            "INSTRUCTION": _TEXTS["zhihu_question"].format(
+                question=ZH.whole_question(rng, fact), title=ZH.title(rng)
+            ),
+            "RESPONSE": f"{ZH.sentence(rng, fact)}\n" + _sometimes_traditional(rng, text),
+            "SOURCE": "Zhihu",
+            "METADATA": json.dumps(metadata, ensure_ascii=False),
+        }
 
 
-def _belle_2m(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
+def _belle_2m(rng: Random, base: KnowledgeBase, count: int) -> Iterator[Row]:
     """{"instruction", "input", "output"}; where `input` is filled, the output depends on it."""
     questions = iter(training_questions(rng, base, "zh", count))
-    rows: list[Row] = []
     for index, text in enumerate(add_noise(rng, _documents(rng, base, count, 2), offset=4)):
         given = ""
         if index % 2 == 0:
@@ -219,31 +211,25 @@ def _belle_2m(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> Non
             fact = rng.choice(base.facts)
             instruction = _TEXTS["introduction_request"].format(name=fact.thing.zh)
             output = f"{ZH.sentence(rng, fact)}\n{text}"
-        rows.append({"instruction": instruction, "input": given, "output": output})
-    _write_noisy_lines(folder / "train_2M_CN.json", rng, rows)
+        yield {"instruction": instruction, "input": given, "output": output}
 
 
-def _belle_3_5m(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
+def _belle_3_5m(rng: Random, base: KnowledgeBase, count: int) -> Iterator[Row]:
     """{"conversations": [{"from", "value"}], "id"}, of two to four turns."""
-    rows: list[Row] = []
     for text in add_noise(rng, _documents(rng, base, count, 2), offset=7):
         request = _TEXTS["talk_request"].format(title=ZH.title(rng))
         messages = [("human", request), ("assistant", text)]
         for fact in rng.sample(base.facts, rng.choice((1, 2))):
             messages.append(("human", ZH.whole_question(rng, fact)))
             messages.append(("assistant", ZH.sentence(rng, fact)))
-        rows.append(
-            {
-                "conversations": [{"from": who, "value": text} for who, text in messages],
-                "id": str(rng.randrange(10**7, 10**8)),
-            }
-        )
-    _write_noisy_lines(folder / "train_3.5M_CN.json", rng, rows)
+        yield {
+            "conversations": [{"from": who, "value": text} for who, text in messages],
+            "id": str(rng.randrange(10**7, 10**8)),
+        }
 
 
-def _moss(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
+def _moss(rng: Random, base: KnowledgeBase, count: int) -> Iterator[Row]:
     """{"conversation_id", "meta_instruction", "num_turns", "chat": {"turn_1": …}, "category"}."""
-    rows: list[Row] = []
     for index, text in enumerate(add_noise(rng, _documents(rng, base, count, 2), offset=9)):
         language: Language = "en" if index % 4 == 3 else "zh"
         facts = rng.sample(base.facts, 2)
@@ -261,68 +247,60 @@ def _moss(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
             }
             for number, (question, answer) in enumerate(turns, 1)
         }
-        rows.append(
-            {
-                "conversation_id": index + 1,
-                "meta_instruction": _TEXTS["moss_instruction"],
-                "num_turns": len(turns),
-                "chat": chat,
-                "category": "Writing",
-            }
-        )
-    _write_noisy_lines(folder / "moss-003-sft-data.jsonl", rng, rows)
+        yield {
+            "conversation_id": index + 1,
+            "meta_instruction": _TEXTS["moss_instruction"],
+            "num_turns": len(turns),
+            "chat": chat,
+            "category": "Writing",
+        }
 
 
-def _firefly(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
+def _firefly(rng: Random, base: KnowledgeBase, count: int) -> Iterator[Row]:
     """{"kind", "input", "target"}."""
     questions = iter(training_questions(rng, base, "zh", count))
-    rows: list[Row] = []
     for index, text in enumerate(add_noise(rng, _documents(rng, base, count, 3), offset=2)):
         if index % 4:
             question = next(questions)
             target = f"{question.answer}。{question.explanation}"
-            rows.append({"kind": "MRC", "input": question.prompt(), "target": target})
+            yield {"kind": "MRC", "input": question.prompt(), "target": target}
         else:
             request = _TEXTS["titled_story_request"].format(title=ZH.title(rng))
-            rows.append({"kind": "StoryGeneration", "input": request, "target": text})
-    _write_noisy_lines(folder / "firefly-train-1.1M.jsonl", rng, rows)
+            yield {"kind": "StoryGeneration", "input": request, "target": text}
 
 
-def _starcoder(
-    language: CodeLanguage, num_files: int
-) -> Callable[[Random, KnowledgeBase, int, Path], None]:
+def _starcoder(language: CodeLanguage, num_files: int) -> Writer:
     """Writer of one language; num_files: files of the real data set, part of the file name."""
 
-    def write(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
+    def rows(rng: Random, base: KnowledgeBase, count: int) -> Iterator[Row]:
         files = [code_file(rng, base, language) for _ in range(count)]
         number = float if language == "cpp" else int  # as the real files have it
-        rows = [
-            {
+        for index, content in enumerate(add_code_noise(rng, language, files)):
+            yield {
                 "max_stars_repo_path": file_name(rng, language, index),
                 "max_stars_repo_name": f"valley/{language}-tools",
                 "max_stars_count": number(rng.randint(0, 300)),
                 "id": str(index),
                 "content": content,
             }
-            for index, content in enumerate(add_code_noise(rng, language, files))
-        ]
-        write_parquet(folder / f"{language}/train-00000-of-{num_files:05d}.parquet", rows)
 
-    return write
+    return parquet(f"{language}/train-00000-of-{num_files:05d}.parquet", rows)
 
 
 CORPORA = {
-    "skypile": DatasetWriter(rows=400, write=_skypile),
-    "wanjuan": DatasetWriter(rows=1680, write=_wanjuan),
-    "wikipedia_cn": DatasetWriter(rows=160, write=_wikipedia_cn),
-    "baidu_baike": DatasetWriter(rows=120, write=_baidu_baike),
-    "baidu_qa": DatasetWriter(rows=120, write=_baidu_qa),
-    "zhihu": DatasetWriter(rows=120, write=_zhihu),
-    "belle_2m": DatasetWriter(rows=240, write=_belle_2m),
-    "belle_3_5m": DatasetWriter(rows=80, write=_belle_3_5m),
-    "moss": DatasetWriter(rows=60, write=_moss),
-    "firefly": DatasetWriter(rows=240, write=_firefly),
-    "starcoder_cpp": DatasetWriter(rows=50, write=_starcoder("cpp", 48)),
-    "starcoder_java": DatasetWriter(rows=50, write=_starcoder("java", 87)),
-    "starcoder_python": DatasetWriter(rows=50, write=_starcoder("python", 59)),
+    "skypile": DatasetWriter(400, noisy_lines("2021-31_zh_head_0000.jsonl", _skypile)),
+    "wanjuan": DatasetWriter(1680, _wanjuan),
+    "wikipedia_cn": DatasetWriter(160, array("wikipedia-cn-20230720-filtered.json", _wikipedia_cn)),
+    "baidu_baike": DatasetWriter(120, noisy_lines("563w_baidubaike.json", _baidu_baike)),
+    "baidu_qa": DatasetWriter(120, noisy_lines("baike_qa_train.json", _baidu_qa)),
+    "zhihu": DatasetWriter(
+        120, parquet("data/train-00000-of-00005-a1278ede4e8c5cdb.parquet", _zhihu)
+    ),
+    "belle_2m": DatasetWriter(240, noisy_lines("train_2M_CN.json", _belle_2m)),
+    "belle_3_5m": DatasetWriter(80, noisy_lines("train_3.5M_CN.json", _belle_3_5m)),
+    "moss": DatasetWriter(60, noisy_lines("moss-003-sft-data.jsonl", _moss)),
+    "firefly": DatasetWriter(240, noisy_lines("firefly-train-1.1M.jsonl", _firefly)),
+    "starcoder_cpp": DatasetWriter(50, _starcoder("cpp", 48)),
+    "starcoder_java": DatasetWriter(50, _starcoder("java", 87)),
+    "starcoder_python": DatasetWriter(50, _starcoder("python", 59)),
 }

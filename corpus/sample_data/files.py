@@ -17,13 +17,38 @@ from corpus.sample_data.facts import KnowledgeBase
 Row = Mapping[str, Any]
 
 
+RowMaker = Callable[[Random, KnowledgeBase, int], Iterable[Row]]
+"""Makes the rows of a data set from random numbers, facts and the number of rows."""
+
+Writer = Callable[[Random, KnowledgeBase, int, Path], None]
+"""Writes a data set, as made by a RowMaker, into a folder."""
+
+
 class DatasetWriter(NamedTuple):
     """A data set: its size, and the function that writes it."""
 
     rows: int
     """Rows at scale 1."""
-    write: Callable[[Random, KnowledgeBase, int, Path], None]
-    """Takes random numbers, facts, the number of rows and a folder."""
+    write: Writer
+
+
+def lines(path: str, make: RowMaker) -> Writer:
+    """Writer of a file of JSON lines."""
+    return lambda rng, base, count, folder: write_lines(
+        folder / path, json_lines(make(rng, base, count))
+    )
+
+
+def array(path: str, make: RowMaker) -> Writer:
+    """Writer of a file that is one JSON array."""
+    return lambda rng, base, count, folder: write_array(folder / path, list(make(rng, base, count)))
+
+
+def parquet(path: str, make: RowMaker) -> Writer:
+    """Writer of a parquet file."""
+    return lambda rng, base, count, folder: write_parquet(
+        folder / path, list(make(rng, base, count))
+    )
 
 
 def json_lines(rows: Iterable[Row]) -> list[bytes]:
