@@ -25,7 +25,7 @@ class CleanJob:
     language_model: dict[str, Any]
     """A LanguageModelConfig."""
     tokenizer: str
-    """Where the tokenizer comes from; see corpus/tokenizer.py."""
+    """Source of the tokenizer (corpus/tokenizer.py)."""
     examples: int
     """Examples per operator and source."""
     partition_bytes: int

@@ -27,9 +27,9 @@ class LedgerEntry:
     documents_in: int = 0
     """Documents that reached the operator."""
     documents_kept: int = 0
-    """Documents that left it."""
+    """Documents that passed it."""
     documents_changed: int = 0
-    """Documents it left with another text; part of those kept."""
+    """Documents whose text it changed; part of those kept."""
     documents_dropped: int = 0
     """Documents it removed, those it failed on included."""
     documents_failed: int = 0
@@ -37,7 +37,7 @@ class LedgerEntry:
     bytes_in: int = 0
     """UTF-8 bytes that reached it."""
     bytes_kept: int = 0
-    """UTF-8 bytes that left it."""
+    """UTF-8 bytes that passed it."""
     bytes_dropped: int = 0
     """UTF-8 bytes of the documents it removed."""
     bytes_edited: int = 0

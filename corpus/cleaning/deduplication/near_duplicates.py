@@ -112,7 +112,7 @@ def _masks(num_blocks: int, num_kept: int) -> Iterator[np.uint64]:
 
 
 def _slices(hashes: Hashes, mask: np.uint64, labels: Ints | None = None) -> Iterator[Ints]:
-    """Positions of hashes, such that those that agree under the mask come together.
+    """Positions of hashes in slices; hashes that agree under the mask are in the same slice.
 
     With labels, only of hashes that are the first of their kind.
     """

@@ -156,24 +156,26 @@ def _merge(
         for uid in uids
     }
     texts: dict[int, str] = {}
-    alive = set(uids)
+    remaining = set(uids)
     for output in outputs:
         if output.records is not None:
             found = {r[UID]: r for r in _read(output.records / part, RECORD.names)}
             # A document that a run neither kept nor dropped must never pass for either.
-            assert found.keys() == alive, f"{part}: {len(found)} records of {len(alive)} documents"
+            assert found.keys() == remaining, (
+                f"{part}: {len(found)} records of {len(remaining)} documents"
+            )
             for uid, record in found.items():
                 _note(rows[uid], record)
             survivors = {r[UID]: r["text"] for r in _read(output.survivors / part, [UID, "text"])}
-            texts, left = survivors, set(survivors)
+            texts, survivor_uids = survivors, set(survivors)
         else:
             assert output.duplicates is not None
-            left = {r[UID] for r in _read(output.survivors / part, [UID])}
+            survivor_uids = {r[UID] for r in _read(output.survivors / part, [UID])}
             copies = {r[UID]: r["of"] for r in _read(output.duplicates / part, [UID, "of"])}
-            assert copies.keys() == alive - left, f"{part}: {len(copies)} copies"
+            assert copies.keys() == remaining - survivor_uids, f"{part}: {len(copies)} copies"
             for uid, of in copies.items():
                 rows[uid] |= {"dropped_by": output.positions[0], "of": of}
-        alive = left
+        remaining = survivor_uids
     return rows, texts
 
 

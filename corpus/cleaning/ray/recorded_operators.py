@@ -83,9 +83,9 @@ class RecordedMapper:
 
     def _record(self, table: Any) -> Rows:
         rows = _rows(table)
-        alive = [i for i, position in enumerate(rows["dropped_by"]) if not position]
-        texts = map_or_none(self._map, [rows["text"][i] for i in alive])
-        for i, text in zip(alive, texts, strict=True):
+        remaining = [i for i, position in enumerate(rows["dropped_by"]) if not position]
+        texts = map_or_none(self._map, [rows["text"][i] for i in remaining])
+        for i, text in zip(remaining, texts, strict=True):
             if text is None:
                 _drop(rows, i, self.position, failed=True)
             elif text != rows["text"][i]:
@@ -120,9 +120,9 @@ class RecordedFilter:
 
     def _record(self, table: Any) -> Rows:
         rows = _rows(table)
-        alive = [i for i, position in enumerate(rows["dropped_by"]) if not position]
-        judged = map_or_none(self._judge, [(rows["text"][i], rows["stats"][i]) for i in alive])
-        for i, verdict in zip(alive, judged, strict=True):
+        remaining = [i for i, position in enumerate(rows["dropped_by"]) if not position]
+        judged = map_or_none(self._judge, [(rows["text"][i], rows["stats"][i]) for i in remaining])
+        for i, verdict in zip(remaining, judged, strict=True):
             if verdict is None:
                 _drop(rows, i, self.position, failed=True)
                 continue
@@ -231,11 +231,11 @@ class RaySinkMapper(Mapper):
 
     def process_batched(self, samples: Rows) -> Rows:
         """Write one batch."""
-        alive: Sequence[int] = range(len(samples[UID]))
+        remaining: Sequence[int] = range(len(samples[UID]))
         if "dropped_by" in samples:
             _write_parts(samples, RECORD, Path(self.records))
-            alive = [i for i in alive if not samples["dropped_by"][i]]
-        kept = {name: [samples[name][i] for i in alive] for name in ROW.names}
+            remaining = [i for i in remaining if not samples["dropped_by"][i]]
+        kept = {name: [samples[name][i] for i in remaining] for name in ROW.names}
         schema = ROW if self.texts else pa.schema([ROW.field(UID)])
         _write_parts(kept, schema, Path(self.survivors))
         return {UID: samples[UID]}

@@ -181,7 +181,7 @@ class Runner:
     def _execute(
         self, name: str, group: OperatorGroup, data: Path, output: Any, num_parts: int
     ) -> None:
-        """One run of the library's executor over the rows in a folder."""
+        """Run the library's executor over the rows in a folder."""
         import ray.data
         from data_juicer.config import init_configs
         from data_juicer.core.executor.ray_executor import RayExecutor
@@ -236,7 +236,7 @@ class Runner:
 
     @contextlib.contextmanager
     def _watching(self, output: Any, group: OperatorGroup) -> Iterator[None]:
-        """Report how many partitions have come through while the executor runs."""
+        """Report the number of partitions with results while the executor runs."""
         stop = threading.Event()
         begun = output.survivors if output.records is None else output.records
 
