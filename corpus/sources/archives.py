@@ -197,7 +197,7 @@ class _Unpacker:
                     data = archive.extractfile(member)
                     assert data is not None
                     self._file(name, data, folder, depth)
-            if stream.last.strip(b"\0"):  # tarfile takes rubbish for the end
+            if stream.last.strip(b"\0"):  # tarfile takes any other bytes for the end
                 raise EOFError("no header where one should be")
             while stream.read(CHUNK):  # a compressed stream's checksum stands at its end
                 pass

@@ -1,6 +1,6 @@
 """Samples of a corpus: always the same records, without fetching the rest.
 
-    16 files, fraction 0.1     ▓▓░░░░░░ ▓▓░░░░░░ ▓▓░░░░░░ …     each from the front
+    16 files, fraction 0.1     ▓▓░░░░░░ ▓▓░░░░░░ ▓▓░░░░░░ …     the first records of each
 
 Files are put in an order that begins with evenly spaced ones: first, middle, quarters, eighths, …
 of the sorted names. As many from its front are used as hold `fraction` of all bytes, but at least
@@ -9,7 +9,7 @@ ends. `limit` is divided evenly over the first `SPREAD` files; what those can't 
 the others. Bytes are those of the stored file: compressed files are measured compressed. An archive
 counts as one file; it is fetched whole, and the same is then done with the files inside.
 
-Files that accompany data (README, LICENSE, checksums) are no record_files.
+Files that accompany data (README, LICENSE, checksums) are left out.
 """
 
 import json
