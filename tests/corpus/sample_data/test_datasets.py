@@ -55,8 +55,8 @@ def test_scale_multiplies_the_rows(tmp_path: Path) -> None:
     [
         ("corpora", "nosuch", 1.0, "no corpora data set 'nosuch'.*skypile"),
         ("evals", "skypile", 1.0, "no evals data set 'skypile'.*ceval"),
-        ("corpora", "skypile", 0.0, "scale must be above 0"),
-        ("corpora", "skypile", float("nan"), "scale must be above 0"),
+        ("corpora", "skypile", 0.0, r"sample_data.scale = 0.0; .* in \(0, 1000\)"),
+        ("corpora", "skypile", float("nan"), r"sample_data.scale = nan; .* in \(0, 1000\)"),
     ],
 )
 def test_wrong_requests_are_refused(
