@@ -11,7 +11,7 @@ from flows.commands import DONE, FAILED, weights
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Declare them."""
+    """Declare the commands of this group."""
     verify = commands.add_parser(
         "verify", help="compare every file of a store with its checksum, and look into its shards"
     )

@@ -15,7 +15,7 @@ RUN = "a folder STORE/pretrain/KEY (with or without .partial), or a key of --sto
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Declare them."""
+    """Declare the commands of this group."""
     append = commands.add_parser(
         "append",
         help="add packed data to a pretraining",
