@@ -124,7 +124,7 @@ def _has_type(value: Any, kind: Any) -> bool:
         return True
     if isinstance(value, Mapping):
         return all(fits(k, arguments[0]) and fits(v, arguments[1]) for k, v in value.items())
-    if origin is tuple and arguments[-1] is not Ellipsis:
+    if isinstance(value, tuple) and arguments[-1] is not Ellipsis:
         return len(value) == len(arguments) and all(
             fits(entry, argument) for entry, argument in zip(value, arguments, strict=True)
         )
