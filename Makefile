@@ -48,10 +48,10 @@ check: install ## lint, format, types, layers
 # What a bare GPU machine has is enough: no .venv is made.
 bench: ## do the benches run here? (quick; tiny sizes without a GPU)
 	$(BENCH_PYTHON) -m benchmarks.bench_train --quick
-	$(BENCH_PYTHON) -m benchmarks.bench_kernels
+	$(BENCH_PYTHON) -m benchmarks.kernels
 
 bench-gpu: ## measure training step and kernels on this GPU, into benchmarks/results
-	$(BENCH_PYTHON) -m benchmarks.bench_kernels --json benchmarks/results/kernels.json
+	$(BENCH_PYTHON) -m benchmarks.kernels --json benchmarks/results/kernels.json
 	$(BENCH_PYTHON) -m benchmarks.bench_train --json benchmarks/results/train.json
 
 lock: ## resolve pyproject.toml anew into requirements.lock (then run every test)

@@ -4,7 +4,7 @@
 
 One file per operation holds its formula, its eager reference and its Triton kernel; liger.py adapts
 Liger-Kernel's. To add one: write the function beside the reference, list it in IMPLEMENTATIONS, and
-name it in AUTO_ON_GPU once `python -m benchmarks.bench_kernels` shows that it is faster.
+name it in AUTO_ON_GPU once `python -m benchmarks.kernels` shows that it is faster.
 
 Every implementation of an operation computes the same function, so that models trained with one run
 with another. Ours are registered as torch operators (`torch.ops.steel.*`): torch.compile takes them

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import bench_kernels
-from benchmarks._kernel_comparison import Case, Row, compare, recommend, run
-from benchmarks._kernel_timing import Setup
+from benchmarks.kernels import __main__ as every_kernel
+from benchmarks.kernels._comparison import Case, Row, compare, recommend, run
+from benchmarks.kernels._timing import Setup
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def setup() -> Setup:
 def test_every_case_runs_here(tmp_path: Path) -> None:
     output = tmp_path / "out.json"
     arguments = ["--device", "cpu", "--seconds", "0.001", "--json", str(output)]
-    run("all", bench_kernels.cases, arguments, module="x", more=bench_kernels.targets)
+    run("all", every_kernel.cases, arguments, module="x", more=every_kernel.targets)
     report = json.loads(output.read_text())
     assert report["tiny"]
     assert report["recommendation"] == {}  # a CPU says nothing about a GPU

@@ -1,6 +1,6 @@
 """All kernels, and the implementation of each operation that `auto` should use.
 
-python -m benchmarks.bench_kernels [--json out.json]
+python -m benchmarks.kernels [--json out.json]
 
 Needs torch, Transformers, model/ and benchmarks/ alone. The Triton kernels are compared with eager,
 torch.compile'd eager, torch's fused operators and Liger-Kernel if it is installed; attention is
@@ -10,7 +10,7 @@ nothing else.
 
 from typing import Any
 
-from benchmarks import (
+from benchmarks.kernels import (
     bench_attention,
     bench_cross_entropy,
     bench_rms_norm,
@@ -18,8 +18,8 @@ from benchmarks import (
     bench_soft_moe,
     bench_swiglu,
 )
-from benchmarks._kernel_comparison import COPY_TARGET, Case, Row, run
-from benchmarks._kernel_timing import Setup
+from benchmarks.kernels._comparison import COPY_TARGET, Case, Row, run
+from benchmarks.kernels._timing import Setup
 
 BENCHES = (bench_rms_norm, bench_rope, bench_swiglu, bench_soft_moe, bench_cross_entropy)
 
@@ -50,4 +50,4 @@ def targets(setup: Setup, rows: list[Row]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run(__doc__.split("\n")[0], cases, module="benchmarks.bench_kernels", more=targets)
+    run(__doc__.split("\n")[0], cases, module="benchmarks.kernels", more=targets)

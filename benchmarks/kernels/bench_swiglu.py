@@ -1,10 +1,10 @@
 """SwiGLU's elementwise part: bandwidth of each implementation.
 
-python -m benchmarks.bench_swiglu [--json out.json]
+python -m benchmarks.kernels.bench_swiglu [--json out.json]
 """
 
-from benchmarks._kernel_comparison import Case, candidates, run
-from benchmarks._kernel_timing import Setup
+from benchmarks.kernels._comparison import Case, candidates, run
+from benchmarks.kernels._timing import Setup
 
 
 def cases(setup: Setup) -> list[Case]:
@@ -24,4 +24,4 @@ def cases(setup: Setup) -> list[Case]:
 
 
 if __name__ == "__main__":
-    run(__doc__.split("\n")[0], cases, module="benchmarks.bench_swiglu")
+    run(__doc__.split("\n")[0], cases, module="benchmarks.kernels.bench_swiglu")

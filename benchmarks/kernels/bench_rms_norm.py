@@ -1,10 +1,10 @@
 """RMSNorm, alone and with the residual addition: bandwidth of each implementation.
 
-python -m benchmarks.bench_rms_norm [--json out.json]
+python -m benchmarks.kernels.bench_rms_norm [--json out.json]
 """
 
-from benchmarks._kernel_comparison import Case, candidates, run
-from benchmarks._kernel_timing import Setup
+from benchmarks.kernels._comparison import Case, candidates, run
+from benchmarks.kernels._timing import Setup
 
 EPS = 1e-6
 
@@ -38,4 +38,4 @@ def cases(setup: Setup) -> list[Case]:
 
 
 if __name__ == "__main__":
-    run(__doc__.split("\n")[0], cases, module="benchmarks.bench_rms_norm")
+    run(__doc__.split("\n")[0], cases, module="benchmarks.kernels.bench_rms_norm")

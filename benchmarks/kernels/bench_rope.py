@@ -1,12 +1,12 @@
 """Rotary positions of query and key: bandwidth of each implementation.
 
-python -m benchmarks.bench_rope [--json out.json]
+python -m benchmarks.kernels.bench_rope [--json out.json]
 """
 
 import torch
 
-from benchmarks._kernel_comparison import Case, candidates, run
-from benchmarks._kernel_timing import Setup
+from benchmarks.kernels._comparison import Case, candidates, run
+from benchmarks.kernels._timing import Setup
 from model.kernels import rope_angles
 
 
@@ -41,4 +41,4 @@ def _case(setup: Setup, rows: int, length: int, heads: int, key_heads: int, head
 
 
 if __name__ == "__main__":
-    run(__doc__.split("\n")[0], cases, module="benchmarks.bench_rope")
+    run(__doc__.split("\n")[0], cases, module="benchmarks.kernels.bench_rope")

@@ -1,12 +1,12 @@
 """Soft MoE beside its matrix products: routing, and combining the experts' second layers.
 
-python -m benchmarks.bench_soft_moe [--json out.json]
+python -m benchmarks.kernels.bench_soft_moe [--json out.json]
 """
 
 import torch
 
-from benchmarks._kernel_comparison import Case, candidates, run
-from benchmarks._kernel_timing import Setup
+from benchmarks.kernels._comparison import Case, candidates, run
+from benchmarks.kernels._timing import Setup
 
 
 def cases(setup: Setup) -> list[Case]:
@@ -43,4 +43,4 @@ def cases(setup: Setup) -> list[Case]:
 
 
 if __name__ == "__main__":
-    run(__doc__.split("\n")[0], cases, module="benchmarks.bench_soft_moe")
+    run(__doc__.split("\n")[0], cases, module="benchmarks.kernels.bench_soft_moe")

@@ -1,6 +1,6 @@
 """Causal attention with heads of 56 by library, as they are and padded to 64.
 
-python -m benchmarks.bench_attention [--json out.json]
+python -m benchmarks.kernels.bench_attention [--json out.json]
 
 TFLOP/s count the operations of heads of 56, so that padding shows as what it costs. "padded"
 includes padding and slicing in every call; "64 already" is what a projection into 64 columns would
@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks._kernel_comparison import Case, run
-from benchmarks._kernel_timing import Setup
+from benchmarks.kernels._comparison import Case, run
+from benchmarks.kernels._timing import Setup
 
 HEAD, PADDED = 56, 64
 SCALE = HEAD**-0.5
@@ -113,4 +113,4 @@ def _case(setup: Setup, width: int, attends: dict[str, Any]) -> Case:
 
 
 if __name__ == "__main__":
-    run(__doc__.split("\n")[0], cases, module="benchmarks.bench_attention")
+    run(__doc__.split("\n")[0], cases, module="benchmarks.kernels.bench_attention")

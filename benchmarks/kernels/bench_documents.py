@@ -1,6 +1,6 @@
 """Packed documents kept apart: attention without a mask, and soft routing in tiles.
 
-python -m benchmarks.bench_documents [--json out.json]
+python -m benchmarks.kernels.bench_documents [--json out.json]
 
 Attention is called as the model calls it (Transformers' interface, model/attention.py); the peer is
 sdpa with the mask that documents need. TFLOP/s count pairs of tokens of one document only, so the
@@ -18,8 +18,8 @@ from torch.nn import functional
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from benchmarks._kernel_comparison import Case, run
-from benchmarks._kernel_timing import Setup
+from benchmarks.kernels._comparison import Case, run
+from benchmarks.kernels._timing import Setup
 from common.errors import ConfigError
 from model import SteelConfig
 from model.attention import VARLEN, choose_attention, document_bound_arguments
@@ -153,4 +153,4 @@ def routing(setup: Setup, documents: Documents) -> Case:
 
 
 if __name__ == "__main__":
-    run(__doc__.split("\n")[0], cases, module="benchmarks.bench_documents")
+    run(__doc__.split("\n")[0], cases, module="benchmarks.kernels.bench_documents")

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks._kernel_timing import (
+from benchmarks.kernels._timing import (
     Setup,
     copy_gigabytes_per_second,
     extra_gibibytes,

@@ -1,6 +1,6 @@
 """Output projection and loss: time beside the matrix products alone, and memory.
 
-python -m benchmarks.bench_cross_entropy [--json out.json]
+python -m benchmarks.kernels.bench_cross_entropy [--json out.json]
 """
 
 from functools import partial
@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from benchmarks._kernel_comparison import Case, Row, candidates, run
-from benchmarks._kernel_timing import Setup, seconds_per_call
+from benchmarks.kernels._comparison import Case, Row, candidates, run
+from benchmarks.kernels._timing import Setup, seconds_per_call
 from model.kernels.cross_entropy import chunk_rows, linear_cross_entropy_triton
 
 TIME_TARGET = 1.15
@@ -94,4 +94,4 @@ def floor(setup: Setup, rows: list[Row]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     title = __doc__.split("\n")[0]
-    run(title, cases, module="benchmarks.bench_cross_entropy", more=floor)
+    run(title, cases, module="benchmarks.kernels.bench_cross_entropy", more=floor)

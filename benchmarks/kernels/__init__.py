@@ -1,0 +1,1 @@
+"""Kernels against named peers, by operation; `python -m benchmarks.kernels` runs all."""
