@@ -116,9 +116,8 @@ def plain_steps(run: Trainer) -> float:
     for step in range(settings.steps):
         for first in range(0, settings.global_batch_size, settings.micro_batch_size):
             start = step * settings.global_batch_size + first
-            rows = dataset.fetch(np.arange(start, start + settings.micro_batch_size))
-            tokens = rows[0].long()
-            loss, _ = trainer.train_step.model_with_loss(tokens[:, :-1], tokens[:, 1:])
+            batch = dataset.batch(range(start, start + settings.micro_batch_size))
+            loss, _ = trainer.train_step.model_with_loss(batch["input_ids"], batch["labels"])
             (loss * settings.micro_batch_size / settings.global_batch_size).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -150,7 +149,8 @@ def pack(folder: Path, steps: int) -> None:
     tokens = np.random.default_rng(0).integers(2, VOCABULARY, steps * 8 * 64 + 4096)
     with ShardWriter(folder / "shards", source="s", dtype="uint16", shard_tokens=1 << 20) as writer:
         for document in np.array_split(tokens, 50):
-            writer.add_document([*document.tolist(), 1])
+            ids = np.append(document, 1)
+            writer.add_documents(ids, np.asarray([0, ids.size]), [0])
     PackedManifest(
         vocab_size=VOCABULARY,
         end_of_document=1,

@@ -34,6 +34,7 @@ from corpus.partitions import cut
 from corpus.texts import Texts
 from corpus.tokenizer import check_tokenizer, configured_tokenizer
 from model.data import PackedManifest, dtype_for
+from model.data.manifest import FILE_NAME
 from model.data.shards import remove_leftovers
 from model.tokenizer.encoder import Encoder, ReferenceEncoder
 from model.tokenizer.identity import END_OF_TEXT, PRUNED_FROM
@@ -183,7 +184,7 @@ def _pack_all(
 ) -> PackedManifest:
     """Every source's shards and, last, their manifest."""
     folder = run.folder / "shards"
-    if (folder / PackedManifest.FILE_NAME).is_file():
+    if (folder / FILE_NAME).is_file():
         return PackedManifest.read(folder)
     num_bytes = total_bytes(files)
     workers = num_workers(num_bytes) if config.workers == "auto" else config.workers

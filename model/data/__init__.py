@@ -15,7 +15,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from model.data.append import Append
-from model.data.epoch_index import Block
 from model.data.manifest import PackedManifest, ShardInfo
 from model.data.order import SampleOrder
 from model.data.shard_verifier import ShardVerifier
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Append",
-    "Block",
     "DataState",
     "MicroBatch",
     "PackedDataset",

@@ -120,31 +120,21 @@ class PackedDataset(Dataset[Sample]):
         return self.order.num_samples
 
     def __getitem__(self, index: int) -> Sample:
-        tokens, source = self.fetch([index])
-        return Sample(tokens=tokens[0].long(), source=int(source[0]))
+        row = self.batch([index])
+        tokens = torch.cat([row["input_ids"][0, :1], row["labels"][0]]).long()
+        return Sample(tokens=tokens, source=int(row["source"]))
 
     def locate(self, samples: npt.ArrayLike) -> Blocks:
         """Places of sample numbers [k] of this split. Raises IndexError outside of it."""
         return self.order.locate_many(samples, validation=self.split == "validation")
 
-    def fetch(self, samples: npt.ArrayLike) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens int32 [k, L + 1] and sources int64 [k] of sample numbers [k].
+    def batch(self, samples: npt.ArrayLike, *, separate_documents: bool = False) -> MicroBatch:
+        """One micro-batch of sample numbers [k].
 
         Raises:
             IndexError: a number is outside of the split.
             DataError: see the class.
         """
-        blocks = self.locate(samples)
-        length = self.order.sequence_length + 1
-        tokens = np.empty((blocks.shard.size, length), dtype=np.int32)
-        shards, which = self._shards(blocks.shard)
-        places = zip(which.tolist(), blocks.start.tolist(), strict=True)
-        for row, (number, start) in enumerate(places):
-            tokens[row] = shards[number].tokens[start : start + length]
-        return torch.from_numpy(tokens), torch.from_numpy(blocks.source)
-
-    def batch(self, samples: npt.ArrayLike, *, separate_documents: bool = False) -> MicroBatch:
-        """One micro-batch of sample numbers [k]. Raises as `fetch` does."""
         numbers = np.asarray(samples, dtype=np.int64)
         (batch,) = self.batches(
             numbers,

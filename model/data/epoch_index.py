@@ -17,8 +17,8 @@ validation losses stay comparable.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,39 +26,29 @@ import numpy.typing as npt
 from model.data.manifest import PackedManifest
 from model.data.permutation import Ints, Permutation
 
-
-@dataclass(frozen=True)
-class Block:
-    """Place of one sample."""
-
-    source: str
-    """Corpus that it comes from."""
-    epoch: int
-    """Number of times that the source was gone through before."""
-    shard: int
-    """Index into `SampleOrder.shards`."""
-    start: int
-    """First of its sequence_length + 1 tokens, in tokens from the beginning of the shard."""
+Rows = npt.NDArray[np.intp] | npt.NDArray[np.bool_] | slice
 
 
-@dataclass(frozen=True)
-class Blocks:
+class Blocks(NamedTuple):
     """Places of many samples; every array is int64 [k]."""
 
     source: Ints
     """Index into `SampleOrder.sources`."""
     epoch: Ints
+    """Number of times that the source was gone through before."""
     shard: Ints
+    """Index into `SampleOrder.shards`."""
     start: Ints
+    """First of a sample's sequence_length + 1 tokens, from the beginning of the shard."""
 
-    def take(self, rows: npt.NDArray[np.intp] | npt.NDArray[np.bool_] | slice) -> Blocks:
+    def take(self, rows: Rows) -> Blocks:
         """Places of some of them."""
-        return Blocks(
-            source=self.source[rows],
-            epoch=self.epoch[rows],
-            shard=self.shard[rows],
-            start=self.start[rows],
-        )
+        return Blocks(*(column[rows] for column in self))
+
+    def put(self, rows: Rows, found: Blocks) -> None:
+        """Overwrite the places of some of them."""
+        for column, values in zip(self, found, strict=True):
+            column[rows] = values
 
 
 class SourceEpochs:
@@ -168,7 +158,7 @@ class EpochIndex:
             mask = which == number
             local = entries[mask] - starts[number]
             found = part.locate_validation(local) if validation else part.locate(local)
-            put_blocks(out, mask, found)
+            out.put(mask, found)
         return out
 
     def find(self, blocks: Blocks) -> Ints:
@@ -192,15 +182,5 @@ def _held_out(num_blocks: int, fraction: float) -> int:
 
 
 def empty_blocks(size: int) -> Blocks:
-    """Places that are yet to be filled in, by `put_blocks`."""
+    """Places that are yet to be filled in."""
     return Blocks(*(np.empty(size, dtype=np.int64) for _ in range(4)))
-
-
-def put_blocks(
-    out: Blocks, where: npt.NDArray[np.intp] | npt.NDArray[np.bool_], found: Blocks
-) -> None:
-    """Fill rows `where` of `out`."""
-    out.source[where] = found.source
-    out.epoch[where] = found.epoch
-    out.shard[where] = found.shard
-    out.start[where] = found.start

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from common.errors import DataError
 from common.files import digest_of, write_json
@@ -83,8 +83,6 @@ class PackedManifest:
     """Sorted by (source, md5) whatever order they are given in."""
     folder: Path | None = field(default=None, compare=False)
     """Place of the shards on this machine; not part of the content."""
-
-    FILE_NAME: ClassVar[str] = FILE_NAME
 
     def __post_init__(self) -> None:
         object.__setattr__(

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from common.errors import ConfigError, DataError
 from model.data.append import Append, check_appends
-from model.data.epoch_index import Block, Blocks, EpochIndex, SourceEpochs, empty_blocks, put_blocks
+from model.data.epoch_index import Blocks, EpochIndex, SourceEpochs, empty_blocks
 from model.data.manifest import PackedManifest, ShardInfo
 from model.data.permutation import Ints, Permutation
 
@@ -200,16 +200,8 @@ class SampleOrder:
                 left[name] = number * (1 - share)
         return {name: read[name] / max(1, blocks[name]) for name in self.sources}
 
-    def locate(self, sample: int) -> Block:
-        """Place of training sample number `sample`. Raises IndexError outside the order."""
-        return self._one(self.locate_many([sample]))
-
-    def locate_validation(self, number: int) -> Block:
-        """Place of validation sample number `number`. Raises IndexError outside."""
-        return self._one(self.locate_many([number], validation=True))
-
     def locate_many(self, samples: npt.ArrayLike, *, validation: bool = False) -> Blocks:
-        """`locate` or `locate_validation` for sample numbers [k]."""
+        """Places of training or validation samples [k]. Raises IndexError outside of the order."""
         numbers = np.atleast_1d(np.asarray(samples, dtype=np.int64))
         limit = self.num_validation_samples if validation else self.num_samples
         if numbers.size and not (numbers.min() >= 0 and numbers.max() < limit):
@@ -232,7 +224,7 @@ class SampleOrder:
             place = segment.permutation(places[mask])
             new = place >= segment.unseen
             at = np.flatnonzero(mask)
-            put_blocks(out, at[new], segment.epoch_index.locate(place[new] - segment.unseen))
+            out.put(at[new], segment.epoch_index.locate(place[new] - segment.unseen))
             places[at[~new]] = segment.consumed + place[~new]
             pending[at[~new]] = index - 1
         return out
@@ -285,14 +277,6 @@ class SampleOrder:
                 epoch_index=epoch_index,
                 permutation=Permutation(n, "order", append.seed, at, append.manifest.digest),
             )
-        )
-
-    def _one(self, blocks: Blocks) -> Block:
-        return Block(
-            source=self.sources[int(blocks.source[0])],
-            epoch=int(blocks.epoch[0]),
-            shard=int(blocks.shard[0]),
-            start=int(blocks.start[0]),
         )
 
 

@@ -100,18 +100,6 @@ class ShardWriter:
         """Shards published so far."""
         return [shard.info for shard in self.finished]
 
-    def add_document(
-        self, ids: Sequence[int] | npt.NDArray[np.integer[Any]], *, position: int = 0
-    ) -> None:
-        """Append one document, its end-of-document id included.
-
-        Args:
-            ids: token ids [T], T >= 1.
-            position: where in the input this document ends; comes back as `position` on resume.
-        """
-        array = np.asarray(ids)
-        self.add_documents(array, np.asarray([0, array.size]), [position])
-
     def add_documents(
         self,
         ids: npt.NDArray[np.integer[Any]],
@@ -260,19 +248,17 @@ def check_shard(folder: Path, shard: ShardInfo) -> None:
     Raises:
         DataError: a file is missing, truncated, too long, or holds other content; names the shard.
     """
-    check_tokens(folder, shard)
-    path = folder / shard.index_name
-    _check_size(path, 8 * shard.num_documents, shard)
-    if (found := md5_of_file(path)) != shard.index_md5:
-        raise _damaged(path, shard, "index_md5", shard.index_md5, found)
-
-
-def check_tokens(folder: Path, shard: ShardInfo) -> None:
-    """`check_shard` for the token file alone."""
-    path = folder / shard.name
-    _check_size(path, shard.num_bytes, shard)
-    if (found := md5_of_file(path)) != shard.md5:
-        raise _damaged(path, shard, "md5", shard.md5, found)
+    check_sizes(folder, shard)
+    for path, name, expected in (
+        (folder / shard.name, "md5", shard.md5),
+        (folder / shard.index_name, "index_md5", shard.index_md5),
+    ):
+        if (found := md5_of_file(path)) != expected:
+            raise DataError(
+                f"shard {shard.name!r} of source {shard.source!r} does not hold what was packed: "
+                f"{name} of {path} is {found}, the manifest says {expected}. Restore it or pack "
+                "again"
+            )
 
 
 def open_tokens(folder: Path, shard: ShardInfo) -> npt.NDArray[np.unsignedinteger[Any]]:
@@ -314,13 +300,6 @@ def _map(path: Path, dtype: str, size: int) -> npt.NDArray[Any]:
     return array
 
 
-def read_document_starts(folder: Path, shard: ShardInfo) -> npt.NDArray[np.uint64]:
-    """Start of each document, in tokens, ascending, uint64 [num_documents]."""
-    path = folder / shard.index_name
-    _check_size(path, 8 * shard.num_documents, shard)
-    return np.fromfile(path, dtype="<u8")
-
-
 def check_sizes(folder: Path, shard: ShardInfo) -> tuple[os.stat_result, os.stat_result]:
     """File status of the token file and of the index, whose sizes are checked.
 
@@ -349,10 +328,3 @@ def _check_size(path: Path, expected: int, shard: ShardInfo) -> os.stat_result:
             "bytes. Restore it or pack again"
         )
     return found
-
-
-def _damaged(path: Path, shard: ShardInfo, field: str, expected: str, found: str) -> DataError:
-    return DataError(
-        f"shard {shard.name!r} of source {shard.source!r} does not hold what was packed: {field} "
-        f"of {path} is {found}, the manifest says {expected}. Restore it or pack again"
-    )

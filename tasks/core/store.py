@@ -11,6 +11,7 @@ from common.errors import DataError
 from common.files import hashing_threads, md5_of_file
 from common.paths import display, resolve
 from model.data import PackedManifest
+from model.data.manifest import FILE_NAME
 from model.data.verify.shards import verify_shards
 from model.train.run.folder import MODEL_FOLDER
 from tasks.core.lock import is_held
@@ -130,7 +131,7 @@ def _fault(result: StageResult, entry: dict[str, Any]) -> str:
 def _senseless(result: StageResult, faulty: set[str]) -> list[str]:
     """Shards whose bytes are as packed, but whose documents, index and ids do not fit."""
     folder = result.folder / "shards"
-    if f"shards/{PackedManifest.FILE_NAME}" in faulty:
+    if f"shards/{FILE_NAME}" in faulty:
         return []
     manifest = PackedManifest.read(folder)
     names = [{f"shards/{s.name}", f"shards/{s.index_name}"} for s in manifest.shards]

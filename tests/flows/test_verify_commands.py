@@ -12,12 +12,14 @@ import pytest
 from flows.cli import main
 from flows.commands import BAD_INPUT, DONE, FAILED
 from model.data import DataState, PackedManifest, SampleOrder, ShardWriter
+from model.data.manifest import FILE_NAME
 from model.train.checkpoint.progress import Progress
 from model.train.config import PretrainSettings
 from model.train.run.folder import CHECKPOINTS_FOLDER, DATA_STATE_FILE, JOB_FILE, PROGRESS_FILE
 from model.train.run.plan import RunPlan
 from model.train.run.requests import AppendRequest
 from tasks.core.manifest import publish
+from tests.model.data.blocks import add_document
 
 END = 0
 SHORT = ["{store}", "--sequence-length", "4"]
@@ -29,14 +31,14 @@ def pack(folder: Path, sizes: dict[str, int], *, seed: int = 1) -> PackedManifes
     for source, documents in sizes.items():
         with ShardWriter(folder, source=source, dtype="uint16", shard_tokens=2_000) as writer:
             for ids in random.integers(1, 1000, (documents, 9)).tolist():
-                writer.add_document([*ids, END])
+                add_document(writer, [*ids, END])
         shards += writer.shards
     manifest = PackedManifest(
         vocab_size=1000, end_of_document=END, tokenizer_md5="1" * 32, shards=tuple(shards)
     )
     manifest.write(folder)
     for path in folder.glob("*.json"):
-        if path.name != PackedManifest.FILE_NAME:
+        if path.name != FILE_NAME:
             path.unlink()
     return PackedManifest.read(folder)
 
@@ -259,7 +261,7 @@ def test_verify_looks_into_shards(tmp_path: Path, steel: Run) -> None:
     """Bytes that are as they were packed and make no sense: a second end inside of a document."""
     partial = tmp_path / "store" / "pack" / "0123456789abcdef.partial"
     with ShardWriter(partial / "shards", source="zh", dtype="uint16", shard_tokens=2_000) as writer:
-        writer.add_document([5, END, 6, END])
+        add_document(writer, [5, END, 6, END])
     PackedManifest(
         vocab_size=1000, end_of_document=END, tokenizer_md5="1" * 32, shards=tuple(writer.shards)
     ).write(partial / "shards")

@@ -11,6 +11,7 @@ import torch
 from model import SteelConfig, SteelForCausalLM
 from model.data import PackedManifest, ShardInfo, ShardWriter
 from model.soft_moe import LeakWarning
+from tests.model.data.blocks import add_document
 
 VOCABULARY = 61
 END = 0
@@ -90,7 +91,7 @@ def pack() -> Pack:
                 folder, source=source, dtype="uint16", shard_tokens=shard_tokens
             ) as writer:
                 for number, ids in enumerate(texts):
-                    writer.add_document([*ids, END], position=number + 1)
+                    add_document(writer, [*ids, END], position=number + 1)
             shards += writer.shards
         manifest = PackedManifest(
             vocab_size=1000, end_of_document=END, tokenizer_md5="1" * 32, shards=tuple(shards)

@@ -11,6 +11,7 @@ from typing import Any
 from model.data import PackedManifest, ShardWriter
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from tasks.core.stage import StageResult
+from tests.model.data.blocks import add_document
 
 SOURCES = {
     "skypile": (2400, 900),
@@ -146,7 +147,7 @@ class Pipeline:
         shards = []
         for name, (tokens, _) in SOURCES.items():
             with ShardWriter(folder, source=name, dtype="uint16", shard_tokens=10**6) as writer:
-                writer.add_document([self.rng.randrange(999) for _ in range(tokens)])
+                add_document(writer, [self.rng.randrange(999) for _ in range(tokens)])
             shards += writer.shards
         PackedManifest(
             vocab_size=1000, end_of_document=0, tokenizer_md5="0" * 32, shards=tuple(shards)

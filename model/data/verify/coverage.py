@@ -61,10 +61,10 @@ class Coverage:
             & (found.source == self.names[found.shard])
         )
         self.num_misplaced += int(np.count_nonzero(~good))
-        found = Blocks(*(column[good] for column in rows(found)))
+        found = found.take(good)
         leaked = self._is_held_out(self._block(found))
         self.num_leaked += int(np.count_nonzero(leaked))
-        found = Blocks(*(column[~leaked] for column in rows(found)))
+        found = found.take(~leaked)
         places = (
             self.first[found.shard] + found.epoch * self.blocks[found.shard] + found.start // length
         )
@@ -127,7 +127,8 @@ class Coverage:
         self.num_not_found += int(np.count_nonzero(missing & (drawn.epoch < floors[drawn.shard])))
         drawn = drawn.take(~missing)
         there = self.order.locate_many(samples[~missing])
-        self.num_not_found += int(np.count_nonzero(np.any(rows(drawn) != rows(there), axis=0)))
+        differing = np.stack(drawn) != np.stack(there)
+        self.num_not_found += int(np.count_nonzero(differing.any(axis=0)))
         return drawn.shard.size
 
     def _block(self, found: Blocks) -> Ints:
@@ -183,8 +184,3 @@ def _distinct(numbers: Ints) -> Ints:
     return (
         ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])] if numbers.size else ordered
     )
-
-
-def rows(blocks: Blocks) -> Ints:
-    """The four columns as int64 [4, k]."""
-    return np.stack([blocks.source, blocks.epoch, blocks.shard, blocks.start])

@@ -23,7 +23,7 @@ from model.data.manifest import PackedManifest
 from model.data.order import SampleOrder, rank_samples
 from model.data.permutation import Ints
 from model.data.state import DataState
-from model.data.verify.coverage import Coverage, rows
+from model.data.verify.coverage import Coverage
 
 Progress = Callable[[int, int], None]
 
@@ -182,7 +182,7 @@ def verify_order(
             steps, global_batch_size=global_batch_size, rank=0, world_size=1
         ).ravel()
         expected = whole.locate_many(numbers)
-        differing += int(np.count_nonzero(np.any(rows(found) != rows(expected), axis=0)))
+        differing += int(np.count_nonzero(np.any(np.stack(found) != np.stack(expected), axis=0)))
         coverage.add(found)
         digest.update(coverage.content(found))
         checked += numbers.size
@@ -327,6 +327,6 @@ def _consumed(order: SampleOrder, steps: Ints, global_batch_size: int, phase: _P
         )
         for begin in range(0, width, phase.micro_batch_size):
             micro = share[:, begin : begin + phase.micro_batch_size]
-            given = rows(order.locate_many(micro.ravel()))
+            given = np.stack(order.locate_many(micro.ravel()))
             out[:, :, rank, begin : begin + phase.micro_batch_size] = given.reshape(4, *micro.shape)
     return Blocks(*out.reshape(4, -1))

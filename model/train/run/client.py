@@ -16,7 +16,7 @@ from common.config import from_json
 from common.errors import ConfigError, DataError, SteelError
 from model.data import PackedManifest
 from model.data.append import check_new_content, shards_by_content
-from model.data.manifest import find_manifest
+from model.data.manifest import FILE_NAME, find_manifest
 from model.data.verify.shards import verify_shards
 from model.train.checkpoint.folders import complete_checkpoints
 from model.train.config import PretrainJob, PretrainSettings
@@ -265,7 +265,7 @@ class RunClient:
         for pending in self.requests.pending():
             if isinstance(pending.request, AppendRequest):
                 folder = Path(pending.request.folder)
-                if (folder / PackedManifest.FILE_NAME).is_file():
+                if (folder / FILE_NAME).is_file():
                     manifest = PackedManifest.read(folder)
                     content |= shards_by_content(manifest, f"the data requested ({folder})")
         return content

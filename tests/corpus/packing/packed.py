@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from model.data import PackedManifest
-from model.data.shards import open_tokens, read_document_starts
+from model.data.shards import map_starts, open_tokens
 from tasks.core.manifest import StageResult
 from tasks.core.stage import StageRun
 from tasks.pack import PackConfig, pack
@@ -62,8 +62,8 @@ def documents(folder: Path) -> dict[str, list[list[int]]]:
     found: dict[str, list[list[int]]] = {}
     for shard in sorted(manifest.shards, key=lambda shard: shard.name):
         tokens = np.asarray(open_tokens(folder / "shards", shard))
-        starts = read_document_starts(folder / "shards", shard)
-        parts = np.split(tokens, starts[1:].astype(np.int64))
+        starts = map_starts(folder / "shards", shard)
+        parts = np.split(tokens, starts[1:])
         found.setdefault(shard.source, []).extend(part.tolist() for part in parts)
     return found
 

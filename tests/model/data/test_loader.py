@@ -12,6 +12,7 @@ from common.errors import ConfigError, DataError
 from model.data import Append, PackedDataset, PackedManifest, SampleOrder, StepLoader
 from model.data import dataset as dataset_module
 from model.data.shards import open_tokens
+from tests.model.data.blocks import locate
 
 Simulate = Callable[..., PackedManifest]
 Pack = Callable[..., PackedManifest]
@@ -28,7 +29,7 @@ def test_samples_are_the_tokens_the_order_names(packed: PackedManifest) -> None:
     dataset = dataset_of(packed)
     assert packed.folder and len(dataset) == dataset.order.num_samples > 30
     for number in range(len(dataset)):
-        block, sample = dataset.order.locate(number), dataset[number]
+        block, sample = locate(dataset.order, number), dataset[number]
         whole = np.asarray(open_tokens(packed.folder, packed.shards[block.shard]), dtype=np.int64)
         expected = whole[block.start : block.start + 7]
         assert sample["tokens"].dtype == torch.int64

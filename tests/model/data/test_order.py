@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import ConfigError, DataError
-from model.data import Append, Block, PackedManifest, SampleOrder
+from model.data import Append, PackedManifest, SampleOrder
 from model.data.epoch_index import Blocks
 from model.data.permutation import Permutation
+from tests.model.data.blocks import Block, locate, locate_all
 
 Simulate = Callable[..., PackedManifest]
 
@@ -126,10 +127,7 @@ def range_of(things: list[Any]) -> Any:
 
 def all_of(order: SampleOrder, *, validation: bool = False) -> list[Block]:
     size = order.num_validation_samples if validation else order.num_samples
-    found = order.locate_many(np.arange(size), validation=validation)
-    columns = (found.source, found.epoch, found.shard, found.start)
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    return [Block(order.sources[source], *rest) for source, *rest in rows]
+    return locate_all(order, np.arange(size), validation=validation)
 
 
 @settings(max_examples=60, deadline=None)
@@ -141,10 +139,10 @@ def test_equals_the_order_made_with_lists(simulate: Simulate, data: st.DataObjec
     assert all_of(order) == training
     assert all_of(order, validation=True) == validation
     sample = data.draw(st.integers(0, order.num_samples - 1))
-    assert order.locate(sample) == training[sample]
+    assert locate(order, sample) == training[sample]
     if validation:
         number = data.draw(st.integers(0, len(validation) - 1))
-        assert order.locate_validation(number) == validation[number]
+        assert locate(order, number, validation=True) == validation[number]
 
 
 @settings(max_examples=60, deadline=None)
@@ -297,7 +295,7 @@ def test_order_depends_on_content_and_not_on_names(simulate: Simulate) -> None:
     old = SampleOrder(manifest, sequence_length=7, seed=5)
     new = SampleOrder(renamed, sequence_length=7, seed=5)
     for sample in range(old.num_samples):
-        before, after = old.locate(sample), new.locate(sample)
+        before, after = locate(old, sample), locate(new, sample)
         assert old.shards[before.shard].md5 == new.shards[after.shard].md5
         assert before.start == after.start
 
@@ -366,9 +364,9 @@ def test_refuses_samples_outside(simulate: Simulate) -> None:
     assert (order.num_samples, order.num_validation_samples) == (9, 1)
     for sample in (-1, 9):
         with pytest.raises(IndexError, match="9 training samples"):
-            order.locate(sample)
+            locate(order, sample)
     with pytest.raises(IndexError, match="1 validation samples"):
-        order.locate_validation(1)
+        locate(order, 1, validation=True)
 
 
 def test_refuses_an_append_beyond_the_end(simulate: Simulate) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from common.errors import DataError
 from model.data import MicroBatch, PackedDataset, PackedManifest, SampleOrder, StepLoader
+from tests.model.data.blocks import locate
 
 Pack = Callable[..., PackedManifest]
 
@@ -100,7 +101,7 @@ def test_an_error_is_raised_at_its_step_and_can_be_repaired(packed: PackedManife
     loader = loader_of(packed, prefetch=4)
     order = loader.dataset.order
     shards = [
-        {order.locate(sample).shard for sample in loader.samples(step).tolist()}
+        {locate(order, sample).shard for sample in loader.samples(step).tolist()}
         for step in range(loader.num_steps)
     ]
     # A shard that the first steps do not need.

@@ -24,6 +24,7 @@ from model.data import (
     shard_verifier,
 )
 from model.data.shard_verifier import marks_folder, remove_marks
+from tests.model.data.blocks import locate
 
 Fault = Callable[[Path], None]
 
@@ -117,7 +118,7 @@ def test_no_token_of_a_faulty_shard_is_given_out(
             fault(path)
         refused = 0
         for number in range(len(dataset)):
-            if dataset.order.locate(number).shard == bad:
+            if locate(dataset.order, number).shard == bad:
                 refused += 1
                 with pytest.raises(DataError, match=f"'{packed.shards[bad].name}'.*{message}"):
                     dataset[number]
@@ -177,7 +178,7 @@ def _open_after(dataset: PackedDataset, go: Event, results: Any) -> None:
         try:
             dataset[number]
         except DataError as error:
-            messages[dataset.order.locate(number).shard] = str(error)
+            messages[locate(dataset.order, number).shard] = str(error)
     results.put(messages)
 
 
@@ -245,7 +246,7 @@ def test_what_is_ahead_is_checked_in_the_background(
     assert hashed() == sorted(shard.name for shard in packed.shards)
     assert f"'{packed.shards[3].name}'" in caplog.text and "Training will end" in caplog.text
     for number in range(len(dataset)):
-        if dataset.order.locate(number).shard != 3:
+        if locate(dataset.order, number).shard != 3:
             dataset[number]
     assert hashed() == []
 

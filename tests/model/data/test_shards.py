@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from common.errors import DataError
 from model.data import PackedManifest, ShardWriter, dtype_for
-from model.data.shards import check_shard, open_tokens, read_document_starts, remove_leftovers
+from model.data.shards import check_shard, map_starts, open_tokens, remove_leftovers
+from tests.model.data.blocks import add_document
 
 Pack = Callable[..., PackedManifest]
 DOCUMENTS = st.lists(st.lists(st.integers(0, 60_000), min_size=1, max_size=8), max_size=15)
@@ -28,10 +29,10 @@ def test_documents_come_back(
     folder = tmp_path_factory.mktemp("shards")
     with ShardWriter(folder, source="zh", dtype="uint16", shard_tokens=shard_tokens) as writer:
         for ids in documents:
-            writer.add_document(ids)
+            add_document(writer, ids)
     found = []
     for number, info in enumerate(writer.shards):
-        tokens, starts = open_tokens(folder, info), read_document_starts(folder, info).tolist()
+        tokens, starts = open_tokens(folder, info), map_starts(folder, info).tolist()
         assert info.name == f"zh-{number:05d}.bin"
         assert (info.num_tokens, info.num_documents) == (len(tokens), len(starts))
         # Closed as soon as it is full: without its last document it was not yet.
@@ -53,7 +54,7 @@ def test_many_at_once_are_the_same_shards(
     singly, at_once = tmp_path_factory.mktemp("singly"), tmp_path_factory.mktemp("at_once")
     with ShardWriter(singly, source="zh", dtype="uint16", shard_tokens=shard_tokens) as writer:
         for number, ids in enumerate(documents, start=1):
-            writer.add_document(ids, position=10 * number)
+            add_document(writer, ids, position=10 * number)
     done = 0
     with ShardWriter(at_once, source="zh", dtype="uint16", shard_tokens=shard_tokens) as writer:
         while done < len(documents):
@@ -68,7 +69,7 @@ def test_many_at_once_are_the_same_shards(
 def test_bytes_and_checksums_by_hand(tmp_path: Path) -> None:
     with ShardWriter(tmp_path, source="a", dtype="uint32", shard_tokens=4) as writer:
         for ids in ([1, 70_000], [2, 3, 4], [5]):
-            writer.add_document(ids)
+            add_document(writer, ids)
     first, second = writer.shards
     data = bytes.fromhex("01000000 70110100 02000000 03000000 04000000")
     assert (tmp_path / "a-00000.bin").read_bytes() == data
@@ -95,7 +96,7 @@ def test_continuing_gives_the_same_bytes(
             for number in range(writer.position, len(documents)):
                 if number == stop:
                     raise KeyboardInterrupt
-                writer.add_document(documents[number], position=number + 1)
+                add_document(writer, documents[number], position=number + 1)
 
     feed(straight, -1)
     for _ in range(2):
@@ -112,8 +113,8 @@ def test_an_interrupted_shard_is_not_visible(tmp_path: Path) -> None:
         pytest.raises(RuntimeError),
         ShardWriter(tmp_path, source="zh", dtype="uint16", shard_tokens=3) as writer,
     ):
-        writer.add_document([1, 2, 3], position=1)
-        writer.add_document([4], position=2)
+        add_document(writer, [1, 2, 3], position=1)
+        add_document(writer, [4], position=2)
         raise RuntimeError
     assert {path.suffix for path in tmp_path.iterdir()} == {".bin", ".idx", ".json", ".partial"}
     again = ShardWriter(tmp_path, source="zh", dtype="uint16", shard_tokens=3)
@@ -123,7 +124,7 @@ def test_an_interrupted_shard_is_not_visible(tmp_path: Path) -> None:
 
 def test_refuses_to_continue_with_other_settings_or_damaged_shards(tmp_path: Path) -> None:
     with ShardWriter(tmp_path, source="zh", dtype="uint16", shard_tokens=3) as writer:
-        writer.add_document([1, 2, 3])
+        add_document(writer, [1, 2, 3])
     with pytest.raises(DataError, match="other settings"):
         ShardWriter(tmp_path, source="zh", dtype="uint16", shard_tokens=4)
     with pytest.raises(DataError, match="other settings"):
@@ -139,7 +140,7 @@ def test_refuses_ids_that_do_not_fit(tmp_path: Path) -> None:
             pytest.raises(DataError, match=f"token id {bad} of source 'zh' does not fit uint16"),
             ShardWriter(tmp_path, source="zh", dtype="uint16", shard_tokens=3) as writer,
         ):
-            writer.add_document([5, bad])
+            add_document(writer, [5, bad])
 
 
 def test_dtype_holds_the_last_id() -> None:

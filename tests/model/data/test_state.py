@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from common.errors import DataError
 from model.data import Append, DataState, PackedManifest, SampleOrder
 from model.data.state import SavedAppend
+from tests.model.data.blocks import locate
 
 Simulate = Callable[..., PackedManifest]
 
@@ -44,7 +45,7 @@ def test_round_trip_gives_the_same_order(
     restored = again.order(order.manifest, order.appends)
     assert restored.num_samples == order.num_samples
     for sample in (0, consumed, order.num_samples - 1):
-        assert restored.locate(sample) == order.locate(sample)
+        assert locate(restored, sample) == locate(order, sample)
 
 
 def test_names_every_source_and_is_small(simulate: Simulate) -> None:

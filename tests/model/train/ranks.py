@@ -33,6 +33,7 @@ from model.train.distributed import context as parallel
 from model.train.run import metrics, plan
 from model.train.run.folder import JOB_FILE, METRICS_FILE
 from model.train.train_step import TrainStep
+from tests.model.data.blocks import add_document
 
 VOCABULARY = 64
 END = VOCABULARY - 3
@@ -84,7 +85,7 @@ def write_packed(folder: Path, *, tokens: int = 12_000, seed: int = 0) -> Path:
             while written < tokens // 2:
                 length, first = int(random.integers(5, 60)), int(random.integers(END))
                 ids = [(first + stride * i) % END for i in range(length)]
-                writer.add_document([*ids, END])
+                add_document(writer, [*ids, END])
                 written += length + 1
         shards += writer.shards
     PackedManifest(

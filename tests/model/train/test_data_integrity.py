@@ -13,6 +13,7 @@ from model.data import PackedManifest, SampleOrder
 from model.train.config import PretrainJob
 from model.train.run.folder import VERIFIED_FOLDER
 from model.train.run.plan import sample_order
+from tests.model.data.blocks import locate
 from tests.model.train import ranks
 
 
@@ -48,8 +49,8 @@ def test_damage_between_launches_and_repair(
     assert ranks.run_ranks(job, 2, stop)[0] == -signal.SIGKILL
     order = order_of(job)
     resumed = range(32, 96)  # samples of the steps after the checkpoint of step 4
-    bad = order.locate(resumed[20]).shard
-    first = next(s for s in resumed if order.locate(s).shard == bad)
+    bad = locate(order, resumed[20]).shard
+    first = next(s for s in resumed if locate(order, s).shard == bad)
     path = own / "shards" / order.shards[bad].name
     good = path.read_bytes()
     flip(path)

@@ -15,6 +15,7 @@ from model.data.order import SampleOrder
 from model.data.verify import order as verify
 from model.data.verify.order import verify_order
 from model.data.verify.shards import verify_shards
+from tests.model.data.blocks import locate_all
 
 Simulate = Callable[..., PackedManifest]
 Pack = Callable[..., PackedManifest]
@@ -66,7 +67,7 @@ def test_digest_is_that_of_the_samples_in_order(simulate: Simulate) -> None:
     manifest = simulate({"en": [100], "zh": [90, 33]})
     order = SampleOrder(manifest, sequence_length=4, seed=2)
     md5 = hashlib.md5()
-    for block in map(order.locate, range(order.num_samples)):
+    for block in locate_all(order, range(order.num_samples)):
         md5.update(bytes.fromhex(order.shards[block.shard].md5))
         md5.update(block.epoch.to_bytes(8, "little") + block.start.to_bytes(8, "little"))
     report = verify_order(manifest, sequence_length=4, seed=2, global_batch_size=8, ranks=[4])
@@ -127,9 +128,9 @@ def test_validation_that_is_trained_on_is_noticed(
     def leaky(self: SampleOrder, samples: Any, *, validation: bool = False) -> Blocks:
         blocks = real(self, samples, validation=validation)
         if not validation:
-            held_out = self.locate_validation(0)
+            held_out = real(self, [0], validation=True)
             at = np.asarray(samples) == 5
-            blocks.shard[at], blocks.start[at] = held_out.shard, held_out.start
+            blocks.shard[at], blocks.start[at] = held_out.shard[0], held_out.start[0]
         return blocks
 
     monkeypatch.setattr(SampleOrder, "locate_many", leaky)

@@ -67,8 +67,8 @@ def assert_order(output: Path, appends: list[tuple[Path, int]]) -> None:
     order = sample_order(job.settings, base, joined)
     total = plan_of(output).length.total_steps
     numbers = list(range(total * BATCH))
-    tokens, _ = PackedDataset(Path(job.packed) / "shards", order).fetch(numbers)
-    expected = {number: ranks.content(row[:-1]) for number, row in enumerate(tokens)}
+    batch = PackedDataset(Path(job.packed) / "shards", order).batch(numbers)
+    expected = {number: ranks.content(row) for number, row in enumerate(batch["input_ids"])}
     assert ranks.read_contents(output) == expected
     found = order.locate_many(numbers)
     places = {*zip(found.shard.tolist(), found.epoch.tolist(), found.start.tolist(), strict=True)}
