@@ -9,7 +9,7 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,16 @@ from tasks.core.stage import Context, StageResult, plain
 from tasks.core.tracking import Tracker
 from tasks.report import result_table
 
+PROPERTIES = {
+    "data": "packed",
+    "pretrain": "base",
+    "sft": "tuned",
+    "dpo": "aligned",
+    "evaluate": "evaluations",
+    "report": "report",
+}
+"""Target -> the property of the graph that makes it."""
+
 
 @dataclass
 class Session:
@@ -34,27 +44,10 @@ class Session:
     pipeline: Pipeline
     config: PipelineConfig
     context: Context
-    targets: list[str] = field(default_factory=list)
 
     def make(self, stage: str) -> None:
         """Make one of the pipeline's targets and whatever it needs."""
-        self.targets.append(stage)
-        pipeline = self.pipeline
-        match stage:
-            case "data":
-                _ = pipeline.packed
-            case "pretrain":
-                _ = pipeline.base
-            case "sft":
-                _ = pipeline.tuned
-            case "dpo":
-                _ = pipeline.aligned
-            case "evaluate":
-                _ = pipeline.evaluations
-            case "report":
-                _ = pipeline.report
-            case _:
-                raise AssertionError(stage)
+        getattr(self.pipeline, PROPERTIES[stage])
 
     def summary(self) -> dict[str, Any]:
         """Stages, their folders and the scores; the scores also become a Prefect artifact."""

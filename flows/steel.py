@@ -5,6 +5,7 @@ are skipped if they are finished in the store. prefect.yaml makes each function 
 (`steel/pretrain`, …).
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from prefect import flow
@@ -20,11 +21,25 @@ Store = Annotated[str, Field(description="Folder that holds every stage's result
 Overrides = Annotated[
     list[str], Field(description="Changes to the configuration, each `section.key=value`.")
 ]
+LearningRate = Annotated[float | None, Field(gt=0, description="Peak learning rate.")]
 StageName = Literal["data", "pretrain", "sft", "dpo", "evaluate", "report"]
 Routing = Literal["token", "sequence", "reference_norm", "dense"]
 
 SMOKE = "deployments/smoke.yaml"
 STORE = "store"
+
+
+def _make(
+    stages: Sequence[str],
+    config: str,
+    store: str,
+    overrides: list[str],
+    changes: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    with session(config, store, overrides, changes) as run:
+        for stage in stages:
+            run.make(stage)
+        return run.summary()
 
 
 @flow(name="steel")
@@ -35,10 +50,7 @@ def pipeline(
     stages: list[StageName] | None = None,
 ) -> dict[str, Any]:
     """The whole pipeline, from raw corpora to the report, or only `stages` and their inputs."""
-    with session(config, store, overrides) as run:
-        for stage in stages or ["report"]:
-            run.make(stage)
-        return run.summary()
+    return _make(stages or ["report"], config, store, overrides)
 
 
 @flow(name="steel")
@@ -65,9 +77,7 @@ def data(
         "clean.text": text_recipe,
         "clean.code": code_recipe,
     }
-    with session(config, store, overrides, changes) as run:
-        run.make("data")
-        return run.summary()
+    return _make(["data"], config, store, overrides, changes)
 
 
 @flow(name="steel")
@@ -75,7 +85,7 @@ def pretrain(
     config: Config = SMOKE,
     store: Store = STORE,
     steps: Annotated[int | None, Field(ge=1, description="Optimizer steps.")] = None,
-    learning_rate: Annotated[float | None, Field(gt=0, description="Peak learning rate.")] = None,
+    learning_rate: LearningRate = None,
     routing: Annotated[Routing | None, Field(description="Soft MoE routing.")] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
@@ -85,9 +95,7 @@ def pretrain(
         "pretrain.learning_rate": learning_rate,
         "pretrain.model.routing": routing,
     }
-    with session(config, store, overrides, changes) as run:
-        run.make("pretrain")
-        return run.summary()
+    return _make(["pretrain"], config, store, overrides, changes)
 
 
 @flow(name="steel")
@@ -96,7 +104,7 @@ def sft(
     config: Config = SMOKE,
     store: Store = STORE,
     epochs: Annotated[float | None, Field(gt=0, description="Passes over the mixture.")] = None,
-    learning_rate: Annotated[float | None, Field(gt=0, description="Peak learning rate.")] = None,
+    learning_rate: LearningRate = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """Supervised fine-tuning of the pretrained model."""
@@ -106,9 +114,7 @@ def sft(
         "mixtures": [mixture] if mixture else None,
         "dpo_policy": mixture,
     }
-    with session(config, store, overrides, changes) as run:
-        run.make("sft")
-        return run.summary()
+    return _make(["sft"], config, store, overrides, changes)
 
 
 @flow(name="steel")
@@ -121,9 +127,7 @@ def mixture_ablation(
     overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """Table 3: one SFT model per mixture, all from the same base, evaluated side by side."""
-    with session(config, store, overrides, {"mixtures": mixtures}) as run:
-        run.make("evaluate")
-        return run.summary()
+    return _make(["evaluate"], config, store, overrides, {"mixtures": mixtures})
 
 
 @flow(name="steel")
@@ -131,14 +135,12 @@ def dpo(
     config: Config = SMOKE,
     store: Store = STORE,
     beta: Annotated[float | None, Field(gt=0, description="DPO's beta.")] = None,
-    learning_rate: Annotated[float | None, Field(gt=0, description="Peak learning rate.")] = None,
+    learning_rate: LearningRate = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """Direct preference optimisation of one SFT model."""
     changes = {"dpo.beta": beta, "dpo.learning_rate": learning_rate}
-    with session(config, store, overrides, changes) as run:
-        run.make("dpo")
-        return run.summary()
+    return _make(["dpo"], config, store, overrides, changes)
 
 
 @flow(name="steel")
@@ -148,9 +150,7 @@ def evaluate(
     overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """C-Eval, CMMLU and MMLU for every model of the configuration."""
-    with session(config, store, overrides) as run:
-        run.make("evaluate")
-        return run.summary()
+    return _make(["evaluate"], config, store, overrides)
 
 
 @flow(name="steel")
@@ -160,9 +160,7 @@ def report(
     overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """Tables 3 and 4 beside the paper's, curves, provenance."""
-    with session(config, store, overrides) as run:
-        run.make("report")
-        return run.summary()
+    return _make(["report"], config, store, overrides)
 
 
 @flow(name="steel")

@@ -11,6 +11,9 @@ arguments to the exit code. Imports that take long stand inside these functions,
 `steel --help` is instant.
 """
 
+import argparse
+from typing import Any
+
 DONE = 0
 FAILED = 1
 """A stage could not finish, or a proof did not hold."""
@@ -19,6 +22,57 @@ BAD_INPUT = 2
 
 RENAMED = {"horizon": "reschedule"}
 """Old names of commands."""
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "store": {"default": "store", "help": "folder of all results (default: store)"},
+    "set": {
+        "dest": "overrides",
+        "action": "append",
+        "default": [],
+        "metavar": "SECTION.KEY=VALUE",
+        "help": "change the configuration; may be given several times",
+    },
+    "fraction": {"metavar": "F", "help": "take only this share of each corpus, for example 0.01"},
+    "limit": {"metavar": "N", "help": "take at most N records of each corpus (lines, items, rows)"},
+    "weight": {
+        "action": "append",
+        "default": [],
+        "metavar": "SOURCE=EPOCHS",
+        "help": "epochs of a source of the data (default: 1)",
+    },
+    "json": {"action": "store_true", "help": "print the result as JSON"},
+}
+"""Options that several commands have."""
+
+
+def add_options(command: argparse.ArgumentParser, *names: str) -> None:
+    """Give a command some of `OPTIONS`."""
+    for name in names:
+        command.add_argument(f"--{name}", **OPTIONS[name])
+
+
+def whole_numbers(option: str, text: str) -> list[int]:
+    """`8,4,8` as numbers."""
+    from common.errors import ConfigError
+
+    try:
+        return [int(part) for part in text.split(",")] if text else []
+    except ValueError:
+        raise ConfigError(
+            f"{option} {text!r} must look like 1,8: whole numbers with commas between"
+        ) from None
+
+
+def print_table(rows: list[dict[str, Any]], *, title: str | None = None, width: int) -> None:
+    """Print rows as a table; `width` is that of a log file, which has room for whole names."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0], title=title)
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    console = Console()
+    (console if console.is_terminal else Console(width=width)).print(table)
 
 
 def weights(texts: list[str]) -> dict[str, float]:

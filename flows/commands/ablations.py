@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, get_args
 
-from flows.commands import DONE
+from flows.commands import DONE, add_options, print_table, whole_numbers
 from flows.environment import prefect_server
 
 ROUTINGS = ("token", "dense", "sequence")
@@ -23,8 +23,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "--processes", type=int, metavar="N", help="GPUs that share a step (default: all)"
     )
     kernels.add_argument("--steps", type=int, default=10, help="timed steps (default: 10)")
-    kernels.add_argument("--store", default="store")
-    kernels.add_argument("--json", action="store_true")
+    add_options(kernels, "store", "json")
     kernels.set_defaults(run=_kernels)
 
     ffn = commands.add_parser(
@@ -37,16 +36,15 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         metavar="A,B",
         help="token, dense, sequence, reference_norm (default: %(default)s)",
     )
-    ffn.add_argument("--store", default="store")
-    ffn.add_argument("--set", dest="overrides", action="append", default=[])
-    ffn.add_argument("--json", action="store_true")
+    add_options(ffn, "store", "set", "json")
     ffn.set_defaults(run=_ffn)
 
 
 def _kernels(arguments: argparse.Namespace) -> int:
     from tasks.core.paper import load_table2
 
-    numbers = _numbers(arguments.experiments)
+    given = arguments.experiments
+    numbers = None if given is None else whole_numbers("--experiments", given)
     for number in numbers or []:  # once here, before a server is started
         load_table2().experiment(number)
     from flows.steel import kernel_ablation
@@ -65,17 +63,6 @@ def _kernels(arguments: argparse.Namespace) -> int:
         print((folder / "table.md").read_text(encoding="utf-8"))
         print(f"Table:   {folder}/table.md")
     return DONE
-
-
-def _numbers(text: str | None) -> list[int] | None:
-    from common.errors import ConfigError
-
-    if text is None:
-        return None
-    try:
-        return [int(number) for number in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"--experiments {text!r} must look like 1,8") from None
 
 
 def _ffn(arguments: argparse.Namespace) -> int:
@@ -103,24 +90,9 @@ def _ffn(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(summary, indent=1))
     else:
-        _show(summary["results"])
+        rows = [
+            {k: f"{v:,.4g}" if isinstance(v, float) else v for k, v in row.items()}
+            for row in summary["results"]
+        ]
+        print_table(rows, width=160)
     return DONE
-
-
-def _show(rows: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for column in rows[0]:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
-    console = Console()
-    (console if console.is_terminal else Console(width=160)).print(table)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.4g}" if isinstance(value, float) else str(value)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from flows.commands import DONE, FAILED, weights
+from flows.commands import DONE, FAILED, add_options, weights, whole_numbers
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -16,7 +16,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "verify", help="compare every file of a store with its checksum, and look into its shards"
     )
     verify.add_argument("store", nargs="?", default="store")
-    verify.add_argument("--json", action="store_true")
+    add_options(verify, "json")
     verify.set_defaults(run=_verify)
 
     order = commands.add_parser(
@@ -60,15 +60,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="default: 8, or the least that all of --ranks divide",
     )
     order.add_argument("--seed", type=int, help="default: 0")
-    order.add_argument(
-        "--weight",
-        action="append",
-        default=[],
-        metavar="SOURCE=EPOCHS",
-        help="epochs of a source (default: 1)",
-    )
     order.add_argument("--validation-fraction", type=float, help="default: 0")
-    order.add_argument("--json", action="store_true")
+    add_options(order, "weight", "json")
     order.set_defaults(run=_verify_order)
 
 
@@ -105,9 +98,9 @@ def _verify_order(arguments: argparse.Namespace) -> int:
         validation_fraction=arguments.validation_fraction,
     )
     scenario = verify.Scenario(
-        ranks=_numbers("--ranks", arguments.ranks),
-        micro_batches=_numbers("--micro-batch-size", arguments.micro_batch_size),
-        restarts=_numbers("--restart", arguments.restart),
+        ranks=whole_numbers("--ranks", arguments.ranks),
+        micro_batches=whole_numbers("--micro-batch-size", arguments.micro_batch_size),
+        restarts=whole_numbers("--restart", arguments.restart),
         appends=[_appended(text) for text in arguments.append],
     )
     if (arguments.where is None) == (arguments.simulate is None):
@@ -166,16 +159,6 @@ def _num_blocks(text: str) -> int:
     if found is None or unit is None:
         raise ConfigError(f"{text!r} is no number of blocks; write for example 500M")
     return round(float(found[1].replace("_", "")) * unit)
-
-
-def _numbers(option: str, text: str) -> list[int]:
-    """`8,4,8` as numbers."""
-    from common.errors import ConfigError
-
-    try:
-        return [int(part) for part in text.split(",") if part]
-    except ValueError:
-        raise ConfigError(f"{option} {text!r}: give whole numbers with commas between") from None
 
 
 def _progress(what: str) -> Callable[[int, int], None]:

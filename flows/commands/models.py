@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from flows.commands import DONE
+from flows.commands import DONE, add_options
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -41,7 +41,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="reference_norm (default) computes what was published; the others start training anew "
         "from its weights",
     )
-    imported.add_argument("--json", action="store_true")
+    add_options(imported, "json")
     imported.set_defaults(run=_import)
 
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flows.commands import DONE
+from flows.commands import DONE, add_options, print_table
 from flows.environment import MLFLOW_URI, PREFECT_API, prefect_server, running_services
 
 STAGES = ("data", "pretrain", "sft", "dpo", "evaluate", "report")
@@ -20,47 +20,24 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         metavar="A,B",
         help="only these and what they need: data, pretrain, sft, dpo, evaluate, report",
     )
-    run.add_argument("--store", default="store", help="folder of all results (default: store)")
-    run.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="change the configuration; may be given several times",
-    )
-    _add_sample_options(run)
-    run.add_argument("--json", action="store_true", help="print the summary as JSON")
+    add_options(run, "store", "set", "fraction", "limit", "json")
     run.set_defaults(run=_run)
 
     check = commands.add_parser(
         "check", help="list all that is wrong with a configuration or its data"
     )
     check.add_argument("config", metavar="CONFIG.yaml")
-    check.add_argument("--store", default="store")
-    check.add_argument("--set", dest="overrides", action="append", default=[])
-    _add_sample_options(check)
+    add_options(check, "store", "set", "fraction", "limit")
     check.set_defaults(run=_check)
 
     report = commands.add_parser("report", help="print where the newest reports of a store are")
-    report.add_argument("--store", default="store")
-    report.add_argument("--json", action="store_true")
+    add_options(report, "store", "json")
     report.set_defaults(run=_report)
 
     explain = commands.add_parser("explain", help="trace one document through the stages")
     explain.add_argument("document", metavar="DOC_ID", help="<source>/<file>#<line>")
-    explain.add_argument("--store", default="store")
-    explain.add_argument("--json", action="store_true")
+    add_options(explain, "store", "json")
     explain.set_defaults(run=_explain)
-
-
-def _add_sample_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--fraction", metavar="F", help="take only this share of each corpus, for example 0.01"
-    )
-    command.add_argument(
-        "--limit", metavar="N", help="take at most N records of each corpus (lines, items, rows)"
-    )
 
 
 def overrides_of(arguments: argparse.Namespace) -> list[str]:
@@ -99,35 +76,21 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _show(summary: dict[str, Any]) -> None:
     """Print a run's scores, its report and the pages to open next."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)  # a log file has room for whole names
-    if summary["results"]:
-        table = Table(title=f"{summary['name']}: accuracy, with 95 % interval")
-        for column in summary["results"][0]:
-            table.add_column(column)
-        for row in summary["results"]:
-            table.add_row(*(str(value) for value in row.values()))
-        console.print(table)
-    made = sum(s["status"] != "reused" for s in summary["stages"])
-    console.print(f"{made} stages made, {len(summary['stages']) - made} finished before.")
-    folder = summary["folders"].get("report")
-    if folder:
-        console.print(f"Report:  {folder}/report.html", soft_wrap=True)
-    if not running_services():
-        console.print("Pages:   make up     (starts Prefect and MLflow on this machine), then open")
-    console.print(f"         {PREFECT_API.removesuffix('/api')}/runs")
-    console.print(f"         {MLFLOW_URI}/{_comparison(Path(summary['store']))}", soft_wrap=True)
-
-
-def _comparison(store: Path) -> str:
-    """Address of the page that compares the models, below MLflow's own."""
     from tasks.core.tracking import MODELS, default_uri, experiment_links
 
-    return experiment_links(default_uri(store)).get(MODELS, "")
+    if summary["results"]:
+        title = f"{summary['name']}: accuracy, with 95 % interval"
+        print_table(summary["results"], title=title, width=120)
+    made = sum(s["status"] != "reused" for s in summary["stages"])
+    print(f"{made} stages made, {len(summary['stages']) - made} finished before.")
+    folder = summary["folders"].get("report")
+    if folder:
+        print(f"Report:  {folder}/report.html")
+    if not running_services():
+        print("Pages:   make up     (starts Prefect and MLflow on this machine), then open")
+    print(f"         {PREFECT_API.removesuffix('/api')}/runs")
+    comparison = experiment_links(default_uri(Path(summary["store"]))).get(MODELS, "")
+    print(f"         {MLFLOW_URI}/{comparison}")
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from flows.commands import DONE, weights
+from flows.commands import DONE, add_options, weights
 
 if TYPE_CHECKING:
     from model.train.run.client import RequestResult
@@ -16,28 +16,20 @@ RUN = "a folder STORE/pretrain/KEY (with or without .partial), or a key of --sto
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare the commands of this group."""
-    append = commands.add_parser(
+    append = _request(
+        commands,
         "append",
         help="add packed data to a pretraining",
         description="Ask a running or stopped pretraining to train on more data: from the next "
         "step boundary on (or --at-step) they are mixed with what is still unseen.",
     )
-    append.add_argument("run_folder", metavar="RUN", help=RUN)
     append.add_argument(
         "data",
         metavar="DATA",
         help="a finished `pack` folder or key, a folder of shards, or its manifest.json",
     )
-    append.add_argument("--store", default="store")
     append.add_argument(
         "--at-step", type=int, metavar="N", help="completed steps at which the data join"
-    )
-    append.add_argument(
-        "--weight",
-        action="append",
-        default=[],
-        metavar="SOURCE=EPOCHS",
-        help="epochs of a source of the new data (default: 1)",
     )
     append.add_argument(
         "--seed", type=int, help="of the order from there on (default: the run's own)"
@@ -48,17 +40,16 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="keep the number of steps (default), or extend it by those of the new samples",
     )
     append.add_argument("--horizon", help=argparse.SUPPRESS)
-    append.add_argument("--json", action="store_true")
+    add_options(append, "weight")
     append.set_defaults(run=_append)
 
-    reschedule = commands.add_parser(
+    reschedule = _request(
+        commands,
         "reschedule",
         help="move the end of a pretraining, or let its learning rate decay",
         description="Ask a running or stopped pretraining for another number of steps, or for the "
         "decay of its learning rate to begin. No restart is needed.",
     )
-    reschedule.add_argument("run_folder", metavar="RUN", help=RUN)
-    reschedule.add_argument("--store", default="store")
     reschedule.add_argument("--steps", type=int, metavar="N", help="steps of the whole run")
     reschedule.add_argument(
         "--decay-at",
@@ -68,20 +59,27 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "now: the next one",
     )
     reschedule.add_argument("--decay", help=argparse.SUPPRESS)
-    reschedule.add_argument("--json", action="store_true")
     reschedule.set_defaults(run=_reschedule)
 
-    profile = commands.add_parser(
+    profile = _request(
+        commands,
         "profile",
         help="trace a few steps of a pretraining",
         description="Ask a running pretraining to trace its next steps, on every rank, for "
         "chrome://tracing or Perfetto.",
     )
-    profile.add_argument("run_folder", metavar="RUN", help=RUN)
-    profile.add_argument("--store", default="store")
     profile.add_argument("--steps", type=int, default=3, metavar="N", help="in the trace")
-    profile.add_argument("--json", action="store_true")
     profile.set_defaults(run=_profile)
+
+
+def _request(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, **words: str
+) -> argparse.ArgumentParser:
+    """Declare a command whose first argument is the folder of a pretraining."""
+    command = commands.add_parser(name, **words)
+    command.add_argument("run_folder", metavar="RUN", help=RUN)
+    add_options(command, "store", "json")
+    return command
 
 
 def _append(arguments: argparse.Namespace) -> int:
