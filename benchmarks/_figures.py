@@ -5,11 +5,13 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Iterable
+import re
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.provenance import git_commit, processor_name
+from common.provenance import git_commit, processor_name, software_versions
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -18,26 +20,52 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def publish(
-    figures: dict[str, Any], module: str, argv: list[str], packages: Iterable[str], to: Path | None
-) -> None:
-    """Print figures as JSON with what it takes to judge and repeat them; write them to a file.
+    figures: dict[str, Any],
+    module: str,
+    argv: Sequence[str] | None,
+    to: Path | None,
+    *,
+    table: str | None = None,
+    packages: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Print figures and write them to a file, with what it takes to judge and repeat them.
 
-    packages: distributions whose versions matter; absent ones are left out.
+    Args:
+        figures: JSON values.
+        module: the benchmark.
+        argv: its arguments; None for those of this process.
+        to: the file; None for none.
+        table: text to print instead of the figures as JSON.
+        packages: distributions whose versions are added where they are installed.
+
+    Returns:
+        The content of the file.
     """
-    given = [text for text in argv if text != "--json" and text != str(to)]
+    given = sys.argv[1:] if argv is None else argv
+    words = [word for word in given if word != "--json" and word != str(to)]
     report = {
-        "command": f"python -m {module} {' '.join(given)}".strip(),
+        "command": " ".join(["python -m", f"benchmarks.{module}", *words]),
         **figures,
-        "versions": {"python": platform.python_version(), **dict(versions(packages))},
-        "machine": machine(),
+        "software": software_versions() | dict(_versions(packages)),
+        "machine": _machine(),
     }
     text = json.dumps(report, indent=1, ensure_ascii=False)
-    print(text)
+    print(text if table is None else table)
     if to is not None:
+        to.parent.mkdir(parents=True, exist_ok=True)
         to.write_text(text + "\n", encoding="utf-8")
+    return report
 
 
-def machine() -> dict[str, Any]:
+def count(text: str) -> int:
+    """Parse `100M`, `1.5B` or `20k` as a whole number; the `type` of an option."""
+    found = re.fullmatch(r"([\d.]+)([kmb]?)", text.lower())
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number; write for example 100M")
+    return round(float(found[1]) * {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}[found[2]])
+
+
+def _machine() -> dict[str, Any]:
     """Processor, cores, memory, and how busy others keep it."""
     return {
         "processor": processor_name(),
@@ -49,8 +77,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def versions(packages: Iterable[str]) -> Iterable[tuple[str, str]]:
-    """Yield (name, version) of the distributions that are installed."""
+def _versions(packages: Iterable[str]) -> Iterable[tuple[str, str]]:
     for name in packages:
         try:
             yield name, importlib.metadata.version(name)

@@ -13,7 +13,6 @@ also tell how much the background takes from it.
 """
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -29,8 +28,8 @@ from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
+from benchmarks._figures import add_options, publish
 from common.files import sync
-from common.provenance import software_versions
 from model.train.checkpoint.retention import CheckpointInfo, CheckpointSettings
 from model.train.checkpoint.writer import Checkpoints
 from model.train.distributed.context import DistributedContext, distributed_context
@@ -51,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--interval-minutes", type=float, default=10.0, help="between checkpoints")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--folder", help="where to write; a temporary folder by default")
-    parser.add_argument("--json", help="write the figures here")
+    add_options(parser)
     arguments = parser.parse_args(argv)
     with (
         tempfile.TemporaryDirectory(dir=arguments.folder) as folder,
@@ -61,20 +60,16 @@ def main(argv: Sequence[str]) -> int:
     interval = 60 * arguments.interval_minutes
     share = report["seconds"]["async: stall"] / interval
     report |= {
-        "command": "python -m benchmarks.bench_checkpoint " + " ".join(argv),
         "stall_share_of_interval": share,
         "interval_seconds": interval,
         "device": device_name(ranks.device),
-        "software": software_versions(),
-        "cpu_cores": os.cpu_count(),
     }
-    print(table(report))
-    print(
+    verdict = (
         f"stall: {share:.3%} of {arguments.interval_minutes:g} minutes "
         f"({'meets' if share < TARGET else 'misses'} {TARGET:.0%})"
     )
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    text = f"{table(report)}\n{verdict}"
+    publish(report, "bench_checkpoint", argv, arguments.json, table=text)
     return 0 if share < TARGET else 1
 
 

@@ -12,12 +12,12 @@ costs with nothing done to them (the limit), and what each operator takes in eit
 """
 
 import argparse
+import contextlib
 import json
+import multiprocessing
 import os
-import platform
 import random
 import re
-import subprocess
 import sys
 import tempfile
 import threading
@@ -30,45 +30,41 @@ from typing import Any
 
 import psutil
 
+from benchmarks._figures import add_options, publish
+from benchmarks._sample_texts import shuffled
+from common.child import ProgressFile
+from common.config import from_json
 from common.files import json_line, write_json
 from common.paths import ROOT
 from corpus.cleaning import recipe as recipes
 from corpus.cleaning.job import CleanJob
 from corpus.cleaning.language_model.config import LanguageModelConfig
+from corpus.cleaning.prepare import prepare
 from corpus.cleaning.ray.plan import RayConfig
 from corpus.recipes import corpus
 
-SENTENCE = re.compile(r"(?<=[。！？!?\n])")
 DONE = re.compile(r"OP \[(\w+)\] Done in ([\d.]+)s")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run, print a table, and write JSON where `--output` says."""
+    """Run, print, and write JSON where `--json` says."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("normalized", type=Path)
     parser.add_argument("--recipe", default="text-repaired")
     parser.add_argument("--copies", type=int, default=1, help="times the corpus")
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--memory", action="store_true", help="only ours, at 1, 2, … copies")
-    parser.add_argument("--output", type=Path, help="write the figures here, as JSON")
+    add_options(parser)
+    parser.set_defaults(num_examples=3)
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="bench-clean-") as scratch:
         measure = memory if arguments.memory else race
         figures = measure(arguments, Path(scratch))
-    given = list(argv if argv is not None else sys.argv[1:])
-    if arguments.output:
-        given = given[: given.index("--output")] + given[given.index("--output") + 2 :]
-    given[given.index(str(arguments.normalized))] = "NORMALIZED"
-    figures["command"] = "python -m benchmarks.bench_clean " + " ".join(given)
-    figures["machine"] = {
-        "cores": arguments.cores,
-        "processor": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
-    }
-    text = json.dumps(figures, indent=1, ensure_ascii=False)
-    print(text)
-    if arguments.output:
-        arguments.output.write_text(text + "\n", encoding="utf-8")
+    given = [
+        "NORMALIZED" if word == str(arguments.normalized) else word
+        for word in (sys.argv[1:] if argv is None else argv)
+    ]
+    publish(figures, "bench_clean", given, arguments.json)
 
 
 def race(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
@@ -147,9 +143,7 @@ def corpora(arguments: argparse.Namespace, folder: Path, copies: int) -> dict[st
                 rng = random.Random(copy)
                 for document in lines(path):
                     if copy:
-                        sentences = SENTENCE.split(document["text"])
-                        rng.shuffle(sentences)
-                        document["text"] = "".join(sentences)
+                        document["text"] = shuffled(document["text"], rng)
                         document["id"] += f"~{copy}"
                     file.write(json_line(document))
     if not inputs:
@@ -160,34 +154,20 @@ def corpora(arguments: argparse.Namespace, folder: Path, copies: int) -> dict[st
 def language_model(arguments: argparse.Namespace, scratch: Path, inputs: dict[str, Path]) -> Path:
     """A folder with what the recipe's operators load; made by a run that nobody times."""
     models = scratch / "models"
-    prepare(our_job(arguments, scratch / "models-run", inputs, models), scratch / "models-run")
+    job = our_job(arguments, scratch / "models-run", inputs, models)
+    # A process of its own: Data-Juicer keeps models for the life of a process.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        pool.submit(_prepare, job).result()
     return models
 
 
-def prepare(job: Path, folder: Path) -> None:
+def _prepare(job: Path) -> None:
     """Train and place the models of a job, without cleaning."""
-    script = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from common.child import ProgressFile\n"
-        "from common.config import from_json\n"
-        "from corpus.cleaning.job import CleanJob\n"
-        "from corpus.cleaning.prepare import prepare\n"
-        "path = Path(sys.argv[1])\n"
-        "prepare(from_json(CleanJob, path), ProgressFile(path))\n"
-    )
-    with (folder / "log").open("wb") as log:
-        subprocess.run(
-            [sys.executable, "-c", script, str(job)], check=True, cwd=ROOT, stdout=log, stderr=log
-        )
+    prepare(from_json(CleanJob, job), ProgressFile(job))
 
 
 def our_job(
-    arguments: argparse.Namespace,
-    folder: Path,
-    inputs: dict[str, Path],
-    models: Path,
-    partition_bytes: int = 1 << 22,
+    arguments: argparse.Namespace, folder: Path, inputs: dict[str, Path], models: Path
 ) -> Path:
     """A job file for `python -m corpus.cleaning`."""
     for name in ("out", "work"):
@@ -203,8 +183,8 @@ def our_job(
         models=str(models),
         language_model=asdict(LanguageModelConfig()),
         tokenizer="auto",
-        examples=3,
-        partition_bytes=partition_bytes,
+        examples=arguments.num_examples,
+        partition_bytes=1 << 22,
         workers=arguments.cores,
         contamination="",
         contamination_action="drop",
@@ -300,20 +280,11 @@ def timed(
 def resident(process: psutil.Process) -> int:
     """Bytes of a process and its children; what they share is counted once, in proportion."""
     total = 0
-    for one in (process, *children(process)):
-        try:
-            total += one.memory_full_info().pss
-        except psutil.Error:
-            continue
+    with contextlib.suppress(psutil.Error):
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                total += one.memory_full_info().pss
     return total
-
-
-def children(process: psutil.Process) -> list[psutil.Process]:
-    """The process's children, theirs included."""
-    try:
-        return list(process.children(recursive=True))
-    except psutil.Error:
-        return []
 
 
 def read_parse_write(paths: Sequence[Path], folder: Path, cores: int) -> float:

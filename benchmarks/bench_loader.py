@@ -21,7 +21,6 @@ A peer that is not installed is left out, and the figures say so.
 
 import argparse
 import hashlib
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks._figures import add_options, publish
+from benchmarks._figures import add_options, count, publish
 from benchmarks._loader_peers import PEERS, Ids, quiet
 from model.data import (
     PackedDataset,
@@ -59,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tokens", default="100M", help="size of the corpus (default: 100M)")
+    parser.add_argument("--tokens", type=count, default="100M", help="size of the corpus")
     parser.add_argument("--length", type=int, default=2048, help="tokens a sample")
     parser.add_argument("--batch", type=int, default=64, help="samples a step")
     parser.add_argument("--rounds", type=int, default=20)
@@ -68,19 +67,18 @@ def main(argv: list[str] | None = None) -> None:
         "--scratch", type=Path, help="folder with room for six copies of the corpus"
     )
     add_options(parser)
-    given = argv if argv is not None else sys.argv[1:]
-    arguments = parser.parse_args(given)
+    arguments = parser.parse_args(argv)
     quiet()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="bench-loader-", dir=arguments.scratch) as scratch:
         figures = race(arguments, Path(scratch))
-    packages = ["torch", "numpy", *(name for name, _ in PEERS.values() if name)]
-    publish(figures, "benchmarks.bench_loader", given, packages, arguments.json)
+    packages = ["numpy", *(name for name, _ in PEERS.values() if name)]
+    publish(figures, "bench_loader", argv, arguments.json, packages=packages)
 
 
 def race(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Every reader's best round, and how it compares."""
-    ids = corpus(int(float(arguments.tokens.rstrip("MmKk")) * _unit(arguments.tokens)))
+    ids = corpus(arguments.tokens)
     manifest, seconds_to_write = write_shards(ids, scratch / "ours")
     readers: dict[str, Open] = {
         name: _ours(manifest, arguments, **options)
@@ -259,10 +257,6 @@ def check_speed(manifest: PackedManifest) -> float:
     started = time.perf_counter()
     ShardVerifier().verify([(manifest.folder, shard) for shard in manifest.shards])
     return sum(shard.num_bytes for shard in manifest.shards) / (time.perf_counter() - started)
-
-
-def _unit(text: str) -> int:
-    return {"k": 1_000, "m": 1_000_000}.get(text[-1].lower(), 1)
 
 
 if __name__ == "__main__":

@@ -10,11 +10,8 @@ a constant of milliseconds a step, whatever the model. The limit is the plain lo
 """
 
 import argparse
-import json
 import logging
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,15 +19,16 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from benchmarks._figures import add_options, publish
 from model.data import PackedManifest
 from model.data.shards import ShardWriter
 from model.train.build import build
 from model.train.config import PretrainJob, PretrainSettings
 from model.train.distributed.context import DistributedContext, distributed_context
+from model.train.distributed.device import device_name
 from model.train.distributed.signals import StopFlag
 from model.train.run.folder import METRICS_FILE
 from model.train.run.metrics import read_metrics
@@ -42,7 +40,7 @@ VOCABULARY = 512
 def main() -> None:
     """Print ratios; with --json, write them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
+    add_options(parser)
     parser.add_argument("--steps", type=int, default=60, help="timed steps a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--hidden-size", type=int, default=64)
@@ -50,9 +48,7 @@ def main() -> None:
     logging.disable(logging.INFO)
     with tempfile.TemporaryDirectory() as scratch, distributed_context() as ranks:
         figures = race(given, Path(scratch), ranks)
-    print(json.dumps(figures, indent=1))
-    if given.json:
-        given.json.write_text(json.dumps(figures, indent=1) + "\n")
+    publish(figures, "bench_loop", None, given.json)
 
 
 def race(given: argparse.Namespace, scratch: Path, ranks: DistributedContext) -> dict[str, Any]:
@@ -66,17 +62,8 @@ def race(given: argparse.Namespace, scratch: Path, ranks: DistributedContext) ->
     # The fastest round of each: what the machine does besides is nobody's overhead.
     peer, found = min(plain), min(ours)
     return {
-        "command": " ".join(["python", "-m", "benchmarks.bench_loop", *sys.argv[1:]]),
-        "machine": {
-            "cpu": platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(),
-            "device": ranks.device.type,
-        },
-        "versions": {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        "threads": torch.get_num_threads(),
+        "device": device_name(ranks.device),
         "plain_loop_ms_per_step": round(1000 * peer, 3),
         "trainer_ms_per_step": round(1000 * found, 3),
         "overhead_ms_per_step": round(1000 * (found - peer), 3),

@@ -11,7 +11,6 @@ as many. Its restore is the opening of the file; ours rebuilds the order from th
 import argparse
 import resource
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks._figures import add_options, publish
+from benchmarks._figures import add_options, count, publish
 from model.data import Append, DataState, PackedManifest, SampleOrder
 from model.data.permutation import Permutation
 from model.data.verify.simulated_data import simulated_manifest
@@ -37,19 +36,18 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--blocks", default="500M")
+    parser.add_argument("--blocks", type=count, default="500M")
     parser.add_argument("--appends", type=int, default=100)
-    parser.add_argument("--listed", default="20M")
+    parser.add_argument("--listed", type=count, default="20M")
     parser.add_argument("--scratch", type=Path, help="folder with room for 8 bytes a listed block")
     add_options(parser)
-    given = argv if argv is not None else sys.argv[1:]
-    arguments = parser.parse_args(given)
-    base = simulated_manifest(_number(arguments.blocks), sequence_length=LENGTH)
+    arguments = parser.parse_args(argv)
+    base = simulated_manifest(arguments.blocks, sequence_length=LENGTH)
     joined = appends(arguments.appends)
     plain = _order(base, ())
     appended = _order(base, joined)
     with tempfile.TemporaryDirectory(prefix="bench-order-", dir=arguments.scratch) as scratch:
-        listed = race(_number(arguments.listed), Path(scratch))
+        listed = race(arguments.listed, Path(scratch))
     figures = {
         "what": "one process; sizes in bytes, times in seconds, speeds a second",
         "blocks": plain.num_samples,
@@ -72,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
         "permutation_beside_a_list": listed,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
-    publish(figures, "benchmarks.bench_order", given, ["numpy"], arguments.json)
+    publish(figures, "bench_order", argv, arguments.json, packages=["numpy"])
 
 
 def appends(number: int) -> tuple[Append, ...]:
@@ -189,12 +187,6 @@ def _time(run: Callable[[], object], at_least: float = 0.3) -> float:
         run()
         times.append(time.perf_counter() - started)
     return statistics.median(times)
-
-
-def _number(text: str) -> int:
-    units = {"k": 10**3, "m": 10**6, "b": 10**9}
-    unit = units.get(text[-1].lower())
-    return round(float(text[:-1]) * unit) if unit else int(text)
 
 
 if __name__ == "__main__":

@@ -21,16 +21,14 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import random
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -40,8 +38,10 @@ import regex
 import tiktoken
 from tokenizers import Tokenizer
 
-from benchmarks import _near_duplicate_rows as rows
-from benchmarks._figures import machine, versions
+from benchmarks import _sample_texts as samples
+from benchmarks._figures import add_options, publish
+from benchmarks._sample_texts import shuffled
+from common.files import json_line
 from common.paths import ROOT
 from corpus.packing import workers
 from corpus.packing.batches import BATCH_BYTES, batches
@@ -50,12 +50,11 @@ from corpus.partitions import cut
 from model.tokenizer.encoder import Encoded, joined
 from model.tokenizer.tiktoken import byte_characters
 
-PACKAGES = ("fastokens", "tiktoken", "tokenizers", "regex")
-"""Distributions whose versions are in the report."""
+PACKAGES = ("tiktoken", "regex")
+"""Peers whose versions are in the report."""
 
 TARGETS = {"tiktoken": 1.3, "tokenizers": 4.0}
-SENTENCE = re.compile(r"(?<=[。！？!?\n])")
-LANGUAGES = {"chinese": rows.chinese, "english": rows.english, "code": rows.code}
+LANGUAGES = {"chinese": samples.chinese, "english": samples.english, "code": samples.code}
 CORES = (1, 2)
 
 
@@ -65,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--copies", type=int, default=8, help="times the texts, for the stage")
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    add_options(parser)
     parser.add_argument("--child", choices=("encoders", "stage"), help=argparse.SUPPRESS)
     parser.add_argument("--cores", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args(argv)
@@ -74,35 +73,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(measure(given)))
         return
     figures: dict[str, Any] = {
-        "command": "python -m benchmarks.bench_pack "
-        + f"--repeats {given.repeats} --copies {given.copies}",
-        "machine": {**machine(), "python": platform.python_version(), **dict(versions(PACKAGES))},
         "encoders": [row for cores in CORES for row in child("encoders", cores, given)],
         "stage": [row for cores in CORES for row in child("stage", cores, given)],
         "targets": TARGETS,
     }
-    show(figures)
-    if given.json:
-        given.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    text = "\n".join(table(figures))
+    publish(figures, "bench_pack", argv, given.json, table=text, packages=PACKAGES)
 
 
 def child(what: str, cores: int, given: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure in a process of its own: thread pools are as large as the cores it starts with."""
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.bench_pack",
-        "--child",
-        what,
-        "--cores",
-        str(cores),
-        "--data",
-        str(given.data),
-        "--repeats",
-        str(given.repeats),
-        "--copies",
-        str(given.copies),
-    ]
+    options = {"child": what, "cores": cores}
+    options |= {name: getattr(given, name) for name in ("data", "repeats", "copies")}
+    command = [sys.executable, "-m", "benchmarks.bench_pack"]
+    command += [f"--{name}={value}" for name, value in options.items()]
     allowed = sorted(os.sched_getaffinity(0))[:cores]
     done = subprocess.run(
         command,
@@ -310,13 +294,10 @@ def corpus(given: argparse.Namespace, folder: Path) -> list[Path]:
         for copy in range(given.copies):
             chance = random.Random(copy)
             for text in read(given.data / "pretrain"):
-                sentences = SENTENCE.split(text)
-                if copy:
-                    chance.shuffle(sentences)
-                lines.append(json.dumps({"text": "".join(sentences)}, ensure_ascii=False) + "\n")
+                lines.append(json_line({"text": shuffled(text, chance) if copy else text}))
         for number in range(4):
             path = folder / language / f"{number:05d}.jsonl"
-            path.write_text("".join(lines[number::4]), encoding="utf-8")
+            path.write_bytes(b"".join(lines[number::4]))
             files.append(path)
     return files
 
@@ -324,10 +305,10 @@ def corpus(given: argparse.Namespace, folder: Path) -> list[Path]:
 # ── report ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def show(figures: dict[str, Any]) -> None:
+def table(figures: dict[str, Any]) -> Iterator[str]:
     """A table for people."""
     names = ("steel", "again", "tiktoken", "tokenizers", "regex")
-    print(f"{'MB/s':10}{'cores':>6}" + "".join(f"{name:>12}" for name in names))
+    yield (f"{'MB/s':10}{'cores':>6}" + "".join(f"{name:>12}" for name in names))
     for row in figures["encoders"]:
         rates = "".join(f"{row['megabytes_per_second'][name]:12.1f}" for name in names)
         ratios = ", ".join(
@@ -335,9 +316,9 @@ def show(figures: dict[str, Any]) -> None:
             f"{TARGETS[name]})"
             for name, ratio in row["times_as_fast"].items()
         )
-        print(f"{row['language']:10}{row['cores']:6}{rates}   {ratios}")
+        yield (f"{row['language']:10}{row['cores']:6}{rates}   {ratios}")
     for row in figures["stage"]:
-        print(
+        yield (
             f"stage, {row['workers']} workers: {row['megabytes_per_second']:.1f} MB/s, "
             f"{row['million_tokens_per_second']:.1f} M tokens/s; limits "
             f"{row['limits_megabytes_per_second']}"

@@ -22,8 +22,6 @@ target is judged.
 
 import argparse
 import dataclasses
-import json
-import platform
 import statistics
 import sys
 import tempfile
@@ -34,8 +32,8 @@ from typing import Any
 
 import torch
 
+from benchmarks._figures import add_options, publish
 from common.errors import ConfigError, SteelError
-from common.provenance import software_versions
 from model.entry.throughput import measure_in_subprocess
 from model.train.distributed.device import device_name
 from model.train.throughput.measure import Result, ThroughputJob
@@ -114,9 +112,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=5, help="timed steps of a repeat")
     parser.add_argument("--processes", type=int, default=1, help="GPUs that share a step")
-    parser.add_argument("--json", type=Path, metavar="OUT.json")
+    add_options(parser)
     arguments = parser.parse_args(argv)
-    names = arguments.only.split(",") if arguments.only else QUICK if arguments.quick else [*CANDIDATES]  # fmt: skip  # noqa: E501
+    everything = QUICK if arguments.quick else tuple(CANDIDATES)
+    names = arguments.only.split(",") if arguments.only else everything
     if unknown := sorted(set(names) - set(CANDIDATES)):
         parser.error(f"--only: there is no {unknown[0]!r}; choose from {', '.join(CANDIDATES)}")
     sizes = PAPER_SIZES if torch.cuda.is_available() else TINY_SIZES
@@ -125,13 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sizes, processes=arguments.processes, steps=arguments.steps, scratch=Path(scratch)
         )
         report = bench.run(names, repeats=1 if arguments.quick else arguments.repeats)
-    report["command"] = "python -m benchmarks.bench_train " + " ".join(
-        argv if argv is not None else sys.argv[1:]
-    )
-    print(table(report))
-    if arguments.json:
-        arguments.json.parent.mkdir(parents=True, exist_ok=True)
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    publish(report, "bench_train", argv, arguments.json, table=table(report))
     return int(any(row["status"] == "failed" for row in report["rows"]))
 
 
@@ -164,8 +157,6 @@ class Bench:
             "tiny": self.sizes.tiny,
             "device": device_name(device),
             "num_devices": self.processes,
-            "machine": platform.platform(),
-            "software": software_versions(),
             "sequence_length": self.sizes.sequence_length,
             "micro_batch_size": micro_batch_size,
             "accumulation": self.sizes.accumulation,
@@ -224,8 +215,9 @@ class Bench:
             result = Result(
                 status="failed", reason=str(error)[-2000:], device="", num_devices=self.processes
             )
-        said = f"{result.tokens_per_second_per_device:,.0f} tokens/s" if result.status == "done" else result.status  # fmt: skip  # noqa: E501
-        print(f"{label}: {said}", file=sys.stderr, flush=True)
+        speed = f"{result.tokens_per_second_per_device:,.0f} tokens/s"
+        shown = speed if result.status == "done" else result.status
+        print(f"{label}: {shown}", file=sys.stderr, flush=True)
         return result
 
 
@@ -244,18 +236,17 @@ def candidates(names: Sequence[str]) -> tuple[dict[str, Variant], dict[str, str]
 
 def row(name: str, found: Sequence[Result], micro_batch_size: int) -> dict[str, Any]:
     """Medians over repeats of one configuration."""
+    common = {"name": name, "micro_batch_size": micro_batch_size}
     done = [result for result in found if result.status == "done"]
     if len(done) < len(found) or not done:
         worst = next(result for result in found if result.status != "done")
-        return {"name": name, "micro_batch_size": micro_batch_size, "status": worst.status, "reason": worst.reason}  # fmt: skip  # noqa: E501
+        return common | {"status": worst.status, "reason": worst.reason}
 
     def median(field: str) -> float | None:
         values = [getattr(result, field) for result in done]
         return None if None in values else statistics.median(values)
 
-    return {
-        "name": name,
-        "micro_batch_size": micro_batch_size,
+    return common | {
         "status": "done",
         "reason": "",
         "tokens_per_second_per_device": median("tokens_per_second_per_device"),

@@ -29,7 +29,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse  # type: ignore[import-untyped]
 
-from benchmarks._near_duplicate_rows import (
+from benchmarks._sample_texts import (
     EDITS,
     MIN_PLANTED,
     SHARED,

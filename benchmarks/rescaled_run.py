@@ -10,7 +10,6 @@ of processes, and ends it at a step: asked to (SIGTERM to the command), or by ki
 """
 
 import argparse
-import json
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks._figures import add_options, publish
 from common.paths import ROOT
 from model.train.run.folder import METRICS_FILE, SESSIONS_FILE
 from model.train.run.metrics import last_value, read_metrics
@@ -61,18 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--parts", metavar="2@150:TERM,1@320:KILL,2", help="processes@step:signal of each session"
     )
     parser.add_argument("--picture", type=Path, metavar="OUT.png", help="also OUT-dark.png")
-    parser.add_argument("--json", type=Path, metavar="OUT.json")
+    add_options(parser)
     arguments = parser.parse_args(argv)
     parts = _parse(arguments.parts) if arguments.parts else DEFAULT
     for part in parts:
         run(arguments.config, arguments.store, arguments.overrides, part)
     base = newest(Path(arguments.store), "pretrain")
     assert base is not None, "the last part finished"
-    told = tell(base)
-    told["command"] = "python -m benchmarks.rescaled_run " + " ".join(argv or sys.argv[1:])
-    print(json.dumps(told, indent=1))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    publish(describe(base), "rescaled_run", argv, arguments.json)
     if arguments.picture:
         picture(base, arguments.picture)
     return 0
@@ -111,7 +107,7 @@ def _end(process: "subprocess.Popen[bytes]", part: Part, store: Path) -> int:
     return process.wait()
 
 
-def tell(base: StageResult) -> dict[str, Any]:
+def describe(base: StageResult) -> dict[str, Any]:
     """Sessions, and validation loss by step, as JSON values."""
     lines = list(read_metrics(base.folder / METRICS_FILE))
     steps = [line["step"] for line in lines if "train/loss" in line["metrics"]]

@@ -9,18 +9,14 @@ printed beside the bandwidth of a copy in the same run.
 """
 
 import argparse
-import json
-import platform
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks._figures import add_options, publish
 from benchmarks.kernels._timing import (
     Setup,
     copy_gigabytes_per_second,
@@ -29,6 +25,7 @@ from benchmarks.kernels._timing import (
 )
 from common.errors import ConfigError
 from model.kernels import IMPLEMENTATIONS, OPERATIONS, choose
+from model.train.distributed.device import device_name
 
 MAX_ERROR = 0.03
 """Largest error of a candidate relative to the reference's norm: a few roundings to bf16."""
@@ -245,7 +242,7 @@ def run(
 ) -> dict[str, Any]:
     """Command line of every kernel benchmark. Returns the report that `--json` writes."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=title)
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    add_options(parser)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seconds", type=float, help="for each measurement (GPU 0.5, CPU 0.1)")
     parser.add_argument(
@@ -265,7 +262,7 @@ def run(
     copy_rate = copy_gigabytes_per_second(setup)
     if setup.tiny:
         print("No GPU: tiny sizes in fp32, which show that everything runs, not which is fastest.")
-    print(f"{_machine(device)['device']}; a copy reaches {copy_rate:.0f} GB/s")
+    print(f"{device_name(device)}; a copy reaches {copy_rate:.0f} GB/s")
     rows = [row for case in cases(setup) for row in compare(case, setup, copy_rate)]
     try:
         added = more(setup, rows)
@@ -273,53 +270,27 @@ def run(
         print(f"not evaluated: {_reason(error)}")
         added = {"not evaluated": _reason(error)}
     report = {
-        "command": f"python -m {module} " + " ".join(sys.argv[1:] if argv is None else argv),
         "tiny": setup.tiny,
-        "machine": _machine(device),
+        "device": device_name(device),
+        "threads": torch.get_num_threads(),
         "copy_gigabytes_per_second": copy_rate,
         "rows": [asdict(row) for row in rows],
         "recommendation": {} if setup.tiny else recommend(rows),
         **added,
     }
-    _print_recommendation(report)
-    if given.json:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(report, indent=1) + "\n")
-    return report
+    text = "\n".join(_recommendation_lines(report))
+    return publish(report, module.removeprefix("benchmarks."), argv, given.json, table=text)
 
 
-def _print_recommendation(report: dict[str, Any]) -> None:
+def _recommendation_lines(report: dict[str, Any]) -> Iterator[str]:
     for operation, found in report["recommendation"].items():
         ours = found["triton_over_fastest"]
         ratio = "not run here" if ours is None else f"{ours:.2f} of the fastest's time"
         compiled = found["compiled_over_fastest"]
-        print(
+        yield (
             f"{operation:14} fastest: {found['fastest']:8} Triton: {ratio}"
             + ("" if compiled is None else f", compiled eager: {compiled:.2f}")
         )
     if report["recommendation"]:
         chosen = {operation: found["auto"] for operation, found in report["recommendation"].items()}
-        print(f"AUTO_ON_GPU = {chosen}")
-
-
-def _machine(device: torch.device) -> dict[str, Any]:
-    on_gpu = device.type == "cuda"
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
-    for package in ("triton", "liger_kernel", "flash_attn", "flash_attn_interface"):
-        if find_spec(package):
-            versions[package] = _version(package)
-    return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else f"CPU ({platform.machine()})",
-        "threads": torch.get_num_threads(),
-        "cuda": torch.version.cuda,
-        **versions,
-    }
-
-
-def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package.replace("_", "-"))
-    except PackageNotFoundError:
-        return "unknown"
+        yield (f"AUTO_ON_GPU = {chosen}")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import near_duplicates as bench
-from benchmarks._near_duplicate_rows import EDITS, SHARED, headlines, questions
+from benchmarks._sample_texts import EDITS, SHARED, headlines, questions
 
 MEASURED = {
     # Recall of the shipped recipes on planted pairs, less 0.1; `frame` adds a line or a licence.

@@ -1,4 +1,4 @@
-"""Real documents from ../shared/data, and edits that make near-duplicates of them."""
+"""Real documents from ../shared/data, and edits that make other documents of them."""
 
 import json
 import random
@@ -70,6 +70,16 @@ def questions(shared: Path) -> list[str]:
     rows = _lines(next((shared / "baidu_QA").glob("*.json")))
     texts = (f"问：{row['title']}\n答：{row['answer']}" for row in rows)
     return [text for text in texts if len(text) < MIN_PLANTED]
+
+
+SENTENCE = re.compile(r"(?<=[。！？!?\n])")
+
+
+def shuffled(text: str, chance: random.Random) -> str:
+    """The sentences of a text in another order."""
+    sentences = SENTENCE.split(text)
+    chance.shuffle(sentences)
+    return "".join(sentences)
 
 
 # --- edits -----------------------------------------------------------------------------------
