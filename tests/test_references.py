@@ -23,7 +23,7 @@ from common.paths import ROOT
 
 TOP = ("flows", "tasks", "corpus", "model", "common", "tests", "benchmarks")
 FOLDERS = (*TOP, "deployments", "data_recipes", "docs")
-HISTORY = ("docs/LOG.md", "CHANGELOG.md")
+HISTORY = ("docs/LOG.md", "docs/LOG-2026-11-23.md", "CHANGELOG.md")
 """They tell what was, under the names of then."""
 ON_PURPOSE = (
     "tests/test_references.py",
