@@ -13,13 +13,15 @@ import contextlib
 import gzip
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
 import chardet
 import pyarrow as pa
+
+from corpus.chunk_reader import ChunkReader
 
 CHUNK = 1 << 20
 
@@ -79,7 +81,7 @@ def open_as_utf8(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes], Encoding]]:
         encoding = detect_encoding(file)
     with _unpacked(path) as (file, disk):
         if encoding.codec != "utf-8":
-            file = _buffered(_Transcoded(file, encoding.codec))
+            file = _buffered(_transcoded(file, encoding.codec))
         elif peek(file).startswith(codecs.BOM_UTF8):
             file.read(len(codecs.BOM_UTF8))
         yield file, disk, encoding
@@ -98,38 +100,27 @@ def _unpacked(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
     with path.open("rb", buffering=CHUNK) as disk:
         match path.suffix.lower():
             case ".gz":
-                yield _buffered(_Unpacked(gzip.GzipFile(fileobj=disk))), disk
+                yield _buffered(_chunks(gzip.GzipFile(fileobj=disk).read1)), disk
             case ".zst":
                 # Unlike the zstandard package it says when a file is cut off.
                 stream = pa.CompressedInputStream(pa.PythonFile(disk, mode="r"), "zstd")
-                yield _buffered(_Unpacked(stream)), disk
+                yield _buffered(_chunks(stream.read)), disk
             case _:
                 yield disk, disk
 
 
-def _buffered(raw: io.RawIOBase) -> IO[bytes]:
-    return cast("IO[bytes]", io.BufferedReader(raw, CHUNK))
+def _buffered(chunks: Iterator[bytes]) -> IO[bytes]:
+    return cast("IO[bytes]", io.BufferedReader(ChunkReader(chunks), CHUNK))
+
+
+def _chunks(read: Callable[[int], bytes]) -> Iterator[bytes]:
+    """Small chunks of a decompressor: those before the place where it fails are given."""
+    return iter(lambda: read(1 << 16), b"")
 
 
 def peek(file: IO[bytes]) -> bytes:
     """Next bytes of a file, at least one unless it ends, without consuming them."""
     return cast("io.BufferedReader", file).peek(4)
-
-
-class _Unpacked(io.RawIOBase):
-    """A decompressor read in pieces; everything before the place where it fails is given."""
-
-    def __init__(self, stream: Any) -> None:
-        super().__init__()
-        self._read = getattr(stream, "read1", stream.read)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._read(min(len(buffer), 1 << 16))
-        buffer[: len(data)] = data
-        return len(data)
 
 
 def _undecodable(error: UnicodeError) -> tuple[str, int]:
@@ -144,29 +135,12 @@ def _undecodable(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error("steel.undecodable", _undecodable)
 
 
-class _Transcoded(io.RawIOBase):
+def _transcoded(source: IO[bytes], codec: str) -> Iterator[bytes]:
     """Bytes of another encoding as UTF-8."""
-
-    def __init__(self, source: IO[bytes], codec: str) -> None:
-        super().__init__()
-        self._source = source
-        self._decode = codecs.getincrementaldecoder(codec)("steel.undecodable").decode
-        self._waiting = memoryview(b"")
-        self._ended = False
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._waiting and not self._ended:
-            data = cast("io.BufferedReader", self._source).read1(CHUNK)
-            self._ended = not data
-            text = self._decode(data, self._ended)
-            self._waiting = memoryview(text.encode("utf-8", "surrogatepass"))
-        size = min(len(buffer), len(self._waiting))
-        buffer[:size] = self._waiting[:size]
-        self._waiting = self._waiting[size:]
-        return size
+    decode = codecs.getincrementaldecoder(codec)("steel.undecodable").decode
+    while data := cast("io.BufferedReader", source).read1(CHUNK):
+        yield decode(data).encode("utf-8", "surrogatepass")
+    yield decode(b"", True).encode("utf-8", "surrogatepass")
 
 
 def detect_encoding(file: IO[bytes]) -> Encoding:

@@ -119,7 +119,13 @@ def unpack_archive(
         ArchiveRefused: the archive is unsafe or damaged; names it and the member.
     """
     assert packed.is_container
-    _Unpacker(UnpackLimits(name, path.stat().st_size), streams).unpack(path, folder, packed)
+    unpacker = _Unpacker(
+        limits=UnpackLimits(name, path.stat().st_size),
+        streams=streams,
+        scratch=folder.with_name(f"{folder.name}.inner"),
+    )
+    with refuse_if_damaged(unpacker.limits, lambda: unpacker.member):
+        unpacker.container(path, folder, packed, 1)
 
 
 def decompress_file(path: Path, target: IO[bytes], packed: ArchiveType, name: str) -> None:
@@ -133,21 +139,18 @@ def decompress_file(path: Path, target: IO[bytes], packed: ArchiveType, name: st
             target.write(data)
 
 
+@dataclass(kw_only=True)
 class _Unpacker:
     """One archive with everything inside it."""
 
-    def __init__(self, limits: UnpackLimits, streams: bool) -> None:
-        self.limits = limits
-        self.streams = streams
-        self.member = ""
-        self.scratch = Path()
+    limits: UnpackLimits
+    streams: bool
+    scratch: Path
+    """Beginning of the paths of archives inside the archive while they are unpacked."""
+    member: str = ""
+    """Name of the member that is being unpacked."""
 
-    def unpack(self, path: Path, folder: Path, packed: ArchiveType) -> None:
-        self.scratch = folder.with_name(f"{folder.name}.inner")
-        with refuse_if_damaged(self.limits, lambda: self.member):
-            self._container(path, folder, packed, 1)
-
-    def _container(self, path: Path, folder: Path, packed: ArchiveType, depth: int) -> None:
+    def container(self, path: Path, folder: Path, packed: ArchiveType, depth: int) -> None:
         folder.mkdir(parents=True)
         if packed.suffix == ".zip":
             self._zip(path, folder, depth)
@@ -247,7 +250,7 @@ class _Unpacker:
             inner.unlink(missing_ok=True)
             self._write(name, data, inner)
             plain = target.with_name(target.name[: -len(packed.suffix)])
-            self._create(name, lambda: self._container(inner, plain, packed, depth + 1))
+            self._create(name, lambda: self.container(inner, plain, packed, depth + 1))
             inner.unlink()
         else:
             plain = target.with_name(target.name[: -len(packed.suffix)])
@@ -271,17 +274,13 @@ class _Unpacker:
             self.limits.refuse(name, "has a name that is too long")
 
 
-class _ForwardReader(io.RawIOBase):
+class _ForwardReader:
     """A stream that tarfile can read and skip in. Nothing large is read into memory at once."""
 
     def __init__(self, raw: Any) -> None:
-        super().__init__()
         self._raw, self._at = raw, 0
         self.last = b""
         """Header that was read last; empty after other reads."""
-
-    def readable(self) -> bool:
-        return True
 
     def read(self, size: int = -1, /) -> bytes:
         if not 0 <= size <= MAX_HEADER:
@@ -294,9 +293,6 @@ class _ForwardReader(io.RawIOBase):
         self._at += len(block)
         self.last = block if size == tarfile.BLOCKSIZE else b""
         return block
-
-    def seekable(self) -> bool:
-        return True
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
         assert whence == 0 and offset >= self._at, "only tarfile reads this, and forwards"
@@ -315,16 +311,10 @@ def refuse_if_damaged(limits: UnpackLimits, member: Callable[[], str] = str) -> 
         yield
     except DataError:
         raise
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        NotImplementedError,
-        RuntimeError,
-        *DECOMPRESSION_ERRORS,
-    ) as e:
-        if isinstance(e, OSError) and e.errno:  # the disk's fault, not the archive's
+    except (*_DAMAGE, *DECOMPRESSION_ERRORS) as error:
+        if isinstance(error, OSError) and error.errno:  # the disk's fault, not the archive's
             raise
-        raise limits.damaged(member(), e) from e
+        raise limits.damaged(member(), error) from error
 
 
 def _is_top(name: str) -> bool:

@@ -5,7 +5,6 @@
 """
 
 import bz2
-import io
 import lzma
 import zlib
 from collections import deque
@@ -14,6 +13,8 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 import zstandard
+
+from corpus.chunk_reader import ChunkReader
 
 MEMORY_LIMIT = 256 * 1024**2
 """Bytes that a decompressor may ask for (xz dictionary, zstd window)."""
@@ -91,7 +92,7 @@ def unpacked_name(name: str, *, streams: bool) -> str:
     return name[: -len(packed.suffix)] if packed else name
 
 
-class DecompressingReader(io.RawIOBase):
+class DecompressingReader(ChunkReader):
     """Reader of a compressed stream, which may consist of several members one after the other.
 
     Raises one of `DECOMPRESSION_ERRORS` where it is damaged; EOFError where it is cut off.
@@ -112,24 +113,12 @@ class DecompressingReader(io.RawIOBase):
             on_output: called with the number of bytes that each step has given; may raise.
             track_position: if true, `compressed_position` can be called.
         """
-        super().__init__()
+        super().__init__(iter(self._step, b""))
         self._raw, self._codec, self._on_output = raw, codec, on_output
         self._decoder: Any = None
         self._pending = b""
         self._bytes_in = self._bytes_out = 0
-        self._ready = memoryview(b"")
         self._points: deque[tuple[int, int]] | None = deque([(0, 0)]) if track_position else None
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if not self._ready:
-            self._ready = memoryview(self._step())
-        count = min(len(buffer), len(self._ready))
-        buffer[:count] = self._ready[:count]
-        self._ready = self._ready[count:]
-        return count
 
     def compressed_position(self, offset: int) -> float:
         """About how many compressed bytes the first `offset` unpacked bytes take.

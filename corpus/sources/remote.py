@@ -108,7 +108,13 @@ class UrlSource:
             if name in found:
                 raise DataError(f"{self.origin}: two files have the name {name}")
             if not is_hidden(name):
-                found[name] = self._stored(name, at, info)
+                found[name] = StoredFile(
+                    name=name,
+                    size=info.get("size"),
+                    checksum=checksum_from_info(self.location, info),
+                    version=version_from_info(info),
+                    handle=at,
+                )
         if not found:
             raise DataError(f"{self.origin}: there is no file")
         return [found[name] for name in sorted(found)]
@@ -197,15 +203,6 @@ class UrlSource:
                 yield name, at
             elif depth != 0:
                 yield from self._crawl(base, at, None if depth is None else depth - 1)
-
-    def _stored(self, name: str, at: str, info: Mapping[str, Any]) -> StoredFile:
-        return StoredFile(
-            name=name,
-            size=info.get("size"),
-            checksum=checksum_from_info(self.location, info),
-            version=version_from_info(info),
-            handle=at,
-        )
 
     def _download(self, file: StoredFile, half: Path) -> None:
         """Bring `half` to its full size."""

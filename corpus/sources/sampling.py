@@ -17,7 +17,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -65,13 +65,14 @@ def evenly_spaced(files: Sequence[StoredFile]) -> list[StoredFile]:
 def record_files(files: Sequence[StoredFile]) -> list[StoredFile]:
     """The files that hold records: not empty, and not merely about the data."""
     full = [file for file in files if file.size != 0]
-    data = [file for file in full if not _accompanies(PurePosixPath(file.name))]
+    data = []
+    for file in full:
+        base = PurePosixPath(file.name).name.lower()
+        if base.partition(".")[0] not in _ACCOMPANYING and not base.endswith(
+            _ACCOMPANYING_SUFFIXES
+        ):
+            data.append(file)
     return data or full
-
-
-def _accompanies(path: PurePosixPath) -> bool:
-    stem = path.name.lower().partition(".")[0]
-    return stem in _ACCOMPANYING or path.name.lower().endswith(_ACCOMPANYING_SUFFIXES)
 
 
 def write_sample(
@@ -97,27 +98,23 @@ def write_sample(
         DataError: a file is damaged or cannot be fetched.
     """
     notes = destination.scratch / "sampled.json"
-    return _Sample(destination, source, notes, destination.folder, reading).take(
-        files, fraction, limit
-    )
+    done = json.loads(notes.read_text(encoding="utf-8")) if notes.exists() else {}
+    sample = _Sample(destination, source, destination.folder, reading, notes, done)
+    return sample.take(files, fraction, limit)
 
 
+@dataclass
 class _Sample:
     """One corpus, or one archive of it."""
 
-    def __init__(
-        self,
-        destination: Destination,
-        source: Source,
-        notes: Path | None,
-        folder: Path,
-        reading: Reading,
-    ) -> None:
-        self.destination, self.source, self.notes, self.folder = destination, source, notes, folder
-        self.reading = reading
-        self.done: dict[str, dict[str, Any]] = {}
-        if notes is not None and notes.exists():
-            self.done = json.loads(notes.read_text(encoding="utf-8"))
+    destination: Destination
+    source: Source
+    folder: Path
+    reading: Reading
+    notes: Path | None = None
+    """File that `done` is kept in; None inside of an archive."""
+    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """File -> the share and limit asked for, and the records taken."""
 
     def take(self, files: Sequence[StoredFile], fraction: float, limit: int) -> tuple[int, int]:
         ordered = evenly_spaced([self._with_size(file) for file in record_files(files)])
@@ -223,14 +220,12 @@ class _Sample:
         require_free_space(self.destination.folder, unpacked_bytes(file, streams=True), file.name)
         path = self.source.fetch(file)
         label = f"{self.source.origin}: {file.name}"
-        inside, unfinished = (
-            self.destination.scratch / "unpacking",
-            self.destination.scratch / "sampling",
-        )
+        scratch = self.destination.scratch
+        inside, unfinished = scratch / "unpacking", scratch / "sampling"
         unpack_archive(path, cleared(inside), packed, label, streams=True)
         cleared(unfinished).mkdir()
         content = LocalSource(str(inside), origin=label)
-        inner = _Sample(self.destination, content, None, unfinished, self.reading)
+        inner = _Sample(self.destination, content, unfinished, self.reading)
         records, _ = inner.take(content.files(), share / file.size, num_records or 0)
         target = self.folder / unpacked_name(file.name, streams=True)
         shutil.rmtree(target, ignore_errors=True)  # of a smaller part of the limit
