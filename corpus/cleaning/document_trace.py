@@ -61,16 +61,6 @@ def write(table: pa.Table, path: Path) -> None:
         pq.write_table(table, file, compression="zstd", row_group_size=1 << 16)
 
 
-def read(path: Path) -> pa.Table:
-    """The rows of one file."""
-    return pq.read_table(path)
-
-
-def statistics_of(table: pa.Table) -> list[str]:
-    """Names of the statistics a table has."""
-    return [name for name in table.schema.names if name not in SCHEMA.names]
-
-
 def ledger_entries(table: pa.Table, operators: Sequence[str]) -> list[LedgerEntry]:
     """Count, for each operator, the documents of a table, all of one source."""
     if not table.num_rows:
@@ -136,12 +126,9 @@ def files(folder: Path, source: str | None = None) -> list[Path]:
 
 def find(folder: Path, document: str) -> dict[str, Any] | None:
     """The row of one document, with its statistics under `stats`; None when it is not there."""
-    for path in files(folder, document.partition("/")[0]):
-        table = pq.read_table(path, filters=[("id", "=", document)])
-        if table.num_rows:
-            row: dict[str, Any] = table.to_pylist()[0]
-            stats = {n: row.pop(n) for n in statistics_of(table)}
-            return row | {"stats": {n: v for n, v in stats.items() if v is not None}}
+    for _, row in _rows_of(folder, document):
+        stats = {n: v for n, v in row.items() if n not in SCHEMA.names and v is not None}
+        return {n: row[n] for n in SCHEMA.names} | {"stats": stats}
     return None
 
 
@@ -158,10 +145,14 @@ def statistic_values(
 
 def kept_document(folder: Path, document: str) -> dict[str, Any] | None:
     """A cleaned document by its id; None when it was dropped or never there."""
-    source = document.partition("/")[0]
-    for path in files(folder, source):
-        if pq.read_table(path, filters=[("id", "=", document)]).num_rows:
-            return find_document(
-                folder / source / f"{path.stem.rpartition('-')[2]}.jsonl", document
-            )
+    for path, row in _rows_of(folder, document):
+        number = path.stem.rpartition("-")[2]
+        return find_document(folder / row["source"] / f"{number}.jsonl", document)
     return None
+
+
+def _rows_of(folder: Path, document: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The file and the row of a document's trace, if it has one."""
+    for path in files(folder, document.partition("/")[0]):
+        for row in pq.read_table(path, filters=[("id", "=", document)]).to_pylist():
+            yield path, row

@@ -81,8 +81,10 @@ def check(entries: Iterable[LedgerEntry]) -> None:
 
 
 def rows(kind: str, entries: Iterable[LedgerEntry]) -> list[dict[str, Any]]:
-    """Entries as plain rows."""
-    return [{"kind": kind} | asdict(entry) for entry in entries]
+    """Entries of many partitions as plain rows: added up, and proved to add up for every source."""
+    merged = merge(entries)
+    check(merged)
+    return [{"kind": kind} | asdict(entry) for entry in merged]
 
 
 @dataclass(kw_only=True)

@@ -1,5 +1,6 @@
 """Everything that a recipe's operators need, put in place before they are built."""
 
+import itertools
 import json
 import os
 import shutil
@@ -47,26 +48,14 @@ def _language_model(job: CleanJob, cleaning: Recipe, report: Report) -> dict[str
     if config.given or about.exists():
         return json.loads(about.read_text("utf-8")) if about.exists() else {}
     report(0, 1, "training the language model")
-    leading = []
-    for operator in cleaning.operators:
-        if operator.kind != "mapper":
-            break
-        leading.append(operator)
+    leading = itertools.takewhile(lambda operator: operator.kind == "mapper", cleaning.operators)
     mappers = pipeline.build(leading)
 
     def mapped(texts: list[str]) -> list[str]:
         return list(pipeline.map_texts(mappers, texts))
 
-    texts = (
-        text
-        for group in map_in_workers(
-            mapped,
-            _groups(language_model.training_texts(job.inputs, config)),
-            job.workers,
-            lambda: None,
-        )
-        for text in group
-    )
+    groups = _groups(language_model.training_texts(job.inputs, config))
+    texts = itertools.chain.from_iterable(map_in_workers(mapped, groups, job.workers, lambda: None))
     notes = {"language_model": language_model.train(texts, models, language, config)}
     with complete_file(about) as file:
         file.write(json_line(notes))

@@ -14,7 +14,6 @@ import difflib
 import functools
 import importlib.util
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -254,15 +253,10 @@ def _operators_folder() -> Path:
 def _parameters(file: Path) -> frozenset[str]:
     """Parameters of the `__init__` of the operator that a source file defines."""
     found = set()
-    for function in _initialisers(ast.parse(file.read_text(encoding="utf-8"))):
-        found |= {arg.arg for arg in [*function.args.args, *function.args.kwonlyargs]}
-    return frozenset(found - {"self", "args", "kwargs"})
-
-
-def _initialisers(tree: ast.AST) -> Iterator[ast.FunctionDef]:
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
-            yield node
+            found |= {arg.arg for arg in [*node.args.args, *node.args.kwonlyargs]}
+    return frozenset(found - {"self", "args", "kwargs"})
 
 
 def _import_file(file: Path) -> None:

@@ -207,7 +207,8 @@ def _duplicates(folder: Path) -> dict[str, Any]:
         for kept, count in sorted(copies.items(), key=lambda item: (-item[1], item[0]))
     ][:LISTED_CLUSTERS]
     for row in largest:
-        row["text"] = _text_of(folder, str(row["kept"]))[:EXCERPT]
+        found = document_trace.kept_document(folder, str(row["kept"]))
+        row["text"] = str(found["text"])[:EXCERPT] if found else ""
     sizes = Counter(count + 1 for count in copies.values())
     return {
         "clusters": len(copies),
@@ -219,8 +220,3 @@ def _duplicates(folder: Path) -> dict[str, Any]:
         ],
         "largest": largest,
     }
-
-
-def _text_of(folder: Path, document: str) -> str:
-    found = document_trace.kept_document(folder, document)
-    return str(found["text"]) if found else ""

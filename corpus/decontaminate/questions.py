@@ -98,12 +98,3 @@ def read_questions(folder: Path, benchmark: str) -> Iterator[BenchmarkQuestion]:
                 stem=row.text,
                 options=row.options[:4],
             )
-
-
-__all__ = [
-    "BenchmarkQuestion",
-    "ConfigError",
-    "ContaminationConfig",
-    "find_benchmarks",
-    "read_questions",
-]

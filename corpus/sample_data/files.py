@@ -41,14 +41,24 @@ def lines(path: str, make: RowMaker) -> Writer:
 
 def array(path: str, make: RowMaker) -> Writer:
     """Writer of a file that is one JSON array."""
-    return lambda rng, base, count, folder: write_array(folder / path, list(make(rng, base, count)))
+
+    def write(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
+        # As `json.dump(..., indent=4)` leaves it.
+        text = json.dumps(list(make(rng, base, count)), ensure_ascii=False, indent=4)
+        _write(folder / path, text.encode())
+
+    return write
 
 
 def parquet(path: str, make: RowMaker) -> Writer:
-    """Writer of a parquet file."""
-    return lambda rng, base, count, folder: write_parquet(
-        folder / path, list(make(rng, base, count))
-    )
+    """Writer of a snappy parquet file; the columns and their types are those of the rows."""
+
+    def write(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        rows = [dict(row) for row in make(rng, base, count)]
+        pq.write_table(pa.Table.from_pylist(rows), folder / path)
+
+    return write
 
 
 def json_lines(rows: Iterable[Row]) -> list[bytes]:
@@ -59,17 +69,6 @@ def json_lines(rows: Iterable[Row]) -> list[bytes]:
 def write_lines(path: Path, lines: Iterable[bytes]) -> None:
     """One line each, ended by a line feed."""
     _write(path, b"".join(line + b"\n" for line in lines))
-
-
-def write_array(path: Path, rows: Sequence[Row]) -> None:
-    """One JSON array, as `json.dump(..., indent=4)` leaves it."""
-    _write(path, json.dumps(rows, ensure_ascii=False, indent=4).encode())
-
-
-def write_parquet(path: Path, rows: Sequence[Row]) -> None:
-    """A snappy parquet file; the columns and their types are those of the rows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows]), path)
 
 
 def csv_bytes(rows: Iterable[Sequence[Any]], *, line_end: str = "\n") -> bytes:

@@ -158,7 +158,7 @@ def add_code_noise(rng: Random, language: str, files: Sequence[str]) -> Iterator
     """
     for index, text in enumerate(files):
         if index % 15 == 9:
-            yield near_duplicate_code(files[index - 1])
+            yield files[index - 1].replace("3", "4", 1) + "\n"
             continue
         if index % 15 == 14:
             numbers = ", ".join(str(rng.randint(100, 999)) for _ in range(400))
@@ -174,8 +174,3 @@ def add_code_noise(rng: Random, language: str, files: Sequence[str]) -> Iterator
         if index % 3 == 0:
             text = f"<reponame>valley/tools<filename>src/file{index}<gh_stars>1-10\n{text}"
         yield text
-
-
-def near_duplicate_code(text: str) -> str:
-    """The same file with another number in it."""
-    return text.replace("3", "4", 1) + "\n"

@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, cast
 
 from common.disk import format_bytes
 from common.errors import DataError
@@ -186,7 +186,10 @@ class _Unpacker:
                 else raw
             )
             with tarfile.open(
-                fileobj=stream, mode="r:", encoding="utf-8", errors="surrogateescape"
+                fileobj=cast("IO[bytes]", stream),
+                mode="r:",
+                encoding="utf-8",
+                errors="surrogateescape",
             ) as archive:
                 while (member := archive.next()) is not None:
                     vars(archive)["members"] = []  # else every header stays in memory

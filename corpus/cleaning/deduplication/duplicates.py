@@ -9,7 +9,7 @@ deduplicator's `process` is called with the hashes of the whole corpus, in memor
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,7 +155,11 @@ def _apply(
     if not deduplicator.bounded:
         _apply_library(deduplicator, files, kept, dropped_by, representative)
         return
-    hashes = _gather_hashes(files, folder / "hashes")
+    gathered = folder / "hashes"
+    with gathered.open("wb") as out:
+        for file in files:
+            out.write(pq.read_table(file)["hash"].to_numpy().tobytes())
+    hashes: npt.NDArray[np.uint64] = _map(gathered, np.uint64)
     if kept is not None:
         hashes = hashes[kept]
     scratch = folder / "clusters"
@@ -192,34 +196,22 @@ def _apply_library(
     dropped_by[lost], representative[lost] = deduplicator.position, UNKNOWN
 
 
-def _gather_hashes(files: Sequence[Path], path: Path) -> npt.NDArray[np.uint64]:
-    """Hashes of all partitions one after the other, memory-mapped."""
-    with path.open("wb") as out:
-        for file in files:
-            out.write(pq.read_table(file)["hash"].to_numpy().tobytes())
-    hashes: npt.NDArray[np.uint64] = _map(path, np.uint64)
-    return hashes
-
-
 def _gather_ids(partitions: Sequence[Path], folder: Path) -> int:
     """Write the survivors' ids. Returns their number."""
     end = total = 0
     with (folder / "ids.bytes").open("wb") as text, (folder / "ids.ends").open("wb") as ends:
         for partition in partitions:
-            encoded = [document.encode() for document in survivors(partition)]
+            table = pq.read_table(
+                partition / "document_trace.parquet",
+                columns=["id"],
+                filters=[("dropped_by", "=", 0)],
+            )
+            encoded = [document.encode() for document in table["id"].to_pylist()]
             text.write(b"".join(encoded))
             (end + np.cumsum([len(e) for e in encoded], dtype=np.int64)).tofile(ends)
             end += sum(map(len, encoded))
             total += len(encoded)
     return total
-
-
-def survivors(partition: Path) -> Iterator[str]:
-    """Ids of the documents of a filtered partition that passed every filter."""
-    table = pq.read_table(
-        partition / "document_trace.parquet", columns=["id"], filters=[("dropped_by", "=", 0)]
-    )
-    yield from table["id"].to_pylist()
 
 
 def num_survivors(partition: Path) -> int:

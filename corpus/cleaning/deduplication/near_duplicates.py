@@ -50,14 +50,11 @@ def near_clusters(hashes: Hashes, distance: int, scratch: Path) -> Ints:
     """
     assert 0 < distance < MOST_BLOCKS, distance
     num_blocks = best_num_blocks(len(hashes), distance)
-    scratch.mkdir(parents=True, exist_ok=True)
-    labels = _labels(len(hashes), scratch)
+    # Equal hashes first: a page that was copied a million times makes a million pairs with its
+    # first copy instead of 10^12 with one another.
+    labels = equal_clusters(hashes, scratch)
     pairs = scratch / "pairs"
     with pairs.open("wb") as file:
-        # Equal hashes first: a page that was copied a million times makes a million pairs with its
-        # first copy instead of 10^12 with one another.
-        for at, found in _equal(hashes):
-            labels[at] = found
         for mask in _masks(num_blocks, num_blocks - distance):
             for at in _slices(hashes, mask, labels):
                 for first, second in _near(hashes[at], at, mask, distance):

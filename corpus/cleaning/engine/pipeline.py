@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from data_juicer.ops import load_ops
 from data_juicer.ops.base_op import OP, Filter, Mapper
@@ -22,6 +22,8 @@ from corpus.cleaning.engine.failures import map_or_none
 from corpus.cleaning.fast.operators import fast_filter, fast_mapper
 from corpus.cleaning.ledger import EXCERPT, Examples, difference
 from corpus.cleaning.recipe import Operator
+
+T = TypeVar("T")
 
 BATCH = 256
 """Documents in a batch."""
@@ -103,7 +105,7 @@ def load_models(operators: Sequence[OP]) -> dict[str, str]:
     return statistics
 
 
-def batches(items: Iterable[TracedDocument]) -> Iterator[Batch]:
+def batches(items: Iterable[T]) -> Iterator[list[T]]:
     """Items in lists of BATCH."""
     iterator = iter(items)
     while batch := list(islice(iterator, BATCH)):
@@ -124,8 +126,7 @@ def run_operators(operators: Sequence[OP], batch: Batch, examples: Examples) -> 
 
 def map_texts(mappers: Sequence[OP], texts: Iterable[str]) -> Iterator[str]:
     """Apply mappers to texts: the language model is trained on what its filter will read."""
-    iterator = iter(texts)
-    while batch := list(islice(iterator, BATCH)):
+    for batch in batches(texts):
         for mapper in mappers:
             batch = map_or_none(partial(_mapped, mapper), batch)
         yield from (text for text in batch if text is not None)

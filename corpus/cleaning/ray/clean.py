@@ -8,6 +8,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from common.child import Report
 from common.processes import die_with_parent
 from corpus.cleaning import document_trace, ledger
@@ -36,14 +38,13 @@ def clean_on_ray(job: CleanJob, cleaning: Recipe, report: Report) -> dict[str, A
             run, cleaning, inputs, Path(job.models), output, Path(job.scratch), config, report
         ).result()
     names = [operator.name for operator in operators_on_ray(cleaning)]
-    merged = ledger.merge(
+    entries = (
         entry
         for path in outcome.document_traces
-        for entry in document_trace.ledger_entries(document_trace.read(path), names)
+        for entry in document_trace.ledger_entries(pq.read_table(path), names)
     )
-    ledger.check(merged)
     return {
-        "rows": ledger.rows(job.kind, merged),
+        "rows": ledger.rows(job.kind, entries),
         "dropped": [],
         "changed": [],
         "matches": [m for path in outcome.questions for m in json.loads(path.read_text("utf-8"))],

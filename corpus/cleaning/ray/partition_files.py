@@ -81,17 +81,15 @@ def write_operator_rows(files: PartitionFiles) -> None:
     if files.rows.exists():
         return
     first = files.index << LINES
-    with complete_file(files.rows) as file, pq.ParquetWriter(file, ROW, compression="zstd") as out:
-        batch: list[tuple[int, str, str, str]] = []
-        for line, document in enumerate(files.partition.documents()):
-            # Arrow takes no half surrogate pairs; nor does any operator's output.
-            text = document["text"].encode("utf-8", "replace").decode()
-            batch.append((first + line, document["id"], files.partition.name, text))
-            if len(batch) == ROWS_PER_GROUP:
-                out.write_table(_table(batch))
-                batch = []
-        if batch:
-            out.write_table(_table(batch))
+    rows: list[dict[str, Any]] = []
+    for line, document in enumerate(files.partition.documents()):
+        # Arrow takes no half surrogate pairs; nor does any operator's output.
+        text = document["text"].encode("utf-8", "replace").decode()
+        row = {UID: first + line, "id": document["id"], "part": files.partition.name, "text": text}
+        rows.append(row)
+    table = pa.Table.from_pylist(rows, schema=ROW)
+    with complete_file(files.rows) as file:
+        pq.write_table(table, file, compression="zstd", row_group_size=ROWS_PER_GROUP)
 
 
 def write_results(
@@ -200,7 +198,3 @@ def _ids(uids: set[int], all_files: Sequence[PartitionFiles]) -> dict[int, str]:
 def _read(folder: Path, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
     for path in sorted(folder.glob("*.parquet")):
         yield from pq.read_table(path, columns=list(columns)).to_pylist()
-
-
-def _table(batch: Sequence[tuple[int, str, str, str]]) -> pa.Table:
-    return pa.table([list(column) for column in zip(*batch, strict=True)], schema=ROW)
