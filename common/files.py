@@ -87,6 +87,15 @@ def publish_folder(partial: Path, final: Path) -> None:
     sync(final.parent)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, if there is one, in a way that half of it never looks complete."""
+    old = folder.with_name(f"{folder.name}.old{PARTIAL}")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+        shutil.rmtree(old)
+
+
 def json_line(value: Any) -> bytes:
     """A value as one line of a JSON-lines file, in UTF-8 as people read it."""
     return json.dumps(value, ensure_ascii=False).encode() + b"\n"

@@ -5,9 +5,11 @@ known, before they are.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal
 
+from common.config import field_types, refusal
 from common.errors import ConfigError
+from common.ranges import Ge, Lt, PositiveFloat, PositiveInt, fits
 
 Routing = Literal["token", "sequence", "reference_norm", "dense"]
 
@@ -36,32 +38,32 @@ class SteelArchitecture:
 
     model_type: ClassVar[str] = "steel"
 
-    vocab_size: int = 151_936
+    vocab_size: PositiveInt = 151_936
     """Rows of the embedding, >= 1. Qwen1.5's vocabulary, padded (Table 1)."""
 
-    hidden_size: int = 1792
+    hidden_size: PositiveInt = 1792
     """Width of the residual stream, >= 1 (Table 1)."""
 
-    num_hidden_layers: int = 18
+    num_hidden_layers: PositiveInt = 18
     """Decoder layers, >= 1 (Table 1)."""
 
-    num_attention_heads: int = 32
+    num_attention_heads: PositiveInt = 32
     """Query heads, >= 1 (Table 1)."""
 
-    num_key_value_heads: int | None = None
+    num_key_value_heads: PositiveInt | None = None
     """Key and value heads; must divide the query heads. None: as many as query heads (Table 1)."""
 
     head_dim: int | None = None
     """Width of a head, even. None: hidden_size / num_attention_heads (56 in Table 1)."""
 
-    expert_intermediate_size: int = 448
+    expert_intermediate_size: PositiveInt = 448
     """Width between an expert's two layers, >= 1. Table 1 says 1792; the published code divides it
     by 4, and only 448 gives the stated 1.12 B parameters."""
 
-    num_experts: int = 6
+    num_experts: PositiveInt = 6
     """Experts in each layer, >= 1 (Table 1)."""
 
-    slots_per_expert: int = 1
+    slots_per_expert: PositiveInt = 1
     """Slots that feed one expert, >= 1 (Table 1)."""
 
     routing: Routing = "token"
@@ -69,7 +71,7 @@ class SteelArchitecture:
     paper's equations; leaks), `reference_norm` (the published code; leaks), `dense` (one SwiGLU FFN
     of equal parameters)."""
 
-    gain: float = 1.0
+    gain: PositiveFloat = 1.0
     """Factor on the output of the routed FFN, > 0. 1 is the paper's equation."""
 
     learn_gain: bool = False
@@ -85,16 +87,16 @@ class SteelArchitecture:
     published code does, although that is another function than the one trained. False: every step
     recomputes the prefix."""
 
-    rms_norm_eps: float = 1e-6
+    rms_norm_eps: PositiveFloat = 1e-6
     """Added to the mean square in RMSNorm, > 0 (section 3)."""
 
-    rope_theta: float = 1e6
+    rope_theta: PositiveFloat = 1e6
     """Base of the rotary frequencies, > 0; computed in fp32 (section 3)."""
 
-    max_position_embeddings: int = 2048
+    max_position_embeddings: PositiveInt = 2048
     """Longest sequence the model is meant for, in tokens (section 5). No buffer depends on it."""
 
-    attention_dropout: float = 0.0
+    attention_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Dropout on attention weights while training, [0, 1)."""
 
     pad_head_dim: int | Literal["auto", "off"] = "auto"
@@ -102,7 +104,7 @@ class SteelArchitecture:
     of 8 of at least head_dim (64 for Table 1's 56), or `auto`: the next multiple of 8, which flash
     kernels demand. 64 is faster on some kernels and GPUs (docs/LOG.md)."""
 
-    initializer_range: float = 0.02
+    initializer_range: PositiveFloat = 0.02
     """Standard deviation of the normal distribution of the initial weights, > 0."""
 
     tie_word_embeddings: bool = False
@@ -142,42 +144,22 @@ class SteelArchitecture:
             raise ConfigError(
                 f"head_dim {self.head_dim} must be even and positive: rotary positions rotate pairs"
             )
-        if self.pad_head_dim not in ("auto", "off") and (
-            not isinstance(self.pad_head_dim, int)
-            or self.pad_head_dim < self.head_dim
-            or self.pad_head_dim % 8
-        ):
+        pad = self.pad_head_dim
+        if isinstance(pad, int) and (pad < self.head_dim or pad % 8):
             raise ConfigError(
                 f"pad_head_dim is {self.pad_head_dim!r}: give auto, off, or a multiple of 8 that "
                 f"is at least head_dim = {self.head_dim}"
             )
 
     def _check_ranges(self) -> None:
-        at_least_one = (
-            "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads "
-            "expert_intermediate_size num_experts slots_per_expert max_position_embeddings"
-        )
-        for name in at_least_one.split():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name} is {value!r}: give a whole number of at least 1")
-        for name in ("gain", "rms_norm_eps", "rope_theta", "initializer_range"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)!r}: give a number above 0")
-        if not 0 <= self.attention_dropout < 1:
-            raise ConfigError(
-                f"attention_dropout is {self.attention_dropout!r}: give one in [0, 1)"
-            )
+        for name, hint in field_types(SteelArchitecture).items():
+            if not fits(getattr(self, name), hint):
+                raise ConfigError(refusal(name, getattr(self, name), hint))
         if self.num_attention_heads % (self.num_key_value_heads or 1):
             raise ConfigError(
                 f"num_key_value_heads {self.num_key_value_heads} does not divide "
                 f"num_attention_heads {self.num_attention_heads}"
             )
-        for name, allowed in (("routing", get_args(Routing)), ("expert_init", ("fixed", "fan_in"))):
-            if getattr(self, name) not in allowed:
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)!r}: choose one of {', '.join(allowed)}"
-                )
 
     @property
     def leaks(self) -> bool:

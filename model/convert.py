@@ -32,7 +32,8 @@ from torch import Tensor
 
 from common.errors import ConfigError, DataError
 from common.files import publish_folder, write_text
-from model.config import Routing, SteelConfig
+from model.architecture import Routing
+from model.config import SteelConfig
 from model.modeling_steel import SteelForCausalLM
 from model.soft_moe import LeakWarning
 

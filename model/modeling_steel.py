@@ -40,7 +40,8 @@ from model.documents import (
     may_hold_documents,
     tiles_of,
 )
-from model.kernels import Kernels, choose, rope_angles
+from model.kernels import Kernels, choose
+from model.kernels.rope import rope_angles
 from model.soft_moe import Experts, SoftMoE, build_ffn, warn_if_leaking
 
 
@@ -98,7 +99,7 @@ class SteelAttention(nn.Module):
             return x.view(*leading, -1, self.head_dim).transpose(1, 2)
 
         cos, sin = position_embeddings
-        query, key = self.kernels.rope_pair(
+        query, key = self.kernels.rope(
             heads(self.q_proj(hidden_states)), heads(self.k_proj(hidden_states)), cos, sin
         )
         value = heads(self.v_proj(hidden_states))

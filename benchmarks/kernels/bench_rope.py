@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.kernels._comparison import Case, candidates, run
 from benchmarks.kernels._timing import Setup
-from model.kernels import rope_angles
+from model.kernels.rope import rope_angles
 
 
 def cases(setup: Setup) -> list[Case]:
@@ -32,7 +32,7 @@ def _case(setup: Setup, rows: int, length: int, heads: int, key_heads: int, head
     return Case(
         name=f"rope {heads}+{key_heads} heads of {head_dim}",
         operation="rope",
-        candidates=candidates("rope", 1, setup),
+        candidates=candidates("rope", 0, setup),
         make=make,
         forward_bytes=2 * size,
         both_bytes=4 * size,

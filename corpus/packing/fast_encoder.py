@@ -94,7 +94,7 @@ def probes() -> list[str]:
         pieces += [chr(chance.choice((chance.randrange(0x3000), chance.randrange(0x3000, 0xD800))))]
         chance.shuffle(pieces)
         mixed.append("".join(pieces))
-    return [text for text, _ in REFERENCE_IDS] + mixed + [piece * 50 for piece in all_pieces]
+    return [*REFERENCE_IDS, *mixed, *(piece * 50 for piece in all_pieces)]
 
 
 _PIECES = (

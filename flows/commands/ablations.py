@@ -69,7 +69,7 @@ def _ffn(arguments: argparse.Namespace) -> int:
     from common.errors import ConfigError
     from common.paths import resolve
     from flows.preflight import preflight
-    from model.config import Routing
+    from model.architecture import Routing
 
     routings: list[Any] = arguments.routings.split(",")
     known = get_args(Routing)

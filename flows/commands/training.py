@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -145,7 +146,7 @@ def _print(
 
     message = format_result(result, what, running=running)
     if arguments.json:
-        values = {**result.to_dict(), **more, "run": display(run), "message": message}
+        values = {**asdict(result), **more, "run": display(run), "message": message}
         print(json.dumps(values, indent=1))
     else:
         print(message)

@@ -129,12 +129,7 @@ class PackedDataset(Dataset[Sample]):
         return self.order.locate_many(samples, validation=self.split == "validation")
 
     def batch(self, samples: npt.ArrayLike, *, separate_documents: bool = False) -> MicroBatch:
-        """One micro-batch of sample numbers [k].
-
-        Raises:
-            IndexError: a number is outside of the split.
-            DataError: see the class.
-        """
+        """One micro-batch of sample numbers [k]. Raises IndexError outside of the split."""
         numbers = np.asarray(samples, dtype=np.int64)
         (batch,) = self.batches(
             numbers,
@@ -159,9 +154,6 @@ class PackedDataset(Dataset[Sample]):
             numbers, blocks: sample numbers [k] and where they lie.
             separate_documents: add position_ids, cu_seqlens and max_seqlen.
             pin_memory: page-locked tensors, which a GPU copies without the host waiting.
-
-        Raises:
-            DataError: see the class.
         """
         num_rows, length = numbers.size, self.order.sequence_length
         input_ids = torch.empty(num_rows, length, dtype=torch.int32, pin_memory=pin_memory)

@@ -80,9 +80,6 @@ class StepLoader:
             )
         self.dataset = dataset
         self.global_batch_size = global_batch_size
-        self.micro_batch_size = micro_batch_size
-        self.rank = rank
-        self.world_size = world_size
         self.prefetch = prefetch
         self._reader = _Reader(
             dataset=dataset,
@@ -110,8 +107,7 @@ class StepLoader:
     def step(self, step: int) -> list[MicroBatch]:
         """This rank's micro-batches of a step, G / (W * b) of them.
 
-        Raises:
-            DataError: the data do not reach that far; or see PackedDataset.
+        Raises DataError where the data do not reach that far; or see PackedDataset.
         """
         if not 0 <= step < self.num_steps:
             raise DataError(

@@ -174,8 +174,7 @@ class PackedManifest:
     def read(cls, path: Path) -> PackedManifest:
         """Read a manifest file, or the one in a folder.
 
-        Raises:
-            DataError: the file is missing, damaged, of another schema, or was edited.
+        Raises DataError when it is missing, damaged, of another schema, or was edited.
         """
         file = path / FILE_NAME if path.is_dir() else path
         try:
@@ -230,10 +229,8 @@ class PackedManifest:
 def find_manifest(data: Path) -> Path:
     """The manifest.json of packed shards, from any path that points to them.
 
-    data: a finished folder of the stage `pack`, a folder of shards, or the manifest itself.
-
-    Raises:
-        DataError: there is none.
+    data: a finished folder of the stage `pack`, a folder of shards, or the manifest itself. Raises
+    DataError when there is none.
     """
     for place in (data / "shards" / FILE_NAME, data / FILE_NAME, data):
         if place.is_file():

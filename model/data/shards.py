@@ -301,10 +301,9 @@ def _map(path: Path, dtype: str, size: int) -> npt.NDArray[Any]:
 
 
 def check_sizes(folder: Path, shard: ShardInfo) -> tuple[os.stat_result, os.stat_result]:
-    """File status of the token file and of the index, whose sizes are checked.
+    """File status of the token file and of the index.
 
-    Raises:
-        DataError: a file is missing, truncated or too long; names the shard.
+    Raises DataError naming the shard where one is missing, truncated or too long.
     """
     return (
         _check_size(folder / shard.name, shard.num_bytes, shard),

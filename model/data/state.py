@@ -99,12 +99,10 @@ class DataState:
     def order(self, manifest: PackedManifest, appends: Sequence[Append] = ()) -> SampleOrder:
         """The order this state speaks of.
 
-        Args:
-            manifest: the data the run started with; checked.
-            appends: the run's; later ones than the state has are left out.
+        manifest: the data the run started with; checked.
+        appends: the run's; later ones than the state has are left out.
 
-        Raises:
-            DataError: these are other data, or other appends.
+        Raises DataError when these are other data, or other appends.
         """
         self.check(manifest)
         self._check_appends(appends)
@@ -118,11 +116,7 @@ class DataState:
         )
 
     def check(self, manifest: PackedManifest) -> None:
-        """Refuse to go on with other data than the run started with.
-
-        Raises:
-            DataError: names `manifest_digest`.
-        """
+        """Raise DataError naming `manifest_digest` for other data than the run started with."""
         if manifest.digest != self.manifest_digest:
             raise DataError(
                 f"manifest_digest of the checkpoint is {self.manifest_digest}, of the packed data "
@@ -190,9 +184,8 @@ class DataState:
     def from_json(cls, text: str) -> DataState:
         """Read what `to_json` wrote.
 
-        Raises:
-            DataError: not JSON, another schema version, a missing or unknown field, or a field that
-                does not fit its check; names the field.
+        Raises DataError naming the field when one is missing, unknown or does not fit its check,
+        and for another schema version.
         """
         try:
             raw = json.loads(text)

@@ -11,15 +11,12 @@ every n-th question; rank 0 gathers and writes.
 
 import json
 import logging
-import os
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from lm_eval import evaluate as lm_evaluate
 from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -29,6 +26,7 @@ from common.child import run_job
 from common.files import write_text
 from model.evaluate.choice_lm import ChoiceLM
 from model.evaluate.job import BenchmarkJob, EvaluateJob
+from model.train.distributed.context import distributed_context
 from model.train.run.metrics import JsonlSink
 
 log = logging.getLogger("steel.evaluate")
@@ -38,20 +36,8 @@ PROGRESS_SECONDS = 2.0
 
 def evaluate(job: EvaluateJob) -> None:
     """Evaluate a model in this rank."""
-    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-    if world_size > 1:
-        dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=2)
-        )
-    try:
-        run(job, load(job, device, rank, world_size))
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    with distributed_context(timeout_minutes=120) as ranks:
+        run(job, load(job, ranks.device, ranks.rank, ranks.world_size))
 
 
 def load(job: EvaluateJob, device: torch.device, rank: int = 0, world_size: int = 1) -> ChoiceLM:

@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -42,12 +42,8 @@ POLL_SECONDS = 1.0
 class LaunchSpec:
     """Command that every machine of a run starts."""
 
-    run_id: str
-    """Of this launch; another launch of the same training has another one."""
-    nodes: int
-    """Machines."""
-    rendezvous: str
-    """HOST:PORT where they meet."""
+    nodes: Nodes
+    """Machines; their `run_id` is this launch's own."""
     num_processes: int
     """Ranks on each."""
     module: str
@@ -57,21 +53,16 @@ class LaunchSpec:
 
     @classmethod
     def make(
-        cls, nodes: Nodes, num_processes: int, module: str, arguments: Sequence[str]
+        cls, nodes: Nodes, num_processes: int, module: str, arguments: list[str]
     ) -> "LaunchSpec":
         """Describe a launch, with an id that no other has."""
-        return cls(
-            run_id=uuid.uuid4().hex,
-            nodes=nodes.num,
-            rendezvous=nodes.rendezvous,
-            num_processes=num_processes,
-            module=module,
-            arguments=list(arguments),
-        )
+        nodes = dataclasses.replace(nodes, run_id=uuid.uuid4().hex)
+        return cls(nodes=nodes, num_processes=num_processes, module=module, arguments=arguments)
 
     def command(self) -> list[str]:
         """Command line that starts one machine's part."""
-        where = ("--nodes", self.nodes, "--rendezvous", self.rendezvous, "--run-id", self.run_id)
+        nodes = self.nodes
+        where = ("--nodes", nodes.num, "--rendezvous", nodes.rendezvous, "--run-id", nodes.run_id)
         return python(
             "model.entry.launch", *where, self.num_processes, self.module, *self.arguments
         )
@@ -79,7 +70,7 @@ class LaunchSpec:
     @contextlib.contextmanager
     def published(self, store: Path) -> Iterator[None]:
         """Have the machines that wait at this store start their parts, until the block ends."""
-        if self.nodes == 1:
+        if self.nodes.num == 1:
             yield
             return
         path = store / LAUNCH_FILE

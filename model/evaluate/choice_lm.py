@@ -9,6 +9,7 @@ import torch.distributed as dist
 from lm_eval.models.huggingface import HFLM
 
 from common.errors import DataError
+from model.train.loss import plain_head
 
 
 class ChoiceLM(HFLM):
@@ -29,7 +30,7 @@ class ChoiceLM(HFLM):
         """Prompts that were longer than the model's context and lost their beginning."""
         self.on_batch: Callable[[int], None] = lambda prompts: None
         """Called with the number of prompts that a batch held."""
-        self._plain_head = self._has_plain_head()
+        self._plain_head = plain_head(self.model) is not None
 
     def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
         """Gather [...] of every rank -> [world_size]; lm-eval gathers only numbers this way."""
@@ -104,18 +105,3 @@ class ChoiceLM(HFLM):
         else:
             logits = self.model(ids, use_cache=False).logits[i, position]
         return torch.split(torch.log_softmax(logits.float(), dim=-1), tails)
-
-    @torch.inference_mode()
-    def _has_plain_head(self) -> bool:
-        """Return True if logits are the output matrix times the last hidden state, nothing more.
-
-        Some architectures scale or cap their logits; for those the whole model has to run.
-        """
-        head = self.model.get_output_embeddings()
-        if head is None or self.model.base_model is self.model:
-            return False
-        ids = torch.arange(8, device=self.device)[None]
-        whole = self.model(ids, use_cache=False).logits
-        return torch.allclose(
-            head(self.model.base_model(ids, use_cache=False).last_hidden_state), whole, atol=1e-4
-        )

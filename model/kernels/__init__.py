@@ -31,7 +31,6 @@ from model.kernels.liger import (
     linear_cross_entropy_liger,
     rms_norm_liger,
     rope_liger,
-    rope_pair_liger,
     swiglu_liger,
 )
 from model.kernels.rms_norm import (
@@ -42,13 +41,7 @@ from model.kernels.rms_norm import (
     rms_norm_torch,
     rms_norm_triton,
 )
-from model.kernels.rope import (
-    rope_angles,
-    rope_eager,
-    rope_pair_eager,
-    rope_pair_triton,
-    rope_triton,
-)
+from model.kernels.rope import rope_eager, rope_triton
 from model.kernels.route import route_eager, route_triton
 from model.kernels.swiglu import swiglu_eager, swiglu_triton
 
@@ -63,11 +56,9 @@ class Kernels:
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
     """(x [..., d], residual [..., d], weight [d], eps) -> (norm of the sum, the sum)"""
 
-    rope: Callable[[Tensor, Tensor, Tensor], Tensor]
-    """(x [B, heads, M, d], cos, sin [B or 1, 1, M, d/2]) -> like x"""
-
-    rope_pair: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-    """(query [B, heads, M, d], key [B, key heads, M, d], cos, sin) -> both rotated"""
+    rope: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+    """(query [B, heads, M, d], key [B, key heads, M, d], cos, sin [B or 1, 1, M, d/2]) -> both
+    rotated"""
 
     swiglu: Callable[[Tensor, Tensor], Tensor]
     """(gate [...], up [...]) -> [...]"""
@@ -86,7 +77,7 @@ class Kernels:
 
 OPERATIONS: dict[str, tuple[str, ...]] = {
     "rms_norm": ("rms_norm", "add_rms_norm"),
-    "rope": ("rope", "rope_pair"),
+    "rope": ("rope",),
     "swiglu": ("swiglu",),
     "soft_moe": ("route", "combine"),
     "cross_entropy": ("cross_entropy",),
@@ -100,11 +91,7 @@ IMPLEMENTATIONS: dict[str, dict[str, tuple[Callable[..., Any], ...]]] = {
         "triton": (rms_norm_triton, add_rms_norm_triton),
         "liger": (rms_norm_liger, add_rms_norm_liger),
     },
-    "rope": {
-        "eager": (rope_eager, rope_pair_eager),
-        "triton": (rope_triton, rope_pair_triton),
-        "liger": (rope_liger, rope_pair_liger),
-    },
+    "rope": {"eager": (rope_eager,), "triton": (rope_triton,), "liger": (rope_liger,)},
     "swiglu": {"eager": (swiglu_eager,), "triton": (swiglu_triton,), "liger": (swiglu_liger,)},
     "soft_moe": {"eager": (route_eager, combine_eager), "triton": (route_triton, combine_triton)},
     "cross_entropy": {
@@ -202,20 +189,4 @@ class _Auto:
 
 assert [field.name for field in fields(Kernels)] == [
     name for names in OPERATIONS.values() for name in names
-]
-
-__all__ = [
-    "AUTO_ELSEWHERE",
-    "AUTO_ON_GPU",
-    "IMPLEMENTATIONS",
-    "OPERATIONS",
-    "Kernels",
-    "check_choice",
-    "choose",
-    "linear_cross_entropy",
-    "linear_cross_entropy_eager",
-    "rms_norm_eager",
-    "rope_angles",
-    "rope_eager",
-    "swiglu_eager",
 ]

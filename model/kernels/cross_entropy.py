@@ -62,6 +62,8 @@ def linear_cross_entropy(
     chunk_size: int | None = None,
     reduction: Reduction = "mean",
     token_losses: Tensor | None = None,
+    *,
+    fused: bool = False,
 ) -> Tensor:
     """Cross entropy of softmax(hidden weight^T) against targets, chunk by chunk.
 
@@ -70,55 +72,8 @@ def linear_cross_entropy(
     chunk_size: tokens whose logits exist at once; None: as many as LOGITS_BUDGET holds.
     token_losses: fp32 [T] that receives each token's loss (0 where it does not count), for
     statistics by source; no gradient flows through it.
-    Raises ValueError for shapes that do not fit.
+    fused: by `linear_cross_entropy_triton`'s kernel. Raises ValueError for shapes that do not fit.
     """
-    return _in_chunks(
-        hidden, weight, targets, ignore_index, chunk_size, reduction, token_losses, fused=False
-    )
-
-
-def linear_cross_entropy_triton(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    ignore_index: int = -100,
-    chunk_size: int | None = None,
-    reduction: Reduction = "mean",
-    token_losses: Tensor | None = None,
-) -> Tensor:
-    """As linear_cross_entropy, with one Triton kernel from logits to losses and gradients.
-
-    A target outside of [0, V) that is not ignore_index gives a loss of NaN.
-    """
-    return _in_chunks(
-        hidden, weight, targets, ignore_index, chunk_size, reduction, token_losses, fused=True
-    )
-
-
-def chunk_rows(num_tokens: int, row_bytes: int, budget: int = LOGITS_BUDGET) -> int:
-    """Tokens of a chunk: the fewest chunks whose logits fit into the budget, of equal size.
-
-    Multiples of 256, where a chunk has that many, fill the tiles of a matrix product.
-    """
-    most = max(1, budget // row_bytes)
-    if most >= 256:
-        most -= most % 256
-    num_chunks = max(1, -(-num_tokens // most))
-    rows = max(1, -(-num_tokens // num_chunks))
-    return min(most, -(-rows // 256) * 256)
-
-
-def _in_chunks(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    ignore_index: int,
-    chunk_size: int | None,
-    reduction: Reduction,
-    token_losses: Tensor | None,
-    *,
-    fused: bool,
-) -> Tensor:
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
             f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)} "
@@ -147,6 +102,27 @@ def _in_chunks(
         token_losses.copy_(losses.detach())
     mean: Tensor = loss / num_kept(targets, ignore_index) if reduction == "mean" else loss
     return mean
+
+
+def linear_cross_entropy_triton(*arguments: Any, **options: Any) -> Tensor:
+    """As linear_cross_entropy, with one Triton kernel from logits to losses and gradients.
+
+    A target outside of [0, V) that is not ignore_index gives a loss of NaN.
+    """
+    return linear_cross_entropy(*arguments, **options, fused=True)
+
+
+def chunk_rows(num_tokens: int, row_bytes: int, budget: int = LOGITS_BUDGET) -> int:
+    """Tokens of a chunk: the fewest chunks whose logits fit into the budget, of equal size.
+
+    Multiples of 256, where a chunk has that many, fill the tiles of a matrix product.
+    """
+    most = max(1, budget // row_bytes)
+    if most >= 256:
+        most -= most % 256
+    num_chunks = max(1, -(-num_tokens // most))
+    rows = max(1, -(-num_tokens // num_chunks))
+    return min(most, -(-rows // 256) * 256)
 
 
 def num_kept(targets: Tensor, ignore_index: int) -> Tensor:

@@ -44,13 +44,8 @@ def add_rms_norm_liger(
     return y, total
 
 
-def rope_liger(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [B, heads, M, d], cos, sin fp32 [B or 1, 1, M, d/2] -> like x; overwrites x."""
-    return rope_pair_liger(x, x[:, :1].clone(), cos, sin)[0]
-
-
-def rope_pair_liger(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """query, key [B, heads, M, d] -> both rotated; overwrites them."""
+def rope_liger(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """query [B, heads, M, d], key [B, key heads, M, d] -> both rotated; overwrites them."""
     # Liger expects the angles of a whole head, as in Transformers.
     cos, sin = (torch.cat((x, x), dim=-1).squeeze(1) for x in (cos, sin))
     rotated: tuple[Tensor, Tensor] = _apply("rope", "LigerRopeFunction", query, key, cos, sin)

@@ -36,26 +36,19 @@ def rope_angles(position_ids: Tensor, head_dim: int, theta: float) -> tuple[Tens
         return angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
 
 
-def rope_eager(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x [B, heads, M, d], cos and sin fp32 [B or 1, 1, M, d/2] -> like x."""
+def rope_eager(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotate query [B, heads, M, d] and key [B, key heads, M, d]; cos, sin [B or 1, 1, M, d/2]."""
+    return _rotate_halves(query, cos, sin), _rotate_halves(key, cos, sin)
+
+
+def _rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
     rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return rotated.to(x.dtype)
 
 
-def rope_pair_eager(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotate query [B, heads, M, d] and key [B, key heads, M, d] by the same angles."""
-    return rope_eager(query, cos, sin), rope_eager(key, cos, sin)
-
-
-def rope_triton(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """As rope_eager; no gradient flows to the angles."""
-    rotated: Tensor = _rope(x, x[:, :0], cos, sin, False)[0]
-    return rotated
-
-
-def rope_pair_triton(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """As rope_pair_eager, in one kernel; no gradient flows to the angles."""
+def rope_triton(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """As rope_eager, in one kernel; no gradient flows to the angles."""
     rotated: tuple[Tensor, Tensor] = _rope(query, key, cos, sin, False)
     return rotated
 

@@ -69,7 +69,7 @@ def _file_is_qwen(path: Path) -> bool:
         return False
     if any(
         tuple(tokenizer.encode(text, add_special_tokens=False).ids) != ids
-        for text, ids in REFERENCE_IDS
+        for text, ids in REFERENCE_IDS.items()
     ):
         return False
     return digest_of(tokenizer.get_vocab(with_added_tokens=True)) == VOCABULARY_MD5

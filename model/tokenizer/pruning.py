@@ -5,7 +5,6 @@ texts ──encode──▶ tokens found ──▶ all tokens merged on the way 
                published only after every text gives the same pieces ◀───────────┘
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from common.errors import DataError
 from model.tokenizer.encoder import EncoderFactory, ReferenceEncoder
-from model.tokenizer.identity import PRUNED_FROM, SPECIAL_TOKENS
+from model.tokenizer.identity import SPECIAL_TOKENS
 from model.tokenizer.qwen import bpe_tables, build_tokenizer, save_tokenizer
 from model.tokenizer.tiktoken import Merge, byte_characters
 
@@ -104,15 +103,6 @@ def prune_tokenizer(
     )
     save_tokenizer(pruned, out, extra={"schema": 1, **asdict(report), "old_ids": old_ids})
     return report
-
-
-def pruned_from(folder: Path) -> list[int] | None:
-    """Map from ids of the tokenizer in `folder` to those of the full one; None if not pruned."""
-    path = folder / PRUNED_FROM
-    if not path.is_file():
-        return None
-    old_ids: list[int] = json.loads(path.read_text(encoding="utf-8"))["old_ids"]
-    return old_ids
 
 
 def prove_same_pieces(

@@ -1,9 +1,8 @@
-"""Qwen1.5's tokenizer: found, verified, saved, and applied to corpora.
+"""Qwen1.5's tokenizer: found, verified and saved.
 
     "auto" ─▶ hub cache? ─▶ installed package? ─▶ hub ─┐
     "package" | folder | hub id ──────────────────────┴▶ ids verified ─▶ one canonical form
-                                                                           │
-                               encode_corpus (control tokens are text) ◀───┴──▶ pruning.py
+                                                                           └──▶ pruning.py
 
 Canonical: NFC, one digit a token, `<|endoftext|>` as end and padding, and our ChatML template
 (model/tokenizer/chat_template.jinja), whichever source it came from. `<|im_end|>` ends chat turns.
@@ -22,7 +21,6 @@ from transformers.models.qwen2 import Qwen2Tokenizer
 
 from common.errors import DataError
 from common.files import digest_of, md5_of_file, sync, write_json
-from model.tokenizer.encoder import ReferenceEncoder
 from model.tokenizer.identity import (
     END_OF_TEXT,
     HUB_ID,
@@ -193,7 +191,7 @@ def bpe_tables(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, int], list
     return vocabulary, merges
 
 
-# ── verifying and encoding ───────────────────────────────────────────────────────────────────────
+# ── verifying ──────────────────────────────────────────────────────────────────────────────────
 
 
 def verify_tokenizer(tokenizer: PreTrainedTokenizerBase, *, where: str = "the tokenizer") -> None:
@@ -207,7 +205,7 @@ def verify_tokenizer(tokenizer: PreTrainedTokenizerBase, *, where: str = "the to
         differences.append(
             f"it has {len(tokenizer)} tokens, not {max(SPECIAL_TOKENS.values()) + 1}"
         )
-    for text, ids in REFERENCE_IDS:
+    for text, ids in REFERENCE_IDS.items():
         found = list(tokenizer.encode(text, add_special_tokens=False))
         if found != list(ids):
             differences.append(f"{text!r} gives ids {found}, not {list(ids)}")
@@ -220,12 +218,3 @@ def verify_tokenizer(tokenizer: PreTrainedTokenizerBase, *, where: str = "the to
         raise DataError(
             f"{where} is not Qwen1.5's: {shown}{more}. Name Qwen1.5's own files, or 'package'"
         )
-
-
-def encode_corpus(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Encode raw texts to ids without control tokens: one spelled out in a text is plain text.
-
-    NFC, no end token appended. Uses all cores; pass some MB at a time.
-    """
-    found = ReferenceEncoder(tokenizer.backend_tokenizer).encode(texts)
-    return [found[number].tolist() for number in range(found.num_texts)]

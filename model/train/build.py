@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer
 
 from common.config import validate
-from model.data import DataState, PackedDataset, PackedManifest, StepLoader
+from model.data import PackedDataset, PackedManifest, StepLoader
 from model.data.shard_verifier import ShardVerifier, marks_folder, remove_marks
 from model.train.build_model import build_model, parallelize
 from model.train.callbacks.callback import Callback
@@ -76,7 +76,7 @@ def build(
             settings=settings,
             ranks=ranks,
         ),
-        open_data=lambda: open_data(handler.plan, ranks, verifier, output),
+        open_data=lambda: open_data(handler.plan, ranks, verifier),
         request_handler=handler,
         settings=settings,
         ranks=ranks,
@@ -161,9 +161,7 @@ def open_shard_verifier(output: Path, ranks: DistributedContext) -> ShardVerifie
     return ShardVerifier(marks_folder(output / VERIFIED_FOLDER, launch))
 
 
-def open_data(
-    plan: RunPlan, ranks: DistributedContext, verifier: ShardVerifier, output: Path
-) -> TrainingData:
+def open_data(plan: RunPlan, ranks: DistributedContext, verifier: ShardVerifier) -> TrainingData:
     """This rank's share of a run's data, appended ones included."""
     settings, order, folder = plan.settings, plan.order, plan.base.folder
     assert folder is not None, "the first manifest was read from somewhere"
@@ -179,16 +177,6 @@ def open_data(
             settings.sequence_length,
         )
 
-    def state(samples: int) -> str:
-        if ranks.is_main:
-            plan.save_manifests(output)
-        return DataState.of(order, samples).to_json()
-
-    def check_state(text: str) -> int:
-        saved = DataState.from_json(text)
-        saved.check_order(order)
-        return saved.samples_consumed
-
     loader = StepLoader(
         PackedDataset(folder, order, verifier=verifier),
         global_batch_size=settings.global_batch_size,
@@ -202,7 +190,4 @@ def open_data(
         loader=loader,
         validation=PackedDataset(folder, order, "validation", verifier=verifier),
         num_validation=held_out,
-        sources=order.sources,
-        state=state,
-        check_state=check_state,
     )

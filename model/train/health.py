@@ -18,7 +18,7 @@ run that was killed anywhere and resumed comes to the same judgements.
 import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -85,13 +85,9 @@ class HealthState:
     skipped: list[tuple[int, int]] = field(default_factory=list)
     """First and last number of each run of batches that were consumed and not trained on."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values; floats survive exactly."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` gave. Raises DataError for anything else."""
+        """Read what is in a checkpoint. Raises DataError for anything else."""
         try:
             skipped = [(int(first), int(last)) for first, last in values["skipped"]]
             return cls(**{**values, "skipped": skipped})

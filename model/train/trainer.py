@@ -156,13 +156,13 @@ class Trainer:
         micro_batches = self.data.loader.step(batch)
         self.phase("forward_backward")
         gradients = self.train_step.gradients(
-            micro_batches, batch=batch, num_sources=len(self.data.sources)
+            micro_batches, batch=batch, num_sources=len(self.data.order.sources)
         )
         self.phase("all_reduce")
         outcome = reduce_over_ranks(
             self.train_step,
             gradients,
-            sources=self.data.sources,
+            sources=self.data.order.sources,
             judge=self.health.judge,
             stop=self.stop.requested,
             requests=self.request_handler.due(step + 1),

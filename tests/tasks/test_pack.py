@@ -18,12 +18,12 @@ from corpus.packing.fast_encoder import FastEncoder
 from model.data import PackedManifest, ShardWriter
 from model.data.verify.shards import verify_shards
 from model.tokenizer.encoder import Encoded
-from model.tokenizer.pruning import pruned_from
 from model.tokenizer.qwen import load_tokenizer
 from tasks import pack as module
 from tasks.core.stage import Context
 from tasks.pack import PackConfig, pack
 from tests.corpus.packing.packed import TEXTS, documents, files, pack_in, result, write_cleaned
+from tests.model.tokenizer.encoded import pruned_from
 
 
 def test_ids_are_the_tokenizers_with_an_end(

@@ -10,14 +10,13 @@ Exports go when their checkpoints go. Rank 0's callback.
 
 import logging
 import os
-import shutil
 import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.child import Child, python
-from common.files import write_json
+from common.files import remove_folder, write_json
 from model.train.callbacks.callback import Callback
 from model.train.checkpoint.export import ExportJob
 from model.train.checkpoint.folders import MARKER
@@ -57,7 +56,7 @@ class BackgroundExport(Callback):
         names = {path.name for path in (*self._wanted, *busy)}
         for export in self.folder.glob("step-*"):
             if export.suffix == "" and export.name not in names:
-                _remove(export)
+                remove_folder(export)
         return busy
 
     def on_train_end(self, trainer: "Trainer", error: BaseException | None) -> None:
@@ -104,7 +103,7 @@ class BackgroundExport(Callback):
             with self._changed:
                 if version is None or version != _version(checkpoint):
                     # A rollback removed it, and another one of that step may stand there now.
-                    _remove(self.folder / checkpoint.name)
+                    remove_folder(self.folder / checkpoint.name)
                 elif code == 0:
                     log.info("exported %s to %s", checkpoint.name, self.folder / checkpoint.name)
                 elif not self._stopping:
@@ -132,12 +131,3 @@ def _version(checkpoint: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return marker.st_ino, marker.st_mtime_ns
-
-
-def _remove(export: Path) -> None:
-    """Remove a folder, out of the way by a rename first, if there is one."""
-    doomed = export.with_name(f"{export.name}.old.partial")
-    shutil.rmtree(doomed, ignore_errors=True)
-    if export.exists():
-        export.rename(doomed)
-        shutil.rmtree(doomed)

@@ -81,7 +81,7 @@ class Profiler(Callback):
         if not num_steps:
             return
         if self._active is not None:
-            log.warning("a trace up to step %d is being recorded; the next one is left out", self._last)  # fmt: skip  # noqa: E501
+            log.warning("a trace up to step %d goes on; the next one is left out", self._last)
             return
         self._start(completed + 2, num_steps)
 

@@ -5,6 +5,7 @@ Every rank has this callback; the measurements of rank 0 are logged. Their names
 
 import resource
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,7 @@ def flops_per_token(model: PreTrainedModel, sequence_length: int) -> float:
     return float(6 * weights + attention)
 
 
+@dataclass(kw_only=True, eq=False)
 class SpeedMonitor(Callback):
     """Measures one rank's steps.
 
@@ -64,24 +66,17 @@ class SpeedMonitor(Callback):
     are part of the time that is left.
     """
 
-    def __init__(
-        self,
-        *,
-        tokens_per_step: int,
-        flops_per_token: float,
-        device: torch.device,
-        world_size: int,
-        measured_flops: float,
-    ) -> None:
-        """measured_flops: FLOP/s that all ranks together reach in matrix products."""
-        self.tokens_per_step = tokens_per_step
-        self.flops_per_token = flops_per_token
-        self.device = device
-        self.world_size = world_size
-        self.measured_flops = measured_flops
-        datasheet = datasheet_peak(device)
-        self.datasheet_flops = datasheet * world_size if datasheet else None
-        self.phases = PhaseTimer(device)
+    tokens_per_step: int
+    flops_per_token: float
+    device: torch.device
+    world_size: int
+    measured_flops: float
+    """FLOP/s that all ranks together reach in matrix products."""
+
+    def __post_init__(self) -> None:
+        datasheet = datasheet_peak(self.device)
+        self.datasheet_flops = datasheet * self.world_size if datasheet else None
+        self.phases = PhaseTimer(self.device)
         self._steps = 0
         self._seconds = 0.0
         self._step_began = 0.0

@@ -48,7 +48,7 @@ class Validation(Callback):
             trainer.train_step,
             trainer.data.validation,
             num_samples=trainer.data.num_validation,
-            sources=trainer.data.sources,
+            sources=trainer.data.order.sources,
             beat=lambda: trainer.phase("validation"),
             stop=lambda: trainer.stop.requested,
         )

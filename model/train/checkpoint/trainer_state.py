@@ -8,9 +8,11 @@ Beside them lie the tensors (staging.py).
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from common.errors import ConfigError
+from model.data import DataState
 from model.train.checkpoint.progress import Progress
 from model.train.checkpoint.staging import restore_steps
 from model.train.checkpoint.writer import Files, LoadedCheckpoint
@@ -24,17 +26,23 @@ if TYPE_CHECKING:
 
 
 def trainer_files(trainer: "Trainer") -> Files:
-    """Content by name of the files for a checkpoint of the trainer as it is now."""
+    """Content by name of the files for a checkpoint of the trainer as it is now.
+
+    Before, the manifests of its data are copied into the run's folder.
+    """
+    handler = trainer.request_handler
+    if trainer.ranks.is_main:
+        handler.plan.save_manifests(handler.run)
     position = trainer.progress.to_json(
-        length=trainer.request_handler.length.to_dict(),
-        health=trainer.health.state.to_dict(),
+        length=asdict(handler.length),
+        health=asdict(trainer.health.state),
         random=RANDOM_RULE,
         world_size=trainer.ranks.world_size,
         callbacks={name: callback.state() for name, callback in trainer.callbacks.items()},
     )
     return {
         **trainer.constant_files,
-        DATA_STATE_FILE: trainer.data.state(trainer.num_consumed),
+        DATA_STATE_FILE: DataState.of(trainer.data.order, trainer.num_consumed).to_json(),
         PROGRESS_FILE: position,
     }
 
@@ -49,12 +57,14 @@ def restore_position(trainer: "Trainer", loaded: LoadedCheckpoint) -> dict[str, 
     length = TrainingLength.from_dict(saved.get("length"))
     settings, step = trainer.settings, trainer.progress.step
     check_saved_length(settings, trainer.request_handler.length, length, step)
-    consumed = trainer.data.check_state(loaded.files[DATA_STATE_FILE])
-    if consumed != trainer.num_consumed:
+    state = DataState.from_json(loaded.files[DATA_STATE_FILE])
+    state.check_order(trainer.data.order)
+    if state.samples_consumed != trainer.num_consumed:
         raise ConfigError(
             f"pretrain: checkpoint {loaded.step} in {trainer.checkpoints.folder} consumed "
-            f"{consumed} samples, which global_batch_size = {settings.global_batch_size} does not "
-            "give; use the global_batch_size it was trained with"
+            f"{state.samples_consumed} samples, which global_batch_size = "
+            f"{settings.global_batch_size} does not give; use the global_batch_size it was trained "
+            "with"
         )
     trainer.saved_step = loaded.step
     return saved

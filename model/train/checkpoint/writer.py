@@ -35,13 +35,14 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 
 from common.errors import DataError, StageError
-from common.files import crc32_of_file, publish_folder, sync, write_text
+from common.files import crc32_of_file, publish_folder, remove_folder, sync, write_text
 from model.entry.launch import SHUTDOWN_SECONDS
 from model.train.checkpoint.folders import (
     MARKER,
     complete_checkpoints,
     find_damage,
     folder_name,
+    read_files,
     read_info,
     read_marker,
 )
@@ -113,11 +114,6 @@ class Checkpoints:
         """True when the save in the background has failed; `wait` raises why."""
         return self._error is not None
 
-    @property
-    def saving(self) -> bool:
-        """True while a save goes on in the background."""
-        return self._thread is not None and self._thread.is_alive()
-
     def save(
         self, entry: CheckpointInfo, tensors: Mapping[str, Tensor], files: Files, *, wait: bool
     ) -> float:
@@ -184,11 +180,8 @@ class Checkpoints:
                 continue
             load_into(folder, tensors, self.ranks.control)
             marker = read_marker(folder)
-            files = {
-                file: (folder / file).read_text(encoding="utf-8")
-                for file in marker["files"]
-                if file.endswith(".json") and "/" not in file
-            }
+            texts = [n for n in marker["files"] if n.endswith(".json") and "/" not in n]
+            files = read_files(folder, texts)
             return LoadedCheckpoint(step=int(marker["step"]), files=files)
         if names and rollback_from is None:
             raise DataError(
@@ -202,7 +195,7 @@ class Checkpoints:
         if self.ranks.is_main:
             for path in reversed(complete_checkpoints(self.folder)):
                 if read_info(path).step > step:
-                    _remove(path)
+                    remove_folder(path)
         self.remove_leftovers()
 
     def remove_leftovers(self) -> None:
@@ -323,18 +316,10 @@ class Checkpoints:
         stay = kept_steps(complete.values(), self.settings)
         for path, entry in complete.items():
             if entry.step not in stay and path not in in_use:
-                _remove(path)
+                remove_folder(path)
         for leftover in self.folder.glob("step-*.*"):
             if not (keep_damaged and leftover.suffix == DAMAGED):
                 shutil.rmtree(leftover)
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder, out of the way by a rename first: a half of it must not look complete."""
-    doomed = folder.with_name(f"{folder.name}.old.partial")
-    shutil.rmtree(doomed, ignore_errors=True)
-    folder.rename(doomed)
-    shutil.rmtree(doomed)
 
 
 def _write_file(folder: Path, name: str, content: str | bytes) -> Path:

@@ -94,7 +94,7 @@ class Recorder(TrainerCallback):
         if dist.is_initialized():
             dist.barrier()  # every rank has written its random state
         if state.is_world_process_zero:
-            self.sink.flush()
+            self.sink.position()  # durable before the checkpoint counts
             mark_complete(
                 Path(str(args.output_dir)) / f"checkpoint-{state.global_step}", state.global_step
             )

@@ -50,10 +50,6 @@ class RequestResult:
     num_tokens: int = 0
     """Tokens in the appended data."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
 
 class RunClient:
     """Requests to one run, from outside of its processes.
@@ -63,8 +59,7 @@ class RunClient:
         settings, base: the run's settings and first data.
         running: the trainer works now; its checkpoints alone then lag behind.
 
-    Raises:
-        DataError: the run's data or journal are damaged or missing.
+    Raises DataError when the run's data or journal are damaged or missing.
     """
 
     def __init__(

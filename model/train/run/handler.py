@@ -36,8 +36,7 @@ class RequestHandler:
         ranks: these ranks.
         settings, base: the run's settings and first data.
 
-    Raises:
-        ConfigError, DataError: see RunPlan.read; on every rank.
+    Raises as RunPlan.read does, on every rank.
     """
 
     def __init__(
@@ -70,7 +69,8 @@ class RequestHandler:
         if pending.request is None:
             self._refuse(pending.name, pending.problem)
             return False
-        if self.plan.entry_of(pending.name) is not None:  # killed before it was removed
+        # The trainer was killed before it could remove the request.
+        if any(entry.request == pending.name for entry in self.plan.entries):
             self._remove(pending.name)
             return False
         request = pending.request

@@ -100,8 +100,7 @@ def read_journal_rows(run: Path) -> list[dict[str, Any]]:
 
     An absent file is an empty journal. Cheap enough to follow a running training.
 
-    Raises:
-        DataError: the file is damaged, of another schema, or was edited; names the entry.
+    Raises DataError naming the entry when it is damaged, of another schema, or was edited.
     """
     path = run / JOURNAL_FILE
     if not path.is_file():

@@ -56,13 +56,9 @@ class TrainingLength:
         """The requested beginning of the decay, as known now."""
         return self.changes[-1].decay_at if self.changes else None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, for a checkpoint's trainer.json."""
-        return asdict(self)
-
     @classmethod
     def from_dict(cls, raw: Any) -> Self:
-        """The inverse of `to_dict`. Raises DataError."""
+        """Read what is in a checkpoint's trainer.json. Raises DataError."""
         if not isinstance(raw, Mapping) or type(raw.get("initial_steps")) is not int:
             raise DataError(f"length {raw!r} lacks the number of initial_steps")
         try:

@@ -71,10 +71,6 @@ class JsonlSink(JsonLines):
         """Add measurements after `step` completed steps."""
         self.append(step=step, metrics=dict(metrics))
 
-    def flush(self) -> None:
-        """Make everything durable that was logged."""
-        self.position()
-
     def resume(self, step: int) -> None:
         """Remove everything after `step` completed steps, wherever it stands in the file."""
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -79,10 +79,6 @@ class RunPlan:
         """Step of the last change; none may be made before it."""
         return self.entries[-1].length.step if self.entries else 0
 
-    def entry_of(self, request: str) -> JournalEntry | None:
-        """The entry that a request was made into; None when it was not done yet."""
-        return next((entry for entry in self.entries if entry.request == request), None)
-
     def is_due(self, request: Request, step: int) -> bool:
         """Return True if a request is to be done after `step` completed steps."""
         return step >= (self.last_step if request.at_step is None else request.at_step)

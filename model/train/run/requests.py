@@ -11,12 +11,14 @@ order of publication.
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
-from common.errors import DataError
+from common.config import from_plain
+from common.errors import DataError, SteelError
 from common.files import digest_of, write_json
+from common.ranges import PositiveInt
 from model.train.run.folder import REFUSED_FOLDER, REQUESTS_FOLDER
 from model.train.run.length import LengthPolicy
 
@@ -62,7 +64,7 @@ class ProfileRequest:
 
     KIND: ClassVar[str] = "profile"
 
-    num_steps: int = 3
+    num_steps: PositiveInt = 3
     """Steps in the trace, 1 or more."""
     at_step: ClassVar[None] = None
 
@@ -139,32 +141,15 @@ class RequestFolder:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             return PendingRequest(name=name, request=parse_request(raw))
-        except (OSError, ValueError, DataError) as error:
+        except (OSError, ValueError, SteelError) as error:
             return PendingRequest(name=name, request=None, problem=f"{path} is no request: {error}")
 
 
 def parse_request(raw: Any) -> Request:
-    """Parse a request's JSON. Raises DataError naming what is wrong."""
+    """Parse a request's JSON. Raises DataError or ConfigError naming what is wrong."""
     if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
         raise DataError(f"its schema_version must be {SCHEMA_VERSION}")
-    known = (AppendRequest, RescheduleRequest, ProfileRequest)
-    kinds: dict[str, type[Request]] = {k.KIND: k for k in known}
-    kind, values = kinds.get(raw.get("kind", "")), raw.get("request")
-    if kind is None or not isinstance(values, dict):
+    kinds: dict[str, type[Request]] = {kind.KIND: kind for kind in get_args(Request)}
+    if raw.get("kind") not in kinds:
         raise DataError(f"its kind {raw.get('kind')!r} is none of {', '.join(kinds)}")
-    if set(values) != {f.name for f in fields(kind)}:
-        raise DataError(f"its fields are {sorted(values)}")
-    request = kind(**values)
-    if isinstance(request, AppendRequest):
-        whole = [request.seed, request.at_step or 0]
-        right = isinstance(request.weights, dict) and request.steps in ("keep", "extend")
-        right = right and all(isinstance(v, str) for v in (request.folder, request.manifest))
-    elif isinstance(request, ProfileRequest):
-        whole = [request.num_steps]
-        right = request.num_steps != 0
-    else:
-        decay_at = 0 if request.decay_at == "now" else request.decay_at
-        whole, right = [request.steps or 0, decay_at or 0], True
-    if not right or any(type(number) is not int for number in whole):
-        raise DataError(f"a field of {values} has the wrong type")
-    return request
+    return from_plain(kinds[raw["kind"]], raw.get("request"), "request")

@@ -34,19 +34,14 @@ def save_manifests(
 def read_saved_manifest(run: Path, name: str = BASE) -> PackedManifest | None:
     """The copy of the first data's manifest, or of an append's by its digest; None without one.
 
-    Raises:
-        DataError: it was edited or damaged.
+    Raises DataError when it was edited or damaged.
     """
     path = run / MANIFESTS_FOLDER / f"{name}.json"
     return replace(PackedManifest.read(path), folder=None) if path.is_file() else None
 
 
 def check_base(run: Path, base: PackedManifest) -> None:
-    """Refuse to continue a run with other data than it started with.
-
-    Raises:
-        DataError: names the shards that were removed, changed or added, or the field.
-    """
+    """Raise DataError naming what differs for other data than the run started with."""
     old = read_saved_manifest(run)
     if old is not None and old.digest != base.digest:
         raise DataError(

@@ -81,8 +81,7 @@ def verify_subject(
 
     progress: called with (samples done, samples in all).
 
-    Raises:
-        ConfigError, DataError: the scenario makes no sense, or appended data are missing.
+    Raises ConfigError when the scenario makes no sense, DataError when appended data are missing.
     """
     started = time.perf_counter()
     more = [(_appended(subject, data, step), step) for data, step in scenario.appends]
@@ -131,8 +130,7 @@ def simulated_subject(
 def run_subject(folder: Path) -> OrderSubject:
     """The order of a pretraining, as its job, journal and newest checkpoint have it.
 
-    Raises:
-        DataError: a file is damaged, or the checkpoint belongs to another order.
+    Raises DataError when a file is damaged, or the checkpoint belongs to another order.
     """
     job = from_json(PretrainJob, folder / JOB_FILE)
     base = PackedManifest.read(Path(job.packed) / "shards")

@@ -17,13 +17,13 @@ import resource
 import statistics
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self, cast
+from typing import Literal, Self
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -93,7 +93,7 @@ class Result:
     """Figures of one configuration."""
 
     status: Status
-    """True if it ran; the figures below are 0 where it did not."""
+    """Outcome; the figures below are 0 where it did not run."""
     reason: str = ""
     """Reason why it did not."""
     device: str
@@ -245,38 +245,26 @@ def random_batch(
     positions = bounds.positions()
     batch: list[MicroBatch] = []
     for first in range(0, rows, settings.micro_batch_size):
-        part = slice(first, first + settings.micro_batch_size)
+        last = first + settings.micro_batch_size
         micro_batch: MicroBatch = {
-            "input_ids": torch.from_numpy(tokens[part, :-1].copy()),
-            "labels": torch.from_numpy(tokens[part, 1:].copy()),
-            "source": torch.zeros(settings.micro_batch_size, dtype=torch.int64),
-            "samples": torch.arange(first, first + settings.micro_batch_size),
+            "input_ids": torch.tensor(tokens[first:last, :-1], device=ranks.device),
+            "labels": torch.tensor(tokens[first:last, 1:], device=ranks.device),
+            "source": torch.zeros(last - first, dtype=torch.int64, device=ranks.device),
+            "samples": torch.arange(first, last, device=ranks.device),
         }
         if document_tokens:
-            offsets = bounds.of_rows(first, first + settings.micro_batch_size)
-            micro_batch["position_ids"] = torch.from_numpy(positions[part].copy())
-            micro_batch["cu_seqlens"] = torch.from_numpy(offsets)
+            offsets = bounds.of_rows(first, last)
+            micro_batch["position_ids"] = torch.tensor(positions[first:last], device=ranks.device)
+            micro_batch["cu_seqlens"] = torch.tensor(offsets, device=ranks.device)
             micro_batch["max_seqlen"] = int(np.diff(offsets).max())
-        batch.append(_placed(micro_batch, ranks.device))
+        batch.append(micro_batch)
     return batch
 
 
-def _placed(micro_batch: MicroBatch, device: torch.device) -> MicroBatch:
-    placed = {
-        name: value.to(device) if isinstance(value, Tensor) else value
-        for name, value in micro_batch.items()
-    }
-    return cast("MicroBatch", placed)
-
-
-@contextlib.contextmanager
-def attention_backends(attention: Attention) -> Iterator[None]:
-    """Restrict torch's scaled dot product attention inside the block."""
-    if attention not in BACKENDS:
-        yield
-        return
-    with sdpa_kernel(BACKENDS[attention]):
-        yield
+def attention_backends(attention: Attention) -> AbstractContextManager[None]:
+    """Restrict torch's scaled dot product attention inside a block."""
+    allowed = BACKENDS.get(attention)
+    return sdpa_kernel(allowed) if allowed else contextlib.nullcontext()
 
 
 def _implementations(language_model: PreTrainedModel, device: torch.device) -> dict[str, str]:
@@ -300,15 +288,11 @@ def _implementations(language_model: PreTrainedModel, device: torch.device) -> d
 def _peak_memory(ranks: DistributedContext) -> tuple[float, float]:
     """Peak allocated and reserved, worst rank, in GB."""
     if ranks.device.type == "cuda":
-        mine = torch.tensor(
-            [
-                torch.cuda.max_memory_allocated(ranks.device),
-                torch.cuda.max_memory_reserved(ranks.device),
-            ]
+        mine = (
+            torch.cuda.max_memory_allocated(ranks.device),
+            torch.cuda.max_memory_reserved(ranks.device),
         )
     else:
-        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        mine = torch.tensor([1024 * kilobytes, 0])
-    worst: list[Tensor] = ranks.gather(mine)
-    allocated, reserved = torch.stack(worst).max(dim=0).values.tolist()
+        mine = (1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0)
+    allocated, reserved = (max(values) for values in zip(*ranks.gather(mine), strict=True))
     return allocated / GB, reserved / GB

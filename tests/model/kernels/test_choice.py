@@ -8,15 +8,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from common.errors import ConfigError
-from model.kernels import (
-    IMPLEMENTATIONS,
-    OPERATIONS,
-    check_choice,
-    choose,
-    liger,
-    linear_cross_entropy_eager,
-    triton_support,
-)
+from model.kernels import IMPLEMENTATIONS, OPERATIONS, check_choice, choose, liger, triton_support
+from model.kernels.cross_entropy import linear_cross_entropy_eager
 from model.kernels.rms_norm import rms_norm_torch
 from model.kernels.rope import rope_eager
 

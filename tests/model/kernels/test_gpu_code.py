@@ -70,9 +70,9 @@ def rms_norm() -> None:
 
 
 def rope() -> None:
-    _, pair = IMPLEMENTATIONS["rope"]["triton"]
+    (turn,) = IMPLEMENTATIONS["rope"]["triton"]
     angles = torch.zeros(1, 1, 16, 28)
-    query, key = pair(*(bf16(2, 16, 32, 56).transpose(1, 2) for _ in range(2)), angles, angles)
+    query, key = turn(*(bf16(2, 16, 32, 56).transpose(1, 2) for _ in range(2)), angles, angles)
     (query + key).sum().backward()
 
 

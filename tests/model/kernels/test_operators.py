@@ -72,7 +72,7 @@ def test_schema_shapes_and_gradients_are_what_was_registered(operator: str, devi
 def layer(operations: dict[str, tuple[Callable[..., Any], ...]]) -> Callable[..., Tensor]:
     """A function that goes through every operation, as a decoder layer and the loss would."""
     norm, add_norm = operations["rms_norm"]
-    turn, turn_pair = operations["rope"]
+    (turn,) = operations["rope"]
     (gate,) = operations["swiglu"]
     route, combine = operations["soft_moe"]
     (loss,) = operations["cross_entropy"]
@@ -80,8 +80,8 @@ def layer(operations: dict[str, tuple[Callable[..., Any], ...]]) -> Callable[...
     def run(x: Tensor, weight: Tensor, inner: Tensor, cos: Tensor, targets: Tensor) -> Tensor:
         x = norm(x, weight, 1e-6)
         heads = x.view(2, 3, 2, 4).transpose(1, 2)
-        query, key = turn_pair(heads, heads[:, :1], cos, cos)
-        y = turn(query * key, cos, cos).transpose(1, 2).reshape(6, 8)
+        query, key = turn(heads, heads[:, :1], cos, cos)
+        y = turn(query * key, key, cos, cos)[0].transpose(1, 2).reshape(6, 8)
         y, x = add_norm(y, x.view(6, 8), weight, 1e-6)
         weights = route(y, inner[0, :2].float())
         hidden = gate(y, x)

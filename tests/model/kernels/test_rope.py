@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.kernels import rope_angles
+from model.kernels.rope import rope_angles
 from tests.model.kernels.cases import agree, cases, close, functions, random
 
 
@@ -29,9 +29,10 @@ def test_turns_pairs_by_angles_that_fall_geometrically(
                 wanted[row, :, place, half + i] = b * math.cos(angle) + a * math.sin(angle)
     angles = rope_angles(positions.to(device), head_dim, 1e6)
     assert angles[0].dtype == torch.float32
-    rope, _ = functions("rope", name)
+    (rope,) = functions("rope", name)
     # fp32 angles near 2,047 are exact to 1e-4.
-    close(rope(x.to(device), *angles), wanted, 5e-4 if dtype == torch.float32 else 8e-3)
+    turned, _ = rope(x.to(device), x[:, :1].clone().to(device), *angles)
+    close(turned, wanted, 5e-4 if dtype == torch.float32 else 8e-3)
 
 
 @pytest.mark.parametrize(("name", "device"), cases("rope"))
@@ -53,7 +54,7 @@ def test_pair_values_and_gradients(
     rows_of_angles: int,
     angles_dtype: torch.dtype,
 ) -> None:
-    _, pair = functions("rope", name)
+    (rope,) = functions("rope", name)
     angles = 3 * random(rows_of_angles, 1, 5, head_dim // 2, seed=3)
     # bf16: what a caller has who lets FSDP cast them. Wrong for a model, but the same function.
     cos, sin = angles.cos().to(angles_dtype), angles.sin().to(angles_dtype)
@@ -70,7 +71,7 @@ def test_pair_values_and_gradients(
         return tuple(torch.cat((a * c - b * s, b * c + a * s), dim=-1) for a, b in halves)
 
     def turned(query: Tensor, key: Tensor) -> tuple[Tensor, ...]:
-        return pair(query, key, cos.to(device), sin.to(device))
+        return rope(query, key, cos.to(device), sin.to(device))
 
     inputs = random(2, heads, 5, head_dim), random(2, key_heads, 5, head_dim, seed=1)
     agree(turned, formula, inputs, [dtype] * 2, device, place=lambda x: place(x).clone())
@@ -78,12 +79,14 @@ def test_pair_values_and_gradients(
 
 @pytest.mark.parametrize(("name", "device"), cases("rope"))
 def test_keeps_lengths_and_depends_on_differences_of_positions_only(name: str, device: str) -> None:
-    rope, _ = functions("rope", name)
+    (rope,) = functions("rope", name)
     query = random(1, 1, 1, 8).float().to(device)
     key = random(1, 1, 1, 8, seed=1).float().to(device)
 
     def turn(x: Tensor, place: int) -> Tensor:
-        return rope(x.clone(), *rope_angles(torch.tensor([[place]], device=device), 8, 1e4))
+        angles = rope_angles(torch.tensor([[place]], device=device), 8, 1e4)
+        turned, _ = rope(x.clone(), x.clone(), *angles)
+        return turned
 
     def product(i: int, j: int) -> Tensor:
         return (turn(query, i) * turn(key, j)).sum()

@@ -12,15 +12,10 @@ from transformers import PreTrainedTokenizerBase
 from common.errors import DataError
 from model.tokenizer import pruning
 from model.tokenizer.identity import IM_END, PRUNED_FROM, SPECIAL_TOKENS
-from model.tokenizer.pruning import prove_same_pieces, prune_tokenizer, pruned_from
-from model.tokenizer.qwen import (
-    bpe_tables,
-    build_tokenizer,
-    encode_corpus,
-    load_tokenizer,
-    save_tokenizer,
-)
+from model.tokenizer.pruning import prove_same_pieces, prune_tokenizer
+from model.tokenizer.qwen import bpe_tables, build_tokenizer, load_tokenizer, save_tokenizer
 from model.tokenizer.tiktoken import byte_characters
+from tests.model.tokenizer.encoded import encode_corpus, pruned_from
 
 TEXTS = (
     "林海市的铁匠铺每天早上六点开门。",

@@ -18,13 +18,13 @@ from model.tokenizer import qwen as module
 from model.tokenizer.identity import IM_END, IM_START
 from model.tokenizer.qwen import (
     chat_template,
-    encode_corpus,
     get_tokenizer,
     load_tokenizer,
     save_tokenizer,
     verify_tokenizer,
 )
 from model.tokenizer.tiktoken import packaged_ranks, read_ranks, vocabulary_and_merges
+from tests.model.tokenizer.encoded import encode_corpus
 
 PACKAGE_MISSING = packaged_ranks() is None
 

@@ -5,6 +5,7 @@ import math
 import random
 import signal
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def test_not_finite_by_policy(bad: float) -> None:
 def test_rollbacks_to_one_checkpoint_are_counted_through_it() -> None:
     subject = health(spike="rollback", max_in_a_row=2)
     train(subject, [2.0] * 8)
-    saved = subject.state.to_dict()
+    saved = asdict(subject.state)
     for last, action in ((9, "rollback"), (12, "rollback"), (15, "stop")):
         assert subject.judge(loss=50.0, grad_norm=1.0).action == action
         subject.rolled_back(HealthState.from_dict(saved), to_step=8, first=8, last=last)
@@ -107,7 +108,7 @@ def test_rollbacks_to_one_checkpoint_are_counted_through_it() -> None:
 @given(st.lists(st.floats(allow_nan=False), max_size=9), st.integers(0, 9))
 def test_the_state_survives_json_exactly(window: list[float], number: int) -> None:
     state = HealthState(window=window, in_a_row=number, skipped=[(1, 2), (4, 4)])
-    assert HealthState.from_dict(json.loads(json.dumps(state.to_dict()))) == state
+    assert HealthState.from_dict(json.loads(json.dumps(asdict(state)))) == state
 
 
 def test_another_state_is_refused() -> None:

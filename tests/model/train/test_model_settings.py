@@ -39,7 +39,7 @@ def test_the_number_of_parameters_is_that_of_the_network(change: dict[str, Any])
         ({"model_type": "steal"}, "model_type 'steal' is unknown"),
         ({"hidden_size": "32"}, "hidden_size = '32'; it must be a whole number"),
         ({"hidden_size": 33}, "hidden_size 33 is not a multiple of num_attention_heads"),
-        ({"num_experts": 0}, "num_experts is 0: give a whole number of at least 1"),
+        ({"num_experts": 0}, "num_experts = 0; it must be a whole number of at least 1"),
         ({"rope_theta": float("nan")}, "rope_theta = nan; it must be a number"),
         ({"routing": "tokne"}, r"routing = 'tokne'; .* \(did you mean 'token'\?\)"),
         ({"pad_head_dim": 20}, "pad_head_dim is 20"),

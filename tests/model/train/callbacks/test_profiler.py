@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import DataError
+from common.errors import ConfigError
 from model.train.run.folder import PROFILE_FOLDER
 from model.train.run.plan import RunPlan
 from model.train.run.requests import ProfileRequest, RequestFolder, parse_request
@@ -52,5 +52,5 @@ def test_a_request_for_a_trace_changes_no_journal(make_run: MakeRun) -> None:
 @pytest.mark.parametrize("num_steps", ["three", 1.5, True, 0])
 def test_a_malformed_request_is_refused(num_steps: object) -> None:
     raw = {"schema_version": 1, "kind": "profile", "request": {"num_steps": num_steps}}
-    with pytest.raises(DataError, match="wrong type"):
+    with pytest.raises(ConfigError, match=r"num_steps = .*; it must be a whole number"):
         parse_request(raw)

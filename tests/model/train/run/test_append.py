@@ -5,6 +5,7 @@ import random
 import signal
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,7 @@ def test_new_data_join_at_the_step_and_make_the_run_longer(
     assert not list((appended / REQUESTS_FOLDER).iterdir())
     newest = complete_checkpoints(appended / CHECKPOINTS_FOLDER)[-1]
     saved = json.loads((newest / PROGRESS_FILE).read_text())
-    assert saved["length"] == json.loads(json.dumps(plan_of(appended).length.to_dict()))
+    assert saved["length"] == json.loads(json.dumps(asdict(plan_of(appended).length)))
     state = DataState.from_json((newest / DATA_STATE_FILE).read_text())
     assert [entry.at for entry in state.appends] == [6 * BATCH]
 

@@ -3,7 +3,7 @@
 import itertools
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
@@ -146,7 +146,7 @@ def test_continuous_never_rising_and_lowest_at_the_end(
 
 def test_survives_a_checkpoint() -> None:
     length = TrainingLength(initial_steps=20, changes=(moved(3, 30), moved(5, 40, 35)))
-    assert TrainingLength.from_dict(json.loads(json.dumps(length.to_dict()))) == length
+    assert TrainingLength.from_dict(json.loads(json.dumps(asdict(length)))) == length
     for raw in ({}, {"initial_steps": "2", "changes": []}, {"initial_steps": 2}, []):
         with pytest.raises(DataError, match=r"^length "):
             TrainingLength.from_dict(raw)
