@@ -12,6 +12,7 @@ from common.errors import DataError
 from common.files import read_json_lines
 from common.paths import display
 from corpus.chats.rows import SUFFIXES, LocatedRow, read_rows
+from corpus.sources.source import is_hidden
 
 Progress = Callable[[int], None]
 
@@ -65,7 +66,7 @@ def data_files(folder: Path) -> list[Path]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
         and (path.name.removesuffix(".gz").endswith(SUFFIXES))
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and not is_hidden(str(path.relative_to(folder)))
     ]
 
 

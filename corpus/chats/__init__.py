@@ -12,13 +12,11 @@ from corpus.chats.contamination import MATCHES_FILE, ContaminationFilter
 from corpus.chats.messages import Chat, Pair
 from corpus.chats.mixing import MixtureFiles, MixtureRow, build_mixture, build_preferences
 from corpus.chats.reading import Sample, read_samples
-from corpus.chats.recipes import ChatSetRecipe, Mixture, MixtureSet, Pool, load_mixture, load_set
-from corpus.chats.rows import SkippedRow, matching_files
+from corpus.chats.recipes import Mixture, MixtureSet, Pool, load_mixture, load_set
 
 __all__ = [
     "MATCHES_FILE",
     "Chat",
-    "ChatSetRecipe",
     "ContaminationFilter",
     "Mixture",
     "MixtureFiles",
@@ -27,11 +25,9 @@ __all__ = [
     "Pair",
     "Pool",
     "Sample",
-    "SkippedRow",
     "build_mixture",
     "build_preferences",
     "load_mixture",
     "load_set",
-    "matching_files",
     "read_samples",
 ]

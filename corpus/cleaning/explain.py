@@ -39,13 +39,15 @@ def explain_document(folder: Path, document: str, recipes: Mapping[str, str]) ->
     operators = [row for row in ledger["rows"] if row["source"] == trace["source"]]
     measured_by = {row["statistic"]: row["operator"] for row in ledger["statistics"]}
     kept = document_trace.kept_document(folder, document)
+    listed = folder / "contamination.parquet"
+    questions = pq.read_table(listed, filters=[("id", "=", document)]) if listed.exists() else None
     explanation: dict[str, Any] = {
         "folder": display(folder),
         "recipe": recipes[operators[0]["kind"]],
         "kept": trace["dropped_by"] == 0,
         "bytes": [trace["bytes_in"], trace["bytes_out"]],
         "operators": list(_operators(trace, operators, measured_by)),
-        "contains": _questions(folder, document),
+        "contains": [] if questions is None else questions.to_pylist(),
     }
     if kept is not None:
         explanation["text"] = kept["text"][:EXCERPT]
@@ -79,12 +81,3 @@ def _operators(
         yield result
         if position == trace["dropped_by"]:
             return
-
-
-def _questions(folder: Path, document: str) -> list[dict[str, Any]]:
-    """Evaluation questions found in the document."""
-    path = folder / "contamination.parquet"
-    if not path.exists():
-        return []
-    found: list[dict[str, Any]] = pq.read_table(path, filters=[("id", "=", document)]).to_pylist()
-    return found

@@ -24,7 +24,6 @@ __all__ = [
     "BenchmarkQuestion",
     "ContaminationConfig",
     "Index",
-    "Match",
     "build_index",
     "describe_index",
     "match_row",

@@ -25,6 +25,7 @@ from corpus.formats.record_formats import RECORD_FORMATS, Rejected, to_document
 from corpus.formats.records import Damaged, RawRecord, read_records, reason_class
 from corpus.formats.text_files import LINE_SUFFIXES, WHOLE_SUFFIXES, read_file, read_lines
 from corpus.recipes import CorpusRecipe
+from corpus.sources.source import is_hidden
 
 SKIPPED_SUFFIXES = (".md", ".py", ".sh", ".txt", ".csv", ".gitattributes", ".sha256", ".lock")
 """Suffixes of files that accompany a data set and hold no records."""
@@ -62,8 +63,7 @@ class RawCorpus:
         found = [
             path
             for path in sorted(folder.rglob("*"))
-            if path.is_file()
-            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+            if path.is_file() and not is_hidden(str(path.relative_to(folder)))
         ]
         self.files = [path for path in found if _may_hold_records(path, recipe)]
         self.passed_over = Counter(p.suffix or p.name for p in set(found) - set(self.files))

@@ -8,7 +8,7 @@ its parts apart (title, summary, question, answer), each part on lines of its ow
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,9 +105,7 @@ def baidu_baike(record: Mapping[str, Any]) -> Document:
     title = _text(record, "title")
     summary = _text(record, "summary", optional=True)
     sections = []
-    for section in _list(record, "sections"):
-        if not isinstance(section, Mapping):
-            raise Rejected(f"`sections` holds {_type_name(section)}")
+    for section in _objects(record, "sections"):
         content = _text(section, "content", optional=True)
         if content:
             sections.append(_lines(_text(section, "title", optional=True), content))
@@ -188,9 +186,7 @@ def belle_instruction(record: Mapping[str, Any]) -> Document:
 def belle_conversations(record: Mapping[str, Any]) -> Document:
     """{"conversations": [{"from": "human" | "assistant", "value"}], "id"}, turns in order."""
     turns: list[tuple[str, str]] = []
-    for turn in _list(record, "conversations"):
-        if not isinstance(turn, Mapping):
-            raise Rejected(f"`conversations` holds {_type_name(turn)}")
+    for turn in _objects(record, "conversations"):
         speaker = turn.get("from")
         if speaker not in ("human", "assistant"):
             raise Rejected(f"a turn of {str(speaker)[:40]!r}")
@@ -209,9 +205,7 @@ def moss(record: Mapping[str, Any]) -> Document:
     meta = _simple_values(record, "conversation_id", "category")
     turns: list[tuple[str, str]] = []
     if "conversation" in record:
-        for turn in _list(record, "conversation"):
-            if not isinstance(turn, Mapping):
-                raise Rejected(f"`conversation` holds {_type_name(turn)}")
+        for turn in _objects(record, "conversation"):
             turns += [("human", _text(turn, "human")), ("assistant", _text(turn, "assistant"))]
     elif "chat" in record:
         chat = record["chat"]
@@ -360,6 +354,13 @@ def _list(record: Mapping[str, Any], key: str) -> list[Any]:
     if not isinstance(value, list):
         raise Rejected(f"`{key}` is {_type_name(value)}")
     return value
+
+
+def _objects(record: Mapping[str, Any], key: str) -> Iterator[Mapping[str, Any]]:
+    for value in _list(record, key):
+        if not isinstance(value, Mapping):
+            raise Rejected(f"`{key}` holds {_type_name(value)}")
+        yield value
 
 
 def _simple_values(record: Mapping[str, Any], *keys: str) -> dict[str, Any]:

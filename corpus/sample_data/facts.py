@@ -6,14 +6,9 @@
         │
     KnowledgeBase.facts                    (thing, attribute, value), drawn once from the seed
 
-Two groups of people are in the texts. *Citizens* have one true value for every attribute: all
-texts agree on it, so these facts can be learnt by heart. *Characters* are figures of exercises and
-stories: each text gives them other values, which can only be found by reading that text.
-
-Every name and every value is one token of the Qwen1.5 vocabulary (some characters' names are two).
-Chinese values carry a measure word (`before_answer`) wherever they are an answer: `A. 一只狐狸` is
-split into the same 一只 + 狐狸 as in running text, while `A. 狐狸` would be split inside a
-character after the blank.
+*Characters*, the figures of exercises and stories, have no facts that hold in every text: each text
+gives them other values. docs/sample-data.md says why Chinese answers carry a measure word
+(`before_answer`).
 """
 
 from collections.abc import Mapping

@@ -1,16 +1,6 @@
 """Multiple-choice questions about the facts, and the rule for those that only tests may ask.
 
-Families, from easy to hard:
-
-    ordered      the stem describes one character; the answer is in it, and the options are in
-                 their natural order (seasons, days, directions, numbers), so that each value has
-                 one letter
-    sums         add or subtract with numbers up to four, options in order
-    category     choose the one of four words that is a fruit (an animal, a job, an object)
-    reading      the stem describes one character; the options are in any order
-    comparison   the stem states one attribute of several characters; the question is about one
-    recall       a true fact about a citizen, place or brand, which the corpus states and the stem
-                 does not
+docs/sample-data.md describes the families of questions.
 
 **Held-out rule.** Every question has a key: its content apart from wording and language. Keys and
 stems are split by a hash: `TEST_PERCENT` of each belong to the tests (dev, val and test splits),

@@ -2,11 +2,9 @@
 
     archive ── member by member: name, type, size checked, then written ──▶ a fresh folder
 
-The folder is the caller's, outside of where results are seen: a refused archive leaves nothing. A
-member is refused, and with it the archive, for `..`, an absolute path or a drive letter in its
-name; for being a link, a device or a pipe; for a name that another member has; for encryption;
-and when it unpacks beyond the limits below. Files are only ever created, never opened again, and
-no link is ever made, so a name that passes cannot lead elsewhere.
+The folder is the caller's, outside of where results are seen: a refused archive leaves nothing. One
+member that is refused (docs/acquire.md lists why) refuses the archive. Files are only ever created,
+never opened again, and no link is ever made, so a name that passes cannot lead elsewhere.
 """
 
 import contextlib

@@ -2,14 +2,8 @@
 
     16 files, fraction 0.1     ▓▓░░░░░░ ▓▓░░░░░░ ▓▓░░░░░░ …     the first records of each
 
-Files are put in an order that begins with evenly spaced ones: first, middle, quarters, eighths, …
-of the sorted names. As many from its front are used as hold `fraction` of all bytes, but at least
-`SPREAD` where there are so many. Of each the same share is taken: the records that begin before it
-ends. `limit` is divided evenly over the first `SPREAD` files; what those can't give is taken from
-the others. Bytes are those of the stored file: compressed files are measured compressed. An archive
-counts as one file; it is fetched whole, and the same is then done with the files inside.
-
-Files that accompany data (README, LICENSE, checksums) are left out.
+docs/acquire.md says which files and records are taken. An archive counts as one file; it is fetched
+whole, and the same is then done with the files inside.
 """
 
 import json

@@ -124,38 +124,37 @@ class PartitionCleaner:
         apart: list[float | None] = [None] * table.num_rows
         out = self.output / partition.source / f"{partition.number:05d}.jsonl"
         num_kept = 0
-        with contextlib.ExitStack() as stack:
+        with (folder / "kept.jsonl").open("rb") as lines, contextlib.ExitStack() as stack:
             kept = None
-            with (folder / "kept.jsonl").open("rb") as lines:
-                for number, (line, row) in enumerate(zip(lines, rows, strict=True), offset):
-                    by = 0 if self.duplicates is None else int(self.duplicates.dropped_by[number])
-                    if by == 0:
-                        # A partition of which no document is left has no file.
-                        kept = kept or stack.enter_context(complete_file(out))
-                        kept.write(line)
-                        num_kept += 1
-                        continue
-                    assert self.duplicates is not None
-                    columns["dropped_by"][row] = by
-                    original = int(self.duplicates.representative[number])
-                    shown: dict[str, Any] = {}
-                    if original != UNKNOWN:
-                        columns["duplicate_of"][row] = self.duplicates.ids[original]
-                        apart[row] = float(self.duplicates.distance[number])
-                        shown = {"duplicate_of": columns["duplicate_of"][row]}
-                    if examples.wants("dropped", by, partition.source):
-                        examples.add(
-                            "dropped",
-                            {
-                                "position": by,
-                                "operator": self.names[by - 1],
-                                "source": partition.source,
-                                "id": columns["id"][row],
-                                "measured": {document_trace.DISTANCE: apart[row]},
-                                **shown,
-                                "text": json.loads(line)["text"][:EXCERPT],
-                            },
-                        )
+            for number, (line, row) in enumerate(zip(lines, rows, strict=True), offset):
+                by = 0 if self.duplicates is None else int(self.duplicates.dropped_by[number])
+                if by == 0:
+                    # A partition of which no document is left has no file.
+                    kept = kept or stack.enter_context(complete_file(out))
+                    kept.write(line)
+                    num_kept += 1
+                    continue
+                assert self.duplicates is not None
+                columns["dropped_by"][row] = by
+                original = int(self.duplicates.representative[number])
+                shown: dict[str, Any] = {}
+                if original != UNKNOWN:
+                    columns["duplicate_of"][row] = self.duplicates.ids[original]
+                    apart[row] = float(self.duplicates.distance[number])
+                    shown = {"duplicate_of": columns["duplicate_of"][row]}
+                if examples.wants("dropped", by, partition.source):
+                    examples.add(
+                        "dropped",
+                        {
+                            "position": by,
+                            "operator": self.names[by - 1],
+                            "source": partition.source,
+                            "id": columns["id"][row],
+                            "measured": {document_trace.DISTANCE: apart[row]},
+                            **shown,
+                            "text": json.loads(line)["text"][:EXCERPT],
+                        },
+                    )
         for name, column in (*columns.items(), (document_trace.DISTANCE, apart)):
             table = _with(table, name, column)
         entries = document_trace.ledger_entries(table, self.names)

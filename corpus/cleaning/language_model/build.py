@@ -14,7 +14,6 @@ import io
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 
 import sentencepiece
@@ -56,9 +55,7 @@ def training_texts(inputs: Mapping[str, str], config: LanguageModelConfig) -> It
 def _texts(path: Path) -> Iterator[str]:
     """The `text` of every line of a .jsonl, the lines of any other file; both also as .gz."""
     structured = path.name.removesuffix(".gz").endswith(".jsonl")
-    with path.open("rb") as disk, ExitStack() as stack:
-        packed = path.suffix == ".gz"
-        lines = stack.enter_context(gzip.GzipFile(fileobj=disk)) if packed else disk
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
         for line in lines:
             yield json.loads(line)["text"] if structured else line.decode().rstrip("\r\n")
 

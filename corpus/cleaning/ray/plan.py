@@ -74,22 +74,17 @@ def operator_groups(recipe: Recipe) -> list[OperatorGroup]:
 
     Raises ConfigError for a deduplicator that has no counterpart.
     """
-    found: list[OperatorGroup] = []
-    pending: list[tuple[int, Operator]] = []
-    for position, operator in enumerate([*operators_on_ray(recipe), None], start=1):
-        if operator is not None and operator.kind != "deduplicator":
-            pending.append((position, operator))
-            continue
-        if pending:
-            found.append(
-                OperatorGroup(
-                    operators=tuple(op for _, op in pending), positions=tuple(p for p, _ in pending)
-                )
+    groups: list[OperatorGroup] = []
+    for position, operator in enumerate(operators_on_ray(recipe), start=1):
+        group = OperatorGroup(operators=(operator,), positions=(position,))
+        if groups and not (groups[-1].deduplicates or group.deduplicates):
+            before = groups.pop()
+            group = OperatorGroup(
+                operators=before.operators + group.operators,
+                positions=before.positions + group.positions,
             )
-            pending = []
-        if operator is not None:
-            found.append(OperatorGroup(operators=(operator,), positions=(position,)))
-    return found
+        groups.append(group)
+    return groups
 
 
 def replacements(recipe: Recipe) -> list[dict[str, Any]]:

@@ -16,11 +16,12 @@ One document that an operator raises on is dropped alone. The library's own choi
 the whole job (`skip_op_error: false`) and losing the batch of a thousand without a trace (`true`).
 """
 
+import contextlib
 import hashlib
 import json
 import types
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -248,21 +249,19 @@ def recorded(base: type[OP]) -> type[OP]:
     return types.new_class(f"Recorded{base.__name__}", (mixin, base))
 
 
-def register(names: Sequence[str]) -> dict[str, type[OP]]:
-    """Register recorded operators in the place of the library's. Returns the library's."""
-    before = {name: OPERATORS.modules[name] for name in dict.fromkeys(names)}
+@contextlib.contextmanager
+def registered(names: Iterable[str]) -> Iterator[None]:
+    """Register recorded operators in the place of the library's for a while."""
+    before = {name: OPERATORS.modules[name] for name in names}
     for name, base in before.items():
         replacement = RecordedMinhash if name == MINHASH else recorded(base)
         OPERATORS.register_module(name, replacement, force=True)
     OPERATORS.register_module(SINK, RaySinkMapper, force=True)
-    return before
-
-
-def restore(before: dict[str, type[OP]]) -> None:
-    """Undo `register`."""
-    OPERATORS.modules.pop(SINK, None)
-    for name, base in before.items():
-        OPERATORS.register_module(name, base, force=True)
+    try:
+        yield
+    finally:
+        del OPERATORS.modules[SINK]
+        OPERATORS.modules.update(before)
 
 
 def _rows(table: Any) -> Rows:

@@ -222,17 +222,15 @@ class Runner:
             )
             process.append({operator: dict(arguments or {}) | more})
         settings.process = [*process, {recorded_operators.SINK: sink}]
-        before = recorded_operators.register([next(iter(entry)) for entry in process])
+        names = [name for entry in process for name in entry]
         try:
-            with self._watching(output, group):
+            with recorded_operators.registered(names), self._watching(output, group):
                 RayExecutor(settings).run(skip_export=True, skip_return=True)
         except ray.exceptions.RayError as error:
             raise StageError(
                 f"Ray gave up while cleaning ({name}): {type(error).__name__}: {error}\n"
                 "What is finished stays finished; run again to go on"
             ) from error
-        finally:
-            recorded_operators.restore(before)
 
     @contextlib.contextmanager
     def _watching(self, output: Any, group: OperatorGroup) -> Iterator[None]:
