@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from common.config import INCOMPLETE, Config, problems, raise_all
+from common.config import INCOMPLETE, Config, problems
 from common.errors import ConfigError, SteelError
-from common.paths import display, resolve
+from common.paths import resolve
 from common.ranges import Gt, Le, MinLen, NonNegativeInt
 from common.recipes import Parsed, apply_overrides, parse, read_yaml
 from corpus.sample_data import DatasetKind, SampleDataConfig
@@ -135,11 +135,3 @@ def parse_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Parsed[Pi
     Raises ConfigError for a file or an override that cannot be read at all.
     """
     return parse(PipelineConfig, apply_overrides(read_yaml(resolve(path)), overrides))
-
-
-def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> PipelineConfig:
-    """Read `deployments/<x>.yaml`. Raises ConfigError naming file, key, value and remedy."""
-    parsed = parse_pipeline(path, overrides)
-    raise_all(parsed.problems, display(resolve(path)))
-    assert parsed.value is not None
-    return parsed.value

@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.config import StageConfig, validate
-from common.errors import StageError
-from common.files import write_json
 from common.paths import display
 from common.provenance import git_commit, software_versions
 from tasks.core.artifacts import (
@@ -37,6 +35,8 @@ from tasks.core.manifest import SCHEMA_VERSION, StageInput, StageResult, input_k
 
 if TYPE_CHECKING:
     from tasks.core.tracking import StageTrack, Tracker
+
+__all__ = ["Context", "StageResult", "StageRun", "plain", "stage", "stage_key"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,18 +252,3 @@ def _task_run_name() -> str:
 
     parameters = task_run.parameters or {}
     return f"{task_run.task_name} {parameters.get('label', '')}".strip()
-
-
-__all__ = [
-    "Context",
-    "Logger",
-    "StageError",
-    "StageInput",
-    "StageResult",
-    "StageRun",
-    "git_commit",
-    "plain",
-    "stage",
-    "stage_key",
-    "write_json",
-]

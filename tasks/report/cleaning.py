@@ -19,7 +19,6 @@ class SourcePercentiles:
     """Percentiles of a statistic over one source."""
 
     source: str
-    """Name of the corpus."""
     percentiles: list[float]
     """The smallest value, the 1st to the 99th percentile, and the largest."""
 

@@ -30,9 +30,7 @@ class Source:
     """One corpus on its way to the model."""
 
     name: str
-    """Name of the corpus."""
     title: str
-    """Name for people."""
     group: str
     """Chinese, English, Chinese and English, or code."""
     documents: int | None = None
@@ -58,9 +56,7 @@ class Operator:
     documents_in: int
     """Documents that reached it."""
     changed: int
-    """Documents it changed."""
     dropped: int
-    """Documents it dropped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +64,7 @@ class Curve:
     """A metric by step."""
 
     steps: list[int]
-    """Steps."""
     values: list[float]
-    """Values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +102,6 @@ class Provenance:
     commit: str
     """The project's commit; + when the work tree differed."""
     software: dict[str, str]
-    """Library -> version."""
 
 
 @dataclass(kw_only=True)
@@ -116,9 +109,7 @@ class ReportData:
     """Data of all stages."""
 
     name: str
-    """Name of the pipeline."""
     parameters: int | None = None
-    """Parameters of the base model."""
     vocabulary: int | None = None
     """Token ids of the tokenizer."""
     sources: list[Source] = field(default_factory=list)
@@ -130,7 +121,6 @@ class ReportData:
     trainings: dict[str, Training] = field(default_factory=dict)
     """base, sft <mixture>, dpo -> training."""
     results: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
-    """Model -> benchmark -> scores."""
     policy: str | None = None
     """Name of the SFT model that DPO started from."""
     timeline: Timeline | None = None

@@ -25,9 +25,7 @@ class TimelineEvent:
     step: int
     """Completed steps."""
     kind: EventKind
-    """Kind, for the legend."""
     text: str
-    """Description."""
 
 
 @dataclass(frozen=True, kw_only=True)

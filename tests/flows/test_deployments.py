@@ -12,10 +12,11 @@ from prefect import Flow
 from transformers import AutoModelForCausalLM
 
 from common.config import validate
-from common.recipes import recipe_path
+from common.paths import resolve
+from common.recipes import load_config, recipe_path
 from flows.cli import main
 from flows.commands import BAD_INPUT
-from flows.config import KINDS, load_pipeline
+from flows.config import KINDS, PipelineConfig
 from model.train.model_settings import model_config
 from model.train.optim.schedule import learning_rate
 from model.train.run.length import TrainingLength
@@ -37,7 +38,7 @@ DEPLOYMENTS = {
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_shipped_configuration_loads_and_names_existing_recipes(name: str) -> None:
-    config = load_pipeline(f"deployments/{name}.yaml")
+    config = load_config(resolve(f"deployments/{name}.yaml"), PipelineConfig)
     assert config.name == name
     for kind in KINDS:
         for dataset in config.acquire(kind).datasets:
@@ -48,7 +49,7 @@ def test_shipped_configuration_loads_and_names_existing_recipes(name: str) -> No
 
 def test_steel_1b_is_table_1_and_section_5(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    whole = load_pipeline("deployments/steel-1b.yaml").pretrain
+    whole = load_config(resolve("deployments/steel-1b.yaml"), PipelineConfig).pretrain
     validate(whole, "pretrain")
     assert whole.ranks_per_node() == 8
     settings = whole.settings
@@ -82,7 +83,7 @@ def test_steel_1b_is_table_1_and_section_5(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_steel_1b_keeps_what_a_month_needs() -> None:
-    settings = load_pipeline("deployments/steel-1b.yaml").pretrain
+    settings = load_config(resolve("deployments/steel-1b.yaml"), PipelineConfig).pretrain
     steps_in_ten_minutes = 600 * 1.07e6 / (30 * 86_400)  # the paper's thirty days
     assert settings.checkpoints.interval == pytest.approx(steps_in_ten_minutes, rel=0.1)
     assert settings.checkpoints.keep_every and settings.checkpoints.export

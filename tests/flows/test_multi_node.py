@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
+from common.paths import resolve
+from common.recipes import load_config
 from flows.cli import parser
-from flows.config import load_pipeline
+from flows.config import PipelineConfig
 
 SCRIPTS = ("hosts.sh", "slurm.sbatch")
 
@@ -72,7 +74,7 @@ def check_run(arguments: list[str]) -> Any:
     """The pretraining's config that this `steel` command line gives."""
     given = parser().parse_args(arguments)
     assert arguments[0] == "run" and given.stages == "pretrain"
-    return load_pipeline(given.config, given.overrides).pretrain
+    return load_config(resolve(given.config), PipelineConfig, given.overrides).pretrain
 
 
 def check_join(text: str) -> None:

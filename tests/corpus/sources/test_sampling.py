@@ -18,13 +18,15 @@ from hypothesis import strategies as st
 
 from common.config import validate
 from common.errors import ConfigError, DataError
+from common.paths import resolve
+from common.recipes import load_config
 from corpus.sample_data import SampleDataConfig
 from corpus.sources import sampling
 from corpus.sources.sampling import evenly_spaced
 from corpus.sources.source import StoredFile
 from flows.cli import main, parser
 from flows.commands.pipeline import overrides_of
-from flows.config import load_pipeline
+from flows.config import PipelineConfig
 from tasks.acquire import AcquireConfig, acquire
 from tests.corpus.sources.archive_files import make_zip
 from tests.corpus.sources.fake_web import Web, serving
@@ -353,12 +355,15 @@ def test_command_line_and_configuration_reach_the_corpora_only() -> None:
     arguments = parser().parse_args(
         ["run", "deployments/smoke.yaml", "--fraction", "0.25", "--limit", "9", "--set", "name=x"]
     )
-    config = load_pipeline(arguments.config, overrides_of(arguments))
+    config = load_config(resolve(arguments.config), PipelineConfig, overrides_of(arguments))
     assert config.name == "x"
     assert (config.acquire("corpora").fraction, config.acquire("corpora").limit) == (0.25, 9)
     for kind in ("sft", "preferences", "evals"):
         assert not config.acquire(kind).samples  # type: ignore[arg-type]
-    assert load_pipeline("deployments/smoke.yaml", []).acquire("corpora").samples is False
+    assert (
+        load_config(resolve("deployments/smoke.yaml"), PipelineConfig).acquire("corpora").samples
+        is False
+    )
 
 
 def test_bad_sample_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

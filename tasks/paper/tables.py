@@ -18,19 +18,13 @@ class KernelExperiment:
     number: int
     """Exp1 to Exp8."""
     attention: Literal["flash", "torch"]
-    """Attention."""
     rope: Literal["fused", "torch"]
-    """Rotary positions."""
     rms_norm: Literal["fused", "torch"]
-    """Normalisation."""
     loss: Literal["triton", "torch"]
-    """Cross entropy."""
     shard_parameters: bool
     """If true, FSDP shards the parameters."""
     tokens_per_second_per_gpu: int
-    """Throughput."""
     memory_gb: int
-    """Memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +32,6 @@ class Table2:
     """Speed and memory by kernel."""
 
     title: str
-    """Subject."""
     source: str
     """Place in the paper."""
     model: dict[str, Any]
@@ -48,11 +41,9 @@ class Table2:
     micro_batch_size: int
     """Samples a GPU."""
     device: str
-    """GPU."""
     baseline: int
     """The experiment that ratios are to: nothing fused."""
     experiments: list[KernelExperiment]
-    """Rows."""
 
     def experiment(self, number: int) -> KernelExperiment:
         """One row. Raises ConfigError for a number that the table does not have."""
@@ -81,13 +72,10 @@ class Table3:
     """SFT mixtures."""
 
     title: str
-    """Subject."""
     source: str
     """Place in the paper."""
     benchmarks: list[str]
-    """Columns."""
     experiments: list[MixtureExperiment]
-    """Rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +83,6 @@ class OtherModel:
     """A row of Table 4."""
 
     name: str
-    """Model."""
     accuracy: dict[str, float]
     """Benchmark -> per cent."""
 
@@ -105,15 +92,12 @@ class Table4:
     """Steel-LLM beside other models."""
 
     title: str
-    """Subject."""
     source: str
     """Place in the paper."""
     benchmarks: list[str]
-    """Columns."""
     ours: dict[Literal["sft", "dpo"], str]
     """Stage -> the row that a run of Steel fills."""
     models: list[OtherModel]
-    """Rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,11 +105,8 @@ class Paper:
     """The three tables."""
 
     table2: Table2
-    """Kernels."""
     table3: Table3
-    """Mixtures."""
     table4: Table4
-    """Models."""
 
 
 def paper_files() -> list[Path]:

@@ -1,0 +1,1 @@
+"""The tables of the paper, and Table 2 with measured figures beside it."""
