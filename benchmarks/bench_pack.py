@@ -43,9 +43,10 @@ from benchmarks._figures import add_options, publish
 from benchmarks._sample_texts import shuffled
 from common.files import json_line
 from common.paths import ROOT
-from corpus.packing import workers
 from corpus.packing.batches import BATCH_BYTES, batches
 from corpus.packing.fast_encoder import FastEncoder
+from corpus.packing.pack_partition import PackJob
+from corpus.packing.workers import pack_partitions
 from corpus.partitions import cut
 from model.tokenizer.encoder import Encoded, joined
 from model.tokenizer.tiktoken import byte_characters
@@ -240,7 +241,7 @@ def stage(given: argparse.Namespace) -> list[dict[str, Any]]:
         size = sum(path.stat().st_size for path in files)
         backend = scratch / "backend.json"
         backend.write_text((given.data / "tokenizer" / "tokenizer.json").read_text("utf-8"))
-        job = workers.PackJob(
+        job = PackJob(
             tokenizer=str(backend),
             fast=True,
             end_of_text=151_643,
@@ -253,13 +254,13 @@ def stage(given: argparse.Namespace) -> list[dict[str, Any]]:
         num_tokens = 0
         for repeat in range(given.repeats):
             out = scratch / f"out-{repeat}"
-            here = workers.PackJob(**{**vars(job), "folder": str(out)})
+            here = PackJob(**{**vars(job), "folder": str(out)})
 
-            def pack(job: workers.PackJob = here) -> None:
+            def pack(job: PackJob = here) -> None:
                 nonlocal num_tokens
                 # Only one worker alone uses the encoder of this process.
                 encoder = job.encoder()
-                shards = workers.pack_partitions(
+                shards = pack_partitions(
                     job, encoder, partitions, given.cores, scratch, lambda _: None
                 )
                 num_tokens = sum(shard.num_tokens for shard in shards)

@@ -98,14 +98,6 @@ def shipped(name: str) -> Setting:
     return Setting(name=name, **known)
 
 
-def deduplicator(name: str) -> Any:
-    """The deduplicator of a recipe as Data-Juicer builds it."""
-    from data_juicer.ops import load_ops
-
-    entry = recipes.load(name).operators[-1]
-    return load_ops([{entry.name: dict(entry.arguments)}])[0]
-
-
 def close_pairs(hashes: Hashes, distance: int) -> Pairs:
     """All pairs within a Hamming distance, by brute force."""
     found = [np.empty((0, 2), np.int64)]

@@ -8,43 +8,17 @@ import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import make_dataclass
 from typing import Annotated, Any, Literal
 
 try:
     from annotated_types import Ge, Gt, Le, Lt, MinLen
 except ModuleNotFoundError:
-
-    @dataclass(frozen=True)
-    class Ge:  # type: ignore[no-redef]
-        """Greater than or equal to `ge`."""
-
-        ge: Any
-
-    @dataclass(frozen=True)
-    class Gt:  # type: ignore[no-redef]
-        """Greater than `gt`."""
-
-        gt: Any
-
-    @dataclass(frozen=True)
-    class Le:  # type: ignore[no-redef]
-        """Less than or equal to `le`."""
-
-        le: Any
-
-    @dataclass(frozen=True)
-    class Lt:  # type: ignore[no-redef]
-        """Less than `lt`."""
-
-        lt: Any
-
-    @dataclass(frozen=True)
-    class MinLen:  # type: ignore[no-redef]
-        """At least `min_length` entries or characters."""
-
-        min_length: int
-
+    Ge = make_dataclass("Ge", ["ge"], frozen=True)  # type: ignore[misc, assignment]
+    Gt = make_dataclass("Gt", ["gt"], frozen=True)  # type: ignore[misc, assignment]
+    Le = make_dataclass("Le", ["le"], frozen=True)  # type: ignore[misc, assignment]
+    Lt = make_dataclass("Lt", ["lt"], frozen=True)  # type: ignore[misc, assignment]
+    MinLen = make_dataclass("MinLen", ["min_length"], frozen=True)  # type: ignore[misc, assignment]
 
 __all__ = [
     "Ge",

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from common.child import python
 from common.errors import SteelError
 from common.files import write_json
 from common.processes import process_start
@@ -63,30 +64,17 @@ def up(store: Path) -> None:
     }
     (store / "mlflow" / "artifacts").mkdir(parents=True, exist_ok=True)
     commands = {
-        "prefect": [
-            *_module("prefect"),
+        "prefect": python("prefect", "server", "start", f"--host={HOST}", f"--port={PREFECT_PORT}"),
+        "mlflow": python(
+            "mlflow",
             "server",
-            "start",
-            "--host",
-            HOST,
-            "--port",
-            str(PREFECT_PORT),
-        ],
-        "mlflow": [
-            *_module("mlflow"),
-            "server",
-            "--host",
-            HOST,
-            "--port",
-            str(MLFLOW_PORT),
-            "--workers",
-            "1",
-            "--backend-store-uri",
-            f"sqlite:///{store / 'mlflow' / 'mlflow.db'}",
-            "--default-artifact-root",
-            str(store / "mlflow" / "artifacts"),
+            f"--host={HOST}",
+            f"--port={MLFLOW_PORT}",
+            "--workers=1",
+            f"--backend-store-uri=sqlite:///{store / 'mlflow' / 'mlflow.db'}",
+            f"--default-artifact-root={store / 'mlflow' / 'artifacts'}",
             "--no-serve-artifacts",
-        ],
+        ),
     }
     for name, command in commands.items():
         if name not in services:
@@ -98,7 +86,7 @@ def up(store: Path) -> None:
     _prefect(environment, "work-pool", "create", POOL, "--type", "process", "--overwrite")
     _prefect(environment, "--no-prompt", "deploy", "--all")
     if "worker" not in services:
-        command = [*_module("prefect"), "worker", "start", "--pool", POOL, "--name", "steel-local"]
+        command = python("prefect", "worker", "start", "--pool", POOL, "--name", "steel-local")
         services["worker"] = _start("worker", command, environment)
         _remember(services)
 
@@ -131,10 +119,6 @@ def stop(service: dict[str, Any]) -> None:
         deadline = time.monotonic() + STOP_SECONDS
         while time.monotonic() < deadline and alive(service):
             time.sleep(0.2)
-
-
-def _module(name: str) -> list[str]:
-    return [sys.executable, "-m", name]
 
 
 def _start(name: str, command: list[str], environment: dict[str, str]) -> dict[str, Any]:
@@ -182,7 +166,7 @@ def _answers(url: str) -> bool:
 
 def _prefect(environment: dict[str, str], *arguments: str) -> None:
     done = subprocess.run(
-        [*_module("prefect"), *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+        python("prefect", *arguments), cwd=ROOT, env=environment, capture_output=True, text=True
     )
     if done.returncode != 0:
         raise SteelError(f"`prefect {' '.join(arguments)}` failed:\n{done.stdout}{done.stderr}")

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from model import SteelConfig, SteelForCausalLM
+from tests.tiny_chat import save_tiny_model
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -28,22 +27,16 @@ def write_model(folder: Path) -> Path:
         tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
     )
     fast.chat_template = CHATML
-    fast.save_pretrained(folder)
-    torch.manual_seed(3)
-    config = SteelConfig(
+    return save_tiny_model(
+        folder,
+        fast,
+        seed=3,
         vocab_size=len(vocabulary),
         hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
         expert_intermediate_size=16,
-        num_experts=2,
         max_position_embeddings=2048,
         initializer_range=0.3,
-        eos_token_id=0,
-        pad_token_id=0,
     )
-    SteelForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 def row(number: int, subject: str) -> list[str]:

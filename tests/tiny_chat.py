@@ -29,24 +29,35 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def write_model(folder: Path, *, seed: int = 0) -> Path:
-    """A Transformers folder with random weights and the byte tokenizer."""
-    tokenizer = byte_tokenizer()
+def save_tiny_model(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, *, seed: int, **shape: Any
+) -> Path:
+    """A Transformers folder with a tokenizer and random weights of two layers and two experts."""
     torch.manual_seed(seed)
     config = SteelConfig(
-        vocab_size=264,
-        hidden_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,
-        expert_intermediate_size=8,
         num_experts=2,
-        max_position_embeddings=512,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        **shape,
     )
     SteelForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def write_model(folder: Path, *, seed: int = 0) -> Path:
+    """A Transformers folder with random weights and the byte tokenizer."""
+    return save_tiny_model(
+        folder,
+        byte_tokenizer(),
+        seed=seed,
+        vocab_size=264,
+        hidden_size=16,
+        expert_intermediate_size=8,
+        max_position_embeddings=512,
+    )
 
 
 def conversations(count: int) -> list[dict[str, Any]]:

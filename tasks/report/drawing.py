@@ -7,10 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from tasks.core.theme import Theme
 from tasks.report.data import Curve
 
 WIDTH = 9.0
 """Inches; at 150 dots an inch a picture is 1,350 pixels wide."""
+DASHES = (0, (4, 3))
 PER_TOKEN = "loss, nats per token"
 
 
@@ -26,6 +28,17 @@ def new_figure(
 def latin(text: str) -> str:
     """Replace by `?` the characters that the built-in font cannot draw."""
     return text if text.isascii() else text.encode("ascii", "replace").decode()
+
+
+def source_axis(axes: Axes, theme: Theme) -> None:
+    """Style axes of horizontal bars: readable names on the left, a grid of the values."""
+    axes.tick_params(axis="y", labelcolor=theme.text)
+    axes.grid(axis="x")
+
+
+def note(axes: Axes, x: float, y: float, text: str, colour: str, *, ha: str = "left") -> None:
+    """Write a small text at the height of a bar."""
+    axes.text(x, y, text, va="center", ha=ha, fontsize=8, color=colour)
 
 
 def plot_curve(axes: Axes, curve: Curve, colour: str, label: str) -> None:

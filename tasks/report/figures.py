@@ -23,13 +23,16 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from tasks.core.theme import DARK, LIGHT, Theme, style
 from tasks.report.data import Curve, ReportData, Training
 from tasks.report.drawing import (
+    DASHES,
     PER_TOKEN,
     latin,
     loss_axes,
     new_figure,
+    note,
     plot_curve,
     running_mean,
     short_number,
+    source_axis,
     step_axis,
 )
 from tasks.report.results import benchmark_titles, compare_with_chance, percent
@@ -90,8 +93,7 @@ def _data(data: ReportData, theme: Theme) -> Figure | None:
     axes.set_xlim(0, 1.22 * max(counts))
     axes.set_xlabel("tokens")
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    axes.grid(axis="x")
-    axes.tick_params(axis="y", labelcolor=theme.text)
+    source_axis(axes, theme)
     axes.set_title(f"{short_number(total)} tokens by source")
     handles = [mpl.patches.Patch(color=colour[g]) for g in ordered]
     labels = [f"{g} {_share(groups[g], total)} %" for g in ordered]
@@ -113,24 +115,11 @@ def _attrition(data: ReportData, theme: Theme) -> Figure | None:
     left.barh(names, [100] * len(names), color=theme.grid, height=0.72)
     left.barh(names, kept, color=theme.series[0], height=0.72)
     for y, (source, share) in enumerate(zip(sources, kept, strict=True)):
-        left.text(
-            102,
-            y,
-            f"{source.kept:,} of {source.documents:,}",
-            va="center",
-            fontsize=8,
-            color=theme.muted,
-        )
-        inside = share > 15
-        left.text(
-            share - 2 if inside else share + 2,
-            y,
-            f"{share:.0f} %",
-            va="center",
-            fontsize=8,
-            ha="right" if inside else "left",
-            color=theme.ground if inside else theme.text,
-        )
+        note(left, 102, y, f"{source.kept:,} of {source.documents:,}", theme.muted)
+        if share > 15:
+            note(left, share - 2, y, f"{share:.0f} %", theme.ground, ha="right")
+        else:
+            note(left, share + 2, y, f"{share:.0f} %", theme.text)
     left.set_ylim(rows - 0.4, -0.6)
     left.set_xlim(0, 150)
     left.set_xticks([0, 50, 100], ["0", "50", "100 %"])
@@ -164,18 +153,12 @@ def _perplexity(data: ReportData, theme: Theme) -> Figure | None:
         axes.plot(middle, y, marker="|", markersize=11, markeredgewidth=2, color=theme.ground)
     if cleaning.max_perplexity is not None:
         axes.axvline(cleaning.max_perplexity, color=theme.series[1], linewidth=1.5)
-        axes.text(
-            cleaning.max_perplexity,
-            -0.9,
-            f" dropped above {cleaning.max_perplexity:,.0f}",
-            color=theme.series[1],
-            fontsize=8,
-        )
+        text = f" dropped above {cleaning.max_perplexity:,.0f}"
+        note(axes, cleaning.max_perplexity, -0.9, text, theme.series[1])
     axes.set_xscale("log")
     axes.set_yticks(range(len(rows)), [latin(titles.get(s.source, s.source)) for s in rows])
     axes.set_ylim(len(rows) - 0.4, -1.1)
-    axes.tick_params(axis="y", labelcolor=theme.text)
-    axes.grid(axis="x")
+    source_axis(axes, theme)
     axes.set_xlabel("perplexity by the language model; bars hold half of the documents, lines 90 %")
     axes.set_title("Perplexity of the texts by source")
     return figure
@@ -201,7 +184,7 @@ def _dpo(data: ReportData, theme: Theme) -> Figure | None:
     figure, panels = new_figure(3.5, panels=2 if second else 1)
     loss = training.curves["train/loss"]
     plot_curve(panels[0], loss, theme.series[0], "training")
-    panels[0].axhline(math.log(2), color=theme.muted, linewidth=1, linestyle=(0, (4, 3)))
+    panels[0].axhline(math.log(2), color=theme.muted, linewidth=1, linestyle=DASHES)
     panels[0].annotate(
         "ln 2: no preference learned",
         (1, math.log(2)),
@@ -216,7 +199,7 @@ def _dpo(data: ReportData, theme: Theme) -> Figure | None:
     if second is not None:
         share = Curve(steps=second.steps, values=[100 * value for value in second.values])
         plot_curve(panels[1], share, theme.series[2], "training")
-        panels[1].axhline(50, color=theme.muted, linewidth=1, linestyle=(0, (4, 3)))
+        panels[1].axhline(50, color=theme.muted, linewidth=1, linestyle=DASHES)
         panels[1].set_ylim(0, 103)
         panels[1].grid(axis="y")
         step_axis(panels[1])
@@ -235,11 +218,11 @@ def _accuracy(data: ReportData, theme: Theme) -> Figure | None:
     low = min(20.0, 100 * min(b[0] for b in bounds) - 4)
     high = max(35.0, 100 * max(b[1] for b in bounds) + 9)
     for axes, (name, title) in zip(panels, titles.items(), strict=True):
-        axes.axvline(25, color=theme.muted, linewidth=1, linestyle=(0, (4, 3)))
+        axes.axvline(25, color=theme.muted, linewidth=1, linestyle=DASHES)
         for y, model in enumerate(models):
             result = data.results[model].get(name)
             if result is None:
-                axes.text(25, y, " not run", va="center", fontsize=8, color=theme.muted)
+                note(axes, 25, y, " not run", theme.muted)
                 continue
             colour = {"above": theme.series[2], "at": theme.muted, "below": theme.series[5]}[
                 compare_with_chance(result)
@@ -263,9 +246,8 @@ def _accuracy(data: ReportData, theme: Theme) -> Figure | None:
         axes.set_xlim(max(0.0, low), min(100.0, high))
         axes.set_ylim(len(models) - 0.4, -0.7)
         axes.set_yticks(range(len(models)), [latin(model) for model in models])
-        axes.tick_params(axis="y", labelcolor=theme.text)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.grid(axis="x")
+        source_axis(axes, theme)
     figure.supxlabel(
         "accuracy, % (95 % interval; dashed: chance).  Green: above chance.  Grey: at chance."
         "  Red: below.",

@@ -18,7 +18,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 from tasks.core.theme import Theme
 from tasks.report.data import Curve, ReportData, Training
-from tasks.report.drawing import PER_TOKEN, WIDTH, end_label, loss_axes, plot_curve
+from tasks.report.drawing import DASHES, PER_TOKEN, WIDTH, end_label, loss_axes, plot_curve
 from tasks.report.timeline import EventKind, Timeline
 
 COLOURS: dict[EventKind, int] = {
@@ -29,7 +29,6 @@ COLOURS: dict[EventKind, int] = {
     "batches skipped": 5,
 }
 """Kind of event -> number of the theme's series."""
-DASHES = (0, (4, 3))
 TOKENS = "data/tokens"
 """The metric that the horizontal axis shows."""
 

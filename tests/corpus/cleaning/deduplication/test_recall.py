@@ -13,6 +13,8 @@ import pytest
 
 from benchmarks import near_duplicates as bench
 from benchmarks._sample_texts import EDITS, SHARED, headlines, questions
+from corpus.cleaning import recipe
+from corpus.cleaning.engine import pipeline
 
 MEASURED = {
     # Recall of the shipped recipes on planted pairs, less 0.1; `frame` adds a line or a licence.
@@ -84,7 +86,7 @@ def test_data_juicer_keeps_the_originals_only() -> None:
     texts = [*originals.originals, *originals.copies["1 %"], *originals.copies["2 %"]]
     hashes = setting.hashes(texts)
     pairs = bench.close_pairs(hashes, setting.hamming_distance)
-    operator = bench.deduplicator("text-repaired")
+    (operator,) = pipeline.build(recipe.load("text-repaired").operators[-1:])
     rows = datasets.Dataset.from_dict(
         {"__dj__simhash": [str(h) for h in hashes], "row": list(range(len(texts)))}
     )
