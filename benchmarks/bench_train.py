@@ -49,12 +49,6 @@ from model.train.throughput.variants import (
     liger,
 )
 
-MICRO_BATCHES = (8, 4, 2, 1)
-"""Tried in this order until `plain` fits; the paper's comes first."""
-LARGER = (16, 32, 64)
-"""Also tried for `best`, until one does not fit."""
-ACCUMULATION = 8
-"""Micro-batches in a step. Section 5: 8."""
 DOCUMENT_TOKENS = 512
 TITLE = "A full training step"
 
@@ -81,17 +75,20 @@ class Sizes:
     model: dict[str, Any]
     sequence_length: int
     micro_batches: tuple[int, ...]
+    """Tried in this order until `plain` fits; the paper's comes first."""
     larger: tuple[int, ...]
+    """Also tried for `best`, until one does not fit."""
     accumulation: int
+    """Micro-batches in a step. Section 5: 8."""
     tiny: bool
 
 
 PAPER_SIZES = Sizes(
     model=STEEL_1B,
     sequence_length=2048,
-    micro_batches=MICRO_BATCHES,
-    larger=LARGER,
-    accumulation=ACCUMULATION,
+    micro_batches=(8, 4, 2, 1),
+    larger=(16, 32, 64),
+    accumulation=8,
     tiny=False,
 )
 TINY_SIZES = Sizes(

@@ -12,6 +12,8 @@ arguments to the exit code. Imports that take long stand inside these functions,
 """
 
 import argparse
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 DONE = 0
@@ -51,6 +53,17 @@ def add_options(command: argparse.ArgumentParser, *names: str) -> None:
         command.add_argument(f"--{name}", **OPTIONS[name])
 
 
+def choices(option: str, text: str, known: Sequence[str]) -> list[str]:
+    """`a,b` as names, each of them one of the known."""
+    from common.errors import ConfigError
+
+    names = text.split(",")
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{option}: there is no {name!r}; choose from {', '.join(known)}")
+    return names
+
+
 def whole_numbers(option: str, text: str) -> list[int]:
     """`8,4,8` as numbers."""
     from common.errors import ConfigError
@@ -61,6 +74,18 @@ def whole_numbers(option: str, text: str) -> list[int]:
         raise ConfigError(
             f"{option} {text!r} must look like 1,8: whole numbers with commas between"
         ) from None
+
+
+def progress_line(what: str) -> Callable[[int, int], None] | None:
+    """A line on the terminal that counts; None where there is no terminal."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int) -> None:
+        end = "\n" if done >= total else ""
+        print(f"\r{done:,} of {total:,} {what}", end=end, file=sys.stderr, flush=True)
+
+    return show
 
 
 def print_table(rows: list[dict[str, Any]], *, title: str | None = None, width: int) -> None:

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, get_args
 
-from flows.commands import DONE, add_options, print_table, whole_numbers
+from flows.commands import DONE, add_options, choices, print_table, whole_numbers
 from flows.environment import prefect_server
 
 ROUTINGS = ("token", "dense", "sequence")
@@ -66,16 +66,11 @@ def _kernels(arguments: argparse.Namespace) -> int:
 
 
 def _ffn(arguments: argparse.Namespace) -> int:
-    from common.errors import ConfigError
     from common.paths import resolve
     from flows.preflight import preflight
     from model.architecture import Routing
 
-    routings: list[Any] = arguments.routings.split(",")
-    known = get_args(Routing)
-    for name in routings:
-        if name not in known:
-            raise ConfigError(f"--routings: there is no {name!r}; choose from {', '.join(known)}")
+    routings: list[Any] = choices("--routings", arguments.routings, get_args(Routing))
     # Once here, before a server is started.
     preflight(arguments.config, arguments.overrides, resolve(arguments.store))
     from flows.steel import ffn_ablation

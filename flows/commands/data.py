@@ -4,10 +4,9 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from flows.commands import DONE, FAILED, add_options, weights, whole_numbers
+from flows.commands import DONE, FAILED, add_options, progress_line, weights, whole_numbers
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -68,9 +67,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def _verify(arguments: argparse.Namespace) -> int:
     from tasks.core.store import verify
 
-    rows, damaged = verify(
-        Path(arguments.store), progress=_progress("bytes") if sys.stderr.isatty() else None
-    )
+    rows, damaged = verify(Path(arguments.store), progress=progress_line("bytes"))
     if arguments.json:
         print(json.dumps({"stages": rows, "damaged": damaged}, indent=1))
     else:
@@ -119,9 +116,7 @@ def _verify_order(arguments: argparse.Namespace) -> int:
     else:
         data = newest_packed(where) if _is_store(where) else where
         subject = verify.packed_subject(data, settings, scenario.ranks)
-    report = verify.verify_subject(
-        subject, scenario, progress=_progress("samples") if sys.stderr.isatty() else None
-    )
+    report = verify.verify_subject(subject, scenario, progress=progress_line("samples"))
     if arguments.json:
         print(json.dumps(report, indent=1))
     else:
@@ -159,13 +154,3 @@ def _num_blocks(text: str) -> int:
     if found is None or unit is None:
         raise ConfigError(f"{text!r} is no number of blocks; write for example 500M")
     return round(float(found[1].replace("_", "")) * unit)
-
-
-def _progress(what: str) -> Callable[[int, int], None]:
-    """A line on the terminal that counts."""
-
-    def show(done: int, total: int) -> None:
-        end = "\n" if done >= total else ""
-        print(f"\r{done:,} of {total:,} {what}", end=end, file=sys.stderr, flush=True)
-
-    return show

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flows.commands import DONE, add_options, print_table
+from flows.commands import DONE, add_options, choices, print_table
 from flows.environment import MLFLOW_URI, PREFECT_API, prefect_server, running_services
 
 STAGES = ("data", "pretrain", "sft", "dpo", "evaluate", "report")
@@ -48,14 +48,10 @@ def overrides_of(arguments: argparse.Namespace) -> list[str]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from common.errors import ConfigError
     from common.paths import resolve
     from flows.preflight import preflight
 
-    stages = arguments.stages.split(",") if arguments.stages else None
-    for name in stages or []:
-        if name not in STAGES:
-            raise ConfigError(f"--stages: there is no {name!r}; choose from {', '.join(STAGES)}")
+    stages = choices("--stages", arguments.stages, STAGES) if arguments.stages else None
     # Once here, before a server is started; the flow checks again for those who start it elsewhere.
     preflight(arguments.config, overrides_of(arguments), resolve(arguments.store))
     from flows.steel import pipeline

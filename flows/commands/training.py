@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from flows.commands import DONE, add_options, weights
+from flows.commands import DONE, add_options, progress_line, weights
 
 if TYPE_CHECKING:
     from model.train.run.client import RequestResult
@@ -100,7 +99,7 @@ def _append(arguments: argparse.Namespace) -> int:
         weights=weights(arguments.weight) or None,
         seed=arguments.seed,
         steps=arguments.steps,
-        progress=_Checked() if sys.stderr.isatty() else None,
+        progress=progress_line("bytes of the shards checked"),
     )
     return _print(arguments, result, f"the data in {display(data)}", folder, running=running)
 
@@ -171,11 +170,3 @@ def format_result(result: "RequestResult", what: str, *, running: bool) -> str:
 
 def _step_or_now(text: str) -> "int | Literal['now']":
     return "now" if text == "now" else int(text)
-
-
-class _Checked:
-    """Prints the share of the new data that was compared with its checksums."""
-
-    def __call__(self, done: int, total: int) -> None:
-        end = "\n" if done == total else ""
-        print(f"\rchecking the shards: {done / total:4.0%}", end=end, file=sys.stderr, flush=True)
