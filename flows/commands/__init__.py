@@ -72,7 +72,7 @@ def whole_numbers(option: str, text: str) -> list[int]:
         return [int(part) for part in text.split(",")] if text else []
     except ValueError:
         raise ConfigError(
-            f"{option} {text!r} must look like 1,8: whole numbers with commas between"
+            f"{option} {text!r}: give whole numbers with commas between; it must look like 1,8"
         ) from None
 
 
