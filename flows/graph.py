@@ -12,6 +12,7 @@ are skipped.
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 from common.errors import ConfigError
 from flows.config import PipelineConfig
@@ -26,6 +27,18 @@ from tasks.pack import pack
 from tasks.pretrain import pretrain
 from tasks.report import report
 from tasks.sft import sft
+
+Target = Literal["data", "pretrain", "sft", "dpo", "evaluate", "report"]
+
+TARGETS: dict[Target, str] = {
+    "data": "packed",
+    "pretrain": "base",
+    "sft": "tuned",
+    "dpo": "aligned",
+    "evaluate": "evaluations",
+    "report": "report",
+}
+"""Targets, which a run can be asked for by name -> the property of `Pipeline` that makes each."""
 
 
 @dataclass(frozen=True)

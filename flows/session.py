@@ -19,22 +19,12 @@ from prefect.runtime import flow_run
 from common.paths import display, resolve
 from common.provenance import git_commit
 from flows.config import PipelineConfig
-from flows.graph import Pipeline
+from flows.graph import TARGETS, Pipeline, Target
 from flows.preflight import preflight
 from tasks.core.artifacts import shorten_user_errors
 from tasks.core.stage import Context, StageResult, plain
 from tasks.core.tracking import Tracker
 from tasks.report import result_table
-
-PROPERTIES = {
-    "data": "packed",
-    "pretrain": "base",
-    "sft": "tuned",
-    "dpo": "aligned",
-    "evaluate": "evaluations",
-    "report": "report",
-}
-"""Target -> the property of the graph that makes it."""
 
 
 @dataclass
@@ -45,9 +35,9 @@ class Session:
     config: PipelineConfig
     context: Context
 
-    def make(self, stage: str) -> None:
+    def make(self, target: Target) -> None:
         """Make one of the pipeline's targets and whatever it needs."""
-        getattr(self.pipeline, PROPERTIES[stage])
+        getattr(self.pipeline, TARGETS[target])
 
     def summary(self) -> dict[str, Any]:
         """Stages, their folders and the scores; the scores also become a Prefect artifact."""

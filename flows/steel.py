@@ -12,6 +12,7 @@ from prefect import flow
 from pydantic import Field
 
 from flows.ablation import kernel_variants, pretrain_variants
+from flows.graph import Target
 from flows.session import session
 
 Config = Annotated[
@@ -22,7 +23,6 @@ Overrides = Annotated[
     list[str], Field(description="Changes to the configuration, each `section.key=value`.")
 ]
 LearningRate = Annotated[float | None, Field(gt=0, description="Peak learning rate.")]
-StageName = Literal["data", "pretrain", "sft", "dpo", "evaluate", "report"]
 Routing = Literal["token", "sequence", "reference_norm", "dense"]
 
 SMOKE = "deployments/smoke.yaml"
@@ -30,7 +30,7 @@ STORE = "store"
 
 
 def _make(
-    stages: Sequence[str],
+    stages: Sequence[Target],
     config: str,
     store: str,
     overrides: list[str],
@@ -47,7 +47,7 @@ def pipeline(
     config: Config = SMOKE,
     store: Store = STORE,
     overrides: Overrides = [],  # noqa: B006 - Prefect copies defaults into the form
-    stages: list[StageName] | None = None,
+    stages: list[Target] | None = None,
 ) -> dict[str, Any]:
     """The whole pipeline, from raw corpora to the report, or only `stages` and their inputs."""
     return _make(stages or ["report"], config, store, overrides)

@@ -42,8 +42,9 @@ class BenchmarkRecipe:
     """Path of a subject's file, with {split} and {subject}."""
     header: bool
     """If true, a file's first row names its columns."""
-    columns: list[str]
-    """Question, four options, answer: their names in the header row, or, without one, in order."""
+    columns: tuple[str, str, str, str, str, str]
+    """Question, four options, answer, in this order, by their names in the header row, where
+    further columns may stand; without a header row, a file has these six and no others."""
     layout: Literal["letters", "choices"]
     """Columns of lm-eval's prompt: as they are, or choices and the answer's number."""
     fewshot_split: str

@@ -8,17 +8,13 @@ from typing import Any
 from flows.commands import DONE, add_options, choices, print_table
 from flows.environment import MLFLOW_URI, PREFECT_API, prefect_server, running_services
 
-STAGES = ("data", "pretrain", "sft", "dpo", "evaluate", "report")
-
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare them."""
     run = commands.add_parser("run", help="run the pipeline of a configuration, here and now")
     run.add_argument("config", metavar="CONFIG.yaml", help="a file of deployments/")
     run.add_argument(
-        "--stages",
-        metavar="A,B",
-        help="only these and what they need: data, pretrain, sft, dpo, evaluate, report",
+        "--stages", metavar="A,B", help="only these and what they need: data, pretrain, …"
     )
     add_options(run, "store", "set", "fraction", "limit", "json")
     run.set_defaults(run=_run)
@@ -49,9 +45,10 @@ def overrides_of(arguments: argparse.Namespace) -> list[str]:
 
 def _run(arguments: argparse.Namespace) -> int:
     from common.paths import resolve
+    from flows.graph import TARGETS
     from flows.preflight import preflight
 
-    stages = choices("--stages", arguments.stages, STAGES) if arguments.stages else None
+    stages = choices("--stages", arguments.stages, [*TARGETS]) if arguments.stages else None
     # Once here, before a server is started; the flow checks again for those who start it elsewhere.
     preflight(arguments.config, overrides_of(arguments), resolve(arguments.store))
     from flows.steel import pipeline

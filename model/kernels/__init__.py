@@ -3,8 +3,9 @@
     config.kernels ── "auto" | "eager" | {"rope": "triton", …} ──▶ choose() ──▶ Kernels(rms_norm, …)
 
 One file per operation holds its formula, its eager reference and its Triton kernel; liger.py adapts
-Liger-Kernel's. To add one: write the function beside the reference, list it in IMPLEMENTATIONS, and
-name it in AUTO_ON_GPU once `python -m benchmarks.kernels` shows that it is faster.
+Liger-Kernel's. A new operation is a field of Kernels and an entry in OPERATIONS and
+IMPLEMENTATIONS; models call it as `kernels.<field>(…)`. `auto` takes Triton on GPUs: name
+another in AUTO_ON_GPU where `python -m benchmarks.kernels` shows that to be faster.
 
 Every implementation of an operation computes the same function, so that models trained with one run
 with another. Ours are registered as torch operators (`torch.ops.steel.*`): torch.compile takes them
@@ -103,7 +104,10 @@ IMPLEMENTATIONS: dict[str, dict[str, tuple[Callable[..., Any], ...]]] = {
 }
 """Operation -> name -> its functions, in the order of OPERATIONS. `eager` is the reference."""
 
-AUTO_ON_GPU = dict.fromkeys(IMPLEMENTATIONS, "triton")
+AUTO_ON_GPU = {
+    operation: "triton" if "triton" in implementations else "eager"
+    for operation, implementations in IMPLEMENTATIONS.items()
+}
 """Implementations that `auto` uses for tensors on a GPU if Triton is installed. Chosen by counting
 bytes; the comparison on a GPU is still to be run (docs/adr/0015)."""
 
@@ -189,4 +193,4 @@ class _Auto:
 
 assert [field.name for field in fields(Kernels)] == [
     name for names in OPERATIONS.values() for name in names
-]
+], "Kernels has one field for each name in OPERATIONS, in the same order"
