@@ -4,7 +4,7 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from flows.commands import DONE, add_options, progress_line, weights
 
@@ -73,7 +73,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _request(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, **words: str
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, **words: Any
 ) -> argparse.ArgumentParser:
     """Declare a command whose first argument is the folder of a pretraining."""
     command = commands.add_parser(name, **words)
