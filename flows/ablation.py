@@ -18,9 +18,9 @@ from flows.session import session, tracked
 from model.train.throughput import variants
 from model.train.throughput.variants import Variant
 from tasks.core.artifacts import run_logger, shorten_user_errors
+from tasks.core.paper.tables import Table2, load_table2
 from tasks.core.stage import plain
 from tasks.kernel_table import KernelTableConfig, kernel_table
-from tasks.paper.tables import Table2, load_table2
 from tasks.throughput import ThroughputConfig, throughput
 
 OURS = {"ours": variants.OURS, "ours compiled": Variant(compile=True)}

@@ -13,8 +13,8 @@ from common.paths import RECIPES
 from common.ranges import NonNegativeInt, PositiveInt
 from corpus.chats import build_preferences, load_set
 from model.train.finetune.config import DpoJob, DpoSettings
+from tasks.core.finetune import FinetuneConfig, job_folders, mixture_files, report_mixture, train
 from tasks.core.stage import StageResult, StageRun, plain, stage
-from tasks.finetune import FinetuneConfig, job_folders, mixture_files, report_mixture, train
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,9 @@ from common.config import StageConfig
 from common.files import write_json, write_text
 from common.recipes import recipe_path
 from model.train.throughput.measure import Result
+from tasks.core.paper.table2 import format_page, format_row, measured_table
+from tasks.core.paper.tables import load_table2
 from tasks.core.stage import StageResult, StageRun, stage
-from tasks.paper.table2 import format_page, format_row, measured_table
-from tasks.paper.tables import load_table2
 
 KEY = "kernel-ablation"
 """Key of the Prefect artifacts, and name of the MLflow table."""

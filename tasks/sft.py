@@ -11,8 +11,8 @@ from common.config import errors_of, narrowed
 from common.errors import ConfigError, SteelError
 from corpus.chats import build_mixture, load_mixture, load_set
 from model.train.finetune.config import SftJob, SftSettings
+from tasks.core.finetune import FinetuneConfig, job_folders, mixture_files, report_mixture, train
 from tasks.core.stage import StageResult, StageRun, plain, stage
-from tasks.finetune import FinetuneConfig, job_folders, mixture_files, report_mixture, train
 
 
 @dataclass(frozen=True, kw_only=True)

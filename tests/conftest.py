@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,13 @@ os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "true"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+with contextlib.suppress(ImportError):  # a bare GPU machine may lack it
+    from hypothesis import settings
+
+    # A deadline judges how busy the machine is, not the code.
+    settings.register_profile("steel", deadline=None)
+    settings.load_profile("steel")
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -41,7 +41,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _kernels(arguments: argparse.Namespace) -> int:
-    from tasks.paper.tables import load_table2
+    from tasks.core.paper.tables import load_table2
 
     given = arguments.experiments
     numbers = None if given is None else whole_numbers("--experiments", given)

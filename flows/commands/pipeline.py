@@ -108,7 +108,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _explain(arguments: argparse.Namespace) -> int:
     from common.paths import resolve
-    from tasks.explain import describe, explain
+    from tasks.core.explain import describe, explain
 
     explanation = explain(resolve(arguments.store), arguments.document)
     if arguments.json:

@@ -14,8 +14,8 @@ from pathlib import Path
 from common.config import StageConfig, errors_of
 from common.errors import SteelError
 from common.files import write_text
+from tasks.core.paper.tables import load_paper, paper_files
 from tasks.core.stage import StageResult, StageRun, stage
-from tasks.paper.tables import load_paper, paper_files
 from tasks.report.results import result_rows, result_table
 
 __all__ = ["ReportConfig", "report", "result_table"]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tasks.core.markdown import NOT_RUN, markdown_table
-from tasks.paper.tables import Paper
+from tasks.core.paper.tables import Paper
 from tasks.report.cleaning import CleaningData
 from tasks.report.data import ReportData, Source, Training
 from tasks.report.paper_comparison import paper_section

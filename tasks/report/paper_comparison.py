@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from tasks.core.markdown import markdown_table
-from tasks.paper.table2 import format_row, paper_row
-from tasks.paper.tables import Paper
+from tasks.core.paper.table2 import format_row, paper_row
+from tasks.core.paper.tables import Paper
 from tasks.report.data import FULL_SCALE, ReportData
 from tasks.report.results import accuracy_cell, benchmark_titles
 

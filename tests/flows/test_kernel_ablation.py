@@ -12,8 +12,8 @@ from flows.cli import main
 from flows.commands import BAD_INPUT, DONE
 from model import SteelConfig
 from model.train.throughput.measure import Result
+from tasks.core.paper.tables import load_table2
 from tasks.core.tracking import SPEED, default_uri
-from tasks.paper.tables import load_table2
 
 
 def test_on_a_gpu_the_papers_model_and_sizes_are_measured() -> None:

@@ -12,10 +12,10 @@ from model.train.throughput.measure import Result
 from model.train.throughput.variants import OURS, PLAIN, STEEL_1B, Variant
 from tasks import throughput as throughput_module
 from tasks.core.manifest import StageResult
+from tasks.core.paper.table2 import format_page, format_row, measured_table, paper_row
+from tasks.core.paper.tables import load_table2
 from tasks.core.stage import stage_key
 from tasks.kernel_table import KernelTableConfig, kernel_table
-from tasks.paper.table2 import format_page, format_row, measured_table, paper_row
-from tasks.paper.tables import load_table2
 from tasks.throughput import ThroughputConfig, throughput
 from tests.tasks.running import run_stage
 

@@ -16,9 +16,9 @@ from common.recipes import read_yaml, recipe_path
 from model import SteelConfig, SteelForCausalLM
 from model.train.throughput.measure import Result
 from tasks.core.markdown import markdown_table
+from tasks.core.paper.table2 import measured_table
+from tasks.core.paper.tables import load_paper
 from tasks.core.stage import Context, StageResult
-from tasks.paper.table2 import measured_table
-from tasks.paper.tables import load_paper
 from tasks.report import ReportConfig, report, result_table
 from tasks.report.data import ReportData, count_parameters, gather
 from tasks.report.figures import draw, running_mean

@@ -11,8 +11,8 @@ from model.train.run.journal import LengthEntry, write_journal
 from model.train.run.length import LengthChange
 from model.train.run.metrics import JsonLines
 from tasks.core.manifest import StageResult
+from tasks.core.paper.tables import load_paper
 from tasks.core.theme import DARK, LIGHT
-from tasks.paper.tables import load_paper
 from tasks.report.data import Curve, ReportData, Training, _training
 from tasks.report.format import format_report
 from tasks.report.timeline import Timeline, read_timeline

@@ -10,9 +10,9 @@ from common.files import read_json_lines
 from common.paths import RECIPES
 from corpus.chats import build_mixture, load_mixture
 from corpus.decontaminate import ContaminationConfig, match_row
+from tasks.core.finetune import mixture_files, report_mixture
 from tasks.core.manifest import StageResult
 from tasks.dpo import DpoConfig, write_pairs
-from tasks.finetune import mixture_files, report_mixture
 from tests.corpus.decontaminate.planted import (
     FOUND,
     INDEX,

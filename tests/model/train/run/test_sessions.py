@@ -16,13 +16,13 @@ pytestmark = pytest.mark.usefixtures("fork_server")
 
 def test_killed_stopped_and_rescaled(packed: Path, tmp_path: Path) -> None:
     job = ranks.write_job(packed, tmp_path, ranks.settings())
-    ranks.run_ranks(job, 2, Fault(step=7))
+    ranks.run_ranks(job, 2, Fault(step=4, at="after rename"))
     assert ranks.run_ranks(job, 1, Fault(step=8, number=signal.SIGTERM)) == [143]
     assert ranks.run_ranks(job, 2) == [0, 0]
     killed, stopped, last = read_sessions(tmp_path / SESSIONS_FILE)
     assert [s.num_processes for s in (killed, stopped, last)] == [2, 1, 2]
     assert (killed.step, killed.how, killed.last_step) == (0, "killed", None)
-    assert 0 < stopped.step <= 7, "from the newest checkpoint before the kill"
+    assert stopped.step == 4, "from the checkpoint that was complete before the kill"
     assert stopped.how == "stopped" and stopped.last_step in (8, 9)
     assert (last.step, last.how) == (stopped.last_step, "done")
     assert last.last_step == ranks.settings()["steps"]

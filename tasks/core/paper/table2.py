@@ -10,7 +10,7 @@ from typing import Any
 
 from model.train.throughput.measure import Result
 from tasks.core.markdown import NOT_RUN, markdown_table
-from tasks.paper.tables import KernelExperiment, Table2
+from tasks.core.paper.tables import KernelExperiment, Table2
 
 TINY = "a tiny model on a CPU, which shows that the table can be made and says nothing about speed"
 

@@ -10,7 +10,7 @@ from common.errors import DataError
 from common.files import complete_file, json_line, write_json
 from corpus.cleaning import document_trace
 from flows import cli
-from tasks.explain import describe, explain
+from tasks.core.explain import describe, explain
 
 TEXTS = {
     "s/a.jsonl#1": "原来的文章。",
