@@ -14,7 +14,9 @@ arguments to the exit code. Imports that take long stand inside these functions,
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+Name = TypeVar("Name", bound=str)
 
 DONE = 0
 FAILED = 1
@@ -53,15 +55,15 @@ def add_options(command: argparse.ArgumentParser, *names: str) -> None:
         command.add_argument(f"--{name}", **OPTIONS[name])
 
 
-def choices(option: str, text: str, known: Sequence[str]) -> list[str]:
+def choices(option: str, text: str, known: Sequence[Name]) -> list[Name]:
     """`a,b` as names, each of them one of the known."""
     from common.errors import ConfigError
 
-    names = text.split(",")
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"{option}: there is no {name!r}; choose from {', '.join(known)}")
-    return names
+    by_name = {str(name): name for name in known}
+    for name in text.split(","):
+        if name not in by_name:
+            raise ConfigError(f"{option}: there is no {name!r}; choose from {', '.join(by_name)}")
+    return [by_name[name] for name in text.split(",")]
 
 
 def whole_numbers(option: str, text: str) -> list[int]:
