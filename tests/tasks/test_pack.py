@@ -204,7 +204,8 @@ def test_too_little_disk_is_refused_before_work(
 
 
 def test_preflight_refuses_other_tokenizers(full: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="shard_tokens = 0; it must be a whole number of at least 1"):
+    refused = "shard_tokens = 0; it must be a whole number of at least 1"
+    with pytest.raises(ConfigError, match=refused):
         validate(PackConfig(shard_tokens=0), "pack")
     with pytest.raises(DataError, match="neither a folder nor a hub id"):
         validate(PackConfig(tokenizer=str(tmp_path / "absent")), "pack")
