@@ -1,7 +1,6 @@
 """Stage `pretrain`: packed shards ──torchrun, FSDP2──▶ model/, checkpoints/, metrics.jsonl."""
 
 import dataclasses
-import hashlib
 import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from common.disk import total_bytes
 from common.errors import ConfigError, SteelError
 from common.paths import resolve
 from common.ranges import PositiveInt
+from corpus.sources.source import file_checksum
 from model.data import PackedManifest
 from model.entry.launch import Nodes
 from model.train.config import PretrainJob, PretrainSettings
@@ -80,7 +80,7 @@ class PretrainConfig(PretrainSettings, StageConfig):
             return None
         folder = resolve(self.model)
         paths = sorted(path for pattern in MODEL_FILES for path in folder.glob(pattern))
-        return {path.name: _sha256(path) for path in paths}
+        return {path.name: file_checksum(path, "sha256") for path in paths}
 
     def check_finished(self, folder: Path, manifest: Mapping[str, Any]) -> None:
         """Refuse a finished run that lacks a configured append. Raises ConfigError."""
@@ -169,8 +169,3 @@ def summary(metrics: Path) -> dict[str, float]:
     values = {name: last_value(metrics, metric) for name, metric in names.items()}
     counts = {name: value for name, value in values.items() if value is not None}
     return {**counts, "tokens_per_second": statistics.median(speeds)} if speeds else counts
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
