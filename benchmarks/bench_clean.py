@@ -36,6 +36,7 @@ from common.child import ProgressFile
 from common.config import from_json
 from common.files import json_line, write_json
 from common.paths import ROOT
+from corpus.cleaning import offline
 from corpus.cleaning import recipe as recipes
 from corpus.cleaning.job import CleanJob
 from corpus.cleaning.language_model.config import LanguageModelConfig
@@ -242,16 +243,12 @@ def timed(
         stdout=log,
         stderr=log,
         env=os.environ
+        | offline.VARIABLES
         | {
             "DATA_JUICER_EXTERNAL_MODELS_HOME": str(models),
-            "HF_HUB_OFFLINE": "1",
             "DATA_JUICER_CACHE_HOME": str(cache),
             "HF_DATASETS_CACHE": str(cache),
-            "UV_OFFLINE": "1",
-            "PIP_NO_INDEX": "1",
             "UV_CACHE_DIR": str(cache / "uv"),
-            "OMP_NUM_THREADS": "1",
-            "TOKENIZERS_PARALLELISM": "false",
             "PYTHONPATH": str(ROOT),
         },
     )

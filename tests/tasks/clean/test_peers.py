@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.recipes import read_yaml
-from corpus.cleaning import document_trace
+from corpus.cleaning import document_trace, offline
 from corpus.cleaning import recipe as recipes
 from corpus.cleaning.ray.plan import RayConfig
 from corpus.decontaminate import ContaminationConfig
@@ -63,14 +63,12 @@ def test_kept_documents_are_those_of_dj_process(
         cwd=tmp_path,
         capture_output=True,
         env=os.environ
+        | offline.VARIABLES
         | {
             "DATA_JUICER_EXTERNAL_MODELS_HOME": str(models),
-            "HF_HUB_OFFLINE": "1",
             "DATA_JUICER_CACHE_HOME": str(cache),
             "HF_DATASETS_CACHE": str(cache),
-            "UV_OFFLINE": "1",
             "UV_CACHE_DIR": str(cache / "uv"),
-            "PIP_NO_INDEX": "1",
         },
     )
     theirs = {i: d["text"] for i, d in documents(export).items()}
