@@ -1,7 +1,6 @@
 """Report of a benchmark: its figures with command, versions and machine."""
 
 import argparse
-import importlib.metadata
 import json
 import os
 import platform
@@ -11,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.provenance import git_commit, processor_name, software_versions
+from common.provenance import git_commit, package_versions, processor_name, software_versions
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +45,7 @@ def publish(
     report = {
         "command": " ".join(["python -m", f"benchmarks.{module}", *words]),
         **figures,
-        "software": software_versions() | dict(_versions(packages)),
+        "software": software_versions() | package_versions(packages),
         "machine": _machine(),
     }
     text = json.dumps(report, indent=1, ensure_ascii=False)
@@ -75,11 +74,3 @@ def _machine() -> dict[str, Any]:
         "load_average": [round(load, 2) for load in os.getloadavg()],
         "commit": git_commit(),
     }
-
-
-def _versions(packages: Iterable[str]) -> Iterable[tuple[str, str]]:
-    for name in packages:
-        try:
-            yield name, importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue

@@ -5,6 +5,7 @@ import functools
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -28,15 +29,21 @@ LIBRARIES = (
 """Libraries whose versions are recorded where they are installed: they shape results or speed."""
 
 
-@functools.cache
+def package_versions(names: Iterable[str]) -> dict[str, str]:
+    """Versions of those packages that are installed."""
+    versions: dict[str, str] = {}
+    for name in names:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions
+
+
 def software_versions() -> dict[str, str]:
     """Versions of Python, of the installed `LIBRARIES`, and of CUDA once torch is loaded."""
-    versions = {"python": platform.python_version()}
-    for library in LIBRARIES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[library] = metadata.version(library)
+    # Not cached: torch may be loaded between two calls.
     cuda = getattr(getattr(sys.modules.get("torch"), "version", None), "cuda", None)
-    return versions | ({"cuda": cuda} if cuda else {})
+    python = {"python": platform.python_version()}
+    return python | package_versions(LIBRARIES) | ({"cuda": cuda} if cuda else {})
 
 
 @functools.cache
