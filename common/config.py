@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from common.errors import ConfigError, SteelError
-from common.ranges import expected, fits, members, unwrapped
+from common.ranges import Rule, expected, fits, members, unwrapped
 
 T = TypeVar("T")
 
@@ -140,6 +140,8 @@ def errors_of(function: Callable[..., Any], *arguments: Any) -> Iterator[SteelEr
 
 def refusal(place: str, value: Any, hint: Any) -> str:
     """A message that refuses a value of a field: place, value, what would do."""
+    rules = [limit for limit in unwrapped(hint)[1] if isinstance(limit, Rule)]
+    value = next((part for rule in rules if (part := rule.culprits(value))), value)
     return f"{place} = {value!r}; it must be {expected(hint)}{did_you_mean(value, _choices(hint))}"
 
 

@@ -1,24 +1,26 @@
 """Ranges of configured values, declared where a field is annotated: `Annotated[int, Ge(1)]`.
 
 The declarations are those of the library annotated_types, which pydantic enforces. A bare GPU
-machine has neither; there stand-ins of the same names serve, and `fits` is the check.
+machine has neither; there stand-ins of the same names serve, and `fits` is the check. `Rule` is
+for what a function decides (common/names.py).
 """
 
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import make_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, make_dataclass
 from typing import Annotated, Any, Literal
 
 try:
-    from annotated_types import Ge, Gt, Le, Lt, MinLen
+    from annotated_types import Ge, Gt, Le, Lt, MinLen, Predicate
 except ModuleNotFoundError:
     Ge = make_dataclass("Ge", ["ge"], frozen=True)  # type: ignore[misc, assignment]
     Gt = make_dataclass("Gt", ["gt"], frozen=True)  # type: ignore[misc, assignment]
     Le = make_dataclass("Le", ["le"], frozen=True)  # type: ignore[misc, assignment]
     Lt = make_dataclass("Lt", ["lt"], frozen=True)  # type: ignore[misc, assignment]
     MinLen = make_dataclass("MinLen", ["min_length"], frozen=True)  # type: ignore[misc, assignment]
+    Predicate = make_dataclass("Predicate", ["func"], frozen=True)  # type: ignore[misc, assignment]
 
 __all__ = [
     "Ge",
@@ -30,10 +32,22 @@ __all__ = [
     "NonNegativeInt",
     "PositiveFloat",
     "PositiveInt",
+    "Rule",
     "expected",
     "fits",
     "members",
 ]
+
+
+@dataclass(frozen=True)
+class Rule(Predicate):
+    """A range that a function decides."""
+
+    words: str
+    """Words for the values that it accepts."""
+    culprits: Callable[[Any], Any] = lambda value: value
+    """Picks out of a refused value the part to show; empty where another rule refused it."""
+
 
 PositiveInt = Annotated[int, Ge(1)]
 NonNegativeInt = Annotated[int, Ge(0)]
@@ -114,6 +128,7 @@ def _in_range(value: Any, declared: Sequence[Any]) -> bool:
         or (isinstance(limit, Le) and value > limit.le)
         or (isinstance(limit, Lt) and value >= limit.lt)
         or (isinstance(limit, MinLen) and len(value) < limit.min_length)
+        or (isinstance(limit, Rule) and not limit.func(value))
         for limit in declared
     )
 
@@ -125,6 +140,9 @@ def expected(hint: Any) -> str:
 
 def _expected_member(hint: Any) -> str:
     kind, declared = unwrapped(hint)
+    rules = [limit.words for limit in declared if isinstance(limit, Rule)]
+    if rules and kind is str:
+        return " and ".join(rules)
     origin, arguments = typing.get_origin(kind) or kind, typing.get_args(kind)
     if len(members(kind)) > 1:
         name = expected(kind)
@@ -141,7 +159,7 @@ def _expected_member(hint: Any) -> str:
         name = "a list"
     else:
         name = "a mapping of keys to values"
-    return f"{name}{_range(declared)}"
+    return ", ".join([f"{name}{_range(declared)}", *rules])
 
 
 def _range(declared: Sequence[Any]) -> str:

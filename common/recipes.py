@@ -22,6 +22,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from common.config import dataclass_in, did_you_mean, field_types, raise_all, refusal, renamed_keys
 from common.errors import ConfigError, SteelError
+from common.names import Name, is_name
 from common.paths import RECIPES, display
 from common.ranges import members, unwrapped
 from common.urls import redact
@@ -115,7 +116,12 @@ def _parse(text: str) -> Any:
 
 
 def recipe_path(kind: str, name: str) -> Path:
-    """Path of the recipe `name` of a kind (corpora, clean, mixtures, …)."""
+    """Path of the recipe `name` of a kind (corpora, clean, mixtures, …).
+
+    Raises ConfigError for what is no name: it would be another file than a recipe.
+    """
+    if not is_name(name):
+        raise ConfigError(refusal(f"data_recipes/{kind}: name", name, Name))
     return RECIPES / kind / f"{name}.yaml"
 
 
@@ -168,8 +174,12 @@ def parse(cls: type[T], data: Mapping[str, Any]) -> Parsed[T]:
             value = TypeAdapter(cls).validate_python(plain)
             break
         except ValidationError as error:
-            found = [(_place(plain, p), p["type"]) for p in error.errors()]
-        messages |= dict.fromkeys(_explain(cls, plain, place, kind) for place, kind in found)
+            found = [(_place(plain, p), _kind(p)) for p in error.errors()]
+        messages |= dict.fromkeys(
+            _explain(cls, plain, place, kind)
+            for place, kind in found
+            if not (kind.startswith("missing") and ".".join(place) in wrong)  # it was refused
+        )
         for place, _ in found:
             wrong |= {".".join(place), ".".join(_remove(plain, place))}
     return Parsed(value=value, problems=[ConfigError(m) for m in messages], wrong=frozenset(wrong))
@@ -277,6 +287,11 @@ def _place(data: Any, problem: Any) -> tuple[str, ...]:
     return tuple(place)
 
 
+def _kind(problem: Any) -> str:
+    """Kind of a problem of pydantic's; `key` where the key of a mapping is refused."""
+    return "key" if problem["loc"] and problem["loc"][-1] == "[key]" else str(problem["type"])
+
+
 def _remove(data: dict[str, Any], place: tuple[str, ...]) -> tuple[str, ...]:
     """Take the value at a place out; of a list all. Returns the place of what was taken out."""
     for number, key in enumerate(place[:-1], start=1):
@@ -300,10 +315,19 @@ def _explain(cls: type[Any], data: Any, place: tuple[str, ...], kind: str) -> st
             return f"unknown key {dotted!r} {hint or '(known keys: ' + ', '.join(known) + ')'}"
         case "missing" | "missing_argument" | "missing_keyword_only_argument":
             return f"key {dotted!r} is required"
+        case "key":
+            hint = key_type(_type_at(cls, place[:-1]))
+            return redact(refusal(f"{'.'.join(place[:-1]) or 'a key'}: key", place[-1], hint))
     value: Any = data
     for key in place:
         value = value[int(key) if isinstance(value, list | tuple) else key]
     return redact(refusal(dotted, value, _type_at(cls, place)))
+
+
+def key_type(hint: Any) -> Any:
+    """Type of the keys of a mapping; text where it has none."""
+    entries = [typing.get_args(unwrapped(member)[0]) for member in members(hint)]
+    return next((arguments[0] for arguments in entries if len(arguments) == 2), str)
 
 
 def _type_at(hint: Any, place: tuple[str, ...]) -> Any:
@@ -314,7 +338,6 @@ def _type_at(hint: Any, place: tuple[str, ...]) -> Any:
             hint = field_types(group).get(key, Any)
             continue
         entries = [typing.get_args(unwrapped(member)[0]) for member in members(hint)]
-        hint = next((arguments[-1] for arguments in entries if arguments), Any)
-        if hint is Ellipsis:
-            hint = Any
+        found = (a for arguments in entries for a in reversed(arguments) if a is not Ellipsis)
+        hint = next(found, Any)
     return hint

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from common.errors import ConfigError
+from common.names import Name, RelativePath
 from common.paths import display
 from common.recipes import build, load_recipe, read_yaml, recipe_path
 
@@ -17,7 +18,7 @@ class HubSource:
 
     repository: str
     """`owner/name` of the data set."""
-    files: tuple[str, ...]
+    files: tuple[RelativePath, ...]
     """Patterns of the files to take, as in `huggingface_hub`'s allow_patterns."""
     revision: str = "main"
     """Branch, tag or commit."""
@@ -27,7 +28,7 @@ class HubSource:
 class CorpusRecipe:
     """One source of pretraining text (the paper's Table 5)."""
 
-    name: str
+    name: Name
     """Name of the corpus: the file's own name, and the name of its output files."""
     title: str
     """Name as its makers write it."""

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 
 from common.config import INCOMPLETE, Config, problems
 from common.errors import ConfigError, SteelError
+from common.names import Distinct, Name, NamesOf
 from common.paths import resolve
 from common.ranges import Gt, Le, MinLen, NonNegativeInt
 from common.recipes import Parsed, apply_overrides, parse, read_yaml
@@ -49,16 +50,16 @@ class PipelineConfig(Config):
 
     RENAMED: ClassVar[Mapping[str, str]] = {"sample_world": "sample_data"}
 
-    name: str
+    name: Name
     """Name of the pipeline; names the MLflow run and the report."""
-    corpora: Annotated[dict[str, str], MinLen(1)]
+    corpora: Annotated[dict[Name, str], MinLen(1), Distinct]
     """Corpus (a recipe in data_recipes/corpora) -> its location: `sample-data`, `hub`, a path,
     folder or glob relative to the project's root, or a URL of one (https://, s3://, hf://, …)."""
-    sft_sets: dict[str, str] = field(default_factory=dict)
+    sft_sets: NamesOf[str] = field(default_factory=dict)
     """SFT set (data_recipes/sft) -> its location."""
-    preference_sets: dict[str, str] = field(default_factory=dict)
+    preference_sets: NamesOf[str] = field(default_factory=dict)
     """Preference set (data_recipes/preferences) -> its location."""
-    benchmarks: dict[str, str] = field(default_factory=dict)
+    benchmarks: NamesOf[str] = field(default_factory=dict)
     """Benchmark (data_recipes/evals) -> its location."""
     sample_data: SampleDataConfig | None = None
     """The generator behind the location `sample-data`."""
@@ -72,14 +73,14 @@ class PipelineConfig(Config):
     """Tokenizer and shards."""
     pretrain: PretrainConfig
     """Model, data order, optimizer, schedule, parallelism."""
-    mixtures: list[str] = field(default_factory=list)
+    mixtures: Annotated[list[Name], Distinct] = field(default_factory=list)
     """SFT mixtures (data_recipes/mixtures), each trained from the same base with the settings of
     `sft` (paper: Table 3)."""
     sft: SftConfig | None = field(default=None, metadata=INCOMPLETE)
     """Settings of supervised fine-tuning; its own `mixture` is replaced by each of `mixtures`."""
     dpo: DpoConfig | None = None
     """Settings of direct preference optimisation; absent: no DPO."""
-    dpo_policy: str | None = None
+    dpo_policy: Name | None = None
     """Mixture whose SFT model DPO starts from; absent: the last of `mixtures`."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """Benchmarks' settings."""

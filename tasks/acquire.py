@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from common.config import StageConfig, errors_of
 from common.disk import format_bytes, require_free_space
 from common.errors import SteelError
+from common.names import Name
 from common.ranges import Gt, Le, NonNegativeInt
 from common.recipes import recipe_path
 from corpus.recipes import pinned_checksums
@@ -34,7 +35,7 @@ class AcquireConfig(StageConfig):
 
     kind: DatasetKind
     """Kind of the data sets: the folder of data_recipes/ that describes them."""
-    datasets: Mapping[str, str]
+    datasets: Mapping[Name, str]
     """Name -> location: "sample-data", "hub", a file, folder or glob (relative ones start at the
     project's root), or a URL of one that fsspec can read."""
     sample_data: SampleDataConfig | None = None

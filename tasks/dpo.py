@@ -9,6 +9,7 @@ from typing import Any
 
 from common.config import errors_of, narrowed
 from common.errors import ConfigError, SteelError
+from common.names import Name
 from common.paths import RECIPES
 from common.ranges import NonNegativeInt, PositiveInt
 from corpus.chats import build_preferences, load_set
@@ -21,7 +22,7 @@ from tasks.core.stage import StageResult, StageRun, plain, stage
 class DpoConfig(DpoSettings, FinetuneConfig):
     """Preference pairs, and settings of the training on them (section 6)."""
 
-    sets: tuple[str, ...] = ()
+    sets: tuple[Name, ...] = ()
     """Recipes in data_recipes/preferences; empty: every set that was acquired."""
     chinese_per_english: NonNegativeInt = 4
     """Chinese pairs for each English one, exactly; section 6: 4. 0 takes all there are."""

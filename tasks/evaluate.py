@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from common.config import StageConfig, errors_of
 from common.errors import ConfigError, DataError, SteelError
 from common.files import write_json, write_text
+from common.names import Name
 from common.ranges import MinLen, NonNegativeInt, PositiveInt
 from common.recipes import load_recipe, recipe_path
 from corpus.benchmarks.lm_eval_tasks import lm_eval_tasks, num_known_subjects, write_tasks
@@ -36,7 +37,7 @@ CHAT_STAGES = ("sft", "dpo")
 class EvaluateConfig(StageConfig):
     """Benchmarks, and the form of their prompts."""
 
-    benchmarks: Annotated[list[str], MinLen(1)] = field(
+    benchmarks: Annotated[list[Name], MinLen(1)] = field(
         default_factory=lambda: ["ceval", "cmmlu", "mmlu"]
     )
     """Recipes in data_recipes/evals/."""

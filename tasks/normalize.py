@@ -13,6 +13,7 @@ from common.config import StageConfig, errors_of
 from common.disk import require_free_space
 from common.errors import SteelError
 from common.files import write_json
+from common.names import Name
 from common.paths import RECIPES
 from common.ranges import NonNegativeInt
 from common.recipes import recipe_path
@@ -25,7 +26,7 @@ from tasks.core.stage import StageResult, StageRun, stage
 class NormalizeConfig(StageConfig):
     """Corpora to normalise, and how much of them."""
 
-    corpora: tuple[str, ...] = ()
+    corpora: tuple[Name, ...] = ()
     """Names of corpora (data_recipes/corpora/<name>.yaml); empty: all that were acquired."""
     limit: NonNegativeInt = 0
     """Documents per corpus at most, from the front; 0: no limit."""

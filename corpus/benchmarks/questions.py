@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.errors import DataError
+from common.names import Name, RelativePath
 from common.paths import display
 from corpus.recipes import HubSource
 
@@ -38,7 +39,7 @@ class BenchmarkRecipe:
     """Page of the authors."""
     hub: HubSource
     """Files on the Hugging Face hub."""
-    file: str
+    file: RelativePath
     """Path of a subject's file, with {split} and {subject}."""
     header: bool
     """If true, a file's first row names its columns."""
@@ -47,13 +48,13 @@ class BenchmarkRecipe:
     further columns may stand; without a header row, a file has these six and no others."""
     layout: Literal["letters", "choices"]
     """Columns of lm-eval's prompt: as they are, or choices and the answer's number."""
-    fewshot_split: str
+    fewshot_split: Name
     """Split that the worked examples come from."""
-    scored_split: str
+    scored_split: Name
     """Split that is scored."""
-    task: str
+    task: RelativePath
     """lm-eval's file for a subject, below lm_eval/tasks."""
-    base_task: str
+    base_task: RelativePath
     """lm-eval's file that its subjects share; a subject unknown to lm-eval is built on it."""
     task_name: str
     """lm-eval's name for the task of a subject."""

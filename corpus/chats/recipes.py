@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from common.errors import ConfigError
+from common.names import NamesOf, RelativePath
 from common.paths import display
 from common.recipes import load_recipe, recipe_path
 from corpus.chats.formats import CHAT_FORMATS, PAIR_FORMATS
@@ -31,7 +32,7 @@ class ChatSetRecipe:
     """Of all rows; `mixed` looks at `language_field`, or else at each row's text."""
     format: str
     """Its native shape: a name in corpus/chats/formats.py."""
-    files: tuple[str, ...]
+    files: tuple[RelativePath, ...]
     """Patterns of its training files inside its folder; never a test split."""
     language_field: str = ""
     """Column that holds a language code such as `zh-cn` or `en`, for mixed sets."""
@@ -75,9 +76,9 @@ class Mixture:
 
     title: str
     """Name for tables and plots."""
-    sets: Mapping[str, MixtureSet]
+    sets: NamesOf[MixtureSet]
     """{set: the part of it}; sets are recipes in data_recipes/sft."""
-    pools: Mapping[str, Pool] = field(default_factory=dict)
+    pools: NamesOf[Pool] = field(default_factory=dict)
     """{pool: its ratio}."""
     note: str = ""
     """Place in the paper, and decisions where it is silent."""

@@ -22,6 +22,7 @@ import yaml
 
 from common.errors import ConfigError
 from common.files import complete_file
+from common.names import is_name
 from common.paths import display, resolve
 from common.recipes import read_yaml, recipe_path
 
@@ -228,7 +229,7 @@ def _operator(entry: Any, path: Path, custom: dict[str, Path]) -> Operator:
 def _source_file(operator: Operator, path: Path, custom: dict[str, Path]) -> Path:
     folder = _operators_folder()
     file = folder / operator.kind / f"{operator.name}.py"
-    if operator.kind in SUPPORTED_KINDS and file.is_file():
+    if operator.kind in SUPPORTED_KINDS and is_name(operator.name) and file.is_file():
         return file
     known = [f.stem for kind in SUPPORTED_KINDS for f in (folder / kind).glob("*.py")]
     known += custom

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from common.config import Config
 from common.errors import ConfigError, DataError
+from common.names import Name
 from common.paths import RECIPES, display
 from common.ranges import Ge, Gt, Le
 from common.recipes import load_recipe
@@ -23,7 +24,7 @@ class ContaminationConfig(Config):
 
     action: Literal["drop", "flag", "off"] = "drop"
     """drop: the text is left out; flag: it stays and is only listed; off: no search."""
-    benchmarks: tuple[str, ...] = ()
+    benchmarks: tuple[Name, ...] = ()
     """Benchmarks (data_recipes/evals) whose questions are looked for; empty: all there are."""
     ngram: Annotated[int, Ge(4), Le(50)] = 8
     """Tokens that must agree in a row: a Chinese character, a word or a number is one."""

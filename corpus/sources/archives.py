@@ -20,13 +20,13 @@ from typing import IO, Any, NoReturn, cast
 
 from common.disk import format_bytes
 from common.errors import DataError
+from common.names import UnsafeName, safe_parts
 from corpus.sources.compression import (
     DECOMPRESSION_ERRORS,
     ArchiveType,
     DecompressingReader,
     archive_type,
 )
-from corpus.sources.source import UnsafeName, safe_parts
 
 MAX_UNPACKED = 4 * 1024**4
 """Bytes that one archive may unpack to, with all archives inside it (4 TiB)."""

@@ -6,7 +6,6 @@ Source ── files() ──▶ StoredFile …      names are safe: below the da
 """
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -14,6 +13,7 @@ from typing import IO, Protocol
 
 from common.disk import format_bytes
 from common.errors import DataError
+from common.names import UnsafeName, safe_parts
 
 CHECKSUM_NAMES = {"sha256": "SHA-256", "md5": "MD5", "git": "git's SHA-1"}
 """Kinds of checksums, and their usual names."""
@@ -57,30 +57,6 @@ class Source(Protocol):
 
     def cancel(self) -> None:
         """Stop downloads in other threads."""
-
-
-class UnsafeName(ValueError):
-    """A name that would lead out of its folder, or is none; the message says why."""
-
-
-def safe_parts(name: str) -> tuple[str, ...]:
-    """The parts of a relative path that someone else chose. Raises UnsafeName.
-
-    A backslash counts as a separator, as it does for the programs that write it.
-    """
-    plain = name.replace("\\", "/")
-    if "\0" in name:
-        raise UnsafeName("has a name with a NUL in it")
-    if plain.startswith("/"):
-        raise UnsafeName("has an absolute path")
-    if re.match(r"[A-Za-z]:", plain):
-        raise UnsafeName("has a path with a drive letter")
-    parts = tuple(part for part in plain.split("/") if part not in ("", "."))
-    if ".." in parts:
-        raise UnsafeName("has a path with `..`")
-    if not parts:
-        raise UnsafeName("has no name")
-    return parts
 
 
 def safe_name(name: str, origin: str) -> str:

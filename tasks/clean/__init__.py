@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 from common.config import NOT_IN_KEY, StageConfig, errors_of
 from common.disk import require_free_space, total_bytes
 from common.errors import DataError, SteelError
+from common.names import Name
 from common.paths import RECIPES, display, resolve
 from common.ranges import Ge, NonNegativeInt
 from corpus.cleaning import gates
@@ -44,9 +45,9 @@ MEGABYTE = 1 << 20
 class CleanConfig(StageConfig):
     """The cleaning recipes, and the models that they need."""
 
-    text: str = "text-repaired"
+    text: Name = "text-repaired"
     """Recipe for text (data_recipes/clean/<name>.yaml); the paper's own is `text` (Table 7)."""
-    code: str = "code-repaired"
+    code: Name = "code-repaired"
     """Recipe for code; the paper's own is `code` (Table 8)."""
     language_model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     """The model that measures perplexity."""

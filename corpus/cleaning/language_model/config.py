@@ -13,6 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from common.config import Config
 from common.errors import ConfigError, DataError, SteelError
 from common.files import glob_files
+from common.names import Name
 from common.paths import display, resolve
 from common.ranges import Ge, PositiveInt
 
@@ -30,7 +31,7 @@ class LanguageModelConfig(Config):
     texts: str | None = None
     """A clean corpus of one's own to train on: a file or glob of .jsonl ({"text"}) or .txt (a
     document a line), also .gz. Absent: `sources`."""
-    sources: tuple[str, ...] = ("wikipedia_cn", "baidu_baike")
+    sources: tuple[Name, ...] = ("wikipedia_cn", "baidu_baike")
     """Corpora to train on: the ones whose language is cleanest. Those that are not in the pipeline
     are left out; where none is, all text corpora serve."""
     vocabulary: Annotated[int, Ge(100)] = 8000

@@ -6,7 +6,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.sources.source import UnsafeName, safe_parts
+from common.names import UnsafeName, safe_parts
 
 
 @given(st.text(min_size=1, max_size=40))
