@@ -104,7 +104,8 @@ def plain_steps(run: Trainer) -> float:
         for first in range(0, settings.global_batch_size, settings.micro_batch_size):
             start = step * settings.global_batch_size + first
             batch = dataset.batch(range(start, start + settings.micro_batch_size))
-            loss, _ = trainer.train_step.model_with_loss(batch["input_ids"], batch["labels"])
+            losses = trainer.train_step.model_with_loss(batch["input_ids"], batch["labels"])
+            loss = losses.mean()
             (loss * settings.micro_batch_size / settings.global_batch_size).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -2,7 +2,8 @@
 
     numbers [k] ──order──▶ (shard, start) ──verifier──▶ maps ──copy──▶ input_ids, labels [k, L]
                                                      │
-                                                     └─ index ──▶ position_ids, cu_seqlens
+                                                     └─ index ──▶ labels that do not count,
+                                                                  position_ids, cu_seqlens
 
 b = micro-batch, k = samples asked for, L = sequence length. Ids are int32 on the host: half the
 bytes to copy and to send; a device widens them faster. A shard of uint32 is mapped as int32, so
@@ -29,6 +30,9 @@ from model.data.permutation import Ints
 from model.data.shard_verifier import ShardVerifier
 from model.data.shards import map_starts, map_tokens
 
+IGNORED = -100
+"""Label of a token that does not count: the first of a document, which nothing predicts."""
+
 MAX_OPEN_SHARDS = 16_384
 """Beyond it the shard opened first is closed. A map takes no file descriptor, but Linux allows a
 process about 65,000 maps by default; a shard has two."""
@@ -49,7 +53,8 @@ class MicroBatch(TypedDict):
     input_ids: torch.Tensor
     """int32 [b, L]"""
     labels: torch.Tensor
-    """int32 [b, L], already shifted: labels[i, t] follows input_ids[i, t]."""
+    """int32 [b, L], already shifted: labels[i, t] follows input_ids[i, t]. IGNORED where that is
+    the first token of a document: what comes before belongs to an unrelated one."""
     source: torch.Tensor
     """int64 [b], index into `SampleOrder.sources`."""
     samples: torch.Tensor
@@ -120,9 +125,11 @@ class PackedDataset(Dataset[Sample]):
         return self.order.num_samples
 
     def __getitem__(self, index: int) -> Sample:
-        row = self.batch([index])
-        tokens = torch.cat([row["input_ids"][0, :1], row["labels"][0]]).long()
-        return Sample(tokens=tokens, source=int(row["source"]))
+        blocks = self.locate([index])
+        [shard], _ = self._shards(blocks.shard)
+        start = int(blocks.start[0])
+        tokens = shard.tokens[start : start + self.order.sequence_length + 1].astype(np.int64)
+        return Sample(tokens=torch.from_numpy(tokens), source=int(blocks.source[0]))
 
     def locate(self, samples: npt.ArrayLike) -> Blocks:
         """Places of sample numbers [k] of this split. Raises IndexError outside of it."""
@@ -166,6 +173,8 @@ class PackedDataset(Dataset[Sample]):
             # The second copy reads what the first has brought into the cache.
             inputs_out[row] = tokens[start : start + length]
             labels_out[row] = tokens[start + 1 : start + 1 + length]
+        documents = boundaries([shard.starts for shard in shards], which, blocks.start, length)
+        labels_out.reshape(-1)[documents.first_labels] = IGNORED
 
         def tensor(array: npt.NDArray[Any]) -> torch.Tensor:
             # All that goes to the device, however small: a copy from other memory waits for it.
@@ -184,8 +193,6 @@ class PackedDataset(Dataset[Sample]):
             for rows in slices
         ]
         if separate_documents:
-            indices = [shard.starts for shard in shards]
-            documents = boundaries(indices, which, blocks.start, length)
             positions = tensor(documents.positions())
             for rows, batch in zip(slices, batches, strict=True):
                 offsets = documents.of_rows(rows.start, rows.stop)

@@ -5,11 +5,14 @@
                                                   architecture does more to logits than project
 
 B = samples in the micro-batch, L = sequence length, T = B L, D = model dimension, V = vocabulary.
+
+Sums, not means: how many targets a micro-batch has differs, and a step's loss is the mean over all
+targets of all its micro-batches on all ranks (model/train/distributed/step_outcome.py).
 """
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +20,27 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from model.attention import document_bound_arguments, supports_document_bounds
+from model.data.dataset import IGNORED
 from model.documents import documents_from_bounds, documents_from_positions
 from model.kernels import choose
 from model.modeling_steel import SteelForCausalLM
 
 log = logging.getLogger(__name__)
 
-IGNORED = -100
-"""Label of a token that does not count."""
+
+class Losses(NamedTuple):
+    """Losses of a micro-batch, nats; all tensors on the model's device."""
+
+    total: Tensor
+    """Sum over its targets, fp32 scalar, to differentiate; 0 where there is no target."""
+    by_sample: Tensor
+    """Sum over each sample's targets, fp32 [B], detached."""
+    num_targets: Tensor
+    """Targets of each sample, int64 [B]: labels that are not IGNORED."""
+
+    def mean(self) -> Tensor:
+        """Mean over all targets, fp32 scalar; 0 where there is none."""
+        return self.total / self.num_targets.sum().clamp_min(1)
 
 
 class ModelWithLoss(nn.Module):
@@ -50,10 +66,10 @@ class ModelWithLoss(nn.Module):
         position_ids: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
         max_seqlen: int | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Mean loss (scalar, to differentiate) and each sample's mean loss [B] (detached, fp32).
+    ) -> Losses:
+        """Sums of losses, and the number of targets that they are sums over.
 
-        input_ids and labels [B, L], any integer type; labels are shifted already, -100 does not
+        input_ids and labels [B, L], any integer type; labels are shifted already, IGNORED does not
         count. Documents that a row packs together are kept apart by position_ids [B, L] (from 0 in
         each of them) and cu_seqlens int32 [documents + 1], their bounds among the T tokens, where
         every row's start is one; max_seqlen is the longest. Without them each row is one
@@ -64,12 +80,12 @@ class ModelWithLoss(nn.Module):
         if self.has_plain_head:
             body = self.model.base_model
             hidden = body(input_ids=input_ids, **arguments).last_hidden_state
-            loss, losses = self._without_logits(hidden, labels)
+            total, losses = self._without_logits(hidden, labels)
         else:
             logits = self.model(input_ids=input_ids, **arguments).logits
-            loss, losses = self._with_logits(logits, labels)
-        num_counted = (labels != IGNORED).sum(dim=1).clamp_min(1)
-        return loss, losses.view_as(labels).sum(dim=1) / num_counted
+            total, losses = self._with_logits(logits, labels)
+        by_sample = losses.view_as(labels).sum(dim=1)
+        return Losses(total, by_sample, (labels != IGNORED).sum(dim=1))
 
     def _documents(
         self,
@@ -95,21 +111,22 @@ class ModelWithLoss(nn.Module):
 
     def _without_logits(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         losses = torch.zeros(labels.numel(), dtype=torch.float32, device=labels.device)
-        loss = self.cross_entropy(
+        total = self.cross_entropy(
             hidden.flatten(0, 1),
             self.model.get_output_embeddings().weight,
             labels.flatten(),
             ignore_index=IGNORED,
+            reduction="sum",
             token_losses=losses,
         )
-        return loss, losses
+        return total, losses
 
     def _with_logits(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Transformers' own loss, from all logits in fp32."""
         losses = functional.cross_entropy(
             logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
         )
-        return losses.sum() / (labels != IGNORED).sum().clamp_min(1), losses.detach()
+        return losses.sum(), losses.detach()
 
 
 def document_arguments(

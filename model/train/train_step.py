@@ -1,6 +1,10 @@
 """One batch through the model: micro-batches to gradients, gradients to an update.
 
 B = samples in a micro-batch, L = sequence length, S = sources.
+
+The gradient of a step is that of the mean over all targets of its batch. How many there are is
+known only when all ranks have been asked, so the backward pass divides by the number of tokens,
+which is the same everywhere, and the update multiplies by tokens / targets (docs/adr/0027).
 """
 
 import hashlib
@@ -15,8 +19,8 @@ from torch import Tensor
 from model.data import MicroBatch
 from model.train.config import PretrainSettings
 from model.train.distributed.context import DistributedContext, num_copies, synchronise_gradients
-from model.train.loss import ModelWithLoss, document_arguments
-from model.train.optim.gradients import clip_gradients, local_gradients, sum_of_squares
+from model.train.loss import Losses, ModelWithLoss, document_arguments
+from model.train.optim.gradients import local_gradients, scale_gradients, sum_of_squares
 from model.train.optim.optimizer import set_learning_rate
 
 RANDOM_RULE = "blake2b(seed/batch/micro-batch/rank)"
@@ -41,13 +45,15 @@ class Gradients:
     """Gradients and losses of a batch on this rank."""
 
     parts: list[Tensor]
-    """This rank's part of every gradient."""
+    """This rank's part of every gradient of (sum of losses / tokens of the global batch)."""
     squares: Tensor
     """Sum of their squares, float64 scalar, to be summed over ranks."""
     totals: Tensor
-    """Float64 [S, 2]: sum and number of this rank's samples' losses by source."""
+    """Float64 [S, 2]: sum of the losses of this rank's targets, and their number, by source."""
+    num_tokens: int
+    """Tokens of the global batch, all ranks together: those that are no target included."""
     losses: list[Tensor]
-    """Losses [B] of each micro-batch."""
+    """Summed losses [B] of each micro-batch."""
     samples: list[Tensor]
     """Global sample numbers [B] of each micro-batch."""
 
@@ -77,6 +83,7 @@ class TrainStep:
         """Run forward and backward; waits for nothing on the device."""
         totals = self.zeros(num_sources)
         losses: list[Tensor] = []
+        num_tokens = sum(micro_batch["labels"].numel() for micro_batch in micro_batches)
         for number, micro_batch in enumerate(micro_batches):
             self.on_micro_batch()
             synchronise_gradients(
@@ -85,32 +92,37 @@ class TrainStep:
                 free_weights=self.settings.parallel.reshard_after_forward,
             )
             self._seed(batch, number)
-            loss, per_sample = self.forward(micro_batch)
-            (loss / len(micro_batches)).backward()  # type: ignore[no-untyped-call]
-            self.add_by_source(totals, micro_batch["source"], per_sample)
-            losses.append(per_sample)
+            found = self.forward(micro_batch)
+            (found.total / num_tokens).backward()  # type: ignore[no-untyped-call]
+            self.add_by_source(totals, micro_batch["source"], found)
+            losses.append(found.by_sample)
         parts = local_gradients(self.model_with_loss.parameters())
         return Gradients(
             parts=parts,
             squares=sum_of_squares(parts) / num_copies(self.model_with_loss),
             totals=totals,
+            num_tokens=num_tokens * self.ranks.world_size,
             losses=losses,
             samples=[micro_batch["samples"] for micro_batch in micro_batches],
         )
 
-    def forward(self, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Return the mean loss, and the loss of each sample [B]."""
-        loss, per_sample = self.model_with_loss(
+    def forward(self, micro_batch: MicroBatch) -> Losses:
+        """Run the model; sums of losses, and the targets that they are sums over."""
+        found: Losses = self.model_with_loss(
             self.place(micro_batch["input_ids"]),
             self.place(micro_batch["labels"]),
             **document_arguments(micro_batch, self.place),
         )
-        return loss, per_sample
+        return found
 
-    def update(self, gradients: Gradients, *, norm: float, rate: float) -> None:
-        """Clip to the settings' norm and step AdamW with this rate; the gradients are used up."""
+    def update(self, gradients: Gradients, *, num_targets: int, norm: float, rate: float) -> None:
+        """Clip to the settings' norm and step AdamW with this rate; the gradients are used up.
+
+        num_targets: of the global batch, at least 1. norm: of the gradient of the mean over them.
+        """
         set_learning_rate(self.optimizer, rate)
-        clip_gradients(gradients.parts, norm, self.settings.max_grad_norm)
+        scale = gradients.num_tokens / num_targets
+        scale_gradients(gradients.parts, scale, norm=norm, clip=self.settings.max_grad_norm)
         self.optimizer.step()
         self.drop()
 
@@ -119,13 +131,12 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
 
     def zeros(self, num_sources: int) -> Tensor:
-        """Return totals by source to add to, float64 [S, 2]."""
+        """Return totals by source to add to, float64 [S, 2]: sum of losses, targets."""
         return torch.zeros(num_sources, 2, dtype=torch.float64, device=self.ranks.device)
 
-    def add_by_source(self, totals: Tensor, source: Tensor, losses: Tensor) -> None:
-        """Add losses [B] of sources [B] to totals [S, 2] (sum, number)."""
-        losses = losses.to(torch.float64)
-        pairs = torch.stack([losses, torch.ones_like(losses)], dim=1)
+    def add_by_source(self, totals: Tensor, source: Tensor, losses: Losses) -> None:
+        """Add the losses of samples of sources [B] to totals [S, 2]."""
+        pairs = torch.stack([losses.by_sample.double(), losses.num_targets.double()], dim=1)
         totals.index_add_(0, self.place(source), pairs)
 
     def place(self, tensor: Tensor) -> Tensor:

@@ -171,7 +171,9 @@ class Trainer:
         self.phase("optimizer")
         if outcome.trained:
             rate = learning_rate(self.settings, step, self.request_handler.length)
-            self.train_step.update(gradients, norm=outcome.grad_norm, rate=rate)
+            self.train_step.update(
+                gradients, num_targets=outcome.num_targets, norm=outcome.grad_norm, rate=rate
+            )
             self.health.trained(step, outcome.loss)
             self.progress.step += 1
             self.progress.batch += 1
@@ -238,6 +240,7 @@ class Trainer:
             metrics = {
                 "train/loss": outcome.loss,
                 "train/grad_norm": outcome.grad_norm,
+                "train/targets": float(outcome.num_targets),
                 "train/learning_rate": learning_rate(
                     self.settings, step - 1, self.request_handler.length
                 ),

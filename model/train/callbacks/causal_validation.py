@@ -16,7 +16,9 @@ from torch import Tensor
 from common.errors import ConfigError
 from model.config import SteelConfig
 from model.data import PackedDataset
-from model.train.loss import IGNORED, ModelWithLoss, document_arguments
+from model.data.dataset import IGNORED
+from model.train.distributed.step_outcome import mean_loss
+from model.train.loss import ModelWithLoss, document_arguments
 from model.train.train_step import TrainStep
 
 NUM_TARGETS = 32
@@ -56,15 +58,15 @@ def causal_losses(
     num_targets: int = NUM_TARGETS,
     beat: Callable[[], Any] = lambda: None,
 ) -> Tensor:
-    """Each sample's mean loss [B] over targets predicted from their prefix alone, nats a token.
+    """Each sample's losses of targets predicted from their prefix alone: sum and number [B, 2].
 
-    input_ids, labels [B, L], shifted already, all counted; position_ids [B, L] part documents.
-    Targets: at most num_targets places, the first and the last among them. beat: called before
-    each pass.
+    input_ids, labels [B, L], shifted already; position_ids [B, L] part documents. Targets: those at
+    num_targets places at most, the first and the last among them, where a label is not IGNORED.
+    Sums are nats, float64. beat: called before each pass.
     """
     length = input_ids.shape[1]
     ends = torch.linspace(1, length, min(num_targets, length)).round().int().tolist()
-    total = torch.zeros(len(input_ids), dtype=torch.float64, device=input_ids.device)
+    total = torch.zeros(len(input_ids), 2, dtype=torch.float64, device=input_ids.device)
     # Compiled layers would be compiled again for each length.
     with torch.compiler.set_stance("force_eager"):
         for end in ends:
@@ -72,9 +74,9 @@ def causal_losses(
             last_only = torch.full_like(labels[:, :end], IGNORED)
             last_only[:, -1] = labels[:, end - 1]
             positions = None if position_ids is None else position_ids[:, :end]
-            _, losses = model_with_loss(input_ids[:, :end], last_only, positions)
-            total += losses
-    return total / len(ends)
+            losses = model_with_loss(input_ids[:, :end], last_only, positions)
+            total += torch.stack([losses.by_sample, losses.num_targets], dim=1)
+    return total
 
 
 def validate_causally(
@@ -85,7 +87,7 @@ def validate_causally(
     beat: Callable[[], Any],
     stop: Callable[[], bool],
 ) -> float | None:
-    """Mean prefix loss over held-out samples, nats a token; None when asked to stop meanwhile.
+    """Mean prefix loss of held-out samples' targets, nats; None when asked to stop meanwhile.
 
     Called by all ranks, which make the same number of passes, since FSDP gathers weights in each.
     """
@@ -106,6 +108,6 @@ def validate_causally(
             beat=beat,
         )
         if rows:
-            sums += torch.stack([losses.sum(), torch.ones_like(losses).sum()])
-    loss, number = ranks.all_reduce_sum(sums).tolist()
-    return float(loss / number)
+            sums += losses.sum(dim=0)
+    loss, _ = mean_loss(ranks.all_reduce_sum(sums).tolist())
+    return loss

@@ -13,6 +13,7 @@ import torch
 from model.data import PackedDataset
 from model.train.callbacks.callback import Callback
 from model.train.callbacks.causal_validation import causal_loss, leaks, validate_causally
+from model.train.distributed.step_outcome import mean_loss
 from model.train.optim.schedule import is_multiple
 from model.train.train_step import TrainStep
 
@@ -70,7 +71,7 @@ def validate(
     beat: Callable[[], Any],
     stop: Callable[[], bool],
 ) -> dict[str, float] | None:
-    """Mean loss over samples [0, num_samples), in nats per token, and by source.
+    """Mean loss over all targets of samples [0, num_samples), in nats, and by source.
 
     For routings that leak also the causal loss (model/train/callbacks/causal_validation.py).
 
@@ -91,9 +92,9 @@ def validate(
             rows = range(mine, min(mine + size, num_samples))
             # FSDP gathers weights in every forward call, so a rank without rows computes some too.
             batch = dataset.batch(rows or [0], separate_documents=separate)
-            _, per_sample = train_step.forward(batch)
+            losses = train_step.forward(batch)
             if rows:
-                train_step.add_by_source(totals, batch["source"], per_sample)
+                train_step.add_by_source(totals, batch["source"], losses)
         causal = None
         if leaks(train_step.model_with_loss):
             causal = validate_causally(train_step, dataset, num_samples, beat=beat, stop=stop)
@@ -102,10 +103,11 @@ def validate(
     finally:
         train_step.model_with_loss.train()
     sums = ranks.all_reduce_sum(totals).tolist()
-    metrics = {"validation/loss": sum(s for s, _ in sums) / sum(n for _, n in sums)}
-    for name, (loss, number) in zip(sources, sums, strict=True):
+    loss, num_targets = mean_loss([value for pair in sums for value in pair])
+    metrics = {"validation/loss": loss, "validation/targets": float(num_targets)}
+    for name, (total, number) in zip(sources, sums, strict=True):
         if number:
-            metrics[f"validation/loss_{name}"] = loss / number
+            metrics[f"validation/loss_{name}"] = total / number
     if causal is not None:
         metrics["validation/causal_loss"] = causal
     return metrics

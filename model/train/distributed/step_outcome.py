@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from common.errors import DataError
 from model.train.health import Verdict
 from model.train.train_step import Gradients, TrainStep
 
@@ -15,10 +16,13 @@ class StepOutcome:
     """Result of a batch, equal on every rank."""
 
     loss: float
-    """Mean over the global batch, nats per token."""
+    """Mean over all targets of the global batch, nats."""
     loss_by_source: dict[str, float]
+    """The same over the targets of each source that has one."""
+    num_targets: int
+    """Labels of the global batch that count: all but the first token of each document."""
     grad_norm: float
-    """Before clipping."""
+    """Of that mean's gradient, before clipping."""
     stop: bool
     """Any rank was asked to stop."""
     requests: bool
@@ -47,6 +51,8 @@ def reduce_over_ranks(
     """Sum losses, gradient norms and flags over ranks, in one all-reduce, and judge the batch.
 
     judge: decides about the batch from its `loss` and `grad_norm`.
+
+    Raises DataError, on all ranks alike, for a batch without a target.
     """
     flags = torch.tensor([stop, requests, save_failed], dtype=torch.float64)
     # One rank's gradients are its share of the sum where weights are sharded, and all of it where
@@ -58,10 +64,13 @@ def reduce_over_ranks(
     squares, any_stop, any_request, any_failure, *sums = train_step.ranks.all_reduce_sum(
         vector
     ).tolist()
-    loss = sum(sums[0::2]) / sum(sums[1::2])
+    loss, num_targets = mean_loss(sums)
+    # Gradients are of a sum divided by all tokens: see train_step.py.
     norm = math.sqrt(squares) if squares >= 0 else math.nan
+    norm *= gradients.num_tokens / num_targets
     return StepOutcome(
         loss=loss,
+        num_targets=num_targets,
         loss_by_source={
             name: sums[2 * i] / sums[2 * i + 1] for i, name in enumerate(sources) if sums[2 * i + 1]
         },
@@ -71,3 +80,18 @@ def reduce_over_ranks(
         save_failed=any_failure > 0,
         verdict=judge(loss=loss, grad_norm=norm),
     )
+
+
+def mean_loss(totals: Sequence[float]) -> tuple[float, int]:
+    """Mean over targets, and their number, of flattened totals by source (sum, targets, …).
+
+    Raises DataError where there is no target: each label is the first token of a document.
+    """
+    num_targets = round(sum(totals[1::2]))
+    if not num_targets:
+        raise DataError(
+            "no token of a whole batch is a target: each begins a document, which nothing "
+            "predicts. Look at the packed documents (are they empty?), or choose a longer "
+            "sequence_length or a larger global_batch_size"
+        )
+    return sum(totals[0::2]) / num_targets, num_targets

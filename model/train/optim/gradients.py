@@ -1,4 +1,4 @@
-"""The global gradient norm and its clip, on whole tensors or on FSDP2 shards alike."""
+"""The global gradient norm, scale and clip, on whole tensors or on FSDP2 shards alike."""
 
 from collections.abc import Iterable
 
@@ -26,7 +26,10 @@ def sum_of_squares(gradients: list[Tensor]) -> Tensor:
     return norms.square().sum()
 
 
-def clip_gradients(gradients: list[Tensor], norm: float, clip: float) -> None:
-    """Scale in place so that the global norm becomes at most `clip`."""
+def scale_gradients(gradients: list[Tensor], scale: float, *, norm: float, clip: float) -> None:
+    """Multiply in place by `scale`, which gives the global norm `norm`, and then by what makes
+    that at most `clip`."""
     if norm > clip:
-        torch._foreach_mul_(gradients, clip / norm)
+        scale *= clip / norm
+    if scale != 1:
+        torch._foreach_mul_(gradients, scale)

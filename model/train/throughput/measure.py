@@ -35,6 +35,7 @@ from common.ranges import NonNegativeInt, PositiveInt
 from model.attention import choose_attention
 from model.data import MicroBatch
 from model.data.boundaries import Boundaries
+from model.data.dataset import IGNORED
 from model.kernels import AUTO_ELSEWHERE, AUTO_ON_GPU, IMPLEMENTATIONS, triton_support
 from model.train.build_model import parallelize
 from model.train.callbacks.speed import flops_per_token
@@ -42,6 +43,7 @@ from model.train.config import PretrainSettings
 from model.train.distributed.context import DistributedContext, resolve_precision
 from model.train.distributed.device import device_name
 from model.train.distributed.initialise import RandomWeights
+from model.train.distributed.step_outcome import mean_loss
 from model.train.loss import ModelWithLoss
 from model.train.model_settings import model_config
 from model.train.optim.optimizer import build_optimizer
@@ -220,11 +222,17 @@ class _Loop:
         settings = self.train_step.settings
         gradients = self.train_step.gradients(self.batch, batch=0, num_sources=1)
         vector = torch.cat([gradients.squares.view(1), gradients.totals.flatten()])
-        squares, total, number = self.train_step.ranks.all_reduce_sum(vector).tolist()
+        squares, *totals = self.train_step.ranks.all_reduce_sum(vector).tolist()
         self.moments.append(time.perf_counter())
-        self.losses.append(total / number)
-        # No warm-up of the rate: what the numbers are does not change how long they take.
-        self.train_step.update(gradients, norm=squares**0.5, rate=settings.learning_rate / 100)
+        loss, num_targets = mean_loss(totals)
+        self.losses.append(loss)
+        self.train_step.update(
+            gradients,
+            num_targets=num_targets,
+            norm=squares**0.5 * gradients.num_tokens / num_targets,
+            # No warm-up of the rate: what the numbers are does not change how long they take.
+            rate=settings.learning_rate / 100,
+        )
 
 
 def random_batch(
@@ -237,10 +245,13 @@ def random_batch(
     random = np.random.default_rng((settings.seed, ranks.rank))
     rows, length = settings.global_batch_size // ranks.world_size, settings.sequence_length
     tokens = random.integers(0, vocabulary, (rows, length + 1), dtype=np.int32)
+    labels = tokens[:, 1:].copy()
     starts = np.arange(rows + 1, dtype=np.int64) * length
     if document_tokens:
         begins = np.flatnonzero(random.random(rows * length) < 1 / document_tokens)
         starts = np.union1d(starts, begins)
+        # As in a run (model/data/dataset.py): nothing predicts the first token of a document.
+        labels.reshape(-1)[begins[begins % length > 0] - 1] = IGNORED
     bounds = Boundaries(offsets=starts, sequence_length=length)
     positions = bounds.positions()
     batch: list[MicroBatch] = []
@@ -248,7 +259,7 @@ def random_batch(
         last = first + settings.micro_batch_size
         micro_batch: MicroBatch = {
             "input_ids": torch.tensor(tokens[first:last, :-1], device=ranks.device),
-            "labels": torch.tensor(tokens[first:last, 1:], device=ranks.device),
+            "labels": torch.tensor(labels[first:last], device=ranks.device),
             "source": torch.zeros(last - first, dtype=torch.int64, device=ranks.device),
             "samples": torch.arange(first, last, device=ranks.device),
         }

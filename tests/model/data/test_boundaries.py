@@ -44,6 +44,12 @@ def test_boundaries_equal_a_loop_over_tokens(data: st.DataObject) -> None:
     )
     expected = [by_hand(shards[w], first, length) for w, first in zip(which, firsts, strict=True)]
     assert found.positions().tolist() == expected
+    assert sorted(found.first_labels.tolist()) == [
+        row * length + place
+        for row, (w, first) in enumerate(zip(which, firsts, strict=True))
+        for place in range(length)
+        if first + place + 1 in shards[w]
+    ]
     begin = data.draw(st.integers(0, num_rows - 1))
     end = data.draw(st.integers(begin + 1, num_rows))
     flat = [position for row in expected[begin:end] for position in row]
@@ -52,19 +58,20 @@ def test_boundaries_equal_a_loop_over_tokens(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "expected"),
+    ("first", "expected", "first_labels"),
     [
-        (0, [0, 1, 2, 0]),  # ends inside of the second document
-        (1, [0, 1, 0, 1]),  # begins inside of the first
-        (3, [0, 1, 2, 0]),  # begins with a document: no boundary beside the row's own
-        (2, [0, 0, 1, 2]),  # the document that begins after the last input adds nothing
-        (4, [0, 1, 0, 0]),
+        (0, [0, 1, 2, 0], [2]),  # ends inside of the second document
+        (1, [0, 1, 0, 1], [1]),  # begins inside of the first
+        (3, [0, 1, 2, 0], [2, 3]),  # begins with a document: no boundary beside the row's own
+        (2, [0, 0, 1, 2], [0, 3]),  # one begins after the last input: it is the last label
+        (4, [0, 1, 0, 0], [1, 2]),
     ],
 )
-def test_edges_by_hand(first: int, expected: list[int]) -> None:
+def test_edges_by_hand(first: int, expected: list[int], first_labels: list[int]) -> None:
     index = np.asarray([0, 3, 6, 7], dtype=np.int64)
     found = boundaries([index], np.asarray([0]), np.asarray([first]), 4)
     assert found.positions().tolist() == [expected]
+    assert found.first_labels.tolist() == first_labels
 
 
 def loader_of(packed: PackedManifest, length: int, **arguments: int) -> StepLoader:

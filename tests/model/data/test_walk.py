@@ -23,7 +23,9 @@ from model.data import (
     SampleOrder,
     StepLoader,
 )
+from model.data.dataset import IGNORED
 from model.data.shards import open_tokens
+from tests.model.conftest import END
 
 Pack = Callable[..., PackedManifest]
 GLOBAL_BATCH = 8
@@ -92,16 +94,23 @@ def tokens_of(order: SampleOrder) -> list[list[int]]:
         folder = order.manifests[shard].folder
         assert folder
         tokens = open_tokens(folder, order.shards[shard])
-        blocks.append(np.asarray(tokens[start : start + order.sequence_length + 1]).tolist())
+        block = np.asarray(tokens[start : start + order.sequence_length + 1]).tolist()
+        if block[-2] == END:
+            block[-1] = IGNORED
+        blocks.append(block)
     return blocks
 
 
 def given_out(batches: list[MicroBatch]) -> list[tuple[int, list[int]]]:
     rows = []
     for batch in batches:
-        last = batch["labels"][:, -1:]
-        whole = torch.cat([batch["input_ids"], last], dim=1)
-        assert torch.equal(whole[:, 1:], batch["labels"])
+        inputs, labels = batch["input_ids"], batch["labels"]
+        # The label behind an end is the first of a document; the end itself is in the row.
+        assert torch.equal(labels == IGNORED, inputs == END)
+        assert torch.equal(
+            labels[:, :-1], inputs[:, 1:].masked_fill(inputs[:, :-1] == END, IGNORED)
+        )
+        whole = torch.cat([inputs, labels[:, -1:]], dim=1)
         rows += list(zip(batch["samples"].tolist(), whole.tolist(), strict=True))
     return rows
 

@@ -223,10 +223,10 @@ def scale_losses(factors: Mapping[int, float]) -> None:
     original = TrainStep.forward
 
     def forward(self: TrainStep, micro_batch_size: Any) -> Any:
-        loss, losses = original(self, micro_batch_size)
+        losses = original(self, micro_batch_size)
         batch = int(micro_batch_size["samples"][0]) // self.settings.global_batch_size
         factor = factors.get(batch, 1.0) if self.model_with_loss.training else 1.0
-        return loss * factor, losses * factor
+        return losses._replace(total=losses.total * factor, by_sample=losses.by_sample * factor)
 
     TrainStep.forward = forward  # type: ignore[method-assign]
 

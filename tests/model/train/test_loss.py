@@ -10,7 +10,8 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from model import SteelForCausalLM
-from model.train.loss import IGNORED, ModelWithLoss, document_arguments, plain_head
+from model.data.dataset import IGNORED
+from model.train.loss import ModelWithLoss, document_arguments, plain_head
 
 SHAPE = {
     "vocab_size": 61,
@@ -76,14 +77,15 @@ def test_equals_the_models_own_loss(
     model_with_loss = ModelWithLoss(language_model)
     if kind not in CHANGED:
         without_logits(language_model, monkeypatch)
-    loss, by_sample = model_with_loss(tokens[:, :-1].int(), tokens[:, 1:].int())
-    loss.backward()
-    torch.testing.assert_close(loss, expected)
+    losses = model_with_loss(tokens[:, :-1].int(), tokens[:, 1:].int())
+    losses.mean().backward()
+    torch.testing.assert_close(losses.mean(), expected)
     found = [p.grad for p in language_model.parameters() if p.grad is not None]
     for one, other in zip(found, gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-    assert not by_sample.requires_grad
-    torch.testing.assert_close(by_sample, torch.stack(by_row))
+    assert not losses.by_sample.requires_grad
+    assert losses.num_targets.tolist() == [11, 11, 11]
+    torch.testing.assert_close(losses.by_sample, 11 * torch.stack(by_row))
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
@@ -141,16 +143,16 @@ def test_documents_are_independent(
     dropped = {"bounds": ["position_ids"], "positions": ["cu_seqlens", "max_seqlen"]}
     for name in dropped.get(known, []):
         del documents[name]
-    loss, _ = model_with_loss(batch["input_ids"], batch["labels"], **documents)
+    losses = model_with_loss(batch["input_ids"], batch["labels"], **documents)
 
     alone = 0.0
     for ids, labels, lengths in zip(batch["input_ids"], batch["labels"], rows, strict=True):
         for part, targets in zip(ids.split(lengths), labels.split(lengths), strict=True):
             logits = language_model(input_ids=part[None]).logits[0]
             alone += functional.cross_entropy(logits, targets, reduction="sum").item()
-    assert loss.item() == pytest.approx(alone / 24, rel=1e-5)
-    joined, _ = model_with_loss(batch["input_ids"], batch["labels"])
-    assert joined.item() != pytest.approx(loss.item(), rel=1e-5)
+    assert losses.total.item() == pytest.approx(alone, rel=1e-5)
+    joined = model_with_loss(batch["input_ids"], batch["labels"])
+    assert joined.total.item() != pytest.approx(losses.total.item(), rel=1e-5)
 
 
 def test_a_kernel_of_another_architecture_is_given_bounds(
@@ -188,12 +190,27 @@ def test_ignored_targets_do_not_count(
     labels = tokens[:, 1:].clone()
     labels[0, 3:] = IGNORED
     labels[2] = IGNORED
-    _, full = model_with_loss(tokens[:, :-1], tokens[:, 1:])
-    loss, by_sample = model_with_loss(tokens[:, :-1], labels)
-    _, short = model_with_loss(tokens[:1, :3], tokens[:1, 1:4])
-    torch.testing.assert_close(by_sample[:2], torch.stack([short[0], full[1]]))
-    assert by_sample[2] == 0
-    torch.testing.assert_close(loss, (by_sample[0] * 3 + by_sample[1] * 11) / 14)
+    full = model_with_loss(tokens[:, :-1], tokens[:, 1:]).by_sample
+    losses = model_with_loss(tokens[:, :-1], labels)
+    short = model_with_loss(tokens[:1, :3], tokens[:1, 1:4]).by_sample
+    assert losses.num_targets.tolist() == [3, 11, 0]
+    torch.testing.assert_close(
+        losses.by_sample, torch.stack([short[0], full[1], torch.tensor(0.0)])
+    )
+    torch.testing.assert_close(losses.mean(), losses.by_sample.sum() / 14)
+
+
+@pytest.mark.parametrize("kind", ["steel", "qwen2", "gemma2"])
+def test_a_micro_batch_without_a_target_adds_nothing(
+    kind: str, make_any: MakeAny, tokens: Tensor
+) -> None:
+    language_model = make_any(kind)
+    losses = ModelWithLoss(language_model)(tokens, torch.full_like(tokens, IGNORED))
+    losses.total.backward()
+    assert losses.total.item() == losses.mean().item() == 0
+    assert losses.num_targets.tolist() == losses.by_sample.tolist() == [0, 0, 0]
+    for name, parameter in language_model.named_parameters():
+        assert parameter.grad is None or not parameter.grad.any(), name
 
 
 def test_no_weight_is_in_the_state_twice(make_any: MakeAny) -> None:

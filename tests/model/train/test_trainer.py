@@ -14,10 +14,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common.errors import ConfigError
 from model.data import PackedDataset, PackedManifest
+from model.data.dataset import IGNORED
 from model.train.callbacks.speed import flops_per_token
 from model.train.checkpoint.export import export
 from model.train.checkpoint.folders import complete_checkpoints
 from model.train.health import NonFiniteError
+from model.train.loss import Losses
 from model.train.optim.schedule import learning_rate
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from model.train.run.length import TrainingLength
@@ -54,7 +56,8 @@ def test_equals_a_plain_loop(make_run: MakeRun, packed: Path, model: dict[str, A
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.05)
     for step in range(6):
         rows = torch.stack([dataset[step * 8 + i]["tokens"] for i in range(8)])
-        ids, targets = rows[:, :-1], rows[:, 1:]
+        ids = rows[:, :-1]
+        targets = rows[:, 1:].masked_fill(ids == ranks.END, IGNORED)
         positions = ranks.positions(ids)
         logits = reference(input_ids=ids, position_ids=positions, use_cache=False).logits
         loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
@@ -77,12 +80,14 @@ def test_loss_by_source_adds_up(make_run: MakeRun) -> None:
     run = make_run(steps=1, global_batch_size=16)
     batches = run.data.loader.step(0)
     sources = torch.cat([batch["source"] for batch in batches])
-    number = torch.bincount(sources, minlength=2)
-    assert number.min() > 0
+    targets = torch.cat([(batch["labels"] != IGNORED).sum(dim=1) for batch in batches])
+    number = torch.bincount(sources, weights=targets.double(), minlength=2)
+    assert number.min() > 0 and number.sum() < 16 * 32
     run.fit()
     measured = ranks.read_run(run.checkpoints.folder.parent)[1]
-    mean = (measured["train/loss_alpha"] * number[0] + measured["train/loss_beta"] * number[1]) / 16
-    assert measured["train/loss"] == pytest.approx(mean.item())
+    mean = measured["train/loss_alpha"] * number[0] + measured["train/loss_beta"] * number[1]
+    assert measured["train/loss"] == pytest.approx(mean.item() / number.sum().item())
+    assert measured["train/targets"] == number.sum()
     assert measured["data/tokens"] == 16 * 32
 
 
@@ -93,16 +98,17 @@ class Poison:
         self.forward, self.tokens = run.train_step.model_with_loss.forward, tokens
         self.gradient_only = gradient_only
 
-    def __call__(
-        self, input_ids: Tensor, labels: Tensor, **documents: Any
-    ) -> tuple[Tensor, Tensor]:
-        loss, by_sample = self.forward(input_ids, labels, **documents)
+    def __call__(self, input_ids: Tensor, labels: Tensor, **documents: Any) -> Losses:
+        losses = self.forward(input_ids, labels, **documents)
         hit = (input_ids == self.tokens).all(dim=1)
         if not hit.any():
-            return loss, by_sample
-        if self.gradient_only:
-            return loss + (loss * 0).sqrt() * 0, by_sample  # finite, but d sqrt(0) is infinite
-        return loss * float("nan"), by_sample.masked_fill(hit, float("nan"))
+            return losses
+        total = losses.total
+        if self.gradient_only:  # finite, but d sqrt(0) is infinite
+            return losses._replace(total=total + (total * 0).sqrt() * 0)
+        return losses._replace(
+            total=total * float("nan"), by_sample=losses.by_sample.masked_fill(hit, float("nan"))
+        )
 
 
 @pytest.mark.parametrize("gradient_only", [False, True])
@@ -140,15 +146,20 @@ def test_validation_is_the_loss_on_held_out_samples(make_run: MakeRun, packed: P
     run.fit()
     order = sample_order(run.settings, PackedManifest.read(packed / "shards"))
     held_out = PackedDataset(packed / "shards", order, "validation")
-    losses = []
+    total, num_targets = 0.0, 0
     with torch.no_grad():
         for index in range(11):
-            ids = held_out[index]["tokens"][None]
-            positions = ranks.positions(ids[:, :-1])
-            loss, _ = run.train_step.model_with_loss(ids[:, :-1], ids[:, 1:], positions)
-            losses.append(loss.item())
+            tokens = held_out[index]["tokens"][None]
+            ids = tokens[:, :-1]
+            targets = tokens[:, 1:].masked_fill(ids == ranks.END, IGNORED)
+            logits = run.model(
+                input_ids=ids, position_ids=ranks.positions(ids), use_cache=False
+            ).logits
+            total += functional.cross_entropy(logits[0], targets[0], reduction="sum").item()
+            num_targets += int((targets != IGNORED).sum())
     metrics = run.checkpoints.folder.parent / METRICS_FILE
-    assert last_value(metrics, "validation/loss") == pytest.approx(sum(losses) / 11)
+    assert last_value(metrics, "validation/loss") == pytest.approx(total / num_targets)
+    assert last_value(metrics, "validation/targets") == num_targets < 11 * 32
     assert run.train_step.model_with_loss.training
 
 
@@ -176,9 +187,9 @@ def test_the_export_is_the_trained_model(
     positions = ranks.positions(batch["input_ids"])
     logits = loaded(input_ids=batch["input_ids"], position_ids=positions, use_cache=False).logits
     found = functional.cross_entropy(logits.float().flatten(0, 1), batch["labels"].flatten().long())
-    expected, _ = run.train_step.model_with_loss(batch["input_ids"], batch["labels"], positions)
+    expected = run.train_step.model_with_loss(batch["input_ids"], batch["labels"], positions)
     torch.testing.assert_close(
-        found, expected.float(), rtol=1e-5 if precision == "fp32" else 1e-2, atol=1e-5
+        found, expected.mean(), rtol=1e-5 if precision == "fp32" else 1e-2, atol=1e-5
     )
     # And it is a start for another run.
     again = make_run("again", model=str(folder), steps=1)

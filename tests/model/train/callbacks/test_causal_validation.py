@@ -9,6 +9,7 @@ from torch import Tensor
 
 from common.errors import ConfigError
 from model import SteelForCausalLM
+from model.data.dataset import IGNORED
 from model.train.callbacks.causal_validation import causal_loss, causal_losses
 from model.train.loss import ModelWithLoss
 from tests.model.references import loss_of_prefixes
@@ -24,10 +25,11 @@ def test_equals_one_forward_pass_a_position(
     model = make_model(routing=routing)
     model_with_loss = ModelWithLoss(model)
     found = causal_losses(model_with_loss, tokens[:, :-1], tokens[:, 1:], num_targets=11)
-    torch.testing.assert_close(found.mean().float(), loss_of_prefixes(model, tokens))
+    assert found[:, 1].tolist() == [11, 11, 11]
+    torch.testing.assert_close(found[:, 0].mean().float() / 11, loss_of_prefixes(model, tokens))
     # Where nothing leaks, the parallel pass says the same.
-    parallel = model_with_loss(tokens[:, :-1], tokens[:, 1:])[1].double()
-    same = torch.allclose(found, parallel, atol=1e-5)
+    parallel = model_with_loss(tokens[:, :-1], tokens[:, 1:]).by_sample.double()
+    same = torch.allclose(found[:, 0], parallel, atol=1e-4)
     assert same == (routing in ("token", "dense"))
 
 
@@ -39,10 +41,23 @@ def test_documents_are_kept_apart(
     positions = torch.cat([torch.arange(4), torch.arange(7)]).unsqueeze(0)
     packed = causal_losses(model_with_loss, row, targets, positions, num_targets=11)
     parts = [
-        causal_losses(model_with_loss, row[:, part], targets[:, part], num_targets=length) * length
+        causal_losses(model_with_loss, row[:, part], targets[:, part], num_targets=length)
         for part, length in ((slice(0, 4), 4), (slice(4, 11), 7))
     ]
-    torch.testing.assert_close(packed, (parts[0] + parts[1]) / 11)
+    torch.testing.assert_close(packed, parts[0] + parts[1])
+
+
+def test_targets_that_do_not_count_are_left_out(
+    make_model: Callable[..., SteelForCausalLM], tokens: Tensor
+) -> None:
+    model_with_loss = ModelWithLoss(make_model(routing="sequence"))
+    row, targets = tokens[:1, :-1], tokens[:1, 1:].clone()
+    every = causal_losses(model_with_loss, row, targets, num_targets=11)
+    alone = causal_losses(model_with_loss, row[:, :1], targets[:, :1], num_targets=1)
+    targets[:, 0] = IGNORED
+    torch.testing.assert_close(
+        causal_losses(model_with_loss, row, targets, num_targets=11), every - alone
+    )
 
 
 def test_few_targets_are_spread_over_the_row(
@@ -106,7 +121,9 @@ def test_validation_of_a_leaking_model_reports_it(make_run: MakeRun, separate: b
         batch["labels"].long(),
         batch.get("position_ids"),
     )
-    assert last["validation/causal_loss"] == pytest.approx(by_hand.mean().item(), rel=1e-5)
+    total, number = by_hand.sum(dim=0).tolist()
+    assert number < 3 * 32, "some of the targets looked at begin a document"
+    assert last["validation/causal_loss"] == pytest.approx(total / number, rel=1e-5)
 
 
 def test_a_leaking_model_without_held_out_data_is_refused(make_run: MakeRun) -> None:

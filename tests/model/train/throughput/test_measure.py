@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from common.config import validate
 from common.errors import ConfigError
+from model.data.dataset import IGNORED
 from model.entry.throughput import _outcome, measure_in_subprocess
 from model.kernels import IMPLEMENTATIONS
 from model.train.build_model import parallelize
@@ -40,7 +41,7 @@ def settings(**changes: Any) -> PretrainSettings:
 
 
 def test_the_timed_step_is_forward_backward_clip_and_adamw() -> None:
-    """Against torch's own loop over the same tokens, with its own clip and a mean over all rows."""
+    """Against torch's own loop over the same tokens: its own clip, a mean over all targets."""
     chosen = settings(max_grad_norm=0.05, weight_decay=0.0)
     with torch.device("meta"):
         measured = AutoModelForCausalLM.from_config(model_config(chosen, {}))
@@ -48,7 +49,9 @@ def test_the_timed_step_is_forward_backward_clip_and_adamw() -> None:
         model_with_loss = ModelWithLoss(measured)
         parallelize(model_with_loss, measured, RandomWeights(measured, 0), chosen, ranks)
         reference = copy.deepcopy(measured)
-        batch = random_batch(chosen, ranks, 128, document_tokens=0)
+        batch = random_batch(chosen, ranks, 128, document_tokens=5)
+        num_ignored = [int((part["labels"] == IGNORED).sum()) for part in batch]
+        assert len(set(num_ignored)) > 1 and min(num_ignored) > 0
         train_step = TrainStep(
             model_with_loss=model_with_loss,
             optimizer=build_optimizer(model_with_loss, chosen),
@@ -60,12 +63,13 @@ def test_the_timed_step_is_forward_backward_clip_and_adamw() -> None:
             loop.step()
     inputs = torch.cat([part["input_ids"] for part in batch]).long()
     labels = torch.cat([part["labels"] for part in batch]).long()
+    positions = torch.cat([part["position_ids"] for part in batch]).long()
     optimizer = torch.optim.AdamW(
         reference.parameters(), lr=3e-6, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0
     )
     losses = []
     for _ in range(3):
-        logits = reference(input_ids=inputs, use_cache=False).logits
+        logits = reference(input_ids=inputs, position_ids=positions, use_cache=False).logits
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.05)
@@ -128,7 +132,10 @@ def test_random_documents_are_of_the_asked_length_and_part_rows() -> None:
         batch = random_batch(chosen, ranks, 128, document_tokens=32)
     assert [part["input_ids"].shape for part in batch] == [(2, 256)] * 4
     for part in batch:
-        assert torch.equal(part["input_ids"][:, 1:], part["labels"][:, :-1])
+        begins = part["position_ids"][:, 1:] == 0
+        assert torch.equal(
+            part["labels"][:, :-1], part["input_ids"][:, 1:].masked_fill(begins, IGNORED)
+        )
         bounds = part["cu_seqlens"].tolist()
         assert {0, 256, 512} <= set(bounds)
         lengths = [b - a for a, b in itertools.pairwise(bounds)]
