@@ -5,13 +5,18 @@
     ├── DataError         an input file or folder is missing, empty, damaged or of another kind
     └── StageError        a stage could not finish (its log says more)
 
-A message names the value, the place, and the remedy. Everything else that is raised is a defect of
-ours and keeps its traceback.
+A message names the value, the place, and the remedy; secrets in it are hidden from the start.
+Everything else that is raised is a defect of ours and keeps its traceback.
 """
+
+from common.redaction import redacted
 
 
 class SteelError(Exception):
     """Root of every error that a user can mend."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*redacted(args))
 
 
 class ConfigError(SteelError, ValueError):

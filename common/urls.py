@@ -2,6 +2,8 @@
 
 https://user:password@host/a.jsonl?X-Amz-Signature=5f3c  ──redact──▶
 https://***@host/a.jsonl?X-Amz-Signature=***
+
+What is shown to people goes through common/redaction.py, which knows other secrets too.
 """
 
 import re
@@ -10,7 +12,10 @@ from urllib.parse import unquote
 HIDDEN = "***"
 
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]*://")
-_URL = re.compile(_SCHEME.pattern + r"[^\s\"'<>`]+")
+_URL = re.compile(
+    # User information may hold an apostrophe.
+    _SCHEME.pattern + r"(?:[^\s/?#@\"<>`]*@(?=[^\s\"'<>`]))?[^\s\"'<>`]+"
+)
 _SIGNATURES = re.compile(r"(x-(amz|goog)-)?signature|sig", re.IGNORECASE)
 _SIGNED = re.compile(
     r"x-(amz|goog|ms)-.*|awsaccesskeyid|googleaccessid|signature|sig|expires|policy|key-pair-id"
@@ -18,6 +23,12 @@ _SIGNED = re.compile(
     re.IGNORECASE,
 )
 """Query parameters that go with a signature and change from day to day."""
+_SECRET_PARAMETER = re.compile(
+    r"(x-(amz|goog|ms)-)?(signature|credential|security-token)|sig|.*(token|password|passwd|secret)"
+    r"|(api|access|secret|private|auth)?[-_]?key|awsaccesskeyid|googleaccessid|auth|code|pwd",
+    re.IGNORECASE,
+)
+"""Query parameters whose values are secret wherever they stand."""
 
 
 def is_url(location: str) -> bool:
@@ -36,10 +47,29 @@ def redact(text: str, *locations: str) -> str:
     Secrets are user names and passwords before an `@`, and all values of a query: which of them
     are harmless cannot be known.
     """
-    text = _URL.sub(lambda found: _shown(found.group()), text)
+    if "://" in text:
+        text = _URL.sub(lambda found: _shown(found.group()), text)
     for secret in sorted({s for at in locations for s in _secrets(at)}, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return text
+
+
+def secrets_of(text: str) -> set[str]:
+    """Passwords, tokens and signatures of the URLs in a text, as written and with `%XX` resolved.
+
+    User names are none unless they stand alone (a token in a user's place), and of a query only
+    parameters that are known to be secret.
+    """
+    found: set[str] = set()
+    for url in _URL.findall(text):
+        _, userinfo, _, _, query, _ = _split(url)
+        user, colon, password = userinfo.partition(":")
+        found.add(password if colon else user)
+        for item in query:
+            name, _, value = item.partition("=")
+            if _SECRET_PARAMETER.fullmatch(unquote(name)):
+                found.add(value)
+    return {form for secret in found for form in (secret, unquote(secret)) if form}
 
 
 def identity(url: str) -> str:
