@@ -31,6 +31,7 @@ from common.errors import ConfigError, DataError, StageError, SteelError
 from common.files import write_status
 from common.paths import ROOT, display
 from common.processes import PARENT
+from common.redaction import install
 
 T = TypeVar("T")
 Report = Callable[[int, int, str], None]
@@ -176,6 +177,7 @@ def run_job(job_class: type[T], work: Callable[[T], int | None], argv: Sequence[
     Returns the exit code: what `work` returns, or 0; 2 for bad input (ConfigError, DataError); 1
     for another SteelError. Any other error keeps its traceback.
     """
+    install()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )

@@ -25,7 +25,7 @@ from common.errors import ConfigError, SteelError
 from common.names import Name, is_name
 from common.paths import RECIPES, display
 from common.ranges import members, unwrapped
-from common.urls import redact
+from common.redaction import learn, redact
 
 T = TypeVar("T")
 
@@ -111,8 +111,16 @@ def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str,
 
 
 def _parse(text: str) -> Any:
-    # A SafeLoader with one more check, so as safe as safe_load.
-    return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506
+    learn(text)
+    try:
+        # A SafeLoader with one more check, so as safe as safe_load.
+        return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506
+    except yaml.MarkedYAMLError as error:
+        if redact(text) != text:
+            # YAML quotes a piece of the line, which may begin within a password.
+            for mark in filter(None, (error.context_mark, error.problem_mark)):
+                mark.buffer = None
+        raise
 
 
 def recipe_path(kind: str, name: str) -> Path:

@@ -14,6 +14,7 @@ manifests of the store, MLflow and Prefect use `redact` and `redacted`. docs/adr
 """
 
 import base64
+import contextlib
 import functools
 import json
 import logging
@@ -22,7 +23,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TextIO, TypeVar, cast
 from urllib.parse import quote, quote_plus, unquote
 
@@ -67,7 +68,9 @@ _HEADER = re.compile(
     r"(?P<value>(?:(?:bearer|basic|digest|token|negotiate|aws4-hmac-sha256)\s+)?[^\s\"']+[^\r\n\"']*)",
     re.IGNORECASE,
 )
-_SCHEME_TOKEN = re.compile(r"\b(?P<name>(?:bearer|basic)\s+)(?P<value>[A-Za-z0-9._~+/=-]{12,})", re.I)
+_SCHEME_TOKEN = re.compile(
+    r"\b(?P<name>(?:bearer|basic)\s+)(?P<value>[A-Za-z0-9._~+/=-]{12,})", re.I
+)
 _KNOWN_TOKENS = re.compile(
     r"\b(hf_[A-Za-z0-9]{16,}|pn[ub]_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}"
     r"|glpat-[A-Za-z0-9_-]{16,}|AKIA[A-Z0-9]{16}|sk-[A-Za-z0-9_-]{20,})"
@@ -115,6 +118,26 @@ def learn(*texts: str) -> None:
                 _learned.add(secret)
 
 
+@contextlib.contextmanager
+def hidden_in_errors() -> Iterator[None]:
+    """Replace an error that quotes a secret by one that does not: whoever catches it may store it.
+
+    Errors of a kind that the user can mend hold none (common/errors.py); their causes are dropped
+    where they do.
+    """
+    try:
+        yield
+    except Exception as error:
+        plain = "".join(traceback.format_exception(error))
+        shown = redact(plain)
+        if shown == plain:
+            raise
+        if redact(str(error)) == str(error) and redact(repr(error)) == repr(error):
+            error.__cause__, error.__suppress_context__ = None, True
+            raise
+        raise RuntimeError(f"an error whose text held secrets, without them:\n{shown}") from None
+
+
 def install() -> None:
     """Hide secrets in all that this process prints or logs from now on. Harmless when repeated."""
     _patch_streams()
@@ -147,16 +170,17 @@ def _pattern_of(
     for name, value in environment:
         if "://" in value:
             secrets |= {s for s in secrets_of(value) if len(s) >= SHORTEST_PASSWORD}
-        if SECRET_NAME.search(name) and not NOT_SECRET_NAME.search(name) and _is_secret(name, value):
+        if _is_secret(name, value.strip()):
             secrets.add(value.strip())
-    forms = {form for secret in secrets if secret.lower() not in HARMLESS for form in _forms(secret)}
+    forms = {form for s in secrets if s.lower() not in HARMLESS for form in _forms(s)}
     if not forms:
         return None
     return re.compile("|".join(map(re.escape, sorted(forms, key=len, reverse=True))))
 
 
 def _is_secret(name: str, value: str) -> bool:
-    value = value.strip()
+    if not SECRET_NAME.search(name) or NOT_SECRET_NAME.search(name):
+        return False
     shortest = SHORTEST_PASSWORD if re.search("pass", name, re.I) else SHORTEST_SECRET
     # The path of a file of keys is none (a key may begin with a slash), and a number is any number.
     is_path = value.startswith("/") and os.path.exists(value)  # noqa: PTH110 - too long for a Path

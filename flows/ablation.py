@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from prefect.artifacts import create_table_artifact
-from prefect.runtime import flow_run
 
 from common.config import validate
 from common.errors import ConfigError, SteelError
@@ -17,7 +15,7 @@ from common.paths import resolve
 from flows.session import session, tracked
 from model.train.throughput import variants
 from model.train.throughput.variants import Variant
-from tasks.core.artifacts import run_logger, shorten_user_errors
+from tasks.core.artifacts import publish_artifact, run_logger, shorten_user_errors
 from tasks.core.paper.tables import Table2, load_table2
 from tasks.core.stage import plain
 from tasks.kernel_table import KernelTableConfig, kernel_table
@@ -57,8 +55,9 @@ def pretrain_variants(
         raise errors[0]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = [{column: row.get(column) for column in columns} for row in rows]
-    if flow_run.id:
-        create_table_artifact(key=name, table=table, description=f"{name}: one row per variant")
+    publish_artifact(
+        log, "table", key=name, table=table, description=f"{name}: one row per variant"
+    )
     return {"name": name, "results": table}
 
 

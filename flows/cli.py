@@ -5,6 +5,7 @@ import logging
 import sys
 
 from common.errors import StageError, SteelError
+from common.redaction import install, learn
 from flows.commands import BAD_INPUT, FAILED, RENAMED, ablations, data, models, pipeline, training
 from flows.environment import prepare
 
@@ -15,6 +16,8 @@ GROUPS = (pipeline, ablations, data, training, models)
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, 1 failed, 2 bad input)."""
     given = sys.argv[1:] if argv is None else argv
+    install()
+    learn(*given)
     if given and given[0] in RENAMED:
         print(f"error: `steel {given[0]}` is `steel {RENAMED[given[0]]}` now", file=sys.stderr)
         return BAD_INPUT

@@ -24,6 +24,7 @@ from common.child import python
 from common.errors import SteelError
 from common.files import write_json
 from common.processes import process_start
+from common.redaction import install
 from flows.environment import (
     HOST,
     MLFLOW_PORT,
@@ -174,6 +175,7 @@ def _prefect(environment: dict[str, str], *arguments: str) -> None:
 
 def main() -> int:
     """`python -m flows.services up|down [--store DIR]`."""
+    install()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=["up", "down"])
     parser.add_argument("--store", type=Path, default=ROOT / "store")

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prefect.artifacts import create_table_artifact
 from prefect.runtime import flow_run
 
 from common.paths import display, resolve
 from common.provenance import git_commit
+from common.redaction import hidden_in_errors, install, learn, redact, redacted
 from flows.config import PipelineConfig
 from flows.graph import TARGETS, Pipeline, Target
 from flows.preflight import preflight
-from tasks.core.artifacts import shorten_user_errors
+from tasks.core.artifacts import publish_artifact, run_logger, shorten_user_errors
 from tasks.core.stage import Context, StageResult, plain
 from tasks.core.tracking import Tracker
 from tasks.report import result_table
@@ -49,7 +49,9 @@ class Session:
         evaluations: dict[str, StageResult] = vars(self.pipeline).get("evaluations", {})
         rows = result_table(evaluations) if evaluations else []
         if rows and flow_run.id:
-            create_table_artifact(key="results", table=rows, description="Accuracy by model")
+            publish_artifact(
+                run_logger(), "table", key="results", table=rows, description="Accuracy by model"
+            )
         return {
             "name": self.config.name,
             "store": str(self.context.store),
@@ -57,6 +59,19 @@ class Session:
             "folders": {name: str(result.folder) for name, result in made.items()},
             "results": rows,
         }
+
+
+_GIVEN: dict[tuple[str, ...], list[str]] = {}
+"""Changes to the configuration as they were given, by what is shown of them."""
+
+
+def shown(overrides: list[str]) -> list[str]:
+    """Changes to the configuration without secrets, for Prefect to store as a flow's parameters;
+    `session` takes them for those that were given."""
+    learn(*overrides)
+    hidden = [redact(override) for override in overrides]
+    _GIVEN[tuple(hidden)] = overrides
+    return hidden
 
 
 @contextmanager
@@ -74,10 +89,14 @@ def session(
     Raises:
         ConfigError, DataError: before any work has started.
     """
+    install()
     shorten_user_errors()
     place = resolve(store)
-    loaded = preflight(config, [*overrides, *_overrides(changes or {})], place)
-    recorded = {"file": display(resolve(config)), **plain(loaded)}
+    overrides = _GIVEN.get(tuple(overrides), overrides)
+    learn(*overrides)
+    with hidden_in_errors():
+        loaded = preflight(config, [*overrides, *_overrides(changes or {})], place)
+        recorded = redacted({"file": display(resolve(config)), **plain(loaded)})
     with tracked(loaded.name, place, recorded) as context:
         yield Session(pipeline=Pipeline(loaded, context), config=loaded, context=context)
 
@@ -102,7 +121,8 @@ def tracked(name: str, store: Path, config: Mapping[str, Any]) -> Iterator[Conte
     )
     status = "KILLED"
     try:
-        yield Context(store=store, tracker=tracker)
+        with hidden_in_errors():
+            yield Context(store=store, tracker=tracker)
         status = "FINISHED"
     except Exception:
         status = "FAILED"

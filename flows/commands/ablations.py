@@ -73,6 +73,7 @@ def _ffn(arguments: argparse.Namespace) -> int:
     routings: list[Any] = choices("--routings", arguments.routings, get_args(Routing))
     # Once here, before a server is started.
     preflight(arguments.config, arguments.overrides, resolve(arguments.store))
+    from flows.session import shown
     from flows.steel import ffn_ablation
 
     with prefect_server():
@@ -80,7 +81,7 @@ def _ffn(arguments: argparse.Namespace) -> int:
             routings=routings,
             config=arguments.config,
             store=arguments.store,
-            overrides=arguments.overrides,
+            overrides=shown(arguments.overrides),
         )
     if arguments.json:
         print(json.dumps(summary, indent=1))

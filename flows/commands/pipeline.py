@@ -51,13 +51,14 @@ def _run(arguments: argparse.Namespace) -> int:
     stages = choices("--stages", arguments.stages, [*TARGETS]) if arguments.stages else None
     # Once here, before a server is started; the flow checks again for those who start it elsewhere.
     preflight(arguments.config, overrides_of(arguments), resolve(arguments.store))
+    from flows.session import shown
     from flows.steel import pipeline
 
     with prefect_server():
         summary = pipeline(
             config=arguments.config,
             store=arguments.store,
-            overrides=overrides_of(arguments),
+            overrides=shown(overrides_of(arguments)),
             stages=stages,
         )
     if arguments.json:

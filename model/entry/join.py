@@ -28,6 +28,7 @@ from common.child import Child, python
 from common.config import from_json
 from common.errors import DataError
 from common.files import write_json
+from common.redaction import install
 from model.entry.launch import GRACE_SECONDS, Nodes, environment
 
 log = logging.getLogger("model.entry.join")
@@ -139,6 +140,7 @@ class NodeAgent:
 
 def main(argv: list[str]) -> int:
     """Follow the launches at a store; returns the exit code."""
+    install()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )

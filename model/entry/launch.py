@@ -26,6 +26,7 @@ from typing import NoReturn
 
 from common.errors import ConfigError
 from common.processes import die_with_parent
+from common.redaction import install
 
 SHUTDOWN_SECONDS = 20
 """Grace: how long torchrun lets the ranks save after SIGTERM before it kills them. In it fall the
@@ -129,6 +130,7 @@ def exit_now(code: int) -> NoReturn:
 def main(argv: list[str]) -> None:
     """Run an entry in every rank of this machine; exits with 2 for wrong arguments."""
     die_with_parent()
+    install()
     given = _parser().parse_args(argv)
     nodes = Nodes.from_environment()
     if given.nodes is not None:

@@ -10,6 +10,7 @@ import time
 from typing import Any, Literal, TypeAlias
 
 from common.errors import SteelError
+from common.redaction import redacted
 
 Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[logging.Logger]"
 
@@ -72,7 +73,7 @@ def publish_artifact(log: Logger, kind: Kind, **kwargs: Any) -> Any:
         "new progress": artifacts.update_progress_artifact,
     }
     try:
-        return create[kind](**kwargs)
+        return create[kind](**redacted(kwargs))
     except Exception as error:
         log.warning("Prefect did not take the artifact %s: %s", kwargs.get("key"), error)
         return None

@@ -16,6 +16,7 @@ from common.config import NOT_IN_KEY as NOT_IN_KEY
 from common.errors import DataError
 from common.files import md5_of_file, publish_folder, write_json
 from common.paths import display
+from common.redaction import redacted
 from common.urls import redact
 
 SCHEMA_VERSION = 1
@@ -102,7 +103,7 @@ def publish(partial: Path, folder: Path, manifest: dict[str, Any]) -> None:
     """Make a finished stage visible: files, then the manifest, then one rename; all fsynced."""
     shutil.rmtree(partial / ".scratch", ignore_errors=True)
     manifest["files"] = [_file_entry(path, partial) for path in _files(partial)]
-    write_json(partial / "manifest.json", manifest)
+    write_json(partial / "manifest.json", redacted(manifest))
     publish_folder(partial, folder)
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from common.config import StageConfig, validate
 from common.paths import display
 from common.provenance import git_commit, software_versions
+from common.redaction import hidden_in_errors
 from tasks.core.artifacts import (
     Logger,
     ProgressReporter,
@@ -135,6 +136,12 @@ def stage(
 
         def work(
             config: StageConfig, *, context: Context, label: str = "", **inputs: StageInput
+        ) -> StageResult:
+            with hidden_in_errors():  # Prefect stores what is raised here
+                return make(config, context, label, inputs)
+
+        def make(
+            config: StageConfig, context: Context, label: str, inputs: Mapping[str, StageInput]
         ) -> StageResult:
             key = stage_key(name, version, config, inputs)
             folder = context.store / name / key

@@ -129,7 +129,8 @@ from common.redaction import install
 install(); install()
 secret = "hunter2-" + "in-a-url"
 url = f"http://me:{secret}@h/x?token={secret}"
-print("print", url); sys.stderr.write("write " + url + "\\n"); sys.stdout.writelines([url[:20], url[20:]])
+print("print", url); sys.stderr.write("write " + url + "\\n")
+sys.stdout.writelines([url[:20], url[20:]])
 logging.getLogger("early").warning("early %s", url)
 logging.basicConfig(); logging.warning("late %s", url)
 warnings.warn("warn " + url)
@@ -137,7 +138,7 @@ try:
     raise ValueError("caught " + url)
 except ValueError:
     logging.exception("logged")
-thread = threading.Thread(target=lambda: 1 / 0 if not url else [][url]); thread.start(); thread.join()
+thread = threading.Thread(target=lambda: [][url]); thread.start(); thread.join()
 raise RuntimeError("uncaught " + url)
 """
 
