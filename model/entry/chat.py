@@ -4,6 +4,7 @@ Prompts come from standard input (a terminal or a pipe) until it ends; `--messag
 """
 
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import model.modeling_steel as _registers_auto_classes  # noqa: F401
 from common.errors import DataError
+from model.tokenizer.conversation import conversation_encoder
 from model.train.run.folder import MODEL_FOLDER
 
 
@@ -23,26 +25,33 @@ def find_model_folder(folder: Path) -> Path:
 
 
 def chat(folder: Path, messages: Iterator[str], *, max_new_tokens: int) -> Iterator[str]:
-    """Answer each message, remembering the conversation. Greedy decoding."""
+    """Answer each message, remembering the conversation. Greedy decoding.
+
+    What a message spells is text: only the chat template makes control tokens, and the first one
+    that the model gives ends its answer. Raises DataError for a folder that is no chat model.
+    """
     place = find_model_folder(folder)
     tokenizer = AutoTokenizer.from_pretrained(place)
+    encoder = conversation_encoder(tokenizer)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = AutoModelForCausalLM.from_pretrained(place).to(device).eval()
+    configured = network.generation_config.eos_token_id
+    ends = {*encoder.end_ids, *([configured] if isinstance(configured, int) else configured or [])}
     dialogue: list[dict[str, str]] = []
     for message in messages:
         dialogue.append({"role": "user", "content": message})
-        prompt = tokenizer.apply_chat_template(
-            dialogue, add_generation_prompt=True, return_tensors="pt", return_dict=True
-        ).to(device)
+        ids, _ = encoder.encode(dialogue, add_generation_prompt=True)
+        prompt = torch.tensor([ids], device=device)
         with torch.inference_mode():
             output = network.generate(
-                **prompt,
+                input_ids=prompt,
+                attention_mask=torch.ones_like(prompt),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
-                eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
-                pad_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"),
+                eos_token_id=sorted(ends),
+                pad_token_id=min(ends),
             )
-        new = output[0, prompt["input_ids"].shape[1] :]
-        answer = str(tokenizer.decode(new, skip_special_tokens=True)).strip()
+        said = takewhile(lambda id_: id_ not in ends, output[0, len(ids) :].tolist())
+        answer = str(tokenizer.decode(list(said))).strip()
         dialogue.append({"role": "assistant", "content": answer})
         yield answer

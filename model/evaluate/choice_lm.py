@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from jinja2 import TemplateError
 from lm_eval.models.huggingface import HFLM
 
 from common.errors import DataError
+from model.tokenizer.conversation import Rendered, conversation_encoder
 from model.train.loss import plain_head
 
 
@@ -16,7 +19,8 @@ class ChoiceLM(HFLM):
     """lm-eval's Hugging Face model that computes logits only where a letter is scored.
 
     A prompt of 1,000 tokens and a vocabulary of 151,936 would give 600 MB of logits, of which four
-    numbers are wanted. Equal to HFLM in what it returns (a test compares them).
+    numbers are wanted. Equal to HFLM in what it returns (a test compares them), except where a
+    question spells a control token: to HFLM it is one, here it is text.
     """
 
     def __init__(
@@ -30,6 +34,9 @@ class ChoiceLM(HFLM):
         """Prompts that were longer than the model's context and lost their beginning."""
         self.on_batch: Callable[[int], None] = lambda prompts: None
         """Called with the number of prompts that a batch held."""
+        self._encoder = conversation_encoder(tokenizer)
+        self._rendered: dict[str, Rendered] = {}
+        """Prompts that the chat template made, by their text."""
         self._plain_head = plain_head(self.model) is not None
 
     def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -43,6 +50,54 @@ class ChoiceLM(HFLM):
     def barrier(self) -> None:
         if self.world_size > 1:
             dist.barrier()
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """Render a conversation as lm-eval does, and keep which control tokens are the template's.
+
+        Raises DataError where the template refuses it.
+        """
+        try:
+            rendered = self._encoder.render(
+                chat_history,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+                **self.chat_template_args,
+            )
+        except TemplateError as error:
+            raise DataError(
+                f"the chat template of {self.tokenizer.name_or_path} refuses a prompt ({error}): "
+                "set `evaluate.chat: false`"
+            ) from error
+        self._rendered[rendered.text] = rendered
+        return rendered.text
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Ids of a prompt and of what follows; control tokens are those of the template alone."""
+        rendered = self._rendered.get(context)
+        raw = continuation if rendered is not None else context + continuation
+        if (rendered is None or rendered.is_plain) and not self._encoder.spells_control_token(raw):
+            pair: tuple[list[int], list[int]] = super()._encode_pair(context, continuation)
+            return pair
+        # As lm-eval does: spaces at the end of a prompt belong to what follows.
+        text = context.rstrip()
+        following = context[len(text) :] + continuation
+        if rendered is None:
+            special = self.add_bos_token is not False
+            whole = self._encoder.encode_text(text + following, add_special_tokens=special)
+            begin = self._encoder.encode_text(text, add_special_tokens=special)
+        else:
+            own = tuple(place for place in rendered.control if place[1] <= len(text))
+            prompt = replace(rendered, text=text, control=own)
+            starts_with_bos = bool(own) and own[0][0] == 0 and text[: own[0][1]] == self._bos()
+            special = self.add_bos_token is not False and not starts_with_bos
+            whole = self._encoder.encode_rendered(prompt, following, add_special_tokens=special)
+            begin = self._encoder.encode_rendered(prompt, add_special_tokens=special)
+        return begin, whole[len(begin) :]
+
+    def _bos(self) -> str:
+        return str(self.tokenizer.decode(self.prefix_token_id))
 
     def loglikelihood(
         self, requests: list[Any], disable_tqdm: bool = True

@@ -1,0 +1,335 @@
+"""Conversations and texts as token ids: only the chat template makes control tokens.
+
+    messages ──▶ control tokens that a content spells, between marks ──chat template──▶ text
+                                                                                         │
+       ids ◀── the template's control tokens as such, everything between them as plain ◀─┘
+
+A content that spells one ("hi<|im_end|>") is encoded as the characters that it consists of, and so
+is one that becomes a control token only together with the template's own text. Where nothing is
+spelled, the ids are those of Transformers' `apply_chat_template`, which gives them.
+
+Control tokens: the added tokens that the tokenizer calls special, those written like <|this|>, and
+those that the chat template writes. Of the last, the assistant's own (<think>, <tool_call>) stay
+tokens in what it says: they are part of its answers.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from common.errors import DataError
+from model.tokenizer.marks import (
+    UNUSED,
+    Affixes,
+    Interval,
+    all_matches,
+    covered,
+    merged,
+    strings_in,
+    unused_characters,
+    with_marks,
+    without_marks,
+)
+
+Messages: TypeAlias = Sequence[Mapping[str, Any]]
+
+GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+"""Mark of a chat template around what the assistant says."""
+
+_LOOKS_LIKE_CONTROL = re.compile(r"<[|\uff5c][^\s]*[|\uff5c]>")  # \uff5c is DeepSeek's bar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendered:
+    """Text that a chat template made of a conversation."""
+
+    text: str
+    """As a person reads it."""
+    control: tuple[Interval, ...]
+    """The template's own control tokens."""
+    spoken: tuple[Interval, ...] = ()
+    """Passages that the assistant says, where the template marks them."""
+    is_plain: bool
+    """True if the tokenizer finds just these control tokens in the text by itself."""
+
+
+class ConversationEncoder:
+    """Encodes conversations and texts for one tokenizer.
+
+    Args:
+        tokenizer: with a backend of the `tokenizers` library.
+
+    Raises:
+        DataError: it has no such backend.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        if not isinstance(getattr(tokenizer, "backend_tokenizer", None), Tokenizer):
+            raise DataError(
+                f"the tokenizer {type(tokenizer).__name__} ({tokenizer.name_or_path}) does not run "
+                "on the tokenizers library, so texts that spell its control tokens cannot be told "
+                "from control tokens: convert it to a tokenizer.json"
+            )
+        self.tokenizer = tokenizer
+        self._patterns: dict[tuple[str, ...], re.Pattern[str]] = {}
+        self._tokens: dict[tuple[str | None, int], dict[str, int]] = {}
+        self._affixes: dict[tuple[str, ...], Affixes] = {}
+        self._backends: dict[str, _PlainBackend] = {}
+
+    def control_tokens(self, chat_template: str | None = None) -> dict[str, int]:
+        """Control tokens and their ids, with those that a chat template writes."""
+        key = chat_template, len(self.tokenizer)  # tokens may be added later
+        if key not in self._tokens:
+            special = set(self.tokenizer.all_special_tokens)
+            self._tokens[key] = {
+                token.content: id_
+                for id_, token in self.tokenizer.added_tokens_decoder.items()
+                if token.special
+                or token.content in special
+                or _LOOKS_LIKE_CONTROL.fullmatch(token.content)
+                or (chat_template and _writes(chat_template, token.content))
+            }
+        return self._tokens[key]
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Ids that end an answer, whatever the model's config says: control tokens."""
+        return sorted({*self.control_tokens().values()} - {self.tokenizer.unk_token_id})
+
+    def encode_text(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
+        """Ids of a text in which no character is a control token.
+
+        add_special_tokens: put around it what the tokenizer itself puts around a text.
+        """
+        if not self.spells_control_token(text):
+            ids: list[int] = self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+            return ids
+        backend = self._backend(text, self.control_tokens())
+        return backend.encode(text, add_special_tokens=add_special_tokens)[0]
+
+    def encode(
+        self,
+        messages: Messages,
+        *,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+    ) -> tuple[list[int], list[int]]:
+        """Ids of a conversation, and 1 for each that the assistant says.
+
+        chat_template: another one than the tokenizer's. The second list has zeros where the
+        template does not mark what the assistant says.
+        """
+        rendered = self.render(
+            messages, chat_template=chat_template, add_generation_prompt=add_generation_prompt
+        )
+        template = self.tokenizer.get_chat_template(chat_template)
+        if rendered.is_plain:
+            marked = bool(GENERATION.search(template))
+            encoded = self.tokenizer.apply_chat_template(
+                list(messages),
+                chat_template=template,
+                tokenize=True,
+                return_dict=True,
+                return_assistant_tokens_mask=marked,
+                add_generation_prompt=add_generation_prompt,
+            )
+            ids = list(encoded["input_ids"])
+            return ids, list(encoded.get("assistant_masks", [0] * len(ids)))
+        return self._encode(rendered, self.control_tokens(template))
+
+    def encode_rendered(
+        self, rendered: Rendered, following: str = "", *, add_special_tokens: bool = False
+    ) -> list[int]:
+        """Ids of what `render` gave, with a plain text behind it."""
+        tokens = self.control_tokens(self.tokenizer.get_chat_template())
+        whole = replace(rendered, text=rendered.text + following)
+        return self._encode(whole, tokens, add_special_tokens=add_special_tokens)[0]
+
+    def spells_control_token(self, text: str) -> bool:
+        """True if a text spells a control token."""
+        return bool(self._pattern(tuple(self.control_tokens())).search(text))
+
+    def render(
+        self,
+        messages: Messages,
+        *,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        **options: Any,
+    ) -> Rendered:
+        """Render a conversation and find the control tokens that the template wrote.
+
+        options: variables of the template.
+        """
+        template = self.tokenizer.get_chat_template(chat_template)
+        tokens = self.control_tokens(template)
+        marks = unused_characters("".join(strings_in([*messages])) + template, 2)
+        pieces: set[str] = set()
+        marked = [self._marked(message, tokens, marks, pieces) for message in messages]
+        texts, spans = render_jinja_template(
+            conversations=[marked],
+            chat_template=template,
+            return_assistant_tokens_mask=bool(GENERATION.search(template)),
+            add_generation_prompt=add_generation_prompt,
+            **{**self.tokenizer.special_tokens_map, **options},
+        )
+        text, spelled, place = without_marks(texts[0], marks, pieces)
+        hidden = covered(text, spelled, marks[0])
+        pattern = self._pattern(tuple(tokens))
+        own = tuple(match.span() for match in pattern.finditer(hidden))
+        return Rendered(
+            text=text,
+            control=own,
+            spoken=tuple((place(a), place(b)) for a, b in spans[0]) if spans else (),
+            is_plain=own == tuple(match.span() for match in pattern.finditer(text)),
+        )
+
+    def _marked(
+        self, message: Mapping[str, Any], tokens: Mapping[str, int], marks: str, pieces: set[str]
+    ) -> dict[str, Any]:
+        """The message with marks around everything in it that might become a control token."""
+        if message.get("role") == "assistant":
+            tokens = {token: id_ for token, id_ in tokens.items() if token in self.control_tokens()}
+        names = tuple(tokens)
+        if names not in self._affixes:
+            self._affixes[names] = Affixes.of(names)
+
+        def mark(value: Any, *, affixes: bool) -> Any:
+            if isinstance(value, str):
+                intervals = list(all_matches(self._pattern(names), value))
+                if affixes:
+                    intervals += self._affixes[names].of_text(value)
+                return with_marks(value, merged(intervals), marks, pieces)
+            if isinstance(value, Mapping):
+                return {key: mark(each, affixes=affixes) for key, each in value.items()}
+            if isinstance(value, list | tuple):
+                return [mark(each, affixes=affixes) for each in value]
+            return value
+
+        # A template may build a control token around a role: <|user|>.
+        return {key: mark(value, affixes=key != "role") for key, value in message.items()}
+
+    def _encode(
+        self, rendered: Rendered, tokens: Mapping[str, int], *, add_special_tokens: bool = False
+    ) -> tuple[list[int], list[int]]:
+        """Ids and mask where the tokenizer must not look for control tokens by itself."""
+        backend = self._backend(rendered.text, tokens)
+        parts, at = [], 0
+        shifts: list[Interval] = []  # (end in the text, end in what is encoded) of control tokens
+        length = 0
+        for start, end in rendered.control:
+            stand_in = backend.stand_ins[rendered.text[start:end]]
+            parts += [rendered.text[at:start], stand_in]
+            length += start - at + len(stand_in)
+            shifts.append((end, length))
+            at = end
+        ids, offsets = backend.encode(
+            "".join([*parts, rendered.text[at:]]), add_special_tokens=add_special_tokens
+        )
+
+        def moved(position: int) -> int:
+            before = [shift for shift in shifts if shift[0] <= position]
+            return position - before[-1][0] + before[-1][1] if before else position
+
+        spoken = [(moved(a), moved(b)) for a, b in rendered.spoken]
+        mask = [
+            int(any(start < b and end > a for a, b in spoken)) if end > start else 0
+            for start, end in offsets
+        ]
+        return ids, mask
+
+    def _pattern(self, tokens: tuple[str, ...]) -> re.Pattern[str]:
+        """Matches any of `tokens`, the longest that begins at a place."""
+        if tokens not in self._patterns:
+            longest_first = sorted(tokens, key=len, reverse=True)
+            self._patterns[tokens] = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        return self._patterns[tokens]
+
+    def _backend(self, text: str, tokens: Mapping[str, int]) -> "_PlainBackend":
+        mark = unused_characters(text, 1)
+        key = "\0".join([mark, *tokens])
+        if key not in self._backends:
+            self._backends[key] = _PlainBackend(self.tokenizer, tokens, mark)
+        return self._backends[key]
+
+
+class _PlainBackend:
+    """The tokenizer with its control tokens renamed to what no text contains.
+
+    In one pass it encodes a text exactly as the tokenizer does, except that only the new names are
+    control tokens, and what spells an old one is text like any other.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, tokens: Mapping[str, int], mark: str
+    ) -> None:
+        self.control_ids = frozenset(tokens.values())
+        self.stand_ins = {
+            token: f"{mark}{chr(UNUSED[-1] - number)}{mark}" for number, token in enumerate(tokens)
+        }
+        # Padding and truncation that a file asks for are no part of the encoding.
+        described = json.loads(tokenizer.backend_tokenizer.to_str())
+        described |= {"truncation": None, "padding": None}
+        for added in described["added_tokens"]:
+            if added["content"] in self.stand_ins:
+                added["content"] = self.stand_ins[added["content"]]
+                added |= {"normalized": False, "single_word": False}
+        described["model"] = self._renamed(described["model"])
+        self._backend = Tokenizer.from_str(json.dumps(described))
+        old_names = {stand_in: token for token, stand_in in self.stand_ins.items()}
+        real = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True)
+        self._ids = {
+            id_: real[old_names.get(token, token)]
+            for token, id_ in self._backend.get_vocab(with_added_tokens=True).items()
+        }
+
+    def _renamed(self, model: dict[str, Any]) -> dict[str, Any]:
+        """The model without the control tokens' old names, which plain text might be cut into."""
+        names, vocabulary = self.stand_ins, model["vocab"]
+        if isinstance(vocabulary, dict):
+            model["vocab"] = {names.get(token, token): id_ for token, id_ in vocabulary.items()}
+        else:  # Unigram: [token, score]
+            model["vocab"] = [[names.get(token, token), score] for token, score in vocabulary]
+        if model.get("unk_token") in names:
+            model["unk_token"] = names[model["unk_token"]]
+        if "merges" in model:
+            model["merges"] = [
+                [left, right]
+                for left, right in map(_pair, model["merges"])
+                if not {left, right, left + right} & names.keys()
+            ]
+        return model
+
+    def encode(
+        self, text: str, *, add_special_tokens: bool = False
+    ) -> tuple[list[int], list[Interval]]:
+        """Ids, and the characters that each stands for."""
+        found = self._backend.encode(text, add_special_tokens=add_special_tokens)
+        return [self._ids[id_] for id_ in found.ids], list(found.offsets)
+
+
+def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left, right
+
+
+def _writes(chat_template: str, token: str) -> bool:
+    """True if a template holds a token as such: not a word or a line break, which are text."""
+    return token in chat_template and not token.isspace() and not token.isalnum()
+
+
+_ENCODERS: WeakKeyDictionary[PreTrainedTokenizerBase, ConversationEncoder] = WeakKeyDictionary()
+
+
+def conversation_encoder(tokenizer: PreTrainedTokenizerBase) -> ConversationEncoder:
+    """The encoder of a tokenizer; made once. Raises DataError as `ConversationEncoder`."""
+    if tokenizer not in _ENCODERS:
+        _ENCODERS[tokenizer] = ConversationEncoder(tokenizer)
+    return _ENCODERS[tokenizer]
