@@ -3,13 +3,17 @@
 import functools
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from mlflow.entities import Metric
+from mlflow.exceptions import RestException
 from mlflow.tracking import MlflowClient
+
+from common.redaction import redact
 
 PIPELINES = "steel"
 MODELS = "steel-models"
@@ -17,14 +21,41 @@ SPEED = "steel-speed"
 BATCH = 900
 """Metrics a request; MLflow takes at most 1,000."""
 
+CALL_SECONDS = 12.0
+"""Longest wait for one call to a server, its attempts, DNS and all."""
+UPLOAD_SECONDS = 120.0
+"""The same for a call that sends a file."""
+PAUSE_SECONDS = (60.0, 600.0)
+"""Time without an attempt after a server did not answer: at first, and at most after doublings."""
+
+HTTP = {
+    # One call then waits for a few seconds; MLflow's own numbers would be seven retries of two
+    # minutes, for each of some dozen calls a stage.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    # A server may ask for an hour.
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+}
+"""Settings of MLflow's client, where the user has set none."""
+for _name, _value in HTTP.items():
+    os.environ.setdefault(_name, _value)
+
 log = logging.getLogger("steel.tracking")
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
 
 
+class Unreachable(Exception):
+    """An MLflow server that does not answer, or did not a moment ago; logged when it began."""
+
+
 def never_fail(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R | None]:
-    """Log what the tracker raises, once per method and message, and go on."""
+    """Log what the tracker raises, once per method and message, and go on.
+
+    The attribute `incomplete` of the method's object tells afterwards that something is missing.
+    """
     seen: set[str] = set()
 
     @functools.wraps(method)
@@ -32,13 +63,121 @@ def never_fail(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S
         try:
             return method(self, *args, **kwargs)
         except Exception as error:
-            message = f"{type(error).__name__}: {str(error)[:300]}"
-            if message not in seen:
+            self.incomplete = True  # type: ignore[attr-defined]
+            message = _message(error)
+            if not isinstance(error, Unreachable) and message not in seen:
                 seen.add(message)
                 log.warning("MLflow did not take %s: %s", method.__name__, message)
             return None
 
     return cast("Callable[Concatenate[S, P], R | None]", guarded)
+
+
+class Client:
+    """MlflowClient whose calls to a server end within seconds, and pause while it is away.
+
+        answers ──a call fails or takes too long──▶ away: calls raise Unreachable at once
+           ▲                                          │
+           └────── a call succeeds ◀── one attempt ◀──┘ after 60 s, 120 s, … 600 s
+
+    A store on this machine's disk is called directly: it may take its time.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        local = uri.startswith(("sqlite:", "file:")) or "://" not in uri
+        self.remote = not local or uri.startswith(("databricks", "uc"))
+        self.away = False
+        self._next, self._pause = 0.0, PAUSE_SECONDS[0]
+        self._lock = threading.Lock()
+
+    @functools.cached_property
+    def _client(self) -> MlflowClient:
+        return MlflowClient(tracking_uri=self.uri)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        found = getattr(self._client, name)
+        if not callable(found) or not self.remote:
+            return found
+        return functools.partial(self._call, name, found)
+
+    def _call(self, name: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            if self.away and time.monotonic() < self._next:
+                raise Unreachable
+            # Others that come meanwhile do not wait for this attempt's outcome.
+            self._next = time.monotonic() + self._pause
+        limit = UPLOAD_SECONDS if name == "log_artifact" else CALL_SECONDS
+        try:
+            result = within(limit, lambda: method(*args, **kwargs))
+        except Exception as error:
+            if not _is_refusal(error):
+                self._mark_away(error)
+                raise Unreachable from error
+            self._mark_back()
+            raise
+        self._mark_back()
+        return result
+
+    def _mark_away(self, error: BaseException) -> None:
+        with self._lock:
+            first, self.away = not self.away, True
+            if not first:
+                self._pause = min(2 * self._pause, PAUSE_SECONDS[1])
+            self._next = time.monotonic() + self._pause
+        if first:
+            log.warning(
+                "MLflow at %s does not take what is to be recorded (%s). The work goes on without "
+                "it; stages, their numbers and their curves are recorded as soon as it answers, or "
+                "by the next run.",
+                redact(self.uri),
+                _message(error),
+            )
+
+    def _mark_back(self) -> None:
+        with self._lock:
+            was_away, self.away, self._pause = self.away, False, PAUSE_SECONDS[0]
+        if was_away:
+            log.warning("MLflow at %s answers again", redact(self.uri))
+
+
+def within(seconds: float, call: Callable[[], R]) -> R:
+    """Result of a call. Raises TimeoutError when it takes longer; it is then left to itself.
+
+    Timeouts of HTTP do not bound it: they count from byte to byte, and not the look-up of a name.
+    """
+    results: list[R] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True, name="mlflow-call")
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise TimeoutError(f"no answer within {seconds:.0f} s")
+    return results[0]
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """True if a server that works did not want this very call."""
+    if not isinstance(error, RestException):
+        return False
+    status = int(error.get_http_status_code())
+    return 400 <= status < 500 and status not in (401, 403, 408, 429)
+
+
+def _message(error: BaseException) -> str:
+    # Cut after the secrets are gone: half a password would not be found.
+    return redact(f"{type(error).__name__}: {' '.join(str(error).split())}")[:300]
 
 
 def default_uri(store: Path) -> str:
@@ -47,19 +186,25 @@ def default_uri(store: Path) -> str:
 
 
 def experiment_links(uri: str) -> dict[str, str]:
-    """Addresses, below the MLflow page, of the pipeline list and of the comparison of models."""
-    client = MlflowClient(tracking_uri=uri)
-    links = {}
+    """Addresses, below the MLflow page, of the pipeline list and of the comparison of models; those
+    that MLflow tells."""
+    links: dict[str, str] = {}
     chart = "&compareRunsMode=CHART"
-    for name, mode in ((PIPELINES, ""), (MODELS, chart), (SPEED, chart)):
-        experiment = client.get_experiment_by_name(name)
-        if experiment is not None:
-            path = f"#/experiments/{experiment.experiment_id}/runs"
-            links[name] = f"{path}?workflowType=machine_learning{mode}"
+    try:
+        client = Client(uri)
+        for name, mode in ((PIPELINES, ""), (MODELS, chart), (SPEED, chart)):
+            experiment = client.get_experiment_by_name(name)
+            if experiment is not None:
+                path = f"#/experiments/{experiment.experiment_id}/runs"
+                links[name] = f"{path}?workflowType=machine_learning{mode}"
+    except Unreachable:
+        pass
+    except Exception as error:
+        log.warning("MLflow did not tell its pages: %s", _message(error))
     return links
 
 
-def log_metrics(client: MlflowClient, run_id: str, metrics: Mapping[str, float]) -> None:
+def log_metrics(client: Any, run_id: str, metrics: Mapping[str, float]) -> None:
     """Log single values, in one request."""
     now = int(time.time() * 1000)
     batch = [Metric(name, float(value), now, 0) for name, value in metrics.items()]

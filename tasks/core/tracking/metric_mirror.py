@@ -4,9 +4,9 @@ import contextlib
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 from mlflow.entities import Metric
-from mlflow.tracking import MlflowClient
 
 from common.files import write_json
 from tasks.core.tracking.client import BATCH, never_fail
@@ -15,17 +15,20 @@ from tasks.core.tracking.client import BATCH, never_fail
 class MetricMirror:
     """Copies metrics.jsonl into an MLflow run, from a thread, every few seconds.
 
+    `incomplete` is True while the last attempt has failed.
+
     What was sent is remembered per metric (its highest step), because a resumed training cuts its
     file back to the checkpoint and writes the same steps again.
     """
 
     SECONDS = 5.0
 
-    def __init__(self, client: MlflowClient, run_id: str, metrics: Path, *, state: Path) -> None:
+    def __init__(self, client: Any, run_id: str, metrics: Path, *, state: Path) -> None:
         self.client, self.run_id, self.metrics, self.state = client, run_id, metrics, state
         self.sent: dict[str, int] = {}
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
             self.sent = json.loads(state.read_text())
+        self.incomplete = False
         self._position, self._last_line = 0, b""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True, name="metric-mirror")
@@ -47,6 +50,10 @@ class MetricMirror:
     @never_fail
     def copy(self) -> None:
         """Send every complete line that was not sent before."""
+        self.send()
+
+    def send(self) -> None:
+        """The same; raises what MLflow does."""
         new = self._new_lines()
         batch: list[Metric] = []
         sent = dict(self.sent)
@@ -58,13 +65,15 @@ class MetricMirror:
                     sent[name] = step
                     batch.append(Metric(name, float(value), millis, step))
         for start in range(0, len(batch), BATCH):
-            self.client.log_batch(self.run_id, metrics=batch[start : start + BATCH])
-        if batch:
-            self.sent = sent
-            write_json(self.state, sent)
+            part = batch[start : start + BATCH]
+            self.client.log_batch(self.run_id, metrics=part)
+            # At once: should the next one fail, these are not sent again.
+            self.sent = self.sent | {metric.key: metric.step for metric in part}
+            write_json(self.state, self.sent)
         if new:
             self._position += len(new)
             self._last_line = new.splitlines(keepends=True)[-1]
+        self.incomplete = False
 
     def _new_lines(self) -> bytes:
         """Whole lines since the last look: all of them when the file was cut back meanwhile, which

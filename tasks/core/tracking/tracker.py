@@ -13,20 +13,25 @@ from typing import Any
 
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
-from mlflow.tracking import MlflowClient
 
+from common.processes import process_start
+from common.redaction import redact, redacted
+from common.urls import HIDDEN
 from tasks.core.tracking.client import (
     MODELS,
     PIPELINES,
     SPEED,
+    Client,
     default_uri,
     log_metrics,
     never_fail,
 )
 from tasks.core.tracking.stage_track import MAX_TAG, StageTrack
+from tasks.core.tracking.unsent import keep_scores, keep_stage, missing_names, model_run, send
 
 NOT_IN_NAMES = re.compile(r"[^\w\-. :/]")
 """Characters that MLflow takes in no parameter's name (`max_drop.*`)."""
+log = logging.getLogger("steel.tracking")
 MAX_PARAM = 500
 """Characters of a parameter's value; longer ones are cut (the config artifact has them whole)."""
 
@@ -47,22 +52,36 @@ class Tracker:
         self.store, self.pipeline, self.pipeline_id = store, pipeline, pipeline_id
         self.flow_run_id, self.git_commit = flow_run_id, git_commit
         self.uri = default_uri(store)
+        self.client = Client(self.uri)
+        self.config: dict[str, Any] = redacted(dict(config or {}))
         self.run_id: str | None = None
+        self.incomplete = False
         self.stages: list[dict[str, Any]] = []
-        self._open(dict(config or {}))
+        self._open()
+
+    @property
+    def shown_uri(self) -> str:
+        """The tracking URI without the user and password it may carry."""
+        return redact(self.uri).replace(f"{HIDDEN}@", "")
 
     @never_fail
-    def _open(self, config: dict[str, Any]) -> None:
+    def _open(self) -> None:
         if self.uri.startswith("sqlite:///"):
             (self.store / "mlflow").mkdir(parents=True, exist_ok=True)
         # MLflow's and its database migration's chatter would bury the pipeline's own lines.
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        self.client = MlflowClient(tracking_uri=self.uri)
-        self._end_orphans()
-        self.run_id = self._create(PIPELINES, self.pipeline, {"steel.role": "pipeline"})
-        self._params(self.run_id, config)
-        self.client.log_dict(self.run_id, config, "config.json")
+        end_killed_runs(self.client)
+        self.run_id = self.create_run(PIPELINES, self.pipeline, {"steel.role": "pipeline"})
+        self._params(self.run_id, self.config)
+        self.client.log_dict(self.run_id, self.config, "config.json")
+        self._catch_up()
+
+    @never_fail
+    def _catch_up(self) -> None:
+        """Record what an outage has left, now that MLflow answers."""
+        if not self.client.away and (num := send(self)):
+            log.warning("MLflow has the %d records now that it lacked", num)
 
     def _experiment(self, name: str) -> str:
         experiment = self.client.get_experiment_by_name(name)
@@ -75,32 +94,24 @@ class Tracker:
             return str(self.client.create_experiment(name, artifact_location=location))
         return str(self.client.get_experiment_by_name(name).experiment_id)
 
-    def _create(self, experiment: str, name: str, tags: Mapping[str, str]) -> str:
+    def create_run(
+        self, experiment: str, name: str, tags: Mapping[str, str], begun: int | None = None
+    ) -> str:
+        """Create a run; returns its id. `begun`: milliseconds since 1970, default: now."""
         own = {
             "pipeline_id": self.pipeline_id,
             "prefect.flow_run_id": self.flow_run_id or "",
             "git_commit": self.git_commit or "",
             "steel.host": socket.gethostname(),
-            "steel.pid": str(os.getpid()),
+            **_this_process(),
         }
         run = self.client.create_run(
-            self._experiment(experiment), run_name=name, tags={**own, **tags}
+            self._experiment(experiment),
+            start_time=begun,
+            run_name=redact(name),
+            tags=redacted({**own, **tags}),
         )
         return str(run.info.run_id)
-
-    def _end_orphans(self) -> None:
-        """Runs whose process on this machine is gone were killed: say so instead of RUNNING."""
-        for name in (PIPELINES, MODELS, SPEED):
-            experiment = self.client.get_experiment_by_name(name)
-            if experiment is None:
-                continue
-            for run in self.client.search_runs(
-                [experiment.experiment_id],
-                f"attributes.status = 'RUNNING' AND tags.`steel.host` = '{socket.gethostname()}'",
-            ):
-                pid = run.data.tags.get("steel.pid", "")
-                if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-                    self.client.set_terminated(run.info.run_id, "KILLED")
 
     @contextlib.contextmanager
     def stage(
@@ -119,7 +130,11 @@ class Tracker:
         track = StageTrack(tracker=self, folder=folder)
         started = time.time()
         compared_in = MODELS if trains else SPEED if measures else None
+        if self.run_id is None:  # MLflow was away when the pipeline began
+            self._open()
+        self.incomplete = False
         self._begin(track, name, label, key, config, inputs, compared_in)
+        track.incomplete = self.incomplete
         status = "KILLED"
         try:
             yield track
@@ -129,6 +144,9 @@ class Tracker:
             raise
         finally:
             self._end(track, status)
+            if track.incomplete and status == "FINISHED":
+                self._keep(track, name, label, key, config, inputs, compared_in, started)
+            self._catch_up()
             self.stages.append(
                 {
                     "stage": f"{name} {label}".strip(),
@@ -153,33 +171,78 @@ class Tracker:
         memory.parent.mkdir(exist_ok=True)
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
             remembered = json.loads(memory.read_text())
-            if remembered.get("tracking_uri") == self.uri:
+            if remembered.get("tracking_uri") == self.shown_uri:
                 # An interrupted stage continues in the runs that it began.
                 track.run_id, track.model_run_id = remembered["stage"], remembered["model"]
                 for run_id in filter(None, (track.run_id, track.model_run_id)):
                     self.client.update_run(run_id, status="RUNNING")
-                    self.client.set_tag(run_id, "steel.pid", str(os.getpid()))
+                    for name, value in _this_process().items():
+                        self.client.set_tag(run_id, name, value)
                 return
         title = f"{name} {label}".strip()
-        tags = {"steel.stage": name, "steel.key": key, "steel.label": label}
-        parent = {"mlflow.parentRunId": self.run_id} if self.run_id else {}
-        track.run_id = self._create(PIPELINES, title, {**tags, **parent})
+        tags = _stage_tags(name, key, label)
+        roles = self._roles(compared_in)
+        track.run_id = self.create_run(PIPELINES, title, {**tags, **roles[PIPELINES]})
         if compared_in:
-            role = {"steel.role": "model" if compared_in == MODELS else "speed"}
-            track.model_run_id = self._create(compared_in, title, {**tags, **role})
+            track.model_run_id = self.create_run(compared_in, title, {**tags, **roles[compared_in]})
         for run_id in filter(None, (track.run_id, track.model_run_id)):
-            self._params(run_id, config)
-            self._datasets(run_id, inputs)
+            self.describe(run_id, config, inputs)
         memory.write_text(
             json.dumps(
-                {"tracking_uri": self.uri, "stage": track.run_id, "model": track.model_run_id}
+                {"tracking_uri": self.shown_uri, "stage": track.run_id, "model": track.model_run_id}
             )
         )
 
-    @never_fail
+    def _roles(self, compared_in: str | None) -> dict[str, dict[str, str]]:
+        """Tags of a stage's runs by the experiment that they stand in."""
+        roles = {PIPELINES: {"mlflow.parentRunId": self.run_id} if self.run_id else {}}
+        if compared_in:
+            roles[compared_in] = {"steel.role": "model" if compared_in == MODELS else "speed"}
+        return roles
+
+    def describe(self, run_id: str, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+        """Log a stage's parameters and inputs."""
+        self._params(run_id, config)
+        self._datasets(run_id, inputs)
+
     def _end(self, track: StageTrack, status: str) -> None:
-        for run_id in filter(None, (track.run_id, track.model_run_id)):
-            self.client.set_terminated(run_id, status)
+        track.end(status)
+        if track.run_id is None:
+            track.incomplete = True
+
+    @never_fail
+    def _keep(
+        self,
+        track: StageTrack,
+        name: str,
+        label: str,
+        key: str,
+        config: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        compared_in: str | None,
+        started: float,
+    ) -> None:
+        """Keep what MLflow did not take of a finished stage."""
+        runs = {PIPELINES: track.run_id, compared_in or "": track.model_run_id}
+        keep_stage(
+            self.store,
+            {
+                "stage": name,
+                "title": f"{name} {label}".strip(),
+                "key": key,
+                "tags": _stage_tags(name, key, label),
+                "experiments": self._roles(compared_in),
+                "tracking_uri": self.shown_uri,
+                "runs": {experiment: run for experiment, run in runs.items() if run},
+                "config": dict(config),
+                "inputs": dict(inputs),
+                "metrics": track.metrics,
+                "sent": track.sent,
+                "status": "FINISHED",
+                "started": started,
+                "ended": time.time(),
+            },
+        )
 
     def reused(self, title: str, key: str, manifest: Mapping[str, Any]) -> None:
         """Note in the pipeline that a stage stood finished already, and which run made it."""
@@ -193,16 +256,36 @@ class Tracker:
             }
         )
 
-    @never_fail
     def scores(self, model: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Evaluation figures, into the flat run of the model (`model` is its stage manifest)."""
+        self.incomplete = False
+        self._scores(model, metrics)
+        if self.incomplete:
+            keep_scores(self.store, model["key"], metrics)
+
+    @never_fail
+    def _scores(self, model: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         run_id = (model.get("mlflow") or {}).get("model_run")
+        run_id = run_id or ("key" in model and model_run(self, model["key"]))
         if run_id:
             log_metrics(self.client, run_id, metrics)
 
-    @never_fail
     def close(self, status: str, metrics: Mapping[str, float] | None = None) -> None:
-        """End the pipeline's run with the table of its stages."""
+        """End the pipeline's run with the table of its stages; say what MLflow lacks."""
+        self._catch_up()
+        self._close(status, metrics)
+        if missing := list(missing_names(self.store)):
+            log.warning(
+                "MLflow at %s lacks: %s. Nothing else is lost: results are in the store. When it "
+                "answers again, run the same command: finished stages are skipped, and their "
+                "parameters, numbers and curves are recorded (tables and pictures stand in their "
+                "folders).",
+                self.shown_uri,
+                ", ".join(missing),
+            )
+
+    @never_fail
+    def _close(self, status: str, metrics: Mapping[str, float] | None) -> None:
         if self.run_id is None:
             return
         if self.stages:
@@ -213,6 +296,7 @@ class Tracker:
         self.client.set_terminated(self.run_id, status)
 
     def _params(self, run_id: str, config: Mapping[str, Any]) -> None:
+        config = redacted(dict(config))
         params = [
             Param(NOT_IN_NAMES.sub("_", k), str(v)[:MAX_PARAM])
             for k, v in _flat(config)
@@ -238,9 +322,35 @@ class Tracker:
             self.client.log_inputs(run_id, datasets=datasets)
 
 
+def _stage_tags(name: str, key: str, label: str) -> dict[str, str]:
+    return {"steel.stage": name, "steel.key": key, "steel.label": label}
+
+
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, item in value.items():
         if isinstance(item, Mapping):
             yield from _flat(item, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", item
+
+
+def _this_process() -> dict[str, str]:
+    return {"steel.pid": str(os.getpid()), "steel.started": process_start(os.getpid()) or ""}
+
+
+def end_killed_runs(client: Client) -> None:
+    """Runs whose process on this machine is gone were killed: say so instead of RUNNING."""
+    for name in (PIPELINES, MODELS, SPEED):
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            continue
+        for run in client.search_runs(
+            [experiment.experiment_id],
+            f"attributes.status = 'RUNNING' AND tags.`steel.host` = '{socket.gethostname()}'",
+        ):
+            pid, began = run.data.tags.get("steel.pid", ""), run.data.tags.get("steel.started", "")
+            if pid.isdigit():
+                # A number alone may have been given to another process since.
+                alive = process_start(int(pid))
+                if alive is None or (began and alive != began):
+                    client.set_terminated(run.info.run_id, "KILLED")
