@@ -35,6 +35,7 @@ from model.train.checkpoint.retention import CheckpointInfo, CheckpointSettings
 from model.train.checkpoint.writer import Checkpoints
 from model.train.distributed.context import DistributedContext, distributed_context
 from model.train.distributed.device import device_name
+from model.train.run.lease import Lease
 
 TARGET = 0.01
 """Of the time between checkpoints, at most, training may wait for them."""
@@ -88,7 +89,7 @@ def measure(folder: Path, ranks: DistributedContext, gib: float, repeats: int) -
     state = make_state(gib * 2**30, ranks.device)
     size = sum(tensor.nbytes for tensor in state.values())
     settings = CheckpointSettings(interval=1, keep_last=1, keep_best=0, export=False)
-    checkpoints = Checkpoints(folder / "ours", ranks, settings)
+    checkpoints = Checkpoints(folder / "ours", ranks, Lease.share(folder, ranks), settings)
     work = Work(ranks.device)
     alone = work.rate(2.0)
     stalls, durable, beside = [], [], []

@@ -1,6 +1,6 @@
 """Comparison of every shard with its MD5 before first use: no token of a damaged one is trained on.
 
-    <run>/verified/<launch>/<machine>/      one launch, one machine
+    <session's folder>/verified/<machine>/
                            <md5>.lock     held (flock) by the process that is hashing the shard
                            <md5>.json     what its files were like (inode, size, times) when right
 
@@ -21,7 +21,6 @@ import json
 import logging
 import os
 import platform
-import shutil
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -68,6 +67,8 @@ class ShardVerifier:
 
     def __init__(self, marks: Path | None = None, *, threads: int | None = None) -> None:
         self.marks = marks
+        if marks is not None:
+            marks.mkdir(parents=True, exist_ok=True)
         self.threads = threads or hashing_threads()
         self._right: dict[str, Identity] = {}
         self._state = _State(os.getpid())
@@ -156,7 +157,8 @@ class ShardVerifier:
             if before == _identity(folder, shard):  # else it was replaced meanwhile
                 break
         if self.marks is not None:
-            write_status(self._mark(shard), before)
+            with contextlib.suppress(FileNotFoundError):  # the session is over
+                write_status(self._mark(shard), before)
         return before
 
     def _marked(self, folder: Path, shard: ShardInfo) -> Identity | None:
@@ -180,8 +182,12 @@ class ShardVerifier:
         if self.marks is None:
             yield True
             return
-        self.marks.mkdir(parents=True, exist_ok=True)
-        with (self.marks / f"{shard.md5}.lock").open("wb") as file:
+        try:
+            file = (self.marks / f"{shard.md5}.lock").open("wb")
+        except FileNotFoundError:  # the session is over: its marks are gone
+            yield True
+            return
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
@@ -197,16 +203,11 @@ class ShardVerifier:
         return self._state
 
 
-def marks_folder(verified: Path, launch: str) -> Path:
-    """Folder in which the processes of this machine mark shards in one launch of a run."""
+def marks_folder(verified: Path) -> Path:
+    """Folder in which the processes of this machine mark shards; `verified` is of one launch."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     suffix = boot.read_text().strip()[:8] if boot.is_file() else ""
-    return verified / launch / f"{platform.node() or 'machine'}-{suffix}"
-
-
-def remove_marks(verified: Path) -> None:
-    """Delete the marks of all launches; called by one process, before a launch and after it."""
-    shutil.rmtree(verified, ignore_errors=True)
+    return verified / f"{platform.node() or 'machine'}-{suffix}"
 
 
 def _key(folder: Path, shard: ShardInfo) -> str:

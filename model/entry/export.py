@@ -25,7 +25,11 @@ def run(job: ExportJob) -> None:
     die_with_parent()
     disable_progress_bar()
     os.nice(NICENESS)
-    export(Path(job.checkpoint), Path(job.out))
+    out = Path(job.out).resolve()
+    checkpoint = Path(job.checkpoint).resolve()
+    # Inside a folder that is gone, for its session was replaced, nothing can be made anew.
+    os.chdir(out.parent)
+    export(checkpoint, Path(out.name))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 Reads a `PretrainJob`, continues whatever its output folder holds, trains to the end and writes
 <output>/model. Exit codes: 0 done; 143 stopped by SIGTERM with a complete checkpoint; 2 bad input;
-3 no progress for too long, or another rank is gone; 1 anything else.
+3 no progress for too long, or another rank is gone; 4 a later session took the run up, and this one
+ended without writing; 1 anything else.
 """
 
 import logging
@@ -17,17 +18,17 @@ from transformers.utils.logging import disable_progress_bar
 
 from common.child import run_job
 from common.errors import StageError, SteelError
-from model.data.shard_verifier import remove_marks
 from model.entry.launch import exit_now
 from model.train.build import build
 from model.train.callbacks.watchdog import EXIT_HANGING, Watchdog
-from model.train.checkpoint.export import export
+from model.train.checkpoint.export import write_model
 from model.train.checkpoint.folders import complete_checkpoints
 from model.train.config import PretrainJob
 from model.train.distributed.context import DistributedContext, distributed_context
 from model.train.distributed.lost_rank import RankLostError, is_lost_rank
 from model.train.distributed.signals import EXIT_STOPPED, StopFlag, Stopped
-from model.train.run.folder import CHECKPOINTS_FOLDER, MODEL_FOLDER, VERIFIED_FOLDER
+from model.train.run.folder import CHECKPOINTS_FOLDER, MODEL_FOLDER
+from model.train.run.lease import Lease
 from model.train.train_step import use_deterministic_algorithms
 
 log = logging.getLogger("model.entry.pretrain")
@@ -47,14 +48,15 @@ def pretrain(job: PretrainJob) -> None:
         # Messages may take longer than the watchdog allows: it is the one who knows the reason.
         with distributed_context(timeout_minutes=max(allowed) / 60 + 5) as ranks:
             trainer = build(job, ranks, stop, watchdog)
-            try:
-                trainer.fit()
-                _export_model(output, ranks)
-            finally:
-                trainer.close()
-            ranks.barrier()  # no rank checks shards any more
+            with trainer.lease.guard():  # whatever ends a session that was replaced, that is why
+                try:
+                    trainer.fit()
+                    _export_model(trainer.lease, ranks)
+                finally:
+                    trainer.close()
+                ranks.barrier()  # no rank checks shards or its lease any more
             if ranks.is_main:
-                remove_marks(output / VERIFIED_FOLDER)
+                trainer.lease.release()
     except RuntimeError as error:
         if is_lost_rank(error):
             raise RankLostError(watchdog.explain(error)) from error
@@ -63,13 +65,16 @@ def pretrain(job: PretrainJob) -> None:
         watchdog.end()
 
 
-def _export_model(output: Path, ranks: DistributedContext) -> None:
+def _export_model(lease: Lease, ranks: DistributedContext) -> None:
     """The last checkpoint becomes the stage's model, by rank 0; all fail alike."""
     problem = ""
     if ranks.is_main:
+        folder, prepared = lease.run / MODEL_FOLDER, lease.stage(MODEL_FOLDER)
         try:
-            export(complete_checkpoints(output / CHECKPOINTS_FOLDER)[-1], output / MODEL_FOLDER)
-            log.info("model written to %s", output / MODEL_FOLDER)
+            with lease.guard():
+                write_model(complete_checkpoints(lease.run / CHECKPOINTS_FOLDER)[-1], prepared)
+                lease.publish_folder(prepared, folder)
+            log.info("model written to %s", folder)
         except (OSError, SteelError) as error:
             problem = str(error)
     if problem := ranks.gather(problem)[0]:

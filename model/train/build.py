@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import uuid
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from transformers import AutoTokenizer
 
 from common.config import validate
 from model.data import PackedDataset, PackedManifest, StepLoader
-from model.data.shard_verifier import ShardVerifier, marks_folder, remove_marks
+from model.data.shard_verifier import ShardVerifier, marks_folder
 from model.train.build_model import build_model, parallelize
 from model.train.callbacks.callback import Callback
 from model.train.callbacks.causal_validation import check_measurable
@@ -31,6 +30,7 @@ from model.train.distributed.context import DistributedContext, resolve_precisio
 from model.train.distributed.signals import StopFlag
 from model.train.health import Health
 from model.train.loss import ModelWithLoss
+from model.train.model_settings import check_model
 from model.train.optim.optimizer import build_optimizer
 from model.train.run.folder import (
     CHECKPOINTS_FOLDER,
@@ -40,7 +40,8 @@ from model.train.run.folder import (
     SESSIONS_FILE,
     VERIFIED_FOLDER,
 )
-from model.train.run.handler import RequestHandler
+from model.train.run.handler import RequestHandler, from_main
+from model.train.run.lease import Lease
 from model.train.run.plan import RunPlan
 from model.train.throughput.peak_flops import matmul_flops
 from model.train.train_step import TrainStep
@@ -50,25 +51,45 @@ from model.train.training_data import TrainingData
 log = logging.getLogger(__name__)
 
 
+def check_job(job: PretrainJob, ranks: DistributedContext) -> PackedManifest:
+    """Refuse a job that cannot be run, before its session takes the run from another one.
+
+    Returns the manifest of the data. Raises ConfigError or DataError.
+    """
+    validate(job.settings, "pretrain")
+    job.settings.check_ranks(ranks.world_size)
+    check_model(job.settings)
+    manifest = PackedManifest.read(Path(job.packed) / "shards")
+    from_main(ranks, lambda: RunPlan.read(Path(job.output), job.settings, manifest))
+    return manifest
+
+
 def build(
     job: PretrainJob, ranks: DistributedContext, stop: StopFlag, watchdog: Watchdog | None = None
 ) -> Trainer:
-    """Build a trainer; called by all ranks. Raises ConfigError or DataError before any work."""
+    """Build a trainer, which has the run's lease from here on; called by all ranks.
+
+    Raises ConfigError or DataError before any work.
+    """
     settings, packed, output = job.settings, Path(job.packed), Path(job.output)
-    validate(settings, "pretrain")
-    settings.check_ranks(ranks.world_size)
+    manifest = check_job(job, ranks)
     tokenizer = AutoTokenizer.from_pretrained(packed / "tokenizer", trust_remote_code=False)
-    manifest = PackedManifest.read(packed / "shards")
-    handler = RequestHandler(output, ranks, settings, manifest)
+    lease = Lease.share(output, ranks)
+    if watchdog is not None:
+        watchdog.follow(lease)
+    # Journal and requests are read from here on: no other session changes them any more.
+    handler = RequestHandler(lease, ranks, settings, manifest)
     language_model, weights = build_model(settings, tokenizer, ranks.device)
     flops = flops_per_token(language_model, settings.sequence_length)
     num_parameters = language_model.num_parameters()
     model_with_loss = ModelWithLoss(language_model)
     parallelize(model_with_loss, language_model, weights, settings, ranks)
-    verifier = open_shard_verifier(output, ranks)
-    profiler = Profiler(settings.profile, output, ranks.rank, cuda=ranks.device.type == "cuda")
+    verifier = open_shard_verifier(lease)
+    profiler = Profiler(
+        settings.profile, output, ranks.rank, lease, cuda=ranks.device.type == "cuda"
+    )
     handler.profile = profiler.request
-    callbacks = build_callbacks(settings, output, ranks, flops, profiler, watchdog)
+    callbacks = build_callbacks(settings, lease, ranks, flops, profiler, watchdog)
     trainer = Trainer(
         train_step=TrainStep(
             model_with_loss=model_with_loss,
@@ -80,9 +101,11 @@ def build(
         request_handler=handler,
         settings=settings,
         ranks=ranks,
+        lease=lease,
         checkpoints=Checkpoints(
             output / CHECKPOINTS_FOLDER,
             ranks,
+            lease,
             settings.checkpoints,
             on_permanent=lambda paths: set().union(
                 *(callback.keep_checkpoints(paths) for callback in callbacks.values())
@@ -112,7 +135,7 @@ def build(
 
 def build_callbacks(
     settings: PretrainSettings,
-    run: Path,
+    lease: Lease,
     ranks: DistributedContext,
     flops_per_token: float,
     profiler: Profiler,
@@ -122,12 +145,13 @@ def build_callbacks(
 
     A callback of every rank must do the same on all of them where it calls a collective.
     """
+    run = lease.run
     callbacks: dict[str, Callback] = {} if watchdog is None else {"watchdog": watchdog}
     if ranks.is_main:
         callbacks |= {
-            "metrics_file": MetricsFile(run / METRICS_FILE),
-            "health_log": HealthLog(run / HEALTH_FILE),
-            "sessions": SessionLog(run / SESSIONS_FILE),
+            "metrics_file": MetricsFile(run / METRICS_FILE, lease),
+            "health_log": HealthLog(run / HEALTH_FILE, lease),
+            "sessions": SessionLog(run / SESSIONS_FILE, lease),
             "console": ConsoleLog(),
         }
     callbacks |= {
@@ -142,7 +166,7 @@ def build_callbacks(
         "profiler": profiler,
     }
     if ranks.is_main and settings.checkpoints.export:
-        callbacks["export"] = BackgroundExport(run / EXPORTS_FOLDER)
+        callbacks["export"] = BackgroundExport(run / EXPORTS_FOLDER, lease)
     return callbacks
 
 
@@ -153,12 +177,10 @@ def measure_peak_flops(ranks: DistributedContext) -> float:
     return float(sum(ranks.gather(matmul_flops(ranks.device, dtype))))
 
 
-def open_shard_verifier(output: Path, ranks: DistributedContext) -> ShardVerifier:
-    """Build the verifier of shards in this launch, for all ranks of a machine; called by all."""
-    if ranks.is_main:
-        remove_marks(output / VERIFIED_FOLDER)
-    launch: str = ranks.gather(uuid.uuid4().hex)[0]
-    return ShardVerifier(marks_folder(output / VERIFIED_FOLDER, launch))
+def open_shard_verifier(lease: Lease) -> ShardVerifier:
+    """Build the verifier of shards in this session, for all ranks of a machine."""
+    with lease.guard():
+        return ShardVerifier(marks_folder(lease.folder / VERIFIED_FOLDER))
 
 
 def open_data(plan: RunPlan, ranks: DistributedContext, verifier: ShardVerifier) -> TrainingData:

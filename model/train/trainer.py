@@ -34,6 +34,7 @@ from model.train.distributed.step_outcome import StepOutcome, reduce_over_ranks
 from model.train.health import Health, HealthState, anomaly_event, error_of
 from model.train.optim.schedule import is_multiple, learning_rate
 from model.train.run.handler import RequestHandler
+from model.train.run.lease import Lease
 from model.train.train_step import Gradients, TrainStep
 from model.train.training_data import TrainingData
 
@@ -56,6 +57,8 @@ class Trainer:
     """Handles requests: appended data, another length."""
     settings: PretrainSettings
     ranks: DistributedContext
+    lease: Lease
+    """Of the run: this session may write, until a later one takes the run up."""
     checkpoints: Checkpoints
     constant_files: Files
     """Files of every checkpoint that are always the same: settings, model, tokenizer."""

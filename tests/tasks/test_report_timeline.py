@@ -23,9 +23,11 @@ from tasks.report.timeline_figure import axis, pretraining
 def run(tmp_path: Path) -> Path:
     """A run of 100 steps of 8 tokens: stopped at 20, killed, rescaled, prolonged, two left out."""
     sessions = JsonLines(tmp_path / SESSIONS_FILE)
-    for step, processes, end in ((0, 2, (20, "stopped")), (20, 2, None), (30, 1, (100, "done"))):
+    told = ((0, 2, (20, "stopped")), (20, 2, None), (30, 1, (100, "done")))
+    for number, (step, processes, end) in enumerate(told):
         sessions.append(
             event="begin",
+            session=number,
             step=step,
             batch=step,
             num_processes=processes,
@@ -35,7 +37,7 @@ def run(tmp_path: Path) -> Path:
             software={},
         )
         if end:
-            sessions.append(event="end", step=end[0], how=end[1])
+            sessions.append(event="end", session=number, step=end[0], how=end[1])
     health = JsonLines(tmp_path / HEALTH_FILE)
     event = {"loss": 9.0, "grad_norm": 1.0, "z": 8.0, "samples": [0, 1], "culprits": []}
     for batch, action in ((49, "warn"), (60, "skip")):

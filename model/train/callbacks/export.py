@@ -1,6 +1,7 @@
 """Exports while training goes on: permanent checkpoints become Transformers folders.
 
     checkpoints/step-00004000/ ──▶ python -m model.entry.export (niced, on the CPU) ──▶
+    lease/<this session>/export/ ──one rename──▶
     exports/step-00004000/     config.json model.safetensors tokenizer…; whole or absent
 
 A process of its own: the trainer's interpreter lock and its memory stay free, and what goes wrong
@@ -8,6 +9,7 @@ in it is a warning. One export at a time; an interrupted one is begun anew by th
 Exports go when their checkpoints go. Rank 0's callback.
 """
 
+import json
 import logging
 import os
 import threading
@@ -16,11 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.child import Child, python
-from common.files import remove_folder, write_json
+from common.files import remove_folder
 from model.train.callbacks.callback import Callback
 from model.train.checkpoint.export import ExportJob
 from model.train.checkpoint.folders import MARKER
 from model.train.run.folder import EXPORT_JOB_FILE
+from model.train.run.lease import Lease
 
 if TYPE_CHECKING:
     from model.train.trainer import Trainer
@@ -29,10 +32,13 @@ log = logging.getLogger(__name__)
 
 
 class BackgroundExport(Callback):
-    """Exports the checkpoints that are kept for good."""
+    """Exports the checkpoints that are kept for good.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    The process writes into the session's folder only; what it made is published from here.
+    """
+
+    def __init__(self, folder: Path, lease: Lease) -> None:
+        self.folder, self.lease = folder, lease
         self._changed = threading.Condition()
         self._wanted: list[Path] = []
         self._failed: set[Path] = set()
@@ -56,7 +62,7 @@ class BackgroundExport(Callback):
         names = {path.name for path in (*self._wanted, *busy)}
         for export in self.folder.glob("step-*"):
             if export.suffix == "" and export.name not in names:
-                remove_folder(export)
+                self.lease.remove(export)
         return busy
 
     def on_train_end(self, trainer: "Trainer", error: BaseException | None) -> None:
@@ -101,27 +107,43 @@ class BackgroundExport(Callback):
                 self._child = self._start(checkpoint)
             code = self._child.process.wait()
             with self._changed:
-                if version is None or version != _version(checkpoint):
-                    # A rollback removed it, and another one of that step may stand there now.
-                    remove_folder(self.folder / checkpoint.name)
-                elif code == 0:
-                    log.info("exported %s to %s", checkpoint.name, self.folder / checkpoint.name)
-                elif not self._stopping:
+                try:
+                    self._finish(checkpoint, version, code)
+                except OSError as error:
                     self._failed.add(checkpoint)
-                    failure = self._child.failure("the export")
-                    log.warning("%s could not be exported: %s", checkpoint.name, failure)
+                    log.warning("%s could not be exported: %s", checkpoint.name, error)
                 self._current = None
                 self._changed.notify_all()
 
+    def _finish(self, checkpoint: Path, version: tuple[int, int] | None, code: int) -> None:
+        """Publish what the process made, or say why there is nothing."""
+        made, export = self._made(checkpoint), self.folder / checkpoint.name
+        if version is None or version != _version(checkpoint):
+            # A rollback removed it, and another one of that step may stand there now.
+            remove_folder(made)
+        elif code == 0:
+            self.lease.publish_folder(made, export)
+            log.info("exported %s to %s", checkpoint.name, export)
+        elif not self._stopping:
+            self.lease.check()
+            self._failed.add(checkpoint)
+            assert self._child is not None
+            failure = self._child.failure("the export")
+            log.warning("%s could not be exported: %s", checkpoint.name, failure)
+
     def _start(self, checkpoint: Path) -> Child:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        folder = self.folder.resolve()  # a child starts in the project's root
-        path = folder.with_name(EXPORT_JOB_FILE)
-        job = ExportJob(checkpoint=str(checkpoint.resolve()), out=str(folder / checkpoint.name))
-        write_json(path, asdict(job))
+        path = self.lease.folder.resolve() / EXPORT_JOB_FILE  # a child starts in the project's root
+        out = self._made(checkpoint).resolve()
+        job = ExportJob(checkpoint=str(checkpoint.resolve()), out=str(out))
+        with self.lease.guard():
+            path.write_text(json.dumps(asdict(job)), encoding="utf-8")
         inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
         env = {**inherited, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         return Child(python("model.entry.export", path), path, env=env)
+
+    def _made(self, checkpoint: Path) -> Path:
+        """Place where the process writes the export."""
+        return self.lease.folder / f"export-{checkpoint.name}"
 
 
 def _version(checkpoint: Path) -> tuple[int, int] | None:

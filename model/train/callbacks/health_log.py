@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from model.train.callbacks.callback import Callback
 from model.train.health import describe
+from model.train.run.lease import Lease
 from model.train.run.metrics import JsonLines
 
 if TYPE_CHECKING:
@@ -19,8 +20,8 @@ log = logging.getLogger(__name__)
 class HealthLog(Callback):
     """Records each batch that was not finite or a spike."""
 
-    def __init__(self, path: Path) -> None:
-        self.lines = JsonLines(path)
+    def __init__(self, path: Path, lease: Lease) -> None:
+        self.lines = JsonLines(path, lease)
 
     def state(self) -> dict[str, Any]:
         return {"position": self.lines.position()}
@@ -40,3 +41,6 @@ class HealthLog(Callback):
         if trainer.health.num_skipped:
             measured["health/skipped_batches"] = float(trainer.health.num_skipped)
         return measured
+
+    def close(self) -> None:
+        self.lines.close()

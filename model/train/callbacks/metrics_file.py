@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.train.callbacks.callback import Callback
+from model.train.run.lease import Lease
 from model.train.run.metrics import JsonlSink
 
 if TYPE_CHECKING:
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
 class MetricsFile(Callback):
     """Writes each line of measurements; each step is there once, also after resuming."""
 
-    def __init__(self, path: Path) -> None:
-        self.sink = JsonlSink(path)
+    def __init__(self, path: Path, lease: Lease) -> None:
+        self.sink = JsonlSink(path, lease)
 
     def state(self) -> dict[str, Any]:
         return {"position": self.sink.position()}
@@ -25,3 +26,6 @@ class MetricsFile(Callback):
 
     def on_metrics(self, trainer: "Trainer", step: int, metrics: Mapping[str, float]) -> None:
         self.sink.log(step, metrics)
+
+    def close(self) -> None:
+        self.sink.close()

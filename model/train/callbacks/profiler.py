@@ -17,6 +17,7 @@ from common.errors import ConfigError
 from common.ranges import NonNegativeInt, PositiveInt
 from model.train.callbacks.callback import Callback
 from model.train.run.folder import PROFILE_FOLDER
+from model.train.run.lease import Lease
 
 if TYPE_CHECKING:
     from model.train.trainer import Trainer
@@ -52,13 +53,17 @@ class Profiler(Callback):
         settings: what to record, and when at first.
         run: the folder that the run writes to.
         rank: this rank.
+        lease: of the run.
         cuda: whether there are kernels to record.
     """
 
-    def __init__(self, settings: ProfileSettings, run: Path, rank: int, *, cuda: bool) -> None:
+    def __init__(
+        self, settings: ProfileSettings, run: Path, rank: int, lease: Lease, *, cuda: bool
+    ) -> None:
         self.settings = settings
         self.folder = run / PROFILE_FOLDER
         self.rank = rank
+        self.lease = lease
         self.cuda = cuda
         self._starts = {settings.start_step: settings.num_steps} if settings.start_step else {}
         self._active: Any = None
@@ -98,10 +103,10 @@ class Profiler(Callback):
         target = self.folder / f"step-{first:08d}" / f"rank-{self.rank}.json.gz"
 
         def write(trace: Any) -> None:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f"rank-{self.rank}.partial.json.gz")
-            trace.export_chrome_trace(str(partial))
-            partial.replace(target)
+            with self.lease.guard():
+                prepared = self.lease.stage(target.name)
+                trace.export_chrome_trace(str(prepared))
+                self.lease.publish_file(prepared, target)
             log.info("trace of steps %d to %d in %s", first, first + num_steps - 1, target)
 
         self._last = first + num_steps - 1

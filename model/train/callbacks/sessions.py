@@ -1,6 +1,7 @@
 """Begin and end of each session of training, in sessions.jsonl. Rank 0's callback.
 
-A session without an end was killed. How the file reads: model/train/run/sessions.py.
+A session without an end was killed, or replaced by the next one. How the file reads:
+model/train/run/sessions.py.
 """
 
 import socket
@@ -11,6 +12,7 @@ from common.provenance import git_commit, software_versions
 from model.train.callbacks.callback import Callback
 from model.train.distributed.device import device_name
 from model.train.distributed.signals import Stopped
+from model.train.run.lease import Lease
 from model.train.run.metrics import JsonLines
 
 if TYPE_CHECKING:
@@ -20,12 +22,13 @@ if TYPE_CHECKING:
 class SessionLog(Callback):
     """Records who took up the run, and how that ended; the file is only ever added to."""
 
-    def __init__(self, path: Path) -> None:
-        self.lines = JsonLines(path)
+    def __init__(self, path: Path, lease: Lease) -> None:
+        self.lines, self.session = JsonLines(path, lease), lease.number
 
     def on_train_begin(self, trainer: "Trainer") -> None:
         self.lines.append(
             event="begin",
+            session=self.session,
             step=trainer.progress.step,
             batch=trainer.progress.batch,
             num_processes=trainer.ranks.world_size,
@@ -40,5 +43,8 @@ class SessionLog(Callback):
         how = "done" if error is None else f"failed: {type(error).__name__}"
         if isinstance(error, Stopped):
             how = "stopped"
-        self.lines.append(event="end", step=trainer.progress.step, how=how)
+        self.lines.append(event="end", session=self.session, step=trainer.progress.step, how=how)
         self.lines.position()
+
+    def close(self) -> None:
+        self.lines.close()

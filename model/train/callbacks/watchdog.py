@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from common.files import write_status
 from model.train.callbacks.callback import Callback
 from model.train.run.folder import RANKS_FOLDER
+from model.train.run.lease import Lease
 
 if TYPE_CHECKING:
     from model.train.distributed.step_outcome import StepOutcome
@@ -64,6 +65,7 @@ class Watchdog(Callback):
         self._allowed = first_timeout
         self._phase, self._step = "start", 0
         self._beat = time.monotonic()
+        self._lease: Lease | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
 
@@ -73,6 +75,10 @@ class Watchdog(Callback):
         self._publish()
         self._thread.start()
         return self
+
+    def follow(self, lease: Lease) -> None:
+        """End this process, too, when a later session takes the run up."""
+        self._lease = lease
 
     def on_phase(self, trainer: "Trainer", phase: str) -> None:
         self.beat(phase, trainer.progress.step)
@@ -98,7 +104,10 @@ class Watchdog(Callback):
             self._ended.set()
             self._thread.join()
             faulthandler.cancel_dump_traceback_later()
-            self._path(self.rank).unlink(missing_ok=True)
+            if self._lease is not None:
+                self._lease.remove(self._path(self.rank))
+            else:
+                self._path(self.rank).unlink(missing_ok=True)
 
     def explain(self, error: BaseException) -> str:
         """One sentence for an error of a collective: who is gone, and where this rank was."""
@@ -174,7 +183,8 @@ class Watchdog(Callback):
             "time": time.time(),
         }
         try:
-            write_status(self._path(self.rank), about)
+            write = self._lease.write_status if self._lease is not None else write_status
+            write(self._path(self.rank), about)
         except OSError as error:  # a full disk is no reason to stop
             log.debug("cannot publish where rank %d is: %s", self.rank, error)
 

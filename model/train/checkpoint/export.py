@@ -65,8 +65,17 @@ def model_files(
 
 
 def export(checkpoint: Path, folder: Path) -> None:
-    """Write `folder` from a complete checkpoint, in the dtype that the forward pass computed in,
-    so that the exported model is the trained one. An existing folder is replaced.
+    """Write `folder` as `write_model` does, whole or not at all; one that is there is replaced."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    write_model(checkpoint, partial)
+    publish_folder(partial, folder)
+
+
+def write_model(checkpoint: Path, folder: Path) -> None:
+    """Make `folder` of a complete checkpoint, in the dtype that the forward pass computed in, so
+    that the exported model is the trained one. Its parent must be there.
 
     Raises DataError when the checkpoint is incomplete, damaged or not a pretraining's.
     """
@@ -84,13 +93,12 @@ def export(checkpoint: Path, folder: Path) -> None:
         )
     assert isinstance(network, PreTrainedModel)
     network.generation_config = GenerationConfig.from_dict(about["generation"])
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    network.save_pretrained(partial, state_dict=_weights(checkpoint, network, dtype))
+    weights = _weights(checkpoint, network, dtype)
+    folder.mkdir()  # save_pretrained would make the parents, too
+    network.save_pretrained(folder, state_dict=weights)
     for name in files:
         if name.startswith(f"{TOKENIZER_FOLDER}/"):
-            shutil.copyfile(checkpoint / name, partial / Path(name).name)
-    publish_folder(partial, folder)
+            shutil.copyfile(checkpoint / name, folder / Path(name).name)
 
 
 def find_checkpoint(folder: Path) -> Path:

@@ -32,7 +32,7 @@ def trainer_files(trainer: "Trainer") -> Files:
     """
     handler = trainer.request_handler
     if trainer.ranks.is_main:
-        handler.plan.save_manifests(handler.run)
+        handler.plan.save_manifests(handler.lease)
     position = trainer.progress.to_json(
         length=asdict(handler.length),
         health=asdict(trainer.health.state),

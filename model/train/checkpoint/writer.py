@@ -1,6 +1,6 @@
 """Checkpoints that are whole or absent, written while training goes on.
 
-    checkpoints/step-00000300.partial/   being written
+    lease/00000007-5be2…/…-step-00000300/   being written, in the folder of this session
     checkpoints/step-00000300/
         __0_0.distcp __1_0.distcp .metadata   tensors: a slice per rank (torch's DCP format)
         trainer.json data_state.json …        position, settings, model, tokenizer
@@ -19,6 +19,7 @@ import dataclasses
 import datetime
 import json
 import logging
+import os
 import shutil
 import threading
 import time
@@ -31,11 +32,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemWriter
+from torch.distributed.checkpoint.metadata import StorageMeta
 from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 
 from common.errors import DataError, StageError
-from common.files import crc32_of_file, publish_folder, remove_folder, sync, write_text
+from common.files import crc32_of_file, sync, write_text
 from model.entry.launch import SHUTDOWN_SECONDS
 from model.train.checkpoint.folders import (
     MARKER,
@@ -56,6 +58,7 @@ from model.train.checkpoint.retention import (
 from model.train.checkpoint.staging import HostCopy
 from model.train.distributed.context import DistributedContext
 from model.train.distributed.lost_rank import is_lost_rank
+from model.train.run.lease import Lease
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +87,7 @@ class Checkpoints:
     Args:
         folder: of the checkpoints.
         ranks: these ranks.
+        lease: of the run's folder, in which `folder` is.
         settings: which are kept.
         on_permanent: called on rank 0 after each change with the checkpoints that are kept for
             good; returns folders that are being read and must stay a while.
@@ -93,12 +97,14 @@ class Checkpoints:
         self,
         folder: Path,
         ranks: DistributedContext,
+        lease: Lease,
         settings: CheckpointSettings,
         *,
         on_permanent: Callable[[list[Path]], set[Path]] = lambda paths: set(),
     ) -> None:
         self.folder = folder
         self.ranks = ranks
+        self.lease = lease
         self.settings = settings
         self.on_permanent = on_permanent
         self.last_seconds: float | None = None
@@ -174,9 +180,7 @@ class Checkpoints:
                 log.warning("checkpoint %s is damaged (%s); taking the one before", name, damage)
                 self.ranks.barrier()
                 if self.ranks.is_main:
-                    aside = folder.with_name(name + DAMAGED)
-                    shutil.rmtree(aside, ignore_errors=True)
-                    folder.rename(aside)
+                    self.lease.move(folder, folder.with_name(name + DAMAGED))
                 continue
             load_into(folder, tensors, self.ranks.control)
             marker = read_marker(folder)
@@ -195,7 +199,7 @@ class Checkpoints:
         if self.ranks.is_main:
             for path in reversed(complete_checkpoints(self.folder)):
                 if read_info(path).step > step:
-                    remove_folder(path)
+                    self.lease.remove(path)
         self.remove_leftovers()
 
     def remove_leftovers(self) -> None:
@@ -235,6 +239,7 @@ class Checkpoints:
                     SHUTDOWN_SECONDS,
                 )
         except BaseException as error:
+            self.lease.check()
             # What is said elsewhere needs no stack trace here.
             if not isinstance(error, StageError) and not is_lost_rank(error):
                 log.exception("checkpoint %s: saving failed", folder_name(entry.step))
@@ -243,12 +248,13 @@ class Checkpoints:
     def _write(self, entry: CheckpointInfo, tensors: dict[str, Tensor], files: Files) -> None:
         ranks = self._background
         final = self.folder / folder_name(entry.step)
-        partial = final.with_name(final.name + ".partial")
 
-        def prepare() -> None:
-            if ranks.is_main:
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir(parents=True)
+        def prepare() -> str:
+            if not ranks.is_main:
+                return ""
+            prepared = self.lease.stage(final.name)
+            prepared.mkdir()
+            return prepared.name
 
         def describe() -> dict[str, Any]:
             written = sorted(partial.glob(f"__{ranks.rank}_*"))
@@ -269,24 +275,28 @@ class Checkpoints:
             if ranks.is_main:
                 marker = {**dataclasses.asdict(entry), "world_size": ranks.world_size}
                 write_text(partial / MARKER, json.dumps({**marker, "files": checksums}, indent=2))
-                publish_folder(partial, final)
+                self.lease.publish_folder(partial, final)
                 try:
                     self._remove_unneeded()
                 except OSError as error:  # this checkpoint is safe; the next save tries again
                     log.warning("old checkpoints could not be removed: %s", error)
 
-        self._on_all_ranks(final, prepare)
+        name: str = self._on_all_ranks(final, prepare)[0]
+        partial = self.lease.folder / name
         try:
-            save_tensors(
-                dict(tensors),
-                storage_writer=FileSystemWriter(partial, sync_files=False),
-                process_group=ranks.control,
-            )
-        except CheckpointException as error:  # a BaseException, alike on every rank
-            raise self._save_error(final, failures(error)) from error
-        described = self._on_all_ranks(final, describe)
-        checksums = {name: about for part in described for name, about in sorted(part.items())}
-        self._on_all_ranks(final, publish)
+            try:
+                save_tensors(
+                    dict(tensors), storage_writer=_Writer(partial), process_group=ranks.control
+                )
+            except CheckpointException as error:  # a BaseException, alike on every rank
+                raise self._save_error(final, failures(error)) from error
+            described = self._on_all_ranks(final, describe)
+            checksums = {name: about for part in described for name, about in sorted(part.items())}
+            self._on_all_ranks(final, publish)
+        except StageError:
+            if ranks.is_main:  # make room: nothing will complete it
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
 
     def _on_all_ranks(self, final: Path, action: Callable[[], Any]) -> list[Any]:
         """Do something on every rank; all fail alike when one does. Returns each rank's result."""
@@ -294,6 +304,7 @@ class Checkpoints:
         try:
             result = action()
         except OSError as error:
+            self.lease.check()
             problem = str(error)
         everyone = self._background.gather((result, problem))
         if problems := sorted({text for _, text in everyone if text}):
@@ -301,8 +312,6 @@ class Checkpoints:
         return [result for result, _ in everyone]
 
     def _save_error(self, final: Path, why: str) -> StageError:
-        if self.ranks.is_main:  # make room: nothing will complete it
-            shutil.rmtree(final.with_name(final.name + ".partial"), ignore_errors=True)
         return StageError(
             f"checkpoint {final.name} could not be written to {self.folder}: {why}. "
             "Earlier checkpoints are untouched; make room there and start again"
@@ -316,10 +325,27 @@ class Checkpoints:
         stay = kept_steps(complete.values(), self.settings)
         for path, entry in complete.items():
             if entry.step not in stay and path not in in_use:
-                remove_folder(path)
+                self.lease.remove(path)
         for leftover in self.folder.glob("step-*.*"):
             if not (keep_damaged and leftover.suffix == DAMAGED):
-                shutil.rmtree(leftover)
+                self.lease.remove(leftover)
+
+
+class _Writer(FileSystemWriter):
+    """DCP's writer into a folder that is there: it makes none, which would be another session's."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, sync_files=False)
+        self.fs = _Folder()
+
+    def storage_meta(self) -> StorageMeta:
+        """Name no path and no random number: equal states have equal checkpoints."""
+        return StorageMeta()
+
+
+class _Folder(FileSystem):
+    def mkdir(self, path: str | os.PathLike[str]) -> None:
+        Path(path).mkdir(exist_ok=True)
 
 
 def _write_file(folder: Path, name: str, content: str | bytes) -> Path:

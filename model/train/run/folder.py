@@ -10,14 +10,17 @@
         trainer.json             step, batch, length, health
         data_state.json          position in the data
       exports/step-00000120/     checkpoints as Transformers folders
-      export.json                job of the export that runs, or ran last; its log beside it
       model/                     the trained model, written after the last step
       metrics.jsonl              measurements by step
       health.jsonl               skipped batches, rollbacks
       sessions.jsonl             each time that processes took up the run
       profile/step-00000010/     traces, one file a rank
       ranks/                     phase and step of each rank while it trains
-      verified/                  shards that were compared with their checksums in this launch
+      lease/                     which session may write here (model/train/run/lease.py)
+        00000007.json            claim of session 7
+        00000007-5be2…/          folder of the newest session: what it prepares, and
+          verified/                shards that it compared with their checksums
+          export.json              job of the export that runs, or ran last; its log beside it
 
 Fine-tuning writes `metrics.jsonl` and `model/` under the same names.
 """
@@ -38,4 +41,5 @@ HEALTH_FILE = "health.jsonl"
 SESSIONS_FILE = "sessions.jsonl"
 PROFILE_FOLDER = "profile"
 RANKS_FOLDER = "ranks"
+LEASE_FOLDER = "lease"
 VERIFIED_FOLDER = "verified"

@@ -11,7 +11,6 @@ Where no request lies, a step costs one listing of a folder on rank 0 and no com
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TypeVar
 
 from common.errors import DataError, SteelError
@@ -19,6 +18,7 @@ from model.data import PackedManifest
 from model.train.config import PretrainSettings
 from model.train.distributed.context import DistributedContext
 from model.train.run.journal import AppendEntry
+from model.train.run.lease import Lease
 from model.train.run.length import TrainingLength
 from model.train.run.plan import RunPlan
 from model.train.run.requests import PendingRequest, ProfileRequest, RequestFolder
@@ -32,7 +32,7 @@ class RequestHandler:
     """Handles requests to a run. Every method but `due` is called by all ranks together.
 
     Args:
-        run: the folder that the run writes to.
+        lease: of the folder that the run writes to.
         ranks: these ranks.
         settings, base: the run's settings and first data.
 
@@ -40,9 +40,14 @@ class RequestHandler:
     """
 
     def __init__(
-        self, run: Path, ranks: DistributedContext, settings: PretrainSettings, base: PackedManifest
+        self,
+        lease: Lease,
+        ranks: DistributedContext,
+        settings: PretrainSettings,
+        base: PackedManifest,
     ) -> None:
-        self.run = run
+        run = lease.run
+        self.lease = lease
         self.ranks = ranks
         self.requests = RequestFolder(run)
         self.profile: Callable[[int, int], None] = lambda step, num_steps: None
@@ -118,37 +123,41 @@ class RequestHandler:
     def _write(self, plan: RunPlan) -> str:
         """Write the journal; return the problem, or ""."""
         try:
-            plan.write(self.run)
+            plan.write(self.lease)
         except OSError as error:
-            return f"the change could not be written to {self.run}: {error}"
+            return f"the change could not be written to {self.lease.run}: {error}"
         return ""
 
     def _refuse(self, name: str, reason: str) -> None:
         if self.ranks.is_main:
             log.warning("request %s is refused: %s", name, reason)
             with _tolerated():
-                self.requests.refuse(name, reason)
+                self.requests.refuse(name, reason, self.lease)
 
     def _remove(self, name: str) -> None:
         if self.ranks.is_main:
             with _tolerated():
-                self.requests.remove(name)
+                self.requests.remove(name, self.lease)
 
     def _from_main(self, make: Callable[[], T]) -> T:
-        """A value of rank 0 on every rank; its errors for users are raised on every rank."""
-        made: T | SteelError | None = None
-        if self.ranks.is_main:
-            try:
-                made = make()
-            except SteelError as error:
-                made = error
-            except OSError as error:
-                made = DataError(f"a file of the run cannot be read: {error}")
-        made = self.ranks.gather(made)[0]
-        if isinstance(made, SteelError):
-            raise made
-        assert made is not None
-        return made
+        return from_main(self.ranks, make)
+
+
+def from_main(ranks: DistributedContext, make: Callable[[], T]) -> T:
+    """A value of rank 0 on every rank; its errors for users are raised on every rank."""
+    made: T | SteelError | None = None
+    if ranks.is_main:
+        try:
+            made = make()
+        except SteelError as error:
+            made = error
+        except OSError as error:
+            made = DataError(f"a file of the run cannot be read: {error}")
+    made = ranks.gather(made)[0]
+    if isinstance(made, SteelError):
+        raise made
+    assert made is not None
+    return made
 
 
 @contextlib.contextmanager

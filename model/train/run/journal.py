@@ -11,10 +11,10 @@ request still lies in RUN/requests/.
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from common.errors import DataError
 from common.files import digest_of, write_json
@@ -68,11 +68,19 @@ class AppendEntry:
         }
 
 
+WriteJson: TypeAlias = Callable[[Path, Any], None]
+"""Publishes a value as a JSON file."""
+
 JournalEntry = AppendEntry | LengthEntry
 
 
-def write_journal(run: Path, entries: Sequence[JournalEntry]) -> None:
-    """Publish a run's journal durably; folders of data are written relative to the run's."""
+def write_journal(
+    run: Path, entries: Sequence[JournalEntry], write: WriteJson = write_json
+) -> None:
+    """Publish a run's journal durably; folders of data are written relative to the run's.
+
+    write: way to publish a JSON file; a training's is its lease's.
+    """
     rows = []
     for entry in entries:
         row = entry.to_dict()
@@ -82,7 +90,7 @@ def write_journal(run: Path, entries: Sequence[JournalEntry]) -> None:
             row["folder"] = os.path.relpath(folder, run)
         rows.append(row | {"check": digest_of(row)[:12]})
     content = {"schema_version": SCHEMA_VERSION, "entries": rows}
-    write_json(run / JOURNAL_FILE, content | {"digest": digest_of(content)})
+    write(run / JOURNAL_FILE, content | {"digest": digest_of(content)})
 
 
 def read_journal(run: Path) -> tuple[JournalEntry, ...]:

@@ -6,33 +6,49 @@ Trackers mirror that file; training never waits for them. A checkpoint notes how
 and a training that resumes from it cuts everything later: each step is there once.
 """
 
+import contextlib
 import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from common.errors import StageError
-from common.files import write_text
+from common.files import complete_file
+from model.train.run.lease import Lease
 
 log = logging.getLogger(__name__)
 
 
 class JsonLines:
-    """A file of one JSON object a line that is appended to and cut back."""
+    """A file of one JSON object a line that is appended to and cut back.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        path: of the file.
+        lease: of the run that it belongs to: lines then go to a file that this session made itself
+            and holds open, which begins as a copy of what was there. None: one process writes.
+    """
+
+    def __init__(self, path: Path, lease: Lease | None = None) -> None:
+        self.path, self.lease = path, lease
+        self._held: int | None = None
 
     def append(self, **values: Any) -> None:
         """Add a line, with the time. Raises StageError when the disk refuses it."""
-        line = json.dumps({"time": time.time(), **values})
+        line = (json.dumps({"time": time.time(), **values}) + "\n").encode()
         # One write per line: a reader that follows the file never sees lines of two writers mixed.
         try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+            if self.lease is None:
+                with self.path.open("ab") as file:
+                    file.write(line)
+                return
+            if self._held is None:
+                self._replace(lambda old: _whole_lines(old.read()))
+            assert self._held is not None
+            with self.lease.guard():
+                _write(self._held, line)
         except OSError as error:
             raise StageError(
                 f"{self.path} could not be written: {error}. Checkpoints are untouched; make room "
@@ -41,6 +57,9 @@ class JsonLines:
 
     def position(self) -> int:
         """Make the file durable; return its length in bytes."""
+        if self._held is not None:
+            os.fsync(self._held)
+            return os.fstat(self._held).st_size
         if not self.path.exists():
             return 0
         with self.path.open("rb") as file:
@@ -49,19 +68,39 @@ class JsonLines:
 
     def cut(self, position: int) -> None:
         """Cut to a position, or to the end of the last whole line where the file is shorter."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("ab+") as file:
-            length = file.tell()
-            if length < position:
-                log.warning(
-                    "%s: %d bytes are missing that were there when the checkpoint was written",
-                    self.path.name,
-                    position - length,
-                )
-                file.seek(0)
-                position = file.read().rfind(b"\n") + 1
-            file.truncate(position)
-            os.fsync(file.fileno())
+        self._replace(lambda old: self._first(old, position))
+
+    def close(self) -> None:
+        """Release the file."""
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
+
+    def _first(self, file: IO[bytes], position: int) -> bytes:
+        content = file.read(position)
+        if len(content) < position:
+            log.warning(
+                "%s: %d bytes are missing that were there when the checkpoint was written",
+                self.path.name,
+                position - len(content),
+            )
+            content = _whole_lines(content)
+        return content
+
+    def _replace(self, keep: Callable[[IO[bytes]], bytes]) -> None:
+        """Put a file in place that begins with what `keep` takes of the one that is there."""
+        content = b""
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as old:
+            content = keep(old)
+        if self.lease is None:
+            with complete_file(self.path) as file:
+                file.write(content)
+            return
+        self.close()
+        with self.lease.complete_file(self.path) as file:
+            file.write(content)
+            file.flush()
+            self._held = os.dup(file.fileno())
 
 
 class JsonlSink(JsonLines):
@@ -73,9 +112,20 @@ class JsonlSink(JsonLines):
 
     def resume(self, step: int) -> None:
         """Remove everything after `step` completed steps, wherever it stands in the file."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [json.dumps(line) for line in read_metrics(self.path) if line["step"] <= step]
-        write_text(self.path, "".join(f"{line}\n" for line in kept))
+        self._replace(lambda old: "".join(f"{line}\n" for line in kept).encode())
+
+
+def _whole_lines(content: bytes) -> bytes:
+    """Leave out a last line that a kill cut short."""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    """Write all of it; the system may take a part at a time."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:

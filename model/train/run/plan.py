@@ -21,6 +21,7 @@ from model.train.run.journal import (
     read_journal,
     write_journal,
 )
+from model.train.run.lease import Lease
 from model.train.run.length import LengthChange, TrainingLength
 from model.train.run.requests import AppendRequest, ProfileRequest, Request, RescheduleRequest
 from model.train.run.saved_manifests import check_base, save_manifests
@@ -120,14 +121,15 @@ class RunPlan:
             )
         return changed
 
-    def write(self, run: Path) -> None:
+    def write(self, lease: Lease) -> None:
         """Make the plan durable in the run's folder."""
-        self.save_manifests(run)
-        write_journal(run, self.entries)
+        self.save_manifests(lease)
+        write_journal(lease.run, self.entries, lease.write_json)
 
-    def save_manifests(self, run: Path) -> None:
+    def save_manifests(self, lease: Lease) -> None:
         """Keep the lists of shards beside the run, to name what differs in a later launch."""
-        save_manifests(run, self.base, [append.manifest for append in self.appends])
+        appended = [append.manifest for append in self.appends]
+        save_manifests(lease.run, self.base, appended, lease.write_json)
 
     def _append(self, name: str, request: AppendRequest, step: int, consumed: int) -> "RunPlan":
         new = PackedManifest.read(Path(request.folder))

@@ -20,6 +20,7 @@ from common.errors import DataError, SteelError
 from common.files import digest_of, write_json
 from common.ranges import PositiveInt
 from model.train.run.folder import REFUSED_FOLDER, REQUESTS_FOLDER
+from model.train.run.lease import Lease
 from model.train.run.length import LengthPolicy
 
 SCHEMA_VERSION = 1
@@ -117,19 +118,20 @@ class RequestFolder:
         self._read = {name: self._read.get(name) or self._parse(name) for name in self.names()}
         return list(self._read.values())
 
-    def remove(self, name: str) -> None:
-        """Remove a request that is done."""
-        (self.folder / f"{name}.json").unlink(missing_ok=True)
+    def remove(self, name: str, lease: Lease) -> None:
+        """Remove a request that is done; for the session that has the run's lease."""
+        lease.remove(self.folder / f"{name}.json")
 
-    def refuse(self, name: str, reason: str) -> None:
-        """Move a request aside, with the reason why it was not done."""
+    def refuse(self, name: str, reason: str, lease: Lease) -> None:
+        """Move a request aside, with the reason why it was not done; for that session."""
         path = self.folder / f"{name}.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             content = None
-        write_json(self.folder / REFUSED_FOLDER / path.name, {"reason": reason, "request": content})
-        path.unlink(missing_ok=True)
+        refused = self.folder / REFUSED_FOLDER / path.name
+        lease.write_json(refused, {"reason": reason, "request": content})
+        lease.remove(path)
 
     def refused(self) -> dict[str, str]:
         """Reason of each refusal, by the name of the request."""

@@ -8,9 +8,10 @@ another. The copies are written once, before the first checkpoint that depends o
 nothing: the digests do.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from common.errors import DataError
 from common.files import write_json
@@ -21,14 +22,17 @@ BASE = "base"
 
 
 def save_manifests(
-    run: Path, base: PackedManifest, appended: Iterable[PackedManifest] = ()
+    run: Path,
+    base: PackedManifest,
+    appended: Iterable[PackedManifest] = (),
+    write: Callable[[Path, Any], None] = write_json,
 ) -> None:
     """Copy the manifests of a run's data into its folder; called by one process, any time."""
     named = {BASE: base} | {manifest.digest: manifest for manifest in appended}
     for name, manifest in named.items():
         path = run / MANIFESTS_FOLDER / f"{name}.json"
         if not path.exists():
-            write_json(path, manifest.to_dict())
+            write(path, manifest.to_dict())
 
 
 def read_saved_manifest(run: Path, name: str = BASE) -> PackedManifest | None:

@@ -1,11 +1,14 @@
 """Sessions of a run, in sessions.jsonl: two lines for each time that processes took it up.
 
-    {"time": …, "event": "begin", "step": 120, "batch": 120, "num_processes": 2,
+    {"time": …, "event": "begin", "session": 3, "step": 120, "batch": 120, "num_processes": 2,
      "device": "NVIDIA H200", "host": "node-3", "commit": "1f0c…", "software": {"torch": …}}
-    {"time": …, "event": "end", "step": 250, "how": "stopped"}
+    {"time": …, "event": "end", "session": 3, "step": 250, "how": "stopped"}
 
     how    done · stopped (asked to, with a complete checkpoint) · failed (and with what)
-           a session without an end was killed
+           a session without an end was killed, or replaced by the next one before it could note it
+
+The numbers are those of the run's lease (model/train/run/lease.py); one is missing where a session
+ended before its first step.
 
 The file is only ever added to. It also has steps that a kill threw away; metrics.jsonl has the
 steps that the weights come from.
@@ -15,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.errors import DataError
 from model.train.run.metrics import read_metrics
 
 
@@ -22,6 +26,8 @@ from model.train.run.metrics import read_metrics
 class Session:
     """One time that processes took up a run."""
 
+    number: int
+    """Number of its lease."""
     step: int
     """Completed steps when it began: 0, or those of the checkpoint it resumed from."""
     num_processes: int
@@ -31,7 +37,8 @@ class Session:
     began: float
     """Time of its beginning, seconds since 1970."""
     how: str = "killed"
-    """Its end as above; "killed" where no process was left to note it, or while it still runs."""
+    """Its end as above; "killed" where no process was left to note it, where the next session
+    replaced it, or while it still runs."""
     last_step: int | None = None
     """Completed steps when it ended; None where no process was left to note them."""
     about: dict[str, Any] = field(default_factory=dict)
@@ -39,15 +46,23 @@ class Session:
 
 
 def read_sessions(path: Path) -> list[Session]:
-    """The sessions of a run, oldest first; none where there is no file."""
-    sessions: list[dict[str, Any]] = []
+    """The sessions of a run, oldest first; none where there is no file.
+
+    Raises DataError for a file whose lines do not say which session they are of.
+    """
+    sessions: dict[int, dict[str, Any]] = {}
     for line in read_metrics(path):
+        if "session" not in line:
+            raise DataError(
+                f"{path} was written by an earlier version of Steel: its lines have no session "
+                "number. Remove it; nothing but the report reads it"
+            )
+        number = int(line["session"])
         if line["event"] == "begin":
             about = {name: line[name] for name in ("host", "commit", "software")}
             names = ("step", "num_processes", "device")
-            sessions.append(
-                {**{name: line[name] for name in names}, "about": about, "began": line["time"]}
-            )
-        elif sessions:
-            sessions[-1] |= {"how": line["how"], "last_step": line["step"]}
-    return [Session(**session) for session in sessions]
+            values = {name: line[name] for name in names}
+            sessions[number] = {"number": number, **values, "about": about, "began": line["time"]}
+        elif number in sessions:
+            sessions[number] |= {"how": line["how"], "last_step": line["step"]}
+    return [Session(**session) for session in sessions.values()]

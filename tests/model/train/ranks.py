@@ -32,6 +32,7 @@ from model.train.checkpoint import writer as checkpoint
 from model.train.distributed import context as parallel
 from model.train.run import metrics, plan
 from model.train.run.folder import JOB_FILE, METRICS_FILE
+from model.train.run.lease import Lease
 from model.train.train_step import TrainStep
 from tests.model.data.blocks import add_document
 
@@ -308,7 +309,7 @@ def _arm(fault: Fault, rank: int) -> None:
     elif fault.at in ("before journal", "after journal"):
         when = before if fault.at == "before journal" else after
         plan.write_journal = when(  # type: ignore[attr-defined]
-            plan.write_journal, lambda run, entries: fault.step
+            plan.write_journal, lambda run, entries, write: fault.step
         )
     elif fault.at == "validation":
         Validation.validate = before(  # type: ignore[method-assign]
@@ -324,9 +325,14 @@ def _arm(fault: Fault, rank: int) -> None:
         )
     else:
         when = before if fault.at == "before rename" else after
-        checkpoint.publish_folder = when(  # type: ignore[attr-defined]
-            checkpoint.publish_folder, lambda partial, final: int(final.name.split("-")[1])
+        Lease.publish_folder = when(  # type: ignore[method-assign]
+            Lease.publish_folder, lambda lease, prepared, path: _step_of(path)
         )
+
+
+def _step_of(path: Path) -> int:
+    """Step of a checkpoint's or an export's folder; -1 for another one."""
+    return int(path.name.removeprefix("step-")) if path.name.startswith("step-") else -1
 
 
 def read_run(output: Path) -> dict[int, dict[str, float]]:

@@ -11,7 +11,7 @@ import pytest
 from common.config import from_json
 from model.data import PackedManifest, SampleOrder
 from model.train.config import PretrainJob
-from model.train.run.folder import VERIFIED_FOLDER
+from model.train.run.folder import LEASE_FOLDER, VERIFIED_FOLDER
 from model.train.run.plan import sample_order
 from tests.model.data.blocks import locate
 from tests.model.train import ranks
@@ -66,7 +66,7 @@ def test_damage_between_launches_and_repair(
     path.write_bytes(good)
     assert ranks.run_ranks(job, 2) == [0, 0]
     assert ranks.read_run(output) == ranks.read_run(uninterrupted)
-    assert not (output / VERIFIED_FOLDER).exists()
+    assert not list((output / LEASE_FOLDER).glob(f"*/{VERIFIED_FOLDER}"))
 
 
 def test_a_shard_that_is_gone_from_the_manifest_is_named(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from model.train.checkpoint.folders import complete_checkpoints
-from model.train.run.folder import CHECKPOINTS_FOLDER, MODEL_FOLDER
+from model.train.run.folder import CHECKPOINTS_FOLDER, LEASE_FOLDER, MODEL_FOLDER
 from model.train.train_step import use_deterministic_algorithms
 from tests.model.train import ranks
 from tests.model.train.ranks import Fault
@@ -106,7 +106,7 @@ def test_a_stop_during_a_save_or_a_validation_loses_nothing(
     newest = complete_checkpoints(tmp_path / CHECKPOINTS_FOLDER)[-1]
     last = max(ranks.read_run(tmp_path))
     assert newest.name == f"step-{last:08d}" and last == (step or last)
-    assert not list((tmp_path / CHECKPOINTS_FOLDER).glob("*.partial"))
+    assert not list((tmp_path / LEASE_FOLDER).glob("*/*step-*")), "of a save that is not complete"
     finish(job)
     assert_same_run(tmp_path, uninterrupted)
 

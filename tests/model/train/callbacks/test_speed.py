@@ -19,6 +19,7 @@ from model.train.callbacks.phase_timer import PhaseTimer
 from model.train.callbacks.profiler import Profiler, ProfileSettings
 from model.train.callbacks.speed import SpeedMonitor
 from model.train.run.folder import PROFILE_FOLDER
+from model.train.run.lease import Lease
 from model.train.throughput import peak_flops as peaks
 from model.train.throughput.peak_flops import matmul_flops, peak_of_name
 
@@ -206,7 +207,9 @@ def traced(path: Path) -> dict[str, Any]:
 
 
 def test_traces_of_the_steps_that_were_asked_for(tmp_path: Path) -> None:
-    profiler = Profiler(ProfileSettings(start_step=3, num_steps=2), tmp_path, 1, cuda=False)
+    profiler = Profiler(
+        ProfileSettings(start_step=3, num_steps=2), tmp_path, 1, Lease.take(tmp_path), cuda=False
+    )
     work(profiler, range(1, 8), PhaseTimer(CPU))
     profiler.request(7, num_steps=1)
     work(profiler, range(8, 10), PhaseTimer(CPU))
@@ -216,11 +219,13 @@ def test_traces_of_the_steps_that_were_asked_for(tmp_path: Path) -> None:
         names = [e.get("name", "") for e in traced(tmp_path / PROFILE_FOLDER / folder / "rank-1.json.gz")["traceEvents"]]  # fmt: skip  # noqa: E501
         assert names.count("aten::mm") == steps
         assert names.count("steel:forward_backward") >= steps, "the trainer's phases are labelled"
-    assert not list(tmp_path.rglob("*.partial*"))
+    assert not list(profiler.lease.folder.glob("*.gz"))
 
 
 def test_a_trace_that_is_cut_short_has_what_there_was(tmp_path: Path) -> None:
-    profiler = Profiler(ProfileSettings(start_step=2, num_steps=50), tmp_path, 0, cuda=False)
+    profiler = Profiler(
+        ProfileSettings(start_step=2, num_steps=50), tmp_path, 0, Lease.take(tmp_path), cuda=False
+    )
     work(profiler, range(1, 5), PhaseTimer(CPU))
     profiler.close()
     names = [e.get("name") for e in traced(tmp_path / "profile/step-00000002/rank-0.json.gz")["traceEvents"]]  # fmt: skip  # noqa: E501

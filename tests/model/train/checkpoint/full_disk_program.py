@@ -23,8 +23,8 @@ from model.train.trainer import Trainer
 
 if __name__ == "__main__":
     job = from_json(PretrainJob, Path(sys.argv[1]))
-    disk = Path(job.output) / CHECKPOINTS_FOLDER
-    disk.mkdir()
+    disk = Path(job.output)
+    checkpoints = disk / CHECKPOINTS_FOLDER
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(disk)], check=True)
     ballast = disk / "ballast"
     step = Trainer._step
@@ -37,7 +37,7 @@ if __name__ == "__main__":
                     while True:
                         file.write(bytes(1 << 14))
                 except OSError:
-                    pass
+                    file.truncate(file.tell() - (1 << 17))  # lines of measurements still fit
         return step(trainer)
 
     result: dict[str, Any] = {}
@@ -48,12 +48,12 @@ if __name__ == "__main__":
             run.fit()
         except StageError as error:
             result |= {"error": str(error), "step": run.progress.step}
-        result["full"] = sorted(path.name for path in disk.iterdir())
+        result["full"] = sorted(path.name for path in checkpoints.iterdir())
         Trainer._step = step  # type: ignore[method-assign]
         ballast.unlink()
         run.close()
         again = build(job, ranks, StopFlag())
         again.fit()
         again.close()
-    result["freed"] = [path.name for path in complete_checkpoints(disk)]
+    result["freed"] = [path.name for path in complete_checkpoints(checkpoints)]
     print(json.dumps(result))

@@ -20,7 +20,7 @@ from model.train.checkpoint.folders import complete_checkpoints, read_info
 from model.train.checkpoint.progress import Progress
 from model.train.checkpoint.retention import CheckpointInfo
 from model.train.checkpoint.staging import training_tensors
-from model.train.run.folder import DATA_STATE_FILE
+from model.train.run.folder import DATA_STATE_FILE, LEASE_FOLDER
 from model.train.trainer import Trainer
 from tests.model.train import ranks
 
@@ -99,7 +99,8 @@ def test_what_an_interrupted_save_left_is_neither_read_nor_kept(make_run: MakeRu
     run = make_run(steps=2, checkpoints={"interval": 1}, schedule="constant")
     run.fit()
     folder = run.checkpoints.folder
-    shutil.copytree(folder / "step-00000002", folder / "step-00000009.partial")
+    [session] = (folder.parent / LEASE_FOLDER).glob("*-*")
+    shutil.copytree(folder / "step-00000002", session / "1f3a9c02-7-step-00000009")
     shutil.copytree(folder / "step-00000002", folder / "step-00000008")
     (folder / "step-00000008" / "complete.json").unlink()
     again = make_run(steps=3, checkpoints={"interval": 1}, schedule="constant")
@@ -107,7 +108,7 @@ def test_what_an_interrupted_save_left_is_neither_read_nor_kept(make_run: MakeRu
     assert again.progress == Progress(step=2, batch=2)
     assert again.callbacks["validation"].state() == {"last_step": 2}
     again.fit()
-    assert not (folder / "step-00000009.partial").exists()
+    assert not list((folder.parent / LEASE_FOLDER).glob("*/*step-00000009*"))
 
 
 def test_what_is_kept_is_the_last_the_periodic_and_the_best(make_run: MakeRun) -> None:
@@ -160,7 +161,7 @@ def test_a_save_that_failed_in_the_background_is_told_at_the_next_boundary(
     with pytest.raises(StageError, match=r"step-00000004 could not be written .*File too large"):
         run.checkpoints.wait()
     assert names(run) == ["step-00000002"]
-    assert not list(run.checkpoints.folder.glob("*.partial"))
+    assert not list(run.checkpoints.lease.folder.glob("*step-*"))
 
 
 @pytest.mark.slow
@@ -190,7 +191,7 @@ def test_a_full_disk_stops_the_run_and_an_emptied_one_lets_it_go_on(
     assert "step-00000004 could not be written" in result["error"]
     assert "No space left" in result["error"] and "make room there" in result["error"]
     assert 4 <= result["step"] < 30, "training went on until the save was known to have failed"
-    assert result["full"] == ["ballast", "step-00000002"]
+    assert result["full"] == ["step-00000002"]
     assert result["freed"] == ["step-00000026", "step-00000028", "step-00000030"]
 
 

@@ -19,6 +19,7 @@ from model.train.callbacks.export import BackgroundExport
 from model.train.checkpoint.export import export, find_checkpoint
 from model.train.checkpoint.folders import complete_checkpoints
 from model.train.run.folder import CHECKPOINTS_FOLDER, EXPORT_JOB_FILE, EXPORTS_FOLDER, MODEL_FOLDER
+from model.train.run.lease import Lease
 from model.train.trainer import Trainer
 from tests.model.train import ranks
 from tests.model.train.ranks import Fault
@@ -59,7 +60,7 @@ def test_exports_go_with_their_checkpoints(make_run: MakeRun, tmp_path: Path) ->
     run = make_run(steps=4, checkpoints={"interval": 2})
     run.fit()
     first, second = complete_checkpoints(run.checkpoints.folder)
-    exporter = BackgroundExport(tmp_path / EXPORTS_FOLDER)
+    exporter = BackgroundExport(tmp_path / EXPORTS_FOLDER, Lease.take(tmp_path))
     assert exporter.keep_checkpoints([first]) <= {first}
     exporter.wait()
     assert exporter.keep_checkpoints([second]) <= {second}
@@ -72,7 +73,7 @@ def test_a_checkpoint_that_is_being_read_stays(make_run: MakeRun, tmp_path: Path
     run = make_run(steps=4, checkpoints={"interval": 2})
     run.fit()
     first, second = complete_checkpoints(run.checkpoints.folder)
-    exporter = BackgroundExport(tmp_path / EXPORTS_FOLDER)
+    exporter = BackgroundExport(tmp_path / EXPORTS_FOLDER, Lease.take(tmp_path))
     exporter.keep_checkpoints([first])
     while exporter._current is None:
         pass
@@ -88,7 +89,7 @@ class SlowExport(BackgroundExport):
         script = (
             'mkdir -p "$1" && cp "$0"/complete.json "$1" && until [ -e "$2" ]; do sleep .01; done'
         )
-        target = self.folder / checkpoint.name
+        target = self._made(checkpoint)
         arguments = map(str, (checkpoint, target, self.folder.with_name("go")))
         return Child(["sh", "-c", script, *arguments], self.folder.with_name(EXPORT_JOB_FILE))
 
@@ -97,9 +98,9 @@ def test_what_a_rollback_removed_is_not_taken_for_what_replaces_it(tmp_path: Pat
     checkpoint, exported = tmp_path / "step-00000004", tmp_path / EXPORTS_FOLDER / "step-00000004"
     checkpoint.mkdir()
     (checkpoint / "complete.json").write_text("first run")
-    exporter = SlowExport(tmp_path / EXPORTS_FOLDER)
+    exporter = SlowExport(tmp_path / EXPORTS_FOLDER, Lease.take(tmp_path))
     exporter.keep_checkpoints([checkpoint])
-    while not (exported / "complete.json").exists():
+    while not (exporter._made(checkpoint) / "complete.json").exists():
         time.sleep(0.01)
     # Rolled back: nothing is wanted for now, and training comes by the same step again.
     shutil.rmtree(checkpoint)
@@ -123,7 +124,7 @@ def test_what_cannot_be_exported_is_a_warning(
     (saved / "__0_0.distcp").write_bytes(b"")
     with pytest.raises(DataError, match=r"__0_0\.distcp has 0 bytes"):
         export(saved, tmp_path / MODEL_FOLDER)
-    exporter = BackgroundExport(tmp_path / EXPORTS_FOLDER)
+    exporter = BackgroundExport(tmp_path / EXPORTS_FOLDER, Lease.take(tmp_path))
     exporter.keep_checkpoints([saved])
     exporter.wait()
     exporter.close()

@@ -278,10 +278,10 @@ def test_a_full_disk_refuses_the_request_and_nothing_else(
 ) -> None:
     """The journal could not be written: the append was never made."""
 
-    def full(run: Path, entries: Any) -> None:
+    def full(run: Path, entries: Any, write: Any) -> None:
         if any(entry.request == name for entry in entries):
             raise OSError(28, "No space left on device")
-        write_journal(run, entries)
+        write_journal(run, entries, write)
 
     run = make_run(steps=6, checkpoints={"interval": 2})
     folder = folder_of(run)

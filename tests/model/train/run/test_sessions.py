@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import DataError
 from model.train.run.folder import SESSIONS_FILE
 from model.train.run.metrics import JsonLines
 from model.train.run.sessions import read_sessions
@@ -26,6 +27,7 @@ def test_killed_stopped_and_rescaled(packed: Path, tmp_path: Path) -> None:
     assert stopped.how == "stopped" and stopped.last_step in (8, 9)
     assert (last.step, last.how) == (stopped.last_step, "done")
     assert last.last_step == ranks.settings()["steps"]
+    assert [s.number for s in (killed, stopped, last)] == [1, 2, 3]
     assert killed.began < stopped.began < last.began
     assert last.about["software"]["torch"]
 
@@ -35,6 +37,7 @@ def test_a_run_without_the_file_and_a_torn_last_line(tmp_path: Path) -> None:
     assert read_sessions(path) == []
     JsonLines(path).append(
         event="begin",
+        session=1,
         step=0,
         batch=0,
         num_processes=1,
@@ -46,3 +49,32 @@ def test_a_run_without_the_file_and_a_torn_last_line(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write('{"event": "e')
     assert [session.how for session in read_sessions(path)] == ["killed"]
+
+
+def test_an_end_belongs_to_its_own_session_wherever_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / SESSIONS_FILE
+    lines = JsonLines(path)
+    for number in (4, 5):
+        lines.append(
+            event="begin",
+            session=number,
+            step=0,
+            batch=0,
+            num_processes=1,
+            device="X",
+            host="h",
+            commit=None,
+            software={},
+        )
+    lines.append(event="end", session=4, step=9, how="stopped")
+    assert [(s.number, s.how, s.last_step) for s in read_sessions(path)] == [
+        (4, "stopped", 9),
+        (5, "killed", None),
+    ]
+
+
+def test_lines_without_a_number_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / SESSIONS_FILE
+    JsonLines(path).append(event="end", step=3, how="done")
+    with pytest.raises(DataError, match=r"sessions\.jsonl was written by an earlier version"):
+        read_sessions(path)
