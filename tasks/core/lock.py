@@ -3,6 +3,9 @@
 The lock is a file made with O_EXCL that names its owner; the owner touches it every few seconds.
 It is stale, and taken over, when its owner is a dead process of this machine, or when an owner on
 another machine has not touched it for `STALE_SECONDS`.
+
+An owner may be stopped for longer and wake up beside its successor. It touches its own file only,
+which has no name any more; sees there, or where it asks, that it lost the lock; and ends.
 """
 
 import contextlib
@@ -30,6 +33,9 @@ class StageLock:
     def __init__(self, path: Path, *, what: str) -> None:
         self.path, self.what = path, what
         self.token = uuid.uuid4().hex
+        self.lost = False
+        """True once another process was seen to have the lock."""
+        self._held: int | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -55,9 +61,33 @@ class StageLock:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        owner = self._owner()
-        if owner is not None and owner.get("token") == self.token:
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
+        if self._is_own():
             self.path.unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """Raise StageError when another process has taken the lock from this one.
+
+        To be called just before what others see is written.
+        """
+        if not self._is_own():
+            self.lost = True
+        if self.lost:
+            owner = self._owner()
+            how = (
+                f"process {owner.get('pid')} on {owner.get('host')} has" if owner else "nobody has"
+            )
+            raise StageError(
+                f"{self.what}: this process lost the lock {display(self.path)}, which {how} now; "
+                f"it did not run for {STALE_SECONDS:.0f} s or more, or the file was removed. It "
+                "ends without publishing anything; where nobody goes on, run again"
+            )
+
+    def _is_own(self) -> bool:
+        owner = self._owner()
+        return owner is not None and owner.get("token") == self.token
 
     def _try_create(self) -> bool:
         """Put the complete lock file in place in one atomic step, if there is none."""
@@ -72,12 +102,15 @@ class StageLock:
                 }
             )
         )
+        held = os.open(own, os.O_RDONLY)
         try:
             os.link(own, self.path)
         except FileExistsError:
+            os.close(held)
             return False
         finally:
             own.unlink()
+        self._held = held
         return True
 
     def _owner(self) -> dict[str, Any] | None:
@@ -113,10 +146,12 @@ class StageLock:
 
     def _heartbeat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
-            try:
-                os.utime(self.path)
-            except FileNotFoundError:
-                return
+            assert self._held is not None
+            with contextlib.suppress(OSError):  # a file system that does not answer now
+                os.utime(self._held)  # never the file of a successor, which has the same name
+                if not self._is_own():
+                    self.lost = True
+                    return
 
 
 def is_held(path: Path) -> bool:

@@ -7,14 +7,14 @@ MD5, what it was made from and with) is written last, and one rename publishes t
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from common.config import NOT_IN_KEY as NOT_IN_KEY
 from common.errors import DataError
-from common.files import md5_of_file, publish_folder, write_json
+from common.files import md5_of_file, publish_folder, sync, write_json
 from common.paths import display
 from common.redaction import redacted
 from common.urls import redact
@@ -99,12 +99,37 @@ def input_keys(inputs: Mapping[str, StageInput]) -> dict[str, Any]:
     return keys
 
 
-def publish(partial: Path, folder: Path, manifest: dict[str, Any]) -> None:
-    """Make a finished stage visible: files, then the manifest, then one rename; all fsynced."""
+def publish(
+    partial: Path,
+    folder: Path,
+    manifest: dict[str, Any],
+    *,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Make a finished stage visible: files, then the manifest, then one rename; all fsynced.
+
+    check: raises an error when another process has taken the stage over; called before each step.
+    """
+    check()
     shutil.rmtree(partial / ".scratch", ignore_errors=True)
     manifest["files"] = [_file_entry(path, partial) for path in _files(partial)]
+    for path in _files(partial):  # what takes time comes before the last looks at the lock
+        sync(path)
+    check()
     write_json(partial / "manifest.json", redacted(manifest))
+    check()
     publish_folder(partial, folder)
+
+
+def reclaim(partial: Path, folder: Path) -> None:
+    """Make what an earlier owner of the stage has left one's own, before going on with it.
+
+    It may have been stopped just before its last rename: without the manifest that it wrote, that
+    publishes nothing, and what it took away from its successor is put back here.
+    """
+    if folder.is_dir() and not (folder / "manifest.json").is_file() and not partial.exists():
+        folder.rename(partial)
+    (partial / "manifest.json").unlink(missing_ok=True)
 
 
 def _files(folder: Path) -> Iterator[Path]:

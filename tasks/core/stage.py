@@ -32,7 +32,15 @@ from tasks.core.artifacts import (
     run_logger,
 )
 from tasks.core.lock import StageLock
-from tasks.core.manifest import SCHEMA_VERSION, StageInput, StageResult, input_keys, plain, publish
+from tasks.core.manifest import (
+    SCHEMA_VERSION,
+    StageInput,
+    StageResult,
+    input_keys,
+    plain,
+    publish,
+    reclaim,
+)
 
 if TYPE_CHECKING:
     from tasks.core.tracking import StageTrack, Tracker
@@ -69,6 +77,7 @@ class StageRun:
     notes: dict[str, Any] = field(default_factory=dict)
     """Whatever else the manifest should say; JSON values."""
     _progress: "ProgressReporter | None" = None
+    _lock: StageLock | None = None
 
     @property
     def scratch(self) -> Path:
@@ -86,7 +95,12 @@ class StageRun:
         self.notes.update(values)
 
     def progress(self, done: float, total: float, what: str = "") -> None:
-        """Say how far the stage is. Call it as often as you like: it is throttled here."""
+        """Say how far the stage is. Call it as often as you like: it is throttled here.
+
+        Raises StageError when another process has taken the stage over.
+        """
+        if self._lock is not None and self._lock.lost:
+            self._lock.check()
         if self._progress is None:
             self._progress = ProgressReporter(self.stage, self.log)
         self._progress.update(done, total, what)
@@ -155,12 +169,13 @@ def stage(
                 return result
             validate(config, name)
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with StageLock(folder.with_suffix(".lock"), what=title):
+            with StageLock(folder.with_suffix(".lock"), what=title) as lock:
                 if (folder / "manifest.json").is_file():  # finished while we waited for the lock
                     result = StageResult.read(folder)
                     config.check_finished(result.folder, result.manifest)
                     return result
                 partial = folder.with_suffix(".partial")
+                reclaim(partial, folder)
                 log.info("%s: %s", title, "continues" if partial.exists() else "starts")
                 partial.mkdir(exist_ok=True)
                 with context.tracker.stage(
@@ -173,13 +188,15 @@ def stage(
                     trains=trains,
                     measures=measures,
                 ) as track:
-                    run = StageRun(stage=title, key=key, folder=partial, log=log, track=track)
+                    run = StageRun(
+                        stage=title, key=key, folder=partial, log=log, track=track, _lock=lock
+                    )
                     started = time.time()
                     function(run, config, **inputs)
                     run.count(seconds=round(time.time() - started, 3))
                     track.counts(run.counts)
                     manifest = _manifest(name, version, label, run, config, inputs, started)
-                    publish(partial, folder, manifest)
+                    publish(partial, folder, manifest, check=lock.check)
                     track.manifest(manifest)
             log.info("%s: done in %.0f s", title, run.counts["seconds"])
             return StageResult.read(folder, reused=False)

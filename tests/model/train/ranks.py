@@ -150,16 +150,7 @@ def run_ranks(
 
 def run_function(function: Callable[..., Any], world_size: int, *arguments: Any) -> list[int]:
     """Call an importable function in so many ranks; their exit codes, negative for signals."""
-    context = multiprocessing.get_context("forkserver")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    ranks: list[BaseProcess] = [
-        context.Process(target=_rank, args=(rank, world_size, port, function, arguments))
-        for rank in range(world_size)
-    ]
-    for process in ranks:
-        process.start()
+    ranks = start_ranks(function, world_size, *arguments)
     try:
         for process in ranks:
             deadline = time.monotonic() + 120
@@ -171,6 +162,23 @@ def run_function(function: Callable[..., Any], world_size: int, *arguments: Any)
             process.kill()
             process.join()
     return [process.exitcode or 0 for process in ranks]
+
+
+def start_ranks(
+    function: Callable[..., Any], world_size: int, *arguments: Any
+) -> list[BaseProcess]:
+    """Call an importable function in so many ranks, and go on."""
+    context = multiprocessing.get_context("forkserver")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks: list[BaseProcess] = [
+        context.Process(target=_rank, args=(rank, world_size, port, function, arguments))
+        for rank in range(world_size)
+    ]
+    for process in ranks:
+        process.start()
+    return ranks
 
 
 def is_stopped(process: BaseProcess) -> bool:
