@@ -155,7 +155,7 @@ def history(run: Path) -> dict[str, Any]:
                 files[name] = "folder"
         elif path.name == PROGRESS_FILE:
             files[name] = {**json.loads(path.read_text()), "callbacks": None}
-        elif path.name in ("complete.json", "config.json", "journal.json", JOB_FILE):
+        elif path.name in ("complete.json", "config.json", JOURNAL_FILE, JOB_FILE):
             files[name] = "differs in checksums, folders and names of requests"
         elif path.name in (METRICS_FILE, HEALTH_FILE, SESSIONS_FILE):
             files[name] = "see above"
