@@ -44,7 +44,7 @@ LEASE_FILE = "lease.json"
 
 
 class Ranks(Protocol):
-    """What is needed of the ranks of a session (model/train/distributed/context.py)."""
+    """Part of the ranks of a session that a lease needs (model/train/distributed/context.py)."""
 
     @property
     def is_main(self) -> bool: ...
