@@ -11,6 +11,7 @@ line breaks, at the next object with the first key of those before it. Memory is
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -19,11 +20,17 @@ import orjson
 MAX_RECORD = 64 * 1024**2
 """Longest record, in bytes, that is taken for one."""
 
+MAX_DEPTH = 200
+"""Lists and objects inside each other, at most: what walks through them is recursive."""
+
 CHUNK = 1 << 20
 """Bytes read at a time."""
 
 NOT_UTF8 = "not UTF-8"
 """Reason for an item that would be JSON but for bytes that are not UTF-8."""
+
+REPEATED = "a key is given twice"
+"""Beginning of the reason for an object that has a key twice."""
 
 _START_BYTES = 1024
 """More bytes than the beginning of an item takes, from its line end to its first key."""
@@ -86,21 +93,71 @@ class MalformedJson(ValueError):
     """Text that is no JSON; the message says why in a few words."""
 
 
+class RepeatedKey(MalformedJson):
+    """An object that has a key twice; the message names it."""
+
+
 def parse_json(text: str) -> Any:
-    """Parse JSON as Python's own parser does, with NaN and long integers. Raises MalformedJson."""
+    """Parse JSON as Python's own parser does, with NaN and long integers.
+
+    Raises MalformedJson, also where an object has a key twice, of which parsers keep the last.
+    """
     try:
-        return json.loads(text)
+        value = json.loads(text, object_pairs_hook=_object)
+    except RepeatedKey:
+        raise
     except json.JSONDecodeError as error:
         raise MalformedJson(f"malformed JSON: {error.msg}") from None
     except RecursionError:
         raise MalformedJson("malformed JSON: nested too deeply") from None
     except ValueError as error:  # an integer of thousands of digits
         raise MalformedJson(f"malformed JSON: {error}"[:200]) from None
+    if text.count("[") + text.count("{") > MAX_DEPTH and _is_deep(value):
+        raise MalformedJson("malformed JSON: nested too deeply")
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    built = dict(pairs)
+    if len(built) < len(pairs):
+        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise RepeatedKey(f"{REPEATED}: {twice[:40]!r}")
+    return built
+
+
+def _is_deep(value: Any) -> bool:
+    """Return True for a value that is nested deeper than `MAX_DEPTH`."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return bool(level)
 
 
 def exact_loads(data: bytes) -> Any:
     """Parse JSON with every digit of integers beyond 64 bits, which orjson turns into floats."""
     return parse_json(data.decode())
+
+
+def fast_loads(data: bytes) -> Any:
+    """Parse JSON by orjson, and again where it may have hidden that a key is given twice."""
+    value = orjson.loads(data)
+    if isinstance(value, dict):
+        keys: Counter[str] = Counter()
+        waiting: list[Any] = [value]
+        while waiting:
+            inner = waiting.pop()
+            if isinstance(inner, dict):
+                keys.update(inner.keys())
+                inner = inner.values()
+            waiting += [part for part in inner if isinstance(part, dict | list)]
+        if any(data.count(b'"%s"' % key.encode()) > count for key, count in keys.items()):
+            return parse_json(data.decode())
+    return value
 
 
 _IN_STRING = re.compile(rb'["\\\n]')
@@ -111,7 +168,7 @@ _ANY_START = re.compile(rb"\n\s*(?=\{)|(?<=\})\s*,\s*(?=\{)")
 _FIRST_KEY = re.compile(rb'\{\s*("(?:[^"\\]|\\.)*")\s*:')
 
 
-def array_items(stream: Lookahead, loads: Loads = orjson.loads) -> Iterator[Item]:
+def array_items(stream: Lookahead, loads: Loads = fast_loads) -> Iterator[Item]:
     """Items of the array that a stream holds, in order; one for each damaged stretch, too."""
     while b"[" not in stream.buffer and stream.grow():
         pass
@@ -123,7 +180,7 @@ def array_items(stream: Lookahead, loads: Loads = orjson.loads) -> Iterator[Item
         value, reason = None, "malformed JSON: item does not end"
         if end is not None:
             value, reason = _parse_item(bytes(stream.buffer[:end]), loads)
-        if end is None or reason not in ("", NOT_UTF8):
+        if end is None or not (reason in ("", NOT_UTF8) or reason.startswith(REPEATED)):
             data = _cut_damaged(stream, next_start)
         else:
             data = bytes(stream.buffer[:end])

@@ -59,6 +59,7 @@ def sft(
         config.contamination,
         data=data,
         benchmarks=benchmarks,
+        on_bad_row=config.on_bad_row,
         remedy=f"add them to `sft_sets`, or choose another mixture than {config.mixture!r}",
     )
     rows = build_mixture(load_mixture(config.mixture), files, seed=config.seed)

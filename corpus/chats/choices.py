@@ -14,8 +14,19 @@ asks for the explanation first (the paper's CoT data, Table 6):
 import re
 from collections.abc import Mapping, Sequence
 
-from corpus.chats.messages import Chat, Language, UnusableRow, as_text, language_of, turns
+from corpus.chats.messages import (
+    Chat,
+    Language,
+    MalformedRow,
+    UnusableRow,
+    checked_text,
+    language_of,
+    listed,
+    turn_text,
+    turns,
+)
 from corpus.chats.rows import Row
+from corpus.text_fields import kind_of
 
 LETTERS = "ABCDEFGH"
 
@@ -53,8 +64,8 @@ def choice_chats(
     Raises UnusableRow for a question without text, fewer than two options, an empty or repeated
     option, or an answer that is none of them.
     """
-    options = [as_text(option).strip() for option in options]
-    if not as_text(question).strip():
+    options = [option.strip() for option in options]
+    if not question.strip():
         raise UnusableRow("empty question")
     if len(options) < 2 or not all(options):
         raise UnusableRow("missing option")
@@ -66,7 +77,7 @@ def choice_chats(
     language = language_of([{"role": "user", "content": whole}])
     prompt = question_text(question, options, language)
     chats = [Chat(messages=turns([(prompt, letter)]), style="letter")]
-    explanation = _CONCLUSION.sub("", as_text(explanation)).strip()
+    explanation = _CONCLUSION.sub("", explanation).strip()
     if len(explanation) >= SHORTEST_EXPLANATION and explanation != "略":
         prompt = question_text(question, options, language, explain=True)
         space = " " if language == "en" else ""
@@ -79,35 +90,41 @@ def wanjuan_exam(row: Row) -> list[Chat]:
     """Wanjuan 1.0's Exam-cn: q_type, q_main, option_a … option_e, std_ans, answer_detail."""
     if row.get("q_type", "单选题") not in ("单选题", "选择题"):
         raise UnusableRow("not a single-choice question")
-    options = [as_text(row.get(f"option_{letter}")).strip() for letter in "abcde"]
+    options = [turn_text(row, f"option_{x}", optional=True).strip() for x in "abcde"]
     while options and not options[-1]:
         options.pop()
-    letter = as_text(row.get("std_ans") or row.get("answer")).strip().upper().rstrip(".．。")
+    letter = turn_text(row, "std_ans", optional=True) or turn_text(row, "answer", optional=True)
     return choice_chats(
-        as_text(row.get("q_main")), options, letter, as_text(row.get("answer_detail"))
+        turn_text(row, "q_main"),
+        options,
+        letter.strip().upper().rstrip(".．。"),
+        turn_text(row, "answer_detail", optional=True),
     )
 
 
 def hub_choices(row: Row) -> list[Chat]:
     """OpenBookQA and ARC as on the hub: question(_stem), choices {text, label}, answerKey."""
     choices = row.get("choices")
-    if not isinstance(choices, Mapping):
+    if choices is None:
         raise UnusableRow("no choices")
-    labels = [str(label) for label in choices.get("label", [])]
-    key = str(row.get("answerKey", "")).strip()
-    if key not in labels:
+    if not isinstance(choices, Mapping):
+        raise MalformedRow("choices", f"{kind_of(choices)}, not an object")
+    labels = [checked_text(label, "choices.label[]") for label in listed(choices, "label")]
+    options = [checked_text(option, "choices.text[]") for option in listed(choices, "text")]
+    key = turn_text(row, "answerKey", optional=True).strip()
+    if labels.count(key) != 1 or len(labels) != len(options) or len(labels) > len(LETTERS):
         raise UnusableRow("no single right option")
-    question = row.get("question_stem") or row.get("question")
-    return choice_chats(as_text(question), list(choices["text"]), LETTERS[labels.index(key)])
+    question = turn_text(row, "question_stem" if row.get("question_stem") else "question")
+    return choice_chats(question, options, LETTERS[labels.index(key)])
 
 
 def llm_adapters(row: Row) -> list[Chat]:
     """LLM-Adapters' form of OpenBookQA and ARC: options `Answer1: …` inside the instruction."""
-    match = _ADAPTERS.search(as_text(row.get("instruction")))
+    match = _ADAPTERS.search(turn_text(row, "instruction"))
     if match is None:
         raise UnusableRow("no options in the instruction")
     options = [part for part in _OPTION.split(match["options"]) if part.strip()]
-    number = re.fullmatch(r"answer(\d)", as_text(row.get("answer")).strip())
+    number = re.fullmatch(r"answer([1-9])", turn_text(row, "answer").strip())
     if number is None or not 1 <= int(number[1]) <= len(options):
         raise UnusableRow("no single right option")
     return choice_chats(match["question"], options, LETTERS[int(number[1]) - 1])
@@ -115,8 +132,8 @@ def llm_adapters(row: Row) -> list[Chat]:
 
 def logiqa(row: Row) -> list[Chat]:
     """LogiQA's text file: the letter, the context, the question and A. B. C. D., a line each."""
-    lines = row.get("lines")
-    if not isinstance(lines, list) or len(lines) != 7:
+    lines = [checked_text(line, "lines[]") for line in listed(row, "lines")]
+    if len(lines) != 7:
         raise UnusableRow("not seven lines")
     options = []
     for letter, line in zip("ABCD", lines[3:], strict=True):

@@ -3,14 +3,16 @@
     [system]  user  assistant  user  assistant …  assistant
 
 Texts lose surrounding blank lines and nothing else. A conversation with an empty turn, a wrong
-order, or chat control tokens inside its text is `UnusableRow`: the caller counts it and keeps the
-reason.
+order, or chat control tokens inside its text is an `UnusableRow`: the caller counts it and keeps
+the reason. One with another value than a text where a text belongs is a `MalformedRow`.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypedDict
+
+from corpus.text_fields import BadField, kind_of, text_in, text_of
 
 Language: TypeAlias = Literal["zh", "en"]
 
@@ -88,47 +90,95 @@ class UnusableRow(Exception):
     """A row that is not trained on; its text is the reason, a few words that can be counted."""
 
 
-def as_text(value: Any) -> str:
-    """A turn's text. Some formats keep it as a list of parts."""
-    if isinstance(value, list):
-        value = "".join(
-            str(part.get("value") or part.get("text") or "")
-            if isinstance(part, dict)
-            else str(part)
-            for part in value
-        )
-    if value is None:
-        return ""
-    return str(value).strip("\r\n").rstrip()
+class MalformedRow(UnusableRow):
+    """A row with another value than its format has in a field."""
+
+    def __init__(self, field: str, found: str) -> None:
+        super().__init__(str(BadField(field, found)))
+        self.field, self.found = field, found
 
 
-def turns(pairs: Iterable[tuple[Any, Any]], *, system: Any = "") -> tuple[Message, ...]:
+def turn_text(row: Mapping[str, Any], field: str, *, optional: bool = False) -> str:
+    """Text of a turn in a field. Raises MalformedRow.
+
+    optional: the field may be absent or null, which is an empty text.
+    """
+    try:
+        return trimmed(text_in(row, field, optional=optional))
+    except BadField as bad:
+        raise MalformedRow(bad.field, bad.found) from None
+
+
+def checked_text(value: Any, field: str) -> str:
+    """A value that must be the text of a turn. Raises MalformedRow."""
+    try:
+        return trimmed(text_of(value, field))
+    except BadField as bad:
+        raise MalformedRow(bad.field, bad.found) from None
+
+
+def trimmed(text: str) -> str:
+    """A turn's text without blank lines around it."""
+    return text.strip("\r\n").rstrip()
+
+
+def listed(row: Mapping[str, Any], field: str) -> list[Any]:
+    """A list that is not empty. Raises UnusableRow for an empty one, MalformedRow for no list."""
+    value = row.get(field)
+    if value is None or value == []:
+        raise UnusableRow(f"no {field}")
+    if not isinstance(value, list):
+        raise MalformedRow(field, f"{kind_of(value)}, not a list")
+    return value
+
+
+def turns(pairs: Iterable[tuple[str, str]], *, system: str = "") -> tuple[Message, ...]:
     """(user, assistant) pairs as messages. Raises UnusableRow."""
     messages: list[Message] = []
-    if as_text(system).strip():
-        messages.append({"role": "system", "content": as_text(system)})
+    if system.strip():
+        messages.append({"role": "system", "content": system})
     for question, answer in pairs:
-        messages.append({"role": "user", "content": as_text(question)})
-        messages.append({"role": "assistant", "content": as_text(answer)})
+        messages.append({"role": "user", "content": question})
+        messages.append({"role": "assistant", "content": answer})
     return checked(messages)
 
 
-def by_role(native: Iterable[Any], *, role: str, content: str) -> list[Message]:
-    """Native turns with this pair of keys as messages. Raises UnusableRow for an unknown role."""
+def by_role(row: Mapping[str, Any], field: str, *, role: str, content: str) -> list[Message]:
+    """Native turns in a field with this pair of keys as messages.
+
+    Raises UnusableRow for an unknown role, MalformedRow for a turn that is none.
+    """
     messages: list[Message] = []
-    for turn in native:
+    for turn in listed(row, field):
         if not isinstance(turn, dict):
-            raise UnusableRow("a turn is not an object")
-        name = str(turn.get(role) or "").lower()
+            raise MalformedRow(f"{field}[]", f"{kind_of(turn)}, not an object")
+        name = turn_text(turn, role).strip().lower()
         if name in ("function_call", "observation", "tool", "function"):
             raise UnusableRow("tool call")
         if name not in ROLES:
             raise UnusableRow("unknown role")
-        text = as_text(turn.get(content))
+        text = _content(turn, content, optional=ROLES[name] == "system")
         if ROLES[name] == "system" and not text.strip():
             continue  # an empty system turn says nothing; several sets have one in every row
         messages.append({"role": ROLES[name], "content": text})
     return messages
+
+
+def _content(turn: Mapping[str, Any], field: str, *, optional: bool) -> str:
+    """Text of a turn, which some sets keep as a list of parts. Raises MalformedRow."""
+    parts = turn.get(field)
+    if not isinstance(parts, list):
+        return turn_text(turn, field, optional=optional)
+    texts = []
+    for part in parts:
+        if isinstance(part, dict):
+            if (kind := part.get("type", "text")) != "text":
+                found = f"{kind[:40]!r}, not text" if isinstance(kind, str) else kind_of(kind)
+                raise MalformedRow(f"{field}[].type", found)
+            texts.append(turn_text(part, "text" if "text" in part else "value"))
+        else:
+            texts.append(checked_text(part, f"{field}[]"))
+    return trimmed("".join(texts))
 
 
 def checked(messages: list[Message], *, last: str = "assistant") -> tuple[Message, ...]:

@@ -18,11 +18,14 @@ from pathlib import Path
 from common.config import from_json
 from common.errors import DataError
 from common.files import complete_file, json_line, write_json
+from corpus.bad_rows import OnBadRow, refuse_bad_rows
 from corpus.chats.contamination import MATCHES_FILE, ContaminationFilter
 from corpus.chats.messages import Chat, Language
 from corpus.chats.reading import Sample, read_samples
 from corpus.chats.recipes import Mixture, MixtureSet, SetKind
 from corpus.chats.rows import SkippedRow
+
+BAD_ROW_REMEDY = "Mend them in the data, or set `on_bad_row: skip` to leave them out"
 
 Progress = Callable[[int, int, str], None]
 
@@ -75,6 +78,8 @@ class MixtureFiles:
     """Working files; sets that were read before an interruption aren't read again."""
     contamination: ContaminationFilter | None = None
     """Finds benchmark questions, and writes them beside `output`; None does not look for any."""
+    on_bad_row: OnBadRow = "skip"
+    """Action on a malformed row; a sound one that can't be used is always left out."""
     progress: Progress = lambda done, total, what: None
     """Called with (done, total, what)."""
 
@@ -234,6 +239,7 @@ def _read_set(kind: SetKind, name: str, share: MixtureSet, files: MixtureFiles) 
     letters: list[str] = []
     skipped: Counter[str] = Counter()
     other = contaminated = 0
+    malformed: list[str] = []
     quarantine = files.quarantine / f"{name}.jsonl"
     with (
         complete_file(files.scratch / f"{name}.jsonl") as file,
@@ -243,6 +249,8 @@ def _read_set(kind: SetKind, name: str, share: MixtureSet, files: MixtureFiles) 
         for item in read_samples(kind, files.data / name, name):
             if isinstance(item, SkippedRow):
                 skipped[item.reason] += 1
+                if item.malformed:
+                    malformed.append(str(item))
                 bad.write(json_line(vars(item)))
                 continue
             if not _wanted(item, share):
@@ -257,6 +265,8 @@ def _read_set(kind: SetKind, name: str, share: MixtureSet, files: MixtureFiles) 
                     continue
             letters.append(item.language[0])
             file.write(json_line(item.content.columns() | {"set": name, "language": item.language}))
+        if files.on_bad_row == "fail":
+            refuse_bad_rows(name, malformed, BAD_ROW_REMEDY)
     if not skipped:
         quarantine.unlink()
     counts = SetReading(

@@ -11,9 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from corpus.chats.formats import CHAT_FORMATS, PAIR_FORMATS
-from corpus.chats.messages import Chat, Language, Message, Pair, UnusableRow, language_of
+from corpus.chats.messages import (
+    Chat,
+    Language,
+    MalformedRow,
+    Message,
+    Pair,
+    UnusableRow,
+    language_of,
+)
 from corpus.chats.recipes import ChatSetRecipe, SetKind, load_set
 from corpus.chats.rows import Row, SkippedRow, matching_files, read_rows
+from corpus.text_fields import BadField, excerpt_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +48,17 @@ def read_samples(kind: SetKind, folder: Path, name: str) -> Iterator[Sample | Sk
         if isinstance(item, SkippedRow):
             yield item
             continue
-        renamed = {ours: item.row.get(theirs) for ours, theirs in recipe.fields.items()}
-        row = {**item.row, **renamed}
+        row = _renamed(item.row, recipe.fields)
         try:
             contents = _parse(kind, recipe, row)
         except UnusableRow as reason:
-            excerpt = str(dict(item.row))[:200]
-            yield SkippedRow(file=item.file, line=item.line, reason=str(reason), excerpt=excerpt)
+            yield SkippedRow(
+                file=item.file,
+                line=item.line,
+                reason=_reason(reason, recipe.fields),
+                excerpt=excerpt_of(item.row),
+                malformed=isinstance(reason, MalformedRow),
+            )
             continue
         for content in contents:
             yield Sample(
@@ -53,6 +66,19 @@ def read_samples(kind: SetKind, folder: Path, name: str) -> Iterator[Sample | Sk
                 language=_language(recipe, row, content),
                 place=f"{item.file}#{item.line}",
             )
+
+
+def _renamed(row: Row, fields: Mapping[str, str]) -> Row:
+    """A row with the format's names for its fields; one that it lacks is absent."""
+    kept = {name: value for name, value in row.items() if name not in fields}
+    return kept | {ours: row[theirs] for ours, theirs in fields.items() if theirs in row}
+
+
+def _reason(reason: UnusableRow, fields: Mapping[str, str]) -> str:
+    """A reason with the name that a field has in the file."""
+    if isinstance(reason, MalformedRow) and reason.field in fields:
+        return str(BadField(fields[reason.field], reason.found))
+    return str(reason)
 
 
 def _parse(kind: SetKind, recipe: ChatSetRecipe, row: Row) -> Sequence[Chat | Pair]:

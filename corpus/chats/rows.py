@@ -27,6 +27,7 @@ from corpus.formats.records import (
 )
 from corpus.formats.text_files import read_lines
 from corpus.json_items import exact_loads
+from corpus.text_fields import excerpt_of
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -60,6 +61,12 @@ class SkippedRow:
     """A few words, the same for all rows of a kind."""
     excerpt: str
     """Its beginning."""
+    malformed: bool = False
+    """True for what is damaged or of another form than its format; False for a sound row that
+    cannot be learned from, such as one without an answer."""
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}: {self.reason}"
 
 
 def matching_files(folder: Path, patterns: tuple[str, ...], *, where: str) -> list[Path]:
@@ -105,11 +112,20 @@ def read_rows(folder: Path, files: list[Path]) -> Iterator[LocatedRow | SkippedR
                 raise DataError(f"{path}: {row.reason}. Get the file again.")
             elif not isinstance(row, Damaged):
                 yield SkippedRow(
-                    file=name, line=record.line, reason="not an object", excerpt=str(row)[:200]
+                    file=name,
+                    line=record.line,
+                    reason="not an object",
+                    excerpt=excerpt_of(row),
+                    malformed=True,
                 )
             elif row.reason != EMPTY_LINE:
-                reason = reason_class(row.reason)
-                yield SkippedRow(file=name, line=record.line, reason=reason, excerpt=row.excerpt)
+                yield SkippedRow(
+                    file=name,
+                    line=record.line,
+                    reason=reason_class(row.reason),
+                    excerpt=excerpt_of(row.excerpt),
+                    malformed=True,
+                )
 
 
 def _text_blocks(path: Path) -> Iterator[RawRecord]:

@@ -26,6 +26,7 @@ from corpus.formats.records import Damaged, RawRecord, read_records, reason_clas
 from corpus.formats.text_files import LINE_SUFFIXES, WHOLE_SUFFIXES, read_file, read_lines
 from corpus.recipes import CorpusRecipe
 from corpus.sources.source import is_hidden
+from corpus.text_fields import excerpt_of
 
 SKIPPED_SUFFIXES = (".md", ".py", ".sh", ".txt", ".csv", ".gitattributes", ".sha256", ".lock")
 """Suffixes of files that accompany a data set and hold no records."""
@@ -204,23 +205,14 @@ def _line(document: dict[str, Any]) -> bytes:
 
 def _quarantine_line(place: str, rejected: Rejected, value: Any) -> bytes:
     file, _, line = place.rpartition("#")
-    row = {"file": file, "line": int(line), "reason": str(rejected), "excerpt": _excerpt(value)}
+    excerpt = value.excerpt if isinstance(value, Damaged) else excerpt_of(value)
+    row = {"file": file, "line": int(line), "reason": str(rejected), "excerpt": excerpt}
     if isinstance(value, Damaged) and value.records != 1:
         row["records"] = value.records
     try:
         return json_line(row)
     except UnicodeEncodeError:
         return json.dumps(row).encode() + b"\n"
-
-
-def _excerpt(value: Any) -> str:
-    """Beginning of a rejected record."""
-    if isinstance(value, Damaged):
-        return value.excerpt
-    try:
-        return json.dumps(value, ensure_ascii=False, default=repr)[:200]
-    except (ValueError, RecursionError):
-        return f"{type(value).__name__} that cannot be shown"
 
 
 def _listed(counts: Mapping[str, int]) -> str:

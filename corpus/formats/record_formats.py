@@ -7,10 +7,13 @@ its parts apart (title, summary, question, answer), each part on lines of its ow
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from corpus.text_fields import kind_of
 
 
 class Rejected(Exception):
@@ -37,7 +40,7 @@ RecordFormat = Callable[[Mapping[str, Any]], Document]
 def to_document(function: RecordFormat, record: Any) -> Document:
     """Apply a format to a parsed record. Raises Rejected for whatever is not a document of it."""
     if not isinstance(record, Mapping):
-        raise Rejected(f"not an object but {_type_name(record)}")
+        raise Rejected(f"not an object but {kind_of(record)}")
     try:
         document = function(record)
     except Rejected:
@@ -145,7 +148,7 @@ def zhihu(record: Mapping[str, Any]) -> Document:
     except ValueError:
         raise Rejected("`METADATA` is malformed JSON") from None
     if not isinstance(parsed, Mapping):
-        raise Rejected(f"`METADATA` is {_type_name(parsed)}")
+        raise Rejected(f"`METADATA` is {kind_of(parsed)}")
     meta = {"upvotes": parse_upvotes(parsed.get("upvotes"))} | _simple_values(parsed, "url")
     return Document(text=_dialogue([(question, answer)]), meta=meta)
 
@@ -210,12 +213,12 @@ def moss(record: Mapping[str, Any]) -> Document:
     elif "chat" in record:
         chat = record["chat"]
         if not isinstance(chat, Mapping):
-            raise Rejected(f"`chat` is {_type_name(chat)}")
+            raise Rejected(f"`chat` is {kind_of(chat)}")
         # turn_10 must come after turn_9, not after turn_1.
         for name in sorted(chat, key=lambda n: int(re.sub(r"\D", "", str(n)) or 0)):
             turn = chat[name]
             if not isinstance(turn, Mapping):
-                raise Rejected(f"`chat` holds {_type_name(turn)}")
+                raise Rejected(f"`chat` holds {kind_of(turn)}")
             turns += [("human", _text(turn, "Human")), ("assistant", _text(turn, "MOSS"))]
     elif "plain_text" in record:
         parts = re.split(r"\[(Human|MOSS)\]:", _text(record, "plain_text"))
@@ -254,7 +257,7 @@ def starcoder(record: Mapping[str, Any]) -> Document:
     """
     content = record.get("content")
     if not isinstance(content, str):
-        raise Rejected(f"`content` is {_type_name(content)}")
+        raise Rejected(f"`content` is {kind_of(content)}")
     content = content.removeprefix("\ufeff")
     meta = _simple_values(
         record, "max_stars_repo_name", "max_stars_repo_path", "max_stars_count", "id"
@@ -331,9 +334,7 @@ def _text(record: Mapping[str, Any], key: str, *, optional: bool = False) -> str
         return _line_ends(value).strip(BLANKS)
     if value is None and optional:
         return ""
-    raise Rejected(
-        f"`{key}` is missing" if key not in record else f"`{key}` is {_type_name(value)}"
-    )
+    raise Rejected(f"`{key}` is missing" if key not in record else f"`{key}` is {kind_of(value)}")
 
 
 def _nonempty_text(record: Mapping[str, Any], key: str) -> str:
@@ -352,34 +353,22 @@ def _list(record: Mapping[str, Any], key: str) -> list[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise Rejected(f"`{key}` is {_type_name(value)}")
+        raise Rejected(f"`{key}` is {kind_of(value)}")
     return value
 
 
 def _objects(record: Mapping[str, Any], key: str) -> Iterator[Mapping[str, Any]]:
     for value in _list(record, key):
         if not isinstance(value, Mapping):
-            raise Rejected(f"`{key}` holds {_type_name(value)}")
+            raise Rejected(f"`{key}` holds {kind_of(value)}")
         yield value
 
 
 def _simple_values(record: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    """Simple values under keys, where they are there."""
+    """Simple values under keys, where they are there; NaN and infinity are none in JSON."""
     return {
-        key: record[key] for key in keys if isinstance(record.get(key), str | int | float | bool)
+        key: value
+        for key in keys
+        if isinstance(value := record.get(key), str | int | float | bool)
+        and (not isinstance(value, float) or math.isfinite(value))
     }
-
-
-def _type_name(value: Any) -> str:
-    """A JSON value's type in words."""
-    names = {
-        dict: "an object",
-        list: "a list",
-        str: "a string",
-        int: "a number",
-        float: "a number",
-        bool: "a boolean",
-        type(None): "null",
-        bytes: "binary",
-    }
-    return names.get(type(value), type(value).__name__)

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corpus import json_items
 from corpus.formats.encodings import Encoding, open_as_utf8, peek
-from corpus.json_items import Loads, Lookahead, MalformedJson, array_items, parse_json
+from corpus.json_items import Loads, Lookahead, MalformedJson, array_items, fast_loads, parse_json
 
 BATCH_ROWS = 256
 
@@ -68,7 +67,7 @@ def reason_class(reason: str) -> str:
     return _PARTICULARS.split(reason, maxsplit=1)[0]
 
 
-def read_records(path: Path, loads: Loads = orjson.loads) -> Iterator[RawRecord]:
+def read_records(path: Path, loads: Loads = fast_loads) -> Iterator[RawRecord]:
     """The records of one raw file, in order."""
     try:
         if path.suffix.lower() == ".parquet":

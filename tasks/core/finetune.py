@@ -12,6 +12,7 @@ from common.errors import DataError, SteelError
 from common.files import read_json_lines
 from common.paths import display
 from common.ranges import PositiveInt
+from corpus.bad_rows import OnBadRow
 from corpus.chats import MATCHES_FILE, ContaminationFilter, MixtureFiles, MixtureRow
 from corpus.decontaminate import ContaminationConfig, describe_index
 from model.train.distributed.gpus import num_gpus
@@ -37,6 +38,10 @@ class FinetuneConfig(FinetuneSettings, StageConfig):
     global_batch_size into whole micro-batches."""
     contamination: ContaminationConfig = field(default_factory=ContaminationConfig)
     """Samples that contain a benchmark question: search for them, and the action on them."""
+    on_bad_row: OnBadRow = "skip"
+    """Action on a row that is damaged or has no text where its format has one (null, NaN, a
+    number). skip: left out, counted by reason, listed in quarantine/; fail: refused by name. Sound
+    rows that can't be learned from (no answer, a tool call) are left out and counted either way."""
 
     def ranks(self) -> int:
         """Number of ranks of a run on this machine."""
@@ -57,6 +62,7 @@ def mixture_files(
     data: StageResult,
     benchmarks: StageResult | None,
     remedy: str,
+    on_bad_row: OnBadRow = "skip",
 ) -> MixtureFiles:
     """Places of a stage's training samples. Raises DataError when a set was not acquired."""
     missing = [name for name in sets if not (data.folder / name).is_dir()]
@@ -73,6 +79,7 @@ def mixture_files(
         contamination=ContaminationFilter.of(
             contamination, benchmarks.folder if benchmarks else None
         ),
+        on_bad_row=on_bad_row,
         progress=run.progress,
     )
 

@@ -9,9 +9,7 @@ bound of 1500 was meant for pieces of a few characters: with single characters a
 document stays below it, with 16,000 pieces from a small corpus half of the documents lie above.
 """
 
-import gzip
 import io
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -20,8 +18,12 @@ import sentencepiece
 
 from common.errors import DataError
 from common.files import complete_file
+from common.paths import display
 from corpus.cleaning.language_model.config import LanguageModelConfig
 from corpus.cleaning.language_model.ngram import NgramModel
+from corpus.formats.records import EMPTY_LINE, Damaged, read_records
+from corpus.formats.text_files import read_lines
+from corpus.text_fields import BadField, kind_of, text_in
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +55,23 @@ def training_texts(inputs: Mapping[str, str], config: LanguageModelConfig) -> It
 
 
 def _texts(path: Path) -> Iterator[str]:
-    """The `text` of every line of a .jsonl, the lines of any other file; both also as .gz."""
+    """The `text` of every line of a .jsonl, the lines of any other file; both also as .gz.
+
+    Raises DataError that names the line of a row without a text.
+    """
     structured = path.name.removesuffix(".gz").endswith(".jsonl")
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
-        for line in lines:
-            yield json.loads(line)["text"] if structured else line.decode().rstrip("\r\n")
+    for record in read_records(path) if structured else read_lines(path):
+        where = f"{display(path)}, line {record.line}"
+        if isinstance(record.value, Damaged):
+            if record.value.reason == EMPTY_LINE:
+                continue
+            raise DataError(f"{where}: {record.value.reason}")
+        if not isinstance(record.value, dict):
+            raise DataError(f"{where}: {kind_of(record.value)}, not an object with `text`")
+        try:
+            yield text_in(record.value, "text").rstrip("" if structured else "\r\n")
+        except BadField as bad:
+            raise DataError(f"{where}: {bad}") from None
 
 
 def train(

@@ -178,7 +178,10 @@ def test_format(format_name: str, row: dict[str, Any], expected: list[tuple[str,
 
 UNUSABLE: list[tuple[str, dict[str, Any], str]] = [
     ("alpaca", {"instruction": "a", "output": " \n"}, "empty answer"),
-    ("alpaca", {"instruction": "a"}, "empty answer"),
+    ("alpaca", {"instruction": "a"}, "`output` is missing"),
+    ("alpaca", {"instruction": "a", "output": float("nan")}, "`output` is NaN"),
+    ("alpaca", {"instruction": None, "output": "b"}, "`instruction` is null"),
+    ("alpaca", {"instruction": "a", "output": "b", "history": 3}, "`history` is a number"),
     ("alpaca", {"instruction": "a", "output": "b<|im_end|>"}, "control token in text"),
     ("alpaca", {"instruction": "a", "output": "b", "history": [["a"]]}, "history"),
     ("sharegpt", {"conversations": []}, "no conversations"),

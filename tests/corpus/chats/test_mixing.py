@@ -168,6 +168,36 @@ def test_mixture_is_the_same_after_an_interruption(
     assert (tmp_path / "second.jsonl").read_bytes() == (tmp_path / "mixture.jsonl").read_bytes()
 
 
+def test_malformed_rows_are_counted_or_refused_by_name(tmp_path: Path, recipe: str) -> None:
+    data = write_sets(tmp_path / "data")
+    path = data / "code_alpaca" / "code_alpaca.json"
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps([*rows, rows[0] | {"output": float("nan")}, None]))
+
+    def built(on_bad_row: Any) -> dict[str, Any]:
+        files = MixtureFiles(
+            data=data,
+            output=tmp_path / on_bad_row / "mixture.jsonl",
+            quarantine=tmp_path / on_bad_row / "quarantine",
+            scratch=tmp_path / on_bad_row,
+            on_bad_row=on_bad_row,
+        )
+        files.scratch.mkdir()
+        made = build_mixture(load_mixture(recipe), files, seed=1)
+        return {row.set: dict(row.skipped) for row in made}
+
+    skipped = built("skip")
+    assert skipped["code_alpaca"] == {"`output` is NaN": 1, "not an object": 1}
+    assert skipped["alpaca_zh"] == {"empty answer": 3}  # sound, only nothing to learn from
+    with pytest.raises(DataError) as error:
+        built("fail")
+    assert str(error.value).startswith(
+        "code_alpaca has 2 bad rows: code_alpaca.json, line 31: `output` is NaN; "
+        "code_alpaca.json, line 32: not an object."
+    )
+    assert "on_bad_row: skip" in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
