@@ -24,6 +24,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(given)
     prepare()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    result = _status(arguments)
+    prefect_run = sys.modules.get("flows.prefect_run")
+    if prefect_run is not None and argv is None:
+        prefect_run.bound_the_end(result)
+    return result
+
+
+def _status(arguments: argparse.Namespace) -> int:
     try:
         result: int = arguments.run(arguments)
     except StageError as error:

@@ -3,13 +3,16 @@
 Quiet, offline and on loopback by default; variables that the user has set are kept.
 """
 
+import base64
+import http.client
 import json
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parents[1]
 STATE = ROOT / ".steel"
@@ -32,6 +35,9 @@ DEFAULTS = {
     # SQLite on a busy disk: wait for the lock rather than fail a run.
     "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
     "PREFECT_LOGGING_LEVEL": "INFO",
+    # A server that is gone costs its record and no time: three attempts within some ten seconds.
+    "PREFECT_CLIENT_MAX_RETRIES": "2",
+    "PREFECT_API_REQUEST_TIMEOUT": "30",
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "TOKENIZERS_PARALLELISM": "false",
@@ -45,27 +51,44 @@ def prepare() -> None:
         os.environ.setdefault(name, value)
 
 
-@contextmanager
-def prefect_server() -> Iterator[None]:
-    """Use the user's server or that of `make up`; where neither is, Prefect's temporary one.
-
-    prefect.toml names the local server for the `prefect` command; while it is down, that address
-    has to be forgotten (an empty PREFECT_API_URL would not do: parts of Prefect take it as set).
-    """
-    if "PREFECT_API_URL" in os.environ or listening(PREFECT_PORT):
-        yield
-        return
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    with temporary_settings(restore_defaults={PREFECT_API_URL}):
-        yield
-
-
 def listening(port: int) -> bool:
     """Return True if a program accepts connections at a port of this machine's loopback."""
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex((HOST, port)) == 0
+
+
+def request(url: str, body: Any = None, *, seconds: float = 10.0) -> Any:
+    """JSON that a Prefect server answers to a GET, or to a POST of a body.
+
+    Raises OSError (which urllib's errors are) or ValueError.
+    """
+    data = None if body is None else json.dumps(body).encode()
+    asked = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    if key := os.environ.get("PREFECT_API_KEY"):
+        asked.add_header("Authorization", f"Bearer {key}")
+    elif pair := os.environ.get("PREFECT_API_AUTH_STRING"):
+        asked.add_header("Authorization", f"Basic {base64.b64encode(pair.encode()).decode()}")
+    with _opener(url).open(asked, timeout=seconds) as response:
+        return json.loads(response.read() or b"null")
+
+
+def answers(url: str, seconds: float) -> bool:
+    """Return True if a Prefect server works at a URL; one that asks for a password does too."""
+    try:
+        request(f"{url}/health", seconds=seconds)
+    except urllib.error.HTTPError as error:
+        return error.code in (401, 403, 404)  # a server of another kind knows no /health
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+    return True
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    # A proxy that the environment names is none for loopback.
+    local = urlsplit(url).hostname in (HOST, "localhost", "::1")
+    handlers = [urllib.request.ProxyHandler({})] if local else []
+    return urllib.request.build_opener(*handlers)
 
 
 def running_services() -> dict[str, Any]:

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL
 
 from common.paths import display, resolve
 from common.provenance import git_commit
 from common.redaction import hidden_in_errors, install, learn, redact, redacted
 from flows.config import PipelineConfig
 from flows.graph import TARGETS, Pipeline, Target
+from flows.prefect_run import watchdog
 from flows.preflight import preflight
 from tasks.core.artifacts import publish_artifact, run_logger, shorten_user_errors
 from tasks.core.stage import Context, StageResult, plain
@@ -120,6 +122,11 @@ def tracked(name: str, store: Path, config: Mapping[str, Any]) -> Iterator[Conte
         git_commit=git_commit(),
     )
     status = "KILLED"
+    tell = watchdog().tell
+    tell(watch="tracker", uri=tracker.uri)
+    flow = {"watch": "flow", "id": str(flow_run.id), "url": str(PREFECT_API_URL.value() or "")}
+    if flow_run.id and flow["url"]:
+        tell(**flow, state="CRASHED")
     try:
         with hidden_in_errors():
             yield Context(store=store, tracker=tracker)
@@ -129,6 +136,9 @@ def tracked(name: str, store: Path, config: Mapping[str, Any]) -> Iterator[Conte
         raise
     finally:
         tracker.close(status)
+        if flow_run.id and flow["url"] and status != "KILLED":
+            # Prefect says so itself, unless its server has gone; then the watchdog does.
+            tell(**flow, state="COMPLETED" if status == "FINISHED" else "FAILED")
 
 
 def _overrides(changes: Mapping[str, Any]) -> list[str]:

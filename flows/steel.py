@@ -13,6 +13,7 @@ from pydantic import Field
 
 from flows.ablation import kernel_variants, pretrain_variants
 from flows.graph import Target
+from flows.prefect_run import remembered
 from flows.session import session
 
 Config = Annotated[
@@ -43,6 +44,7 @@ def _make(
 
 
 @flow(name="steel")
+@remembered
 def pipeline(
     config: Config = SMOKE,
     store: Store = STORE,
@@ -54,6 +56,7 @@ def pipeline(
 
 
 @flow(name="steel")
+@remembered
 def data(
     config: Config = SMOKE,
     store: Store = STORE,
@@ -81,6 +84,7 @@ def data(
 
 
 @flow(name="steel")
+@remembered
 def pretrain(
     config: Config = SMOKE,
     store: Store = STORE,
@@ -99,6 +103,7 @@ def pretrain(
 
 
 @flow(name="steel")
+@remembered
 def sft(
     mixture: Annotated[str | None, Field(description="One mixture; empty: all of them.")] = None,
     config: Config = SMOKE,
@@ -118,6 +123,7 @@ def sft(
 
 
 @flow(name="steel")
+@remembered
 def mixture_ablation(
     mixtures: Annotated[
         list[str] | None, Field(description="Mixtures to compare; empty: the configuration's.")
@@ -131,6 +137,7 @@ def mixture_ablation(
 
 
 @flow(name="steel")
+@remembered
 def dpo(
     config: Config = SMOKE,
     store: Store = STORE,
@@ -144,6 +151,7 @@ def dpo(
 
 
 @flow(name="steel")
+@remembered
 def evaluate(
     config: Config = SMOKE,
     store: Store = STORE,
@@ -154,6 +162,7 @@ def evaluate(
 
 
 @flow(name="steel")
+@remembered
 def report(
     config: Config = SMOKE,
     store: Store = STORE,
@@ -164,6 +173,7 @@ def report(
 
 
 @flow(name="steel")
+@remembered
 def ffn_ablation(
     routings: Annotated[
         list[Routing], Field(description="Feed-forward variants of equal parameters.", min_length=1)
@@ -180,6 +190,7 @@ def ffn_ablation(
 
 
 @flow(name="steel")
+@remembered
 def kernel_ablation(
     experiments: Annotated[
         list[int] | None, Field(description="Columns of the paper's Table 2; empty: all eight.")

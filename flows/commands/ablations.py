@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from flows.commands import DONE, add_options, choices, print_table, whole_numbers
-from flows.environment import prefect_server
 
 ROUTINGS = ("token", "dense", "sequence")
 
@@ -47,15 +46,16 @@ def _kernels(arguments: argparse.Namespace) -> int:
     numbers = None if given is None else whole_numbers("--experiments", given)
     for number in numbers or []:  # once here, before a server is started
         load_table2().experiment(number)
+    from flows.prefect_run import run_flow
     from flows.steel import kernel_ablation
 
-    with prefect_server():
-        summary = kernel_ablation(
-            experiments=numbers,
-            num_processes=arguments.processes,
-            timed_steps=arguments.steps,
-            store=arguments.store,
-        )
+    summary = run_flow(
+        kernel_ablation,
+        experiments=numbers,
+        num_processes=arguments.processes,
+        timed_steps=arguments.steps,
+        store=arguments.store,
+    )
     folder = Path(summary["folder"])
     if arguments.json:
         print((folder / "table.json").read_text(encoding="utf-8"))
@@ -73,16 +73,17 @@ def _ffn(arguments: argparse.Namespace) -> int:
     routings: list[Any] = choices("--routings", arguments.routings, get_args(Routing))
     # Once here, before a server is started.
     preflight(arguments.config, arguments.overrides, resolve(arguments.store))
+    from flows.prefect_run import run_flow
     from flows.session import shown
     from flows.steel import ffn_ablation
 
-    with prefect_server():
-        summary = ffn_ablation(
-            routings=routings,
-            config=arguments.config,
-            store=arguments.store,
-            overrides=shown(arguments.overrides),
-        )
+    summary = run_flow(
+        ffn_ablation,
+        routings=routings,
+        config=arguments.config,
+        store=arguments.store,
+        overrides=shown(arguments.overrides),
+    )
     if arguments.json:
         print(json.dumps(summary, indent=1))
     else:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands import DONE, add_options, choices, print_table
-from flows.environment import MLFLOW_URI, PREFECT_API, prefect_server, running_services
+from flows.environment import MLFLOW_URI, PREFECT_API, running_services
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -51,16 +51,17 @@ def _run(arguments: argparse.Namespace) -> int:
     stages = choices("--stages", arguments.stages, [*TARGETS]) if arguments.stages else None
     # Once here, before a server is started; the flow checks again for those who start it elsewhere.
     preflight(arguments.config, overrides_of(arguments), resolve(arguments.store))
+    from flows.prefect_run import run_flow
     from flows.session import shown
     from flows.steel import pipeline
 
-    with prefect_server():
-        summary = pipeline(
-            config=arguments.config,
-            store=arguments.store,
-            overrides=shown(overrides_of(arguments)),
-            stages=stages,
-        )
+    summary = run_flow(
+        pipeline,
+        config=arguments.config,
+        store=arguments.store,
+        overrides=shown(overrides_of(arguments)),
+        stages=stages,
+    )
     if arguments.json:
         print(json.dumps(summary, indent=1, ensure_ascii=False))
     else:

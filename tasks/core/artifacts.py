@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from common.errors import SteelError
 from common.redaction import redacted
+from tasks.core.patience import Outage, within
 
 Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[logging.Logger]"
 
@@ -57,12 +58,16 @@ def artifact_key(name: str) -> str:
     return "-".join("".join(c if c.isalnum() else " " for c in name.lower()).split())
 
 
+ARTIFACT_SECONDS = 15.0
+"""Longest wait for Prefect to take an artifact."""
+_outage = Outage()
+
 Kind = Literal["table", "markdown", "progress", "new progress"]
 
 
 def publish_artifact(log: Logger, kind: Kind, **kwargs: Any) -> Any:
     """Create or update a Prefect artifact; a server that cannot take it never stops a stage."""
-    if not flow_run_id():
+    if not flow_run_id() or not _outage.may_try():
         return None
     from prefect import artifacts
 
@@ -73,10 +78,13 @@ def publish_artifact(log: Logger, kind: Kind, **kwargs: Any) -> Any:
         "new progress": artifacts.update_progress_artifact,
     }
     try:
-        return create[kind](**redacted(kwargs))
+        made = within(ARTIFACT_SECONDS, lambda: create[kind](**redacted(kwargs)))
     except Exception as error:
-        log.warning("Prefect did not take the artifact %s: %s", kwargs.get("key"), error)
+        if _outage.failed():
+            log.warning("Prefect did not take the artifact %s: %s", kwargs.get("key"), error)
         return None
+    _outage.worked()
+    return made
 
 
 class ProgressReporter:

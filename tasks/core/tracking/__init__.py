@@ -13,18 +13,27 @@ on. Metrics by step come from the trainer's metrics.jsonl; `MetricMirror` copies
 MLflow in order and once, also after an outage or a restart.
 """
 
-from tasks.core.tracking.client import MODELS, PIPELINES, SPEED, default_uri, experiment_links
+from tasks.core.tracking.client import (
+    MODELS,
+    PIPELINES,
+    SPEED,
+    Client,
+    default_uri,
+    experiment_links,
+)
 from tasks.core.tracking.metric_mirror import MetricMirror
 from tasks.core.tracking.stage_track import StageTrack
-from tasks.core.tracking.tracker import Tracker
+from tasks.core.tracking.tracker import Tracker, end_killed_runs
 
 __all__ = [
     "MODELS",
     "PIPELINES",
     "SPEED",
+    "Client",
     "MetricMirror",
     "StageTrack",
     "Tracker",
     "default_uri",
+    "end_killed_runs",
     "experiment_links",
 ]

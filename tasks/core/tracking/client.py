@@ -3,7 +3,6 @@
 import functools
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from mlflow.exceptions import RestException
 from mlflow.tracking import MlflowClient
 
 from common.redaction import redact
+from tasks.core.patience import Outage, within
 
 PIPELINES = "steel"
 MODELS = "steel-models"
@@ -25,8 +25,6 @@ CALL_SECONDS = 12.0
 """Longest wait for one call to a server, its attempts, DNS and all."""
 UPLOAD_SECONDS = 120.0
 """The same for a call that sends a file."""
-PAUSE_SECONDS = (60.0, 600.0)
-"""Time without an attempt after a server did not answer: at first, and at most after doublings."""
 
 HTTP = {
     # One call then waits for a few seconds; MLflow's own numbers would be seven retries of two
@@ -87,9 +85,12 @@ class Client:
         self.uri = uri
         local = uri.startswith(("sqlite:", "file:")) or "://" not in uri
         self.remote = not local or uri.startswith(("databricks", "uc"))
-        self.away = False
-        self._next, self._pause = 0.0, PAUSE_SECONDS[0]
-        self._lock = threading.Lock()
+        self._outage = Outage()
+
+    @property
+    def away(self) -> bool:
+        """True while the server does not answer."""
+        return self._outage.away
 
     @functools.cached_property
     def _client(self) -> MlflowClient:
@@ -104,11 +105,8 @@ class Client:
         return functools.partial(self._call, name, found)
 
     def _call(self, name: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        with self._lock:
-            if self.away and time.monotonic() < self._next:
-                raise Unreachable
-            # Others that come meanwhile do not wait for this attempt's outcome.
-            self._next = time.monotonic() + self._pause
+        if not self._outage.may_try():
+            raise Unreachable
         limit = UPLOAD_SECONDS if name == "log_artifact" else CALL_SECONDS
         try:
             result = within(limit, lambda: method(*args, **kwargs))
@@ -122,12 +120,7 @@ class Client:
         return result
 
     def _mark_away(self, error: BaseException) -> None:
-        with self._lock:
-            first, self.away = not self.away, True
-            if not first:
-                self._pause = min(2 * self._pause, PAUSE_SECONDS[1])
-            self._next = time.monotonic() + self._pause
-        if first:
+        if self._outage.failed():
             log.warning(
                 "MLflow at %s does not take what is to be recorded (%s). The work goes on without "
                 "it; stages, their numbers and their curves are recorded as soon as it answers, or "
@@ -137,34 +130,8 @@ class Client:
             )
 
     def _mark_back(self) -> None:
-        with self._lock:
-            was_away, self.away, self._pause = self.away, False, PAUSE_SECONDS[0]
-        if was_away:
+        if self._outage.worked():
             log.warning("MLflow at %s answers again", redact(self.uri))
-
-
-def within(seconds: float, call: Callable[[], R]) -> R:
-    """Result of a call. Raises TimeoutError when it takes longer; it is then left to itself.
-
-    Timeouts of HTTP do not bound it: they count from byte to byte, and not the look-up of a name.
-    """
-    results: list[R] = []
-    errors: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            results.append(call())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=run, daemon=True, name="mlflow-call")
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not results:
-        raise TimeoutError(f"no answer within {seconds:.0f} s")
-    return results[0]
 
 
 def _is_refusal(error: BaseException) -> bool:

@@ -15,8 +15,10 @@ from mlflow.tracking import MlflowClient
 
 from common.files import write_json
 from model.train.run.folder import METRICS_FILE
+from tasks.core import patience
+from tasks.core.patience import within
 from tasks.core.tracking import MODELS, Tracker, client, default_uri, experiment_links
-from tasks.core.tracking.client import Client, Unreachable, within
+from tasks.core.tracking.client import Client, Unreachable
 from tasks.core.tracking.unsent import unsent
 from tests.loopback import Answering, answering
 
@@ -225,7 +227,7 @@ def test_an_outage_in_the_middle_leaves_each_step_once(
 
 def test_a_server_that_is_away_is_asked_once_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr(client.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(patience.time, "monotonic", lambda: now[0])
     ServerError.requests.clear()
     with status(503) as url:
         asked = Client(url)

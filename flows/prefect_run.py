@@ -1,0 +1,297 @@
+"""A flow run here and now, with a Prefect server that may go away at any time.
+
+    run_flow(flow, …)
+      ├── server    the user's, that of `make up`, or a temporary one of the watchdog's
+      ├── watched   every few seconds: does it still answer? If not, one warning; until it does,
+      │             Prefect's calls fail at once and its lines for the server are kept
+      └── outcome   what the flow's function returned or raised counts, not whether the server
+                    took it: stages are finished when they are in the store
+
+docs/adr/0033
+"""
+
+import atexit
+import collections
+import contextlib
+import functools
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
+
+from common.errors import ConfigError, StageError
+from common.redaction import redact
+from flows.environment import PREFECT_API, PREFECT_PORT, answers, listening
+from flows.watchdog import Watch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+FIRST_ANSWER_SECONDS = 10.0
+"""Longest wait for a server that should be there already."""
+EVERY_SECONDS = 2.0
+"""Between two questions whether the server answers."""
+SILENCES = 3
+"""Questions in a row without an answer until the server counts as gone."""
+KEPT_LINES = 10_000
+"""Lines of the log that are kept for a server that is gone."""
+LAST_SECONDS = 15.0
+"""Longest time for Prefect to hand over what it has left when the process ends."""
+
+log = logging.getLogger("steel.prefect")
+
+
+class Outcome:
+    """What the function of the newest flow in this process returned or raised."""
+
+    def __init__(self) -> None:
+        self.began = self.done = False
+        self.result: Any = None
+        self.error: Exception | None = None
+
+
+_outcome = Outcome()
+
+
+def remembered(function: Callable[P, R]) -> Callable[P, R]:
+    """The function of a flow, whose outcome `run_flow` can tell whatever Prefect makes of it."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        _outcome.began = True
+        try:
+            result = function(*args, **kwargs)
+        except Exception as error:
+            _outcome.error = error
+            raise
+        _outcome.result, _outcome.done = result, True
+        return result
+
+    return call
+
+
+def run_flow(flow: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run a flow; returns what its function returns.
+
+    Raises what its function raises; ConfigError when there is no Prefect server to run it with.
+    """
+    global _outcome
+    with prefect_server() as server:
+        _outcome = outcome = Outcome()
+        try:
+            return flow(*args, **kwargs)
+        except Exception as error:
+            if outcome.done:
+                log.warning(
+                    "Prefect did not record the end of this run (%s). Its work is done, and in the "
+                    "store.",
+                    _line(error),
+                )
+                result: R = outcome.result
+                return result
+            if outcome.error is not None:
+                raise outcome.error from None
+            if outcome.began or not _is_servers(error):
+                raise
+            raise ConfigError(
+                f"The Prefect server at {redact(server.url)} does not take this run: "
+                f"{_line(error)}. {REMEDY}"
+            ) from None
+
+
+REMEDY = (
+    "Start it, correct PREFECT_API_URL (PREFECT_API_KEY, PREFECT_API_AUTH_STRING), or unset it: "
+    "then a temporary server is used."
+)
+
+
+class ServerWatch:
+    """A thread that notices when the Prefect server goes away and when it is back."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.away = url, False
+        self.kept: collections.deque[dict[str, Any]] = collections.deque(maxlen=KEPT_LINES)
+        self._silences, self._stop = 0, threading.Event()
+        self._thread = threading.Thread(target=self._loop, daemon=True, name="prefect-watch")
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Watch no longer; Prefect's calls go where they went before."""
+        self._stop.set()
+
+    def _loop(self) -> None:
+        while not self._stop.wait(EVERY_SECONDS):
+            if answers(self.url, 5):
+                self._silences = 0
+                if self.away:
+                    self.come_back()
+            else:
+                self._silences += 1
+                if self._silences == SILENCES:
+                    self.go_away()
+
+    def go_away(self) -> None:
+        """Let calls fail at once, and keep lines of the log."""
+        from prefect.events.clients import NullEventsClient
+        from prefect.events.worker import EventsWorker
+        from prefect.logging.handlers import set_api_log_sink
+
+        self.away = True
+        set_api_log_sink(self.kept.append)
+        EventsWorker.set_client_override(NullEventsClient)
+        log.warning(
+            "The Prefect server at %s does not answer. The work goes on without its page; results "
+            "are in the store as ever.",
+            redact(self.url),
+        )
+
+    def come_back(self) -> None:
+        """Let calls go to the server again, and send it the kept lines."""
+        from prefect.events.worker import EventsWorker
+        from prefect.logging.handlers import emit_api_log, set_api_log_sink
+
+        self.away = False
+        EventsWorker.set_client_override(None)
+        set_api_log_sink(None)
+        while self.kept:
+            emit_api_log(self.kept.popleft())
+        log.warning("The Prefect server at %s answers again", redact(self.url))
+
+
+_watch: Watch | None = None
+_server: ServerWatch | None = None
+
+
+def server_is_away() -> bool:
+    """True while the Prefect server of this process's flow does not answer."""
+    return _server is not None and _server.away
+
+
+def watchdog() -> Watch:
+    """This process's watchdog; started when there is none."""
+    global _watch
+    if _watch is None or not _watch.alive:
+        _watch = Watch()
+        atexit.register(_watch.close)
+    return _watch
+
+
+@contextmanager
+def prefect_server() -> Iterator[ServerWatch]:
+    """Use the user's server or that of `make up`; where neither is, a temporary one.
+
+    prefect.toml names the local server for the `prefect` command; while it is down, the address of
+    the temporary server takes its place.
+
+    Raises ConfigError when the user's server does not answer, or a temporary one does not start.
+    """
+    global _server
+    from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
+
+    url = _url()
+    _quieten()
+    settings: dict[Any, str] = {PREFECT_API_URL: url}
+    if _watch is not None and url == _watch.server_url:
+        settings[PREFECT_UI_URL] = PREFECT_API.removesuffix("/api")  # of `make up`, later
+    with temporary_settings(settings):
+        _server = server = ServerWatch(url)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+def _url() -> str:
+    given = os.environ.get("PREFECT_API_URL")
+    if given:
+        if not _answers_soon(given):
+            raise ConfigError(
+                f"The Prefect server at {redact(given)} (PREFECT_API_URL) does not answer within "
+                f"{FIRST_ANSWER_SECONDS:.0f} s. {REMEDY}"
+            )
+        return given
+    if listening(PREFECT_PORT):
+        if _answers_soon(PREFECT_API):
+            return PREFECT_API
+        log.warning(
+            "What listens on port %d is no Prefect server that answers; a temporary one is used",
+            PREFECT_PORT,
+        )
+    dog = watchdog()
+    if dog.server_url is None and (problem := dog.start_server()):
+        raise StageError(f"A temporary Prefect server did not start: {problem}")
+    assert dog.server_url is not None
+    return dog.server_url
+
+
+def _answers_soon(url: str) -> bool:
+    deadline = time.monotonic() + FIRST_ANSWER_SECONDS
+    while True:
+        if answers(url, max(1.0, deadline - time.monotonic())):
+            return True
+        if time.monotonic() > deadline - 0.5:
+            return False
+        time.sleep(0.5)
+
+
+def _is_servers(error: BaseException) -> bool:
+    """True if an error comes from calling the server."""
+    import httpx
+    from prefect.exceptions import PrefectException
+
+    return isinstance(error, httpx.HTTPError | PrefectException)
+
+
+def _line(error: BaseException) -> str:
+    return redact(f"{type(error).__name__}: {' '.join(str(error).split())}")[:300]
+
+
+class _ServersTrouble(logging.Filter):
+    """Drops Prefect's lines about each event and batch that a server did not take."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return not (text.startswith("Service ") and ("failed" in text or "is full" in text)) and (
+            "Unable to connect to" not in text
+        )
+
+
+def _quieten() -> None:
+    """One warning is enough when the server goes away: without this, several a second come."""
+    logging.raiseExceptions = False  # Prefect's handler prints every batch that fails
+    for name in ("prefect._internal.concurrency", "prefect.events.clients", "EventsWorker"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(f, _ServersTrouble) for f in logger.filters):
+            logger.addFilter(_ServersTrouble())
+
+
+def bound_the_end(code: int) -> None:
+    """End this process with a status, a command's last, also when Prefect's threads do not.
+
+    They hand over what they have left when the interpreter shuts down, before functions of `atexit`
+    are called, and wait for a server that is gone. Of what is registered there the last is called
+    first, so this is to be called when all is done.
+    """
+    shutting_down = threading.Event()
+
+    def leave() -> None:
+        shutting_down.wait()
+        time.sleep(0 if server_is_away() else LAST_SECONDS)
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        if _watch is not None:
+            _watch.close()
+        os._exit(code)
+
+    threading.Thread(target=leave, daemon=True, name="bounded-end").start()
+    threading._register_atexit(shutting_down.set)  # type: ignore[attr-defined]

@@ -1,0 +1,328 @@
+"""A process that outlives a killed run by seconds: it records the end and stops the server.
+
+    steel run ── pipe ──▶ watchdog ──▶ temporary Prefect server
+       │                     │            started again should it end by itself
+       ✕ killed, by anything └─ the pipe closes ─▶ flow runs: CRASHED, MLflow runs: KILLED,
+                                                   server stopped, end
+
+Nothing can be done by a process that gets SIGKILL, and a death signal of the kernel (Linux only)
+can stop children but record nothing. The end of a pipe reaches the watchdog on every system,
+whatever ended the other side. docs/adr/0033
+
+    python -m flows.watchdog               lines of JSON from standard input: what to watch
+    python -m flows.watchdog serve PORT    the temporary server
+
+Its own notes (.steel/runs/<flow run>.json) tell the next watchdog what one that was killed with its
+run, or a power cut, has left.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+from collections.abc import Mapping
+from typing import Any
+
+from common.child import Child, python
+from common.files import write_json
+from common.processes import die_with_parent, process_start
+from common.redaction import install, redact
+from flows.environment import HOST, STATE, answers, prepare, request
+
+NOTES = STATE / "runs"
+LOG = STATE / "logs" / "watchdog.log"
+START_SECONDS = float(os.environ.get("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180"))
+"""Longest wait for the temporary server's first answer."""
+STOP_SECONDS = 8.0
+LAST_SECONDS = 90.0
+"""Longest life of the watchdog after the run that it watched; its server has ended long before."""
+STARTS = 4
+"""Times that the temporary server is started in all, should it end by itself."""
+SILENT_SECONDS = 90.0
+"""A temporary server that does not answer for so long is killed and started again."""
+FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED", "CANCELLING")
+"""States of a flow run that are left as they are."""
+
+log = logging.getLogger("steel.watchdog")
+
+
+class Server:
+    """The temporary Prefect server, on a free port of loopback."""
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind((HOST, 0))
+            self.port = int(free.getsockname()[1])
+        self.url = f"http://{HOST}:{self.port}/api"
+        self.starts, self.answered = 0, time.monotonic()
+        self.start()
+
+    def start(self) -> None:
+        """Start it; its database is that of the ones before."""
+        self.starts += 1
+        self.answered = time.monotonic()
+        environment = {
+            **os.environ,
+            "PREFECT_API_URL": self.url,
+            "PREFECT_UI_ENABLED": "0",
+            "PREFECT__SERVER_EPHEMERAL": "1",
+            "PREFECT__SERVER_FINAL": "1",
+        }
+        with LOG.open("ab") as output:
+            self.child = Child(
+                python("flows.watchdog", "serve", self.port),
+                None,
+                env=environment,
+                grace=STOP_SECONDS,
+                stdout=output,
+                stderr=output,
+            )
+
+    def wait(self) -> str:
+        """Wait until it answers. Returns an empty text, or the reason why it does not."""
+        deadline = time.monotonic() + START_SECONDS
+        while not answers(self.url, 5):
+            if (code := self.child.poll()) is not None:
+                return f"it ended with status {code}, see {LOG}"
+            if time.monotonic() > deadline:
+                return f"no answer within {START_SECONDS:.0f} s, see {LOG}"
+            time.sleep(0.1)
+        self.answered = time.monotonic()
+        return ""
+
+    def care(self) -> None:
+        """Start it again when it has ended, or does not answer any more."""
+        if self.child.poll() is None:
+            if answers(self.url, 5):
+                self.answered = time.monotonic()
+            if time.monotonic() - self.answered < SILENT_SECONDS:
+                return
+            log.warning("the server at %s does not answer; it is killed", self.url)
+            self.child.grace = 0
+            self.child.stop()
+        if self.starts < STARTS:
+            log.warning("the server at %s has ended; it is started again", self.url)
+            self.start()
+
+    def stop(self) -> None:
+        """Stop it."""
+        self.child.stop()
+
+
+class Watchdog:
+    """What is watched, and what is done at the end."""
+
+    def __init__(self) -> None:
+        self.parent = os.getppid()
+        self.flows: dict[str, dict[str, Any]] = {}
+        self.trackers: set[str] = set()
+        self.server: Server | None = None
+
+    def take(self, message: Mapping[str, Any]) -> None:
+        """Take one message of the run."""
+        match message["watch"]:
+            case "server":
+                self.server = Server()
+                problem = self.server.wait()
+                print(json.dumps({"url": self.server.url, "problem": problem}), flush=True)
+                if not problem:
+                    self.clear_up(self.server.url)
+            case "flow":
+                first = message["id"] not in self.flows
+                self.flows[message["id"]] = {"url": message["url"], "state": message["state"]}
+                self.note(message["id"], message["url"], message["state"])
+                if first and self.server is None:
+                    self.clear_up(message["url"])
+            case "tracker":
+                self.trackers.add(message["uri"])
+
+    def note(self, flow_run: str, url: str, state: str) -> None:
+        """Tell the next watchdog of a flow run, should this one be killed too."""
+        NOTES.mkdir(parents=True, exist_ok=True)
+        process = {"host": socket.gethostname(), "pid": self.parent, "started": _parent()}
+        note = {"server": self.kind_of(url), "state": state, **process}
+        write_json(NOTES / f"{flow_run}.json", note)
+
+    def kind_of(self, url: str) -> str:
+        """The server's address without secrets; temporary ones have one database and many ports."""
+        temporary = self.server is not None and url == self.server.url
+        return f"temporary {os.environ['PREFECT_HOME']}" if temporary else redact(url)
+
+    def clear_up(self, url: str) -> None:
+        """Record the end of runs that were killed together with their watchdog."""
+        for path in NOTES.glob("*.json"):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                note = json.loads(path.read_text("utf-8"))
+                here = note["host"] == socket.gethostname()
+                dead = process_start(note["pid"]) != note["started"]
+                if here and dead and note["server"] == self.kind_of(url):
+                    try:
+                        settle(url, path.stem, note["state"])
+                    except urllib.error.HTTPError as error:
+                        if error.code != 404:  # the database is another one by now
+                            raise
+                    path.unlink()
+
+    def end(self) -> None:
+        """Record the end of the run, and stop the server."""
+        for number, flow in self.flows.items():
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                if self.server is not None and flow["url"] == self.server.url:
+                    self.server.wait()
+                settle(flow["url"], number, flow["state"])
+                (NOTES / f"{number}.json").unlink(missing_ok=True)
+        if self.server is not None:
+            self.server.stop()
+        if any(flow["state"] == "CRASHED" for flow in self.flows.values()) or not self.flows:
+            for uri in self.trackers:
+                _end_tracked_runs(uri)
+
+
+def settle(url: str, flow_run: str, state: str) -> None:
+    """Give a flow run that is none the wiser its last state, and so its task runs.
+
+    Raises OSError or ValueError when the server does not take it.
+    """
+    now = request(f"{url}/flow_runs/{flow_run}")["state_type"]
+    if now in FINAL:
+        return
+    message = "The process that ran it was killed." if state == "CRASHED" else "Recorded late."
+    last = {"type": state, "name": state.capitalize(), "message": message}
+    request(f"{url}/flow_runs/{flow_run}/set_state", {"state": last, "force": True})
+    running = {
+        "flow_runs": {"id": {"any_": [flow_run]}},
+        "task_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}}},
+    }
+    for task in request(f"{url}/task_runs/filter", running):
+        request(f"{url}/task_runs/{task['id']}/set_state", {"state": last, "force": True})
+
+
+def _end_tracked_runs(uri: str) -> None:
+    from tasks.core.tracking import Client, end_killed_runs
+
+    try:
+        end_killed_runs(Client(uri))
+    except Exception as error:
+        log.warning("MLflow did not take the end of a killed run: %s", error)
+
+
+def _parent() -> str | None:
+    return process_start(os.getppid())
+
+
+def watch() -> int:
+    """Watch the process at the other end of standard input until it has gone."""
+    dog = Watchdog()
+    # A process that it has forked may keep the pipe open: its death counts too.
+    messages: queue.Queue[bytes] = queue.Queue()
+
+    def read() -> None:
+        for line in sys.stdin.buffer:
+            messages.put(line)
+        messages.put(b"")
+
+    threading.Thread(target=read, daemon=True).start()
+    line = b"\n"
+    while line and os.getppid() == dog.parent:
+        try:
+            line = messages.get(timeout=2)
+        except queue.Empty:
+            if dog.server is not None:
+                dog.server.care()
+            continue
+        if line.strip():
+            dog.take(json.loads(line))
+    # Should a server or a tracker hang, it must not hang for ever.
+    last = threading.Timer(LAST_SECONDS, os._exit, [1])
+    last.daemon = True
+    last.start()
+    dog.end()
+    return 0
+
+
+def serve(port: int) -> int:
+    """The temporary server, until the watchdog ends it or dies."""
+    die_with_parent(signal.SIGTERM)
+    import uvicorn
+
+    uvicorn.run(
+        "prefect.server.api.server:create_app",
+        factory=True,
+        host=HOST,
+        port=port,
+        log_level="error",
+        lifespan="on",
+    )
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    """`python -m flows.watchdog [serve PORT]`."""
+    install()
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    prepare()
+    return serve(int(argv[1])) if argv else watch()
+
+
+class Watch:
+    """This process's watchdog, as this process sees it."""
+
+    def __init__(self) -> None:
+        LOG.parent.mkdir(parents=True, exist_ok=True)
+        with LOG.open("ab") as errors:
+            self.child = Child(
+                python("flows.watchdog"),
+                None,
+                grace=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
+        self.server_url: str | None = None
+
+    def tell(self, **message: Any) -> None:
+        """Send a message; nothing happens when the watchdog is gone."""
+        pipe = self.child.process.stdin
+        assert pipe is not None
+        with contextlib.suppress(OSError, ValueError):
+            pipe.write(json.dumps(message).encode() + b"\n")
+            pipe.flush()
+
+    def start_server(self) -> str:
+        """Start the temporary server; returns the reason if it does not answer, else nothing."""
+        self.tell(watch="server")
+        assert self.child.process.stdout is not None
+        line = self.child.process.stdout.readline()
+        if not line:
+            return f"its watchdog has ended, see {LOG}"
+        answer = json.loads(line)
+        self.server_url = None if answer["problem"] else str(answer["url"])
+        return str(answer["problem"])
+
+    @property
+    def alive(self) -> bool:
+        """True while it watches."""
+        return self.child.poll() is None
+
+    def close(self) -> None:
+        """Let it record what is left, stop the server and end."""
+        assert self.child.process.stdin is not None and self.child.process.stdout is not None
+        with contextlib.suppress(OSError):
+            self.child.process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.child.process.wait(STOP_SECONDS + 5)
+        self.child.process.stdout.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
