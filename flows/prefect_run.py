@@ -46,7 +46,7 @@ log = logging.getLogger("steel.prefect")
 
 
 class Outcome:
-    """What the function of the newest flow in this process returned or raised."""
+    """Result or error of the function of the newest flow in this process."""
 
     def __init__(self) -> None:
         self.began = self.done = False

@@ -118,7 +118,7 @@ class Server:
 
 
 class Watchdog:
-    """What is watched, and what is done at the end."""
+    """Flows, trackers and the server that are watched, and their end."""
 
     def __init__(self) -> None:
         self.parent = os.getppid()

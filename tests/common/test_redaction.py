@@ -17,7 +17,7 @@ from common.redaction import RedactingStream, learn, redact, redacted
 
 @pytest.fixture(autouse=True)
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test teaches is forgotten after it."""
+    """Forget after each test the secrets that it has taught."""
     monkeypatch.setattr(redaction, "_learned", set())
 
 

@@ -1,4 +1,4 @@
-"""What MLflow did not take, kept in the store until it does.
+"""Records that MLflow did not take, kept in the store until it does.
 
     STORE/mlflow/unsent/<stage>-<key>.json   all that the runs of a stage would say
     STORE/mlflow/unsent/scores-<key>.json    figures of an evaluation, for the run of their model
