@@ -76,7 +76,13 @@ def write_pairs(
     acquired = sorted(path.name for path in data.folder.iterdir() if path.is_dir())
     names = config.sets or acquired
     files = mixture_files(
-        run, names, config, data=data, benchmarks=benchmarks, remedy="add them to `preference_sets`"
+        run,
+        names,
+        config.contamination,
+        data=data,
+        benchmarks=benchmarks,
+        on_bad_row=config.on_bad_row,
+        remedy="add them to `preference_sets`",
     )
     rows = build_preferences(
         names,
