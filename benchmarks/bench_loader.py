@@ -170,7 +170,7 @@ def write_shards(ids: Ids, folder: Path) -> tuple[PackedManifest, float]:
             )
         )
     manifest = PackedManifest(
-        vocab_size=VOCABULARY, end_of_document=END, tokenizer_md5="0" * 32, shards=tuple(shards)
+        vocab_size=VOCABULARY, end_of_document=END, tokenizer_digest="0" * 32, shards=tuple(shards)
     )
     manifest.write(folder)
     return PackedManifest.read(folder), time.perf_counter() - started

@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerFast
 from benchmarks._figures import add_options, publish
 from model.data import PackedManifest
 from model.data.shards import ShardWriter
+from model.tokenizer.digest import digest_tokenizer
 from model.train.build import build
 from model.train.config import PretrainJob, PretrainSettings
 from model.train.distributed.context import DistributedContext, distributed_context
@@ -131,9 +132,8 @@ def our_steps(run: Trainer, output: Path) -> float:
 def pack(folder: Path, steps: int) -> None:
     """Random tokens as the stage `pack` writes them."""
     tokenizer = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w0"))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w1").save_pretrained(
-        folder / "tokenizer"
-    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="w1")
+    fast.save_pretrained(folder / "tokenizer")
     tokens = np.random.default_rng(0).integers(2, VOCABULARY, steps * 8 * 64 + 4096)
     with ShardWriter(folder / "shards", source="s", dtype="uint16", shard_tokens=1 << 20) as writer:
         for document in np.array_split(tokens, 50):
@@ -142,7 +142,7 @@ def pack(folder: Path, steps: int) -> None:
     PackedManifest(
         vocab_size=VOCABULARY,
         end_of_document=1,
-        tokenizer_md5="0" * 32,
+        tokenizer_digest=digest_tokenizer(fast).digest,
         shards=tuple(writer.shards),
     ).write(folder / "shards")
 

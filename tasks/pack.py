@@ -24,7 +24,6 @@ from tokenizers import Tokenizer
 from common.config import NOT_IN_KEY, StageConfig, errors_of
 from common.disk import require_free_space, total_bytes
 from common.errors import DataError, StageError, SteelError
-from common.files import md5_of_file
 from common.paths import display
 from common.ranges import PositiveInt
 from corpus.packing.fast_encoder import FastEncoder, TokenMismatchError, UnsupportedTokenizerError
@@ -224,7 +223,7 @@ def _pack_all(
     manifest = PackedManifest(
         vocab_size=len(tokenizer),
         end_of_document=job.end_of_text,
-        tokenizer_md5=md5_of_file(run.folder / "tokenizer" / "tokenizer.json"),
+        tokenizer_digest=digest_tokenizer(tokenizer).digest,
         shards=tuple(shards),
     )
     manifest.write(folder)
@@ -259,6 +258,6 @@ def _account(run: StageRun, manifest: PackedManifest, vocabulary: int) -> None:
     run.note(
         sources={row["source"]: row for row in rows},
         manifest_digest=manifest.digest,
-        tokenizer_md5=manifest.tokenizer_md5,
+        tokenizer_digest=manifest.tokenizer_digest,
         end_of_document=manifest.end_of_document,
     )

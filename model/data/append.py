@@ -55,12 +55,13 @@ def check_appends(base: PackedManifest, appends: Sequence[Append]) -> None:
                 f"append {number} begins at sample {append.at}, before the one in front of it "
                 f"({before}): what was trained on would change"
             )
-        for name in ("tokenizer_md5", "vocab_size", "end_of_document"):
+        for name in ("tokenizer_digest", "vocab_size", "end_of_document"):
             new, old = getattr(append.manifest, name), getattr(base, name)
             if new != old:
                 raise DataError(
                     f"{name} of the appended data ({append.manifest.folder}) is {new!r}, of the "
-                    f"run {old!r}: pack them with the run's tokenizer"
+                    f"run {old!r}: pack them with the run's tokenizer (pack.tokenizer: the folder "
+                    "tokenizer/ of its packed data)"
                 )
         check_new_content(append.manifest, known)
         place = f"the data appended at sample {append.at} ({append.manifest.folder})"

@@ -24,7 +24,7 @@ from typing import Any, Literal
 from common.errors import DataError
 from common.files import digest_of, write_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "manifest.json"
 
 DType = Literal["uint16", "uint32"]
@@ -77,8 +77,9 @@ class PackedManifest:
     """Ids lie in [0, vocab_size)."""
     end_of_document: int
     """Id that ends every document (<|endoftext|>, 151643 in the full Qwen1.5 vocabulary)."""
-    tokenizer_md5: str
-    """MD5 of tokenizer.json; data of another tokenizer cannot be appended."""
+    tokenizer_digest: str
+    """Digest of the tokenizer (model/tokenizer/digest.py): says what the ids mean. Data of another
+    tokenizer cannot be appended, and a model of another one not trained on these."""
     shards: tuple[ShardInfo, ...]
     """Sorted by (source, md5) whatever order they are given in."""
     folder: Path | None = field(default=None, compare=False)
@@ -116,7 +117,7 @@ class PackedManifest:
                 "schema_version": SCHEMA_VERSION,
                 "vocab_size": self.vocab_size,
                 "end_of_document": self.end_of_document,
-                "tokenizer_md5": self.tokenizer_md5,
+                "tokenizer_digest": self.tokenizer_digest,
                 "shards": [
                     [s.source, s.md5, s.index_md5, s.num_tokens, s.num_documents, s.dtype]
                     for s in self.shards
@@ -156,7 +157,7 @@ class PackedManifest:
             "digest": self.digest,
             "vocab_size": self.vocab_size,
             "end_of_document": self.end_of_document,
-            "tokenizer_md5": self.tokenizer_md5,
+            "tokenizer_digest": self.tokenizer_digest,
             "num_tokens": self.num_tokens,
             "num_documents": self.num_documents,
             "tokens_by_source": self.tokens_by_source,
@@ -210,7 +211,7 @@ class PackedManifest:
             return cls(
                 vocab_size=int(raw["vocab_size"]),
                 end_of_document=int(raw["end_of_document"]),
-                tokenizer_md5=str(raw["tokenizer_md5"]),
+                tokenizer_digest=str(raw["tokenizer_digest"]),
                 shards=shards,
                 folder=file.parent,
             )
@@ -281,7 +282,7 @@ def describe_difference(old: PackedManifest, new: PackedManifest) -> str:
     """
     parts = [
         f"{name} was {getattr(old, name)!r} and is {getattr(new, name)!r}"
-        for name in ("tokenizer_md5", "vocab_size", "end_of_document")
+        for name in ("tokenizer_digest", "vocab_size", "end_of_document")
         if getattr(old, name) != getattr(new, name)
     ]
     before, after = ({shard.md5: shard for shard in m.shards} for m in (old, new))

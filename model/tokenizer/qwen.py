@@ -21,6 +21,7 @@ from transformers.models.qwen2 import Qwen2Tokenizer
 
 from common.errors import DataError
 from common.files import digest_of, md5_of_file, sync, write_json
+from model.tokenizer.folder import save_digest
 from model.tokenizer.identity import (
     END_OF_TEXT,
     HUB_ID,
@@ -131,7 +132,9 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def save_tokenizer(
     tokenizer: PreTrainedTokenizerBase, folder: Path, *, extra: dict[str, Any] | None = None
 ) -> None:
-    """Write a Hugging Face folder atomically; `extra` is written to pruned_from.json.
+    """Write a Hugging Face folder atomically, with the digest of what it holds.
+
+    extra: is written to pruned_from.json.
 
     Raises DataError if the folder exists. One that another process creates meanwhile is left as it
     is.
@@ -142,6 +145,7 @@ def save_tokenizer(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     tokenizer.save_pretrained(partial)
+    save_digest(tokenizer, partial)
     if extra is not None:
         write_json(partial / PRUNED_FROM, extra)
     for path in partial.iterdir():

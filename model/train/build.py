@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer
 
 from common.config import validate
 from model.data import PackedDataset, PackedManifest, StepLoader
@@ -44,6 +43,7 @@ from model.train.run.handler import RequestHandler, from_main
 from model.train.run.lease import Lease
 from model.train.run.plan import RunPlan
 from model.train.throughput.peak_flops import matmul_flops
+from model.train.tokenizers import training_tokenizer
 from model.train.train_step import TrainStep
 from model.train.trainer import Trainer
 from model.train.training_data import TrainingData
@@ -73,7 +73,7 @@ def build(
     """
     settings, packed, output = job.settings, Path(job.packed), Path(job.output)
     manifest = check_job(job, ranks)
-    tokenizer = AutoTokenizer.from_pretrained(packed / "tokenizer", trust_remote_code=False)
+    tokenizer = training_tokenizer(settings, packed, manifest.tokenizer_digest)
     lease = Lease.share(output, ranks)
     if watchdog is not None:
         watchdog.follow(lease)

@@ -34,7 +34,7 @@ def pack(folder: Path, sizes: dict[str, int], *, seed: int = 1) -> PackedManifes
                 add_document(writer, [*ids, END])
         shards += writer.shards
     manifest = PackedManifest(
-        vocab_size=1000, end_of_document=END, tokenizer_md5="1" * 32, shards=tuple(shards)
+        vocab_size=1000, end_of_document=END, tokenizer_digest="1" * 32, shards=tuple(shards)
     )
     manifest.write(folder)
     for path in folder.glob("*.json"):
@@ -263,7 +263,7 @@ def test_verify_looks_into_shards(tmp_path: Path, steel: Run) -> None:
     with ShardWriter(partial / "shards", source="zh", dtype="uint16", shard_tokens=2_000) as writer:
         add_document(writer, [5, END, 6, END])
     PackedManifest(
-        vocab_size=1000, end_of_document=END, tokenizer_md5="1" * 32, shards=tuple(writer.shards)
+        vocab_size=1000, end_of_document=END, tokenizer_digest="1" * 32, shards=tuple(writer.shards)
     ).write(partial / "shards")
     publish_pack(partial)
     code, _, err = steel("verify", tmp_path / "store")

@@ -72,7 +72,7 @@ def simulate() -> Simulate:
             for number, tokens in enumerate(all_tokens)
         ]
         return PackedManifest(
-            vocab_size=1000, end_of_document=END, tokenizer_md5="1" * 32, shards=tuple(shards)
+            vocab_size=1000, end_of_document=END, tokenizer_digest="1" * 32, shards=tuple(shards)
         )
 
     return make
@@ -94,7 +94,7 @@ def pack() -> Pack:
                     add_document(writer, [*ids, END], position=number + 1)
             shards += writer.shards
         manifest = PackedManifest(
-            vocab_size=1000, end_of_document=END, tokenizer_md5="1" * 32, shards=tuple(shards)
+            vocab_size=1000, end_of_document=END, tokenizer_digest="1" * 32, shards=tuple(shards)
         )
         manifest.write(folder)
         return PackedManifest.read(folder)

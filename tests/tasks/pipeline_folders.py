@@ -150,7 +150,7 @@ class Pipeline:
                 add_document(writer, [self.rng.randrange(999) for _ in range(tokens)])
             shards += writer.shards
         PackedManifest(
-            vocab_size=1000, end_of_document=0, tokenizer_md5="0" * 32, shards=tuple(shards)
+            vocab_size=1000, end_of_document=0, tokenizer_digest="0" * 32, shards=tuple(shards)
         ).write(folder)
         return result
 

@@ -54,7 +54,7 @@ def simulated_manifest(
     return PackedManifest(
         vocab_size=151_646,
         end_of_document=151_643,
-        tokenizer_md5=_md5("tokenizer"),
+        tokenizer_digest=_md5("tokenizer"),
         shards=tuple(shards),
     )
 

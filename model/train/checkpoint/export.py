@@ -25,6 +25,7 @@ from transformers import (
 import model.modeling_steel as _registers_auto_classes  # noqa: F401
 from common.errors import DataError
 from common.files import publish_folder
+from model.tokenizer.folder import check_model_folder, save_digest
 from model.train.checkpoint.folders import MARKER, complete_checkpoints, find_damage, read_marker
 from model.train.checkpoint.reader import read_tensors
 from model.train.checkpoint.staging import WEIGHTS
@@ -59,6 +60,7 @@ def model_files(
     files: dict[str, str | bytes] = {MODEL_FILE: json.dumps(about, indent=1)}
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
+        save_digest(tokenizer, Path(folder))
         for path in sorted(Path(folder).iterdir()):
             files[f"{TOKENIZER_FOLDER}/{path.name}"] = path.read_bytes()
     return files
@@ -99,6 +101,7 @@ def write_model(checkpoint: Path, folder: Path) -> None:
     for name in files:
         if name.startswith(f"{TOKENIZER_FOLDER}/"):
             shutil.copyfile(checkpoint / name, folder / Path(name).name)
+    check_model_folder(folder)
 
 
 def find_checkpoint(folder: Path) -> Path:

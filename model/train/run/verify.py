@@ -200,5 +200,5 @@ def _appended(subject: OrderSubject, data: Path | int, step: int) -> PackedManif
         simulated_manifest(data, sequence_length=length, name=f"simulated-at-{step}"),
         vocab_size=base.vocab_size,
         end_of_document=base.end_of_document,
-        tokenizer_md5=base.tokenizer_md5,
+        tokenizer_digest=base.tokenizer_digest,
     )

@@ -45,8 +45,8 @@ def test_refuses_the_past_and_other_tokenizers(simulate: Simulate) -> None:
     with pytest.raises(DataError, match="begins at sample 2, before"):
         check_appends(base, [append(new), append(later, at=2)])
     check_appends(base, [append(new), append(later, at=3)])
-    with pytest.raises(DataError, match="tokenizer_md5 of the appended data"):
-        check_appends(base, [append(replace(new, tokenizer_md5="2" * 32))])
+    with pytest.raises(DataError, match="tokenizer_digest of the appended data"):
+        check_appends(base, [append(replace(new, tokenizer_digest="2" * 32))])
 
 
 @pytest.mark.parametrize("wrong", [{"at": -1}, {"at": 1.5}, {"seed": "2"}])

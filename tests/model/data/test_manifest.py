@@ -44,7 +44,7 @@ def test_digest_follows_content_and_not_names(simulate: Simulate) -> None:
         assert (
             replace(manifest, shards=(replace(first, **changed), *rest)).digest != manifest.digest
         )
-    assert replace(manifest, tokenizer_md5="2" * 32).digest != manifest.digest
+    assert replace(manifest, tokenizer_digest="2" * 32).digest != manifest.digest
     assert replace(manifest, end_of_document=1).digest != manifest.digest
 
 
@@ -102,7 +102,7 @@ def test_names_the_shard_that_was_edited(simulate: Simulate, tmp_path: Path) -> 
         ({"schema_version": 2}, "schema_version .* is 2"),
         ({"digest": "0" * 32}, "digest .* edited or damaged"),
         ({"end_of_document": 5}, "digest .* edited or damaged"),
-        ({"tokenizer_md5": "3" * 32}, "digest .* edited or damaged"),
+        ({"tokenizer_digest": "3" * 32}, "digest .* edited or damaged"),
         ({"shards": []}, "digest .* edited or damaged"),
         ({"shards": None}, "lacks or garbles"),
         ({"shards": [{"name": "a.bin"}]}, "lacks or garbles .*source"),

@@ -285,7 +285,7 @@ def test_order_depends_on_content_and_not_on_names(simulate: Simulate) -> None:
     renamed = PackedManifest(
         vocab_size=manifest.vocab_size,
         end_of_document=manifest.end_of_document,
-        tokenizer_md5=manifest.tokenizer_md5,
+        tokenizer_digest=manifest.tokenizer_digest,
         shards=tuple(
             type(shard)(**{**shard.__dict__, "name": f"moved-{99 - number}.bin"})
             for number, shard in enumerate(reversed(manifest.shards))

@@ -27,6 +27,7 @@ from transformers import PreTrainedTokenizerFast
 from model.data import PackedManifest, StepLoader
 from model.data.shards import ShardWriter
 from model.entry import pretrain
+from model.tokenizer.digest import digest_tokenizer
 from model.train.callbacks.validation import Validation
 from model.train.checkpoint import writer as checkpoint
 from model.train.distributed import context as parallel
@@ -73,9 +74,10 @@ def write_packed(folder: Path, *, tokens: int = 12_000, seed: int = 0) -> Path:
     for number, name in enumerate(("<|endoftext|>", "<|im_start|>", "<|im_end|>")):
         pieces[name] = END + number
     tokenizer = Tokenizer(models.WordLevel(pieces, unk_token="w0"))
-    PreTrainedTokenizerFast(
+    fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
-    ).save_pretrained(folder / "tokenizer")
+    )
+    fast.save_pretrained(folder / "tokenizer")
     random = np.random.default_rng(seed)
     shards = []
     for source, stride in (("alpha", 1), ("beta", 5)):
@@ -90,7 +92,10 @@ def write_packed(folder: Path, *, tokens: int = 12_000, seed: int = 0) -> Path:
                 written += length + 1
         shards += writer.shards
     PackedManifest(
-        vocab_size=VOCABULARY, end_of_document=END, tokenizer_md5="0" * 32, shards=tuple(shards)
+        vocab_size=VOCABULARY,
+        end_of_document=END,
+        tokenizer_digest=digest_tokenizer(fast).digest,
+        shards=tuple(shards),
     ).write(folder / "shards")
     return folder
 

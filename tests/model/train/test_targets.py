@@ -45,7 +45,7 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     PackedManifest(
         vocab_size=ranks.VOCABULARY,
         end_of_document=ranks.END,
-        tokenizer_md5="0" * 32,
+        tokenizer_digest="0" * 32,
         shards=tuple(shards),
     ).write(folder / "shards")
     return folder
@@ -219,7 +219,7 @@ def test_documents_of_one_token_give_no_target(tmp_path: Path) -> None:
     PackedManifest(
         vocab_size=ranks.VOCABULARY,
         end_of_document=ranks.END,
-        tokenizer_md5="0" * 32,
+        tokenizer_digest="0" * 32,
         shards=tuple(writer.shards),
     ).write(folder / "shards")
     job = job_of(folder, tmp_path / "run")

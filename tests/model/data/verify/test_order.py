@@ -232,7 +232,7 @@ def test_documents_without_their_end_are_a_fault(pack: Pack, tmp_path: Path) -> 
         values: dict[str, Any] = {
             "vocab_size": good.vocab_size,
             "end_of_document": good.end_of_document,
-            "tokenizer_md5": good.tokenizer_md5,
+            "tokenizer_digest": good.tokenizer_digest,
             "shards": good.shards,
             "folder": good.folder,
         } | change

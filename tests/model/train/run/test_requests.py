@@ -126,8 +126,8 @@ def test_what_cannot_be_is_refused(
 
 
 def test_other_and_damaged_data_are_refused(more: Path, idle: Path, tmp_path: Path) -> None:
-    other = copy_of(more, tmp_path / "other", lambda m: replace(m, tokenizer_md5="1" * 32))
-    with pytest.raises(DataError, match="tokenizer_md5 of the appended data"):
+    other = copy_of(more, tmp_path / "other", lambda m: replace(m, tokenizer_digest="1" * 32))
+    with pytest.raises(DataError, match="tokenizer_digest of the appended data"):
         append(idle, other)
     with pytest.raises(DataError, match="no packed data in"):
         append(idle, tmp_path / "nowhere")

@@ -57,8 +57,8 @@ def test_names_a_field_of_a_shard(manifest: PackedManifest, field: str, value: A
 
 
 def test_names_a_field_of_the_whole(manifest: PackedManifest) -> None:
-    now = replace(manifest, tokenizer_md5="2" * 32)
-    expected = f"tokenizer_md5 was {'1' * 32!r} and is {'2' * 32!r}"
+    now = replace(manifest, tokenizer_digest="2" * 32)
+    expected = f"tokenizer_digest was {'1' * 32!r} and is {'2' * 32!r}"
     assert describe_difference(manifest, now) == expected
 
 
