@@ -24,19 +24,20 @@ from tokenizers import Tokenizer
 from common.config import NOT_IN_KEY, StageConfig, errors_of
 from common.disk import require_free_space, total_bytes
 from common.errors import DataError, StageError, SteelError
-from common.paths import display
+from common.files import md5_of_file
+from common.paths import display, resolve
 from common.ranges import PositiveInt
 from corpus.packing.fast_encoder import FastEncoder, TokenMismatchError, UnsupportedTokenizerError
 from corpus.packing.pack_partition import PackJob
 from corpus.packing.workers import num_workers, pack_partitions
 from corpus.partitions import cut
 from corpus.texts import Texts
-from corpus.tokenizer import check_tokenizer, configured_tokenizer
+from corpus.tokenizer import check_prunable, check_tokenizer, configured_tokenizer
 from model.data import PackedManifest, dtype_for
 from model.data.manifest import FILE_NAME
 from model.data.shards import remove_leftovers
 from model.tokenizer.encoder import Encoder, ReferenceEncoder
-from model.tokenizer.identity import END_OF_TEXT, PRUNED_FROM
+from model.tokenizer.identity import END_OF_TEXT, PRUNED_FROM, TOKENIZER_FILES
 from tasks.core.stage import StageResult, StageRun, stage
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class PackConfig(StageConfig):
 
     tokenizer: str = "auto"
     """Source of Qwen1.5's tokenizer: "auto" (hub cache, installed package, hub), "package",
-    a folder, or a hub id. Its ids are verified."""
+    a folder, or a hub id; its ids are verified. Or the folder of a model, for data that this model
+    is trained on: its own tokenizer then, as it is."""
     prune: bool = False
     """Keep only the tokens that the cleaned texts and the later stages' data use. A small model
     then spends its parameters on words it has seen; every text is proven to be cut alike."""
@@ -74,9 +76,19 @@ class PackConfig(StageConfig):
 
     def check(self) -> Iterator[SteelError]:
         yield from errors_of(check_tokenizer, self.tokenizer)
+        if self.prune:
+            yield from errors_of(check_prunable, self.tokenizer)
+
+    def fingerprint(self) -> dict[str, str] | None:
+        """Content of a tokenizer's folder, where one is named: its path says nothing of it."""
+        folder = resolve(self.tokenizer)
+        if not folder.is_dir():
+            return None
+        paths = (folder / name for name in (*TOKENIZER_FILES, "tokenizer_config.json"))
+        return {path.name: md5_of_file(path) for path in paths if path.is_file()}
 
 
-@stage(version=2)
+@stage(version=3)
 def pack(
     run: StageRun,
     config: PackConfig,
@@ -182,15 +194,19 @@ def _pack_all(
     run: StageRun, config: PackConfig, tokenizer: "PreTrainedTokenizerBase", files: list[Path]
 ) -> PackedManifest:
     """Every source's shards and, last, their manifest."""
+    from model.tokenizer.conversation import plain_backend
+    from model.tokenizer.digest import digest_tokenizer
+
     folder = run.folder / "shards"
     if (folder / FILE_NAME).is_file():
         return PackedManifest.read(folder)
     num_bytes = total_bytes(files)
     workers = num_workers(num_bytes) if config.workers == "auto" else config.workers
-    encoder = _encoder(run, config, tokenizer.backend_tokenizer)
+    plain = plain_backend(tokenizer)
+    encoder = _encoder(run, config, plain)
     run.note(encoder="fastokens" if isinstance(encoder, FastEncoder) else "transformers")
     backend = run.scratch / "backend.json"
-    backend.write_text(tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
+    backend.write_text(plain.to_str(), encoding="utf-8")
     job = PackJob(
         tokenizer=str(backend),
         fast=isinstance(encoder, FastEncoder),
@@ -231,9 +247,15 @@ def _pack_all(
 
 
 def _end(tokenizer: "PreTrainedTokenizerBase") -> int:
-    end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
-    assert isinstance(end, int), "a verified tokenizer has <|endoftext|>"
-    return end
+    """Id that ends a document: <|endoftext|>, or the end that another model's tokenizer has."""
+    known = tokenizer.get_vocab()
+    end = known.get(END_OF_TEXT, tokenizer.eos_token_id)
+    if end is None:
+        raise DataError(
+            f"the tokenizer has neither {END_OF_TEXT} nor an eos_token, so nothing can end a "
+            "document: name one in its tokenizer_config.json"
+        )
+    return int(end)
 
 
 def _account(run: StageRun, manifest: PackedManifest, vocabulary: int) -> None:

@@ -46,13 +46,13 @@ class FastEncoder:
     """
 
     def __init__(self, backend: Tokenizer) -> None:
+        self._reference = ReferenceEncoder(backend)
         try:
             from fastokens import Tokenizer as Fastokens
 
             self._tokenizer: Any = Fastokens.from_json_str(backend.to_str())
         except (ImportError, ValueError) as error:
             raise UnsupportedTokenizerError(f"fastokens cannot be used: {error}") from error
-        self._reference = ReferenceEncoder(backend)
         self._compare(self._encode_fast(probes()), probes())
 
     def encode(self, texts: Sequence[str]) -> Encoded:

@@ -280,14 +280,14 @@ class _PlainBackend:
         for added in described["added_tokens"]:
             if added["content"] in self.stand_ins:
                 added["content"] = self.stand_ins[added["content"]]
-                added |= {"normalized": False, "single_word": False}
+                added |= {"normalized": False, "single_word": False, "special": True}
         described["model"] = self._renamed(described["model"])
-        self._backend = Tokenizer.from_str(json.dumps(described))
+        self.backend = Tokenizer.from_str(json.dumps(described))
         old_names = {stand_in: token for token, stand_in in self.stand_ins.items()}
         real = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True)
         self._ids = {
             id_: real[old_names.get(token, token)]
-            for token, id_ in self._backend.get_vocab(with_added_tokens=True).items()
+            for token, id_ in self.backend.get_vocab(with_added_tokens=True).items()
         }
 
     def _renamed(self, model: dict[str, Any]) -> dict[str, Any]:
@@ -307,11 +307,16 @@ class _PlainBackend:
             ]
         return model
 
+    def moved(self) -> str:
+        """The first token that got another id than the tokenizer gives it, or ""."""
+        ids = sorted(id_ for id_, real in self._ids.items() if id_ != real)
+        return str(self.backend.id_to_token(ids[0])) if ids else ""
+
     def encode(
         self, text: str, *, add_special_tokens: bool = False
     ) -> tuple[list[int], list[Interval]]:
         """Ids, and the characters that each stands for."""
-        found = self._backend.encode(text, add_special_tokens=add_special_tokens)
+        found = self.backend.encode(text, add_special_tokens=add_special_tokens)
         return [self._ids[id_] for id_ in found.ids], list(found.offsets)
 
 
@@ -323,6 +328,31 @@ def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
 def _writes(chat_template: str, token: str) -> bool:
     """True if a template holds a token as such: not a word or a line break, which are text."""
     return token in chat_template and not token.isspace() and not token.isalnum()
+
+
+def plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """A backend that makes no control token of any text, for `ReferenceEncoder` and its like.
+
+    The tokenizer's own, where these encoders pass over all control tokens of it; else a copy with
+    other names for them. Ids are the tokenizer's. Raises DataError as `ConversationEncoder`.
+    """
+    tokens = conversation_encoder(tokenizer).control_tokens(_template(tokenizer))
+    backend: Tokenizer = tokenizer.backend_tokenizer
+    in_model = backend.get_vocab(with_added_tokens=False)
+    added = {token.content: token for token in backend.get_added_tokens_decoder().values()}
+    if all(added[token].special and token not in in_model for token in tokens):
+        return backend
+    renamed = _PlainBackend(tokenizer, tokens, chr(UNUSED[0]))
+    if moved := renamed.moved():
+        raise DataError(
+            f"the tokenizer {tokenizer.name_or_path} numbers its added tokens out of order (from "
+            f"{moved!r} on), so it cannot be kept from making control tokens of plain text"
+        )
+    return renamed.backend
+
+
+def _template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    return tokenizer.get_chat_template() if tokenizer.chat_template else None
 
 
 _ENCODERS: WeakKeyDictionary[PreTrainedTokenizerBase, ConversationEncoder] = WeakKeyDictionary()

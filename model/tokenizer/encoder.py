@@ -74,6 +74,9 @@ class ReferenceEncoder:
     """
 
     def __init__(self, backend: Tokenizer) -> None:
+        # A tokenizer's file may ask for these, as whoever saved it last had set them.
+        backend.no_padding()
+        backend.no_truncation()
         self._backend = backend
 
     def encode(self, texts: Sequence[str]) -> Encoded:

@@ -20,13 +20,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from common.errors import DataError
 from common.files import write_json
 from model.tokenizer.digest import TokenizerDigest, describe_difference, digest_tokenizer
+from model.tokenizer.identity import SEAL, TOKENIZER_FILES
 from model.tokenizer.reference_ids import REFERENCE_IDS
 
-DIGEST_FILE = "tokenizer_digest.json"
 SCHEMA_VERSION = 1
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-"""Files of which a folder with a tokenizer has one at least."""
 
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "embeddings")
 """Last names of an input embedding in the architectures of Transformers."""
@@ -73,7 +70,7 @@ def load_folder_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def save_digest(tokenizer: PreTrainedTokenizerBase, folder: Path) -> TokenizerDigest:
     """Write tokenizer_digest.json beside a tokenizer that was saved; returns the digest."""
     digest = digest_tokenizer(tokenizer)
-    write_json(folder / DIGEST_FILE, {"schema_version": SCHEMA_VERSION, **asdict(digest)})
+    write_json(folder / SEAL, {"schema_version": SCHEMA_VERSION, **asdict(digest)})
     return digest
 
 
@@ -135,7 +132,7 @@ def _part_that_differs(written: Tokenizer, loaded: Tokenizer) -> str:
 
 
 def _check_seal(folder: Path, found: TokenizerDigest) -> None:
-    path = folder / DIGEST_FILE
+    path = folder / SEAL
     if not path.is_file():
         return
     try:
@@ -160,7 +157,7 @@ def _check_seal(folder: Path, found: TokenizerDigest) -> None:
             f"(digest {found.chat_template[:12] or 'none'}, not "
             f"{expected.chat_template[:12] or 'none'})"
         )
-    raise DataError(f"{what}. Put its files back, or remove {DIGEST_FILE} if the change is meant")
+    raise DataError(f"{what}. Put its files back, or remove {SEAL} if the change is meant")
 
 
 def _misfits(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:

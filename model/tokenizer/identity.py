@@ -23,6 +23,12 @@ HUB_ID = "Qwen/Qwen1.5-1.8B"
 PRUNED_FROM = "pruned_from.json"
 """File in a pruned tokenizer's folder that maps its ids to the full vocabulary's."""
 
+SEAL = "tokenizer_digest.json"
+"""File beside every tokenizer that Steel writes: its digest (model/tokenizer/folder.py)."""
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+"""Files of which a folder with a tokenizer has one at least."""
+
 
 def files_are_qwen(source: str) -> bool:
     """Return True if files on this machine show that a source is Qwen1.5's tokenizer.

@@ -99,7 +99,7 @@ def test_names_the_shard_that_was_edited(simulate: Simulate, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 2}, "schema_version .* is 2"),
+        ({"schema_version": 1}, "schema_version .* is 1"),
         ({"digest": "0" * 32}, "digest .* edited or damaged"),
         ({"end_of_document": 5}, "digest .* edited or damaged"),
         ({"tokenizer_digest": "3" * 32}, "digest .* edited or damaged"),
