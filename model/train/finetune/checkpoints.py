@@ -6,10 +6,10 @@ Transformers would resume from the highest number, complete or not.
 
 import json
 import logging
-import shutil
 from pathlib import Path
 
 from common.files import sync, write_text
+from model.train.run.lease import Lease
 
 log = logging.getLogger("steel.finetune")
 
@@ -33,13 +33,13 @@ def complete_checkpoints(folder: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
-def remove_incomplete(folder: Path) -> None:
+def remove_incomplete(folder: Path, lease: Lease) -> None:
     """Remove what an interrupted save has left: the trainer would count it as a checkpoint."""
     complete = complete_checkpoints(folder)
     for path in folder.glob("checkpoint-*"):
         if path not in complete:
             log.warning("%s is incomplete (an interrupted save); it is removed", path.name)
-            shutil.rmtree(path)
+            lease.remove(path)
 
 
 def mark_complete(checkpoint: Path, step: int) -> None:

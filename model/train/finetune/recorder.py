@@ -12,7 +12,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from common.errors import StageError
 from model.train.distributed.signals import StopFlag
-from model.train.finetune.checkpoints import mark_complete
+from model.train.finetune.checkpoints import complete_checkpoints, mark_complete
+from model.train.finetune.trainer import KEEP_LAST
+from model.train.run.lease import Lease
 from model.train.run.metrics import JsonlSink
 
 
@@ -38,8 +40,13 @@ class Recorder(TrainerCallback):
     def __init__(self, sink: JsonlSink, stop: StopFlag) -> None:
         self.sink, self.stop = sink, stop
         self.stopped = False
+        self.lease: Lease | None = None
         self._tokens = 0.0
         self._time = time.monotonic()
+
+    def follow(self, lease: Lease) -> None:
+        """Write only while this lease is held; checkpoints go where it stands."""
+        self.lease = self.sink.lease = lease
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -95,6 +102,13 @@ class Recorder(TrainerCallback):
             dist.barrier()  # every rank has written its random state
         if state.is_world_process_zero:
             self.sink.position()  # durable before the checkpoint counts
-            mark_complete(
-                Path(str(args.output_dir)) / f"checkpoint-{state.global_step}", state.global_step
-            )
+            checkpoint = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            mark_complete(checkpoint, state.global_step)
+            if self.lease is not None:
+                self._publish(checkpoint, self.lease)
+
+    def _publish(self, checkpoint: Path, lease: Lease) -> None:
+        """Give a checkpoint its place, and remove those that are too many there."""
+        lease.publish_folder(checkpoint, lease.run / checkpoint.name)
+        for old in complete_checkpoints(lease.run)[:-KEEP_LAST]:
+            lease.remove(old)

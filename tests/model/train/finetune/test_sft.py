@@ -26,6 +26,7 @@ from model.train.finetune.fit import fit
 from model.train.finetune.recorder import Recorder
 from model.train.finetune.trainer import load_tokenizer, make_trainer
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
+from model.train.run.lease import EXIT_REPLACED
 from model.train.run.metrics import JsonlSink, read_metrics
 from tests.tiny_chat import byte_tokenizer, conversations, write_lines, write_model
 
@@ -191,6 +192,34 @@ def test_killed_run_ends_as_an_uninterrupted_one(
     assert weights_of(killed) == weights_of(whole)
     assert curve(killed) == curve(whole)
     assert [step for step, _ in curve(killed)] == list(range(1, 16))
+
+
+@pytest.mark.slow
+def test_a_process_that_was_replaced_ends_without_writing(
+    make_job: Callable[..., SftJob], in_process: Callable[[SftJob], int]
+) -> None:
+    whole, job = (make_job(name, epochs=5, checkpoint_interval=4) for name in ("whole", "stopped"))
+    assert in_process(whole) == 0
+    old = start(job)
+    wait_for(lambda: len(list(read_metrics(metrics_of(job)))) >= 6, old)
+    old.send_signal(signal.SIGSTOP)
+    finish(job)
+    files = contents(Path(job.output))
+    old.send_signal(signal.SIGTERM)  # as the death of its launcher does
+    old.send_signal(signal.SIGCONT)
+    assert old.wait(PATIENCE_SECONDS) == EXIT_REPLACED
+    assert contents(Path(job.output)) == files
+    assert weights_of(job) == weights_of(whole)
+    assert curve(job) == curve(whole)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file but the log, and what the process may leave where nothing looks."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "log" and "lease" not in path.parts
+    }
 
 
 @pytest.mark.slow
