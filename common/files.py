@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from common.errors import StageError
+
 PARTIAL = ".partial"
 """Suffix of files that are still being written; after a crash they may be deleted."""
 
@@ -36,16 +38,31 @@ def sync(path: Path) -> None:
 def complete_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a binary file that appears as `path` only when the block ends well.
 
-    What an interrupted attempt left under the partial name is overwritten.
+    What an interrupted attempt left under the partial name is removed. It may still be open in a
+    process that was stopped: what that one writes, it writes to a file of its own, and it raises
+    StageError instead of publishing what another process has begun.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + PARTIAL)
-    with partial.open("wb", buffering=1 << 20) as file:
+    partial.unlink(missing_ok=True)
+    with partial.open("xb", buffering=1 << 20) as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
+        if not _is_name_of(partial, file.fileno()):
+            raise StageError(f"{path} is being written by another process: this one ends")
     partial.replace(path)
     sync(path.parent)
+
+
+def _is_name_of(path: Path, descriptor: int) -> bool:
+    """Return True if a path names the very file that is open."""
+    own = os.fstat(descriptor)
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
 
 
 def write_text(path: Path, text: str) -> None:

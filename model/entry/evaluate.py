@@ -11,6 +11,7 @@ every n-th question; rank 0 gathers and writes.
 
 import json
 import logging
+import signal
 import sys
 import time
 from pathlib import Path
@@ -24,6 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import model.modeling_steel as _registers_auto_classes  # noqa: F401
 from common.child import run_job
 from common.files import write_text
+from common.processes import die_with_parent
 from model.evaluate.choice_lm import ChoiceLM
 from model.evaluate.job import BenchmarkJob, EvaluateJob
 from model.train.distributed.context import distributed_context
@@ -145,6 +147,9 @@ class _Progress:
 
 
 if __name__ == "__main__":
+    # Nothing to save: a rank that outlives its launcher, were it only stopped, would write answers
+    # beside those of the run that goes on.
+    die_with_parent(signal.SIGKILL)
     for noisy in ("lm_eval", "datasets", "transformers"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     sys.exit(run_job(EvaluateJob, evaluate, sys.argv[1:]))

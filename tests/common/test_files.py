@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import StageError
 from common.files import PARTIAL, complete_file, publish_folder, write_json, write_status
 
 
@@ -19,6 +20,27 @@ def test_an_interrupted_file_leaves_the_old_one(tmp_path: Path) -> None:
     write_json(path, {"钢": 2})
     assert json.loads(path.read_text("utf-8")) == {"钢": 2}
     assert [p.name for p in path.parent.iterdir()] == ["value.json"]
+
+
+def test_a_process_that_wakes_up_late_spoils_no_file(tmp_path: Path) -> None:
+    """Stopped while it wrote, and gone on with while another one writes, and after that."""
+    path = tmp_path / "answers.jsonl"
+    for moment in ("while", "after"):
+        late = complete_file(path)
+        file = late.__enter__()
+        file.write(b"old " * 10)
+        with complete_file(path) as new:
+            new.write(b"new")
+            if moment == "while":
+                file.write(b"old " * 10)
+                with pytest.raises(StageError, match="is being written by another process"):
+                    late.__exit__(None, None, None)
+        if moment == "after":
+            file.write(b"old " * 10)
+            with pytest.raises(StageError, match="is being written by another process"):
+                late.__exit__(None, None, None)
+        assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_status_is_whole_though_many_write_it(tmp_path: Path) -> None:
