@@ -84,10 +84,7 @@ def choose_attention(
     architecture that is no causal language model.
     """
     check_attention(requested)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ConfigError(
-            f"model_type {config.model_type!r} has no causal language model in Transformers"
-        )
+    check_causal(config)
     if requested != "auto":
         reason = _unsupported_reason(requested, config, device, dtype)
         if reason:
@@ -104,6 +101,37 @@ def choose_attention(
         for name in (*candidates, "sdpa", "eager")
         if not _unsupported_reason(name, config, device, dtype)
     )
+
+
+def check_causal(config: PreTrainedConfig) -> None:
+    """Raise ConfigError for a config that has no causal language model in Transformers, or one
+    whose code needs a package that is not installed."""
+    try:
+        known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+        if known:
+            MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"model_type {config.model_type!r} cannot be loaded from Transformers ({reason})"
+        ) from error
+    if not known:
+        raise ConfigError(
+            f"model_type {config.model_type!r} has no causal language model in Transformers"
+        )
+
+
+def check_runnable(config: PreTrainedConfig, device: torch.device) -> None:
+    """Raise ConfigError if a model was loaded with an attention that cannot run on `device`.
+
+    On a CPU flex attention would run, and give NaN as soon as there is a gradient.
+    """
+    name = getattr(config, "_attn_implementation", None)
+    if device.type == "cpu" and name is not None and ("flex" in name or "flash" in name):
+        raise ConfigError(
+            f"the model asks for attention {name!r}, which needs a GPU: remove "
+            "attn_implementation from its config.json (a CPU has sdpa and eager)"
+        )
 
 
 def check_attention(requested: str) -> None:

@@ -7,17 +7,25 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 import model.modeling_steel as _registers_auto_classes  # noqa: F401
 from common.errors import ConfigError
 from model.attention import choose_attention
+from model.config import SteelConfig
 from model.train.activation_checkpoint import checkpoint_activations
+from model.train.architectures.probe import check_before_start, check_on_gpu, on_meta
+from model.train.architectures.tested import remarks
 from model.train.config import PretrainSettings
 from model.train.distributed.context import DistributedContext, distribute, resolve_precision
 from model.train.distributed.initialise import FolderWeights, RandomWeights
 from model.train.loss import ModelWithLoss
-from model.train.model_settings import check_folder, model_config
+from model.train.model_settings import check_folder, folder_config, model_config
 
 log = logging.getLogger(__name__)
 
@@ -35,18 +43,20 @@ def build_model(
         config = model_config(settings, tokenizer_values(settings, tokenizer))
     else:
         check_folder(folder)
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = folder_config(folder)
+    dtype = resolve_precision(settings, device)
     attention = choose_attention(
         settings.attn_implementation,
         config,
         device=device,
-        dtype=resolve_precision(settings, device),
+        dtype=dtype,
         separate_documents=settings.separate_documents,
     )
-    with torch.device("meta"):
-        language_model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation=attention
-        )
+    language_model = on_meta(config, attention)
+    if config.model_type != SteelConfig.model_type:
+        try_out(config, settings, attention, device, dtype)
+        for remark in remarks(language_model):
+            log.warning("model_type %s: %s", config.model_type, remark)
     rows = language_model.get_input_embeddings().weight.shape[0]
     if rows < len(tokenizer):
         raise ConfigError(
@@ -69,6 +79,23 @@ def build_model(
     )
     assert isinstance(loaded, PreTrainedModel)
     return loaded, RandomWeights(loaded, settings.seed)
+
+
+def try_out(
+    config: PreTrainedConfig,
+    settings: PretrainSettings,
+    attention: str,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Refuse another architecture than ours that would not train as it should, where it will train.
+
+    Raises ConfigError.
+    """
+    has_gpu = device.type != "cpu"
+    check_before_start(config, settings, has_gpu=has_gpu)
+    if has_gpu and settings.separate_documents:
+        check_on_gpu(config, attention=attention, dtype=dtype, device=device)
 
 
 def tokenizer_values(

@@ -10,6 +10,7 @@ Sums, not means: how many targets a micro-batch has differs, and a step's loss i
 targets of all its micro-batches on all ranks (model/train/distributed/step_outcome.py).
 """
 
+import inspect
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from common.errors import ConfigError
 from model.attention import document_bound_arguments, supports_document_bounds
 from model.data.dataset import IGNORED
 from model.documents import documents_from_bounds, documents_from_positions
@@ -26,6 +28,9 @@ from model.kernels import choose
 from model.modeling_steel import SteelForCausalLM
 
 log = logging.getLogger(__name__)
+
+ROUTER_WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef", "moe_loss_weight")
+"""Names of that weight in Transformers' models and configs."""
 
 
 class Losses(NamedTuple):
@@ -37,6 +42,9 @@ class Losses(NamedTuple):
     """Sum over each sample's targets, fp32 [B], detached."""
     num_targets: Tensor
     """Targets of each sample, int64 [B]: labels that are not IGNORED."""
+    router: Tensor | None = None
+    """Load balancing loss of a mixture of experts over all tokens, fp32 scalar, to differentiate
+    with the weight `ModelWithLoss.router_weight`; None in evaluation, and where there is none."""
 
     def mean(self) -> Tensor:
         """Mean over all targets, fp32 scalar; 0 where there is none."""
@@ -55,6 +63,9 @@ class ModelWithLoss(nn.Module):
         self.model = model
         # Not the head itself: its weight would be in the state a second time.
         self.has_plain_head = plain_head(model) is not None
+        self.accepted = _accepted(model.base_model if self.has_plain_head else model)
+        self.router_weight = router_weight(model)
+        """Weight of the router's loss beside the mean cross entropy; 0 where there is none."""
         self.cross_entropy = (
             model.kernels if isinstance(model, SteelForCausalLM) else choose("auto")
         ).cross_entropy
@@ -77,15 +88,36 @@ class ModelWithLoss(nn.Module):
         """
         input_ids, labels = input_ids.long(), labels.long()
         arguments = self._documents(input_ids, position_ids, cu_seqlens, max_seqlen)
+        router = None
         if self.has_plain_head:
-            body = self.model.base_model
-            hidden = body(input_ids=input_ids, **arguments).last_hidden_state
+            hidden, router = self._hidden(input_ids, arguments)
             total, losses = self._without_logits(hidden, labels)
         else:
-            logits = self.model(input_ids=input_ids, **arguments).logits
-            total, losses = self._with_logits(logits, labels)
+            output = self.model(input_ids=input_ids, **arguments)
+            total, losses = self._with_logits(output.logits, labels)
+            if arguments.get("output_router_logits"):
+                router = output.aux_loss
         by_sample = losses.view_as(labels).sum(dim=1)
-        return Losses(total, by_sample, (labels != IGNORED).sum(dim=1))
+        return Losses(total, by_sample, (labels != IGNORED).sum(dim=1), router)
+
+    def _hidden(self, input_ids: Tensor, arguments: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+        """The body's output [B, L, D], and the router's loss where it is trained with."""
+        body = self.model.base_model
+        if not arguments.get("output_router_logits"):
+            return body(input_ids=input_ids, **arguments).last_hidden_state, None
+        # The model makes its router's loss itself, and one logit of each row that nobody needs.
+        seen: list[Any] = []
+        hook = body.register_forward_hook(lambda _, __, output: seen.append(output))
+        try:
+            output = self.model(input_ids=input_ids, logits_to_keep=1, **arguments)
+        finally:
+            hook.remove()
+        return seen[0].last_hidden_state, output.aux_loss
+
+    @property
+    def takes_positions(self) -> bool:
+        """True if the model can be told where documents begin."""
+        return self.accepted is None or "position_ids" in self.accepted
 
     def _documents(
         self,
@@ -105,6 +137,15 @@ class ModelWithLoss(nn.Module):
             found = documents_from_positions(position_ids, None)
             cu_seqlens = None if found is None else found.cu_seqlens
         arguments: dict[str, Any] = {"position_ids": position_ids, "use_cache": False}
+        if self.accepted is not None:
+            if position_ids is not None and not self.takes_positions:
+                raise ConfigError(
+                    f"{type(self.model).__name__} is not told where documents begin (it takes no "
+                    "position_ids): set separate_documents: false if joined ones will do"
+                )
+            arguments = {k: v for k, v in arguments.items() if k in self.accepted}
+        if self.router_weight:
+            arguments["output_router_logits"] = self.training
         if cu_seqlens is not None and (kernel or steel):
             arguments |= document_bound_arguments(cu_seqlens, max_seqlen or input_ids.shape[1])
         return arguments
@@ -141,6 +182,28 @@ def document_arguments(
     return {k: place(v) if isinstance(v, Tensor) else int(v) for k, v in found.items()}
 
 
+def router_weight(model: PreTrainedModel) -> float:
+    """Weight of a mixture of experts' load balancing loss in its own training loss; 0 without one.
+
+    Where `output_router_logits` is false in the config, the model itself trains without.
+    """
+    if not getattr(model.config, "output_router_logits", False):
+        return 0.0
+    if "output_router_logits" not in inspect.signature(model.forward).parameters:
+        return 0.0
+    places = (model, model.config, model.config.get_text_config())
+    found = [getattr(place, name, None) for place in places for name in ROUTER_WEIGHTS]
+    return float(next((weight for weight in found if weight is not None), 0.0))
+
+
+def _accepted(model: nn.Module) -> frozenset[str] | None:
+    """Names of the keyword arguments that a model's forward pass takes; None if it takes any."""
+    parameters = inspect.signature(model.forward).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return None
+    return frozenset(parameters)
+
+
 @torch.no_grad()
 def plain_head(model: PreTrainedModel) -> nn.Linear | None:
     """The projection onto the vocabulary, if it alone turns the body's output into logits.
@@ -164,13 +227,16 @@ def plain_head(model: PreTrainedModel) -> nn.Linear | None:
     model.eval()
     config._attn_implementation_internal = "eager"  # the one that runs on any device, meta too
     device = head.weight.device
+    options: dict[str, Any] = {"use_cache": False}
+    if "output_router_logits" in inspect.signature(model.forward).parameters:
+        options["output_router_logits"] = False  # it wants a mask of the whole batch
     try:
         logits = model(
             input_ids=torch.zeros(1, 3, dtype=torch.int64, device=device),
             attention_mask=torch.zeros(1, 1, 3, 3, device=device),
-            use_cache=False,
+            **options,
         ).logits
-    except (NotImplementedError, RuntimeError) as error:
+    except Exception as error:  # code of any architecture: whatever it raises means the same
         log.info("%s: loss from all logits, it cannot be followed: %s", type(model).__name__, error)
         return None
     finally:
@@ -178,8 +244,11 @@ def plain_head(model: PreTrainedModel) -> nn.Linear | None:
         model.train(training)
         for hook in hooks:
             hook.remove()
+    if not seen.keys() >= {"body", "input"}:  # its head or its body is not called as a module
+        return None
     (given,) = seen["input"]
-    untouched = _same_memory(given, seen["body"].last_hidden_state)
+    hidden = getattr(seen["body"], "last_hidden_state", None)
+    untouched = isinstance(hidden, Tensor) and _same_memory(given, hidden)
     return head if untouched and logits is seen["out"] else None
 
 

@@ -4,7 +4,12 @@ Our own architecture is checked and sized without Transformers and torch, which 
 import; they are asked about any other one, and about keys that are not our own.
 """
 
+import contextlib
 import functools
+import importlib.util
+import json
+import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,22 +19,51 @@ from common.errors import ConfigError, DataError
 from common.ranges import fits
 from model.architecture import SteelArchitecture
 from model.train.config import PretrainSettings
+from model.train.distributed.gpus import num_gpus
 
+log = logging.getLogger(__name__)
+
+ON_CPU = ("auto", "eager", "sdpa")
+"""Values of `attn_implementation` that a CPU has."""
 KERNEL_LIBRARIES = ("auto", "eager", "torch", "triton", "liger")
 """Values of `kernels` that need no closer look."""
 
 
-def check_model(settings: PretrainSettings) -> None:
-    """Refuse a wrong `settings.model`, without building it or reading the data.
+MAX_LAYERS = 1_000
+"""Most layers of a model. Each takes time to make, even without memory."""
+MAX_NUMBER = 2**40
+"""Largest whole number in `model`, in magnitude: sizes beyond it overflow."""
 
-    Raises ConfigError for an unknown architecture, key or value, DataError for a wrong folder.
+
+def check_model(settings: PretrainSettings) -> None:
+    """Refuse a wrong `settings.model`, or one that would not train as it should, before the data
+    are read. Architectures other than our own are tried out (model/train/architectures/probe.py).
+
+    Raises ConfigError for an unknown architecture, key, value or attention, and for an architecture
+    that fails a check; DataError for a wrong folder.
     """
+    if settings.attn_implementation not in ON_CPU and not num_gpus():
+        raise ConfigError(
+            f"pretrain: attn_implementation {settings.attn_implementation!r} needs a GPU, and "
+            "there is none here; use auto (on a CPU: sdpa, or eager)"
+        )
     if isinstance(settings.model, str):
-        check_folder(Path(settings.model))
+        folder = Path(settings.model)
+        check_folder(folder)
+        if _folder_kind(folder) == SteelArchitecture.model_type:
+            return
+        config = folder_config(folder)
     elif _is_ours(settings.model):
         _architecture(settings)
+        return
     else:
-        model_config(settings, {})
+        config = model_config(settings, {})
+        if config.model_type == SteelArchitecture.model_type:
+            return
+    from model.train.architectures.probe import check_before_start, on_meta
+
+    on_meta(config)
+    check_before_start(config, settings, has_gpu=num_gpus() > 0)
 
 
 def num_parameters(settings: PretrainSettings) -> int:
@@ -38,11 +72,12 @@ def num_parameters(settings: PretrainSettings) -> int:
     assert isinstance(settings.model, dict)
     if _is_ours(settings.model):
         return _architecture(settings, vocab_size=1).num_parameters()
-    import torch
-    from transformers import AutoModelForCausalLM
+    from model.train.architectures.probe import on_meta
 
-    with torch.device("meta"):
-        network = AutoModelForCausalLM.from_config(model_config(settings, {"vocab_size": 1}))
+    try:
+        network = on_meta(model_config(settings, {"vocab_size": 1, "pad_token_id": None}))
+    except ConfigError:  # an architecture that looks for some token in its vocabulary
+        network = on_meta(model_config(settings, {}))
     return sum(parameter.numel() for parameter in network.parameters())
 
 
@@ -51,25 +86,93 @@ def model_config(settings: PretrainSettings, from_tokenizer: Mapping[str, Any]) 
 
     from_tokenizer: values for the fields that the settings leave out. Raises ConfigError.
     """
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING
 
     import model.modeling_steel as _registers_auto_classes  # noqa: F401
 
     assert isinstance(settings.model, dict)
     given = dict(settings.model)
     kind = given.pop("model_type", SteelArchitecture.model_type)
-    try:
-        known = set(AutoConfig.for_model(kind).to_dict())
-    except ValueError as error:
-        raise ConfigError(f"pretrain: model_type {kind!r} is unknown to Transformers") from error
-    if unknown := sorted(given.keys() - known):
+    _check_numbers(given)
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise ConfigError(f"pretrain: model_type {kind!r} is unknown to Transformers")
+    config_class = CONFIG_MAPPING[kind]
+    known = _known_fields(config_class)
+    if unknown := sorted(str(key) for key in given.keys() - known):
         raise ConfigError(f"pretrain: {kind} has no config field {unknown[0]!r} (in `model`)")
     defaults = {"max_position_embeddings": settings.sequence_length, **from_tokenizer}
+    if "output_router_logits" in known:  # train a mixture of experts with its router's loss
+        defaults["output_router_logits"] = True
     try:
-        return AutoConfig.for_model(kind, **{**defaults, **given})
-    except (TypeError, ValueError, StrictDataclassError) as error:
-        raise ConfigError(f"pretrain: model: {error}") from error
+        return config_class(**{**defaults, **given})
+    except Exception as error:  # whatever a config class of Transformers raises about its values
+        raise ConfigError(f"pretrain: model: {one_line(error)}") from error
+
+
+def folder_config(folder: Path) -> Any:
+    """The config of a pretrained model, of a mixture of experts so that its router's loss is
+    trained with. Raises ConfigError for an architecture that Transformers has no code for."""
+    from transformers import AutoConfig
+
+    import model.modeling_steel as _registers_auto_classes  # noqa: F401
+
+    kind = _folder_kind(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # code of its own in the folder, a wrong value, a newer version
+        raise ConfigError(
+            f"pretrain: {folder / 'config.json'}: model_type {kind!r} is none that this version of "
+            f"Transformers can build without code from the folder ({one_line(error)})"
+        ) from error
+    if hasattr(config, "output_router_logits"):
+        config.output_router_logits = True
+    return config
+
+
+def one_line(error: BaseException) -> str:
+    """An error of a library as a part of a sentence."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+
+
+def _known_fields(config_class: Any) -> frozenset[str]:
+    """Fields of a config class: those that it declares, renames, or that its model's code reads.
+
+    Transformers' models read some fields that their configs do not declare (`head_dim`, often).
+    """
+    known = set(getattr(config_class, "__dataclass_fields__", {}))
+    known |= set(config_class.attribute_map or {})
+    try:
+        known |= set(config_class().to_dict())
+    except Exception:  # no config without values: the declared fields have to do
+        log.debug("%s has no defaults", config_class.__name__)
+    module = config_class.__module__.replace(".configuration_", ".modeling_")
+    with contextlib.suppress(ImportError, OSError):  # a family member without code of its own
+        if found := importlib.util.find_spec(module):
+            code = Path(str(found.origin)).read_text(encoding="utf-8")
+            known |= set(re.findall(r"config\.([a-z]\w*)\b(?!\()", code))
+            known |= set(re.findall(r'getattr\((?:self\.)?config, "(\w+)"', code))
+    return frozenset(field for field in known if not field.startswith("_"))
+
+
+def _check_numbers(given: Mapping[str, Any]) -> None:
+    for key, value in given.items():
+        if isinstance(value, Mapping):
+            _check_numbers({str(k): v for k, v in value.items()})
+        if isinstance(value, bool) or not isinstance(value, int):
+            continue
+        if abs(value) > MAX_NUMBER:
+            raise ConfigError(f"pretrain: model.{key} = {value:.0e} is too large for any model")
+        if re.search(r"layers?$|^num_blocks$", str(key)) and value > MAX_LAYERS:
+            raise ConfigError(f"pretrain: model.{key} = {value}; it must be at most {MAX_LAYERS}")
+
+
+def _folder_kind(folder: Path) -> Any:
+    try:
+        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return about.get("model_type")
+    except (ValueError, AttributeError) as error:
+        raise DataError(f"pretrain: {folder / 'config.json'} is no model's config") from error
 
 
 def check_folder(folder: Path) -> None:
@@ -100,6 +203,7 @@ def _architecture(settings: PretrainSettings, **defaults: Any) -> SteelArchitect
     assert isinstance(settings.model, dict)
     hints = field_types(SteelArchitecture)
     given = {key: value for key, value in settings.model.items() if key != "model_type"}
+    _check_numbers(given)
     raise_all(
         [
             ConfigError(refusal(f"model.{key}", value, hints[key]))

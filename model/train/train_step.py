@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from model.data import MicroBatch
+from model.data.dataset import IGNORED
 from model.train.config import PretrainSettings
 from model.train.distributed.context import DistributedContext, num_copies, synchronise_gradients
 from model.train.loss import Losses, ModelWithLoss, document_arguments
@@ -52,6 +53,9 @@ class Gradients:
     """Float64 [S, 2]: sum of the losses of this rank's targets, and their number, by source."""
     num_tokens: int
     """Tokens of the global batch, all ranks together: those that are no target included."""
+    router: Tensor
+    """Float64 [2]: sum of this rank's micro-batches' router losses, and their number; zeros where
+    the model has no such loss."""
     losses: list[Tensor]
     """Summed losses [B] of each micro-batch."""
     samples: list[Tensor]
@@ -83,7 +87,9 @@ class TrainStep:
         """Run forward and backward; waits for nothing on the device."""
         totals = self.zeros(num_sources)
         losses: list[Tensor] = []
+        router = torch.zeros(2, dtype=torch.float64, device=self.ranks.device)
         num_tokens = sum(micro_batch["labels"].numel() for micro_batch in micro_batches)
+        router_share = self._router_share(micro_batches, num_tokens)
         for number, micro_batch in enumerate(micro_batches):
             self.on_micro_batch()
             synchronise_gradients(
@@ -93,7 +99,11 @@ class TrainStep:
             )
             self._seed(batch, number)
             found = self.forward(micro_batch)
-            (found.total / num_tokens).backward()  # type: ignore[no-untyped-call]
+            objective = found.total / num_tokens
+            if found.router is not None:
+                objective = objective + router_share * found.router
+                router += torch.stack([found.router.detach().double(), router.new_ones(())])
+            objective.backward()  # type: ignore[no-untyped-call]
             self.add_by_source(totals, micro_batch["source"], found)
             losses.append(found.by_sample)
         parts = local_gradients(self.model_with_loss.parameters())
@@ -102,6 +112,7 @@ class TrainStep:
             squares=sum_of_squares(parts) / num_copies(self.model_with_loss),
             totals=totals,
             num_tokens=num_tokens * self.ranks.world_size,
+            router=router,
             losses=losses,
             samples=[micro_batch["samples"] for micro_batch in micro_batches],
         )
@@ -114,6 +125,20 @@ class TrainStep:
             **document_arguments(micro_batch, self.place),
         )
         return found
+
+    def _router_share(self, micro_batches: Sequence[MicroBatch], num_tokens: int) -> float:
+        """Factor of a micro-batch's router loss in a sum that is divided by all tokens.
+
+        Gradients are multiplied by tokens / targets before the update; the router's loss is the
+        mean over micro-batches, however many of their tokens are targets, so it is divided by that
+        first. All ranks exchange their numbers of targets, where there is such a loss.
+        """
+        weight = self.model_with_loss.router_weight
+        if not weight:
+            return 0.0
+        here = sum(int((batch["labels"] != IGNORED).sum()) for batch in micro_batches)
+        num_targets: int = sum(self.ranks.gather(here))
+        return weight / len(micro_batches) * num_targets / (num_tokens * self.ranks.world_size)
 
     def update(self, gradients: Gradients, *, num_targets: int, norm: float, rate: float) -> None:
         """Clip to the settings' norm and step AdamW with this rate; the gradients are used up.

@@ -250,6 +250,8 @@ class Trainer:
                 **{f"train/loss_{name}": loss for name, loss in outcome.loss_by_source.items()},
                 **self.data.position(self.num_consumed, self.progress.batch),
             }
+            if outcome.router_loss is not None:
+                metrics["train/router_loss"] = outcome.router_loss
             for callback in self.callbacks.values():
                 metrics |= callback.metrics(self, outcome)
             self.log(step, metrics)

@@ -3,11 +3,12 @@
 Every rank has this callback; the measurements of rank 0 are logged. Their names begin with `perf/`.
 """
 
+import re
 import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -36,9 +37,10 @@ def flops_per_token(model: PreTrainedModel, sequence_length: int) -> float:
     slots / L of a token. Rows count as one document each: kept apart, documents need less attention
     and more slots.
     """
-    config = model.config
+    config = model.config.get_text_config()
     slots = getattr(config, "slots_per_expert", 1)
     sequence_routing = getattr(config, "routing", "token") in ("sequence", "reference_norm")
+    routed = _share_of_experts(config)
     weights = 0.0
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding):
@@ -48,14 +50,28 @@ def flops_per_token(model: PreTrainedModel, sequence_length: int) -> float:
             share = slots / sequence_length
         elif sequence_routing and hasattr(module, "phi"):
             share = 3.0  # logits, tokens to slots, slots to tokens
+        elif re.search(r"\.experts(\.\d|$)", name):
+            share = routed
         own = module.parameters(recurse=False)
         weights += share * sum(p.numel() for p in own if p.ndim >= 2)
     if getattr(config, "tie_word_embeddings", False):
         weights += model.get_input_embeddings().weight.numel()
-    heads = config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", 0)
+    if not isinstance(heads, int) or not heads:  # without attention, or with other heads by layer
+        return float(6 * weights)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     attention = 12 * config.num_hidden_layers * heads * head_dim * sequence_length / 2
     return float(6 * weights + attention)
+
+
+def _share_of_experts(config: Any) -> float:
+    """Share of a layer's experts that compute a token: 1 where each does, as in Soft MoE."""
+    chosen = getattr(config, "num_experts_per_tok", None)
+    names = ("num_experts", "num_local_experts", "n_routed_experts")
+    there = next((n for name in names if (n := getattr(config, name, None))), None)
+    if not isinstance(chosen, int) or not isinstance(there, int):
+        return 1.0
+    return min(1.0, chosen / there)
 
 
 @dataclass(kw_only=True, eq=False)

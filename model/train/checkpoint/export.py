@@ -52,9 +52,12 @@ def model_files(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
 ) -> dict[str, str | bytes]:
     """Files that a checkpoint needs, besides its tensors, to become a Transformers folder."""
+    config = json.loads(model.config.to_json_string(use_diff=False))
+    if "output_router_logits" in config:  # for training; who uses the model wants none of it
+        config["output_router_logits"] = False
     about = {
         "dtype": str(dtype).removeprefix("torch."),
-        "config": json.loads(model.config.to_json_string(use_diff=False)),
+        "config": config,
         "generation": json.loads(model.generation_config.to_json_string()),
     }
     files: dict[str, str | bytes] = {MODEL_FILE: json.dumps(about, indent=1)}

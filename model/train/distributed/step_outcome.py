@@ -21,8 +21,11 @@ class StepOutcome:
     """The same over the targets of each source that has one."""
     num_targets: int
     """Labels of the global batch that count: all but the first token of each document."""
+    router_loss: float | None
+    """Mean load balancing loss of the global batch's micro-batches, unweighted; None where the
+    model has none. It is no part of `loss`, and part of the gradient."""
     grad_norm: float
-    """Of that mean's gradient, before clipping."""
+    """Of the gradient of the mean (and the router's loss), before clipping."""
     stop: bool
     """Any rank was asked to stop."""
     requests: bool
@@ -58,12 +61,10 @@ def reduce_over_ranks(
     # One rank's gradients are its share of the sum where weights are sharded, and all of it where
     # there is one process: in both cases the squares add up to the global norm. Where several
     # copies are held, each adds its part of it.
-    vector = torch.cat(
-        [gradients.squares.view(1), train_step.place(flags), gradients.totals.flatten()]
-    )
-    squares, any_stop, any_request, any_failure, *sums = train_step.ranks.all_reduce_sum(
-        vector
-    ).tolist()
+    parts = [gradients.squares.view(1), train_step.place(flags), gradients.router]
+    vector = torch.cat([*parts, gradients.totals.flatten()])
+    summed = train_step.ranks.all_reduce_sum(vector).tolist()
+    squares, any_stop, any_request, any_failure, router, num_routed, *sums = summed
     loss, num_targets = mean_loss(sums)
     # Gradients are of a sum divided by all tokens: see train_step.py.
     norm = math.sqrt(squares) if squares >= 0 else math.nan
@@ -71,6 +72,7 @@ def reduce_over_ranks(
     return StepOutcome(
         loss=loss,
         num_targets=num_targets,
+        router_loss=router / num_routed if num_routed else None,
         loss_by_source={
             name: sums[2 * i] / sums[2 * i + 1] for i, name in enumerate(sources) if sums[2 * i + 1]
         },

@@ -1,0 +1,1 @@
+"""Architectures of Transformers: which are tested, what all must pass."""

@@ -1,0 +1,68 @@
+"""Small models of other architectures, as a user would write them under `pretrain.model`."""
+
+from typing import Any
+
+from transformers import CONFIG_MAPPING
+
+from model.train.architectures.tiny import tiny_config
+
+WIDE = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 48,
+}
+EXPERTS = {"num_experts_per_tok": 2, "router_aux_loss_coef": 0.02}
+DEEPSEEK = {
+    **WIDE,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 24,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 8,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "first_k_dense_replace": 1,
+    "n_group": 2,
+    "topk_group": 1,
+}
+
+SMALL: dict[str, dict[str, Any]] = {
+    "qwen2": WIDE,
+    "qwen3": {**WIDE, "head_dim": 16},
+    "llama": {**WIDE, "head_dim": 16},
+    "mistral": {**WIDE, "sliding_window": 6},
+    "gemma": {**WIDE, "head_dim": 16},
+    "gemma2": {**WIDE, "head_dim": 16, "sliding_window": 6},
+    "gemma3_text": {**WIDE, "head_dim": 16, "sliding_window": 6},
+    "mixtral": {**WIDE, **EXPERTS, "num_local_experts": 4},
+    "qwen2_moe": {
+        **WIDE,
+        **EXPERTS,
+        "num_experts": 4,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16,
+    },
+    "qwen3_moe": {**WIDE, **EXPERTS, "num_experts": 4, "moe_intermediate_size": 16, "head_dim": 16},
+    "deepseek_v2": {**DEEPSEEK, "topk_method": "greedy"},
+    "deepseek_v3": DEEPSEEK,
+    "gpt_neox": {k: v for k, v in WIDE.items() if k != "num_key_value_heads"},
+    "phi3": WIDE,
+    "olmo2": WIDE,
+    "glm4": {**WIDE, "head_dim": 16},
+}
+"""The architectures of the quick tests."""
+
+
+def smallest(kind: str) -> dict[str, Any]:
+    """A tiny model of any architecture, from the config that Transformers has for it."""
+    values = tiny_config(CONFIG_MAPPING[kind]()).to_dict()
+    for name in ("architectures", "transformers_version", "dtype", "_name_or_path"):
+        values.pop(name, None)
+    return {
+        **{key: value for key, value in values.items() if not key.startswith("_")},
+        "model_type": kind,
+    }

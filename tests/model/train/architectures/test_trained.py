@@ -1,0 +1,60 @@
+"""Every architecture of the list trains, and every other is refused with one sentence."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from common.errors import ConfigError, SteelError
+from model.train.architectures.tested import JOINED_ONLY, TESTED
+from model.train.trainer import Trainer
+from tests.model.train import ranks
+from tests.model.train.architectures.shapes import SMALL, smallest
+
+MakeRun = Callable[..., Trainer]
+
+
+def losses(run: Trainer) -> list[float]:
+    """Train to the end; the loss of each step."""
+    run.fit()
+    steps = ranks.read_run(run.checkpoints.folder.parent)
+    return [steps[n]["train/loss"] for n in sorted(steps) if "train/loss" in steps[n]]
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_small_model_learns(make_run: MakeRun, kind: str) -> None:
+    run = make_run(model={"model_type": kind, **SMALL[kind]}, steps=4, eval_interval=0)
+    found = losses(run)
+    assert found[0] == pytest.approx(math.log(64), abs=0.6)
+    assert found[-1] < found[0]
+    assert kind in TESTED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+def test_all_architectures_of_transformers(make_run: MakeRun, kind: str) -> None:
+    """Two steps, or one error of ours; never another."""
+    for separate in (True, False):
+        wanted = kind in TESTED if separate else kind in TESTED | JOINED_ONLY
+        try:
+            model = SMALL.get(kind) or smallest(kind)
+        except Exception:  # Transformers' own default values are refused by itself
+            model = {}
+        try:
+            run = make_run(
+                f"separate-{separate}",
+                model={**model, "model_type": kind},
+                steps=2,
+                eval_interval=0,
+                validation_fraction=0.0,
+                separate_documents=separate,
+            )
+            found = losses(run)
+        except SteelError as error:
+            assert not wanted, error
+            assert isinstance(error, ConfigError)
+            assert "\n" not in str(error)
+            continue
+        assert wanted, "trains: enter it in the list"
+        assert len(found) == 2 and all(math.isfinite(loss) for loss in found)
