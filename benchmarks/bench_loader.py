@@ -156,15 +156,18 @@ def write_shards(ids: Ids, folder: Path) -> tuple[PackedManifest, float]:
         starts = np.concatenate([[0], ends[:-1] + 1]).astype("<u8")
         name = f"random-{number:05d}"
         (folder / f"{name}.bin").write_bytes(tokens.tobytes())
-        (folder / f"{name}.idx").write_bytes(starts.tobytes())
+        # No digest says that a document is held out.
+        index = starts.tobytes() + np.full(starts.size, 2**64 - 1, dtype="<u8").tobytes()
+        (folder / f"{name}.idx").write_bytes(index)
         shards.append(
             ShardInfo(
                 name=f"{name}.bin",
                 source="random",
+                split="train",
                 num_tokens=tokens.size,
                 num_documents=starts.size,
                 md5=hashlib.md5(tokens.tobytes()).hexdigest(),
-                index_md5=hashlib.md5(starts.tobytes()).hexdigest(),
+                index_md5=hashlib.md5(index).hexdigest(),
                 dtype="uint32",
                 cleaned_file="",
             )

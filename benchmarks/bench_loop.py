@@ -24,6 +24,7 @@ from transformers import PreTrainedTokenizerFast
 
 from benchmarks._figures import add_options, publish
 from model.data import PackedManifest
+from model.data.held_out import document_digests
 from model.data.shards import ShardWriter
 from model.tokenizer.digest import digest_tokenizer
 from model.train.build import build
@@ -136,9 +137,10 @@ def pack(folder: Path, steps: int) -> None:
     fast.save_pretrained(folder / "tokenizer")
     tokens = np.random.default_rng(0).integers(2, VOCABULARY, steps * 8 * 64 + 4096)
     with ShardWriter(folder / "shards", source="s", dtype="uint16", shard_tokens=1 << 20) as writer:
-        for document in np.array_split(tokens, 50):
+        for number, document in enumerate(np.array_split(tokens, 50)):
             ids = np.append(document, 1)
-            writer.add_documents(ids, np.asarray([0, ids.size]), [0])
+            digests = document_digests([str(number)])
+            writer.add_documents(ids, np.asarray([0, ids.size]), [0], digests)
     PackedManifest(
         vocab_size=VOCABULARY,
         end_of_document=1,

@@ -29,6 +29,7 @@ GLOBAL_BATCH = 512
 STEPS = (0, 1_000, 10_000, 100_000, 1_000_000)
 LOOK_UPS = (1, 64, 512, 4096)
 CHUNK = 1 << 16
+HELD_OUT = 1e-4
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -42,7 +43,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--scratch", type=Path, help="folder with room for 8 bytes a listed block")
     add_options(parser)
     arguments = parser.parse_args(argv)
-    base = simulated_manifest(arguments.blocks, sequence_length=LENGTH)
+    base = simulated_manifest(
+        arguments.blocks, sequence_length=LENGTH, validation_fraction=HELD_OUT
+    )
     joined = appends(arguments.appends)
     plain = _order(base, ())
     appended = _order(base, joined)
@@ -77,7 +80,9 @@ def appends(number: int) -> tuple[Append, ...]:
     """Appends of a million blocks, each weighting every source, all along a run."""
     joined = []
     for index in range(number):
-        new = simulated_manifest(1_000_000, sequence_length=LENGTH, name=f"append-{index}")
+        new = simulated_manifest(
+            1_000_000, sequence_length=LENGTH, name=f"append-{index}", validation_fraction=HELD_OUT
+        )
         append = Append(
             at=(index + 1) * 4_000 * GLOBAL_BATCH,
             manifest=new,
@@ -93,7 +98,6 @@ def _order(base: PackedManifest, joined: tuple[Append, ...]) -> SampleOrder:
         base,
         sequence_length=LENGTH,
         seed=1,
-        validation_fraction=1e-4,
         appends=joined,
         weights=dict.fromkeys(base.sources, 1.5),
     )

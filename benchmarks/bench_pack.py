@@ -247,6 +247,7 @@ def stage(given: argparse.Namespace) -> list[dict[str, Any]]:
             end_of_text=151_643,
             dtype="uint32",
             shard_tokens=20_000_000,
+            validation_fraction=0.01,
             folder="",
         )
         partitions = cut([(path.parent.name, path) for path in files], 1 << 30)

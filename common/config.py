@@ -38,8 +38,8 @@ class Config:
     """A group of settings. Subclasses are dataclasses, frozen and keyword-only."""
 
     RENAMED: ClassVar[Mapping[str, str]] = {}
-    """Former key -> today's, each relative to this group and dotted where it moved into another
-    group; "" where the keys of a former group stand in this one now. A class adds to what its
+    """Former key -> today's, each relative to this group and dotted where it was or is in another
+    group below; "" where the keys of a former group stand in this one now. A class adds to what its
     bases say."""
 
     def check(self) -> Iterator[SteelError]:

@@ -230,14 +230,16 @@ def _today(hint: Any, keys: Keys) -> Keys:
     """The keys by which a value is known today, from those that a file has."""
     if not keys:
         return ()
-    first, *rest = keys
     group = dataclass_in(hint)
-    new: Keys = (first,)
-    if group is not None and str(first) in (names := renamed_keys(group)):
-        if not names[str(first)]:
-            return _today(hint, tuple(rest))
-        new = tuple(names[str(first)].split("."))
-    return (*new, *_today(_type_at(hint, tuple(map(str, new))), tuple(rest)))
+    new, rest = keys[:1], keys[1:]
+    for old, today in (renamed_keys(group) if group is not None else {}).items():
+        size = old.count(".") + 1
+        if ".".join(map(str, keys[:size])) == old:
+            if not today:
+                return _today(hint, keys[size:])
+            new, rest = tuple(today.split(".")), keys[size:]
+            break
+    return (*new, *_today(_type_at(hint, tuple(map(str, new))), rest))
 
 
 def _new_line(old: str, new: str, value: Any) -> str:

@@ -15,6 +15,7 @@ from common.paths import resolve
 from common.ranges import Gt, Le, MinLen, NonNegativeInt
 from common.recipes import Parsed, apply_overrides, parse, read_yaml
 from corpus.sample_data import DatasetKind, SampleDataConfig
+from model.architecture import LEAKING_ROUTINGS
 from tasks.acquire import AcquireConfig
 from tasks.clean import CleanConfig
 from tasks.dpo import DpoConfig
@@ -48,7 +49,10 @@ class SampleConfig(Config):
 class PipelineConfig(Config):
     """A whole pipeline, from raw corpora to the report."""
 
-    RENAMED: ClassVar[Mapping[str, str]] = {"sample_world": "sample_data"}
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "sample_world": "sample_data",
+        "pretrain.validation_fraction": "pack.validation_fraction",
+    }
 
     name: Name
     """Name of the pipeline; names the MLflow run and the report."""
@@ -100,10 +104,28 @@ class PipelineConfig(Config):
             )
         if self.dpo is not None and not self.preference_sets:
             yield ConfigError("`dpo` is given, but no `preference_sets`")
+        if not self.pack.validation_fraction:
+            yield from self._needs_validation()
         for kind, key in KINDS.items():
             yield from problems(self.acquire(kind), key)
         for mixture in self.mixtures if self.sft is not None else ():
             yield from problems(self.sft_of(mixture), "sft")
+
+    def _needs_validation(self) -> Iterator[ConfigError]:
+        """Yield an error for each setting that is in vain where nothing is held out."""
+        remedy = "set pack.validation_fraction (for example 0.01)"
+        if self.pretrain.eval_interval:
+            yield ConfigError(
+                f"pretrain.eval_interval = {self.pretrain.eval_interval}, but "
+                f"pack.validation_fraction = 0 holds nothing out; {remedy}"
+            )
+        model = self.pretrain.model
+        routing = model.get("routing") if isinstance(model, dict) else None
+        if routing in LEAKING_ROUTINGS:
+            yield ConfigError(
+                f"pretrain.model.routing = {routing!r} leaks, so its training loss says nothing, "
+                f"but pack.validation_fraction = 0 holds nothing out; {remedy}"
+            )
 
     @property
     def policy_mixture(self) -> str | None:

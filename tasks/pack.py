@@ -3,13 +3,14 @@
     cleaned/<source>/00000.jsonl ──(prune?)──▶ tokenizer/
                 │                                 │
                 └─────────────encode──────────────┴──▶ shards/<source>-00000-00000.bin, .idx, …,
-                                                              manifest.json
+                     <source>-00000-validation-00000.bin, .idx, …, manifest.json
 
 corpus/packing does the work: the fast encoder and its proofs, files in parts, worker processes.
 Every document ends with <|endoftext|>. Control tokens that a text spells out are encoded as plain
-text. What comes out depends on the texts and the config alone, never on the number of workers: an
-interrupted run keeps the shards it has finished and ends with the same bytes. model/data says what
-a shard and a manifest are.
+text. `validation_fraction` of all documents, by a hash of their text, go to shards of their own and
+are never trained on (model/data/held_out.py). What comes out depends on the texts and the config
+alone, never on the number of workers: an interrupted run keeps the shards it has finished and ends
+with the same bytes. model/data says what a shard and a manifest are.
 """
 
 import json
@@ -17,7 +18,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tokenizers import Tokenizer
 
@@ -26,7 +27,7 @@ from common.disk import require_free_space, total_bytes
 from common.errors import DataError, StageError, SteelError
 from common.files import md5_of_file
 from common.paths import display, resolve
-from common.ranges import PositiveInt
+from common.ranges import Ge, Le, PositiveInt
 from corpus.packing.fast_encoder import FastEncoder, TokenMismatchError, UnsupportedTokenizerError
 from corpus.packing.pack_partition import PackJob
 from corpus.packing.workers import num_workers, pack_partitions
@@ -34,6 +35,7 @@ from corpus.partitions import cut
 from corpus.texts import Texts
 from corpus.tokenizer import check_prunable, check_tokenizer, configured_tokenizer
 from model.data import PackedManifest, dtype_for
+from model.data.held_out import MAX_FRACTION
 from model.data.manifest import FILE_NAME
 from model.data.shards import remove_leftovers
 from model.tokenizer.encoder import Encoder, ReferenceEncoder
@@ -61,6 +63,9 @@ class PackConfig(StageConfig):
     prune: bool = False
     """Keep only the tokens that the cleaned texts and the later stages' data use. A small model
     then spends its parameters on words it has seen; every text is proven to be cut alike."""
+    validation_fraction: Annotated[float, Ge(0), Le(MAX_FRACTION)] = 0.0
+    """Fraction of all documents that is held out whole and never trained on, by a hash of each
+    text: the same documents wherever they are packed, appends included; [0, 0.5]."""
     shard_tokens: PositiveInt = 100_000_000
     """A shard is closed once it holds this many ids (4 bytes each; 2 up to 65,536 tokens); >= 1."""
     part_bytes: PositiveInt = 1 << 30
@@ -88,7 +93,7 @@ class PackConfig(StageConfig):
         return {path.name: md5_of_file(path) for path in paths if path.is_file()}
 
 
-@stage(version=3)
+@stage(version=4)
 def pack(
     run: StageRun,
     config: PackConfig,
@@ -213,6 +218,7 @@ def _pack_all(
         end_of_text=_end(tokenizer),
         dtype=dtype_for(len(tokenizer)),
         shard_tokens=config.shard_tokens,
+        validation_fraction=config.validation_fraction,
         folder=str(folder),
     )
     partitions = cut([(path.parent.name, path) for path in files], config.part_bytes)
@@ -240,6 +246,7 @@ def _pack_all(
         vocab_size=len(tokenizer),
         end_of_document=job.end_of_text,
         tokenizer_digest=digest_tokenizer(tokenizer).digest,
+        validation_fraction=config.validation_fraction,
         shards=tuple(shards),
     )
     manifest.write(folder)
@@ -259,7 +266,9 @@ def _end(tokenizer: "PreTrainedTokenizerBase") -> int:
 
 
 def _account(run: StageRun, manifest: PackedManifest, vocabulary: int) -> None:
-    tokens, documents = manifest.tokens_by_source, manifest.documents_by_source
+    tokens, documents = manifest.tokens_by_source(), manifest.documents_by_source()
+    held_out = manifest.documents_by_source("validation")
+    held_out_tokens = manifest.tokens_by_source("validation")
     rows = [
         {
             "source": source,
@@ -267,6 +276,8 @@ def _account(run: StageRun, manifest: PackedManifest, vocabulary: int) -> None:
             "tokens": tokens[source],
             "percent": round(100 * tokens[source] / manifest.num_tokens, 2),
             "shards": sum(shard.source == source for shard in manifest.shards),
+            "documents_held_out": held_out[source],
+            "tokens_held_out": held_out_tokens[source],
         }
         for source in manifest.sources
     ]
@@ -276,6 +287,8 @@ def _account(run: StageRun, manifest: PackedManifest, vocabulary: int) -> None:
         documents=manifest.num_documents,
         shards=len(manifest.shards),
         vocabulary=vocabulary,
+        documents_held_out=sum(held_out.values()),
+        tokens_held_out=sum(held_out_tokens.values()),
     )
     run.note(
         sources={row["source"]: row for row in rows},

@@ -1,20 +1,26 @@
 """One partition of a cleaned file becomes its shards.
 
-    batch of texts ──encoder──▶ ids, offsets ──<|endoftext|> after each──▶ ShardWriter
+    batch of texts ──encoder──▶ ids, offsets ──<|endoftext|> after each──▶ ShardWriter: train
+         └─ digest of each text: held out? ─────────────────────────────▶ ShardWriter: validation
 
-What comes out depends on the partition, the tokenizer and the job; an interrupted partition
-goes on behind its last finished shard.
+What comes out depends on the partition, the tokenizer and the job. In an interrupted partition each
+of the two goes on behind its own last finished shard; texts that are in one are not encoded again.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from corpus.packing.batches import batches
+from corpus.packing.batches import Batch, batches
 from corpus.packing.fast_encoder import FastEncoder
 from corpus.partitions import Partition
+from model.data.held_out import Split, document_digests, is_held_out
 from model.data.manifest import DType, ShardInfo
 from model.data.shards import ShardWriter
 from model.tokenizer.encoder import Encoder, ReferenceEncoder
@@ -34,6 +40,8 @@ class PackJob:
     """Type of an id on disk."""
     shard_tokens: int
     """A shard is closed once it holds this many."""
+    validation_fraction: float
+    """Part of all documents that is held out; [0, 0.5]."""
     folder: str
     """Folder for the shards."""
 
@@ -62,17 +70,47 @@ def pack_partition(
         DataError: a line or a finished shard is damaged.
         TokenMismatchError: the fast encoder has failed a check.
     """
-    with ShardWriter(
-        Path(job.folder),
-        source=partition.source,
-        name=shard_prefix(partition),
-        dtype=job.dtype,
-        shard_tokens=job.shard_tokens,
-        cleaned_file=f"{partition.source}/{Path(partition.path).name}",
-    ) as writer:
-        for batch in batches(partition, writer.position):
-            found = encoder.encode(batch.texts).with_end(job.end_of_text)
-            writer.add_documents(found.ids, found.offsets, batch.positions)
+    splits: Sequence[Split] = ("train", "validation") if job.validation_fraction else ("train",)
+    with contextlib.ExitStack() as stack:
+        writers = [
+            stack.enter_context(
+                ShardWriter(
+                    Path(job.folder),
+                    source=partition.source,
+                    name=shard_prefix(partition),
+                    dtype=job.dtype,
+                    shard_tokens=job.shard_tokens,
+                    split=split,
+                    cleaned_file=f"{partition.source}/{Path(partition.path).name}",
+                )
+            )
+            for split in splits
+        ]
+        begin = min(writer.position for writer in writers)
+        for batch in batches(partition, begin):
+            _add(job, encoder, batch, writers)
             report(batch.end - partition.start)
     report(partition.size)
-    return writer.shards
+    return [shard for writer in writers for shard in writer.shards]
+
+
+def _add(job: PackJob, encoder: Encoder, batch: Batch, writers: Sequence[ShardWriter]) -> None:
+    """Give each writer the documents of a batch that are of its split and not in its shards yet."""
+    digests = document_digests(batch.texts)
+    held_out = is_held_out(digests, job.validation_fraction)
+    ends = np.asarray(batch.positions, dtype=np.int64)
+    chosen: list[npt.NDArray[Any]] = [
+        np.flatnonzero((held_out == (writer.split == "validation")) & (ends > writer.position))
+        for writer in writers
+    ]
+    texts = [batch.texts[i] for rows in chosen for i in rows.tolist()]
+    if not texts:
+        return
+    found = encoder.encode(texts).with_end(job.end_of_text)
+    first = 0
+    for writer, rows in zip(writers, chosen, strict=True):
+        offsets = found.offsets[first : first + rows.size + 1]
+        ids = found.ids[offsets[0] : offsets[-1]]
+        if rows.size:
+            writer.add_documents(ids, offsets - offsets[0], ends[rows].tolist(), digests[rows])
+        first += rows.size

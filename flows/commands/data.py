@@ -59,7 +59,11 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="default: 8, or the least that all of --ranks divide",
     )
     order.add_argument("--seed", type=int, help="default: 0")
-    order.add_argument("--validation-fraction", type=float, help="default: 0")
+    order.add_argument(
+        "--validation-fraction",
+        type=float,
+        help="of simulated data, default: 0; packed data hold out what they were packed with",
+    )
     add_options(order, "weight", "json")
     order.set_defaults(run=_verify_order)
 

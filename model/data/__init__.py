@@ -1,7 +1,8 @@
 """Packed tokens and the order in which they are trained on.
 
 shards.py          write and read token ids       manifest.py     what a folder of shards holds
-shard_verifier.py  no damaged shard is read       permutation.py  a shuffle without a list
+held_out.py        documents kept from training   permutation.py  a shuffle without a list
+shard_verifier.py  no damaged shard is read
 epoch_index.py     epochs of sources as a list    order.py        sample number <-> block
 append.py          data that join during a run    state.py        position of a training
 dataset.py         samples as tensors             boundaries.py   starts of documents in them

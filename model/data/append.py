@@ -45,7 +45,8 @@ def check_appends(base: PackedManifest, appends: Sequence[Append]) -> None:
 
     Raises:
         DataError: an append lies before the one in front of it, was packed with another tokenizer,
-            or has content that occurs anywhere else in the run; names the shards.
+            trains on documents that the run holds out, or has content that occurs anywhere else in
+            the run; names the shards.
     """
     known = shards_by_content(base, f"the run's first data ({base.folder})")
     for number, append in enumerate(appends):
@@ -63,19 +64,33 @@ def check_appends(base: PackedManifest, appends: Sequence[Append]) -> None:
                     f"run {old!r}: pack them with the run's tokenizer (pack.tokenizer: the folder "
                     "tokenizer/ of its packed data)"
                 )
+        check_held_out(base, append.manifest)
         check_new_content(append.manifest, known)
         place = f"the data appended at sample {append.at} ({append.manifest.folder})"
         known |= shards_by_content(append.manifest, place)
 
 
 def shards_by_content(manifest: PackedManifest, place: str) -> dict[str, tuple[str, str]]:
-    """The shards of some data as known content."""
-    return {shard.md5: (shard.name, place) for shard in manifest.shards}
+    """The shards to train on of some data as known content."""
+    return {shard.md5: (shard.name, place) for shard in manifest.of_split("train")}
+
+
+def check_held_out(base: PackedManifest, new: PackedManifest) -> None:
+    """Refuse data whose packing held out less than a run's: some of their documents may be those
+    that the run validates with. Raises DataError.
+    """
+    if new.validation_fraction < base.validation_fraction:
+        raise DataError(
+            f"the appended data ({new.folder}) were packed with validation_fraction "
+            f"{new.validation_fraction}, the run's with {base.validation_fraction}: they may hold "
+            "documents that the run holds out for validation. Pack them with "
+            f"pack.validation_fraction: {base.validation_fraction}"
+        )
 
 
 def check_new_content(new: PackedManifest, known: KnownContent) -> None:
     """Refuse shards whose content is known already. Raises DataError naming both shards."""
-    for shard in new.shards:
+    for shard in new.of_split("train"):  # its held-out documents are not trained on
         if shard.md5 in known:
             name, place = known[shard.md5]
             raise DataError(

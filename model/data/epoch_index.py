@@ -1,28 +1,30 @@
 """Index of everything that one manifest gives to train on: entries, numbered 0 … n - 1.
 
     entries of a manifest │ source a: epoch 0, epoch 1, part of epoch 2 │ source b: epoch 0 │ …
-    entry ──▶ (source, epoch, number) ──source's permutation──▶ block ──▶ (shard, start)
+    entry ──▶ (source, epoch, number) ──▶ block ──▶ (shard, start)
 
 An *entry* is one (source, epoch, block): a source with weight w (epochs) has floor(w) entries for
 each of its blocks and one more for a random part of them. A *block* is sequence_length + 1
 consecutive tokens of a shard at stride sequence_length: the last token of one is the first of the
-next, so every token but a shard's first is predicted once an epoch. Fewer than sequence_length
-tokens at the end of a shard are left over.
+next, so every token but a shard's first is a label once an epoch (and a target unless a document
+begins with it). Fewer than sequence_length tokens at the end of a shard are left over.
 
-Validation blocks are the first ones of each source's permutation. They depend on the data, the
-sequence length and the fraction alone: neither seed nor weights nor appends move them, so
+Shards of held-out documents have no entries. Their blocks are the validation samples: they depend
+on the data and the sequence length alone, so neither seed nor weights nor appends move them, and
 validation losses stay comparable.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from model.data.held_out import Split
 from model.data.manifest import PackedManifest
 from model.data.permutation import Ints, Permutation
 
@@ -51,114 +53,110 @@ class Blocks(NamedTuple):
             column[rows] = values
 
 
-class SourceEpochs:
-    """Entries of one source within one manifest."""
+class SourceBlocks:
+    """Blocks of the shards of one source and split within one manifest, numbered 0 … n - 1."""
 
     def __init__(
         self,
         manifest: PackedManifest,
         name: str,
+        split: Split,
         *,
         first_shard: int,
         source_id: int,
         sequence_length: int,
-        weight: float,
-        validation_fraction: float,
-        seed: int,
     ) -> None:
         self.source_id = source_id
         self.sequence_length = sequence_length
-        numbers = [i for i, shard in enumerate(manifest.shards) if shard.source == name]
-        blocks = [(manifest.shards[i].num_tokens - 1) // sequence_length for i in numbers]
-        self.shards: Ints = np.asarray([first_shard + i for i in numbers], dtype=np.int64)
-        self.block_starts: Ints = starts_of(blocks)
-        self.num_blocks = int(self.block_starts[-1])
-        self.num_validation = _held_out(self.num_blocks, validation_fraction)
-        self.num_training = self.num_blocks - self.num_validation
-        self.num_tokens = sum(manifest.shards[i].num_tokens for i in numbers)
-        exact = Fraction(repr(float(weight)))
-        self.weight = exact
-        whole = math.floor(exact)
-        self.part = math.floor((exact - whole) * self.num_training + Fraction(1, 2))
-        self.whole_epochs = whole
-        self.num_entries = whole * self.num_training + self.part
-        # Which blocks are held out must not move with the seed; which ones a fraction takes should.
-        self._split = Permutation(self.num_blocks, "split", name)
-        self._fraction = Permutation(self.num_training, "fraction", seed, name)
+        mine = [
+            (first_shard + number, shard.num_tokens)
+            for number, shard in enumerate(manifest.shards)
+            if shard.source == name and shard.split == split
+        ]
+        self.shards: Ints = np.asarray([number for number, _ in mine], dtype=np.int64)
+        self.starts: Ints = starts_of([(size - 1) // sequence_length for _, size in mine])
+        self.num_entries = int(self.starts[-1])
+        self.num_tokens = sum(size for _, size in mine)
+
+    def locate(self, numbers: Ints, epoch: Ints | None = None) -> Blocks:
+        """Places of blocks [k], in an epoch each (the first)."""
+        at = np.searchsorted(self.starts, numbers, side="right") - 1
+        return Blocks(
+            source=np.full_like(numbers, self.source_id),
+            epoch=np.zeros_like(numbers) if epoch is None else epoch,
+            shard=self.shards[at],
+            start=(numbers - self.starts[at]) * self.sequence_length,
+        )
+
+    def find(self, blocks: Blocks) -> Ints:
+        """Numbers [k] of blocks of these shards; -1 for what is no block."""
+        at = np.searchsorted(self.shards, blocks.shard)
+        number, rest = np.divmod(blocks.start, self.sequence_length)
+        number += self.starts[at]
+        inside = (rest == 0) & (blocks.start >= 0) & (number < self.starts[at + 1])
+        return np.where(inside, number, -1)
+
+
+class SourceEpochs:
+    """Entries of one source within one manifest."""
+
+    def __init__(self, blocks: SourceBlocks, *, name: str, weight: float, seed: int) -> None:
+        self.blocks = blocks
+        self.source_id = blocks.source_id
+        self.shards = blocks.shards
+        self.weight = Fraction(repr(float(weight)))
+        self.whole_epochs = math.floor(self.weight)
+        share = (self.weight - self.whole_epochs) * blocks.num_entries
+        self.part = math.floor(share + Fraction(1, 2))
+        self.num_entries = self.whole_epochs * blocks.num_entries + self.part
+        self._fraction = Permutation(blocks.num_entries, "fraction", seed, name)
 
     def locate(self, entries: Ints) -> Blocks:
         """Blocks of entries [k]."""
-        epoch, number = np.divmod(entries, max(self.num_training, 1))
+        epoch, number = np.divmod(entries, max(self.blocks.num_entries, 1))
         partial = epoch == self.whole_epochs
         if partial.any():
             number[partial] = self._fraction(number[partial])
-        return self._find(self._split(self.num_validation + number), epoch)
-
-    def locate_validation(self, numbers: Ints) -> Blocks:
-        """Blocks of validation samples [k]."""
-        return self._find(self._split(numbers), np.zeros_like(numbers))
+        return self.blocks.locate(number, epoch)
 
     def find(self, blocks: Blocks) -> Ints:
         """The inverse of `locate` for blocks of this source's shards; -1 for what has no entry."""
-        at = np.searchsorted(self.shards, blocks.shard)
-        block, rest = np.divmod(blocks.start, self.sequence_length)
-        block += self.block_starts[at]
-        entries = np.full_like(block, -1)
-        inside = np.flatnonzero(
-            (rest == 0) & (blocks.start >= 0) & (block < self.block_starts[at + 1])
-        )
-        number = self._split.inverse(block[inside]) - self.num_validation
-        training = number >= 0
-        inside, number = inside[training], number[training]
-        epoch = blocks.epoch[inside]
+        number = self.blocks.find(blocks)
+        entries = np.full_like(number, -1)
+        inside = np.flatnonzero(number >= 0)
+        number, epoch = number[inside], blocks.epoch[inside]
         whole = (epoch >= 0) & (epoch < self.whole_epochs)
-        entries[inside[whole]] = epoch[whole] * self.num_training + number[whole]
+        entries[inside[whole]] = epoch[whole] * self.blocks.num_entries + number[whole]
         partial = epoch == self.whole_epochs
         place = self._fraction.inverse(number[partial])
         taken = place < self.part
-        first = self.whole_epochs * self.num_training
+        first = self.whole_epochs * self.blocks.num_entries
         entries[inside[partial][taken]] = first + place[taken]
         return entries
 
-    def _find(self, block: Ints, epoch: Ints) -> Blocks:
-        at = np.searchsorted(self.block_starts, block, side="right") - 1
-        return Blocks(
-            source=np.full_like(block, self.source_id),
-            epoch=epoch,
-            shard=self.shards[at],
-            start=(block - self.block_starts[at]) * self.sequence_length,
-        )
+
+Part = TypeVar("Part", SourceBlocks, SourceEpochs)
 
 
-class EpochIndex:
-    """Entries of one manifest, numbered source by source."""
+class EpochIndex(Generic[Part]):
+    """Entries of one manifest, numbered source by source: to train on, or held-out blocks."""
 
-    def __init__(self, parts: list[SourceEpochs]) -> None:
-        self.parts = parts
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self.parts: Sequence[Part] = parts
         self.starts: Ints = starts_of([part.num_entries for part in parts])
-        self.validation_starts: Ints = starts_of([part.num_validation for part in parts])
 
     @property
     def num_entries(self) -> int:
         """Entries of all sources."""
         return int(self.starts[-1])
 
-    @property
-    def num_validation(self) -> int:
-        """Validation blocks of all sources."""
-        return int(self.validation_starts[-1])
-
-    def locate(self, entries: Ints, *, validation: bool = False) -> Blocks:
-        """Blocks of entries [k], or of validation samples [k]."""
-        starts = self.validation_starts if validation else self.starts
-        which = np.searchsorted(starts, entries, side="right") - 1
+    def locate(self, entries: Ints) -> Blocks:
+        """Blocks of entries [k]."""
+        which = np.searchsorted(self.starts, entries, side="right") - 1
         out = empty_blocks(entries.size)
-        for number in np.flatnonzero(np.bincount(which)):
-            part = self.parts[number]
+        for number in np.flatnonzero(np.bincount(which)).tolist():
             mask = which == number
-            local = entries[mask] - starts[number]
-            found = part.locate_validation(local) if validation else part.locate(local)
-            out.put(mask, found)
+            out.put(mask, self.parts[number].locate(entries[mask] - self.starts[number]))
         return out
 
     def find(self, blocks: Blocks) -> Ints:
@@ -174,11 +172,6 @@ class EpochIndex:
 def starts_of(sizes: list[int]) -> Ints:
     """Start of each of some consecutive runs, and the end of the last one."""
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-
-
-def _held_out(num_blocks: int, fraction: float) -> int:
-    """Validation blocks of a source: rounded up, none from a source of a single block."""
-    return math.ceil(Fraction(repr(float(fraction))) * num_blocks) if num_blocks >= 2 else 0
 
 
 def empty_blocks(size: int) -> Blocks:

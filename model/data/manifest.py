@@ -3,7 +3,9 @@
     shards/
       manifest.json        this module; written last, so its existence means that packing is done
       skypile-00000.bin    raw little-endian token ids, documents ended by <|endoftext|>
-      skypile-00000.idx    raw little-endian uint64: where each document starts, in tokens
+      skypile-00000.idx    raw little-endian uint64: where each document starts, in tokens; then the
+                           digest of each document's text
+      skypile-validation-00000.bin   the same of documents that are held out (held_out.py)
       …
 
 The digest of a manifest is that of its *content*: sources, checksums, counts and the tokenizer.
@@ -23,8 +25,9 @@ from typing import Any, Literal
 
 from common.errors import DataError
 from common.files import digest_of, write_json
+from model.data.held_out import MAX_FRACTION, Split
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FILE_NAME = "manifest.json"
 
 DType = Literal["uint16", "uint32"]
@@ -41,6 +44,8 @@ class ShardInfo:
     """File name of the token ids inside the folder, with the suffix .bin; the index has .idx."""
     source: str
     """Corpus that the documents came from, e.g. "skypile"."""
+    split: Split
+    """Use of its documents: to train on, or to validate with."""
     num_tokens: int
     """Token ids in the file, ends of documents included."""
     num_documents: int
@@ -64,6 +69,11 @@ class ShardInfo:
         """Size of the token file."""
         return self.num_tokens * (2 if self.dtype == "uint16" else 4)
 
+    @property
+    def index_bytes(self) -> int:
+        """Size of the document index: two 64-bit numbers a document."""
+        return 16 * self.num_documents
+
 
 @dataclass(frozen=True, kw_only=True)
 class PackedManifest:
@@ -80,15 +90,23 @@ class PackedManifest:
     tokenizer_digest: str
     """Digest of the tokenizer (model/tokenizer/digest.py): says what the ids mean. Data of another
     tokenizer cannot be appended, and a model of another one not trained on these."""
+    validation_fraction: float = 0.0
+    """Documents with digests below this part of all digests are held out, and lie in shards of
+    their own; [0, 0.5]."""
     shards: tuple[ShardInfo, ...]
-    """Sorted by (source, md5) whatever order they are given in."""
+    """Sorted by (split, source, md5) whatever order they are given in."""
     folder: Path | None = field(default=None, compare=False)
     """Place of the shards on this machine; not part of the content."""
 
     def __post_init__(self) -> None:
         object.__setattr__(
-            self, "shards", tuple(sorted(self.shards, key=lambda shard: (shard.source, shard.md5)))
+            self, "shards", tuple(sorted(self.shards, key=lambda s: (s.split, s.source, s.md5)))
         )
+        if not 0 <= self.validation_fraction <= MAX_FRACTION:
+            raise DataError(
+                f"validation_fraction {self.validation_fraction} of the manifest must lie in "
+                f"[0, {MAX_FRACTION}]: pack the data again"
+            )
         if not 0 <= self.end_of_document < self.vocab_size:
             raise DataError(
                 f"end_of_document {self.end_of_document} is not an id of a vocabulary of "
@@ -101,6 +119,9 @@ class PackedManifest:
             if shard.name in names:
                 raise DataError(f"the shard name {shard.name!r} occurs twice in the manifest")
             names.add(shard.name)
+            if shard.split == "validation":
+                # Two files may hold out one and the same document, and nothing else.
+                continue
             if shard.md5 in contents:
                 raise DataError(
                     f"shards {contents[shard.md5]!r} and {shard.name!r} hold the same content (MD5 "
@@ -118,8 +139,9 @@ class PackedManifest:
                 "vocab_size": self.vocab_size,
                 "end_of_document": self.end_of_document,
                 "tokenizer_digest": self.tokenizer_digest,
+                "validation_fraction": self.validation_fraction,
                 "shards": [
-                    [s.source, s.md5, s.index_md5, s.num_tokens, s.num_documents, s.dtype]
+                    [s.source, s.split, s.md5, s.index_md5, s.num_tokens, s.num_documents, s.dtype]
                     for s in self.shards
                 ],
             }
@@ -140,15 +162,17 @@ class PackedManifest:
         """Documents in all shards."""
         return sum(shard.num_documents for shard in self.shards)
 
-    @property
-    def tokens_by_source(self) -> dict[str, int]:
-        """Tokens of each source."""
-        return self._totals("num_tokens")
+    def of_split(self, split: Split) -> tuple[ShardInfo, ...]:
+        """Shards to train on, or of held-out documents."""
+        return tuple(shard for shard in self.shards if shard.split == split)
 
-    @property
-    def documents_by_source(self) -> dict[str, int]:
-        """Documents of each source."""
-        return self._totals("num_documents")
+    def tokens_by_source(self, split: Split | None = None) -> dict[str, int]:
+        """Tokens of each source, in all shards or those of one split."""
+        return self._totals("num_tokens", split)
+
+    def documents_by_source(self, split: Split | None = None) -> dict[str, int]:
+        """Documents of each source, in all shards or those of one split."""
+        return self._totals("num_documents", split)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values, as in the file."""
@@ -158,10 +182,13 @@ class PackedManifest:
             "vocab_size": self.vocab_size,
             "end_of_document": self.end_of_document,
             "tokenizer_digest": self.tokenizer_digest,
+            "validation_fraction": self.validation_fraction,
             "num_tokens": self.num_tokens,
             "num_documents": self.num_documents,
-            "tokens_by_source": self.tokens_by_source,
-            "documents_by_source": self.documents_by_source,
+            "tokens_by_source": self.tokens_by_source(),
+            "documents_by_source": self.documents_by_source(),
+            "validation_tokens_by_source": self.tokens_by_source("validation"),
+            "validation_documents_by_source": self.documents_by_source("validation"),
             "shards": [_checked(asdict(shard)) for shard in self.shards],
         }
 
@@ -212,6 +239,7 @@ class PackedManifest:
                 vocab_size=int(raw["vocab_size"]),
                 end_of_document=int(raw["end_of_document"]),
                 tokenizer_digest=str(raw["tokenizer_digest"]),
+                validation_fraction=float(raw["validation_fraction"]),
                 shards=shards,
                 folder=file.parent,
             )
@@ -220,9 +248,9 @@ class PackedManifest:
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{file} lacks or garbles a field: {error!r}. Pack again") from None
 
-    def _totals(self, name: str) -> dict[str, int]:
+    def _totals(self, name: str, split: Split | None) -> dict[str, int]:
         totals = dict.fromkeys(self.sources, 0)
-        for shard in self.shards:
+        for shard in self.shards if split is None else self.of_split(split):
             totals[shard.source] += int(getattr(shard, name))
         return totals
 
@@ -263,6 +291,8 @@ def _check_shard(shard: ShardInfo) -> None:
     """Refuse what cannot be, before it becomes a path or the size of an array."""
     if Path(shard.name).name != shard.name or not shard.name.endswith(".bin"):
         raise DataError(f"shard name {shard.name!r} must be a plain file name ending in .bin")
+    if shard.split not in ("train", "validation"):
+        raise DataError(f"split {shard.split!r} of {shard.name!r} must be train or validation")
     if shard.dtype not in ("uint16", "uint32"):
         raise DataError(f"dtype {shard.dtype!r} of shard {shard.name!r} must be uint16 or uint32")
     for name in ("num_tokens", "num_documents"):
@@ -282,7 +312,7 @@ def describe_difference(old: PackedManifest, new: PackedManifest) -> str:
     """
     parts = [
         f"{name} was {getattr(old, name)!r} and is {getattr(new, name)!r}"
-        for name in ("tokenizer_digest", "vocab_size", "end_of_document")
+        for name in ("tokenizer_digest", "vocab_size", "end_of_document", "validation_fraction")
         if getattr(old, name) != getattr(new, name)
     ]
     before, after = ({shard.md5: shard for shard in m.shards} for m in (old, new))
@@ -322,7 +352,7 @@ def _fields(old: ShardInfo, new: ShardInfo) -> list[str]:
     """Differences in what two manifests say of the same tokens; names count for nothing."""
     both: Mapping[str, tuple[object, object]] = {
         name: (getattr(old, name), getattr(new, name))
-        for name in ("source", "index_md5", "num_documents", "num_tokens", "dtype")
+        for name in ("source", "split", "index_md5", "num_documents", "num_tokens", "dtype")
     }
     return [
         f"{name} of shard {new.name!r} was {then!r} and is {now!r}"

@@ -3,7 +3,7 @@
     sample s ──segment──▶ j ──permutation──▶ p ──┬─ p < unseen ──▶ an unseen place of the segment
              (the last append with at <= s)      │                 before, and so on back
                                                  └─ else ──▶ entry of the new data
-    entry ──▶ (source, epoch, number) ──source's permutation──▶ block ──▶ (shard, start)
+    entry ──▶ (source, epoch, number) ──▶ block ──▶ (shard, start)
 
 An entry is one (source, epoch, block) of one manifest: epoch_index.py. The order can be read in the
 other direction, too: from a block to the sample that shows it. docs/adr/0004-order-is-a-function.md
@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from common.errors import ConfigError, DataError
 from model.data.append import Append, check_appends
-from model.data.epoch_index import Blocks, EpochIndex, SourceEpochs, empty_blocks
+from model.data.epoch_index import Blocks, EpochIndex, SourceBlocks, SourceEpochs, empty_blocks
 from model.data.manifest import PackedManifest, ShardInfo
 from model.data.permutation import Ints, Permutation
 
@@ -52,7 +52,7 @@ class _Segment:
     """Places of the segment before that were not reached, [consumed, consumed + unseen)."""
     consumed: int
     """Places of the segment before that were reached."""
-    epoch_index: EpochIndex
+    epoch_index: EpochIndex[SourceEpochs]
     permutation: Permutation
 
 
@@ -64,8 +64,6 @@ class SampleOrder:
         sequence_length: tokens per sample, L >= 1; a block has L + 1.
         seed: of the permutation.
         weights: epochs per source, >= 0, fractions allowed; 1.0 where not named.
-        validation_fraction: part of each source's blocks that is never trained on, in [0, 0.5];
-            rounded up, so that every source of two blocks or more is represented.
         appends: data that joined during the run, ascending in `at`.
 
     Raises:
@@ -80,17 +78,13 @@ class SampleOrder:
         sequence_length: int,
         seed: int,
         weights: Mapping[str, float] | None = None,
-        validation_fraction: float = 0.0,
         appends: Sequence[Append] = (),
     ) -> None:
         if sequence_length < 1:
             raise ConfigError(f"sequence_length {sequence_length} must be at least 1")
-        if not 0.0 <= validation_fraction <= 0.5:
-            raise ConfigError(f"validation_fraction {validation_fraction} must lie in [0, 0.5]")
         self.manifest = manifest
         self.sequence_length = sequence_length
         self.seed = seed
-        self.validation_fraction = validation_fraction
         self.appends = tuple(appends)
         self.weights = _complete(weights, manifest, "weights")
         check_appends(manifest, self.appends)
@@ -107,14 +101,16 @@ class SampleOrder:
             sources += [name for name in new.sources if name not in sources]
             parts = [
                 SourceEpochs(
-                    new,
-                    name,
-                    first_shard=len(shards),
-                    source_id=sources.index(name),
-                    sequence_length=sequence_length,
+                    SourceBlocks(
+                        new,
+                        name,
+                        "train",
+                        first_shard=len(shards),
+                        source_id=sources.index(name),
+                        sequence_length=sequence_length,
+                    ),
+                    name=name,
                     weight=complete[name],
-                    # Everything appended is trained on; the validation set stays what it was.
-                    validation_fraction=validation_fraction if number == 0 else 0.0,
                     seed=append.seed,
                 )
                 for name in new.sources
@@ -126,12 +122,27 @@ class SampleOrder:
         self.shards: tuple[ShardInfo, ...] = tuple(shards)
         self.manifests: tuple[PackedManifest, ...] = tuple(owners)
         self.sources: tuple[str, ...] = tuple(sources)
+        # What an append holds out is not trained on, and does not change what losses are of.
+        self._validation = EpochIndex(
+            [
+                SourceBlocks(
+                    manifest,
+                    name,
+                    "validation",
+                    first_shard=0,
+                    source_id=number,
+                    sequence_length=sequence_length,
+                )
+                for number, name in enumerate(manifest.sources)
+            ]
+        )
         self._first_shards = np.asarray(first_shards, dtype=np.int64)
         self._ats = np.asarray([segment.at for segment in self._segments], dtype=np.int64)
         if self._segments[0].epoch_index.num_entries == 0 and len(self._segments) == 1:
             raise DataError(
-                f"no block of {sequence_length + 1} tokens can be cut from {manifest.num_tokens} "
-                f"tokens in {len(manifest.shards)} shards of {manifest.folder} with weights "
+                f"no block of {sequence_length + 1} tokens can be cut from the "
+                f"{sum(shard.num_tokens for shard in manifest.of_split('train'))} tokens to train "
+                f"on in {len(manifest.of_split('train'))} shards of {manifest.folder} with weights "
                 f"{self.weights}: choose a shorter sequence_length or pack more data"
             )
 
@@ -148,8 +159,8 @@ class SampleOrder:
 
     @property
     def num_validation_samples(self) -> int:
-        """Validation blocks; they come from the first manifest only."""
-        return self._segments[0].epoch_index.num_validation
+        """Blocks of held-out documents; they come from the first manifest only."""
+        return self._validation.num_entries
 
     @property
     def permutations(self) -> tuple[Permutation, ...]:
@@ -164,6 +175,10 @@ class SampleOrder:
                 totals[self.sources[part.source_id]] += part.num_entries
         return totals
 
+    def validation_samples_by_source(self) -> dict[str, int]:
+        """Blocks of held-out documents of each source that the run started with."""
+        return {self.sources[p.source_id]: p.num_entries for p in self._validation.parts}
+
     def sources_without_samples(self) -> dict[str, int]:
         """Tokens of each source that was given a weight, and yet makes no sample anywhere.
 
@@ -171,10 +186,11 @@ class SampleOrder:
         """
         made = self.samples_by_source()
         tokens: dict[str, int] = {}
-        for part in (part for segment in self._segments for part in segment.epoch_index.parts):
-            name = self.sources[part.source_id]
-            if part.weight and not made[name]:
-                tokens[name] = tokens.get(name, 0) + part.num_tokens
+        for segment in self._segments:
+            for part in segment.epoch_index.parts:
+                name = self.sources[part.source_id]
+                if part.weight and not made[name]:
+                    tokens[name] = tokens.get(name, 0) + part.blocks.num_tokens
         return tokens
 
     def expected_epochs(self, consumed: int) -> dict[str, float]:
@@ -193,7 +209,7 @@ class SampleOrder:
                 break
             for part in segment.epoch_index.parts:
                 left[self.sources[part.source_id]] += part.num_entries
-                blocks[self.sources[part.source_id]] += part.num_training
+                blocks[self.sources[part.source_id]] += part.blocks.num_entries
             share = (min(consumed, end) - segment.at) / max(1, segment.permutation.n)
             for name, number in left.items():
                 read[name] += number * share
@@ -211,7 +227,7 @@ class SampleOrder:
             )
         if validation:
             shuffled = self._validation_permutation(numbers)
-            return self._segments[0].epoch_index.locate(shuffled, validation=True)
+            return self._validation.locate(shuffled)
         out = empty_blocks(numbers.size)
         pending = np.searchsorted(self._ats, numbers, side="right") - 1
         places = numbers - self._ats[pending]
@@ -232,7 +248,7 @@ class SampleOrder:
     def find_many(self, blocks: Blocks) -> Ints:
         """Numbers [k] of the samples that show some blocks: the inverse of `locate_many`.
 
-        -1 for what is never trained on: a validation block, an epoch that a fraction left out, a
+        -1 for what is never trained on: a held-out block, an epoch that a fraction left out, a
         start that is none. `source` is not looked at, a shard has but one.
         """
         out = np.full_like(blocks.start, -1)
@@ -256,7 +272,7 @@ class SampleOrder:
     def _validation_permutation(self) -> Permutation:
         return Permutation(self.num_validation_samples, "validation")
 
-    def _add_segment(self, append: Append, epoch_index: EpochIndex) -> None:
+    def _add_segment(self, append: Append, epoch_index: EpochIndex[SourceEpochs]) -> None:
         at = append.at
         consumed = unseen = 0
         if self._segments:

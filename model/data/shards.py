@@ -3,6 +3,9 @@
     add_documents(ids) ─▶ name.bin.partial ──close──▶ name.idx, name.bin, name.json (last)
                            MD5 on the way                fsync, rename
 
+    name.idx    start of each document [n] uint64, in tokens │ digest of each text [n] uint64
+
+A shard holds documents to train on, or held-out ones (model/data/held_out.py), never both.
 A shard is closed as soon as it holds `shard_tokens` ids; documents are never cut, so a shard is a
 little larger than asked. Where shards end depends only on the documents and on `shard_tokens`:
 packing that was interrupted continues after the last finished shard (its .json says where) and
@@ -26,6 +29,7 @@ import numpy.typing as npt
 
 from common.errors import DataError
 from common.files import PARTIAL, md5_of_file, sync, write_json
+from model.data.held_out import Digests, Split
 from model.data.manifest import DType, ShardInfo
 
 _NUMPY: dict[str, str] = {"uint16": "<u2", "uint32": "<u4"}
@@ -47,7 +51,9 @@ class FinishedShard:
 
 
 class ShardWriter:
-    """Appends documents to `<name>-00000.bin`, `<name>-00001.bin`, …
+    """Appends documents to `<name>-00000.bin`, `<name>-00001.bin`, …, of one split.
+
+    Held-out documents go to `<name>-validation-00000.bin`, …
 
     Continues after the shards that are already finished in the folder: see `finished` and
     `position` for where to go on feeding. Use as a context manager; leaving it by an exception
@@ -59,6 +65,7 @@ class ShardWriter:
         name: first part of the file names; the source's where it has one writer.
         dtype: type of an id on disk.
         shard_tokens: close a shard once it holds this many ids (>= 1).
+        split: of all its documents.
         cleaned_file: recorded in the manifest.
 
     Raises:
@@ -72,13 +79,15 @@ class ShardWriter:
         source: str,
         dtype: DType,
         shard_tokens: int,
+        split: Split = "train",
         cleaned_file: str = "",
         name: str = "",
     ) -> None:
         assert shard_tokens >= 1
         self.folder = folder
         self.source = source
-        self.name = name or source
+        self.split: Split = split
+        self.name = (name or source) + ("-validation" if split == "validation" else "")
         self.dtype: DType = dtype
         self.shard_tokens = shard_tokens
         self.cleaned_file = cleaned_file
@@ -86,6 +95,7 @@ class ShardWriter:
         self.finished: list[FinishedShard] = self._find_finished()
         self._file: IO[bytes] | None = None
         self._starts: list[npt.NDArray[np.integer[Any]]] = []
+        self._digests: list[Digests] = []
         self._num_tokens = 0
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._position = self.position
@@ -105,6 +115,7 @@ class ShardWriter:
         ids: npt.NDArray[np.integer[Any]],
         offsets: npt.NDArray[np.integer[Any]],
         positions: Sequence[int],
+        digests: Digests,
     ) -> None:
         """Append many documents; the shards are those of appending them one by one.
 
@@ -112,12 +123,14 @@ class ShardWriter:
             ids: token ids of all of them [T], their end-of-document ids included.
             offsets: where each begins, and T [n + 1]; ascending, no document is empty.
             positions: where in the input each document ends [n].
+            digests: of their texts, uint64 [n] (model/data/held_out.py).
         """
         starts = offsets.astype(np.int64)
         assert ids.ndim == 1 and starts[0] == 0 and starts[-1] == ids.size
         assert len(positions) == starts.size - 1 and bool((np.diff(starts) > 0).all()), (
             "a document has at least its end"
         )
+        assert digests.dtype == np.uint64 and digests.size == len(positions)
         self._check_range(ids)
         data = ids.astype(_NUMPY[self.dtype], copy=False)
         done = 0
@@ -125,6 +138,7 @@ class ShardWriter:
             room = starts[done] + self.shard_tokens - self._num_tokens
             last = min(int(np.searchsorted(starts, room)), len(positions))
             self._append(data[starts[done] : starts[last]], starts[done:last] - starts[done])
+            self._digests.append(digests[done:last])
             self._position = positions[last - 1]
             if self._num_tokens >= self.shard_tokens:
                 self._publish()
@@ -184,6 +198,7 @@ class ShardWriter:
         self._file.close()
         starts = np.concatenate(self._starts)
         index = starts.astype("<u8").tobytes()
+        index += np.concatenate(self._digests).astype("<u8").tobytes()
         index_partial = self.folder / f"{self._stem}.idx{PARTIAL}"
         with index_partial.open("wb") as file:
             file.write(index)
@@ -192,6 +207,7 @@ class ShardWriter:
         info = ShardInfo(
             name=f"{self._stem}.bin",
             source=self.source,
+            split=self.split,
             num_tokens=self._num_tokens,
             num_documents=starts.size,
             md5=self._md5.hexdigest(),
@@ -208,7 +224,7 @@ class ShardWriter:
             {"position": self._position, "shard_tokens": self.shard_tokens, "shard": asdict(info)},
         )
         self.finished.append(FinishedShard(info=info, position=self._position))
-        self._file, self._starts, self._num_tokens = None, [], 0
+        self._file, self._starts, self._digests, self._num_tokens = None, [], [], 0
         self._md5 = hashlib.md5(usedforsecurity=False)
 
     def _find_finished(self) -> list[FinishedShard]:
@@ -218,17 +234,14 @@ class ShardWriter:
             if not sidecar.is_file():
                 return finished
             raw = json.loads(sidecar.read_text(encoding="utf-8"))
-            info = ShardInfo(**raw["shard"])
-            same = (raw["shard_tokens"], info.dtype, info.source) == (
-                self.shard_tokens,
-                self.dtype,
-                self.source,
-            )
-            if not same:
+            mine = (self.shard_tokens, self.dtype, self.source, self.split)
+            found = tuple(raw["shard"].get(name) for name in ("dtype", "source", "split"))
+            if (raw["shard_tokens"], *found) != mine:
                 raise DataError(
-                    f"{sidecar} was written with other settings (shard_tokens, dtype or source): "
-                    f"delete {self.folder} and pack again"
+                    f"{sidecar} was written with other settings (shard_tokens, dtype, source or "
+                    f"split), or by an earlier version: delete {self.folder} and pack again"
                 )
+            info = ShardInfo(**raw["shard"])
             check_shard(self.folder, info)
             finished.append(FinishedShard(info=info, position=int(raw["position"])))
 
@@ -281,8 +294,15 @@ def map_tokens(folder: Path, shard: ShardInfo) -> npt.NDArray[Any]:
 def map_starts(folder: Path, shard: ShardInfo) -> npt.NDArray[np.int64]:
     """Memory-map the start of each document, in tokens, ascending, int64 [num_documents]."""
     path = folder / shard.index_name
-    _check_size(path, 8 * shard.num_documents, shard)
+    _check_size(path, shard.index_bytes, shard)
     return _map(path, "int64", shard.num_documents)
+
+
+def open_digests(folder: Path, shard: ShardInfo) -> Digests:
+    """Memory-map the digest of each document's text, read-only, uint64 [num_documents]."""
+    path, number = folder / shard.index_name, shard.num_documents
+    _check_size(path, shard.index_bytes, shard)
+    return np.memmap(path, dtype="<u8", mode="r", offset=8 * number, shape=(number,))
 
 
 def _map(path: Path, dtype: str, size: int) -> npt.NDArray[Any]:
@@ -307,7 +327,7 @@ def check_sizes(folder: Path, shard: ShardInfo) -> tuple[os.stat_result, os.stat
     """
     return (
         _check_size(folder / shard.name, shard.num_bytes, shard),
-        _check_size(folder / shard.index_name, 8 * shard.num_documents, shard),
+        _check_size(folder / shard.index_name, shard.index_bytes, shard),
     )
 
 

@@ -19,7 +19,7 @@ from model.data.append import Append
 from model.data.manifest import PackedManifest
 from model.data.order import SampleOrder
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +61,6 @@ class DataState:
     """Tokens per sample, >= 1."""
     weights: Mapping[str, float]
     """Epochs per source of the first manifest, every source named."""
-    validation_fraction: float
-    """Part of each source that is never trained on, in [0, 0.5]."""
     samples_consumed: int
     """Samples [0, samples_consumed) have been trained on."""
     appends: tuple[SavedAppend, ...] = ()
@@ -75,12 +73,10 @@ class DataState:
                 raise DataError(f"{name} {value!r} of the data state must be an integer >= 0")
         if type(self.manifest_digest) is not str:
             raise DataError(f"manifest_digest {self.manifest_digest!r} must be a string")
-        numbers = {"validation_fraction": self.validation_fraction, **self.weights}
-        for name, number in numbers.items():
+        for name, number in self.weights.items():
             if not isinstance(number, int | float) or not math.isfinite(number) or number < 0:
                 raise DataError(f"{name} {number!r} of the data state must be a number >= 0")
         object.__setattr__(self, "weights", {k: float(v) for k, v in self.weights.items()})
-        object.__setattr__(self, "validation_fraction", float(self.validation_fraction))
 
     @classmethod
     def of(cls, order: SampleOrder, samples_consumed: int) -> DataState:
@@ -91,7 +87,6 @@ class DataState:
             seed=order.seed,
             sequence_length=order.sequence_length,
             weights=order.weights,
-            validation_fraction=order.validation_fraction,
             samples_consumed=samples_consumed,
             appends=tuple(map(SavedAppend.of, order.appends)),
         )
@@ -111,7 +106,6 @@ class DataState:
             sequence_length=self.sequence_length,
             seed=self.seed,
             weights=self.weights,
-            validation_fraction=self.validation_fraction,
             appends=appends[: len(self.appends)],
         )
 
@@ -135,7 +129,7 @@ class DataState:
         """
         self.check(order.manifest)
         now = DataState.of(order, 0)
-        for name in ("seed", "sequence_length", "weights", "validation_fraction"):
+        for name in ("seed", "sequence_length", "weights"):
             old, new = getattr(self, name), getattr(now, name)
             if old != new:
                 raise DataError(

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from common.config import validate
+from common.errors import ConfigError
 from model.data import PackedDataset, PackedManifest, StepLoader
 from model.data.shard_verifier import ShardVerifier, marks_folder
 from model.train.build_model import build_model, parallelize
@@ -119,6 +120,7 @@ def build(
         stop=stop,
         callbacks=callbacks,
     )
+    check_validation(settings, manifest, trainer.data)
     check_measurable(model_with_loss, trainer.data.num_validation)
     if ranks.is_main:
         log.info(
@@ -177,6 +179,23 @@ def measure_peak_flops(ranks: DistributedContext) -> float:
     return float(sum(ranks.gather(matmul_flops(ranks.device, dtype))))
 
 
+def check_validation(
+    settings: PretrainSettings, manifest: PackedManifest, data: TrainingData
+) -> None:
+    """Raise ConfigError where validations are asked for, and there is nothing to validate with."""
+    if not settings.eval_interval or data.num_validation:
+        return
+    number = sum(manifest.documents_by_source("validation").values())
+    tokens = sum(manifest.tokens_by_source("validation").values())
+    raise ConfigError(
+        f"pretrain: eval_interval = {settings.eval_interval}, but no block of validation can be "
+        f"cut: pack.validation_fraction = {manifest.validation_fraction} held out {number} "
+        f"documents of {tokens} tokens, a block takes {settings.sequence_length + 1} from one "
+        "shard. Pack with a larger pack.validation_fraction (0.05, say), lower sequence_length, or "
+        "set eval_interval: 0"
+    )
+
+
 def open_shard_verifier(lease: Lease) -> ShardVerifier:
     """Build the verifier of shards in this session, for all ranks of a machine."""
     with lease.guard():
@@ -198,7 +217,17 @@ def open_data(plan: RunPlan, ranks: DistributedContext, verifier: ShardVerifier)
             tokens,
             settings.sequence_length,
         )
-
+    if plan.base.validation_fraction and ranks.is_main:
+        tokens_held_out = plan.base.tokens_by_source("validation")
+        for source, number in order.validation_samples_by_source().items():
+            if not number:
+                log.warning(
+                    "source %s has no validation loss of its own: its held-out documents have %d "
+                    "tokens, too few for a block of %d",
+                    source,
+                    tokens_held_out[source],
+                    settings.sequence_length,
+                )
     loader = StepLoader(
         PackedDataset(folder, order, verifier=verifier),
         global_batch_size=settings.global_batch_size,

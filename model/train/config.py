@@ -82,8 +82,6 @@ class PretrainSettings(BatchSettings):
     """Epochs of every source that `weights` does not name, fractions allowed; 0 or more."""
     weights: dict[str, NonNegativeFloat] = field(default_factory=dict)
     """Epochs per source, fractions allowed; a source that is not named has `epochs`."""
-    validation_fraction: Annotated[float, Ge(0), Le(0.5)] = 0.0
-    """Fraction of each source's blocks that is held out and never trained on; [0, 0.5]."""
     eval_interval: NonNegativeInt = 0
     """Steps between validations; 0 = only after the last step."""
     validation_samples: NonNegativeInt = 0
@@ -121,11 +119,6 @@ class PretrainSettings(BatchSettings):
             yield ConfigError(
                 f"min_learning_rate = {self.min_learning_rate}; it must be between 0 and "
                 f"learning_rate = {self.learning_rate}"
-            )
-        if self.eval_interval and not self.validation_fraction:
-            yield ConfigError(
-                f"eval_interval = {self.eval_interval} but validation_fraction = 0 holds nothing "
-                "out; set validation_fraction (for example 0.01)"
             )
         if self.steps and self.warmup_steps >= self.steps:
             yield ConfigError(

@@ -122,7 +122,7 @@ class PretrainConfig(PretrainSettings, StageConfig):
         return self.fitting_ranks(available, self.machines().num)
 
 
-@stage(version=1, trains=True)
+@stage(version=2, trains=True)
 def pretrain(run: StageRun, config: PretrainConfig, *, packed: StageResult) -> None:
     """Train on the packed shards; an interrupted run continues from its newest checkpoint."""
     settings = config.settings
@@ -145,7 +145,7 @@ def pretrain(run: StageRun, config: PretrainConfig, *, packed: StageResult) -> N
         num_processes=ranks,
         nodes=config.machines().num,
         samples_by_source=plan.order.samples_by_source(),
-        num_validation_samples=plan.order.num_validation_samples,
+        validation_samples_by_source=plan.order.validation_samples_by_source(),
         manifest_digest=manifest.digest,
     )
     appends.note(run, plan, client.requests.refused(), client.requests.names())

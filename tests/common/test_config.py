@@ -230,7 +230,7 @@ class Missing:
 sys.meta_path.insert(0, Missing())
 from common.config import problems
 from model.train.config import PretrainSettings
-print(*problems(PretrainSettings(micro_batch_size=0, validation_fraction=0.9), "pretrain"), sep="|")
+print(*problems(PretrainSettings(micro_batch_size=0, decay_fraction=1.5), "pretrain"), sep="|")
 """
 
 
@@ -240,7 +240,7 @@ def test_ranges_hold_on_a_machine_without_pydantic(root: Path) -> None:
     )
     assert done.stdout.strip().split("|") == [
         "pretrain.micro_batch_size = 0; it must be a whole number of at least 1",
-        "pretrain.validation_fraction = 0.9; it must be a number in [0, 0.5]",
+        "pretrain.decay_fraction = 1.5; it must be a number in (0, 1]",
     ]
 
 

@@ -83,6 +83,25 @@ def test_appended_data_and_disk_are_among_the_problems(
         assert part in message
 
 
+def test_validations_without_held_out_documents_are_refused(tmp_path: Path) -> None:
+    nothing = "pack.validation_fraction=0"
+    [message] = refused(tmp_path, nothing)
+    assert message == (
+        "pretrain.eval_interval = 100, but pack.validation_fraction = 0 holds nothing out; set "
+        "pack.validation_fraction (for example 0.01)"
+    )
+    leaking = ["pretrain.eval_interval=0", "pretrain.model.routing=sequence"]
+    [message] = refused(tmp_path, nothing, *leaking)
+    assert message.startswith("pretrain.model.routing = 'sequence' leaks, ")
+    assert refused(tmp_path, "pretrain.validation_fraction=0.05") == [
+        "'pretrain.validation_fraction' is now 'pack.validation_fraction': write "
+        "`validation_fraction: 0.05` under `pack`, or --set pack.validation_fraction=0.05"
+    ]
+    assert refused(tmp_path, "pack.validation_fraction=0.6", "pretrain.eval_interval=0") == [
+        "pack.validation_fraction = 0.6; it must be a number in [0, 0.5]"
+    ]
+
+
 def test_the_old_shape_of_pretrain_is_refused_with_the_lines_to_write(tmp_path: Path) -> None:
     found = refused(
         tmp_path,

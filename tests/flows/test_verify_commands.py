@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +14,39 @@ from flows.cli import main
 from flows.commands import BAD_INPUT, DONE, FAILED
 from model.data import DataState, PackedManifest, SampleOrder, ShardWriter
 from model.data.manifest import FILE_NAME
+from model.data.shards import map_starts, open_digests, open_tokens
 from model.train.checkpoint.progress import Progress
 from model.train.config import PretrainSettings
 from model.train.run.folder import CHECKPOINTS_FOLDER, DATA_STATE_FILE, JOB_FILE, PROGRESS_FILE
 from model.train.run.plan import RunPlan
 from model.train.run.requests import AppendRequest
 from tasks.core.manifest import publish
-from tests.model.data.blocks import add_document
+from tests.model.data.blocks import add_document, write_documents
 
 END = 0
 SHORT = ["{store}", "--sequence-length", "4"]
 
 
-def pack(folder: Path, sizes: dict[str, int], *, seed: int = 1) -> PackedManifest:
+def pack(
+    folder: Path, sizes: dict[str, int], *, seed: int = 1, validation_fraction: float = 0.0
+) -> PackedManifest:
     """Real shards of documents of nine ids and an end."""
     random, shards = np.random.default_rng(seed), []
     for source, documents in sizes.items():
-        with ShardWriter(folder, source=source, dtype="uint16", shard_tokens=2_000) as writer:
-            for ids in random.integers(1, 1000, (documents, 9)).tolist():
-                add_document(writer, [*ids, END])
-        shards += writer.shards
+        shards += write_documents(
+            folder,
+            source,
+            random.integers(1, 1000, (documents, 9)).tolist(),
+            shard_tokens=2_000,
+            validation_fraction=validation_fraction,
+            end=END,
+        )
     manifest = PackedManifest(
-        vocab_size=1000, end_of_document=END, tokenizer_digest="1" * 32, shards=tuple(shards)
+        vocab_size=1000,
+        end_of_document=END,
+        tokenizer_digest="1" * 32,
+        validation_fraction=validation_fraction,
+        shards=tuple(shards),
     )
     manifest.write(folder)
     for path in folder.glob("*.json"):
@@ -75,12 +87,15 @@ def steel(capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 def test_the_scenario_of_the_manual(store: Path, steel: Run, tmp_path: Path) -> None:
-    pack(tmp_path / "more", {"fr": 90}, seed=2)
+    base = tmp_path / "base"
+    packed = pack(base, {"zh": 2_000, "en": 500}, validation_fraction=0.02)
+    more = pack(tmp_path / "more", {"fr": 90}, seed=2, validation_fraction=0.02)
+    held_out = sum(more.tokens_by_source("validation").values())
     extra = tmp_path / "extra.json"
     shutil.copy(tmp_path / "more" / "manifest.json", extra)
     arguments = [
         "verify-order",
-        store,
+        base,
         "--sequence-length",
         4,
         "--ranks",
@@ -89,21 +104,40 @@ def test_the_scenario_of_the_manual(store: Path, steel: Run, tmp_path: Path) -> 
         f"{extra}@400",
         "--restart",
         "100,300",
-        "--validation-fraction",
-        0.01,
     ]
     code, text, _ = steel(*arguments)
     assert code == DONE
     assert "3 sources" in text and "restart at step 100 on 4 with 2" in text
-    assert "224 samples appended at step 400" in text
-    assert text.count("  ok     ") == 6 and "FAILED" not in text
+    appended = (900 - held_out - 1) // 4
+    assert f"{appended} samples appended at step 400" in text
+    assert text.count("  ok     ") == 9 and "FAILED" not in text
+    assert "Not looked at: documents of 1 packing(s) without shards at hand." in text
+    number = sum(packed.documents_by_source("validation").values())
+    assert f"of 2,500 that were looked at, the digests of the {number} held-out ones" in text
     assert "the order holds" in text
     code, text, _ = steel(*arguments, "--json")
     report = json.loads(text)
     assert code == DONE and report["ok"] is True and report["exhaustive"] is True
     assert report["num_checked"] == report["num_samples"]
     assert report["world_sizes"] == [8, 4, 8] and report["restarts"] == [100, 300]
-    assert report["appends"] == [400] and report["samples_appended"] == [224]
+    assert report["appends"] == [400] and report["samples_appended"] == [appended]
+    code, _, err = steel(*arguments, "--validation-fraction", 0.5)
+    assert code == BAD_INPUT and "was packed with 0.02; leave the option out" in err
+
+
+def test_a_validation_document_in_a_training_shard_fails(tmp_path: Path, steel: Run) -> None:
+    packed = pack(tmp_path, {"zh": 800}, validation_fraction=0.05)
+    shard = packed.of_split("validation")[0]
+    first = map_starts(tmp_path, shard)
+    ids = np.asarray(open_tokens(tmp_path, shard))[: first[1]].tolist()
+    with ShardWriter(
+        tmp_path, source="zh", name="wrong", dtype="uint16", shard_tokens=2_000
+    ) as writer:
+        add_document(writer, ids, digests=open_digests(tmp_path, shard)[:1])
+    replace(packed, shards=(*packed.shards, *writer.shards)).write(tmp_path)
+    code, text, _ = steel("verify-order", tmp_path, "--sequence-length", 4)
+    assert code == FAILED and "THE ORDER DOES NOT HOLD" in text
+    assert "FAILED Documents are held out whole" in text and "Wrong: 1." in text
 
 
 def test_any_way_to_name_packed_data(store: Path, steel: Run) -> None:
@@ -189,7 +223,6 @@ def run_folder(store: Path, tmp_path: Path) -> Path:
         "steps": 300,
         "seed": 7,
         "weights": {"en": 1.5},
-        "validation_fraction": 0.02,
     }
     job = {"settings": settings, "packed": str(shards_of(store).parent), "output": str(folder)}
     folder.mkdir(parents=True)

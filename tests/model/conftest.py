@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from model import SteelConfig, SteelForCausalLM
-from model.data import PackedManifest, ShardInfo, ShardWriter
+from model.data import PackedManifest, ShardInfo
+from model.data.held_out import Split
 from model.soft_moe import LeakWarning
-from tests.model.data.blocks import add_document
+from tests.model.data.blocks import write_documents
 
 VOCABULARY = 61
 END = 0
@@ -54,25 +55,43 @@ def tokens() -> torch.Tensor:
 
 @pytest.fixture(scope="session")
 def simulate() -> Simulate:
-    """Manifest of shards that exist on paper only: simulate({"zh": [100, 50]}, prefix="a")."""
+    """Manifest of shards that exist on paper only: simulate({"zh": [100, 50]}, prefix="a").
 
-    def make(sizes: Mapping[str, Sequence[int]], prefix: str = "") -> PackedManifest:
+    validation: sizes of shards of held-out documents; the fraction says how many documents were.
+    """
+
+    def make(
+        sizes: Mapping[str, Sequence[int]],
+        prefix: str = "",
+        validation: Mapping[str, Sequence[int]] | None = None,
+        fraction: float | None = None,
+    ) -> PackedManifest:
+        splits: list[tuple[Split, str, Mapping[str, Sequence[int]]]] = [
+            ("train", "", sizes),
+            ("validation", "-validation", validation or {}),
+        ]
         shards = [
             ShardInfo(
-                name=f"{prefix}{source}-{number:05d}.bin",
+                name=f"{prefix}{source}{suffix}-{number:05d}.bin",
                 source=source,
+                split=split,
                 num_tokens=tokens,
                 num_documents=1,
-                md5=hashlib.md5(f"{prefix}/{source}/{number}".encode()).hexdigest(),
+                md5=hashlib.md5(f"{prefix}/{source}{suffix}/{number}".encode()).hexdigest(),
                 index_md5="0" * 32,
                 dtype="uint32",
                 cleaned_file=f"{source}.jsonl",
             )
-            for source, all_tokens in sizes.items()
+            for split, suffix, each in splits
+            for source, all_tokens in each.items()
             for number, tokens in enumerate(all_tokens)
         ]
         return PackedManifest(
-            vocab_size=1000, end_of_document=END, tokenizer_digest="1" * 32, shards=tuple(shards)
+            vocab_size=1000,
+            end_of_document=END,
+            tokenizer_digest="1" * 32,
+            validation_fraction=(0.1 if validation else 0.0) if fraction is None else fraction,
+            shards=tuple(shards),
         )
 
     return make
@@ -83,18 +102,27 @@ def pack() -> Pack:
     """Write real shards: pack(folder, {"zh": [[5, 6], [7]]}, shard_tokens=4)."""
 
     def make(
-        folder: Path, documents: Mapping[str, Sequence[Sequence[int]]], shard_tokens: int = 50
+        folder: Path,
+        documents: Mapping[str, Sequence[Sequence[int]]],
+        shard_tokens: int = 50,
+        validation_fraction: float = 0.0,
     ) -> PackedManifest:
         shards: list[ShardInfo] = []
         for source, texts in documents.items():
-            with ShardWriter(
-                folder, source=source, dtype="uint16", shard_tokens=shard_tokens
-            ) as writer:
-                for number, ids in enumerate(texts):
-                    add_document(writer, [*ids, END], position=number + 1)
-            shards += writer.shards
+            shards += write_documents(
+                folder,
+                source,
+                texts,
+                shard_tokens=shard_tokens,
+                validation_fraction=validation_fraction,
+                end=END,
+            )
         manifest = PackedManifest(
-            vocab_size=1000, end_of_document=END, tokenizer_digest="1" * 32, shards=tuple(shards)
+            vocab_size=1000,
+            end_of_document=END,
+            tokenizer_digest="1" * 32,
+            validation_fraction=validation_fraction,
+            shards=tuple(shards),
         )
         manifest.write(folder)
         return PackedManifest.read(folder)

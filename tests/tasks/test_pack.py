@@ -41,14 +41,15 @@ def test_ids_are_the_tokenizers_with_an_end(
     manifest = PackedManifest.read(tmp_path / "out" / "shards")
     assert set(manifest.sources) == set(TEXTS)
     assert verify_shards(manifest) == []
-    assert manifest.documents_by_source == {name: len(texts) for name, texts in TEXTS.items()}
+    documents_by_source = {name: len(texts) for name, texts in TEXTS.items()}
+    assert manifest.documents_by_source() == documents_by_source
     written = json.loads((tmp_path / "out" / "shards" / "manifest.json").read_text())
-    assert written["documents_by_source"] == manifest.documents_by_source
-    assert written["tokens_by_source"] == manifest.tokens_by_source
+    assert written["documents_by_source"] == documents_by_source
+    assert written["tokens_by_source"] == manifest.tokens_by_source()
     assert (manifest.vocab_size, manifest.end_of_document) == (151_646, 151_643)
     assert {shard.dtype for shard in manifest.shards} == {"uint32"}
     assert run.counts["tokens"] == manifest.num_tokens
-    assert run.notes["sources"]["zh"]["tokens"] == manifest.tokens_by_source["zh"]
+    assert run.notes["sources"]["zh"]["tokens"] == manifest.tokens_by_source()["zh"]
     assert run.notes["manifest_digest"] == manifest.digest
     track: Any = run.track
     assert [row["source"] for row in track.tables["pack.json"]] == ["code", "en", "zh"]
@@ -100,16 +101,21 @@ def test_a_pruned_vocabulary_knows_the_later_stages_words(
 @settings(
     max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(stops=st.lists(st.integers(0, 20), max_size=3), shard_tokens=st.integers(1, 150))
+@given(
+    stops=st.lists(st.integers(0, 20), max_size=3),
+    shard_tokens=st.integers(1, 150),
+    fraction=st.sampled_from([0.0, 0.2, 0.5]),
+)
 def test_interrupted_and_resumed_gives_the_same_bytes(
     small: PreTrainedTokenizerBase,
     tmp_path_factory: pytest.TempPathFactory,
     stops: list[int],
     shard_tokens: int,
+    fraction: float,
 ) -> None:
     folder = tmp_path_factory.mktemp("pack")
     cleaned = write_cleaned(folder / "cleaned", TEXTS)
-    config: dict[str, Any] = {"shard_tokens": shard_tokens}
+    config: dict[str, Any] = {"shard_tokens": shard_tokens, "validation_fraction": fraction}
     pack_in(folder / "straight", cleaned, **config)
     real = ShardWriter.add_documents
     with pytest.MonkeyPatch.context() as patch:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 
 import numpy as np
-import numpy.typing as npt
 
 from model.data.epoch_index import Blocks
 from model.data.order import SampleOrder
@@ -27,6 +26,7 @@ class Coverage:
         self.num_lost = self.num_repeated = self.num_misplaced = self.num_leaked = 0
         self.num_not_found = 0
         length = order.sequence_length
+        self.is_validation = np.asarray([s.split == "validation" for s in order.shards])
         weights = _weights_of_shards(order)
         blocks = [(s.num_tokens - 1) // length for s in order.shards]
         epochs = [math.ceil(w) for w in weights]
@@ -38,16 +38,35 @@ class Coverage:
         self.first: Ints = np.concatenate([[0], np.cumsum(self.blocks * self.epochs)])
         self.weights = weights
         self.first_block: Ints = np.concatenate([[0], np.cumsum(self.blocks)])
-        validation = order.locate_many(np.arange(order.num_validation_samples), validation=True)
-        self.held_out: Ints = _distinct(self._block(validation))
-        # Two validation samples in one place would be a repeat as well.
-        self.num_repeated += order.num_validation_samples - self.held_out.size
+        self._add_validation()
         self.seen = np.zeros(int(self.first[-1]) if exhaustive else 0, dtype=bool)
         self.sampled: list[Ints] = []
         self.md5s = np.asarray([list(bytes.fromhex(s.md5)) for s in order.shards], dtype=np.uint8)
 
+    def _add_validation(self) -> None:
+        """Count the validation samples: each block of the first data's held-out documents, once."""
+        order = self.order
+        held_out = order.locate_many(np.arange(order.num_validation_samples), validation=True)
+        mine = [
+            number
+            for number, shard in enumerate(order.shards)
+            if shard.split == "validation" and order.manifests[number] is order.manifest
+        ]
+        good = (held_out.start % order.sequence_length == 0) & (held_out.start >= 0)
+        block = held_out.start // order.sequence_length
+        good &= (block < self.blocks[held_out.shard]) & (held_out.epoch == 0)
+        self.num_misplaced += int(np.count_nonzero(~good))
+        inside = np.isin(held_out.shard, mine)
+        self.num_leaked += int(np.count_nonzero(~inside))
+        places = _distinct((self.first_block[held_out.shard] + block)[good & inside])
+        self.num_repeated += int(np.count_nonzero(good & inside)) - places.size
+        self.num_lost += int(self.blocks[mine].sum()) - places.size
+
     def add(self, found: Blocks) -> None:
         """Count some samples."""
+        leaked = self.is_validation[found.shard]
+        self.num_leaked += int(np.count_nonzero(leaked))
+        found = found.take(~leaked)
         if not found.shard.size:
             return
         length = self.order.sequence_length
@@ -62,9 +81,6 @@ class Coverage:
         )
         self.num_misplaced += int(np.count_nonzero(~good))
         found = found.take(good)
-        leaked = self._is_held_out(self._block(found))
-        self.num_leaked += int(np.count_nonzero(leaked))
-        found = found.take(~leaked)
         places = (
             self.first[found.shard] + found.epoch * self.blocks[found.shard] + found.start // length
         )
@@ -80,10 +96,10 @@ class Coverage:
         if not self.exhaustive:
             places = np.concatenate(self.sampled)
             self.num_repeated += places.size - _distinct(places).size
-            self.num_lost = abs(self._promised() - self.order.num_samples)
+            self.num_lost += abs(self._promised() - self.order.num_samples)
             return
         for group, weight in self._groups():
-            usable = sum(map(self._usable, group))
+            usable = int(self.blocks[group].sum())
             for epoch in range(math.ceil(weight)):
                 seen = 0
                 for shard in group:
@@ -120,7 +136,6 @@ class Coverage:
         shard = np.searchsorted(self.first, places, side="right") - 1
         epoch, block = np.divmod(places - self.first[shard], self.blocks[shard])
         drawn = Blocks(self.names[shard], epoch, shard, block * self.order.sequence_length)
-        drawn = drawn.take(~self._is_held_out(self._block(drawn)))
         samples = self.order.find_many(drawn)
         floors = np.asarray([math.floor(weight) for weight in self.weights], dtype=np.int64)
         missing = samples < 0
@@ -131,24 +146,12 @@ class Coverage:
         self.num_not_found += int(np.count_nonzero(differing.any(axis=0)))
         return drawn.shard.size
 
-    def _block(self, found: Blocks) -> Ints:
-        block: Ints = self.first_block[found.shard] + found.start // self.order.sequence_length
-        return block
-
-    def _usable(self, shard: int) -> int:
-        begin, end = np.searchsorted(self.held_out, self.first_block[shard : shard + 2])
-        return int(self.blocks[shard] - (end - begin))
-
-    def _is_held_out(self, block: Ints) -> npt.NDArray[np.bool_]:
-        if not self.held_out.size:
-            return np.zeros(block.size, dtype=bool)
-        at = np.minimum(np.searchsorted(self.held_out, block), self.held_out.size - 1)
-        return np.asarray(self.held_out[at] == block)
-
     def _groups(self) -> Iterator[tuple[list[int], Fraction]]:
-        """Shards that share a weight: those of one source within one manifest."""
+        """Shards to train on that share a weight: those of one source within one manifest."""
         groups: dict[tuple[int, str], list[int]] = {}
         for number, shard in enumerate(self.order.shards):
+            if shard.split == "validation":
+                continue
             key = (id(self.order.manifests[number]), shard.source)
             groups.setdefault(key, []).append(number)
         for group in groups.values():
@@ -156,18 +159,21 @@ class Coverage:
 
     def _promised(self) -> int:
         return sum(
-            _part(weight, epoch, sum(map(self._usable, group)))
+            _part(weight, epoch, int(self.blocks[group].sum()))
             for group, weight in self._groups()
             for epoch in range(math.ceil(weight))
         )
 
 
 def _weights_of_shards(order: SampleOrder) -> list[Fraction]:
-    """Epochs promised for each shard of an order, as exact as they were written."""
+    """Epochs promised for each shard of an order, as exact as they were written; no epoch of
+    held-out documents."""
     by_manifest: dict[str, Mapping[str, float]] = {order.manifest.digest: order.weights}
     by_manifest |= {append.manifest.digest: append.weights for append in order.appends}
     return [
         Fraction(repr(float(by_manifest[owner.digest].get(shard.source, 1.0))))
+        if shard.split == "train"
+        else Fraction(0)
         for owner, shard in zip(order.manifests, order.shards, strict=True)
     ]
 

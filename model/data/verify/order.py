@@ -3,7 +3,8 @@
 `verify_order` trains a run without a model: it goes through the steps of a scenario (world sizes,
 micro-batches, restarts through the JSON of the data state, appends in mid-run) rank by rank, and
 compares what the ranks were given with the order of a run that was never interrupted, and with a
-plain count of the blocks in the shards (coverage.py). The shards' bytes are verified in shards.py.
+plain count of the blocks in the shards (coverage.py); documents that are held out are proved by
+their digests (held_out.py). The shards' bytes are verified in shards.py.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from model.data.order import SampleOrder, rank_samples
 from model.data.permutation import Ints
 from model.data.state import DataState
 from model.data.verify.coverage import Coverage
+from model.data.verify.held_out import HeldOutReport, verify_held_out
 
 Progress = Callable[[int, int], None]
 
@@ -55,8 +57,10 @@ class OrderReport:
     """Shards, appended ones included."""
     tokens_left_over: int
     """Tokens at the ends of shards, too few for a block: they are no target of any sample."""
-    num_validation_samples: int
-    """Blocks held out."""
+    validation_fraction: float
+    """Part of all digests whose documents are held out."""
+    validation_samples_by_source: dict[str, int]
+    """Blocks of held-out documents of each source; 0 where they are too short for one."""
     samples_by_source: dict[str, int]
     """Training samples of each source."""
     exhaustive: bool
@@ -76,7 +80,9 @@ class OrderReport:
     num_misplaced: int
     """Samples outside of their shard, off the stride, or beyond their source's epochs."""
     num_leaked: int
-    """Validation blocks that were trained on."""
+    """Samples in a shard of held-out documents, and validation samples that are not in one."""
+    held_out: HeldOutReport
+    """Findings about the documents."""
     num_differing: int
     """Samples that another world size, micro-batch, restart or append changed."""
     world_sizes: tuple[int, ...]
@@ -103,6 +109,8 @@ class OrderReport:
             or self.num_repeated
             or self.num_misplaced
             or self.num_leaked
+            or self.held_out.num_leaked_documents
+            or self.held_out.num_sources_off
             or self.num_differing
         )
 
@@ -130,7 +138,6 @@ def verify_order(
     global_batch_size: int,
     seed: int = 0,
     weights: Mapping[str, float] | None = None,
-    validation_fraction: float = 0.0,
     appends: Sequence[Append] = (),
     ranks: Sequence[int] = (1,),
     micro_batches: Sequence[int] = (),
@@ -142,7 +149,7 @@ def verify_order(
     """Walk through a run and prove its order.
 
     Args:
-        manifest, sequence_length, seed, weights, validation_fraction: as of SampleOrder.
+        manifest, sequence_length, seed, weights: as of SampleOrder.
         global_batch_size: samples a step; a multiple of each number of ranks times its micro-batch.
         appends: data that joined the run already.
         ranks: world size at the start and after each restart; the last one stays.
@@ -154,14 +161,14 @@ def verify_order(
 
     Raises:
         ConfigError: a scenario that cannot be run.
-        DataError: an append that is refused (content twice, beyond the end, other tokenizer).
+        DataError: an append that is refused (content twice, beyond the end, other tokenizer, less
+            held out), or an index that is damaged.
     """
     micro_batches = _check_scenario(global_batch_size, ranks, micro_batches, restarts)
     arguments: dict[str, Any] = {
         "sequence_length": sequence_length,
         "seed": seed,
         "weights": weights,
-        "validation_fraction": validation_fraction,
     }
     whole = SampleOrder(manifest, **arguments, appends=appends)
     for new, step in more:
@@ -203,7 +210,8 @@ def verify_order(
         sequence_length=sequence_length,
         num_shards=len(whole.shards),
         tokens_left_over=sum((s.num_tokens - 1) % sequence_length for s in whole.shards),
-        num_validation_samples=whole.num_validation_samples,
+        validation_fraction=manifest.validation_fraction,
+        validation_samples_by_source=whole.validation_samples_by_source(),
         samples_by_source=whole.samples_by_source(),
         exhaustive=coverage.exhaustive,
         num_checked=checked + rest.size,
@@ -214,6 +222,7 @@ def verify_order(
         num_repeated=coverage.num_repeated,
         num_misplaced=coverage.num_misplaced,
         num_leaked=coverage.num_leaked,
+        held_out=verify_held_out(whole),
         num_differing=differing,
         world_sizes=tuple(ranks),
         micro_batches=tuple(micro_batches),

@@ -28,6 +28,7 @@ def format_report(report: dict[str, Any]) -> Iterator[str]:
         yield f"  {'FAILED' if wrong else 'ok':6} {sentence}" + (
             f" Wrong: {wrong:,}." if wrong else ""
         )
+    yield from _shares(r)
     yield ""
     yield f"  data state {r['state_bytes']:,} bytes, digest of the order {r['order_digest']}"
     result = "the order holds" if r["ok"] else "THE ORDER DOES NOT HOLD"
@@ -78,13 +79,68 @@ def _properties(r: dict[str, Any], looked: str) -> Iterator[tuple[int, str]]:
         f"{r['sequence_length']:,} tokens, and within its source's epochs."
     )
     yield r["num_misplaced"], inside
-    held_out = (
-        f"Validation is never trained on: {r['num_validation_samples']:,} blocks are held out, and "
-        f"no sample ({looked}) is one of them."
-    )
-    yield r["num_leaked"], held_out if r["num_validation_samples"] else "No validation is held out."
+    yield from _held_out(r, looked)
     same = (
         f"Ranks, micro-batches, restarts and appends change nothing: what the ranks were given in "
         f"each step ({looked} samples) is what one rank is given that is never interrupted."
     )
     yield r["num_differing"], same
+
+
+def _held_out(r: dict[str, Any], looked: str) -> Iterator[tuple[int, str]]:
+    """Faults of blocks, documents and shares that are held out."""
+    found, fraction = r["held_out"], r["validation_fraction"]
+    number = sum(r["validation_samples_by_source"].values())
+    if not fraction:
+        yield r["num_leaked"], "No validation is held out."
+    else:
+        yield (
+            r["num_leaked"],
+            f"Validation is never trained on: {number:,} blocks are cut from shards of held-out "
+            f"documents, and no sample ({looked}) lies in one of these.",
+        )
+    if missing := found["num_without_shards"]:
+        yield 0, f"Not looked at: documents of {missing} packing(s) without shards at hand."
+    if not found["num_documents"] or not any(share["fraction"] for share in found["shares"]):
+        return
+    yield (
+        found["num_leaked_documents"],
+        f"Documents are held out whole: of {found['num_documents']:,} that were looked at, the "
+        f"digests of the {found['num_held_out']:,} held-out ones lie below {fraction:g} of all "
+        "(or the fraction of their own packing), and no other does.",
+    )
+    off = [_source(share) for share in found["shares"] if not share["within"]]
+    yield (
+        found["num_sources_off"],
+        "The share of documents held out of each source is as chance would have it."
+        if not off
+        else f"The share of documents held out is not what chance would give: {'; '.join(off)}.",
+    )
+
+
+def _source(share: dict[str, Any]) -> str:
+    where = "" if share["append"] is None else f" (append {share['append']})"
+    return (
+        f"{share['source']}{where}: {share['documents_held_out']:,} of {share['documents']:,} "
+        f"documents, {share['share_of_documents']:.2%} (expected {share['fraction']:.2%} "
+        f"± {share['tolerance']:.2%}), {share['share_of_tokens']:.2%} of the tokens"
+    )
+
+
+def _shares(r: dict[str, Any]) -> Iterator[str]:
+    """A line for each source: its documents and tokens held out, and its validation blocks."""
+    if not any(share["fraction"] for share in r["held_out"]["shares"]):
+        return
+    yield ""
+    yield "  held out, with four standard deviations and three documents as tolerance:"
+    for share in r["held_out"]["shares"]:
+        blocks = r["validation_samples_by_source"].get(share["source"], 0)
+        if share["append"] is not None:
+            note = "; not part of this run's validation"
+        elif blocks:
+            note = f"; {blocks:,} blocks"
+        elif share["tokens_held_out"]:
+            note = "; too short for a block: NO VALIDATION LOSS OF ITS OWN"
+        else:
+            note = "; nothing: NO VALIDATION LOSS OF ITS OWN"
+        yield f"    {_source(share)}{note}"

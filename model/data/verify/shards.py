@@ -1,7 +1,8 @@
 """Verification of packed shards: every byte, and that documents, index and ids fit each other.
 
 token file ── MD5, ids in range, as many ends of documents as documents
-index      ── MD5, ascending, and the token before each start ends a document
+index      ── MD5, ascending, the token before each start ends a document, and the digest of each
+              document is one of the shard's split
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import numpy as np
 
 from common.errors import DataError
 from common.files import hashing_threads
+from model.data.held_out import is_held_out
 from model.data.manifest import PackedManifest, ShardInfo
-from model.data.shards import check_shard, map_starts, open_tokens
+from model.data.shards import check_shard, map_starts, open_digests, open_tokens
 
 _CHUNK_TOKENS = 1 << 22
 
@@ -72,6 +74,14 @@ def check_documents(manifest: PackedManifest, shard: ShardInfo) -> None:
         raise DataError(
             f"index of shard {shard.name!r}: documents do not end where it says they do, with id "
             f"{manifest.end_of_document}. Pack again"
+        )
+    held_out = is_held_out(open_digests(manifest.folder, shard), manifest.validation_fraction)
+    wrong = np.flatnonzero(held_out != (shard.split == "validation"))
+    if wrong.size:
+        raise DataError(
+            f"shard {shard.name!r} is of the split {shard.split!r}, but {wrong.size} of its "
+            f"documents (the first is number {wrong[0]}) belong to the other one at "
+            f"validation_fraction {manifest.validation_fraction}. Pack again"
         )
     largest = num_ends = 0
     for begin in range(0, tokens.size, _CHUNK_TOKENS):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 
 from common.errors import ConfigError
+from model.data.held_out import Split
 from model.data.manifest import PackedManifest, ShardInfo
 
 SHARES = {
@@ -32,11 +33,16 @@ DOCUMENT_TOKENS = 800
 
 
 def simulated_manifest(
-    num_blocks: int, *, sequence_length: int, name: str = "simulated"
+    num_blocks: int,
+    *,
+    sequence_length: int,
+    name: str = "simulated",
+    validation_fraction: float = 0.0,
 ) -> PackedManifest:
     """A manifest from which exactly `num_blocks` blocks can be cut at this sequence length.
 
-    name: data of different names have different content.
+    name: data of different names have different content. validation_fraction: of each source's
+    blocks, rounded down, lie in shards of held-out documents.
     """
     if num_blocks < 1 or sequence_length < 1:
         raise ConfigError(f"cannot simulate {num_blocks} blocks of {sequence_length} tokens")
@@ -46,27 +52,34 @@ def simulated_manifest(
     for source, share in SHARES.items():
         parts += share
         wanted = num_blocks * parts // sum(SHARES.values())  # exact in the end, without rounding
-        number = 0
-        while done < wanted:
-            blocks = min(most, wanted - done)
-            shards.append(_shard(name, source, number, blocks, sequence_length))
-            done, number = done + blocks, number + 1
+        held_out = int(validation_fraction * (wanted - done))
+        splits: list[tuple[Split, int]] = [("validation", done + held_out), ("train", wanted)]
+        for split, end in splits:
+            number = 0
+            while done < end:
+                blocks = min(most, end - done)
+                stem = f"{name}-{source}{'-validation' if split == 'validation' else ''}"
+                shards.append(
+                    _shard(f"{stem}-{number:05d}", source, split, blocks, sequence_length)
+                )
+                done, number = done + blocks, number + 1
     return PackedManifest(
         vocab_size=151_646,
         end_of_document=151_643,
         tokenizer_digest=_md5("tokenizer"),
+        validation_fraction=validation_fraction,
         shards=tuple(shards),
     )
 
 
-def _shard(name: str, source: str, number: int, blocks: int, sequence_length: int) -> ShardInfo:
-    stem = f"{name}-{source}-{number:05d}"
+def _shard(stem: str, source: str, split: Split, blocks: int, sequence_length: int) -> ShardInfo:
     md5 = _md5(stem)
     # The last token of the last block, and a few that are left over.
     num_tokens = blocks * sequence_length + 1 + int(md5[:8], 16) % sequence_length
     return ShardInfo(
         name=f"{stem}.bin",
         source=source,
+        split=split,
         num_tokens=num_tokens,
         num_documents=1 + num_tokens // DOCUMENT_TOKENS,
         md5=md5,

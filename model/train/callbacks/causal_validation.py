@@ -39,8 +39,8 @@ def check_measurable(model_with_loss: ModelWithLoss, num_validation: int) -> Non
     if leaks(model_with_loss) and not num_validation:
         raise ConfigError(
             f"pretrain: model.routing = {model_with_loss.model.config.routing!r} leaks, so its "
-            "training loss says nothing; hold data out for validation/causal_loss "
-            "(validation_fraction, for example 0.01)"
+            "training loss says nothing, and the packed data hold out no block for "
+            "validation/causal_loss: pack them with pack.validation_fraction (for example 0.01)"
         )
 
 

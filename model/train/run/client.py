@@ -147,7 +147,7 @@ class RunClient:
             step=at_step,
             total_steps=plan.length.total_steps,
             num_samples=plan.order.num_samples - before.order.num_samples,
-            num_tokens=manifest.num_tokens,
+            num_tokens=sum(manifest.tokens_by_source("train").values()),
         )
 
     def reschedule(
@@ -250,7 +250,7 @@ class RunClient:
                 request=name,
                 step=found["at_step"],
                 total_steps=(self.predict() if waits else self.plan).length.total_steps,
-                num_tokens=manifest.num_tokens,
+                num_tokens=sum(manifest.tokens_by_source("train").values()),
             )
         return None
 

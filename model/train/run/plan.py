@@ -144,7 +144,8 @@ class RunPlan:
         if gained < 1:
             raise DataError(
                 f"{request.folder} gives no sample of {self.settings.sequence_length} tokens with "
-                f"weights {dict(request.weights)}: its {new.num_tokens} tokens are too few"
+                f"weights {dict(request.weights)}: its "
+                f"{sum(new.tokens_by_source('train').values())} tokens to train on are too few"
             )
         total = self.length.total_steps
         if request.steps == "extend":
@@ -204,7 +205,6 @@ def sample_order(
         sequence_length=settings.sequence_length,
         seed=settings.seed,
         weights=epochs | settings.weights,
-        validation_fraction=settings.validation_fraction,
         appends=appends,
     )
 

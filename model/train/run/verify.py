@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config import from_json
+from common.errors import ConfigError
 from common.paths import display
 from model.data import DataState, PackedManifest, SampleOrder
 from model.data.manifest import find_manifest
@@ -44,6 +45,7 @@ class OrderSettings:
     seed: int | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
     validation_fraction: float | None = None
+    """Of simulated data; packed ones say themselves what is held out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +114,18 @@ def is_run(folder: Path) -> bool:
 
 
 def packed_subject(data: Path, settings: OrderSettings, ranks: Sequence[int]) -> OrderSubject:
-    """The order of packed shards. Raises DataError when there are none."""
+    """The order of packed shards.
+
+    Raises DataError when there are none, ConfigError for a fraction other than that of the packing.
+    """
     file = find_manifest(data)
     manifest = PackedManifest.read(file)
+    if settings.validation_fraction not in (None, manifest.validation_fraction):
+        raise ConfigError(
+            f"--validation-fraction {settings.validation_fraction}: {display(file.parent)} was "
+            f"packed with {manifest.validation_fraction}; leave the option out, or pack again with "
+            "another pack.validation_fraction"
+        )
     return _subject(display(file.parent), manifest, settings, ranks, SMALLEST_BATCH)
 
 
@@ -123,7 +134,9 @@ def simulated_subject(
 ) -> OrderSubject:
     """The order of data on paper. Raises ConfigError."""
     length = settings.sequence_length or SEQUENCE_LENGTH
-    manifest = simulated_manifest(num_blocks, sequence_length=length)
+    manifest = simulated_manifest(
+        num_blocks, sequence_length=length, validation_fraction=settings.validation_fraction or 0.0
+    )
     return _subject(f"{num_blocks:,} simulated blocks", manifest, settings, ranks, SIMULATED_BATCH)
 
 
@@ -154,7 +167,6 @@ def run_subject(folder: Path) -> OrderSubject:
             "sequence_length": order.sequence_length,
             "seed": order.seed,
             "weights": order.weights,
-            "validation_fraction": order.validation_fraction,
             "appends": order.appends,
         },
         global_batch_size=job.settings.global_batch_size,
@@ -178,7 +190,6 @@ def _subject(
             "sequence_length": settings.sequence_length or SEQUENCE_LENGTH,
             "seed": settings.seed or 0,
             "weights": settings.weights,
-            "validation_fraction": settings.validation_fraction or 0.0,
         },
         global_batch_size=settings.global_batch_size or together * -(-smallest_batch // together),
     )
@@ -197,7 +208,12 @@ def _appended(subject: OrderSubject, data: Path | int, step: int) -> PackedManif
         return PackedManifest.read(find_manifest(data))
     base, length = subject.manifest, subject.order["sequence_length"]
     return replace(
-        simulated_manifest(data, sequence_length=length, name=f"simulated-at-{step}"),
+        simulated_manifest(
+            data,
+            sequence_length=length,
+            name=f"simulated-at-{step}",
+            validation_fraction=base.validation_fraction,
+        ),
         vocab_size=base.vocab_size,
         end_of_document=base.end_of_document,
         tokenizer_digest=base.tokenizer_digest,

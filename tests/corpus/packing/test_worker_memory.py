@@ -42,6 +42,7 @@ def peak_of_worker(root: Path, backend: Path, path: Path, folder: Path) -> int:
         end_of_text=151_643,
         dtype="uint32",
         shard_tokens=5_000_000,
+        validation_fraction=0.01,
         folder=str(folder),
     )
     job_file = folder.with_suffix(".json")

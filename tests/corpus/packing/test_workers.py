@@ -81,7 +81,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-SETTINGS: dict[str, Any] = {"shard_tokens": 3_000, "part_bytes": 100_000}
+SETTINGS: dict[str, Any] = {
+    "shard_tokens": 3_000,
+    "part_bytes": 100_000,
+    "validation_fraction": 0.2,  # so that held-out documents make several shards of a part, too
+}
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +134,7 @@ def test_any_number_of_workers_gives_the_same_bytes(
     assert packed(tmp_path) == straight
     assert len(children) == number
     assert any("-p0002-" in name for name in straight)
+    assert any("-p0000-validation-00001" in name for name in straight)
 
 
 def test_transformers_gives_the_same_bytes(
@@ -217,7 +222,8 @@ from tasks import pack
 from tests.corpus.packing.packed import pack_in, result
 corpus, out, tokenizer = map(pathlib.Path, sys.argv[1:])
 pack.configured_tokenizer = lambda source: load_tokenizer(tokenizer)
-pack_in(out, result(corpus), workers=2, shard_tokens=3_000, part_bytes=100_000)
+settings = dict(shard_tokens=3_000, part_bytes=100_000, validation_fraction=0.2)
+pack_in(out, result(corpus), workers=2, **settings)
 """
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from common.errors import DataError
-from model.data import Append, PackedManifest
+from model.data import Append, PackedManifest, SampleOrder
 from model.data.append import check_appends
 
 Simulate = Callable[..., PackedManifest]
@@ -53,3 +53,15 @@ def test_refuses_the_past_and_other_tokenizers(simulate: Simulate) -> None:
 def test_refuses_values_of_the_wrong_type(simulate: Simulate, wrong: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="give integers"):
         append(simulate({"zh": [20]}), **wrong)
+
+
+def test_an_append_that_holds_out_less_than_the_run_is_refused(simulate: Simulate) -> None:
+    manifest = simulate({"en": [200]}, validation={"en": [31]}, fraction=0.1)
+    arguments: dict[str, Any] = {"sequence_length": 10, "seed": 0}
+    for fraction in (0.0, 0.05, 0.1, 0.2):
+        appends = [append(simulate({"a": [90]}, "x", fraction=fraction))]
+        if fraction < 0.1:
+            with pytest.raises(DataError, match=r"Pack them with pack.validation_fraction: 0.1"):
+                SampleOrder(manifest, **arguments, appends=appends)
+        else:
+            assert SampleOrder(manifest, **arguments, appends=appends).num_samples == 27

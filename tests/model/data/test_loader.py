@@ -13,8 +13,10 @@ from common.errors import ConfigError, DataError
 from model.data import Append, PackedDataset, PackedManifest, SampleOrder, StepLoader
 from model.data import dataset as dataset_module
 from model.data.dataset import IGNORED
+from model.data.held_out import is_held_out
 from model.data.shards import open_tokens
-from tests.model.data.blocks import locate
+from tests.model.conftest import END
+from tests.model.data.blocks import digest_of_ids, locate
 
 Simulate = Callable[..., PackedManifest]
 Pack = Callable[..., PackedManifest]
@@ -84,15 +86,25 @@ def test_every_token_but_a_documents_first_is_a_target_once_an_epoch(
     assert found == dict.fromkeys(expected, 2)
 
 
-def test_validation_shows_what_training_never_predicts(packed: PackedManifest) -> None:
-    training = dataset_of(packed, validation_fraction=0.2)
+def test_validation_and_training_share_no_document(pack: Pack, tmp_path: Path) -> None:
+    """Every token of the folder is another number, so one that is shown tells its document."""
+    ids = iter(range(1, 1000))
+    documents = [[next(ids) for _ in range(3 + number % 7)] for number in range(80)]
+    packed = pack(tmp_path, {"en": documents[::2], "zh": documents[1::2]}, validation_fraction=0.2)
+    training = dataset_of(packed)
     validation = PackedDataset(training.folder, training.order, split="validation")
     assert len(validation) >= 10
 
-    def targets(dataset: PackedDataset) -> set[int]:
-        return {t for i in range(len(dataset)) for t in dataset[i]["tokens"][1:].tolist()} - {0}
+    def shown(dataset: PackedDataset) -> set[int]:
+        tokens = {t for i in range(len(dataset)) for t in dataset[i]["tokens"].tolist()} - {END}
+        return {n for n, document in enumerate(documents) if tokens & set(document)}
 
-    assert targets(validation) and not targets(validation) & targets(training)
+    assert shown(validation) and not shown(validation) & shown(training)
+    assert shown(validation) <= {
+        number
+        for number, document in enumerate(documents)
+        if is_held_out(digest_of_ids([*document, END]), 0.2)[0]
+    }
 
 
 @settings(max_examples=50, deadline=None)
@@ -121,7 +133,7 @@ def test_steps_do_not_depend_on_ranks_and_micro_batches(
 
 
 def test_micro_batches_carry_shifted_labels(packed: PackedManifest) -> None:
-    dataset = dataset_of(packed, validation_fraction=0.1)
+    dataset = dataset_of(packed)
     straight = StepLoader(dataset, global_batch_size=8, micro_batch_size=8, rank=0, world_size=1)
     whole = straight.step(2)[0]
     assert straight.num_steps == len(dataset) // 8

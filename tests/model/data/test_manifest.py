@@ -13,17 +13,19 @@ Simulate = Callable[..., PackedManifest]
 
 
 def test_round_trip(simulate: Simulate, tmp_path: Path) -> None:
-    manifest = simulate({"zh": [30, 20], "en": [10]})
+    manifest = simulate({"zh": [30, 20], "en": [10]}, validation={"zh": [7], "fr": [8, 9]})
     path = manifest.write(tmp_path)
     assert path == tmp_path / "manifest.json"
     again = PackedManifest.read(tmp_path)
     assert again == manifest == PackedManifest.read(path)
     assert again.digest == manifest.digest
     assert again.folder == tmp_path
-    assert again.sources == ("en", "zh")
-    assert again.tokens_by_source == {"en": 10, "zh": 50}
-    assert again.documents_by_source == {"en": 1, "zh": 2}
-    assert (again.num_tokens, again.num_documents) == (60, 3)
+    assert again.sources == ("en", "fr", "zh")
+    assert again.tokens_by_source() == {"en": 10, "fr": 17, "zh": 57}
+    assert again.tokens_by_source("train") == {"en": 10, "fr": 0, "zh": 50}
+    assert again.documents_by_source("validation") == {"en": 0, "fr": 2, "zh": 1}
+    assert [s.split for s in again.shards] == ["train"] * 3 + ["validation"] * 3
+    assert (again.num_tokens, again.num_documents) == (84, 6)
     assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
 
 
@@ -38,6 +40,7 @@ def test_digest_follows_content_and_not_names(simulate: Simulate) -> None:
         {"num_tokens": 11},
         {"num_documents": 2},
         {"source": "fr"},
+        {"split": "validation"},
         {"dtype": "uint16"},
     ):
         changed: dict[str, Any] = dict(change)
@@ -46,6 +49,7 @@ def test_digest_follows_content_and_not_names(simulate: Simulate) -> None:
         )
     assert replace(manifest, tokenizer_digest="2" * 32).digest != manifest.digest
     assert replace(manifest, end_of_document=1).digest != manifest.digest
+    assert replace(manifest, validation_fraction=0.1).digest != manifest.digest
 
 
 def test_refuses_the_same_content_twice(simulate: Simulate) -> None:
@@ -53,6 +57,9 @@ def test_refuses_the_same_content_twice(simulate: Simulate) -> None:
     copy = replace(manifest.shards[0], name="copy.bin", source="other")
     with pytest.raises(DataError, match=r"'copy\.bin'.*same content|same content.*'copy\.bin'"):
         replace(manifest, shards=(*manifest.shards, copy))
+    # Two files that each hold out one document, the same one, are no mistake.
+    held_out = [replace(shard, split="validation", md5="3" * 32) for shard in manifest.shards]
+    assert len(replace(manifest, shards=tuple(held_out)).shards) == 2
 
 
 @pytest.mark.parametrize(
@@ -65,6 +72,7 @@ def test_refuses_the_same_content_twice(simulate: Simulate) -> None:
         ("num_documents", True, "num_documents True"),
         ("md5", "abc", "md5 'abc'"),
         ("dtype", "int64", "dtype 'int64'"),
+        ("split", "test", "split 'test'"),
     ],
 )
 def test_refuses_impossible_shards(
@@ -99,7 +107,10 @@ def test_names_the_shard_that_was_edited(simulate: Simulate, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 1}, "schema_version .* is 1"),
+        ({"schema_version": 2}, "schema_version .* is 2.* pack the data again"),
+        ({"validation_fraction": 0.2}, "digest .* edited or damaged"),
+        ({"validation_fraction": 0.7}, r"validation_fraction 0.7 .* \[0, 0.5\]"),
+        ({"validation_fraction": None}, "lacks or garbles .*validation_fraction"),
         ({"digest": "0" * 32}, "digest .* edited or damaged"),
         ({"end_of_document": 5}, "digest .* edited or damaged"),
         ({"tokenizer_digest": "3" * 32}, "digest .* edited or damaged"),

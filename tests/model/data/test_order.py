@@ -29,7 +29,6 @@ class Scenario:
     sequence_length: int
     seed: int
     weights: dict[str, float]
-    validation_fraction: float
     appends: list[tuple[PackedManifest, int, dict[str, float]]] = field(default_factory=list)
 
     def order(self, num_appends: int | None = None) -> SampleOrder:
@@ -42,7 +41,6 @@ class Scenario:
             sequence_length=self.sequence_length,
             seed=self.seed,
             weights=self.weights,
-            validation_fraction=self.validation_fraction,
             appends=appends,
         )
 
@@ -54,13 +52,16 @@ WEIGHTS = st.sampled_from([0, 0.25, 0.3, 0.5, 1, 1.5, 2, 2.75, 3])
 @st.composite
 def scenarios(draw: st.DrawFn, simulate: Simulate, max_appends: int = 3) -> Scenario:
     sources = draw(st.dictionaries(st.sampled_from(["en", "zh", "code"]), SIZES, min_size=1))
-    manifest = simulate({name: [size + 20 for size in sizes] for name, sizes in sources.items()})
+    held_out = draw(st.dictionaries(st.sampled_from(["en", "zh", "other"]), SIZES))
+    manifest = simulate(
+        {name: [size + 20 for size in sizes] for name, sizes in sources.items()},
+        validation=held_out,
+    )
     scenario = Scenario(
         manifest=manifest,
         sequence_length=draw(st.integers(1, 9)),
         seed=draw(st.integers(0, 100)),
         weights={name: draw(WEIGHTS) for name in sources},
-        validation_fraction=draw(st.sampled_from([0.0, 0.01, 0.1, 0.5])),
     )
     # At least one source is trained on for a whole epoch: an order without a sample is an error.
     scenario.weights[draw(st.sampled_from(sorted(sources)))] = 1.0
@@ -69,7 +70,14 @@ def scenarios(draw: st.DrawFn, simulate: Simulate, max_appends: int = 3) -> Scen
         at = draw(st.integers(at, scenario.order().num_samples))
         new = draw(st.dictionaries(st.sampled_from(["en", "zh", "new"]), SIZES, min_size=1))
         weights = draw(st.dictionaries(st.sampled_from(sorted(new)), WEIGHTS))
-        scenario.appends.append((simulate(new, prefix=f"add{number}-"), at, weights))
+        more = draw(st.dictionaries(st.sampled_from(["en", "zh"]), SIZES))
+        added = simulate(
+            new,
+            prefix=f"add{number}-",
+            validation=more,
+            fraction=manifest.validation_fraction or 0.1,
+        )
+        scenario.appends.append((added, at, weights))
     return scenario
 
 
@@ -78,23 +86,23 @@ def listed(scenario: Scenario) -> tuple[list[Block], list[Block]]:
     first_shard = 0
 
     def entries(
-        manifest: PackedManifest, weights: dict[str, float], fraction: float, seed: int
+        manifest: PackedManifest, weights: dict[str, float], seed: int
     ) -> tuple[list[Block], list[Block]]:
         training: list[Block] = []
         validation: list[Block] = []
         for source in sorted({shard.source for shard in manifest.shards}):
-            blocks = [
-                (first_shard + number, start)
-                for number, shard in enumerate(manifest.shards)
-                if shard.source == source
-                for start in range(
-                    0, shard.num_tokens - scenario.sequence_length, scenario.sequence_length
-                )
-            ]
-            mixed = [blocks[i] for i in Permutation(len(blocks), "split", source)(range_of(blocks))]
-            held_out = math.ceil(Fraction(str(fraction)) * len(blocks)) if len(blocks) > 1 else 0
-            validation += [Block(source, 0, *place) for place in mixed[:held_out]]
-            usable = mixed[held_out:]
+            usable, held_out = (
+                [
+                    (first_shard + number, start)
+                    for number, shard in enumerate(manifest.shards)
+                    if (shard.source, shard.split) == (source, split)
+                    for start in range(
+                        0, shard.num_tokens - scenario.sequence_length, scenario.sequence_length
+                    )
+                ]
+                for split in ("train", "validation")
+            )
+            validation += [Block(source, 0, *place) for place in held_out]
             weight = Fraction(str(weights.get(source, 1.0)))
             for epoch in range(math.floor(weight)):
                 training += [Block(source, epoch, *place) for place in usable]
@@ -103,9 +111,7 @@ def listed(scenario: Scenario) -> tuple[list[Block], list[Block]]:
             training += [Block(source, math.floor(weight), *usable[i]) for i in chosen]
         return training, validation
 
-    training, validation = entries(
-        scenario.manifest, scenario.weights, scenario.validation_fraction, scenario.seed
-    )
+    training, validation = entries(scenario.manifest, scenario.weights, scenario.seed)
     mix = Permutation(len(training), "order", scenario.seed, 0, scenario.manifest.digest)
     order = [training[i] for i in mix(range_of(training))]
     held_out = [
@@ -114,7 +120,7 @@ def listed(scenario: Scenario) -> tuple[list[Block], list[Block]]:
     first_shard = len(scenario.manifest.shards)
     for number, (new, at, weights) in enumerate(scenario.appends):
         seed = scenario.seed + number
-        pool = order[at:] + entries(new, weights, 0.0, seed)[0]
+        pool = order[at:] + entries(new, weights, seed)[0]
         mix = Permutation(len(pool), "order", seed, at, new.digest)
         order = order[:at] + [pool[i] for i in mix(range_of(pool))]
         first_shard += len(new.shards)
@@ -156,13 +162,18 @@ def test_every_block_once_an_epoch_and_none_of_validation(
     assert set(seen.values()) <= {1}
     held_out = {(block.shard, block.start) for block in all_of(order, validation=True)}
     assert not held_out & {(block.shard, block.start) for block in seen}
+    assert {order.shards[shard].split for shard, _ in held_out} <= {"validation"}
+    assert len(held_out) == sum(
+        (shard.num_tokens - 1) // order.sequence_length
+        for shard in scenario.manifest.of_split("validation")
+    )
     for source, weight in scenario.weights.items():
         places = {
             (number, start)
             for number, shard in enumerate(order.shards)
-            if shard.source == source
+            if (shard.source, shard.split) == (source, "train")
             for start in range(0, shard.num_tokens - order.sequence_length, order.sequence_length)
-        } - held_out
+        }
         for epoch in range(math.floor(weight)):
             assert {
                 (b.shard, b.start) for b in seen if (b.source, b.epoch) == (source, epoch)
@@ -208,7 +219,7 @@ def test_an_append_keeps_the_past_and_shows_each_unseen_block_once(
             blocks = sum(
                 (shard.num_tokens - 1) // scenario.sequence_length
                 for shard in new.shards
-                if shard.source == source
+                if (shard.source, shard.split) == (source, "train")
             )
             # Halves are rounded up, as 0.5 of 3 blocks is 2.
             expected = math.floor(Fraction(str(weights.get(source, 1))) * blocks + Fraction(1, 2))
@@ -235,46 +246,51 @@ def test_a_tiny_order_by_hand(simulate: Simulate) -> None:
 
 def test_never_changes(simulate: Simulate) -> None:
     """Checkpoints rely on it: whoever changes this changes the order of every run."""
-    manifest = simulate({"en": [30], "zh": [25, 13]})
-    append = Append(at=4, manifest=simulate({"new": [16]}, prefix="x"), seed=3)
-    order = SampleOrder(
-        manifest,
-        sequence_length=5,
-        seed=1,
-        weights={"zh": 1.5},
-        validation_fraction=0.1,
-        appends=[append],
-    )
+    manifest = simulate({"en": [30], "zh": [25, 13]}, validation={"en": [12], "zh": [6, 11]})
+    new = simulate({"new": [16]}, prefix="x", validation={"new": [20]})
+    append = Append(at=4, manifest=new, seed=3)
+    order = SampleOrder(manifest, sequence_length=5, seed=1, weights={"zh": 1.5}, appends=[append])
     assert [(b.source, b.epoch, b.shard, b.start) for b in all_of(order)] == [
-        ("zh", 0, 1, 15),
-        ("en", 0, 0, 10),
-        ("zh", 1, 1, 15),
-        ("zh", 0, 1, 10),
-        ("new", 0, 3, 0),
-        ("new", 0, 3, 10),
-        ("zh", 0, 2, 0),
-        ("en", 0, 0, 5),
-        ("zh", 0, 1, 5),
-        ("zh", 1, 1, 5),
-        ("zh", 0, 1, 0),
-        ("zh", 1, 1, 10),
+        ("en", 0, 0, 20),
         ("en", 0, 0, 0),
-        ("new", 0, 3, 5),
+        ("zh", 0, 1, 5),
+        ("zh", 0, 2, 5),
+        ("zh", 1, 2, 5),
+        ("new", 0, 6, 10),
+        ("en", 0, 0, 10),
+        ("new", 0, 6, 5),
+        ("zh", 0, 1, 15),
         ("en", 0, 0, 15),
+        ("zh", 0, 2, 0),
+        ("zh", 1, 2, 0),
+        ("zh", 1, 1, 0),
+        ("new", 0, 6, 0),
+        ("zh", 0, 1, 10),
+        ("zh", 0, 1, 0),
+        ("en", 0, 0, 5),
+    ]
+    held_out = all_of(order, validation=True)
+    assert [(b.source, b.epoch, b.shard, b.start) for b in held_out] == [
+        ("en", 0, 3, 0),
+        ("zh", 0, 4, 5),
+        ("zh", 0, 4, 0),
+        ("zh", 0, 5, 0),
+        ("en", 0, 3, 5),
     ]
 
 
 def test_validation_moves_with_neither_seed_nor_weights_nor_appends(simulate: Simulate) -> None:
-    manifest = simulate({"en": [300], "zh": [200, 150]})
+    manifest = simulate({"en": [300], "zh": [200, 150]}, validation={"en": [32], "zh": [21, 5, 15]})
 
     def validation(**changes: Any) -> list[Block]:
-        arguments = {"sequence_length": 5, "seed": 1, "validation_fraction": 0.1} | changes
+        arguments = {"sequence_length": 5, "seed": 1} | changes
         order = SampleOrder(manifest, **arguments)
         return all_of(order, validation=True)
 
     first = validation()
-    assert len(first) == 6 + 7  # tenths of 59 and of 39 + 29 blocks, rounded up
-    append = Append(at=4, manifest=simulate({"new": [90]}, prefix="x"), seed=3)
+    assert len(first) == 6 + 4 + 0 + 2
+    new = simulate({"new": [90]}, prefix="x", validation={"en": [70], "new": [80]})
+    append = Append(at=4, manifest=new, seed=3)
     assert validation(seed=2) == validation(weights={"en": 0.0}) == first
     assert validation(appends=[append]) == first
     assert validation(sequence_length=6) != first
@@ -325,7 +341,6 @@ def test_sources_mix_evenly_along_the_order(simulate: Simulate) -> None:
         ({"weights": {"en": -1.0}}, "-1.0 epochs of 'en'"),
         ({"weights": {"en": math.nan}}, "nan epochs of 'en'"),
         ({"weights": {"en": math.inf}}, "inf epochs of 'en'"),
-        ({"validation_fraction": 0.6}, "validation_fraction 0.6"),
         ({"sequence_length": 0}, "sequence_length 0"),
     ],
 )
@@ -351,16 +366,18 @@ def test_tells_of_sources_that_make_no_sample(simulate: Simulate) -> None:
     assert order.sources_without_samples() == {"short": 19, "little": 21, "tiny": 2}
 
 
-def test_a_source_of_one_block_is_trained_on_and_not_held_out(simulate: Simulate) -> None:
-    order = SampleOrder(
-        simulate({"en": [200], "one": [11]}), sequence_length=10, seed=0, validation_fraction=0.5
+def test_a_source_whose_held_out_documents_are_short_has_no_validation(simulate: Simulate) -> None:
+    manifest = simulate(
+        {"en": [200], "short": [11]}, validation={"en": [31], "short": [10], "only": [21]}
     )
-    assert order.samples_by_source() == {"en": 9, "one": 1}
-    assert order.num_validation_samples == 10
+    order = SampleOrder(manifest, sequence_length=10, seed=0)
+    assert order.samples_by_source() == {"en": 19, "only": 0, "short": 1}
+    assert order.validation_samples_by_source() == {"en": 3, "only": 2, "short": 0}
+    assert order.num_validation_samples == 5
 
 
 def test_refuses_samples_outside(simulate: Simulate) -> None:
-    order = SampleOrder(simulate({"en": [41]}), sequence_length=4, seed=0, validation_fraction=0.1)
+    order = SampleOrder(simulate({"en": [37]}, validation={"en": [5]}), sequence_length=4, seed=0)
     assert (order.num_samples, order.num_validation_samples) == (9, 1)
     for sample in (-1, 9):
         with pytest.raises(IndexError, match="9 training samples"):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from common.errors import DataError
 from model.data import PackedManifest, ShardWriter, dtype_for
-from model.data.shards import check_shard, map_starts, open_tokens, remove_leftovers
-from tests.model.data.blocks import add_document
+from model.data.shards import check_shard, map_starts, open_digests, open_tokens, remove_leftovers
+from tests.model.data.blocks import add_document, digest_of_ids
 
 Pack = Callable[..., PackedManifest]
 DOCUMENTS = st.lists(st.lists(st.integers(0, 60_000), min_size=1, max_size=8), max_size=15)
@@ -61,7 +61,8 @@ def test_many_at_once_are_the_same_shards(
             batch = documents[done : done + data.draw(st.integers(1, 6))]
             offsets = np.cumsum([0, *map(len, batch)])
             positions = [10 * (done + i) for i in range(1, len(batch) + 1)]
-            writer.add_documents(np.concatenate(batch), offsets, positions)
+            digests = np.concatenate([digest_of_ids(ids) for ids in batch])
+            writer.add_documents(np.concatenate(batch), offsets, positions, digests)
             done += len(batch)
     assert files(at_once) == files(singly)
 
@@ -73,7 +74,11 @@ def test_bytes_and_checksums_by_hand(tmp_path: Path) -> None:
     first, second = writer.shards
     data = bytes.fromhex("01000000 70110100 02000000 03000000 04000000")
     assert (tmp_path / "a-00000.bin").read_bytes() == data
-    assert (tmp_path / "a-00000.idx").read_bytes() == bytes([0] * 8 + [2] + [0] * 7)
+    digests = b"".join(
+        hashlib.blake2b(text, digest_size=8).digest() for text in (b"1 70000", b"2 3 4")
+    )
+    assert (tmp_path / "a-00000.idx").read_bytes() == bytes([0] * 8 + [2] + [0] * 7) + digests
+    assert open_digests(tmp_path, first).tobytes() == digests
     assert (tmp_path / "a-00001.bin").read_bytes() == b"\x05\0\0\0"
     assert first.md5 == hashlib.md5(data).hexdigest()
     assert (first.num_tokens, first.num_documents, first.num_bytes) == (5, 2, 20)

@@ -17,27 +17,16 @@ Simulate = Callable[..., PackedManifest]
 def order_of(simulate: Simulate, **changes: Any) -> SampleOrder:
     manifest = simulate({"en": [200], "zh": [300, 100]})
     append = Append(at=8, manifest=simulate({"zh": [90]}, prefix="x"), seed=3)
-    arguments = {
-        "sequence_length": 5,
-        "seed": 1,
-        "weights": {"zh": 1.5},
-        "validation_fraction": 0.1,
-        "appends": [append],
-    }
+    arguments = {"sequence_length": 5, "seed": 1, "weights": {"zh": 1.5}, "appends": [append]}
     return SampleOrder(manifest, **arguments | changes)
 
 
 @settings(deadline=None)
-@given(
-    seed=st.integers(-(1 << 63), 1 << 63),
-    consumed=st.integers(0, 20),
-    fraction=st.floats(0, 0.5),
-    weight=st.floats(0.5, 3),
-)
+@given(seed=st.integers(-(1 << 63), 1 << 63), consumed=st.integers(0, 20), weight=st.floats(0.5, 3))
 def test_round_trip_gives_the_same_order(
-    simulate: Simulate, seed: int, consumed: int, fraction: float, weight: float
+    simulate: Simulate, seed: int, consumed: int, weight: float
 ) -> None:
-    order = order_of(simulate, seed=seed, validation_fraction=fraction, weights={"zh": weight})
+    order = order_of(simulate, seed=seed, weights={"zh": weight})
     state = DataState.of(order, consumed)
     again = DataState.from_json(state.to_json())
     assert again == state
@@ -105,7 +94,6 @@ FIELDS: dict[str, Any] = {
     "seed": 2,
     "sequence_length": 6,
     "weights": {"en": 1.0, "zh": 1.0},
-    "validation_fraction": 0.2,
     "samples_consumed": 8,
     "appends": [],
 }
@@ -148,13 +136,7 @@ def test_other_data_are_refused(simulate: Simulate) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [
-        ("seed", 2),
-        ("sequence_length", 6),
-        ("weights", {"zh": 1.0}),
-        ("validation_fraction", 0.2),
-        ("appends", ()),
-    ],
+    [("seed", 2), ("sequence_length", 6), ("weights", {"zh": 1.0}), ("appends", ())],
 )
 def test_other_settings_are_refused_by_field(simulate: Simulate, name: str, value: object) -> None:
     state = DataState.of(order_of(simulate), 7)
@@ -176,7 +158,6 @@ def test_later_appends_are_accepted_and_earlier_ones_refused(simulate: Simulate)
         ("seed", 1.0),
         ("samples_consumed", -1),
         ("sequence_length", "5"),
-        ("validation_fraction", float("nan")),
         ("weights", {"zh": -1.0}),
         ("manifest_digest", 5),
     ],

@@ -55,7 +55,12 @@ def corpora(pack: Pack, tmp_path_factory: pytest.TempPathFactory) -> list[Packed
 
     sizes: list[dict[str, int]] = [{"en": 30, "zh": 60}, {"zh": 25, "fr": 20}, {"code": 30}]
     return [
-        pack(folder / str(i), {name: documents(n) for name, n in each.items()}, shard_tokens=70)
+        pack(
+            folder / str(i),
+            {name: documents(n) for name, n in each.items()},
+            shard_tokens=70,
+            validation_fraction=0.1,
+        )
         for i, each in enumerate(sizes)
     ]
 
@@ -126,7 +131,6 @@ def test_one_sequence_whatever_happens(corpora: list[PackedManifest], data: st.D
         "weights": data.draw(
             st.dictionaries(st.sampled_from(["en"]), st.sampled_from([0, 0.3, 1, 2.5]))
         ),
-        "validation_fraction": data.draw(st.sampled_from([0.0, 0.1])),
     }
     run = data.draw(phases())
     order = SampleOrder(base, **arguments)

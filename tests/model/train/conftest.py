@@ -63,9 +63,9 @@ def make_run(packed: Path, tmp_path: Path) -> Iterator[Callable[..., Trainer]]:
     with distributed_context() as here:
         made: list[Trainer] = []
 
-        def make(output: str = "run", **changes: Any) -> Trainer:
+        def make(output: str = "run", data: Path = packed, **changes: Any) -> Trainer:
             path = ranks.write_job(
-                packed, tmp_path / output, ranks.settings(**{"warmup_steps": 0, **changes})
+                data, tmp_path / output, ranks.settings(**{"warmup_steps": 0, **changes})
             )
             job = from_json(PretrainJob, path)
             made.append(build(job, here, StopFlag()))

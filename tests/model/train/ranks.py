@@ -25,7 +25,6 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from model.data import PackedManifest, StepLoader
-from model.data.shards import ShardWriter
 from model.entry import pretrain
 from model.tokenizer.digest import digest_tokenizer
 from model.train.callbacks.validation import Validation
@@ -35,7 +34,7 @@ from model.train.run import metrics, plan
 from model.train.run.folder import JOB_FILE, METRICS_FILE
 from model.train.run.lease import Lease
 from model.train.train_step import TrainStep
-from tests.model.data.blocks import add_document
+from tests.model.data.blocks import write_documents
 
 VOCABULARY = 64
 END = VOCABULARY - 3
@@ -68,7 +67,9 @@ class Fault:
     rank: int = 0
 
 
-def write_packed(folder: Path, *, tokens: int = 12_000, seed: int = 0) -> Path:
+def write_packed(
+    folder: Path, *, tokens: int = 12_000, seed: int = 0, validation_fraction: float = 0.05
+) -> Path:
     """A tokenizer and shards of two learnable sources, as the stage `pack` writes them."""
     pieces = {f"w{i}": i for i in range(END)}
     for number, name in enumerate(("<|endoftext|>", "<|im_start|>", "<|im_end|>")):
@@ -81,20 +82,24 @@ def write_packed(folder: Path, *, tokens: int = 12_000, seed: int = 0) -> Path:
     random = np.random.default_rng(seed)
     shards = []
     for source, stride in (("alpha", 1), ("beta", 5)):
-        with ShardWriter(
-            folder / "shards", source=source, dtype="uint16", shard_tokens=4_000
-        ) as writer:
-            written = 0
-            while written < tokens // 2:
-                length, first = int(random.integers(5, 60)), int(random.integers(END))
-                ids = [(first + stride * i) % END for i in range(length)]
-                add_document(writer, [*ids, END])
-                written += length + 1
-        shards += writer.shards
+        documents, written = [], 0
+        while written < tokens // 2:
+            length, first = int(random.integers(5, 60)), int(random.integers(END))
+            documents.append([(first + stride * i) % END for i in range(length)])
+            written += length + 1
+        shards += write_documents(
+            folder / "shards",
+            source,
+            documents,
+            shard_tokens=4_000,
+            validation_fraction=validation_fraction,
+            end=END,
+        )
     PackedManifest(
         vocab_size=VOCABULARY,
         end_of_document=END,
         tokenizer_digest=digest_tokenizer(fast).digest,
+        validation_fraction=validation_fraction,
         shards=tuple(shards),
     ).write(folder / "shards")
     return folder
@@ -121,7 +126,6 @@ def settings(**changes: Any) -> dict[str, Any]:
         "steps": 12,
         "warmup_steps": 2,
         "learning_rate": 1e-2,
-        "validation_fraction": 0.05,
         "eval_interval": 3,
         "seed": 3,
         **changes,

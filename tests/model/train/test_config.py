@@ -21,8 +21,7 @@ from model.train.health import HealthSettings
         ({"learning_rate": 1e-4, "min_learning_rate": 1e-3}, "min_learning_rate = 0.001"),
         ({"betas": (0.9, 1.0)}, "betas"),
         ({"weights": {"zhihu": -1.0}}, "weights.zhihu = -1.0"),
-        ({"eval_interval": 10}, "set validation_fraction"),
-        ({"validation_fraction": 0.9}, "validation_fraction = 0.9"),
+        ({"decay_fraction": 1.5}, "decay_fraction = 1.5"),
         ({"steps": 10, "warmup_steps": 10}, "warmup_steps = 10"),
         ({"checkpoints": CheckpointSettings(keep_last=0)}, r"checkpoints\.keep_last = 0"),
         (

@@ -60,11 +60,7 @@ def test_thirty_random_kills_leave_no_trace(
     packed: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     changes = ranks.settings(
-        steps=40,
-        micro_batch_size=4,
-        validation_fraction=0.05,
-        eval_interval=5,
-        checkpoints={"interval": 4, "keep_last": 2},
+        steps=40, micro_batch_size=4, eval_interval=5, checkpoints={"interval": 4, "keep_last": 2}
     )
     reference = tmp_path_factory.mktemp("reference")
     finish(ranks.write_job(packed, reference, changes))

@@ -59,7 +59,6 @@ def job_of(packed: Path, output: Path, **changes: Any) -> Path:
         "steps": 2,
         "warmup_steps": 0,
         "eval_interval": 0,
-        "validation_fraction": 0.0,
         "max_grad_norm": 1e9,
     }
     return ranks.write_job(packed, output, ranks.settings(**values | changes))

@@ -136,12 +136,7 @@ def test_a_step_that_is_not_finite_leaves_the_weights_alone(
 
 
 def test_validation_is_the_loss_on_held_out_samples(make_run: MakeRun, packed: Path) -> None:
-    changes = {
-        "steps": 3,
-        "validation_fraction": 0.1,
-        "micro_batch_size": 8,
-        "validation_samples": 11,
-    }
+    changes = {"steps": 3, "micro_batch_size": 8, "validation_samples": 11}
     run = make_run(**changes)
     run.fit()
     order = sample_order(run.settings, PackedManifest.read(packed / "shards"))
@@ -161,6 +156,22 @@ def test_validation_is_the_loss_on_held_out_samples(make_run: MakeRun, packed: P
     assert last_value(metrics, "validation/loss") == pytest.approx(total / num_targets)
     assert last_value(metrics, "validation/targets") == num_targets < 11 * 32
     assert run.train_step.model_with_loss.training
+
+
+def test_validation_that_is_asked_for_must_be_there(
+    make_run: MakeRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A source may have too little held out, and says so; all together may not."""
+    little = ranks.write_packed(tmp_path / "little", tokens=4_000, validation_fraction=0.03)
+    tokens = PackedManifest.read(little / "shards").tokens_by_source("validation")
+    assert max(tokens.values()) > 0
+    with pytest.raises(ConfigError, match=r"eval_interval = 3, but no block .* 0.03 held out \d"):
+        make_run(data=little, steps=2, sequence_length=max(tokens.values()))
+    run = make_run(data=little, steps=2, sequence_length=max(tokens.values()), eval_interval=0)
+    run.fit()
+    assert "has no validation loss of its own" in caplog.text
+    assert last_value(run.checkpoints.folder.parent / METRICS_FILE, "validation/loss") is None
+    assert (run.checkpoints.folder / complete_checkpoints(run.checkpoints.folder)[-1]).is_dir()
 
 
 @pytest.mark.parametrize(

@@ -34,12 +34,13 @@ def test_every_scenario_holds(simulate: Simulate, data: st.DataObject) -> None:
         "seed": data.draw(st.integers(0, 9)),
         "weights": {name: data.draw(st.sampled_from([0, 0.3, 1, 2.5])) for name in sources}
         | {"code": 1.5},
-        "validation_fraction": data.draw(st.sampled_from([0, 0.05, 0.5])),
     }
-    manifest = simulate(sources)
+    held_out = data.draw(st.dictionaries(st.sampled_from(["en", "fr"]), sizes))
+    manifest = simulate(sources, validation=held_out)
     plain = verify_order(manifest, **arguments)
     at = data.draw(st.integers(0, plain.num_steps))
-    append = [(simulate({"zh": data.draw(sizes), "new": [90]}, prefix="x"), at)]
+    new = simulate({"zh": data.draw(sizes), "new": [90]}, "x", validation={"en": [70]})
+    append = [(new, at)]
     whole = verify_order(manifest, **arguments, more=append)
     stops = st.lists(st.integers(0, whole.num_steps), max_size=3).map(sorted)
     restarts = data.draw(stops)
@@ -134,10 +135,38 @@ def test_validation_that_is_trained_on_is_noticed(
         return blocks
 
     monkeypatch.setattr(SampleOrder, "locate_many", leaky)
-    report = verify_order(
-        simulate({"en": [400]}), sequence_length=4, global_batch_size=8, validation_fraction=0.1
-    )
+    manifest = simulate({"en": [400]}, validation={"en": [40]})
+    report = verify_order(manifest, sequence_length=4, global_batch_size=8)
     assert (report.num_leaked, report.num_lost) == (1, 1) and not report.ok
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda blocks: blocks.start.__setitem__(0, blocks.start[1]), {"num_repeated": 1}),
+        (lambda blocks: blocks.start.__setitem__(0, 4000), {"num_misplaced": 1}),
+        (lambda blocks: blocks.shard.__setitem__(0, 0), {"num_leaked": 1}),
+    ],
+)
+def test_wrong_validation_samples_are_noticed(
+    simulate: Simulate,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Blocks], None],
+    expected: dict[str, int],
+) -> None:
+    real = SampleOrder.locate_many
+
+    def wrong(self: SampleOrder, samples: Any, *, validation: bool = False) -> Blocks:
+        blocks = real(self, samples, validation=validation)
+        if validation:
+            change(blocks)
+        return blocks
+
+    monkeypatch.setattr(SampleOrder, "locate_many", wrong)
+    manifest = simulate({"en": [400]}, validation={"en": [40]})
+    report = verify_order(manifest, sequence_length=4, global_batch_size=8)
+    assert {name: getattr(report, name) for name in expected} == expected
+    assert report.num_lost == 1 and not report.ok
 
 
 def test_an_order_that_depends_on_the_ranks_is_noticed(
@@ -160,15 +189,14 @@ def test_an_order_that_depends_on_the_ranks_is_noticed(
 
 @pytest.mark.slow
 def test_half_a_billion_blocks_by_sampling(simulate: Simulate) -> None:
-    manifest = simulate({"zh": [1 << 40], "en": [1 << 38]})
+    manifest = simulate({"zh": [1 << 40], "en": [1 << 38]}, validation={"zh": [1 << 24]})
     report = verify_order(
         manifest,
         sequence_length=2048,
         global_batch_size=512,
         ranks=[8, 4, 8],
         restarts=[300, 900],
-        more=[(simulate({"new": [1 << 30]}, prefix="x"), 1200)],
-        validation_fraction=1e-5,
+        more=[(simulate({"new": [1 << 30]}, prefix="x", fraction=0.1), 1200)],
         limit=100_000,
     )
     assert report.ok and not report.exhaustive

@@ -70,7 +70,7 @@ def test_the_loop_imports_no_callback_but_their_base(root: Path) -> None:
 
 
 def test_the_order_of_calls(make_run: MakeRun) -> None:
-    run = make_run(steps=2, validation_fraction=0.05, eval_interval=2, checkpoints={"interval": 2})
+    run = make_run(steps=2, eval_interval=2, checkpoints={"interval": 2})
     recorder = with_recorder(run)
     run.fit()
     run.close()

@@ -1,6 +1,7 @@
 """The loss that a leaking model's generation meets, and that it is always reported."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,7 +99,6 @@ def test_validation_of_a_leaking_model_reports_it(make_run: MakeRun, separate: b
             model=model,
             steps=2,
             warmup_steps=1,
-            validation_fraction=0.1,
             eval_interval=1,
             validation_samples=3,
             separate_documents=separate,
@@ -126,10 +126,13 @@ def test_validation_of_a_leaking_model_reports_it(make_run: MakeRun, separate: b
     assert last["validation/causal_loss"] == pytest.approx(total / number, rel=1e-5)
 
 
-def test_a_leaking_model_without_held_out_data_is_refused(make_run: MakeRun) -> None:
+def test_a_leaking_model_without_held_out_data_is_refused(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    data = ranks.write_packed(tmp_path / "all", validation_fraction=0.0)
     model = {**ranks.TINY, "routing": "reference_norm"}
     with (
         pytest.warns(UserWarning, match="later tokens"),
-        pytest.raises(ConfigError, match=r"routing = 'reference_norm' leaks.*validation_fraction"),
+        pytest.raises(ConfigError, match=r"'reference_norm' leaks.*pack.validation_fraction"),
     ):
-        make_run(model=model, validation_fraction=0.0, eval_interval=0)
+        make_run(data=data, model=model, eval_interval=0)

@@ -218,7 +218,7 @@ def when_logged(run: Trainer, step: int, act: Callable[[], object]) -> None:
 
 
 def test_a_running_constant_rate_decays_on_request(make_run: MakeRun) -> None:
-    run = make_run(schedule="constant", steps=12, validation_fraction=0, eval_interval=0)
+    run = make_run(schedule="constant", steps=12, eval_interval=0)
     folder = folder_of(run)
     when_logged(run, 4, lambda: reschedule(folder, decay_at="now", steps=10))
     run.fit()
