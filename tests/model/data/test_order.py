@@ -251,23 +251,31 @@ def test_never_changes(simulate: Simulate) -> None:
     append = Append(at=4, manifest=new, seed=3)
     order = SampleOrder(manifest, sequence_length=5, seed=1, weights={"zh": 1.5}, appends=[append])
     assert [(b.source, b.epoch, b.shard, b.start) for b in all_of(order)] == [
-        ("en", 0, 0, 20),
         ("en", 0, 0, 0),
-        ("zh", 0, 1, 5),
-        ("zh", 0, 2, 5),
-        ("zh", 1, 2, 5),
-        ("new", 0, 6, 10),
-        ("en", 0, 0, 10),
-        ("new", 0, 6, 5),
-        ("zh", 0, 1, 15),
-        ("en", 0, 0, 15),
-        ("zh", 0, 2, 0),
-        ("zh", 1, 2, 0),
         ("zh", 1, 1, 0),
-        ("new", 0, 6, 0),
         ("zh", 0, 1, 10),
-        ("zh", 0, 1, 0),
         ("en", 0, 0, 5),
+        ("en", 0, 0, 10),
+        ("zh", 0, 1, 0),
+        ("new", 0, 6, 0),
+        ("zh", 1, 2, 0),
+        ("en", 0, 0, 15),
+        ("zh", 0, 1, 15),
+        ("en", 0, 0, 20),
+        ("new", 0, 6, 5),
+        ("new", 0, 6, 10),
+        ("zh", 1, 2, 5),
+        ("zh", 0, 2, 5),
+        ("zh", 0, 2, 0),
+        ("zh", 0, 1, 5),
+    ]
+    held_out = all_of(order, validation=True)
+    assert [(b.source, b.epoch, b.shard, b.start) for b in held_out] == [
+        ("en", 0, 3, 0),
+        ("zh", 0, 4, 5),
+        ("zh", 0, 4, 0),
+        ("zh", 0, 5, 0),
+        ("en", 0, 3, 5),
     ]
     held_out = all_of(order, validation=True)
     assert [(b.source, b.epoch, b.shard, b.start) for b in held_out] == [
@@ -364,16 +372,6 @@ def test_tells_of_sources_that_make_no_sample(simulate: Simulate) -> None:
     weights["little"] = 0.2
     order = SampleOrder(manifest, sequence_length=10, seed=0, weights=weights)
     assert order.sources_without_samples() == {"short": 19, "little": 21, "tiny": 2}
-
-
-def test_a_source_whose_held_out_documents_are_short_has_no_validation(simulate: Simulate) -> None:
-    manifest = simulate(
-        {"en": [200], "short": [11]}, validation={"en": [31], "short": [10], "only": [21]}
-    )
-    order = SampleOrder(manifest, sequence_length=10, seed=0)
-    assert order.samples_by_source() == {"en": 19, "only": 0, "short": 1}
-    assert order.validation_samples_by_source() == {"en": 3, "only": 2, "short": 0}
-    assert order.num_validation_samples == 5
 
 
 def test_refuses_samples_outside(simulate: Simulate) -> None:
