@@ -6,8 +6,9 @@ from pathlib import Path
 
 from common.config import errors_of, problems, raise_all
 from common.disk import require_free_space
-from common.errors import SteelError
+from common.errors import ConfigError, SteelError
 from common.paths import display, resolve
+from corpus.tokenizer import configured_tokenizer
 from flows.config import KINDS, PipelineConfig, parse_pipeline
 from tasks.pretrain.appends import check_data
 
@@ -52,8 +53,36 @@ def bytes_needed(config: PipelineConfig) -> int:
 def _other_problems(config: PipelineConfig, store: Path) -> Iterator[SteelError]:
     """Yield an error for appended data that are not there, and for too small a disk."""
     yield from errors_of(check_data, config.pretrain.append, store)
+    yield from errors_of(_check_tokenizers, config)
     try:
         needed = bytes_needed(config)
     except SteelError:
         return  # of data or a model that is wrong, and reported
     yield from errors_of(require_free_space, store, needed, f"pipeline {config.name!r}")
+
+
+def _check_tokenizers(config: PipelineConfig) -> None:
+    """Refuse to pack for a model that has another tokenizer. Raises ConfigError or DataError.
+
+    A pruned vocabulary is not known before the corpus is cleaned: then the run compares it.
+    """
+    if not isinstance(config.pretrain.settings.model, str):
+        return
+    from model.tokenizer.folder import load_folder_tokenizer
+    from model.train.tokenizers import check_start
+
+    model, source = Path(config.pretrain.settings.model), config.pack.tokenizer
+    try:
+        packed = configured_tokenizer(source)
+    except SteelError:
+        return  # reported with the settings of `pack`
+    if not config.pack.prune:
+        check_start(model, packed, f"pack.tokenizer = {source}")
+        return
+    own, whole = load_folder_tokenizer(model).get_vocab(), packed.get_vocab()
+    if len(own) >= len(whole) or not own.keys() <= whole.keys():
+        raise ConfigError(
+            f"pack.prune: the vocabulary of {source} would be pruned, but the model {model} that "
+            f"the pretraining starts from has {len(own):,} tokens of its own: set pack.prune: "
+            f"false and pack.tokenizer: {model}"
+        )

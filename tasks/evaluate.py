@@ -92,6 +92,7 @@ def evaluate(
         raise DataError(f"{folder} is not a model in Transformers' format: config.json is missing")
     if chat and not _has_chat_template(folder):
         raise ConfigError(f"{folder} has no chat template: set `evaluate.chat: false`")
+    _check_tokenizer(folder)
     recipes = {name: load_recipe(BenchmarkRecipe, "evals", name) for name in config.benchmarks}
     read = [
         read_benchmark(name, recipe, benchmarks.folder / name) for name, recipe in recipes.items()
@@ -136,6 +137,13 @@ def evaluate(
         }
     write_json(run.folder / "results.json", results)
     _report(run, results)
+
+
+def _check_tokenizer(folder: Path) -> None:
+    """Refuse a model whose tokenizer is not its own, before anything else. Raises DataError."""
+    from model.tokenizer.folder import check_model_folder
+
+    check_model_folder(folder)
 
 
 def _has_chat_template(folder: Path) -> bool:

@@ -8,11 +8,12 @@ from itertools import takewhile
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 import model.modeling_steel as _registers_auto_classes  # noqa: F401
 from common.errors import DataError
 from model.tokenizer.conversation import conversation_encoder
+from model.tokenizer.folder import check_model_folder, load_folder_tokenizer
 from model.train.run.folder import MODEL_FOLDER
 
 
@@ -31,7 +32,13 @@ def chat(folder: Path, messages: Iterator[str], *, max_new_tokens: int) -> Itera
     that the model gives ends its answer. Raises DataError for a folder that is no chat model.
     """
     place = find_model_folder(folder)
-    tokenizer = AutoTokenizer.from_pretrained(place)
+    tokenizer = load_folder_tokenizer(place)
+    check_model_folder(place, tokenizer)
+    if not tokenizer.chat_template:
+        raise DataError(
+            f"the tokenizer in {place} has no chat template, so it is no chat model: put its "
+            "chat_template.jinja there, or fine-tune it first"
+        )
     encoder = conversation_encoder(tokenizer)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = AutoModelForCausalLM.from_pretrained(place).to(device).eval()

@@ -31,11 +31,11 @@ def training_tokenizer(
             f"but the one in {folder} is {found[:12]}: put its files back, or pack the data again"
         )
     if isinstance(settings.model, str):
-        check_start(Path(settings.model), tokenizer, folder)
+        check_start(Path(settings.model), tokenizer, str(folder))
     return tokenizer
 
 
-def check_start(model: Path, packed: PreTrainedTokenizerBase, place: Path) -> None:
+def check_start(model: Path, packed: PreTrainedTokenizerBase, place: str) -> None:
     """Refuse to train a model on data that were packed with another tokenizer than its own.
 
     model: its folder. packed, place: tokenizer of the data, and its folder or name. Raises

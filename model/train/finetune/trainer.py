@@ -11,7 +11,6 @@ import trl.trainer.utils as trl_utils
 from datasets import Dataset, Features, Value
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -20,6 +19,7 @@ from transformers import (
 
 import model.modeling_steel as _registers_auto_classes  # noqa: F401
 from common.errors import DataError
+from model.tokenizer.folder import check_model_folder, load_folder_tokenizer
 from model.train.finetune.config import FinetuneJob
 
 log = logging.getLogger("steel.finetune")
@@ -52,10 +52,12 @@ def load_model(folder: str) -> PreTrainedModel:
 
 
 def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer beside a model. Raises DataError when it has no chat template."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        folder, trust_remote_code=False, local_files_only=True
-    )
+    """Load the tokenizer beside a model.
+
+    Raises DataError when it is missing, is not the model's own, or has no chat template.
+    """
+    tokenizer = load_folder_tokenizer(Path(folder))
+    check_model_folder(Path(folder), tokenizer)
     if not tokenizer.chat_template:
         raise DataError(
             f"the tokenizer in {folder} has no chat template: export the model with Steel, which "
