@@ -33,8 +33,8 @@ from common.urls import HIDDEN, secrets_of
 T = TypeVar("T")
 
 SECRET_NAME = re.compile(
-    r"(^|[_.-])(token|password|passwd|passphrase|pwd|secret|secrets|credentials?|key|apikey|pat"
-    r"|auth|signature)([_.-]?(id|value|string|b64|base64))?$",
+    r"(^|[_.-])(token|password|passwd|passphrase|pwd|pass|secret|secrets|credentials?|key|apikey"
+    r"|pat|auth|signature|sas|dsn|connection_string)([_.-]?(id|value|string|b64|base64))?$",
     re.IGNORECASE,
 )
 """Names of environment variables whose values are secret."""
@@ -47,6 +47,7 @@ SHORTEST_SECRET = 6
 SHORTEST_PASSWORD = 4
 """The same for variables that hold a password, and for passwords in URLs."""
 HARMLESS = frozenset({"true", "false", "none", "null", "default", "disabled", "enabled", "secret"})
+"""Values of variables that say nothing."""
 
 _PARAMETER = re.compile(
     r"""(?P<name>(?:(?<=[?&;])(?:key|sig|code|auth|token)
@@ -114,7 +115,7 @@ def learn(*texts: str) -> None:
     also where they stand alone."""
     for text in texts:
         for secret in secrets_of(text):
-            if len(secret) >= SHORTEST_PASSWORD and secret.lower() not in HARMLESS:
+            if len(secret) >= SHORTEST_PASSWORD:
                 _learned.add(secret)
 
 
@@ -172,14 +173,19 @@ def _pattern_of(
             secrets |= {s for s in secrets_of(value) if len(s) >= SHORTEST_PASSWORD}
         if _is_secret(name, value.strip()):
             secrets.add(value.strip())
-    forms = {form for s in secrets if s.lower() not in HARMLESS for form in _forms(s)}
+            # A private key is printed line by line; of `user:password` a part may stand alone.
+            secrets |= {line for line in value.split("\n")[1:-1] if len(line) >= 16}
+            if "auth" in name.lower() and ":" in value:
+                secrets.add(value.strip().partition(":")[2])
+    forms = {form for secret in secrets for form in _forms(secret)}
     if not forms:
         return None
     return re.compile("|".join(map(re.escape, sorted(forms, key=len, reverse=True))))
 
 
 def _is_secret(name: str, value: str) -> bool:
-    if not SECRET_NAME.search(name) or NOT_SECRET_NAME.search(name):
+    named = SECRET_NAME.search(name) and not NOT_SECRET_NAME.search(name)
+    if not named or value.lower() in HARMLESS:
         return False
     shortest = SHORTEST_PASSWORD if re.search("pass", name, re.I) else SHORTEST_SECRET
     # The path of a file of keys is none (a key may begin with a slash), and a number is any number.

@@ -123,8 +123,13 @@ class ServerWatch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Watch no longer; Prefect's calls go where they went before."""
+        """Watch no longer."""
         self._stop.set()
+
+    @property
+    def watching(self) -> bool:
+        """True between start and stop."""
+        return self._thread.is_alive() and not self._stop.is_set()
 
     def _loop(self) -> None:
         while not self._stop.wait(EVERY_SECONDS):
@@ -209,6 +214,25 @@ def prefect_server() -> Iterator[ServerWatch]:
             server.stop()
 
 
+@contextmanager
+def watched() -> Iterator[None]:
+    """Watch the server of a flow that somebody else has started (Prefect's worker)."""
+    global _server
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    if not url or (_server is not None and _server.watching):
+        yield
+        return
+    _quieten()
+    _server = ServerWatch(str(url))
+    _server.start()
+    try:
+        yield
+    finally:
+        _server.stop()
+
+
 def _url() -> str:
     given = os.environ.get("PREFECT_API_URL")
     if given:
@@ -255,9 +279,14 @@ def _line(error: BaseException) -> str:
 
 
 class _ServersTrouble(logging.Filter):
-    """Drops Prefect's lines about each event and batch that a server did not take."""
+    """Drops Prefect's lines about each event and batch that a server did not take.
+
+    Also the traceback of a state that it did not take after the work was done: `run_flow` says so.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if _outcome.done and record.levelno >= logging.ERROR and record.name == "prefect.flow_runs":
+            return False
         text = record.getMessage()
         return not (text.startswith("Service ") and ("failed" in text or "is full" in text)) and (
             "Unable to connect to" not in text
@@ -267,10 +296,39 @@ class _ServersTrouble(logging.Filter):
 def _quieten() -> None:
     """One warning is enough when the server goes away: without this, several a second come."""
     logging.raiseExceptions = False  # Prefect's handler prints every batch that fails
-    for name in ("prefect._internal.concurrency", "prefect.events.clients", "EventsWorker"):
+    _fail_at_once()
+    for name in (
+        "prefect._internal.concurrency",
+        "prefect.events.clients",
+        "prefect.flow_runs",
+        "EventsWorker",
+    ):
         logger = logging.getLogger(name)
         if not any(isinstance(f, _ServersTrouble) for f in logger.filters):
             logger.addFilter(_ServersTrouble())
+
+
+@functools.cache
+def _fail_at_once() -> None:
+    """Let Prefect's clients raise without a wait while the server is away.
+
+    At its end a flow asks for up to three states, and tries each several times; a server that takes
+    connections and says nothing would make of that some five minutes.
+    """
+    import httpx
+    from prefect.client.base import PrefectHttpxAsyncClient, PrefectHttpxSyncClient
+
+    def guarded(send: Any) -> Any:
+        @functools.wraps(send)
+        def call(self: Any, request: httpx.Request, *args: Any, **kwargs: Any) -> Any:
+            if server_is_away():
+                raise httpx.ConnectError("the Prefect server does not answer", request=request)
+            return send(self, request, *args, **kwargs)
+
+        return call
+
+    for client in (PrefectHttpxAsyncClient, PrefectHttpxSyncClient):
+        client.send = guarded(client.send)  # type: ignore[method-assign]
 
 
 def bound_the_end(code: int) -> None:

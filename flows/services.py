@@ -166,9 +166,19 @@ def _answers(url: str) -> bool:
 
 
 def _prefect(environment: dict[str, str], *arguments: str) -> None:
-    done = subprocess.run(
-        python("prefect", *arguments), cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+    try:
+        done = subprocess.run(
+            python("prefect", *arguments),
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=START_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise SteelError(
+            f"`prefect {' '.join(arguments)}` did not end within {START_SECONDS} s; see .steel/logs"
+        ) from None
     if done.returncode != 0:
         raise SteelError(f"`prefect {' '.join(arguments)}` failed:\n{done.stdout}{done.stderr}")
 

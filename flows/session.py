@@ -21,7 +21,7 @@ from common.provenance import git_commit
 from common.redaction import hidden_in_errors, install, learn, redact, redacted
 from flows.config import PipelineConfig
 from flows.graph import TARGETS, Pipeline, Target
-from flows.prefect_run import watchdog
+from flows.prefect_run import watchdog, watched
 from flows.preflight import preflight
 from tasks.core.artifacts import publish_artifact, run_logger, shorten_user_errors
 from tasks.core.stage import Context, StageResult, plain
@@ -128,7 +128,7 @@ def tracked(name: str, store: Path, config: Mapping[str, Any]) -> Iterator[Conte
     if flow_run.id and flow["url"]:
         tell(**flow, state="CRASHED")
     try:
-        with hidden_in_errors():
+        with hidden_in_errors(), watched():
             yield Context(store=store, tracker=tracker)
         status = "FINISHED"
     except Exception:

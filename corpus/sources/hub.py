@@ -27,6 +27,9 @@ from corpus.sources.remote import UrlSource
 from corpus.sources.retry import as_data_error
 from corpus.sources.source import StoredFile
 
+ANSWER_SECONDS = 30.0
+"""Longest wait for the hub to name a commit; the library itself waits for ever."""
+
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 REMEDY = (
@@ -152,7 +155,7 @@ def _resolve_commit(kind: str, repository: str, revision: str, scratch: Path) ->
             return known["commit"]
     with as_data_error(f"{repository} could not be downloaded", REMEDY):
         info = huggingface_hub.HfApi(endpoint=endpoint()).repo_info(
-            repository, repo_type=kind, revision=revision
+            repository, repo_type=kind, revision=revision, timeout=ANSWER_SECONDS
         )
     commit = str(info.sha)
     write_json(notes, {**asked, "commit": commit})

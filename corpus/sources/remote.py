@@ -27,7 +27,7 @@ from common.errors import ConfigError, DataError
 from common.files import sync, write_json
 from common.urls import redact, scheme
 from corpus.sources.remote_checksums import checksum_from_info, version_from_info
-from corpus.sources.retry import RangesNotSupported, T, as_data_error, retry
+from corpus.sources.retry import ATTEMPTS, RangesNotSupported, T, as_data_error, retry
 from corpus.sources.source import StoredFile, is_hidden, safe_name, verify_file
 
 BLOCK = 8 * 1024**2
@@ -35,6 +35,12 @@ BLOCK = 8 * 1024**2
 
 READ_AHEAD = 1024**2
 """Bytes asked for at a time while the front of a file is read."""
+
+ANSWER_SECONDS = 60.0
+"""Longest wait for the next bytes of a web server."""
+
+FIRST_SILENCES = 2
+"""Times that a server may be silent for so long before it is given up as one that is not there."""
 
 WORKERS = 8
 """Files fetched, or asked about, at a time."""
@@ -93,7 +99,7 @@ class UrlSource:
 
             # Compressed on the way, sizes and ranges would not be the file's.
             options["headers"] = {"Accept-Encoding": "identity"}
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=ANSWER_SECONDS)
             options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
         with self._clear_errors("cannot be opened"):
             self._fs, self._root = url_to_fs(location, **options)
@@ -101,7 +107,7 @@ class UrlSource:
     def files(self) -> list[StoredFile]:
         """All files that are not hidden, sorted by name."""
         with self._clear_errors("cannot be listed"):
-            listed = self._retry(self._list)
+            listed = self._retry(self._list, FIRST_SILENCES)
         found: dict[str, StoredFile] = {}
         for given, at, info in listed:
             name = safe_name(given, self.origin)
@@ -247,8 +253,8 @@ class UrlSource:
             if version_from_info(self._fs.info(file.handle)) != began:
                 raise DataError(f"{self.origin}: {file.name} has changed meanwhile. Run again.")
 
-    def _retry(self, work: Callable[[], T]) -> T:
-        return retry(work, self._stop)
+    def _retry(self, work: Callable[[], T], silences: int = ATTEMPTS) -> T:
+        return retry(work, self._stop, silences=silences)
 
     def _clear_errors(self, what: str) -> contextlib.AbstractContextManager[None]:
         return as_data_error(f"{self.origin}: {what}", self.remedy, self.location)

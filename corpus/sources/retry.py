@@ -25,13 +25,18 @@ class RangesNotSupported(Exception):
     """The server gives a file only as a whole."""
 
 
-def retry(work: Callable[[], T], stop: threading.Event) -> T:
-    """Call `work` until it succeeds, `ATTEMPTS` times at most, or until `stop` is set."""
+def retry(work: Callable[[], T], stop: threading.Event, *, silences: int = ATTEMPTS) -> T:
+    """Call `work` until it succeeds, `ATTEMPTS` times at most, or until `stop` is set.
+
+    silences: attempts that may end because nothing was answered in time. A download that has begun
+    takes all; a server that never said a word is not asked for many minutes.
+    """
     for attempt in range(ATTEMPTS):
         try:
             return work()
         except Exception as error:
-            last = attempt == ATTEMPTS - 1
+            silences -= any(isinstance(cause, TimeoutError) for cause in error_chain(error))
+            last = attempt == ATTEMPTS - 1 or silences == 0
             if last or is_permanent(error) or stop.wait(PAUSE * 2**attempt):
                 raise
     raise AssertionError

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from common import processes
 from common.child import Child, Progress, ProgressFile, python, run_job
 from common.errors import ConfigError, DataError, StageError, SteelError
 from common.files import write_json
@@ -41,6 +42,7 @@ def work(job: Job) -> int:
         case "end":
             return 5
         case "sleep" | "refuse to end":
+            processes.ORPHAN_SECONDS = 1.0
             die_with_parent()
             if job.do == "refuse to end":
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -122,10 +124,11 @@ def test_stopping_is_asked_for_first(tmp_path: Path, do: str, status: int) -> No
     assert child.poll() == status
 
 
-def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("do", ["sleep", "refuse to end"])
+def test_a_child_dies_with_its_parent(tmp_path: Path, do: str) -> None:
     code = (
         "import sys, time; from pathlib import Path; from tests.common.test_child import start; "
-        "start(Path(sys.argv[1]), 'sleep'); time.sleep(600)"
+        f"start(Path(sys.argv[1]), {do!r}); time.sleep(600)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
     report = tmp_path / "job.progress"

@@ -86,6 +86,16 @@ def test_environment(monkeypatch: pytest.MonkeyPatch, name: str, value: str, hid
         assert shown == ("the server answered ***." if hidden else f"the server answered {form}.")
 
 
+def test_parts_of_what_is_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:open-sesame")
+    line = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASC"
+    monkeypatch.setenv("MY_PRIVATE_KEY", f"-----BEGIN-----\n{line}\n-----END-----\n")
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", "AccountName=a;AccountKey=b+c/d==")
+    assert redact("with open-sesame") == "with ***"
+    assert redact(f"key: {line}") == "key: ***"
+    assert redact("to AccountName=a;AccountKey=b+c/d==") == "to ***"
+
+
 def test_a_password_is_hidden_also_where_it_stands_alone() -> None:
     assert "unique-pw" in redact("password 'unique-pw' is wrong")
     learn("corpora.skypile=https://me:unique-pw@host/x?token=unique-token&page=1234")

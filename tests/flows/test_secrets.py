@@ -59,7 +59,7 @@ class World:
         """Address of a file, with a password and a token that are secrets."""
         password, token = self.secret(f"{entry} password"), self.secret(f"{entry} query")
         userinfo = f"me:{quote(password, safe='')}"
-        self.web.password = base64.b64encode(f"me:{password}".encode()).decode()
+        self.web.password = base64.b64encode(f"me:{password}".encode("latin-1")).decode()
         host = self.web.url.partition("://")[2]
         return f"http://{userinfo}@{host}/{path}?access_token={quote(token, safe='')}"
 
@@ -73,7 +73,7 @@ class World:
             "name": name,
             "corpora": {CORPUS: self.url(f"{name} corpus")},
             "clean": {"language_model": {"sources": [CORPUS]}},
-            "mixtures": [],
+            "dpo": None,
             **changes,
         }
         path.write_text(json.dumps(data))
@@ -183,16 +183,18 @@ def test_runs_that_fail_and_succeed(world: World) -> None:
     store = [*world.store(), "--stages", "data"]
     assert "is sound" in world.steel(["check", world.config("sound"), *world.store()], status=0)
     # The server has no such file.
+    config = world.config("one")
     missing = f"corpora.{CORPUS}={world.url('missing', 'missing.json')}"
-    failed = world.steel(["run", world.config("one"), *store, "--set", missing], status=2)
+    failed = world.steel(["run", config, *store, "--set", missing], status=2)
     assert "missing.json" in failed
     # The password is wrong: the server's is that of the newest URL.
     config = world.config("two")
     world.url("newer")
     world.steel(["run", config, *store], status=2)
     # And one that succeeds.
+    config = world.config("three")
     given = f"corpora.{CORPUS}={world.url('good')}"
-    done = world.steel(["run", world.config("three"), *store, "--set", given, "--json"], status=0)
+    done = world.steel(["run", config, *store, "--set", given, "--json"], status=0)
     assert '"stages"' in done
     assert len(list((world.folder / "written" / "store").rglob("manifest.json"))) >= 4
     assert (world.folder / "written" / "prefect" / "prefect.db").is_file()

@@ -71,6 +71,7 @@ class Tracker:
         # MLflow's and its database migration's chatter would bury the pipeline's own lines.
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # of each attempt at a server
         end_killed_runs(self.client)
         self.run_id = self.create_run(PIPELINES, self.pipeline, {"steel.role": "pipeline"})
         self._params(self.run_id, self.config)
