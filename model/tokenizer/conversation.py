@@ -13,15 +13,15 @@ those that the chat template writes. Of the last, the assistant's own (<think>, 
 tokens in what it says: they are part of its answers.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MethodType
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from common.errors import DataError
@@ -37,6 +37,7 @@ from model.tokenizer.marks import (
     with_marks,
     without_marks,
 )
+from model.tokenizer.plain_backend import PlainBackend
 
 Messages: TypeAlias = Sequence[Mapping[str, Any]]
 
@@ -81,7 +82,7 @@ class ConversationEncoder:
         self._patterns: dict[tuple[str, ...], re.Pattern[str]] = {}
         self._tokens: dict[tuple[str | None, int], dict[str, int]] = {}
         self._affixes: dict[tuple[str, ...], Affixes] = {}
-        self._backends: dict[str, _PlainBackend] = {}
+        self._backends: dict[str, PlainBackend] = {}
 
     def control_tokens(self, chat_template: str | None = None) -> dict[str, int]:
         """Control tokens and their ids, with those that a chat template writes."""
@@ -132,7 +133,8 @@ class ConversationEncoder:
         template = self.tokenizer.get_chat_template(chat_template)
         if rendered.is_plain:
             marked = bool(GENERATION.search(template))
-            encoded = self.tokenizer.apply_chat_template(
+            encoded = type(self.tokenizer).apply_chat_template(
+                self.tokenizer,
                 list(messages),
                 chat_template=template,
                 tokenize=True,
@@ -143,6 +145,16 @@ class ConversationEncoder:
             ids = list(encoded["input_ids"])
             return ids, list(encoded.get("assistant_masks", [0] * len(ids)))
         return self._encode(rendered, self.control_tokens(template))
+
+    def turn_end(self) -> int | None:
+        """Id of the control token by which the chat template ends an answer; None without one."""
+        template, answer = self.tokenizer.get_chat_template(), "=answer="
+        messages = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
+        rendered = self.render(messages)
+        end = rendered.text.rfind(answer) + len(answer)
+        after = (rendered.text[a:b] for a, b in rendered.control if a >= end)
+        token = next(after, None)
+        return None if token is None else self.control_tokens(template)[token]
 
     def encode_rendered(
         self, rendered: Rendered, following: str = "", *, add_special_tokens: bool = False
@@ -252,82 +264,55 @@ class ConversationEncoder:
             self._patterns[tokens] = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
         return self._patterns[tokens]
 
-    def _backend(self, text: str, tokens: Mapping[str, int]) -> "_PlainBackend":
+    def _backend(self, text: str, tokens: Mapping[str, int]) -> "PlainBackend":
         mark = unused_characters(text, 1)
         key = "\0".join([mark, *tokens])
         if key not in self._backends:
-            self._backends[key] = _PlainBackend(self.tokenizer, tokens, mark)
+            self._backends[key] = PlainBackend(self.tokenizer, tokens, mark)
         return self._backends[key]
-
-
-class _PlainBackend:
-    """The tokenizer with its control tokens renamed to what no text contains.
-
-    In one pass it encodes a text exactly as the tokenizer does, except that only the new names are
-    control tokens, and what spells an old one is text like any other.
-    """
-
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, tokens: Mapping[str, int], mark: str
-    ) -> None:
-        self.control_ids = frozenset(tokens.values())
-        self.stand_ins = {
-            token: f"{mark}{chr(UNUSED[-1] - number)}{mark}" for number, token in enumerate(tokens)
-        }
-        # Padding and truncation that a file asks for are no part of the encoding.
-        described = json.loads(tokenizer.backend_tokenizer.to_str())
-        described |= {"truncation": None, "padding": None}
-        for added in described["added_tokens"]:
-            if added["content"] in self.stand_ins:
-                added["content"] = self.stand_ins[added["content"]]
-                added |= {"normalized": False, "single_word": False, "special": True}
-        described["model"] = self._renamed(described["model"])
-        self.backend = Tokenizer.from_str(json.dumps(described))
-        old_names = {stand_in: token for token, stand_in in self.stand_ins.items()}
-        real = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=True)
-        self._ids = {
-            id_: real[old_names.get(token, token)]
-            for token, id_ in self.backend.get_vocab(with_added_tokens=True).items()
-        }
-
-    def _renamed(self, model: dict[str, Any]) -> dict[str, Any]:
-        """The model without the control tokens' old names, which plain text might be cut into."""
-        names, vocabulary = self.stand_ins, model["vocab"]
-        if isinstance(vocabulary, dict):
-            model["vocab"] = {names.get(token, token): id_ for token, id_ in vocabulary.items()}
-        else:  # Unigram: [token, score]
-            model["vocab"] = [[names.get(token, token), score] for token, score in vocabulary]
-        if model.get("unk_token") in names:
-            model["unk_token"] = names[model["unk_token"]]
-        if "merges" in model:
-            model["merges"] = [
-                [left, right]
-                for left, right in map(_pair, model["merges"])
-                if not {left, right, left + right} & names.keys()
-            ]
-        return model
-
-    def moved(self) -> str:
-        """The first token that got another id than the tokenizer gives it, or ""."""
-        ids = sorted(id_ for id_, real in self._ids.items() if id_ != real)
-        return str(self.backend.id_to_token(ids[0])) if ids else ""
-
-    def encode(
-        self, text: str, *, add_special_tokens: bool = False
-    ) -> tuple[list[int], list[Interval]]:
-        """Ids, and the characters that each stands for."""
-        found = self.backend.encode(text, add_special_tokens=add_special_tokens)
-        return [self._ids[id_] for id_ in found.ids], list(found.offsets)
-
-
-def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
-    left, right = merge.split(" ") if isinstance(merge, str) else merge
-    return left, right
 
 
 def _writes(chat_template: str, token: str) -> bool:
     """True if a template holds a token as such: not a word or a line break, which are text."""
     return token in chat_template and not token.isspace() and not token.isalnum()
+
+
+def protect_chat_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Let `tokenizer.apply_chat_template`, which libraries call, encode contents as plain text.
+
+    Of this object and its copies, also those in other processes. Raises DataError as
+    `ConversationEncoder`.
+    """
+    conversation_encoder(tokenizer)
+    tokenizer.apply_chat_template = MethodType(  # type: ignore[method-assign]
+        _apply_chat_template, tokenizer
+    )
+    return tokenizer
+
+
+def _apply_chat_template(
+    self: PreTrainedTokenizerBase, conversation: Messages, **options: Any
+) -> Any:
+    """Transformers' method for one conversation; another only where a content spells a token."""
+    own = type(self).apply_chat_template
+    if options.get("tokenize") is False:
+        return own(self, conversation, **options)
+    encoder = conversation_encoder(self)
+    known = {name: options.pop(name, None) for name in ("chat_template", "add_generation_prompt")}
+    chosen = {name: value for name, value in known.items() if value is not None}
+    if encoder.render(conversation, **chosen).is_plain:
+        return own(self, conversation, **chosen, **options)
+    with_mask, as_dict = (
+        options.pop("return_assistant_tokens_mask", False),
+        options.pop("return_dict", True),
+    )
+    if unknown := [name for name, value in options.items() if value and name != "tokenize"]:
+        raise NotImplementedError(f"contents that spell a control token, with {unknown[0]}")
+    ids, mask = encoder.encode(conversation, **chosen)
+    columns = {"input_ids": ids, "attention_mask": [1] * len(ids)}
+    if with_mask:
+        columns["assistant_masks"] = mask
+    return BatchEncoding(columns) if as_dict else ids
 
 
 def plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
@@ -342,7 +327,7 @@ def plain_backend(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
     added = {token.content: token for token in backend.get_added_tokens_decoder().values()}
     if all(added[token].special and token not in in_model for token in tokens):
         return backend
-    renamed = _PlainBackend(tokenizer, tokens, chr(UNUSED[0]))
+    renamed = PlainBackend(tokenizer, tokens, chr(UNUSED[0]))
     if moved := renamed.moved():
         raise DataError(
             f"the tokenizer {tokenizer.name_or_path} numbers its added tokens out of order (from "

@@ -20,6 +20,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from common.child import run_job
+from model.tokenizer.conversation import conversation_encoder
+from model.tokenizer.folder import save_digest
 from model.train.distributed.signals import EXIT_STOPPED, StopFlag
 from model.train.finetune.checkpoints import complete_checkpoints, is_last_step, remove_incomplete
 from model.train.finetune.config import FinetuneJob
@@ -106,15 +108,17 @@ def publish_model(
     trained: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, result: Path, lease: Lease
 ) -> None:
     """Write model and tokenizer as a Transformers folder that appears complete or not at all."""
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    # A chat turn ends with <|im_end|>, a document with eos: generation stops at both.
-    trained.generation_config.eos_token_id = sorted({end, tokenizer.eos_token_id}, reverse=True)
+    # A chat turn ends as the template says (<|im_end|>), a document with eos: generation stops at
+    # both.
+    ends = {conversation_encoder(tokenizer).turn_end(), tokenizer.eos_token_id} - {None}
+    trained.generation_config.eos_token_id = sorted(ends, reverse=True)
     trained.generation_config.pad_token_id = tokenizer.pad_token_id
     with lease.guard():
         prepared = lease.stage(result.name)
         prepared.mkdir()
         trained.save_pretrained(prepared)
         tokenizer.save_pretrained(prepared)
+        save_digest(tokenizer, prepared)
         lease.publish_folder(prepared, result)
 
 

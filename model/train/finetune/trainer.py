@@ -19,6 +19,7 @@ from transformers import (
 
 import model.modeling_steel as _registers_auto_classes  # noqa: F401
 from common.errors import DataError
+from model.tokenizer.conversation import protect_chat_template
 from model.tokenizer.folder import check_model_folder, load_folder_tokenizer
 from model.train.finetune.config import FinetuneJob
 
@@ -52,7 +53,7 @@ def load_model(folder: str) -> PreTrainedModel:
 
 
 def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer beside a model.
+    """Load the tokenizer beside a model; only its chat template makes control tokens.
 
     Raises DataError when it is missing, is not the model's own, or has no chat template.
     """
@@ -63,7 +64,7 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
             f"the tokenizer in {folder} has no chat template: export the model with Steel, which "
             "puts model/tokenizer/chat_template.jinja beside it"
         )
-    return tokenizer
+    return protect_chat_template(tokenizer)
 
 
 def read_rows(job: FinetuneJob) -> Dataset:
