@@ -22,7 +22,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.files import write_status
 from model.train.callbacks.callback import Callback
 from model.train.run.folder import RANKS_FOLDER
 from model.train.run.lease import Lease
@@ -71,14 +70,16 @@ class Watchdog(Callback):
 
     def start(self) -> "Watchdog":
         """Begin to watch."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._publish()
         self._thread.start()
         return self
 
     def follow(self, lease: Lease) -> None:
-        """End this process, too, when a later session takes the run up."""
+        """From now on publish where this rank is; and end it when a later session takes the run up.
+
+        Before that it writes nothing: it does not know yet whether the run is still its own.
+        """
         self._lease = lease
+        self._publish()
 
     def on_phase(self, trainer: "Trainer", phase: str) -> None:
         self.beat(phase, trainer.progress.step)
@@ -106,8 +107,6 @@ class Watchdog(Callback):
             faulthandler.cancel_dump_traceback_later()
             if self._lease is not None:
                 self._lease.remove(self._path(self.rank))
-            else:
-                self._path(self.rank).unlink(missing_ok=True)
 
     def explain(self, error: BaseException) -> str:
         """One sentence for an error of a collective: who is gone, and where this rank was."""
@@ -171,9 +170,13 @@ class Watchdog(Callback):
             else:
                 sentences.append(f"{who} is {where}.")
         shown = suspects or sentences[:8]
+        if not shown and self._lease is None:
+            return "Where the others are is not known: they have not taken the run up yet."
         return " ".join(shown) or "It is the only rank."
 
     def _publish(self) -> None:
+        if self._lease is None:
+            return
         about = {
             "rank": self.rank,
             "host": socket.gethostname(),
@@ -183,8 +186,7 @@ class Watchdog(Callback):
             "time": time.time(),
         }
         try:
-            write = self._lease.write_status if self._lease is not None else write_status
-            write(self._path(self.rank), about)
+            self._lease.write_status(self._path(self.rank), about)
         except OSError as error:  # a full disk is no reason to stop
             log.debug("cannot publish where rank %d is: %s", self.rank, error)
 

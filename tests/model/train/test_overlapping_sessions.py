@@ -83,14 +83,14 @@ def undisturbed(
 
 
 WRITES = [
-    Pause("metrics 6"),
-    Pause("own > metrics.jsonl", number=2),  # the rollback's cut
-    Pause("own > checkpoints/step-00000008"),
+    Pause("metrics 11"),
+    Pause("own > checkpoints/step-00000012"),
     Pause("checkpoints/step-00000008 > own"),  # forgotten by the rollback
-    Pause("own > journal.json"),
-    Pause("own > model"),
 ]
 MORE_WRITES = [
+    Pause("own > metrics.jsonl", number=2),  # the rollback's cut
+    Pause("own > journal.json"),
+    Pause("own > model"),
     Pause("own > checkpoints"),
     Pause("own > metrics.jsonl"),
     Pause("health 9"),
@@ -117,19 +117,24 @@ def test_a_write_that_comes_late_changes_nothing(
     job = prepare(packed, tmp_path / "run")
     old = start(job, pause=pause)
     assert old.wait_until_stopped(0), "the write was made"
-    new = start(job, pause=Pause("metrics 10"))
+    # A checkpoint that is published late must not be there yet, and must not be resumed from.
+    publishes = pause.write.startswith("own > checkpoints/")
+    new = start(job, pause=Pause("metrics *" if publishes else "metrics 12"))
     new.wait_until_stopped(0)  # or it ended, where the last step was made before
     old.signal(signal.SIGCONT)
     assert old.wait() == [EXIT_REPLACED], old.log.read_text()
     assert "session 1 of the run in " in (log := old.log.read_text())
     assert " was replaced by session 2 (process " in log
+    if publishes:
+        new.signal(signal.SIGKILL)
+        new = start(job)
     new.signal(signal.SIGCONT)
     assert new.wait() == [0], new.log.read_text()
     assert_same_history(tmp_path / "run", undisturbed[1])
-    assert not list((tmp_path / "run").glob("profile/*/*")) or "profile" not in pause.write
-    told = [(s.number, s.how) for s in read_sessions(tmp_path / "run" / SESSIONS_FILE)]
-    early = pause.write in ("begin 1", "own > metrics.jsonl") and pause.number == 1
-    assert told == [(2, "done")] if early else [(1, "killed"), (2, "done")]
+    assert "profile" not in pause.write or not list((tmp_path / "run").glob("profile/*/*"))
+    told = {s.number: s.how for s in read_sessions(tmp_path / "run" / SESSIONS_FILE)}
+    assert told.pop(1, "killed") == "killed" and list(told) == ([2, 3] if publishes else [2])
+    assert told[max(told)] == "done"
 
 
 @pytest.mark.parametrize(
