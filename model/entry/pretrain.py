@@ -54,7 +54,7 @@ def pretrain(job: PretrainJob) -> None:
                     _export_model(trainer.lease, ranks)
                 finally:
                     trainer.close()
-                ranks.barrier()  # no rank checks shards or its lease any more
+            ranks.barrier()  # no rank checks shards or its lease any more
             if ranks.is_main:
                 trainer.lease.release()
     except RuntimeError as error:

@@ -8,6 +8,7 @@ Every write of a training is described by one line, and a `Pause` names one to s
     metrics 6   begin 2   end 2   health 9     a line about a step, a session, a batch
 """
 
+import faulthandler
 import fnmatch
 import json
 import os
@@ -81,7 +82,10 @@ class Session:
         """Wait for the end; exit codes, negative for signals."""
         for process in self.processes:
             process.join(PATIENCE)
-            assert not process.is_alive(), f"a rank hangs\n{self.log.read_text()}"
+            if process.is_alive():
+                self.signal(signal.SIGUSR1)  # stack traces into the log
+                time.sleep(1)
+                raise AssertionError(f"a rank hangs\n{self.log.read_text()}")
         return [process.exitcode or 0 for process in self.processes]
 
     def kill(self) -> None:
@@ -94,6 +98,7 @@ class Session:
 def _train(job: Path, log: Path, losses: Mapping[int, float], pause: Pause | None) -> None:
     sys.stderr = log.open("a")
     os.dup2(sys.stderr.fileno(), 2)
+    faulthandler.register(signal.SIGUSR1, sys.stderr, all_threads=True)
     ranks.scale_losses(losses)
     if pause is not None and pause.rank == int(os.environ["RANK"]):
         _arm(pause, job.parent)
