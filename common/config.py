@@ -13,17 +13,25 @@ goes into `RENAMED` of the class that has it, so that the old name is refused wi
 
 import dataclasses
 import difflib
-import json
+import functools
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from common.errors import ConfigError, SteelError
-from common.ranges import Rule, expected, fits, members, unwrapped
+from common.errors import ConfigError, SteelError, shown
+from common.ranges import Rule, exceeded, expected, fits, members, unwrapped
+from common.reading.files import read_json_object
 
 T = TypeVar("T")
+
+MAX_PLACE = 300
+"""Characters of a dotted key in a message."""
+MAX_WORD = 100
+"""Characters of a word that may be a misspelt one."""
+MAX_PROBLEMS = 100
+"""Problems that one message lists."""
 
 NOT_IN_KEY = {"in_key": False}
 """Metadata of a field that changes how a run works, not what comes out of it: a finished stage
@@ -81,6 +89,11 @@ def renamed_keys(cls: type[Any]) -> dict[str, str]:
 
 def field_types(cls: type[Any]) -> dict[str, Any]:
     """The fields of a dataclass with their types, declared ranges included."""
+    return dict(_field_types(cls))
+
+
+@functools.cache
+def _field_types(cls: type[Any]) -> dict[str, Any]:
     hints = typing.get_type_hints(cls, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
@@ -126,7 +139,9 @@ def raise_all(found: Iterable[SteelError], where: str = "") -> None:
     if len(unique) == 1:
         raise type(unique[0])(f"{start}{unique[0]}") from unique[0].__cause__
     if unique:
-        lines = [f"  {number}. {error}" for number, error in enumerate(unique, start=1)]
+        lines = [f"  {n}. {error}" for n, error in enumerate(unique[:MAX_PROBLEMS], start=1)]
+        if len(unique) > MAX_PROBLEMS:
+            lines.append(f"  … and {len(unique) - MAX_PROBLEMS} more")
         raise ConfigError("\n".join([f"{start}{len(unique)} problems", *lines]))
 
 
@@ -140,14 +155,29 @@ def errors_of(function: Callable[..., Any], *arguments: Any) -> Iterator[SteelEr
 
 def refusal(place: str, value: Any, hint: Any) -> str:
     """A message that refuses a value of a field: place, value, what would do."""
-    rules = [limit for limit in unwrapped(hint)[1] if isinstance(limit, Rule)]
+    kind, declared = unwrapped(hint)
+    origin = typing.get_origin(kind) or kind
+    fitting = isinstance(origin, type) and isinstance(value, origin)
+    rules = [limit for limit in declared if fitting and isinstance(limit, Rule)]
     value = next((part for rule in rules if (part := rule.culprits(value))), value)
-    return f"{place} = {value!r}; it must be {expected(hint)}{did_you_mean(value, _choices(hint))}"
+    most = exceeded(value, hint)
+    limit = "" if most is None else f", and at most {most:,.12g}"
+    near = did_you_mean(value, _choices(hint))
+    return f"{shown_place(place)} = {shown(value)}; it must be {expected(hint)}{limit}{near}"
+
+
+def shown_place(place: str) -> str:
+    """A dotted key for a message: control characters escaped, shortened where it is very long."""
+    text = place if place.isprintable() else repr(place)[1:-1]
+    return text if len(text) <= MAX_PLACE else f"{text[:MAX_PLACE]}…"
 
 
 def did_you_mean(value: Any, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)` for the nearest of the known words, if one is near."""
-    close = difflib.get_close_matches(str(value), list(known), n=1)
+    # Comparing long texts takes minutes, and none of them is a misspelt word.
+    if not isinstance(value, str) or len(value) > MAX_WORD:
+        return ""
+    close = difflib.get_close_matches(value, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
@@ -234,8 +264,11 @@ def narrowed(config: Any, base: type[T]) -> T:
 
 
 def from_json(cls: type[T], path: Path) -> T:
-    """Read a (nested) config dataclass from a JSON file. Raises ConfigError as `from_plain`."""
-    return from_plain(cls, json.loads(path.read_text(encoding="utf-8")), str(path))
+    """Read a (nested) config dataclass from a JSON file.
+
+    Raises ConfigError as `from_plain`, and DataError for a file that is missing or no JSON.
+    """
+    return from_plain(cls, read_json_object(path), str(path))
 
 
 def from_plain(cls: type[T], values: Any, place: str) -> T:
@@ -260,7 +293,7 @@ def _built(cls: type[T], values: Any, place: str) -> T:
     hints = field_types(typing.cast("type[Any]", cls))
     if unknown := sorted(values.keys() - hints.keys()):
         known = ", ".join(hints)
-        raise ConfigError(f"{place}: unknown key {unknown[0]!r}; the keys are {known}")
+        raise ConfigError(f"{place}: unknown key {shown(unknown[0])}; the keys are {known}")
     built = {name: _typed(hints[name], v, f"{place}: {name}") for name, v in values.items()}
     try:
         return cls(**built)

@@ -17,7 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from common.errors import StageError
+from common.errors import DataError, StageError
+from common.paths import display
+from common.reading.files import user_error
 
 PARTIAL = ".partial"
 """Suffix of files that are still being written; after a crash they may be deleted."""
@@ -32,6 +34,19 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those around it, unless they are there. Raises DataError for a file in
+    its place, and where this user may not write."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            raise DataError(
+                f"{display(path)} should be a folder and is a file: move it away"
+            ) from error
+        raise user_error(error) or error from error
 
 
 @contextlib.contextmanager
@@ -138,8 +153,14 @@ def find_document(path: Path, document: str) -> dict[str, Any] | None:
 
 
 def glob_files(path: Path) -> tuple[Path, list[Path]]:
-    """The last folder of a path that is written without a wildcard, and what matches, sorted."""
+    """The last folder of a path that is written without a wildcard, and what matches, sorted.
+
+    Raises ValueError for a pattern that makes no sense.
+    """
     cut = next(i for i, part in enumerate(path.parts) if glob.has_magic(part))
+    if path.parts.count("**") > 1:
+        # Each one looks at all folders below all that the one before it has found.
+        raise ValueError("it has `**` more than once")
     base = Path(*path.parts[:cut])
     return base, sorted(base.glob(str(Path(*path.parts[cut:]))))
 

@@ -1,17 +1,67 @@
-"""The project's root, and paths as configurations and messages write them."""
+"""The project's root, and paths as configurations, command lines and messages write them."""
 
+import os
 from pathlib import Path
+
+from common.errors import ConfigError, shown
 
 ROOT = Path(__file__).resolve().parents[1]
 """The project's root: relative paths in configurations start here."""
 
 RECIPES = ROOT / "data_recipes"
 
+MAX_PATH = 4095
+"""Bytes of a path that Linux takes."""
+MAX_PART = 255
+"""Bytes of one part of a path that disks take."""
+
 
 def resolve(path: str | Path) -> Path:
-    """Absolute form of a configured path; relative ones start at the project's root."""
-    path = Path(path).expanduser()
-    return path if path.is_absolute() else ROOT / path
+    """Absolute form of a configured path; relative ones start at the project's root.
+
+    Raises ConfigError for what can be no path: see `checked`.
+    """
+    return ROOT / checked(path)
+
+
+def absolute(path: str | Path, start: Path) -> Path:
+    """Absolute form of a path without `..` and links; relative ones start at a folder.
+
+    Raises ConfigError for what can be no path, and links that lead back to themselves.
+    """
+    whole = start / checked(path)
+    try:
+        return whole.resolve()
+    except (OSError, RuntimeError):
+        raise ConfigError(f"{shown(str(path))} is a link that leads back to itself") from None
+
+
+def checked(path: str | Path) -> Path:
+    """A path that someone wrote, with `~` expanded.
+
+    Raises ConfigError for an empty one, a NUL, a name that is too long, an unknown `~user`.
+    """
+    text = str(path)
+    if not text or "\0" in text:
+        why = "holds a NUL" if text else "is empty"
+        raise ConfigError(f"path {shown(text)} {why}; give the path of a file or a folder")
+    parts = [len(os.fsencode(part)) for part in text.split("/")] if _encodable(text) else [MAX_PATH]
+    if sum(parts) + len(parts) > MAX_PATH or max(parts) > MAX_PART:
+        raise ConfigError(
+            f"path {shown(text)} is too long for a disk: {MAX_PART} bytes a name, {MAX_PATH} in all"
+        )
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"path {shown(text)}: {error}; write the folder itself") from None
+
+
+def _encodable(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def display(path: str | Path) -> str:

@@ -9,7 +9,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass, field, make_dataclass
 from typing import Annotated, Any, Literal
 
 try:
@@ -23,16 +23,25 @@ except ModuleNotFoundError:
     Predicate = make_dataclass("Predicate", ["func"], frozen=True)  # type: ignore[misc, assignment]
 
 __all__ = [
+    "Epochs",
     "Ge",
     "Gt",
     "Le",
+    "Limit",
     "Lt",
     "MinLen",
+    "Minutes",
     "NonNegativeFloat",
     "NonNegativeInt",
     "PositiveFloat",
     "PositiveInt",
+    "Processes",
+    "Rate",
     "Rule",
+    "Samples",
+    "Seed",
+    "Steps",
+    "exceeded",
     "expected",
     "fits",
     "members",
@@ -49,10 +58,44 @@ class Rule(Predicate):
     """Picks out of a refused value the part to show; empty where another rule refused it."""
 
 
-PositiveInt = Annotated[int, Ge(1)]
-NonNegativeInt = Annotated[int, Ge(0)]
-PositiveFloat = Annotated[float, Gt(0)]
-NonNegativeFloat = Annotated[float, Ge(0)]
+@dataclass(frozen=True)
+class Limit(Predicate):
+    """An upper bound beyond all that makes sense; a message names it only where it is exceeded."""
+
+    func: Callable[[Any], bool] = field(init=False, repr=False, compare=False)
+    most: float
+    """Largest value that is accepted."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "func", self.accepts)
+
+    def accepts(self, value: Any) -> bool:
+        """Return True for a value that is not above the bound."""
+        return bool(value <= self.most)
+
+
+MOST = 10**15
+"""Of everything that is counted: a hundred times the tokens of the largest corpus."""
+MOST_FLOAT = 1e12
+SEEDS = 2**32 - 1
+"""Largest seed that every library takes."""
+
+PositiveInt = Annotated[int, Ge(1), Limit(MOST)]
+NonNegativeInt = Annotated[int, Ge(0), Limit(MOST)]
+PositiveFloat = Annotated[float, Gt(0), Limit(MOST_FLOAT)]
+NonNegativeFloat = Annotated[float, Ge(0), Limit(MOST_FLOAT)]
+Seed = Annotated[int, Ge(0), Limit(SEEDS)]
+Steps = Annotated[int, Ge(0), Limit(10**10)]
+"""Steps of a training; the longest ones have some 10^7."""
+Epochs = Annotated[float, Ge(0), Limit(10**6)]
+Rate = Annotated[float, Gt(0), Limit(100)]
+"""A learning rate."""
+Samples = Annotated[int, Ge(1), Limit(10**8)]
+"""Samples of a batch."""
+Processes = Annotated[int, Ge(1), Limit(4096)]
+"""Processes on one machine."""
+Minutes = Annotated[float, Gt(0), Limit(10**6)]
+"""About two years at the most: timers take no more."""
 
 NAMES: Mapping[Any, str] = {
     Any: "anything",
@@ -99,14 +142,14 @@ def _has_type(value: Any, kind: Any) -> bool:
     if origin is Literal:
         return any(value == choice and type(value) is type(choice) for choice in arguments)
     if origin is Any:
-        return not isinstance(value, float) or math.isfinite(value)
+        return _is_finite(value)
     if origin in (int, float) and isinstance(value, bool):
         return False
     if origin is float:
-        return isinstance(value, int | float) and math.isfinite(value)
+        return isinstance(value, int | float) and _is_finite(value)
     if not isinstance(origin, type):
         return True
-    if not isinstance(value, origin):
+    if not isinstance(value, origin) or (origin is int and abs(value) > MOST_INT):
         return False
     if not arguments:
         return True
@@ -121,6 +164,17 @@ def _has_type(value: Any, kind: Any) -> bool:
     return True
 
 
+def _is_finite(value: Any) -> bool:
+    """Return False for infinity, NaN and whole numbers that no float holds, also in a container."""
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_finite, value))
+    if isinstance(value, int):
+        return value.bit_length() < 1024
+    return not isinstance(value, float) or math.isfinite(value)
+
+
 def _in_range(value: Any, declared: Sequence[Any]) -> bool:
     return not any(
         (isinstance(limit, Ge) and value < limit.ge)
@@ -128,9 +182,23 @@ def _in_range(value: Any, declared: Sequence[Any]) -> bool:
         or (isinstance(limit, Le) and value > limit.le)
         or (isinstance(limit, Lt) and value >= limit.lt)
         or (isinstance(limit, MinLen) and len(value) < limit.min_length)
-        or (isinstance(limit, Rule) and not limit.func(value))
+        or (isinstance(limit, Rule | Limit) and not limit.func(value))
         for limit in declared
     )
+
+
+def exceeded(value: Any, hint: Any) -> float | None:
+    """The `Limit` of a type that a number exceeds; None where it exceeds none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
+        return None
+    limits = [d for member in members(hint) for d in unwrapped(member)[1] if isinstance(d, Limit)]
+    if int in members(hint):
+        limits.append(Limit(MOST_INT))
+    return next((limit.most for limit in limits if value > limit.most), None)
+
+
+MOST_INT = 2**63 - 1
+"""Whole numbers that libraries take, where a type declares no range."""
 
 
 def expected(hint: Any) -> str:

@@ -10,21 +10,34 @@ mappings are merged key by key, everything else is replaced. Unknown keys are er
 
 import copy
 import dataclasses
+import functools
+import itertools
 import json
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from common.config import dataclass_in, did_you_mean, field_types, raise_all, refusal, renamed_keys
-from common.errors import ConfigError, SteelError
+from common.config import (
+    dataclass_in,
+    did_you_mean,
+    field_types,
+    raise_all,
+    refusal,
+    renamed_keys,
+    shown_place,
+)
+from common.errors import MAX_SHOWN, ConfigError, DataError, SteelError, shown
 from common.names import Name, is_name
-from common.paths import RECIPES, display
-from common.ranges import members, unwrapped
+from common.paths import RECIPES, absolute, display
+from common.ranges import MinLen
+from common.reading.files import read_text
+from common.reading.types import key_type, miscast, type_at
+from common.reading.yaml_text import MAX_DEPTH, parse_yaml
 from common.redaction import learn, redact
 
 T = TypeVar("T")
@@ -33,19 +46,8 @@ Keys: TypeAlias = "tuple[str | int, ...]"
 """Keys of mappings and positions in lists that lead to a value."""
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice instead of silently keeping the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
+MAX_BASES = 20
+"""Files that inherit from each other."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -61,24 +63,43 @@ def _read_yaml(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         chain = " -> ".join(display(p) for p in (*seen, path))
         raise ConfigError(f"`base` goes in a circle: {chain}")
+    if len(seen) > MAX_BASES:
+        raise ConfigError(f"{display(seen[0])}: more than {MAX_BASES} files inherit by `base`")
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        siblings = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        there = f" There are: {', '.join(siblings)}." if siblings else ""
-        raise ConfigError(f"{display(path)} does not exist.{there}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{display(path)} is not UTF-8: {error}") from error
+        text = read_text(path)
+    except DataError as error:
+        raise ConfigError(f"{error}{_neighbours(path, error)}") from error
     try:
         data = _parse(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{display(path)} is not valid YAML: {error}") from error
+        raise ConfigError(f"{display(path)} is not valid YAML: {_why(error)}") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{display(path)} must hold a mapping, not {type(data).__name__}")
+        kind = "nothing" if data is None else type(data).__name__
+        raise ConfigError(f"{display(path)} must hold a mapping, not {kind}")
     base = data.pop("base", None)
     if base is None:
         return data
-    return merge(_read_yaml((path.parent / str(base)).resolve(), (*seen, path)), data)
+    if not isinstance(base, str) or not base:
+        raise ConfigError(refusal(f"{display(path)}: base", base, Annotated[str, MinLen(1)]))
+    return merge(_read_yaml(absolute(base, path.parent), (*seen, path)), data)
+
+
+def _neighbours(path: Path, error: DataError) -> str:
+    """Names of the files that are there, beside one that is not."""
+    if not isinstance(error.__cause__, FileNotFoundError):
+        return ""
+    siblings = sorted(p.stem for p in path.parent.glob("*.yaml"))
+    more = ", …" if len(siblings) > MAX_NEIGHBOURS else ""
+    return f". There are: {', '.join(siblings[:MAX_NEIGHBOURS])}{more}." if siblings else ""
+
+
+MAX_NEIGHBOURS = 40
+"""Names of files in a message."""
+
+
+def _why(error: yaml.YAMLError) -> str:
+    text = str(error)
+    return text if len(text) <= 2000 else f"{text[:1000]}…{text[-1000:]}"
 
 
 def merge(base: Mapping[str, Any], difference: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,13 +117,13 @@ def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str,
     for override in overrides:
         dotted, equals, text = override.partition("=")
         keys = dotted.strip().split(".")
-        if not equals or not all(keys):
-            raise ConfigError(f"--set {override!r} must look like section.key=value")
+        if not equals or not all(keys) or len(keys) > MAX_DEPTH:
+            raise ConfigError(f"--set {shown(override)} must look like section.key=value")
         try:
             value: Any = _parse(text)
         except yaml.YAMLError as error:
             raise ConfigError(
-                f"--set {override!r}: the value is not valid YAML: {error}"
+                f"--set {shown(override)}: the value is not valid YAML: {_why(error)}"
             ) from error
         for key in reversed(keys):
             value = {key: value}
@@ -113,8 +134,7 @@ def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str,
 def _parse(text: str) -> Any:
     learn(text)
     try:
-        # A SafeLoader with one more check, so as safe as safe_load.
-        return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506
+        return parse_yaml(text)
     except yaml.MarkedYAMLError as error:
         if redact(text) != text:
             # YAML quotes a piece of the line, which may begin within a password.
@@ -172,17 +192,22 @@ def parse(cls: type[T], data: Mapping[str, Any]) -> Parsed[T]:
 
     Keys, types and declared ranges are validated; `Config.check` is not called.
     """
-    _prepare(cls, set())
     plain = copy.deepcopy(dict(data))
     messages = dict.fromkeys(_rename(cls, plain))
     wrong: set[str] = set()
+    # All are explained before any is removed: of a list, all entries go with one.
+    places = list(itertools.islice(miscast(cls, plain, ()), MAX_PLACES))
+    messages |= dict.fromkeys(_explain(cls, plain, place, "type") for place in places)
+    for place in places:
+        wrong |= {".".join(place), ".".join(_remove(plain, place))}
     value: T | None = None
     for _ in range(MAX_ATTEMPTS):
         try:
-            value = TypeAdapter(cls).validate_python(plain)
+            value = _adapter(cls).validate_python(plain)
             break
         except ValidationError as error:
-            found = [(_place(plain, p), _kind(p)) for p in error.errors()]
+            problems = itertools.islice(error.errors(include_url=False), MAX_PLACES)
+            found = [(_place(plain, p), _kind(p)) for p in problems]
         messages |= dict.fromkeys(
             _explain(cls, plain, place, kind)
             for place, kind in found
@@ -193,8 +218,17 @@ def parse(cls: type[T], data: Mapping[str, Any]) -> Parsed[T]:
     return Parsed(value=value, problems=[ConfigError(m) for m in messages], wrong=frozenset(wrong))
 
 
+MAX_PLACES = 1000
+"""Wrong values that are looked at."""
+
 MAX_ATTEMPTS = 3
 """A mapping is validated again without what was refused, to find what is wrong beside it."""
+
+
+@functools.cache
+def _adapter(cls: type[T]) -> TypeAdapter[T]:
+    _prepare(cls, set())
+    return TypeAdapter(cls)
 
 
 def _prepare(hint: Any, seen: set[Any]) -> None:
@@ -239,12 +273,13 @@ def _today(hint: Any, keys: Keys) -> Keys:
                 return _today(hint, keys[size:])
             new, rest = tuple(today.split(".")), keys[size:]
             break
-    return (*new, *_today(_type_at(hint, tuple(map(str, new))), rest))
+    return (*new, *_today(type_at(hint, tuple(map(str, new))), rest))
 
 
 def _new_line(old: str, new: str, value: Any) -> str:
     group, _, key = new.rpartition(".")
     text = json.dumps(value, ensure_ascii=False, default=str)
+    text = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
     within = f" under `{group}`" if group else ""
     return redact(f"{old!r} is now {new!r}: write `{key}: {text}`{within}, or --set {new}={text}")
 
@@ -316,38 +351,19 @@ def _remove(data: dict[str, Any], place: tuple[str, ...]) -> tuple[str, ...]:
 
 def _explain(cls: type[Any], data: Any, place: tuple[str, ...], kind: str) -> str:
     """One problem of pydantic's as a sentence for a person."""
-    dotted = ".".join(place) or "the whole file"
+    dotted = shown_place(".".join(place)) or "the whole file"
     match kind:
         case "unexpected_keyword_argument" | "extra_forbidden":
-            group = dataclass_in(_type_at(cls, place[:-1]))
+            group = dataclass_in(type_at(cls, place[:-1]))
             known = list(field_types(group)) if group else []
             hint = did_you_mean(place[-1], known).strip()
             return f"unknown key {dotted!r} {hint or '(known keys: ' + ', '.join(known) + ')'}"
         case "missing" | "missing_argument" | "missing_keyword_only_argument":
             return f"key {dotted!r} is required"
         case "key":
-            hint = key_type(_type_at(cls, place[:-1]))
+            hint = key_type(type_at(cls, place[:-1]))
             return redact(refusal(f"{'.'.join(place[:-1]) or 'a key'}: key", place[-1], hint))
     value: Any = data
     for key in place:
         value = value[int(key) if isinstance(value, list | tuple) else key]
-    return redact(refusal(dotted, value, _type_at(cls, place)))
-
-
-def key_type(hint: Any) -> Any:
-    """Type of the keys of a mapping; text where it has none."""
-    entries = [typing.get_args(unwrapped(member)[0]) for member in members(hint)]
-    return next((arguments[0] for arguments in entries if len(arguments) == 2), str)
-
-
-def _type_at(hint: Any, place: tuple[str, ...]) -> Any:
-    """Type of the value at a place below a type; Any where it has none."""
-    for key in place:
-        group = dataclass_in(hint)
-        if group is not None:
-            hint = field_types(group).get(key, Any)
-            continue
-        entries = [typing.get_args(unwrapped(member)[0]) for member in members(hint)]
-        found = (a for arguments in entries for a in reversed(arguments) if a is not Ellipsis)
-        hint = next(found, Any)
-    return hint
+    return redact(refusal(dotted, value, type_at(cls, place)))

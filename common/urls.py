@@ -11,7 +11,8 @@ from urllib.parse import unquote
 
 HIDDEN = "***"
 
-_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]*://")
+# Of bounded length: in a long text without spaces an unbounded one is looked for in quadratic time.
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.\-]{0,40}://")
 _URL = re.compile(
     # User information may hold an apostrophe.
     _SCHEME.pattern + r"(?:[^\s/?#@\"<>`]*@(?=[^\s\"'<>`]))?[^\s\"'<>`]+"

@@ -2,9 +2,14 @@
 
 import argparse
 import logging
+import os
 import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
 
-from common.errors import StageError, SteelError
+from common.errors import MAX_SHOWN, ConfigError, StageError, SteelError
+from common.reading.files import user_error
 from common.redaction import install, learn
 from flows.commands import BAD_INPUT, FAILED, RENAMED, ablations, data, models, pipeline, training
 from flows.environment import prepare
@@ -13,42 +18,80 @@ GROUPS = (pipeline, ablations, data, training, models)
 """In the order in which `steel --help` lists their commands."""
 
 
+MAX_MESSAGE = 20_000
+"""Characters of a message: a hundred problems of a configuration."""
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code (0 done, 1 failed, 2 bad input)."""
+    """Run one command; returns the exit code (0 done, 1 failed, 2 bad input, 130 interrupted)."""
     given = sys.argv[1:] if argv is None else argv
     install()
     learn(*given)
-    if given and given[0] in RENAMED:
-        print(f"error: `steel {given[0]}` is `steel {RENAMED[given[0]]}` now", file=sys.stderr)
-        return BAD_INPUT
-    arguments = parser().parse_args(given)
-    prepare()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    result = _status(arguments)
+    result = _status(given)
     prefect_run = sys.modules.get("flows.prefect_run")
     if prefect_run is not None and argv is None:
         prefect_run.bound_the_end(result)
     return result
 
 
-def _status(arguments: argparse.Namespace) -> int:
+def _status(given: Sequence[str]) -> int:
     try:
+        if given and given[0] in RENAMED:
+            raise ConfigError(f"`steel {given[0]}` is `steel {RENAMED[given[0]]}` now")
+        arguments = parser().parse_args(given)
+        prepare()
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
         result: int = arguments.run(arguments)
     except StageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
+        return _fail(error, FAILED)
     except SteelError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
+        return _fail(error, BAD_INPUT)
     except KeyboardInterrupt:
         print("stopped; the same command continues from here", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # Whoever read the output has enough of it (`steel report | head`).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:
+        mended = user_error(error)
+        return _defect(error) if mended is None else _fail(mended, BAD_INPUT)
+    except Exception as error:
+        return _defect(error)
     return result
+
+
+def _fail(error: SteelError, code: int) -> int:
+    """Print an error that a user can mend, of bounded length and without control characters."""
+    text = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(error))
+    if len(text) > MAX_MESSAGE:
+        text = f"{text[:MAX_MESSAGE]}… ({len(text) - MAX_MESSAGE:,} more characters)"
+    print(f"error: {text}", file=sys.stderr)
+    return code
+
+
+def _defect(error: Exception) -> int:
+    """Print an error that Steel should have foreseen, with its traceback for a report."""
+    traceback.print_exception(error)
+    print(
+        "error: this is a defect of Steel, not of your input. Please report it with the lines "
+        f"above, the command and `git rev-parse HEAD` ({type(error).__name__})",
+        file=sys.stderr,
+    )
+    return FAILED
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose refusals are short, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        _fail(ConfigError(f"{message[:MAX_SHOWN]} (see `{self.prog} --help`)"), BAD_INPUT)
+        sys.exit(BAD_INPUT)
 
 
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    top = argparse.ArgumentParser(prog="steel", description=__doc__)
+    top = _Parser(prog="steel", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for group in GROUPS:
         group.add(commands)

@@ -10,6 +10,7 @@ from common.errors import ConfigError, SteelError
 from common.paths import display, resolve
 from corpus.tokenizer import configured_tokenizer
 from flows.config import KINDS, PipelineConfig, parse_pipeline
+from tasks.core.store import check_store
 from tasks.pretrain.appends import check_data
 
 COPIES = 7
@@ -33,7 +34,7 @@ def preflight(path: str | Path, overrides: Sequence[str], store: Path) -> Pipeli
     if config is None:
         raise_all(parsed.problems, where)
     assert config is not None
-    found = [*parsed.problems, *problems(config, known_wrong=parsed.wrong)]
+    found = [*parsed.problems, *problems(config, known_wrong=parsed.wrong), *check_store(store)]
     if not any(wrong.startswith("pretrain") for wrong in parsed.wrong):
         found += _other_problems(config, store)
     raise_all(found, where)

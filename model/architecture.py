@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from common.config import field_types, refusal
 from common.errors import ConfigError
-from common.ranges import Ge, Lt, PositiveFloat, PositiveInt, fits
+from common.ranges import Ge, Limit, Lt, PositiveFloat, fits
 
 Routing = Literal["token", "sequence", "reference_norm", "dense"]
 
@@ -25,6 +25,9 @@ AttentionImplementation = Literal[
 ]
 """Values of `attn_implementation` (model/attention.py)."""
 
+MAX_PARAMETERS = 10**14
+"""Of a model that anybody can train: with AdamW in fp32 the memory of 20,000 GPUs of 80 GB."""
+
 LEAKING_ROUTINGS = ("sequence", "reference_norm")
 """Modes whose dispatch weights sum over the whole sequence: a token sees later tokens."""
 
@@ -38,32 +41,32 @@ class SteelArchitecture:
 
     model_type: ClassVar[str] = "steel"
 
-    vocab_size: PositiveInt = 151_936
+    vocab_size: Annotated[int, Ge(1), Limit(10**8)] = 151_936
     """Rows of the embedding, >= 1. Qwen1.5's vocabulary, padded (Table 1)."""
 
-    hidden_size: PositiveInt = 1792
+    hidden_size: Annotated[int, Ge(1), Limit(10**6)] = 1792
     """Width of the residual stream, >= 1 (Table 1)."""
 
-    num_hidden_layers: PositiveInt = 18
+    num_hidden_layers: Annotated[int, Ge(1), Limit(10**4)] = 18
     """Decoder layers, >= 1 (Table 1)."""
 
-    num_attention_heads: PositiveInt = 32
+    num_attention_heads: Annotated[int, Ge(1), Limit(10**5)] = 32
     """Query heads, >= 1 (Table 1)."""
 
-    num_key_value_heads: PositiveInt | None = None
+    num_key_value_heads: Annotated[int, Ge(1), Limit(10**5)] | None = None
     """Key and value heads; must divide the query heads. None: as many as query heads (Table 1)."""
 
-    head_dim: int | None = None
+    head_dim: Annotated[int, Limit(10**6)] | None = None
     """Width of a head, even. None: hidden_size / num_attention_heads (56 in Table 1)."""
 
-    expert_intermediate_size: PositiveInt = 448
+    expert_intermediate_size: Annotated[int, Ge(1), Limit(10**7)] = 448
     """Width between an expert's two layers, >= 1. Table 1 says 1792; the published code divides it
     by 4, and only 448 gives the stated 1.12 B parameters."""
 
-    num_experts: PositiveInt = 6
+    num_experts: Annotated[int, Ge(1), Limit(10**5)] = 6
     """Experts in each layer, >= 1 (Table 1)."""
 
-    slots_per_expert: PositiveInt = 1
+    slots_per_expert: Annotated[int, Ge(1), Limit(10**5)] = 1
     """Slots that feed one expert, >= 1 (Table 1)."""
 
     routing: Routing = "token"
@@ -93,13 +96,13 @@ class SteelArchitecture:
     rope_theta: PositiveFloat = 1e6
     """Base of the rotary frequencies, > 0; computed in fp32 (section 3)."""
 
-    max_position_embeddings: PositiveInt = 2048
+    max_position_embeddings: Annotated[int, Ge(1), Limit(10**9)] = 2048
     """Longest sequence the model is meant for, in tokens (section 5). No buffer depends on it."""
 
     attention_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Dropout on attention weights while training, [0, 1)."""
 
-    pad_head_dim: int | Literal["auto", "off"] = "auto"
+    pad_head_dim: Annotated[int, Limit(10**6)] | Literal["auto", "off"] = "auto"
     """Width to pad heads to with zeros before attention (results stay the same): `off`, a multiple
     of 8 of at least head_dim (64 for Table 1's 56), or `auto`: the next multiple of 8, which flash
     kernels demand. 64 is faster on some kernels and GPUs (docs/LOG.md)."""

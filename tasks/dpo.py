@@ -5,13 +5,13 @@ data/<set>/… ──formats, Chinese:English 4:1──▶ mixture.jsonl ──m
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from common.config import errors_of, narrowed
 from common.errors import ConfigError, SteelError
 from common.names import Name
 from common.paths import RECIPES
-from common.ranges import NonNegativeInt, PositiveInt
+from common.ranges import Ge, Limit, PositiveInt
 from corpus.chats import build_preferences, load_set
 from model.train.finetune.config import DpoJob, DpoSettings
 from tasks.core.finetune import FinetuneConfig, job_folders, mixture_files, report_mixture, train
@@ -24,7 +24,7 @@ class DpoConfig(DpoSettings, FinetuneConfig):
 
     sets: tuple[Name, ...] = ()
     """Recipes in data_recipes/preferences; empty: every set that was acquired."""
-    chinese_per_english: NonNegativeInt = 4
+    chinese_per_english: Annotated[int, Ge(0), Limit(10**6)] = 4
     """Chinese pairs for each English one, exactly; section 6: 4. 0 takes all there are."""
     limit: PositiveInt | None = None
     """At most so many pairs."""

@@ -18,7 +18,7 @@ from common.config import StageConfig, errors_of
 from common.errors import ConfigError, DataError, SteelError
 from common.files import write_json, write_text
 from common.names import Name
-from common.ranges import MinLen, NonNegativeInt, PositiveInt
+from common.ranges import Ge, Limit, MinLen, PositiveInt, Processes
 from common.recipes import load_recipe, recipe_path
 from corpus.benchmarks.lm_eval_tasks import lm_eval_tasks, num_known_subjects, write_tasks
 from corpus.benchmarks.questions import Benchmark, BenchmarkRecipe, read_benchmark
@@ -41,15 +41,15 @@ class EvaluateConfig(StageConfig):
         default_factory=lambda: ["ceval", "cmmlu", "mmlu"]
     )
     """Recipes in data_recipes/evals/."""
-    num_fewshot: NonNegativeInt = 5
+    num_fewshot: Annotated[int, Ge(0), Limit(1000)] = 5
     """Worked examples before each question, the first of the benchmark's dev split (0 to 5)."""
     limit: PositiveInt | None = None
     """At most so many questions a subject, for a quick look; None takes all. Tables show it."""
     chat: Literal["auto", True, False] = "auto"
     """If true, prompts go through the chat template; auto: for models made by SFT or DPO."""
-    batch_size: PositiveInt = 16
+    batch_size: Annotated[int, Ge(1), Limit(10**6)] = 16
     """Prompts a forward pass, per process. Changes speed and memory, not results."""
-    num_processes: PositiveInt | Literal["auto"] = "auto"
+    num_processes: Processes | Literal["auto"] = "auto"
     """Processes that share the questions; auto: one per GPU, or 1 without a GPU."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the model; auto is bfloat16 on a GPU and float32 on the CPU."""

@@ -27,7 +27,7 @@ from common.disk import require_free_space, total_bytes
 from common.errors import DataError, StageError, SteelError
 from common.files import md5_of_file
 from common.paths import display, resolve
-from common.ranges import Ge, Le, PositiveInt
+from common.ranges import Ge, Le, Limit, PositiveInt, Processes
 from corpus.packing.fast_encoder import FastEncoder, TokenMismatchError, UnsupportedTokenizerError
 from corpus.packing.pack_partition import PackJob
 from corpus.packing.workers import num_workers, pack_partitions
@@ -66,12 +66,12 @@ class PackConfig(StageConfig):
     validation_fraction: Annotated[float, Ge(0), Le(MAX_FRACTION)] = 0.0
     """Fraction of all documents that is held out whole and never trained on, by a hash of each
     text: the same documents wherever they are packed, appends included; [0, 0.5]."""
-    shard_tokens: PositiveInt = 100_000_000
+    shard_tokens: Annotated[int, Ge(1), Limit(10**12)] = 100_000_000
     """A shard is closed once it holds this many ids (4 bytes each; 2 up to 65,536 tokens); >= 1."""
     part_bytes: PositiveInt = 1 << 30
     """A longer cleaned file is packed in parts of this many bytes, several at a time; the last
     shard of a part may be small. 1 or more."""
-    workers: PositiveInt | Literal["auto"] = field(default="auto", metadata=NOT_IN_KEY)
+    workers: Processes | Literal["auto"] = field(default="auto", metadata=NOT_IN_KEY)
     """Worker processes, about 0.4 GB of memory each; "auto": one for each core, fewer for little
     text. What comes out is the same."""
     encoder: Literal["auto", "transformers"] = field(default="auto", metadata=NOT_IN_KEY)

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
@@ -18,7 +18,7 @@ from common.config import StageConfig, errors_of
 from common.errors import StageError, SteelError
 from common.paths import ROOT
 from common.provenance import software_versions
-from common.ranges import PositiveInt
+from common.ranges import Ge, Limit, Processes
 from model.train.config import PretrainSettings
 from model.train.distributed.device import device_name
 from model.train.throughput.measure import Attention, Result, ThroughputJob
@@ -35,11 +35,11 @@ class ThroughputConfig(StageConfig):
     attention: Attention = "auto"
     """auto: the best that a run would take here; sdpa, flash, other: torch's own attention with the
     backend it likes, with its flash backend, or with any but that."""
-    num_processes: PositiveInt
+    num_processes: Processes
     """Ranks, each on a GPU of its own; on a machine without one they share the processor."""
-    warmup_steps: PositiveInt = 3
+    warmup_steps: Annotated[int, Ge(1), Limit(10**6)] = 3
     """Steps before the clock starts."""
-    timed_steps: PositiveInt = 10
+    timed_steps: Annotated[int, Ge(1), Limit(10**6)] = 10
     """Steps that are timed; their median counts."""
 
     def fingerprint(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from common.config import Config
 from common.errors import ConfigError, DataError
 from common.names import Name
 from common.paths import RECIPES, display
-from common.ranges import Ge, Gt, Le
+from common.ranges import Ge, Gt, Le, Limit
 from common.recipes import load_recipe
 from corpus.benchmarks.questions import BenchmarkRecipe, benchmark_files, parse_questions
 
@@ -33,9 +33,9 @@ class ContaminationConfig(Config):
     sibling_overlap: Annotated[float, Gt(0), Le(1)] = 0.9
     """The same for a question that has near-duplicates in the benchmarks, which differ from it in a
     word or a number: a text must be more like it than they are."""
-    min_stem: int = 18
+    min_stem: Annotated[int, Ge(0), Limit(10**6)] = 18
     """Tokens of a stem that is looked for alone; a shorter one must stand beside its options."""
-    min_tokens: int = 10
+    min_tokens: Annotated[int, Ge(0), Limit(10**6)] = 10
     """Tokens of stem and options together below which a question cannot be told from ordinary
     speech: it is listed as not checkable."""
 

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 from common.config import Config, validate
 from common.errors import ConfigError
-from common.ranges import Gt, Lt
+from common.ranges import Gt, Lt, Seed
 from corpus.sample_data.benchmarks import SUBJECTS, write_benchmark
 from corpus.sample_data.conversations import PREFERENCES, SFT
 from corpus.sample_data.corpora import CORPORA
@@ -48,7 +48,7 @@ MIN_ROWS = 20
 class SampleDataConfig(Config):
     """Settings of the generator."""
 
-    seed: int = 7
+    seed: Seed = 7
     """Seed of the facts and of all texts."""
     scale: Annotated[float, Gt(0), Lt(1000)] = 1.0
     """Multiplies the number of rows: 1 is about 3,300 documents of pretraining text,

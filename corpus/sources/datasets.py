@@ -63,6 +63,11 @@ def check_location(
 
     Raises ConfigError for an unknown data set or protocol, DataError for missing or empty files.
     """
+    if not location.strip():
+        raise ConfigError(
+            f"Data set {name!r} has an empty location; give {SAMPLE_DATA!r}, {HUB!r}, a path or a "
+            "URL"
+        )
     read_yaml(recipe_path(kind, name))  # names the known ones when it does not exist
     pinned_checksums(kind, name)
     if location == "sample-world":

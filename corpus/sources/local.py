@@ -8,7 +8,8 @@ from typing import IO
 from common.disk import total_bytes
 from common.errors import DataError
 from common.files import glob_files
-from common.paths import display, resolve
+from common.paths import ROOT, resolve
+from common.reading.files import shown_path
 from corpus.recipes import how_to_obtain
 from corpus.sources.source import StoredFile, is_hidden, verify_file
 
@@ -74,15 +75,24 @@ def local_files(location: str) -> Iterator[tuple[Path, str]]:
 
 def check_local(kind: str, name: str, location: str) -> None:
     """Raise DataError when nothing is there, or only empty files."""
-    files = list(local_files(location))
-    at = display(resolve(location))
+    path = resolve(location)
+    at = shown_path(path)
+    if ROOT.is_relative_to(path) or path.is_relative_to("/proc") or path.is_relative_to("/sys"):
+        raise DataError(
+            f"Data set {name!r}: {at} is no folder of data: all of Steel or of the system "
+            "lies in it. Name the folder of the data set itself"
+        )
+    try:
+        files = list(local_files(location))
+    except ValueError as error:
+        raise DataError(f"Data set {name!r}: {at} is no pattern of files: {error}") from error
     remedy = (
         "Put its files there, or give another location: a path, a URL, 'hub' or 'sample-data'. "
         f"{how_to_obtain(kind, name)}"
     ).strip()
     if not files:
         missing = "matches no file" if glob.has_magic(location) else "does not exist"
-        if resolve(location).is_dir():
+        if path.is_dir():
             missing = "holds no file"
         raise DataError(f"Data set {name!r}: {at} {missing}. {remedy}")
     if not total_bytes(path for path, _ in files):

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from common.config import Config
 from common.errors import ConfigError
-from common.ranges import PositiveInt
+from common.ranges import Samples
 
 
 class BatchSettings(Config):
@@ -17,8 +17,8 @@ class BatchSettings(Config):
         "log_every": "log_interval",
     }
 
-    global_batch_size: PositiveInt
-    micro_batch_size: PositiveInt
+    global_batch_size: Samples
+    micro_batch_size: Samples
 
     def check_ranks(self, num_processes: int) -> None:
         """Raise ConfigError for a batch that the ranks cannot split evenly."""

@@ -10,14 +10,19 @@ from typing import Annotated, Any, ClassVar, Literal
 from common.config import NOT_IN_KEY
 from common.errors import ConfigError, SteelError
 from common.ranges import (
+    Epochs,
     Ge,
     Gt,
     Le,
+    Limit,
     Lt,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
+    Rate,
+    Samples,
+    Seed,
+    Steps,
 )
 from model.architecture import AttentionImplementation
 from model.train.batch import BatchSettings
@@ -43,21 +48,21 @@ class PretrainSettings(BatchSettings):
     """Fields of the model's config, to start from random weights (`model_type` chooses another
     architecture of Transformers, default "steel"; `vocab_size` defaults to the tokenizer's length
     rounded up), or a folder with a pretrained causal language model. Section 3, Table 1."""
-    vocab_multiple: PositiveInt = 64
+    vocab_multiple: Annotated[int, Ge(1), Limit(10**6)] = 64
     """The derived vocabulary size is rounded up to a multiple of this; tokens."""
-    sequence_length: PositiveInt = 2048
+    sequence_length: Annotated[int, Ge(1), Limit(10**8)] = 2048
     """Tokens that one sample predicts. Section 5: 2048."""
-    global_batch_size: PositiveInt = 512
+    global_batch_size: Samples = 512
     """Samples in a step, all ranks together. Section 5: 8 x 8 x 8 GPUs = 512."""
-    micro_batch_size: PositiveInt = field(default=8, metadata=NOT_IN_KEY)
+    micro_batch_size: Samples = field(default=8, metadata=NOT_IN_KEY)
     """Samples in one forward pass of one rank. Section 5: 8."""
-    steps: NonNegativeInt = 0
+    steps: Steps = 0
     """Optimizer steps; 0 = as many whole steps as the packed data holds at `weights`."""
-    learning_rate: PositiveFloat = 3e-4
+    learning_rate: Rate = 3e-4
     """Peak learning rate. Section 5: 3e-4."""
     min_learning_rate: NonNegativeFloat = 0.0
     """Learning rate at the last step. Section 5: 0."""
-    warmup_steps: NonNegativeInt = 2000
+    warmup_steps: Steps = 2000
     """Steps of linear warm-up. Section 5: 2,000."""
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
     """Shape after the warm-up: cosine (section 5), warm-up-stable-decay, or constant until a decay
@@ -69,20 +74,20 @@ class PretrainSettings(BatchSettings):
     """Algorithm of the update: an entry of model/train/optim/optimizer.py. Section 5: AdamW."""
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     """AdamW's decay rates of the two moments. Section 5."""
-    epsilon: PositiveFloat = 1e-8
+    epsilon: Annotated[float, Gt(0), Limit(1)] = 1e-8
     """AdamW's epsilon."""
-    weight_decay: NonNegativeFloat = 0.05
+    weight_decay: Annotated[float, Ge(0), Limit(100)] = 0.05
     """Decoupled decay of matrices; vectors (norms, biases, scales) have none. Section 5: 0.05."""
     max_grad_norm: PositiveFloat = 1.0
     """Largest global gradient norm. Section 5: 1.0."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the forward and backward pass; auto: bf16 on a GPU that has it, else fp32.
     Weights, optimizer and reductions are fp32 in either."""
-    epochs: NonNegativeFloat = 1.0
+    epochs: Epochs = 1.0
     """Epochs of every source that `weights` does not name, fractions allowed; 0 or more."""
-    weights: dict[str, NonNegativeFloat] = field(default_factory=dict)
+    weights: dict[str, Epochs] = field(default_factory=dict)
     """Epochs per source, fractions allowed; a source that is not named has `epochs`."""
-    eval_interval: NonNegativeInt = 0
+    eval_interval: Steps = 0
     """Steps between validations; 0 = only after the last step."""
     validation_samples: NonNegativeInt = 0
     """At most this many held-out samples a validation, the same ones each time; 0 = all."""
@@ -106,12 +111,12 @@ class PretrainSettings(BatchSettings):
     """Steps that are traced."""
     parallel: ParallelSettings = field(default_factory=ParallelSettings, metadata=NOT_IN_KEY)
     """Sharding of the model over ranks."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of the initial weights, of the data order and of dropout."""
     deterministic: bool = field(default=False, metadata=NOT_IN_KEY)
     """On a GPU: only operations that give the same bits each time, slower ones where there is a
     choice, so that a resumed run equals the uninterrupted one bit for bit. A CPU does so anyway."""
-    log_interval: PositiveInt = field(default=1, metadata=NOT_IN_KEY)
+    log_interval: Annotated[int, Ge(1), Limit(10**10)] = field(default=1, metadata=NOT_IN_KEY)
     """Steps between lines in metrics.jsonl."""
 
     def check(self) -> Iterator[SteelError]:

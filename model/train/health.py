@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, Self
 
 from common.config import NOT_IN_KEY, Config
 from common.errors import DataError, StageError
-from common.ranges import Ge, NonNegativeInt, PositiveFloat, PositiveInt
+from common.ranges import Ge, Limit, Minutes, PositiveFloat, Steps
 
 GAUSSIAN = 1.4826
 """Standard deviation of a normal distribution over its median absolute deviation."""
@@ -53,20 +53,20 @@ class HealthSettings(Config):
     from there through the spike."""
     spike_threshold: PositiveFloat = 8.0
     """Robust z-score above which a loss is a spike."""
-    spike_window: Annotated[int, Ge(4)] = 128
+    spike_window: Annotated[int, Ge(4), Limit(10**6)] = 128
     """Losses that a loss is compared with, the last ones that were trained on. Those of the warm-up
     are not among them: nothing is a spike until so many steps after it."""
-    rollback_steps: NonNegativeInt = 100
+    rollback_steps: Steps = 100
     """A rollback goes at least so many steps back before the spike: what made it may have begun
     earlier. PaLM: roughly 100. So many must lie between the oldest and the newest checkpoint of
     `checkpoints.keep_last`; `checkpoints.interval` decides how much farther back it goes."""
-    max_in_a_row: PositiveInt = field(default=10, metadata=NOT_IN_KEY)
+    max_in_a_row: Annotated[int, Ge(1), Limit(10**6)] = field(default=10, metadata=NOT_IN_KEY)
     """Batches skipped one after the other, or rollbacks to one checkpoint, after which the run
     stops: then it is not the data."""
-    step_timeout_minutes: PositiveFloat = field(default=15.0, metadata=NOT_IN_KEY)
+    step_timeout_minutes: Minutes = field(default=15.0, metadata=NOT_IN_KEY)
     """Without a sign of progress for so long, every rank ends with a reason; minutes. A step, one
     validation batch, a save or its copy each count as progress."""
-    first_step_timeout_minutes: PositiveFloat = field(default=60.0, metadata=NOT_IN_KEY)
+    first_step_timeout_minutes: Minutes = field(default=60.0, metadata=NOT_IN_KEY)
     """The same until the first step is done: building, reading a checkpoint, compiling; minutes."""
 
 

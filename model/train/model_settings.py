@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from common.config import field_types, raise_all, refusal
-from common.errors import ConfigError, DataError
+from common.errors import ConfigError, DataError, shown
+from common.paths import display
 from common.ranges import fits
+from common.reading.files import read_json_object
 from model.architecture import SteelArchitecture
 from model.train.config import PretrainSettings
 from model.train.distributed.gpus import num_gpus
+from model.train.model_sizes import check_parameters, check_sizes
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,8 @@ def check_model(settings: PretrainSettings) -> None:
             f"pretrain: attn_implementation {settings.attn_implementation!r} needs a GPU, and "
             "there is none here; use auto (on a CPU: sdpa, or eager)"
         )
+    if isinstance(settings.model, dict):
+        check_sizes(settings.model)
     if isinstance(settings.model, str):
         folder = Path(settings.model)
         check_folder(folder)
@@ -95,11 +100,11 @@ def model_config(settings: PretrainSettings, from_tokenizer: Mapping[str, Any]) 
     kind = given.pop("model_type", SteelArchitecture.model_type)
     _check_numbers(given)
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
-        raise ConfigError(f"pretrain: model_type {kind!r} is unknown to Transformers")
+        raise ConfigError(f"pretrain: model_type {shown(kind)} is unknown to Transformers")
     config_class = CONFIG_MAPPING[kind]
     known = _known_fields(config_class)
     if unknown := sorted(str(key) for key in given.keys() - known):
-        raise ConfigError(f"pretrain: {kind} has no config field {unknown[0]!r} (in `model`)")
+        raise ConfigError(f"pretrain: {kind} has no config field {shown(unknown[0])} (in `model`)")
     defaults = {"max_position_embeddings": settings.sequence_length, **from_tokenizer}
     if "output_router_logits" in known:  # train a mixture of experts with its router's loss
         defaults["output_router_logits"] = True
@@ -162,7 +167,7 @@ def _check_numbers(given: Mapping[str, Any]) -> None:
         if isinstance(value, bool) or not isinstance(value, int):
             continue
         if abs(value) > MAX_NUMBER:
-            raise ConfigError(f"pretrain: model.{key} = {value:.0e} is too large for any model")
+            raise ConfigError(f"pretrain: model.{key} = {shown(value)} is too large for any model")
         if re.search(r"layers?$|^num_blocks$", str(key)) and value > MAX_LAYERS:
             raise ConfigError(f"pretrain: model.{key} = {value}; it must be at most {MAX_LAYERS}")
 
@@ -182,6 +187,11 @@ def check_folder(folder: Path) -> None:
             f"pretrain: model = {str(folder)!r} is no folder of a Transformers model (it has no "
             "config.json)"
         )
+    file = folder / "config.json"
+    try:
+        check_sizes(read_json_object(file), display(file))
+    except RecursionError:
+        raise DataError(f"{display(file)} is damaged: nested too deeply") from None
 
 
 @functools.cache
@@ -215,6 +225,7 @@ def _architecture(settings: PretrainSettings, **defaults: Any) -> SteelArchitect
     architecture = SteelArchitecture(**{**defaults, **given})
     try:
         architecture.complete()
+        check_parameters(architecture.num_parameters(), "model")
     except ConfigError as error:
         raise ConfigError(f"pretrain: model: {error}") from error
     return architecture

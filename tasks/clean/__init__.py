@@ -23,7 +23,7 @@ from common.disk import require_free_space, total_bytes
 from common.errors import DataError, SteelError
 from common.names import Name
 from common.paths import RECIPES, display, resolve
-from common.ranges import Ge, NonNegativeInt
+from common.ranges import Ge, Limit
 from corpus.cleaning import gates
 from corpus.cleaning import recipe as recipes
 from corpus.cleaning.language_model.config import LanguageModelConfig, find_language_model
@@ -61,11 +61,11 @@ class CleanConfig(StageConfig):
     """Attrition gates: source -> operator -> largest share of documents that it may drop, 0 to 1.
     `*` stands for every source or operator, `total` for a whole recipe; the narrowest one counts.
     A flow fails at an exceeded gate; the cleaned corpus stays and serves once the gate is moved."""
-    examples: NonNegativeInt = 3
+    examples: Annotated[int, Ge(0), Limit(10**6)] = 3
     """Examples of dropped and of changed documents kept per operator and source; 0 or more."""
-    partition_bytes: Annotated[int, Ge(MEGABYTE)] = 64 * MEGABYTE
+    partition_bytes: Annotated[int, Ge(MEGABYTE), Limit(10**12)] = 64 * MEGABYTE
     """Bytes of normalised text in a partition, which is cleaned as a whole; 1 MiB or more."""
-    workers: NonNegativeInt = field(default=0, metadata=NOT_IN_KEY)
+    workers: Annotated[int, Ge(0), Limit(4096)] = field(default=0, metadata=NOT_IN_KEY)
     """Worker processes; 0: one for each core. Each needs about 0.5 GB beside what they share."""
     executor: Literal["local", "ray"] = "local"
     """local: this machine's cores; ray: Data-Juicer's Ray executor, on a cluster. There MinHash

@@ -11,7 +11,7 @@ from common.config import StageConfig, errors_of
 from common.errors import DataError, SteelError
 from common.files import read_json_lines
 from common.paths import display
-from common.ranges import PositiveInt
+from common.ranges import Processes
 from corpus.bad_rows import OnBadRow
 from corpus.chats import MATCHES_FILE, ContaminationFilter, MixtureFiles, MixtureRow
 from corpus.decontaminate import ContaminationConfig, describe_index
@@ -33,7 +33,7 @@ MAX_MATCHES_SHOWN = 200
 class FinetuneConfig(FinetuneSettings, StageConfig):
     """Settings that the stages `sft` and `dpo` have beside those of their trainings."""
 
-    num_processes: PositiveInt | Literal["auto"] = "auto"
+    num_processes: Processes | Literal["auto"] = "auto"
     """Ranks on this machine; auto: one per GPU, or 1 without a GPU, but no more than split
     global_batch_size into whole micro-batches."""
     contamination: ContaminationConfig = field(default_factory=ContaminationConfig)

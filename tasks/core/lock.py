@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from common.errors import StageError
+from common.errors import DataError, StageError
 from common.paths import display
 from common.processes import process_start
 
@@ -114,16 +114,18 @@ class StageLock:
         return True
 
     def _owner(self) -> dict[str, Any] | None:
+        if self.path.is_dir():
+            raise DataError(f"{display(self.path)} should be a file and is a folder: move it away")
         try:
             owner = json.loads(self.path.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return None
-        return owner if isinstance(owner, dict) else None
+        return owner if isinstance(owner, dict) and isinstance(owner.get("pid"), int) else None
 
     def _stale(self, owner: dict[str, Any]) -> bool:
         if owner.get("host") == socket.gethostname():
             # A pid alone may have been given to another process since: its start time decides.
-            return process_start(int(owner["pid"])) != owner.get("started")
+            return process_start(owner["pid"]) != owner.get("started")
         try:
             return time.time() - self.path.stat().st_mtime > STALE_SECONDS
         except FileNotFoundError:
@@ -136,7 +138,7 @@ class StageLock:
             self.path.rename(stale)
         except FileNotFoundError:
             return
-        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        with contextlib.suppress(FileNotFoundError, ValueError, AttributeError):
             found = json.loads(stale.read_text())
             if owner is not None and found.get("token") != owner.get("token"):
                 # Another contender was faster and this is its fresh lock: give it back.

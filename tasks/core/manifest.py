@@ -4,8 +4,8 @@ A folder is filled under another name; its files are fsynced, manifest.json (eve
 MD5, what it was made from and with) is written last, and one rename publishes the whole.
 """
 
+import copy
 import dataclasses
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,14 +13,40 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from common.config import NOT_IN_KEY as NOT_IN_KEY
-from common.errors import DataError
+from common.errors import DataError, shown
 from common.files import md5_of_file, publish_folder, sync, write_json
+from common.names import is_relative_path
 from common.paths import display
+from common.reading.files import read_json_object
 from common.redaction import redacted
 from common.urls import redact
 
 SCHEMA_VERSION = 1
 """Of manifest.json. A reader refuses a version it does not know."""
+
+
+MANIFEST: Mapping[str, tuple[Any, Any]] = {
+    "stage": (str, None),
+    "key": (str, None),
+    "label": (str, ""),
+    "config": (dict, {}),
+    "inputs": (dict, {}),
+    "counts": (dict, {}),
+    "notes": (dict, {}),
+    "started": (int | float, 0.0),
+    "finished": (int | float, 0.0),
+}
+"""What readers rely on in manifest.json: of which kind it is, and what an absent one means."""
+
+
+def _is_file_entry(entry: Mapping[str, Any]) -> bool:
+    size = entry.get("bytes")
+    return (
+        is_relative_path(entry.get("path"))
+        and isinstance(entry.get("md5"), str)
+        and type(size) is int
+        and size >= 0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +76,24 @@ class StageResult:
         """A published stage folder. Raises DataError when it isn't one."""
         path = folder / "manifest.json"
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError) as error:
+            manifest = read_json_object(path)
+        except DataError as error:
             raise DataError(f"{display(folder)} is not a finished stage: {error}") from error
         if manifest.get("schema") != SCHEMA_VERSION:
             raise DataError(
                 f"{display(path)} has schema {manifest.get('schema')!r}; this version of Steel "
                 f"reads {SCHEMA_VERSION}. Remove the folder to make it anew."
             )
+        for name, (kind, default) in MANIFEST.items():
+            if not isinstance(manifest.setdefault(name, copy.copy(default)), kind):
+                raise DataError(
+                    f"{display(path)} is damaged: {name} = {shown(manifest.get(name))}. Restore "
+                    "the file, or remove the folder to make it anew"
+                )
+        files = manifest.get("files", [])
+        for entry in files if isinstance(files, list) else [files]:
+            if not (isinstance(entry, dict) and _is_file_entry(entry)):
+                raise DataError(f"{display(path)} is damaged: an entry of files is {shown(entry)}")
         return cls(
             stage=manifest["stage"],
             key=manifest["key"],

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.config import StageConfig, validate
+from common.files import make_folder
 from common.paths import display
 from common.provenance import git_commit, software_versions
 from common.redaction import hidden_in_errors
@@ -168,7 +169,7 @@ def stage(
                 context.tracker.reused(title, key, result.manifest)
                 return result
             validate(config, name)
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(folder.parent)
             with StageLock(folder.with_suffix(".lock"), what=title) as lock:
                 if (folder / "manifest.json").is_file():  # finished while we waited for the lock
                     result = StageResult.read(folder)
@@ -177,7 +178,7 @@ def stage(
                 partial = folder.with_suffix(".partial")
                 reclaim(partial, folder)
                 log.info("%s: %s", title, "continues" if partial.exists() else "starts")
-                partial.mkdir(exist_ok=True)
+                make_folder(partial)
                 with context.tracker.stage(
                     name,
                     label=label,

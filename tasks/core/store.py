@@ -1,5 +1,6 @@
 """The store as a whole: find stages in it, verify every byte, list the reports."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,14 +9,71 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import DataError
-from common.files import hashing_threads, md5_of_file
+from common.files import PARTIAL, hashing_threads, md5_of_file
 from common.paths import display, resolve
+from common.reading.files import shown_path
 from model.data import PackedManifest
 from model.data.manifest import FILE_NAME
 from model.data.verify.shards import verify_shards
 from model.train.run.folder import MODEL_FOLDER
 from tasks.core.lock import is_held
 from tasks.core.stage import StageResult
+
+
+def check_store(store: Path) -> Iterator[DataError]:
+    """Yield an error for everything that keeps a store from being written.
+
+    Files where folders should be (the store, a stage, a stage that is being made), folders where
+    locks should be, and a disk or folder that this user cannot write to.
+    """
+    place = store
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        where = shown_path(place)
+        yield DataError(
+            f"the store {shown_path(store)} cannot be made: {where} is no folder. Move it away, or "
+            "give another place with --store"
+        )
+        return
+    if not os.access(place, os.W_OK | os.X_OK):
+        yield DataError(
+            f"the store {shown_path(store)} cannot be written: this user may not write to "
+            f"{shown_path(place)}. Change its permissions, or give another place with --store"
+        )
+        return
+    if place != store:
+        return
+    for folder in sorted(folder for folder in store.iterdir() if folder.name in STAGES):
+        if not folder.is_dir():
+            yield _in_the_way(folder, "a folder")
+            continue
+        for entry in sorted(folder.iterdir()):
+            if entry.suffix in ("", PARTIAL) and not entry.name.startswith("."):
+                if not entry.is_dir():
+                    yield _in_the_way(entry, "a folder")
+            elif entry.suffix == ".lock" and entry.is_dir():
+                yield _in_the_way(entry, "a file")
+
+
+def _in_the_way(path: Path, wanted: str) -> DataError:
+    return DataError(f"{shown_path(path)} should be {wanted} and is not: move it away")
+
+
+STAGES = (
+    "acquire",
+    "normalize",
+    "clean",
+    "pack",
+    "pretrain",
+    "sft",
+    "dpo",
+    "evaluate",
+    "report",
+    "throughput",
+    "kernel_table",
+)
+"""Folders of a store in which stages stand."""
 
 
 def finished_stages(store: Path) -> Iterator[StageResult]:
@@ -91,6 +149,12 @@ def verify(
     rows: list[dict[str, Any]] = []
     damaged: list[str] = []
     results = list(finished_stages(store))
+    for result in results:
+        if "files" not in result.manifest:
+            raise DataError(
+                f"{display(result.folder / 'manifest.json')} is damaged: it lists no files. "
+                "Restore it, or remove the folder to make it anew"
+            )
     done, total = 0, sum(entry["bytes"] for r in results for entry in r.manifest["files"])
     with ThreadPoolExecutor(hashing_threads()) as pool:
         for result in results:

@@ -5,13 +5,13 @@ import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from common.config import NOT_IN_KEY, StageConfig, errors_of, narrowed
 from common.disk import total_bytes
 from common.errors import ConfigError, SteelError
 from common.paths import resolve
-from common.ranges import PositiveInt
+from common.ranges import Ge, Limit, Processes
 from corpus.sources.source import file_checksum
 from model.data import PackedManifest
 from model.entry.launch import Nodes
@@ -40,10 +40,12 @@ class PretrainConfig(PretrainSettings, StageConfig):
 
     RENAMED: ClassVar[Mapping[str, str]] = {"settings": ""}
 
-    num_processes: PositiveInt | Literal["auto"] = field(default="auto", metadata=NOT_IN_KEY)
+    num_processes: Processes | Literal["auto"] = field(default="auto", metadata=NOT_IN_KEY)
     """Ranks on each machine; auto: one per GPU, or 2 without a GPU, but no more than split
     global_batch_size into whole micro-batches."""
-    nodes: PositiveInt | Literal["auto"] = field(default="auto", metadata=NOT_IN_KEY)
+    nodes: Annotated[int, Ge(1), Limit(10**5)] | Literal["auto"] = field(
+        default="auto", metadata=NOT_IN_KEY
+    )
     """Machines; auto: what the environment says (PET_NNODES), or this one alone. The others run
     `python -m model.entry.join STORE` beside the same store."""
     rendezvous: str = field(default="", metadata=NOT_IN_KEY)

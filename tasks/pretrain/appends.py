@@ -14,7 +14,7 @@ from common.config import Config
 from common.errors import ConfigError, StageError
 from common.files import digest_of
 from common.paths import display
-from common.ranges import NonNegativeFloat, NonNegativeInt
+from common.ranges import Epochs, Seed, Steps
 from model.data import PackedManifest
 from model.data.manifest import find_manifest
 from model.train.run.client import RunClient
@@ -33,11 +33,11 @@ class AppendConfig(Config):
 
     packed: str
     """Finished folder or key of a `pack` stage, a folder of shards, or its manifest.json."""
-    at_step: NonNegativeInt | None = None
+    at_step: Steps | None = None
     """Completed steps at which they join; none: when the run starts or goes on the next time."""
-    weights: dict[str, NonNegativeFloat] = field(default_factory=dict)
+    weights: dict[str, Epochs] = field(default_factory=dict)
     """Epochs per source of the new data, fractions allowed; 1 where not named."""
-    seed: int | None = None
+    seed: Seed | None = None
     """Seed of the order from there on; none: the run's own."""
     steps: LengthPolicy = "keep"
     """keep: the number of steps stays, and the new data mix into those that are left; extend: the

@@ -15,7 +15,7 @@ from common.errors import ConfigError, DataError, SteelError
 from common.files import glob_files
 from common.names import Name
 from common.paths import display, resolve
-from common.ranges import Ge, PositiveInt
+from common.ranges import Ge, Limit, PositiveInt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class LanguageModelConfig(Config):
     sources: tuple[Name, ...] = ("wikipedia_cn", "baidu_baike")
     """Corpora to train on: the ones whose language is cleanest. Those that are not in the pipeline
     are left out; where none is, all text corpora serve."""
-    vocabulary: Annotated[int, Ge(100)] = 8000
+    vocabulary: Annotated[int, Ge(100), Limit(10**6)] = 8000
     """Largest number of pieces; 100 or more."""
     order: Literal[2, 3] = 3
     """Longest n-gram: 2 or 3."""

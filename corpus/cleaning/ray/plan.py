@@ -7,12 +7,12 @@ A deduplicator must see all documents at once, so a recipe is cut before and aft
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from common.config import Config
 from common.errors import ConfigError
 from common.paths import display
-from common.ranges import NonNegativeInt, PositiveInt
+from common.ranges import Ge, Limit, PositiveInt
 from corpus.cleaning.recipe import Operator, Recipe
 
 MINHASH_NAME = "ray_bts_minhash_deduplicator"
@@ -33,7 +33,7 @@ class RayConfig(Config):
     address: str = "local"
     """"local": on this machine, for this run only. "auto": the cluster that was started here or
     that RAY_ADDRESS names. "<host>:<port>": the head node of a cluster."""
-    num_cpus: NonNegativeInt = 0
+    num_cpus: Annotated[int, Ge(0), Limit(10**6)] = 0
     """Cores that "local" takes; 0: all."""
     partition_bytes: PositiveInt = 64 << 20
     """Bytes of normalised text per output file, which one worker holds in memory; 1 or more. The

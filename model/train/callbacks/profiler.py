@@ -10,11 +10,11 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from common.config import Config
 from common.errors import ConfigError
-from common.ranges import NonNegativeInt, PositiveInt
+from common.ranges import Ge, Limit, Steps
 from model.train.callbacks.callback import Callback
 from model.train.run.folder import PROFILE_FOLDER
 from model.train.run.lease import Lease
@@ -29,9 +29,9 @@ log = logging.getLogger(__name__)
 class ProfileSettings(Config):
     """Steps that are traced. `steel profile RUN` asks a running training for more."""
 
-    start_step: NonNegativeInt = 0
+    start_step: Steps = 0
     """Number of the first step in the trace, 2 or more; 0 = no trace."""
-    num_steps: PositiveInt = 3
+    num_steps: Annotated[int, Ge(1), Limit(1000)] = 3
     """Steps in the trace; 1 or more. A GPU's step of an hour's training takes about 100 MB."""
     shapes: bool = False
     """Record shapes of operators' inputs; slower."""

@@ -12,11 +12,11 @@ one would find.
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from common.config import Config
 from common.errors import ConfigError
-from common.ranges import NonNegativeInt, PositiveInt
+from common.ranges import Ge, Limit, Steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,15 +25,15 @@ class CheckpointSettings(Config):
 
     RENAMED: ClassVar[Mapping[str, str]] = {"every": "interval"}
 
-    interval: PositiveInt = 1000
+    interval: Annotated[int, Ge(1), Limit(10**10)] = 1000
     """Steps between checkpoints; one is also written at the end, on SIGTERM and when health stops
     the run."""
-    keep_last: PositiveInt = 3
+    keep_last: Annotated[int, Ge(1), Limit(10**6)] = 3
     """Newest complete checkpoints that are kept."""
-    keep_every: NonNegativeInt = 0
+    keep_every: Steps = 0
     """Checkpoints at multiples of so many steps are kept for good; 0 = none are. A multiple of
     `interval`."""
-    keep_best: NonNegativeInt = 1
+    keep_best: Annotated[int, Ge(0), Limit(10**6)] = 1
     """Checkpoints with the lowest validation loss that are kept. Those count whose very step was
     validated (`eval_interval`)."""
     export: bool = True

@@ -1,18 +1,18 @@
 """Sharding of a model over ranks, the settings' group `parallel`: speed and memory, not samples."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from common.config import Config
 from common.errors import ConfigError
-from common.ranges import PositiveInt
+from common.ranges import Ge, Limit
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelSettings(Config):
     """Parts of the weights that ranks hold."""
 
-    shard: Literal["all", "node"] | PositiveInt = "all"
+    shard: Literal["all", "node"] | Annotated[int, Ge(1), Limit(10**6)] = "all"
     """Ranks that share one copy of weights, gradients and AdamW state (FSDP2). all: every rank,
     one copy. node: each node holds a copy, so that only gradients cross the network between nodes,
     once a step (HSDP). A number: groups of so many ranks; it divides the number of ranks, and 1

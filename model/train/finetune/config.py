@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from common.ranges import Ge, Lt, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from common.ranges import Ge, Gt, Limit, Lt, PositiveFloat, Rate, Samples, Seed, Steps
 from model.train.batch import BatchSettings
 from model.train.config import Beta
 
@@ -23,28 +23,28 @@ class FinetuneSettings(BatchSettings):
         "clip": "max_grad_norm",
     }
 
-    epochs: PositiveFloat = 4.0
+    epochs: Annotated[float, Gt(0), Limit(10**6)] = 4.0
     """Passes over the data."""
-    global_batch_size: PositiveInt = 256
+    global_batch_size: Samples = 256
     """Samples in a step, all ranks together: conversations, packed rows, or preference pairs."""
-    micro_batch_size: PositiveInt = 8
+    micro_batch_size: Samples = 8
     """Samples in one forward pass of one rank."""
-    learning_rate: PositiveFloat = 2e-5
+    learning_rate: Rate = 2e-5
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Shape after the warm-up, down to 0; section 6: cosine."""
     warmup_fraction: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of the steps in which the learning rate rises linearly from 0; 0 to 1."""
-    weight_decay: NonNegativeFloat = 0.0
+    weight_decay: Annotated[float, Ge(0), Limit(100)] = 0.0
     """AdamW's decoupled weight decay (0 in the published script)."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     """AdamW's decay rates of the two moments, each in [0, 1); short runs gain from a second of
     0.95, as in pretraining."""
     max_grad_norm: PositiveFloat = 1.0
     """Largest global gradient norm."""
-    max_length: Annotated[int, Ge(8)] = 2048
+    max_length: Annotated[int, Ge(8), Limit(10**8)] = 2048
     """Tokens of a sample; a longer one loses its end, and is left out when no answer remains."""
-    max_steps: NonNegativeInt = 0
+    max_steps: Steps = 0
     """Stop after so many optimizer steps, whatever `epochs` says; 0 = as `epochs` says."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the forward and backward pass; auto: bf16 on a GPU that has it, else fp32.
@@ -53,11 +53,11 @@ class FinetuneSettings(BatchSettings):
     """Recompute each layer's activations in the backward pass to save memory."""
     group_by_length: bool = False
     """Batch samples of similar length: less padding, slightly less random batches."""
-    checkpoint_interval: PositiveInt = 500
+    checkpoint_interval: Annotated[int, Ge(1), Limit(10**10)] = 500
     """Steps between checkpoints; one is also written at the end and on SIGTERM."""
-    log_interval: PositiveInt = 10
+    log_interval: Annotated[int, Ge(1), Limit(10**10)] = 10
     """Steps between lines in metrics.jsonl."""
-    seed: NonNegativeInt = 7
+    seed: Seed = 7
     """Seed of the order of samples."""
 
     def accumulation(self, num_processes: int) -> int:
@@ -86,17 +86,17 @@ class SftSettings(FinetuneSettings):
 class DpoSettings(FinetuneSettings):
     """Direct preference optimization; defaults are section 6 of the paper."""
 
-    epochs: PositiveFloat = 3.0
+    epochs: Annotated[float, Gt(0), Limit(10**6)] = 3.0
     """Passes over the data; section 6: 3."""
-    global_batch_size: PositiveInt = 128
+    global_batch_size: Samples = 128
     """Pairs in a step, all ranks together; section 6: 128."""
-    micro_batch_size: PositiveInt = 4
+    micro_batch_size: Samples = 4
     """Pairs in one forward pass of one rank; a pair is two sequences."""
-    learning_rate: PositiveFloat = 5e-6
+    learning_rate: Rate = 5e-6
     """Peak learning rate; section 6: 5e-6."""
     warmup_fraction: Annotated[float, Ge(0), Lt(1)] = 0.1
     """Share of the steps with a rising learning rate (0.1 in the published script)."""
-    beta: PositiveFloat = 0.1
+    beta: Annotated[float, Gt(0), Limit(10**4)] = 0.1
     """Strength with which the policy is held to the reference; section 6: 0.1."""
     loss: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
     """TRL's name of the loss; section 6: sigmoid."""

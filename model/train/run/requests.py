@@ -13,12 +13,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from common.config import from_plain
 from common.errors import DataError, SteelError
 from common.files import digest_of, write_json
-from common.ranges import PositiveInt
+from common.ranges import Ge, Limit, Seed
 from model.train.run.folder import REFUSED_FOLDER, REQUESTS_FOLDER
 from model.train.run.lease import Lease
 from model.train.run.length import LengthPolicy
@@ -36,7 +36,7 @@ class AppendRequest:
     """Absolute path of the folder of packed shards."""
     manifest: str
     """Digest of the manifest there."""
-    seed: int
+    seed: Seed
     """Seed of the order from there on."""
     weights: Mapping[str, float] = field(default_factory=dict)
     """Epochs per source of the new data; 1 where not named."""
@@ -65,7 +65,7 @@ class ProfileRequest:
 
     KIND: ClassVar[str] = "profile"
 
-    num_steps: PositiveInt = 3
+    num_steps: Annotated[int, Ge(1), Limit(1000)] = 3
     """Steps in the trace, 1 or more."""
     at_step: ClassVar[None] = None
 

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from common.config import Config, validate
 from common.errors import ConfigError, SteelError
 from common.files import write_status
 from common.provenance import software_versions
-from common.ranges import NonNegativeInt, PositiveInt
+from common.ranges import Ge, Limit
 from model.attention import choose_attention
 from model.data import MicroBatch
 from model.data.boundaries import Boundaries
@@ -73,11 +73,11 @@ class ThroughputJob(Config):
     attention: Attention = "auto"
     """auto: the best that a run would take here; sdpa, flash, other: torch's own attention with the
     backend it likes, with its flash backend, or with any but that."""
-    document_tokens: NonNegativeInt = 0
+    document_tokens: Annotated[int, Ge(0), Limit(10**9)] = 0
     """Mean length of the documents that rows pack together and keep apart; 0: a row is one."""
-    warmup_steps: PositiveInt = 3
+    warmup_steps: Annotated[int, Ge(1), Limit(10**6)] = 3
     """Steps before the clock starts, at least 1: compilation, autotuning, the allocator."""
-    timed_steps: PositiveInt = 10
+    timed_steps: Annotated[int, Ge(1), Limit(10**6)] = 10
     """Steps that are timed, at least 1."""
     output: str
     """Folder that receives result.json."""
