@@ -36,7 +36,7 @@ MANIFEST: Mapping[str, tuple[Any, Any]] = {
     "started": (int | float, 0.0),
     "finished": (int | float, 0.0),
 }
-"""What readers rely on in manifest.json: of which kind it is, and what an absent one means."""
+"""Fields of manifest.json that readers rely on: their kinds, and values of absent ones."""
 
 
 def _is_file_entry(entry: Mapping[str, Any]) -> bool:

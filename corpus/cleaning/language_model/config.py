@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from common.config import Config
 from common.errors import ConfigError, DataError, SteelError
@@ -96,7 +96,7 @@ def _from_hub(repository: str, revision: str, names: tuple[str, str]) -> tuple[P
                 endpoint=os.environ.get("HF_ENDPOINT"),
             )
         )
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise DataError(
             f"The language model {repository} (clean.language_model.hub) could not be fetched: "
             f"{type(error).__name__}. Run `hf download {repository} --include '*{names[0]}' "
