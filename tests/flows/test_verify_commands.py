@@ -18,6 +18,7 @@ from model.data.shards import map_starts, open_digests, open_tokens
 from model.train.checkpoint.progress import Progress
 from model.train.config import PretrainSettings
 from model.train.run.folder import CHECKPOINTS_FOLDER, DATA_STATE_FILE, JOB_FILE, PROGRESS_FILE
+from model.train.run.lease import Lease
 from model.train.run.plan import RunPlan
 from model.train.run.requests import AppendRequest
 from tasks.core.manifest import publish
@@ -231,7 +232,7 @@ def run_folder(store: Path, tmp_path: Path) -> Path:
     plan = RunPlan.read(folder, PretrainSettings(**settings), PackedManifest.read(shards_of(store)))
     request = AppendRequest(folder=str(more.folder), manifest=more.digest, seed=5)
     plan = plan.apply("request", request, step=100, consumed=1600)
-    plan.write(folder)
+    plan.write(Lease.take(folder))
     checkpoint = folder / CHECKPOINTS_FOLDER / "step-00000120"
     checkpoint.mkdir(parents=True)
     state = DataState.of(plan.order, 120 * 16)

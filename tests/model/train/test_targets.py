@@ -1,6 +1,8 @@
 """A step's loss and gradient: the mean over each document's own targets, however they are split."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from transformers import PreTrainedModel
 
 from common.config import from_json
 from common.errors import DataError
-from model.data import PackedManifest, SampleOrder, ShardWriter
+from model.data import PackedManifest, SampleOrder, ShardInfo, ShardWriter
 from model.data.shards import open_tokens
 from model.train.build import build
 from model.train.config import PretrainJob
@@ -42,13 +44,14 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for length in random.integers(1, 12, 40):
                 add_document(writer, [*random.integers(ranks.END, size=length - 1), ranks.END])
         shards += writer.shards
-    PackedManifest(
-        vocab_size=ranks.VOCABULARY,
-        end_of_document=ranks.END,
-        tokenizer_digest="0" * 32,
-        shards=tuple(shards),
-    ).write(folder / "shards")
+    write_manifest(folder / "shards", shards)
     return folder
+
+
+def write_manifest(folder: Path, shards: Sequence[ShardInfo]) -> None:
+    """Replace the shards of a manifest; the tokenizer stays."""
+    old = PackedManifest.read(folder)
+    replace(old, shards=tuple(shards), validation_fraction=0.0).write(folder)
 
 
 def job_of(packed: Path, output: Path, **changes: Any) -> Path:
@@ -115,6 +118,21 @@ def documents_of(order: SampleOrder, sample: int) -> tuple[str, list[list[int]]]
     return order.sources[int(found.source[0])], [document for document in documents if document]
 
 
+def num_targets_of(order: SampleOrder) -> list[int]:
+    """Targets of each sample of the first batch."""
+    return [sum(len(d) - 1 for d in documents_of(order, sample)[1]) for sample in range(BATCH)]
+
+
+def uneven_seed(packed: Path) -> int:
+    """A seed with which two ranks have unequal numbers of targets in the first batch."""
+    manifest = PackedManifest.read(packed / "shards")
+    for seed in range(100):
+        counts = num_targets_of(SampleOrder(manifest, sequence_length=LENGTH, seed=seed))
+        if sum(counts[:4]) != sum(counts[4:]):
+            return seed
+    raise AssertionError("no seed shares targets out unevenly")
+
+
 def by_hand(
     language_model: PreTrainedModel, order: SampleOrder, *, separate: bool
 ) -> dict[str, tuple[Tensor, int]]:
@@ -153,7 +171,13 @@ def test_a_step_is_the_mean_over_each_documents_own_targets(
 ) -> None:
     for micro_batch_size in (1, 2, 4):
         output = tmp_path / str(micro_batch_size)
-        job = job_of(packed, output, micro_batch_size=micro_batch_size, separate_documents=separate)
+        job = job_of(
+            packed,
+            output,
+            micro_batch_size=micro_batch_size,
+            separate_documents=separate,
+            seed=uneven_seed(packed),
+        )
         assert ranks.run_function(write_step, world_size, job) == [0] * world_size
         found = load_file(output / "step.safetensors")
         if micro_batch_size == 1:
@@ -176,10 +200,9 @@ def gradient_by_hand(job: Path, found: dict[str, Tensor], *, separate: bool) -> 
         assert torch.equal(parameter, found[f"weight/{name}"]), "ranks start alike"
     by_source = by_hand(language_model, order, separate=separate)
     num_targets = sum(number for _, number in by_source.values())
-    counts = [sum(len(d) - 1 for d in documents_of(order, s)[1]) for s in range(BATCH)]
+    counts = num_targets_of(order)
     assert num_targets == sum(counts) < BATCH * LENGTH
-    halves = {sum(counts[:4]), sum(counts[4:])}
-    assert len(halves) == 2, "the mean of two ranks' means would be another number"
+    assert sum(counts[:4]) != sum(counts[4:]), "the mean of two ranks' means is another number"
     total = torch.stack([value for value, _ in by_source.values()]).sum() / num_targets
     language_model.zero_grad()
     total.backward()
@@ -215,12 +238,7 @@ def test_documents_of_one_token_give_no_target(tmp_path: Path) -> None:
     ) as writer:
         for _ in range(200):
             add_document(writer, [ranks.END])
-    PackedManifest(
-        vocab_size=ranks.VOCABULARY,
-        end_of_document=ranks.END,
-        tokenizer_digest="0" * 32,
-        shards=tuple(writer.shards),
-    ).write(folder / "shards")
+    write_manifest(folder / "shards", writer.shards)
     job = job_of(folder, tmp_path / "run")
     with distributed_context() as here:
         run = build(from_json(PretrainJob, job), here, StopFlag())
