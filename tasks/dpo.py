@@ -45,7 +45,7 @@ class DpoConfig(DpoSettings, FinetuneConfig):
             yield from errors_of(load_set, "preferences", name)
 
 
-@stage(version=2, trains=True)
+@stage(version=3, trains=True)
 def dpo(
     run: StageRun,
     config: DpoConfig,
@@ -58,15 +58,9 @@ def dpo(
 
     Raises DataError when a set was not acquired, or when a language of the ratio has no pair.
     """
-    num_samples = write_pairs(run, config, data, benchmarks)
-    ranks = config.ranks()
-    settings = narrowed(config, DpoSettings)
-    train(
-        run,
-        DpoJob(settings=settings, **job_folders(run, policy)),
-        num_processes=ranks,
-        total_steps=config.num_steps(num_samples, ranks),
-    )
+    write_pairs(run, config, data, benchmarks)
+    job = DpoJob(settings=narrowed(config, DpoSettings), **job_folders(run, policy))
+    train(run, job, "pairs", num_processes=config.ranks())
 
 
 def write_pairs(

@@ -40,7 +40,7 @@ def needed_sets(config: SftConfig) -> list[str]:
     return [name for name, share in load_mixture(config.mixture).sets.items() if share.fraction]
 
 
-@stage(version=2, trains=True)
+@stage(version=3, trains=True)
 def sft(
     run: StageRun,
     config: SftConfig,
@@ -64,13 +64,6 @@ def sft(
     )
     rows = build_mixture(load_mixture(config.mixture), files, seed=config.seed)
     title = f"mixture {config.mixture}"
-    num_samples = report_mixture(run, title, "conversations", rows, files)
-    ranks = config.ranks()
-    settings = narrowed(config, SftSettings)
-    train(
-        run,
-        SftJob(settings=settings, **job_folders(run, base)),
-        num_processes=ranks,
-        # Packing decides the number of rows only when the tokens are known.
-        total_steps=None if config.packing else config.num_steps(num_samples, ranks),
-    )
+    report_mixture(run, title, "conversations", rows, files)
+    job = SftJob(settings=narrowed(config, SftSettings), **job_folders(run, base))
+    train(run, job, "conversations", num_processes=config.ranks())

@@ -3,12 +3,15 @@
 data/<set>/… ──corpus.chats──▶ mixture.jsonl ──model.entry.<method>──▶ model/, metrics.jsonl
 """
 
-from collections.abc import Iterator, Sequence
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from common.config import StageConfig, errors_of
-from common.errors import DataError, SteelError
+from common.errors import DataError, StageError, SteelError
 from common.files import read_json_lines
 from common.paths import display
 from common.ranges import Processes
@@ -16,15 +19,25 @@ from corpus.bad_rows import OnBadRow
 from corpus.chats import MATCHES_FILE, ContaminationFilter, MixtureFiles, MixtureRow
 from corpus.decontaminate import ContaminationConfig, describe_index
 from model.train.distributed.gpus import num_gpus
+from model.train.finetune.checkpoints import complete_checkpoints, num_steps
 from model.train.finetune.config import FinetuneJob, FinetuneSettings
-from model.train.run.folder import CHECKPOINTS_FOLDER, METRICS_FILE, MODEL_FOLDER
-from model.train.run.metrics import last_value, read_metrics
+from model.train.run.folder import CHECKPOINTS_FOLDER, METRICS_FILE, MODEL_FOLDER, PREPARED_FILE
+from model.train.run.metrics import read_metrics
 from tasks.core.stage import StageResult, StageRun
 from tasks.core.torchrun import torchrun
 
 DATA_FILE = "mixture.jsonl"
 CPU_PROCESSES = 1
 """A second process on a small machine starts as long as it helps (docs/FOOTGUNS.md)."""
+FIGURES = {
+    "train_loss": "train/loss",
+    "learning_rate": "train/learning_rate",
+    "epochs": "train/epoch",
+    "tokens": "data/tokens",
+    "reward_margin": "train/reward_margin",
+    "preference_accuracy": "train/preference_accuracy",
+}
+"""Counts of a finished stage -> measurements of its last step."""
 MAX_MATCHES_SHOWN = 200
 """Rows of the table of matches; the file has all."""
 
@@ -183,22 +196,94 @@ def job_folders(run: StageRun, model: StageResult) -> dict[str, str]:
     }
 
 
-def train(run: StageRun, job: FinetuneJob, *, num_processes: int, total_steps: int | None) -> None:
-    """Run a job under torchrun to its end, and count what its metrics say."""
+def train(run: StageRun, job: FinetuneJob, samples: str, *, num_processes: int) -> None:
+    """Run a job under torchrun to its end, and count what it was trained on and its last step.
+
+    samples: `conversations` or `pairs`.
+    """
     torchrun(
-        run, f"model.entry.{job.method}", job, num_processes=num_processes, total_steps=total_steps
+        run,
+        f"model.entry.{job.method}",
+        job,
+        num_processes=num_processes,
+        # Known when the rows are encoded: some are left out, some share a packed row.
+        total_steps=lambda: _prepared(run).get("steps", 0),
     )
-    metrics = run.folder / METRICS_FILE
-    lines = list(read_metrics(metrics))
-    run.count(
-        steps=max(line["step"] for line in lines), first_loss=lines[0]["metrics"]["train/loss"]
-    )
-    for count, metric in (
-        ("train_loss", "train/loss"),
-        ("reward_margin", "train/reward_margin"),
-        ("preference_accuracy", "train/preference_accuracy"),
-    ):
-        value = last_value(metrics, metric)
-        if value is not None:
-            run.count(**{count: value})
+    _count_rows(run, samples, _prepared(run))
+    (newest,) = complete_checkpoints(Path(job.scratch))[-1:]
+    run.count(**final_figures(run.folder / METRICS_FILE, num_steps(newest)))
     run.note(num_processes=num_processes)
+
+
+def final_figures(metrics: Path, steps: int) -> dict[str, float]:
+    """Steps that were made, the first loss, and the measurements of the last step.
+
+    Raises StageError when the metrics file has no line of that step.
+    """
+    lines = [line for line in read_metrics(metrics) if "train/loss" in line["metrics"]]
+    if not lines or lines[-1]["step"] != steps:
+        found = lines[-1]["step"] if lines else 0
+        raise StageError(
+            f"{display(metrics)} ends with step {found} of {steps} that were made: lines are "
+            "missing. The trained model is beside it; remove the folder to train again"
+        )
+    last = lines[-1]["metrics"]
+    figures = {name: last[metric] for name, metric in FIGURES.items() if metric in last}
+    return {"steps": steps, "first_loss": lines[0]["metrics"]["train/loss"], **figures}
+
+
+def _prepared(run: StageRun) -> dict[str, Any]:
+    """What the entry says of the rows that it encoded; empty before that."""
+    path = run.folder / PREPARED_FILE
+    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return found
+
+
+def _count_rows(run: StageRun, samples: str, prepared: Mapping[str, Any]) -> None:
+    """Count the samples that were trained on, and those that were left out, by set and reason."""
+    sets: Mapping[str, Any] = prepared["sets"]
+    languages = Counter[str]()
+    for of_set in sets.values():
+        languages.update(of_set["languages"])
+    run.count(
+        **{samples: prepared["trained_on"]},
+        chinese=languages["zh"],
+        english=languages["en"],
+        left_out=prepared["left_out"],
+        cut=prepared["cut"],
+        **{f"trained_on.{name}": of_set["trained_on"] for name, of_set in sets.items()},
+        **{f"left_out.{name}": sum(of_set["left_out"].values()) for name, of_set in sets.items()},
+    )
+    if prepared["rows"] != prepared["trained_on"]:
+        run.count(packed_rows=prepared["rows"])
+    table = [
+        {
+            **row,
+            "trained on": sets.get(row["set"], {}).get("trained_on", 0),
+            "left out": _by_reason(sets.get(row["set"], {}).get("left_out", {})),
+            "cut at max_length": sets.get(row["set"], {}).get("cut", 0),
+        }
+        for row in run.notes.get("mixture", [])
+    ]
+    run.note(mixture=table)
+    run.log.info(
+        "%s: trained on %d of %d %s, %d of them cut at max_length; %d left out: %s",
+        run.stage,
+        prepared["trained_on"],
+        prepared["drawn"],
+        samples,
+        prepared["cut"],
+        prepared["left_out"],
+        "; ".join(
+            f"{name}: {_by_reason(of_set['left_out'])}"
+            for name, of_set in sets.items()
+            if of_set["left_out"]
+        )
+        or "none",
+    )
+    if prepared["left_out"]:
+        run.table(f"trained on {run.stage}", table, f"{samples.capitalize()} that were left out")
+
+
+def _by_reason(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason}: {number}" for reason, number in counts.items())

@@ -43,7 +43,8 @@ class FinetuneSettings(BatchSettings):
     max_grad_norm: PositiveFloat = 1.0
     """Largest global gradient norm."""
     max_length: Annotated[int, Ge(8), Limit(10**8)] = 2048
-    """Tokens of a sample; a longer one loses its end, and is left out when no answer remains."""
+    """Tokens of a sample; a longer one loses its end, and is left out when no answer remains, or
+    when the two answers of a pair are alike up to there."""
     max_steps: Steps = 0
     """Stop after so many optimizer steps, whatever `epochs` says; 0 = as `epochs` says."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -65,7 +66,7 @@ class FinetuneSettings(BatchSettings):
         return self.global_batch_size // (self.micro_batch_size * num_processes)
 
     def num_steps(self, num_samples: int, num_processes: int) -> int:
-        """Optimizer steps of a whole run, counted as Transformers' trainer does."""
+        """Optimizer steps of a whole run; the last of an epoch may be a smaller one."""
         if self.max_steps:
             return self.max_steps
         batches = math.ceil(num_samples / (self.micro_batch_size * num_processes))
@@ -112,6 +113,8 @@ class FinetuneJob:
     """One row of the data, for messages."""
     columns: ClassVar[tuple[str, ...]]
     """Columns that are trained on, each a list of chat messages."""
+    encoded_columns: ClassVar[tuple[str, ...]]
+    """Columns of ids that these become."""
     notes: ClassVar[tuple[str, ...]] = ("set", "language")
     """Columns that say where a row is from."""
 
@@ -134,6 +137,7 @@ class SftJob(FinetuneJob):
     method = "sft"
     sample = "conversation"
     columns = ("messages",)
+    encoded_columns = ("input_ids", "labels")
     notes = ("set", "language", "style")
 
     settings: SftSettings
@@ -147,6 +151,7 @@ class DpoJob(FinetuneJob):
     method = "dpo"
     sample = "pair"
     columns = ("prompt", "chosen", "rejected")
+    encoded_columns = ("prompt_ids", "chosen_ids", "rejected_ids")
 
     settings: DpoSettings
     """Settings of the training."""

@@ -23,7 +23,12 @@ from common.child import run_job
 from model.tokenizer.conversation import conversation_encoder
 from model.tokenizer.folder import save_digest
 from model.train.distributed.signals import EXIT_STOPPED, StopFlag
-from model.train.finetune.checkpoints import complete_checkpoints, is_last_step, remove_incomplete
+from model.train.finetune.checkpoints import (
+    complete_checkpoints,
+    intact_checkpoint,
+    is_last_step,
+    remove_others,
+)
 from model.train.finetune.config import FinetuneJob
 from model.train.finetune.recorder import Recorder
 from model.train.finetune.trainer import Build, JobT, load_model, load_tokenizer, make_trainer
@@ -45,7 +50,7 @@ def fit(job: JobT, build: Build[JobT]) -> int:
         log.info("%s is finished", result)
         return 0
     newest = next(reversed(complete_checkpoints(scratch)), None)
-    if newest is not None and is_last_step(newest):
+    if newest and is_last_step(newest) and intact_checkpoint(scratch) == newest:
         log.info("%s holds the last step", newest.name)
         if int(os.environ.get("RANK", "0")) == 0:
             publish_last(job, newest, result, Lease.take(scratch))
@@ -62,13 +67,14 @@ def fit(job: JobT, build: Build[JobT]) -> int:
 def _train(job: FinetuneJob, trainer: Any, recorder: Recorder, lease: Lease) -> int:
     """Train, now that nobody else writes; returns the exit code."""
     scratch, result = Path(job.scratch), Path(job.output) / MODEL_FOLDER
-    newest = next(reversed(complete_checkpoints(scratch)), None)
+    found = intact_checkpoint(scratch) if trainer.is_world_process_zero() else None
+    newest = _Ranks().gather(found)[0]  # one rank reads it all, and decides
     if newest is not None and is_last_step(newest):  # written while this session began
         if trainer.is_world_process_zero():
             publish_last(job, newest, result, lease)
         return 0
     if trainer.is_world_process_zero():
-        remove_incomplete(scratch, lease)
+        remove_others(scratch, newest, lease)
     if dist.is_initialized():
         dist.barrier()
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from common.errors import StageError
 from model.train.distributed.signals import StopFlag
-from model.train.finetune.checkpoints import complete_checkpoints, mark_complete
-from model.train.finetune.trainer import KEEP_LAST
+from model.train.finetune.checkpoints import KEEP_LAST, complete_checkpoints, mark_complete
+from model.train.finetune.config import FinetuneSettings
+from model.train.finetune.order import SampleOrder
+from model.train.optim.schedule import is_multiple
 from model.train.run.lease import Lease
 from model.train.run.metrics import JsonlSink
 
@@ -25,7 +27,6 @@ class Recorder(TrainerCallback):
         "loss": "train/loss",
         "grad_norm": "train/grad_norm",
         "learning_rate": "train/learning_rate",
-        "epoch": "train/epoch",
         "entropy": "train/entropy",
         "mean_token_accuracy": "train/token_accuracy",
         "rewards/chosen": "train/reward_chosen",
@@ -36,11 +37,15 @@ class Recorder(TrainerCallback):
         "logps/rejected": "train/logp_rejected",
     }
     """Names in the trainer's log -> ours; others are left out."""
+    PLAIN: Mapping[str, str] = {"loss": "loss", "grad_norm": "gradient norm"}
+    """What must be finite, in words."""
 
     def __init__(self, sink: JsonlSink, stop: StopFlag) -> None:
         self.sink, self.stop = sink, stop
         self.stopped = False
         self.lease: Lease | None = None
+        self.log_interval = 1
+        self.position: Callable[[int], dict[str, float]] = lambda step: {}
         self._tokens = 0.0
         self._time = time.monotonic()
 
@@ -48,12 +53,21 @@ class Recorder(TrainerCallback):
         """Write only while this lease is held; checkpoints go where it stands."""
         self.lease = self.sink.lease = lease
 
+    def use_order(self, order: SampleOrder, settings: FinetuneSettings) -> None:
+        """Write a line every `log_interval` steps, and where in the data each step is."""
+        self.log_interval, self.position = settings.log_interval, order.position
+
+    def is_regular(self, step: int) -> bool:
+        """True for a step whose line is written in any run, stopped in between or not."""
+        return step == 1 or is_multiple(step, self.log_interval)
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         self._time = time.monotonic()
         if state.is_world_process_zero:
-            self.sink.resume(state.global_step)
+            # The line that was written because of a stop has no place in the history.
+            self.sink.resume(state.global_step, keep=self.is_regular)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -76,24 +90,29 @@ class Recorder(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        logs = logs or {}
+        logs, step = logs or {}, state.global_step
         if "loss" not in logs:
             return  # the trainer's summary at the end
-        if not math.isfinite(logs["loss"]):
-            raise StageError(
-                f"the loss is {logs['loss']} after step {state.global_step}: lower the learning "
-                "rate, or look for broken rows in the mixture"
-            )
-        if not state.is_world_process_zero:
+        # metrics.jsonl has what is due; each checkpoint would hold a line of every step.
+        state.log_history.clear()
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(logs.get(name, 0.0)):
+                raise StageError(
+                    f"the {self.PLAIN[name]} is {logs[name]} in step {step}, which no checkpoint "
+                    "holds: lower the learning rate, or look for broken rows in the mixture"
+                )
+        last = self.stopped or step >= state.max_steps
+        if not state.is_world_process_zero or not (last or self.is_regular(step)):
             return
         metrics = {ours: float(logs[name]) for name, ours in self.NAMES.items() if name in logs}
+        metrics |= self.position(step)
         now = time.monotonic()
         if "num_tokens" in logs:  # counted by TRL since the start of this process
             rate = (logs["num_tokens"] - self._tokens) / max(now - self._time, 1e-9)
             metrics["perf/tokens_per_second"] = rate
             self._tokens = logs["num_tokens"]
         self._time = now
-        self.sink.log(state.global_step, metrics)
+        self.sink.log(step, metrics)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any

@@ -8,20 +8,21 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 import trl.trainer.utils as trl_utils
-from datasets import Dataset, Features, Value
 from transformers import (
     AutoModelForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
-    TrainerCallback,
 )
 
 import model.modeling_steel as _registers_auto_classes  # noqa: F401
 from common.errors import DataError
 from model.tokenizer.conversation import protect_chat_template
 from model.tokenizer.folder import check_model_folder, load_folder_tokenizer
+from model.train.finetune.checkpoints import KEEP_LAST
 from model.train.finetune.config import FinetuneJob
+from model.train.finetune.prepare import prepare_rows
+from model.train.finetune.recorder import Recorder
 
 log = logging.getLogger("steel.finetune")
 
@@ -30,9 +31,6 @@ JobT = TypeVar("JobT", bound=FinetuneJob)
 Build: TypeAlias = Callable[[JobT, dict[str, Any], dict[str, Any]], Any]
 """Makes a TRL trainer of a job, the shared arguments of its config, and the shared arguments of
 the trainer."""
-
-KEEP_LAST = 2
-"""Checkpoints on disk: the newest might still be in the making."""
 
 
 def score_targets_only() -> None:
@@ -67,21 +65,7 @@ def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
     return protect_chat_template(tokenizer)
 
 
-def read_rows(job: FinetuneJob) -> Dataset:
-    """The job's JSON lines, memory-mapped, with its columns and no others.
-
-    What TRL derives from them (ids, labels) is kept beside them in the scratch folder, so a second
-    rank and a resumed run find it done.
-    """
-    messages = [{"role": Value("string"), "content": Value("string")}]
-    types = dict.fromkeys(job.columns, messages) | dict.fromkeys(job.notes, Value("string"))
-    rows: Dataset = Dataset.from_json(
-        job.data, features=Features(types), cache_dir=str(Path(job.scratch) / "datasets")
-    )
-    return rows.select_columns(list(job.columns))
-
-
-def trainer_arguments(job: FinetuneJob, num_rows: int) -> dict[str, Any]:
+def trainer_arguments(job: FinetuneJob) -> dict[str, Any]:
     """Keyword arguments that TRL's SFTConfig and DPOConfig share."""
     settings = job.settings
     num_processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -110,17 +94,15 @@ def trainer_arguments(job: FinetuneJob, num_rows: int) -> dict[str, Any]:
         # Rank 0 prepares millions of conversations while the others wait.
         "ddp_timeout": 4 * 3600,
         "activation_checkpointing": settings.activation_checkpointing,
-        "train_sampling_strategy": "group_by_length" if settings.group_by_length else "random",
         "dataloader_pin_memory": gpu,
-        # Processes that turn rows into ids; a few rows aren't worth starting any.
-        "dataset_num_proc": os.cpu_count() if num_rows >= 50_000 else None,
         "seed": settings.seed,
         "data_seed": settings.seed,
         "save_strategy": "steps",
         "save_steps": settings.checkpoint_interval,
         "save_total_limit": KEEP_LAST,
-        "logging_steps": settings.log_interval,
-        "logging_first_step": True,
+        # Every step is judged, and its own loss known; the recorder writes those that are due.
+        "logging_steps": 1,
+        # It would put the average of earlier steps in the place of a loss that is not finite.
         "logging_nan_inf_filter": False,
         "report_to": "none",
         "disable_tqdm": True,
@@ -130,25 +112,23 @@ def trainer_arguments(job: FinetuneJob, num_rows: int) -> dict[str, Any]:
     }
 
 
-def make_trainer(job: JobT, build: Build[JobT], recorder: TrainerCallback) -> Any:
+def make_trainer(job: JobT, build: Build[JobT], recorder: Recorder) -> Any:
     """TRL's trainer for a job. Raises DataError when no row has an answer left."""
     score_targets_only()
-    rows = read_rows(job)
+    tokenizer = load_tokenizer(job.model)
+    prepared = prepare_rows(job, tokenizer)
     trainer = build(
         job,
-        trainer_arguments(job, len(rows)),
+        trainer_arguments(job),
         {
             "model": load_model(job.model),
-            "train_dataset": rows,
-            "processing_class": load_tokenizer(job.model),
+            "train_dataset": prepared.rows,
+            "processing_class": tokenizer,
             "callbacks": [recorder],
         },
     )
-    if not len(trainer.train_dataset):
-        raise DataError(
-            f"no {job.sample} of {job.data} has an answer within max_length = "
-            f"{job.settings.max_length} tokens: raise it"
-        )
-    log.info("%d rows to train on", len(trainer.train_dataset))
+    trainer.use(prepared.order)
+    recorder.use_order(prepared.order, job.settings)
+    log.info("%d rows to train on", prepared.order.num_samples)
     trainer.remove_callback(PrinterCallback)  # metrics.jsonl has it all
     return trainer

@@ -22,7 +22,10 @@
           verified/                shards that it compared with their checksums
           export.json              job of the export that runs, or ran last; its log beside it
 
-Fine-tuning writes `metrics.jsonl` and `model/` under the same names.
+Fine-tuning writes `metrics.jsonl` and `model/` under the same names, and
+
+      prepared.json              rows that are trained on, cut, and left out, by set
+      left_out.jsonl             each row that is left out, and why
 """
 
 JOB_FILE = "pretrain.json"
@@ -43,3 +46,5 @@ PROFILE_FOLDER = "profile"
 RANKS_FOLDER = "ranks"
 LEASE_FOLDER = "lease"
 VERIFIED_FOLDER = "verified"
+PREPARED_FILE = "prepared.json"
+LEFT_OUT_FILE = "left_out.jsonl"

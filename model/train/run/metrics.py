@@ -110,9 +110,14 @@ class JsonlSink(JsonLines):
         """Add measurements after `step` completed steps."""
         self.append(step=step, metrics=dict(metrics))
 
-    def resume(self, step: int) -> None:
-        """Remove everything after `step` completed steps, wherever it stands in the file."""
-        kept = [json.dumps(line) for line in read_metrics(self.path) if line["step"] <= step]
+    def resume(self, step: int, keep: Callable[[int], bool] = lambda step: True) -> None:
+        """Remove everything after `step` completed steps, wherever it stands in the file, and the
+        lines of steps that are not to be kept."""
+        kept = [
+            json.dumps(line)
+            for line in read_metrics(self.path)
+            if line["step"] <= step and keep(line["step"])
+        ]
         self._replace(lambda old: "".join(f"{line}\n" for line in kept).encode())
 
 

@@ -1,0 +1,158 @@
+"""Fine-tuning that notes every sample it is made of, and is killed where a test wants it."""
+
+import json
+import os
+import signal
+import sys
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.config import from_json
+from model.entry import dpo, sft
+from model.train.distributed.signals import StopFlag
+from model.train.finetune.config import DpoJob, DpoSettings, FinetuneJob, SftJob, SftSettings
+from model.train.finetune.fit import fit
+from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
+from model.train.run.metrics import read_metrics
+from tests.tiny_chat import conversations, pairs, write_lines
+
+ENTRIES: Mapping[str, Any] = {"sft": sft, "dpo": dpo}
+JOBS: Mapping[str, Any] = {"sft": (SftJob, SftSettings), "dpo": (DpoJob, DpoSettings)}
+WATCHED = ("train/", "data/")
+"""Beginnings of the names of measurements that do not depend on time."""
+
+
+class Killed(BaseException):
+    """Ends a training in this process as a kill ends one of its own."""
+
+
+def make_job(
+    method: str,
+    model: Path,
+    output: Path,
+    rows: list[dict[str, Any]] | None = None,
+    **settings: Any,
+) -> FinetuneJob:
+    """A job of eleven conversations or pairs in steps of four, two epochs: 3 + 3 steps."""
+    job_type, settings_type = JOBS[method]
+    (output / "scratch").mkdir(parents=True)
+    if rows is None:
+        rows = conversations(11) if method == "sft" else pairs(11)
+    small = {
+        "epochs": 2,
+        "global_batch_size": 4,
+        "micro_batch_size": 2,
+        "max_length": 256,
+        "learning_rate": 1e-2,
+        "log_interval": 1,
+        "checkpoint_interval": 1,
+    }
+    job: FinetuneJob = job_type(
+        settings=settings_type(**{**small, **settings}),
+        model=str(model),
+        data=str(write_lines(output / "mixture.jsonl", rows)),
+        output=str(output),
+        scratch=str(output / "scratch"),
+    )
+    (output / f"{method}.json").write_text(json.dumps(asdict(job)))
+    return job
+
+
+def train(method: str, output: Path, kill_after: int | None = None) -> int:
+    """Run a job to its end, or until it is killed after so many steps; its exit code."""
+    job_type, _ = JOBS[method]
+    job = from_json(job_type, output / f"{method}.json")
+    return fit(job, lambda *given: _record(ENTRIES[method].build(*given), output, kill_after))
+
+
+def train_in_rank(method: str, output: Path, kill_after: int | None = None) -> None:
+    """`train` in a process of its own, which a kill ends for real."""
+    sys.stderr = (output / f"rank-{os.environ['RANK']}.log").open("a")
+    os.dup2(sys.stderr.fileno(), 2)
+    global _kill
+    _kill = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+    sys.exit(train(method, output, kill_after))
+
+
+def _kill() -> None:
+    raise Killed
+
+
+def _record(trainer: Any, output: Path, kill_after: int | None) -> Any:
+    original = trainer.get_batch_samples
+    path = output / f"seen-{os.environ.get('RANK', '0')}.jsonl"
+
+    def get_batch_samples(*arguments: Any) -> Any:
+        step = trainer.state.global_step
+        if step == kill_after:
+            _kill()
+        batches, targets = original(*arguments)
+        rows = [row for batch in batches for row in _samples_in(batch)]
+        with path.open("a") as file:
+            file.write(json.dumps({"step": step + 1, "rows": rows}) + "\n")
+        return batches, targets
+
+    trainer.get_batch_samples = get_batch_samples
+    return trainer
+
+
+def _samples_in(batch: Mapping[str, torch.Tensor]) -> Iterator[int]:
+    """A short name for each conversation or pair in a micro-batch; rows to fill it up have none."""
+    if "completion_mask" in batch:
+        for ids, answer in zip(
+            batch["input_ids"].chunk(2)[0], batch["completion_mask"].chunk(2)[0], strict=True
+        ):
+            if answer.any():
+                yield content(ids[ids != 256].tolist())
+        return
+    ids, labels = batch["input_ids"], batch["labels"]
+    if "position_ids" in batch:
+        begins = (batch["position_ids"][0] == 0).nonzero().flatten().tolist()
+        ends = [*begins[1:], ids.shape[1]]
+        parts = [(ids[0, a:b], labels[0, a:b]) for a, b in zip(begins, ends, strict=True)]
+    else:
+        parts = list(zip(ids, labels, strict=True))
+    for part, goal in parts:
+        if (goal != -100).any():
+            yield content(part[part != 256].tolist())  # 256 pads
+
+
+def content(ids: list[int]) -> int:
+    """A short name for token ids."""
+    return zlib.crc32(repr(ids).encode())
+
+
+def seen(output: Path) -> dict[int, Counter[int]]:
+    """Samples of each step of a run, all ranks together; of a step made twice, the later ones."""
+    steps: dict[int, Counter[int]] = defaultdict(Counter)
+    for path in sorted(output.glob("seen-*.jsonl")):
+        newest = {
+            line["step"]: line["rows"] for line in map(json.loads, path.read_text().splitlines())
+        }
+        for step, rows in newest.items():
+            steps[step] += Counter(rows)
+    return dict(steps)
+
+
+def curve(output: Path) -> list[tuple[int, dict[str, float]]]:
+    """Measurements of every line that do not depend on time."""
+    return [
+        (line["step"], {k: v for k, v in line["metrics"].items() if k.startswith(WATCHED)})
+        for line in read_metrics(output / METRICS_FILE)
+    ]
+
+
+def weights(output: Path) -> bytes:
+    """The published weights."""
+    return (output / MODEL_FOLDER / "model.safetensors").read_bytes()
+
+
+def without_signals(monkeypatch: Any) -> None:
+    """Let entries run in this process without taking pytest's signals."""
+    monkeypatch.setattr(StopFlag, "install", lambda self: self)
