@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
+from common.config import raise_all
 from common.errors import ConfigError
 from flows.config import PipelineConfig
 from tasks.acquire import acquire
@@ -21,7 +22,7 @@ from tasks.clean import clean, enforce
 from tasks.core.stage import Context, StageResult
 from tasks.core.store import newest
 from tasks.dpo import dpo
-from tasks.evaluate import evaluate
+from tasks.evaluate import benchmark_problems, evaluate
 from tasks.normalize import normalize
 from tasks.pack import pack
 from tasks.pretrain import pretrain
@@ -74,7 +75,11 @@ class Pipeline:
         """Benchmark files."""
         if not self.config.benchmarks:
             return None
-        return acquire(self.config.acquire("evals"), context=self.context, label="evals")
+        acquired = acquire(self.config.acquire("evals"), context=self.context, label="evals")
+        # Before anything is trained; those on this machine were looked at before the run began.
+        folders = {name: acquired.folder / name for name in self.config.benchmarks}
+        raise_all(list(benchmark_problems(self.config.evaluate, folders)), "benchmarks")
+        return acquired
 
     @cached_property
     def normalized(self) -> StageResult:

@@ -8,9 +8,12 @@ from common.config import errors_of, problems, raise_all
 from common.disk import require_free_space
 from common.errors import ConfigError, SteelError
 from common.paths import display, resolve
+from common.recipes import recipe_path
+from corpus.sources.datasets import local_dataset
 from corpus.tokenizer import configured_tokenizer
 from flows.config import KINDS, PipelineConfig, parse_pipeline
 from tasks.core.store import check_store
+from tasks.evaluate import benchmark_problems
 from tasks.pretrain.appends import check_data
 
 COPIES = 7
@@ -37,8 +40,16 @@ def preflight(path: str | Path, overrides: Sequence[str], store: Path) -> Pipeli
     found = [*parsed.problems, *problems(config, known_wrong=parsed.wrong), *check_store(store)]
     if not any(wrong.startswith("pretrain") for wrong in parsed.wrong):
         found += _other_problems(config, store)
+    found += benchmark_problems(config.evaluate, _local_benchmarks(config))
     raise_all(found, where)
     return config
+
+
+def _local_benchmarks(config: PipelineConfig) -> dict[str, list[tuple[Path, str]]]:
+    """Files of the benchmarks that are on this machine; the others are looked at once they are."""
+    known = {n: at for n, at in config.benchmarks.items() if recipe_path("evals", n).is_file()}
+    found = {name: local_dataset(location) for name, location in known.items()}
+    return {name: files for name, files in found.items() if files}
 
 
 def bytes_needed(config: PipelineConfig) -> int:

@@ -9,7 +9,7 @@ question counts, whatever the model answers. After an interruption, finished ben
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,9 +20,22 @@ from common.files import write_json, write_text
 from common.names import Name
 from common.ranges import Ge, Limit, MinLen, PositiveInt, Processes
 from common.recipes import load_recipe, recipe_path
+from corpus.bad_rows import OnBadRow, listed_rows, refuse_bad_rows
 from corpus.benchmarks.lm_eval_tasks import lm_eval_tasks, num_known_subjects, write_tasks
-from corpus.benchmarks.questions import Benchmark, BenchmarkRecipe, read_benchmark
+from corpus.benchmarks.questions import (
+    REMEDY,
+    BadRow,
+    Benchmark,
+    BenchmarkRecipe,
+    Files,
+    benchmark_files,
+    check_examples,
+    decoded,
+    parse_questions,
+    read_benchmark,
+)
 from corpus.benchmarks.scoring import join_answers, read_samples, score
+from corpus.decontaminate.questions import OTHER_SPLITS
 from model.evaluate.job import BenchmarkJob, EvaluateJob
 from model.train.distributed.gpus import num_gpus
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
@@ -41,6 +54,10 @@ class EvaluateConfig(StageConfig):
         default_factory=lambda: ["ceval", "cmmlu", "mmlu"]
     )
     """Recipes in data_recipes/evals/."""
+    on_bad_row: OnBadRow = "fail"
+    """Action on a row of a benchmark's files that is no question (a wrong number of columns, an
+    empty option, an answer that is no letter, a number given twice). fail: `steel check` and a run
+    refuse it by name before any work; skip: left out, counted in tables, manifest and MLflow."""
     num_fewshot: Annotated[int, Ge(0), Limit(1000)] = 5
     """Worked examples before each question, the first of the benchmark's dev split (0 to 5)."""
     limit: PositiveInt | None = None
@@ -71,6 +88,31 @@ class EvaluateConfig(StageConfig):
             yield from errors_of(_check_task_file, name)
 
 
+def benchmark_problems(
+    config: EvaluateConfig, sources: Mapping[str, Files]
+) -> Iterator[SteelError]:
+    """Yield an error for each benchmark with bad rows or too few worked examples.
+
+    All splits are read that are scored, shown as examples, or looked for in training texts.
+    """
+    for name, files in sources.items():
+        yield from errors_of(_check_questions, config, name, files)
+
+
+def _check_questions(config: EvaluateConfig, name: str, files: Files) -> None:
+    recipe = load_recipe(BenchmarkRecipe, "evals", name)
+    benchmark = read_benchmark(name, recipe, files, on_bad_row="skip")
+    bad_rows = [str(row) for row in benchmark.bad_rows]
+    others = {*OTHER_SPLITS} - {recipe.fewshot_split, recipe.scored_split}
+    for _, split, place, content in benchmark_files(recipe, files, others):
+        rows = parse_questions(recipe, place, decoded(content, place), split=split, answers=False)
+        bad_rows += [str(row) for row in rows if isinstance(row, BadRow)]
+    if config.on_bad_row == "fail":
+        refuse_bad_rows(name, bad_rows, REMEDY)
+    if name in config.benchmarks:
+        check_examples(benchmark, config.num_fewshot)
+
+
 def _check_task_file(benchmark: str) -> None:
     """Raise ConfigError where lm-eval has no task of a benchmark's kind."""
     recipe = load_recipe(BenchmarkRecipe, "evals", benchmark)
@@ -81,7 +123,7 @@ def _check_task_file(benchmark: str) -> None:
         )
 
 
-@stage(version=1)
+@stage(version=2)
 def evaluate(
     run: StageRun, config: EvaluateConfig, *, model: StageResult, benchmarks: StageResult
 ) -> None:
@@ -95,7 +137,8 @@ def evaluate(
     _check_tokenizer(folder)
     recipes = {name: load_recipe(BenchmarkRecipe, "evals", name) for name in config.benchmarks}
     read = [
-        read_benchmark(name, recipe, benchmarks.folder / name) for name, recipe in recipes.items()
+        read_benchmark(name, recipe, benchmarks.folder / name, on_bad_row=config.on_bad_row)
+        for name, recipe in recipes.items()
     ]
     answers = run.scratch / "answers"
     job = EvaluateJob(
@@ -129,6 +172,8 @@ def evaluate(
             "title": benchmark.recipe.title,
             "origin": benchmarks.manifest.get("notes", {}).get("origins", {}).get(benchmark.name),
             "split": benchmark.recipe.scored_split,
+            "num_bad_rows": benchmark.num_bad_rows(),
+            "bad_rows": [str(row) for row in benchmark.bad_rows],
             "num_fewshot": config.num_fewshot,
             "limit": config.limit,
             "chat": chat,
@@ -173,6 +218,7 @@ def _report(run: StageRun, results: dict[str, dict[str, Any]]) -> None:
             "95 % to": round(100 * result["interval_95"][1], 2),
             "macro %": round(100 * result["accuracy_macro"], 2),
             "questions": result["num_questions"],
+            "bad rows left out": result["num_bad_rows"],
             "subjects": f"{result['num_subjects']} of {result['num_subjects_known']}",
             "limit a subject": result["limit"] or "none",
             "cut prompts": result["num_truncated"],
@@ -183,9 +229,18 @@ def _report(run: StageRun, results: dict[str, dict[str, Any]]) -> None:
     run.count(
         **{f"accuracy/{name}": result["accuracy_micro"] for name, result in results.items()},
         questions=sum(result["num_questions"] for result in results.values()),
+        bad_rows=sum(result["num_bad_rows"] for result in results.values()),
         truncated_prompts=sum(result["num_truncated"] for result in results.values()),
     )
     for name, result in results.items():
+        if result["bad_rows"]:
+            run.log.warning(
+                "%s: %d questions of %d are scored; left out: %s",
+                name,
+                result["num_questions"],
+                result["num_questions"] + result["num_bad_rows"],
+                listed_rows(result["bad_rows"]),
+            )
         if result["num_truncated"]:
             run.log.warning(
                 "%s: %d of %d prompts are longer than the model's context and lost their beginning;"

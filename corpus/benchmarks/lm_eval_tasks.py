@@ -16,8 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from common.errors import ConfigError, DataError
-from corpus.benchmarks.questions import LETTERS, Benchmark, BenchmarkRecipe, Question
+from common.errors import ConfigError
+from corpus.benchmarks.questions import (
+    LETTERS,
+    Benchmark,
+    BenchmarkRecipe,
+    Question,
+    check_examples,
+)
 
 
 def lm_eval_tasks() -> Path:
@@ -42,13 +48,9 @@ def write_tasks(benchmark: Benchmark, folder: Path, *, num_fewshot: int) -> dict
     """
     recipe = benchmark.recipe
     names: dict[str, str] = {}
+    check_examples(benchmark, num_fewshot)
     for subject, splits in benchmark.subjects.items():
         examples = len(splits[recipe.fewshot_split])
-        if examples < num_fewshot:
-            raise DataError(
-                f"{benchmark.name}: {subject} has {examples} worked examples (split "
-                f"{recipe.fewshot_split}) but num_fewshot is {num_fewshot}: lower num_fewshot"
-            )
         data_files = {}
         for split, questions in splits.items():
             if questions:

@@ -5,24 +5,31 @@
                    /val.zip, data.tar ┘
 """
 
-import csv
-import io
 import re
-import tarfile
-import zipfile
-from collections.abc import Collection, Iterator, Mapping
+import unicodedata
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from common.errors import DataError
-from common.names import Name, RelativePath
+from common.names import NAME_WORDS, Name, RelativePath, is_name, same_names
 from common.paths import display
+from corpus.bad_rows import OnBadRow, refuse_bad_rows
+from corpus.benchmarks.csv_files import csv_files
+from corpus.benchmarks.csv_rows import csv_rows
 from corpus.recipes import HubSource
 
 LETTERS = ("A", "B", "C", "D")
-MAX_MEMBER_BYTES = 64 * 2**20
-"""Largest size of one CSV file inside an archive; the largest real one has 0.6 MB."""
+
+ID_COLUMNS = ("", "id")
+"""Columns with a number for each row, no two the same (CMMLU's has no name)."""
+
+_UNREADABLE = re.compile("[\0\udc80-\udcff]")
+
+REMEDY = (
+    "Mend them in the file, or set `evaluate.on_bad_row: skip` to leave them out and count them"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +86,23 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BadRow:
+    """A row of a benchmark file that is no question."""
+
+    file: str
+    """The file, for messages."""
+    line: int
+    """The line in which it begins, from 1."""
+    reason: str
+    """Defect: the column, and the value that was found."""
+    split: str = ""
+    """Split of the file."""
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """A benchmark with the questions of its subjects."""
 
@@ -88,153 +112,210 @@ class Benchmark:
     """Its recipe."""
     subjects: dict[str, dict[str, list[Question]]]
     """subject -> split -> questions."""
+    bad_rows: tuple[BadRow, ...] = ()
+    """Rows that are no questions."""
 
     def num_questions(self, limit: int | None) -> int:
         """Number of questions that are scored, at most `limit` a subject."""
         sizes = (len(splits[self.recipe.scored_split]) for splits in self.subjects.values())
         return sum(min(size, limit) if limit else size for size in sizes)
 
+    def num_bad_rows(self) -> int:
+        """Number of rows of the scored split that are left out."""
+        return sum(row.split == self.recipe.scored_split for row in self.bad_rows)
 
-def read_benchmark(name: str, recipe: BenchmarkRecipe, folder: Path) -> Benchmark:
-    """Read every subject below `folder` that has questions to score.
 
-    Raises DataError that names the file and the line when a row is malformed, or the folder when
-    nothing is there.
+Files = Path | Sequence[tuple[Path, str]]
+"""A folder with the files of a benchmark, or (path, name below the folder) of each."""
+
+
+def read_benchmark(
+    name: str, recipe: BenchmarkRecipe, files: Files, *, on_bad_row: OnBadRow = "fail"
+) -> Benchmark:
+    """Read every subject that has questions to score.
+
+    Raises DataError that names every malformed row with its file and line, unless those are to be
+    skipped, and every file that cannot be read; or the folder when nothing is there.
     """
-    if not folder.is_dir():
+    if isinstance(files, Path) and not files.is_dir():
         raise DataError(
-            f"{display(folder)} does not exist: the questions of {name} were not acquired; add "
+            f"{display(files)} does not exist: the questions of {name} were not acquired; add "
             f"{name} to the data sets of `acquire` with kind evals, or leave it out of `benchmarks`"
         )
     fewshot, scored = recipe.fewshot_split, recipe.scored_split
+    where = display(files) if isinstance(files, Path) else f"the location of {name}"
     subjects: dict[str, dict[str, list[Question]]] = {}
-    for subject, split, where, text in benchmark_files(recipe, folder, (fewshot, scored)):
+    bad: list[BadRow] = []
+    damaged: list[str] = []
+    for subject, split, place, content in benchmark_files(recipe, files, (fewshot, scored)):
         splits = subjects.setdefault(subject, {})
-        if split not in splits:  # a plain file wins over the same file in an archive
-            splits[split] = list(parse_questions(recipe, where, text))
+        questions = splits.setdefault(split, [])
+        try:
+            for row in parse_questions(recipe, place, decoded(content, place), split=split):
+                if isinstance(row, BadRow):
+                    bad.append(row)
+                else:
+                    questions.append(row)
+        except DataError as error:
+            damaged.append(str(error))
+    if damaged:
+        raise DataError("; ".join(damaged))
+    if on_bad_row == "fail":
+        refuse_bad_rows(name, [str(row) for row in bad], REMEDY)
     found = {subject: splits for subject, splits in sorted(subjects.items()) if scored in splits}
     if not found:
         raise DataError(
-            f"{display(folder)} holds no file like {recipe.file.format(split=scored, subject='*')}"
+            f"{where} holds no file like {recipe.file.format(split=scored, subject='*')}"
         )
     for subject, splits in found.items():
         if not splits[scored]:
-            raise DataError(f"{display(folder)}: the {scored} split of {subject} has no question")
+            raise DataError(f"{where}: the {scored} split of {subject} has no question")
         splits.setdefault(fewshot, [])
-    return Benchmark(name=name, recipe=recipe, subjects=found)
+    return Benchmark(name=name, recipe=recipe, subjects=found, bad_rows=tuple(bad))
+
+
+def check_examples(benchmark: Benchmark, num_fewshot: int) -> None:
+    """Raise DataError when a subject has fewer worked examples than `num_fewshot`."""
+    split = benchmark.recipe.fewshot_split
+    for subject, splits in benchmark.subjects.items():
+        if len(splits[split]) < num_fewshot:
+            raise DataError(
+                f"{benchmark.name}: {subject} has {len(splits[split])} worked examples (split "
+                f"{split}) but num_fewshot is {num_fewshot}: lower num_fewshot"
+            )
 
 
 def benchmark_files(
-    recipe: BenchmarkRecipe, folder: Path, splits: Collection[str]
-) -> Iterator[tuple[str, str, str, str]]:
-    """Yield (subject, split, place for messages, text) of each file of `splits`; plain files first.
+    recipe: BenchmarkRecipe, files: Files, splits: Collection[str]
+) -> Iterator[tuple[str, str, str, bytes]]:
+    """Yield (subject, split, place for messages, content) of each file of `splits`, once.
 
-    Raises DataError for a damaged archive, or a file that is not UTF-8.
+    A plain file wins over the same file in an archive. Raises DataError for a damaged archive, a
+    subject that is no name or that a disk may take for another, and two files of one subject.
     """
     pattern = re.escape(recipe.file)
     pattern = pattern.replace(r"\{split\}", "(?P<split>[^/]+)", 1)
     pattern = pattern.replace(r"\{split\}", "(?P=split)")
     pattern = pattern.replace(r"\{subject\}", "(?P<subject>[^/.][^/]*)")
-    wanted = re.compile(rf"(?:.*/)?{pattern}")
-
-    def match(path: str) -> re.Match[str] | None:
-        found = wanted.fullmatch(path)
-        return found if found and found["split"] in splits else None
-
-    for path in sorted(folder.rglob("*.csv")):
-        if found := match(path.relative_to(folder).as_posix()):
-            yield (
-                found["subject"],
-                found["split"],
-                display(path),
-                _text(path.read_bytes(), display(path)),
-            )
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in (".zip", ".tar"):
-            # An archive `val.zip` may hold its files with or without the folder `val/`.
-            for member, content in _members(path):
-                if found := match(member) or match(f"{path.stem}/{member}"):
-                    where = f"{display(path)}:{member}"
-                    yield found["subject"], found["split"], where, _text(content, where)
+    wanted = re.compile(rf"(?:.*/)?{pattern}", re.DOTALL)
+    seen: dict[tuple[str, str], tuple[str, bytes, bool]] = {}
+    for names, place, content, plain in csv_files(files):
+        match = next((m for name in names if (m := wanted.fullmatch(name))), None)
+        if match is None or match["split"] not in splits:
+            continue
+        subject, split = unicodedata.normalize("NFC", match["subject"]), match["split"]
+        if not is_name(subject):
+            raise DataError(f"{place}: the subject {subject!r} must be {NAME_WORDS}")
+        if (known := seen.get((subject, split))) is not None:
+            first, text, first_plain = known
+            if text != content and plain == first_plain:
+                raise DataError(f"{first} and {place} are both {split} of {subject}: remove one")
+            continue
+        seen[subject, split] = place, content, plain
+        if pairs := same_names([name for name, _ in seen]):
+            raise DataError(f"{place}: the subjects {' and '.join(pairs[0])} differ only in case")
+        yield subject, split, place, content
 
 
-def _members(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Read the CSV files of an archive into memory: nothing is unpacked to disk."""
+def decoded(content: bytes, place: str) -> str:
+    """The text of a file; a byte that is not UTF-8 becomes half of a surrogate pair.
+
+    Raises DataError for a file in another encoding.
+    """
     try:
-        if path.suffix == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                for info in archive.infolist():
-                    if info.filename.endswith(".csv"):
-                        _check_size(path, info.filename, info.file_size)
-                        yield info.filename, archive.read(info)
-        else:
-            with tarfile.open(path, "r:") as tar:
-                for entry in tar:
-                    if entry.isfile() and entry.name.endswith(".csv"):
-                        _check_size(path, entry.name, entry.size)
-                        file = tar.extractfile(entry)
-                        assert file is not None
-                        yield entry.name.removeprefix("./"), file.read()
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
-        raise DataError(
-            f"{display(path)} is damaged ({error}): remove it and acquire it again"
-        ) from error
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        from corpus.formats.encodings import encoding_of_sample
 
-
-def _check_size(path: Path, member: str, size: int) -> None:
-    if size > MAX_MEMBER_BYTES:
-        raise DataError(
-            f"{display(path)}:{member} has {size:,} bytes; no benchmark file is that large"
-        )
-
-
-def _text(content: bytes, where: str) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{where}, line {line}: not UTF-8 ({error.reason})") from error
+        marked = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+        encoding = encoding_of_sample(content)
+        if marked or encoding.codec != "utf-8" or encoding.doubt:
+            name = "UTF-16" if marked else encoding.doubt or encoding.name
+            raise DataError(
+                f"{place} is not UTF-8 but looks like {name}: save it as UTF-8, for example with "
+                f"iconv -f {name} -t UTF-8"
+            ) from None
+        text = content.decode("utf-8-sig", "surrogateescape")
+    if text.count("\0") > len(text) // 4:
+        raise DataError(f"{place} looks like UTF-16 without a byte order mark: save it as UTF-8")
+    return text
 
 
 def parse_questions(
-    recipe: BenchmarkRecipe, where: str, text: str, *, answers: bool = True
-) -> Iterator[Question]:
-    """Parse the questions of a file. Raises DataError that names the line of a malformed row.
+    recipe: BenchmarkRecipe, where: str, text: str, *, split: str = "", answers: bool = True
+) -> Iterator[Question | BadRow]:
+    """Parse the questions of a file; a malformed row is a BadRow in its place.
 
     Args:
         recipe: of the benchmark.
         where: the file, for messages.
         text: its content.
+        split: its split, which a bad row is marked with.
         answers: False for a split whose answers the authors keep to themselves: then the column
             may be absent, and every answer is empty.
+
+    Raises:
+        DataError: the file is empty, or its header row lacks a column.
     """
     columns = recipe.columns if answers else recipe.columns[:-1]
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    places = list(range(len(columns)))
-    width: int | None = None if recipe.header else len(recipe.columns)
-    line = 1  # where the current row begins; a quoted field may hold line breaks
-    try:
-        for row in reader:
-            begin, line = line, reader.line_num + 1
-            if not row:
-                continue
-            if width is None:
-                missing = [column for column in columns if column not in row]
-                if missing:
-                    raise DataError(
-                        f"{where}, line {begin}: no column {', '.join(missing)}; "
-                        f"the header row is {', '.join(row)}"
-                    )
-                width, places = len(row), [row.index(column) for column in columns]
-                continue
-            if len(row) != width:
-                raise DataError(f"{where}, line {begin}: {len(row)} fields instead of {width}")
-            question, *options = (row[place] for place in places)
-            answer = options.pop() if answers else ""
-            if answers and answer.strip() not in LETTERS:
-                raise DataError(f"{where}, line {begin}: the answer is {answer!r}, not A to D")
-            if not question.strip():
-                raise DataError(f"{where}, line {begin}: the question is empty")
-            yield Question(text=question, options=tuple(options), answer=answer.strip())
-    except csv.Error as error:
-        raise DataError(f"{where}, line {line}: not valid CSV ({error})") from error
+    header: list[str] = [] if recipe.header else list(recipe.columns)
+    places = [] if recipe.header else list(range(len(columns)))
+    id_place: int | None = None
+    ids: dict[str, int] = {}
+
+    def is_whole(cells: Sequence[str]) -> bool:
+        sound = answers and header and len(cells) == len(header)
+        return bool(sound and cells[places[-1]].strip() in LETTERS)
+
+    for line, cells, reason in csv_rows(text, is_whole):
+        if not cells and not reason:
+            continue
+        if not header:
+            places = _places(cells, columns, where, line)
+            id_place = next((i for i, c in enumerate(cells) if c.strip() in ID_COLUMNS), None)
+            header = cells
+            continue
+        row = [cells[place] for place in places] if len(cells) == len(header) else []
+        reason = reason or _defect(row, columns, len(cells), len(header), answers=answers)
+        number = cells[id_place].strip() if id_place is not None and not reason else ""
+        if number and (first := ids.setdefault(number, line)) != line:
+            reason = f"the number {number!r} stands in line {first}, too"
+        if reason:
+            yield BadRow(file=where, line=line, reason=reason, split=split)
+            continue
+        question, *options = row
+        answer = options.pop().strip() if answers else ""
+        yield Question(text=question, options=tuple(options), answer=answer)
+    if not header:
+        raise DataError(f"{where} is empty: its first row must be {', '.join(columns)}")
+
+
+def _places(cells: list[str], columns: Sequence[str], where: str, line: int) -> list[int]:
+    """Places of the columns in a header row. Raises DataError."""
+    missing = [column for column in columns if column not in cells]
+    if missing:
+        raise DataError(
+            f"{where}, line {line}: no column {', '.join(missing)}; "
+            f"the header row is {', '.join(cells)}"
+        )
+    if twice := [column for column in columns if cells.count(column) > 1]:
+        raise DataError(f"{where}, line {line}: the header row has {', '.join(twice)} twice")
+    return [cells.index(column) for column in columns]
+
+
+def _defect(
+    row: list[str], columns: Sequence[str], found: int, width: int, *, answers: bool
+) -> str:
+    """Defect of a row in a few words; empty for a question."""
+    if not row:
+        return f"{found} fields instead of {width}"
+    if _UNREADABLE.search("".join(row)):
+        column = next(c for c, cell in zip(columns, row, strict=True) if _UNREADABLE.search(cell))
+        return f"{column} holds a NUL, or bytes that are not UTF-8"
+    if answers and row[-1].strip() not in LETTERS:
+        return f"the answer is {row[-1]!r:.60}, not A to D"
+    if not row[0].strip():
+        return "the question is empty"
+    options = dict(zip(columns[1:], row[1:5], strict=False))
+    empty = [column for column, option in options.items() if not option.strip()]
+    return f"the option {', '.join(empty)} is empty" if empty else ""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from corpus.bad_rows import MOST_NAMED
 from corpus.decontaminate.index import Index, Match
 from corpus.decontaminate.questions import (
     BenchmarkQuestion,
@@ -38,10 +39,15 @@ def build_index(folder: Path, benchmarks: Sequence[str], config: ContaminationCo
         benchmarks: which of them; empty takes `config.benchmarks`, or all that are there.
         config: what counts as contained.
 
-    Raises DataError when a benchmark is not there or a file is malformed.
+    Raises DataError when a benchmark is not there or a file cannot be read. Rows that are no
+    questions are listed in the index.
     """
     names = find_benchmarks(folder, benchmarks or config.benchmarks)
-    return Index.build((q for name in names for q in read_questions(folder, name)), config)
+    bad_rows: list[str] = []
+    questions = [q for name in names for q in read_questions(folder / name, name, bad_rows)]
+    index = Index.build(questions, config)
+    index.bad_rows = tuple(bad_rows)
+    return index
 
 
 def match_row(match: Match, document_id: str) -> dict[str, Any]:
@@ -67,4 +73,6 @@ def describe_index(index: Index) -> dict[str, Any]:
         "ngrams": index.num_ngrams,
         "splits": dict(sorted(splits.items())),
         "not_checkable_ids": unchecked,
+        "bad_rows": len(index.bad_rows),
+        "bad_rows_named": list(index.bad_rows[:MOST_NAMED]),
     }

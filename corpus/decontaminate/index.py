@@ -100,6 +100,8 @@ class Index:
     ) -> None:
         self.config = config
         self.questions = tuple(questions)
+        self.bad_rows: tuple[str, ...] = ()
+        """Rows of the benchmarks that are no questions, with their places."""
         self._arrays = arrays
         self._sizes = np.diff(arrays.starts)
         self._bits = max(16, (16 * len(arrays.grams)).bit_length())

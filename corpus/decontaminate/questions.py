@@ -11,7 +11,14 @@ from common.names import Name
 from common.paths import RECIPES, display
 from common.ranges import Ge, Gt, Le, Limit
 from common.recipes import load_recipe
-from corpus.benchmarks.questions import BenchmarkRecipe, benchmark_files, parse_questions
+from corpus.benchmarks.questions import (
+    BadRow,
+    BenchmarkRecipe,
+    Files,
+    benchmark_files,
+    decoded,
+    parse_questions,
+)
 
 OTHER_SPLITS = ("val", "test")
 """Looked for beside the scored split: who trains on one publishes scores of the other. Never the
@@ -82,17 +89,24 @@ def find_benchmarks(folder: Path, benchmarks: Sequence[str]) -> list[str]:
     return sorted(set(benchmarks)) or there
 
 
-def read_questions(folder: Path, benchmark: str) -> Iterator[BenchmarkQuestion]:
-    """Every question of the scored split, `val` and `test`. Raises DataError as the files do."""
+def read_questions(
+    files: Files, benchmark: str, bad_rows: list[str] | None = None
+) -> Iterator[BenchmarkQuestion]:
+    """Every question of the scored split, `val` and `test`.
+
+    Rows that are no questions are added to `bad_rows`: they are refused before any work starts, or
+    left out because the user says so (`evaluate.on_bad_row`). Raises DataError for other damage.
+    """
     recipe = load_recipe(BenchmarkRecipe, "evals", benchmark)
     splits = {recipe.scored_split, *OTHER_SPLITS} - {recipe.fewshot_split}
-    seen: set[tuple[str, str]] = set()
-    for subject, split, where, text in benchmark_files(recipe, folder / benchmark, splits):
-        if (subject, split) in seen:  # a plain file wins over the same file in an archive
-            continue
-        seen.add((subject, split))
+    for subject, split, where, content in benchmark_files(recipe, files, splits):
         answers = split == recipe.scored_split
+        text = decoded(content, where)
         for number, row in enumerate(parse_questions(recipe, where, text, answers=answers)):
+            if isinstance(row, BadRow):
+                if bad_rows is not None:
+                    bad_rows.append(str(row))
+                continue
             yield BenchmarkQuestion(
                 benchmark=benchmark,
                 id=f"{subject}/{split}/{number}",

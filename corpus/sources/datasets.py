@@ -15,6 +15,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from common.disk import format_bytes, is_disk_full, total_bytes
@@ -88,6 +89,13 @@ def check_location(
             hub.check_hf_url(name, location)
     else:
         check_local(kind, name, location)
+
+
+def local_dataset(location: str) -> list[tuple[Path, str]]:
+    """(path, name) of each file of a data set on this machine; none for one that is fetched."""
+    if location in (SAMPLE_DATA, HUB) or is_url(location):
+        return []
+    return list(local_files(location))
 
 
 def location_fingerprint(location: str) -> Any:

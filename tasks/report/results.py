@@ -154,6 +154,9 @@ def _conditions(results: Results, titles: Mapping[str, str]) -> list[str]:
             f"{one['num_questions']:,} questions of the {one['split']} split",
             f"{one['num_subjects']} of {one['num_subjects_known']} subjects",
         ]
+        if one.get("num_bad_rows"):
+            rows = one["num_questions"] + one["num_bad_rows"]
+            notes.append(f"scored {one['num_questions']:,} of {rows:,} rows, the others are bad")
         if one["limit"]:
             notes.append(f"at most {one['limit']} a subject")
         notes.append(f"{one['num_fewshot'] or 'no'} worked examples")

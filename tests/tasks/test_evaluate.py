@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common.config import validate
-from common.errors import ConfigError
+from common.errors import ConfigError, DataError
 from model.train.run.folder import MODEL_FOLDER
 from tasks.core.stage import Context, StageResult
 from tasks.evaluate import EvaluateConfig, evaluate
@@ -72,6 +72,24 @@ def test_the_stage_counts_every_question(context: Context, inputs: dict[str, Sta
     assert first["options"] == ["1", "007", "甲，乙", "1.50"]
     assert first["gold"] == "B"
     assert not (done.folder / ".scratch").exists()
+
+
+def test_bad_rows_are_refused_or_left_out_and_counted(
+    context: Context, inputs: dict[str, StageResult], benchmarks: Path
+) -> None:
+    with (benchmarks / "ceval" / "val" / "law_val.csv").open("a") as file:
+        file.write('"7","q","1","2","","4","A"\n')
+    config = EvaluateConfig(benchmarks=["ceval"], num_fewshot=0, on_bad_row="skip")
+    with pytest.raises(DataError, match=r"law_val\.csv, line 9: the option C is empty"):
+        run_stage(
+            evaluate, benchmarks.parent / "run", EvaluateConfig(benchmarks=["ceval"]), **inputs
+        )
+    done = evaluate(config, context=context, label="tiny", **inputs)
+    result = json.loads((done.folder / "results.json").read_text())["ceval"]
+    assert (result["num_questions"], result["num_bad_rows"]) == (11, 1)
+    assert result["bad_rows"][0].endswith("law_val.csv, line 9: the option C is empty")
+    assert done.manifest["counts"]["bad_rows"] == 1
+    assert done.manifest["counts"]["questions"] == 11
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ def test_archives_hold_the_same_benchmarks(benchmarks: Path, tmp_path: Path) -> 
         ("2,q,1,2,3,4,", "line 4: the answer is ''"),
         ("2,  ,1,2,3,4,A", "line 4: the question is empty"),
         ('2,"never closed,1,2,3,4,A', "line 4: not valid CSV"),
-        ("2,\udcff,1,2,3,4,A", "line 4: not UTF-8"),
+        ("2,\udcff,1,2,3,4,A", "line 4: question holds a NUL, or bytes that are not UTF-8"),
     ],
 )
 def test_a_malformed_row_is_named(tmp_path: Path, line: str, complaint: str) -> None:
