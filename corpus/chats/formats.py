@@ -57,7 +57,8 @@ def question_answer(row: Row) -> list[Chat]:
 
 def xtuner(row: Row) -> list[Chat]:
     """conversation: [{system, input, output}, …]; the first system prompt counts."""
-    pairs, system = [], ""
+    pairs: list[tuple[str, str]] = []
+    system = ""
     for turn in listed(row, "conversation"):
         if not isinstance(turn, dict):
             raise MalformedRow("conversation[]", f"{kind_of(turn)}, not an object")
