@@ -127,4 +127,4 @@ def test_a_name_in_chinese_is_looked_for_as_a_recipe(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     message = checked(capsys, tmp_path / "store", "corpora.维基百科=sample-data")
-    assert "data_recipes/corpora/维基百科.yaml does not exist" in message
+    assert "维基百科.yaml does not exist" in message
