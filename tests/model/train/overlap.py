@@ -88,6 +88,12 @@ class Session:
                 raise AssertionError(f"a rank hangs\n{self.log.read_text()}")
         return [process.exitcode or 0 for process in self.processes]
 
+    def kill_who_waits_for_a_partner(self) -> None:
+        """End the ranks that have not begun: they wait for one that is gone, for an hour."""
+        for process in self.processes:
+            if not (self.log.parent / f"began-{process.pid}").exists():
+                process.kill()
+
     def kill(self) -> None:
         """End what is left."""
         for process in self.processes:
@@ -100,6 +106,14 @@ def _train(job: Path, log: Path, losses: Mapping[int, float], pause: Pause | Non
     os.dup2(sys.stderr.fileno(), 2)
     faulthandler.register(signal.SIGUSR1, sys.stderr, all_threads=True)
     ranks.scale_losses(losses)
+    share = lease.Lease.share
+
+    def noted(run: Path, of: lease.Ranks) -> lease.Lease:
+        shared = share(run, of)
+        (log.parent / f"began-{os.getpid()}").touch()
+        return shared
+
+    lease.Lease.share = noted  # type: ignore[method-assign]
     if pause is not None and pause.rank == int(os.environ["RANK"]):
         _arm(pause, job.parent)
     sys.exit(pretrain.main([str(job)]))

@@ -236,6 +236,7 @@ class Interleaving:
         codes = last.wait()
         assert codes == [0] * self.world_size, codes
         for session in self.sessions[:-1]:
+            session.kill_who_waits_for_a_partner()
             for code in session.wait():
                 # Replaced, killed, or, while it still was the newest: lost its partner, stopped
                 # with a checkpoint, done.
