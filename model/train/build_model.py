@@ -115,9 +115,22 @@ def decoder_layers(language_model: PreTrainedModel) -> list[nn.Module]:
     """The repeated blocks: what is sharded, recomputed and compiled as one."""
     names = set(language_model._no_split_modules or ())
     layers = [module for module in language_model.modules() if type(module).__name__ in names]
+    if not layers:  # it names none: the list with as many equal modules as the config has layers
+        number = getattr(language_model.config.get_text_config(), "num_hidden_layers", 0)
+        layers = next(
+            (
+                list(module)
+                for module in language_model.modules()
+                if isinstance(module, nn.ModuleList)
+                and len(module) == number
+                and len({type(layer) for layer in module}) == 1
+            ),
+            [],
+        )
     if not layers:
         raise ConfigError(
-            f"{type(language_model).__name__} does not name its decoder layers (_no_split_modules)"
+            f"pretrain: {type(language_model).__name__} does not name its decoder layers "
+            "(_no_split_modules)"
         )
     return layers
 

@@ -75,6 +75,7 @@ def check_before_start(
     """
     requested = settings.attn_implementation
     check_causal(config)
+    _check_length(config, settings.sequence_length)
     check_architecture(
         config,
         attention=choose_attention(
@@ -86,6 +87,16 @@ def check_before_start(
         ),
         separate_documents=settings.separate_documents and not has_gpu,
     )
+
+
+def _check_length(config: PreTrainedConfig, sequence_length: int) -> None:
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "max_target_positions"):
+        longest = getattr(config.get_text_config(), name, None)
+        if isinstance(longest, int) and 0 < longest < sequence_length:
+            raise ConfigError(
+                f"pretrain: the model's {name} = {longest} is less than sequence_length = "
+                f"{sequence_length}: raise it, or shorten the samples"
+            )
 
 
 def check_architecture(

@@ -22,6 +22,8 @@ MAX_VOCABULARY = 512
 """Rows of the embedding that are kept; tokens."""
 MAX_WINDOW = 8
 """Window of local attention, tokens: shorter than the documents that are tried."""
+MIN_POSITIONS = 64
+"""Longest sequence of a tiny model at least; tokens, more than are tried."""
 MIN_HEADS = 4
 MIN_HEAD_WIDTH = 16
 
@@ -46,7 +48,8 @@ WINDOW = re.compile(
     r"^(sliding_window|window_size|attention_window_size|local_attention|sliding_window_size"
     r"|attention_chunk_size|swa_window\w*)$"
 )
-VOCABULARY = re.compile(r"vocab_size\w*$")
+VOCABULARY = re.compile(r"vocab_size\w*$|_vocab$")
+POSITIONS = re.compile(r"^(max_position_embeddings|n_positions|n_ctx|max_seq_len)$")
 TOKEN = re.compile(r"token_ids?$|token_index$")
 SECTION = re.compile(r"mrope_section$")
 
@@ -89,6 +92,7 @@ def _shrunk(key: str, value: Any, heads: int, width: int) -> Any:
     rules: list[tuple[re.Pattern[str], Callable[[int], int]]] = [
         (VOCABULARY, lambda n: min(n, MAX_VOCABULARY)),
         (TOKEN, lambda n: n if n < MAX_VOCABULARY else 1),
+        (POSITIONS, lambda n: max(n, MIN_POSITIONS)),
         (WINDOW, lambda n: min(n, MAX_WINDOW)),
         (HEADS, lambda n: max(1, n // heads)),
         (HEAD_WIDTH, lambda n: max(1, n // width)),

@@ -59,7 +59,10 @@ def flops_per_token(model: PreTrainedModel, sequence_length: int) -> float:
     heads = getattr(config, "num_attention_heads", 0)
     if not isinstance(heads, int) or not heads:  # without attention, or with other heads by layer
         return float(6 * weights)
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    try:
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    except Exception:  # Transformers' error for a field that differs by layer
+        head_dim = config.hidden_size // heads
     attention = 12 * config.num_hidden_layers * heads * head_dim * sequence_length / 2
     return float(6 * weights + attention)
 
