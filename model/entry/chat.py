@@ -8,10 +8,9 @@ from itertools import takewhile
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM
 
-import model.modeling_steel as _registers_auto_classes  # noqa: F401
 from common.errors import DataError
+from model.load import load_causal_lm
 from model.tokenizer.conversation import conversation_encoder
 from model.tokenizer.folder import check_model_folder, load_folder_tokenizer
 from model.train.run.folder import MODEL_FOLDER
@@ -40,8 +39,8 @@ def chat(folder: Path, messages: Iterator[str], *, max_new_tokens: int) -> Itera
             "chat_template.jinja there, or fine-tune it first"
         )
     encoder = conversation_encoder(tokenizer)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = AutoModelForCausalLM.from_pretrained(place).to(device).eval()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = load_causal_lm(place, "auto", device).to(device).eval()
     configured = network.generation_config.eos_token_id
     ends = {*encoder.end_ids, *([configured] if isinstance(configured, int) else configured or [])}
     dialogue: list[dict[str, str]] = []

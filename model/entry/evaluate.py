@@ -20,14 +20,13 @@ from typing import Any
 import torch
 from lm_eval import evaluate as lm_evaluate
 from lm_eval.tasks import TaskManager
-from transformers import AutoModelForCausalLM
 
-import model.modeling_steel as _registers_auto_classes  # noqa: F401
 from common.child import run_job
 from common.files import write_text
 from common.processes import die_with_parent
 from model.evaluate.choice_lm import ChoiceLM
 from model.evaluate.job import BenchmarkJob, EvaluateJob
+from model.load import load_causal_lm
 from model.tokenizer.folder import check_model_folder, load_folder_tokenizer
 from model.train.distributed.context import distributed_context
 from model.train.run.metrics import JsonlSink
@@ -50,9 +49,7 @@ def load(job: EvaluateJob, device: torch.device, rank: int = 0, world_size: int 
         dtype = "bfloat16" if device.type == "cuda" else "float32"
     tokenizer = load_folder_tokenizer(Path(job.model))
     check_model_folder(Path(job.model), tokenizer)
-    network = AutoModelForCausalLM.from_pretrained(
-        job.model, dtype=getattr(torch, dtype), trust_remote_code=False, local_files_only=True
-    )
+    network = load_causal_lm(job.model, getattr(torch, dtype), device)
     assert not job.chat or tokenizer.chat_template is not None, "the stage checks this"
     batch_size = job.batch_size
     if getattr(network.config, "leaks", False):

@@ -11,7 +11,7 @@ from common.config import validate
 from common.errors import ConfigError
 from model.data import PackedDataset, PackedManifest, StepLoader
 from model.data.shard_verifier import ShardVerifier, marks_folder
-from model.train.build_model import build_model, parallelize
+from model.train.build_model import build_model, check_memory, parallelize
 from model.train.callbacks.callback import Callback
 from model.train.callbacks.causal_validation import check_measurable
 from model.train.callbacks.console import ConsoleLog
@@ -83,6 +83,7 @@ def build(
     language_model, weights = build_model(settings, tokenizer, ranks.device)
     flops = flops_per_token(language_model, settings.sequence_length)
     num_parameters = language_model.num_parameters()
+    check_memory(num_parameters, settings, ranks)
     model_with_loss = ModelWithLoss(language_model)
     parallelize(model_with_loss, language_model, weights, settings, ranks)
     verifier = open_shard_verifier(lease)

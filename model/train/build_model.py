@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,27 @@ def try_out(
     check_before_start(config, settings, has_gpu=has_gpu)
     if has_gpu and settings.separate_documents:
         check_on_gpu(config, attention=attention, dtype=dtype, device=device)
+
+
+def check_memory(
+    num_parameters: int, settings: PretrainSettings, ranks: DistributedContext
+) -> None:
+    """Refuse a model whose fp32 weights and AdamW moments alone are more than a rank's memory.
+
+    Raises ConfigError.
+    """
+    width = settings.parallel.width(ranks.world_size, ranks.ranks_per_node)
+    needed = 12 * num_parameters / width
+    if ranks.device.type == "cuda":
+        there = float(torch.cuda.get_device_properties(ranks.device).total_memory)
+    else:  # ranks of a machine share its memory
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / ranks.ranks_per_node
+    if needed > there:
+        raise ConfigError(
+            f"pretrain: the model has {num_parameters:,} parameters: weights and optimizer state "
+            f"take {needed / 2**30:,.0f} GiB of each of {ranks.world_size} rank(s), which have "
+            f"{there / 2**30:,.0f} GiB; train a smaller model, or on more ranks"
+        )
 
 
 def tokenizer_values(

@@ -6,7 +6,7 @@
         whole        all numbers are finite, and every weight has a gradient
         causal       other tokens from the middle of c on: the losses before stay
         next token   the loss is the one that the model itself computes, a router's included
-        separate     other tokens in a: the loss of c stays; no gradient of it reaches a and b;
+        separate     other tokens in a and b: the loss of c stays; no gradient of it reaches them;
                      and c has the loss that it has alone
 
 What an architecture does with positions, masks, windows, states and convolutions shows in these
@@ -52,6 +52,7 @@ SEPARATE = (
     "set separate_documents: false if documents of a row may see each other, choose another "
     "attn_implementation"
 )
+SEEN = "lets documents that share a row see each other: "
 OTHER = "choose another model_type: docs/pretraining.md lists those that are tested"
 
 _passed: set[tuple[Any, ...]] = set()
@@ -193,12 +194,15 @@ def _check_whole(model: ModelWithLoss, separate_documents: bool) -> None:
     _check_gradients(model)
 
     middle = length - ROWS[0][-1] // 2
-    early = probe.marked(0, 0, middle)
     changed = other_tokens(probe.input_ids, probe.marked(0, middle, length))
-    with torch.no_grad():
-        before = probe.losses(model, counted=early)
-        after = probe.losses(model, ids=changed, counted=early)
-    _same(before, after, "is not causal: a token changed the loss of tokens before it by {:.1e}")
+    for first in (0, middle - 1):  # the nearest alone: a look at one token ahead changes no other
+        early = probe.marked(0, first, middle)
+        with torch.no_grad():
+            before = probe.losses(model, counted=early)
+            after = probe.losses(model, ids=changed, counted=early)
+        _same(
+            before, after, "is not causal: a token changed the loss of tokens before it by {:.1e}"
+        )
 
     alone = probe_tokens(model, separate=False)
     ids = torch.cat([alone.input_ids, alone.labels[:, -1:]], dim=1)[:1]
@@ -247,19 +251,18 @@ def _check_separate(model: ModelWithLoss) -> None:
     probe = probe_tokens(model, separate=True)
     for row, lengths in enumerate(ROWS):
         start, end = sum(lengths[:-1]), sum(lengths)
-        last = probe.marked(row, start, end)
-        changed = other_tokens(probe.input_ids, probe.marked(row, 0, lengths[0]))
+        last, first = probe.marked(row, start, end), probe.marked(row, start, start + 1)
+        changed = other_tokens(probe.input_ids, probe.marked(row, 0, start))
         with torch.no_grad():
             packed = probe.losses(model, counted=last)
             beside_another = probe.losses(model, ids=changed, counted=last)
+            # Its first token alone: what reaches a token or two is lost among all of them.
+            begun = probe.losses(model, counted=first)
+            begun_beside = probe.losses(model, ids=changed, counted=first)
             alone = model(probe.input_ids[row, start:end][None], probe.labels[row, start:end][None])
-        _same(
-            packed,
-            beside_another,
-            "lets documents that share a row see each other: one changed the loss of another by "
-            "{:.1e}",
-            True,
-        )
+        seen = SEEN + "one changed the loss of another by {:.1e}"
+        _same(packed, beside_another, seen, True)
+        _same(begun, begun_beside, seen, True)
         _same(
             packed,
             alone,
@@ -293,8 +296,7 @@ def _check_reach(model: ModelWithLoss, probe: ProbeTokens) -> None:
             outside = size.masked_fill(own, 0).max() / size.max()
             if not outside <= GRADIENT_TOLERANCE:
                 raise UnfitError(
-                    "lets documents that share a row see each other: the gradient of the loss of "
-                    f"one reaches another ({float(outside):.1e} of its own)",
+                    f"{SEEN}the gradient of the loss of one reaches another ({float(outside):.1e} of its own)",
                     True,
                 )
     finally:

@@ -128,7 +128,7 @@ def _divisors(values: dict[str, Any]) -> tuple[int, int]:
     hidden = next(
         (found[k][0] for k in ("hidden_size", "n_embd", "d_model", "emb_dim") if k in found), 0
     )
-    if hidden and hidden % main == 0:
+    if not sizes and hidden and hidden % main == 0:
         sizes.append(hidden // main)
     width = 1
     while (

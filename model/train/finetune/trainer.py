@@ -8,21 +8,19 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 import trl.trainer.utils as trl_utils
-from transformers import (
-    AutoModelForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 
-import model.modeling_steel as _registers_auto_classes  # noqa: F401
-from common.errors import DataError
+from common.errors import ConfigError, DataError
+from model.config import SteelConfig
+from model.load import load_causal_lm
 from model.tokenizer.conversation import protect_chat_template
 from model.tokenizer.folder import check_model_folder, load_folder_tokenizer
+from model.train.architectures.probe import check_architecture
 from model.train.finetune.checkpoints import KEEP_LAST
 from model.train.finetune.config import FinetuneJob
 from model.train.finetune.prepare import prepare_rows
 from model.train.finetune.recorder import Recorder
+from model.train.model_settings import ON_CPU
 
 log = logging.getLogger("steel.finetune")
 
@@ -44,10 +42,26 @@ def score_targets_only() -> None:
 
 def load_model(folder: str) -> PreTrainedModel:
     """Load a model in fp32, as mixed precision wants its master weights."""
-    loaded: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, trust_remote_code=False, local_files_only=True
-    )
-    return loaded
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return load_causal_lm(folder, torch.float32, device)
+
+
+def check_packing(network: PreTrainedModel) -> None:
+    """Refuse to pack conversations for an architecture in which they would see each other.
+
+    Steel's own keeps them apart; any other is tried out. Raises ConfigError.
+    """
+    if network.config.model_type == SteelConfig.model_type:
+        return
+    attention = network.config._attn_implementation
+    try:
+        check_architecture(
+            network.config,
+            attention=attention if attention in ON_CPU else "sdpa",
+            separate_documents=True,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"packing: true: {error}; or set packing: false") from error
 
 
 def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
@@ -115,13 +129,16 @@ def trainer_arguments(job: FinetuneJob) -> dict[str, Any]:
 def make_trainer(job: JobT, build: Build[JobT], recorder: Recorder) -> Any:
     """TRL's trainer for a job. Raises DataError when no row has an answer left."""
     score_targets_only()
+    network = load_model(job.model)
+    if getattr(job.settings, "packing", False):
+        check_packing(network)
     tokenizer = load_tokenizer(job.model)
     prepared = prepare_rows(job, tokenizer)
     trainer = build(
         job,
         trainer_arguments(job),
         {
-            "model": load_model(job.model),
+            "model": network,
             "train_dataset": prepared.rows,
             "processing_class": tokenizer,
             "callbacks": [recorder],
