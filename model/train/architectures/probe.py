@@ -296,7 +296,8 @@ def _check_reach(model: ModelWithLoss, probe: ProbeTokens) -> None:
             outside = size.masked_fill(own, 0).max() / size.max()
             if not outside <= GRADIENT_TOLERANCE:
                 raise UnfitError(
-                    f"{SEEN}the gradient of the loss of one reaches another ({float(outside):.1e} of its own)",
+                    f"{SEEN}the gradient of the loss of one reaches another "
+                    f"({float(outside):.1e} of its own)",
                     True,
                 )
     finally:

@@ -49,7 +49,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[tuple[
     end, start = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|im_start|>"])
     said = [*tokenizer("so<", add_special_tokens=False).input_ids, end, start, 5]
     model = Recorded(AutoModelForCausalLM.from_pretrained(folder), [said, [start]])
-    monkeypatch.setattr(entry.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: model)
+    monkeypatch.setattr(entry, "load_causal_lm", lambda *_: model)
     yield folder, model
 
 
