@@ -163,7 +163,7 @@ def test_digests_are_equal_as_vocabularies_are(one: list[int], other: list[int])
 def test_published_and_canonical_form_have_one_digest(
     full: PreTrainedTokenizerBase, shared: Path, tmp_path: Path
 ) -> None:
-    """What `pack` writes, and what is beside the published model."""
+    """Of the tokenizer that `pack` writes and the one beside the published model."""
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(shared / "data" / "tokenizer" / name, tmp_path)
     published = AutoTokenizer.from_pretrained(tmp_path)
