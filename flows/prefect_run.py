@@ -63,15 +63,27 @@ def remembered(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         _outcome.began = True
+        _tell_state("CRASHED")  # until it ends in another way
         try:
             result = function(*args, **kwargs)
         except Exception as error:
             _outcome.error = error
+            _tell_state("FAILED")
             raise
         _outcome.result, _outcome.done = result, True
+        _tell_state("COMPLETED")
         return result
 
     return call
+
+
+def _tell_state(state: str) -> None:
+    """Tell the watchdog the state of this flow run, should Prefect not be able to record it."""
+    from prefect.runtime import flow_run
+    from prefect.settings import PREFECT_API_URL
+
+    if flow_run.id and (url := PREFECT_API_URL.value()):
+        watchdog().tell(watch="flow", id=str(flow_run.id), url=str(url), state=state)
 
 
 def run_flow(flow: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

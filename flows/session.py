@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_API_URL
 
 from common.paths import display, resolve
 from common.provenance import git_commit
@@ -25,7 +24,7 @@ from flows.prefect_run import watchdog, watched
 from flows.preflight import preflight
 from tasks.core.artifacts import publish_artifact, run_logger, shorten_user_errors
 from tasks.core.stage import Context, StageResult, plain
-from tasks.core.tracking import Tracker
+from tasks.core.tracking import Tracker, default_uri
 from tasks.report import result_table
 
 
@@ -113,6 +112,8 @@ def tracked(name: str, store: Path, config: Mapping[str, Any]) -> Iterator[Conte
         config: recorded with the run.
     """
     store.mkdir(parents=True, exist_ok=True)
+    tell, uri = watchdog().tell, default_uri(store)
+    tell(watch="tracker", uri=uri, open=True)
     tracker = Tracker(
         store=store,
         pipeline=name,
@@ -122,11 +123,6 @@ def tracked(name: str, store: Path, config: Mapping[str, Any]) -> Iterator[Conte
         git_commit=git_commit(),
     )
     status = "KILLED"
-    tell = watchdog().tell
-    tell(watch="tracker", uri=tracker.uri)
-    flow = {"watch": "flow", "id": str(flow_run.id), "url": str(PREFECT_API_URL.value() or "")}
-    if flow_run.id and flow["url"]:
-        tell(**flow, state="CRASHED")
     try:
         with hidden_in_errors(), watched():
             yield Context(store=store, tracker=tracker)
@@ -136,9 +132,7 @@ def tracked(name: str, store: Path, config: Mapping[str, Any]) -> Iterator[Conte
         raise
     finally:
         tracker.close(status)
-        if flow_run.id and flow["url"] and status != "KILLED":
-            # Prefect says so itself, unless its server has gone; then the watchdog does.
-            tell(**flow, state="COMPLETED" if status == "FINISHED" else "FAILED")
+        tell(watch="tracker", uri=uri, open=False)
 
 
 def _overrides(changes: Mapping[str, Any]) -> list[str]:

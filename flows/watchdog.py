@@ -142,7 +142,8 @@ class Watchdog:
                 if first and self.server is None:
                     self.clear_up(message["url"])
             case "tracker":
-                self.trackers.add(message["uri"])
+                change = self.trackers.add if message["open"] else self.trackers.discard
+                change(message["uri"])
 
     def note(self, flow_run: str, url: str, state: str) -> None:
         """Tell the next watchdog of a flow run, should this one be killed too."""
@@ -181,9 +182,8 @@ class Watchdog:
                 (NOTES / f"{number}.json").unlink(missing_ok=True)
         if self.server is not None:
             self.server.stop()
-        if any(flow["state"] == "CRASHED" for flow in self.flows.values()) or not self.flows:
-            for uri in self.trackers:
-                _end_tracked_runs(uri)
+        for uri in self.trackers:
+            _end_tracked_runs(uri)
 
 
 def settle(url: str, flow_run: str, state: str) -> None:
