@@ -69,8 +69,8 @@ _HEADER = re.compile(
     r"(?P<value>(?:(?:bearer|basic|digest|token|negotiate|aws4-hmac-sha256)\s+)?[^\s\"']+[^\r\n\"']*)",
     re.IGNORECASE,
 )
-_SCHEME_TOKEN = re.compile(
-    r"\b(?P<name>(?:bearer|basic)\s+)(?P<value>[A-Za-z0-9._~+/=-]{12,})", re.I
+_SCHEME_TOKEN = re.compile(  # a word of prose has neither a capital within nor a digit
+    r"\b(?P<name>(?i:bearer|basic)\s+)(?P<value>(?=[\w.~+/=-]*[A-Z0-9=])[\w.~+/=-]{12,})"
 )
 _KNOWN_TOKENS = re.compile(
     r"\b(hf_[A-Za-z0-9]{16,}|pn[ub]_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}"

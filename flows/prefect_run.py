@@ -147,7 +147,8 @@ class ServerWatch:
         while not self._stop.wait(EVERY_SECONDS):
             if answers(self.url, 5):
                 self._silences = 0
-                if self.away:
+                # Not while the process ends: Prefect's threads cannot be started any more.
+                if self.away and not self._stop.is_set():
                     self.come_back()
             else:
                 self._silences += 1
@@ -177,8 +178,9 @@ class ServerWatch:
         self.away = False
         EventsWorker.set_client_override(None)
         set_api_log_sink(None)
-        while self.kept:
-            emit_api_log(self.kept.popleft())
+        with contextlib.suppress(RuntimeError):  # the process ends meanwhile
+            while self.kept:
+                emit_api_log(self.kept.popleft())
         log.warning("The Prefect server at %s answers again", redact(self.url))
 
 

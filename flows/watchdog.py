@@ -130,11 +130,14 @@ class Watchdog:
         """Take one message of the run."""
         match message["watch"]:
             case "server":
-                self.server = Server()
-                problem = self.server.wait()
-                print(json.dumps({"url": self.server.url, "problem": problem}), flush=True)
+                try:
+                    self.server = Server()
+                    url, problem = self.server.url, self.server.wait()
+                except Exception as error:  # the run waits for an answer
+                    url, problem = "", f"{type(error).__name__}: {error}"
+                print(json.dumps({"url": url, "problem": problem}), flush=True)
                 if not problem:
-                    self.clear_up(self.server.url)
+                    self.clear_up(url)
             case "flow":
                 first = message["id"] not in self.flows
                 self.flows[message["id"]] = {"url": message["url"], "state": message["state"]}
@@ -239,7 +242,10 @@ def watch() -> int:
                 dog.server.care()
             continue
         if line.strip():
-            dog.take(json.loads(line))
+            try:
+                dog.take(json.loads(line))
+            except Exception:  # what else is watched is to be watched on
+                log.exception("a message was not understood")
     # Should a server or a tracker hang, it must not hang for ever.
     last = threading.Timer(LAST_SECONDS, os._exit, [1])
     last.daemon = True
@@ -271,7 +277,11 @@ def main(argv: list[str]) -> int:
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
     prepare()
-    return serve(int(argv[1])) if argv else watch()
+    if argv:
+        return serve(int(argv[1]))
+    code = watch()
+    logging.shutdown()
+    os._exit(code)  # Python cannot end in order while a thread reads standard input
 
 
 class Watch:

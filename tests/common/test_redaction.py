@@ -42,7 +42,11 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
         # headers
         ("Authorization: Bearer abc.def", "Authorization: ***"),
         ("{'Authorization': 'Basic bWU6cHc=', 'Accept': 'x'}", None),
-        ("sent bearer abcdefghijklmnop", "sent bearer ***"),
+        ("sent bearer abcdefgh1jklmnop", "sent bearer ***"),
+        (
+            "a basic understanding of bearer certificates",
+            "a basic understanding of bearer certificates",
+        ),
         ('{"password": "x\\"y", "steps": 3}', '{"password": "***", "steps": 3}'),
         ("token hf_abcdefghijklmnopqrst", "token ***"),
         # none of them
