@@ -9,12 +9,14 @@ from common.disk import require_free_space
 from common.errors import ConfigError, SteelError
 from common.paths import display, resolve
 from common.recipes import recipe_path
-from corpus.sources.datasets import local_dataset
+from corpus.chats import check_set
+from corpus.sources.datasets import HUB, local_dataset
 from corpus.tokenizer import configured_tokenizer
 from flows.config import KINDS, PipelineConfig, parse_pipeline
 from tasks.core.store import check_store
 from tasks.evaluate import benchmark_problems
 from tasks.pretrain.appends import check_data
+from tasks.sft import SftConfig, needed_sets
 
 COPIES = 7
 """Copies of a corpus in the store at the most: raw, normalized, four in cleaning, shards."""
@@ -41,6 +43,7 @@ def preflight(path: str | Path, overrides: Sequence[str], store: Path) -> Pipeli
     if not any(wrong.startswith("pretrain") for wrong in parsed.wrong):
         found += _other_problems(config, store)
     found += benchmark_problems(config.evaluate, _local_benchmarks(config))
+    found += _set_problems(config)
     raise_all(found, where)
     return config
 
@@ -50,6 +53,27 @@ def _local_benchmarks(config: PipelineConfig) -> dict[str, list[tuple[Path, str]
     known = {n: at for n, at in config.benchmarks.items() if recipe_path("evals", n).is_file()}
     found = {name: local_dataset(location) for name, location in known.items()}
     return {name: files for name, files in found.items() if files}
+
+
+def _set_problems(config: PipelineConfig) -> Iterator[SteelError]:
+    """Yield an error for each small set on this machine with rows that are refused, or no row."""
+    if config.sft is not None:
+        used = {name for mixture in config.mixtures for name in _sets_of(config.sft_of(mixture))}
+        for name in sorted(used & config.sft_sets.keys()):
+            stored = local_dataset(config.sft_sets[name])
+            yield from errors_of(check_set, "sft", name, stored, config.sft.on_bad_row)
+    if config.dpo is not None:
+        for name in config.dpo.sets or config.preference_sets:
+            stored = local_dataset(config.preference_sets.get(name, HUB))
+            yield from errors_of(check_set, "preferences", name, stored, config.dpo.on_bad_row)
+
+
+def _sets_of(config: SftConfig) -> list[str]:
+    """Sets of a mixture; none for one that is wrong, which its stage reports."""
+    try:
+        return needed_sets(config)
+    except SteelError:
+        return []
 
 
 def bytes_needed(config: PipelineConfig) -> int:

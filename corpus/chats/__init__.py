@@ -11,7 +11,7 @@ mixing.py     sets ─▶ one file of training samples      contamination.py: be
 from corpus.chats.contamination import MATCHES_FILE, ContaminationFilter
 from corpus.chats.messages import Chat, Pair
 from corpus.chats.mixing import MixtureFiles, MixtureRow, build_mixture, build_preferences
-from corpus.chats.reading import Sample, read_samples
+from corpus.chats.reading import Sample, check_set, read_samples
 from corpus.chats.recipes import Mixture, MixtureSet, Pool, load_mixture, load_set
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Sample",
     "build_mixture",
     "build_preferences",
+    "check_set",
     "load_mixture",
     "load_set",
     "read_samples",

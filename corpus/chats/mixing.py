@@ -21,11 +21,9 @@ from common.files import complete_file, json_line, write_json
 from corpus.bad_rows import OnBadRow, refuse_bad_rows
 from corpus.chats.contamination import MATCHES_FILE, ContaminationFilter
 from corpus.chats.messages import Chat, Language
-from corpus.chats.reading import Sample, read_samples
+from corpus.chats.reading import BAD_ROW_REMEDY, Sample, read_samples
 from corpus.chats.recipes import Mixture, MixtureSet, SetKind
 from corpus.chats.rows import SkippedRow
-
-BAD_ROW_REMEDY = "Mend them in the data, or set `on_bad_row: skip` to leave them out"
 
 Progress = Callable[[int, int, str], None]
 

@@ -5,11 +5,13 @@ folder ──read_rows──▶ row ──format──▶ Chat or Pair ──rep
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from common.errors import DataError
+from corpus.bad_rows import OnBadRow, listed_rows, refuse_bad_rows
 from corpus.chats.formats import CHAT_FORMATS, PAIR_FORMATS
 from corpus.chats.messages import (
     Chat,
@@ -21,8 +23,10 @@ from corpus.chats.messages import (
     language_of,
 )
 from corpus.chats.recipes import ChatSetRecipe, SetKind, load_set
-from corpus.chats.rows import Row, SkippedRow, matching_files, read_rows
+from corpus.chats.rows import LocatedRow, Row, SkippedRow, matching_files, read_rows
 from corpus.text_fields import BadField, excerpt_of
+
+BAD_ROW_REMEDY = "Mend them in the data, or set `on_bad_row: skip` to leave them out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,39 @@ class Sample:
     """File inside the data set's folder, and line or row number: `train.jsonl#12`."""
 
 
+LARGEST_CHECKED = 8 * 1024**2
+"""Bytes of a set that is read before a run begins; a larger one would take seconds."""
+
+
+def check_set(
+    kind: SetKind, name: str, stored: Sequence[tuple[Path, str]], on_bad_row: OnBadRow
+) -> None:
+    """Read a small set on this machine before a run begins.
+
+    stored: (path, name below the set's folder) of its files; archives are not looked into.
+    Raises DataError for malformed rows where they are refused, and where no row can be used.
+    """
+    recipe = load_set(kind, name)
+    # A relative pattern matches a path's end, so in any folder.
+    patterns = [pattern.removeprefix("**/") for pattern in recipe.files]
+    wanted = [(p, n) for p, n in stored if any(PurePosixPath(n).match(x) for x in patterns)]
+    if not wanted or sum(path.stat().st_size for path, _ in wanted) > LARGEST_CHECKED:
+        return
+    path, below = wanted[0]
+    folder = path.parents[len(PurePosixPath(below).parts) - 1]
+    usable, skipped = 0, list[SkippedRow]()
+    for item in _samples(kind, recipe, read_rows(folder, [path for path, _ in wanted])):
+        if isinstance(item, SkippedRow):
+            skipped.append(item)
+        else:
+            usable += 1
+    if on_bad_row == "fail":
+        refuse_bad_rows(name, [str(row) for row in skipped if row.malformed], BAD_ROW_REMEDY)
+    if not usable:
+        rows = listed_rows([str(row) for row in skipped])
+        raise DataError(f"{name}: none of its rows can be used: {rows or 'it has none'}")
+
+
 def read_samples(kind: SetKind, folder: Path, name: str) -> Iterator[Sample | SkippedRow]:
     """Conversations or pairs of the set `name` whose files stand in `folder`.
 
@@ -44,7 +81,13 @@ def read_samples(kind: SetKind, folder: Path, name: str) -> Iterator[Sample | Sk
     """
     recipe = load_set(kind, name)
     files = matching_files(folder, recipe.files, where=f"data_recipes/{kind}/{name}.yaml")
-    for item in read_rows(folder, files):
+    yield from _samples(kind, recipe, read_rows(folder, files))
+
+
+def _samples(
+    kind: SetKind, recipe: ChatSetRecipe, rows: Iterable[LocatedRow | SkippedRow]
+) -> Iterator[Sample | SkippedRow]:
+    for item in rows:
         if isinstance(item, SkippedRow):
             yield item
             continue

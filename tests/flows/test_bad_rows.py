@@ -59,3 +59,19 @@ def test_check_counts_worked_examples(capsys: pytest.CaptureFixture[str], tmp_pa
     code, message = check(capsys, *overrides)
     assert code == BAD_INPUT
     assert "law has 3 worked examples (split dev) but num_fewshot is 9" in message
+
+
+def test_check_reads_small_sets(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    sft, pairs = tmp_path / "ruozhiba_qa.json", tmp_path / "pairs"
+    sft.write_text('[{"instruction": "a", "output": "b"}, {"instruction": "a", "output": NaN}]')
+    pairs.mkdir()
+    (pairs / "dpo_zh_demo.json").write_text('[{"conversations": [], "chosen": null}]')
+    overrides = [f"sft_sets.ruozhiba={sft}", "sft.on_bad_row=fail"]
+    code, message = check(capsys, *overrides)
+    assert code == BAD_INPUT
+    assert "ruozhiba has a bad row: ruozhiba_qa.json, line 2: `output` is NaN" in message
+    assert check(capsys, overrides[0]) == (DONE, "")  # left out and counted, unless one says so
+    overrides = [f"preference_sets={{llamafactory_dpo_zh: {pairs}}}"]
+    code, message = check(capsys, *overrides)
+    assert code == BAD_INPUT
+    assert "llamafactory_dpo_zh: none of its rows can be used: dpo_zh_demo.json, line 1" in message
