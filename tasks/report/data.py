@@ -41,6 +41,10 @@ class Source:
     """Documents after cleaning."""
     tokens: int | None = None
     """Token ids in the packed shards."""
+    held_out: int = 0
+    """Tokens of them in held-out documents."""
+    validation_samples: int | None = None
+    """Samples that validation is measured on; None where nothing was trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +157,7 @@ def gather(
     everything = [normalized, cleaned, packed, *trained.values(), *evaluations.values(), kernels]
     data = ReportData(name=str((pretrain.manifest.get("label") if pretrain else "") or "Steel"))
     try:
-        data.sources = _sources(normalized, cleaned, packed)
+        data.sources = _sources(normalized, cleaned, packed, pretrain)
         data.operators = _operators(cleaned)
         data.cleaning = read_cleaning(cleaned) if cleaned else None
         data.vocabulary = _manifest(packed).vocab_size if packed else None
@@ -198,7 +202,10 @@ def count_parameters(model: Path) -> int:
 
 
 def _sources(
-    normalized: StageResult | None, cleaned: StageResult | None, packed: StageResult | None
+    normalized: StageResult | None,
+    cleaned: StageResult | None,
+    packed: StageResult | None,
+    pretrain: StageResult | None,
 ) -> list[Source]:
     sources: dict[str, Source] = {}
 
@@ -216,7 +223,13 @@ def _sources(
             at(row["source"]).kept = row["documents_kept"]
     if packed is not None:
         for shard in _manifest(packed).shards:
-            at(shard.source).tokens = (at(shard.source).tokens or 0) + shard.num_tokens
+            source = at(shard.source)
+            source.tokens = (source.tokens or 0) + shard.num_tokens
+            source.held_out += shard.num_tokens if shard.split == "validation" else 0
+    if pretrain is not None:
+        notes = pretrain.manifest["notes"]
+        for name, number in notes.get("validation_samples_by_source", {}).items():
+            at(name).validation_samples = number
     return sorted(sources.values(), key=lambda s: (-(s.tokens or 0), s.name))
 
 

@@ -68,6 +68,7 @@ def _data_section(data: ReportData, picture: Callable[[str, str], str]) -> str:
         "kept apart by the stage `normalize`; *kept*: after cleaning."
         if data.sources
         else "",
+        _held_out(data),
         picture("attrition", "What cleaning kept and dropped"),
         picture("perplexity", "Perplexity by source"),
     ]
@@ -130,6 +131,19 @@ def _contamination(cleaning: CleaningData) -> str:
         f"**{cleaning.contaminated_documents:,} documents** contain one and were {action} "
         f"({where})."
     )
+
+
+def _held_out(data: ReportData) -> str:
+    """Say how much is held out for validation, and which sources have too little."""
+    tokens = sum(source.tokens or 0 for source in data.sources)
+    held_out = sum(source.held_out for source in data.sources)
+    if not held_out:
+        return ""
+    text = f"Held out for validation, in whole documents: {held_out / tokens:.2%} of the tokens."
+    short = [source.title for source in data.sources if source.validation_samples == 0]
+    if short:
+        text += f" Too few for a validation loss of their own: {', '.join(short)}."
+    return text
 
 
 def _source_row(source: Source, total: int) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The report: each number in its place, no claim at chance level, one file without requests."""
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from common.config import validate
 from common.errors import DataError
 from common.recipes import read_yaml, recipe_path
 from model import SteelConfig, SteelForCausalLM
+from model.data import PackedManifest
 from model.train.throughput.measure import Result
 from tasks.core.markdown import markdown_table
 from tasks.core.paper.table2 import measured_table
@@ -25,6 +27,7 @@ from tasks.report.figures import draw, running_mean
 from tasks.report.format import format_report
 from tasks.report.page import html_page
 from tasks.report.results import compare_with_chance
+from tests.model.data.blocks import write_documents
 from tests.tasks.pipeline_folders import FULL, SOURCES, Pipeline
 
 
@@ -101,6 +104,25 @@ def test_numbers_are_those_of_the_stages(pipeline: Pipeline) -> None:
     assert "Looked for 498 of 500 questions" in text
     assert "**3 documents** contain one and were left out of the corpus (ceval 2, mmlu 2)" in text
     assert "`0123456789ab` with changes" in text
+
+
+def test_what_is_held_out_is_said_and_where_it_is_too_little(tmp_path: Path) -> None:
+    pipeline = Pipeline(tmp_path)
+    assert "Held out" not in text_of(gather(**pipeline.inputs()))
+    folder = pipeline.packed.folder / "shards"
+    shards = write_documents(
+        folder, "other", [[7] * 99], shard_tokens=10**6, validation_fraction=0.5
+    )
+    old = PackedManifest.read(folder)
+    held_out = [replace(s, source="skypile", split="validation") for s in shards]
+    replace(old, validation_fraction=0.1, shards=(*old.shards, *held_out)).write(folder)
+    pipeline.pretrain.manifest["notes"]["validation_samples_by_source"] = {
+        "skypile": 3,
+        "starcoder_python": 0,
+    }
+    text = text_of(gather(**pipeline.inputs()))
+    assert f"in whole documents: {100 / (old.num_tokens + 100):.2%} of the tokens." in text
+    assert "Too few for a validation loss of their own: StarCoder data, Python." in text
 
 
 def test_a_report_of_nothing_says_not_run(tmp_path: Path) -> None:

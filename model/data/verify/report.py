@@ -138,7 +138,7 @@ def _shares(r: dict[str, Any]) -> Iterator[str]:
         if share["append"] is not None:
             note = "; not part of this run's validation"
         elif blocks:
-            note = f"; {blocks:,} blocks"
+            note = f"; blocks of validation: {blocks:,}"
         elif share["tokens_held_out"]:
             note = "; too short for a block: NO VALIDATION LOSS OF ITS OWN"
         else:
