@@ -70,6 +70,8 @@ class Trainer:
     progress: Progress = field(init=False, default_factory=Progress)
     validation_loss: float | None = field(init=False, default=None)
     """Loss on held-out samples after this very step, nats a token; None where not measured."""
+    unlogged: StepOutcome | None = field(init=False, default=None)
+    """Outcome of the last step that was made, while it is in no line of measurements."""
     saved_step: int = field(init=False, default=-1)
     """Step of the newest checkpoint that was written or loaded; -1 = none."""
 
@@ -221,6 +223,7 @@ class Trainer:
         if loaded is None:
             return {"action": "rollback without checkpoint"}
         saved = restore_position(self, loaded)
+        self.unlogged = None
         first = self.progress.batch
         self.progress.batch = batch + 1
         self.health.rolled_back(
@@ -239,24 +242,35 @@ class Trainer:
     def _report(self, outcome: StepOutcome) -> None:
         """Measurements of the step that was just made, where they are due."""
         step = self.progress.step
-        if outcome.trained and (self.at_end or is_multiple(step, self.settings.log_interval)):
-            metrics = {
-                "train/loss": outcome.loss,
-                "train/grad_norm": outcome.grad_norm,
-                "train/targets": float(outcome.num_targets),
-                "train/learning_rate": learning_rate(
-                    self.settings, step - 1, self.request_handler.length
-                ),
-                **{f"train/loss_{name}": loss for name, loss in outcome.loss_by_source.items()},
-                **self.data.position(self.num_consumed, self.progress.batch),
-            }
-            if outcome.router_loss is not None:
-                metrics["train/router_loss"] = outcome.router_loss
-            for callback in self.callbacks.values():
-                metrics |= callback.metrics(self, outcome)
-            self.log(step, metrics)
-        elif self.at_end:  # the data end in a batch that was skipped
+        if outcome.trained:
+            self.unlogged = outcome
+        if self.at_end or is_multiple(step, self.settings.log_interval):
+            self._log_last_step()
+        if self.at_end and not outcome.trained:  # the data end in a batch that was skipped
             self.log(step, self.data.position(self.num_consumed, self.progress.batch))
+
+    def _log_last_step(self) -> None:
+        """Log the last step that was made, if it isn't yet. Every state that is saved has its line:
+        a run may turn out to end there, and its figures are those of its last step."""
+        outcome, self.unlogged = self.unlogged, None
+        if outcome is None:
+            return
+        step = self.progress.step
+        metrics = {
+            "train/loss": outcome.loss,
+            "train/grad_norm": outcome.grad_norm,
+            "train/targets": float(outcome.num_targets),
+            "train/learning_rate": learning_rate(
+                self.settings, step - 1, self.request_handler.length
+            ),
+            **{f"train/loss_{name}": loss for name, loss in outcome.loss_by_source.items()},
+            **self.data.position(self.num_consumed, self.progress.batch),
+        }
+        if outcome.router_loss is not None:
+            metrics["train/router_loss"] = outcome.router_loss
+        for callback in self.callbacks.values():
+            metrics |= callback.metrics(self, outcome)
+        self.log(step, metrics)
 
     def _between_steps(self) -> None:
         """Give callbacks their turn, and write a checkpoint where one is due."""
@@ -282,6 +296,7 @@ class Trainer:
 
     def _save(self, validation_loss: float | None, *, wait: bool) -> None:
         """Begin a checkpoint, or write it whole (`wait`)."""
+        self._log_last_step()
         self.phase("checkpoint")
         step = self.progress.step
         entry = CheckpointInfo(

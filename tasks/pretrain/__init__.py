@@ -15,11 +15,12 @@ from common.ranges import Ge, Limit, Processes
 from corpus.sources.source import file_checksum
 from model.data import PackedManifest
 from model.entry.launch import Nodes
+from model.train.checkpoint.folders import complete_checkpoints
 from model.train.config import PretrainJob, PretrainSettings
 from model.train.distributed.gpus import num_gpus
 from model.train.model_settings import check_model, num_parameters
 from model.train.run.client import RunClient
-from model.train.run.folder import METRICS_FILE
+from model.train.run.folder import CHECKPOINTS_FOLDER, METRICS_FILE
 from model.train.run.journal import read_total_steps
 from model.train.run.metrics import last_value, read_metrics
 from model.train.run.plan import RunPlan
@@ -143,6 +144,9 @@ def pretrain(run: StageRun, config: PretrainConfig, *, packed: StageResult) -> N
     )
     plan = RunPlan.read(run.folder, settings, manifest)
     run.count(**summary(run.folder / METRICS_FILE))
+    # As the trainer saved it, whatever was logged.
+    for path in complete_checkpoints(run.folder / CHECKPOINTS_FOLDER)[-1:]:
+        run.count(steps=int(path.name.removeprefix("step-")))
     run.note(
         num_processes=ranks,
         nodes=config.machines().num,
@@ -165,6 +169,7 @@ def summary(metrics: Path) -> dict[str, float]:
         "tokens": "data/tokens",
         "samples": "data/samples",
         "train_loss": "train/loss",
+        "learning_rate": "train/learning_rate",
         "validation_loss": "validation/loss",
         "causal_loss": "validation/causal_loss",  # of routings that leak
     }

@@ -216,7 +216,7 @@ def _training_row(training: Training) -> dict[str, str]:
     validation = training.validation
     return {
         "model": training.name,
-        "steps": f"{loss.steps[-1]:,}" if loss else NOT_RUN,
+        "steps": f"{training.counts.get('steps', loss.steps[-1]):,.0f}" if loss else NOT_RUN,
         "first loss": f"{loss.values[0]:.3f}" if loss else NOT_RUN,
         "last loss": f"{loss.values[-1]:.3f}" if loss else NOT_RUN,
         "validation loss": f"{validation.values[-1]:.3f}" if validation else "not measured",

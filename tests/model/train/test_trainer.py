@@ -23,7 +23,7 @@ from model.train.loss import Losses
 from model.train.optim.schedule import learning_rate
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from model.train.run.length import TrainingLength
-from model.train.run.metrics import last_value
+from model.train.run.metrics import last_value, read_metrics
 from model.train.run.plan import sample_order
 from model.train.trainer import Trainer
 from tests.model.train import ranks
@@ -255,3 +255,24 @@ def test_flops_equal_the_counted_ones(make_run: MakeRun, routing: str) -> None:
     # phi is multiplied in fp32 element order of its own, but it is a matrix product like any other.
     expected = 3 * (counter.get_total_flops() - attention) / tokens
     assert flops_per_token(run.model, length) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("log_interval", "steps"), [(3, 1), (4, 6), (5, 5), (100, 7)])
+def test_the_last_step_and_every_saved_one_are_logged(
+    make_run: MakeRun, tmp_path: Path, log_interval: int, steps: int
+) -> None:
+    """Whatever the interval: a run may be told to end at a step that it has made already."""
+    make_run("whole", steps=steps, eval_interval=0).fit()
+    make_run("sparse", steps=steps, eval_interval=0, log_interval=log_interval).fit()
+    truth, lines = (
+        {
+            line["step"]: line["metrics"]["train/loss"]
+            for line in read_metrics(tmp_path / name / METRICS_FILE)
+            if "train/loss" in line["metrics"]
+        }
+        for name in ("whole", "sparse")
+    )
+    assert list(truth) == list(range(1, steps + 1))
+    saved = {step for step in truth if step % 4 == 0}  # the checkpoint interval of these tests
+    assert lines.keys() == {s for s in truth if s % log_interval == 0} | saved | {steps}
+    assert lines == {step: truth[step] for step in lines}

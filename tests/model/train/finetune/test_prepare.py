@@ -1,0 +1,183 @@
+"""Samples without a target are left out and counted; what is reported was trained on."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.errors import DataError
+from common.files import read_json_lines
+from model.entry import dpo, sft
+from model.train.distributed.signals import StopFlag
+from model.train.finetune.checkpoints import complete_checkpoints, intact_checkpoint
+from model.train.finetune.order import FILLER, SampleOrder
+from model.train.finetune.recorder import Recorder
+from model.train.finetune.trainer import make_trainer
+from model.train.run.folder import LEFT_OUT_FILE, METRICS_FILE, PREPARED_FILE
+from model.train.run.metrics import JsonlSink
+from tasks.core.finetune import final_figures
+from tests.model.train.finetune import recording
+from tests.model.train.finetune.recording import curve, make_job, seen, train, weights
+from tests.tiny_chat import conversations, pairs, write_model
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    recording.without_signals(monkeypatch)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def prepared(output: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((output / PREPARED_FILE).read_text())
+    return found
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_conversations_without_a_target_are_left_out_and_counted(
+    base: Path, tmp_path: Path, packing: bool
+) -> None:
+    rows = conversations(8)
+    rows[1]["messages"][0]["content"] = "长" * 200
+    rows[4]["messages"][-1]["content"] = " "
+    rows[7]["messages"] = [{"role": "user", "content": "x" * 500}, *rows[7]["messages"][1:]]
+    rows[7]["set"] = "other"
+    make_job("sft", base, tmp_path / "run", rows, packing=packing, max_length=300, epochs=1)
+    assert train("sft", tmp_path / "run") == 0
+    counts = prepared(tmp_path / "run")
+    assert (counts["drawn"], counts["trained_on"], counts["left_out"]) == (8, 5, 3)
+    assert counts["sets"]["sums"]["left_out"] == {"prompt fills max_length": 1, "empty answer": 1}
+    assert counts["sets"]["other"]["left_out"] == {"prompt fills max_length": 1}
+    trained = sum(seen(tmp_path / "run").values(), Counter())
+    assert len(trained) == 5
+    assert set(trained.values()) == {1}
+    assert [row["line"] for row in read_json_lines(tmp_path / "run" / LEFT_OUT_FILE)] == [2, 5, 8]
+    assert curve(tmp_path / "run")[-1][1]["data/samples"] == 5
+    assert all(line["train/loss"] > 0 for _, line in curve(tmp_path / "run"))
+
+
+def test_pairs_without_a_difference_are_left_out_and_counted(base: Path, tmp_path: Path) -> None:
+    rows = pairs(7)
+    rows[0]["prompt"][0]["content"] = "长" * 200
+    rows[2]["chosen"][0]["content"] = "a" * 300 + "good"
+    rows[2]["rejected"][0]["content"] = "a" * 300 + "bad"
+    rows[3]["rejected"] = rows[3]["chosen"]
+    rows[5]["rejected"][0]["content"] = "\n"
+    make_job("dpo", base, tmp_path / "run", rows, epochs=1)
+    assert train("dpo", tmp_path / "run") == 0
+    assert prepared(tmp_path / "run")["sets"]["sums"]["left_out"] == {
+        "prompt fills max_length": 1,
+        "chosen and rejected are alike within max_length": 2,
+        "empty answer": 1,
+    }
+    assert sum(sum(seen(tmp_path / "run").values(), Counter()).values()) == 3
+
+
+@pytest.mark.parametrize(
+    ("method", "options"), [("sft", {}), ("sft", {"packing": True}), ("dpo", {})]
+)
+def test_nothing_left_is_an_error_before_the_model_is_loaded(
+    tmp_path: Path, base: Path, method: str, options: dict[str, Any]
+) -> None:
+    model = write_model(tmp_path / "model")
+    (model / "model.safetensors").write_bytes(b"")
+    output = tmp_path / "run"
+    job = make_job(method, model, output, max_length=16, **options)
+    recorder = Recorder(JsonlSink(output / METRICS_FILE), StopFlag())
+    build: Any = {"sft": sft.build, "dpo": dpo.build}[method]
+    with pytest.raises(DataError, match=r"max_length = 16 .*sums: 11 of 11 \(prompt fills"):
+        make_trainer(job, build, recorder)
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo"])
+def test_a_trainer_that_drops_rows_is_refused(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    entry: Any = {"sft": sft, "dpo": dpo}[method]
+    trainer = entry.OrderedSFTTrainer if method == "sft" else entry.OrderedDPOTrainer
+    monkeypatch.setattr(trainer, "_prepare_dataset", lambda self, rows, *_: rows.select(range(9)))
+    make_job(method, base, tmp_path / "run")
+    with pytest.raises(DataError, match="trains on 9 rows of 11"):
+        train(method, tmp_path / "run")
+
+
+def test_a_checkpoint_with_a_flipped_bit_is_not_trained_on(base: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for output in (whole, killed):
+        make_job("sft", base, output)
+    assert train("sft", whole) == 0
+    with pytest.raises(recording.Killed):
+        train("sft", killed, kill_after=4)
+    before, newest = complete_checkpoints(killed / "scratch")
+    content = bytearray((newest / "optimizer.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (newest / "optimizer.pt").write_bytes(content)
+    assert intact_checkpoint(killed / "scratch") == before
+    assert train("sft", killed) == 0
+    assert curve(killed) == curve(whole)
+    assert weights(killed) == weights(whole)
+
+
+@pytest.mark.parametrize(("method", "interval", "steps"), [("sft", 10, 7), ("dpo", 3, 5)])
+def test_final_figures_are_those_of_the_last_step(
+    base: Path, tmp_path: Path, method: str, interval: int, steps: int
+) -> None:
+    truth, sparse = tmp_path / "truth", tmp_path / "sparse"
+    make_job(method, base, truth, max_steps=steps)
+    make_job(method, base, sparse, max_steps=steps, log_interval=interval)
+    assert train(method, truth) == train(method, sparse) == 0
+    lines = dict(curve(truth))
+    assert dict(curve(sparse)) == {
+        step: lines[step] for step in lines if step in (1, steps) or step % interval == 0
+    }
+    figures = final_figures(sparse / METRICS_FILE, steps)
+    assert figures["steps"] == steps
+    assert figures["train_loss"] == lines[steps]["train/loss"]
+    assert figures["learning_rate"] == lines[steps]["train/learning_rate"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(1, 99), min_size=1, max_size=60),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.booleans(),
+    st.integers(0, 3),
+)
+def test_an_epoch_holds_each_sample_once_on_any_number_of_ranks(
+    lengths: list[int], micro: int, accumulation: int, num_ranks: int, grouped: bool, epoch: int
+) -> None:
+    order = SampleOrder(
+        lengths=np.asarray(lengths),
+        counts=np.ones(len(lengths), dtype=np.int64),
+        global_batch_size=micro * accumulation * num_ranks,
+        micro_batch_size=micro,
+        seed=7,
+        group_by_length=grouped,
+    )
+    shares = [list(order.micro_batches(epoch, rank, num_ranks)) for rank in range(num_ranks)]
+    assert {len(share) for share in shares} == {order.num_batches(num_ranks)}
+    for together in zip(*shares, strict=True):
+        assert len({len(batch) for batch in together}) == 1
+        assert 1 <= len(together[0]) <= micro
+        assert any(sample != FILLER for batch in together for sample in batch)
+    found = [n for share in shares for batch in share for n in batch if n != FILLER]
+    assert sorted(found) == list(range(len(lengths)))
+    sizes = [len(step) for step in order.steps(epoch)]
+    assert sizes == [order.samples_in_step(step) for step in range(order.steps_in_epoch)]
+    assert order.position(order.steps_in_epoch * epoch)["data/tokens"] == epoch * sum(lengths)
