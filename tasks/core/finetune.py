@@ -233,7 +233,7 @@ def final_figures(metrics: Path, steps: int) -> dict[str, float]:
 
 
 def _prepared(run: StageRun) -> dict[str, Any]:
-    """What the entry says of the rows that it encoded; empty before that."""
+    """Counts of the rows that the entry encoded; empty before that."""
     path = run.folder / PREPARED_FILE
     found: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
     return found

@@ -41,7 +41,7 @@ MANY_ROWS = 50_000
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedRows:
-    """What is trained on."""
+    """Rows that are trained on, and their order."""
 
     rows: Dataset
     """Columns of ids as TRL's collator takes them; a packed row holds several conversations."""

@@ -38,7 +38,7 @@ class Recorder(TrainerCallback):
     }
     """Names in the trainer's log -> ours; others are left out."""
     PLAIN: Mapping[str, str] = {"loss": "loss", "grad_norm": "gradient norm"}
-    """What must be finite, in words."""
+    """Measurements that must be finite, in words."""
 
     def __init__(self, sink: JsonlSink, stop: StopFlag) -> None:
         self.sink, self.stop = sink, stop
