@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from common.errors import DataError
 from common.files import write_json
@@ -27,6 +27,9 @@ SCHEMA_VERSION = 1
 
 EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "embeddings")
 """Last names of an input embedding in the architectures of Transformers."""
+
+AS_IN_FILE = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""Classes of Transformers that are what tokenizer.json says."""
 
 LARGEST_HEADER = 100 << 20
 """Bytes of a safetensors header (the format's own limit)."""
@@ -55,7 +58,11 @@ def load_folder_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             "that the model was trained with beside it (tokenizer.json and tokenizer_config.json)"
         )
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        # By the model's type AutoTokenizer chooses a class that builds another tokenizer, also
+        # where the folder's own config says that the file is to be taken as it is.
+        as_in_file = _read(folder / "tokenizer_config.json").get("tokenizer_class") in AS_IN_FILE
+        loader = PreTrainedTokenizerFast if as_in_file else AutoTokenizer
+        tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # the tokenizers library raises bare ones

@@ -127,3 +127,9 @@ def test_two_tokenizers_are_compared_by_name(folder: Path, tmp_path: Path) -> No
         check_same(same[0], "model A", KINDS["llama-3"](), "data B")
     for word in ("model A", "data B", *digests, "259 tokens instead of 267", "id "):
         assert word in str(refused.value)
+
+
+def test_the_models_type_does_not_choose_another_tokenizer(folder: Path) -> None:
+    """AutoTokenizer would build Qwen2Tokenizer beside any model of that type."""
+    edit(folder / "config.json", model_type="qwen2")
+    assert digest_tokenizer(load_folder_tokenizer(folder)) == digest_tokenizer(byte_tokenizer())

@@ -1,6 +1,7 @@
 """Sharding a model over ranks changes neither what it is nor what it learns."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,7 @@ def test_a_folder_whose_weights_do_not_fit_its_config_is_refused(
     described = json.loads((tmp_path / "folder" / "config.json").read_text())
     described["intermediate_size"] = 40
     (tmp_path / "folder" / "config.json").write_text(json.dumps(described))
+    shutil.copytree(packed / "tokenizer", tmp_path / "folder", dirs_exist_ok=True)
     job = ranks.write_job(packed, tmp_path, ranks.settings(model=str(tmp_path / "folder")))
     assert ranks.run_ranks(job, 1) == [2]
     assert "mlp" in (tmp_path / "rank-0.log").read_text()
