@@ -185,7 +185,7 @@ def test_of_two_that_take_a_run_up_the_later_one_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)  # a minute on two free cores, many on busy ones
+@pytest.mark.timeout(1800)  # each takes seconds, on a busy machine half a minute
 @pytest.mark.parametrize("seeds", [range(n, n + 10) for n in range(0, 50, 10)], ids=str)
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_random_interleavings_leave_one_history(
