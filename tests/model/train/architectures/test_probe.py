@@ -1,4 +1,4 @@
-"""What would not train as it should is refused with one sentence, before the data are read."""
+"""Architectures that would not train as they should are refused before the data are read."""
 
 import json
 from collections.abc import Callable

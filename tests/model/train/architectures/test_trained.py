@@ -1,13 +1,15 @@
 """Every architecture of the list trains, and every other is refused with one sentence."""
 
 import math
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from common.errors import ConfigError, SteelError
-from model.train.architectures.tested import JOINED_ONLY, TESTED
+from model.train.architectures.tested import DENSE, JOINED_ONLY, OTHER_EXPERTS, ROUTER_LOSS, TESTED
 from model.train.trainer import Trainer
 from tests.model.train import ranks
 from tests.model.train.architectures.shapes import SMALL, smallest
@@ -29,6 +31,19 @@ def test_a_small_model_learns(make_run: MakeRun, kind: str) -> None:
     assert found[0] == pytest.approx(math.log(64), abs=0.6)
     assert found[-1] < found[0]
     assert kind in TESTED
+
+
+def test_the_docs_show_the_list() -> None:
+    text = (Path(__file__).parents[4] / "docs" / "pretraining.md").read_text(encoding="utf-8")
+    lines = {line.split("|")[1].strip(): line for line in text.splitlines() if "| `" in line}
+    shown = {
+        "documents kept apart": DENSE | {"steel"},
+        "the same, mixtures of experts with their router's loss": ROUTER_LOSS,
+        "the same, mixtures of experts that have no such loss": OTHER_EXPERTS,
+        "`separate_documents: false` only": JOINED_ONLY,
+    }
+    for row, names in shown.items():
+        assert set(re.findall(r"`([^`]+)`", lines[row].split("|")[2])) == names, row
 
 
 @pytest.mark.slow
