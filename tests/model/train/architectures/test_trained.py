@@ -62,7 +62,6 @@ def test_all_architectures_of_transformers(make_run: MakeRun, kind: str) -> None
                 model={**model, "model_type": kind},
                 steps=2,
                 eval_interval=0,
-                validation_fraction=0.0,
                 separate_documents=separate,
             )
             found = losses(run)
