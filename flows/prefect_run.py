@@ -14,6 +14,7 @@ import atexit
 import collections
 import contextlib
 import functools
+import json
 import logging
 import os
 import sys
@@ -24,9 +25,10 @@ from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from common.errors import ConfigError, StageError
+from common.files import write_json
 from common.redaction import redact
 from flows.environment import PREFECT_API, PREFECT_PORT, answers, listening
-from flows.watchdog import Watch
+from flows.watchdog import NOTES, Watch
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -84,6 +86,10 @@ def _tell_state(state: str) -> None:
 
     if flow_run.id and (url := PREFECT_API_URL.value()):
         watchdog().tell(watch="flow", id=str(flow_run.id), url=str(url), state=state)
+        # The watchdog may be gone too; the next one reads its note.
+        note = NOTES / f"{flow_run.id}.json"
+        with contextlib.suppress(OSError, ValueError):
+            write_json(note, {**json.loads(note.read_text("utf-8")), "state": state})
 
 
 def run_flow(flow: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -178,7 +178,7 @@ def test_work_ends_well_without_a_server(run: Run, home: Path, number: int) -> N
     assert run.state() == "RUNNING", "nobody could say so"
     other = Run(run.store.parent / "other", home)
     wait_for(lambda: other.began)
-    assert run.state() == "COMPLETED" if number == signal.SIGSTOP else "CRASHED"
+    assert run.state() == "COMPLETED"
     assert other.finish() == 0
 
 
