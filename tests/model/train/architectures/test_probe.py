@@ -87,7 +87,7 @@ def test_values_that_no_model_has(model: dict[str, Any], message: str) -> None:
 
 
 def test_more_than_the_memory_is_refused(make_run: MakeRun) -> None:
-    model = {**ranks.TINY, "expert_intermediate_size": 90_000_000}
+    model = {**ranks.TINY, "expert_intermediate_size": 9_000_000, "num_hidden_layers": 50}
     with pytest.raises(ConfigError, match=r"weights and optimizer state take [\d,]+ GiB"):
         make_run(model=model)
 
