@@ -121,7 +121,9 @@ def _edits(edits: pa.ListArray, bytes_in: Ints, num: int) -> tuple[Ints, Ints]:
 
 def files(folder: Path, source: str | None = None) -> list[Path]:
     """Files of document traces in a cleaned folder, of one source or of all, in order."""
-    return sorted((folder / "documents").glob(f"{source or '*'}-[0-9]*.parquet"))
+    # By the whole name: a pattern `web-[0-9]*` would also take the files of a source `web-2`.
+    found = sorted((folder / "documents").glob("*-[0-9]*.parquet"))
+    return [path for path in found if source in (None, path.stem.rpartition("-")[0])]
 
 
 def find(folder: Path, document: str) -> dict[str, Any] | None:

@@ -4,8 +4,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-import huggingface_hub
 import pytest
+from huggingface_hub import constants as hub_constants
 
 from common import disk as _disk
 from common.config import validate
@@ -152,7 +152,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with serving(Hub(commits={COMMIT: HUB_FILES})) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", False)
         yield server
 
 
@@ -170,8 +170,8 @@ def test_hub_data_set_without_the_recipes_files_is_refused(hub: Hub, tmp_path: P
 
 
 def test_offline_hub_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hub_constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     with pytest.raises(DataError, match="HF_HUB_OFFLINE"):
         validate(corpora(zhihu="hub"), "acquire")
 
@@ -181,6 +181,6 @@ def test_unreachable_hub_is_one_clear_error(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(DataError, match="could not be downloaded"):
         run_stage(acquire, tmp_path / "out", corpora(zhihu="hub"))

@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from common.names import is_name
 from corpus.cleaning import document_trace, ledger
+from corpus.partitions import Partition
 
 OPERATORS = ["a_mapper", "b_filter", "c_mapper", "d_filter", "e_deduplicator"]
 
@@ -70,6 +73,24 @@ def test_partitions_add_up_to_the_whole(parts: list[list[dict[str, Any]]]) -> No
         for e in document_trace.ledger_entries(document_trace.table_of(rows), OPERATORS)
     )
     assert merged == whole
+
+
+@given(st.sets(st.text("ab-.01", min_size=1, max_size=9).filter(is_name), max_size=6))
+@example({"web", "web-2", "web-00000", "web-2-00000", "2", "v1.5"})
+def test_files_of_a_source_are_its_own(sources: set[str]) -> None:
+    with TemporaryDirectory() as folder:
+        written: dict[str, list[Path]] = {}
+        for source in sources:
+            for number in range(2):
+                row = {"id": f"{source}/f#{number}", "source": source, "bytes_in": 1}
+                row |= {"bytes_out": 1, "dropped_by": 0, "failed": False, "edits": [], "stats": {}}
+                part = Partition(source=source, path="", number=number, count=2, start=0, end=1)
+                path = Path(folder) / "documents" / f"{part.name}.parquet"
+                document_trace.write(document_trace.table_of([row]), path)
+                written.setdefault(source, []).append(path)
+        for source, paths in written.items():
+            assert document_trace.files(Path(folder), source) == paths
+        assert set(document_trace.files(Path(folder))) == {p for ps in written.values() for p in ps}
 
 
 def test_trace_that_does_not_fit_is_refused() -> None:

@@ -4,8 +4,8 @@ import gzip
 import json
 from pathlib import Path
 
-import huggingface_hub
 import pytest
+from huggingface_hub import constants as hub_constants
 
 from common.config import validate
 from common.errors import ConfigError, DataError
@@ -62,8 +62,8 @@ def test_missing_model_says_how_to_get_it(tmp_path: Path) -> None:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub_constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     files = {"wikipedia/zh.sp.model": b"pieces", "wikipedia/zh.arpa.bin": b"grams", "x.bin": b"x"}
     return Hub(commits={COMMIT: files})
 
