@@ -56,14 +56,20 @@ def csv_rows(text: str, is_whole: Callable[[Sequence[str]], bool]) -> Iterator[C
 def _takes_in_a_row(
     cells: list[str], lines: Sequence[str], is_whole: Callable[[Sequence[str]], bool]
 ) -> bool:
-    """Return True for a row of several lines that holds another one."""
-    inner = [line for line in lines[1:] if not line.count('"') % 2]
-    beginnings = [
-        (*cells[:place], *rest)
+    """Return True for a row of several lines that are rows of their own.
+
+    One that is whole itself is believed, and may hold lines like rows, unless its first and its
+    last line are both rows: so it looks where one open quote ends at another.
+    """
+    begins = any(
+        is_whole((*cells[:place], *rest))
         for place, cell in enumerate(cells)
         if len(cell.splitlines()) > 1 and len(rest := _cells(cell.splitlines()[0])) > 1
-    ]
-    return any(map(is_whole, [*map(_cells, inner), *beginnings]))
+    )
+    if is_whole(cells):
+        return begins and is_whole(_cells(lines[-1]))
+    inner = [line for line in lines[1:] if not line.count('"') % 2]
+    return begins or any(map(is_whole, map(_cells, inner)))
 
 
 def _cells(line: str) -> Sequence[str]:

@@ -265,10 +265,11 @@ def parse_questions(
 
     def is_whole(cells: Sequence[str]) -> bool:
         sound = answers and header and len(cells) == len(header)
-        return bool(sound and cells[places[-1]].strip() in LETTERS)
+        # A list in a text has a space behind each comma: `E, F, A` is no row.
+        return bool(sound and cells[places[-1]] in LETTERS)
 
     for line, cells, reason in csv_rows(text, is_whole):
-        if not cells and not reason:
+        if not reason and len(cells) < 2 and not "".join(cells).strip():
             continue
         if not header:
             places = _places(cells, columns, where, line)
@@ -314,8 +315,13 @@ def _defect(
         return f"{column} holds a NUL, or bytes that are not UTF-8"
     if answers and row[-1].strip() not in LETTERS:
         return f"the answer is {row[-1]!r:.60}, not A to D"
-    if not row[0].strip():
+    if _is_blank(row[0]):
         return "the question is empty"
     options = dict(zip(columns[1:], row[1:5], strict=False))
-    empty = [column for column, option in options.items() if not option.strip()]
+    empty = [column for column, option in options.items() if _is_blank(option)]
     return f"the option {', '.join(empty)} is empty" if empty else ""
+
+
+def _is_blank(text: str) -> bool:
+    """Return True for a text of nothing that can be seen, such as a zero-width space."""
+    return all(char.isspace() or unicodedata.category(char) in ("Cc", "Cf") for char in text)

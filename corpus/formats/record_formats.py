@@ -6,13 +6,13 @@ Nothing is rewritten here beyond line ends: cleaning is the next stage. A text k
 its parts apart (title, summary, question, answer), each part on lines of its own.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from corpus.json_items import MalformedJson, parse_json
 from corpus.text_fields import kind_of
 
 
@@ -144,9 +144,9 @@ def zhihu(record: Mapping[str, Any]) -> Document:
     question, answer = _nonempty_text(record, "INSTRUCTION"), _nonempty_text(record, "RESPONSE")
     metadata = record.get("METADATA") or "{}"
     try:
-        parsed = json.loads(metadata) if isinstance(metadata, str) else metadata
-    except ValueError:
-        raise Rejected("`METADATA` is malformed JSON") from None
+        parsed = parse_json(metadata) if isinstance(metadata, str) else metadata
+    except MalformedJson as malformed:
+        raise Rejected(f"`METADATA`: {malformed}") from None
     if not isinstance(parsed, Mapping):
         raise Rejected(f"`METADATA` is {kind_of(parsed)}")
     meta = {"upvotes": parse_upvotes(parsed.get("upvotes"))} | _simple_values(parsed, "url")
@@ -162,11 +162,11 @@ _UNITS = {"": 1, "k": 1_000, "K": 1_000, "万": 10_000, "亿": 100_000_000}
 
 def parse_upvotes(value: Any) -> int:
     """Up-votes as Zhihu shows them: `赞同 1.2 万` is 12,000; a bare `赞同` is 0."""
-    if isinstance(value, bool) or value is None:
+    if isinstance(value, bool):
         return 0
     if isinstance(value, int | float):
         return max(0, int(value)) if abs(value) < MOST_UPVOTES else 0
-    match = _UPVOTES.search(str(value))
+    match = _UPVOTES.search(value) if isinstance(value, str) else None
     if not match:
         return 0
     try:

@@ -10,6 +10,7 @@ Memory stays bounded by `json_items.MAX_RECORD` whatever the size of the file.
 
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,6 +159,12 @@ def _parquet(path: Path) -> Iterator[RawRecord]:
     size, number = path.stat().st_size, 0
     with pq.ParquetFile(path) as file:
         total = max(1, file.metadata.num_rows)
+        if twice := [n for n, count in Counter(file.schema_arrow.names).items() if count > 1]:
+            # `to_pylist` would keep the last one.
+            damage = Damaged(reason=f"{json_items.REPEATED}: {twice[0][:40]!r}")
+            for number in range(1, file.metadata.num_rows + 1):
+                yield RawRecord(number, damage, size * number // total)
+            return
         for group in range(file.metadata.num_row_groups):
             last = number + file.metadata.row_group(group).num_rows
             try:

@@ -40,6 +40,8 @@ BAD_LINES = [
     ("9,q,1,,3,4,A\n", "the option B is empty"),
     ("9,q,1,2,　, ,A\n", "the option C, D is empty"),
     ("9,,1,2,3,4,A\n", "the question is empty"),
+    ("9,q,1,2,3,\u200b,A\n", "the option D is empty"),
+    ("9,\ufeff \x07,1,2,3,4,A\n", "the question is empty"),
     (",,,,,,\n", "the answer is ''"),
     ("0,again,1,2,3,4,A\n", "the number '0' stands in line 2, too"),
     ("9,a\0b,1,2,3,4,A\n", "question holds a NUL"),
@@ -84,6 +86,36 @@ def test_an_open_quote_takes_in_no_rows(following: str) -> None:
     assert texts[0] == "first"
     assert texts[-1] == "second"
     assert len(texts) == 2 + following.count("\n")
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Rows of a file:\n1,x,1,2,3,4,A\nHow many columns?",
+        "Rows of a file:\n1,x,1,2,3,4,A",
+        "name,b,c,d,A\n1,x,1,2,3,4,A\nHow many columns?",
+        "They stand in a row: C, D, E, F, G, A\nB, C, D, E, F, G, A\nWho is first?",
+        "B, C, D, E, F, A\nnext, to, whom, is, it, B",
+    ],
+)
+@pytest.mark.parametrize("recipe", [CEVAL, MMLU])
+def test_lines_like_rows_inside_a_quoted_cell_are_no_rows(
+    question: str, recipe: BenchmarkRecipe
+) -> None:
+    cells = [question, "1", "2", "3", "4", "C"]
+    out = io.StringIO()
+    number = ["7"] if recipe.header else []
+    csv.writer(out).writerow([*number, *cells])
+    csv.writer(out).writerow([*(["8"] if number else []), "second", *cells[1:]])
+    texts, bad = parsed((HEADER if recipe.header else "") + out.getvalue(), recipe)
+    assert (texts, bad) == ([question, "second"], [])
+
+
+def test_lines_of_spaces_are_blank() -> None:
+    assert parsed(HEADER + "  \n" + GOOD[0] + "\t\r\n\n" + GOOD[1] + " ") == (
+        ["first", "second"],
+        [],
+    )
 
 
 CELL = st.text(st.sampled_from('甲a1 ,"\n\r.'), min_size=1, max_size=6).filter(

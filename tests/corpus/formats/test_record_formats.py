@@ -51,6 +51,8 @@ def test_baike_with_null_summary_keeps_its_sections() -> None:
         (float("nan"), 0),
         ("1.2k", 1200),
         ("赞同 .", 0),
+        (["赞同 5"], 0),
+        ({"votes": 12}, 0),
     ],
 )
 def test_upvotes(shown: Any, votes: int) -> None:

@@ -107,3 +107,12 @@ def test_overlong_line_is_one_damage_and_reading_goes_on(
     path = tmp_path / "x.jsonl"
     path.write_text('{"a": 1}\n' + '{"a": "' + "y" * 50 + '"}\n{"a": 2}\n')
     assert read(path) == [{"a": 1}, "longer than a record may be", {"a": 2}]
+
+
+def test_parquet_with_a_column_given_twice(tmp_path: Path) -> None:
+    pq.write_table(pa.table([["a", "b"], ["c", "d"]], names=["text", "text"]), tmp_path / "x")
+    (tmp_path / "x").rename(tmp_path / "x.parquet")
+    records = list(read_records(tmp_path / "x.parquet"))
+    assert [(r.line, r.value.reason) for r in records] == [
+        (n, "a key is given twice: 'text'") for n in (1, 2)
+    ]
