@@ -6,7 +6,7 @@ import signal
 import sys
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -64,20 +64,44 @@ def make_job(
     return job
 
 
-def train(method: str, output: Path, kill_after: int | None = None) -> int:
-    """Run a job to its end, or until it is killed after so many steps; its exit code."""
+def train(
+    method: str,
+    output: Path,
+    kill_after: int | None = None,
+    prepare: Callable[[Any], None] = lambda trainer: None,
+) -> int:
+    """Run a job to its end, or until it is killed after so many steps; its exit code.
+
+    prepare: is given TRL's trainer before it trains.
+    """
     job_type, _ = JOBS[method]
     job = from_json(job_type, output / f"{method}.json")
-    return fit(job, lambda *given: _record(ENTRIES[method].build(*given), output, kill_after))
+
+    def build(*given: Any) -> Any:
+        trainer = _record(ENTRIES[method].build(*given), output, kill_after)
+        prepare(trainer)
+        return trainer
+
+    return fit(job, build)
 
 
 def train_in_rank(method: str, output: Path, kill_after: int | None = None) -> None:
     """`train` in a process of its own, which a kill ends for real."""
-    sys.stderr = (output / f"rank-{os.environ['RANK']}.log").open("a")
-    os.dup2(sys.stderr.fileno(), 2)
+    write_log(output)
     global _kill
     _kill = lambda: os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
     sys.exit(train(method, output, kill_after))
+
+
+def write_log(output: Path) -> None:
+    """From now on, what this rank says goes to rank-N.log."""
+    sys.stderr = (output / f"rank-{os.environ['RANK']}.log").open("a")
+    os.dup2(sys.stderr.fileno(), 2)
+
+
+def log_of(output: Path) -> str:
+    """End of the logs of all ranks."""
+    return "\n".join(path.read_text()[-3000:] for path in sorted(output.glob("rank-*.log")))
 
 
 def _kill() -> None:

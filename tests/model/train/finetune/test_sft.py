@@ -28,6 +28,7 @@ from model.train.finetune.trainer import load_tokenizer, make_trainer
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from model.train.run.lease import EXIT_REPLACED
 from model.train.run.metrics import JsonlSink, read_metrics
+from tests.model.train.finetune.gradients import chatml
 from tests.tiny_chat import byte_tokenizer, conversations, write_lines, write_model
 
 PATIENCE_SECONDS = 200
@@ -79,27 +80,6 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[SftJob], i
 def build(job: SftJob) -> Any:
     recorder = Recorder(JsonlSink(Path(job.output) / METRICS_FILE), StopFlag())
     return make_trainer(job, sft.build, recorder)
-
-
-def chatml(messages: list[dict[str, str]]) -> tuple[list[int], list[int]]:
-    """ids and labels by hand: ChatML around each turn, targets only where the assistant speaks."""
-    tokenizer = byte_tokenizer()
-
-    def encode(text: str) -> list[int]:
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    if messages[0]["role"] != "system":
-        messages = [{"role": "system", "content": "You are a helpful assistant."}, *messages]
-    ids: list[int] = []
-    labels: list[int] = []
-    for message in messages:
-        head = encode(f"<|im_start|>{message['role']}\n")
-        body = encode(f"{message['content']}<|im_end|>")
-        end = encode("\n")
-        ids += head + body + end
-        spoken = body if message["role"] == "assistant" else [-100] * len(body)
-        labels += [-100] * len(head) + spoken + [-100] * len(end)
-    return ids, labels
 
 
 def mean_loss(folder: str, rows: list[tuple[list[int], list[int]]]) -> float:

@@ -1,0 +1,126 @@
+"""Each step of SFT and DPO has the loss and the gradient of a plain loop over its samples."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from tests.model.train import ranks
+from tests.model.train.finetune import gradients, recording
+from tests.model.train.finetune.recording import curve, log_of, make_job, seen
+from tests.tiny_chat import conversations, pairs, write_model
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("other"), seed=1)
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    recording.without_signals(monkeypatch)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def slow(*case: Any) -> Any:
+    """Parameters of a test of several processes, which take a while to start."""
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
+def run(num_ranks: int, *job: Any) -> None:
+    output: Path = job[1]
+    if num_ranks == 1:
+        assert gradients.train(*job) == 0
+    else:
+        codes = ranks.run_function(gradients.train_in_rank, num_ranks, *job)
+        assert codes == [0] * num_ranks, log_of(output)
+
+
+def check(output: Path, expected: Iterator[tuple[int, float, gradients.Gradients]]) -> list[int]:
+    """Compare every step; returns the number of samples of each."""
+    lines = dict(curve(output))
+    sizes = []
+    for step, loss, wanted in expected:
+        found = gradients.saved_gradients(output, step)
+        assert lines[step]["train/loss"] == pytest.approx(loss, rel=2e-5), step
+        norm = torch.stack([g.norm() for g in wanted.values()]).norm().item()
+        assert lines[step]["train/grad_norm"] == pytest.approx(norm, rel=1e-4), step
+        assert found.keys() == wanted.keys()
+        for name, gradient in wanted.items():
+            error = (found[name] - gradient).norm().item()
+            assert error <= 1e-4 * norm, (step, name, error, norm)
+        sizes.append(sum(seen(output)[step].values()))
+    assert len(sizes) == len(lines)
+    return sizes
+
+
+@pytest.mark.usefixtures("fork_server")
+@pytest.mark.parametrize(
+    ("num_ranks", "packing", "grouped"),
+    [
+        *itertools.product((1,), (False, True), (False, True)),
+        (2, False, True),
+        *(slow(2, *case) for case in ((False, False), (True, False), (True, True))),
+    ],
+)
+def test_a_step_of_sft_is_the_mean_over_the_targets_of_all_its_conversations(
+    base: Path, tmp_path: Path, num_ranks: int, packing: bool, grouped: bool
+) -> None:
+    rows = conversations(19)
+    for row in rows[::4]:  # answers of very different lengths: a mean of means would be another
+        row["messages"][-1]["content"] *= 9
+    length = 200 if packing else 170
+    settings = {"packing": packing, "group_by_length": grouped, "max_length": length}
+    settings |= {"micro_batch_size": 1 if packing else 2, "global_batch_size": 4 if packing else 8}
+    make_job("sft", base, tmp_path, rows, **gradients.SETTINGS, **settings)
+    run(num_ranks, "sft", tmp_path)
+    sizes = check(tmp_path, gradients.sft_steps(base, tmp_path, rows, length))
+    assert sum(sizes) == 19
+    assert len(sizes) > 1
+
+
+def sigmoid(chosen: Any, rejected: Any) -> torch.Tensor:
+    return -functional.logsigmoid(0.3 * (chosen[0] - rejected[0]))
+
+
+def hinge(chosen: Any, rejected: Any) -> torch.Tensor:
+    return functional.relu(1 - 0.3 * (chosen[0] - rejected[0]))
+
+
+def ipo(chosen: Any, rejected: Any) -> torch.Tensor:
+    """Of log ratios a token, as the authors of IPO do (TRL)."""
+    return (chosen[0] / chosen[1] - rejected[0] / rejected[1] - 1 / (2 * 0.3)) ** 2
+
+
+@pytest.mark.usefixtures("fork_server")
+@pytest.mark.parametrize(
+    ("num_ranks", "loss", "grouped"),
+    [
+        *((1, loss, False) for loss in (sigmoid, hinge, ipo)),
+        *(slow(2, loss, True) for loss in (sigmoid, hinge, ipo)),
+    ],
+)
+def test_a_step_of_dpo_is_the_mean_over_its_pairs(
+    base: Path, other: Path, tmp_path: Path, num_ranks: int, loss: Any, grouped: bool
+) -> None:
+    rows = pairs(19)
+    for row in rows[::3]:
+        row["chosen"][0]["content"] *= 4
+    settings = {"loss": loss.__name__, "beta": 0.3, "group_by_length": grouped}
+    settings |= {"micro_batch_size": 2, "global_batch_size": 8}
+    make_job("dpo", base, tmp_path, rows, **gradients.SETTINGS, **settings)
+    run(num_ranks, "dpo", tmp_path, other)
+    sizes = check(tmp_path, gradients.dpo_steps(base, other, tmp_path, rows, loss))
+    assert sizes == [8, 8, 3]
