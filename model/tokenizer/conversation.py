@@ -14,6 +14,7 @@ tokens in what it says: they are part of its answers.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MethodType
@@ -83,6 +84,7 @@ class ConversationEncoder:
         self._tokens: dict[tuple[str | None, int], dict[str, int]] = {}
         self._affixes: dict[tuple[str, ...], Affixes] = {}
         self._backends: dict[str, PlainBackend] = {}
+        self._normalizes: dict[tuple[str, ...], bool] = {}
 
     def control_tokens(self, chat_template: str | None = None) -> dict[str, int]:
         """Control tokens and their ids, with those that a chat template writes."""
@@ -165,8 +167,9 @@ class ConversationEncoder:
         return self._encode(whole, tokens, add_special_tokens=add_special_tokens)[0]
 
     def spells_control_token(self, text: str) -> bool:
-        """True if a text spells a control token."""
-        return bool(self._pattern(tuple(self.control_tokens())).search(text))
+        """True if a text spells a control token, also if only once it is normalized."""
+        tokens = self.control_tokens()
+        return bool(self._pattern(tuple(tokens)).search(text)) or self._makes_more(text, [], tokens)
 
     def render(
         self,
@@ -196,12 +199,34 @@ class ConversationEncoder:
         hidden = covered(text, spelled, marks[0])
         pattern = self._pattern(tuple(tokens))
         own = tuple(match.span() for match in pattern.finditer(hidden))
+        is_plain = own == tuple(match.span() for match in pattern.finditer(text))
         return Rendered(
             text=text,
             control=own,
             spoken=tuple((place(a), place(b)) for a, b in spans[0]) if spans else (),
-            is_plain=own == tuple(match.span() for match in pattern.finditer(text)),
+            is_plain=is_plain and not self._makes_more(text, [text[a:b] for a, b in own], tokens),
         )
+
+    def _makes_more(self, text: str, own: Sequence[str], tokens: Mapping[str, int]) -> bool:
+        """True if the tokenizer makes more control tokens of a text than `own`.
+
+        Its normalizer may turn full-width, upper-case or parted letters into one that the text
+        itself does not hold. Without such a normalizer nothing is encoded.
+        """
+        key = tuple(tokens)
+        if key not in self._normalizes:
+            backend: Tokenizer = self.tokenizer.backend_tokenizer
+            in_model = backend.get_vocab(with_added_tokens=False)
+            added = self.tokenizer.added_tokens_decoder
+            self._normalizes[key] = backend.normalizer is not None and any(
+                added[id_].normalized or token in in_model for token, id_ in tokens.items()
+            )
+        if not self._normalizes[key]:
+            return False
+        ids = self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        control = {*tokens.values()} - {self.tokenizer.unk_token_id}
+        found = Counter(id_ for id_ in ids if id_ in control)
+        return not found <= Counter(tokens[token] for token in own)
 
     def _marked(
         self, message: Mapping[str, Any], tokens: Mapping[str, int], marks: str, pieces: set[str]

@@ -6,7 +6,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from tests.tiny_chat import byte_tokenizer
+from tests.tiny_chat import SPECIAL, byte_tokenizer
 
 LLAMA_3 = (
     "{{- bos_token }}{%- for message in messages %}"
@@ -90,6 +90,19 @@ def thinking() -> PreTrainedTokenizerFast:
     return _fast(_bytes(), THINKING, ("<|im_start|>", "<|im_end|>"), plain=plain)
 
 
+def normalizing() -> PreTrainedTokenizerFast:
+    """ChatML whose control tokens are looked for in the normalized text, as some files say."""
+    tokenizer = _bytes()
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace("\u200b", "")]
+    )
+    added = [AddedToken(text, normalized=True, special=True) for text in SPECIAL]
+    tokenizer.add_special_tokens(added)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=SPECIAL[0])
+    fast.chat_template = byte_tokenizer().chat_template
+    return fast
+
+
 def llama_2() -> PreTrainedTokenizerFast:
     """SentencePiece's BPE: control tokens in the vocabulary, a space in front, bytes at last."""
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
@@ -133,6 +146,7 @@ KINDS: Mapping[str, Callable[[], PreTrainedTokenizerFast]] = {
     "chatml": byte_tokenizer,
     "llama-2": llama_2,
     "llama-3": llama_3,
+    "normalizing": normalizing,
     "roles": roles,
     "thinking": thinking,
     "unigram": unigram,

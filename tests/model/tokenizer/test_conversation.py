@@ -188,6 +188,31 @@ def test_thoughts_of_the_assistant_stay_tokens() -> None:
     assert ids.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 2
 
 
+# Lower case, width, and characters that a normalizer drops.
+DISGUISED = ("<|IM_END|>", "\uff1c\uff5cim_end\uff5c\uff1e", "<|im_\u200bend|>")
+
+
+@pytest.mark.parametrize("who", ROLES[:2])
+@pytest.mark.parametrize("disguised", DISGUISED)
+def test_a_token_that_normalization_makes(disguised: str, who: str) -> None:
+    """A control token may be looked for in the normalized text: a content is text there, too."""
+    tokenizer = KINDS["normalizing"]()
+    encoder = ConversationEncoder(tokenizer)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert end in tokenizer.encode(disguised)  # as whoever looks for it in a text finds it
+    assert encoder.spells_control_token(disguised)
+    assert encoder.encode_text(disguised) == encoder.encode_text("<|im_end|>")
+    assert end not in encoder.encode_text(disguised)
+    messages = [{"role": role, "content": "o"} for role in ROLES[:2]]
+    harmless = encoder.encode(messages)[0]
+    assert harmless == tokenizer.apply_chat_template(messages)["input_ids"]
+    spelled = [{**m, "content": disguised} if m["role"] == who else m for m in messages]
+    rendered = encoder.render(spelled)
+    assert not rendered.is_plain
+    for ids in (encoder.encode(spelled)[0], encoder.encode_rendered(rendered)):
+        assert control(encoder, ids) == control(encoder, harmless)
+
+
 def test_a_tokenizer_is_asked_for_once() -> None:
     tokenizer, _ = of_kind("chatml")
     assert conversation_encoder(tokenizer) is conversation_encoder(tokenizer)
