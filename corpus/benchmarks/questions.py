@@ -15,7 +15,7 @@ from typing import Any, Literal
 from common.errors import DataError
 from common.names import NAME_WORDS, Name, RelativePath, is_name, same_names
 from common.paths import display
-from corpus.bad_rows import OnBadRow, refuse_bad_rows
+from corpus.bad_rows import OnBadRow, listed_rows, refuse_bad_rows
 from corpus.benchmarks.csv_files import csv_files
 from corpus.benchmarks.csv_rows import csv_rows
 from corpus.recipes import HubSource
@@ -146,6 +146,7 @@ def read_benchmark(
     where = display(files) if isinstance(files, Path) else f"the location of {name}"
     subjects: dict[str, dict[str, list[Question]]] = {}
     bad: list[BadRow] = []
+    reasons: dict[tuple[str, str], list[str]] = {}
     damaged: list[str] = []
     for subject, split, place, content in benchmark_files(recipe, files, (fewshot, scored)):
         splits = subjects.setdefault(subject, {})
@@ -154,6 +155,7 @@ def read_benchmark(
             for row in parse_questions(recipe, place, decoded(content, place), split=split):
                 if isinstance(row, BadRow):
                     bad.append(row)
+                    reasons.setdefault((subject, split), []).append(str(row))
                 else:
                     questions.append(row)
         except DataError as error:
@@ -169,7 +171,11 @@ def read_benchmark(
         )
     for subject, splits in found.items():
         if not splits[scored]:
-            raise DataError(f"{where}: the {scored} split of {subject} has no question")
+            rows = listed_rows(reasons.get((subject, scored), []))
+            raise DataError(
+                f"{where}: the {scored} split of {subject} has no question"
+                + (f", only bad rows: {rows}" if rows else "")
+            )
         splits.setdefault(fewshot, [])
     return Benchmark(name=name, recipe=recipe, subjects=found, bad_rows=tuple(bad))
 
@@ -272,12 +278,14 @@ def parse_questions(
         if not reason and len(cells) < 2 and not "".join(cells).strip():
             continue
         if not header:
+            if reason:
+                raise DataError(f"{where}, line {line}: {reason}; this must be the header row")
             places = _places(cells, columns, where, line)
             id_place = next((i for i, c in enumerate(cells) if c.strip() in ID_COLUMNS), None)
             header = cells
             continue
         row = [cells[place] for place in places] if len(cells) == len(header) else []
-        reason = reason or _defect(row, columns, len(cells), len(header), answers=answers)
+        reason = reason or _defect(row, columns, cells, len(header), answers=answers)
         number = cells[id_place].strip() if id_place is not None and not reason else ""
         if number and (first := ids.setdefault(number, line)) != line:
             reason = f"the number {number!r} stands in line {first}, too"
@@ -297,7 +305,7 @@ def _places(cells: list[str], columns: Sequence[str], where: str, line: int) -> 
     if missing:
         raise DataError(
             f"{where}, line {line}: no column {', '.join(missing)}; "
-            f"the header row is {', '.join(cells)}"
+            f"the header row is {', '.join(cells)}{_hint(cells)}"
         )
     if twice := [column for column in columns if cells.count(column) > 1]:
         raise DataError(f"{where}, line {line}: the header row has {', '.join(twice)} twice")
@@ -305,11 +313,11 @@ def _places(cells: list[str], columns: Sequence[str], where: str, line: int) -> 
 
 
 def _defect(
-    row: list[str], columns: Sequence[str], found: int, width: int, *, answers: bool
+    row: list[str], columns: Sequence[str], cells: list[str], width: int, *, answers: bool
 ) -> str:
     """Defect of a row in a few words; empty for a question."""
     if not row:
-        return f"{found} fields instead of {width}"
+        return f"{len(cells)} fields instead of {width}{_hint(cells)}"
     if _UNREADABLE.search("".join(row)):
         column = next(c for c, cell in zip(columns, row, strict=True) if _UNREADABLE.search(cell))
         return f"{column} holds a NUL, or bytes that are not UTF-8"
@@ -320,6 +328,12 @@ def _defect(
     options = dict(zip(columns[1:], row[1:5], strict=False))
     empty = [column for column, option in options.items() if _is_blank(option)]
     return f"the option {', '.join(empty)} is empty" if empty else ""
+
+
+def _hint(cells: list[str]) -> str:
+    """Addition to a message for a row that another character separates; else empty."""
+    found = next((mark for mark in ";\t|" if len(cells) == 1 and cells[0].count(mark) > 3), "")
+    return f"; fields must be separated by `,`, not by {found!r}" if found else ""
 
 
 def _is_blank(text: str) -> bool:

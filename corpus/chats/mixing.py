@@ -38,6 +38,8 @@ class SetReading:
     """Usable, but of another language or answer style than the mixture wants."""
     skipped: Mapping[str, int] = field(default_factory=dict)
     """{reason: rows} that cannot be used."""
+    malformed: int = 0
+    """Of these, rows that are damaged or not of the set's format."""
     contaminated: int = 0
     """Samples of the wanted language and style that contain a benchmark question."""
 
@@ -58,6 +60,8 @@ class MixtureRow:
     """Usable, but of another language or style."""
     skipped: Mapping[str, int]
     """{reason: rows} that cannot be used."""
+    malformed: int
+    """Of these, rows that are damaged or not of the set's format."""
     contaminated: int
     """Samples that contain a benchmark question."""
 
@@ -271,6 +275,7 @@ def _read_set(kind: SetKind, name: str, share: MixtureSet, files: MixtureFiles) 
         languages="".join(letters),
         other=other,
         skipped=dict(sorted(skipped.items())),
+        malformed=len(malformed),
         contaminated=contaminated,
     )
     write_json(counts_path, vars(counts))
@@ -304,6 +309,7 @@ def _write(
             chinese=sum(counts.languages[i] == "z" for i in taken[name]),
             other=counts.other,
             skipped=counts.skipped,
+            malformed=counts.malformed,
             contaminated=counts.contaminated,
         )
         for name, counts in sets.items()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from corpus.bad_rows import MOST_NAMED
+from corpus.bad_rows import MOST_NAMED, listed_rows
 from corpus.decontaminate.index import Index, Match
 from corpus.decontaminate.questions import (
     BenchmarkQuestion,
@@ -26,6 +26,7 @@ __all__ = [
     "ContaminationConfig",
     "Index",
     "build_index",
+    "describe_bad_rows",
     "describe_index",
     "match_row",
 ]
@@ -43,11 +44,19 @@ def build_index(folder: Path, benchmarks: Sequence[str], config: ContaminationCo
     questions are listed in the index.
     """
     names = find_benchmarks(folder, benchmarks or config.benchmarks)
-    bad_rows: list[str] = []
-    questions = [q for name in names for q in read_questions(folder / name, name, bad_rows)]
+    bad_rows: dict[str, list[str]] = {name: [] for name in names}
+    questions = [q for name in names for q in read_questions(folder / name, name, bad_rows[name])]
     index = Index.build(questions, config)
-    index.bad_rows = tuple(bad_rows)
+    index.bad_rows = {name: rows for name, rows in bad_rows.items() if rows}
     return index
+
+
+def describe_bad_rows(index: Index) -> str:
+    """Say which rows of the benchmarks are not looked for, since they are no questions; or ""."""
+    lines = [
+        f"{len(rows):,} of {name}: {listed_rows(rows)}" for name, rows in index.bad_rows.items()
+    ]
+    return f"Bad rows of benchmarks are not looked for: {'. '.join(lines)}" if lines else ""
 
 
 def match_row(match: Match, document_id: str) -> dict[str, Any]:
@@ -73,6 +82,6 @@ def describe_index(index: Index) -> dict[str, Any]:
         "ngrams": index.num_ngrams,
         "splits": dict(sorted(splits.items())),
         "not_checkable_ids": unchecked,
-        "bad_rows": len(index.bad_rows),
-        "bad_rows_named": list(index.bad_rows[:MOST_NAMED]),
+        "bad_rows": {name: len(rows) for name, rows in index.bad_rows.items()},
+        "bad_rows_named": [row for rows in index.bad_rows.values() for row in rows][:MOST_NAMED],
     }

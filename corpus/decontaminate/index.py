@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -100,8 +100,8 @@ class Index:
     ) -> None:
         self.config = config
         self.questions = tuple(questions)
-        self.bad_rows: tuple[str, ...] = ()
-        """Rows of the benchmarks that are no questions, with their places."""
+        self.bad_rows: Mapping[str, Sequence[str]] = {}
+        """Benchmark -> its rows that are no questions, with their places."""
         self._arrays = arrays
         self._sizes = np.diff(arrays.starts)
         self._bits = max(16, (16 * len(arrays.grams)).bit_length())

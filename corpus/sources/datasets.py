@@ -92,10 +92,14 @@ def check_location(
 
 
 def local_dataset(location: str) -> list[tuple[Path, str]]:
-    """(path, name) of each file of a data set on this machine; none for one that is fetched."""
+    """(path, name) of each file of a data set on this machine; none for one that is fetched, or
+    whose files `check_location` refuses."""
     if location in (SAMPLE_DATA, HUB) or is_url(location):
         return []
-    return list(local_files(location))
+    try:
+        return list(local_files(location))
+    except (DataError, ValueError):
+        return []
 
 
 def location_fingerprint(location: str) -> Any:

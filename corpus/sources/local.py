@@ -8,6 +8,7 @@ from typing import IO
 from common.disk import total_bytes
 from common.errors import DataError
 from common.files import glob_files
+from common.names import UnsafeName, safe_parts
 from common.paths import ROOT, resolve
 from common.reading.files import shown_path
 from corpus.recipes import how_to_obtain
@@ -55,9 +56,14 @@ class LocalSource:
 
 
 def local_files(location: str) -> Iterator[tuple[Path, str]]:
-    """(file, name below the data set's folder) for a file, folder or glob, sorted."""
+    """(file, name below the data set's folder) for a file, folder or glob, sorted.
+
+    Raises DataError for a file whose name an archive could not have either: ids and reports hold
+    it, so it must be text.
+    """
     path = resolve(location)
     if path.is_file():
+        _check_name(path, path.name)
         yield path, path.name
         return
     if path.is_dir():
@@ -70,7 +76,18 @@ def local_files(location: str) -> Iterator[tuple[Path, str]]:
     for file in found:
         relative = file.relative_to(base).as_posix()
         if file.is_file() and not is_hidden(relative):
+            _check_name(file, relative)
             yield file, relative
+
+
+def _check_name(path: Path, name: str) -> None:
+    try:
+        safe_parts(name)
+    except UnsafeName as why:
+        raise DataError(
+            f"{shown_path(path.parent)}: file {path.name!r} {why}; it is refused. Rename it, or "
+            "move it away"
+        ) from None
 
 
 def check_local(kind: str, name: str, location: str) -> None:
@@ -84,6 +101,8 @@ def check_local(kind: str, name: str, location: str) -> None:
         )
     try:
         files = list(local_files(location))
+    except DataError as error:
+        raise DataError(f"Data set {name!r}: {error}") from None
     except ValueError as error:
         raise DataError(f"Data set {name!r}: {at} is no pattern of files: {error}") from error
     remedy = (

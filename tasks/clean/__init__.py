@@ -28,7 +28,7 @@ from corpus.cleaning import gates
 from corpus.cleaning import recipe as recipes
 from corpus.cleaning.language_model.config import LanguageModelConfig, find_language_model
 from corpus.cleaning.ray.plan import RayConfig
-from corpus.decontaminate import ContaminationConfig, build_index, describe_index
+from corpus.decontaminate import ContaminationConfig, build_index, describe_bad_rows, describe_index
 from corpus.recipes import corpus
 from tasks.clean.launch import clean_kinds
 from tasks.clean.report import enforce_gates, publish_report
@@ -146,6 +146,8 @@ def _index(run: StageRun, config: CleanConfig, benchmarks: StageResult | None) -
     index = build_index(benchmarks.folder, (), config.contamination)
     index.save(path)
     run.note(contamination_index=describe_index(index))
+    if bad_rows := describe_bad_rows(index):
+        run.log.warning("%s", bad_rows)
     return path
 
 

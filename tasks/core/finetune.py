@@ -17,7 +17,7 @@ from common.paths import display
 from common.ranges import Processes
 from corpus.bad_rows import OnBadRow
 from corpus.chats import MATCHES_FILE, ContaminationFilter, MixtureFiles, MixtureRow
-from corpus.decontaminate import ContaminationConfig, describe_index
+from corpus.decontaminate import ContaminationConfig, describe_bad_rows, describe_index
 from model.train.distributed.gpus import num_gpus
 from model.train.finetune.checkpoints import complete_checkpoints, num_steps
 from model.train.finetune.config import FinetuneJob, FinetuneSettings
@@ -116,6 +116,7 @@ def report_mixture(
             "other language or style": row.other,
             "with benchmark questions": row.contaminated,
             "skipped": skipped[row.set],
+            "bad rows": row.malformed,
             "reasons": ", ".join(f"{reason}: {n}" for reason, n in row.skipped.items()),
         }
         for row in rows
@@ -126,15 +127,17 @@ def report_mixture(
     chinese = sum(row.chinese for row in rows)
     run.count(**{f"taken.{row.set}": row.taken for row in rows})
     run.count(**{f"skipped.{name}": count for name, count in skipped.items()})
-    run.count(**{samples: taken}, chinese=chinese, english=taken - chinese)
+    bad_rows = sum(row.malformed for row in rows)
+    run.count(**{samples: taken}, chinese=chinese, english=taken - chinese, bad_rows=bad_rows)
     run.log.info(
-        "%s: %d %s, %d Chinese, %d English, %d rows skipped",
+        "%s: %d %s, %d Chinese, %d English, %d rows skipped, %d of them bad",
         run.stage,
         taken,
         samples,
         chinese,
         taken - chinese,
         sum(skipped.values()),
+        bad_rows,
     )
     _report_contamination(run, rows, files.contamination)
     if not taken:
@@ -162,6 +165,8 @@ def _report_contamination(
             "index": describe_index(index),
         }
     )
+    if bad_rows := describe_bad_rows(index):
+        run.log.warning("%s", bad_rows)
     if total:
         matches = read_json_lines(run.folder / MATCHES_FILE)
         table = [

@@ -1,5 +1,7 @@
 """Acquire: every kind of location, and one clear message for what is not there."""
 
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from common import disk as _disk
 from common.config import validate
 from common.errors import ConfigError, DataError
 from corpus.sample_data import SampleDataConfig, generator_files
+from corpus.sources.datasets import local_dataset
 from corpus.sources.local import local_files
 from tasks.acquire import AcquireConfig, acquire
 from tasks.core.stage import stage_key
@@ -50,6 +53,23 @@ def test_glob_and_single_file(raw: Path) -> None:
     assert [name for _, name in local_files(f"{raw}/**/*.jsonl")] == ["a.jsonl", "deep/b.jsonl"]
     assert [name for _, name in local_files(f"{raw}/deep/*")] == ["b.jsonl"]
     assert [name for _, name in local_files(f"{raw}/a.jsonl")] == ["a.jsonl"]
+
+
+@pytest.mark.parametrize("name", [b"\xc0\xaf.jsonl", b"a\nb.jsonl", "a\u202eb.jsonl".encode()])
+def test_a_file_whose_name_is_no_text_is_named_and_refused(
+    raw: Path, tmp_path: Path, name: bytes
+) -> None:
+    path = Path(os.fsdecode(os.fsencode(raw / "deep") + b"/" + name))
+    path.write_text("x")
+    shown = re.escape(repr(path.name))
+    config = corpora(skypile=str(raw))
+    with pytest.raises(DataError, match=rf"deep: file {shown} has a name .*Rename it"):
+        validate(config)
+    with pytest.raises(DataError, match="has a name"):
+        run_stage(acquire, tmp_path / "out", config)
+    with pytest.raises(DataError, match="has a name"):
+        list(local_files(str(path)))
+    assert local_dataset(str(raw)) == []  # what else looks at the files leaves it to the check
 
 
 def test_interrupted_copy_is_finished_and_no_half_file_is_taken_for_a_whole(

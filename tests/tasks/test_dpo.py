@@ -72,6 +72,19 @@ def test_pairs_are_drawn_at_the_ratio_and_counted(tmp_path: Path) -> None:
     assert written[0] == written[1]
 
 
+def test_bad_rows_are_counted_apart_from_sound_ones_that_teach_nothing(tmp_path: Path) -> None:
+    data = write_sets(tmp_path / "data")
+    path = data.folder / "ultrafeedback_chinese" / "pairs.jsonl"
+    bad = '{"instruction": "q", "chosen_response": NaN, "rejected_response": "t"}'
+    path.write_text(f"{path.read_text()}\n{bad}\n")
+    run = stage_run(tmp_path / "run")
+    write_pairs(run, SMALL, data)
+    assert (run.counts["bad_rows"], run.counts["skipped.ultrafeedback_chinese"]) == (1, 2)
+    (row, _) = run.notes["mixture"]
+    assert (row["set"], row["bad rows"]) == ("ultrafeedback_chinese", 1)
+    assert "`chosen_response` is NaN: 1" in row["reasons"]
+
+
 def test_a_set_that_was_not_acquired_is_named(tmp_path: Path) -> None:
     data = write_sets(tmp_path / "data")
     config = replace(SMALL, sets=("ultrafeedback_chinese", "medicalgpt_dpo"))

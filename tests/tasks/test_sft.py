@@ -1,17 +1,23 @@
 """The stage `sft`: exact mixtures, early refusals, and a run from native files to a chat model."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from mlflow.tracking import MlflowClient
 
 from common.config import validate
 from common.errors import ConfigError, DataError
 from common.recipes import recipe_path
-from model.train.run.folder import MODEL_FOLDER
-from tasks.core.stage import StageResult
+from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
+from tasks.core.paper.tables import load_paper
+from tasks.core.stage import Context, StageResult, StageRun
+from tasks.core.tracking.client import default_uri
+from tasks.report.data import gather
+from tasks.report.format import format_report
 from tasks.sft import SftConfig, needed_sets, sft
 from tests.corpus.chats.sets import write_mixture, write_sets
 from tests.tasks.running import result_of, run_stage, stage_run
@@ -83,6 +89,49 @@ def test_stage_trains_on_the_mixture(tmp_path: Path, recipe: str) -> None:
     assert run.counts["taken.code_alpaca"] == 12
     assert run.counts["skipped.alpaca_zh"] == 3
     assert run.counts["steps"] == config.num_steps(60, 1) == 8
+
+
+def test_bad_rows_reach_manifest_mlflow_and_report(
+    context: Context, tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_sets(tmp_path / "data")
+    path = tmp_path / "data" / "wanjuan_mcq" / "part.jsonl"
+    lines = ['{"q_main": NaN}', '{"q_main": "q", "option_a": 3}', "{", '{"q_main": ""}']
+    path.write_text("\n".join([path.read_text(), *lines]))
+    base, data = (
+        StageResult(stage="acquire", key=name, folder=tmp_path / name, manifest={})
+        for name in ("base", "data")
+    )
+
+    def train(run: StageRun, *_: Any, **__: Any) -> None:
+        line = {"step": 1, "time": 0.0, "metrics": {"train/loss": 1.0}}
+        (run.folder / METRICS_FILE).write_text(f"{json.dumps(line)}\n")
+
+    monkeypatch.setattr("tasks.sft.train", train)
+    done = sft(SftConfig(mixture=recipe), context=context, label=recipe, base=base, data=data)
+    counts = done.manifest["counts"]
+    assert (counts["bad_rows"], counts["skipped.wanjuan_mcq"], counts["taken.wanjuan_mcq"]) == (
+        3,  # the last one is sound, but cannot be learned from
+        4,
+        8,
+    )
+    row = next(r for r in done.manifest["notes"]["mixture"] if r["set"] == "wanjuan_mcq")
+    assert (row["bad rows"], row["skipped"]) == (3, 4)
+    assert "`q_main` is NaN: 1" in row["reasons"]
+    client = MlflowClient(default_uri(context.store))
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    metrics = [run.data.metrics for run in runs if "stage/bad_rows" in run.data.metrics]
+    assert {(m["stage/bad_rows"], m["stage/skipped.wanjuan_mcq"]) for m in metrics} == {(3, 4)}
+    absent = dict.fromkeys(("normalized", "cleaned", "packed", "pretrain", "dpo"))
+    text = format_report(
+        gather(**absent, sft={recipe: done}, evaluations={}),  # type: ignore[arg-type]
+        load_paper(),
+        [],
+    )
+    table = [[cell.strip() for cell in t.split("|")] for t in text.splitlines() if "|" in t]
+    header = next(cells for cells in table if "bad rows" in cells)
+    cells = next(cells for cells in table if "wanjuan_mcq" in cells)
+    assert (cells[header.index("bad rows")], cells[header.index("skipped")]) == ("3", "4")
 
 
 def test_stage_names_a_set_that_was_not_acquired(tmp_path: Path, recipe: str) -> None:

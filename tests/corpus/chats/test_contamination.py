@@ -90,6 +90,35 @@ def test_conversations_with_questions_are_dropped_or_flagged(
     assert {row["question"] for row in table} == {"cmmlu/poetry/test/0", "ceval/physics/val/0"}
 
 
+def test_bad_rows_of_benchmarks_are_warned_of_with_their_numbers(
+    tmp_path: Path, recipe: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_chats(tmp_path / "data")
+    write_benchmarks(tmp_path / "benchmarks", FOUND)
+    for name, line in (
+        ("ceval/val/physics_val.csv", "9,q,1,2,3,4,E"),
+        ("mmlu/test/anatomy_test.csv", "q"),
+    ):
+        with (tmp_path / "benchmarks" / name).open("a") as file:
+            file.write(f"{line}\n" * 2)
+    run = stage_run(tmp_path / "sft")
+    data, benchmarks = (
+        StageResult(stage="acquire", key=name, folder=tmp_path / name, manifest={})
+        for name in ("data", "benchmarks")
+    )
+    files = mixture_files(
+        run, ["alpaca_zh"], ContaminationConfig(), data=data, benchmarks=benchmarks, remedy=""
+    )
+    report_mixture(
+        run, "x", "conversations", build_mixture(load_mixture(recipe), files, seed=1), files
+    )
+    assert run.notes["contamination"]["index"]["bad_rows"] == {"ceval": 2, "mmlu": 2}
+    (warned,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "2 of ceval: " in warned
+    assert "2 of mmlu: " in warned
+    assert "physics_val.csv, line 3: the answer is 'E'" in warned
+
+
 def test_pairs_with_questions_are_left_out(tmp_path: Path, recipe: str) -> None:
     write_benchmarks(tmp_path / "benchmarks", FOUND)
     prompts = [f"第{number}个问题是什么？" for number in range(5)] + [asked(POEM)]
