@@ -134,13 +134,25 @@ def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str,
 def _parse(text: str) -> Any:
     learn(text)
     try:
-        return parse_yaml(text)
+        value = parse_yaml(text)
+        learn(*_texts(value))  # without the escapes of YAML
+        return value
     except yaml.MarkedYAMLError as error:
         if redact(text) != text:
             # YAML quotes a piece of the line, which may begin within a password.
-            for mark in filter(None, (error.context_mark, error.problem_mark)):
-                mark.buffer = None
+            for mark in (error.context_mark, error.problem_mark):
+                if isinstance(mark, yaml.Mark):  # the marks of libyaml hold no text
+                    mark.buffer = None
         raise
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        if "://" in value:
+            yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(item)
 
 
 def recipe_path(kind: str, name: str) -> Path:

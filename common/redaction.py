@@ -23,7 +23,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TextIO, TypeVar, cast
 from urllib.parse import quote, quote_plus, unquote
 
@@ -39,13 +39,15 @@ SECRET_NAME = re.compile(
 )
 """Names of environment variables whose values are secret."""
 NOT_SECRET_NAME = re.compile(
-    r"^(STEEL_|PYTEST_|GPG_KEY$|SSH_AUTH_SOCK$|MLFLOW_TRACKING_AUTH$)|PUBLIC_?KEY|_FILE$|_PATH$",
+    r"^(PYTEST_|GPG_KEY$|SSH_AUTH_SOCK$|MLFLOW_TRACKING_AUTH$)|PUBLIC_?KEY|_FILE$|_PATH$",
     re.IGNORECASE,
 )
 SHORTEST_SECRET = 6
 """Characters; the value of a secret variable that is shorter would be found in ordinary words."""
 SHORTEST_PASSWORD = 4
 """The same for variables that hold a password, and for passwords in URLs."""
+LONGEST_WORD = 12
+"""Letters; a password of fewer, and of nothing else, may be the name of a folder or of a stage."""
 HARMLESS = frozenset({"true", "false", "none", "null", "default", "disabled", "enabled", "secret"})
 """Values of variables that say nothing."""
 
@@ -74,7 +76,7 @@ _SCHEME_TOKEN = re.compile(  # a word of prose has neither a capital within nor 
 )
 _KNOWN_TOKENS = re.compile(
     r"\b(hf_[A-Za-z0-9]{16,}|pn[ub]_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}"
-    r"|glpat-[A-Za-z0-9_-]{16,}|AKIA[A-Z0-9]{16}|sk-[A-Za-z0-9_-]{20,})"
+    r"|glpat-[A-Za-z0-9_-]{16,}|AKIA[A-Z0-9]{16}|sk-(?=[a-z-]*[A-Z0-9])[A-Za-z0-9_-]{20,})"
 )
 """Tokens that show by their form what they are."""
 
@@ -108,6 +110,11 @@ def redacted(value: T) -> T:
     if isinstance(value, tuple) and type(value) is tuple:
         return cast("T", tuple(redacted(item) for item in value))
     return value
+
+
+def recorded(record: Mapping[str, Any], *, as_they_are: Collection[str]) -> dict[str, Any]:
+    """`redacted` for a record that programs read: some of its fields stay as they are."""
+    return {key: item if key in as_they_are else redacted(item) for key, item in record.items()}
 
 
 def learn(*texts: str) -> None:
@@ -158,9 +165,14 @@ def _known_secrets() -> "re.Pattern[str] | None":
     from_environment = [
         (name, value)
         for name, value in os.environ.items()
-        if value and (SECRET_NAME.search(name) or "://" in value)
+        if value and (_has_secret_name(name) or "://" in value)
     ]
     return _pattern_of(tuple(from_environment), frozenset(_learned))
+
+
+@functools.lru_cache(maxsize=4096)  # asked for every line that is printed
+def _has_secret_name(name: str) -> bool:
+    return bool(SECRET_NAME.search(name) and not NOT_SECRET_NAME.search(name))
 
 
 @functools.lru_cache(maxsize=8)
@@ -180,12 +192,18 @@ def _pattern_of(
     forms = {form for secret in secrets for form in _forms(secret)}
     if not forms:
         return None
-    return re.compile("|".join(map(re.escape, sorted(forms, key=len, reverse=True))))
+    return re.compile("|".join(map(_found_as, sorted(forms, key=len, reverse=True))))
+
+
+def _found_as(form: str) -> str:
+    """Pattern of a form; a password that is an ordinary word is no part of a path or of a word."""
+    if len(form) < LONGEST_WORD and form.isascii() and form.isalpha():
+        return rf"(?<![\w./-]){form}(?![\w/-]|\.\w)"
+    return re.escape(form)
 
 
 def _is_secret(name: str, value: str) -> bool:
-    named = SECRET_NAME.search(name) and not NOT_SECRET_NAME.search(name)
-    if not named or value.lower() in HARMLESS:
+    if not _has_secret_name(name) or value.lower() in HARMLESS:
         return False
     shortest = SHORTEST_PASSWORD if re.search("pass", name, re.I) else SHORTEST_SECRET
     # The path of a file of keys is none (a key may begin with a slash), and a number is any number.
@@ -213,6 +231,8 @@ def _forms(secret: str) -> set[str]:
 
 
 def _keep_name(found: "re.Match[str]") -> str:
+    if found["value"].lower() in HARMLESS:
+        return found.group()
     return f"{found['name']}{HIDDEN}"
 
 
@@ -239,6 +259,13 @@ class RedactingStream:
 
     def __iter__(self) -> Any:
         return iter(self._stream)
+
+
+def output() -> TextIO:
+    """Standard output for data that a command was asked for (a document, an answer of a model):
+    nothing in it is replaced."""
+    stream = sys.stdout
+    return cast("TextIO", stream._stream) if isinstance(stream, RedactingStream) else stream
 
 
 def _patch_streams() -> None:

@@ -6,6 +6,7 @@ https://***@host/a.jsonl?X-Amz-Signature=***
 What is shown to people goes through common/redaction.py, which knows other secrets too.
 """
 
+import itertools
 import re
 from urllib.parse import unquote
 
@@ -17,6 +18,11 @@ _URL = re.compile(
     # User information may hold an apostrophe.
     _SCHEME.pattern + r"(?:[^\s/?#@\"<>`]*@(?=[^\s\"'<>`]))?[^\s\"'<>`]+"
 )
+_QUERY = re.compile("[?#]")
+_UNQUOTED_PASSWORD = re.compile(
+    r"://[^\s/?#@:\"'<>`]{0,100}:((?=[^@\n]{0,200}[\s\"'<>`])[^@\n]{4,200})@(?=[^\s/?#@])"
+)
+"""A password with characters that end a URL: no valid URL, but what somebody has typed."""
 _SIGNATURES = re.compile(r"(x-(amz|goog)-)?signature|sig", re.IGNORECASE)
 _SIGNED = re.compile(
     r"x-(amz|goog|ms)-.*|awsaccesskeyid|googleaccessid|signature|sig|expires|policy|key-pair-id"
@@ -49,7 +55,7 @@ def redact(text: str, *locations: str) -> str:
     are harmless cannot be known.
     """
     if "://" in text:
-        text = _URL.sub(lambda found: _shown(found.group()), text)
+        text = _URL.sub(lambda found: "".join(map(_shown, _several(found.group()))), text)
     for secret in sorted({s for at in locations for s in _secrets(at)}, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return text
@@ -62,7 +68,7 @@ def secrets_of(text: str) -> set[str]:
     parameters that are known to be secret.
     """
     found: set[str] = set()
-    for url in _URL.findall(text):
+    for url in (part for item in _URL.findall(text) for part in _several(item)):
         _, userinfo, _, _, query, _ = _split(url)
         user, colon, password = userinfo.partition(":")
         found.add(password if colon else user)
@@ -70,6 +76,7 @@ def secrets_of(text: str) -> set[str]:
             name, _, value = item.partition("=")
             if _SECRET_PARAMETER.fullmatch(unquote(name)):
                 found.add(value)
+    found |= set(_UNQUOTED_PASSWORD.findall(text))
     return {form for secret in found for form in (secret, unquote(secret)) if form}
 
 
@@ -80,6 +87,14 @@ def identity(url: str) -> str:
     if any(_SIGNATURES.fullmatch(name) for name in names):
         query = [q for q, name in zip(query, names, strict=True) if not _SIGNED.fullmatch(name)]
     return f"{scheme}{authority}{path}?{'&'.join(query)}#{fragment}"
+
+
+def _several(url: str) -> list[str]:
+    """The URLs of a text without spaces: `https://a/x,https://b/y` are two."""
+    query = _QUERY.search(url)  # what stands in one is a value of it
+    place = url.index("://") + 3, query.start() if query else len(url)
+    starts = [0, *(found.start() for found in _SCHEME.finditer(url, *place)), len(url)]
+    return [url[start:end] for start, end in itertools.pairwise(starts)]
 
 
 def _shown(url: str) -> str:
@@ -95,18 +110,21 @@ def _split(url: str) -> tuple[str, str, str, str, list[str], str]:
     """(scheme://, user information, host, path, query items, fragment) of any URL, however odd."""
     start = url.index("://") + 3
     scheme, rest = url[:start], url[start:]
+    userinfo = ""
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    port = authority.rpartition(":")[2]
+    if "@" not in authority and ":" in authority and not port.isdigit() and "@" in rest:
+        # A password with /, ? or # in it: no valid URL, but no reason to show it either.
+        before = re.split("[?#]", rest, maxsplit=1)[0]
+        userinfo, _, rest = (before if "@" in before else rest).rpartition("@")
+        rest += url[len(scheme) + len(userinfo) + 1 + len(rest) :]
     rest, _, fragment = rest.partition("#")
     rest, _, query = rest.partition("?")
     authority, slash, path = rest.partition("/")
-    port = authority.rpartition(":")[2]
-    if "@" not in authority and ":" in authority and not port.isdigit() and "@" in path:
-        # A password with a slash in it: no valid URL, but no reason to show it either.
-        start = rest.rindex("@")
-        after = rest[start:].partition("/")
-        authority, slash, path = rest[:start] + after[0], after[1], after[2]
-    userinfo, _, host = authority.rpartition("@")
+    if not userinfo:
+        userinfo, _, authority = authority.rpartition("@")
     items = re.split("[&;]", query) if query else []
-    return scheme, userinfo, host, slash + path, items, fragment
+    return scheme, userinfo, authority, slash + path, items, fragment
 
 
 def _secrets(location: str) -> set[str]:

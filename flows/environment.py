@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 ROOT = Path(__file__).resolve().parents[1]
 STATE = ROOT / ".steel"
@@ -64,10 +64,15 @@ def request(url: str, body: Any = None, *, seconds: float = 10.0) -> Any:
     Raises OSError (which urllib's errors are) or ValueError.
     """
     data = None if body is None else json.dumps(body).encode()
+    # Prefect's client takes user and password from the address, too; urllib would look up a host
+    # of that name.
+    parts = urlsplit(url)
+    userinfo, _, place = parts.netloc.rpartition("@")
+    url = urlunsplit(parts._replace(netloc=place))
     asked = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     if key := os.environ.get("PREFECT_API_KEY"):
         asked.add_header("Authorization", f"Bearer {key}")
-    elif pair := os.environ.get("PREFECT_API_AUTH_STRING"):
+    elif pair := os.environ.get("PREFECT_API_AUTH_STRING") or unquote(userinfo):
         asked.add_header("Authorization", f"Basic {base64.b64encode(pair.encode()).decode()}")
     with _opener(url).open(asked, timeout=seconds) as response:
         return json.loads(response.read() or b"null")

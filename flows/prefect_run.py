@@ -85,7 +85,13 @@ def _tell_state(state: str) -> None:
     from prefect.settings import PREFECT_API_URL
 
     if flow_run.id and (url := PREFECT_API_URL.value()):
-        watchdog().tell(watch="flow", id=str(flow_run.id), url=str(url), state=state)
+        watchdog().tell(
+            watch="flow",
+            id=str(flow_run.id),
+            url=str(url),
+            temporary=str(url) in _temporary,
+            state=state,
+        )
         # The watchdog may be gone too; the next one reads its note.
         note = NOTES / f"{flow_run.id}.json"
         with contextlib.suppress(OSError, ValueError):
@@ -191,6 +197,8 @@ class ServerWatch:
 
 
 _watch: Watch | None = None
+_temporary: set[str] = set()
+"""Addresses of the servers that this process's watchdogs have started."""
 _server: ServerWatch | None = None
 
 
@@ -273,6 +281,7 @@ def _url() -> str:
     if dog.server_url is None and (problem := dog.start_server()):
         raise StageError(f"A temporary Prefect server did not start: {problem}")
     assert dog.server_url is not None
+    _temporary.add(dog.server_url)
     return dog.server_url
 
 

@@ -137,37 +137,34 @@ class Watchdog:
                     url, problem = "", f"{type(error).__name__}: {error}"
                 print(json.dumps({"url": url, "problem": problem}), flush=True)
                 if not problem:
-                    self.clear_up(url)
+                    self.clear_up(url, kind_of(url, temporary=True))
             case "flow":
                 first = message["id"] not in self.flows
                 self.flows[message["id"]] = {"url": message["url"], "state": message["state"]}
-                self.note(message["id"], message["url"], message["state"])
+                # Of a server that a watchdog before this one has started, only the run knows.
+                kind = kind_of(message["url"], temporary=message["temporary"])
+                self.note(message["id"], kind, message["state"])
                 if first and self.server is None:
-                    self.clear_up(message["url"])
+                    self.clear_up(message["url"], kind)
             case "tracker":
                 change = self.trackers.add if message["open"] else self.trackers.discard
                 change(message["uri"])
 
-    def note(self, flow_run: str, url: str, state: str) -> None:
+    def note(self, flow_run: str, kind: str, state: str) -> None:
         """Tell the next watchdog of a flow run, should this one be killed too."""
         NOTES.mkdir(parents=True, exist_ok=True)
         process = {"host": socket.gethostname(), "pid": self.parent, "started": _parent()}
-        note = {"server": self.kind_of(url), "state": state, **process}
+        note = {"server": kind, "state": state, **process}
         write_json(NOTES / f"{flow_run}.json", note)
 
-    def kind_of(self, url: str) -> str:
-        """The server's address without secrets; temporary ones have one database and many ports."""
-        temporary = self.server is not None and url == self.server.url
-        return f"temporary {os.environ['PREFECT_HOME']}" if temporary else redact(url)
-
-    def clear_up(self, url: str) -> None:
+    def clear_up(self, url: str, kind: str) -> None:
         """Record the end of runs that were killed together with their watchdog."""
         for path in NOTES.glob("*.json"):
             with contextlib.suppress(OSError, ValueError, KeyError):
                 note = json.loads(path.read_text("utf-8"))
                 here = note["host"] == socket.gethostname()
                 dead = process_start(note["pid"]) != note["started"]
-                if here and dead and note["server"] == self.kind_of(url):
+                if here and dead and note["server"] == kind:
                     try:
                         settle(url, path.stem, note["state"])
                     except urllib.error.HTTPError as error:
@@ -187,6 +184,11 @@ class Watchdog:
             self.server.stop()
         for uri in self.trackers:
             _end_tracked_runs(uri)
+
+
+def kind_of(url: str, *, temporary: bool) -> str:
+    """A server's address without secrets; temporary ones have one database and many ports."""
+    return f"temporary {os.environ['PREFECT_HOME']}" if temporary else redact(url)
 
 
 def settle(url: str, flow_run: str, state: str) -> None:

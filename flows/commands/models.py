@@ -59,12 +59,13 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _chat(arguments: argparse.Namespace) -> int:
+    from common.redaction import output
     from model.entry.chat import chat
 
     messages = iter([arguments.message]) if arguments.message else _lines()
     limit = arguments.max_new_tokens
     for answer in chat(Path(arguments.model), messages, max_new_tokens=limit):
-        print(answer, flush=True)
+        print(answer, flush=True, file=output())
     return DONE
 
 

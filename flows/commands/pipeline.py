@@ -110,11 +110,13 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _explain(arguments: argparse.Namespace) -> int:
     from common.paths import resolve
+    from common.redaction import output
     from tasks.core.explain import describe, explain
 
     explanation = explain(resolve(arguments.store), arguments.document)
+    # Texts of documents are data: what looks like a secret in them is shown as it is.
     if arguments.json:
-        print(json.dumps(explanation, indent=1, ensure_ascii=False))
+        print(json.dumps(explanation, indent=1, ensure_ascii=False), file=output())
     else:
-        print("\n".join(describe(explanation)))
+        print("\n".join(describe(explanation)), file=output())
     return DONE

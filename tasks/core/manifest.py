@@ -18,7 +18,7 @@ from common.files import md5_of_file, publish_folder, sync, write_json
 from common.names import is_relative_path
 from common.paths import display
 from common.reading.files import read_json_object
-from common.redaction import redacted
+from common.redaction import recorded
 from common.urls import redact
 
 SCHEMA_VERSION = 1
@@ -103,6 +103,11 @@ class StageResult:
         )
 
 
+_READ_AGAIN = frozenset(
+    {"stage", "label", "key", "inputs", "files", "counts", "software", "mlflow"}
+)
+"""Fields of a manifest that a password like `pretrain` in the environment must not change."""
+
 StageInput: TypeAlias = "StageResult | Mapping[str, StageResult] | None"
 
 
@@ -152,7 +157,8 @@ def publish(
     for path in _files(partial):  # what takes time comes before the last looks at the lock
         sync(path)
     check()
-    write_json(partial / "manifest.json", redacted(manifest))
+    # Names of files and of inputs hold no secrets, and are read again.
+    write_json(partial / "manifest.json", recorded(manifest, as_they_are=_READ_AGAIN))
     check()
     publish_folder(partial, folder)
 

@@ -31,6 +31,15 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
         ("https://hf_tokenAsUserName@hub.co/x", "https://***@hub.co/x"),
         ("postgresql+psycopg2://u:pw'quoted@db/x", "postgresql+psycopg2://***@db/x"),
         ("https://h/x?X-Amz-Credential=A%2Fb&X-Amz-Signature=5f", None),
+        # several in one text, and passwords with characters that no URL may hold
+        ("https://me:pw12@h/x,https://you:pw34@i/y", "https://***@h/x,https://***@i/y"),
+        ("https://me:pw12@h,https://you:pw34@i", "https://***@h,https://***@i"),
+        ("[http://a:b@h/x](http://c:d@h/x)", "[http://***@h/x](http://***@h/x)"),
+        ("https://me:p?w@h/x?page=1", "https://***@h/x?page=***"),
+        ("https://me:p#w@h/x#part", "https://***@h/x#***"),
+        ("https://me:p/w@h/x?mail=a@b", "https://***@h/x?mail=***"),
+        ("https://me:密码p@ss@h/x", "https://***@h/x"),
+        ("http://archive.org/1/http://h:80/x", "http://archive.org/1/http://h:80/x"),
         # a query without its host, as urllib3 quotes it
         (
             "Max retries exceeded with url: /api?access_token=abc&page=2 (caused",
@@ -55,6 +64,11 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
         ('{"a":"http://h","mail":"x@y"}', '{"a":"http://h","mail":"x@y"}'),
         ("pretrain.stepz=3: unknown key", "pretrain.stepz=3: unknown key"),
         ("ceval/test#12 at 12:30:01", "ceval/test#12 at 12:30:01"),
+        ("git@github.com:o/n.git a:b@c", "git@github.com:o/n.git a:b@c"),
+        ("def f(x, password=None, api_key=''):", "def f(x, password=None, api_key=''):"),
+        ("sk-learn-is-a-library-for-all", "sk-learn-is-a-library-for-all"),
+        ("sk-proj-abcdefghijklmnopqrst12", "***"),
+        ("tokenizer: auto, key: wikipedia_cn/12", "tokenizer: auto, key: wikipedia_cn/12"),
         ("", ""),
     ],
 )
@@ -105,6 +119,33 @@ def test_a_password_is_hidden_also_where_it_stands_alone() -> None:
     learn("corpora.skypile=https://me:unique-pw@host/x?token=unique-token&page=1234")
     assert redact("password 'unique-pw' is wrong") == "password '***' is wrong"
     assert redact("unique-token page 1234 of me") == "*** page 1234 of me"
+
+
+def test_a_password_that_no_url_may_hold() -> None:
+    for password in ('pa ss"1', "pa'<ss>", "pa\tss`"):
+        learn(f"https://me:{password}@host/x")
+        for text in (f"https://me:{password}@host/x", f"no {password!r}", json.dumps(password)):
+            assert password not in redact(text) and json.dumps(password)[1:-1] not in redact(text)
+
+
+def test_a_password_that_is_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTGRES_PASSWORD", "pretrain")
+    shown = redact("no user 'me' with 'pretrain' in store/pretrain/12, pretrain.steps, pretrained.")
+    assert shown == "no user 'me' with '***' in store/pretrain/12, pretrain.steps, pretrained."
+
+
+def test_data_is_printed_as_it_is() -> None:
+    code = """
+import sys
+from common.redaction import install, output
+print("x http://u:pw@h/?q=1", file=output())
+install()
+print("y http://u:pw@h/?q=1", file=output())
+print("z http://u:pw@h/?q=1")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    same = "http://u:pw@h/?q=1"
+    assert done.stdout.splitlines() == [f"x {same}", f"y {same}", "z http://***@h/?q=***"]
 
 
 SECRETS = st.text(

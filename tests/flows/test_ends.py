@@ -18,8 +18,10 @@ from mlflow.tracking import MlflowClient
 from common.errors import ConfigError
 from flows import prefect_run
 from flows.environment import answers
-from tests.processes import alive
+from tests.processes import alive, kill_all
 
+MARK = "TEST_ENDS_STORE"
+"""Environment variable by which all processes of a run are found."""
 LONGEST = 150.0
 """Seconds until a wait counts as a hang; before, `steel run` hung for 300 and more."""
 
@@ -64,6 +66,7 @@ class Run:
                     **environment,
                     "PREFECT_HOME": str(home),
                     "STEEL_PREFECT_PORT": "9",  # whoever tests has perhaps `make up` running
+                    MARK: str(store),
                 },
             )
 
@@ -117,12 +120,27 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path: Path, home: Path) -> Iterator[Run]:
-    started = Run(tmp_path / "store", home)
-    wait_for(lambda: started.began)
-    yield started
-    started.process.kill()
-    started.process.wait()
+def start(tmp_path: Path, home: Path) -> Iterator[Callable[..., Run]]:
+    """Function that starts a run and waits until it works: (name of the store, *arguments).
+
+    No process of it outlives the test, whatever the test has killed or stopped.
+    """
+    runs = []
+
+    def begin(name: str, *arguments: str) -> Run:
+        runs.append(Run(tmp_path / name, home, *arguments))
+        wait_for(lambda: runs[-1].began)
+        return runs[-1]
+
+    yield begin
+    for run in runs:
+        kill_all(MARK, str(run.store))
+        run.process.wait()
+
+
+@pytest.fixture
+def run(start: Callable[..., Run]) -> Run:
+    return start("store")
 
 
 def port_of(pid: int) -> int:
@@ -158,7 +176,7 @@ def test_a_server_that_is_killed_is_started_again(run: Run) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_work_ends_well_without_a_server(run: Run, home: Path, number: int) -> None:
+def test_work_ends_well_without_a_server(run: Run, start: Callable[..., Run], number: int) -> None:
     server, watchdog = run.server, run.watchdog
     for pid in (watchdog, server):  # stopped, both are there and say nothing
         os.kill(pid, number)
@@ -176,18 +194,16 @@ def test_work_ends_well_without_a_server(run: Run, home: Path, number: int) -> N
     assert run.text.count("does not answer. The work goes on") == 1
     assert run.tracked() == {"FINISHED"}
     assert run.state() == "RUNNING", "nobody could say so"
-    other = Run(run.store.parent / "other", home)
-    wait_for(lambda: other.began)
+    other = start("other")
     assert run.state() == "COMPLETED"
     assert other.finish() == 0
 
 
 @pytest.mark.slow
 def test_a_failed_stage_is_what_is_told_though_the_server_is_gone(
-    tmp_path: Path, home: Path
+    start: Callable[..., Run],
 ) -> None:
-    run = Run(tmp_path / "store", home, "fail")
-    wait_for(lambda: run.began)
+    run = start("store", "fail")
     os.kill(run.watchdog, signal.SIGKILL)  # the server ends with it
     wait_for(lambda: "does not answer" in run.text)
     assert run.finish() == 1

@@ -14,9 +14,13 @@ from urllib.parse import quote
 
 import pytest
 
+from common.redaction import RedactingStream
 from corpus.sample_data import SampleDataConfig, write_dataset
+from flows.cli import parser
+from flows.environment import answers
 from flows.watchdog import LOG
 from tests.corpus.sources.fake_web import Web, serving
+from tests.loopback import Answering, answering
 
 CORPUS = "wikipedia_cn"
 OFF = """
@@ -199,3 +203,43 @@ def test_runs_that_fail_and_succeed(world: World) -> None:
     assert len(list((world.folder / "written" / "store").rglob("manifest.json"))) >= 4
     assert (world.folder / "written" / "prefect" / "prefect.db").is_file()
     assert world.found() == {}
+
+
+def test_texts_of_documents_and_answers_are_printed_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (
+        "见 http://u:pw@h/中文?q=1，Authorization: Basic YWJjZGVm\nCookie: a recipe, password=1234"
+    )
+    monkeypatch.setenv("SOME_PASSWORD", "recipe")
+    found = {"id": "zhihu/1", "normalized": {"folder": "f", "bytes": 9, "text": text}}
+    monkeypatch.setattr("tasks.core.explain.explain", lambda *_: found)
+    monkeypatch.setattr("model.entry.chat.chat", lambda *_, **__: iter([text]))
+    monkeypatch.setattr(sys, "stdout", RedactingStream(sys.stdout))
+    for command in (["explain", "zhihu/1"], ["explain", "zhihu/1", "--json"], ["chat", "m"]):
+        arguments = parser().parse_args([*command, *(["--message", "x"] * (command[0] == "chat"))])
+        assert arguments.run(arguments) == 0
+    quoted, _, rest = capsys.readouterr().out.partition("{\n")
+    assert "".join(f"    | {line}\n" for line in text.split("\n")) in quoted
+    assert json.dumps(text, ensure_ascii=False) in rest and rest.endswith(f"{text}\n")
+
+
+def test_user_and_password_in_the_address_of_prefect_are_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Guarded(Answering):
+        def answer(self, *, body: bool) -> None:
+            pair = base64.b64encode("me:p@ss/wörd".encode()).decode()
+            right = self.headers.get("Authorization") == f"Basic {pair}"
+            self.send_response(200 if right else 500)
+            self.send_header("Content-Length", "4")
+            self.end_headers()
+            self.wfile.write(b"true")
+
+    for name in ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"):
+        monkeypatch.delenv(name, raising=False)
+    with answering(Guarded) as url:
+        userinfo = f"me:{quote('p@ss/wörd', safe='')}"
+        assert answers(url.replace("://", f"://{userinfo}@"), 5)
+        assert not answers(url.replace("://", "://me:wrong@"), 5)
+        assert not answers(url, 5)

@@ -58,6 +58,20 @@ def test_finished_stage_is_published_whole_and_then_skipped(context: Context) ->
     assert sorted(p.name for p in first.folder.parent.iterdir()) == [first.key]
 
 
+def test_a_password_that_is_a_word_of_ours_changes_no_field_that_is_read_again(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"A": "write_word", "B": "2-word", "C": "letters", "D": "before"}.items():
+        monkeypatch.setenv(f"{name}_KEY", value)
+    base = write_word(WordConfig(), context=context)
+    made = write_word(WordConfig(word="2-word"), context=context, before=base)
+    manifest = StageResult.read(made.folder).manifest
+    assert made.key == manifest["key"] and manifest["stage"] == "write_word"
+    assert manifest["inputs"] == {"before": base.identity}
+    assert manifest["counts"]["letters"] == len("steel2-word")
+    assert manifest["config"]["word"] == "***"
+
+
 def test_key_follows_config_inputs_and_recipe_content(context: Context, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("a: 1")
