@@ -41,7 +41,8 @@ def encode_conversation(
     if not has_target(labels):
         return _left_out(NO_TARGET, "input_ids", "labels")
     labels = labels[:max_length]
-    if not has_target(labels):
+    empty_ones = not all(text.strip() for text in said)
+    if not has_target(labels) or (empty_ones and not _has_text(labels, tokenizer)):
         return _left_out(NO_ROOM, "input_ids", "labels")
     return {
         "input_ids": ids[:max_length],
@@ -91,6 +92,12 @@ def encode_pair(
 def has_target(labels: Sequence[int]) -> bool:
     """True if a position is predicted: every one but the first, where it has a label."""
     return any(label != IGNORED for label in labels[1:])
+
+
+def _has_text(labels: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> bool:
+    """False if only empty answers are left, of which nothing but the end is a target."""
+    targets = [label for label in labels if label != IGNORED]
+    return bool(str(tokenizer.decode(targets, skip_special_tokens=True)).strip())
 
 
 def _common_prefix(ids: Sequence[int], others: Sequence[int]) -> int:

@@ -1,0 +1,131 @@
+"""Numbers of samples that are reported are those of the samples that reached the network."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from model.train.run.folder import PREPARED_FILE
+from tests.model.train.finetune import recording
+from tests.model.train.finetune.gradients import chatml, encode
+from tests.model.train.finetune.recording import content, curve, make_job
+from tests.tiny_chat import conversations, pairs, write_model
+
+MAX_LENGTH = 200
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    recording.without_signals(monkeypatch)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def train(method: str, output: Path) -> Counter[int]:
+    """Run a job; returns the content of every sequence that the network was given."""
+    given: Counter[int] = Counter()
+
+    def note(network: Any, arguments: Any, inputs: dict[str, Any]) -> None:
+        ids, places = inputs["input_ids"], inputs.get("position_ids")
+        parts = list(ids)
+        if places is not None and len(ids) == 1:
+            begins = (places[0] == 0).nonzero().flatten().tolist()
+            parts = list(ids[0].tensor_split(begins[1:]))
+        for part in parts:
+            if kept := part[part != 256].tolist():  # 256 pads
+                given[content(kept)] += 1
+
+    def prepare(trainer: Any) -> None:
+        network = trainer.accelerator.unwrap_model(trainer.model)
+        network.register_forward_pre_hook(note, with_kwargs=True)
+
+    assert recording.train(method, output, prepare=prepare) == 0
+    return given
+
+
+def check(output: Path, sets: dict[str, int], drawn: Counter[str]) -> None:
+    counts = json.loads((output / PREPARED_FILE).read_text())
+    assert {name: of["trained_on"] for name, of in counts["sets"].items()} == sets
+    assert {name: of["drawn"] for name, of in counts["sets"].items()} == drawn
+    for of_set in counts["sets"].values():
+        assert of_set["drawn"] == of_set["trained_on"] + sum(of_set["left_out"].values())
+        assert sum(of_set["languages"].values()) == of_set["trained_on"]
+    assert counts["trained_on"] == sum(sets.values())
+    assert counts["left_out"] == drawn.total() - counts["trained_on"]
+    assert curve(output)[-1][1]["data/samples"] == counts["trained_on"]
+    assert curve(output)[-1][0] == counts["steps"]
+    assert curve(output)[-1][1]["data/tokens"] == counts["tokens"]
+
+
+def in_set(name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**row, "set": name} for row in rows]
+
+
+@pytest.mark.parametrize(("packing", "grouped"), [(False, False), (True, True)])
+def test_conversations(base: Path, tmp_path: Path, packing: bool, grouped: bool) -> None:
+    good, long, damaged = conversations(5), conversations(4), conversations(9)[1:]
+    for row in long:  # no answer has room
+        row["messages"].insert(0, {"role": "system", "content": "规" * 99})
+        row["messages"] = [
+            m for n, m in enumerate(row["messages"]) if not n or m["role"] != "system"
+        ]
+    question = {"role": "user", "content": "q"}
+    answer = {"role": "assistant", "content": "a"}
+    nothing = {"role": "assistant", "content": "\n "}
+    damaged[0]["messages"] = [question, nothing]
+    damaged[1]["messages"] = [question, nothing, {**question, "content": "k" * 200}, answer]
+    damaged[2]["messages"] = [question, nothing, {**question, "content": "m"}, answer]
+    damaged[3]["messages"] = [question, {**answer, "content": "z" * 300}]
+    damaged[4]["messages"] = [{**question, "content": "e" * 98}, {**answer, "content": "b" * 9}]
+    rows = in_set("good", good) + in_set("long", long) + in_set("damaged", damaged)
+    settings = {"packing": packing, "group_by_length": grouped, "epochs": 1}
+    make_job("sft", base, tmp_path, rows, max_length=MAX_LENGTH, **settings)
+    given = train("sft", tmp_path)
+    wanted = good + damaged[2:]
+    assert given == Counter(content(chatml(row["messages"])[0][:MAX_LENGTH]) for row in wanted)
+    check(
+        tmp_path,
+        {"good": 5, "long": 0, "damaged": 6},
+        Counter(good=5, long=4, damaged=len(damaged)),
+    )
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_pairs(base: Path, tmp_path: Path, grouped: bool) -> None:
+    good, long, damaged = pairs(5), pairs(4), pairs(8)
+    for row in long:
+        row["prompt"][0]["content"] = "题" * 99
+    damaged[0]["rejected"] = damaged[0]["chosen"]  # alike from the start
+    for name, end in (("chosen", "good"), ("rejected", "bad")):  # alike when cut
+        damaged[1][name][0]["content"] = "a" * MAX_LENGTH + end
+    damaged[2]["chosen"][0]["content"] = " "
+    damaged[3]["rejected"][0]["content"] = ""
+    damaged[4]["chosen"][0]["content"] = "x" * 300  # cut, and different
+    damaged[6] = {**damaged[5]}  # the same pair twice
+    rows = in_set("good", good) + in_set("long", long) + in_set("damaged", damaged)
+    settings = {"group_by_length": grouped, "epochs": 1}
+    make_job("dpo", base, tmp_path, rows, max_length=MAX_LENGTH, **settings)
+    given = train("dpo", tmp_path)
+    wanted: Counter[int] = Counter()
+    for row in good + damaged[4:]:
+        prompt = chatml(row["prompt"])[0] + encode("<|im_start|>assistant\n")
+        for answer in (row["chosen"], row["rejected"]):
+            ids = prompt + encode(f"{answer[0]['content']}<|im_end|>\n")
+            wanted[content(ids[:MAX_LENGTH])] += 1
+    assert given == wanted
+    check(
+        tmp_path,
+        {"good": 5, "long": 0, "damaged": 4},
+        Counter(good=5, long=4, damaged=len(damaged)),
+    )
