@@ -100,11 +100,13 @@ def _other_problems(config: PipelineConfig, store: Path) -> Iterator[SteelError]
 def _check_tokenizers(config: PipelineConfig) -> None:
     """Refuse to pack for a model that has another tokenizer. Raises ConfigError or DataError.
 
-    A pruned vocabulary is not known before the corpus is cleaned: then the run compares it.
+    A pruned vocabulary is not known before the corpus is cleaned: one that pruning might give is
+    compared by the run.
     """
     if not isinstance(config.pretrain.settings.model, str):
         return
     from model.tokenizer.folder import load_folder_tokenizer
+    from model.tokenizer.pruning import is_pruned_from
     from model.train.tokenizers import check_start
 
     model, source = Path(config.pretrain.settings.model), config.pack.tokenizer
@@ -115,10 +117,10 @@ def _check_tokenizers(config: PipelineConfig) -> None:
     if not config.pack.prune:
         check_start(model, packed, f"pack.tokenizer = {source}")
         return
-    own, whole = load_folder_tokenizer(model).get_vocab(), packed.get_vocab()
-    if len(own) >= len(whole) or not own.keys() <= whole.keys():
+    own = load_folder_tokenizer(model)
+    if len(own) >= len(packed) or not is_pruned_from(own, packed):
         raise ConfigError(
-            f"pack.prune: the vocabulary of {source} would be pruned, but the model {model} that "
-            f"the pretraining starts from has {len(own):,} tokens of its own: set pack.prune: "
-            f"false and pack.tokenizer: {model}"
+            f"pack.prune: no pruning of the vocabulary of {source} gives that of the model {model} "
+            f"that the pretraining starts from, which has {len(own):,} tokens of its own: set "
+            f"pack.prune: false and pack.tokenizer: {model}"
         )

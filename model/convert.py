@@ -36,6 +36,8 @@ from model.architecture import Routing
 from model.config import SteelConfig
 from model.modeling_steel import SteelForCausalLM
 from model.soft_moe import LeakWarning
+from model.tokenizer.folder import load_folder_tokenizer, save_digest
+from model.tokenizer.identity import TOKENIZER_FILES
 
 MAX_FILE_BYTES = 2_000_000_000
 """Size of an output file, except where one tensor is larger."""
@@ -88,7 +90,8 @@ def import_published(source: Path, output: Path, routing: Routing = "reference_n
 
     Raises ConfigError when `output` exists or the routing has no experts, DataError when the source
     is another architecture, holds pickled weights, lacks a tensor, has one that is not known, in
-    another shape or with values that are not finite. Nothing is left behind then.
+    another shape or with values that are not finite, or a tokenizer that cannot be loaded. Nothing
+    is left behind then.
     """
     if routing == "dense":
         raise ConfigError("routing 'dense' has no experts to import: choose reference_norm")
@@ -109,6 +112,8 @@ def import_published(source: Path, output: Path, routing: Routing = "reference_n
         for name in COPIED:
             if (source / name).is_file():
                 shutil.copyfile(source / name, partial / name)
+        if any((partial / name).is_file() for name in TOKENIZER_FILES):
+            save_digest(load_folder_tokenizer(partial), partial)
         publish_folder(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -186,10 +186,18 @@ def _misfits(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
                 token = tokenizer.convert_ids_to_tokens(id_) if 0 <= id_ <= highest else None
                 if token is None:
                     yield f"{role}_token_id in {name} is {id_}, which the tokenizer does not have"
-                elif own is not None and role != "eos" and id_ != own:
-                    yield f"{role}_token_id in {name} is {id_} ({token!r}), in the tokenizer {own}"
                 elif role == "eos" and id_ != own and id_ not in tokenizer.added_tokens_decoder:
                     yield f"eos_token_id in {name} is {id_}, an ordinary token ({token!r})"
+                elif (
+                    own is not None
+                    and role != "eos"
+                    and id_ != own
+                    and not (
+                        # Published models of DeepSeek leave Qwen's in config.json.
+                        role == "bos" and own in listed["generation_config"]
+                    )
+                ):
+                    yield f"{role}_token_id in {name} is {id_} ({token!r}), in the tokenizer {own}"
         ends = {id_ for ids in listed.values() for id_ in ids}
         if role == "eos" and own is not None and ends and own not in ends:
             named = f"{own} ({tokenizer.eos_token!r})"

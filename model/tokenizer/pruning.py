@@ -5,7 +5,7 @@ texts ──encode──▶ tokens found ──▶ all tokens merged on the way 
                published only after every text gives the same pieces ◀───────────┘
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from common.errors import DataError
+from model.tokenizer.digest import digest_tokenizer
 from model.tokenizer.encoder import EncoderFactory, ReferenceEncoder
 from model.tokenizer.identity import SPECIAL_TOKENS
 from model.tokenizer.qwen import bpe_tables, build_tokenizer, save_tokenizer
@@ -86,13 +87,8 @@ def prune_tokenizer(
 
     vocabulary, merges = bpe_tables(tokenizer)
     token_of = {index: token for token, index in vocabulary.items()}
-    found = {token_of[int(index)] for index in np.flatnonzero(used)}
-    kept = _closure(found | set(byte_characters()), merges)
-    old_ids = sorted(vocabulary[token] for token in kept)
-    pruned = build_tokenizer(
-        {token_of[old]: new for new, old in enumerate(old_ids)},
-        [(left, right) for left, right in merges if left + right in kept],
-    )
+    kept = {token_of[int(index)] for index in np.flatnonzero(used)}
+    pruned, old_ids = _restricted(vocabulary, merges, kept)
     proof = prove_same_pieces(tokenizer, pruned, texts, make_encoder=make_encoder)
     old_ids += tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
     report = PruneReport(
@@ -103,6 +99,30 @@ def prune_tokenizer(
     )
     save_tokenizer(pruned, out, extra={"schema": 1, **asdict(report), "old_ids": old_ids})
     return report
+
+
+def is_pruned_from(pruned: PreTrainedTokenizerBase, full: PreTrainedTokenizerBase) -> bool:
+    """True if pruning `full` for some texts could give the tokenizer `pruned`."""
+    vocabulary, merges = bpe_tables(full)
+    kept = pruned.get_vocab().keys() - SPECIAL_TOKENS.keys()
+    if not kept <= vocabulary.keys():
+        return False
+    expected, _ = _restricted(vocabulary, merges, kept)
+    return digest_tokenizer(expected).digest == digest_tokenizer(pruned).digest
+
+
+def _restricted(
+    vocabulary: Mapping[str, int], merges: Sequence[Merge], tokens: Set[str]
+) -> tuple[PreTrainedTokenizerBase, list[int]]:
+    """The tokenizer of these tokens and those that they are made of, and their old ids."""
+    kept = _closure({*tokens, *byte_characters()}, merges)
+    old_ids = sorted(vocabulary[token] for token in kept)
+    token_of = {index: token for token, index in vocabulary.items()}
+    pruned = build_tokenizer(
+        {token_of[old]: new for new, old in enumerate(old_ids)},
+        [(left, right) for left, right in merges if left + right in kept],
+    )
+    return pruned, old_ids
 
 
 def prove_same_pieces(

@@ -19,6 +19,11 @@ from transformers import AutoModelForCausalLM
 from common.errors import ConfigError, DataError
 from model import SteelForCausalLM, convert
 from model.convert import import_published
+from model.tokenizer.digest import digest_tokenizer
+from model.tokenizer.folder import load_folder_tokenizer
+from model.tokenizer.identity import SEAL
+from tests.model.tokenizer.kinds import KINDS
+from tests.tiny_chat import byte_tokenizer
 
 D, HEADS, KV, LAYERS, EXPERTS, SLOTS, WIDTH, VOCABULARY = 24, 4, 2, 2, 3, 2, 10, 61
 CONFIG: dict[str, Any] = {
@@ -153,7 +158,7 @@ def write(
     """A checkpoint folder; tensors are dealt out to files, so that layers straddle them."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config or CONFIG), encoding="utf-8")
-    (folder / "tokenizer.json").write_text("{}", encoding="utf-8")
+    byte_tokenizer().save_pretrained(folder)
     (folder / "modeling_steel.py").write_text("raise SystemExit\n", encoding="utf-8")
     names = list(tensors)
     if num_files == 1:
@@ -228,12 +233,29 @@ def test_cached_decoding_is_what_the_published_code_generated_with(
     assert made.shape == (1, 5)
 
 
+def test_a_tokenizer_that_cannot_be_loaded_is_refused(
+    tmp_path: Path, tensors: dict[str, Tensor]
+) -> None:
+    source = write(tmp_path / "source", tensors)
+    (source / "tokenizer.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(DataError, match="cannot be loaded"):
+        import_published(source, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
 def test_files_are_taken_over_and_code_is_not(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     half = {name: tensor.bfloat16() for name, tensor in tensors.items()}
     half["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(3, dtype=torch.bfloat16)
     assert import_published(write(tmp_path / "source", half), tmp_path / "out").dtype == "bfloat16"
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert files == ["config.json", "model.safetensors", "tokenizer.json"]
+    tokenizer = ["chat_template.jinja", "tokenizer.json", "tokenizer_config.json", SEAL]
+    assert files == sorted(["config.json", "model.safetensors", *tokenizer])
+    # Later programs compare it: files that are exchanged are refused.
+    sealed = json.loads((tmp_path / "out" / SEAL).read_text())
+    assert sealed["digest"] == digest_tokenizer(byte_tokenizer()).digest
+    KINDS["llama-3"]().save_pretrained(tmp_path / "out")
+    with pytest.raises(DataError, match="trained with"):
+        load_folder_tokenizer(tmp_path / "out")
     config = json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))
     assert "auto_map" not in config
     assert (config["model_type"], config["dtype"]) == ("steel", "bfloat16")

@@ -129,11 +129,12 @@ def trainer_arguments(job: FinetuneJob) -> dict[str, Any]:
 def make_trainer(job: JobT, build: Build[JobT], recorder: Recorder) -> Any:
     """TRL's trainer for a job. Raises DataError when no row has an answer left."""
     score_targets_only()
+    # Rows first: a job without any ends before its model is read.
+    tokenizer = load_tokenizer(job.model)
+    prepared = prepare_rows(job, tokenizer)
     network = load_model(job.model)
     if getattr(job.settings, "packing", False):
         check_packing(network)
-    tokenizer = load_tokenizer(job.model)
-    prepared = prepare_rows(job, tokenizer)
     trainer = build(
         job,
         trainer_arguments(job),

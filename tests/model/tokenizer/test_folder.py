@@ -98,6 +98,19 @@ def test_ids_that_fit(folder: Path) -> None:
     check_model_folder(folder)
 
 
+def test_a_generation_config_that_corrects_the_config(folder: Path) -> None:
+    """DeepSeek's distilled models: bos_token_id is Qwen's in config.json, and theirs beside it."""
+    tokenizer = load_folder_tokenizer(folder)
+    tokenizer.bos_token = "<|im_start|>"
+    (folder / SEAL).unlink()
+    tokenizer.save_pretrained(folder)
+    edit(folder / "config.json", bos_token_id=256)
+    with pytest.raises(DataError, match=r"bos_token_id in config is 256 .*, in the tokenizer 257"):
+        check_model_folder(folder)
+    edit(folder / "generation_config.json", bos_token_id=257)
+    check_model_folder(folder)
+
+
 def test_an_embedding_of_too_few_rows(folder: Path) -> None:
     path = folder / "model.safetensors"
     weights = load_file(path)

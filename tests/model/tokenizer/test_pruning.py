@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from common.errors import DataError
 from model.tokenizer import pruning
 from model.tokenizer.identity import IM_END, PRUNED_FROM, SPECIAL_TOKENS
-from model.tokenizer.pruning import prove_same_pieces, prune_tokenizer
+from model.tokenizer.pruning import is_pruned_from, prove_same_pieces, prune_tokenizer
 from model.tokenizer.qwen import bpe_tables, build_tokenizer, load_tokenizer, save_tokenizer
 from model.tokenizer.tiktoken import byte_characters
 from tests.model.tokenizer.encoded import encode_corpus, pruned_from
@@ -145,3 +145,26 @@ def test_only_pruned_folders_have_a_map(small: PreTrainedTokenizerBase, tmp_path
     assert pruned_from(tmp_path / "whole") is None
     prune_tokenizer(small, ["the"], tmp_path / "pruned")
     assert (tmp_path / "pruned" / PRUNED_FROM).is_file()
+
+
+def test_what_pruning_can_give_is_known_without_the_texts(tmp_path: Path) -> None:
+    letters = byte_characters()
+    merges = [("a", "b"), ("ab", "c"), ("x", "y")]
+    tokens = [*letters, *("".join(merge) for merge in merges)]
+    full = build_tokenizer({token: id_ for id_, token in enumerate(tokens)}, merges)
+    prune_tokenizer(full, ["abc", "ab"], tmp_path / "pruned")
+    pruned = load_tokenizer(tmp_path / "pruned")
+    assert len(pruned) == len(full) - 1
+    assert is_pruned_from(pruned, full)
+    assert is_pruned_from(full, full)
+
+    def made(tokens: list[str], merges: list[tuple[str, str]]) -> PreTrainedTokenizerBase:
+        return build_tokenizer({token: id_ for id_, token in enumerate(tokens)}, merges)
+
+    exchanged = [tokens[1], tokens[0], *tokens[2:]]
+    assert not is_pruned_from(made(exchanged, merges), full)
+    assert not is_pruned_from(made([*letters, "ab"], []), full)  # a merge fewer
+    assert not is_pruned_from(made([*letters, "ab", "abz"], [("a", "b"), ("ab", "z")]), full)
+    more = load_tokenizer(tmp_path / "pruned")
+    more.add_tokens("<|extra|>")
+    assert not is_pruned_from(more, full)

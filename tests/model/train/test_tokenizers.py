@@ -1,6 +1,7 @@
 """A model is trained on data of its own tokenizer only, through the real programs."""
 
 import dataclasses
+import json
 import shutil
 import subprocess
 import sys
@@ -8,15 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from common.config import from_json
+from common.errors import DataError
 from flows.cli import main
 from flows.commands import BAD_INPUT
 from model.data import PackedManifest
 from model.tokenizer.digest import digest_tokenizer
 from model.tokenizer.encoder import ReferenceEncoder
+from model.tokenizer.folder import load_folder_tokenizer
 from model.tokenizer.pruning import prune_tokenizer
-from model.tokenizer.qwen import load_tokenizer, save_tokenizer
+from model.tokenizer.qwen import bpe_tables, build_tokenizer, load_tokenizer
+from model.train.config import PretrainJob, PretrainSettings
+from model.train.tokenizers import training_tokenizer
 from tests.model.data.blocks import write_documents
 from tests.model.train.ranks import settings, write_job
 from tests.tiny_chat import save_tiny_model
@@ -71,33 +78,88 @@ def train(packed: Path, output: Path, **changes: Any) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+@pytest.mark.slow
 def test_a_whole_model_beside_pruned_data(folders: Folders, tmp_path: Path) -> None:
     code, said = train(folders.packed, tmp_path / "run", model=str(folders.model))
     assert code == BAD_INPUT, said
     pruned = load_tokenizer(folders.packed / "tokenizer")
-    own = load_tokenizer(folders.model)
-    for word in (
-        str(folders.model),
-        str(folders.packed),
-        digest_tokenizer(own).digest[:12],
-        digest_tokenizer(pruned).digest[:12],
-        f"151,646 tokens instead of {len(pruned)}",
-        f"pack.tokenizer: {folders.model}",
-    ):
+    assert f"151,646 tokens instead of {len(pruned)}" in said
+    assert f"pack.tokenizer: {folders.model}" in said
+
+
+def model_of(folder: Path, tokenizer: PreTrainedTokenizerBase, rows: int) -> Path:
+    return save_tiny_model(folder, tokenizer, seed=0, vocab_size=rows, **SHAPE)  # type: ignore[arg-type]
+
+
+def configured(packed: Path, folder: Path, **changes: Any) -> PretrainSettings:
+    return from_json(PretrainJob, write_job(packed, folder / "run", settings(**changes))).settings
+
+
+def changed(packed: Path, change: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of packed data, or another one that is nearly the same."""
+    tokenizer = load_folder_tokenizer(packed / "tokenizer")
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    pieces = described["model"]["vocab"]
+    if change == "exchanged ids":
+        pieces["w3"], pieces["w5"] = pieces["w5"], pieces["w3"]
+    if change == "another token":
+        pieces["W3"] = pieces.pop("w3")
+    if change == "one more":
+        pieces["new"] = len(pieces)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(described)),
+        eos_token=tokenizer.eos_token,
+        pad_token=tokenizer.pad_token,
+    )
+
+
+OTHERS = {
+    "exchanged ids": "id 3 is 'w5', not 'w3'",
+    "another token": "id 3 is 'W3', not 'w3'",
+    "one more": "65 tokens instead of 64; id 64 is 'new', not no token",
+}
+"""Change -> how a message calls it."""
+
+
+@pytest.mark.parametrize("change", OTHERS)
+def test_a_model_of_another_tokenizer_is_refused(packed: Path, tmp_path: Path, change: str) -> None:
+    model = model_of(tmp_path / "model", changed(packed, change), 72)
+    started = configured(packed, tmp_path, model=str(model))
+    packed_with = PackedManifest.read(packed / "shards").tokenizer_digest
+    with pytest.raises(DataError, match="mean other tokens") as refused:
+        training_tokenizer(started, packed, packed_with)
+    assert OTHERS[change] in str(refused.value)
+
+
+def test_the_program_refuses_it_by_name(packed: Path, tmp_path: Path) -> None:
+    model = model_of(tmp_path / "model", changed(packed, "one more"), 72)
+    code, said = train(packed, tmp_path / "run", model=str(model))
+    assert code == BAD_INPUT, said
+    digests = [
+        digest_tokenizer(load_folder_tokenizer(folder)).digest[:12]
+        for folder in (model, packed / "tokenizer")
+    ]
+    for word in (str(model), str(packed), *digests, f"pack.tokenizer: {model}"):
         assert word in said
     assert "Traceback" not in said
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_other_shards_than_the_tokenizer_beside_them(
-    folders: Folders, full: PreTrainedTokenizerBase, tmp_path: Path
-) -> None:
-    shutil.copytree(folders.packed, tmp_path / "packed")
-    shutil.rmtree(tmp_path / "packed" / "tokenizer")
-    save_tokenizer(full, tmp_path / "packed" / "tokenizer")
-    code, said = train(tmp_path / "packed", tmp_path / "run")
-    assert code == BAD_INPUT
-    assert "were packed with the tokenizer" in said
+@pytest.mark.parametrize("rows", [64, 72])
+def test_a_longer_embedding_is_no_other_tokenizer(packed: Path, tmp_path: Path, rows: int) -> None:
+    """As of Qwen1.5: 151,936 rows for 151,646 tokens."""
+    model = model_of(tmp_path / "model", changed(packed, "saved again"), rows)
+    started = configured(packed, tmp_path, model=str(model))
+    packed_with = PackedManifest.read(packed / "shards").tokenizer_digest
+    assert digest_tokenizer(training_tokenizer(started, packed, packed_with)).digest == packed_with
+
+
+def test_other_shards_than_the_tokenizer_beside_them(packed: Path, tmp_path: Path) -> None:
+    shutil.copytree(packed, tmp_path / "packed")
+    changed(packed, "exchanged ids").save_pretrained(tmp_path / "packed" / "tokenizer")
+    packed_with = PackedManifest.read(packed / "shards").tokenizer_digest
+    with pytest.raises(DataError, match="were packed with the tokenizer"):
+        training_tokenizer(configured(packed, tmp_path), tmp_path / "packed", packed_with)
 
 
 @pytest.mark.slow
@@ -130,6 +192,21 @@ def test_steel_check_compares_before_anything_runs(
     code, said = check(start, "pack.prune=true", f"pack.tokenizer={pruned}")
     assert code == BAD_INPUT
     assert "pack.prune cuts Qwen1.5's vocabulary" in said
+
+    # Pruning may give this vocabulary; not one of the same tokens with two ids exchanged.
+    assert check(start, "pack.prune=true") == (0, "")
+    vocabulary, merges = bpe_tables(tokenizer)
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    exchanged = save_tiny_model(
+        tmp_path / "exchanged",
+        build_tokenizer(vocabulary, merges),  # type: ignore[arg-type]
+        seed=0,
+        vocab_size=len(tokenizer),
+        **SHAPE,  # type: ignore[arg-type]
+    )
+    code, said = check(f"pretrain.model={exchanged}", "pack.prune=true")
+    assert code == BAD_INPUT
+    assert f"no pruning of the vocabulary of auto gives that of the model {exchanged}" in said
 
     (pruned / "tokenizer.json").unlink()
     code, said = check(start, "pack.prune=false")
