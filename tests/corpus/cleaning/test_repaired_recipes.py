@@ -101,7 +101,7 @@ def test_resolved_recipe_names_operators_by_absolute_path(tmp_path: Path, root: 
             "did you mean 'depth'?",
         ),
         (
-            "custom_operator_paths: [{here}/my_mapper.py]\nprocess: [my_maper:]",
+            "custom_operator_paths: [{here}/my_mapper.py]\nprocess: [{{my_maper: }}]",
             "did you mean 'my_mapper'?",
         ),
     ],
