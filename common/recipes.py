@@ -5,7 +5,9 @@
     the file named by `base:`
 
 A file may begin with `base: other.yaml` (relative to itself) and state only its differences:
-mappings are merged key by key, everything else is replaced. Unknown keys are errors everywhere.
+mappings are merged key by key, everything else is replaced. A `model` of another `model_type` is
+replaced as a whole: sizes of one architecture mean nothing to another. Unknown keys are errors
+everywhere.
 """
 
 import copy
@@ -103,18 +105,36 @@ def _why(error: yaml.YAMLError) -> str:
 
 
 def merge(base: Mapping[str, Any], difference: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `difference` laid over it; nested mappings are merged, the rest replaced."""
+    """`base` with `difference` laid over it; nested mappings are merged, the rest replaced.
+
+    A `model` that names another architecture than the base's is not merged, but replaces it.
+    """
     result = dict(base)
     for key, value in difference.items():
         old = result.get(key)
         both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        result[key] = merge(old, value) if both else value  # type: ignore[arg-type]
+        if both and not (key == "model" and _other_architecture(old, value)):  # type: ignore[arg-type]
+            value = merge(old, value)  # type: ignore[arg-type]
+        result[key] = value
     return result
 
 
+DEFAULT_MODEL_TYPE = "steel"
+"""Architecture of a `model` that names none (SteelArchitecture.model_type)."""
+
+
+def _other_architecture(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    old_kind = old.get("model_type", DEFAULT_MODEL_TYPE)
+    return bool(new.get("model_type", old_kind) != old_kind)
+
+
 def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """Lay `section.key=value` strings over a mapping; values are read as YAML."""
-    for override in overrides:
+    """Lay `section.key=value` strings over a mapping; values are read as YAML.
+
+    In their order, but `model_type` first: it replaces the keys of another architecture, and the
+    other strings are about its own.
+    """
+    for override in sorted(overrides, key=lambda text: "model_type" not in text):
         dotted, equals, text = override.partition("=")
         keys = dotted.strip().split(".")
         if not equals or not all(keys) or len(keys) > MAX_DEPTH:

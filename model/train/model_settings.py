@@ -77,12 +77,13 @@ def num_parameters(settings: PretrainSettings) -> int:
     assert isinstance(settings.model, dict)
     if _is_ours(settings.model):
         return _architecture(settings, vocab_size=1).num_parameters()
-    from model.train.architectures.probe import on_meta
+    from model.train.architectures.probe import on_meta, quietly
 
-    try:
-        network = on_meta(model_config(settings, {"vocab_size": 1, "pad_token_id": None}))
-    except ConfigError:  # an architecture that looks for some token in its vocabulary
-        network = on_meta(model_config(settings, {}))
+    with quietly():  # default tokens are none of one row
+        try:
+            network = on_meta(model_config(settings, {"vocab_size": 1, "pad_token_id": None}))
+        except ConfigError:  # an architecture that looks for some token in its vocabulary
+            network = on_meta(model_config(settings, {}))
     return sum(parameter.numel() for parameter in network.parameters())
 
 

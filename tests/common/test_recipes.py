@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigError
-from common.recipes import apply_overrides, build, load_config, merge, read_yaml
+from common.recipes import DEFAULT_MODEL_TYPE, apply_overrides, build, load_config, merge, read_yaml
+from model.architecture import SteelArchitecture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,3 +88,33 @@ def test_merge_leaves_its_arguments_alone() -> None:
     base = {"a": {"b": 1, "c": 2}}
     assert merge(base, {"a": {"b": 3}}) == {"a": {"b": 3, "c": 2}}
     assert base == {"a": {"b": 1, "c": 2}}
+
+
+def test_a_model_of_another_architecture_replaces_the_inherited_one() -> None:
+    ours = {"model": {"hidden_size": 8, "num_experts": 4}, "steps": 3}
+    llama = {"model": {"model_type": "llama", "hidden_size": 16}}
+    assert merge(ours, llama) == {**llama, "steps": 3}
+    assert merge(merge(ours, llama), ours) == {
+        "model": {"model_type": "llama", "hidden_size": 8, "num_experts": 4},
+        "steps": 3,
+    }
+    for same in ("steel", "llama"):
+        model = {"model_type": same, "head_dim": 4}
+        base = ours if same == "steel" else llama
+        assert merge(base, {"model": model}) == {**base, "model": {**base["model"], **model}}
+    assert merge(llama, {"model": {"model_type": "steel"}}) == {"model": {"model_type": "steel"}}
+    nested = {"model": {"text_config": {"a": 1}}}
+    other = {"model": {"text_config": {"model_type": "x"}}}
+    assert merge(nested, other) == {"model": {"text_config": {"a": 1, "model_type": "x"}}}
+
+
+def test_overrides_of_another_architecture_are_kept_in_any_order() -> None:
+    data = {"pretrain": {"model": {"hidden_size": 8, "num_experts": 4}}}
+    overrides = ["pretrain.model.head_dim=4", "pretrain.model={model_type: llama, hidden_size: 16}"]
+    expected = {"pretrain": {"model": {"model_type": "llama", "hidden_size": 16, "head_dim": 4}}}
+    for given in (overrides, overrides[::-1]):
+        assert apply_overrides(data, given) == expected
+
+
+def test_the_architecture_of_a_model_that_names_none() -> None:
+    assert SteelArchitecture.model_type == DEFAULT_MODEL_TYPE

@@ -37,7 +37,7 @@ OTHER_EXPERTS = _names(
 """Mixtures of experts whose code in Transformers has no such loss; documents apart."""
 
 JOINED_ONLY = _names(
-    "afmoe bailing_hybrid bamba biogpt bloom falcon falcon_mamba gpt_oss "
+    "afmoe bailing_hybrid bamba biogpt bloom blt falcon falcon_mamba gpt_oss "
     "granitemoehybrid jamba kimi_linear lfm3 mamba mamba2 minimax mpt nemotron_h "
     "olmo_hybrid opt qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen3_next "
     "recurrent_gemma rwkv xglm xlstm zamba zaya"

@@ -21,7 +21,8 @@ MAX_LAYERS = 8
 MAX_VOCABULARY = 512
 """Rows of the embedding that are kept; tokens."""
 MAX_WINDOW = 8
-"""Window of local attention, tokens: shorter than the documents that are tried."""
+"""Window of local attention, tokens, and what else happens after so many only (keys that sparse
+attention chooses, queries that are scaled): fewer than the documents that are tried have."""
 MIN_POSITIONS = 64
 """Longest sequence of a tiny model at least; tokens, more than are tried."""
 MIN_HEADS = 4
@@ -46,7 +47,8 @@ WIDTH = re.compile(
 )
 WINDOW = re.compile(
     r"^(sliding_window|window_size|attention_window_size|local_attention|sliding_window_size"
-    r"|attention_chunk_size|swa_window\w*)$"
+    r"|attention_chunk_size|swa_window\w*|local_attention_window_len"
+    r"|index_topk|index_block_size|floor_scale|log_scaling_n_floor)$"
 )
 VOCABULARY = re.compile(r"vocab_size\w*$|_vocab$")
 POSITIONS = re.compile(r"^(max_position_embeddings|n_positions|n_ctx|max_seq_len)$")
@@ -54,13 +56,16 @@ TOKEN = re.compile(r"token_ids?$|token_index$")
 SECTION = re.compile(r"mrope_section$")
 
 
-def tiny_config(config: PreTrainedConfig, *, shrink_widths: bool = True) -> PreTrainedConfig:
+def tiny_config(
+    config: PreTrainedConfig, *, shrink_widths: bool = True, multiple: int = 1
+) -> PreTrainedConfig:
     """A copy of a config with few layers, a small vocabulary, short windows and narrow widths.
 
+    multiple: what widths that are a multiple of it stay a multiple of; kernels ask for 16 bytes.
     The new config may be one that the architecture refuses: then its class raises, or its model.
     """
     values = copy.deepcopy(config.to_dict())
-    heads, width = _divisors(values) if shrink_widths else (1, 1)
+    heads, width = _divisors(values, multiple) if shrink_widths else (1, 1)
     _shrink(values, heads, width)
     values.pop("transformers_version", None)
     return type(config).from_dict(values)
@@ -114,14 +119,18 @@ def _num_kept(values: dict[str, Any], num_layers: int) -> int:
     return keep
 
 
-def _divisors(values: dict[str, Any]) -> tuple[int, int]:
+def _divisors(values: dict[str, Any], multiple: int) -> tuple[int, int]:
     """Powers of two by which numbers of heads, and the width of a head, are divided."""
     found = dict(_numbers(values))
     counts = [n for key, number in found.items() if HEADS.search(key) for n in number]
+    widths = [n for key, number in found.items() if WIDTH.search(key) for n in number]
+    widths = [n for n in widths if multiple > 1 and n % multiple == 0]
     main = max(counts, default=1)
     heads = 1
-    while main // (2 * heads) >= MIN_HEADS and all(
-        n % (2 * heads) == 0 or (2 * heads) % n == 0 for n in counts
+    while (
+        main // (2 * heads) >= MIN_HEADS
+        and all(n % (2 * heads) == 0 or (2 * heads) % n == 0 for n in counts)
+        and all(n % (2 * heads * multiple) == 0 for n in widths)
     ):
         heads *= 2
     sizes = [n for key, number in found.items() if HEAD_WIDTH.search(key) for n in number]
@@ -135,6 +144,7 @@ def _divisors(values: dict[str, Any]) -> tuple[int, int]:
         sizes
         and all(n % (16 * width) == 0 and n // (2 * width) >= MIN_HEAD_WIDTH for n in sizes)
         and hidden % (2 * width * heads) == 0
+        and all(n % (2 * width * heads * multiple) == 0 for n in widths)
     ):
         width *= 2
     return heads, width

@@ -12,8 +12,11 @@ from torch import Tensor
 from model.data.dataset import IGNORED
 from model.train.loss import Losses, ModelWithLoss
 
-ROWS = ((9, 13, 18), (23, 17))
-"""Lengths of the documents in each row, tokens: longer than the windows of a tiny model."""
+ROWS = ((9, 10, 2, 1, 18), (23, 17))
+"""Lengths of the documents in each row, tokens: most are longer than the windows of a tiny model,
+two are shorter than the kernel of a convolution."""
+COMPARED = ((0, 2), (0, 4), (1, 1))
+"""Rows and numbers of the documents that others must not reach."""
 SEED = 20_816
 
 
@@ -33,6 +36,11 @@ class ProbeTokens:
         labels = self.labels if counted is None else self.labels.where(counted, IGNORED)
         found: Losses = model(self.input_ids if ids is None else ids, labels, **self.documents)
         return found
+
+    def document(self, row: int, number: int) -> tuple[int, int]:
+        """Places [start, end) of a document in its row."""
+        start = sum(ROWS[row][:number])
+        return start, start + ROWS[row][number]
 
     def marked(self, row: int, start: int, end: int) -> Tensor:
         """Bool [B, L], true at places [start, end) of a row."""

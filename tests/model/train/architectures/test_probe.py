@@ -15,12 +15,13 @@ from model.load import load_causal_lm
 from model.train.architectures import probe, tested
 from model.train.architectures.probe import check_architecture, tiny_model
 from model.train.architectures.tiny import tiny_config
+from model.train.architectures.tokens import ROWS
 from model.train.config import PretrainSettings
 from model.train.finetune.trainer import check_packing
 from model.train.model_settings import check_model
 from model.train.trainer import Trainer
 from tests.model.train import ranks
-from tests.model.train.architectures.shapes import SMALL, WIDE
+from tests.model.train.architectures.shapes import GPT_OSS, SMALL, WIDE
 
 MakeRun = Callable[..., Trainer]
 CPU = torch.device("cpu")
@@ -35,7 +36,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "opt": (OPT, SEE_EACH_OTHER),
     "bloom": ({"hidden_size": 16, "n_layer": 2, "n_head": 2}, SEE_EACH_OTHER),
     "recurrent_gemma": ({**HEADS, "num_hidden_layers": 3, "lru_width": 16}, SEE_EACH_OTHER),
-    "gpt_oss": ({**WIDE, "head_dim": 16, "num_local_experts": 4}, SEE_EACH_OTHER),
+    "gpt_oss": (GPT_OSS, SEE_EACH_OTHER),
     "bert": (HEADS, "is not causal"),
     "bart": ({"d_model": 16, "decoder_layers": 2}, "weights that no text would train .*encoder"),
     "t5": ({}, "'t5' has no causal language model"),
@@ -111,6 +112,42 @@ class LookingAhead(torch.nn.Module):
         return hidden + 1e-3 * hidden.roll(-1, dims=1)
 
 
+class LeakingAJump(torch.nn.Module):
+    """Adds the sign of the first token, which has no gradient."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden + 1e-2 * hidden[:, :1].sign()
+
+
+class LeakingIntoAShortDocument(torch.nn.Module):
+    """Adds a little of the first token to a document that is shorter than a kernel would be."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        start = sum(ROWS[0][:2])
+        before = torch.zeros_like(hidden)
+        before[:, start : start + 1] = 1e-3 * hidden[:, :1]
+        return hidden + before if hidden.shape[1] > start else hidden
+
+
+class Remembering(torch.nn.Module):
+    """Adds a little of the batch before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = torch.zeros(())
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        last, self.last = self.last, hidden.detach().mean(dim=(0, 1))
+        return hidden + 1e-2 * last
+
+
+class MixingRows(torch.nn.Module):
+    """Adds a little of another row."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden + 1e-3 * hidden.roll(1, dims=0)
+
+
 class NotFinite(torch.nn.Module):
     """Makes no numbers."""
 
@@ -118,10 +155,25 @@ class NotFinite(torch.nn.Module):
         return hidden * float("nan")
 
 
+def break_norm(monkeypatch: pytest.MonkeyPatch, change: type[torch.nn.Module]) -> None:
+    """Put a fault behind the last norm of every tiny model, none of which has passed before."""
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        model = tiny_model(*args, **kwargs)
+        norm = model.model.base_model.norm
+        model.model.base_model.norm = torch.nn.Sequential(norm, change())
+        return model
+
+    monkeypatch.setattr(probe, "tiny_model", broken)
+    monkeypatch.setattr(probe, "_passed", set())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (Leaking, SEE_EACH_OTHER),
+        *((leak, SEE_EACH_OTHER) for leak in (Leaking, LeakingAJump, LeakingIntoAShortDocument)),
+        (Remembering, "carries something from one batch to the next"),
+        (MixingRows, "rows of a batch see each other"),
         (LookingAhead, "is not causal"),
         (NotFinite, "losses that are not finite"),
     ],
@@ -132,15 +184,30 @@ def test_a_small_fault_is_found(
     """In an architecture that passes without."""
     config = CONFIG_MAPPING["llama"](**SMALL["llama"], vocab_size=64)
     check_architecture(config, attention="sdpa", separate_documents=True)
-    monkeypatch.setattr(probe, "_passed", set())
+    break_norm(monkeypatch, change)
+    with pytest.raises(ConfigError, match=message):
+        check_architecture(config, attention="sdpa", separate_documents=True)
 
-    def broken(*args: Any, **kwargs: Any) -> Any:
-        model = tiny_model(*args, **kwargs)
-        norm = model.model.base_model.norm
-        model.model.base_model.norm = torch.nn.Sequential(norm, change())
-        return model
 
-    monkeypatch.setattr(probe, "tiny_model", broken)
+@pytest.mark.parametrize(
+    ("padding", "message"),
+    [
+        ((0, 0, 1, -1), "see each other: the gradient of the loss of one reaches another"),
+        ((0, 0, -1, 1), "is not causal: the gradient of a loss reaches later tokens"),
+    ],
+    ids=["documents", "ahead"],
+)
+def test_a_faint_fault_is_found_by_its_gradient(
+    monkeypatch: pytest.MonkeyPatch, padding: tuple[int, ...], message: str
+) -> None:
+    """So little of a neighbour changes values by less than their rounding."""
+
+    class Faint(torch.nn.Module):
+        def forward(self, hidden: Tensor) -> Tensor:
+            return hidden + 1e-5 * torch.nn.functional.pad(hidden, padding)
+
+    config = CONFIG_MAPPING["llama"](**SMALL["llama"], vocab_size=64)
+    break_norm(monkeypatch, Faint)
     with pytest.raises(ConfigError, match=message):
         check_architecture(config, attention="sdpa", separate_documents=True)
 
@@ -190,6 +257,15 @@ def test_a_large_config_becomes_small_and_keeps_every_kind_of_layer() -> None:
     assert set(small.layer_types) == set(config.layer_types)
     assert len(small.layer_types) == 8
     assert config.hidden_size == 3840, "left as it was"
+
+
+def test_widths_that_kernels_ask_for_are_kept() -> None:
+    """The experts of gpt_oss want a multiple of 16 bytes, and a sixteenth of 2,880 has 720."""
+    config = CONFIG_MAPPING["gpt_oss"](num_local_experts=4)
+    assert tiny_config(config).hidden_size == 45
+    assert tiny_config(config, multiple=4).hidden_size == 180
+    assert tiny_config(config, multiple=8).hidden_size == 360
+    check_architecture(config, attention="eager", separate_documents=False)
 
 
 # ── folders ──────────────────────────────────────────────────────────────────────────────────────
