@@ -11,6 +11,7 @@ from mlflow.tracking import MlflowClient
 
 from common.config import validate
 from common.errors import ConfigError, DataError
+from common.paths import RECIPES
 from common.recipes import recipe_path
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from tasks.core.paper.tables import load_paper
@@ -122,6 +123,7 @@ def test_bad_rows_reach_manifest_mlflow_and_report(
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
     metrics = [run.data.metrics for run in runs if "stage/bad_rows" in run.data.metrics]
     assert {(m["stage/bad_rows"], m["stage/skipped.wanjuan_mcq"]) for m in metrics} == {(3, 4)}
+    (tmp_path / "recipes" / "paper").symlink_to(RECIPES / "paper")
     absent = dict.fromkeys(("normalized", "cleaned", "packed", "pretrain", "dpo"))
     text = format_report(
         gather(**absent, sft={recipe: done}, evaluations={}),  # type: ignore[arg-type]
