@@ -7,7 +7,9 @@ import base64
 import http.client
 import json
 import os
+import re
 import socket
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -20,8 +22,26 @@ STATE = ROOT / ".steel"
 SERVICES = STATE / "services.json"
 
 HOST = "127.0.0.1"
-PREFECT_PORT = int(os.environ.get("STEEL_PREFECT_PORT", "4200"))
-MLFLOW_PORT = int(os.environ.get("STEEL_MLFLOW_PORT", "5000"))
+
+
+def _port(name: str, default: int) -> int:
+    """A port of the environment. Ends the process with one message for what is none.
+
+    It is read on import, before any command could report it.
+    """
+    text = os.environ.get(name, "").strip() or str(default)
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
+        print(
+            f"error: environment variable {name} = {text[:80]!a}; it must be a port, a "
+            f"whole number in [1, 65535]; unset it for {default}",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
+    return int(text)
+
+
+PREFECT_PORT = _port("STEEL_PREFECT_PORT", 4200)
+MLFLOW_PORT = _port("STEEL_MLFLOW_PORT", 5000)
 PREFECT_API = f"http://{HOST}:{PREFECT_PORT}/api"
 MLFLOW_URI = f"http://{HOST}:{MLFLOW_PORT}"
 

@@ -12,6 +12,7 @@ arguments to the exit code. Imports that take long stand inside these functions,
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -66,16 +67,57 @@ def choices(option: str, text: str, known: Sequence[Name]) -> list[Name]:
     return [by_name[name] for name in text.split(",")]
 
 
-def whole_numbers(option: str, text: str) -> list[int]:
-    """`8,4,8` as numbers."""
-    from common.errors import ConfigError
+MAX_DIGITS = 40
+"""Characters of a number on a command line."""
 
+
+def number(hint: Any) -> Callable[[str], Any]:
+    """A reader of an option's number, for argparse: one that has the type and range of `hint`."""
+
+    def read(text: str) -> Any:
+        from common.ranges import exceeded, expected, fits
+
+        value = plain_number(text)
+        if value is not None and fits(value, hint):
+            return value
+        most = exceeded(value, hint)
+        limit = "" if most is None else f" (at most {most:,.0f})"
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} must be {expected(hint)}{limit}")
+
+    return read
+
+
+def plain_number(text: str) -> int | float | None:
+    """A number in decimal digits; None for other text."""
+    if len(text) > MAX_DIGITS or not re.fullmatch(r"[-+]?[0-9][0-9.eE+-]*|[-+]?\.[0-9]+", text):
+        return None
     try:
-        return [int(part) for part in text.split(",")] if text else []
+        return int(text)
     except ValueError:
-        raise ConfigError(
-            f"{option} {text!r}: give whole numbers with commas between; it must look like 1,8"
-        ) from None
+        try:
+            return float(text)
+        except ValueError:
+            return None
+
+
+MAX_NUMBERS = 1000
+"""Numbers of an option that takes several."""
+
+
+def whole_numbers(option: str, text: str, *, least: int = 1) -> list[int]:
+    """`8,4,8` as numbers from `least` to 10^9. Raises ConfigError."""
+    from common.errors import ConfigError, shown
+
+    numbers = [plain_number(part) for part in text.split(",")] if text else []
+    for value in numbers:
+        if not isinstance(value, int) or not least <= value <= 10**9:
+            raise ConfigError(
+                f"{option} {shown(text)}: give whole numbers of at least {least} with commas "
+                "between; it must look like 1,8"
+            )
+    if len(numbers) > MAX_NUMBERS:
+        raise ConfigError(f"{option}: {len(numbers):,} numbers; give at most {MAX_NUMBERS:,}")
+    return [value for value in numbers if isinstance(value, int)]
 
 
 def progress_line(what: str) -> Callable[[int, int], None] | None:
@@ -104,13 +146,21 @@ def print_table(rows: list[dict[str, Any]], *, title: str | None = None, width: 
 
 def weights(texts: list[str]) -> dict[str, float]:
     """`SOURCE=EPOCHS` options as a mapping."""
-    from common.errors import ConfigError
+    from common.errors import ConfigError, shown
+    from common.ranges import Epochs, exceeded, fits
 
-    weights = {}
+    weights: dict[str, float] = {}
     for text in texts:
-        source, _, epochs = text.partition("=")
-        try:
-            weights[source] = float(epochs)
-        except ValueError:
-            raise ConfigError(f"--weight {text!r} must look like SOURCE=EPOCHS") from None
+        source, _, written = text.partition("=")
+        epochs = plain_number(written)
+        if not source or epochs is None or not fits(epochs, Epochs):
+            most = exceeded(epochs, Epochs)
+            limit = "" if most is None else f"; EPOCHS is at most {most:,.0f}"
+            raise ConfigError(
+                f"--weight {shown(text)} must look like SOURCE=EPOCHS, for example wiki=2, with "
+                f"EPOCHS of at least 0{limit}"
+            )
+        if source in weights:
+            raise ConfigError(f"--weight: {shown(source)} is given twice")
+        weights[source] = float(epochs)
     return weights

@@ -3,9 +3,12 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
-from flows.commands import DONE, add_options, choices, print_table, whole_numbers
+from common.ranges import Ge, Limit, Processes
+from flows.commands import DONE, add_options, choices, number, print_table, whole_numbers
+
+TimedSteps = Annotated[int, Ge(1), Limit(10**6)]
 
 ROUTINGS = ("token", "dense", "sequence")
 
@@ -19,9 +22,14 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "--experiments", metavar="1,8", help="columns of Table 2 (default: all eight)"
     )
     kernels.add_argument(
-        "--processes", type=int, metavar="N", help="GPUs that share a step (default: all)"
+        "--processes",
+        type=number(Processes),
+        metavar="N",
+        help="GPUs that share a step (default: all)",
     )
-    kernels.add_argument("--steps", type=int, default=10, help="timed steps (default: 10)")
+    kernels.add_argument(
+        "--steps", type=number(TimedSteps), default=10, help="timed steps (default: 10)"
+    )
     add_options(kernels, "store", "json")
     kernels.set_defaults(run=_kernels)
 
@@ -44,8 +52,8 @@ def _kernels(arguments: argparse.Namespace) -> int:
 
     given = arguments.experiments
     numbers = None if given is None else whole_numbers("--experiments", given)
-    for number in numbers or []:  # once here, before a server is started
-        load_table2().experiment(number)
+    for column in numbers or []:  # once here, before a server is started
+        load_table2().experiment(column)
     from flows.prefect_run import run_flow
     from flows.steel import kernel_ablation
 

@@ -5,8 +5,22 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Annotated
 
-from flows.commands import DONE, FAILED, add_options, progress_line, weights, whole_numbers
+from common.ranges import Ge, Le, Limit, Samples, Seed
+from flows.commands import (
+    DONE,
+    FAILED,
+    MAX_DIGITS,
+    add_options,
+    number,
+    progress_line,
+    weights,
+    whole_numbers,
+)
+
+Length = Annotated[int, Ge(1), Limit(10**8)]
+Fraction = Annotated[float, Ge(0), Le(0.5)]
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -51,17 +65,19 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         metavar="DATA@STEP",
         help="packed shards, or a number of simulated blocks, that are added at a step",
     )
-    order.add_argument("--sequence-length", type=int, metavar="TOKENS", help="default: 2048")
+    order.add_argument(
+        "--sequence-length", type=number(Length), metavar="TOKENS", help="default: 2048"
+    )
     order.add_argument(
         "--global-batch-size",
-        type=int,
+        type=number(Samples),
         metavar="SAMPLES",
         help="default: 8, or the least that all of --ranks divide",
     )
-    order.add_argument("--seed", type=int, help="default: 0")
+    order.add_argument("--seed", type=number(Seed), help="default: 0")
     order.add_argument(
         "--validation-fraction",
-        type=float,
+        type=number(Fraction),
         help="of simulated data, default: 0; packed data hold out what they were packed with",
     )
     add_options(order, "weight", "json")
@@ -101,7 +117,7 @@ def _verify_order(arguments: argparse.Namespace) -> int:
     scenario = verify.Scenario(
         ranks=whole_numbers("--ranks", arguments.ranks),
         micro_batches=whole_numbers("--micro-batch-size", arguments.micro_batch_size),
-        restarts=whole_numbers("--restart", arguments.restart),
+        restarts=whole_numbers("--restart", arguments.restart, least=0),
         appends=[_appended(text) for text in arguments.append],
     )
     if (arguments.where is None) == (arguments.simulate is None):
@@ -135,13 +151,13 @@ def _is_store(where: Path) -> bool:
 
 def _appended(text: str) -> tuple[Path | int, int]:
     """`DATA@STEP` as packed shards, or a number of simulated blocks, and a step."""
-    from common.errors import ConfigError
+    from common.errors import ConfigError, shown
     from common.paths import resolve
 
     data, at, step = text.rpartition("@")
-    if not (at and data and step.isdigit()):
+    if not (at and data and re.fullmatch(r"[0-9]{1,15}", step)):
         raise ConfigError(
-            f"--append {text!r} must look like MANIFEST@STEP or, for example, 50M@900"
+            f"--append {shown(text)} must look like MANIFEST@STEP or, for example, 50M@900"
         )
     place = resolve(data)
     simulate = re.fullmatch(r"[\d_.]+[A-Za-z]?", data) and not place.exists()
@@ -150,11 +166,11 @@ def _appended(text: str) -> tuple[Path | int, int]:
 
 def _num_blocks(text: str) -> int:
     """500M, 1.5B, 20k or 1_000 as a whole number. Raises ConfigError."""
-    from common.errors import ConfigError
+    from common.errors import ConfigError, shown
 
     units = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
-    found = re.fullmatch(r"(\d[\d_]*(?:\.\d+)?)([a-zA-Z]?)", text)
+    found = re.fullmatch(r"([0-9][0-9_]*(?:\.[0-9]+)?)([a-zA-Z]?)", text[: MAX_DIGITS + 1])
     unit = units.get(found[2].upper()) if found else None
-    if found is None or unit is None:
-        raise ConfigError(f"{text!r} is no number of blocks; write for example 500M")
+    if found is None or unit is None or len(text) > MAX_DIGITS:
+        raise ConfigError(f"{shown(text)} is no number of blocks; write for example 500M")
     return round(float(found[1].replace("_", "")) * unit)

@@ -6,8 +6,12 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
-from flows.commands import DONE, add_options
+from common.ranges import Ge, Limit
+from flows.commands import DONE, add_options, number
+
+NewTokens = Annotated[int, Ge(1), Limit(10**6)]
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -26,7 +30,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     chat = commands.add_parser("chat", help="talk to a model")
     chat.add_argument("model", help="a Transformers folder, or a stage folder of the store")
     chat.add_argument("--message", help="answer this one message and end")
-    chat.add_argument("--max-new-tokens", type=int, default=128)
+    chat.add_argument("--max-new-tokens", type=number(NewTokens), default=128)
     chat.set_defaults(run=_chat)
 
     imported = commands.add_parser(
@@ -59,10 +63,14 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _chat(arguments: argparse.Namespace) -> int:
+    from common.errors import ConfigError
     from common.redaction import output
+
+    if arguments.message is not None and not arguments.message.strip():
+        raise ConfigError("--message is empty: give it text, or leave it out to type messages")
     from model.entry.chat import chat
 
-    messages = iter([arguments.message]) if arguments.message else _lines()
+    messages = _lines() if arguments.message is None else iter([arguments.message])
     limit = arguments.max_new_tokens
     for answer in chat(Path(arguments.model), messages, max_new_tokens=limit):
         print(answer, flush=True, file=output())

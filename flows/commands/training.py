@@ -4,12 +4,17 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from flows.commands import DONE, add_options, progress_line, weights
+from common.ranges import Ge, Limit, Seed, Steps
+from flows.commands import DONE, add_options, number, progress_line, weights
 
 if TYPE_CHECKING:
     from model.train.run.client import RequestResult
+
+RunSteps = Annotated[int, Ge(1), Limit(10**10)]
+TracedSteps = Annotated[int, Ge(1), Limit(1000)]
+"""A step of a small model takes some megabytes of a trace."""
 
 RUN = "a folder STORE/pretrain/KEY (with or without .partial), or a key of --store"
 
@@ -29,10 +34,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="a finished `pack` folder or key, a folder of shards, or its manifest.json",
     )
     append.add_argument(
-        "--at-step", type=int, metavar="N", help="completed steps at which the data join"
+        "--at-step", type=number(Steps), metavar="N", help="completed steps at which the data join"
     )
     append.add_argument(
-        "--seed", type=int, help="of the order from there on (default: the run's own)"
+        "--seed", type=number(Seed), help="of the order from there on (default: the run's own)"
     )
     append.add_argument(
         "--steps",
@@ -50,7 +55,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         description="Ask a running or stopped pretraining for another number of steps, or for the "
         "decay of its learning rate to begin. No restart is needed.",
     )
-    reschedule.add_argument("--steps", type=int, metavar="N", help="steps of the whole run")
+    reschedule.add_argument(
+        "--steps", type=number(RunSteps), metavar="N", help="steps of the whole run"
+    )
     reschedule.add_argument(
         "--decay-at",
         type=_step_or_now,
@@ -68,7 +75,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         description="Ask a running pretraining to trace its next steps, on every rank, for "
         "chrome://tracing or Perfetto.",
     )
-    profile.add_argument("--steps", type=int, default=3, metavar="N", help="in the trace")
+    profile.add_argument(
+        "--steps", type=number(TracedSteps), default=3, metavar="N", help="in the trace"
+    )
     profile.set_defaults(run=_profile)
 
 
@@ -169,4 +178,10 @@ def format_result(result: "RequestResult", what: str, *, running: bool) -> str:
 
 
 def _step_or_now(text: str) -> "int | Literal['now']":
-    return "now" if text == "now" else int(text)
+    if text == "now":
+        return "now"
+    try:
+        step: int = number(Steps)(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, or now") from None
+    return step

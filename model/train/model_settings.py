@@ -32,12 +32,6 @@ KERNEL_LIBRARIES = ("auto", "eager", "torch", "triton", "liger")
 """Values of `kernels` that need no closer look."""
 
 
-MAX_LAYERS = 1_000
-"""Most layers of a model. Each takes time to make, even without memory."""
-MAX_NUMBER = 2**40
-"""Largest whole number in `model`, in magnitude: sizes beyond it overflow."""
-
-
 def check_model(settings: PretrainSettings) -> None:
     """Refuse a wrong `settings.model`, or one that would not train as it should, before the data
     are read. Architectures other than our own are tried out (model/train/architectures/probe.py).
@@ -97,9 +91,9 @@ def model_config(settings: PretrainSettings, from_tokenizer: Mapping[str, Any]) 
     import model.modeling_steel as _registers_auto_classes  # noqa: F401
 
     assert isinstance(settings.model, dict)
+    check_sizes(settings.model)
     given = dict(settings.model)
     kind = given.pop("model_type", SteelArchitecture.model_type)
-    _check_numbers(given)
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         raise ConfigError(f"pretrain: model_type {shown(kind)} is unknown to Transformers")
     config_class = CONFIG_MAPPING[kind]
@@ -161,18 +155,6 @@ def _known_fields(config_class: Any) -> frozenset[str]:
     return frozenset(field for field in known if not field.startswith("_"))
 
 
-def _check_numbers(given: Mapping[str, Any]) -> None:
-    for key, value in given.items():
-        if isinstance(value, Mapping):
-            _check_numbers({str(k): v for k, v in value.items()})
-        if isinstance(value, bool) or not isinstance(value, int):
-            continue
-        if abs(value) > MAX_NUMBER:
-            raise ConfigError(f"pretrain: model.{key} = {shown(value)} is too large for any model")
-        if re.search(r"layers?$|^num_blocks$", str(key)) and value > MAX_LAYERS:
-            raise ConfigError(f"pretrain: model.{key} = {value}; it must be at most {MAX_LAYERS}")
-
-
 def _folder_kind(folder: Path) -> Any:
     try:
         about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -214,7 +196,6 @@ def _architecture(settings: PretrainSettings, **defaults: Any) -> SteelArchitect
     assert isinstance(settings.model, dict)
     hints = field_types(SteelArchitecture)
     given = {key: value for key, value in settings.model.items() if key != "model_type"}
-    _check_numbers(given)
     raise_all(
         [
             ConfigError(refusal(f"model.{key}", value, hints[key]))

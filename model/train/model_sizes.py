@@ -12,12 +12,13 @@ from common.errors import ConfigError, shown
 from model.architecture import MAX_PARAMETERS
 
 LIMITS = (
-    (re.compile(r"(^|_)(num|n)_(\w+_)?(layers?|blocks)$|(^|_)layers$|^depth$"), 10**4),
+    (re.compile(r"(^|_)(num|n)_(\w+_)?(layers?|blocks)$|(^|_)layers$|^depth$"), 10**3),
     (re.compile(r"(^|_)(num|n|top)_(\w+_)?(experts?|heads?|groups?|slots?|k)(_per_tok)?$"), 10**5),
     (re.compile(r"(^|_)(hidden|intermediate|ffn|embd|inner|model|dim|size|rank)(_|$)"), 10**8),
     (re.compile(r""), 10**12),
 )
-"""(names of fields of a model's config, largest whole number that one of them may have)."""
+"""(names of fields of a model's config, largest whole number that one of them may have). Each layer
+takes time to make, even without memory."""
 
 MAX_ENTRIES = 10**5
 """Entries of a list, or keys, in a model's config, all together."""

@@ -21,11 +21,13 @@ def fuzzed(root: Path, folder: Path, number: int, seed: int) -> None:
     assert done.stdout.count(" cases") == 5
 
 
+@pytest.mark.timeout(1800)  # 47 s of a processor; a case that hangs is ended by the child itself
 def test_bad_input_ends_in_one_message(root: Path, tmp_path: Path) -> None:
     fuzzed(root, tmp_path, 2000, 0)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("seed", range(1, 6))
 def test_more_bad_input_ends_in_one_message(seed: int, root: Path, tmp_path: Path) -> None:
     fuzzed(root, tmp_path, 10_000, seed)

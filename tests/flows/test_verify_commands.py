@@ -197,7 +197,7 @@ def test_a_wrong_order_fails(store: Path, steel: Run, monkeypatch: pytest.Monkey
         (["{store}", "--append", "nowhere@3"], "no packed data in"),
         (["{store}", "--ranks", "2,x"], "--ranks '2,x': give whole numbers"),
         ([*SHORT, "--ranks", "2,3", "--global-batch-size", "8"], "8 is no multiple of 3 ranks"),
-        (["{store}", "--ranks", "0"], "no multiple of 0 ranks"),
+        (["{store}", "--ranks", "0"], "--ranks '0': give whole numbers of at least 1"),
         ([*SHORT, "--ranks", "2", "--restart", "5000"], "cannot be restarted at step 5000"),
         ([*SHORT, "--append", "9k@5000"], "cannot be appended at step 5000"),
         (["{store}", "--sequence-length", "99999"], "no block of 100000 tokens"),

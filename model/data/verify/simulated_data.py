@@ -30,6 +30,8 @@ SHARES = {
 
 SHARD_TOKENS = 100_000_000
 DOCUMENT_TOKENS = 800
+MAX_SHARDS = 100_000
+"""Shards on paper: 10^13 tokens, ten times those of the paper."""
 
 
 def simulated_manifest(
@@ -47,6 +49,11 @@ def simulated_manifest(
     if num_blocks < 1 or sequence_length < 1:
         raise ConfigError(f"cannot simulate {num_blocks} blocks of {sequence_length} tokens")
     most = max(1, SHARD_TOKENS // sequence_length)
+    if num_blocks > MAX_SHARDS * most:
+        raise ConfigError(
+            f"cannot simulate {num_blocks:,} blocks of {sequence_length:,} tokens: at most "
+            f"{MAX_SHARDS * most:,} of this length ({MAX_SHARDS:,} shards)"
+        )
     shards: list[ShardInfo] = []
     done = parts = 0
     for source, share in SHARES.items():

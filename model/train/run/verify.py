@@ -33,6 +33,8 @@ RANKS = (1, 2, 4, 8)
 SEQUENCE_LENGTH = 2048
 SMALLEST_BATCH = 8
 SIMULATED_BATCH = 512
+MAX_BATCH = 1_000_000
+"""Samples of a step, all of which are held in memory."""
 """Of the paper, section 5."""
 
 
@@ -183,6 +185,12 @@ def _subject(
     smallest_batch: int,
 ) -> OrderSubject:
     together = math.lcm(*ranks) or 1
+    batch = settings.global_batch_size or together * -(-smallest_batch // together)
+    if batch > MAX_BATCH:
+        raise ConfigError(
+            f"a global batch of {batch:,} samples (of which ranks {list(ranks)[:8]} take equal "
+            f"shares) is too large to verify; at most {MAX_BATCH:,}"
+        )
     return OrderSubject(
         name=name,
         manifest=manifest,
@@ -191,7 +199,7 @@ def _subject(
             "seed": settings.seed or 0,
             "weights": settings.weights,
         },
-        global_batch_size=settings.global_batch_size or together * -(-smallest_batch // together),
+        global_batch_size=batch,
     )
 
 

@@ -67,7 +67,7 @@ def test_joined_documents_are_allowed(kind: str) -> None:
     ("model", "message"),
     [
         ({"num_hidden_layers": 10**9}, "num_hidden_layers = 1000000000; it must be at most 1"),
-        ({"num_hidden_layers": 2000}, "num_hidden_layers = 2000; it must be at most 1000"),
+        ({"num_hidden_layers": 2000}, "num_hidden_layers = 2000; it must be at most 1,000"),
         ({"hidden_size": 10**30}, "hidden_size = .*(is too large|at most)"),
         ({"hidden_size": 2**39}, "cannot build a 'llama'|at most|too large"),
         ({"hidden_size": -4}, "llama"),
