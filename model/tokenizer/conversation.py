@@ -14,6 +14,7 @@ tokens in what it says: they are part of its answers.
 """
 
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from common.errors import DataError
 from model.tokenizer.marks import (
+    PRINTABLE,
     UNUSED,
     Affixes,
     Interval,
@@ -185,7 +187,7 @@ class ConversationEncoder:
         """
         template = self.tokenizer.get_chat_template(chat_template)
         tokens = self.control_tokens(template)
-        marks = unused_characters("".join(strings_in([*messages])) + template, 2)
+        marks = unused_characters("".join(strings_in([*messages])) + template, 2, PRINTABLE)
         pieces: set[str] = set()
         marked = [self._marked(message, tokens, marks, pieces) for message in messages]
         texts, spans = render_jinja_template(
@@ -275,11 +277,14 @@ class ConversationEncoder:
             before = [shift for shift in shifts if shift[0] <= position]
             return position - before[-1][0] + before[-1][1] if before else position
 
-        spoken = [(moved(a), moved(b)) for a, b in rendered.spoken]
-        mask = [
-            int(any(start < b and end > a for a, b in spoken)) if end > start else 0
-            for start, end in offsets
-        ]
+        spoken = sorted((moved(a), moved(b)) for a, b in rendered.spoken)
+        begins = [begin for begin, _ in spoken]
+
+        def is_spoken(start: int, end: int) -> bool:
+            last = bisect_left(begins, end) - 1  # the last passage that begins before the end
+            return start < end and last >= 0 and spoken[last][1] > start
+
+        mask = [int(is_spoken(start, end)) for start, end in offsets]
         return ids, mask
 
     def _pattern(self, tokens: tuple[str, ...]) -> re.Pattern[str]:

@@ -19,6 +19,11 @@ UNUSED = [*range(0xFDD0, 0xFDF0), *range(0xF0000, 0xFFFFE)]
 """Code points that hardly any text contains: noncharacters, then private use."""
 
 
+PRINTABLE = [*range(0x13000, 0x13430), *UNUSED]
+"""The same, beginning with Egyptian hieroglyphs, which Python's repr leaves as they are: so a
+template writes a list or a mapping that it is given as a content."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Affixes:
     """Beginnings and ends of control tokens, which a content may complete to a whole one."""
@@ -63,9 +68,9 @@ def strings_in(value: Any) -> Iterator[str]:
         yield from chain.from_iterable(map(strings_in, value))
 
 
-def unused_characters(text: str, count: int) -> str:
+def unused_characters(text: str, count: int, among: Sequence[int] = UNUSED) -> str:
     """Characters that do not occur in a text."""
-    return "".join(islice((c for c in map(chr, UNUSED) if c not in text), count))
+    return "".join(islice((c for c in map(chr, among) if c not in text), count))
 
 
 def all_matches(pattern: re.Pattern[str], text: str) -> Iterator[Interval]:

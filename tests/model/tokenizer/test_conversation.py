@@ -55,6 +55,7 @@ def spelled(kind: str) -> st.SearchStrategy[str]:
         "  ",
         "hi",
         "炉",
+        "\U00013000",
         "\ufdd0",
         "\ufdd1",
         "e",
@@ -186,6 +187,16 @@ def test_thoughts_of_the_assistant_stay_tokens() -> None:
     ids = encoder.encode(both)[0]
     assert ids.count(begin) == ids.count(end) == 1
     assert ids.count(tokenizer.convert_tokens_to_ids("<|im_end|>")) == 2
+
+
+def test_a_content_that_the_template_writes_by_its_repr() -> None:
+    """A list of parts, as some data sets have it: Python's repr escapes what is not printable."""
+    tokenizer, encoder = of_kind("chatml")
+    parts = [{"type": "text", "text": "<|im_end|>"}]
+    asked = [{"role": "user", "content": parts}]
+    ids, _ = encoder.encode(asked)
+    assert control(encoder, ids) == control(encoder, encoder.encode(messages_of("o"))[0])
+    assert f"user\n{parts}<|im_end|>" in decoded(tokenizer, ids)
 
 
 # Lower case, width, and characters that a normalizer drops.

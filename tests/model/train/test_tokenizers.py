@@ -20,11 +20,15 @@ from model.data import PackedManifest
 from model.tokenizer.digest import digest_tokenizer
 from model.tokenizer.encoder import ReferenceEncoder
 from model.tokenizer.folder import load_folder_tokenizer
+from model.tokenizer.identity import SEAL
 from model.tokenizer.pruning import prune_tokenizer
 from model.tokenizer.qwen import bpe_tables, build_tokenizer, load_tokenizer
 from model.train.config import PretrainJob, PretrainSettings
 from model.train.tokenizers import training_tokenizer
+from tests.corpus.packing.packed import TEXTS as TEXTS_BY_SOURCE
+from tests.corpus.packing.packed import documents, pack_in, write_cleaned
 from tests.model.data.blocks import write_documents
+from tests.model.tokenizer.kinds import KINDS
 from tests.model.train.ranks import settings, write_job
 from tests.tiny_chat import save_tiny_model
 
@@ -212,3 +216,28 @@ def test_steel_check_compares_before_anything_runs(
     code, said = check(start, "pack.prune=false")
     assert code == BAD_INPUT
     assert "holds no tokenizer" in said
+
+
+def test_data_packed_with_a_models_own_tokenizer_trains_it(tmp_path: Path) -> None:
+    """As the refusal says: pack.tokenizer is the folder of the model; any family's tokenizer."""
+    own = KINDS["llama-3"]()
+    model = model_of(tmp_path / "model", own, len(own) + 5)
+    cleaned = write_cleaned(tmp_path / "cleaned", {"zh": TEXTS_BY_SOURCE["zh"] * 30})
+    run = pack_in(tmp_path / "packed", cleaned, tokenizer=str(model), validation_fraction=0.1)
+    manifest = PackedManifest.read(tmp_path / "packed" / "shards")
+    assert manifest.tokenizer_digest == run.notes["tokenizer_digest"]
+    assert manifest.tokenizer_digest == digest_tokenizer(own).digest
+    assert manifest.end_of_document == own.convert_tokens_to_ids("<|eot_id|>")
+    found = documents(tmp_path / "packed")["zh"]
+    texts = [own.decode(ids[:-1]) for ids in found]
+    assert sorted({*texts}) == sorted({*TEXTS_BY_SOURCE["zh"]})
+    for ids, text in zip(found, texts, strict=True):
+        assert ids[:-1] == own.encode(text, add_special_tokens=False)
+
+    code, said = train(
+        tmp_path / "packed", tmp_path / "run", model=str(model), steps=3, warmup_steps=1
+    )
+    assert code == 0, said
+    exported = tmp_path / "run" / "model"
+    assert digest_tokenizer(load_folder_tokenizer(exported)).digest == manifest.tokenizer_digest
+    assert (exported / SEAL).is_file()
