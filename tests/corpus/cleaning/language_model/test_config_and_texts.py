@@ -3,14 +3,18 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import constants as hub_constants
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common.config import validate
 from common.errors import ConfigError, DataError
 from corpus.cleaning.language_model.build import training_texts
 from corpus.cleaning.language_model.config import LanguageModelConfig, find_language_model
+from tests.corpus.formats.json_values import JSON
 from tests.corpus.sources.fake_hub import COMMIT, Hub, serving
 
 
@@ -50,6 +54,30 @@ def test_clean_corpus_of_ones_own(tmp_path: Path) -> None:
         validate(LanguageModelConfig(texts=f"{tmp_path}/*.parquet"))
     with pytest.raises(ConfigError, match="not several"):
         validate(LanguageModelConfig(texts="x", folder="y"))
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of one's own texts."""
+    return tmp_path_factory.mktemp("own") / "own.jsonl"
+
+
+@given(value=JSON | st.just(10**400) | st.sampled_from(["nan", "None", "007", "\ud800", "\0"]))
+def test_any_value_is_a_text_as_it_stands_or_named_with_its_line(own: Path, value: Any) -> None:
+    config = LanguageModelConfig(texts=str(own))
+    for row in (value, {"text": value}):
+        own.write_text(f'{{"text": "good"}}\n\n{json.dumps(row)}\n{{"text": "last"}}\n')
+        text = row.get("text") if isinstance(row, dict) else None
+        if isinstance(text, str) and text.isprintable():
+            assert list(training_texts({}, config)) == ["good", text, "last"]
+            continue
+        try:
+            found = list(training_texts({}, config))
+        except DataError as error:
+            assert f"{own}, line 3: " in str(error)
+            assert not isinstance(text, str) or "\ud800" <= max(text) <= "\udfff"
+        else:
+            assert found == ["good", text, "last"]
 
 
 def test_missing_model_says_how_to_get_it(tmp_path: Path) -> None:
