@@ -338,4 +338,4 @@ def _hint(cells: list[str]) -> str:
 
 def _is_blank(text: str) -> bool:
     """Return True for a text of nothing that can be seen, such as a zero-width space."""
-    return all(char.isspace() or unicodedata.category(char) in ("Cc", "Cf") for char in text)
+    return all(char.isspace() or unicodedata.category(char) == "Cf" for char in text)

@@ -41,7 +41,7 @@ BAD_LINES = [
     ("9,q,1,2,　, ,A\n", "the option C, D is empty"),
     ("9,,1,2,3,4,A\n", "the question is empty"),
     ("9,q,1,2,3,\u200b,A\n", "the option D is empty"),
-    ("9,\ufeff \x07,1,2,3,4,A\n", "the question is empty"),
+    ("9,\ufeff ,1,2,3,4,A\n", "the question is empty"),
     (",,,,,,\n", "the answer is ''"),
     ("0,again,1,2,3,4,A\n", "the number '0' stands in line 2, too"),
     ("9,a\0b,1,2,3,4,A\n", "question holds a NUL"),
