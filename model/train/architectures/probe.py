@@ -16,6 +16,7 @@ numbers, whatever its documentation says (the checks: checks.py). Values are com
 CPU; where training has a GPU, gradients show what the kernel there lets through.
 """
 
+import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ from model.train.architectures.checks import (
     check_separate,
     check_whole,
 )
-from model.train.architectures.tiny import tiny_config
+from model.train.architectures.tiny import MAX_WINDOW, tiny_config
 from model.train.architectures.tokens import SEED, probe_tokens
 from model.train.config import PretrainSettings
 from model.train.distributed.initialise import RandomWeights, children_first
@@ -68,7 +69,7 @@ def check_before_start(
     check_causal(config)
     _check_length(config, settings.sequence_length)
     check_architecture(
-        config,
+        _with_scaling(config, settings.sequence_length),
         attention=choose_attention(
             requested if requested in ON_CPU else "auto",
             config,
@@ -78,6 +79,19 @@ def check_before_start(
         ),
         separate_documents=settings.separate_documents and not has_gpu,
     )
+
+
+def _with_scaling(config: PreTrainedConfig, sequence_length: int) -> PreTrainedConfig:
+    """The config with queries scaled as early as a tiny model's tokens go, where training's are.
+
+    llama4 scales them every `floor_scale` places, which it counts in the row, not in the document.
+    """
+    scale = getattr(config, "floor_scale", None)
+    if not isinstance(scale, int | float) or not scale <= sequence_length:
+        return config
+    changed = copy.deepcopy(config)
+    changed.floor_scale = min(scale, MAX_WINDOW)
+    return changed
 
 
 def _check_length(config: PreTrainedConfig, sequence_length: int) -> None:

@@ -21,8 +21,8 @@ MAX_LAYERS = 8
 MAX_VOCABULARY = 512
 """Rows of the embedding that are kept; tokens."""
 MAX_WINDOW = 8
-"""Window of local attention, tokens, and what else happens after so many only (keys that sparse
-attention chooses, queries that are scaled): fewer than the documents that are tried have."""
+"""Window of local attention, and keys that sparse attention chooses, tokens: fewer than the
+documents have that are tried."""
 MIN_POSITIONS = 64
 """Longest sequence of a tiny model at least; tokens, more than are tried."""
 MIN_HEADS = 4
@@ -48,7 +48,7 @@ WIDTH = re.compile(
 WINDOW = re.compile(
     r"^(sliding_window|window_size|attention_window_size|local_attention|sliding_window_size"
     r"|attention_chunk_size|swa_window\w*|local_attention_window_len"
-    r"|index_topk|index_block_size|floor_scale|log_scaling_n_floor)$"
+    r"|index_topk|index_block_size)$"
 )
 VOCABULARY = re.compile(r"vocab_size\w*$|_vocab$")
 POSITIONS = re.compile(r"^(max_position_embeddings|n_positions|n_ctx|max_seq_len)$")

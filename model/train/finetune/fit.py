@@ -119,8 +119,9 @@ def publish_model(
     ends = {conversation_encoder(tokenizer).turn_end(), tokenizer.eos_token_id} - {None}
     trained.generation_config.eos_token_id = sorted(ends, reverse=True)
     trained.generation_config.pad_token_id = tokenizer.pad_token_id
-    if hasattr(trained.config, "output_router_logits"):  # TRL sets it, for training alone
-        trained.config.output_router_logits = False
+    for config in (trained.config, trained.config.get_text_config()):
+        if hasattr(config, "output_router_logits"):  # TRL sets it, for training alone
+            config.output_router_logits = False
     with lease.guard():
         prepared = lease.stage(result.name)
         prepared.mkdir()

@@ -25,6 +25,7 @@ class Recorder(TrainerCallback):
 
     NAMES: Mapping[str, str] = {
         "loss": "train/loss",
+        "aux_loss": "train/router_loss",
         "grad_norm": "train/grad_norm",
         "learning_rate": "train/learning_rate",
         "entropy": "train/entropy",

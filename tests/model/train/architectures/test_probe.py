@@ -21,7 +21,7 @@ from model.train.finetune.trainer import check_packing
 from model.train.model_settings import check_model
 from model.train.trainer import Trainer
 from tests.model.train import ranks
-from tests.model.train.architectures.shapes import GPT_OSS, SMALL, WIDE
+from tests.model.train.architectures.shapes import GPT_OSS, SMALL, WIDE, smallest
 
 MakeRun = Callable[..., Trainer]
 CPU = torch.device("cpu")
@@ -266,6 +266,15 @@ def test_widths_that_kernels_ask_for_are_kept() -> None:
     assert tiny_config(config, multiple=4).hidden_size == 180
     assert tiny_config(config, multiple=8).hidden_size == 360
     check_architecture(config, attention="eager", separate_documents=False)
+
+
+def test_scaling_by_the_place_in_the_row_is_found() -> None:
+    """Only where rows are so long that llama4 scales: places are the row's, not the document's."""
+    model = {**smallest("llama4_text"), "floor_scale": 24, "attn_temperature_tuning": True}
+    check_model(PretrainSettings(model=model, sequence_length=23))
+    with pytest.raises(ConfigError, match="does not begin anew at each document of a row"):
+        check_model(PretrainSettings(model=model, sequence_length=24))
+    check_model(PretrainSettings(model=model, sequence_length=24, separate_documents=False))
 
 
 # ── folders ──────────────────────────────────────────────────────────────────────────────────────
