@@ -5,9 +5,8 @@
     the file named by `base:`
 
 A file may begin with `base: other.yaml` (relative to itself) and state only its differences:
-mappings are merged key by key, everything else is replaced. A `model` of another `model_type` is
-replaced as a whole: sizes of one architecture mean nothing to another. Unknown keys are errors
-everywhere.
+mappings are merged key by key, all else is replaced: a `model` of another `model_type`, too, since
+sizes mean nothing to another architecture. Unknown keys are errors everywhere.
 """
 
 import copy
@@ -131,8 +130,7 @@ def _other_architecture(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 def apply_overrides(data: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """Lay `section.key=value` strings over a mapping; values are read as YAML.
 
-    In their order, but `model_type` first: it replaces the keys of another architecture, and the
-    other strings are about its own.
+    In their order, but `model_type` first: the others are about the architecture that it names.
     """
     for override in sorted(overrides, key=lambda text: "model_type" not in text):
         dotted, equals, text = override.partition("=")
