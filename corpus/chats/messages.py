@@ -196,6 +196,8 @@ def checked(messages: list[Message], *, last: str = "assistant") -> tuple[Messag
             raise UnusableRow(
                 "empty answer" if message["role"] == "assistant" else "empty question"
             )
+        # They could be encoded as text, but are what another program's template left behind: turns
+        # inside of a turn.
         if any(token in message["content"] for token in CONTROL_TOKENS):
             raise UnusableRow("control token in text")
     return tuple(messages)
