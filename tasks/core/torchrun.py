@@ -102,9 +102,12 @@ class _StepProgress:
         self.size, records = size, newest_lines(self.metrics)
         if not records:
             return
-        losses = [r["metrics"]["train/loss"] for r in records if "train/loss" in r["metrics"]]
+        losses = [(r["step"], r["metrics"]) for r in records if "train/loss" in r["metrics"]]
         total = self.total() if callable(self.total) else self.total
-        what = f"step {records[-1]['step']}/{total}"
+        step = records[-1]["step"]
+        what = f"step {step}/{total}"
         if losses:
-            what += f", loss {losses[-1]:.3f}"
-        self.run.progress(records[-1]["step"], total, what)
+            logged, metrics = losses[-1]
+            what += f", loss {metrics['train/loss']:.3f}"
+            what += f" in step {logged}" if logged != step else ""  # a validation is of a later one
+        self.run.progress(step, total, what)

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -23,6 +25,7 @@ from model.entry.join import LAUNCH_FILE
 from model.entry.launch import Nodes
 from model.train.config import PretrainJob, PretrainSettings
 from model.train.run.folder import MODEL_FOLDER
+from model.train.run.metrics import JsonlSink
 from tasks.core import torchrun as _torchrun
 from tasks.core.stage import Context, StageRun, stage
 from tasks.core.torchrun import torchrun
@@ -67,6 +70,30 @@ def test_ranks_get_the_config_and_their_world(run: StageRun, num_processes: int)
     assert {w["world_size"] for w in worlds} == {num_processes}
     assert {w["say"] for w in worlds} == {"锰钢"}
     assert {w["sum"] for w in worlds} == {sum(range(num_processes))}
+
+
+def test_progress_says_of_which_step_a_loss_is(tmp_path: Path) -> None:
+    told: list[tuple[int, int, str]] = []
+    run = cast("StageRun", SimpleNamespace(progress=lambda *what: told.append(what)))
+    metrics = tmp_path / "metrics.jsonl"
+    follower = _torchrun._StepProgress(run, metrics, lambda: 13)
+    follower.poll()
+    sink = JsonlSink(metrics)
+    for step, values in (
+        (10, {"train/loss": 2.5}),
+        (12, {"validation/loss": 3.0}),
+        (13, {"train/loss": 2.25}),
+        (13, {"perf/checkpoint_stall_seconds": 0.1}),
+    ):
+        sink.log(step, values)
+        follower.poll()
+        follower.poll()  # nothing new, nothing said
+    assert told == [
+        (10, 13, "step 10/13, loss 2.500"),
+        (12, 13, "step 12/13, loss 2.500 in step 10"),
+        (13, 13, "step 13/13, loss 2.250"),
+        (13, 13, "step 13/13, loss 2.250"),
+    ]
 
 
 def test_failure_carries_the_end_of_the_log(run: StageRun) -> None:
