@@ -147,7 +147,9 @@ def _check_events(text: str) -> None:
                 raise _refused("there is more than one document (a second `---`)", event)
         elif isinstance(event, AliasEvent):
             if event.anchor not in sizes:
-                raise _refused(f"alias *{event.anchor[:80]} is within or before its anchor", event)
+                raise _refused(
+                    f"alias *{str(event.anchor)[:80]} is within or before its anchor", event
+                )
             nodes += sizes[event.anchor]
         elif isinstance(event, ScalarEvent | CollectionStartEvent):
             nodes += 1
