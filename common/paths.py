@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from common.errors import ConfigError, shown
+from common.urls import is_url
 
 ROOT = Path(__file__).resolve().parents[1]
 """The project's root: relative paths in configurations start here."""
@@ -39,9 +40,11 @@ def absolute(path: str | Path, start: Path) -> Path:
 def checked(path: str | Path) -> Path:
     """A path that someone wrote, with `~` expanded.
 
-    Raises ConfigError for an empty one, a NUL, a name that is too long, an unknown `~user`.
+    Raises ConfigError for an empty one, a NUL, a name that is too long, an unknown `~user`, a URL.
     """
     text = str(path)
+    if is_url(text):  # else a folder of this name would be made, password included
+        raise ConfigError(f"path {shown(text)} is a URL; give a path of this machine")
     if not text or "\0" in text:
         why = "holds a NUL" if text else "is empty"
         raise ConfigError(f"path {shown(text)} {why}; give the path of a file or a folder")

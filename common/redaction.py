@@ -265,7 +265,7 @@ def output() -> TextIO:
     """Standard output for data that a command was asked for (a document, an answer of a model):
     nothing in it is replaced."""
     stream = sys.stdout
-    return cast("TextIO", stream._stream) if isinstance(stream, RedactingStream) else stream
+    return stream._stream if isinstance(stream, RedactingStream) else stream
 
 
 def _patch_streams() -> None:

@@ -1,6 +1,7 @@
 """Secrets given at every entry are in nothing that the commands print, log or store."""
 
 import base64
+import contextlib
 import json
 import os
 import secrets
@@ -21,6 +22,7 @@ from flows.environment import answers
 from flows.watchdog import LOG
 from tests.corpus.sources.fake_web import Web, serving
 from tests.loopback import Answering, answering
+from tests.processes import started_with
 
 CORPUS = "wikipedia_cn"
 OFF = """
@@ -53,6 +55,8 @@ class World:
     seeded: dict[str, str] = field(default_factory=dict)
     """Entry -> the secret that was given there."""
     printed: list[str] = field(default_factory=list)
+    shown: set[bytes] = field(default_factory=set)
+    """Command lines of the processes that the commands start."""
     off: bool = False
 
     def secret(self, entry: str) -> str:
@@ -102,12 +106,29 @@ class World:
         (self.folder / "written" / "tmp").mkdir(parents=True, exist_ok=True)
         arguments = json.dumps([list(map(str, command)) for command in commands])
         code = (OFF if self.off else "") + COMMANDS
-        done = subprocess.run(
-            [sys.executable, "-c", code, arguments], env=environment, capture_output=True, text=True
-        )
-        self.printed.append(done.stdout + done.stderr)
-        assert done.returncode == status, self.printed[-1]
-        return self.printed[-1]
+        with subprocess.Popen(
+            [sys.executable, "-c", code, arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as process:
+            while True:
+                try:
+                    text, _ = process.communicate(timeout=1)
+                    break
+                except subprocess.TimeoutExpired:
+                    self.command_lines(environment["TMPDIR"], process.pid)
+        self.printed.append(text)
+        assert process.returncode == status, text
+        return text
+
+    def command_lines(self, tmpdir: str, given: int) -> None:
+        """Note what `ps` shows of the processes that a command has started."""
+        for pid in started_with("TMPDIR", tmpdir):
+            with contextlib.suppress(OSError):
+                if pid != given:  # whose arguments are the user's
+                    self.shown.add(Path(f"/proc/{pid}/cmdline").read_bytes())
 
     closed_port: int = 9
 
@@ -117,7 +138,7 @@ class World:
 
     def found(self) -> dict[str, list[str]]:
         """Entries whose secrets were written anywhere -> where."""
-        texts = {"printed": "\n".join(self.printed).encode()}
+        texts = {"printed": "\n".join(self.printed).encode(), "ps": b"\n".join(self.shown)}
         written = [path for path in (self.folder / "written").rglob("*") if path.is_file()]
         texts |= {str(path): path.read_bytes() for path in written}
         if LOG.exists():
@@ -168,10 +189,12 @@ def test_messages_about_bad_input(world: World) -> None:
         path.write_text(text)
         commands.append(["check", path, *store])
     commands.append(["check", world.url("configuration"), *store])
+    commands.append(["check", config, "--store", world.url("store")])
     commands.append(["chat", world.url("chat")])
     commands.append(["run", config, world.url("one argument too many")])
     world.steel(*commands, status=2)
     assert world.found() == {}
+    assert "127.0.0.1" in world.printed[0] and "is a URL; give a path" in world.printed[0]
     assert world.printed[0].count("***") >= len(commands) - 2
 
 
@@ -202,6 +225,7 @@ def test_runs_that_fail_and_succeed(world: World) -> None:
     assert '"stages"' in done
     assert len(list((world.folder / "written" / "store").rglob("manifest.json"))) >= 4
     assert (world.folder / "written" / "prefect" / "prefect.db").is_file()
+    assert any(b"watchdog" in line for line in world.shown), "nothing was looked at"
     assert world.found() == {}
 
 

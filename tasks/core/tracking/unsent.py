@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.errors import StageError
 from common.files import write_json
-from common.redaction import redacted
+from common.redaction import recorded
 from tasks.core.lock import StageLock
 from tasks.core.tracking.client import MODELS, log_metrics
 from tasks.core.tracking.metric_mirror import MetricMirror
@@ -43,7 +43,8 @@ def keep_scores(store: Path, key: str, metrics: Mapping[str, float]) -> None:
 
 def _keep(store: Path, name: str, record: Mapping[str, Any]) -> None:
     folder_of(store).mkdir(parents=True, exist_ok=True)
-    write_json(folder_of(store) / f"{name}.json", redacted(dict(record)))
+    names = set(record) - {"config", "tags", "title"}
+    write_json(folder_of(store) / f"{name}.json", recorded(record, as_they_are=names))
 
 
 def unsent(store: Path) -> list[Path]:
