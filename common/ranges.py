@@ -149,7 +149,9 @@ def _has_type(value: Any, kind: Any) -> bool:
         return isinstance(value, int | float) and _is_finite(value)
     if not isinstance(origin, type):
         return True
-    if not isinstance(value, origin) or (origin is int and abs(value) > MOST_INT):
+    if not isinstance(value, origin) or (
+        isinstance(value, int) and origin is int and abs(value) > MOST_INT
+    ):
         return False
     if not arguments:
         return True

@@ -16,15 +16,15 @@ is caught by the checksum instead.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from common.errors import DataError
+from common.errors import DataError, shown
 from common.files import digest_of, write_json
+from common.reading.files import read_json_object
 from model.data.held_out import MAX_FRACTION, Split
 
 SCHEMA_VERSION = 3
@@ -206,24 +206,22 @@ class PackedManifest:
         """
         file = path / FILE_NAME if path.is_dir() else path
         try:
-            raw = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise DataError(
-                f"no packed data: {file} does not exist. Run the stage `pack` first"
-            ) from None
-        except (OSError, ValueError) as error:
+            raw = read_json_object(file)
+        except DataError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                raise DataError(
+                    f"no packed data: {file} does not exist. Run the stage `pack` first"
+                ) from None
             raise DataError(f"{file} is not a readable manifest: {error}") from None
-        if not isinstance(raw, dict):
-            raise DataError(f"{file} is not a manifest of packed shards: pack the data again")
         if raw.get("schema_version") != SCHEMA_VERSION:
             raise DataError(
-                f"schema_version in {file} is {raw.get('schema_version')!r}, this version reads "
-                f"{SCHEMA_VERSION}: pack the data again"
+                f"schema_version in {file} is {shown(raw.get('schema_version'))}, this version "
+                f"reads {SCHEMA_VERSION}: pack the data again"
             )
         manifest = cls._parse(raw, file)
         if raw.get("digest") != manifest.digest:
             raise DataError(
-                f"digest in {file} is {raw.get('digest')!r}, but its fields give "
+                f"digest in {file} is {shown(raw.get('digest'))}, but its fields give "
                 f"{manifest.digest!r}: {_edited(raw)} edited or damaged. Pack the data again"
             )
         return manifest
@@ -243,10 +241,12 @@ class PackedManifest:
                 shards=shards,
                 folder=file.parent,
             )
-        except DataError:
-            raise
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{file} lacks or garbles a field: {error!r}. Pack again") from None
+        except DataError as error:
+            raise DataError(f"{file}: {str(error)[:1000]}") from None
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise DataError(
+                f"{file} lacks or garbles a field: {repr(error)[:1000]}. Pack again"
+            ) from None
 
     def _totals(self, name: str, split: Split | None) -> dict[str, int]:
         totals = dict.fromkeys(self.sources, 0)
@@ -281,7 +281,7 @@ def _edited(raw: Mapping[str, Any]) -> str:
     for row in raw["shards"]:
         content = {key: value for key, value in row.items() if key != "check"}
         if row.get("check") != digest_of(content)[:12]:
-            names.append(f"shard {row['name']!r}")
+            names.append(f"shard {shown(row['name'])}")
     return (
         f"{', '.join(names[:5])} was" if names else "the list of shards, or a field beside it, was"
     )

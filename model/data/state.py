@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from typing import Any
 
-from common.errors import DataError
+from common.errors import DataError, shown
 from common.files import digest_of
 from model.data.append import Append
 from model.data.manifest import PackedManifest
@@ -183,14 +183,14 @@ class DataState:
         """
         try:
             raw = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"the data state is not JSON: {error}") from None
         if not isinstance(raw, dict):
             raise DataError("the data state is not a JSON object")
         if raw.get("schema_version") != SCHEMA_VERSION:
             raise DataError(
-                f"schema_version of the data state is {raw.get('schema_version')!r}, this version "
-                f"reads {SCHEMA_VERSION}"
+                f"schema_version of the data state is {shown(raw.get('schema_version'))}, this "
+                f"version reads {SCHEMA_VERSION}"
             )
         checks = raw.pop("checks", None)
         if not isinstance(checks, dict):
@@ -198,7 +198,7 @@ class DataState:
         names = {"schema_version", *(f.name for f in fields(cls))}
         for name in sorted(names ^ set(raw)):
             what = "missing from" if name in names else "unknown in"
-            raise DataError(f"{name} is {what} the data state: the file was edited")
+            raise DataError(f"{name[:200]} is {what} the data state: the file was edited")
         for name, expected in _checks(raw).items():
             if checks.get(name) != expected:
                 raise DataError(

@@ -7,7 +7,6 @@ import; they are asked about any other one, and about keys that are not our own.
 import contextlib
 import functools
 import importlib.util
-import json
 import logging
 import re
 from collections.abc import Mapping
@@ -157,10 +156,9 @@ def _known_fields(config_class: Any) -> frozenset[str]:
 
 def _folder_kind(folder: Path) -> Any:
     try:
-        about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return about.get("model_type")
-    except (ValueError, AttributeError) as error:
-        raise DataError(f"pretrain: {folder / 'config.json'} is no model's config") from error
+        return read_json_object(folder / "config.json").get("model_type")
+    except DataError as error:
+        raise DataError(f"pretrain: no model's config: {error}") from error
 
 
 def check_folder(folder: Path) -> None:

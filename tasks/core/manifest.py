@@ -81,8 +81,8 @@ class StageResult:
             raise DataError(f"{display(folder)} is not a finished stage: {error}") from error
         if manifest.get("schema") != SCHEMA_VERSION:
             raise DataError(
-                f"{display(path)} has schema {manifest.get('schema')!r}; this version of Steel "
-                f"reads {SCHEMA_VERSION}. Remove the folder to make it anew."
+                f"{display(path)} has schema {shown(manifest.get('schema'))}; this version of "
+                f"Steel reads {SCHEMA_VERSION}. Remove the folder to make it anew."
             )
         for name, (kind, default) in MANIFEST.items():
             if not isinstance(manifest.setdefault(name, copy.copy(default)), kind):

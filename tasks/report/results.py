@@ -4,10 +4,10 @@ Only a 95 % interval wholly on one side of chance is a result. The table is also
 used by the command line and the Prefect page.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
+from common.reading.files import read_json_object
 from tasks.core.manifest import StageResult
 from tasks.core.markdown import NOT_RUN, markdown_table
 
@@ -23,8 +23,7 @@ ChanceComparison = Literal["above", "at", "below"]
 def read_results(evaluation: StageResult) -> dict[str, dict[str, Any]]:
     """Benchmark -> scores, as the stage `evaluate` wrote them."""
     path = evaluation.folder / "results.json"
-    results: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    return results
+    return read_json_object(path)
 
 
 def compare_with_chance(result: Mapping[str, Any]) -> ChanceComparison:

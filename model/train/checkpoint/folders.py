@@ -1,12 +1,12 @@
 """Folders of checkpoints: names, completeness, damaged files. Imports no torch."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from common.errors import DataError
 from common.files import crc32_of_file
+from common.reading.files import MAX_JSON_BYTES, read_json_object, read_text
 from model.train.checkpoint.retention import CheckpointInfo
 
 MARKER = "complete.json"
@@ -30,10 +30,13 @@ def read_marker(checkpoint: Path) -> dict[str, Any]:
     """
     path = checkpoint / MARKER
     try:
-        marker = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        marker = read_json_object(path)
+    except DataError as error:
         raise DataError(f"{checkpoint} is no complete checkpoint: {error}") from error
-    if not isinstance(marker, dict) or not isinstance(marker.get("files"), dict):
+    files = marker.get("files")
+    if not isinstance(files, dict) or not all(
+        isinstance(entry, dict) and {"bytes", "crc32"} <= entry.keys() for entry in files.values()
+    ):
         raise DataError(f"{checkpoint} is no complete checkpoint: {path} lists no files")
     return marker
 
@@ -65,8 +68,8 @@ def find_damage(checkpoint: Path, *, part: int = 0, parts: int = 1) -> str:
 
 
 def read_files(checkpoint: Path, names: Sequence[str]) -> dict[str, str]:
-    """Return the text of a checkpoint's JSON files by name."""
-    return {name: (checkpoint / name).read_text(encoding="utf-8") for name in names}
+    """Return the text of a checkpoint's JSON files by name. Raises DataError for a damaged one."""
+    return {name: read_text(checkpoint / name, limit=MAX_JSON_BYTES) for name in names}
 
 
 def _is_marked(checkpoint: Path) -> bool:

@@ -11,7 +11,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from common.errors import DataError
+from common.errors import DataError, shown
+from common.reading.files import parse_json
 from model.train.run.folder import PROGRESS_FILE
 
 
@@ -32,8 +33,12 @@ class Progress:
     def from_json(cls, text: str) -> tuple["Progress", dict[str, Any]]:
         """Read the position and everything else. Raises DataError for another file."""
         try:
-            content = json.loads(text)
-            own = {name: int(content.pop(name)) for name in ("step", "batch")}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            content = parse_json(text, f"a checkpoint's {PROGRESS_FILE}")
+            own = {name: content.pop(name) for name in ("step", "batch")}
+        except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"a checkpoint's {PROGRESS_FILE} cannot be read: {error!r}") from error
+        except DataError as error:
+            raise DataError(f"a checkpoint's {PROGRESS_FILE} cannot be read: {error}") from error
+        if any(type(n) is not int for n in own.values()) or not 0 <= own["step"] <= own["batch"]:
+            raise DataError(f"a checkpoint's {PROGRESS_FILE} cannot be read: {shown(own)}")
         return cls(**own), content

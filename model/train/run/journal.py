@@ -9,15 +9,15 @@ any rank uses it. After a kill at any moment an entry is there and holds, or it 
 request still lies in RUN/requests/.
 """
 
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from common.errors import DataError
+from common.errors import DataError, shown
 from common.files import digest_of, write_json
+from common.reading.files import read_json_object
 from model.data import Append, PackedManifest
 from model.data.manifest import describe_difference
 from model.train.run.folder import JOURNAL_FILE
@@ -111,17 +111,21 @@ def read_journal_rows(run: Path) -> list[dict[str, Any]]:
     Raises DataError naming the entry when it is damaged, of another schema, or was edited.
     """
     path = run / JOURNAL_FILE
-    if not path.is_file():
+    if not os.path.lexists(path):
         return []
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json_object(path)
         version, rows, digest = raw["schema_version"], raw["entries"], raw["digest"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except DataError as error:
+        raise DataError(f"{path} is not a readable journal: {error}") from None
+    except KeyError as error:
         raise DataError(f"{path} is not a readable journal: {error!r}") from None
     if version != SCHEMA_VERSION:
         raise DataError(
-            f"schema_version in {path} is {version!r}, this version reads {SCHEMA_VERSION}"
+            f"schema_version in {path} is {shown(version)}, this version reads {SCHEMA_VERSION}"
         )
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{path} is not a readable journal: its entries are no list of objects")
     if digest != digest_of({"schema_version": version, "entries": rows}):
         raise DataError(
             f"digest in {path} does not fit its entries: {_edited(rows)} edited. Restore it"

@@ -8,7 +8,6 @@ the run's journal, or moves it to refused/. A file survives a kill of either sid
 order of publication.
 """
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -16,14 +15,18 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from common.config import from_plain
-from common.errors import DataError, SteelError
+from common.errors import DataError, SteelError, shown
 from common.files import digest_of, write_json
-from common.ranges import Ge, Limit, Seed
+from common.ranges import Epochs, Ge, Limit, Seed, Steps
+from common.reading.files import read_json_object
 from model.train.run.folder import REFUSED_FOLDER, REQUESTS_FOLDER
 from model.train.run.lease import Lease
 from model.train.run.length import LengthPolicy
 
 SCHEMA_VERSION = 1
+
+MAX_BYTES = 1 << 20
+"""Bytes of a request: its largest part are weights by source."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +41,11 @@ class AppendRequest:
     """Digest of the manifest there."""
     seed: Seed
     """Seed of the order from there on."""
-    weights: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, Epochs] = field(default_factory=dict)
     """Epochs per source of the new data; 1 where not named."""
     steps: LengthPolicy = "keep"
     """keep the run's number of steps, or extend it by those of the new samples."""
-    at_step: int | None = None
+    at_step: Steps | None = None
     """Completed steps at which the data join; None: as soon as the trainer sees this."""
 
 
@@ -52,9 +55,9 @@ class RescheduleRequest:
 
     KIND: ClassVar[str] = "reschedule"
 
-    steps: int | None = None
+    steps: Steps | None = None
     """New number of steps of the whole run; None: as it is."""
-    decay_at: int | Literal["now"] | None = None
+    decay_at: Steps | Literal["now"] | None = None
     """Step from which the rate falls; None: as it is."""
     at_step: ClassVar[None] = None
 
@@ -126,8 +129,8 @@ class RequestFolder:
         """Move a request aside, with the reason why it was not done; for that session."""
         path = self.folder / f"{name}.json"
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            content = read_json_object(path, limit=MAX_BYTES)
+        except SteelError:
             content = None
         refused = self.folder / REFUSED_FOLDER / path.name
         lease.write_json(refused, {"reason": reason, "request": content})
@@ -136,14 +139,14 @@ class RequestFolder:
     def refused(self) -> dict[str, str]:
         """Reason of each refusal, by the name of the request."""
         found = sorted((self.folder / REFUSED_FOLDER).glob("*.json"))
-        return {p.stem: json.loads(p.read_text(encoding="utf-8"))["reason"] for p in found}
+        return {p.stem: str(read_json_object(p).get("reason", "")) for p in found}
 
     def _parse(self, name: str) -> PendingRequest:
         path = self.folder / f"{name}.json"
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = read_json_object(path, limit=MAX_BYTES)
             return PendingRequest(name=name, request=parse_request(raw))
-        except (OSError, ValueError, SteelError) as error:
+        except SteelError as error:
             return PendingRequest(name=name, request=None, problem=f"{path} is no request: {error}")
 
 
@@ -152,6 +155,6 @@ def parse_request(raw: Any) -> Request:
     if not isinstance(raw, dict) or raw.get("schema_version") != SCHEMA_VERSION:
         raise DataError(f"its schema_version must be {SCHEMA_VERSION}")
     kinds: dict[str, type[Request]] = {kind.KIND: kind for kind in get_args(Request)}
-    if raw.get("kind") not in kinds:
-        raise DataError(f"its kind {raw.get('kind')!r} is none of {', '.join(kinds)}")
+    if not isinstance(raw.get("kind"), str) or raw["kind"] not in kinds:
+        raise DataError(f"its kind {shown(raw.get('kind'))} is none of {', '.join(kinds)}")
     return from_plain(kinds[raw["kind"]], raw.get("request"), "request")
