@@ -46,7 +46,7 @@ def check_whole(model: ModelWithLoss, separate_documents: bool) -> None:
         everything = everything + model.router_weight * found.router
     if not torch.isfinite(everything) or not torch.isfinite(found.by_sample).all():
         raise UnfitError("gives losses that are not finite", False)
-    everything.backward()
+    everything.backward()  # type: ignore[no-untyped-call]
     _check_gradients(model)
 
     with torch.no_grad():

@@ -270,11 +270,11 @@ def test_widths_that_kernels_ask_for_are_kept() -> None:
 
 def test_scaling_by_the_place_in_the_row_is_found() -> None:
     """Only where rows are so long that llama4 scales: places are the row's, not the document's."""
-    model = {**smallest("llama4_text"), "floor_scale": 24, "attn_temperature_tuning": True}
-    check_model(PretrainSettings(model=model, sequence_length=23))
+    model = {**smallest("llama4_text"), "floor_scale": 64, "attn_temperature_tuning": True}
+    check_model(PretrainSettings(model=model, sequence_length=63))
     with pytest.raises(ConfigError, match="does not begin anew at each document of a row"):
-        check_model(PretrainSettings(model=model, sequence_length=24))
-    check_model(PretrainSettings(model=model, sequence_length=24, separate_documents=False))
+        check_model(PretrainSettings(model=model, sequence_length=64))
+    check_model(PretrainSettings(model=model, sequence_length=64, separate_documents=False))
 
 
 # ── folders ──────────────────────────────────────────────────────────────────────────────────────
