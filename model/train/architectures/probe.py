@@ -86,11 +86,11 @@ def _with_scaling(config: PreTrainedConfig, sequence_length: int) -> PreTrainedC
 
     llama4 scales them every `floor_scale` places, which it counts in the row, not in the document.
     """
-    scale = getattr(config, "floor_scale", None)
+    scale = getattr(config.get_text_config(), "floor_scale", None)
     if not isinstance(scale, int | float) or not scale <= sequence_length:
         return config
     changed = copy.deepcopy(config)
-    changed.floor_scale = min(scale, MAX_WINDOW)
+    changed.get_text_config().floor_scale = min(scale, MAX_WINDOW)
     return changed
 
 

@@ -63,12 +63,16 @@ GPT_OSS = {**WIDE, "head_dim": 16, "num_local_experts": 4}
 """Its width of 2,880 has few divisors that leave a multiple of 4, which its experts want."""
 
 
+EXPERTS_IN_FOURS = ("granitemoehybrid", "longcat_flash", "mellum", "solar_open")
+"""Their usual widths, made small, would not be the multiple of 4 that their experts want."""
+
+
 def smallest(kind: str) -> dict[str, Any]:
     """A tiny model of any architecture, from the config that Transformers has for it."""
     if kind == "gpt_oss":
         return GPT_OSS
     num_layers = 8 if kind == "zamba" else 4  # so many until its tied weights are used again
-    multiple = 4 if kind in ("solar_open", "granitemoehybrid") else 1  # as their experts want
+    multiple = 4 if kind in EXPERTS_IN_FOURS else 1
     with (
         mock.patch.object(tiny, "MAX_LAYERS", num_layers),
         mock.patch.object(tiny, "MAX_VOCABULARY", 128),
