@@ -19,6 +19,8 @@ _URL = re.compile(
     _SCHEME.pattern + r"(?:[^\s/?#@\"<>`]*@(?=[^\s\"'<>`]))?[^\s\"'<>`]+"
 )
 _QUERY = re.compile("[?#]")
+_PAGE = re.compile(r"/[a-z-]+(/[\w-]{1,40})*(\?workflowType=\w+(&compareRunsMode=\w+)?)?")
+"""Fragment that names a page: MLflow's `#/experiments/3`."""
 _UNQUOTED_PASSWORD = re.compile(
     r"://[^\s/?#@:\"'<>`]{0,100}:((?=[^@\n]{0,200}[\s\"'<>`])[^@\n]{4,200})@(?=[^\s/?#@])"
 )
@@ -103,7 +105,9 @@ def _shown(url: str) -> str:
     if query:
         names = [item.partition("=")[0] + "=" if "=" in item else "" for item in query]
         shown += "?" + "&".join(name + HIDDEN for name in names)
-    return f"{shown}#{HIDDEN}" if fragment else shown
+    if fragment and not _PAGE.fullmatch(fragment):
+        fragment = HIDDEN
+    return f"{shown}#{fragment}" if fragment else shown
 
 
 def _split(url: str) -> tuple[str, str, str, str, list[str], str]:

@@ -40,6 +40,12 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
         ("https://me:p/w@h/x?mail=a@b", "https://***@h/x?mail=***"),
         ("https://me:密码p@ss@h/x", "https://***@h/x"),
         ("http://archive.org/1/http://h:80/x", "http://archive.org/1/http://h:80/x"),
+        ("http://h:5000/#/experiments/12", "http://h:5000/#/experiments/12"),
+        (
+            "http://h/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART",
+            "http://h/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART",
+        ),
+        ("http://h:5000/#/x?token=1", "http://h:5000/#***"),
         # a query without its host, as urllib3 quotes it
         (
             "Max retries exceeded with url: /api?access_token=abc&page=2 (caused",
