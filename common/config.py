@@ -89,7 +89,7 @@ def renamed_keys(cls: type[Any]) -> dict[str, str]:
 
 def field_types(cls: type[Any]) -> dict[str, Any]:
     """The fields of a dataclass with their types, declared ranges included."""
-    return dict(_field_types(cls))
+    return dict(_field_types(cls))  # type: ignore[arg-type] # classes are hashable
 
 
 @functools.cache

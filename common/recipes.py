@@ -233,7 +233,8 @@ def parse(cls: type[T], data: Mapping[str, Any]) -> Parsed[T]:
     value: T | None = None
     for _ in range(MAX_ATTEMPTS):
         try:
-            value = _adapter(cls).validate_python(plain)
+            adapter = _adapter(cls)  # type: ignore[arg-type] # classes are hashable
+            value = adapter.validate_python(plain)
             break
         except ValidationError as error:
             problems = itertools.islice(error.errors(include_url=False), MAX_PLACES)
