@@ -219,10 +219,17 @@ class PackedManifest:
                 f"reads {SCHEMA_VERSION}: pack the data again"
             )
         manifest = cls._parse(raw, file)
+        # The digest leaves out names; a row's own check covers them too.
+        if edited := _edited_rows(raw):
+            raise DataError(
+                f"{file}: {', '.join(edited[:MOST_NAMED])} was edited or damaged: its fields "
+                "do not give its check. Pack the data again"
+            )
         if raw.get("digest") != manifest.digest:
             raise DataError(
                 f"digest in {file} is {shown(raw.get('digest'))}, but its fields give "
-                f"{manifest.digest!r}: {_edited(raw)} edited or damaged. Pack the data again"
+                f"{manifest.digest!r}: the list of shards, or a field beside it, was edited or "
+                "damaged. Pack the data again"
             )
         return manifest
 
@@ -275,16 +282,14 @@ def _checked(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"check": digest_of(row)[:12]}
 
 
-def _edited(raw: Mapping[str, Any]) -> str:
-    """Edited parts of a file whose digest is wrong, as the subject of a sentence."""
+def _edited_rows(raw: Mapping[str, Any]) -> list[str]:
+    """Shards whose row in the file is not what was written."""
     names = []
     for row in raw["shards"]:
         content = {key: value for key, value in row.items() if key != "check"}
         if row.get("check") != digest_of(content)[:12]:
             names.append(f"shard {shown(row['name'])}")
-    return (
-        f"{', '.join(names[:5])} was" if names else "the list of shards, or a field beside it, was"
-    )
+    return names
 
 
 def _check_shard(shard: ShardInfo) -> None:

@@ -94,13 +94,26 @@ def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(raw))
 
 
-def test_names_the_shard_that_was_edited(simulate: Simulate, tmp_path: Path) -> None:
-    manifest = simulate({"zh": [100, 90, 80]})
-    path = manifest.write(tmp_path)
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "other.bin"),
+        ("cleaned_file", "other.jsonl"),
+        ("index_md5", "f" * 32),
+        ("num_tokens", 91),
+        ("check", "0" * 12),
+        ("note", "new"),
+    ],
+)
+def test_names_the_shard_that_was_edited(
+    simulate: Simulate, tmp_path: Path, field: str, value: object
+) -> None:
+    path = simulate({"zh": [100, 90, 80]}).write(tmp_path)
     raw = json.loads(path.read_text())
-    raw["shards"][1]["num_tokens"] += 1
+    raw["shards"][1][field] = value
+    name = raw["shards"][1]["name"]
     path.write_text(json.dumps(raw))
-    with pytest.raises(DataError, match=f"shard {manifest.shards[1].name!r} was edited or damaged"):
+    with pytest.raises(DataError, match=f"shard {name!r} was edited or damaged"):
         PackedManifest.read(tmp_path)
 
 

@@ -74,15 +74,17 @@ def write_all(folder: Path) -> dict[str, tuple[Path, Callable[[Path], Any]]]:
         "state": (folder / "data_state.json", lambda _: _state(folder)),
         "marker": (folder / MARKER, lambda _: read_marker(folder)),
         "request": (RequestFolder(folder).folder / f"{name}.json", lambda _: _request(folder)),
-        "packed": (packed / "manifest.json", lambda _: PackedManifest.read(packed).digest),
+        "packed": (packed / "manifest.json", lambda _: PackedManifest.read(packed)),
         "stage": (stage / "manifest.json", lambda _: _stage(stage)),
         "results": (folder / "results.json", lambda _: _results(folder)),
     }
 
 
 CHECKED = ("journal", "state", "packed")
-"""Files with a checksum: what is read from them (of packed data, all that decides the order) is
-what was written."""
+"""Files with a checksum: what is read from them is what was written, in every field.
+
+The others have none inside: of a damaged one that is still well formed, another value may be read.
+A marker lists the checksums of a checkpoint's files, trainer.json among them (`find_damage`)."""
 
 KINDS = (*CHECKED, "progress", "marker", "request", "stage", "results")
 VALUES = st.sampled_from(
