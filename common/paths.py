@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 RECIPES = ROOT / "data_recipes"
 
+SYSTEM_FOLDERS = ("/proc", "/sys", "/dev")
+
 MAX_PATH = 4095
 """Bytes of a path that Linux takes."""
 MAX_PART = 255
@@ -23,6 +25,16 @@ def resolve(path: str | Path) -> Path:
     Raises ConfigError for what can be no path: see `checked`.
     """
     return ROOT / checked(path)
+
+
+def is_system_folder(path: Path) -> bool:
+    """Return True for a folder of devices or of the kernel's own files, and for what lies below.
+
+    Such files are endless, vanish, or stand for hardware; /dev/shm is memory, and is none.
+    """
+    return any(path.is_relative_to(folder) for folder in SYSTEM_FOLDERS) and not (
+        path.is_relative_to("/dev/shm")
+    )
 
 
 def absolute(path: str | Path, start: Path) -> Path:

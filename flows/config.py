@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from common.config import INCOMPLETE, Config, problems
-from common.errors import ConfigError, SteelError
+from common.config import INCOMPLETE, Config, did_you_mean, problems
+from common.errors import ConfigError, SteelError, shown
 from common.names import Distinct, Name, NamesOf
 from common.paths import resolve
 from common.ranges import Gt, Le, MinLen, NonNegativeInt
@@ -108,6 +108,12 @@ class PipelineConfig(Config):
             yield from self._needs_validation()
         for kind, key in KINDS.items():
             yield from problems(self.acquire(kind), key)
+        for source in sorted(self.pretrain.weights.keys() - self.corpora.keys()):
+            near = did_you_mean(source, self.corpora)
+            yield ConfigError(
+                f"pretrain.weights: {shown(source)} is no source of the packed data; they come "
+                f"from {', '.join(sorted(self.corpora))}{near}"
+            )
         for mixture in self.mixtures if self.sft is not None else ():
             yield from problems(self.sft_of(mixture), "sft")
 

@@ -10,7 +10,7 @@ from common.errors import ConfigError, SteelError
 from common.paths import display, resolve
 from common.recipes import recipe_path
 from corpus.chats import check_set
-from corpus.sources.datasets import HUB, local_dataset
+from corpus.sources.datasets import HUB, check_outside, local_dataset
 from corpus.tokenizer import configured_tokenizer
 from flows.config import KINDS, PipelineConfig, parse_pipeline
 from tasks.core.store import check_store
@@ -44,8 +44,16 @@ def preflight(path: str | Path, overrides: Sequence[str], store: Path) -> Pipeli
         found += _other_problems(config, store)
     found += benchmark_problems(config.evaluate, _local_benchmarks(config))
     found += _set_problems(config)
+    found += _store_in_data(config, store)
     raise_all(found, where)
     return config
+
+
+def _store_in_data(config: PipelineConfig, store: Path) -> Iterator[SteelError]:
+    """Yield an error for each data set that would take the store's own files for its own."""
+    for key in KINDS.values():
+        for name, location in getattr(config, key).items():
+            yield from errors_of(check_outside, f"{key}.{name}", location, store)
 
 
 def _local_benchmarks(config: PipelineConfig) -> dict[str, list[tuple[Path, str]]]:

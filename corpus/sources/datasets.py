@@ -19,15 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from common.disk import format_bytes, is_disk_full, total_bytes
-from common.errors import ConfigError, DataError
+from common.errors import ConfigError, DataError, SteelError
 from common.files import write_json
 from common.paths import display
+from common.reading.files import shown_path
 from common.recipes import read_yaml, recipe_path
 from common.urls import identity, is_url, scheme
 from corpus.recipes import corpus, pinned_checksums
 from corpus.sample_data import DatasetKind, SampleDataConfig, generator_files, write_dataset
 from corpus.sources import hub
-from corpus.sources.local import LocalSource, check_local, local_files
+from corpus.sources.local import LocalSource, check_local, lies_in, local_files
 from corpus.sources.remote import UrlSource, check_url
 from corpus.sources.sampling import write_sample
 from corpus.sources.source import Source, StoredFile
@@ -91,6 +92,25 @@ def check_location(
         check_local(kind, name, location)
 
 
+def check_outside(place: str, location: str, store: Path) -> None:
+    """Refuse a store whose files would be taken for those of a data set.
+
+    place: dotted key of the data set, for the message. Raises DataError.
+    """
+    if location in (SAMPLE_DATA, HUB) or is_url(location):
+        return
+    try:
+        inside = lies_in(store, location)
+    except (SteelError, OSError):
+        return  # the location is wrong, and reported
+    if inside:
+        raise DataError(
+            f"{place}: the store {shown_path(store)} lies in the data set's own location "
+            f"{shown_path(Path(location))}, so its files would be taken for data. Give another "
+            "place with --store"
+        )
+
+
 def local_dataset(location: str) -> list[tuple[Path, str]]:
     """(path, name) of each file of a data set on this machine; none for one that is fetched, or
     whose files `check_location` refuses."""
@@ -98,7 +118,7 @@ def local_dataset(location: str) -> list[tuple[Path, str]]:
         return []
     try:
         return list(local_files(location))
-    except (DataError, ValueError):
+    except DataError:
         return []
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from common.errors import DataError
 from common.files import PARTIAL, hashing_threads, md5_of_file
-from common.paths import display, resolve
+from common.paths import ROOT, display, is_system_folder, resolve
 from common.reading.files import shown_path
 from model.data import PackedManifest
 from model.data.manifest import FILE_NAME
@@ -24,8 +24,15 @@ def check_store(store: Path) -> Iterator[DataError]:
     """Yield an error for everything that keeps a store from being written.
 
     Files where folders should be (the store, a stage, a stage that is being made), folders where
-    locks should be, and a disk or folder that this user cannot write to.
+    locks should be, a disk or folder that this user cannot write to, and places that are no store.
     """
+    real = Path(os.path.realpath(store))
+    if is_system_folder(real) or real in (Path(real.anchor), ROOT):
+        yield DataError(
+            f"the store {shown_path(store)} would be the root of the disk or of Steel, or a folder "
+            "of the system: give a folder of its own with --store"
+        )
+        return
     place = store
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from common.config import Config
-from common.errors import ConfigError, StageError
+from common.errors import ConfigError, StageError, shown
 from common.files import digest_of
 from common.paths import display
 from common.ranges import Epochs, Seed, Steps
@@ -100,9 +100,17 @@ def journal_rows(plan: RunPlan) -> list[dict[str, Any]]:
 
 
 def check_data(appends: Sequence[AppendConfig], store: Path) -> None:
-    """Refuse packed data that are not there, before anything runs. Raises DataError."""
-    for append in appends:
-        _digest(append, store)
+    """Refuse packed data that are not there, and weights of sources that they do not have.
+
+    Raises DataError or ConfigError, before anything runs.
+    """
+    for number, append in enumerate(appends):
+        sources = _manifest(append, store).sources
+        for name in sorted(append.weights.keys() - set(sources)):
+            raise ConfigError(
+                f"pretrain.append.{number}.weights: {shown(name)} is no source of the packed data "
+                f"{append.packed}; there are {', '.join(sources)}"
+            )
 
 
 def check_trained(run: StageRun, appends: Sequence[AppendConfig]) -> None:
@@ -176,7 +184,11 @@ def _appended(journal: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any
 
 
 def _digest(append: AppendConfig, store: Path) -> str:
-    return PackedManifest.read(find_manifest(find_packed(store, append.packed))).digest
+    return _manifest(append, store).digest
+
+
+def _manifest(append: AppendConfig, store: Path) -> PackedManifest:
+    return PackedManifest.read(find_manifest(find_packed(store, append.packed)))
 
 
 def _store(stage_folder: Path) -> Path:
