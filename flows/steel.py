@@ -11,19 +11,45 @@ from typing import Annotated, Any, Literal
 from prefect import flow
 from pydantic import Field
 
+from common.paths import MAX_PATH
+from common.ranges import MOST, MOST_FLOAT
 from flows.ablation import kernel_variants, pretrain_variants
 from flows.graph import Target
 from flows.prefect_run import remembered
 from flows.session import session
 
+MAX_OVERRIDE = 100_000
+"""Characters of one change to the configuration."""
+MAX_NAME = 255
+"""Characters of a name, as of a file's."""
+MAX_ENTRIES = 1000
+"""Entries of a list."""
+
+# Bounds of common/ranges.py, which are no part of a form: a value out of them ends the flow run
+# before its function begins.
 Config = Annotated[
-    str, Field(description="Configuration file, relative to the project's root.", min_length=1)
+    str,
+    Field(
+        description="Configuration file, relative to the project's root.",
+        min_length=1,
+        max_length=MAX_PATH,
+    ),
 ]
-Store = Annotated[str, Field(description="Folder that holds every stage's results.", min_length=1)]
+Store = Annotated[
+    str,
+    Field(
+        description="Folder that holds every stage's results.", min_length=1, max_length=MAX_PATH
+    ),
+]
 Overrides = Annotated[
-    list[str], Field(description="Changes to the configuration, each `section.key=value`.")
+    list[Annotated[str, Field(max_length=MAX_OVERRIDE)]],
+    Field(
+        description="Changes to the configuration, each `section.key=value`.",
+        max_length=MAX_ENTRIES,
+    ),
 ]
-LearningRate = Annotated[float | None, Field(gt=0, description="Peak learning rate.")]
+LearningRate = Annotated[float | None, Field(gt=0, le=100, description="Peak learning rate.")]
+RecipeName = Annotated[str, Field(max_length=MAX_NAME)]
 Routing = Literal["token", "sequence", "reference_norm", "dense"]
 
 SMOKE = "deployments/smoke.yaml"
@@ -49,7 +75,7 @@ def pipeline(
     config: Config = SMOKE,
     store: Store = STORE,
     overrides: Overrides = [],  # noqa: B006 - Prefect copies defaults into the form
-    stages: list[Target] | None = None,
+    stages: Annotated[list[Target], Field(max_length=MAX_ENTRIES)] | None = None,
 ) -> dict[str, Any]:
     """The whole pipeline, from raw corpora to the report, or only `stages` and their inputs."""
     return _make(stages or ["report"], config, store, overrides)
@@ -63,12 +89,14 @@ def data(
     fraction: Annotated[
         float | None, Field(gt=0, le=1, description="Share of each corpus to take.")
     ] = None,
-    limit: Annotated[int | None, Field(ge=1, description="Records of each corpus at most.")] = None,
+    limit: Annotated[
+        int | None, Field(ge=1, le=MOST, description="Records of each corpus at most.")
+    ] = None,
     text_recipe: Annotated[
-        str | None, Field(description="Cleaning recipe for text: `text-repaired`, `text`, …")
+        RecipeName | None, Field(description="Cleaning recipe for text: `text-repaired`, `text`, …")
     ] = None,
     code_recipe: Annotated[
-        str | None, Field(description="Cleaning recipe for code: `code-repaired`, `code`, …")
+        RecipeName | None, Field(description="Cleaning recipe for code: `code-repaired`, `code`, …")
     ] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
@@ -88,7 +116,7 @@ def data(
 def pretrain(
     config: Config = SMOKE,
     store: Store = STORE,
-    steps: Annotated[int | None, Field(ge=1, description="Optimizer steps.")] = None,
+    steps: Annotated[int | None, Field(ge=1, le=10**10, description="Optimizer steps.")] = None,
     learning_rate: LearningRate = None,
     routing: Annotated[Routing | None, Field(description="Soft MoE routing.")] = None,
     overrides: Overrides = [],  # noqa: B006
@@ -105,10 +133,14 @@ def pretrain(
 @flow(name="steel")
 @remembered
 def sft(
-    mixture: Annotated[str | None, Field(description="One mixture; empty: all of them.")] = None,
+    mixture: Annotated[
+        RecipeName | None, Field(description="One mixture; empty: all of them.")
+    ] = None,
     config: Config = SMOKE,
     store: Store = STORE,
-    epochs: Annotated[float | None, Field(gt=0, description="Passes over the mixture.")] = None,
+    epochs: Annotated[
+        float | None, Field(gt=0, le=10**6, description="Passes over the mixture.")
+    ] = None,
     learning_rate: LearningRate = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
@@ -126,7 +158,10 @@ def sft(
 @remembered
 def mixture_ablation(
     mixtures: Annotated[
-        list[str] | None, Field(description="Mixtures to compare; empty: the configuration's.")
+        list[RecipeName] | None,
+        Field(
+            description="Mixtures to compare; empty: the configuration's.", max_length=MAX_ENTRIES
+        ),
     ] = None,
     config: Config = SMOKE,
     store: Store = STORE,
@@ -141,7 +176,7 @@ def mixture_ablation(
 def dpo(
     config: Config = SMOKE,
     store: Store = STORE,
-    beta: Annotated[float | None, Field(gt=0, description="DPO's beta.")] = None,
+    beta: Annotated[float | None, Field(gt=0, le=MOST_FLOAT, description="DPO's beta.")] = None,
     learning_rate: LearningRate = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
@@ -176,7 +211,12 @@ def report(
 @remembered
 def ffn_ablation(
     routings: Annotated[
-        list[Routing], Field(description="Feed-forward variants of equal parameters.", min_length=1)
+        list[Routing],
+        Field(
+            description="Feed-forward variants of equal parameters.",
+            min_length=1,
+            max_length=MAX_ENTRIES,
+        ),
     ] = ["token", "dense", "sequence"],  # noqa: B006
     config: Config = SMOKE,
     store: Store = STORE,
@@ -193,12 +233,18 @@ def ffn_ablation(
 @remembered
 def kernel_ablation(
     experiments: Annotated[
-        list[int] | None, Field(description="Columns of the paper's Table 2; empty: all eight.")
+        list[Annotated[int, Field(ge=1, le=8)]] | None,
+        Field(
+            description="Columns of the paper's Table 2; empty: all eight.", max_length=MAX_ENTRIES
+        ),
     ] = None,
     num_processes: Annotated[
-        int | None, Field(ge=1, description="GPUs that share a step; empty: all of this machine.")
+        int | None,
+        Field(ge=1, le=4096, description="GPUs that share a step; empty: all of this machine."),
     ] = None,
-    timed_steps: Annotated[int, Field(ge=1, description="Steps whose median counts.")] = 10,
+    timed_steps: Annotated[
+        int, Field(ge=1, le=10**6, description="Steps whose median counts.")
+    ] = 10,
     store: Store = STORE,
 ) -> dict[str, Any]:
     """Table 2: throughput and memory with each choice of kernels, and with ours. Needs no corpus;
