@@ -132,9 +132,8 @@ def test_a_stage_measures_and_one_that_does_not_fit_finishes_too(tmp_path: Path)
     run = run_stage(throughput, tmp_path / "done", config(timed_steps=1, warmup_steps=1))
     assert run.counts["tokens_per_second_per_device"] > 0
     assert run.notes["status"] == "done"
-    huge = OURS.settings(
-        {**TINY, "vocab_size": 2**45}, num_processes=1, micro_batch_size=1, sequence_length=8
-    )
+    sizes = {"vocab_size": 10**8, "hidden_size": 2048, "num_attention_heads": 16}  # 0.8 TB a matrix
+    huge = OURS.settings({**TINY, **sizes}, num_processes=1, micro_batch_size=1, sequence_length=8)
     run = run_stage(throughput, tmp_path / "full", ThroughputConfig(settings=huge, num_processes=1))
     assert run.notes["status"] == "out of memory"
     assert "tokens_per_second_per_device" not in run.counts

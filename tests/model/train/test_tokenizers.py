@@ -24,6 +24,7 @@ from model.tokenizer.identity import SEAL
 from model.tokenizer.pruning import prune_tokenizer
 from model.tokenizer.qwen import bpe_tables, build_tokenizer, load_tokenizer
 from model.train.config import PretrainJob, PretrainSettings
+from model.train.run.folder import METRICS_FILE
 from model.train.tokenizers import training_tokenizer
 from tests.corpus.packing.packed import TEXTS as TEXTS_BY_SOURCE
 from tests.corpus.packing.packed import documents, pack_in, write_cleaned
@@ -146,7 +147,7 @@ def test_the_program_refuses_it_by_name(packed: Path, tmp_path: Path) -> None:
     for word in (str(model), str(packed), *digests, f"pack.tokenizer: {model}"):
         assert word in said
     assert "Traceback" not in said
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not (tmp_path / "run" / METRICS_FILE).exists()
 
 
 @pytest.mark.parametrize("rows", [64, 72])

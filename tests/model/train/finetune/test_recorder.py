@@ -17,6 +17,7 @@ from model.train.finetune.checkpoints import complete_checkpoints, num_steps
 from model.train.finetune.config import SftSettings
 from model.train.finetune.order import SampleOrder
 from model.train.finetune.recorder import Recorder
+from model.train.run.folder import METRICS_FILE
 from model.train.run.metrics import JsonlSink, read_metrics
 from tasks.core.finetune import final_figures
 
@@ -34,7 +35,7 @@ def make_session(
     stop, SIGTERM.
     """
     stop = StopFlag()
-    recorder = Recorder(JsonlSink(folder / "metrics.jsonl"), stop)
+    recorder = Recorder(JsonlSink(folder / METRICS_FILE), stop)
     recorder.use_order(order, SftSettings(log_interval=log_interval))
     arguments: Any = SimpleNamespace(output_dir=str(folder), device="cpu")
     state: Any = SimpleNamespace(
@@ -83,7 +84,7 @@ def test_lines_and_figures_are_those_of_an_undisturbed_run(
             begin, end = saved, max(end, saved)
             make_session(folder, order, log_interval, begin, end, last, how)
             saved = begin if how == "kill" and end < last else end
-            lines = list(read_metrics(folder / "metrics.jsonl"))
+            lines = list(read_metrics(folder / METRICS_FILE))
             if how == "stop" and end > begin:
                 assert lines[-1]["step"] == end  # a stop leaves the line of its step
         found = {line["step"]: line["metrics"] for line in lines}
@@ -93,11 +94,11 @@ def test_lines_and_figures_are_those_of_an_undisturbed_run(
         assert all(m["train/loss"] == loss_at(step) for step, m in found.items())
         assert all(order.position(step).items() <= m.items() for step, m in found.items())
         steps = num_steps(complete_checkpoints(folder)[-1])
-        figures = final_figures(folder / "metrics.jsonl", steps)
+        figures = final_figures(folder / METRICS_FILE, steps)
         assert figures["steps"] == steps == last
         assert figures["first_loss"] == loss_at(1)
         assert figures["train_loss"] == loss_at(last)
         assert figures["tokens"] == order.position(last)["data/tokens"]
         assert figures["epochs"] == order.position(last)["train/epoch"]
         with pytest.raises(StageError, match=f"step {last} of {last + 1}"):
-            final_figures(folder / "metrics.jsonl", last + 1)
+            final_figures(folder / METRICS_FILE, last + 1)

@@ -103,7 +103,8 @@ def test_a_result_agrees_with_itself(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_a_result_and_ends_all_ranks(tmp_path: Path) -> None:
-    huge = settings(model={**MODEL, "vocab_size": 2**45}, micro_batch_size=1)
+    sizes = {"vocab_size": 10**8, "hidden_size": 2048, "num_attention_heads": 16}  # 0.8 TB a matrix
+    huge = settings(model={**MODEL, **sizes}, micro_batch_size=1)
     result = measure_in_subprocess(ThroughputJob(settings=huge, output=str(tmp_path)), 2)
     assert result.status == "out of memory"
     assert "memory" in result.reason
