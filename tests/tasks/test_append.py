@@ -129,7 +129,9 @@ def test_configured_appends_are_checked_early(tmp_path: Path) -> None:
         validate(config(AppendConfig(packed="x"), AppendConfig(packed="x")), "pretrain")
     with pytest.raises(DataError, match="no packed data 'nowhere'"):
         check_data([AppendConfig(packed="nowhere")], store)
-    check_data([AppendConfig(packed=first.key)], store)
+    check_data([AppendConfig(packed=first.key, weights={"beta": 2.0})], store)
+    with pytest.raises(ConfigError, match=r"pretrain\.append\.0\.weights: 'gamma' is no source of"):
+        check_data([AppendConfig(packed=first.key, weights={"gamma": 2.0})], store)
     for appended, error, message in [
         (AppendConfig(packed="nowhere"), DataError, "no packed data 'nowhere'"),
         (AppendConfig(packed=first.key), DataError, "has the content of"),
