@@ -11,7 +11,6 @@ docs/adr/0033
 """
 
 import atexit
-import collections
 import contextlib
 import functools
 import json
@@ -28,6 +27,7 @@ from common.errors import ConfigError, StageError
 from common.files import write_json
 from common.redaction import redact
 from flows.environment import PREFECT_API, PREFECT_PORT, answers, listening
+from flows.server_watch import ServerWatch
 from flows.watchdog import NOTES, Watch
 
 P = ParamSpec("P")
@@ -35,12 +35,6 @@ R = TypeVar("R")
 
 FIRST_ANSWER_SECONDS = 10.0
 """Longest wait for a server that should be there already."""
-EVERY_SECONDS = 2.0
-"""Between two questions whether the server answers."""
-SILENCES = 3
-"""Questions in a row without an answer until the server counts as gone."""
-KEPT_LINES = 10_000
-"""Lines of the log that are kept for a server that is gone."""
 LAST_SECONDS = 15.0
 """Longest time for Prefect to hand over what it has left when the process ends."""
 
@@ -52,6 +46,7 @@ class Outcome:
 
     def __init__(self) -> None:
         self.began = self.done = False
+        self.run_id: str | None = None
         self.result: Any = None
         self.error: Exception | None = None
 
@@ -62,9 +57,11 @@ _outcome = Outcome()
 def remembered(function: Callable[P, R]) -> Callable[P, R]:
     """The function of a flow, whose outcome `run_flow` can tell whatever Prefect makes of it."""
 
+    from prefect.runtime import flow_run
+
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        _outcome.began = True
+        _outcome.began, _outcome.run_id = True, flow_run.id
         _tell_state("CRASHED")  # until it ends in another way
         try:
             result = function(*args, **kwargs)
@@ -110,11 +107,12 @@ def run_flow(flow: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
             return flow(*args, **kwargs)
         except Exception as error:
             if outcome.done:
-                log.warning(
-                    "Prefect did not record the end of this run (%s). Its work is done, and in the "
-                    "store.",
-                    _line(error),
-                )
+                if not _record_completed(outcome.run_id):
+                    log.warning(
+                        "Prefect did not record the end of this run (%s). Its work is done, and in "
+                        "the store.",
+                        _line(error),
+                    )
                 result: R = outcome.result
                 return result
             if outcome.error is not None:
@@ -127,73 +125,30 @@ def run_flow(flow: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
             ) from None
 
 
+def _record_completed(run_id: str | None) -> bool:
+    """Record the end of a flow run whose work is done; returns False where that failed.
+
+    A server that was away when the flow ended and is back a moment later has taken the second state
+    that Prefect's engine then sends, Failed, for the error of the first.
+    """
+    from uuid import UUID
+
+    from prefect.client.orchestration import get_client
+    from prefect.states import Completed
+
+    try:
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(UUID(str(run_id)), Completed(), force=True)
+    except Exception as error:
+        log.debug("the state could not be recorded: %s", _line(error))
+        return False
+    return True
+
+
 REMEDY = (
     "Start it, correct PREFECT_API_URL (PREFECT_API_KEY, PREFECT_API_AUTH_STRING), or unset it: "
     "then a temporary server is used."
 )
-
-
-class ServerWatch:
-    """A thread that notices when the Prefect server goes away and when it is back."""
-
-    def __init__(self, url: str) -> None:
-        self.url, self.away = url, False
-        self.kept: collections.deque[dict[str, Any]] = collections.deque(maxlen=KEPT_LINES)
-        self._silences, self._stop = 0, threading.Event()
-        self._thread = threading.Thread(target=self._loop, daemon=True, name="prefect-watch")
-
-    def start(self) -> None:
-        """Begin to watch."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Watch no longer."""
-        self._stop.set()
-
-    @property
-    def watching(self) -> bool:
-        """True between start and stop."""
-        return self._thread.is_alive() and not self._stop.is_set()
-
-    def _loop(self) -> None:
-        while not self._stop.wait(EVERY_SECONDS):
-            if answers(self.url, 5):
-                self._silences = 0
-                # Not while the process ends: Prefect's threads cannot be started any more.
-                if self.away and not self._stop.is_set():
-                    self.come_back()
-            else:
-                self._silences += 1
-                if self._silences == SILENCES:
-                    self.go_away()
-
-    def go_away(self) -> None:
-        """Let calls fail at once, and keep lines of the log."""
-        from prefect.events.clients import NullEventsClient
-        from prefect.events.worker import EventsWorker
-        from prefect.logging.handlers import set_api_log_sink
-
-        self.away = True
-        set_api_log_sink(self.kept.append)
-        EventsWorker.set_client_override(NullEventsClient)
-        log.warning(
-            "The Prefect server at %s does not answer. The work goes on without its page; results "
-            "are in the store as ever.",
-            redact(self.url),
-        )
-
-    def come_back(self) -> None:
-        """Let calls go to the server again, and send it the kept lines."""
-        from prefect.events.worker import EventsWorker
-        from prefect.logging.handlers import emit_api_log, set_api_log_sink
-
-        self.away = False
-        EventsWorker.set_client_override(None)
-        set_api_log_sink(None)
-        with contextlib.suppress(RuntimeError):  # the process ends meanwhile
-            while self.kept:
-                emit_api_log(self.kept.popleft())
-        log.warning("The Prefect server at %s answers again", redact(self.url))
 
 
 _watch: Watch | None = None

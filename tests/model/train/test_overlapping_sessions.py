@@ -242,7 +242,7 @@ class Interleaving:
             for code in session.wait():
                 # Replaced, killed, or, while it still was the newest: lost its partner, stopped
                 # with a checkpoint, done.
-                assert code in (EXIT_REPLACED, -signal.SIGKILL, 3, 143, 0), code
+                assert code in (EXIT_REPLACED, -signal.SIGKILL, -signal.SIGTERM, 3, 143, 0), code
 
     def disturbed(self) -> None:
         """A session one rank of which is stopped; then it goes on, is killed, or left behind."""
