@@ -14,6 +14,7 @@ from model.data import DataState, PackedManifest, SampleOrder
 from model.data.verify.simulated_data import simulated_manifest
 from model.train.checkpoint.folders import MARKER, read_files, read_marker
 from model.train.checkpoint.progress import Progress
+from model.train.run.folder import DATA_STATE_FILE, JOURNAL_FILE, PROGRESS_FILE
 from model.train.run.journal import LengthEntry, read_journal, write_journal
 from model.train.run.length import LengthChange
 from model.train.run.requests import AppendRequest, RequestFolder
@@ -25,11 +26,11 @@ ORDER = SampleOrder(MANIFEST, sequence_length=8, seed=3)
 
 
 def _progress(folder: Path) -> Any:
-    return Progress.from_json(read_files(folder, ["trainer.json"])["trainer.json"])[0]
+    return Progress.from_json(read_files(folder, [PROGRESS_FILE])[PROGRESS_FILE])[0]
 
 
 def _state(folder: Path) -> Any:
-    return DataState.from_json(read_files(folder, ["data_state.json"])["data_state.json"])
+    return DataState.from_json(read_files(folder, [DATA_STATE_FILE])[DATA_STATE_FILE])
 
 
 def _request(folder: Path) -> Any:
@@ -54,9 +55,9 @@ def write_all(folder: Path) -> dict[str, tuple[Path, Callable[[Path], Any]]]:
         folder,
         [LengthEntry(request="r", length=LengthChange(step=3, total_steps=90, decay_at=None))],
     )
-    (folder / "trainer.json").write_text(Progress(step=7, batch=8).to_json(), encoding="utf-8")
+    (folder / PROGRESS_FILE).write_text(Progress(step=7, batch=8).to_json(), encoding="utf-8")
     state = DataState.of(ORDER, 16).to_json()
-    (folder / "data_state.json").write_text(state, encoding="utf-8")
+    (folder / DATA_STATE_FILE).write_text(state, encoding="utf-8")
     marker = {"step": 7, "regular": True, "files": {"a": {"bytes": 1, "crc32": "x"}}}
     (folder / MARKER).write_text(json.dumps(marker), encoding="utf-8")
     request = AppendRequest(folder="/x", manifest="0" * 32, seed=3, weights={"a": 2.0}, at_step=9)
@@ -69,9 +70,9 @@ def write_all(folder: Path) -> dict[str, tuple[Path, Callable[[Path], Any]]]:
     (stage / "manifest.json").write_text(json.dumps(about), encoding="utf-8")
     (folder / "results.json").write_text('{"ceval": {"accuracy_micro": 0.5}}', encoding="utf-8")
     return {
-        "journal": (folder / "journal.json", lambda _: read_journal(folder)),
-        "progress": (folder / "trainer.json", lambda _: _progress(folder)),
-        "state": (folder / "data_state.json", lambda _: _state(folder)),
+        "journal": (folder / JOURNAL_FILE, lambda _: read_journal(folder)),
+        "progress": (folder / PROGRESS_FILE, lambda _: _progress(folder)),
+        "state": (folder / DATA_STATE_FILE, lambda _: _state(folder)),
         "marker": (folder / MARKER, lambda _: read_marker(folder)),
         "request": (RequestFolder(folder).folder / f"{name}.json", lambda _: _request(folder)),
         "packed": (packed / "manifest.json", lambda _: PackedManifest.read(packed)),
