@@ -24,7 +24,7 @@ from common.errors import ConfigError, StageError
 from model.entry.join import LAUNCH_FILE
 from model.entry.launch import Nodes
 from model.train.config import PretrainJob, PretrainSettings
-from model.train.run.folder import MODEL_FOLDER
+from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from model.train.run.metrics import JsonlSink
 from tasks.core import torchrun as _torchrun
 from tasks.core.stage import Context, StageRun, stage
@@ -75,7 +75,7 @@ def test_ranks_get_the_config_and_their_world(run: StageRun, num_processes: int)
 def test_progress_says_of_which_step_a_loss_is(tmp_path: Path) -> None:
     told: list[tuple[int, int, str]] = []
     run = cast("StageRun", SimpleNamespace(progress=lambda *what: told.append(what)))
-    metrics = tmp_path / "metrics.jsonl"
+    metrics = tmp_path / METRICS_FILE
     follower = _torchrun._StepProgress(run, metrics, lambda: 13)
     follower.poll()
     sink = JsonlSink(metrics)
