@@ -99,7 +99,7 @@ MAX_NEIGHBOURS = 40
 
 
 def _why(error: yaml.YAMLError) -> str:
-    text = str(error)
+    text = str(error).replace('in "<unicode string>", ', "at ")
     return text if len(text) <= 2000 else f"{text[:1000]}…{text[-1000:]}"
 
 

@@ -98,7 +98,9 @@ class PipelineConfig(Config):
             yield ConfigError("`mixtures` are given, but no `sft_sets` to mix")
         if len(set(self.mixtures)) < len(self.mixtures):
             yield ConfigError(f"`mixtures` names one twice: {self.mixtures}")
-        if self.dpo is not None and self.policy_mixture not in self.mixtures:
+        if self.dpo is not None and not self.mixtures:
+            yield ConfigError("`dpo` is given, but no `mixtures` whose model it could start from")
+        elif self.dpo is not None and self.policy_mixture not in self.mixtures:
             yield ConfigError(
                 f"`dpo_policy` {self.policy_mixture!r} is not one of `mixtures` {self.mixtures}"
             )
