@@ -24,11 +24,10 @@ from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from common.errors import ConfigError, StageError
-from common.files import write_json
 from common.redaction import redact
 from flows.environment import PREFECT_API, PREFECT_PORT, answers, listening
 from flows.server_watch import ServerWatch
-from flows.watchdog import NOTES, Watch
+from flows.watchdog import NOTES, Watch, write_note
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -92,7 +91,7 @@ def _tell_state(state: str) -> None:
         # The watchdog may be gone too; the next one reads its note.
         note = NOTES / f"{flow_run.id}.json"
         with contextlib.suppress(OSError, ValueError):
-            write_json(note, {**json.loads(note.read_text("utf-8")), "state": state})
+            write_note(flow_run.id, {**json.loads(note.read_text("utf-8")), "state": state})
 
 
 def run_flow(flow: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

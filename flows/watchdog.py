@@ -32,7 +32,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from common.child import Child, python
-from common.files import write_json
+from common.files import write_status
 from common.processes import die_with_parent, process_start
 from common.redaction import install, redact
 from flows.environment import HOST, STATE, answers, prepare, request
@@ -152,10 +152,8 @@ class Watchdog:
 
     def note(self, flow_run: str, kind: str, state: str) -> None:
         """Tell the next watchdog of a flow run, should this one be killed too."""
-        NOTES.mkdir(parents=True, exist_ok=True)
         process = {"host": socket.gethostname(), "pid": self.parent, "started": _parent()}
-        note = {"server": kind, "state": state, **process}
-        write_json(NOTES / f"{flow_run}.json", note)
+        write_note(flow_run, {"server": kind, "state": state, **process})
 
     def clear_up(self, url: str, kind: str) -> None:
         """Record the end of runs that were killed together with their watchdog."""
@@ -184,6 +182,12 @@ class Watchdog:
             self.server.stop()
         for uri in self.trackers:
             _end_tracked_runs(uri)
+
+
+def write_note(flow_run: str, note: Mapping[str, Any]) -> None:
+    """Write the note of a flow run; its own process and its watchdog may do so at the same time."""
+    NOTES.mkdir(parents=True, exist_ok=True)
+    write_status(NOTES / f"{flow_run}.json", note)
 
 
 def kind_of(url: str, *, temporary: bool) -> str:

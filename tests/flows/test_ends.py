@@ -1,6 +1,7 @@
 """Runs whose process, server or watchdog is killed: nothing stays or hangs, the end is told."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from common.errors import ConfigError
-from flows import prefect_run
+from flows import prefect_run, watchdog
 from flows.environment import answers
 from tests.processes import alive, kill_all
 
@@ -227,3 +229,19 @@ def test_a_server_of_the_users_that_is_not_there(
     message = str(refusal.value)
     assert message.startswith("The Prefect server at http://***@")
     assert "does not answer within 1 s" in message and "unset it" in message
+
+
+def test_a_run_and_its_watchdog_write_one_note_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "NOTES", tmp_path)
+    states = ["CRASHED", "COMPLETED"] * 200
+
+    def write(name: str) -> None:
+        for state in states:
+            watchdog.write_note("run", {"from": name, "state": state})
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, "abcd"))  # raises what a writer has raised
+    assert json.loads((tmp_path / "run.json").read_text())["state"] == "COMPLETED"
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
