@@ -38,8 +38,8 @@ OTHER_EXPERTS = _names(
 
 JOINED_ONLY = _names(
     "afmoe bailing_hybrid bamba biogpt bloom blt falcon falcon_mamba gpt_oss "
-    "granitemoehybrid jamba kimi_linear lfm3 mamba mamba2 minimax mpt nemotron_h "
-    "olmo_hybrid opt qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen3_next "
+    "granitemoehybrid inkling_text jamba kimi_linear lfm3 mamba mamba2 minimax mpt "
+    "nemotron_h olmo_hybrid opt qwen3_5 qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen3_next "
     "recurrent_gemma rwkv xglm xlstm zamba zaya"
 )
 """Documents of a row see each other, in attention or through a state: they train with
