@@ -9,6 +9,7 @@
     edits         list      {operator: position, bytes: size after it} of mappers that changed it
     <statistic>   float64   one column for each value a filter measured, by Data-Juicer's name
     duplicate_of  string    id of the document that was kept in its place
+    reason        string    what a filter recognised in it (`generated: protobuf`)
 
 The ledger is computed from these rows alone (`ledger_entries`), so the two cannot disagree.
 """
@@ -36,9 +37,16 @@ SCHEMA = pa.schema(
         ("failed", pa.bool_()),
         ("edits", EDITS),
         ("duplicate_of", pa.string()),
+        ("reason", pa.string()),
     ]
 )
 """The columns every file has; statistics come after them."""
+
+META = "meta"
+"""Column of what a source says about a document, which filters may read: the path of a file."""
+
+REASON = "reason"
+"""Statistic, a string: what a filter recognised in a document; a column of its own here."""
 
 DISTANCE = "duplicate_distance"
 """Statistic of a near-duplicate: bits in which its hash differs from that of the kept document."""
@@ -130,7 +138,7 @@ def find(folder: Path, document: str) -> dict[str, Any] | None:
     """The row of one document, with its statistics under `stats`; None when it is not there."""
     for _, row in _rows_of(folder, document):
         stats = {n: v for n, v in row.items() if n not in SCHEMA.names and v is not None}
-        return {n: row[n] for n in SCHEMA.names} | {"stats": stats}
+        return {n: row.get(n) for n in SCHEMA.names} | {"stats": stats}
     return None
 
 

@@ -77,6 +77,8 @@ def _operators(
         if values:
             result |= {"did": "measured it", "values": values}
         if position == trace["dropped_by"]:
+            if trace["reason"]:
+                result["reason"] = trace["reason"]
             result["did"] = "failed on it" if trace["failed"] else "dropped it"
         yield result
         if position == trace["dropped_by"]:

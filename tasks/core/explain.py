@@ -112,6 +112,7 @@ def _did(result: dict[str, Any]) -> str:
     words = [str(result["did"])]
     if "bytes" in result:
         words.append("{} -> {} bytes".format(*result["bytes"]))
+    words += [result["reason"]] if "reason" in result else []
     words += [f"{name} {value:.6g}" for name, value in result.get("values", {}).items()]
     return ", ".join(words)
 

@@ -18,6 +18,7 @@ from data_juicer.ops import load_ops
 from data_juicer.ops.base_op import OP, Filter, Mapper
 from data_juicer.utils.constant import Fields
 
+from corpus.cleaning.document_trace import META, REASON
 from corpus.cleaning.engine.failures import map_or_none
 from corpus.cleaning.fast.operators import fast_filter, fast_mapper
 from corpus.cleaning.ledger import EXCERPT, Examples, difference
@@ -73,6 +74,7 @@ class TracedDocument:
             "failed": self.failed,
             "edits": self.edits,
             "stats": {n: v for n, v in self.stats.items() if isinstance(v, int | float)},
+            "reason": self.stats.get(REASON) or None,
         }
 
 
@@ -193,7 +195,11 @@ def _measure_and_judge(
 ) -> list[bool]:
     texts = [item.text for item, _ in pairs]
     measured: list[dict[str, Any]] = [dict(item.stats) for item, _ in pairs]
-    samples: dict[str, Any] = {operator.text_key: texts, Fields.stats: measured}
+    samples: dict[str, Any] = {
+        operator.text_key: texts,
+        META: [item.document.get(META) or {} for item, _ in pairs],
+        Fields.stats: measured,
+    }
     # As in the library's own operator fusion, filters share the lines and words of a text.
     contexts = [context for _, context in pairs]
     if fast := fast_filter(operator):

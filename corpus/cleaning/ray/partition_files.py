@@ -6,9 +6,9 @@
                                             └─▶ <source>/<number>.jsonl, documents/<part>.parquet
 
 A document's uid is its partition's number << 32 | its line in it. `write_results` reads the
-partition's lines once more, so `meta` never passes through Arrow (which would give every document
-the keys of all others), documents come out in the order they went in, and memory is that of one
-partition.
+partition's lines once more, so `meta` never becomes a table (which would give every document the
+keys of all others: filters see it as JSON), documents come out in the order they went in, and
+memory is that of one partition.
 Both functions run on workers.
 """
 
@@ -85,8 +85,15 @@ def write_operator_rows(files: PartitionFiles) -> None:
     for line, document in enumerate(files.partition.documents()):
         # Arrow takes no half surrogate pairs; nor does any operator's output.
         text = document["text"].encode("utf-8", "replace").decode()
-        row = {UID: first + line, "id": document["id"], "part": files.partition.name, "text": text}
-        rows.append(row)
+        rows.append(
+            {
+                UID: first + line,
+                "id": document["id"],
+                "part": files.partition.name,
+                "text": text,
+                "meta": json.dumps(document.get("meta") or {}),
+            }
+        )
     table = pa.Table.from_pylist(rows, schema=ROW)
     with complete_file(files.rows) as file:
         pq.write_table(table, file, compression="zstd", row_group_size=ROWS_PER_GROUP)
@@ -124,6 +131,7 @@ def write_results(
                     "dropped_by": row["dropped_by"],
                     "failed": row["failed"],
                     "edits": row["edits"],
+                    "reason": row["stats"].pop(document_trace.REASON, None) or None,
                     "stats": row["stats"],
                     "duplicate_of": None if row["of"] is None else ids[row["of"]],
                 }

@@ -37,6 +37,7 @@ from data_juicer.utils.constant import Fields, HashKeys
 
 from common.files import PARTIAL, sync
 from corpus.cleaning.contamination_matches import MATCHES
+from corpus.cleaning.document_trace import META, REASON
 from corpus.cleaning.engine.failures import map_or_none
 
 UID = HashKeys.uid
@@ -44,9 +45,15 @@ UID = HashKeys.uid
 of a cluster, so the first document by place is the one that stays."""
 
 ROW = pa.schema(
-    [(UID, pa.int64()), ("id", pa.string()), ("part", pa.string()), ("text", pa.string())]
+    [
+        (UID, pa.int64()),
+        ("id", pa.string()),
+        ("part", pa.string()),
+        ("text", pa.string()),
+        ("meta", pa.string()),
+    ]
 )
-"""Columns of a document before the first operator."""
+"""Columns of a document before the first operator; meta as JSON."""
 
 RECORD = pa.schema(
     [
@@ -122,7 +129,9 @@ class RecordedFilter:
     def _record(self, table: Any) -> Rows:
         rows = _rows(table)
         remaining = [i for i, position in enumerate(rows["dropped_by"]) if not position]
-        judged = map_or_none(self._judge, [(rows["text"][i], rows["stats"][i]) for i in remaining])
+        judged = map_or_none(
+            self._judge, [(rows["text"][i], rows["meta"][i], rows["stats"][i]) for i in remaining]
+        )
         for i, verdict in zip(remaining, judged, strict=True):
             if verdict is None:
                 _drop(rows, i, self.position, failed=True)
@@ -132,10 +141,11 @@ class RecordedFilter:
                 _drop(rows, i, self.position)
         return rows
 
-    def _judge(self, batch: Sequence[tuple[str, str]]) -> list[tuple[bool, str]]:
+    def _judge(self, batch: Sequence[tuple[str, str, str]]) -> list[tuple[bool, str]]:
         samples: Rows = {
-            self.text_key: [text for text, _ in batch],
-            Fields.stats: [json.loads(stats) if stats else {} for _, stats in batch],
+            self.text_key: [text for text, _, _ in batch],
+            META: [json.loads(meta) for _, meta, _ in batch],
+            Fields.stats: [json.loads(stats) if stats else {} for _, _, stats in batch],
         }
         stats = _each(self, self._native_stats, samples)[Fields.stats]
         verdicts = [
@@ -301,7 +311,7 @@ def _numbers(stats: dict[str, Any]) -> str:
         name: value.item() if isinstance(value, np.generic) else value
         for name, value in stats.items()
     }
-    kept = {n: v for n, v in plain.items() if isinstance(v, int | float) or n == MATCHES}
+    kept = {n: v for n, v in plain.items() if isinstance(v, int | float) or n in (MATCHES, REASON)}
     return json.dumps(kept)
 
 

@@ -59,7 +59,7 @@ def test_partitions_are_written_in_order_with_one_trace_each(tmp_path: Path) -> 
     assert len(list((tmp_path / "s1-records").glob("*/*"))) <= 3 * len(files)
     copy, original = rows_of(rows, 30), rows_of(rows, 3)
     left = [r for r in rows if not r["dropped_by"] and r is not copy]
-    columns = ("__dj__uid", "part", "id", "text")
+    columns = ("__dj__uid", "part", "id", "text", "meta")
     RaySinkMapper(**two).process_batched({name: [row[name] for row in left] for name in columns})
     _write_parts(
         {"__dj__uid": [copy["__dj__uid"]], "part": [copy["part"]], "of": [original["__dj__uid"]]},
