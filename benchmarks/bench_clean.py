@@ -1,6 +1,6 @@
 """Cleaning: this engine beside plain `dj-process`, on the same documents, recipe and cores.
 
-    python -m benchmarks.bench_clean NORMALIZED [--recipe text-repaired] [--copies 4] [--cores 2]
+    python -m benchmarks.bench_clean NORMALIZED [--recipe curated/web] [--copies 4] [--cores 2]
 
 NORMALIZED is a folder of `<source>.jsonl`, as the stage `normalize` leaves it in
 STORE/normalize/KEY. Both programs start cold, are given the same language model, and must keep the
@@ -38,7 +38,7 @@ from common.files import json_line, write_json
 from common.paths import ROOT
 from corpus.cleaning import offline
 from corpus.cleaning import recipe as recipes
-from corpus.cleaning.job import CleanJob
+from corpus.cleaning.job import CleanJob, FamilyJob
 from corpus.cleaning.language_model.config import LanguageModelConfig
 from corpus.cleaning.prepare import prepare
 from corpus.cleaning.ray.plan import RayConfig
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run, print, and write JSON where `--json` says."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("normalized", type=Path)
-    parser.add_argument("--recipe", default="text-repaired")
+    parser.add_argument("--recipe", default="curated/web")
     parser.add_argument("--copies", type=int, default=1, help="times the corpus")
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--memory", action="store_true", help="only ours, at 1, 2, … copies")
@@ -131,12 +131,13 @@ def memory(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 
 def corpora(arguments: argparse.Namespace, folder: Path, copies: int) -> dict[str, Path]:
-    """The sources of the recipe's kind, `copies` times. Source -> file."""
-    kind = "code" if arguments.recipe.startswith("code") else "text"
+    """The sources of the recipe's family (`text`: all but code), `copies` times. Source -> file."""
+    wanted = family(arguments.recipe)
     folder.mkdir(parents=True)
     inputs: dict[str, Path] = {}
     for path in sorted(arguments.normalized.glob("*.jsonl")):
-        if corpus(path.stem).kind != kind:
+        found = corpus(path.stem).family
+        if found != wanted and (wanted != "text" or found == "code"):
             continue
         inputs[path.stem] = folder / path.name
         with inputs[path.stem].open("wb") as file:
@@ -148,8 +149,13 @@ def corpora(arguments: argparse.Namespace, folder: Path, copies: int) -> dict[st
                         document["id"] += f"~{copy}"
                     file.write(json_line(document))
     if not inputs:
-        raise SystemExit(f"{arguments.normalized} holds no {kind} source")
+        raise SystemExit(f"{arguments.normalized} holds no source for {arguments.recipe}")
     return inputs
+
+
+def family(recipe: str) -> str:
+    """The family that a recipe `<set>/<family>` is for; `text` for all but code."""
+    return recipe.rpartition("/")[2]
 
 
 def language_model(arguments: argparse.Namespace, scratch: Path, inputs: dict[str, Path]) -> Path:
@@ -175,9 +181,11 @@ def our_job(
         (folder / name).mkdir(parents=True)
     models.mkdir(exist_ok=True)
     job = CleanJob(
-        kind="code" if arguments.recipe.startswith("code") else "text",
-        recipe=arguments.recipe,
-        inputs={s: str(p) for s, p in inputs.items()},
+        families={
+            "code" if family(arguments.recipe) == "code" else "web": FamilyJob(
+                recipe=arguments.recipe, inputs={s: str(p) for s, p in inputs.items()}
+            )
+        },
         output=str(folder / "out"),
         ledger=str(folder / "ledger.json"),
         scratch=str(folder / "work"),

@@ -255,7 +255,7 @@ def planted_table(settings: Sequence[Setting], count: int) -> Iterator[str]:
     for language, load in LANGUAGES.items():
         planted = Planted.of(load(SHARED), language, count=count)
         for setting in settings:
-            if (language == "code") == setting.name.startswith("code"):
+            if (language == "code") == setting.name.endswith("code"):
                 mapped = planted.mapped(Mappers(setting.name))
                 recall = mapped.recall(setting)
                 cells = [f"{100 * recall[e]:.0f} %" if e in recall else "" for e in EDITS]
@@ -273,7 +273,7 @@ def real_table(settings: Sequence[Setting]) -> Iterator[str]:
     for language, load in LANGUAGES.items():
         texts = [text for text in load(SHARED) if MIN_REAL <= len(text) <= MAX_REAL]
         for setting in settings:
-            if (language == "code") != setting.name.startswith("code"):
+            if (language == "code") != setting.name.endswith("code"):
                 continue
             seen = [text for text in Mappers(setting.name)(texts) if len(text) >= MIN_REAL]
             reference = Reference(seen)
@@ -298,7 +298,7 @@ def short_table(settings: Sequence[Setting]) -> Iterator[str]:
         ("questions", questions(SHARED)),
     ):
         for setting in settings:
-            if setting.name.startswith("code"):
+            if setting.name.endswith("code"):
                 continue
             seen = Mappers(setting.name)(texts)
             found = close_pairs(setting.hashes(seen), setting.hamming_distance)
@@ -316,7 +316,7 @@ def sweep_table(count: int) -> Iterator[str]:
     yield "| rows | window | ignored | distance | 0.5 % | 1 % | 2 % | 5 % | merged | precision |"
     yield "|" + "---|" * 10
     for language, load in LANGUAGES.items():
-        mappers = Mappers("code-repaired" if language == "code" else "text-repaired")
+        mappers = Mappers(f"repaired/{'code' if language == 'code' else 'text'}")
         texts = [text for text in load(SHARED) if MIN_REAL <= len(text) <= MAX_REAL]
         planted = Planted.of(texts, language, count=count).mapped(mappers)
         seen = [text for text in mappers(texts) if len(text) >= MIN_REAL]
@@ -345,7 +345,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--count", type=int, default=150, help="planted documents a language")
     parser.add_argument("--sweep", action="store_true", help="try other parameters as well")
     args = parser.parse_args(argv)
-    settings = [shipped(name) for name in ("text", "text-repaired", "code", "code-repaired")]
+    settings = [
+        shipped(name) for name in ("paper/text", "repaired/text", "paper/code", "repaired/code")
+    ]
     tables = [planted_table(settings, args.count), real_table(settings), short_table(settings)]
     if args.sweep:
         tables.append(sweep_table(args.count))

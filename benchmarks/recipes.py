@@ -1,7 +1,7 @@
 """Documents that cleaning recipes keep and change, by operator and source.
 
-    python -m benchmarks.recipes NORMALIZED text text-repaired
-    python -m benchmarks.recipes NORMALIZED text-repaired --examples clean_links_mapper
+    python -m benchmarks.recipes NORMALIZED paper/text repaired/text
+    python -m benchmarks.recipes NORMALIZED curated/web --examples clean_links_mapper
 
 NORMALIZED is a finished normalize stage's folder. Cleans without the stage around it, so that a
 changed recipe is judged in a minute.

@@ -50,6 +50,9 @@ class Config:
     group below; "" where the keys of a former group stand in this one now. A class adds to what its
     bases say."""
 
+    RENAMED_VALUES: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    """Former key -> former value -> today's, where values were renamed with their key."""
+
     def check(self) -> Iterator[SteelError]:
         """Yield an error for each contradiction between fields.
 
@@ -85,6 +88,12 @@ def renamed_keys(cls: type[Any]) -> dict[str, str]:
     for base in reversed(cls.__mro__):
         found |= vars(base).get("RENAMED", {})
     return found
+
+
+def renamed_value(hint: Any, key: Any, value: Any) -> Any:
+    """The value of a former key of a group, as it is written today."""
+    values = getattr(dataclass_in(hint), "RENAMED_VALUES", {}).get(key, {})
+    return values.get(value, value) if isinstance(value, str) else value
 
 
 def field_types(cls: type[Any]) -> dict[str, Any]:
@@ -302,11 +311,14 @@ def _built(cls: type[T], values: Any, place: str) -> T:
 
 
 def _typed(hint: Any, value: Any, place: str) -> Any:
-    """A JSON value as the type of its field: a dataclass, a list of them, or a tuple."""
+    """A JSON value as the type of its field: a dataclass, a list or mapping of them, or
+    a tuple."""
     kind, _ = unwrapped(hint)
     if dataclasses.is_dataclass(kind) and not isinstance(kind, types.UnionType):
         return from_plain(typing.cast("type[Any]", kind), value, place)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is list and isinstance(value, list):
         return [_typed(arguments[0], item, f"{place}[{i}]") for i, item in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {key: _typed(arguments[1], item, f"{place}: {key}") for key, item in value.items()}
     return tuple(value) if origin is tuple and isinstance(value, list) else value

@@ -30,6 +30,7 @@ from common.config import (
     raise_all,
     refusal,
     renamed_keys,
+    renamed_value,
     shown_place,
 )
 from common.errors import MAX_SHOWN, ConfigError, DataError, SteelError, shown
@@ -286,6 +287,7 @@ def _rename(cls: type[Any], data: dict[str, Any]) -> Iterator[str]:
     for keys, value in list(_leaves(data)):
         today = _today(cls, keys)
         if today != keys:
+            value = renamed_value(type_at(cls, tuple(map(str, keys[:-1]))), keys[-1], value)
             yield _new_line(".".join(map(str, keys)), ".".join(map(str, today)), value)
             _take(data, keys)
             _put(data, today, value)

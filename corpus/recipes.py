@@ -4,12 +4,18 @@ where their data come from: the hub, pinned checksums, how to obtain them by han
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal, get_args
 
 from common.errors import ConfigError
 from common.names import Name, RelativePath
 from common.paths import display
 from common.recipes import build, load_recipe, read_yaml, recipe_path
+
+Family = Literal["encyclopedia", "qa", "book", "dialogue", "code", "web"]
+"""Families of sources, which are cleaned alike. Of equal documents in two families, the one of the
+family that comes first here is kept."""
+
+FAMILIES: tuple[Family, ...] = get_args(Family)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +34,16 @@ class HubSource:
 class CorpusRecipe:
     """One source of pretraining text (the paper's Table 5)."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"kind": "family"}
+
     name: Name
     """Name of the corpus: the file's own name, and the name of its output files."""
     title: str
     """Name as its makers write it."""
-    kind: Literal["text", "code"]
-    """Kind of its documents, which decides the cleaning recipe."""
+    family: Family
+    """Family of its documents, which decides the cleaning recipe: web pages, encyclopedia articles,
+    questions with answers (qa), books and other long texts, dialogues with a model, source files
+    (code)."""
     language: str
     """Language, or languages joined by `-`; for code the programming language."""
     format: str

@@ -116,6 +116,7 @@ class PipelineConfig(Config):
                 f"pretrain.weights: {shown(source)} is no source of the packed data; they come "
                 f"from {', '.join(sorted(self.corpora))}{near}"
             )
+        yield from self.clean.check_sources(self.corpora)
         for mixture in self.mixtures if self.sft is not None else ():
             yield from problems(self.sft_of(mixture), "sft")
 

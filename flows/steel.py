@@ -92,22 +92,15 @@ def data(
     limit: Annotated[
         int | None, Field(ge=1, le=MOST, description="Records of each corpus at most.")
     ] = None,
-    text_recipe: Annotated[
-        RecipeName | None, Field(description="Cleaning recipe for text: `text-repaired`, `text`, …")
-    ] = None,
-    code_recipe: Annotated[
-        RecipeName | None, Field(description="Cleaning recipe for code: `code-repaired`, `code`, …")
+    recipes: Annotated[
+        RecipeName | None,
+        Field(description="Set of cleaning recipes: `curated`, `repaired`, `paper`, or your own."),
     ] = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """Acquire, normalize, clean and pack the corpora. Fields left empty keep the configuration's
     values."""
-    changes = {
-        "sample.fraction": fraction,
-        "sample.limit": limit,
-        "clean.text": text_recipe,
-        "clean.code": code_recipe,
-    }
+    changes = {"sample.fraction": fraction, "sample.limit": limit, "clean.recipes": recipes}
     return _make(["data"], config, store, overrides, changes)
 
 

@@ -1,4 +1,4 @@
-"""`python -m corpus.cleaning JOB.json`: clean the sources of one kind (common/child.py).
+"""`python -m corpus.cleaning JOB.json`: clean all sources (common/child.py).
 
     language model, tokenizer ─▶ operators, partition by partition ─▶ duplicates ─▶ kept documents
                                  └──────── worker processes ───────┘                └─ workers ──┘
@@ -21,13 +21,13 @@ from corpus.cleaning.prepare import prepare
 def work(job: CleanJob, report: Report) -> None:
     """Clean every source of the job."""
     die_with_parent(signal.SIGKILL)
-    cleaning, notes = prepare(job, report)
+    recipes, notes = prepare(job, report)
     # Data-Juicer, which both of these import, reads the environment that is prepared by now.
     if job.executor == "ray":
         from corpus.cleaning.ray.clean import clean_on_ray as run
     else:
         from corpus.cleaning.engine.clean import clean_locally as run
-    result = run(job, cleaning, report)
+    result = run(job, recipes, report)
     with complete_file(Path(job.ledger)) as file:
         file.write(json_line(result | {"notes": notes | result["notes"]}))
     shutil.rmtree(job.scratch)

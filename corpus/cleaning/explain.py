@@ -21,7 +21,7 @@ def explain_document(folder: Path, document: str, recipes: Mapping[str, str]) ->
     Args:
         folder: the cleaned corpus.
         document: its id.
-        recipes: kind of source -> name of its cleaning recipe.
+        recipes: family -> name of its cleaning recipe.
 
     Returns:
         JSON values.
@@ -43,7 +43,7 @@ def explain_document(folder: Path, document: str, recipes: Mapping[str, str]) ->
     questions = pq.read_table(listed, filters=[("id", "=", document)]) if listed.exists() else None
     explanation: dict[str, Any] = {
         "folder": display(folder),
-        "recipe": recipes[operators[0]["kind"]],
+        "recipe": recipes[operators[0]["family"]],
         "kept": trace["dropped_by"] == 0,
         "bytes": [trace["bytes_in"], trace["bytes_out"]],
         "operators": list(_operators(trace, operators, measured_by)),

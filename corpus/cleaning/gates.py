@@ -17,8 +17,8 @@ from common.config import errors_of
 from common.errors import ConfigError, SteelError
 from common.paths import display
 from common.ranges import Ge, Le
-from common.recipes import recipe_path
 from corpus.cleaning.recipe import Recipe
+from corpus.cleaning.recipe_sets import recipe_file
 from corpus.recipes import corpus
 
 TOTAL = "total"
@@ -59,7 +59,7 @@ def problems(max_drop: MaxDrop, recipes: Iterable[Recipe]) -> Iterator[SteelErro
             yield from errors_of(corpus, source)  # names the known ones where there is none
         for operator in sorted(gates.keys() - known):
             yield ConfigError(
-                f"max_drop.{source}.{operator}: neither recipe has this operator. Known: "
+                f"max_drop.{source}.{operator}: no family's recipe has this operator. Known: "
                 f"{', '.join(sorted(known))}"
             )
 
@@ -111,14 +111,14 @@ def describe(
 
     Args:
         rows: the ledger.
-        recipes: kind of source -> name of its cleaning recipe.
+        recipes: family -> name of its cleaning recipe.
         folder: the cleaned corpus.
     """
     lines = [_sentence(gate) for gate in gates]
     for source in dict.fromkeys(gate.source for gate in gates):
         lines += _losses(source, rows)
-    kinds = {row["source"]: row["kind"] for row in rows}
-    used = sorted({display(recipe_path("clean", recipes[kinds[g.source]])) for g in gates})
+    families = {row["source"]: row["family"] for row in rows}
+    used = sorted({display(recipe_file(recipes[families[g.source]])) for g in gates})
     return (
         "Cleaning dropped more than its gates allow:\n"
         + "\n".join(lines)

@@ -1,19 +1,27 @@
-"""The job of the process that cleans the sources of one kind."""
+"""The job of the process that cleans all sources."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from corpus.recipes import Family
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyJob:
+    """The sources of one family."""
+
+    recipe: str
+    """Name of the cleaning recipe."""
+    inputs: dict[str, str]
+    """Source -> its normalised file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CleanJob:
     """Sources to clean, and everything that decides how."""
 
-    kind: str
-    """`text` or `code`."""
-    recipe: str
-    """Name of the cleaning recipe."""
-    inputs: dict[str, str]
-    """Source -> its normalised file."""
+    families: dict[Family, FamilyJob]
+    """Families that have sources, each with its recipe."""
     output: str
     """Folder for `<source>/<number>.jsonl` and `documents/`."""
     ledger: str
@@ -40,3 +48,13 @@ class CleanJob:
     """Engine that runs the operators."""
     ray: dict[str, Any]
     """A RayConfig (corpus/cleaning/ray/plan.py)."""
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Source -> its normalised file, of all families, in the order of their names."""
+        return dict(sorted(pair for one in self.families.values() for pair in one.inputs.items()))
+
+    @property
+    def family_of(self) -> dict[str, Family]:
+        """Source -> its family."""
+        return {source: name for name, one in self.families.items() for source in one.inputs}

@@ -6,7 +6,7 @@ next, in documents and in bytes. `check` proves it. The numbers come from the do
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -80,11 +80,15 @@ def check(entries: Iterable[LedgerEntry]) -> None:
         previous[entry.source] = entry
 
 
-def rows(kind: str, entries: Iterable[LedgerEntry]) -> list[dict[str, Any]]:
-    """Entries of many partitions as plain rows: added up, and proved to add up for every source."""
+def rows(family_of: Mapping[str, str], entries: Iterable[LedgerEntry]) -> list[dict[str, Any]]:
+    """Entries of many partitions as plain rows: added up, and proved to add up for every source.
+
+    Args:
+        family_of: source -> its family.
+    """
     merged = merge(entries)
     check(merged)
-    return [{"kind": kind} | asdict(entry) for entry in merged]
+    return [{"family": family_of[entry.source]} | asdict(entry) for entry in merged]
 
 
 @dataclass(kw_only=True)

@@ -1,10 +1,10 @@
-"""Everything that a recipe's operators need, put in place before they are built."""
+"""Everything that the recipes' operators need, put in place before they are built."""
 
 import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,46 +15,62 @@ from corpus.cleaning.job import CleanJob
 from corpus.cleaning.language_model.config import LanguageModelConfig
 from corpus.cleaning.offline import PROXY_TOKENIZER, refuse_installs
 from corpus.cleaning.recipe import Recipe
+from corpus.recipes import Family
 
 
-def prepare(job: CleanJob, report: Report) -> tuple[Recipe, dict[str, Any]]:
-    """Put the operators' models in place. Returns the recipe, and notes on the models."""
+def prepare(job: CleanJob, report: Report) -> tuple[dict[Family, Recipe], dict[str, Any]]:
+    """Put the operators' models in place. Returns each family's recipe, and notes on the models."""
     report(0, 1, "loading operators")
     # Data-Juicer reads its environment while it is imported.
     os.environ["DATA_JUICER_EXTERNAL_MODELS_HOME"] = job.models
     refuse_installs()
-    cleaning = recipe.load(job.recipe)
-    if job.contamination:
-        cleaning = cleaning.with_contamination_filter(job.contamination, job.contamination_action)
-    cleaning.import_custom_operators()
+    recipes: dict[Family, Recipe] = {}
+    for family, one in job.families.items():
+        loaded = recipe.load(one.recipe)
+        if job.contamination:
+            loaded = loaded.with_contamination_filter(job.contamination, job.contamination_action)
+        loaded.import_custom_operators()
+        recipes[family] = loaded
     notes: dict[str, Any] = {}
-    if cleaning.needs_tokenizer:
+    if any(one.needs_tokenizer for one in recipes.values()):
         _place_tokenizer(job.tokenizer, Path(job.models) / PROXY_TOKENIZER)
-    if cleaning.needs_language_model:
-        notes |= _language_model(job, cleaning, report)
-    return cleaning, notes
+    for language in sorted({name for one in recipes.values() for name in one.languages}):
+        notes |= _language_model(job, recipes, language, report)
+    return recipes, notes
 
 
-def _language_model(job: CleanJob, cleaning: Recipe, report: Report) -> dict[str, Any]:
-    """Train the model that measures perplexity, unless it is there. Returns notes on it."""
+def _language_model(
+    job: CleanJob, recipes: Mapping[Family, Recipe], language: str, report: Report
+) -> dict[str, Any]:
+    """Train the model that measures perplexity, unless it is there. Returns notes on it.
+
+    Each text goes through the mappers of its own family first, texts from outside of the pipeline
+    through those of the first family that needs the model.
+    """
     from corpus.cleaning.engine import pipeline
     from corpus.cleaning.engine.workers import map_in_workers
     from corpus.cleaning.language_model import build as language_model
 
     config = LanguageModelConfig(**job.language_model)
-    (language,) = cleaning.languages
     models = Path(job.models)
     about = models / f"{language}.json"
     if config.given or about.exists():
         return json.loads(about.read_text("utf-8")) if about.exists() else {}
     report(0, 1, "training the language model")
-    leading = itertools.takewhile(lambda operator: operator.kind == "mapper", cleaning.operators)
-    mappers = pipeline.build(leading)
+    in_need = next(family for family, one in recipes.items() if language in one.languages)
+    mappers = {}
+    for family, one in recipes.items():
+        leading = itertools.takewhile(lambda op: op.kind == "mapper", one.operators)
+        mappers[family] = pipeline.build(leading)
 
-    def mapped(texts: list[str]) -> list[str]:
-        return list(pipeline.map_texts(mappers, texts))
+    def mapped(group: tuple[Family, list[str]]) -> list[str]:
+        family, texts = group
+        return list(pipeline.map_texts(mappers[family], texts))
 
-    groups = _groups(language_model.training_texts(job.inputs, config))
+    inputs = {s: path for s, path in job.inputs.items() if job.family_of[s] != "code"}
+    found = language_model.training_texts(inputs or job.inputs, config)
+    family_of = job.family_of
+    groups = _groups((family_of.get(source, in_need), text) for source, text in found)
     texts = itertools.chain.from_iterable(map_in_workers(mapped, groups, job.workers, lambda: None))
     notes = {"language_model": language_model.train(texts, models, language, config)}
     with complete_file(about) as file:
@@ -62,18 +78,21 @@ def _language_model(job: CleanJob, cleaning: Recipe, report: Report) -> dict[str
     return notes
 
 
-def _groups(texts: Iterable[str], size: int = 1 << 20) -> Iterator[list[str]]:
-    """Texts in lists of about `size` characters."""
-    group: list[str] = []
-    length = 0
-    for text in texts:
-        group.append(text)
-        length += len(text)
-        if length >= size:
-            yield group
-            group, length = [], 0
-    if group:
-        yield group
+def _groups(
+    texts: Iterable[tuple[Family, str]], size: int = 1 << 20
+) -> Iterator[tuple[Family, list[str]]]:
+    """Texts of one family after the other in lists of about `size` characters."""
+    for family, members in itertools.groupby(texts, key=lambda pair: pair[0]):
+        group: list[str] = []
+        length = 0
+        for _, text in members:
+            group.append(text)
+            length += len(text)
+            if length >= size:
+                yield family, group
+                group, length = [], 0
+        if group:
+            yield family, group
 
 
 def _place_tokenizer(source: str, folder: Path) -> None:

@@ -4,8 +4,9 @@ Data-Juicer takes seconds to import, downloads models and installs packages by i
 missing. So operators and their parameters are looked up in its source files, and what they need is
 checked beforehand.
 
-Operators of our own are files named after their operator, which a recipe lists under Data-Juicer's
-key `custom_operator_paths`, relative to the project's root.
+Operators of our own are files named after their operator: those in corpus/cleaning/operators are
+found by their name, others are listed under Data-Juicer's key `custom_operator_paths`, relative to
+the project's root. The copy of a recipe in a finished stage's folder lists all that it uses.
 """
 
 import ast
@@ -13,6 +14,7 @@ import dataclasses
 import difflib
 import functools
 import importlib.util
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,8 @@ from common.errors import ConfigError
 from common.files import complete_file
 from common.names import is_name
 from common.paths import display, resolve
-from common.recipes import read_yaml, recipe_path
+from common.recipes import read_yaml
+from corpus.cleaning.recipe_sets import CHANGES, changed, recipe_file
 
 SUPPORTED_KINDS = ("mapper", "filter", "deduplicator")
 
@@ -53,7 +56,10 @@ BASE_PARAMETERS = frozenset(
 )
 """Parameters that every operator, or every filter, takes."""
 
-CONTAMINATION_FILTER = Path(__file__).with_name("operators") / "contamination_filter.py"
+OWN_OPERATORS = Path(__file__).with_name("operators")
+"""Folder of our own operators."""
+
+CONTAMINATION_FILTER = OWN_OPERATORS / "contamination_filter.py"
 
 CUSTOM = "custom_operator_paths"
 """Data-Juicer's key for operators that are not its own."""
@@ -72,6 +78,11 @@ class Operator:
     def kind(self) -> str:
         """`mapper`, `filter` or `deduplicator`."""
         return self.name.rpartition("_")[2]
+
+    @property
+    def key(self) -> str:
+        """The same for operators that do the same: name and parameters."""
+        return json.dumps([self.name, self.arguments], sort_keys=True, default=str)
 
     @property
     def tokenizes(self) -> bool:
@@ -149,6 +160,7 @@ class Recipe:
         """Write the YAML that `dj-process --config` runs on `dataset`: inheritance resolved, and
         paths of operators absolute, since Data-Juicer looks for them from where it is started."""
         data = {"dataset_path": str(dataset), "export_path": str(export)} | self.data
+        data.pop(CUSTOM, None)
         if self.custom_operator_files:
             data[CUSTOM] = [str(file) for file in self.custom_operator_files]
         with complete_file(path) as file:
@@ -156,16 +168,31 @@ class Recipe:
 
 
 def load(name: str) -> Recipe:
-    """Load data_recipes/clean/<name>.yaml. Raises ConfigError for any error in it."""
-    path = recipe_path("clean", name)
+    """Load data_recipes/clean/<name>.yaml, as in `curated/web`. Raises ConfigError for any error
+    in it."""
+    return load_file(recipe_file(name))
+
+
+def load_file(path: Path) -> Recipe:
+    """Load a recipe from any file. Raises ConfigError for any error in it."""
     data = read_yaml(path)
-    process = data.get("process")
+    process, changes = data.get("process"), data.pop(CHANGES, None)
     if not isinstance(process, list) or not process:
         raise ConfigError(f"{display(path)}: `process` must be a list of operators")
     custom = _custom_operators(data.get(CUSTOM), path)
+    if changes is not None:
+        for name in changes if isinstance(changes, dict) else ():
+            _operator_file(str(name), path, custom)
+        process = data["process"] = changed(process, changes, path)
     operators = tuple(_operator(entry, path, custom) for entry in process)
+    files = dict.fromkeys(_operator_file(op.name, path, custom) for op in operators)
     recipe = Recipe(
-        path=path, data=data, operators=operators, custom_operator_files=tuple(custom.values())
+        path=path,
+        data=data,
+        operators=operators,
+        custom_operator_files=tuple(
+            file for file in files if not file.is_relative_to(_operators_folder())
+        ),
     )
     last = [op.kind == "deduplicator" for op in operators]
     if last != sorted(last):
@@ -201,7 +228,11 @@ def _custom_operators(paths: Any, path: Path) -> dict[str, Path]:
                 f"{display(path)}: {written} must be named after its operator, which ends in "
                 f"{', '.join(f'_{k}' for k in SUPPORTED_KINDS)}"
             )
-        if name in files or (_operators_folder() / kind / file.name).exists():
+        ours = OWN_OPERATORS / file.name
+        taken = (_operators_folder() / kind / file.name).exists() or (
+            ours.exists() and file.resolve() != ours.resolve()
+        )
+        if name in files or taken:
             raise ConfigError(f"{display(path)}: {written}: there is another operator {name}")
         files[name] = file
     return files
@@ -216,7 +247,7 @@ def _operator(entry: Any, path: Path, custom: dict[str, Path]) -> Operator:
     if not isinstance(arguments, dict | None):
         raise ConfigError(f"{display(path)}: the parameters of {name} must be a mapping")
     operator = Operator(name=str(name), arguments=arguments or {})
-    file = custom.get(operator.name) or _source_file(operator, path, custom)
+    file = _operator_file(operator.name, path, custom)
     known = sorted(_parameters(file) | BASE_PARAMETERS)
     for parameter in operator.arguments:
         if parameter not in known:
@@ -226,17 +257,21 @@ def _operator(entry: Any, path: Path, custom: dict[str, Path]) -> Operator:
     return operator
 
 
-def _source_file(operator: Operator, path: Path, custom: dict[str, Path]) -> Path:
-    folder = _operators_folder()
-    file = folder / operator.kind / f"{operator.name}.py"
-    if operator.kind in SUPPORTED_KINDS and is_name(operator.name) and file.is_file():
-        return file
+def _operator_file(name: str, path: Path, custom: dict[str, Path]) -> Path:
+    """The source file of an operator: listed by the recipe, ours, or Data-Juicer's."""
+    folder, kind = _operators_folder(), name.rpartition("_")[2]
+    if name in custom:
+        return custom[name]
+    if kind in SUPPORTED_KINDS and is_name(name):
+        for file in (OWN_OPERATORS / f"{name}.py", folder / kind / f"{name}.py"):
+            if file.is_file():
+                return file
     known = [f.stem for kind in SUPPORTED_KINDS for f in (folder / kind).glob("*.py")]
-    known += custom
-    close = difflib.get_close_matches(operator.name, known, n=1, cutoff=0.5)
+    known += [*custom, *(f.stem for f in OWN_OPERATORS.glob("*_*.py"))]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]!r}?" if close else "see Data-Juicer's list of operators"
     raise ConfigError(
-        f"{display(path)}: unknown operator {operator.name!r} ({hint}; mappers, filters and "
+        f"{display(path)}: unknown operator {name!r} ({hint}; mappers, filters and "
         "deduplicators can be used)"
     )
 

@@ -1,4 +1,4 @@
-"""The cleaning report, computed from the ledgers and the document traces of a cleaned folder.
+"""The cleaning report, computed from the ledger and the document traces of a cleaned folder.
 
 ledger.parquet, ledger.json    source x operator: documents and bytes in, kept, changed, dropped;
                                percentiles of every statistic
@@ -9,7 +9,7 @@ contamination.parquet          documents that contain evaluation questions
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from common.errors import DataError
 from common.files import complete_file, json_line, write_json
 from common.paths import display
-from common.recipes import recipe_path
 from corpus.cleaning import document_trace
+from corpus.cleaning.recipe_sets import recipe_file
 
 MAX_VALUES = 1_000_000
 """Values of a statistic that percentiles are taken from, spread evenly over a source."""
@@ -46,7 +46,7 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class CleaningReport:
-    """Results of a cleaning, over all kinds of sources."""
+    """Results of a cleaning, over all sources."""
 
     rows: Rows
     """The ledger: a row for each source and operator."""
@@ -74,11 +74,11 @@ class CleaningReport:
     def attrition(self) -> Rows:
         """Documents that each operator changed and dropped, with a column for each source."""
         table: dict[tuple[str, int], dict[str, Any]] = {}
-        for row in self.rows:
+        for row in sorted(self.rows, key=lambda r: (r["family"], r["position"])):
             line = table.setdefault(
-                (row["kind"], row["position"]),
+                (row["family"], row["position"]),
                 {
-                    "kind": row["kind"],
+                    "family": row["family"],
                     "operator": row["operator"],
                     "in": 0,
                     "changed": 0,
@@ -90,19 +90,19 @@ class CleaningReport:
             line["dropped"] += row["documents_dropped"]
             line[row["source"]] = row["documents_dropped"]
         sources = [total["source"] for total in self.totals]
-        blank = dict.fromkeys(("kind", "operator", "in", "changed", "dropped", *sources), "")
+        blank = dict.fromkeys(("family", "operator", "in", "changed", "dropped", *sources), "")
         return [blank | line for line in table.values()]
 
     def require_documents(self, recipes: Mapping[str, str]) -> None:
         """Raise DataError for a source that lost every document.
 
         Args:
-            recipes: kind of source -> name of its cleaning recipe.
+            recipes: family -> name of its cleaning recipe.
         """
         for total in self.totals:
             if total["documents_kept"]:
                 continue
-            source, kind = total["source"], total["kind"]
+            source, family = total["source"], total["family"]
             droppers = sorted(
                 (row for row in self.rows if row["source"] == source and row["documents_dropped"]),
                 key=lambda row: -row["documents_dropped"],
@@ -111,16 +111,16 @@ class CleaningReport:
             raise DataError(
                 f"Corpus {source!r} is empty after cleaning: all {total['documents_in']} documents "
                 f"were dropped ({where}). Loosen these operators in "
-                f"{display(recipe_path('clean', recipes[kind]))}, name another recipe as "
-                f"clean.{kind}, or leave the corpus out."
+                f"{display(recipe_file(recipes[family]))}, name another recipe as "
+                f"clean.family_recipes.{family}, or leave the corpus out."
             )
 
 
-def write_report(folder: Path, ledgers: Sequence[Mapping[str, Any]]) -> CleaningReport:
-    """Write the report's files into a cleaned folder, from the ledger of each kind of source."""
-    rows = [row for ledger in ledgers for row in ledger["rows"]]
+def write_report(folder: Path, ledger: Mapping[str, Any]) -> CleaningReport:
+    """Write the report's files into a cleaned folder, from its ledger."""
+    rows = ledger["rows"]
     totals = _totals(rows)
-    operators = {name: op for ledger in ledgers for name, op in ledger["statistics"].items()}
+    operators = ledger["statistics"]
     write_json(
         folder / "ledger.json",
         {
@@ -129,17 +129,17 @@ def write_report(folder: Path, ledgers: Sequence[Mapping[str, Any]]) -> Cleaning
             "statistics": [
                 row for total in totals for row in _statistics(folder, total["source"], operators)
             ],
-            "changed_examples": [e for ledger in ledgers for e in ledger["changed"]],
+            "changed_examples": ledger["changed"],
         },
     )
     with complete_file(folder / "ledger.parquet") as file:
         pq.write_table(pa.Table.from_pylist(rows), file)
     with complete_file(folder / "dropped-examples.jsonl") as file:
-        for example in (e for ledger in ledgers for e in ledger["dropped"]):
+        for example in ledger["dropped"]:
             file.write(json_line(example))
     duplicates = _duplicates(folder)
     write_json(folder / "duplicates.json", duplicates)
-    matches = [match for ledger in ledgers for match in ledger["matches"]]
+    matches = ledger["matches"]
     with complete_file(folder / "contamination.parquet") as file:
         pq.write_table(pa.Table.from_pylist(matches, schema=CONTAMINATION), file)
     return CleaningReport(rows=rows, totals=totals, duplicates=duplicates, matches=matches)
@@ -153,7 +153,7 @@ def _totals(rows: Rows) -> Rows:
             row["source"],
             {
                 "source": row["source"],
-                "kind": row["kind"],
+                "family": row["family"],
                 "documents_in": row["documents_in"],
                 "bytes_in": row["bytes_in"],
             },

@@ -103,8 +103,8 @@ class NormalizedCorpus:
 
     source: str
     """Name of the corpus."""
-    kind: str
-    """`text` or `code`."""
+    family: str
+    """Family of its documents (corpus/recipes.py)."""
     documents: int = 0
     """Documents written."""
     characters: int = 0
@@ -142,7 +142,7 @@ def normalize_corpus(
         DataError: none of its records is a document.
     """
     recipe = corpus.recipe
-    result = NormalizedCorpus(source=recipe.name, kind=recipe.kind)
+    result = NormalizedCorpus(source=recipe.name, family=recipe.family)
     reasons, encodings, bytes_before = Counter[str](), Counter[str](), 0
     with complete_file(target) as kept, complete_file(quarantine) as rejected_lines:
         for path in corpus.files:

@@ -1,10 +1,10 @@
 """Clean the corpora with Data-Juicer, with a trace of every document.
 
-    normalized/<source>.jsonl ──┬─ text ─▶ recipe `text-repaired` ─┬─▶ <source>/<number>.jsonl
-    benchmarks (their questions)┤                                  │   documents/, ledger,
-                                └─ code ─▶ recipe `code-repaired` ─┘   attrition.png, …
+    normalized/<source>.jsonl ──┬─ web ──────────▶ curated/web ──────────┬─▶ <source>/<number>.jsonl
+    benchmarks (their questions)┤─ encyclopedia ─▶ curated/encyclopedia ─┤   documents/, ledger,
+                                └─ …               a recipe each         ┘   attrition.png, …
 
-    launch.py     a process for each kind of source (corpus/cleaning), which can install nothing
+    launch.py     the process that cleans all sources (corpus/cleaning), which can install nothing
     report.py     the cleaning report and its gates (`max_drop`) as artifacts
     picture.py    the attrition, drawn
 
@@ -12,15 +12,16 @@ A corpus is cleaned in partitions. Finished partitions are not cleaned again aft
 and the result depends neither on the number of workers nor on when they were killed.
 """
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from common.config import NOT_IN_KEY, StageConfig, errors_of
 from common.disk import require_free_space, total_bytes
-from common.errors import DataError, SteelError
+from common.errors import ConfigError, DataError, SteelError
 from common.names import Name
 from common.paths import RECIPES, display, resolve
 from common.ranges import Ge, Limit
@@ -28,13 +29,14 @@ from corpus.cleaning import gates
 from corpus.cleaning import recipe as recipes
 from corpus.cleaning.language_model.config import LanguageModelConfig, find_language_model
 from corpus.cleaning.ray.plan import RayConfig
+from corpus.cleaning.recipe import Recipe
+from corpus.cleaning.recipe_sets import RecipeName, has_set, recipe_of
 from corpus.decontaminate import ContaminationConfig, build_index, describe_bad_rows, describe_index
-from corpus.recipes import corpus
-from tasks.clean.launch import clean_kinds
+from corpus.recipes import FAMILIES, Family, corpus
+from tasks.clean.launch import clean_families
 from tasks.clean.report import enforce_gates, publish_report
 from tasks.core.stage import StageResult, StageRun, stage
 
-KINDS = ("text", "code")
 COPIES = 4
 """Times that a corpus is on the disk while it is cleaned: filtered, kept, traces of its documents,
 and room for texts that grow."""
@@ -45,10 +47,18 @@ MEGABYTE = 1 << 20
 class CleanConfig(StageConfig):
     """The cleaning recipes, and the models that they need."""
 
-    text: Name = "text-repaired"
-    """Recipe for text (data_recipes/clean/<name>.yaml); the paper's own is `text` (Table 7)."""
-    code: Name = "code-repaired"
-    """Recipe for code; the paper's own is `code` (Table 8)."""
+    RENAMED: ClassVar[Mapping[str, str]] = {"text": "recipes", "code": "family_recipes.code"}
+    RENAMED_VALUES: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "text": {"text": "paper", "text-repaired": "repaired"},
+        "code": {"code": "paper/code", "code-repaired": "repaired/code"},
+    }
+
+    recipes: Name = "curated"
+    """Set of recipes, a file for each family of sources (data_recipes/clean/<set>/<family>.yaml;
+    where a family of text has none, `text.yaml`). The paper's own is `paper` (Tables 7 and 8)."""
+    family_recipes: dict[Family, RecipeName] = field(default_factory=dict)
+    """Recipes of single families that take another one than the set's: family -> `<set>/<file>`,
+    as in {web: mine/web}."""
     language_model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     """The model that measures perplexity."""
     tokenizer: str = "auto"
@@ -74,10 +84,9 @@ class CleanConfig(StageConfig):
     """The cluster."""
 
     def recipe_files(self) -> list[Path]:
-        """All cleaning recipes, their operators, and the corpora's recipes: text or code."""
-        loaded = [recipes.load(name) for name in (self.text, self.code)]
-        own = {file for recipe in loaded for file in recipe.custom_operator_files}
-        bases = (RECIPES / "clean").glob("*.yaml")
+        """All cleaning recipes, their operators, and the corpora's recipes: their families."""
+        own = {file for one in self._loaded() for file in one.custom_operator_files}
+        bases = (RECIPES / "clean").glob("*/*.yaml")
         return sorted({*bases, *own, *(RECIPES / "corpora").glob("*.yaml")})
 
     def fingerprint(self) -> Any:
@@ -90,25 +99,46 @@ class CleanConfig(StageConfig):
             files = config.text_files()
         return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files] or None
 
-    def recipe_of(self, kind: str) -> str:
-        """The name of the recipe for a kind of source."""
-        return self.text if kind == "text" else self.code
+    def recipe_of(self, family: Family) -> str:
+        """The name of the recipe for a family of sources. Raises ConfigError if there is none."""
+        return self.family_recipes.get(family) or recipe_of(self.recipes, family)
+
+    def recipe_names(self) -> dict[str, str]:
+        """Family -> name of its recipe; families for which there is none are left out."""
+        names: dict[str, str] = {}
+        for family in FAMILIES:
+            with contextlib.suppress(ConfigError):
+                names[family] = self.recipe_of(family)
+        return names
+
+    def _loaded(self) -> list[Recipe]:
+        return [recipes.load(name) for name in dict.fromkeys(self.recipe_names().values())]
 
     def check(self) -> Iterator[SteelError]:
         try:
-            loaded = [recipes.load(self.recipe_of(kind)) for kind in KINDS]
+            loaded = self._loaded() or [recipes.load(recipe_of(self.recipes, "web"))]
         except SteelError as error:
             yield error
             return
         yield from errors_of(recipes.require_packages, loaded)
         yield from gates.problems(self.max_drop, loaded)
-        for recipe in loaded:
-            if recipe.needs_language_model and self.language_model.given:
-                (language,) = recipe.languages
+        if self.language_model.given:
+            for language in sorted({name for one in loaded for name in one.languages}):
                 yield from errors_of(find_language_model, self.language_model, language)
 
+    def check_sources(self, sources: Iterable[str]) -> Iterator[SteelError]:
+        """Yield an error for each family of these corpora that the set has no recipe for."""
+        if not has_set(self.recipes):  # `check` says so
+            return
+        families: dict[Family, None] = {}
+        for source in sources:
+            with contextlib.suppress(SteelError):  # a corpus without a recipe is said elsewhere
+                families[corpus(source).family] = None
+        for family in families:
+            yield from errors_of(self.recipe_of, family)
 
-@stage(version=2)
+
+@stage(version=3)
 def clean(
     run: StageRun,
     config: CleanConfig,
@@ -129,13 +159,13 @@ def clean(
     if not files:
         raise DataError(f"Nothing to clean: {display(normalized.folder)} holds no source")
     require_free_space(run.folder, COPIES * total_bytes(files.values()), "clean")
-    kinds: dict[str, dict[str, Path]] = {kind: {} for kind in KINDS}
+    families: dict[Family, dict[str, Path]] = {family: {} for family in FAMILIES}
     for source, path in files.items():
-        kinds[corpus(source).kind][source] = path
-    used = {kind: inputs for kind, inputs in kinds.items() if inputs}
+        families[corpus(source).family][source] = path
+    used = {family: inputs for family, inputs in families.items() if inputs}
     index = _index(run, config, benchmarks)
-    ledgers = clean_kinds(run, config, used, index, config.workers or os.cpu_count() or 1)
-    publish_report(run, ledgers, _recipes(config))
+    ledger = clean_families(run, config, used, index, config.workers or os.cpu_count() or 1)
+    publish_report(run, ledger, config.recipe_names())
 
 
 def _index(run: StageRun, config: CleanConfig, benchmarks: StageResult | None) -> Path | None:
@@ -153,12 +183,7 @@ def _index(run: StageRun, config: CleanConfig, benchmarks: StageResult | None) -
 
 def enforce(cleaned: StageResult, config: CleanConfig) -> None:
     """Stop the flow if cleaning dropped more than `max_drop` allows."""
-    enforce_gates(cleaned, config.max_drop, _recipes(config))
-
-
-def _recipes(config: CleanConfig) -> dict[str, str]:
-    """Kind of source -> name of its cleaning recipe."""
-    return {kind: config.recipe_of(kind) for kind in KINDS}
+    enforce_gates(cleaned, config.max_drop, config.recipe_names())
 
 
 __all__ = ["CleanConfig", "clean", "enforce"]

@@ -1,10 +1,9 @@
-"""A process for each kind of source: started, watched, and ended with the first that fails."""
+"""The process that cleans all sources: started, watched, and ended if it fails."""
 
 import json
 import os
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,9 @@ from common.child import Child, python
 from common.files import write_json
 from corpus.cleaning import offline
 from corpus.cleaning import recipe as recipes
-from corpus.cleaning.job import CleanJob
+from corpus.cleaning.job import CleanJob, FamilyJob
 from corpus.cleaning.language_model.config import find_language_model
+from corpus.recipes import Family
 from tasks.core.stage import StageRun
 
 if TYPE_CHECKING:
@@ -23,64 +23,66 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.2
 
 
-def clean_kinds(
+def clean_families(
     run: StageRun,
     config: "CleanConfig",
-    kinds: Mapping[str, Mapping[str, Path]],
+    families: Mapping[Family, Mapping[str, Path]],
     index: Path | None,
     workers: int,
-) -> list[dict[str, Any]]:
-    """Clean text and code at the same time. Returns each kind's ledger.
+) -> dict[str, Any]:
+    """Clean all sources, given by family. Returns the ledger.
 
-    A kind that was finished before an interruption is not cleaned again.
+    What was finished before an interruption is not cleaned again.
     """
-    with ExitStack() as stack:
-        children: dict[str, Child] = {}
-        for kind, inputs in kinds.items():
-            if _ledger_file(run, kind).exists():
-                run.log.info("%s was cleaned before the interruption", kind)
-                continue
-            child = _start(run, config, kind, inputs, index, workers)
-            children[kind] = stack.enter_context(child)
-        while any(child.poll() is None for child in children.values()):
-            _raise_failure(children)
-            _show_progress(run, children)
-            time.sleep(POLL_SECONDS)
-        _raise_failure(children)
-    _keep_language_models(run, list(kinds))
-    return [json.loads(_ledger_file(run, kind).read_text("utf-8")) for kind in kinds]
+    ledger = run.scratch / "ledger.json"
+    if ledger.exists():
+        run.log.info("all sources were cleaned before the interruption")
+    else:
+        with _start(run, config, families, index, workers, ledger) as child:
+            while child.poll() is None:
+                if at := child.progress():
+                    run.progress(at.done, at.total, at.what)
+                time.sleep(POLL_SECONDS)
+            if child.poll():
+                raise child.failure("Cleaning")
+    _keep_language_model(run)
+    return dict(json.loads(ledger.read_text("utf-8")))
 
 
 def _start(
     run: StageRun,
     config: "CleanConfig",
-    kind: str,
-    inputs: Mapping[str, Path],
+    families: Mapping[Family, Mapping[str, Path]],
     index: Path | None,
     workers: int,
+    ledger: Path,
 ) -> Child:
-    scratch = run.scratch / kind
-    models = scratch / "models"
-    for folder in (scratch / "work", scratch / "cache", models):
+    models = run.scratch / "models"
+    for folder in (run.scratch / "work", run.scratch / "cache", models):
         folder.mkdir(parents=True, exist_ok=True)
-    recipe = recipes.load(config.recipe_of(kind))
-    recipe.write_resolved(
-        run.folder / f"recipe-{kind}.yaml",
-        dataset=Path(f"{kind}.jsonl"),
-        export=Path(f"{kind}-cleaned.jsonl"),
-    )
-    if recipe.needs_language_model and config.language_model.given:
-        (language,) = recipe.languages
+    given: set[str] = set()
+    for family in families:
+        recipe = recipes.load(config.recipe_of(family))
+        recipe.write_resolved(
+            run.folder / f"recipe-{family}.yaml",
+            dataset=Path(f"{family}.jsonl"),
+            export=Path(f"{family}-cleaned.jsonl"),
+        )
+        given |= recipe.languages if config.language_model.given else set()
+    for language in given:
         for file in find_language_model(config.language_model, language):
             (models / file.name).unlink(missing_ok=True)
             (models / file.name).symlink_to(file.resolve())
     job = CleanJob(
-        kind=kind,
-        recipe=recipe.path.stem,
-        inputs={s: str(p) for s, p in inputs.items()},
+        families={
+            family: FamilyJob(
+                recipe=config.recipe_of(family), inputs={s: str(p) for s, p in inputs.items()}
+            )
+            for family, inputs in families.items()
+        },
         output=str(run.folder),
-        ledger=str(_ledger_file(run, kind)),
-        scratch=str(scratch / "work"),
+        ledger=str(ledger),
+        scratch=str(run.scratch / "work"),
         models=str(models),
         language_model=asdict(config.language_model),
         tokenizer=config.tokenizer,
@@ -92,9 +94,9 @@ def _start(
         executor=config.executor,
         ray=asdict(config.ray),
     )
-    path = scratch / "job.json"
+    path = run.scratch / "job.json"
     write_json(path, asdict(job))
-    return Child(python("corpus.cleaning", path), path, env=_environment(scratch / "cache"))
+    return Child(python("corpus.cleaning", path), path, env=_environment(run.scratch / "cache"))
 
 
 def _environment(cache: Path) -> dict[str, str]:
@@ -107,30 +109,10 @@ def _environment(cache: Path) -> dict[str, str]:
     return os.environ | offline.VARIABLES | {name: str(path) for name, path in folders.items()}
 
 
-def _ledger_file(run: StageRun, kind: str) -> Path:
-    return run.scratch / f"ledger-{kind}.json"
-
-
-def _raise_failure(children: Mapping[str, Child]) -> None:
-    """Raise the error of the first child that has failed."""
-    for kind, child in children.items():
-        if child.poll():
-            raise child.failure(f"Cleaning the {kind} sources")
-
-
-def _show_progress(run: StageRun, children: Mapping[str, Child]) -> None:
-    """Report the sum of what the children have reported."""
-    found = [(kind, at) for kind, child in children.items() if (at := child.progress())]
-    if total := sum(at.total for _, at in found):
-        what = "; ".join(f"{kind}: {at.what}" for kind, at in found)
-        run.progress(sum(at.done for _, at in found), total, what)
-
-
-def _keep_language_models(run: StageRun, kinds: list[str]) -> None:
+def _keep_language_model(run: StageRun) -> None:
     """Publish what was trained: it explains the perplexities, and other corpora may use it."""
-    for kind in kinds:
-        for file in (run.scratch / kind / "models").glob("*.*"):
-            if file.is_file() and not file.is_symlink():
-                folder = run.folder / "language_model" / kind
-                folder.mkdir(parents=True, exist_ok=True)
-                file.replace(folder / file.name)
+    for file in (run.scratch / "models").glob("*.*"):
+        if file.is_file() and not file.is_symlink():
+            folder = run.folder / "language_model"
+            folder.mkdir(parents=True, exist_ok=True)
+            file.replace(folder / file.name)

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from common.errors import DataError
@@ -15,18 +15,16 @@ from tasks.core.stage import StageRun
 LISTED_MATCHES = 1000
 
 
-def publish_report(
-    run: StageRun, ledgers: Sequence[Mapping[str, Any]], recipes: Mapping[str, str]
-) -> None:
+def publish_report(run: StageRun, ledger: Mapping[str, Any], recipes: Mapping[str, str]) -> None:
     """Write the report and show it. Raises DataError when a source lost every document.
 
     Args:
-        ledgers: the ledger of each kind of source.
-        recipes: kind of source -> name of its cleaning recipe.
+        ledger: the ledger of all sources.
+        recipes: family -> name of its cleaning recipe.
     """
     from tasks.clean.picture import draw
 
-    report = write_report(run.folder, ledgers)
+    report = write_report(run.folder, ledger)
     draw(report.rows, run.folder / "attrition.png")
     run.table("attrition", report.attrition, "Documents that each operator dropped, by source")
     run.table("cleaned", report.totals, "Documents and bytes before and after cleaning")
@@ -38,12 +36,12 @@ def publish_report(
     run.picture(run.folder / "attrition.png", "Where each source's documents went")
     report.require_documents(recipes)
     run.count(**report.counts)
-    kinds = dict.fromkeys(total["kind"] for total in report.totals)
+    families = dict.fromkeys(total["family"] for total in report.totals)
     run.note(
         sources={total["source"]: total for total in report.totals},
-        recipes={kind: recipes[kind] for kind in kinds},
+        recipes={family: recipes[family] for family in families},
         contamination=dict(Counter(match["benchmark"] for match in report.matches)),
-        **{key: value for ledger in ledgers for key, value in ledger["notes"].items()},
+        **ledger["notes"],
     )
 
 
@@ -53,7 +51,7 @@ def enforce_gates(
     """Raise DataError, and show a table, if cleaning dropped more than a gate allows.
 
     Args:
-        recipes: kind of source -> name of its cleaning recipe.
+        recipes: family -> name of its cleaning recipe.
     """
     rows = json.loads((cleaned.folder / "ledger.json").read_text("utf-8"))["rows"]
     found = gates.exceeded(rows, max_drop)

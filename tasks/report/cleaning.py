@@ -1,7 +1,7 @@
 """Results of cleaning beyond numbers of documents: perplexity, duplicates, contamination.
 
 ledger.json          percentiles of every statistic, by source
-recipe-text.yaml     the bound of the perplexity filter
+recipe-<family>.yaml the bound of the perplexity filter
 duplicates.json      clusters of near-duplicates
 manifest.json        benchmark questions that were looked for, and how many were found
 """
@@ -21,6 +21,8 @@ class SourcePercentiles:
     source: str
     percentiles: list[float]
     """The smallest value, the 1st to the 99th percentile, and the largest."""
+    most: float | None = None
+    """Documents above it are dropped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +30,7 @@ class CleaningData:
     """Results of the stage `clean` beside its texts."""
 
     perplexity: list[SourcePercentiles] = field(default_factory=list)
-    """Of each text source."""
-    max_perplexity: float | None = None
-    """Documents above it are dropped."""
+    """Of each source in which it is measured."""
     duplicates: dict[str, Any] = field(default_factory=dict)
     """`clusters`, `duplicates`, `sources`, `largest`."""
     contamination: dict[str, int] = field(default_factory=dict)
@@ -49,13 +49,17 @@ def read_cleaning(cleaned: StageResult) -> CleaningData:
     ledger = json.loads((folder / "ledger.json").read_text("utf-8"))
     duplicates = folder / "duplicates.json"
     config = cleaned.manifest.get("config", {})
+    families = {row["source"]: row["family"] for row in ledger["rows"]}
     return CleaningData(
         perplexity=[
-            SourcePercentiles(source=row["source"], percentiles=row["percentiles"])
+            SourcePercentiles(
+                source=row["source"],
+                percentiles=row["percentiles"],
+                most=_max_perplexity(cleaned, families.get(row["source"], "")),
+            )
             for row in ledger.get("statistics", [])
             if row["statistic"] == "perplexity"
         ],
-        max_perplexity=_max_perplexity(cleaned),
         duplicates=json.loads(duplicates.read_text("utf-8")) if duplicates.exists() else {},
         contamination=notes.get("contamination", {}),
         contaminated_documents=int(
@@ -66,8 +70,8 @@ def read_cleaning(cleaned: StageResult) -> CleaningData:
     )
 
 
-def _max_perplexity(cleaned: StageResult) -> float | None:
-    path = cleaned.folder / "recipe-text.yaml"
+def _max_perplexity(cleaned: StageResult, family: str) -> float | None:
+    path = cleaned.folder / f"recipe-{family}.yaml"
     if not path.exists():
         return None
     for operator in read_yaml(path)["process"]:

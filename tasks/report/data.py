@@ -51,8 +51,8 @@ class Source:
 class Operator:
     """Documents that one cleaning operator changed and dropped, over all its sources."""
 
-    kind: str
-    """Recipe: text or code."""
+    family: str
+    """Family of its sources, each with a recipe of its own."""
     position: int
     """Place in the recipe."""
     name: str
@@ -240,7 +240,7 @@ def _described(name: str) -> tuple[str, str]:
     except SteelError:
         return name, "other"
     languages = {"zh": "Chinese", "en": "English", "zh-en": "Chinese and English"}
-    if recipe.kind == "code":
+    if recipe.family == "code":
         return recipe.title, "code"
     return recipe.title, languages.get(recipe.language, recipe.language)
 
@@ -250,22 +250,20 @@ def _operators(cleaned: StageResult | None) -> list[Operator]:
         return []
     sums: dict[tuple[str, int, str], list[int]] = {}
     for row in _ledger(cleaned)["rows"]:
-        counts = sums.setdefault((row["kind"], row["position"], row["operator"]), [0, 0, 0])
+        counts = sums.setdefault((row["family"], row["position"], row["operator"]), [0, 0, 0])
         counts[0] += row["documents_in"]
         counts[1] += row["documents_changed"]
         counts[2] += row["documents_dropped"]
     return [
         Operator(
-            kind=kind,
+            family=family,
             position=position,
             name=name,
             documents_in=counts[0],
             changed=counts[1],
             dropped=counts[2],
         )
-        for (kind, position, name), counts in sorted(
-            sums.items(), key=lambda item: (item[0][0] != "text", item[0][1])
-        )
+        for (family, position, name), counts in sorted(sums.items())
     ]
 
 

@@ -125,7 +125,7 @@ def _attrition(data: ReportData, theme: Theme) -> Figure | None:
     left.set_xticks([0, 50, 100], ["0", "50", "100 %"])
     left.tick_params(axis="y", labelcolor=theme.text)
     left.set_title("Documents kept by cleaning")
-    labels = [f"{latin(o.name)}" + (" (code)" if o.kind == "code" else "") for o in droppers]
+    labels = [f"{latin(o.name)} ({o.family})" for o in droppers]
     bars = right.barh(labels, [o.dropped for o in droppers], color=theme.series[1], height=0.72)
     right.bar_label(
         bars, [f"{o.dropped:,}" for o in droppers], padding=4, fontsize=8, color=theme.text
@@ -151,10 +151,11 @@ def _perplexity(data: ReportData, theme: Theme) -> Figure | None:
         axes.plot([low, high], [y, y], color=theme.series[0], linewidth=1.5)
         axes.barh(y, three - quarter, left=quarter, height=0.6, color=theme.series[0])
         axes.plot(middle, y, marker="|", markersize=11, markeredgewidth=2, color=theme.ground)
-    if cleaning.max_perplexity is not None:
-        axes.axvline(cleaning.max_perplexity, color=theme.series[1], linewidth=1.5)
-        text = f" dropped above {cleaning.max_perplexity:,.0f}"
-        note(axes, cleaning.max_perplexity, -0.9, text, theme.series[1])
+        if row.most is not None:
+            axes.plot([row.most] * 2, [y - 0.5, y + 0.5], color=theme.series[1], linewidth=1.5)
+    if bounds := {row.most for row in rows if row.most is not None}:
+        above = ", ".join(f"{bound:,.0f}" for bound in sorted(bounds))
+        note(axes, max(bounds), -0.9, f" dropped above {above}", theme.series[1])
     axes.set_xscale("log")
     axes.set_yticks(range(len(rows)), [latin(titles.get(s.source, s.source)) for s in rows])
     axes.set_ylim(len(rows) - 0.4, -1.1)

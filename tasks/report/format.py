@@ -74,7 +74,7 @@ def _data_section(data: ReportData, picture: Callable[[str, str], str]) -> str:
     ]
     rows = [
         {
-            "recipe": operator.kind,
+            "family": operator.family,
             "#": operator.position,
             "operator": f"`{operator.name}`",
             "reached it": f"{operator.documents_in:,}",

@@ -21,16 +21,7 @@ TEXTS = [
     *("http://[", "https://me:secret-word@host/x", "s3://", "hf://", "ftp://x/y", "file:///etc"),
     *("://", "hub", "sample-data", "auto", "no", "yes", "1e9", "3", "0x10", "12:30", "null"),
     *("{}", "[]", "!!python/none x", "*a", "&a b", "<<", "- ", ": ", "%", "@", "`", "true"),
-    *(
-        "smoke-chinese",
-        "text-repaired",
-        "skypile",
-        "../corpora/skypile",
-        "CON",
-        "a:b",
-        "-x",
-        "--help",
-    ),
+    *("smoke-chinese", "curated", "skypile", "../corpora/skypile", "CON", "a:b", "-x", "--help"),
 ]
 SCALARS = st.one_of(
     st.sampled_from(NUMBERS),

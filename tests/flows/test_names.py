@@ -37,6 +37,8 @@ OTHER_TEXTS = {
     "pretrain.model.{key}",
     "pretrain.weights.{key}",
     "pretrain.append[].weights.{key}",
+    # A set of recipes and a file of it.
+    "clean.family_recipes.*",
     # Addresses and titles.
     "clean.ray.address",
     "pretrain.rendezvous",

@@ -52,7 +52,7 @@ def test_check_prints_all_problems_at_once(
         "benchmarks.agieval=hub",
         "pack.tokenizer=no/such/tokenizer",
         "mixtures=[smoke-chinese, smoke-engish]",
-        "clean.text=txet",
+        "clean.recipes=curatde",
     ]
     command = ["check", SMOKE, "--store", str(tmp_path / "store")]
     command += [word for override in wrong for word in ("--set", override)]
@@ -139,6 +139,16 @@ def test_each_former_key_is_refused_with_todays(old: str, new: str, tmp_path: Pa
     else:
         override = f"{old}=1"
     assert any(line.startswith(f"{old!r} is now {new!r}: ") for line in refused(tmp_path, override))
+
+
+def test_former_recipes_of_cleaning_are_refused_with_the_line_to_write(tmp_path: Path) -> None:
+    lines = refused(tmp_path, "clean.text=text-repaired", "clean.code=code")
+    assert lines == [
+        "'clean.text' is now 'clean.recipes': write `recipes: \"repaired\"` under `clean`, or "
+        '--set clean.recipes="repaired"',
+        "'clean.code' is now 'clean.family_recipes.code': write `code: \"paper/code\"` under "
+        '`clean.family_recipes`, or --set clean.family_recipes.code="paper/code"',
+    ]
 
 
 def test_every_group_is_frozen_and_documented() -> None:

@@ -98,13 +98,13 @@ class Pipeline:
         )
         rows, totals = [], []
         for name, (_, documents) in SOURCES.items():
-            kind = "code" if name.startswith("starcoder") else "text"
+            family = "code" if name.startswith("starcoder") else "web"
             left = documents
             for position, operator in enumerate(("fix_unicode_mapper", "text_length_filter"), 1):
                 dropped = left // 7 if operator.endswith("filter") else 0
                 rows.append(
                     {
-                        "kind": kind,
+                        "family": family,
                         "position": position,
                         "operator": operator,
                         "source": name,
@@ -134,7 +134,7 @@ class Pipeline:
             "sources": [{"dropped_from": "skypile", "kept_in": "zhihu", "documents": 7}],
         }
         (result.folder / "duplicates.json").write_text(json.dumps(duplicates))
-        (result.folder / "recipe-text.yaml").write_text(
+        (result.folder / "recipe-web.yaml").write_text(
             "process: [perplexity_filter: {lang: zh, max_ppl: 1234}]"
         )
         (result.folder / "ledger.json").write_text(json.dumps(ledger))

@@ -96,7 +96,7 @@ def test_numbers_are_those_of_the_stages(pipeline: Pipeline) -> None:
     texts = [documents for name, (_, documents) in SOURCES.items() if "starcoder" not in name]
     dropped = sum(documents // 7 for documents in texts)
     share = f"{100 * dropped / sum(texts):.1f}"
-    assert f"| text | 2 | `text_length_filter` | {sum(texts):,} | 0 | {dropped} | {share} |" in text
+    assert f"| web | 2 | `text_length_filter` | {sum(texts):,} | 0 | {dropped} | {share} |" in text
     assert "| sft table3-2-chinese | 60.0 (54.0 to 66.0) |" in text
     assert "42.5" in text  # seconds
     assert "**7 documents** in 4 clusters" in text

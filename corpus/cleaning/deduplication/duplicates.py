@@ -1,6 +1,10 @@
-"""The recipe's deduplicators, applied to the documents that passed every filter.
+"""The recipes' deduplicators, applied to the documents that passed every filter.
 
     hashes of every partition ─▶ one file ─▶ clusters ─▶ Duplicates: kept, or a copy of which
+
+Families whose recipes have a deduplicator with equal parameters share it: a web page that repeats
+an encyclopedia's article is a copy of that. Documents are in the order in which they are preferred;
+of copies the first one stays.
 
 Hashes are the library's own (`compute_hash`). Clusters of document_simhash_deduplicator and of
 document_deduplicator are found here in bounded memory (near_duplicates.py); any other
@@ -9,8 +13,9 @@ deduplicator's `process` is called with the hashes of the whole corpus, in memor
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from data_juicer.ops.base_op import Deduplicator
 
+from common.errors import ConfigError
 from common.files import write_json
 from corpus.cleaning.deduplication.near_duplicates import (
     CHUNK,
@@ -29,7 +35,7 @@ from corpus.cleaning.deduplication.near_duplicates import (
     near_clusters,
 )
 from corpus.cleaning.fast.operators import fast_simhash
-from corpus.cleaning.recipe import Operator
+from corpus.cleaning.recipe import Operator, Recipe
 
 SIMHASH = "document_simhash_deduplicator"
 EXACT = "document_deduplicator"
@@ -42,10 +48,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeDeduplicator:
-    """One deduplicator of the recipe."""
+    """One deduplicator, of all recipes that have it with equal parameters."""
 
     position: int
-    """Its place in the ledger, from 1."""
+    """Its place among the deduplicators of all recipes, from 1."""
     operator: Operator
     """Its entry in the recipe."""
     built: Deduplicator
@@ -73,6 +79,46 @@ class RecipeDeduplicator:
         return {"hash": int(value) if self.operator.name == SIMHASH else int(value[:16], 16)}
 
 
+def shared_deduplicators(
+    recipes: Mapping[Any, Recipe], built: Mapping[str, Any]
+) -> list[RecipeDeduplicator]:
+    """The different deduplicators of all recipes, in an order that is every recipe's.
+
+    Args:
+        recipes: family -> recipe.
+        built: the library's objects, by `Operator.key`.
+
+    Raises:
+        ConfigError: two recipes have them in opposite orders.
+    """
+    order: TopologicalSorter[str] = TopologicalSorter()
+    different: dict[str, Operator] = {}
+    for recipe in recipes.values():
+        before: list[str] = []
+        for operator in recipe.deduplicators:
+            order.add(operator.key, *before)
+            different.setdefault(operator.key, operator)
+            before = [operator.key]
+    try:
+        keys = list(order.static_order())
+    except CycleError as error:
+        names = " and ".join(dict.fromkeys(different[key].name for key in error.args[1]))
+        raise ConfigError(
+            f"Recipes of different families have {names} in opposite orders; give all the same"
+        ) from error
+    return [
+        RecipeDeduplicator(position=position, operator=different[key], built=built[key])
+        for position, key in enumerate(keys, start=1)
+    ]
+
+
+def positions_of(recipe: Recipe, shared: Sequence[RecipeDeduplicator]) -> dict[int, int]:
+    """Place of a shared deduplicator -> its place in the ledger of a recipe that has it."""
+    first = len(recipe.by_document) + 1
+    places = {op.key: place for place, op in enumerate(recipe.deduplicators, start=first)}
+    return {one.position: places[one.operator.key] for one in shared if one.operator.key in places}
+
+
 def hash_table(rows: Sequence[dict[str, Any]], deduplicator: RecipeDeduplicator) -> pa.Table:
     """Hashes of a partition's documents as a table."""
     if deduplicator.bounded:
@@ -82,7 +128,8 @@ def hash_table(rows: Sequence[dict[str, Any]], deduplicator: RecipeDeduplicator)
 
 @dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """The documents that passed every filter, in the corpus's order, with the copies marked."""
+    """The documents that passed every filter, in the order in which they are preferred, with the
+    copies marked."""
 
     dropped_by: npt.NDArray[np.int16]
     """Position of the deduplicator that dropped it; 0: kept. Shape [N]."""
@@ -112,8 +159,9 @@ def find_duplicates(
     """Find the duplicates among all partitions' survivors.
 
     Args:
-        deduplicators: the recipe's, in order.
-        partitions: folders of filtered partitions, in the corpus's order.
+        deduplicators: of all recipes, in order.
+        partitions: folders of filtered partitions, in the order in which copies are preferred. One
+            without hashes of a deduplicator takes no part in it.
         folder: where the result is kept; a finished one is read again.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,18 +198,22 @@ def _apply(
     distance: npt.NDArray[np.uint8],
 ) -> None:
     """Mark the duplicates that one deduplicator finds among the documents still kept."""
-    files = [partition / f"hashes-{deduplicator.position:02d}.parquet" for partition in partitions]
-    kept = np.flatnonzero(np.asarray(dropped_by) == 0) if dropped_by.any() else None
+    paths = [partition / f"hashes-{deduplicator.position:02d}.parquet" for partition in partitions]
+    files = [path for path in paths if path.exists()]
+    # Numbers of the documents that the files are about, and of those the ones still kept.
+    numbers = None if len(files) == len(paths) else _numbers_in(partitions, paths)
+    gone = np.asarray(dropped_by)[slice(None) if numbers is None else numbers] != 0
+    rows = np.flatnonzero(~gone) if gone.any() else None
     if not deduplicator.bounded:
-        _apply_library(deduplicator, files, kept, dropped_by, representative)
+        _apply_library(deduplicator, files, numbers, rows, dropped_by, representative)
         return
     gathered = folder / "hashes"
     with gathered.open("wb") as out:
         for file in files:
             out.write(pq.read_table(file)["hash"].to_numpy().tobytes())
     hashes: npt.NDArray[np.uint64] = _map(gathered, np.uint64)
-    if kept is not None:
-        hashes = hashes[kept]
+    if rows is not None:
+        hashes, numbers = hashes[rows], rows if numbers is None else numbers[rows]
     scratch = folder / "clusters"
     if deduplicator.operator.name == SIMHASH:
         labels = near_clusters(hashes, deduplicator.built.hamming_distance, scratch)
@@ -173,26 +225,34 @@ def _apply(
         copy = first != own
         own, first = own[copy], first[copy]
         apart = distance_between(hashes[own], hashes[first])
-        if kept is not None:
-            own, first = kept[own], kept[first]
+        if numbers is not None:
+            own, first = numbers[own], numbers[first]
         dropped_by[own], representative[own] = deduplicator.position, first
         distance[own] = apart
+
+
+def _numbers_in(partitions: Sequence[Path], paths: Sequence[Path]) -> npt.NDArray[np.int64]:
+    """Numbers of the survivors of partitions whose file is there."""
+    there = [path.exists() for path in paths]
+    return np.flatnonzero(np.repeat(there, [num_survivors(one) for one in partitions]))
 
 
 def _apply_library(
     deduplicator: RecipeDeduplicator,
     files: Sequence[Path],
-    kept: npt.NDArray[np.int64] | None,
+    numbers: npt.NDArray[np.int64] | None,
+    rows: npt.NDArray[np.int64] | None,
     dropped_by: npt.NDArray[np.int16],
     representative: npt.NDArray[np.int64],
 ) -> None:
     table = pa.concat_tables([pq.read_table(file) for file in files])
-    rows = np.arange(table.num_rows) if kept is None else kept
-    table = table.take(rows).append_column("row", pa.array(rows))
+    rows = np.arange(table.num_rows) if rows is None else rows
     if not len(rows):
         return
+    documents = rows if numbers is None else numbers[rows]
+    table = table.take(rows).append_column("row", pa.array(documents))
     unique, _ = deduplicator.built.process(datasets.Dataset(table))
-    lost = np.setdiff1d(rows, np.asarray(unique["row"]))
+    lost = np.setdiff1d(documents, np.asarray(unique["row"]))
     dropped_by[lost], representative[lost] = deduplicator.position, UNKNOWN
 
 

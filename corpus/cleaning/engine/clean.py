@@ -1,45 +1,55 @@
 """Cleaning on one machine: both passes over all partitions, in worker processes."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from common.child import Report
 from corpus.cleaning import ledger
 from corpus.cleaning.deduplication.duplicates import (
-    RecipeDeduplicator,
     find_duplicates,
     num_survivors,
+    positions_of,
+    shared_deduplicators,
 )
 from corpus.cleaning.engine import pipeline
-from corpus.cleaning.engine.partition_cleaner import PartitionCleaner
+from corpus.cleaning.engine.partition_cleaner import FamilyOperators, PartitionCleaner
 from corpus.cleaning.engine.workers import map_in_workers
 from corpus.cleaning.job import CleanJob
 from corpus.cleaning.recipe import Recipe
 from corpus.partitions import cut
+from corpus.recipes import FAMILIES, Family
 
 
-def clean_locally(job: CleanJob, cleaning: Recipe, report: Report) -> dict[str, Any]:
+def clean_locally(
+    job: CleanJob, recipes: Mapping[Family, Recipe], report: Report
+) -> dict[str, Any]:
     """Clean with worker processes on this machine. Returns the ledger and examples of the job."""
     scratch = Path(job.scratch)
     report(0, 1, "loading models")
-    built = pipeline.build(cleaning.operators)
-    first = len(cleaning.by_document)
+    built = pipeline.build_once(op for one in recipes.values() for op in one.operators)
+    shared = shared_deduplicators(recipes, built)
+    operators = {
+        family: FamilyOperators(
+            operators=[built[op.key] for op in one.by_document],
+            names=[op.name for op in one.operators],
+            deduplicators=positions_of(one, shared),
+        )
+        for family, one in recipes.items()
+    }
     cleaner = PartitionCleaner(
-        operators=built[:first],
-        names=[op.name for op in cleaning.operators],
-        deduplicators=[
-            RecipeDeduplicator(position=position, operator=operator, built=object_)
-            for position, (operator, object_) in enumerate(
-                zip(cleaning.deduplicators, built[first:], strict=True), start=first + 1
-            )
-        ],
+        families=operators,
+        family_of=job.family_of,
+        deduplicators=shared,
         filtered=scratch / "filtered",
         output=Path(job.output),
         reports=scratch / "reports",
         examples=job.examples,
     )
-    statistics = pipeline.load_models(cleaner.operators)
+    statistics = pipeline.load_models(
+        [built[op.key] for one in recipes.values() for op in one.by_document]
+    )
     partitions = cut(job.inputs.items(), job.partition_bytes)
     total = sum(partition.size for partition in partitions)
 
@@ -49,16 +59,16 @@ def clean_locally(job: CleanJob, cleaning: Recipe, report: Report) -> dict[str, 
     for _ in map_in_workers(cleaner.apply_operators, partitions, job.workers, tick):
         pass
     report(total, total, "looking for duplicates")
-    filtered = [cleaner.filtered / partition.name for partition in partitions]
-    if cleaner.deduplicators:
-        cleaner.duplicates = find_duplicates(
-            cleaner.deduplicators, filtered, scratch / "duplicates"
-        )
+    # Of copies the first one stays: in this order, the one of the family that is preferred.
+    preferred = sorted(partitions, key=lambda one: FAMILIES.index(job.family_of[one.source]))
+    filtered = [cleaner.filtered / partition.name for partition in preferred]
+    if shared:
+        cleaner.duplicates = find_duplicates(shared, filtered, scratch / "duplicates")
     offsets = [0]
     for folder in filtered:
         offsets.append(offsets[-1] + num_survivors(folder))
     report(total, total, "writing")
-    work = zip(partitions, offsets, strict=False)
+    work = zip(preferred, offsets, strict=False)
     for _ in map_in_workers(cleaner.write_kept, work, job.workers, lambda: None):
         pass
     examples = ledger.Examples(most=job.examples)
@@ -69,7 +79,7 @@ def clean_locally(job: CleanJob, cleaning: Recipe, report: Report) -> dict[str, 
         examples.take(finished)
         matches += finished["matches"]
     return {
-        "rows": ledger.rows(job.kind, entries),
+        "rows": ledger.rows(job.family_of, entries),
         **examples.as_json(),
         "matches": matches,
         "statistics": statistics,

@@ -15,7 +15,7 @@ import contextlib
 import json
 import multiprocessing
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,19 @@ from corpus.cleaning.deduplication.duplicates import (
 from corpus.cleaning.engine import pipeline
 from corpus.cleaning.ledger import EXCERPT, Examples
 from corpus.partitions import Partition
+from corpus.recipes import Family
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyOperators:
+    """The recipe of one family, built."""
+
+    operators: Sequence[OP]
+    """Its mappers and filters."""
+    names: Sequence[str]
+    """Names of all operators in the ledger, deduplicators included."""
+    deduplicators: Mapping[int, int]
+    """Place of a shared deduplicator that the recipe has -> its place in the ledger."""
 
 
 @dataclass(kw_only=True)
@@ -44,12 +57,12 @@ class PartitionCleaner:
     Workers inherit it when they are forked, so a language model of gigabytes lies in memory once.
     """
 
-    operators: Sequence[OP]
-    """The recipe's mappers and filters."""
-    names: Sequence[str]
-    """Names of all operators in the ledger, deduplicators included."""
+    families: Mapping[Family, FamilyOperators]
+    """The recipe of each family."""
+    family_of: Mapping[str, Family]
+    """Source -> its family."""
     deduplicators: Sequence[RecipeDeduplicator]
-    """The recipe's deduplicators."""
+    """The deduplicators of all recipes."""
     filtered: Path
     """Folder of partitions that went through the operators, one folder each."""
     output: Path
@@ -72,23 +85,25 @@ class PartitionCleaner:
         aside = folder.with_name(f"{folder.name}{PARTIAL}")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
+        family = self.families[self.family_of[partition.source]]
+        deduplicators = [o for o in self.deduplicators if o.position in family.deduplicators]
         examples = Examples(most=self.examples)
         rows: list[dict[str, Any]] = []
-        hashes: dict[int, list[dict[str, Any]]] = {one.position: [] for one in self.deduplicators}
+        hashes: dict[int, list[dict[str, Any]]] = {one.position: [] for one in deduplicators}
         found: list[dict[str, Any]] = []
         num_survivors = 0
         with (aside / "kept.jsonl").open("wb") as kept:
             items = (pipeline.TracedDocument.of(d) for d in self._documents(partition))
             for batch in pipeline.batches(items):
-                survivors = pipeline.run_operators(self.operators, batch, examples)
+                survivors = pipeline.run_operators(family.operators, batch, examples)
                 num_survivors += len(survivors)
-                for one in self.deduplicators:
+                for one in deduplicators:
                     hashes[one.position] += one.hashes([item.text for item in survivors])
                 kept.writelines(json_line(_cleaned(item)) for item in survivors)
                 rows += [item.trace() for item in batch]
                 found += [row for item in batch for row in _matches(item)]
         document_trace.write(document_trace.table_of(rows), aside / "document_trace.parquet")
-        for one in self.deduplicators:
+        for one in deduplicators:
             table = hash_table(hashes[one.position], one)
             pq.write_table(table, aside / f"hashes-{one.position:02d}.parquet")
         write_json(aside / "examples.json", examples.as_json())
@@ -116,6 +131,7 @@ class PartitionCleaner:
         if report.exists():
             return
         folder = self.filtered / partition.name
+        family = self.families[self.family_of[partition.source]]
         examples = Examples(most=self.examples)
         examples.take(json.loads((folder / "examples.json").read_text("utf-8")))
         table = pq.read_table(folder / "document_trace.parquet")
@@ -135,6 +151,7 @@ class PartitionCleaner:
                     num_kept += 1
                     continue
                 assert self.duplicates is not None
+                by = family.deduplicators[by]
                 columns["dropped_by"][row] = by
                 original = int(self.duplicates.representative[number])
                 shown: dict[str, Any] = {}
@@ -147,7 +164,7 @@ class PartitionCleaner:
                         "dropped",
                         {
                             "position": by,
-                            "operator": self.names[by - 1],
+                            "operator": family.names[by - 1],
                             "source": partition.source,
                             "id": columns["id"][row],
                             "measured": {document_trace.DISTANCE: apart[row]},
@@ -157,7 +174,7 @@ class PartitionCleaner:
                     )
         for name, column in (*columns.items(), (document_trace.DISTANCE, apart)):
             table = _with(table, name, column)
-        entries = document_trace.ledger_entries(table, self.names)
+        entries = document_trace.ledger_entries(table, family.names)
         assert not entries or num_kept == entries[-1].documents_kept, partition.name
         documents = self.output / "documents" / f"{partition.name}.parquet"
         documents.parent.mkdir(exist_ok=True)

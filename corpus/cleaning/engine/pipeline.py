@@ -86,6 +86,12 @@ def build(operators: Iterable[Operator]) -> list[OP]:
     return list(load_ops([{op.name: dict(op.arguments)} for op in operators]))
 
 
+def build_once(operators: Iterable[Operator]) -> dict[str, OP]:
+    """Operator objects by `Operator.key`: recipes share those that do the same."""
+    different = {op.key: op for op in operators}
+    return dict(zip(different, build(different.values()), strict=True))
+
+
 def load_models(operators: Sequence[OP]) -> dict[str, str]:
     """Let operators load their models, which they do at their first text.
 
@@ -97,7 +103,7 @@ def load_models(operators: Sequence[OP]) -> dict[str, str]:
     statistics: dict[str, str] = {}
     examples = Examples(most=0)
     text = "天地玄黄，宇宙洪荒。The quick brown fox.\n" * 8
-    for position, operator in enumerate(operators, start=1):
+    for position, operator in enumerate({id(op): op for op in operators}.values(), start=1):
         item = TracedDocument.of({"text": text, "source": "", "id": "", "meta": {}})
         if isinstance(operator, Mapper):
             _map(operator, position, [item], examples)

@@ -32,26 +32,29 @@ MIN_CHARACTERS = 2000
 """Fewest characters that a model is trained on."""
 
 
-def training_texts(inputs: Mapping[str, str], config: LanguageModelConfig) -> Iterator[str]:
-    """Yield the texts to train on, up to `max_characters`: its own texts, or its sources in turn.
+def training_texts(
+    inputs: Mapping[str, str], config: LanguageModelConfig
+) -> Iterator[tuple[str, str]]:
+    """Yield (source, text) to train on, up to `max_characters`: its own texts, whose source is "",
+    or its sources in turn.
 
     Args:
         inputs: source -> its normalised file.
     """
     if config.texts is not None:
-        files = config.text_files()
+        files = [("", file) for file in config.text_files()]
     else:
-        files = [Path(inputs[s]) for s in config.sources if s in inputs]
-        files = files or [Path(path) for path in inputs.values()]
+        files = [(s, Path(inputs[s])) for s in config.sources if s in inputs]
+        files = files or [(source, Path(path)) for source, path in inputs.items()]
     left = config.max_characters
-    for position, file in enumerate(files):
+    for position, (source, file) in enumerate(files):
         # An equal share for each; what one does not use goes to those after it.
         share = left // (len(files) - position)
         for text in _texts(file):
             if len(text) > share:
                 break
             share, left = share - len(text), left - len(text)
-            yield text
+            yield source, text
 
 
 def _texts(path: Path) -> Iterator[str]:

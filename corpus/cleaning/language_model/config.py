@@ -78,7 +78,7 @@ def find_language_model(config: LanguageModelConfig, language: str) -> tuple[Pat
             raise DataError(
                 f"{display(folder / name)} does not exist: clean.language_model.folder must hold "
                 f"{names[0]} and {names[1]}. Copy them there (a finished clean stage keeps what it "
-                "trained in language_model/text), name a repository that has them as "
+                "trained in language_model), name a repository that has them as "
                 "clean.language_model.hub, or leave both out to train a model."
             )
     return folder / names[0], folder / names[1]

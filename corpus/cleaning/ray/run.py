@@ -82,11 +82,13 @@ def run(
     scratch: Path,
     config: RayConfig,
     progress: Progress,
+    name: str,
 ) -> RayOutcome:
     """Clean `inputs` (source -> normalised file) into `output`; see the top of the file.
 
     The language model and the tokenizer that the recipe needs are in `models` already, under the
-    names that Data-Juicer looks for. `progress` is called as work goes on.
+    names that Data-Juicer looks for. `progress` is called as work goes on. The recipe as run is
+    published as `recipe-<name>-ray.yaml`.
 
     Raises ConfigError when no cluster answers at the address or the recipe cannot run on Ray.
     """
@@ -94,9 +96,9 @@ def run(
     plan = operator_groups(recipe)
     check_address(config)
     with cluster(config, recipe, models.resolve(), scratch.resolve()) as nodes:
-        return Runner(recipe, plan, output.resolve(), scratch.resolve(), config, progress).run(
-            {source: path.resolve() for source, path in inputs.items()}, nodes
-        )
+        return Runner(
+            recipe, plan, output.resolve(), scratch.resolve(), config, progress, name
+        ).run({source: path.resolve() for source, path in inputs.items()}, nodes)
 
 
 class Runner:
@@ -110,9 +112,10 @@ class Runner:
         scratch: Path,
         config: RayConfig,
         progress: Progress,
+        name: str,
     ) -> None:
         self.recipe, self.plan, self.output, self.scratch = recipe, plan, output, scratch
-        self.config, self.progress = config, progress
+        self.config, self.progress, self.name = config, progress, name
         self.done = self.total = 0
 
     def run(self, inputs: Mapping[str, Path], nodes: list[dict[str, Any]]) -> RayOutcome:
@@ -275,7 +278,7 @@ class Runner:
         self.progress(self.done, self.total, what)
 
     def _outcome(self, files: Sequence[Any], nodes: list[dict[str, Any]]) -> RayOutcome:
-        name = self.recipe.path.stem
+        name = self.name
         published = self.output / f"recipe-{name}-ray.yaml"
         custom = [str(path) for path in self.recipe.custom_operator_files]
         self._write_yaml(

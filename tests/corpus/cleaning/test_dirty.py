@@ -35,13 +35,13 @@ def mappers_of(name: str) -> Clean:
 @pytest.fixture(scope="module")
 def paper() -> Clean:
     """The paper's recipe."""
-    return mappers_of("text")
+    return mappers_of("paper/text")
 
 
 @pytest.fixture(scope="module")
 def repaired() -> Clean:
     """Ours."""
-    return mappers_of("text-repaired")
+    return mappers_of("repaired/text")
 
 
 @pytest.fixture
@@ -114,11 +114,11 @@ def pages(folder: Path) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-@pytest.mark.parametrize("name", ["text", "text-repaired"])
+@pytest.mark.parametrize("name", ["paper/text", "repaired/text"])
 def test_pages_lose_their_markup_and_keep_their_sentences(
     name: str, dirty: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    clean: Clean = request.getfixturevalue("paper" if name == "text" else "repaired")
+    clean: Clean = request.getfixturevalue("paper" if name == "paper/text" else "repaired")
     raw = pages(dirty / "html_zh")
     assert len(raw) == 43
     cleaned = clean(normalized(tmp_path, {k: page.encode() for k, page in raw.items()}))
@@ -144,10 +144,10 @@ def test_pages_lose_their_markup_and_keep_their_sentences(
     assert after[LINK] <= 2 < before[LINK] // 100
     # The paper's operator gives the code of inline scripts as text, with the tags in it. Ours
     # leaves tags between two backticks alone: they are code in Markdown, but not in one page here.
-    assert (scripts, marked <= 2) == ((41, True) if name == "text" else (0, True))
+    assert (scripts, marked <= 2) == ((41, True) if name == "paper/text" else (0, True))
     assert sentences > 8000
     # The paper's link pattern takes the Chinese words behind a link with it.
-    assert missing == 0 if name == "text-repaired" else 0 < missing < 100
+    assert missing == 0 if name == "repaired/text" else 0 < missing < 100
 
 
 # --- LaTeX ---------------------------------------------------------------------------------------

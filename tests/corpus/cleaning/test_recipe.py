@@ -64,7 +64,7 @@ TABLE_8: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "table"), [("text", TABLE_7), ("code", TABLE_8)])
+@pytest.mark.parametrize(("name", "table"), [("paper/text", TABLE_7), ("paper/code", TABLE_8)])
 def test_recipe_is_the_papers(name: str, table: list[tuple[str, dict[str, Any]]]) -> None:
     operators = recipes.load(name).operators
     assert [op.name for op in operators] == [operator for operator, _ in table]
@@ -85,13 +85,10 @@ def test_recipe_is_the_papers(name: str, table: list[tuple[str, dict[str, Any]]]
         ("process: [perplexity_filter: {lang: zh}, perplexity_filter: {lang: en}]", "en, zh"),
     ],
 )
-def test_wrong_recipe_is_refused_with_the_remedy(
-    yaml: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_recipe_is_refused_with_the_remedy(yaml: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "wrong.yaml").write_text(yaml)
-    monkeypatch.setattr(recipes, "recipe_path", lambda kind, name: tmp_path / f"{name}.yaml")
     with pytest.raises(ConfigError, match=r"wrong\.yaml") as caught:
-        recipes.load("wrong")
+        recipes.load_file(tmp_path / "wrong.yaml")
     assert words in str(caught.value)
 
 

@@ -10,6 +10,7 @@ import pytest
 from datasets.utils.json import ujson_dumps, ujson_loads
 
 from common.errors import ConfigError
+from common.paths import RECIPES
 from corpus.cleaning import recipe as recipes
 
 # The paper's operator -> what stands in its place, in one recipe.
@@ -46,6 +47,9 @@ CODE_OPERATORS = {
 CODE_BOUNDS = {"alphanumeric_filter.max_ratio": 5.0}
 
 
+NAMES = [f"{path.parent.name}/{path.stem}" for path in sorted((RECIPES / "clean").glob("*/*.yaml"))]
+
+
 PATTERNS = {"clean_ip_mapper", "clean_links_mapper", "clean_email_mapper"}
 """Operators with a pattern of our own, tested by what they match."""
 
@@ -57,7 +61,7 @@ PATTERNS = {"clean_ip_mapper", "clean_links_mapper", "clean_email_mapper"}
 def test_repaired_recipe_differs_only_where_it_says(
     paper: str, operators: dict[str, list[str]], bounds: dict[str, Any]
 ) -> None:
-    old, new = recipes.load(paper).operators, recipes.load(f"{paper}-repaired").operators
+    old, new = recipes.load(f"paper/{paper}").operators, recipes.load(f"repaired/{paper}").operators
     expected = [name for op in old for name in operators.get(op.name, [op.name])]
     assert [op.name for op in new] == expected
     arguments = {op.name: op.arguments for op in old}
@@ -71,7 +75,7 @@ def test_repaired_recipe_differs_only_where_it_says(
     assert changed == bounds
 
 
-@pytest.mark.parametrize("name", ["text", "code", "text-repaired", "code-repaired"])
+@pytest.mark.parametrize("name", NAMES)
 def test_bounds_survive_the_librarys_tables(name: str) -> None:
     """dj-process keeps statistics as JSON of ten digits: 0.6 comes back as 0.6000000000000001, and
     a document exactly on that bound would be dropped there and kept here."""
@@ -81,7 +85,7 @@ def test_bounds_survive_the_librarys_tables(name: str) -> None:
 
 
 def test_resolved_recipe_names_operators_by_absolute_path(tmp_path: Path, root: Path) -> None:
-    recipe = recipes.load("text-repaired")
+    recipe = recipes.load("repaired/text")
     recipe.write_resolved(tmp_path / "r.yaml", dataset=Path("in.jsonl"), export=Path("out.jsonl"))
     written = (tmp_path / "r.yaml").read_text(encoding="utf-8")
     for file in recipe.custom_operator_files:
@@ -107,7 +111,7 @@ def test_resolved_recipe_names_operators_by_absolute_path(tmp_path: Path, root: 
     ],
 )
 def test_wrong_custom_operator_is_refused_with_the_remedy(
-    yaml: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    yaml: str, words: str, tmp_path: Path
 ) -> None:
     for name in ("odd", "clean_ip_mapper", "my_mapper"):
         source = "raise RuntimeError('must not be imported')\ndef __init__(self, depth): ...\n"
@@ -116,9 +120,8 @@ def test_wrong_custom_operator_is_refused_with_the_remedy(
     if "process:" not in text:
         text += "\nprocess: [clean_email_mapper]"
     (tmp_path / "wrong.yaml").write_text(text)
-    monkeypatch.setattr(recipes, "recipe_path", lambda kind, name: tmp_path / f"{name}.yaml")
     with pytest.raises(ConfigError, match=r"wrong\.yaml") as caught:
-        recipes.load("wrong")
+        recipes.load_file(tmp_path / "wrong.yaml")
     assert words in str(caught.value)
 
 
@@ -130,13 +133,13 @@ def test_packages_of_custom_operators_are_required(monkeypatch: pytest.MonkeyPat
         importlib.util, "find_spec", lambda name: None if name == "ftfy" else find_spec(name)
     )
     with pytest.raises(ConfigError, match=r"ftfy .for mend_unicode_mapper"):
-        recipes.require_packages([recipes.load("code-repaired")])
+        recipes.require_packages([recipes.load("repaired/code")])
 
 
 @pytest.mark.slow
 def test_plain_dj_process_runs_our_operators(tmp_path: Path) -> None:
     """Data-Juicer's own command line, on the mappers of the resolved recipe."""
-    recipe = recipes.load("text-repaired")
+    recipe = recipes.load("repaired/text")
     rows = ["他说：“好！”<br>第２个", "# 标题\n正文，《书》。", "价格<b>３．５</b>元"]
     dataset, export = tmp_path / "in.jsonl", tmp_path / "out" / "out.jsonl"
     dataset.write_text("".join(json.dumps({"text": r}) + "\n" for r in rows))

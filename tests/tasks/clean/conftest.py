@@ -24,7 +24,8 @@ from tests.tasks.running import result_of, run_stage
 
 @pytest.fixture(scope="session")
 def cleaned(tmp_path_factory: pytest.TempPathFactory) -> StageResult:
-    """One run over planted documents; the language model learns from prose of the same kind."""
+    """One run of the repaired recipes over planted documents. The language model learns from prose
+    of the same kind."""
     folder = tmp_path_factory.mktemp("clean")
     rng = Random(1)
     encyclopaedia = {f"w{i}": prose(rng, 400) for i in range(60)} | {
@@ -32,7 +33,7 @@ def cleaned(tmp_path_factory: pytest.TempPathFactory) -> StageResult:
     }
     write_source(folder / "in", "wikipedia_cn", encyclopaedia)
     write_source(folder / "in", "skypile", planted())
-    config = CleanConfig(workers=1)
+    config = CleanConfig(workers=1, recipes="repaired")
     run = run_stage(
         clean,
         folder / "out",

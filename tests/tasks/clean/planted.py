@@ -106,7 +106,7 @@ def ids_of(path: Path) -> list[str]:
 
 def given(cleaned: StageResult) -> LanguageModelConfig:
     """The language model that an earlier run has trained."""
-    return LanguageModelConfig(folder=str(cleaned.folder / "language_model" / "text"))
+    return LanguageModelConfig(folder=str(cleaned.folder / "language_model"))
 
 
 CONFIG = CleanConfig(workers=1, partition_bytes=1 << 20)

@@ -16,7 +16,7 @@ from tasks.core.stage import stage_key
     [
         (
             {"skypile": {"document_simhash_deduplicator": 0.2}},
-            ["skypile: document_simhash_deduplicator dropped 23.1 %", "allows 20.0 %"],
+            ["skypile: document_simhash_deduplicator dropped 30.8 %", "allows 20.0 %"],
         ),
         ({"*": {"total": 0.3}}, ["skypile: total dropped", "clean.max_drop.*.total"]),
         ({"*": {"*": 0.1}, "wikipedia_cn": {"*": 1}}, ["clean.max_drop.*.* allows 10.0 %"]),
@@ -26,11 +26,11 @@ def test_gate_stops_the_flow_with_the_table_that_shows_why(
     cleaned: StageResult, gates: dict[str, dict[str, float]], words: list[str]
 ) -> None:
     with pytest.raises(DataError) as caught:
-        enforce(cleaned, CleanConfig(max_drop=gates))
+        enforce(cleaned, CleanConfig(recipes="repaired", max_drop=gates))
     message = str(caught.value)
     assert all(word in message for word in words), message
-    assert "3 of        13  document_simhash_deduplicator" in message
-    assert "text-repaired.yaml" in message
+    assert "4 of        13  document_simhash_deduplicator" in message
+    assert "data_recipes/clean/repaired/text.yaml" in message
 
 
 @pytest.mark.parametrize(
@@ -71,4 +71,4 @@ def test_gates_and_workers_are_not_in_the_key() -> None:
         return stage_key("clean", 1, CleanConfig(**config), {})
 
     assert key() == key(workers=7) == key(max_drop={})
-    assert len({key(), key(text="text"), key(partition_bytes=1 << 22)}) == 3
+    assert len({key(), key(recipes="paper"), key(partition_bytes=1 << 22)}) == 3

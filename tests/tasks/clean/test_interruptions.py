@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from common.files import write_json
-from corpus.cleaning.job import CleanJob
+from corpus.cleaning.job import CleanJob, FamilyJob
 from tasks.clean import clean
 from tasks.core.manifest import StageResult
 from tasks.core.stage import StageRun
@@ -34,10 +34,10 @@ run_stage(clean, Path(sys.argv[2]), config, normalized=normalized)
 MOMENTS = {
     "while the language model is trained": "training the language model",
     "at the first documents": "bytes read",
-    "between documents": ".scratch/text/work/filtered/*[0-9]",
+    "between documents": ".scratch/work/filtered/*[0-9]",
     "before duplicates are found": "looking for duplicates",
     "while files are written": "wik*/*.jsonl",
-    "when one kind is finished": ".scratch/ledger-*.json",
+    "when all is written": ".scratch/ledger.json",
 }
 """Moment of the kill -> the sign of it: words of the progress, or a file."""
 
@@ -59,7 +59,7 @@ def test_kill_and_run_again_equals_an_uninterrupted_run(
         if "*" in MOMENTS[moment]:
             return any(killed.glob(MOMENTS[moment]))
         try:
-            progress = (killed / ".scratch" / "text" / "job.progress").read_text()
+            progress = (killed / ".scratch" / "job.progress").read_text()
         except FileNotFoundError:
             return False
         # Behind the moment is as good: some last for an instant.
@@ -110,15 +110,22 @@ def test_full_disk_is_one_clear_error_and_loses_nothing(
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("no disk of a fixed size can be mounted here")
     models, disk = tmp_path / "models", tmp_path / "disk"
-    shutil.copytree(whole.folder / "language_model" / "text", models)
+    shutil.copytree(whole.folder / "language_model", models)
     disk.mkdir()
-    sources = [s for s, row in whole.notes["sources"].items() if row["kind"] == "text"]
+    families = {s: row["family"] for s, row in whole.notes["sources"].items()}
+    sources = [s for s, row in whole.notes["sources"].items() if row["family"] != "code"]
     job = CleanJob(
-        kind="text",
-        recipe=CONFIG.text,
+        families={
+            family: FamilyJob(
+                recipe=CONFIG.recipe_of(family),
+                inputs={
+                    s: str(world.folder / f"{s}.jsonl") for s in sources if families[s] == family
+                },
+            )
+            for family in sorted({families[s] for s in sources})
+        },
         output=str(disk / "out"),
         scratch=str(disk / "work"),
-        inputs={s: str(world.folder / f"{s}.jsonl") for s in sources},
         models=str(models),
         ledger=str(tmp_path / "ledger.json"),
         language_model={"folder": "given"},

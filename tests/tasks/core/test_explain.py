@@ -47,7 +47,7 @@ def store(tmp_path: Path) -> Path:
             file.write(json_line({"text": TEXTS[name][:8], "source": "s", "id": name}))
     ledger = {
         "rows": [
-            {"source": "s", "kind": "text", "position": n, "operator": operator}
+            {"source": "s", "family": "web", "position": n, "operator": operator}
             for n, operator in enumerate(OPERATORS, start=1)
         ],
         "statistics": [{"statistic": "length", "operator": "b_filter"}],
@@ -62,7 +62,7 @@ def store(tmp_path: Path) -> Path:
             "stage": stage,
             "key": folder.name,
             "inputs": inputs,
-            "notes": {"recipes": {"text": "text-repaired"}},
+            "notes": {"recipes": {"web": "curated/web"}},
         }
         write_json(folder / "manifest.json", manifest)
     return tmp_path
@@ -88,7 +88,7 @@ def described(store: Path, document: str) -> str:
 
 def test_kept_document(store: Path) -> None:
     words = described(store, "s/a.jsonl#5")
-    assert "recipe text-repaired" in words
+    assert "recipe curated/web" in words
     assert "1 a_mapper" in words and "changed it, 27 -> 24 bytes" in words
     assert "measured it, length 9" in words
     assert "left alone by 1 other operators" in words

@@ -42,7 +42,7 @@ def print_row(name: str, recall: dict[str, float]) -> None:
 @pytest.mark.usefixtures("shared")
 @pytest.mark.parametrize("language", MEASURED)
 def test_planted_copies_are_caught(language: str) -> None:
-    setting = bench.shipped(f"{recipe_of(language)}-repaired")
+    setting = bench.shipped(f"repaired/{recipe_of(language)}")
     planted = bench.Planted.of(bench.LANGUAGES[language](SHARED), language, count=40)
     mapped = planted.mapped(bench.Mappers(setting.name))
     recall, precision = mapped.recall(setting), mapped.precision(setting)
@@ -56,7 +56,7 @@ def test_planted_copies_are_caught(language: str) -> None:
 @pytest.mark.parametrize(("language", "most"), [("chinese", 0.7), ("english", 0.3), ("code", 0.3)])
 def test_the_papers_parameters_miss_them(language: str, most: float) -> None:
     """The paper's parameters find half of the Chinese copies, because they merge everything."""
-    setting = bench.shipped(recipe_of(language))
+    setting = bench.shipped(f"paper/{recipe_of(language)}")
     planted = bench.Planted.of(bench.LANGUAGES[language](SHARED), language, count=40)
     recall = planted.mapped(bench.Mappers(setting.name)).recall(setting)
     print_row(f"{setting.name} (paper), {language}", recall)
@@ -68,7 +68,7 @@ def test_the_papers_parameters_miss_them(language: str, most: float) -> None:
 def test_short_strangers_are_not_merged(rows: object) -> None:
     assert callable(rows)
     texts = list(dict.fromkeys(rows(SHARED)))[:1200]
-    setting, paper = bench.shipped("text-repaired"), bench.shipped("text")
+    setting, paper = bench.shipped("repaired/text"), bench.shipped("paper/text")
     copies = bench.Reference(texts).pairs()
     found = bench.close_pairs(setting.hashes(texts), setting.hamming_distance)
     result = bench.score(found, copies)
@@ -81,12 +81,12 @@ def test_short_strangers_are_not_merged(rows: object) -> None:
 @pytest.mark.usefixtures("shared")
 def test_data_juicer_keeps_the_originals_only() -> None:
     """The number of blocks suffices: the operator finds the pairs that brute force finds."""
-    setting = bench.shipped("text-repaired")
+    setting = bench.shipped("repaired/text")
     originals = bench.Planted.of(bench.chinese(SHARED), "chinese", count=60)
     texts = [*originals.originals, *originals.copies["1 %"], *originals.copies["2 %"]]
     hashes = setting.hashes(texts)
     pairs = bench.close_pairs(hashes, setting.hamming_distance)
-    (operator,) = pipeline.build(recipe.load("text-repaired").operators[-1:])
+    (operator,) = pipeline.build(recipe.load("repaired/text").operators[-1:])
     rows = datasets.Dataset.from_dict(
         {"__dj__simhash": [str(h) for h in hashes], "row": list(range(len(texts)))}
     )
@@ -130,12 +130,12 @@ def test_pairs_and_score() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("shared")
 def test_real_rows(root: Path) -> None:
-    settings = [bench.shipped(name) for name in ("text-repaired", "code-repaired")]
+    settings = [bench.shipped(name) for name in ("repaired/text", "repaired/code")]
     scores = {}
     for line in bench.real_table(settings):
         print(line)
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if cells[0].endswith("repaired"):
+        if cells[0].startswith("repaired"):
             scores[cells[1]] = {"merged": int(cells[4]), "loose": float(cells[7])}
     # Few real rows are copies of each other: the sources are de-duplicated already.
     assert scores["chinese"]["merged"] <= 8

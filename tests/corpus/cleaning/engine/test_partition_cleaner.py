@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from corpus.cleaning.engine.partition_cleaner import PartitionCleaner
+from corpus.cleaning.engine.partition_cleaner import FamilyOperators, PartitionCleaner
 from corpus.partitions import cut
 
 
@@ -12,8 +12,8 @@ def test_finished_partition_is_not_done_again(tmp_path: Path) -> None:
     lines = [{"id": f"a/f#{n}", "source": "a", "text": f"text {n}", "meta": {}} for n in range(9)]
     source.write_text("".join(json.dumps(line) + "\n" for line in lines))
     cleaner = PartitionCleaner(
-        operators=[],
-        names=[],
+        families={"web": FamilyOperators(operators=[], names=[], deduplicators={})},
+        family_of={"a": "web"},
         deduplicators=[],
         filtered=tmp_path / "filtered",
         output=tmp_path / "out",

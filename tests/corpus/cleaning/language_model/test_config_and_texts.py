@@ -33,13 +33,13 @@ def test_sources_share_the_characters(tmp_path: Path) -> None:
 
     def taken(most: int) -> str:
         limited = LanguageModelConfig(sources=config.sources, max_characters=most)
-        return "".join(t[0] for t in training_texts(inputs, limited))
+        return "".join(t[0] for _, t in training_texts(inputs, limited))
 
     assert taken(40) == "二二一一"
     assert taken(80) == "二二一一一一一一"  # what the first leaves goes to the second
     assert taken(10**6) == "二" * 2 + "一" * 9
     others = LanguageModelConfig(sources=("zhihu",))
-    assert {t[0] for t in training_texts(inputs, others)} == {"一", "二", "三"}
+    assert {t[0] for _, t in training_texts(inputs, others)} == {"一", "二", "三"}
 
 
 def test_clean_corpus_of_ones_own(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_clean_corpus_of_ones_own(tmp_path: Path) -> None:
         file.write(json.dumps({"text": "丙文\n二行"}) + "\n")
     config = LanguageModelConfig(texts=f"{tmp_path}/*")
     validate(config)
-    assert list(training_texts({}, config)) == ["甲文", "乙文", "丙文\n二行"]
+    assert [t for _, t in training_texts({}, config)] == ["甲文", "乙文", "丙文\n二行"]
     assert LanguageModelConfig(texts=str(tmp_path / "a.txt")).text_files() == [tmp_path / "a.txt"]
     with pytest.raises(DataError, match="matches no file"):
         validate(LanguageModelConfig(texts=f"{tmp_path}/*.parquet"))
@@ -69,10 +69,10 @@ def test_any_value_is_a_text_as_it_stands_or_named_with_its_line(own: Path, valu
         own.write_text(f'{{"text": "good"}}\n\n{json.dumps(row)}\n{{"text": "last"}}\n')
         text = row.get("text") if isinstance(row, dict) else None
         if isinstance(text, str) and text.isprintable():
-            assert list(training_texts({}, config)) == ["good", text, "last"]
+            assert [t for _, t in training_texts({}, config)] == ["good", text, "last"]
             continue
         try:
-            found = list(training_texts({}, config))
+            found = [t for _, t in training_texts({}, config)]
         except DataError as error:
             assert f"{own}, line 3: " in str(error)
             assert not isinstance(text, str) or "\ud800" <= max(text) <= "\udfff"

@@ -28,7 +28,7 @@ from corpus.cleaning import recipe as recipes
     ],
 )
 def test_html_becomes_text(before: str, after: str, apply: Any) -> None:
-    assert apply("text-repaired", "html_to_text_mapper", before) == after
+    assert apply("repaired/text", "html_to_text_mapper", before) == after
 
 
 @pytest.mark.parametrize(
@@ -46,12 +46,12 @@ def test_html_becomes_text(before: str, after: str, apply: Any) -> None:
     ],
 )
 def test_unicode_is_mended(before: str, after: str, apply: Any) -> None:
-    assert apply("text-repaired", "mend_unicode_mapper", before) == after
+    assert apply("repaired/text", "mend_unicode_mapper", before) == after
 
 
 def test_literals_in_code_stay(apply: Any) -> None:
     source = '\ufeffa = "（１）&nbsp;"\nb = "e\u0301 Ã©"\n'
-    assert apply("code-repaired", "mend_unicode_mapper", source) == source[1:]
+    assert apply("repaired/code", "mend_unicode_mapper", source) == source[1:]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_literals_in_code_stay(apply: Any) -> None:
     ],
 )
 def test_only_licence_headers_go(before: str, after: str, apply: Any) -> None:
-    assert apply("code-repaired", "clean_licence_header_mapper", before) == after
+    assert apply("repaired/code", "clean_licence_header_mapper", before) == after
 
 
 @pytest.mark.parametrize(
@@ -90,12 +90,12 @@ def test_only_licence_headers_go(before: str, after: str, apply: Any) -> None:
     ],
 )
 def test_only_links_go_from_text(before: str, after: str, apply: Any) -> None:
-    assert apply("text-repaired", "clean_links_mapper", before) == after
+    assert apply("repaired/text", "clean_links_mapper", before) == after
 
 
 def test_addresses_go_next_to_chinese(apply: Any) -> None:
     text = "邮箱:abc.d-e@qq.com。联系x@a.edu.cn处"
-    assert apply("text-repaired", "clean_email_mapper", text) == "邮箱:。联系处"
+    assert apply("repaired/text", "clean_email_mapper", text) == "邮箱:。联系处"
 
 
 @pytest.mark.parametrize(
@@ -110,11 +110,11 @@ def test_addresses_go_next_to_chinese(apply: Any) -> None:
     ],
 )
 def test_only_addresses_go(before: str, after: str, apply: Any) -> None:
-    assert apply("text-repaired", "clean_ip_mapper", before) == after
+    assert apply("repaired/text", "clean_ip_mapper", before) == after
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("recipe", ["text-repaired", "code-repaired"])
+@pytest.mark.parametrize("recipe", ["repaired/text", "repaired/code"])
 def test_long_runs_do_not_take_quadratic_time(recipe: str, apply: Any) -> None:
     """Backtracking over 400,000 characters would take longer than the test's own limit."""
     runs = [
@@ -150,4 +150,4 @@ def test_long_runs_do_not_take_quadratic_time(recipe: str, apply: Any) -> None:
 def test_code_keeps_what_only_looks_like_a_link(
     name: str, before: str, after: str, apply: Any
 ) -> None:
-    assert apply("code-repaired", name, before) == after
+    assert apply("repaired/code", name, before) == after

@@ -44,9 +44,9 @@ PIECES = st.lists(
 @pytest.mark.parametrize(
     ("recipe", "name"),
     [
-        ("text-repaired", "mend_unicode_mapper"),
-        ("code-repaired", "mend_unicode_mapper"),
-        ("code-repaired", "clean_licence_header_mapper"),
+        ("repaired/text", "mend_unicode_mapper"),
+        ("repaired/code", "mend_unicode_mapper"),
+        ("repaired/code", "clean_licence_header_mapper"),
     ],
 )
 @settings(max_examples=150, deadline=None)
@@ -63,7 +63,7 @@ def test_chinese_and_its_punctuation_survive(apply: Any, text: str) -> None:
     wanted = re.compile(f"[{PUNCTUATION}\u4e00-\u9fff²]")
     text = text.replace("<!--", "").replace("<script", "").replace("<style", "")
     for name in ("html_to_text_mapper", "mend_unicode_mapper"):
-        after = apply("text-repaired", name, text)
+        after = apply("repaired/text", name, text)
         assert wanted.findall(after) == wanted.findall(text), name
         text = after
 
@@ -79,7 +79,7 @@ def test_chinese_and_its_punctuation_survive(apply: Any, text: str) -> None:
     ).map("\n".join)
 )
 def test_lines_that_are_not_given_to_ftfy_are_those_it_leaves_alone(apply: Any, text: str) -> None:
-    mapper = operator("text-repaired", "mend_unicode_mapper")
+    mapper = operator("repaired/text", "mend_unicode_mapper")
     whole = ftfy.fix_text(text, mapper.config)
     folded = whole.translate(str.maketrans("０９ＺＡ", "09ZA"))
     assert mapper.mend(text) == folded.replace("\ufeff", "")
@@ -99,19 +99,19 @@ def test_mending_loses_only_what_is_invisible(apply: Any, text: str) -> None:
     except UnicodeEncodeError:  # lone surrogates are not text
         return
     if text.isascii() or not any("\x80" <= c <= "\u017f" for c in text):  # else: mojibake
-        assert visible(apply("text-repaired", "mend_unicode_mapper", text)) == visible(text)
+        assert visible(apply("repaired/text", "mend_unicode_mapper", text)) == visible(text)
 
 
 @settings(max_examples=150, deadline=None)
 @given(text=WORDS.filter(lambda t: not re.search(r"<[/!a-zA-Z]|&", t)))
 def test_text_without_tags_is_not_touched(apply: Any, text: str) -> None:
-    assert apply("text-repaired", "html_to_text_mapper", text) == text
+    assert apply("repaired/text", "html_to_text_mapper", text) == text
 
 
 @settings(max_examples=150, deadline=None)
 @given(text=PIECES)
 def test_header_goes_in_whole_lines(apply: Any, text: str) -> None:
     """The remaining lines are lines of the file, in order; none is shortened."""
-    after = apply("code-repaired", "clean_licence_header_mapper", text)
+    after = apply("repaired/code", "clean_licence_header_mapper", text)
     remaining = iter(text.split("\n"))
     assert all(any(line == old for old in remaining) for line in after.split("\n") if line)

@@ -53,13 +53,14 @@ def on_ray(job: dict[str, Any]) -> dict[str, Any]:
                         listening.add(connection.laddr.ip)
 
     outcome = run(
-        recipes.load(job["recipe"].removesuffix(".yaml")),
+        recipes.load_file(Path(job["recipe"])),
         {source: Path(path) for source, path in job["inputs"].items()},
         Path(job["models"]),
         Path(job["output"]),
         Path(job["scratch"]),
         RayConfig(**job["ray"]),
         say,
+        "all",
     )
     return {
         "cleaned": [str(p) for p in outcome.cleaned],
@@ -80,7 +81,7 @@ def reference(job: dict[str, Any]) -> dict[str, Any]:
     import datasets
     from data_juicer.ops import load_ops
 
-    recipe = recipes.load(job["recipe"].removesuffix(".yaml"))
+    recipe = recipes.load_file(Path(job["recipe"]))
     recipe.import_custom_operators()
     rows = [d for path in job["inputs"].values() for d in _documents(Path(path))]
     plain = [op for op in recipe.operators if op.kind != "deduplicator"]

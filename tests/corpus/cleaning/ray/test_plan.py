@@ -9,10 +9,8 @@ from corpus.cleaning import recipe as recipes
 from corpus.cleaning.ray.plan import operator_groups
 
 
-def test_recipe_is_cut_at_deduplicators_and_only_those_are_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    recipe = recipes.load("text")
+def test_recipe_is_cut_at_deduplicators_and_only_those_are_replaced(tmp_path: Path) -> None:
+    recipe = recipes.load("paper/text")
     operators, duplicates = operator_groups(recipe)
     assert operators.operators == recipe.operators[:-1]
     assert operators.positions == tuple(range(1, 21))
@@ -22,9 +20,8 @@ def test_recipe_is_cut_at_deduplicators_and_only_those_are_replaced(
     assert arguments["tokenization"] == "character"
     exact = tmp_path / "exact.yaml"
     exact.write_text("process: [document_deduplicator: null]", encoding="utf-8")
-    monkeypatch.setattr(recipes, "recipe_path", lambda kind, name: tmp_path / f"{name}.yaml")
     with pytest.raises(ConfigError, match="one machine"):
-        operator_groups(recipes.load("exact"))
+        operator_groups(recipes.load_file(exact))
 
 
 def test_texts_shorter_than_a_window_are_no_copies_of_each_other() -> None:

@@ -240,7 +240,7 @@ def test_text_on_two_nodes(
     meeting.mkdir()
     fragile = tmp_path / "fragile_mapper.py"
     fragile.write_text(FRAGILE, encoding="utf-8")
-    data = recipes.load("text-repaired").data
+    data = recipes.load("repaired/text").data
     custom = [*data.get("custom_operator_paths", []), str(fragile)]
     process = [
         *data["process"][:3],
@@ -251,7 +251,7 @@ def test_text_on_two_nodes(
     recipe.write_text(
         yaml.safe_dump(data | {"process": process, "custom_operator_paths": custom}), "utf-8"
     )
-    loaded = recipes.load(str(recipe.with_suffix("")))
+    loaded = recipes.load_file(recipe)
     (replacement,) = replacements(loaded)
     assert replacement["replaced_by"] == "ray_bts_minhash_deduplicator"
     minhash = {k: v for k, v in replacement["with"].items() if k != "num_permutations"}
@@ -331,8 +331,8 @@ def test_code_here_and_only_on_loopback(tmp_path: Path) -> None:
     files = [code_file(rng, base, language) for language in ("python", "java") for _ in range(30)]
     files = list(add_code_noise(rng, "python", files))
     source = write_documents(tmp_path / "code.jsonl", [*files, files[3], files[40]])
-    recipe = write_recipe(tmp_path / "code.yaml", "code-repaired")
-    (replacement,) = replacements(recipes.load(str(recipe.with_suffix(""))))
+    recipe = write_recipe(tmp_path / "code.yaml", "repaired/code")
+    (replacement,) = replacements(recipes.load_file(recipe))
     minhash = dict(replacement["with"])
     job = {
         "recipe": str(recipe),
@@ -359,7 +359,7 @@ def test_code_here_and_only_on_loopback(tmp_path: Path) -> None:
     assert resolved["executor_type"] == "ray"
     assert resolved["process"][-1] == {replacement["replaced_by"]: replacement["with"]}
     assert resolved["process"][:-1] == [
-        {op.name: op.arguments or None} for op in recipes.load("code-repaired").operators[:-1]
+        {op.name: op.arguments or None} for op in recipes.load("repaired/code").operators[:-1]
     ]
 
 
@@ -374,13 +374,14 @@ def test_no_cluster_is_one_clear_error(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             run(
-                recipes.load("text"),
+                recipes.load("paper/text"),
                 {"a": source},
                 tmp_path,
                 tmp_path / "o",
                 tmp_path / "s",
                 RayConfig(address=address),
                 lambda done, total, what: None,
+                "text",
             )
     assert not (tmp_path / "o").exists()
     assert not (tmp_path / "s").exists()
