@@ -50,6 +50,8 @@ Keys: TypeAlias = "tuple[str | int, ...]"
 
 MAX_BASES = 20
 """Files that inherit from each other."""
+MAX_NEIGHBOURS = 40
+"""Names of files in a message."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -93,10 +95,6 @@ def _neighbours(path: Path, error: DataError) -> str:
     siblings = sorted(p.stem for p in path.parent.glob("*.yaml"))
     more = ", …" if len(siblings) > MAX_NEIGHBOURS else ""
     return f". There are: {', '.join(siblings[:MAX_NEIGHBOURS])}{more}." if siblings else ""
-
-
-MAX_NEIGHBOURS = 40
-"""Names of files in a message."""
 
 
 def _why(error: yaml.YAMLError) -> str:
