@@ -3,7 +3,8 @@
 Data-Juicer's `clean_copyright_mapper` looks at the first `/* */` comment anywhere in a file; where
 there is none, it takes away all leading lines that begin with `#`, `//` or `--`: `#include`, the
 line that names the interpreter, Markdown headings, documentation. Here only the comments that open
-a file are looked at, and only those go that speak of copyright or a licence.
+a file are looked at, and in them only the paragraphs go that speak of copyright or a licence: what
+the file is for, and what it tells other tools (`coding: utf-8`, `clang-format off`), stays.
 """
 
 import re
@@ -13,12 +14,32 @@ from data_juicer.ops.base_op import OPERATORS, Mapper
 LICENCE = re.compile(
     r"copyright|©|\(c\)\s*[12][0-9]{3}|all rights reserved|spdx-license|licen[sc]ed (?:under|to)"
     r"|licen[sc]e[,:]? *v(?:ersion)?|(?:gnu|mit|bsd|apache|public|mozilla)[\w -]{0,30}licen[sc]e"
-    r"|licen[sc]e\.txt|permission is hereby granted|under the terms of|版权|著作权|许可证",
+    r"|licen[sc]e\.txt|open source licen[sc]e|permission is hereby granted|under the terms of"
+    r"|版权|著作权|许可证",
     re.I,
 )
 KEPT = re.compile(r"#!.*|#.*?(?:coding[:=]|vim?:|-\*-).*|<\?.*|package [\w.]+;\s*")
 """First lines that tell a program how to read the file."""
 DIRECTIVE = re.compile(r"#\s*(?:include|if|ifdef|ifndef|define|undef|pragma|import|error|line)\b")
+BOILERPLATE = re.compile(
+    r"warrant|liabilit|liable|redistribut|hereby|as[- ]is\b|hope that it will be useful|"
+    r"you should have received|obtain a copy|licen[sc]es?/|endorse or promote|following conditions|"
+    r"applicable law|free software|franklin st|see the licen|disclaimer|in compliance with",
+    re.I,
+)
+"""Words of the further paragraphs of a licence."""
+ABOUT = re.compile(
+    r"[@\\](?:file|brief|details|author|date)\b|\b(?:file|contents|description|purpose|notes?|summary|usage|"
+    r"history|module|synopsis|abstract)\s*:",
+    re.I,
+)
+"""Words of a paragraph that says what a file is for."""
+FOR_TOOLS = re.compile(
+    r"coding[:=]|-\*-|\b(?:vim?|ex):|\b(?:pylint|flake8|noqa|mypy|isort|pyright|ruff)\b"
+    r"|type: ignore|fmt: |clang-format|NOLINT|\b[ejt]s?(?:lint|hint)\b|@ts-|\+build|go:build",
+    re.I,
+)
+"""Lines that tell other tools how to read the file."""
 LINE_COMMENT = re.compile(r"[ \t]*(//|#|--|;|%)")
 BLOCKS = (("/*", "*/"), ("<!--", "-->"))
 
@@ -48,6 +69,7 @@ class CleanLicenceHeaderMapper(Mapper):
                 block = lines[at:end]
                 if LICENCE.search("\n".join(block)):
                     removed = True
+                    kept += _without_licence(block)
                 else:
                     kept += block
                 at = end
@@ -91,3 +113,69 @@ def _block_end(lines: list[str], at: int, line: str, opening: str, closing: str)
         rest = lines[end]
     # Code after a comment on its last line makes it no header.
     return end + 1 if not rest.split(closing, 1)[1].strip() else None
+
+
+def _without_licence(block: list[str]) -> list[str]:
+    """The lines of a comment without a licence's paragraphs; none where nothing else is said."""
+    paragraphs = _paragraphs(block)
+    stated = [i for i, lines in enumerate(paragraphs) if _states_licence(block, lines)]
+    gone = {
+        number
+        for i in range(stated[0], stated[-1] + 1)
+        # What stands between two paragraphs of a licence is one as well.
+        if i in stated or not ABOUT.search("\n".join(block[n] for n in paragraphs[i]))
+        for number in paragraphs[i]
+        if not FOR_TOOLS.search(block[number])
+    }
+    left = [n for lines in paragraphs for n in lines if n not in gone]
+    if not any(re.search(r"\w", _content(block[n])) for n in left):
+        return []
+    opening, closing = _delimiters(block)
+    result: list[str] = []
+    for number, line in enumerate(block):
+        if number in gone:
+            if number == 0 and opening:
+                result.append(opening)
+            if number == len(block) - 1 and closing and number:
+                result.append(closing)
+        elif re.search(r"\w", line) or not (gone and result and _is_blank(result[-1], line)):
+            result.append(line)
+    while not closing and not re.search(r"\w", result[-1]) and len(result[-1].strip()) <= 3:
+        result.pop()
+    return result
+
+
+def _is_blank(before: str, line: str) -> bool:
+    """True for the second of two equal lines without a word."""
+    return line.strip() == before.strip()
+
+
+def _content(line: str) -> str:
+    """A line of a comment without its marks."""
+    return line.strip(" \t/*#;%!-=<>\ufeff")
+
+
+def _paragraphs(block: list[str]) -> list[list[int]]:
+    """Numbers of the lines of a comment's paragraphs, which empty lines and rules part."""
+    result: list[list[int]] = [[]]
+    for number, line in enumerate(block):
+        if re.search(r"\w", _content(line)):
+            result[-1].append(number)
+        elif result[-1]:
+            result.append([])
+    return [lines for lines in result if lines]
+
+
+def _states_licence(block: list[str], lines: list[int]) -> bool:
+    text = "\n".join(block[number] for number in lines)
+    return bool(LICENCE.search(text) or BOILERPLATE.search(text))
+
+
+def _delimiters(block: list[str]) -> tuple[str, str]:
+    """What opens and closes a block comment; empty for a comment line by line."""
+    for opening, closing in BLOCKS:
+        if block[0].lstrip("\ufeff \t").startswith(opening):
+            first = re.match(r"\ufeff?[ \t]*(?:/\*+!?|<!--)", block[0])
+            assert first is not None
+            return first.group(), f" {closing}" if opening == "/*" else closing
+    return "", ""

@@ -70,6 +70,30 @@ def test_literals_in_code_stay(apply: Any) -> None:
         ("package a.b;\n\n/* Copyright C */\n\nclass D {}", "package a.b;\n\nclass D {}"),
         ("// 版权所有 2020\nint a;\n/* Copyright */", "int a;\n/* Copyright */"),
         ("# 标题\n正文", "# 标题\n正文"),
+        (
+            "# Toolkit: Stemmers\n#\n# Copyright (C) 2001 A\n# Author: B\n#\n\nimport os\n",
+            "# Toolkit: Stemmers\n\nimport os\n",
+        ),
+        (
+            "/*\n    cast.h: Casts between types\n\n    Copyright (c) 2016 A\n\n    All rights "
+            "reserved.\n*/\n#pragma once\n",
+            "/*\n    cast.h: Casts between types\n\n*/\n\n#pragma once\n",
+        ),
+        ("// Copyright A\n// clang-format off\n\nint  a;", "// clang-format off\n\nint  a;"),
+        (
+            "# Copyright 2011 A\n# -*- coding: latin-1 -*-\na = 1",
+            "# -*- coding: latin-1 -*-\n\na = 1",
+        ),
+        (
+            "/*\n * Copyright A\n *\n * Redistribution is permitted:\n *\n * 1. keep it\n *\n"
+            " * There is no warranty.\n */\nint a;",
+            "int a;",
+        ),
+        (
+            "//-----\n// Microsoft\n// Copyright (C) 1998\n//\n// File: a.cxx\n//\n"
+            "// Contents: Helpers\n//-----\nint a;",
+            "//-----\n//\n// File: a.cxx\n//\n// Contents: Helpers\n//-----\n\nint a;",
+        ),
     ],
 )
 def test_only_licence_headers_go(before: str, after: str, apply: Any) -> None:
