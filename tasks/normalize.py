@@ -4,22 +4,28 @@ A corpus whose two files are complete is not read again after an interruption.
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from common.config import StageConfig, errors_of
 from common.disk import require_free_space
-from common.errors import SteelError
+from common.errors import ConfigError, SteelError
 from common.files import write_json
 from common.names import Name
 from common.paths import RECIPES
 from common.ranges import NonNegativeInt
 from common.recipes import recipe_path
 from corpus.formats.normalization import EXPANSION, RawCorpus, check_format, normalize_corpus
-from corpus.recipes import corpus
+from corpus.recipes import FAMILIES, corpus
 from tasks.core.stage import StageResult, StageRun, stage
+
+ANY = "*"
+"""Any family that has no bound of its own."""
+
+LEAST = 1_000
+"""Characters of the smallest bound: below, parts are no documents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +36,9 @@ class NormalizeConfig(StageConfig):
     """Names of corpora (data_recipes/corpora/<name>.yaml); empty: all that were acquired."""
     limit: NonNegativeInt = 0
     """Documents per corpus at most, from the front; 0: no limit."""
+    longest: Mapping[str, NonNegativeInt] = field(default_factory=lambda: {ANY: 50_000})
+    """Family of sources, or `"*"` for all others -> characters of a document at most; a longer one
+    is cut into several at chapters, paragraphs, definitions (0: never)."""
 
     def recipe_files(self) -> list[Path]:
         """The recipes of the corpora."""
@@ -40,6 +49,19 @@ class NormalizeConfig(StageConfig):
     def check(self) -> Iterator[SteelError]:
         for name in self.corpora:
             yield from errors_of(_check_corpus, name)
+        for family, longest in self.longest.items():
+            if family not in (ANY, *FAMILIES):
+                yield ConfigError(
+                    f"longest.{family}: no such family. Known: {ANY}, {', '.join(FAMILIES)}"
+                )
+            if 0 < longest < LEAST:
+                yield ConfigError(
+                    f"longest.{family} is {longest}; it must be 0 (never cut) or at least {LEAST}"
+                )
+
+    def longest_of(self, family: str) -> int:
+        """Characters of a document at most, in a family of sources; 0: any number."""
+        return self.longest.get(family, self.longest.get(ANY, 0))
 
 
 def _check_corpus(name: str) -> None:
@@ -47,7 +69,7 @@ def _check_corpus(name: str) -> None:
     check_format(corpus(name))
 
 
-@stage(version=3)
+@stage(version=4)
 def normalize(run: StageRun, config: NormalizeConfig, *, raw: StageResult) -> None:
     """Write `<source>.jsonl` and `quarantine/<source>.jsonl` for every corpus.
 
@@ -61,7 +83,7 @@ def normalize(run: StageRun, config: NormalizeConfig, *, raw: StageResult) -> No
     require_free_space(run.folder, EXPANSION * total, "normalize")
     finished, rows = 0, []
     for source in sources:
-        rows.append(_normalize_one(run, source, config.limit, finished, total))
+        rows.append(_normalize_one(run, source, config, finished, total))
         finished += source.size
     run.count(
         documents=sum(row["documents"] for row in rows),
@@ -74,7 +96,7 @@ def normalize(run: StageRun, config: NormalizeConfig, *, raw: StageResult) -> No
 
 
 def _normalize_one(
-    run: StageRun, source: RawCorpus, limit: int, bytes_before: int, bytes_total: int
+    run: StageRun, source: RawCorpus, config: NormalizeConfig, bytes_before: int, bytes_total: int
 ) -> dict[str, Any]:
     """Normalise one corpus and return its row of the table; from notes if it was done before."""
     name = source.recipe.name
@@ -88,7 +110,8 @@ def _normalize_one(
             source,
             run.folder / f"{name}.jsonl",
             run.folder / "quarantine" / f"{name}.jsonl",
-            limit=limit,
+            limit=config.limit,
+            longest=config.longest_of(source.recipe.family),
             progress=lambda read: run.progress(
                 bytes_before + read, bytes_total, f"of raw data ({name})"
             ),

@@ -3,7 +3,8 @@
     <corpus>/**/* ──records, text_files──▶ records ──record_formats──▶ <corpus>.jsonl
         └── encodings                         └── malformed, empty ──▶ quarantine/<corpus>.jsonl
 
-Streamed. `id` names the place that a document comes from: `<corpus>/<file>#<line>`.
+Streamed. `id` names the place that a document comes from: `<corpus>/<file>#<line>`. One that is too
+long becomes several (long_documents.py), `<corpus>/<file>#<line>/<part>`.
 """
 
 import json
@@ -21,7 +22,8 @@ from common.files import complete_file, json_line
 from common.paths import display
 from common.recipes import recipe_path
 from corpus.formats.encodings import data_suffix
-from corpus.formats.record_formats import RECORD_FORMATS, Rejected, to_document
+from corpus.formats.long_documents import OPENING, cut
+from corpus.formats.record_formats import RECORD_FORMATS, Document, Rejected, to_document
 from corpus.formats.records import Damaged, RawRecord, read_records, reason_class
 from corpus.formats.text_files import LINE_SUFFIXES, WHOLE_SUFFIXES, read_file, read_lines
 from corpus.recipes import CorpusRecipe
@@ -111,6 +113,8 @@ class NormalizedCorpus:
     """Characters in them."""
     few_upvotes: int = 0
     """Documents left out for too few up-votes."""
+    cut: int = 0
+    """Long documents that became several."""
     quarantined: int = 0
     """Records set aside."""
     reasons: dict[str, int] = field(default_factory=dict)
@@ -127,6 +131,7 @@ def normalize_corpus(
     quarantine: Path,
     *,
     limit: int = 0,
+    longest: int = 0,
     progress: Callable[[int], None] = lambda bytes_read: None,
 ) -> NormalizedCorpus:
     """Write a corpus's documents and, into another file, the records that are none.
@@ -136,6 +141,7 @@ def normalize_corpus(
         target: file of the documents.
         quarantine: file of {"file", "line", "reason", "excerpt"}, one for each rejected record.
         limit: documents at most, from the front; 0 for all.
+        longest: characters of a document at most, longer ones are cut; 0: any number.
         progress: called now and then with the bytes of raw files read so far.
 
     Raises:
@@ -153,8 +159,10 @@ def normalize_corpus(
                     encodings[record.encoding] += 1
                 place = f"{path.relative_to(corpus.raw)}#{record.line}"
                 try:
-                    if written := _normalized(record.value, recipe, place, result):
-                        kept.write(written)
+                    lines = _normalized(record.value, recipe, place, longest, result)
+                    for line in lines[: limit - result.documents if limit else None]:
+                        kept.write(line)
+                        result.documents += 1
                 except Rejected as rejected:
                     damaged = isinstance(record.value, Damaged)
                     reasons[reason_class(str(rejected))] += record.value.records if damaged else 1
@@ -177,18 +185,40 @@ def normalize_corpus(
     return result
 
 
-def _normalized(value: Any, recipe: CorpusRecipe, place: str, result: NormalizedCorpus) -> bytes:
-    """A record as a line of the result, counted there; empty for too few up-votes."""
+def _normalized(
+    value: Any, recipe: CorpusRecipe, place: str, longest: int, result: NormalizedCorpus
+) -> list[bytes]:
+    """A record as lines of the result; none for too few up-votes."""
     if isinstance(value, Damaged):
         raise Rejected(value.reason)
     document = to_document(RECORD_FORMATS[recipe.format], value)
     if document.meta.get("upvotes", recipe.min_upvotes) < recipe.min_upvotes:
         result.few_upvotes += 1
-        return b""
-    line = _line({"text": document.text, "source": recipe.name, "id": place, "meta": document.meta})
-    result.documents += 1
+        return []
+    named = _parts(document, place, longest, code=recipe.family == "code")
+    lines = [
+        _line({"text": part.text, "source": recipe.name, "id": name, "meta": part.meta})
+        for name, part in named
+    ]
+    result.cut += len(lines) > 1
     result.characters += len(document.text)
-    return line
+    return lines
+
+
+def _parts(
+    document: Document, place: str, longest: int, *, code: bool
+) -> list[tuple[str, Document]]:
+    """A document, or the parts that it is cut into, each with its id."""
+    texts = cut(document.text, longest, code=code)
+    if len(texts) == 1:
+        return [(place, document)]
+    parts = []
+    for number, text in enumerate(texts, 1):
+        meta = document.meta | {"part": number, "parts": len(texts)}
+        if code and number > 1:
+            meta["opening"] = document.text[:OPENING]
+        parts.append((f"{place}/{number}", Document(text=text, meta=meta)))
+    return parts
 
 
 def _line(document: dict[str, Any]) -> bytes:

@@ -38,7 +38,7 @@ def explain(store: Path, document: str) -> dict[str, Any]:
                 if s.stage == "clean" and s.manifest["inputs"]["normalized"] == result.key
             ]
             explanation: dict[str, Any] = {"id": document, "normalized": normalized}
-            if later and "quarantined" not in normalized:
+            if later and "bytes" in normalized:
                 recipes = later[-1].manifest["notes"]["recipes"]
                 explanation["cleaned"] = explain_document(later[-1].folder, document, recipes)
             return explanation
@@ -61,6 +61,8 @@ def _normalized(normalized: StageResult, document: str) -> dict[str, Any] | None
             "text": found["text"][:EXCERPT],
             "meta": found["meta"],
         }
+    if first := find_document(normalized.folder / f"{source}.jsonl", f"{document}/1"):
+        return where | {"parts": [f"{document}/{n + 1}" for n in range(first["meta"]["parts"])]}
     aside = normalized.folder / "quarantine" / f"{source}.jsonl"
     for row in read_json_lines(aside) if aside.exists() else ():
         if f"{row['file']}#{row['line']}" in (document, place):
@@ -75,6 +77,10 @@ def describe(explanation: dict[str, Any]) -> Iterator[str]:
     if "quarantined" in normalized:
         yield f"  set aside by normalize ({normalized['folder']}): {normalized['quarantined']}"
         yield f"  it begins: {normalized['excerpt']}"
+        return
+    if "parts" in normalized:
+        yield f"  too long: cut by normalize ({normalized['folder']}) into"
+        yield from (f"    {part}" for part in normalized["parts"])
         return
     yield f"  normalized in {normalized['folder']}, {normalized['bytes']} bytes:"
     yield from _quoted(normalized["text"])

@@ -119,6 +119,53 @@ def test_limit(raw: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "firefly.jsonl").exists()
 
 
+def test_long_documents_become_several_with_ids_of_their_own(raw: Path, tmp_path: Path) -> None:
+    text = "\n\n".join(f"第 {n} 段。" + "山水云石" * 40 for n in range(60))
+    row = json.dumps({"text": text})
+    (raw / "skypile" / "b.jsonl").write_text(f"{row}\n{row}\n")
+    config = NormalizeConfig(corpora=("skypile",), longest={"*": 3000})
+    run = run_stage(normalize, tmp_path / "out", config, raw=raw_result(raw))
+    rows = lines(tmp_path / "out" / "skypile.jsonl")[2:]
+    count = len(rows) // 2
+    assert count > 3
+    for line, parts in ((1, rows[:count]), (2, rows[count:])):
+        assert "".join(part["text"] for part in parts) == text
+        assert max(len(part["text"]) for part in parts) <= 3000
+        for number, part in enumerate(parts, 1):
+            assert part["id"] == f"skypile/b.jsonl#{line}/{number}"
+            assert part["meta"] == {"part": number, "parts": count}
+    assert run.counts["characters"] == 2 + 2 * len(text)
+    assert run.counts["documents"] == 2 + 2 * count
+
+    limited = NormalizeConfig(corpora=("skypile",), longest={"*": 3000}, limit=4)
+    run_stage(normalize, tmp_path / "four", limited, raw=raw_result(raw))
+    assert lines(tmp_path / "four" / "skypile.jsonl")[2:] == rows[:2]
+    never = NormalizeConfig(corpora=("skypile",), longest={"*": 3000, "web": 0})
+    run_stage(normalize, tmp_path / "never", never, raw=raw_result(raw))
+    assert [d["text"] for d in lines(tmp_path / "never" / "skypile.jsonl")[2:]] == [text, text]
+
+
+def test_parts_of_a_source_file_carry_its_opening(tmp_path: Path) -> None:
+    folder = tmp_path / "raw" / "starcoder_python"
+    folder.mkdir(parents=True)
+    text = "# Made by hand.\n\n" + "".join(f"def f{n}():\n    return {n}\n\n" for n in range(400))
+    (folder / "a.jsonl").write_text(json.dumps({"content": text}) + "\n")
+    config = NormalizeConfig(longest={"code": 4000, "*": 0})
+    run_stage(normalize, tmp_path / "out", config, raw=raw_result(folder.parent))
+    first, *others = lines(tmp_path / "out" / "starcoder_python.jsonl")
+    assert "opening" not in first["meta"]
+    assert all(part["text"].startswith("def ") for part in others)
+    assert all(part["meta"]["opening"] == text[:2000] for part in others)
+
+
+@pytest.mark.parametrize(
+    ("longest", "words"), [({"novel": 9000}, "no such family. Known"), ({"*": 10}, "at least 1000")]
+)
+def test_bounds_that_make_no_sense_are_refused(longest: dict[str, int], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        validate(NormalizeConfig(longest=longest), "normalize")
+
+
 def test_corpus_without_a_document_is_refused_with_the_reasons(tmp_path: Path) -> None:
     folder = tmp_path / "raw" / "firefly"
     folder.mkdir(parents=True)

@@ -123,3 +123,26 @@ def test_command(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert explanation["cleaned"]["duplicate_of"]["bits_apart"] == 2
     assert cli.main(["explain", "s/a.jsonl#99", "--store", str(store)]) == 2
     assert "knows no document" in capsys.readouterr().err
+
+
+def test_long_document_is_explained_by_its_parts(store: Path) -> None:
+    file = store / "normalize" / "n1" / "s.jsonl"
+    rows = "".join(
+        json.dumps({"text": "段", "source": "s", "id": f"s/b.jsonl#1/{n}", "meta": {"parts": 2}})
+        + "\n"
+        for n in (1, 2)
+    )
+    file.write_bytes(file.read_bytes() + rows.encode())
+    explanation = explain(store, "s/b.jsonl#1")
+    assert explanation["normalized"]["parts"] == ["s/b.jsonl#1/1", "s/b.jsonl#1/2"]
+    told = "\n".join(describe(explanation))
+    assert "too long: cut by normalize" in told
+    assert "s/b.jsonl#1/2" in told
+
+
+def test_reason_of_a_drop_is_told(store: Path) -> None:
+    rows = [_trace("s/a.jsonl#3", 2, length=1.0) | {"reason": "generated: protobuf"}]
+    path = store / "clean" / "c1" / "documents" / "s-00000.parquet"
+    document_trace.write(document_trace.table_of(rows), path)
+    told = "\n".join(describe(explain(store, "s/a.jsonl#3")))
+    assert "dropped it, generated: protobuf, length 1" in told
