@@ -34,12 +34,15 @@ class Boundary(NamedTuple):
 def cut(text: str, longest: int, *, code: bool = False) -> list[str]:
     """Cut a text into parts of at most `longest` characters, and of at least a quarter of that.
 
+    A web page in HTML stays whole: elements reach over any boundary, and cleaning has to see them
+    all to find its main text.
+
     Args:
         text: any text.
         longest: characters of the longest part; 0: any number.
         code: it is a source file.
     """
-    if not longest or len(text) <= longest:
+    if not longest or len(text) <= longest or (not code and _is_html(text)):
         return [text]
     if longest < 4:
         raise ValueError(f"parts of {longest} characters are too short to be cut at boundaries")
@@ -56,6 +59,18 @@ def cut(text: str, longest: int, *, code: bool = False) -> list[str]:
         parts.append(text[start:end])
         start = end
     return [*parts, text[start:]]
+
+
+_CLOSING_TAG = re.compile(
+    r"</(?:p|div|body|html|head|table|t[dr]|span|a|[uo]l|li|script|style|h\d)>", re.I
+)
+CHARACTERS_PER_TAG = 500
+"""Characters for each closing tag at most in a text that is HTML."""
+
+
+def _is_html(text: str) -> bool:
+    tags = sum(1 for _ in _CLOSING_TAG.finditer(text))
+    return tags * CHARACTERS_PER_TAG >= len(text)
 
 
 def _best(boundaries: Sequence[Boundary]) -> int:
@@ -160,7 +175,7 @@ _MARK = re.compile(r"/\*|\*/|\"\"\"|'''|//|#|\"(?:[^\"\\]|\\.){0,200}+\"|'(?:[^'
 
 
 def _open_after(line: str, inside: str) -> str:
-    """What ends the comment or the string that is open behind a line; empty where none is."""
+    """The mark that ends the comment or string still open behind a line; empty for none."""
     for found in _MARK.finditer(line):
         mark = found.group()
         if inside:

@@ -172,7 +172,7 @@ def _states_licence(block: list[str], lines: list[int]) -> bool:
 
 
 def _delimiters(block: list[str]) -> tuple[str, str]:
-    """What opens and closes a block comment; empty for a comment line by line."""
+    """The marks around a block comment; empty for a comment line by line."""
     for opening, closing in BLOCKS:
         if block[0].lstrip("\ufeff \t").startswith(opening):
             first = re.match(r"\ufeff?[ \t]*(?:/\*+!?|<!--)", block[0])

@@ -177,7 +177,7 @@ class GeneratedCodeFilter(Filter):
     _batched_op = True
 
     def __init__(
-        self, vendored: str = "flag", max_data_ratio: float = 0.6, *args: Any, **kwargs: Any
+        self, vendored: str = "flag", max_data_ratio: float = 0.625, *args: Any, **kwargs: Any
     ) -> None:
         """
         Args:

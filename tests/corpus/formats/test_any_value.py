@@ -112,7 +112,13 @@ def normalized(
     rows = [good, row, good]
     (folder / "x" / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     recipe = CorpusRecipe(
-        name="x", title="x", kind="text", language="zh", format=format_, licence="x", paper_size="x"
+        name="x",
+        title="x",
+        family="web",
+        language="zh",
+        format=format_,
+        licence="x",
+        paper_size="x",
     )
     kept, aside = folder / "x.out", folder / "x.aside"
     normalize_corpus(RawCorpus(recipe, folder), kept, aside)

@@ -170,3 +170,10 @@ def test_real_files_are_cut_between_definitions(shared: Path) -> None:
     assert len(beginnings) > 100
     indented = [b for b in beginnings if b[0] in " \t}"]
     assert len(indented) < 0.25 * len(beginnings)
+
+
+def test_a_page_in_html_stays_whole() -> None:
+    page = "<html><body>" + "<div class=a><p>山水云石。</p></div>\n" * 3000 + "</body></html>"
+    assert cut(page, 3000) == [page]
+    lesson = (sentences(40, 1) + "\n\n写作 <p>段落</p> 即可。\n\n") * 30
+    assert len(cut(lesson, 3000)) > 3

@@ -54,7 +54,9 @@ def run(files: dict[str, list[Path]], tmp_path_factory: pytest.TempPathFactory) 
         for path in paths:
             shutil.copy(path, raw / name / path.name)
     out = tmp_path_factory.mktemp("out")
-    return run_stage(normalize, out, NormalizeConfig(), raw=result_of(stage_run(raw)))
+    return run_stage(
+        normalize, out, NormalizeConfig(longest={"*": 0}), raw=result_of(stage_run(raw))
+    )
 
 
 def documents(run: StageRun, name: str) -> dict[int, dict[str, Any]]:
