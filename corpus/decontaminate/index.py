@@ -2,19 +2,17 @@
 
     questions ──tokens──▶ n-grams ──▶ sorted hashes ──▶ questions that have it
                              └──────▶ a bitmap of the hashes, looked at first
-    document ──tokens──▶ n-grams ──bitmap──▶ sorted hashes ──▶ candidates ──tokens compared──▶ Match
+    document ──tokens──▶ n-grams ──bitmap──▶ sorted hashes ──▶ stretches with several n-grams of a
+                                             question ──alignment, evidence──▶ Match
 
-Hashes only propose; a match is counted on the tokens themselves, so no collision can drop a
-document.
+n-grams only propose; a match is counted on the tokens themselves.
 """
 
 import hashlib
 import io
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +22,26 @@ import numpy.typing as npt
 from common.errors import DataError
 from common.files import complete_file
 from common.paths import display
+from corpus.decontaminate.alignment import GAP
+from corpus.decontaminate.evidence import Passage, passages
 from corpus.decontaminate.questions import BenchmarkQuestion, ContaminationConfig
 from corpus.decontaminate.tokens import Hashes, Places, Tokens, forms_digest, ngrams, tokenize
 
 Shares = npt.NDArray[np.float64]
-_Part = tuple[int, tuple[str, ...]]
 
 MAX_SHARED = 50
 """An n-gram in more questions than this is too common and is not looked for."""
-SLACK = 1.5
-"""A question is looked for in as many tokens of the text as it has itself, times this, plus 20:
-page furniture may stand between stem and options, other chapters may not."""
+NEEDED = 0.25
+"""Share of a question's n-grams that a stretch of a text has before it is aligned with it: what is
+left of them when one in ten characters is misprinted."""
+MOST_STRETCHES = 3
+"""Stretches of a piece that are aligned with a question, those with most n-grams of it."""
 PIECE = 1 << 18
 """Characters looked at together; longer documents are looked at in pieces."""
 PIECE_OVERLAP = 1 << 15
 """Characters that two pieces share: more than any question has."""
 EXCERPT = 400
 """Longest excerpt, in characters."""
-
-OPTIONS_WITHIN = 300
-"""Characters after a stem in which a list of options begins, if there is one."""
-STEM_LEAST = 0.5
-"""Share of a stem that must be there however well the options agree: many questions have the same
-options."""
-OPTION_LEAST = 0.5
-"""Share of each option, but one, that must be there."""
 
 SIBLING_NGRAM = 5
 """Tokens of the n-grams by which siblings are recognised: short, to fit between two differences."""
@@ -57,7 +50,8 @@ SIBLING_SHARE = 0.15
 
 _BITS = np.left_shift(1, np.arange(8)).astype(np.uint8)
 _NEVER = np.iinfo(np.int32).max
-_LISTED = re.compile(r"(?<![A-Za-z])A\s*[.．、:：)）].+?(?<![A-Za-z])B\s*[.．、:：)）]", re.DOTALL)
+_PLACE_BITS = 24
+"""Bits of a key that hold a token's place in a piece."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +68,10 @@ class Match:
     """The part of the text that contains it, at most 400 characters."""
     question: str
     """Stem and options."""
+    first: int
+    """The character of the text with which it begins."""
+    last: int
+    """The character after its last one."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +88,8 @@ class _Arrays:
     """Question -> n-grams of it that a text must have before it is worth a closer look."""
     least: Shares
     """Question -> overlap from which a text contains it."""
+    widths: npt.NDArray[np.int32]
+    """Question -> tokens of a stretch in which its n-grams are counted together."""
 
 
 class Index:
@@ -117,19 +117,22 @@ class Index:
         hashes: list[Hashes] = []
         stems = [tokenize(question.stem).hashes for question in questions]
         least = _thresholds(stems, config)
-        needs = np.ones(len(questions), np.int64)
-        for number, (question, unit) in enumerate(zip(questions, stems, strict=True)):
-            if len(unit) >= config.min_stem:
-                # As many may be missing as the overlap lets go, ends counted (see _parts).
-                lost = (1 - least[number]) * (len(unit) + n - 1)
-                needs[number] = len(unit) - n + 1 - int(lost)
-            else:
-                unit = np.concatenate([unit, *(tokenize(o).hashes for o in question.options)])
-            enough = len(unit) >= config.min_tokens
-            grams = np.unique(ngrams(unit, n)) if enough else np.zeros(0, np.uint64)
-            needs[number] -= max(0, len(unit) - n + 1) - len(grams)  # it repeats itself
-            hashes.append(grams)
-        return cls(config, questions, _arranged(hashes, needs, least))
+        widths = np.zeros(len(questions), np.int64)
+        shares = np.zeros(len(questions), np.int64)
+        for number, (question, stem) in enumerate(zip(questions, stems, strict=True)):
+            options = [tokenize(option).hashes for option in question.options]
+            size = len(stem) + sum(map(len, options))
+            parts, widths[number] = [stem], len(stem) + GAP
+            if len(stem) < config.min_stem:
+                # What is left of a short stem may hold no n-gram: its options propose it, too.
+                parts, widths[number] = [stem, *options], 2 * size + GAP
+                if all(len(part) < n for part in parts):
+                    parts = [np.concatenate(parts)]
+            enough = size >= config.min_tokens and len(stem) > 0
+            grams = [ngrams(part, n) for part in parts] if enough else []
+            hashes.append(np.unique(np.concatenate([*grams, np.zeros(0, np.uint64)])))
+            shares[number] = len(np.unique(ngrams(stem, n)))
+        return cls(config, questions, _arranged(hashes, shares, least, widths))
 
     @property
     def num_checkable(self) -> int:
@@ -152,6 +155,7 @@ class Index:
         best: dict[int, Match] = {}
         for begin in range(0, max(1, len(text) - PIECE_OVERLAP), PIECE - PIECE_OVERLAP):
             for number, match in self._find(text[begin : begin + PIECE]):
+                match = replace(match, first=match.first + begin, last=match.last + begin)
                 if number not in best or match.overlap > best[number].overlap:
                     best[number] = match
         return [best[number] for number in sorted(best, key=lambda n: (-best[n].overlap, n))]
@@ -173,12 +177,44 @@ class Index:
         sizes = self._sizes[rows]
         inner = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         entries, where = np.repeat(arrays.starts[rows], sizes) + inner, np.repeat(hits, sizes)
-        owners = arrays.owners[entries]
-        seen, found = np.unique(arrays.owners[np.unique(entries)], return_counts=True)
-        for number in seen[found >= arrays.needs[seen]].tolist():
-            match = self._compare(number, text, tokens, where[owners == number])
-            if match is not None:
-                yield number, match
+        owners = arrays.owners[entries].astype(np.int64)
+        found: dict[int, tuple[Match, Passage]] = {}
+        for number, stretches in self._stretches(owners, where):
+            question, least = self.questions[number], float(arrays.least[number]) - 1e-9
+            every = passages(question, text, tokens, stretches, least, self.config)
+            best = max(every, key=lambda passage: passage.overlap, default=None)
+            if best is not None:
+                found[number] = _match(question, best, text, tokens), best
+        yield from ((number, match) for number, (match, _) in _without_look_alikes(found))
+
+    def _stretches(
+        self, owners: Places, where: Places
+    ) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+        """Questions with the stretches (first and last token) that have enough n-grams of each.
+
+        Args:
+            owners: question of each n-gram that was seen.
+            where: token of the text at which it was seen.
+        """
+        arrays = self._arrays
+        keys = np.unique(owners << _PLACE_BITS | where)
+        owners, where = keys >> _PLACE_BITS, keys & ((1 << _PLACE_BITS) - 1)
+        ends = np.searchsorted(keys, keys + arrays.widths[owners])
+        ends = np.minimum(ends, np.searchsorted(owners, owners, side="right"))
+        counts = ends - np.arange(len(keys))
+        chosen = np.flatnonzero(counts >= arrays.needs[owners])
+        starts = np.flatnonzero(np.append(True, np.diff(owners[chosen]) != 0))
+        for group in np.split(chosen, starts[1:]) if len(chosen) else []:
+            number = int(owners[group[0]])
+            width = int(arrays.widths[number])
+            stretches: list[tuple[int, int]] = []
+            for k in group[np.argsort(-counts[group], kind="stable")].tolist():
+                low, high = int(where[k]) - width, int(where[ends[k] - 1]) + width
+                if all(not b <= int(where[k]) < e for b, e in stretches):
+                    stretches.append((low, high))
+                if len(stretches) == MOST_STRETCHES:
+                    break
+            yield number, stretches
 
     def _in_bitmap(self, grams: Hashes, which: int) -> npt.NDArray[np.bool_]:
         """True for each n-gram whose bit is set."""
@@ -191,56 +227,6 @@ class Index:
         low = grams & np.uint64((1 << self._bits) - 1)
         return (low if which else grams >> np.uint64(64 - self._bits)).view(np.int64)
 
-    def _compare(self, number: int, text: str, tokens: Tokens, where: Places) -> Match | None:
-        """Compare a question with the tokens around each place where an n-gram of it was seen."""
-        question, n = self.questions[number], self.config.ngram
-        parts, least = _parts(question, n), float(self._arrays.least[number]) - 1e-9
-        width = int(SLACK * sum(size for size, _ in parts)) + 20
-        best: tuple[float, int, int] | None = None
-        places = np.unique(where)
-        done = -1
-        for at in places.tolist():
-            if at < done:
-                continue
-            done = at + width // 4
-            begin, end = max(0, at - width), min(len(tokens.hashes), at + width)
-            near = places[(places >= begin) & (places <= end - n)]
-            first, last = tokens.span(int(near[0]), int(near[-1]) + n)
-            window = tokens.window(begin, end)
-            overlap = self._overlap(parts, window, text[last : last + OPTIONS_WITHIN], least)
-            if overlap >= least and (best is None or overlap > best[0]):
-                best = (overlap, first, last)
-        if best is None:
-            return None
-        overlap, first, last = best
-        excerpt = text[first : min(last, first + EXCERPT)]
-        return Match(
-            benchmark=question.benchmark,
-            question_id=question.id,
-            overlap=round(overlap, 4),
-            excerpt=excerpt.encode("utf-8", "replace").decode(),  # half a surrogate has no UTF-8
-            question=question.text,
-        )
-
-    def _overlap(self, parts: Sequence[_Part], window: str, after: str, least: float) -> float:
-        """Share of a question in a window: of its stem alone, or of stem and options; 0 for none.
-
-        A long stem is enough by itself, unless a list of other options follows it: that is another
-        question with the same beginning. One option may be missing.
-        """
-        size, runs = parts[0]
-        share = _present(runs, window)
-        if share < STEM_LEAST:
-            return 0.0
-        if size >= self.config.min_stem and share >= least and not _LISTED.search(after):
-            return share
-        counted = [(size, share), *((size, _present(runs, window)) for size, runs in parts[1:])]
-        if len(counted) > 3:
-            counted.remove(min(counted[1:], key=lambda option: (option[1], -option[0])))
-        if any(share < OPTION_LEAST for _, share in counted[1:]):
-            return 0.0
-        return sum(size * share for size, share in counted) / sum(size for size, _ in counted)
-
     def save(self, path: Path) -> None:
         """Write `path` (arrays, .npz) and beside it the questions (.json)."""
         buffer = io.BytesIO()
@@ -252,7 +238,9 @@ class Index:
             "config": asdict(self.config),
             "forms": forms_digest(),
             "arrays": digest,
-            "questions": [[q.benchmark, q.id, q.stem, *q.options] for q in self.questions],
+            "questions": [
+                [q.benchmark, q.id, q.stem, q.answer, *q.options] for q in self.questions
+            ],
         }
         with complete_file(path.with_suffix(".json")) as file:
             file.write(json.dumps(about, ensure_ascii=False).encode())
@@ -276,13 +264,45 @@ class Index:
             loaded = _Arrays(**{name: arrays[name] for name in _Arrays.__dataclass_fields__})
         config = about["config"] | {"benchmarks": tuple(about["config"]["benchmarks"])}
         questions = [
-            BenchmarkQuestion(benchmark=benchmark, id=name, stem=stem, options=tuple(options))
-            for benchmark, name, stem, *options in about["questions"]
+            BenchmarkQuestion(
+                benchmark=benchmark, id=name, stem=stem, answer=answer, options=tuple(options)
+            )
+            for benchmark, name, stem, answer, *options in about["questions"]
         ]
         return cls(ContaminationConfig(**config), questions, loaded)
 
 
-def _arranged(hashes: list[Hashes], needs: Places, least: Shares) -> _Arrays:
+def _match(question: BenchmarkQuestion, passage: Passage, text: str, tokens: Tokens) -> Match:
+    first, last = tokens.span(passage.first, passage.last)
+    excerpt = text[first : min(last, first + EXCERPT)]
+    return Match(
+        benchmark=question.benchmark,
+        question_id=question.id,
+        overlap=round(passage.overlap, 4),
+        excerpt=excerpt.encode("utf-8", "replace").decode(),  # half a surrogate has no UTF-8
+        question=question.text,
+        first=first,
+        last=last,
+    )
+
+
+def _without_look_alikes(
+    found: dict[int, tuple[Match, Passage]],
+) -> Iterator[tuple[int, tuple[Match, Passage]]]:
+    """Leave out questions for a passage that has more of another question."""
+    for number, (match, passage) in found.items():
+        size = passage.last - passage.first
+        for _, other in found.values():
+            common = min(other.last, passage.last) - max(other.first, passage.first)
+            if other.overlap > passage.overlap + 0.02 and common > 0.6 * size:
+                break
+        else:
+            yield number, (match, passage)
+
+
+def _arranged(
+    hashes: list[Hashes], grams_of_stem: Places, least: Shares, widths: Places
+) -> _Arrays:
     """Sort entries by n-gram, without too common ones; a question with no other never matches."""
     all_hashes = np.concatenate([*hashes, np.zeros(0, np.uint64)])
     all_owners = np.repeat(np.arange(len(hashes), dtype=np.int32), [len(h) for h in hashes])
@@ -291,14 +311,15 @@ def _arranged(hashes: list[Hashes], needs: Places, least: Shares) -> _Arrays:
     _, inverse, sizes = np.unique(all_hashes, return_inverse=True, return_counts=True)
     kept = sizes[inverse] <= MAX_SHARED
     grams, sizes = np.unique(all_hashes[kept], return_counts=True)
-    left = np.bincount(all_owners[kept], minlength=len(needs))
-    needs = needs - (np.bincount(all_owners, minlength=len(needs)) - left)
+    left = np.bincount(all_owners[kept], minlength=len(hashes))
+    needs = np.ceil(NEEDED * np.minimum(grams_of_stem, left))
     return _Arrays(
         grams=grams,
         starts=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]),
         owners=all_owners[kept],
         needs=np.where(left > 0, np.maximum(needs, 1), _NEVER).astype(np.int32),
         least=least,
+        widths=widths.astype(np.int32),
     )
 
 
@@ -313,28 +334,3 @@ def _thresholds(stems: list[Hashes], config: ContaminationConfig) -> Shares:
     shared = np.bincount(owners, counts[inverse] > 1, minlength=len(stems))
     sibling = shared > SIBLING_SHARE * sizes
     return np.where(sibling, max(config.overlap, config.sibling_overlap), config.overlap)
-
-
-@lru_cache(maxsize=1024)
-def _parts(question: BenchmarkQuestion, length: int) -> tuple[_Part, ...]:
-    """Number of tokens, and the runs to be found, of the stem and of each option with a token.
-
-    The runs are the n-grams; they reach over both ends and are cut there, so that each token is in
-    as many: a stem whose last word differs is as different as one with another word in its middle.
-    A part shorter than an n-gram is one run.
-    """
-    parts: list[_Part] = []
-    for text in (question.stem, *question.options):
-        tokens = tokenize(text)
-        size = len(tokens.hashes)
-        spans = [(max(0, i), min(size, i + length)) for i in range(1 - length, size)]
-        if size <= length:
-            spans = [(0, size)]
-        if size or not parts:
-            parts.append((size, tuple(tokens.window(first, last) for first, last in spans)))
-    return tuple(parts)
-
-
-def _present(runs: Sequence[str], window: str) -> float:
-    """Share of the runs that a window contains."""
-    return sum(run in window for run in runs) / len(runs)

@@ -12,6 +12,7 @@ from common.paths import RECIPES, display
 from common.ranges import Ge, Gt, Le, Limit
 from common.recipes import load_recipe
 from corpus.benchmarks.questions import (
+    LETTERS,
     BadRow,
     BenchmarkRecipe,
     Files,
@@ -33,10 +34,11 @@ class ContaminationConfig(Config):
     """drop: the text is left out; flag: it stays and is only listed; off: no search."""
     benchmarks: tuple[Name, ...] = ()
     """Benchmarks (data_recipes/evals) whose questions are looked for; empty: all there are."""
-    ngram: Annotated[int, Ge(4), Le(50)] = 8
-    """Tokens that must agree in a row: a Chinese character, a word or a number is one."""
-    overlap: Annotated[float, Gt(0), Le(1)] = 0.65
-    """Share of a question's n-grams, 0 to 1, from which a text counts as containing it."""
+    ngram: Annotated[int, Ge(4), Le(50)] = 5
+    """Tokens that must agree in a row for a passage to be compared with a question: a Chinese
+    character, a word or a number is one."""
+    overlap: Annotated[float, Gt(0), Le(1)] = 0.8
+    """Share of a question's tokens, 0 to 1, in order, from which a text counts as containing it."""
     sibling_overlap: Annotated[float, Gt(0), Le(1)] = 0.9
     """The same for a question that has near-duplicates in the benchmarks, which differ from it in a
     word or a number: a text must be more like it than they are."""
@@ -67,6 +69,8 @@ class BenchmarkQuestion:
     """The question."""
     options: tuple[str, ...]
     """Its options."""
+    answer: str = ""
+    """The right one of them; empty where the benchmark keeps it to itself."""
 
     @property
     def text(self) -> str:
@@ -107,9 +111,11 @@ def read_questions(
                 if bad_rows is not None:
                     bad_rows.append(str(row))
                 continue
+            right = LETTERS.index(row.answer) if row.answer in LETTERS else len(row.options)
             yield BenchmarkQuestion(
                 benchmark=benchmark,
                 id=f"{subject}/{split}/{number}",
                 stem=row.text,
                 options=row.options[:4],
+                answer="".join(row.options[right : right + 1]),
             )
