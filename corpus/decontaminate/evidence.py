@@ -34,6 +34,8 @@ QUOTED_WEIGHT = 0.1
 """Weight of a quoted token; that of any other is 1."""
 ANSWER_WITHIN = 60
 """Tokens after a stem in which its answer stands."""
+SIGN_WITHIN = 16
+"""Characters before an answer in which a sign says that it is one: a colon, a bracket, 答."""
 BARE = 22
 """Tokens of stem and answer together that count without any sign between them of being asked."""
 FAR = 6000
@@ -88,7 +90,7 @@ class Passage:
     """The token after its last one."""
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=8192)
 def prepared(question: BenchmarkQuestion) -> PreparedQuestion:
     """Prepare a question for comparison."""
     stem = tokenize(question.stem)
@@ -157,7 +159,7 @@ def passages(
 
 
 def _moved(found: Alignment, by: int) -> Alignment:
-    """An alignment with a stretch, as one with the text that the stretch begins `by` tokens into."""
+    """An alignment with a stretch, as one with the text whose token `by` it begins with."""
     return Alignment(found.covered, np.where(found.covered, found.places + by, -1))
 
 
@@ -192,7 +194,7 @@ def _judged(
 
 
 def _same_numbers(asked: PreparedQuestion, stem: Alignment, siblings: bool) -> bool:
-    """True if the numbers of the stem are there: all of them where others differ in nothing else."""
+    """True if the numbers of the stem are there: all of them where stems are much alike."""
     numbers = int(asked.numbers.sum())
     missing = numbers - int((asked.numbers & stem.covered).sum())
     return missing <= (0 if siblings else max(1, numbers // 5))
@@ -285,7 +287,9 @@ def _clusters(
     there[there < len(asked.options) - 1] = 0
     distance = np.abs(starts - stem.last)
     best = np.lexsort((distance, -there))[:2]
-    return [(int(starts[k]) - 5, int(starts[k]) + width) for k in best if there[k] > 0]
+    # What begins a stretch may be the middle of an option.
+    lead = max(map(len, asked.options)) + 5
+    return [(int(starts[k]) - lead, int(starts[k]) + width) for k in best if there[k] > 0]
 
 
 def _with_answer(
@@ -312,9 +316,10 @@ def _with_answer(
             continue
         first, last = int(free[found.first]), int(free[found.last - 1]) + 1
         at = tokens.span(first, first + 1)[0]
-        before = tokens.span(first - 1, first)[0] if first else 0
+        behind = stem.places[(stem.places >= 0) & (stem.places < first)]
+        before = tokens.span(int(behind.max()), int(behind.max()) + 1)[1] if len(behind) else at
         bare = total >= BARE and share > 0.95 and found.share > 0.95 and first == stem.last
-        if not bare and not _SIGN.search(text, max(before, at - 12), at):
+        if not bare and not _SIGN.search(text, max(before, at - SIGN_WITHIN), at):
             continue
         overlap = (len(asked.stem) * share + len(answer) * found.share) / total
         return Passage(overlap, stem.first, max(stem.last, last))

@@ -31,9 +31,11 @@ Shares = npt.NDArray[np.float64]
 
 MAX_SHARED = 50
 """An n-gram in more questions than this is too common and is not looked for."""
-NEEDED = 0.25
-"""Share of a question's n-grams that a stretch of a text has before it is aligned with it: what is
-left of them when one in ten characters is misprinted."""
+NEEDED = (0.25, 0.35)
+"""Share of a stem's n-grams that a stretch of a text has before it is aligned with it: of a short
+stem, of which a page header takes more, and of a long one."""
+PAIRS = 0.4
+"""Share of the pairs of neighbours in a stem that such a stretch has, too."""
 MOST_STRETCHES = 3
 """Stretches of a piece that are aligned with a question, those with most n-grams of it."""
 PIECE = 1 << 18
@@ -88,6 +90,10 @@ class _Arrays:
     """Question -> n-grams of it that a text must have before it is worth a closer look."""
     least: Shares
     """Question -> overlap from which a text contains it."""
+    stems: Hashes
+    """Tokens of all stems, one after the other."""
+    stem_starts: Places
+    """Question -> its first token in `stems`; one more at the end."""
     widths: npt.NDArray[np.int32]
     """Question -> tokens of a stretch in which its n-grams are counted together."""
 
@@ -132,7 +138,9 @@ class Index:
             grams = [ngrams(part, n) for part in parts] if enough else []
             hashes.append(np.unique(np.concatenate([*grams, np.zeros(0, np.uint64)])))
             shares[number] = len(np.unique(ngrams(stem, n)))
-        return cls(config, questions, _arranged(hashes, shares, least, widths))
+        return cls(
+            config, questions, _arranged(hashes, stems, shares, least, widths, config.min_stem)
+        )
 
     @property
     def num_checkable(self) -> int:
@@ -179,7 +187,7 @@ class Index:
         entries, where = np.repeat(arrays.starts[rows], sizes) + inner, np.repeat(hits, sizes)
         owners = arrays.owners[entries].astype(np.int64)
         found: dict[int, tuple[Match, Passage]] = {}
-        for number, stretches in self._stretches(owners, where):
+        for number, stretches in self._stretches(tokens, owners, where):
             question, least = self.questions[number], float(arrays.least[number]) - 1e-9
             every = passages(question, text, tokens, stretches, least, self.config)
             best = max(every, key=lambda passage: passage.overlap, default=None)
@@ -188,33 +196,44 @@ class Index:
         yield from ((number, match) for number, (match, _) in _without_look_alikes(found))
 
     def _stretches(
-        self, owners: Places, where: Places
+        self, tokens: Tokens, owners: Places, where: Places
     ) -> Iterator[tuple[int, list[tuple[int, int]]]]:
         """Questions with the stretches (first and last token) that have enough n-grams of each.
 
         Args:
+            tokens: of the text.
             owners: question of each n-gram that was seen.
             where: token of the text at which it was seen.
         """
         arrays = self._arrays
-        keys = np.unique(owners << _PLACE_BITS | where)
+        keys = np.sort(owners << _PLACE_BITS | where)
         owners, where = keys >> _PLACE_BITS, keys & ((1 << _PLACE_BITS) - 1)
         ends = np.searchsorted(keys, keys + arrays.widths[owners])
-        ends = np.minimum(ends, np.searchsorted(owners, owners, side="right"))
         counts = ends - np.arange(len(keys))
         chosen = np.flatnonzero(counts >= arrays.needs[owners])
-        starts = np.flatnonzero(np.append(True, np.diff(owners[chosen]) != 0))
-        for group in np.split(chosen, starts[1:]) if len(chosen) else []:
-            number = int(owners[group[0]])
+        if not len(chosen):
+            return
+        best = chosen[np.lexsort((-counts[chosen], owners[chosen]))]
+        firsts, lasts = where[best].tolist(), where[ends[best] - 1].tolist()
+        pairs = ngrams(tokens.hashes, 2)
+        stretches: list[tuple[int, int]] = []
+        before = -1
+        for number, first, last in zip(owners[best].tolist(), firsts, lasts, strict=True):
+            if number != before:
+                if stretches:
+                    yield before, stretches
+                before, stretches = number, []
+                stem = arrays.stems[arrays.stem_starts[number] : arrays.stem_starts[number + 1]]
+                wanted = ngrams(stem, 2)
+            if len(stretches) == MOST_STRETCHES or any(b <= first < e for b, e in stretches):
+                continue
             width = int(arrays.widths[number])
-            stretches: list[tuple[int, int]] = []
-            for k in group[np.argsort(-counts[group], kind="stable")].tolist():
-                low, high = int(where[k]) - width, int(where[ends[k] - 1]) + width
-                if all(not b <= int(where[k]) < e for b, e in stretches):
-                    stretches.append((low, high))
-                if len(stretches) == MOST_STRETCHES:
-                    break
-            yield number, stretches
+            low, high = max(0, first - width), last + width
+            if len(wanted) and _present(wanted, pairs[low:high]) < PAIRS:
+                continue
+            stretches.append((low, high))
+        if stretches:
+            yield before, stretches
 
     def _in_bitmap(self, grams: Hashes, which: int) -> npt.NDArray[np.bool_]:
         """True for each n-gram whose bit is set."""
@@ -272,6 +291,13 @@ class Index:
         return cls(ContaminationConfig(**config), questions, loaded)
 
 
+def _present(wanted: Hashes, there: Hashes) -> float:
+    """Share of hashes that are there."""
+    if len(wanted) * len(there) > 1 << 16:
+        return float(np.isin(wanted, there).mean())
+    return float((wanted[:, None] == there).any(axis=1).mean())
+
+
 def _match(question: BenchmarkQuestion, passage: Passage, text: str, tokens: Tokens) -> Match:
     first, last = tokens.span(passage.first, passage.last)
     excerpt = text[first : min(last, first + EXCERPT)]
@@ -301,7 +327,12 @@ def _without_look_alikes(
 
 
 def _arranged(
-    hashes: list[Hashes], grams_of_stem: Places, least: Shares, widths: Places
+    hashes: list[Hashes],
+    stems: list[Hashes],
+    grams_of_stem: Places,
+    least: Shares,
+    widths: Places,
+    min_stem: int,
 ) -> _Arrays:
     """Sort entries by n-gram, without too common ones; a question with no other never matches."""
     all_hashes = np.concatenate([*hashes, np.zeros(0, np.uint64)])
@@ -311,14 +342,18 @@ def _arranged(
     _, inverse, sizes = np.unique(all_hashes, return_inverse=True, return_counts=True)
     kept = sizes[inverse] <= MAX_SHARED
     grams, sizes = np.unique(all_hashes[kept], return_counts=True)
+    stem_starts = np.cumsum([0, *map(len, stems)])
     left = np.bincount(all_owners[kept], minlength=len(hashes))
-    needs = np.ceil(NEEDED * np.minimum(grams_of_stem, left))
+    long = np.diff(stem_starts) >= min_stem
+    needs = np.ceil(np.where(long, NEEDED[1], NEEDED[0]) * np.minimum(grams_of_stem, left))
     return _Arrays(
         grams=grams,
         starts=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]),
         owners=all_owners[kept],
         needs=np.where(left > 0, np.maximum(needs, 1), _NEVER).astype(np.int32),
         least=least,
+        stems=np.concatenate([*stems, np.zeros(0, np.uint64)]),
+        stem_starts=stem_starts,
         widths=widths.astype(np.int32),
     )
 
