@@ -19,7 +19,7 @@ from corpus.decontaminate.tokens import Hashes, Places, Tokens, ngrams, tokenize
 
 Weights = npt.NDArray[np.float64]
 
-STEM_LEAST = 0.5
+STEM_LEAST = 0.65
 """Share of a stem that must be there however well the options agree: many questions have the same
 options."""
 STEM_LEAST_APART = 0.85

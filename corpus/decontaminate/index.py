@@ -1,8 +1,8 @@
 """The index of benchmark questions: made once, loaded by every worker, searched once a document.
 
     questions ──tokens──▶ n-grams ──▶ sorted hashes ──▶ questions that have it
-                             └──────▶ a bitmap of the hashes, looked at first
-    document ──tokens──▶ n-grams ──bitmap──▶ sorted hashes ──▶ stretches with several n-grams of a
+                             └──────▶ two tables of their first bits, looked at first
+    document ──tokens──▶ n-grams ──tables──▶ sorted hashes ──▶ stretches with several n-grams of a
                                              question ──alignment, evidence──▶ Match
 
 n-grams only propose; a match is counted on the tokens themselves.
@@ -34,7 +34,7 @@ MAX_SHARED = 50
 NEEDED = (0.25, 0.35)
 """Share of a stem's n-grams that a stretch of a text has before it is aligned with it: of a short
 stem, of which a page header takes more, and of a long one."""
-PAIRS = 0.4
+PAIRS = 0.6
 """Share of the pairs of neighbours in a stem that such a stretch has, too."""
 MOST_STRETCHES = 3
 """Stretches of a piece that are aligned with a question, those with most n-grams of it."""
@@ -50,7 +50,6 @@ SIBLING_NGRAM = 5
 SIBLING_SHARE = 0.15
 """Share of a stem's n-grams in other stems above which a question has siblings."""
 
-_BITS = np.left_shift(1, np.arange(8)).astype(np.uint8)
 _NEVER = np.iinfo(np.int32).max
 _PLACE_BITS = 24
 """Bits of a key that hold a token's place in a piece."""
@@ -110,11 +109,12 @@ class Index:
         """Benchmark -> its rows that are no questions, with their places."""
         self._arrays = arrays
         self._sizes = np.diff(arrays.starts)
-        self._bits = max(16, (16 * len(arrays.grams)).bit_length())
-        self._bitmap = np.zeros(1 << (self._bits - 3), np.uint8)
+        bits = max(16, (8 * len(arrays.grams)).bit_length())
+        self._shifts = np.uint64(64 - bits), np.uint64(64 - 2 * bits)
+        self._mask = np.uint64((1 << bits) - 1)
+        self._may_have = np.zeros((2, 1 << bits), np.bool_)
         for which in range(2):
-            bucket = self._bucket(arrays.grams, which)
-            np.bitwise_or.at(self._bitmap, bucket >> 3, _BITS[bucket & 7])
+            self._may_have[which][self._bucket(arrays.grams, which)] = True
 
     @classmethod
     def build(cls, questions: Iterable[BenchmarkQuestion], config: ContaminationConfig) -> "Index":
@@ -171,8 +171,8 @@ class Index:
     def _find(self, text: str) -> Iterator[tuple[int, Match]]:
         tokens = tokenize(text)
         grams = ngrams(tokens.hashes, self.config.ngram)
-        hits = np.flatnonzero(self._in_bitmap(grams, 0))
-        hits = hits[self._in_bitmap(grams[hits], 1)]
+        hits = np.flatnonzero(self._may_be_there(grams, 0))
+        hits = hits[self._may_be_there(grams[hits], 1)]
         if not len(hits):
             return
         arrays = self._arrays
@@ -215,7 +215,7 @@ class Index:
             return
         best = chosen[np.lexsort((-counts[chosen], owners[chosen]))]
         firsts, lasts = where[best].tolist(), where[ends[best] - 1].tolist()
-        pairs = ngrams(tokens.hashes, 2)
+        pairs = _pairs(tokens.hashes)
         stretches: list[tuple[int, int]] = []
         before = -1
         for number, first, last in zip(owners[best].tolist(), firsts, lasts, strict=True):
@@ -224,7 +224,7 @@ class Index:
                     yield before, stretches
                 before, stretches = number, []
                 stem = arrays.stems[arrays.stem_starts[number] : arrays.stem_starts[number + 1]]
-                wanted = ngrams(stem, 2)
+                wanted = _pairs(stem)
             if len(stretches) == MOST_STRETCHES or any(b <= first < e for b, e in stretches):
                 continue
             width = int(arrays.widths[number])
@@ -235,16 +235,15 @@ class Index:
         if stretches:
             yield before, stretches
 
-    def _in_bitmap(self, grams: Hashes, which: int) -> npt.NDArray[np.bool_]:
-        """True for each n-gram whose bit is set."""
-        bucket = self._bucket(grams, which)
-        is_set: npt.NDArray[np.bool_] = self._bitmap[bucket >> 3] & _BITS[bucket & 7] > 0
-        return is_set
+    def _may_be_there(self, grams: Hashes, which: int) -> npt.NDArray[np.bool_]:
+        """False for each n-gram that is certainly not looked for."""
+        there: npt.NDArray[np.bool_] = self._may_have[which].take(self._bucket(grams, which))
+        return there
 
     def _bucket(self, grams: Hashes, which: int) -> Places:
-        """One of the two bits of the bitmap for each n-gram: by its highest or its lowest bits."""
-        low = grams & np.uint64((1 << self._bits) - 1)
-        return (low if which else grams >> np.uint64(64 - self._bits)).view(np.int64)
+        """One of the two buckets of each n-gram: by its highest bits, or by those that follow."""
+        bucket = grams >> self._shifts[which]
+        return (bucket & self._mask if which else bucket).view(np.int64)
 
     def save(self, path: Path) -> None:
         """Write `path` (arrays, .npz) and beside it the questions (.json)."""
@@ -291,11 +290,16 @@ class Index:
         return cls(ContaminationConfig(**config), questions, loaded)
 
 
+def _pairs(hashes: Hashes) -> Hashes:
+    """One number for each two neighbours."""
+    return hashes[:-1] * np.uint64(3) ^ hashes[1:]
+
+
 def _present(wanted: Hashes, there: Hashes) -> float:
     """Share of hashes that are there."""
     if len(wanted) * len(there) > 1 << 16:
         return float(np.isin(wanted, there).mean())
-    return float((wanted[:, None] == there).any(axis=1).mean())
+    return np.count_nonzero((wanted[:, None] == there).any(axis=1)) / len(wanted)
 
 
 def _match(question: BenchmarkQuestion, passage: Passage, text: str, tokens: Tokens) -> Match:
