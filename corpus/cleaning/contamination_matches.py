@@ -15,8 +15,8 @@ def matches_of(stats: Mapping[str, Any], document: str) -> list[dict[str, Any]]:
 
 
 def with_matches(document: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The document with the questions named in its `meta`, if there are any."""
-    if not rows:
+    """The document with the questions that are still in it named in its `meta`."""
+    names = sorted({f"{row['benchmark']}/{row['question_id']}" for row in rows if not row["cut"]})
+    if not names:
         return document
-    names = sorted({f"{row['benchmark']}/{row['question_id']}" for row in rows})
     return document | {"meta": document["meta"] | {"contamination": names}}

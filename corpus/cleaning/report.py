@@ -38,6 +38,7 @@ CONTAMINATION = pa.schema(
         ("overlap", pa.float64()),
         ("excerpt", pa.string()),
         ("question", pa.string()),
+        ("cut", pa.bool_()),
     ]
 )
 

@@ -4,7 +4,10 @@
 
 tokens.py      words of a text as numbers
 questions.py   benchmark questions and the configuration of the search
-index.py       search by n-grams
+index.py       search by n-grams: stretches of a text that may ask a question
+alignment.py   a part of a question in such a stretch, with gaps and misprints
+evidence.py    stem, options, answer: what makes it a question
+cutting.py     documents without their passages
 """
 
 from collections import Counter
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from corpus.bad_rows import MOST_NAMED, listed_rows
+from corpus.decontaminate.cutting import without_questions
 from corpus.decontaminate.index import Index, Match
 from corpus.decontaminate.questions import (
     BenchmarkQuestion,
@@ -29,6 +33,7 @@ __all__ = [
     "describe_bad_rows",
     "describe_index",
     "match_row",
+    "without_questions",
 ]
 
 
@@ -59,8 +64,14 @@ def describe_bad_rows(index: Index) -> str:
     return f"Bad rows of benchmarks are not looked for: {'. '.join(lines)}" if lines else ""
 
 
-def match_row(match: Match, document_id: str) -> dict[str, Any]:
-    """Format a match as a table row, with the same columns for corpora and for conversations."""
+def match_row(match: Match, document_id: str, *, cut: bool = False) -> dict[str, Any]:
+    """Format a match as a table row, with the same columns for corpora and for conversations.
+
+    Args:
+        match: the question and the passage.
+        document_id: the document that contains it.
+        cut: True if the passage was cut out of the document, False if that stayed whole or went.
+    """
     return {
         "id": document_id,
         "benchmark": match.benchmark,
@@ -68,6 +79,7 @@ def match_row(match: Match, document_id: str) -> dict[str, Any]:
         "overlap": match.overlap,
         "excerpt": match.excerpt,
         "question": match.question,
+        "cut": cut,
     }
 
 

@@ -84,10 +84,24 @@ class Passage:
 
     overlap: float
     """Share of the question's tokens that it has, 0 to 1."""
-    first: int
-    """Its first token."""
-    last: int
-    """The token after its last one."""
+    places: Places
+    """The tokens of the text that belong to the question, in order."""
+
+    @property
+    def first(self) -> int:
+        """Its first token."""
+        return int(self.places[0])
+
+    @property
+    def last(self) -> int:
+        """The token after its last one."""
+        return int(self.places[-1]) + 1
+
+    @property
+    def parts(self) -> list[tuple[int, int]]:
+        """Its stretches without a longer gap: first token, and the one after the last."""
+        breaks = np.flatnonzero(np.diff(self.places) > GAP) + 1
+        return [(int(part[0]), int(part[-1]) + 1) for part in np.split(self.places, breaks)]
 
 
 @lru_cache(maxsize=8192)
@@ -190,7 +204,7 @@ def _judged(
     follows = _LISTED.search(text, at, at + OPTIONS_SEEN)
     if follows is not None and follows.start() - at <= LIST_WITHIN:
         return None  # another question with the same beginning
-    return Passage(share, stem.first, stem.last)
+    return Passage(share, stem.places[stem.covered])
 
 
 def _same_numbers(asked: PreparedQuestion, stem: Alignment, siblings: bool) -> bool:
@@ -231,7 +245,7 @@ def _options_in(
 ) -> Passage | None:
     begin, end = max(0, where[0]), min(len(tokens.hashes), where[1])
     counted: list[tuple[int, float]] = []
-    first, last, missing = stem.first, stem.last, 0
+    places, missing = [stem.places[stem.covered]], 0
     for option in asked.options:
         found = _present(option, tokens.hashes[begin:end])
         have = 0.0 if found is None else found.share
@@ -240,13 +254,14 @@ def _options_in(
             if missing > (1 if len(asked.options) > 2 else 0):
                 return None
         elif found is not None:
-            first, last = min(first, begin + found.first), max(last, begin + found.last)
+            places.append(begin + found.places[found.covered])
         counted.append((len(option), have))
     if len(counted) > 2:
         counted.remove(min(counted, key=lambda option: (option[1], -option[0])))
     weight = float(asked.weights.sum())
     total = weight * share + sum(size * have for size, have in counted)
-    return Passage(total / (weight + sum(size for size, _ in counted)), first, last)
+    overlap = total / (weight + sum(size for size, _ in counted))
+    return Passage(overlap, np.unique(np.concatenate(places)))
 
 
 def _present(option: Hashes, stretch: Hashes) -> Alignment | None:
@@ -314,7 +329,7 @@ def _with_answer(
         found = _present(answer, tokens.hashes[free]) if len(free) else None
         if found is None or found.share < STEM_LEAST_APART:
             continue
-        first, last = int(free[found.first]), int(free[found.last - 1]) + 1
+        first = int(free[found.first])
         at = tokens.span(first, first + 1)[0]
         behind = stem.places[(stem.places >= 0) & (stem.places < first)]
         before = tokens.span(int(behind.max()), int(behind.max()) + 1)[1] if len(behind) else at
@@ -322,5 +337,6 @@ def _with_answer(
         if not bare and not _SIGN.search(text, max(before, at - SIGN_WITHIN), at):
             continue
         overlap = (len(asked.stem) * share + len(answer) * found.share) / total
-        return Passage(overlap, stem.first, max(stem.last, last))
+        own_places = stem.places[stem.covered]
+        return Passage(overlap, np.union1d(own_places, free[found.places[found.covered]]))
     return None

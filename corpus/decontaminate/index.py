@@ -69,10 +69,8 @@ class Match:
     """The part of the text that contains it, at most 400 characters."""
     question: str
     """Stem and options."""
-    first: int
-    """The character of the text with which it begins."""
-    last: int
-    """The character after its last one."""
+    parts: tuple[tuple[int, int], ...]
+    """The stretches of the text that belong to it: first character, and the one after the last."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +161,8 @@ class Index:
         best: dict[int, Match] = {}
         for begin in range(0, max(1, len(text) - PIECE_OVERLAP), PIECE - PIECE_OVERLAP):
             for number, match in self._find(text[begin : begin + PIECE]):
-                match = replace(match, first=match.first + begin, last=match.last + begin)
+                parts = tuple((first + begin, last + begin) for first, last in match.parts)
+                match = replace(match, parts=parts)
                 if number not in best or match.overlap > best[number].overlap:
                     best[number] = match
         return [best[number] for number in sorted(best, key=lambda n: (-best[n].overlap, n))]
@@ -311,8 +310,7 @@ def _match(question: BenchmarkQuestion, passage: Passage, text: str, tokens: Tok
         overlap=round(passage.overlap, 4),
         excerpt=excerpt.encode("utf-8", "replace").decode(),  # half a surrogate has no UTF-8
         question=question.text,
-        first=first,
-        last=last,
+        parts=tuple(tokens.span(*part) for part in passage.parts),
     )
 
 

@@ -157,15 +157,21 @@ def _map(operator: Mapper, position: int, batch: Batch, examples: Examples) -> B
             item.failed = True
             drop(item, position, operator._name, examples, failed=True)
             continue
-        if text != item.text:
-            size = len(text.encode("utf-8", "replace"))
-            item.edits.append({"operator": position, "bytes": size})
-            if examples.wants("changed", position, item.source):
-                shown = difference(item.text, text)
-                examples.add("changed", _example(item, position, operator._name) | shown)
-            item.text, item.size = text, size
+        _take(operator, position, item, text, examples)
         kept.append(item)
     return kept
+
+
+def _take(operator: OP, position: int, item: TracedDocument, text: str, examples: Examples) -> None:
+    """Give an item the text that an operator made of its own, with a trace if that is another."""
+    if text == item.text:
+        return
+    size = len(text.encode("utf-8", "replace"))
+    item.edits.append({"operator": position, "bytes": size})
+    if examples.wants("changed", position, item.source):
+        shown = difference(item.text, text)
+        examples.add("changed", _example(item, position, operator._name) | shown)
+    item.text, item.size = text, size
 
 
 def _mapped(operator: Mapper, texts: list[str]) -> list[str]:
@@ -183,10 +189,12 @@ def _filter(
     verdicts = map_or_none(partial(_measure_and_judge, operator), pairs)
     kept: Batch = []
     kept_context = []
-    for (item, words), before, keep in zip(pairs, known, verdicts, strict=True):
+    for (item, words), before, verdict in zip(pairs, known, verdicts, strict=True):
+        keep, text = (None, "") if verdict is None else verdict
         if keep:
             kept.append(item)
-            kept_context.append(words)
+            kept_context.append(words if text == item.text else {})
+            _take(operator, position, item, text, examples)
         elif keep is None:
             item.failed = True
             drop(item, position, operator._name, examples, failed=True)
@@ -198,7 +206,8 @@ def _filter(
 
 def _measure_and_judge(
     operator: Filter, pairs: list[tuple[TracedDocument, dict[str, Any]]]
-) -> list[bool]:
+) -> list[tuple[bool, str]]:
+    """Verdict on each text, and the text: a filter may cut something out while it measures."""
     texts = [item.text for item, _ in pairs]
     measured: list[dict[str, Any]] = [dict(item.stats) for item, _ in pairs]
     samples: dict[str, Any] = {
@@ -218,7 +227,7 @@ def _measure_and_judge(
     verdicts = [bool(keep) for keep in operator.process_batched(samples)]
     for (item, _), stats in zip(pairs, samples[Fields.stats], strict=True):
         item.stats = dict(stats)
-    return verdicts
+    return list(zip(verdicts, samples[operator.text_key], strict=True))
 
 
 def _example(item: TracedDocument, position: int, name: str) -> dict[str, Any]:

@@ -136,24 +136,29 @@ class RecordedFilter:
             if verdict is None:
                 _drop(rows, i, self.position, failed=True)
                 continue
-            keep, rows["stats"][i] = verdict
+            keep, rows["stats"][i], text = verdict
             if not keep:
                 _drop(rows, i, self.position)
+            elif text != rows["text"][i]:  # a filter may cut something out while it measures
+                size = len(text.encode())
+                rows["edits"][i] += f"{self.position}:{size};"
+                rows["text"][i], rows["size"][i] = text, size
         return rows
 
-    def _judge(self, batch: Sequence[tuple[str, str, str]]) -> list[tuple[bool, str]]:
+    def _judge(self, batch: Sequence[tuple[str, str, str]]) -> list[tuple[bool, str, str]]:
         samples: Rows = {
             self.text_key: [text for text, _, _ in batch],
             META: [json.loads(meta) for _, meta, _ in batch],
             Fields.stats: [json.loads(stats) if stats else {} for _, _, stats in batch],
         }
-        stats = _each(self, self._native_stats, samples)[Fields.stats]
+        measured = _each(self, self._native_stats, samples)
+        stats, texts = measured[Fields.stats], measured[self.text_key]
         verdicts = [
             bool(keep)
-            for one in _singles(self, {self.text_key: samples[self.text_key], Fields.stats: stats})
+            for one in _singles(self, {self.text_key: texts, Fields.stats: stats})
             for keep in self._native_verdict(one)
         ]
-        return list(zip(verdicts, (_numbers(s) for s in stats), strict=True))
+        return list(zip(verdicts, (_numbers(s) for s in stats), texts, strict=True))
 
     def _keep(self, samples: dict[str, Any]) -> Any:
         """Remove no row in the library's own step: dropped rows are marked already."""

@@ -213,7 +213,7 @@ def test_every_split_but_the_worked_examples_is_looked_for(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "change", [{"ngram": 2}, {"overlap": 0.0}, {"sibling_overlap": 1.5}, {"min_tokens": 7}]
+    "change", [{"ngram": 2}, {"overlap": 0.0}, {"sibling_overlap": 1.5}, {"min_tokens": 4}]
 )
 def test_contradictions_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"sft.contamination.{next(iter(change))}"):

@@ -18,6 +18,8 @@ from tasks.clean import CleanConfig, clean
 from tasks.core.manifest import StageResult
 from tests.tasks.clean.planted import (
     LONG_SENTENCE,
+    OPTIONS,
+    QUESTION,
     SIMPLIFIED,
     benchmarks,
     given,
@@ -65,6 +67,7 @@ def test_planted_documents_are_kept_mended_or_dropped_as_expected(cleaned: Stage
         "stranger-1",
         "stranger-2",
         "squared",
+        "article",
     }
     assert "@" not in texts["address"] and "http" not in texts["address"]
     assert "192.168" not in texts["ip"]
@@ -72,6 +75,23 @@ def test_planted_documents_are_kept_mended_or_dropped_as_expected(cleaned: Stage
     assert texts["repeats"].count(LONG_SENTENCE) == 1
     assert "x²" in texts["squared"] and "，" in texts["squared"]
     assert kept(cleaned.folder, "skypile")["ip"]["meta"] == {"n": 1}
+
+
+def test_a_question_is_cut_out_of_an_article_and_the_ledger_adds_up(cleaned: StageResult) -> None:
+    document = kept(cleaned.folder, "skypile")["article"]
+    assert not any(line in document["text"] for line in (QUESTION, *OPTIONS))
+    before, after = document["text"].split("\n")
+    assert min(len(before), len(after)) > 400
+    assert document["meta"] == {"n": 1}
+    ledger = json.loads((cleaned.folder / "ledger.json").read_text())["rows"]
+    (row,) = (
+        row
+        for row in ledger
+        if (row["operator"], row["source"]) == ("contamination_filter", "skypile")
+    )
+    assert (row["documents_changed"], row["documents_dropped"]) == (1, 1)
+    question = "\n".join((QUESTION, *OPTIONS)) + "\n"
+    assert row["bytes_edited"] == len(question.encode())
 
 
 def test_dropped_documents_are_shown_with_the_operator_that_dropped_them(
@@ -144,10 +164,11 @@ def test_statistics_duplicates_and_contamination_are_reported(cleaned: StageResu
     assert {"dropped_from": "skypile", "kept_in": "wikipedia_cn", "documents": 2} in (
         duplicates["sources"]
     )
-    (found,) = pq.read_table(cleaned.folder / "contamination.parquet").to_pylist()
-    assert found["id"] == "skypile/question"
-    assert (found["benchmark"], found["overlap"]) == ("cmmlu", 1.0)
-    assert cleaned.manifest["counts"]["contaminated_documents"] == 1
+    page, article = pq.read_table(cleaned.folder / "contamination.parquet").to_pylist()
+    assert [page["id"], article["id"]] == ["skypile/question", "skypile/article"]
+    assert (page["benchmark"], page["overlap"], page["cut"]) == ("cmmlu", 1.0, False)
+    assert (article["excerpt"], article["cut"]) == (page["excerpt"], True)
+    assert cleaned.manifest["counts"]["contaminated_documents"] == 2
     assert (cleaned.folder / "attrition.png").read_bytes()[1:4] == b"PNG"
 
 
@@ -168,6 +189,7 @@ def test_flagged_documents_stay_and_say_so(cleaned: StageResult, tmp_path: Path)
     )
     flagged = {n: d["meta"] for n, d in kept(tmp_path / "out", "skypile").items()}
     assert flagged["question"] == {"n": 1, "contamination": ["cmmlu/anatomy/test/0"]}
+    assert flagged["article"] == flagged["question"]
     assert flagged["ip"] == {"n": 1}
 
 

@@ -156,7 +156,9 @@ def test_ray_gives_the_same_up_to_near_duplicates(cleaned: StageResult, tmp_path
     assert rows(run.folder)[-1]["operator"] == "ray_bts_minhash_deduplicator"
     texts = {i: d["text"] for i, d in kept(run.folder, "skypile").items()}
     for name, document in kept(folder, "skypile").items():
-        if name in texts:
+        if name == "article":
+            assert len(texts[name]) > len(document["text"])
+        elif name in texts:
             assert texts[name] == document["text"]
         else:  # MinHash finds more: a sentence with a few words added is a copy to it
             lost = document_trace.find(run.folder, f"skypile/{name}")
@@ -164,7 +166,7 @@ def test_ray_gives_the_same_up_to_near_duplicates(cleaned: StageResult, tmp_path
             assert lost["duplicate_of"] is not None
     meta = kept(run.folder, "skypile")["question"]["meta"]
     assert meta["contamination"] == ["cmmlu/anatomy/test/0"]
-    assert run.counts["contaminated_documents"] == 1
+    assert run.counts["contaminated_documents"] == 2
     row = document_trace.find(run.folder, "skypile/exact-duplicate")
     assert row is not None and row["duplicate_of"] == "skypile/original"
     assert run.notes["ray"]["replaced"][0]["operator"] == "document_simhash_deduplicator"
