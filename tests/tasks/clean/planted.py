@@ -110,7 +110,7 @@ def given(cleaned: StageResult) -> LanguageModelConfig:
     return LanguageModelConfig(folder=str(cleaned.folder / "language_model"))
 
 
-CONFIG = CleanConfig(workers=1, partition_bytes=1 << 20)
+CONFIG = CleanConfig(workers=1, partition_bytes=1 << 20, recipes="repaired")
 
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -26,7 +26,7 @@ from pathlib import Path
 from tasks.clean import CleanConfig, clean
 from tests.tasks.running import result_of, run_stage, stage_run
 normalized = result_of(stage_run(Path(sys.argv[1])))
-config = CleanConfig(workers=3, partition_bytes=1 << 20)
+config = CleanConfig(workers=3, partition_bytes=1 << 20, recipes="repaired")
 run_stage(clean, Path(sys.argv[2]), config, normalized=normalized)
 """
 

@@ -1,0 +1,79 @@
+"""`symbol_ratio_filter`: drop texts of which too much is neither letter nor digit.
+
+    | 甲市 | 30320.51 |   **解：** $3x+7=24$   目录........5      words and numbers, some symbols
+    !@#$%^&*()_+{}      ♩♫. ♪ ~ ♬..♩~        ▓▓░░▒▒┤┬╗╔         symbols
+
+Blanks, the marks of Markdown (tables, headings, lists, quotes, emphasis, fences) and the repetition
+of a sign (`________` to fill in, `.....` in a table of contents) are layout and count for nothing.
+Data-Juicer's special_characters_filter counts all of these, digits and punctuation too, and so
+drops tables, arithmetic and forms.
+"""
+
+import re
+import unicodedata
+
+import numpy as np
+import numpy.typing as npt
+from data_juicer.ops.base_op import OPERATORS, Filter
+from data_juicer.utils.constant import Fields
+
+_LAYOUT = re.compile(
+    r"^[ \t]*(?:[#>][#> \t]*|[-*+][ \t]|(?:```|~~~).*$)"  # headings, quotes, lists, fences
+    r"|^[ \t|:=+-]+$"  # rules, and the second row of a table
+    r"|[|*`]|__|~~",
+    re.MULTILINE,
+)
+_BLANK = re.compile(r"\s+")
+_RUN = re.compile(r"([^\w\s])\1+")
+
+LETTERS = ("L", "M", "N")
+"""Unicode's categories of letters, accents and digits."""
+PLANE = 1 << 16
+
+
+def _table() -> npt.NDArray[np.bool_]:
+    """True for letters and digits of Unicode's first plane. Shape [65536]."""
+    return np.array([unicodedata.category(chr(code))[0] in LETTERS for code in range(PLANE)])
+
+
+_IS_LETTER = _table()
+
+
+def symbol_ratio(text: str) -> float:
+    """Share of symbols among the visible characters of a text, layout left out; 0 for none."""
+    plain = _RUN.sub(r"\1", _BLANK.sub("", _LAYOUT.sub("", text)))
+    if not plain:
+        return 0.0
+    codes = np.frombuffer(plain.encode("utf-32-le", "replace"), np.uint32)
+    # Behind the first plane: rare Chinese characters from U+20000 on, before that mostly emoji.
+    letter = np.where(codes < PLANE, _IS_LETTER[codes % PLANE], codes >= 0x20000)
+    return float(1 - letter.mean())
+
+
+@OPERATORS.register_module("symbol_ratio_filter")
+class SymbolRatioFilter(Filter):
+    """Keep texts whose share of symbols, layout left out, is at most a bound."""
+
+    _batched_op = True
+
+    def __init__(self, max_ratio: float = 0.6, *args, **kwargs):
+        """
+        Initialization method.
+
+        :param max_ratio: largest share of symbols, 0 to 1.
+        :param args: extra args
+        :param kwargs: extra args
+        """
+        super().__init__(*args, **kwargs)
+        self.max_ratio = max_ratio
+
+    def compute_stats_batched(self, samples):
+        """Measure every text."""
+        for text, stats in zip(samples[self.text_key], samples[Fields.stats], strict=True):
+            if "symbol_ratio" not in stats:
+                stats["symbol_ratio"] = symbol_ratio(text)
+        return samples
+
+    def process_batched(self, samples):
+        """True for each text to keep."""
+        return [stats["symbol_ratio"] <= self.max_ratio for stats in samples[Fields.stats]]
