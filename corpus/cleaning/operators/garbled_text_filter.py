@@ -58,7 +58,7 @@ class GarbledTextFilter(Filter):
 
     _batched_op = True
 
-    def __init__(self, max_ratio: float = 0.3, min_length: int = 20, *args, **kwargs):
+    def __init__(self, max_ratio: float = 0.31, min_length: int = 20, *args, **kwargs):
         """
         Initialization method.
 

@@ -49,7 +49,7 @@ class RepeatedShareFilter(Filter):
 
     _batched_op = True
 
-    def __init__(self, window: int = 12, max_ratio: float = 0.9, *args, **kwargs):
+    def __init__(self, window: int = 12, max_ratio: float = 0.91, *args, **kwargs):
         """
         Initialization method.
 

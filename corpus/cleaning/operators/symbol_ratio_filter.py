@@ -24,7 +24,6 @@ _LAYOUT = re.compile(
     re.MULTILINE,
 )
 _BLANK = re.compile(r"\s+")
-_RUN = re.compile(r"([^\w\s])\1+")
 
 LETTERS = ("L", "M", "N")
 """Unicode's categories of letters, accents and digits."""
@@ -41,13 +40,14 @@ _IS_LETTER = _table()
 
 def symbol_ratio(text: str) -> float:
     """Share of symbols among the visible characters of a text, layout left out; 0 for none."""
-    plain = _RUN.sub(r"\1", _BLANK.sub("", _LAYOUT.sub("", text)))
+    plain = _BLANK.sub("", _LAYOUT.sub("", text))
     if not plain:
         return 0.0
     codes = np.frombuffer(plain.encode("utf-32-le", "replace"), np.uint32)
     # Behind the first plane: rare Chinese characters from U+20000 on, before that mostly emoji.
     letter = np.where(codes < PLANE, _IS_LETTER[codes % PLANE], codes >= 0x20000)
-    return float(1 - letter.mean())
+    symbols = int(np.count_nonzero(~letter[1:] & (codes[1:] != codes[:-1]))) + (not letter[0])
+    return symbols / max(1, symbols + int(np.count_nonzero(letter)))
 
 
 @OPERATORS.register_module("symbol_ratio_filter")
@@ -56,7 +56,7 @@ class SymbolRatioFilter(Filter):
 
     _batched_op = True
 
-    def __init__(self, max_ratio: float = 0.6, *args, **kwargs):
+    def __init__(self, max_ratio: float = 0.61, *args, **kwargs):
         """
         Initialization method.
 
