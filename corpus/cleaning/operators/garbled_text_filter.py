@@ -10,6 +10,7 @@ takes classics, headlines and every other language for garbled.
 """
 
 import re
+from typing import Any
 
 from data_juicer.ops.base_op import OPERATORS, Filter
 from data_juicer.utils.constant import Fields
@@ -58,7 +59,9 @@ class GarbledTextFilter(Filter):
 
     _batched_op = True
 
-    def __init__(self, max_ratio: float = 0.31, min_length: int = 20, *args, **kwargs):
+    def __init__(
+        self, max_ratio: float = 0.31, min_length: int = 20, *args: Any, **kwargs: Any
+    ) -> None:
         """
         Initialization method.
 
@@ -71,7 +74,7 @@ class GarbledTextFilter(Filter):
         self.max_ratio = max_ratio
         self.min_length = min_length
 
-    def compute_stats_batched(self, samples):
+    def compute_stats_batched(self, samples: dict[str, Any]) -> dict[str, Any]:
         """Measure every text."""
         for text, stats in zip(samples[self.text_key], samples[Fields.stats], strict=True):
             if "garbled_ratio" not in stats:
@@ -79,6 +82,6 @@ class GarbledTextFilter(Filter):
                 stats["garbled_ratio"] = garbled_ratio(text) if long_enough else 0.0
         return samples
 
-    def process_batched(self, samples):
+    def process_batched(self, samples: dict[str, Any]) -> list[bool]:
         """True for each text to keep."""
         return [stats["garbled_ratio"] <= self.max_ratio for stats in samples[Fields.stats]]

@@ -11,6 +11,7 @@ a sentence of 20 letters said fifty times.
 """
 
 import re
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +50,9 @@ class RepeatedShareFilter(Filter):
 
     _batched_op = True
 
-    def __init__(self, window: int = 12, max_ratio: float = 0.91, *args, **kwargs):
+    def __init__(
+        self, window: int = 12, max_ratio: float = 0.91, *args: Any, **kwargs: Any
+    ) -> None:
         """
         Initialization method.
 
@@ -62,13 +65,13 @@ class RepeatedShareFilter(Filter):
         self.window = window
         self.max_ratio = max_ratio
 
-    def compute_stats_batched(self, samples):
+    def compute_stats_batched(self, samples: dict[str, Any]) -> dict[str, Any]:
         """Measure every text."""
         for text, stats in zip(samples[self.text_key], samples[Fields.stats], strict=True):
             if "repeated_share" not in stats:
                 stats["repeated_share"] = repeated_share(text, self.window)
         return samples
 
-    def process_batched(self, samples):
+    def process_batched(self, samples: dict[str, Any]) -> list[bool]:
         """True for each text to keep."""
         return [stats["repeated_share"] <= self.max_ratio for stats in samples[Fields.stats]]

@@ -11,6 +11,7 @@ drops tables, arithmetic and forms.
 
 import re
 import unicodedata
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +57,7 @@ class SymbolRatioFilter(Filter):
 
     _batched_op = True
 
-    def __init__(self, max_ratio: float = 0.61, *args, **kwargs):
+    def __init__(self, max_ratio: float = 0.61, *args: Any, **kwargs: Any) -> None:
         """
         Initialization method.
 
@@ -67,13 +68,13 @@ class SymbolRatioFilter(Filter):
         super().__init__(*args, **kwargs)
         self.max_ratio = max_ratio
 
-    def compute_stats_batched(self, samples):
+    def compute_stats_batched(self, samples: dict[str, Any]) -> dict[str, Any]:
         """Measure every text."""
         for text, stats in zip(samples[self.text_key], samples[Fields.stats], strict=True):
             if "symbol_ratio" not in stats:
                 stats["symbol_ratio"] = symbol_ratio(text)
         return samples
 
-    def process_batched(self, samples):
+    def process_batched(self, samples: dict[str, Any]) -> list[bool]:
         """True for each text to keep."""
         return [stats["symbol_ratio"] <= self.max_ratio for stats in samples[Fields.stats]]
