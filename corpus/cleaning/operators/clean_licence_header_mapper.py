@@ -40,6 +40,8 @@ FOR_TOOLS = re.compile(
     re.I,
 )
 """Lines that tell other tools how to read the file."""
+SAID = re.compile(r"[\w©]")
+"""A line that says something."""
 LINE_COMMENT = re.compile(r"[ \t]*(//|#|--|;|%)")
 BLOCKS = (("/*", "*/"), ("<!--", "-->"))
 
@@ -56,28 +58,32 @@ class CleanLicenceHeaderMapper(Mapper):
             return text
         lines = text.split("\n")
         kept: list[str] = []
-        at, removed = 0, False
+        at, removed, gone = 0, False, False
         while at < len(lines):
             line = lines[at].lstrip("\ufeff")
             end = _comment_end(lines, at)
-            if not line.strip() or KEPT.match(line):
-                kept.append(lines[at])
+            if not line.strip():
+                # The blank lines behind what goes go with it.
+                if not gone or (kept and kept[-1].strip()):
+                    kept.append(lines[at])
                 at += 1
+            elif KEPT.match(line):
+                kept.append(lines[at])
+                at, gone = at + 1, False
             elif end is None:
                 break
             else:
                 block = lines[at:end]
+                left = block
                 if LICENCE.search("\n".join(block)):
-                    removed = True
-                    kept += _without_licence(block)
-                else:
-                    kept += block
-                at = end
+                    removed, left = True, _without_licence(block)
+                kept += left
+                at, gone = end, not left
         if not removed:
             return text
-        head = "\n".join(kept).strip("\n")
-        rest = "\n".join(lines[at:])
-        return f"{head}\n\n{rest}" if head and rest else head or rest
+        if not any(line.strip() for line in kept):
+            kept = []
+        return "\n".join(kept + lines[at:])
 
     def process_batched(self, samples: dict[str, list[str]]) -> dict[str, list[str]]:
         """Clean every file of a batch."""
@@ -119,6 +125,8 @@ def _without_licence(block: list[str]) -> list[str]:
     """The lines of a comment without a licence's paragraphs; none where nothing else is said."""
     paragraphs = _paragraphs(block)
     stated = [i for i, lines in enumerate(paragraphs) if _states_licence(block, lines)]
+    if not stated:  # a sign alone
+        return []
     gone = {
         number
         for i in range(stated[0], stated[-1] + 1)
@@ -128,7 +136,7 @@ def _without_licence(block: list[str]) -> list[str]:
         if not FOR_TOOLS.search(block[number])
     }
     left = [n for lines in paragraphs for n in lines if n not in gone]
-    if not any(re.search(r"\w", _content(block[n])) for n in left):
+    if not any(SAID.search(_content(block[n])) for n in left):
         return []
     opening, closing = _delimiters(block)
     result: list[str] = []
@@ -138,9 +146,9 @@ def _without_licence(block: list[str]) -> list[str]:
                 result.append(opening)
             if number == len(block) - 1 and closing and number:
                 result.append(closing)
-        elif re.search(r"\w", line) or not (gone and result and _is_blank(result[-1], line)):
+        elif SAID.search(line) or not (gone and result and _is_blank(result[-1], line)):
             result.append(line)
-    while not closing and not re.search(r"\w", result[-1]) and len(result[-1].strip()) <= 3:
+    while not closing and not SAID.search(result[-1]) and len(result[-1].strip()) <= 3:
         result.pop()
     return result
 
@@ -159,7 +167,7 @@ def _paragraphs(block: list[str]) -> list[list[int]]:
     """Numbers of the lines of a comment's paragraphs, which empty lines and rules part."""
     result: list[list[int]] = [[]]
     for number, line in enumerate(block):
-        if re.search(r"\w", _content(line)):
+        if SAID.search(_content(line)):
             result[-1].append(number)
         elif result[-1]:
             result.append([])

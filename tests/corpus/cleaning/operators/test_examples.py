@@ -64,7 +64,7 @@ def test_literals_in_code_stay(apply: Any) -> None:
             "# -*- coding: utf-8 -*-\n# 说明\nimport os\n",
             "# -*- coding: utf-8 -*-\n# 说明\nimport os\n",
         ),
-        ("/* A list. */\n/* (c) 2001 B */\nint a;", "/* A list. */\n\nint a;"),
+        ("/* A list. */\n/* (c) 2001 B */\nint a;", "/* A list. */\nint a;"),
         ("/* Copyright", "/* Copyright"),
         ("/* Copyright */ int a;", "/* Copyright */ int a;"),
         ("package a.b;\n\n/* Copyright C */\n\nclass D {}", "package a.b;\n\nclass D {}"),
@@ -77,12 +77,12 @@ def test_literals_in_code_stay(apply: Any) -> None:
         (
             "/*\n    cast.h: Casts between types\n\n    Copyright (c) 2016 A\n\n    All rights "
             "reserved.\n*/\n#pragma once\n",
-            "/*\n    cast.h: Casts between types\n\n*/\n\n#pragma once\n",
+            "/*\n    cast.h: Casts between types\n\n*/\n#pragma once\n",
         ),
         ("// Copyright A\n// clang-format off\n\nint  a;", "// clang-format off\n\nint  a;"),
         (
             "# Copyright 2011 A\n# -*- coding: latin-1 -*-\na = 1",
-            "# -*- coding: latin-1 -*-\n\na = 1",
+            "# -*- coding: latin-1 -*-\na = 1",
         ),
         (
             "/*\n * Copyright A\n *\n * Redistribution is permitted:\n *\n * 1. keep it\n *\n"
@@ -92,7 +92,7 @@ def test_literals_in_code_stay(apply: Any) -> None:
         (
             "//-----\n// Microsoft\n// Copyright (C) 1998\n//\n// File: a.cxx\n//\n"
             "// Contents: Helpers\n//-----\nint a;",
-            "//-----\n//\n// File: a.cxx\n//\n// Contents: Helpers\n//-----\n\nint a;",
+            "//-----\n//\n// File: a.cxx\n//\n// Contents: Helpers\n//-----\nint a;",
         ),
     ],
 )

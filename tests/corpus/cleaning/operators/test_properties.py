@@ -32,6 +32,7 @@ PIECES = st.lists(
             "/*\n * 说明\n *\n * Copyright\n",
             " */\n",
             "# coding: utf-8\n",
+            "<!-- © -->\n",
             "/* (c) 2001 */",
             "#!/bin/sh\n",
             "文，字。",
