@@ -56,10 +56,10 @@ def near_clusters(hashes: Hashes, distance: int, scratch: Path) -> Ints:
     pairs = scratch / "pairs"
     with pairs.open("wb") as file:
         for mask in _masks(num_blocks, num_blocks - distance):
-            for at in _slices(hashes, mask, labels):
+            for at in slices(hashes, mask, labels):
                 for first, second in _near(hashes[at], at, mask, distance):
                     np.stack([first, second], axis=1).tofile(file)
-    _connect(labels, pairs)
+    connect(labels, pairs)
     return labels
 
 
@@ -78,7 +78,7 @@ def best_num_blocks(num_hashes: int, distance: int) -> int:
 def equal_clusters(hashes: Hashes, scratch: Path) -> Ints:
     """Label every hash with the first one that equals it. Shapes as in `near_clusters`."""
     scratch.mkdir(parents=True, exist_ok=True)
-    labels = _labels(len(hashes), scratch)
+    labels = own_labels(len(hashes), scratch)
     for at, found in _equal(hashes):
         labels[at] = found
     return labels
@@ -90,7 +90,8 @@ def distance_between(first: Hashes, second: Hashes) -> npt.NDArray[np.uint8]:
     return bits
 
 
-def _labels(length: int, scratch: Path) -> Ints:
+def own_labels(length: int, scratch: Path) -> Ints:
+    """Labels on disk by which every document is a cluster of its own. Shape [length]."""
     path = scratch / "labels"
     if not length:
         return np.zeros(0, np.int64)
@@ -108,7 +109,7 @@ def _masks(num_blocks: int, num_kept: int) -> Iterator[np.uint64]:
         yield np.uint64(sum(chosen))
 
 
-def _slices(hashes: Hashes, mask: np.uint64, labels: Ints | None = None) -> Iterator[Ints]:
+def slices(hashes: Hashes, mask: np.uint64, labels: Ints | None = None) -> Iterator[Ints]:
     """Positions of hashes in slices; hashes that agree under the mask are in the same slice.
 
     With labels, only of hashes that are the first of their kind.
@@ -132,7 +133,7 @@ def _slices(hashes: Hashes, mask: np.uint64, labels: Ints | None = None) -> Iter
 
 def _equal(hashes: Hashes) -> Iterator[tuple[Ints, Ints]]:
     """(positions, for each the first position that has the same hash)."""
-    for at in _slices(hashes, np.uint64(2**64 - 1)):
+    for at in slices(hashes, np.uint64(2**64 - 1)):
         _, first, inverse = np.unique(hashes[at], return_index=True, return_inverse=True)
         yield at, at[first[inverse]]
 
@@ -154,7 +155,7 @@ def _near(values: Hashes, at: Ints, mask: np.uint64, distance: int) -> Iterator[
             yield at[near], at[near + step]
 
 
-def _connect(labels: Ints, pairs: Path) -> None:
+def connect(labels: Ints, pairs: Path) -> None:
     """Give every member of a component its smallest position, by hooking and pointer jumping."""
     num_pairs = pairs.stat().st_size // 16
     edges = (

@@ -1,0 +1,143 @@
+"""Near-duplicates: candidates by MinHash, each verified against the text of a kept document.
+
+    documents, the preferred ones first
+      ─▶ no bucket in common with a kept one                                     ─▶ kept
+      ─▶ candidates: kept documents with most buckets in common, COMPARISONS at most
+           ─▶ Jaccard similarity of the shingles of both texts ≥ threshold: a copy ─▶ dropped
+           ─▶ of none                                                              ─▶ kept
+
+Every document that is dropped is within the threshold of the kept one that is named for it. There
+are no chains: a copy of a copy is compared with kept documents, and stays if it is near none.
+
+Documents that no bucket connects do not depend on one another, so connected ones are worked on by
+one worker each, and the result is the same for any number of workers. What bounds the cost bounds
+it on the safe side: of a template with a million pages some copies may stay.
+"""
+
+import functools
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from common.files import complete_file
+from corpus.cleaning.deduplication.band_buckets import Buckets
+from corpus.cleaning.deduplication.near_duplicates import CHUNK, Ints
+from corpus.cleaning.engine.workers import map_in_workers
+from corpus.cleaning.fast.minhash import MinHash, Shingles, jaccard, mix
+
+COMPARISONS = 64
+"""Kept documents that a document is compared with, at most."""
+TASK = 1 << 15
+"""Documents that a worker takes at once, about; components of connected documents are not cut."""
+CACHE_BYTES = 64 << 20
+"""Shingles of kept documents that a worker remembers."""
+
+COPY = np.dtype([("document", "<i8"), ("kept", "<i8"), ("similarity", "<f8")])
+"""A document that is dropped, the one kept in its place, and their similarity."""
+
+Copies = npt.NDArray[Any]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class CopyFinder:
+    """The search for copies among N documents."""
+
+    minhash: MinHash
+    """Hashes of texts."""
+    threshold: float
+    """Jaccard similarity from which a document is a copy."""
+    buckets: Buckets
+    """The documents' buckets."""
+    text: Callable[[int], str]
+    """Text of a document."""
+    scratch: Path
+    """Folder of results, each written when it is complete."""
+    comparisons: int = COMPARISONS
+    """Kept documents that a document is compared with, at most."""
+    _remembered: "OrderedDict[int, Shingles]" = field(default_factory=OrderedDict)
+    _bytes: int = 0
+
+    def find(self, workers: int, tick: Callable[[], None]) -> Iterator[Copies]:
+        """Yield the copies, a part of the documents at a time.
+
+        Args:
+            workers: processes.
+            tick: called a few times a second.
+        """
+        num = -(-int(np.count_nonzero(self.buckets.shared)) // TASK)
+        work = functools.partial(self._find_in_part, num)
+        for part in map_in_workers(work, range(num), workers, tick):
+            yield np.load(part, allow_pickle=False)
+
+    def _find_in_part(self, num_parts: int, part: int) -> Path:
+        """Find the copies in one part of the documents, unless that was done before."""
+        result = self.scratch / f"copies-{part:06d}.npy"
+        if result.exists():
+            return result
+        found: list[tuple[int, int, float]] = []
+        slots = np.memmap(self.buckets.slots, np.int64, mode="r+")
+        for documents in self._documents(num_parts, part):
+            # An interrupted run may have filled some of these buckets.
+            places = np.asarray(self.buckets.places[:, documents])
+            slots[places[places > 0] + 1] = 0
+        self._remembered.clear()
+        self._bytes = 0
+        for documents in self._documents(num_parts, part):
+            places = np.asarray(self.buckets.places[:, documents])
+            for document, column in zip(documents.tolist(), places.T, strict=True):
+                own = column[column > 0].tolist()
+                if copy := self._original(document, own, slots):
+                    found.append((document, *copy))
+                    continue
+                for place in own:
+                    room, count = slots[place : place + 2].tolist()
+                    if count < room:
+                        slots[place + 2 + count] = document
+                        slots[place + 1] = count + 1
+        with complete_file(result) as file:
+            np.save(file, np.array(found, COPY), allow_pickle=False)
+        return result
+
+    def _documents(self, num_parts: int, part: int) -> Iterator[Ints]:
+        """The documents of a part, in order, in chunks: all that are connected to one of them."""
+        for start in range(0, len(self.buckets.labels), CHUNK):
+            end = start + CHUNK
+            labels = np.asarray(self.buckets.labels[start:end]).astype(np.uint64)
+            mine = mix(labels) % np.uint64(num_parts) == part
+            yield np.flatnonzero(mine & self.buckets.shared[start:end]) + start
+
+    def _original(self, document: int, places: list[int], slots: Ints) -> tuple[int, float] | None:
+        """The kept document that one is a copy of, and their similarity; None: of none."""
+        groups = [slots[p + 2 : p + 2 + int(slots[p + 1])] for p in places if slots[p + 1]]
+        if not groups:
+            return None
+        kept, common = np.unique(np.concatenate(groups), return_counts=True)
+        likely = kept[np.lexsort((kept, -common))][: self.comparisons].tolist()
+        mine = self.minhash.shingles(self.text(document))
+        for one in likely:
+            theirs = self._shingles(one)
+            sizes = sorted((len(mine), len(theirs)))
+            if sizes[0] < self.threshold * sizes[1]:
+                continue
+            if (similarity := jaccard(mine, theirs)) >= self.threshold:
+                return one, similarity
+        return None
+
+    def _shingles(self, document: int) -> Shingles:
+        """Shingles of a kept document, of which the last ones used are remembered."""
+        shingles = self._remembered.pop(document, None)
+        if shingles is None:
+            shingles = self.minhash.shingles(self.text(document))
+            self._bytes += shingles.nbytes
+            while self._remembered and self._bytes > CACHE_BYTES:
+                self._bytes -= self._remembered.popitem(last=False)[1].nbytes
+        self._remembered[document] = shingles
+        return shingles
