@@ -1,0 +1,231 @@
+"""Lines that many documents have in common: menus, footers, notices, calls to share.
+
+    document ─▶ hash of each line that may go ─▶ documents that have it, counted
+    document ─▶ without the lines that stand in `min_documents` documents or more,
+                 where they are boilerplate
+
+A line that many documents have is not boilerplate for that: poems, articles of a law, answers and
+table rows are repeated, too. So a repeated line goes where
+
+- it says itself what it is (`NAMED`: all rights reserved, share this page, follow us), or
+- it is next to one that does, with nothing but repeated lines between, or
+- it is long, and nothing but such lines stands between it and the text's start or end,
+
+the latter two only while they are at most `max_share` of the text. Fenced and indented code,
+formulas, tables, verses, options and answers of questions and articles of law never go.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection
+from typing import Any
+
+import xxhash
+from data_juicer.ops.base_op import OPERATORS, Deduplicator
+
+HASHES = "__dj__line_hashes"
+"""Column of the hashes of a document's lines, each once; signed 64-bit numbers."""
+
+NAMED = re.compile(
+    r"版权(?:所有|声明|归)|侵权|著作权|转载(?:请|自|须|时)|未经(?:授权|许可|允许|书面)|免责声明|©|"
+    r"ICP备|ICP证|公网安备|扫一扫|扫码|扫描.{0,6}码|二维码|公众号|官方微[信博]|"
+    r"点击(?:上方|下方|此处|这里|查看|关注|阅读|图片|链接)|阅读原文|推荐阅读|猜你喜欢|责任编辑|"
+    r"(?i:copyright|all rights reserved|privacy policy|terms of (?:use|service)|newsletter|"
+    r"powered by)"
+)
+"""Words by which boilerplate is recognised; they count in repeated lines only."""
+NAMED_SHORT = re.compile(
+    r"分享|点赞|(?<![现正实])在看(?!来|到)|(?:上|下)一(?:篇|页)|相关(?:阅读|推荐|文章|新闻|链接)|许可证|"
+    r"(?:热门|往期|精彩|编辑)(?:推荐|文章|回顾|精彩)|(?:编辑|来源|作者|审核|校对)\s*[:：]|"
+    r"返回(?:首页|顶部|列表|搜狐)|首页|当前位置|(?:所在|的)位置|(?:联系|关于)我们|友情链接|"
+    r"网站地图|隐私(?:政策|声明)|用户协议|登[录陆]|注册|收藏本|打印本|加入收藏|设为|评论|举报|客服|"
+    r"热线|下载APP|客户端|搜题|(?i:cookies?\b|subscribe|share (?:this|on|to)|follow us|sign (?:up|in)|"
+    r"log ?in\b|contact us|about us|site ?map|skip to content|read more|"
+    r"related (?:posts|articles))"
+)
+"""More of them, which sentences contain, too: in lines of SHORT characters at most."""
+SHORT = 40
+
+FENCE = re.compile(r"\s*(?:```|~~~)")
+DISPLAY = re.compile(r"\$\$|\\\[|\\\]|\\(?:begin|end)\{")
+"""Marks between which formulas stand."""
+KEPT = re.compile(
+    r"\t| {4}|.*\|.*\||.*\t|.*\$.+\$|.*\\[a-zA-Z]|"  # code, tables, formulas
+    r".*(?:[{}]|;\s*$|\w\s*(?:==|=>|::)\s*\w|[\w)]->\w|[A-Za-z_]\w{0,40}\([^()]{0,80}\)|</?[A-Za-z])|"
+    r"\s*(?:#include|import |from \w+ import )|"
+    r"\W*(?:[（(]?[A-Ha-h][)）]?\s*[.．、:：)）]|(?:参考)?答案|解析|【.{0,6}[答解].{0,6}】)|"
+    r"\W*第[零〇一二三四五六七八九十百千\d]+[条章节款项回]|"
+    r"\s*(?:[\u4e00-\u9fff]{4,7}[，。；！？、,;!?]\s*){1,8}$"  # verses
+)
+"""Lines that are repeated for what they say."""
+WORDS = re.compile(r"\w+")
+EDGES = re.compile(r"\A[\W_]+|[\W_]+\Z")
+
+Repeated = Callable[[int], bool]
+
+
+@OPERATORS.register_module("repeated_lines_deduplicator")
+class RepeatedLinesDeduplicator(Deduplicator):
+    """Takes out boilerplate that many documents have in common."""
+
+    def __init__(
+        self,
+        min_documents: int = 10,
+        min_characters: int = 20,
+        max_share: float = 0.3,
+        min_text_length: int = 50,
+        *args: object,
+        **kwargs: object,
+    ) -> None:
+        """Set the bounds.
+
+        :param min_documents: documents that have a line, from which it counts as repeated
+        :param min_characters: length of a line at a text's start or end that goes without saying
+            itself what it is
+        :param max_share: share of a text's characters that may go without saying what they are
+        :param min_text_length: characters of what is left, below which the document is dropped
+        """
+        super().__init__(*args, **kwargs)
+        if min_documents < 2:
+            raise ValueError(f"min_documents = {min_documents}; a repeated line has 2 or more")
+        self.min_documents = min_documents
+        self.min_characters = min_characters
+        self.max_share = max_share
+        self.min_text_length = min_text_length
+
+    def line_hashes(self, text: str) -> list[int]:
+        """Hashes of the lines of a text that may go, each once, ascending."""
+        return sorted({key for key in _keys(text.split("\n")) if key is not None})
+
+    def without(self, text: str, repeated: Repeated) -> str | None:
+        """Take the boilerplate out of a text.
+
+        Args:
+            text: the text.
+            repeated: true for the hash of a line that many documents have.
+
+        Returns:
+            The text; as it is if it has none; None if too little would be left.
+        """
+        lines = text.split("\n")
+        keys = _keys(lines)
+        marks = [_mark(line, key, repeated) for line, key in zip(lines, keys, strict=True)]
+        if REPEATED not in marks:
+            return text
+        named = {i for i, line in enumerate(lines) if marks[i] == REPEATED and _says_so(line)}
+        others = self._beside(lines, marks, named)
+        if sum(len(lines[i]) for i in others) > self.max_share * len(text):
+            others = set()
+        if not (named | others):
+            return text
+        left = "\n".join(_joined(lines, marks, named | others))
+        return left if len(left) >= self.min_text_length else None
+
+    def _beside(self, lines: list[str], marks: list[str], named: Collection[int]) -> set[int]:
+        """Repeated lines that go for what stands beside them."""
+        found: set[int] = set()
+        for run in _runs(marks):
+            if any(i in named for i in run):
+                found.update(i for i in run if marks[i] == REPEATED and i not in named)
+                continue
+            if run[0] == 0:
+                found.update(self._long(lines, marks, run))
+            if run[-1] == len(lines) - 1:
+                found.update(self._long(lines, marks, run[::-1]))
+        return found
+
+    def _long(self, lines: list[str], marks: list[str], run: list[int]) -> list[int]:
+        """The long lines at the start of a run, up to a short one."""
+        taken = []
+        for i in run:
+            if marks[i] == REPEATED:
+                if len(lines[i].strip()) < self.min_characters:
+                    break
+                taken.append(i)
+        return taken
+
+    def compute_hash(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Add the hashes of a document's lines."""
+        sample[HASHES] = self.line_hashes(sample[self.text_key])
+        return sample
+
+    def process(self, dataset: Any, show_num: int = 0) -> tuple[Any, dict[str, Any]]:
+        """Take the lines out, all hashes in memory. Returns the documents that are left."""
+        counts = Counter(key for keys in dataset[HASHES] for key in keys)
+        repeated = {key for key, count in counts.items() if count >= self.min_documents}
+        dataset = dataset.remove_columns([HASHES])
+        texts = [self.without(text, repeated.__contains__) for text in dataset[self.text_key]]
+        kept = [i for i, text in enumerate(texts) if text is not None]
+
+        def replaced(sample: dict[str, Any], index: int) -> dict[str, Any]:
+            return sample | {self.text_key: texts[kept[index]]}
+
+        return dataset.select(kept).map(replaced, with_indices=True), {}
+
+
+OTHER, BLANK, REPEATED = "other", "blank", "repeated"
+
+
+def _says_so(line: str) -> bool:
+    """True for a line that says itself that it is boilerplate."""
+    return bool(NAMED.search(line) or (len(line) <= SHORT and NAMED_SHORT.search(line)))
+
+
+def _mark(line: str, key: int | None, repeated: Repeated) -> str:
+    if key is None:
+        return OTHER if WORDS.search(line) else BLANK
+    return REPEATED if repeated(key) else OTHER
+
+
+def _keys(lines: list[str]) -> list[int | None]:
+    """Hash of each line; None for a line that never goes, and for one without words."""
+    keys: list[int | None] = []
+    fenced = display = False
+    for line in lines:
+        fence = bool(FENCE.match(line))
+        marks = len(DISPLAY.findall(line))
+        if fenced or display or fence or marks or KEPT.match(line):
+            keys.append(None)
+        else:
+            bare = EDGES.sub("", line)
+            keys.append(_hash(bare) if bare else None)
+        fenced ^= fence
+        display ^= marks % 2 == 1
+    return keys
+
+
+def _hash(bare: str) -> int:
+    """Hash of a line without what stands around it, whatever its white space and capitals."""
+    value = xxhash.xxh3_64_intdigest(" ".join(bare.casefold().split()).encode("utf-8", "replace"))
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _runs(marks: list[str]) -> list[list[int]]:
+    """Runs of repeated lines, with the blank ones between and around them."""
+    runs: list[list[int]] = []
+    run: list[int] = []
+    for i, mark in enumerate([*marks, OTHER]):
+        if mark != OTHER:
+            run.append(i)
+            continue
+        if any(marks[j] == REPEATED for j in run):
+            runs.append(run)
+        run = []
+    return runs
+
+
+def _joined(lines: list[str], marks: list[str], gone: Collection[int]) -> list[str]:
+    """The lines that are left; of the blank ones around those that are gone, one at most."""
+    left: list[str] = []
+    gap = False
+    for i, line in enumerate(lines):
+        if i in gone:
+            gap = True
+        elif marks[i] == BLANK and gap and (not left or not WORDS.search(left[-1])):
+            continue
+        else:
+            gap = gap and marks[i] == BLANK
+            left.append(line)
+    while gap and left and not WORDS.search(left[-1]):
+        left.pop()
+    return left
