@@ -50,6 +50,8 @@ REASON = "reason"
 
 DISTANCE = "duplicate_distance"
 """Statistic of a near-duplicate: bits in which its hash differs from that of the kept document."""
+SIMILARITY = "duplicate_similarity"
+"""Statistic of a near-duplicate by MinHash: Jaccard similarity of its text to the kept one's."""
 
 Ints = npt.NDArray[np.int64]
 

@@ -56,6 +56,7 @@ def explain_document(folder: Path, document: str, recipes: Mapping[str, str]) ->
         explanation["duplicate_of"] = {
             "id": trace["duplicate_of"],
             "bits_apart": trace["stats"].get(document_trace.DISTANCE),
+            "similarity": trace["stats"].get(document_trace.SIMILARITY),
             "text": original["text"][:EXCERPT] if original else "",
         }
     return explanation

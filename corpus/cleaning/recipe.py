@@ -40,6 +40,7 @@ NEEDED_BY = {
     "fix_unicode_mapper": ("ftfy",),
     "perplexity_filter": ("sentencepiece", "kenlm"),
     "document_simhash_deduplicator": ("simhash",),
+    "document_minhash_deduplicator": ("rensa", "xxhash"),
 }
 PACKAGE_OF = {"simhash": "simhash-pybind", "data_juicer": "py-data-juicer"}
 
@@ -58,6 +59,9 @@ BASE_PARAMETERS = frozenset(
 
 OWN_OPERATORS = Path(__file__).with_name("operators")
 """Folder of our own operators."""
+
+MINHASH = "document_minhash_deduplicator"
+REPEATED_LINES = "repeated_lines_deduplicator"
 
 CONTAMINATION_FILTER = OWN_OPERATORS / "contamination_filter.py"
 
@@ -199,6 +203,12 @@ def load_file(path: Path) -> Recipe:
         raise ConfigError(
             f"{display(path)}: deduplicators must come last, because they look at all documents at "
             f"once ({operators[last.index(True)].name} does not)"
+        )
+    if REPEATED_LINES in [op.name for op in operators[:-1]]:
+        raise ConfigError(
+            f"{display(path)}: {REPEATED_LINES} must be the last operator: the deduplicators "
+            "behind it would compare texts that still have the lines, and a page that was copied "
+            "a hundred times would make all of its lines repeated ones"
         )
     if len(recipe.languages) > 1:
         raise ConfigError(

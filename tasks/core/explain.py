@@ -103,8 +103,10 @@ def describe(explanation: dict[str, Any]) -> Iterator[str]:
             f"({100 * found['overlap']:.0f} %): {found['excerpt']}"
         )
     if original := cleaned.get("duplicate_of"):
-        bits = original["bits_apart"]
+        bits, similarity = original["bits_apart"], original["similarity"]
         apart = "" if bits is None else f", {bits:.0f} of 64 bits apart"
+        if similarity is not None:
+            apart = f", Jaccard similarity {similarity:.2f}"
         yield f"  kept in its place: {original['id']}{apart}"
         yield from _quoted(original["text"])
     if cleaned["kept"]:

@@ -6,16 +6,17 @@ Families whose recipes have a deduplicator with equal parameters share it: a web
 an encyclopedia's article is a copy of that. Documents are in the order in which they are preferred;
 of copies the first one stays.
 
-Hashes are the library's own (`compute_hash`). Clusters of document_simhash_deduplicator and of
-document_deduplicator are found here in bounded memory (near_duplicates.py); any other
-deduplicator's `process` is called with the hashes of the whole corpus, in memory.
+In bounded memory work: document_minhash_deduplicator, whose copies are verified against the text
+that is kept (verified_copies.py); document_simhash_deduplicator and document_deduplicator, with the
+library's own hashes, as clusters (near_duplicates.py); repeated_lines_deduplicator, of which only
+the counting is done here (repeated_lines.py). Any other deduplicator's `process` is called with the
+hashes of the whole corpus, in memory.
 """
 
-import json
 import logging
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -24,106 +25,24 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from data_juicer.ops.base_op import Deduplicator
 
-from common.errors import ConfigError
 from common.files import write_json
+from corpus.cleaning.deduplication.band_buckets import find_buckets
 from corpus.cleaning.deduplication.near_duplicates import (
     CHUNK,
     distance_between,
     equal_clusters,
     near_clusters,
 )
-from corpus.cleaning.fast.operators import fast_simhash
-from corpus.cleaning.recipe import Operator, Recipe
-
-SIMHASH = "document_simhash_deduplicator"
-EXACT = "document_deduplicator"
+from corpus.cleaning.deduplication.recipe_deduplicators import SIMHASH, RecipeDeduplicator
+from corpus.cleaning.deduplication.repeated_lines import count_repeated
+from corpus.cleaning.deduplication.survivor_texts import SurvivorTexts, num_survivors
+from corpus.cleaning.deduplication.verified_copies import CopyFinder
 
 UNKNOWN = -1
 """Representative of a copy where the library does not report the original."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecipeDeduplicator:
-    """One deduplicator, of all recipes that have it with equal parameters."""
-
-    position: int
-    """Its place among the deduplicators of all recipes, from 1."""
-    operator: Operator
-    """Its entry in the recipe."""
-    built: Deduplicator
-    """The library's object."""
-
-    @property
-    def bounded(self) -> bool:
-        """True if its clusters are found here, from 64-bit hashes, in bounded memory."""
-        return self.operator.name in (SIMHASH, EXACT)
-
-    def hashes(self, texts: Sequence[str]) -> list[dict[str, Any]]:
-        """Compute the columns that its `process` needs, for each text."""
-        if self.operator.name == SIMHASH and (fast := fast_simhash(self.built)):
-            return [{"hash": value} for value in fast(texts)]
-        return [self._hash(text) for text in texts]
-
-    def _hash(self, text: str) -> dict[str, Any]:
-        key = self.built.text_key
-        sample = self.built.compute_hash({key: text})
-        columns = {name: value for name, value in sample.items() if name != key}
-        if not self.bounded:
-            return columns
-        (value,) = columns.values()
-        # A decimal number; or an MD5, of which 64 bits distinguish 10^9 documents.
-        return {"hash": int(value) if self.operator.name == SIMHASH else int(value[:16], 16)}
-
-
-def shared_deduplicators(
-    recipes: Mapping[Any, Recipe], built: Mapping[str, Any]
-) -> list[RecipeDeduplicator]:
-    """The different deduplicators of all recipes, in an order that is every recipe's.
-
-    Args:
-        recipes: family -> recipe.
-        built: the library's objects, by `Operator.key`.
-
-    Raises:
-        ConfigError: two recipes have them in opposite orders.
-    """
-    order: TopologicalSorter[str] = TopologicalSorter()
-    different: dict[str, Operator] = {}
-    for recipe in recipes.values():
-        before: list[str] = []
-        for operator in recipe.deduplicators:
-            order.add(operator.key, *before)
-            different.setdefault(operator.key, operator)
-            before = [operator.key]
-    try:
-        keys = list(order.static_order())
-    except CycleError as error:
-        names = " and ".join(dict.fromkeys(different[key].name for key in error.args[1]))
-        raise ConfigError(
-            f"Recipes of different families have {names} in opposite orders; give all the same"
-        ) from error
-    return [
-        RecipeDeduplicator(position=position, operator=different[key], built=built[key])
-        for position, key in enumerate(keys, start=1)
-    ]
-
-
-def positions_of(recipe: Recipe, shared: Sequence[RecipeDeduplicator]) -> dict[int, int]:
-    """Place of a shared deduplicator -> its place in the ledger of a recipe that has it."""
-    first = len(recipe.by_document) + 1
-    places = {op.key: place for place, op in enumerate(recipe.deduplicators, start=first)}
-    return {one.position: places[one.operator.key] for one in shared if one.operator.key in places}
-
-
-def hash_table(rows: Sequence[dict[str, Any]], deduplicator: RecipeDeduplicator) -> pa.Table:
-    """Hashes of a partition's documents as a table."""
-    if deduplicator.bounded:
-        return pa.table({"hash": pa.array([row["hash"] for row in rows], pa.uint64())})
-    return pa.Table.from_pylist(list(rows))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +56,10 @@ class Duplicates:
     """Number of the document kept in its place: its own if it is kept, or UNKNOWN. Shape [N]."""
     distance: npt.NDArray[np.uint8]
     """Bits in which its hash differs from the representative's. Shape [N]."""
+    similarity: npt.NDArray[np.float64]
+    """Jaccard similarity to the representative where that was verified; else 0. Shape [N]."""
+    repeated: Mapping[int, npt.NDArray[np.int64]]
+    """For each deduplicator that takes lines out: hashes of the repeated ones, ascending."""
     ids: "Ids"
     """The documents' ids."""
 
@@ -153,8 +76,26 @@ class Ids:
         return bytes(self.bytes[start : int(self.ends[number])]).decode()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Marks:
+    """The arrays of Duplicates while they are written, and what the search needs."""
+
+    partitions: Sequence[Path]
+    folder: Path
+    workers: int
+    tick: Callable[[], None]
+    dropped_by: npt.NDArray[np.int16]
+    representative: npt.NDArray[np.int64]
+    distance: npt.NDArray[np.uint8]
+    similarity: npt.NDArray[np.float64]
+
+
 def find_duplicates(
-    deduplicators: Sequence[RecipeDeduplicator], partitions: Sequence[Path], folder: Path
+    deduplicators: Sequence[RecipeDeduplicator],
+    partitions: Sequence[Path],
+    folder: Path,
+    workers: int = 1,
+    tick: Callable[[], None] = lambda: None,
 ) -> Duplicates:
     """Find the duplicates among all partitions' survivors.
 
@@ -163,58 +104,121 @@ def find_duplicates(
         partitions: folders of filtered partitions, in the order in which copies are preferred. One
             without hashes of a deduplicator takes no part in it.
         folder: where the result is kept; a finished one is read again.
+        workers: processes.
+        tick: called a few times a second while they work.
     """
     folder.mkdir(parents=True, exist_ok=True)
     done = folder / "done.json"
     if not done.exists():
         total = _gather_ids(partitions, folder)
-        dropped_by = _fresh(folder / "dropped_by", np.int16, total)
-        representative = _fresh(folder / "representative", np.int64, total)
-        distance = _fresh(folder / "distance", np.uint8, total)
+        marks = _Marks(
+            partitions=partitions,
+            folder=folder,
+            workers=workers,
+            tick=tick,
+            dropped_by=_fresh(folder / "dropped_by", np.int16, total),
+            representative=_fresh(folder / "representative", np.int64, total),
+            distance=_fresh(folder / "distance", np.uint8, total),
+            similarity=_fresh(folder / "similarity", np.float64, total),
+        )
         for start in range(0, total, CHUNK):
             end = min(start + CHUNK, total)
-            representative[start:end] = np.arange(start, end)
+            marks.representative[start:end] = np.arange(start, end)
         for one in deduplicators:
             log.info("%s: looking for duplicates among %d documents", one.operator.name, total)
-            _apply(one, partitions, folder, dropped_by, representative, distance)
-        for array in (dropped_by, representative, distance):
+            _apply(one, marks)
+        for array in (marks.dropped_by, marks.representative, marks.distance, marks.similarity):
             if isinstance(array, np.memmap):
                 array.flush()
         write_json(done, {"documents": total})
+    for one in deduplicators:
+        shutil.rmtree(_scratch(folder, one), ignore_errors=True)
     return Duplicates(
         dropped_by=_map(folder / "dropped_by", np.int16),
         representative=_map(folder / "representative", np.int64),
         distance=_map(folder / "distance", np.uint8),
+        similarity=_map(folder / "similarity", np.float64),
+        repeated={
+            one.position: _map(_repeated_file(folder, one), np.int64)
+            for one in deduplicators
+            if one.takes_lines_out
+        },
         ids=Ids(folder),
     )
 
 
-def _apply(
-    deduplicator: RecipeDeduplicator,
-    partitions: Sequence[Path],
-    folder: Path,
-    dropped_by: npt.NDArray[np.int16],
-    representative: npt.NDArray[np.int64],
-    distance: npt.NDArray[np.uint8],
-) -> None:
+def _scratch(folder: Path, deduplicator: RecipeDeduplicator) -> Path:
+    return folder / f"search-{deduplicator.position:02d}"
+
+
+def _repeated_file(folder: Path, deduplicator: RecipeDeduplicator) -> Path:
+    return folder / f"repeated-{deduplicator.position:02d}"
+
+
+def _apply(deduplicator: RecipeDeduplicator, marks: _Marks) -> None:
     """Mark the duplicates that one deduplicator finds among the documents still kept."""
-    paths = [partition / f"hashes-{deduplicator.position:02d}.parquet" for partition in partitions]
+    name = f"hashes-{deduplicator.position:02d}.parquet"
+    paths = [partition / name for partition in marks.partitions]
     files = [path for path in paths if path.exists()]
     # Numbers of the documents that the files are about, and of those the ones still kept.
-    numbers = None if len(files) == len(paths) else _numbers_in(partitions, paths)
-    gone = np.asarray(dropped_by)[slice(None) if numbers is None else numbers] != 0
+    numbers = None if len(files) == len(paths) else _numbers_in(marks.partitions, paths)
+    gone = np.asarray(marks.dropped_by)[slice(None) if numbers is None else numbers] != 0
     rows = np.flatnonzero(~gone) if gone.any() else None
-    if not deduplicator.bounded:
-        _apply_library(deduplicator, files, numbers, rows, dropped_by, representative)
-        return
-    gathered = folder / "hashes"
+    if deduplicator.takes_lines_out:
+        scratch = _scratch(marks.folder, deduplicator)
+        least = deduplicator.built.min_documents
+        count_repeated(files, rows, least, scratch, _repeated_file(marks.folder, deduplicator))
+    elif deduplicator.minhash is not None:
+        _apply_minhash(deduplicator, files, rows, numbers, marks)
+    elif deduplicator.clusters:
+        _apply_clusters(deduplicator, files, rows, numbers, marks)
+    else:
+        _apply_library(deduplicator, files, numbers, rows, marks.dropped_by, marks.representative)
+
+
+def _apply_minhash(
+    deduplicator: RecipeDeduplicator,
+    files: Sequence[Path],
+    rows: npt.NDArray[np.int64] | None,
+    numbers: npt.NDArray[np.int64] | None,
+    marks: _Marks,
+) -> None:
+    minhash = deduplicator.minhash
+    assert minhash is not None
+    scratch = _scratch(marks.folder, deduplicator)
+    if rows is not None:
+        numbers = rows if numbers is None else numbers[rows]
+    texts = SurvivorTexts(marks.partitions)
+    finder = CopyFinder(
+        minhash=minhash,
+        threshold=deduplicator.built.jaccard_threshold,
+        buckets=find_buckets(files, rows, minhash.bands, scratch / "buckets"),
+        text=lambda row: texts[row if numbers is None else int(numbers[row])],
+        scratch=scratch,
+    )
+    for found in finder.find(marks.workers, marks.tick):
+        own, kept = found["document"], found["kept"]
+        if numbers is not None:
+            own, kept = numbers[own], numbers[kept]
+        marks.dropped_by[own], marks.representative[own] = deduplicator.position, kept
+        marks.similarity[own] = found["similarity"]
+
+
+def _apply_clusters(
+    deduplicator: RecipeDeduplicator,
+    files: Sequence[Path],
+    rows: npt.NDArray[np.int64] | None,
+    numbers: npt.NDArray[np.int64] | None,
+    marks: _Marks,
+) -> None:
+    gathered = marks.folder / "hashes"
     with gathered.open("wb") as out:
         for file in files:
             out.write(pq.read_table(file)["hash"].to_numpy().tobytes())
     hashes: npt.NDArray[np.uint64] = _map(gathered, np.uint64)
     if rows is not None:
         hashes, numbers = hashes[rows], rows if numbers is None else numbers[rows]
-    scratch = folder / "clusters"
+    scratch = marks.folder / "clusters"
     if deduplicator.operator.name == SIMHASH:
         labels = near_clusters(hashes, deduplicator.built.hamming_distance, scratch)
     else:
@@ -227,8 +231,8 @@ def _apply(
         apart = distance_between(hashes[own], hashes[first])
         if numbers is not None:
             own, first = numbers[own], numbers[first]
-        dropped_by[own], representative[own] = deduplicator.position, first
-        distance[own] = apart
+        marks.dropped_by[own], marks.representative[own] = deduplicator.position, first
+        marks.distance[own] = apart
 
 
 def _numbers_in(partitions: Sequence[Path], paths: Sequence[Path]) -> npt.NDArray[np.int64]:
@@ -272,12 +276,6 @@ def _gather_ids(partitions: Sequence[Path], folder: Path) -> int:
             end += sum(map(len, encoded))
             total += len(encoded)
     return total
-
-
-def num_survivors(partition: Path) -> int:
-    """Number of documents of a filtered partition that passed every filter."""
-    counts: dict[str, int] = json.loads((partition / "counts.json").read_text("utf-8"))
-    return counts["survivors"]
 
 
 def _fresh(path: Path, dtype: Any, length: int) -> Any:

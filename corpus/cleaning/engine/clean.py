@@ -7,12 +7,9 @@ from typing import Any
 
 from common.child import Report
 from corpus.cleaning import ledger
-from corpus.cleaning.deduplication.duplicates import (
-    find_duplicates,
-    num_survivors,
-    positions_of,
-    shared_deduplicators,
-)
+from corpus.cleaning.deduplication.duplicates import find_duplicates
+from corpus.cleaning.deduplication.recipe_deduplicators import positions_of, shared_deduplicators
+from corpus.cleaning.deduplication.survivor_texts import num_survivors
 from corpus.cleaning.engine import pipeline
 from corpus.cleaning.engine.partition_cleaner import FamilyOperators, PartitionCleaner
 from corpus.cleaning.engine.workers import map_in_workers
@@ -63,7 +60,13 @@ def clean_locally(
     preferred = sorted(partitions, key=lambda one: FAMILIES.index(job.family_of[one.source]))
     filtered = [cleaner.filtered / partition.name for partition in preferred]
     if shared:
-        cleaner.duplicates = find_duplicates(shared, filtered, scratch / "duplicates")
+        cleaner.duplicates = find_duplicates(
+            shared,
+            filtered,
+            scratch / "duplicates",
+            job.workers,
+            lambda: report(total, total, "looking for duplicates"),
+        )
     offsets = [0]
     for folder in filtered:
         offsets.append(offsets[-1] + num_survivors(folder))

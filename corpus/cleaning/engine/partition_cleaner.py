@@ -1,7 +1,7 @@
 """The two passes over a partition: operators first, then the kept documents' files.
 
-    apply_operators   partition ─▶ operators ─▶ <filtered>/<name>/: kept.jsonl, hashes, examples,
-                                                document_trace.parquet, matches
+    apply_operators   partition ─▶ operators ─▶ <filtered>/<name>/: kept.jsonl, kept.ends, hashes,
+                                                examples, document_trace.parquet, matches
     (deduplication/duplicates.py looks for duplicates, over the hashes of all partitions)
     write_kept        kept.jsonl + Duplicates ─▶ <output>/<source>/<number>.jsonl,
                                                  <output>/documents/<name>.parquet
@@ -12,6 +12,7 @@ which process works on a partition, or when.
 """
 
 import contextlib
+import itertools
 import json
 import multiprocessing
 import shutil
@@ -26,14 +27,13 @@ from data_juicer.ops.base_op import OP
 
 from common.files import PARTIAL, complete_file, json_line, publish_folder, write_json
 from corpus.cleaning import contamination_matches, document_trace
-from corpus.cleaning.deduplication.duplicates import (
-    UNKNOWN,
-    Duplicates,
-    RecipeDeduplicator,
-    hash_table,
-)
+from corpus.cleaning.deduplication.duplicates import UNKNOWN, Duplicates
+from corpus.cleaning.deduplication.recipe_deduplicators import RecipeDeduplicator, hash_table
+from corpus.cleaning.deduplication.repeated_lines import lines_among
+from corpus.cleaning.deduplication.survivor_texts import LINES as LINES_FILE
+from corpus.cleaning.deduplication.survivor_texts import write_ends
 from corpus.cleaning.engine import pipeline
-from corpus.cleaning.ledger import EXCERPT, Examples
+from corpus.cleaning.ledger import EXCERPT, Examples, difference
 from corpus.partitions import Partition
 from corpus.recipes import Family
 
@@ -86,20 +86,21 @@ class PartitionCleaner:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         family = self.families[self.family_of[partition.source]]
-        deduplicators = [o for o in self.deduplicators if o.position in family.deduplicators]
+        deduplicators = self._deduplicators(family)
         examples = Examples(most=self.examples)
         rows: list[dict[str, Any]] = []
         hashes: dict[int, list[dict[str, Any]]] = {one.position: [] for one in deduplicators}
         found: list[dict[str, Any]] = []
-        num_survivors = 0
-        with (aside / "kept.jsonl").open("wb") as kept:
+        sizes: list[int] = []
+        with (aside / LINES_FILE).open("wb") as kept:
             items = (pipeline.TracedDocument.of(d) for d in self._documents(partition))
             for batch in pipeline.batches(items):
                 survivors = pipeline.run_operators(family.operators, batch, examples)
-                num_survivors += len(survivors)
                 for one in deduplicators:
                     hashes[one.position] += one.hashes([item.text for item in survivors])
-                kept.writelines(json_line(_cleaned(item)) for item in survivors)
+                lines = [json_line(_cleaned(item)) for item in survivors]
+                kept.writelines(lines)
+                sizes += map(len, lines)
                 rows += [item.trace() for item in batch]
                 found += [row for item in batch for row in _matches(item)]
         document_trace.write(document_trace.table_of(rows), aside / "document_trace.parquet")
@@ -108,8 +109,35 @@ class PartitionCleaner:
             pq.write_table(table, aside / f"hashes-{one.position:02d}.parquet")
         write_json(aside / "examples.json", examples.as_json())
         write_json(aside / "matches.json", found)
-        write_json(aside / "counts.json", {"survivors": num_survivors})
+        write_ends(aside, sizes)
+        write_json(aside / "counts.json", {"survivors": len(sizes)})
         publish_folder(aside, folder)
+
+    def _deduplicators(self, family: FamilyOperators) -> list[RecipeDeduplicator]:
+        """The deduplicators that a family's recipe has."""
+        return [one for one in self.deduplicators if one.position in family.deduplicators]
+
+    def _repeated(
+        self, taker: RecipeDeduplicator | None, folder: Path, length: int
+    ) -> Iterator[frozenset[int]]:
+        """For each survivor of a partition, hashes of its repeated lines."""
+        if taker is None or self.duplicates is None:
+            return itertools.repeat(frozenset(), length)
+        file = folder / f"hashes-{taker.position:02d}.parquet"
+        return lines_among(file, self.duplicates.repeated[taker.position])
+
+    def _apart(self, number: int) -> tuple[dict[str, float | None], str | None]:
+        """What was measured of a copy, and the id of the document that is kept in its place."""
+        found = self.duplicates
+        assert found is not None
+        original = int(found.representative[number])
+        if original == UNKNOWN:
+            return {document_trace.DISTANCE: None}, None
+        if similarity := float(found.similarity[number]):
+            measured = {document_trace.SIMILARITY: similarity}
+        else:
+            measured = {document_trace.DISTANCE: float(found.distance[number])}
+        return {**measured}, found.ids[original]
 
     def _documents(self, partition: Partition) -> Iterator[dict[str, Any]]:
         for _, line in partition.lines():
@@ -135,44 +163,63 @@ class PartitionCleaner:
         examples = Examples(most=self.examples)
         examples.take(json.loads((folder / "examples.json").read_text("utf-8")))
         table = pq.read_table(folder / "document_trace.parquet")
-        columns = {n: table[n].to_pylist() for n in ("id", "dropped_by", "duplicate_of")}
+        columns = {
+            n: table[n].to_pylist()
+            for n in ("id", "dropped_by", "duplicate_of", "edits", "bytes_out")
+        }
         rows = [row for row, by in enumerate(columns["dropped_by"]) if by == 0]
-        apart: list[float | None] = [None] * table.num_rows
+        apart: dict[str, list[float | None]] = {
+            name: [None] * table.num_rows
+            for name in (document_trace.DISTANCE, document_trace.SIMILARITY)
+        }
+        taker = next((o for o in self._deduplicators(family) if o.takes_lines_out), None)
         out = self.output / partition.source / f"{partition.number:05d}.jsonl"
         num_kept = 0
-        with (folder / "kept.jsonl").open("rb") as lines, contextlib.ExitStack() as stack:
+        with (folder / LINES_FILE).open("rb") as lines, contextlib.ExitStack() as stack:
             kept = None
-            for number, (line, row) in enumerate(zip(lines, rows, strict=True), offset):
+            everything = zip(lines, rows, self._repeated(taker, folder, len(rows)), strict=True)
+            for number, (line, row, repeated) in enumerate(everything, offset):
                 by = 0 if self.duplicates is None else int(self.duplicates.dropped_by[number])
+                by = family.deduplicators[by] if by else 0
+                about = {"source": partition.source, "id": columns["id"][row]}
+                if by == 0 and repeated:
+                    assert taker is not None
+                    place = family.deduplicators[taker.position]
+                    about |= {"position": place, "operator": family.names[place - 1]}
+                    document = json.loads(line)
+                    text = taker.built.without(document["text"], repeated.__contains__)
+                    if text is None:
+                        columns["dropped_by"][row] = place
+                        shown = {"measured": {}, "text": document["text"][:EXCERPT]}
+                        examples.add("dropped", about | shown)
+                        continue
+                    if text != document["text"]:
+                        size = len(text.encode("utf-8", "replace"))
+                        columns["edits"][row].append({"operator": place, "bytes": size})
+                        columns["bytes_out"][row] = size
+                        examples.add("changed", about | difference(document["text"], text))
+                        line = json_line(document | {"text": text})
                 if by == 0:
                     # A partition of which no document is left has no file.
                     kept = kept or stack.enter_context(complete_file(out))
                     kept.write(line)
                     num_kept += 1
                     continue
-                assert self.duplicates is not None
-                by = family.deduplicators[by]
                 columns["dropped_by"][row] = by
-                original = int(self.duplicates.representative[number])
-                shown: dict[str, Any] = {}
-                if original != UNKNOWN:
-                    columns["duplicate_of"][row] = self.duplicates.ids[original]
-                    apart[row] = float(self.duplicates.distance[number])
-                    shown = {"duplicate_of": columns["duplicate_of"][row]}
+                measured, original = self._apart(number)
+                if original is not None:
+                    columns["duplicate_of"][row] = original
+                for name, value in measured.items():
+                    apart[name][row] = value
                 if examples.wants("dropped", by, partition.source):
                     examples.add(
                         "dropped",
-                        {
-                            "position": by,
-                            "operator": family.names[by - 1],
-                            "source": partition.source,
-                            "id": columns["id"][row],
-                            "measured": {document_trace.DISTANCE: apart[row]},
-                            **shown,
-                            "text": json.loads(line)["text"][:EXCERPT],
-                        },
+                        about
+                        | {"position": by, "operator": family.names[by - 1], "measured": measured}
+                        | ({} if original is None else {"duplicate_of": original})
+                        | {"text": json.loads(line)["text"][:EXCERPT]},
                     )
-        for name, column in (*columns.items(), (document_trace.DISTANCE, apart)):
+        for name, column in (*columns.items(), *apart.items()):
             table = _with(table, name, column)
         entries = document_trace.ledger_entries(table, family.names)
         assert not entries or num_kept == entries[-1].documents_kept, partition.name

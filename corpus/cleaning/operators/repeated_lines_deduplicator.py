@@ -39,9 +39,9 @@ NAMED_SHORT = re.compile(
     r"(?:热门|往期|精彩|编辑)(?:推荐|文章|回顾|精彩)|(?:编辑|来源|作者|审核|校对)\s*[:：]|"
     r"返回(?:首页|顶部|列表|搜狐)|首页|当前位置|(?:所在|的)位置|(?:联系|关于)我们|友情链接|"
     r"网站地图|隐私(?:政策|声明)|用户协议|登[录陆]|注册|收藏本|打印本|加入收藏|设为|评论|举报|客服|"
-    r"热线|下载APP|客户端|搜题|(?i:cookies?\b|subscribe|share (?:this|on|to)|follow us|sign (?:up|in)|"
-    r"log ?in\b|contact us|about us|site ?map|skip to content|read more|"
-    r"related (?:posts|articles))"
+    r"热线|下载APP|客户端|搜题|"
+    r"(?i:cookies?\b|subscribe|share (?:this|on|to)|follow us|sign (?:up|in)|log ?in\b|contact us|"
+    r"about us|site ?map|skip to content|read more|related (?:posts|articles))"
 )
 """More of them, which sentences contain, too: in lines of SHORT characters at most."""
 SHORT = 40

@@ -10,10 +10,9 @@ from data_juicer.ops.deduplicator.document_simhash_deduplicator import (
 
 from common.errors import ConfigError
 from corpus.cleaning import document_trace
-from corpus.cleaning.deduplication.duplicates import (
-    UNKNOWN,
+from corpus.cleaning.deduplication.duplicates import UNKNOWN, find_duplicates
+from corpus.cleaning.deduplication.recipe_deduplicators import (
     RecipeDeduplicator,
-    find_duplicates,
     hash_table,
     positions_of,
     shared_deduplicators,
