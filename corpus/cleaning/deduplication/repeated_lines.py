@@ -76,14 +76,15 @@ def lines_among(file: Path, repeated: Ints) -> Iterator[frozenset[int]]:
     at = np.searchsorted(repeated, hashes)
     at[at == len(repeated)] = 0
     found = repeated[at] == hashes if len(repeated) else np.zeros(len(hashes), bool)
-    ends = np.cumsum(pa.compute.list_value_length(column).to_numpy())
     before = np.concatenate([[0], np.cumsum(found)])
-    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+    start = 0
+    for length in pa.compute.list_value_length(column).to_pylist():
+        end = start + length
         if before[end] == before[start]:
             yield frozenset()
         else:
             yield frozenset(hashes[start:end][found[start:end]].tolist())
+        start = end
 
 
 def _full(files: Sequence[Path]) -> list[Path]:

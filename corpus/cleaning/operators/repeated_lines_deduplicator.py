@@ -61,6 +61,9 @@ KEPT = re.compile(
 WORDS = re.compile(r"\w+")
 EDGES = re.compile(r"\A[\W_]+|[\W_]+\Z")
 
+OTHER, BLANK, REPEATED = "other", "blank", "repeated"
+"""A line that stays; one without words, which separates others; one that many documents have."""
+
 Repeated = Callable[[int], bool]
 
 
@@ -72,7 +75,7 @@ class RepeatedLinesDeduplicator(Deduplicator):
         self,
         min_documents: int = 10,
         min_characters: int = 20,
-        max_share: float = 0.3,
+        max_share: float = 0.5,
         min_text_length: int = 50,
         *args: object,
         **kwargs: object,
@@ -95,7 +98,7 @@ class RepeatedLinesDeduplicator(Deduplicator):
 
     def line_hashes(self, text: str) -> list[int]:
         """Hashes of the lines of a text that may go, each once, ascending."""
-        return sorted({key for key in _keys(text.split("\n")) if key is not None})
+        return sorted({key for key in _keys(text.split("\n")) if isinstance(key, int)})
 
     def without(self, text: str, repeated: Repeated) -> str | None:
         """Take the boilerplate out of a text.
@@ -108,8 +111,7 @@ class RepeatedLinesDeduplicator(Deduplicator):
             The text; as it is if it has none; None if too little would be left.
         """
         lines = text.split("\n")
-        keys = _keys(lines)
-        marks = [_mark(line, key, repeated) for line, key in zip(lines, keys, strict=True)]
+        marks = [_mark(key, repeated) for key in _keys(lines)]
         if REPEATED not in marks:
             return text
         named = {i for i, line in enumerate(lines) if marks[i] == REPEATED and _says_so(line)}
@@ -163,32 +165,29 @@ class RepeatedLinesDeduplicator(Deduplicator):
         return dataset.select(kept).map(replaced, with_indices=True), {}
 
 
-OTHER, BLANK, REPEATED = "other", "blank", "repeated"
-
-
 def _says_so(line: str) -> bool:
     """True for a line that says itself that it is boilerplate."""
     return bool(NAMED.search(line) or (len(line) <= SHORT and NAMED_SHORT.search(line)))
 
 
-def _mark(line: str, key: int | None, repeated: Repeated) -> str:
-    if key is None:
-        return OTHER if WORDS.search(line) else BLANK
+def _mark(key: int | str, repeated: Repeated) -> str:
+    if isinstance(key, str):
+        return key
     return REPEATED if repeated(key) else OTHER
 
 
-def _keys(lines: list[str]) -> list[int | None]:
-    """Hash of each line; None for a line that never goes, and for one without words."""
-    keys: list[int | None] = []
+def _keys(lines: list[str]) -> list[int | str]:
+    """Hash of each line that may go; OTHER for one that never does, BLANK for one without words."""
+    keys: list[int | str] = []
     fenced = display = False
     for line in lines:
         fence = bool(FENCE.match(line))
         marks = len(DISPLAY.findall(line))
-        if fenced or display or fence or marks or KEPT.match(line):
-            keys.append(None)
+        bare = EDGES.sub("", line)
+        if fenced or display or fence or marks or ((bare or "|" in line) and KEPT.match(line)):
+            keys.append(OTHER)
         else:
-            bare = EDGES.sub("", line)
-            keys.append(_hash(bare) if bare else None)
+            keys.append(_hash(bare) if bare else BLANK)
         fenced ^= fence
         display ^= marks % 2 == 1
     return keys
@@ -217,15 +216,14 @@ def _runs(marks: list[str]) -> list[list[int]]:
 def _joined(lines: list[str], marks: list[str], gone: Collection[int]) -> list[str]:
     """The lines that are left; of the blank ones around those that are gone, one at most."""
     left: list[str] = []
-    gap = False
+    gap, blank, ends = False, True, 0
     for i, line in enumerate(lines):
         if i in gone:
             gap = True
-        elif marks[i] == BLANK and gap and (not left or not WORDS.search(left[-1])):
+        elif marks[i] == BLANK and gap and blank:
             continue
         else:
-            gap = gap and marks[i] == BLANK
+            gap, blank = gap and marks[i] == BLANK, marks[i] == BLANK
             left.append(line)
-    while gap and left and not WORDS.search(left[-1]):
-        left.pop()
-    return left
+            ends = ends if blank else len(left)
+    return left[:ends] if gap else left

@@ -13,7 +13,7 @@ from common.config import Config
 from common.errors import ConfigError
 from common.paths import display
 from common.ranges import Ge, Limit, PositiveInt
-from corpus.cleaning.recipe import Operator, Recipe
+from corpus.cleaning.recipe import MINHASH, REPEATED_LINES, Operator, Recipe
 
 MINHASH_NAME = "ray_bts_minhash_deduplicator"
 MINHASH_ARGUMENTS = {
@@ -88,32 +88,34 @@ def operator_groups(recipe: Recipe) -> list[OperatorGroup]:
 
 
 def replacements(recipe: Recipe) -> list[dict[str, Any]]:
-    """The operators that Ray replaces by another, with the parameters of both."""
+    """The operators that Ray replaces by another or leaves out, with the parameters of both."""
     return [
         {
             "position": position,
             "operator": old.name,
             "arguments": old.arguments,
-            "replaced_by": new.name,
-            "with": new.arguments,
+            "replaced_by": "" if new is None else new.name,
+            "with": {} if new is None else new.arguments,
         }
-        for position, (old, new) in enumerate(
-            zip(recipe.operators, operators_on_ray(recipe), strict=True), start=1
-        )
-        if new.name != old.name
+        for position, old in enumerate(recipe.operators, start=1)
+        if (new := _on_ray(old, recipe)) is None or new.name != old.name
     ]
 
 
 def operators_on_ray(recipe: Recipe) -> list[Operator]:
     """The recipe's operators, with deduplicators replaced by ones that Ray can run."""
-    return [
-        _counterpart(op, recipe) if op.kind == "deduplicator" else op for op in recipe.operators
-    ]
+    found = [_on_ray(operator, recipe) for operator in recipe.operators]
+    return [operator for operator in found if operator is not None]
 
 
-def _counterpart(operator: Operator, recipe: Recipe) -> Operator:
-    if operator.name == MINHASH_NAME:
+def _on_ray(operator: Operator, recipe: Recipe) -> Operator | None:
+    """What runs in an operator's place; None: nothing."""
+    if operator.kind != "deduplicator" or operator.name == MINHASH_NAME:
         return operator
+    if operator.name == REPEATED_LINES:
+        return None  # It counts the lines of all documents in one process; it is the last operator.
+    if operator.name == MINHASH:
+        return Operator(name=MINHASH_NAME, arguments=operator.arguments)
     if "simhash" not in operator.name and "minhash" not in operator.name:
         raise ConfigError(
             f"{display(recipe.path)}: {operator.name} runs on one machine only. On Ray use "

@@ -207,7 +207,7 @@ class Runner:
             },
         )
         settings = init_configs(["--config", str(yaml_file)])
-        last = group.positions[-1] == len(self.recipe.operators)
+        last = group.positions[-1] == len(operators_on_ray(self.recipe))
         sink = {
             "records": str(output.records),
             "survivors": str(output.survivors),
@@ -289,7 +289,11 @@ class Runner:
         )
         replaced = replacements(self.recipe)
         for one in replaced:
-            log.info("on Ray %(replaced_by)s takes the place of %(operator)s, with %(with)s", one)
+            if one["replaced_by"]:
+                words = "on Ray %(replaced_by)s takes the place of %(operator)s, with %(with)s"
+            else:
+                words = "on Ray %(operator)s does not run: lines that documents share stay"
+            log.info(words, one)
         return RayOutcome(
             cleaned=tuple(one.cleaned for one in files if one.cleaned.exists()),
             questions=tuple(one.questions for one in files),

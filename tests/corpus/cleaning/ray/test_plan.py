@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import ConfigError
 from corpus.cleaning import recipe as recipes
-from corpus.cleaning.ray.plan import operator_groups
+from corpus.cleaning.ray.plan import operator_groups, replacements
 
 
 def test_recipe_is_cut_at_deduplicators_and_only_those_are_replaced(tmp_path: Path) -> None:
@@ -22,6 +22,18 @@ def test_recipe_is_cut_at_deduplicators_and_only_those_are_replaced(tmp_path: Pa
     exact.write_text("process: [document_deduplicator: null]", encoding="utf-8")
     with pytest.raises(ConfigError, match="one machine"):
         operator_groups(recipes.load_file(exact))
+
+
+def test_the_recipes_own_minhash_keeps_its_parameters_and_lines_are_not_taken_out() -> None:
+    recipe = recipes.load("curated/web")
+    groups = operator_groups(recipe)
+    assert groups[-1].operators[0].name == "ray_bts_minhash_deduplicator"
+    assert groups[-1].operators[0].arguments == recipe.operators[-2].arguments
+    assert groups[-1].positions == (len(recipe.operators) - 1,)
+    assert [(one["operator"], one["replaced_by"]) for one in replacements(recipe)] == [
+        ("document_minhash_deduplicator", "ray_bts_minhash_deduplicator"),
+        ("repeated_lines_deduplicator", ""),
+    ]
 
 
 def test_texts_shorter_than_a_window_are_no_copies_of_each_other() -> None:
