@@ -38,7 +38,7 @@ class Buckets:
     """Buckets of N documents."""
 
     places: Ints
-    """Where in `slots` the bucket of a band and document begins; 0: it is alone. [bands, N]"""
+    """Place in `slots` of the bucket of a band and document; 0: it is alone. [bands, N]"""
     slots: Path
     """File of int64: for each bucket its room, the number of documents in it, the documents."""
     labels: Ints

@@ -127,7 +127,7 @@ class PartitionCleaner:
         return lines_among(file, self.duplicates.repeated[taker.position])
 
     def _apart(self, number: int) -> tuple[dict[str, float | None], str | None]:
-        """What was measured of a copy, and the id of the document that is kept in its place."""
+        """Distance or similarity of a copy, and the id of the document kept in its place."""
         found = self.duplicates
         assert found is not None
         original = int(found.representative[number])

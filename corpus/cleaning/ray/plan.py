@@ -109,7 +109,7 @@ def operators_on_ray(recipe: Recipe) -> list[Operator]:
 
 
 def _on_ray(operator: Operator, recipe: Recipe) -> Operator | None:
-    """What runs in an operator's place; None: nothing."""
+    """The operator that runs in one's place; None: none."""
     if operator.kind != "deduplicator" or operator.name == MINHASH_NAME:
         return operator
     if operator.name == REPEATED_LINES:

@@ -24,8 +24,8 @@ from corpus.cleaning.deduplication.recipe_deduplicators import (
 )
 from corpus.cleaning.deduplication.repeated_lines import lines_among
 from corpus.cleaning.deduplication.survivor_texts import write_ends
-from corpus.cleaning.operators.repeated_lines_deduplicator import RepeatedLinesDeduplicator
 from corpus.cleaning.recipe import Operator, Recipe
+from tests.corpus.cleaning.operators.pages import repeated_lines
 
 
 def filtered(folder: Path, rows: list[tuple[str, int]], step: RecipeDeduplicator) -> Path:
@@ -196,7 +196,7 @@ def test_lines_are_counted_among_the_documents_that_are_kept(tmp_path: Path) -> 
     lines = RecipeDeduplicator(
         position=2,
         operator=Operator(name="repeated_lines_deduplicator", arguments={}),
-        built=RepeatedLinesDeduplicator(min_documents=3),
+        built=repeated_lines(min_documents=3),
     )
     steps = [exact(1), lines]
     copied = "抄来的一页\n这一行在所有的抄本里都有"

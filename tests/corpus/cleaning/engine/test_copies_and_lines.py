@@ -12,7 +12,7 @@ from corpus.cleaning import document_trace
 from corpus.cleaning import recipe as recipes
 from corpus.cleaning.engine.clean import clean_locally
 from corpus.cleaning.job import CleanJob, FamilyJob
-from tests.corpus.cleaning.operators.test_repeated_lines import BODIES, FOOTER, MENU
+from tests.corpus.cleaning.operators.pages import BODIES, FOOTER, MENU
 
 MINHASH = {
     "tokenization": "character",
@@ -40,9 +40,10 @@ def cleaned(folder: Path, texts: dict[str, list[str]], *, workers: int, bytes_: 
             for number, text in enumerate(own):
                 row = {"id": f"{source}/{number}", "source": source, "text": text, "meta": {}}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    length, copies = {"text_length_filter": {"min_len": 5}}, {
-        "document_minhash_deduplicator": MINHASH
-    }
+    length, copies = (
+        {"text_length_filter": {"min_len": 5}},
+        {"document_minhash_deduplicator": MINHASH},
+    )
     lines = {"repeated_lines_deduplicator": {"min_documents": 10}}
     found = {
         "web": recipe_with(folder, "web", length, copies, lines),
