@@ -1,6 +1,7 @@
 """Copies and repeated lines through the whole of cleaning on one machine."""
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from corpus.cleaning import document_trace
 from corpus.cleaning import recipe as recipes
 from corpus.cleaning.engine.clean import clean_locally
 from corpus.cleaning.job import CleanJob, FamilyJob
-from tests.corpus.cleaning.operators.pages import BODIES, FOOTER, MENU
+from tests.corpus.cleaning.operators.pages import BODIES, FOOTER, MENU, words
 
 MINHASH = {
     "tokenization": "character",
@@ -23,7 +24,7 @@ MINHASH = {
     "num_bands": 64,
     "num_rows_per_band": 4,
 }
-ARTICLE = "\n".join(BODIES[:4]).replace("稿件", "条目")
+ARTICLE = words(random.Random(100), 400)
 
 
 def recipe_with(folder: Path, name: str, *operators: dict[str, Any]) -> recipes.Recipe:
@@ -81,7 +82,7 @@ TEXTS = {
     "pages": [
         *PAGES,
         f"{MENU}\n{ARTICLE}，转自百科\n{FOOTER}",  # an article's copy
-        PAGES[3].replace("住了", "住过"),  # a page's
+        PAGES[3].replace(BODIES[3][:2], "改动"),  # a page's
         f"{MENU}\n七月\n{FOOTER}",  # nothing of its own
         "一页自己的文字，里面没有别的页面上的任何一行。",
     ],

@@ -1,5 +1,6 @@
 """Pages of a site: bodies that differ, and what all have around them."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,13 @@ from corpus.cleaning import recipe as recipes
 
 FILE = Path(recipes.__file__).with_name("operators") / "repeated_lines_deduplicator.py"
 
-BODIES = [
-    f"第{i}号稿件说的是{a}{b}的事情，与别的稿件没有一句话是相同的。\n"
-    f"{b}先生后来又去了{a}，住了{i + 3}天，写下了他在那里看到的一切，寄给了远方的朋友。"
-    for i, (a, b) in enumerate((a, b) for a in "甲乙丙丁戊" for b in "赵钱孙李")
-]
+
+def words(rng: random.Random, count: int) -> str:
+    """Sentences of characters by chance."""
+    return "".join(chr(rng.randrange(0x4E00, 0x9FA5)) for _ in range(count)) + "。"
+
+
+BODIES = [f"{words(random.Random(i), 90)}\n{words(random.Random(-i - 1), 60)}" for i in range(20)]
 MENU = "首页\n新闻\n体育\n用户登录\n当前位置：首页 > 新闻 > 正文"
 FOOTER = (
     "分享到：\n上一篇\n下一篇\n版权所有 © 2003-2021 某某新闻网 未经授权不得转载\n京ICP备00000001号"
