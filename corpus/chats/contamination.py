@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from corpus.decontaminate import ContaminationConfig, Index, build_index, match_row
+from corpus.decontaminate import ContaminationConfig, Index, cached_index, match_row
 
 MATCHES_FILE = "contamination.jsonl"
 """Written beside the data: a line for each row and each question that it contains."""
@@ -20,15 +20,20 @@ class ContaminationFilter:
 
     @classmethod
     def of(
-        cls, config: ContaminationConfig, benchmarks: Path | None
+        cls, config: ContaminationConfig, benchmarks: Path | None, cache: Path
     ) -> "ContaminationFilter | None":
         """Index the benchmarks of a folder; None without a folder or when the action is off.
+
+        Args:
+            config: what counts as contained.
+            benchmarks: folder of the benchmarks.
+            cache: folder in which the index is kept for the next time.
 
         Raises DataError when a configured benchmark is not there.
         """
         if benchmarks is None or config.action == "off":
             return None
-        return cls(build_index(benchmarks, (), config))
+        return cls(cached_index(benchmarks, (), config, cache)[0])
 
     @property
     def drops(self) -> bool:

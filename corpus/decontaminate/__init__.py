@@ -4,6 +4,8 @@
 
 tokens.py      words of a text as numbers
 questions.py   benchmark questions and the configuration of the search
+build.py       the index of the benchmarks in a folder
+cached.py      the same, kept for the next run
 index.py       search by n-grams: stretches of a text that may ask a question
 alignment.py   a part of a question in such a stretch, with gaps and misprints
 evidence.py    stem, options, answer: what makes it a question
@@ -11,49 +13,26 @@ cutting.py     documents without their passages
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from corpus.bad_rows import MOST_NAMED, listed_rows
+from corpus.decontaminate.build import build_index
+from corpus.decontaminate.cached import cached_index
 from corpus.decontaminate.cutting import without_questions
 from corpus.decontaminate.index import Index, Match
-from corpus.decontaminate.questions import (
-    BenchmarkQuestion,
-    ContaminationConfig,
-    find_benchmarks,
-    read_questions,
-)
+from corpus.decontaminate.questions import BenchmarkQuestion, ContaminationConfig
 
 __all__ = [
     "BenchmarkQuestion",
     "ContaminationConfig",
     "Index",
     "build_index",
+    "cached_index",
     "describe_bad_rows",
     "describe_index",
     "match_row",
     "without_questions",
 ]
-
-
-def build_index(folder: Path, benchmarks: Sequence[str], config: ContaminationConfig) -> Index:
-    """Index the questions below `folder`, as `acquire` leaves them for kind `evals`.
-
-    Args:
-        folder: contains a folder for each benchmark.
-        benchmarks: which of them; empty takes `config.benchmarks`, or all that are there.
-        config: what counts as contained.
-
-    Raises DataError when a benchmark is not there or a file cannot be read. Rows that are no
-    questions are listed in the index.
-    """
-    names = find_benchmarks(folder, benchmarks or config.benchmarks)
-    bad_rows: dict[str, list[str]] = {name: [] for name in names}
-    questions = [q for name in names for q in read_questions(folder / name, name, bad_rows[name])]
-    index = Index.build(questions, config)
-    index.bad_rows = {name: rows for name, rows in bad_rows.items() if rows}
-    return index
 
 
 def describe_bad_rows(index: Index) -> str:

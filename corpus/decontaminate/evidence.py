@@ -283,7 +283,7 @@ def _present(option: Hashes, stretch: Hashes) -> Alignment | None:
 def _clusters(
     asked: PreparedQuestion, tokens: Tokens, stem: Alignment, width: int
 ) -> list[tuple[int, int]]:
-    """The stretches around a stem, near or far, where most different options have a beginning."""
+    """The stretches around a stem, near or far, that have most of its options."""
     begin, end = max(0, stem.first - FAR), min(len(tokens.hashes), stem.last + FAR)
     stretch = tokens.hashes[begin:end]
     at: list[Places] = []
@@ -294,17 +294,17 @@ def _clusters(
     starts = np.unique(np.concatenate(at))
     if not len(starts):
         return []
-    there = np.zeros(len(starts), np.int64)
+    options, seen = np.zeros((2, len(starts)), np.int64)
     for places in at:
-        k = np.searchsorted(places, starts)
-        ends = np.append(places, np.iinfo(np.int64).max)[k]
-        there += ends < starts + width
-    there[there < len(asked.options) - 1] = 0
-    distance = np.abs(starts - stem.last)
-    best = np.lexsort((distance, -there))[:2]
+        here = np.searchsorted(places, starts + width) - np.searchsorted(places, starts)
+        options += here > 0
+        seen += here
+    # Options share words, so the stretch with most n-grams of them has their beginnings, too.
+    seen[options < len(asked.options) - 1] = 0
+    best = np.lexsort((np.abs(starts - stem.last), -seen))[:2]
     # What begins a stretch may be the middle of an option.
     lead = max(map(len, asked.options)) + 5
-    return [(int(starts[k]) - lead, int(starts[k]) + width) for k in best if there[k] > 0]
+    return [(int(starts[k]) - lead, int(starts[k]) + width) for k in best if seen[k] > 0]
 
 
 def _with_answer(

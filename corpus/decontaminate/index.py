@@ -25,7 +25,17 @@ from common.paths import display
 from corpus.decontaminate.alignment import GAP
 from corpus.decontaminate.evidence import Passage, passages
 from corpus.decontaminate.questions import BenchmarkQuestion, ContaminationConfig
-from corpus.decontaminate.tokens import Hashes, Places, Tokens, forms_digest, ngrams, tokenize
+from corpus.decontaminate.tokens import (
+    Hashes,
+    Places,
+    Tokens,
+    forms_arrays,
+    forms_digest,
+    forms_versions,
+    ngrams,
+    take_forms,
+    tokenize,
+)
 
 Shares = npt.NDArray[np.float64]
 
@@ -247,13 +257,15 @@ class Index:
     def save(self, path: Path) -> None:
         """Write `path` (arrays, .npz) and beside it the questions (.json)."""
         buffer = io.BytesIO()
-        np.savez(buffer, **vars(self._arrays))
+        np.savez(buffer, **vars(self._arrays), **forms_arrays())
         digest = hashlib.sha256(buffer.getvalue()).hexdigest()
         with complete_file(path) as file:
             file.write(buffer.getvalue())
         about = {
             "config": asdict(self.config),
             "forms": forms_digest(),
+            "versions": forms_versions(),
+            "bad_rows": {name: list(rows) for name, rows in self.bad_rows.items()},
             "arrays": digest,
             "questions": [
                 [q.benchmark, q.id, q.stem, q.answer, *q.options] for q in self.questions
@@ -272,13 +284,15 @@ class Index:
             raise DataError(f"{display(path)} is not a contamination index: {error}") from error
         if hashlib.sha256(content).hexdigest() != about["arrays"]:
             raise DataError(f"{display(path)} and its .json are not of one index: make it again")
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            loaded = _Arrays(**{name: arrays[name] for name in _Arrays.__dataclass_fields__})
+            if about["versions"] == forms_versions():
+                take_forms(arrays)
         if about["forms"] != forms_digest():
             raise DataError(
                 f"{display(path)} was made with other versions of Python or OpenCC, which read "
                 "some characters differently: make it again"
             )
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            loaded = _Arrays(**{name: arrays[name] for name in _Arrays.__dataclass_fields__})
         config = about["config"] | {"benchmarks": tuple(about["config"]["benchmarks"])}
         questions = [
             BenchmarkQuestion(
@@ -286,7 +300,9 @@ class Index:
             )
             for benchmark, name, stem, answer, *options in about["questions"]
         ]
-        return cls(ContaminationConfig(**config), questions, loaded)
+        index = cls(ContaminationConfig(**config), questions, loaded)
+        index.bad_rows = about["bad_rows"]
+        return index
 
 
 def _pairs(hashes: Hashes) -> Hashes:

@@ -12,8 +12,11 @@ character, so it is the same in every process.
 
 import functools
 import hashlib
+import importlib.metadata
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -213,8 +216,37 @@ def forms_digest() -> str:
     return _forms().digest
 
 
-@functools.cache
+def forms_versions() -> list[str]:
+    """Versions of Unicode and OpenCC in this process."""
+    return [unicodedata.unidata_version, importlib.metadata.version("opencc")]
+
+
+def forms_arrays() -> dict[str, npt.NDArray[Any]]:
+    """The tables of this process by name, to be kept in a file."""
+    return {f"forms_{name}": array for name, array in vars(_forms()).items() if name != "digest"}
+
+
+def take_forms(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Use tables that `forms_arrays` gave in a process of the same versions; not if it has some.
+
+    Making them takes most of a second of each process.
+    """
+    if not _made:
+        _made.append(Forms(**{name: arrays[f"forms_{name}"] for name in _FORM_NAMES}))
+
+
+_made: list[Forms] = []
+"""The tables of this process, once they are there."""
+_FORM_NAMES = ("table", "counts", "offsets", "expansions")
+
+
 def _forms() -> Forms:
+    if not _made:
+        _made.append(_make_forms())
+    return _made[0]
+
+
+def _make_forms() -> Forms:
     from opencc import OpenCC
 
     canonical = [_canonical(code) for code in range(_NUM_CODES)]

@@ -31,7 +31,12 @@ from corpus.cleaning.language_model.config import LanguageModelConfig, find_lang
 from corpus.cleaning.ray.plan import RayConfig
 from corpus.cleaning.recipe import Recipe
 from corpus.cleaning.recipe_sets import RecipeName, has_set, recipe_of
-from corpus.decontaminate import ContaminationConfig, build_index, describe_bad_rows, describe_index
+from corpus.decontaminate import (
+    ContaminationConfig,
+    cached_index,
+    describe_bad_rows,
+    describe_index,
+)
 from corpus.recipes import FAMILIES, Family, corpus
 from tasks.clean.launch import clean_families
 from tasks.clean.report import enforce_gates, publish_report
@@ -172,9 +177,7 @@ def _index(run: StageRun, config: CleanConfig, benchmarks: StageResult | None) -
     """Path of the index of the benchmarks' questions; None if they are not looked for."""
     if benchmarks is None or config.contamination.action == "off":
         return None
-    path = run.scratch / "questions.npz"
-    index = build_index(benchmarks.folder, (), config.contamination)
-    index.save(path)
+    index, path = cached_index(benchmarks.folder, (), config.contamination, run.cache)
     run.note(contamination_index=describe_index(index))
     if bad_rows := describe_bad_rows(index):
         run.log.warning("%s", bad_rows)

@@ -90,7 +90,7 @@ def mixture_files(
         quarantine=run.folder / "quarantine",
         scratch=run.scratch,
         contamination=ContaminationFilter.of(
-            contamination, benchmarks.folder if benchmarks else None
+            contamination, benchmarks.folder if benchmarks else None, run.cache
         ),
         on_bad_row=on_bad_row,
         progress=run.progress,

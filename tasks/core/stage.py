@@ -77,6 +77,8 @@ class StageRun:
     """Numbers for the manifest and for MLflow."""
     notes: dict[str, Any] = field(default_factory=dict)
     """Whatever else the manifest should say; JSON values."""
+    store: Path | None = None
+    """The store that the stage belongs to; None where it stands alone."""
     _progress: "ProgressReporter | None" = None
     _lock: StageLock | None = None
 
@@ -86,6 +88,11 @@ class StageRun:
         path = self.folder / ".scratch"
         path.mkdir(exist_ok=True)
         return path
+
+    @property
+    def cache(self) -> Path:
+        """Folder of what is made once for all stages of a store, under names of its content."""
+        return self.store / "cache" if self.store is not None else self.scratch
 
     def count(self, **numbers: float) -> None:
         """Record numbers: into the manifest's `counts` and the stage's MLflow run."""
@@ -190,7 +197,13 @@ def stage(
                     measures=measures,
                 ) as track:
                     run = StageRun(
-                        stage=title, key=key, folder=partial, log=log, track=track, _lock=lock
+                        stage=title,
+                        key=key,
+                        folder=partial,
+                        log=log,
+                        track=track,
+                        store=context.store,
+                        _lock=lock,
                     )
                     started = time.time()
                     function(run, config, **inputs)

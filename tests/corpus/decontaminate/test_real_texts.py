@@ -44,11 +44,6 @@ def test_nothing_of_the_sample_data_is_called_a_benchmark_question(tmp_path: Pat
         assert question.id in found(text, index)
 
 
-@pytest.fixture(scope="module")
-def real_index(shared: Path) -> Index:
-    return build_index(shared / "data" / "eval", (), CONFIG)
-
-
 def real_texts(shared: Path, *patterns: str) -> list[str]:
     """The lines of JSON-lines files, as they are."""
     files = sorted(path for p in patterns for path in (shared / "data" / "pretrain").glob(p))
