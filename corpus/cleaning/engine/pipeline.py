@@ -109,7 +109,9 @@ def load_models(operators: Sequence[OP]) -> dict[str, str]:
             _map(operator, position, [item], examples)
         else:
             _filter(operator, position, [item], [{}], examples)
-            statistics |= dict.fromkeys(item.stats, operator._name)
+            # A rule's name has no percentiles.
+            numbers = [name for name, value in item.stats.items() if isinstance(value, int | float)]
+            statistics |= dict.fromkeys(numbers, operator._name)
     return statistics
 
 

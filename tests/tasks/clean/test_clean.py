@@ -39,7 +39,7 @@ def test_missing_packages_are_named_in_one_error(monkeypatch: pytest.MonkeyPatch
         importlib.util, "find_spec", lambda name: None if name in missing else find_spec(name)
     )
     with pytest.raises(ConfigError) as caught:
-        validate(CleanConfig(), "clean")
+        validate(CleanConfig(recipes="repaired"), "clean")
     assert "simhash-pybind (for document_simhash_deduplicator)" in str(caught.value)
     assert "kenlm (for perplexity_filter)" in str(caught.value)
 
@@ -52,7 +52,8 @@ def test_unknown_recipe_wrong_numbers_and_missing_model(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="order"):
         validate(CleanConfig(language_model=LanguageModelConfig(order=7)), "clean")
     with pytest.raises(DataError, match=r"zh\.sp\.model"):
-        validate(CleanConfig(language_model=LanguageModelConfig(folder=str(tmp_path))), "clean")
+        given = LanguageModelConfig(folder=str(tmp_path))
+        validate(CleanConfig(recipes="repaired", language_model=given), "clean")
 
 
 def test_planted_documents_are_kept_mended_or_dropped_as_expected(cleaned: StageResult) -> None:

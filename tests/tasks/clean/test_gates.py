@@ -16,7 +16,7 @@ from tasks.core.stage import stage_key
     [
         (
             {"skypile": {"document_simhash_deduplicator": 0.2}},
-            ["skypile: document_simhash_deduplicator dropped 30.8 %", "allows 20.0 %"],
+            ["skypile: document_simhash_deduplicator dropped 28.6 %", "allows 20.0 %"],
         ),
         ({"*": {"total": 0.3}}, ["skypile: total dropped", "clean.max_drop.*.total"]),
         ({"*": {"*": 0.1}, "wikipedia_cn": {"*": 1}}, ["clean.max_drop.*.* allows 10.0 %"]),
@@ -29,7 +29,7 @@ def test_gate_stops_the_flow_with_the_table_that_shows_why(
         enforce(cleaned, CleanConfig(recipes="repaired", max_drop=gates))
     message = str(caught.value)
     assert all(word in message for word in words), message
-    assert "4 of        13  document_simhash_deduplicator" in message
+    assert "4 of        14  document_simhash_deduplicator" in message
     assert "data_recipes/clean/repaired/text.yaml" in message
 
 
