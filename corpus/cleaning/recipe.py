@@ -38,6 +38,7 @@ NEEDED_BY = {
     "chinese_convert_mapper": ("opencc",),
     "clean_html_mapper": ("selectolax",),
     "fix_unicode_mapper": ("ftfy",),
+    "html_to_text_mapper": ("selectolax", "resiliparse"),
     "perplexity_filter": ("sentencepiece", "kenlm"),
     "document_simhash_deduplicator": ("simhash",),
     "document_minhash_deduplicator": ("rensa", "xxhash"),

@@ -10,30 +10,6 @@ from corpus.cleaning import recipe as recipes
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("第一段<br>第二段", "第一段\n第二段"),
-        ("<p>第一段</p>\n<p class='x'>第二段</p>", "第一段\n第二段\n"),
-        ("<ul><li>一</li><li>二</li></ul>", "- 一\n- 二\n"),
-        ("面积是18 cm<sup>2</sup>，水是H<sub>2</sub>O", "面积是18 cm²，水是H₂O"),
-        ("a < b 且 c > d", "a < b 且 c > d"),
-        ("若 a <b 则 c> d", "若 a <b 则 c> d"),
-        ("List<String> 和 Map<K, V>", "List<String> 和 Map<K, V>"),
-        ("描述：<img data-rawwidth\n答案", "描述：<img data-rawwidth\n答案"),
-        ("```html\n<p>例</p>\n```\n<p>文</p>", "```html\n<p>例</p>\n```\n文\n"),
-        ("用`<br>`换行<br>好", "用`<br>`换行\n好"),
-        ("<script>var a = '<p>';</script>正文<!-- 注 -->", "正文"),
-        ('图<svg viewBox="0 0"><path d="M0"/></svg>标', "图标"),
-        ("Fran&ccedil;oise &#8226; A&amp;B", "Françoise • A&B"),
-        ("?a=1&copy=2&lt", "?a=1&copy=2&lt"),
-        ("<<a.b>>", "<<a.b>>"),
-    ],
-)
-def test_html_becomes_text(before: str, after: str, apply: Any) -> None:
-    assert apply("repaired/text", "html_to_text_mapper", before) == after
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
         ("，。、；：？！（）《》“”‘’—…【】", "，。、；：？！（）《》“”‘’—…【】"),
         ("ＤＨＡ约２００ｍｇ", "DHA约200mg"),
         ("３．１４，１．标题", "3.14，1．标题"),
