@@ -13,7 +13,7 @@ from resiliparse.extract.html2text import extract_plain_text
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 UNSEEN = (
-    "script, style, noscript, template, svg, iframe, button, select, textarea, "
+    "script, style, noscript, template, svg, iframe, img, area, button, select, textarea, "
     "a.hash-link, a.headerlink"
 )
 FORMATTING = ["b", "strong", "i", "em", "u", "s", "span", "font", "big", "small", "mark", "abbr"]
@@ -97,7 +97,7 @@ def _layout(tree: LexborHTMLParser, *, main_content: bool) -> str:
         tree.html or "",
         preserve_formatting=True,
         main_content=main_content,
-        alt_texts=False,
+        alt_texts=True,  # without them it drops whole figures; there are no images any more
         list_bullets=False,
     )
     text = re.sub(r"\t+", "\t", text.replace(INDENT, " ").replace(JOINER, "").replace("\xa0", " "))

@@ -94,8 +94,9 @@ PAGES = [
         "single characters",
         f"<!doctype html><html><body><nav>{_links(MENU)}</nav><p>我们看到石头上写着这个"
         "<b>天</b>字，还有<a href=x>地</a>字。</p><p>有 18 cm<sup>2</sup>，水是 H<sub>2</sub>O，\n"
-        f"都记在这里。</p><footer>{FOOTER}</footer></body></html>",
-        ["这个天字，还有地字", "18 cm²", "H₂O，都记"],
+        "都记在这里。</p><figure><img src=x alt=图><figcaption>图一</figcaption></figure>"
+        f"<footer>{FOOTER}</footer></body></html>",
+        ["这个天字，还有地字", "18 cm²", "H₂O，都记", "图一"],
         OTHER,
     ),
     Page(
