@@ -14,12 +14,14 @@ from common.names import Distinct, Name, NamesOf
 from common.paths import resolve
 from common.ranges import Gt, Le, MinLen, NonNegativeInt
 from common.recipes import Parsed, apply_overrides, parse, read_yaml
+from corpus.held_out_texts import HeldOutSet
 from corpus.sample_data import DatasetKind, SampleDataConfig
 from model.architecture import LEAKING_ROUTINGS
 from tasks.acquire import AcquireConfig
 from tasks.clean import CleanConfig
 from tasks.dpo import DpoConfig
 from tasks.evaluate import EvaluateConfig
+from tasks.hold_out import HoldOutConfig
 from tasks.normalize import NormalizeConfig
 from tasks.pack import PackConfig
 from tasks.pretrain import PretrainConfig
@@ -69,6 +71,9 @@ class PipelineConfig(Config):
     """The generator behind the location `sample-data`."""
     sample: SampleConfig = field(default_factory=SampleConfig)
     """Take only a part of each corpus; the command line's `--fraction` and `--limit`."""
+    held_out: NamesOf[HeldOutSet] = field(default_factory=dict)
+    """Kind of text -> documents that no model is trained on, to score models on in bits per byte
+    (`steel/data-ablation`). Taken out before cleaning."""
     normalize: NormalizeConfig = field(default_factory=NormalizeConfig)
     """Conversion of native formats to one."""
     clean: CleanConfig = field(default_factory=CleanConfig)
@@ -110,6 +115,13 @@ class PipelineConfig(Config):
             yield from self._needs_validation()
         for kind, key in KINDS.items():
             yield from problems(self.acquire(kind), key)
+        yield from problems(HoldOutConfig(sets=self.held_out), "held_out")
+        for name, one in self.held_out.items():
+            for source in sorted({*one.corpora} - self.corpora.keys()):
+                near = did_you_mean(source, self.corpora)
+                yield ConfigError(
+                    f"held_out.{name}.corpora: {shown(source)} is none of `corpora`{near}"
+                )
         for source in sorted(self.pretrain.weights.keys() - self.corpora.keys()):
             near = did_you_mean(source, self.corpora)
             yield ConfigError(

@@ -1,6 +1,7 @@
 """The pipeline as a graph: each property is a stage, and names its inputs.
 
     corpora ─▶ normalized ─▶ cleaned ─▶ packed ─▶ base ─▶ tuned[mixture] ─▶ aligned
+                   └─▶ held_out (before cleaning) ──▶ bits_per_byte (base)
     sft_data ───────────────────│─────────┴──────────────────┤                │
     preference_data ────────────│─────────┴──────────────────│────────────────┘
     benchmarks ─▶ contamination ┴────────────────────────────┘
@@ -10,7 +11,8 @@ Reading a property makes that stage and everything it needs; stages that are fin
 are skipped.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -18,11 +20,13 @@ from common.config import raise_all
 from common.errors import ConfigError
 from flows.config import PipelineConfig
 from tasks.acquire import acquire
+from tasks.bits_per_byte import BitsPerByteConfig, bits_per_byte
 from tasks.clean import clean, enforce
 from tasks.core.stage import Context, StageResult
 from tasks.core.store import newest
 from tasks.dpo import dpo
 from tasks.evaluate import benchmark_problems, evaluate
+from tasks.hold_out import HoldOutConfig, hold_out
 from tasks.normalize import normalize
 from tasks.pack import pack
 from tasks.pretrain import pretrain
@@ -48,6 +52,8 @@ class Pipeline:
 
     config: PipelineConfig
     context: Context
+    vocabulary: Mapping[str, StageResult] = field(default_factory=dict)
+    """Further texts whose words a pruned vocabulary knows, by name."""
 
     @cached_property
     def corpora(self) -> StageResult:
@@ -87,12 +93,20 @@ class Pipeline:
         return normalize(self.config.normalize, context=self.context, raw=self.corpora)
 
     @cached_property
+    def held_out(self) -> StageResult | None:
+        """The corpora without the texts that are only scored, and those texts."""
+        if not self.config.held_out:
+            return None
+        config = HoldOutConfig(sets=self.config.held_out)
+        return hold_out(config, context=self.context, normalized=self.normalized)
+
+    @cached_property
     def cleaned(self) -> StageResult:
         """Documents that cleaning kept, without questions of the benchmarks."""
         result = clean(
             self.config.clean,
             context=self.context,
-            normalized=self.normalized,
+            normalized=self.held_out or self.normalized,
             benchmarks=self.benchmarks,
         )
         enforce(result, self.config.clean)
@@ -101,7 +115,7 @@ class Pipeline:
     @cached_property
     def packed(self) -> StageResult:
         """Tokenizer and token shards. A pruned vocabulary covers the later stages' texts too."""
-        extra = {"sft": self.sft_data, "preferences": self.preference_data}
+        extra = {"sft": self.sft_data, "preferences": self.preference_data, **self.vocabulary}
         return pack(
             self.config.pack,
             context=self.context,
@@ -115,6 +129,21 @@ class Pipeline:
         return pretrain(
             self.config.pretrain, context=self.context, label=self.config.name, packed=self.packed
         )
+
+    @cached_property
+    def bits_per_byte(self) -> StageResult:
+        """Bits per byte of the base model on each kind of text that is held out."""
+        if self.held_out is None:
+            raise ConfigError("this configuration holds no texts out: it has no `held_out`")
+        result = bits_per_byte(
+            BitsPerByteConfig(dtype=self.config.evaluate.dtype),
+            context=self.context,
+            label=self.config.name,
+            model=self.base,
+            held_out=self.held_out,
+        )
+        self.context.tracker.scores(self.base.manifest, result.manifest["counts"])
+        return result
 
     @cached_property
     def tuned(self) -> dict[str, StageResult]:

@@ -75,6 +75,14 @@ def shown(overrides: list[str]) -> list[str]:
     return hidden
 
 
+def given(overrides: list[str]) -> list[str]:
+    """Changes to the configuration as they were given, for those that `shown` has hidden."""
+    install()
+    overrides = _GIVEN.get(tuple(overrides), overrides)
+    learn(*overrides)
+    return overrides
+
+
 @contextmanager
 def session(
     config: str, store: str, overrides: list[str], changes: Mapping[str, Any] | None = None
@@ -90,11 +98,9 @@ def session(
     Raises:
         ConfigError, DataError: before any work has started.
     """
-    install()
     shorten_user_errors()
     place = resolve(store)
-    overrides = _GIVEN.get(tuple(overrides), overrides)
-    learn(*overrides)
+    overrides = given(overrides)
     with hidden_in_errors():
         loaded = preflight(config, [*overrides, *_overrides(changes or {})], place)
         recorded = redacted({"file": display(resolve(config)), **plain(loaded)})

@@ -14,6 +14,7 @@ from pydantic import Field
 from common.paths import MAX_PATH
 from common.ranges import MOST, MOST_FLOAT
 from flows.ablation import kernel_variants, pretrain_variants
+from flows.data_ablation import compare_corpora
 from flows.graph import Target
 from flows.prefect_run import remembered
 from flows.session import session
@@ -220,6 +221,34 @@ def ffn_ablation(
         routing: {"pretrain.model.routing": routing} for routing in routings
     }
     return pretrain_variants("ffn-ablation", variants, config, store, overrides)
+
+
+@flow(name="steel")
+@remembered
+def data_ablation(
+    recipes: Annotated[
+        list[RecipeName],
+        Field(
+            description="Sets of cleaning recipes to compare (folders of data_recipes/clean).",
+            min_length=1,
+            max_length=MAX_ENTRIES,
+        ),
+    ] = ["paper", "repaired", "curated"],  # noqa: B006
+    seeds: Annotated[
+        list[Annotated[int, Field(ge=0, le=MOST)]],
+        Field(description="A model for each.", min_length=1, max_length=MAX_ENTRIES),
+    ] = [1, 2, 3],  # noqa: B006
+    steps: Annotated[
+        int | None,
+        Field(ge=1, le=10**10, description="Optimizer steps of each model; empty: configured."),
+    ] = None,
+    config: Config = "deployments/data-ablation.yaml",
+    store: Store = STORE,
+    overrides: Overrides = [],  # noqa: B006
+) -> dict[str, Any]:
+    """The same small model on the same number of tokens of corpora that were cleaned in different
+    ways, scored in bits per byte on texts that none was trained on."""
+    return compare_corpora(recipes, seeds, steps, config, store, overrides)
 
 
 @flow(name="steel")

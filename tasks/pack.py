@@ -105,20 +105,24 @@ def pack(
 
     Args:
         cleaned: `<source>/<number>.jsonl` for every source.
-        extra_text: folders of raw data whose words a pruned vocabulary should know as well.
+        extra_text: folders of raw data, or of other cleaned texts, whose words a pruned vocabulary
+            should know as well.
 
     Raises:
         DataError: nothing to pack, a damaged text, a wrong tokenizer, or too little disk.
     """
     files = cleaned_files(cleaned.folder)
+    extra = [result for _, result in sorted(extra_text.items())]
     raw = [
         folder
-        for _, result in sorted(extra_text.items())
+        for result in extra
+        if result.stage != "clean"
         for folder in sorted(result.folder.iterdir())
         if folder.is_dir()
     ]
+    words = [*files, *(f for r in extra if r.stage == "clean" for f in cleaned_files(r.folder))]
     require_free_space(run.folder, EXPANSION * total_bytes(files), "pack")
-    tokenizer = _tokenizer(run, config, files, raw if config.prune else [])
+    tokenizer = _tokenizer(run, config, words, raw)
     manifest = _pack_all(run, config, tokenizer, files)
     remove_leftovers(run.folder / "shards", manifest.shards)
     _account(run, manifest, len(tokenizer))

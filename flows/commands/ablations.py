@@ -1,4 +1,5 @@
-"""Commands that compare runs which differ in one setting: kernel-ablation, ffn-ablation."""
+"""Commands that compare runs which differ in one setting: kernel-ablation, ffn-ablation,
+data-ablation."""
 
 import argparse
 import json
@@ -8,6 +9,7 @@ from typing import Annotated, Any, get_args
 from common.ranges import Ge, Limit, Processes
 from flows.commands import DONE, add_options, choices, number, print_table, whole_numbers
 
+Steps = Annotated[int, Ge(1), Limit(10**10)]
 TimedSteps = Annotated[int, Ge(1), Limit(10**6)]
 
 ROUTINGS = ("token", "dense", "sequence")
@@ -45,6 +47,35 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     add_options(ffn, "store", "set", "json")
     ffn.set_defaults(run=_ffn)
+
+    data = commands.add_parser(
+        "data-ablation",
+        help="compare corpora by cleaning recipes: the same model, as many tokens, bits per byte",
+    )
+    data.add_argument(
+        "config",
+        metavar="CONFIG.yaml",
+        nargs="?",
+        default="deployments/data-ablation.yaml",
+        help="a file of deployments/ that has `held_out` (default: %(default)s)",
+    )
+    data.add_argument(
+        "--recipes",
+        metavar="A,B",
+        default="paper,repaired,curated",
+        help="folders of data_recipes/clean (default: %(default)s)",
+    )
+    data.add_argument(
+        "--seeds", metavar="1,2", default="1,2,3", help="a model for each (default: %(default)s)"
+    )
+    data.add_argument(
+        "--steps",
+        type=number(Steps),
+        metavar="N",
+        help="optimizer steps of each model (default: configured)",
+    )
+    add_options(data, "store", "set", "json")
+    data.set_defaults(run=_data)
 
 
 def _kernels(arguments: argparse.Namespace) -> int:
@@ -100,4 +131,37 @@ def _ffn(arguments: argparse.Namespace) -> int:
             for row in summary["results"]
         ]
         print_table(rows, width=160)
+    return DONE
+
+
+def _data(arguments: argparse.Namespace) -> int:
+    from common.paths import resolve
+    from flows.data_ablation import variants
+    from flows.preflight import preflight
+
+    recipes = arguments.recipes.split(",")
+    seeds = whole_numbers("--seeds", arguments.seeds)
+    # Once here, before a server is started.
+    config = preflight(arguments.config, arguments.overrides, resolve(arguments.store))
+    variants(config, recipes, seeds, arguments.steps)
+    from flows.prefect_run import run_flow
+    from flows.session import shown
+    from flows.steel import data_ablation
+
+    summary = run_flow(
+        data_ablation,
+        recipes=recipes,
+        seeds=seeds,
+        steps=arguments.steps,
+        config=arguments.config,
+        store=arguments.store,
+        overrides=shown(arguments.overrides),
+    )
+    folder = Path(summary["folder"])
+    if arguments.json:
+        print((folder / "table.json").read_text(encoding="utf-8"))
+    else:
+        print((folder / "table.md").read_text(encoding="utf-8"))
+        print(f"Table:   {folder}/table.md")
+        print(f"Picture: {folder}/comparison.png")
     return DONE

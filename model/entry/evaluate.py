@@ -44,25 +44,27 @@ def evaluate(job: EvaluateJob) -> None:
 
 def load(job: EvaluateJob, device: torch.device, rank: int = 0, world_size: int = 1) -> ChoiceLM:
     """Load the model and its tokenizer. Raises DataError where they do not fit."""
-    dtype = job.dtype
-    if dtype == "auto":
-        dtype = "bfloat16" if device.type == "cuda" else "float32"
-    tokenizer = load_folder_tokenizer(Path(job.model))
-    check_model_folder(Path(job.model), tokenizer)
-    network = load_causal_lm(job.model, getattr(torch, dtype), device)
+    network, tokenizer = load_model(Path(job.model), job.dtype, device)
     assert not job.chat or tokenizer.chat_template is not None, "the stage checks this"
     batch_size = job.batch_size
     if getattr(network.config, "leaks", False):
         # These let every token see the whole sequence, padding included.
         log.warning("routing %s looks ahead: prompts are scored singly", network.config.routing)
         batch_size = 1
-    return ChoiceLM(
-        network.to(device).eval(),
-        tokenizer,
-        batch_size=batch_size,
-        rank=rank,
-        world_size=world_size,
-    )
+    return ChoiceLM(network, tokenizer, batch_size=batch_size, rank=rank, world_size=world_size)
+
+
+def load_model(folder: Path, dtype: str, device: torch.device) -> tuple[Any, Any]:
+    """Load a model to be measured, and its tokenizer. Raises DataError where they do not fit.
+
+    dtype: a torch dtype's name, or "auto": bfloat16 on a GPU and float32 on the CPU.
+    """
+    if dtype == "auto":
+        dtype = "bfloat16" if device.type == "cuda" else "float32"
+    tokenizer = load_folder_tokenizer(folder)
+    check_model_folder(folder, tokenizer)
+    network = load_causal_lm(str(folder), getattr(torch, dtype), device)
+    return network.to(device).eval(), tokenizer
 
 
 def run(job: EvaluateJob, lm: ChoiceLM) -> None:

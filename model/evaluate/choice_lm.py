@@ -24,10 +24,21 @@ class ChoiceLM(HFLM):
     """
 
     def __init__(
-        self, pretrained: Any, tokenizer: Any, *, batch_size: int, rank: int, world_size: int
+        self,
+        pretrained: Any,
+        tokenizer: Any,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        max_length: int | None = None,
     ) -> None:
         super().__init__(
-            pretrained=pretrained, tokenizer=tokenizer, backend="causal", batch_size=batch_size
+            pretrained=pretrained,
+            tokenizer=tokenizer,
+            backend="causal",
+            batch_size=batch_size,
+            max_length=max_length,
         )
         self._rank, self._world_size = rank, world_size
         self.truncated: set[str] = set()
@@ -109,19 +120,20 @@ class ChoiceLM(HFLM):
     @torch.inference_mode()
     def _loglikelihood_tokens(
         self,
-        requests: Sequence[tuple[tuple[str, str], list[int], list[int]]],
+        requests: Sequence[tuple[tuple[str, str] | None, list[int], list[int]]],
         disable_tqdm: bool = False,
         override_bs: int | None = None,
     ) -> list[tuple[float, bool]]:
         """Compute log P(continuation | context), and if it is the greedy choice, for each request.
 
         Requests that differ only in their last token (the letters of one question) share one row.
+        The windows of a text that is scored whole come without strings, and fit.
         """
         rows: dict[tuple[int, ...], list[int]] = {}
-        for index, ((prompt, _), context, continuation) in enumerate(requests):
+        for index, (strings, context, continuation) in enumerate(requests):
             tokens = context + continuation
-            if len(tokens) > self.max_length + 1:
-                self.truncated.add(prompt)
+            if strings is not None and len(tokens) > self.max_length + 1:
+                self.truncated.add(strings[0])
             row = tuple(tokens[-(self.max_length + 1) :][:-1])
             rows.setdefault(row, []).append(index)
         # Longest first: a batch pads little, and memory runs out at once or never.

@@ -38,3 +38,21 @@ class EvaluateJob:
     """Prompts a forward pass, per process."""
     dtype: Literal["auto", "float32", "bfloat16"]
     """Weights and activations; auto is bfloat16 on a GPU and float32 on the CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BitsPerByteJob:
+    """Texts, model and folders of a measurement in bits per byte."""
+
+    model: str
+    """Folder in Transformers' format, with tokenizer."""
+    texts: dict[str, str]
+    """Kind of text -> a file of {"text": …} lines."""
+    window: int
+    """Tokens that a prediction sees at the most, as in training."""
+    results: str
+    """Folder for `<kind>.json`."""
+    metrics: str
+    """metrics.jsonl of the stage."""
+    dtype: Literal["auto", "float32", "bfloat16"]
+    """Weights and activations; auto is bfloat16 on a GPU and float32 on the CPU."""
