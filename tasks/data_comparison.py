@@ -141,7 +141,7 @@ def _shown(row: Mapping[str, Any], kinds: Sequence[str]) -> dict[str, Any]:
 
 
 def _draw(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str], path: Path) -> None:
-    """Draw a panel for each kind of text: a bar for each set of recipes, its deviation on it."""
+    """Draw a panel for each kind of text: the mean of each set of recipes, with its deviation."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -152,24 +152,27 @@ def _draw(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str], path: Path) -
         panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
         labels = [row["recipes"] for row in rows]
         for panel, name in zip(panels, names, strict=True):
-            values = [row[name] for row in rows]
-            spreads = [row[f"{name} ±"] or 0.0 for row in rows]
-            panel.barh(
-                labels,
-                values,
-                xerr=spreads,
-                color=[theme.series[i % len(theme.series)] for i in range(len(rows))],
-                ecolor=theme.text,
-                height=0.66,
-            )
-            # From nought the differences could not be seen; the axis says where it begins.
-            low = min(v - s for v, s in zip(values, spreads, strict=True))
-            high = max(v + s for v, s in zip(values, spreads, strict=True))
-            room = max(high - low, 0.01)
-            panel.set_xlim(low - room, high + 0.3 * room)
+            for place, row in enumerate(rows):
+                colour = theme.series[place % len(theme.series)]
+                spread = row[f"{name} ±"] or 0.0
+                panel.errorbar(row[name], place, xerr=spread, fmt="o", color=colour, capsize=4)
+                panel.annotate(
+                    f"{row[name]:.3f}",
+                    (row[name], place),
+                    xytext=(0, 7),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=8,
+                    color=theme.muted,
+                )
+            panel.margins(x=0.25)
+            panel.set_yticks(range(len(rows)), labels)
             panel.set_title(name)
             panel.tick_params(axis="y", labelcolor=theme.text)
-        panels[0].set_ylim(len(rows) - 0.4, -0.6)
-        figure.supxlabel("bits per byte; lower is better; axes do not begin at 0", fontsize=9)
+            panel.grid(axis="x")
+        panels[0].set_ylim(len(rows) - 0.4, -0.8)
+        figure.supxlabel(
+            "bits per byte, mean and standard deviation over seeds; lower is better", fontsize=9
+        )
         with complete_file(path) as file:
             figure.savefig(file, dpi=150, format="png", metadata={"Software": None})
