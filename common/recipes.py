@@ -47,7 +47,8 @@ T = TypeVar("T")
 Keys: TypeAlias = "tuple[str | int, ...]"
 """Keys of mappings and positions in lists that lead to a value."""
 
-
+DEFAULT_MODEL_TYPE = "steel"
+"""Architecture of a `model` that names none (SteelArchitecture.model_type)."""
 MAX_BASES = 20
 """Files that inherit from each other."""
 MAX_NEIGHBOURS = 40
@@ -105,20 +106,19 @@ def _why(error: yaml.YAMLError) -> str:
 def merge(base: Mapping[str, Any], difference: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with `difference` laid over it; nested mappings are merged, the rest replaced.
 
-    A `model` that names another architecture than the base's is not merged, but replaces it.
+    None takes a mapping or list away. A `model` of another architecture replaces the base's.
     """
     result = dict(base)
     for key, value in difference.items():
         old = result.get(key)
+        if value is None and isinstance(old, Mapping | list):
+            del result[key]
+            continue
         both = isinstance(old, Mapping) and isinstance(value, Mapping)
         if both and not (key == "model" and _other_architecture(old, value)):  # type: ignore[arg-type]
             value = merge(old, value)  # type: ignore[arg-type]
         result[key] = value
     return result
-
-
-DEFAULT_MODEL_TYPE = "steel"
-"""Architecture of a `model` that names none (SteelArchitecture.model_type)."""
 
 
 def _other_architecture(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
@@ -164,9 +164,8 @@ def _parse(text: str) -> Any:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        if "://" in value:
-            yield value
+    if isinstance(value, str) and "://" in value:
+        yield value
     elif isinstance(value, Mapping | list):
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from _texts(item)

@@ -49,13 +49,16 @@ def compare_corpora(
         recorded = redacted({"file": config, **plain(loaded)})
     with tracked(f"{NAME} {loaded.name}", place, recorded) as context:
         pipelines = {name: Pipeline(one, context) for name, one in configs.items()}
+        held_out = next(iter(pipelines.values())).held_out
+        for pipeline in pipelines.values():
+            vars(pipeline).update(held_out=held_out)
         cleaned, failed = _cleaned(pipelines)
         measured, models, packed = {}, {}, {}
         for name, result in cleaned.items():
             others = {f"{n}-texts": other for n, other in cleaned.items() if n != name}
             variant = Pipeline(configs[name], context, vocabulary=others)
             # What the variants share is made, and looked up, once.
-            vars(variant).update(held_out=pipelines[name].held_out, cleaned=result)
+            vars(variant).update(held_out=held_out, cleaned=result)
             packed[name] = variant.packed
             for seed in seeds:
                 run = f"{name}/{seed}"

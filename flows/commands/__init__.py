@@ -1,7 +1,7 @@
 """The commands of `steel`, one module for each group.
 
     pipeline.py   run, check, report, explain      a configuration and its results
-    ablations.py  kernel-ablation, ffn-ablation    runs that differ in one setting
+    ablations.py  kernel-, ffn-, data-ablation     runs that differ in one setting
     data.py       verify, verify-order             proofs about what lies in a store
     training.py   append, reschedule, profile      requests to a pretraining, running or stopped
     models.py     export, chat, import             models: ours, and published ones

@@ -84,6 +84,14 @@ def test_malformed_override_is_refused(override: str) -> None:
         apply_overrides({}, [override])
 
 
+def test_null_takes_an_inherited_mapping_or_list_away() -> None:
+    base = {"sets": {"a": 1}, "names": ["x"], "steps": 5, "nested": {"inner": {"b": 2}, "c": 3}}
+    difference = {"sets": None, "names": None, "steps": None, "nested": {"inner": None}}
+    # A number has no default to fall back on that a reader could guess: null stays and is judged.
+    assert merge(base, difference) == {"steps": None, "nested": {"c": 3}}
+    assert apply_overrides(base, ["sets=null"]).keys() == {"names", "steps", "nested"}
+
+
 def test_merge_leaves_its_arguments_alone() -> None:
     base = {"a": {"b": 1, "c": 2}}
     assert merge(base, {"a": {"b": 3}}) == {"a": {"b": 3, "c": 2}}

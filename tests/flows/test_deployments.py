@@ -21,7 +21,7 @@ from model.train.model_settings import model_config
 from model.train.optim.schedule import learning_rate
 from model.train.run.length import TrainingLength
 
-CONFIGS = ("smoke", "real-sample", "steel-1b")
+CONFIGS = ("smoke", "real-sample", "data-ablation", "steel-1b")
 DEPLOYMENTS = {
     "pipeline",
     "data",
@@ -32,6 +32,7 @@ DEPLOYMENTS = {
     "evaluate",
     "kernel-ablation",
     "ffn-ablation",
+    "data-ablation",
     "report",
 }
 
