@@ -24,7 +24,7 @@ MEAN = "mean of kinds"
 
 @dataclass(frozen=True, kw_only=True)
 class DataComparisonConfig(StageConfig):
-    """What the table says beside the measurements."""
+    """Remarks of the table beside the measurements."""
 
     failed: dict[str, str] = field(default_factory=dict)
     """Set of recipes -> reason why no corpus came of it."""

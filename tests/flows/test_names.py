@@ -24,6 +24,7 @@ OTHER_TEXTS = {
     "preference_sets.*",
     "benchmarks.*",
     "clean.language_model.folder",
+    "held_out.*.verdicts",
     "clean.language_model.hub",
     "clean.language_model.revision",
     "clean.language_model.texts",
