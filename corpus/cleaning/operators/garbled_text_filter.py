@@ -60,7 +60,7 @@ class GarbledTextFilter(Filter):
     _batched_op = True
 
     def __init__(
-        self, max_ratio: float = 0.31, min_length: int = 20, *args: Any, **kwargs: Any
+        self, max_ratio: float = 0.31, min_length: int = 40, *args: Any, **kwargs: Any
     ) -> None:
         """
         Initialization method.

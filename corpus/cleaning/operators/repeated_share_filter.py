@@ -4,10 +4,11 @@
 
 A text that says everything twice has 0.5, ten times 0.9. Songs with a chorus, texts beside their
 corrected form and lists of equal phrases stay below 0.9; a model that talks in a loop and a page of
-one repeated word lie above. Only letters and digits count, so a table's rules and a form's lines do
-not. Data-Juicer's word_repetition_filter counts the first occurrence too, so it gives 1 to what was
-said twice, and character_repetition_filter counts the most frequent runs alone, so it gives 0.2 to
-a sentence of 20 letters said fifty times.
+one repeated word lie above. Only letters and digits of prose count: the rules of a table, the lines
+of a form, formulas and blocks of code, which repeat their words, do not. Data-Juicer's
+word_repetition_filter counts the first occurrence too, so it gives 1 to what was said twice, and
+character_repetition_filter counts the most frequent runs alone, so it gives 0.2 to a sentence of 20
+letters said fifty times.
 """
 
 import re
@@ -18,13 +19,19 @@ import numpy.typing as npt
 from data_juicer.ops.base_op import OPERATORS, Filter
 from data_juicer.utils.constant import Fields
 
+# Blocks of code; formulas between dollars, of which neither has a blank beside it inside.
+_CODE = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1|\Z)", re.MULTILINE | re.DOTALL)
+_FORMULA = re.compile(
+    r"\$\$(?=[^$]*[A-Za-z0-9])[^$]+\$\$|\$(?=[^$\n]*[A-Za-z0-9])(?! )[^$\n]{1,500}(?<! )\$"
+    r"|\\\(.{1,500}?\\\)|\\\[.{1,500}?\\\]"
+)
 _OTHER = re.compile(r"[\W_]+")
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 def repeated_share(text: str, window: int) -> float:
     """Share of a text's letters that repeat earlier ones; 0 for a text without letters."""
-    letters = _OTHER.sub("", text)
+    letters = _OTHER.sub("", _FORMULA.sub("", _CODE.sub("", text)))
     num = len(letters) - window + 1
     if num < 2:
         return 0.0

@@ -3,10 +3,10 @@
     | 甲市 | 30320.51 |   **解：** $3x+7=24$   目录........5      words and numbers, some symbols
     !@#$%^&*()_+{}      ♩♫. ♪ ~ ♬..♩~        ▓▓░░▒▒┤┬╗╔         symbols
 
-Blanks, the marks of Markdown (tables, headings, lists, quotes, emphasis, fences) and the repetition
-of a sign (`________` to fill in, `.....` in a table of contents) are layout and count for nothing.
-Data-Juicer's special_characters_filter counts all of these, digits and punctuation too, and so
-drops tables, arithmetic and forms.
+Blanks, the marks of Markdown (tables, headings, lists, quotes, emphasis) and the repetition of a
+sign (`________` to fill in, `.....` in a table of contents) are layout and count for nothing; of
+formulas and blocks of code only letters and digits count. Data-Juicer's special_characters_filter
+counts all of these, digits and punctuation too, and so drops tables, arithmetic and forms.
 """
 
 import re
@@ -18,13 +18,20 @@ import numpy.typing as npt
 from data_juicer.ops.base_op import OPERATORS, Filter
 from data_juicer.utils.constant import Fields
 
+# Blocks of code; formulas between dollars, of which neither has a blank beside it inside.
+_CODE = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1|\Z)", re.MULTILINE | re.DOTALL)
+_FORMULA = re.compile(
+    r"\$\$(?=[^$]*[A-Za-z0-9])[^$]+\$\$|\$(?=[^$\n]*[A-Za-z0-9])(?! )[^$\n]{1,500}(?<! )\$"
+    r"|\\\(.{1,500}?\\\)|\\\[.{1,500}?\\\]"
+)
 _LAYOUT = re.compile(
-    r"^[ \t]*(?:[#>][#> \t]*|[-*+][ \t]|(?:```|~~~).*$)"  # headings, quotes, lists, fences
+    r"^[ \t]*(?:[#>][#> \t]*|[-*+][ \t])"  # headings, quotes, lists
     r"|^[ \t|:=+-]+$"  # rules, and the second row of a table
     r"|[|*`]|__|~~",
     re.MULTILINE,
 )
 _BLANK = re.compile(r"\s+")
+_SIGNS = re.compile(r"[\W_]+")
 
 LETTERS = ("L", "M", "N")
 """Unicode's categories of letters, accents and digits."""
@@ -39,9 +46,18 @@ def _table() -> npt.NDArray[np.bool_]:
 _IS_LETTER = _table()
 
 
+def _words(found: re.Match[str]) -> str:
+    """Letters and digits of a formula, or of a block of code."""
+    return _SIGNS.sub("", found[0])
+
+
 def symbol_ratio(text: str) -> float:
-    """Share of symbols among the visible characters of a text, layout left out; 0 for none."""
-    plain = _BLANK.sub("", _LAYOUT.sub("", text))
+    """Share of symbols among the visible characters of a text, 0 to 1; 0 for a text of none.
+
+    Layout, and symbols of formulas and code, are left out.
+    """
+    prose = _FORMULA.sub(_words, _CODE.sub(_words, text))
+    plain = _BLANK.sub("", _LAYOUT.sub("", prose))
     if not plain:
         return 0.0
     codes = np.frombuffer(plain.encode("utf-32-le", "replace"), np.uint32)
@@ -57,7 +73,7 @@ class SymbolRatioFilter(Filter):
 
     _batched_op = True
 
-    def __init__(self, max_ratio: float = 0.61, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, max_ratio: float = 0.71, *args: Any, **kwargs: Any) -> None:
         """
         Initialization method.
 

@@ -30,6 +30,14 @@ GOOD = {
     "padded table": "| 银行        | 年费   |\n|-------------|--------|\n| 工商银行    | 免费   |",
     "emphasis": "**解：** ****（+2022）****÷13****=÷13+2022**÷13****** ******，余数是**7**。****",
     "formulas": r"1. $\dfrac{1}{a}+\dfrac{1}{b}=\dfrac{1}{10}$，则$\dfrac{a+b}{ab}=$________",
+    "options": "(A)$x^{2}+(y-4)^{2}=\\frac{25}{9}$\n(B)$\\{-1,5\\}$\n(C)$\\$ 2.60$\n(D)$(-5,-2)$",
+    "ions": "质膜上有____。 $K^+$，$Mg^{2+}$，$Ca^{2+}$ $K^+$，$Cl^-$，$Ca^{2+}$ $K^+$，$Cl^-$",
+    "vectors": "若向量组 "
+    + "，".join(rf"$\boldsymbol{{\alpha}}_{n} + \boldsymbol{{\beta}}_{n}$" for n in range(30))
+    + " 线性无关，则正确的是",
+    "bases": "腺嘌呤（A）与胸腺嘧啶（T）配对，鸟嘌呤（G）与胞嘧啶（C）配对，嘌呤总与嘧啶配对。",
+    "picture in a fence": "```\n   _ooOoo_\n  o888888o\n  (| -_- |)\n  O = /O\n```\n佛祖保佑。",
+    "references": "(A)(1)(2)(4)\n(B)(2)(3)(4)\n(C)(3)(4)(5)\n(D)(1)(3)(5)",
     "arithmetic": "问：3x + 7 = 24，求 x。\n答：3x = 24 - 7 = 17，x = 17/3。",
     "numbers": "1. 23\n2. 49\n3. 87\n4. 5\n5. 76\n6. 30\n7. 91\n8. 11\n9. 64\n10. 56",
     "form": "甲方：____________（盖章）\n乙方：____________\n签订日期：____年__月__日",
@@ -52,7 +60,9 @@ GOOD = {
 }
 """Texts of kinds that bounds on special characters, perplexity or repetition dropped."""
 
-SENTENCE = "这里讲的是怎样在家里种花，先要选好花盆和土，然后每天浇一点水，晒一晒太阳。"
+SENTENCE = (
+    "这里讲的是怎样在家里种花，先要选好花盆和土，然后每天浇一点水，晒一晒太阳，花就开了。" * 2
+)
 BAD = {
     "keyboard": "!@#$%^&*()_+{}|:<>?~`-=[];',./ " * 4,
     "boxes": "▓▒░┤├┬┴┼╬╠╣╦╩ ◤◢◣◥ ┏┓┗┛ ♩♫♪♬ ◎○●△▲" * 3,
@@ -62,9 +72,9 @@ BAD = {
     "utf-8 as gbk": SENTENCE.encode().decode("gb18030", "replace"),
     "gbk as latin-1": SENTENCE.encode("gbk").decode("latin-1"),
     "utf-8 as latin-1": SENTENCE.encode().decode("latin-1"),
-    "big5 as gbk": "這裡講的是怎樣在家裡種花，先要選好花盆和土".encode("big5").decode(
-        "gb18030", "replace"
-    ),
+    "big5 as gbk": ("這裡講的是怎樣在家裡種花，先要選好花盆和土" * 3)
+    .encode("big5")
+    .decode("gb18030", "replace"),
     "gbk as utf-8": SENTENCE.encode("gbk").decode("utf-8", "replace"),
     "gbk as shift-jis": SENTENCE.encode("gbk").decode("cp932", "replace"),
     "private use": "".join(chr(0xE000 + n) for n in range(60)),
@@ -150,7 +160,7 @@ def repeated_share(text: str, window: int) -> float:
 
 @given(st.lists(st.sampled_from(["甲乙丙", "ab", "c1", "，", " ", "🎉", "\n"]), max_size=60))
 def test_repeated_share_is_its_definition(parts: list[str]) -> None:
-    text = "".join(parts)
+    text = "".join(parts)  # neither formulas nor code
     measure = module("repeated_share_filter").repeated_share
     for window in (1, 2, 5, 12):
         assert measure(text, window) == pytest.approx(repeated_share(text, window))
