@@ -13,6 +13,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +258,8 @@ class Index:
     def save(self, path: Path) -> None:
         """Write `path` (arrays, .npz) and beside it the questions (.json)."""
         buffer = io.BytesIO()
-        np.savez(buffer, **vars(self._arrays), **forms_arrays())
+        arrays: dict[str, Any] = vars(self._arrays) | forms_arrays()
+        np.savez(buffer, **arrays)
         digest = hashlib.sha256(buffer.getvalue()).hexdigest()
         with complete_file(path) as file:
             file.write(buffer.getvalue())
@@ -334,13 +336,21 @@ def _without_look_alikes(
     found: dict[int, tuple[Match, Passage]],
 ) -> Iterator[tuple[int, tuple[Match, Passage]]]:
     """Leave out questions for a passage that has more of another question."""
-    for number, (match, passage) in found.items():
-        size = passage.last - passage.first
-        for _, other in found.values():
-            common = min(other.last, passage.last) - max(other.first, passage.first)
-            if other.overlap > passage.overlap + 0.02 and common > 0.6 * size:
+    ordered = sorted(found, key=lambda number: found[number][1].first)
+    less: set[int] = set()
+    for k, number in enumerate(ordered):
+        one = found[number][1]
+        for following in islice(ordered, k + 1, None):
+            other = found[following][1]
+            common = min(one.last, other.last) - other.first
+            if common <= 0:
                 break
-        else:
+            if other.overlap > one.overlap + 0.02 and common > 0.6 * (one.last - one.first):
+                less.add(number)
+            if one.overlap > other.overlap + 0.02 and common > 0.6 * (other.last - other.first):
+                less.add(following)
+    for number, (match, passage) in found.items():
+        if number not in less:
             yield number, (match, passage)
 
 

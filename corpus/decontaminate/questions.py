@@ -31,7 +31,8 @@ class ContaminationConfig(Config):
     """Search for benchmark questions in texts, and the action on a text that contains one."""
 
     action: Literal["drop", "flag", "off"] = "drop"
-    """drop: the text is left out; flag: it stays and is only listed; off: no search."""
+    """drop: the text is left out (of a document much longer than the question, the passage alone);
+    flag: it stays and is only listed; off: no search."""
     benchmarks: tuple[Name, ...] = ()
     """Benchmarks (data_recipes/evals) whose questions are looked for; empty: all there are."""
     ngram: Annotated[int, Ge(4), Le(50)] = 5

@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from corpus.decontaminate import ContaminationConfig, cached, cached_index
+from corpus.decontaminate import ContaminationConfig, Index, build_index, cached, cached_index
 from tests.corpus.decontaminate.planted import CONFIG, FOUND, asked, write_benchmarks
 
 
@@ -16,8 +17,13 @@ def test_it_is_made_once_and_again_when_a_file_or_the_rules_change(
     evals, cache = tmp_path / "evals", tmp_path / "cache"
     write_benchmarks(evals, FOUND)
     made, path = cached_index(evals, (), CONFIG, cache)
-    build, calls = cached.build_index, []
-    monkeypatch.setattr(cached, "build_index", lambda *a: calls.append(a) or build(*a))
+    calls: list[Path] = []
+
+    def counted(folder: Path, names: Sequence[str], config: ContaminationConfig) -> Index:
+        calls.append(folder)
+        return build_index(folder, names, config)
+
+    monkeypatch.setattr(cached, "build_index", counted)
     again, same = cached_index(evals, (), CONFIG, cache)
     assert (same, calls) == (path, [])
     assert again.questions == made.questions

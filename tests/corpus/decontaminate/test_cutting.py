@@ -1,10 +1,12 @@
 """Questions cut out of long documents; documents that are mostly a question go."""
 
+import random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.planted_questions import DRESSES, asked
-from corpus.decontaminate import without_questions
+from corpus.decontaminate import BenchmarkQuestion, without_questions
 from tests.corpus.decontaminate.planted import INDEX, POEM, SHORT
 from tests.corpus.decontaminate.test_kinds import PAGE
 
@@ -50,12 +52,9 @@ def test_a_page_of_questions_goes_as_a_whole() -> None:
     joined=st.booleans(),
 )
 def test_no_question_is_left_and_nothing_but_its_surroundings_goes(
-    at: int, question: object, kind: str, joined: bool
+    at: int, question: BenchmarkQuestion, kind: str, joined: bool
 ) -> None:
-    import random
-
-    assert question in (POEM, SHORT)
-    passage = DRESSES[kind](POEM if question is POEM else SHORT, random.Random(at))
+    passage = DRESSES[kind](question, random.Random(at))
     between = "" if joined else "\n"
     left = cut(f"{ARTICLE[:at]}{between}{passage}{between}{ARTICLE[at:]}")
     assert left is not None
