@@ -49,8 +49,15 @@ class CorpusRecipe:
     format: str
     """Native format: a function of this name in corpus/formats/record_formats.py."""
     reading: Literal["records", "files", "lines"] = "records"
-    """`records`: JSON lines, JSON arrays or parquet; `files`: each text file is a document;
-    `lines`: each line of a text file is one."""
+    """`records`: JSON lines, JSON arrays or parquet; `files`: each text file is a document, or each
+    chapter of a novel; `lines`: each line of a text file is one. With `format: plain` the rows of
+    CSV and TSV files in all three; in `files` and `lines` also rows of JSON and parquet, and Word
+    and EPUB files (corpus/formats/readers.py)."""
+    text_key: str | tuple[str, ...] = ""
+    """Field of a row that holds the text, with `format: plain`: a name, a dotted path
+    (`data.text`), or a list of them, joined by line ends; empty: guessed by name."""
+    optional: bool = False
+    """True for a corpus that may be empty: then it is reported, not refused."""
     hub: HubSource | None = None
     """Its repository on the Hugging Face hub."""
     obtain: str = ""

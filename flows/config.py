@@ -74,14 +74,17 @@ class PipelineConfig(Config):
     held_out: NamesOf[HeldOutSet] = field(default_factory=dict)
     """Kind of text -> documents that no model is trained on, to score models on in bits per byte
     (`steel/data-ablation`). Taken out before cleaning."""
+    optional_corpora: Annotated[list[Name], Distinct] = field(default_factory=list)
+    """Corpora that may be missing or keep no document: reported as empty, not refused. A recipe of
+    a corpus may say `optional: true` itself."""
     normalize: NormalizeConfig = field(default_factory=NormalizeConfig)
     """Conversion of native formats to one."""
     clean: CleanConfig = field(default_factory=CleanConfig)
     """Data-Juicer recipes, language model, decontamination, attrition gates."""
-    pack: PackConfig
+    pack: PackConfig = field(default_factory=PackConfig)
     """Tokenizer and shards."""
-    pretrain: PretrainConfig
-    """Model, data order, optimizer, schedule, parallelism."""
+    pretrain: PretrainConfig | None = None
+    """Model, data order, optimizer, schedule, parallelism; absent: only data are made."""
     mixtures: Annotated[list[Name], Distinct] = field(default_factory=list)
     """SFT mixtures (data_recipes/mixtures), each trained from the same base with the settings of
     `sft` (paper: Table 3)."""
@@ -103,16 +106,23 @@ class PipelineConfig(Config):
             yield ConfigError("`mixtures` are given, but no `sft_sets` to mix")
         if len(set(self.mixtures)) < len(self.mixtures):
             yield ConfigError(f"`mixtures` names one twice: {self.mixtures}")
-        if self.dpo is not None and not self.mixtures:
+        # Settings alone, of a base for instance, ask for no DPO.
+        asked = bool(self.mixtures or self.preference_sets)
+        if self.pretrain is None and self.mixtures:
+            yield ConfigError("`mixtures` are given, but no `pretrain` settings of their base")
+        if self.dpo is not None and asked and not self.mixtures:
             yield ConfigError("`dpo` is given, but no `mixtures` whose model it could start from")
-        elif self.dpo is not None and self.policy_mixture not in self.mixtures:
+        elif self.dpo is not None and asked and self.policy_mixture not in self.mixtures:
             yield ConfigError(
                 f"`dpo_policy` {self.policy_mixture!r} is not one of `mixtures` {self.mixtures}"
             )
-        if self.dpo is not None and not self.preference_sets:
+        if self.dpo is not None and asked and not self.preference_sets:
             yield ConfigError("`dpo` is given, but no `preference_sets`")
-        if not self.pack.validation_fraction:
-            yield from self._needs_validation()
+        if self.pretrain is not None and not self.pack.validation_fraction:
+            yield from self._needs_validation(self.pretrain)
+        for name in sorted(set(self.optional_corpora) - self.corpora.keys()):
+            near = did_you_mean(name, self.corpora)
+            yield ConfigError(f"optional_corpora: {shown(name)} is none of `corpora`{near}")
         for kind, key in KINDS.items():
             yield from problems(self.acquire(kind), key)
         yield from problems(HoldOutConfig(sets=self.held_out), "held_out")
@@ -122,7 +132,8 @@ class PipelineConfig(Config):
                 yield ConfigError(
                     f"held_out.{name}.corpora: {shown(source)} is none of `corpora`{near}"
                 )
-        for source in sorted(self.pretrain.weights.keys() - self.corpora.keys()):
+        weighed = self.pretrain.weights.keys() if self.pretrain is not None else set()
+        for source in sorted(weighed - self.corpora.keys()):
             near = did_you_mean(source, self.corpora)
             yield ConfigError(
                 f"pretrain.weights: {shown(source)} is no source of the packed data; they come "
@@ -132,15 +143,16 @@ class PipelineConfig(Config):
         for mixture in self.mixtures if self.sft is not None else ():
             yield from problems(self.sft_of(mixture), "sft")
 
-    def _needs_validation(self) -> Iterator[ConfigError]:
+    @staticmethod
+    def _needs_validation(pretrain: PretrainConfig) -> Iterator[ConfigError]:
         """Yield an error for each setting that is in vain where nothing is held out."""
         remedy = "set pack.validation_fraction (for example 0.01)"
-        if self.pretrain.eval_interval:
+        if pretrain.eval_interval:
             yield ConfigError(
-                f"pretrain.eval_interval = {self.pretrain.eval_interval}, but "
+                f"pretrain.eval_interval = {pretrain.eval_interval}, but "
                 f"pack.validation_fraction = 0 holds nothing out; {remedy}"
             )
-        model = self.pretrain.model
+        model = pretrain.model
         routing = model.get("routing") if isinstance(model, dict) else None
         if routing in LEAKING_ROUTINGS:
             yield ConfigError(
@@ -165,6 +177,7 @@ class PipelineConfig(Config):
             sample_data=self.sample_data if generated else None,
             fraction=sample.fraction,
             limit=sample.limit,
+            optional=tuple(self.optional_corpora) if kind == "corpora" else (),
         )
 
     def sft_of(self, mixture: str) -> SftConfig:

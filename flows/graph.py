@@ -90,7 +90,8 @@ class Pipeline:
     @cached_property
     def normalized(self) -> StageResult:
         """Corpora in the one format."""
-        return normalize(self.config.normalize, context=self.context, raw=self.corpora)
+        config = replace(self.config.normalize, optional=tuple(self.config.optional_corpora))
+        return normalize(config, context=self.context, raw=self.corpora)
 
     @cached_property
     def held_out(self) -> StageResult | None:
@@ -104,7 +105,7 @@ class Pipeline:
     def cleaned(self) -> StageResult:
         """Documents that cleaning kept, without questions of the benchmarks."""
         result = clean(
-            self.config.clean,
+            replace(self.config.clean, optional=tuple(self.config.optional_corpora)),
             context=self.context,
             normalized=self.held_out or self.normalized,
             benchmarks=self.benchmarks,
@@ -126,6 +127,8 @@ class Pipeline:
     @cached_property
     def base(self) -> StageResult:
         """The pretrained model."""
+        if self.config.pretrain is None:
+            raise ConfigError("this configuration has no `pretrain`: it makes data only")
         return pretrain(
             self.config.pretrain, context=self.context, label=self.config.name, packed=self.packed
         )

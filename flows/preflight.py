@@ -15,6 +15,8 @@ from corpus.tokenizer import configured_tokenizer
 from flows.config import KINDS, PipelineConfig, parse_pipeline
 from tasks.core.store import check_store
 from tasks.evaluate import benchmark_problems
+from tasks.pack import PackConfig
+from tasks.pretrain import PretrainConfig
 from tasks.pretrain.appends import check_data
 from tasks.sft import SftConfig, needed_sets
 
@@ -88,6 +90,8 @@ def bytes_needed(config: PipelineConfig) -> int:
     """Disk that the whole pipeline takes, as far as it can be known before it runs."""
     data = {kind: config.acquire(kind).bytes_needed() for kind in KINDS}
     pretrain = config.pretrain
+    if pretrain is None:
+        return COPIES * data["corpora"] + sum(data.values()) + OTHER_BYTES
     if isinstance(pretrain.model, dict) and not config.pack.prune:
         model = {"vocab_size": QWEN_VOCABULARY, **pretrain.model}
         pretrain = replace(pretrain, model=model)
@@ -96,8 +100,9 @@ def bytes_needed(config: PipelineConfig) -> int:
 
 def _other_problems(config: PipelineConfig, store: Path) -> Iterator[SteelError]:
     """Yield an error for appended data that are not there, and for too small a disk."""
-    yield from errors_of(check_data, config.pretrain.append, store)
-    yield from errors_of(_check_tokenizers, config)
+    if config.pretrain is not None:
+        yield from errors_of(check_data, config.pretrain.append, store)
+        yield from errors_of(_check_tokenizers, config.pretrain, config.pack)
     try:
         needed = bytes_needed(config)
     except SteelError:
@@ -105,24 +110,24 @@ def _other_problems(config: PipelineConfig, store: Path) -> Iterator[SteelError]
     yield from errors_of(require_free_space, store, needed, f"pipeline {config.name!r}")
 
 
-def _check_tokenizers(config: PipelineConfig) -> None:
+def _check_tokenizers(pretrain: PretrainConfig, pack: PackConfig) -> None:
     """Refuse to pack for a model that has another tokenizer. Raises ConfigError or DataError.
 
     A pruned vocabulary is not known before the corpus is cleaned: one that pruning might give is
     compared by the run.
     """
-    if not isinstance(config.pretrain.settings.model, str):
+    if not isinstance(pretrain.settings.model, str):
         return
     from model.tokenizer.folder import load_folder_tokenizer
     from model.tokenizer.pruning import is_pruned_from
     from model.train.tokenizers import check_start
 
-    model, source = Path(config.pretrain.settings.model), config.pack.tokenizer
+    model, source = Path(pretrain.settings.model), pack.tokenizer
     try:
         packed = configured_tokenizer(source)
     except SteelError:
         return  # reported with the settings of `pack`
-    if not config.pack.prune:
+    if not pack.prune:
         check_start(model, packed, f"pack.tokenizer = {source}")
         return
     own = load_folder_tokenizer(model)

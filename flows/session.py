@@ -36,6 +36,11 @@ class Session:
     config: PipelineConfig
     context: Context
 
+    @property
+    def last(self) -> Target:
+        """The target of a whole run: the report, or the data of a configuration of data alone."""
+        return "data" if self.config.pretrain is None else "report"
+
     def make(self, target: Target) -> None:
         """Make one of the pipeline's targets and whatever it needs."""
         getattr(self.pipeline, TARGETS[target])

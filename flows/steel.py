@@ -65,7 +65,7 @@ def _make(
     changes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     with session(config, store, overrides, changes) as run:
-        for stage in stages:
+        for stage in stages or [run.last]:
             run.make(stage)
         return run.summary()
 
@@ -79,7 +79,7 @@ def pipeline(
     stages: Annotated[list[Target], Field(max_length=MAX_ENTRIES)] | None = None,
 ) -> dict[str, Any]:
     """The whole pipeline, from raw corpora to the report, or only `stages` and their inputs."""
-    return _make(stages or ["report"], config, store, overrides)
+    return _make(stages or [], config, store, overrides)
 
 
 @flow(name="steel")

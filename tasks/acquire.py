@@ -5,17 +5,17 @@ interruption complete files are kept, and half ones continued.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from common.config import StageConfig, errors_of
+from common.config import NOT_IN_KEY, StageConfig, errors_of
 from common.disk import format_bytes, require_free_space
 from common.errors import SteelError
 from common.names import Name
 from common.ranges import Gt, Le, NonNegativeInt
 from common.recipes import recipe_path
-from corpus.recipes import pinned_checksums
+from corpus.recipes import corpus, pinned_checksums
 from corpus.sample_data import DatasetKind, SampleDataConfig
 from corpus.sources.datasets import (
     HUB,
@@ -23,6 +23,7 @@ from corpus.sources.datasets import (
     acquire_dataset,
     check_location,
     dataset_bytes,
+    is_absent,
     location_fingerprint,
 )
 from corpus.sources.transfer import Destination
@@ -44,6 +45,18 @@ class AcquireConfig(StageConfig):
     """Share of each corpus to take, in bytes as stored; above 0, at most 1. Only for corpora."""
     limit: NonNegativeInt = 0
     """Records (lines, items, rows) of each corpus at most; 0 for all. Only for corpora."""
+    optional: tuple[Name, ...] = field(default=(), metadata=NOT_IN_KEY)
+    """Corpora that may be missing or empty, beside those whose recipe says so."""
+
+    def is_optional(self, name: str) -> bool:
+        """True for a corpus that may be missing or empty."""
+        return self.kind == "corpora" and (name in self.optional or corpus(name).optional)
+
+    def _may_be_absent(self, name: str) -> bool:
+        try:
+            return self.is_optional(name)
+        except SteelError:
+            return False  # its recipe is wrong, and reported
 
     @property
     def samples(self) -> bool:
@@ -69,7 +82,9 @@ class AcquireConfig(StageConfig):
     def check(self) -> Iterator[SteelError]:
         assert self.kind == "corpora" or not self.samples, "only corpora are sampled"
         for name, location in self.datasets.items():
-            yield from errors_of(check_location, self.kind, name, location, self.sample_data)
+            wrong = list(errors_of(check_location, self.kind, name, location, self.sample_data))
+            if not (wrong and is_absent(location) and self._may_be_absent(name)):
+                yield from wrong
 
     def bytes_needed(self) -> int:
         """Bytes that the stage writes, as far as that can be known without the network."""
@@ -105,6 +120,7 @@ def acquire(run: StageRun, config: AcquireConfig) -> None:
             generator=config.sample_data,
             fraction=config.fraction,
             limit=config.limit,
+            optional=config.is_optional(name),
         )
         run.log.info(
             "%s: %d files, %s from %s", name, got.files, format_bytes(got.bytes), got.origin

@@ -5,11 +5,11 @@ A corpus whose two files are complete is not read again after an interruption.
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from common.config import StageConfig, errors_of
+from common.config import NOT_IN_KEY, StageConfig, errors_of
 from common.disk import require_free_space
 from common.errors import ConfigError, SteelError
 from common.files import write_json
@@ -39,6 +39,8 @@ class NormalizeConfig(StageConfig):
     longest: Mapping[str, NonNegativeInt] = field(default_factory=lambda: {ANY: 50_000})
     """Family of sources, or `"*"` for all others -> characters of a document at most; a longer one
     is cut into several at chapters, paragraphs, definitions (0: never)."""
+    optional: tuple[Name, ...] = field(default=(), metadata=NOT_IN_KEY)
+    """Corpora that may be empty, beside those whose recipe says so; a pipeline sets it."""
 
     def recipe_files(self) -> list[Path]:
         """The recipes of the corpora."""
@@ -73,12 +75,17 @@ def _check_corpus(name: str) -> None:
 def normalize(run: StageRun, config: NormalizeConfig, *, raw: StageResult) -> None:
     """Write `<source>.jsonl` and `quarantine/<source>.jsonl` for every corpus.
 
-    Raises DataError when a corpus has no file with records, or none of its records is a document.
+    Raises DataError when a corpus that is not optional has no file with records, or none of its
+    records is a document.
     """
     names = config.corpora or tuple(
         sorted(p.name for p in raw.folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     )
-    sources = [RawCorpus(corpus(name), raw.folder) for name in names]
+    recipes = [corpus(name) for name in names]
+    sources = [
+        RawCorpus(replace(r, optional=r.optional or r.name in config.optional), raw.folder)
+        for r in recipes
+    ]
     total = sum(source.size for source in sources)
     require_free_space(run.folder, EXPANSION * total, "normalize")
     finished, rows = 0, []
@@ -119,6 +126,14 @@ def _normalize_one(
     )
     write_json(notes, row)
     run.log.info("%s: %d documents, %d set aside", name, row["documents"], row["quarantined"])
+    for file, reason in row["unreadable_files"].items():
+        run.log.warning("%s %s", file, reason)
+    for file, lost in row["damaged_files"].items():
+        run.log.warning("%s: %d damaged bytes were left out; all else of it is kept", file, lost)
+    if row["text_keys"] and not source.recipe.text_key:
+        run.log.info("%s: texts were taken of %s", name, _cell(row["text_keys"]))
+    if row["empty"]:
+        run.log.warning("%s is empty, as it may be", name)
     return row
 
 

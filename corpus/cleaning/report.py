@@ -9,7 +9,7 @@ contamination.parquet          documents that contain evaluation questions
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,14 +94,15 @@ class CleaningReport:
         blank = dict.fromkeys(("family", "operator", "in", "changed", "dropped", *sources), "")
         return [blank | line for line in table.values()]
 
-    def require_documents(self, recipes: Mapping[str, str]) -> None:
+    def require_documents(self, recipes: Mapping[str, str], optional: Collection[str] = ()) -> None:
         """Raise DataError for a source that lost every document.
 
         Args:
             recipes: family -> name of its cleaning recipe.
+            optional: sources that may be empty.
         """
         for total in self.totals:
-            if total["documents_kept"]:
+            if total["documents_kept"] or total["source"] in optional:
                 continue
             source, family = total["source"], total["family"]
             droppers = sorted(

@@ -4,8 +4,10 @@
                           └── UTF-8 (nearly all files) goes through untouched
 
 The encoding is decided once for a file, by its first megabyte with bytes beyond ASCII, and by
-majority: a UTF-8 file with damaged lines stays UTF-8. Bytes that the encoding does not know become
-halves of surrogate pairs, which no UTF-8 decoder accepts, so only their own line is lost.
+majority: a UTF-8 file with damaged lines stays UTF-8. A file too short to tell is read as the
+files beside it are (`Neighbours`). Bytes that the encoding does not know become halves of surrogate
+pairs, which no UTF-8 decoder accepts, so only their own line is lost; of a text that is one
+document, not even that (`decode_document`).
 """
 
 import codecs
@@ -13,7 +15,8 @@ import contextlib
 import gzip
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
@@ -22,6 +25,7 @@ import chardet
 import pyarrow as pa
 
 from corpus.chunk_reader import ChunkReader
+from corpus.formats.legacy_chinese import LOST, decode_damaged, isolated_share, likely, score
 
 CHUNK = 1 << 20
 
@@ -54,6 +58,7 @@ UTF8 = Encoding(name="UTF-8", codec="utf-8")
 GB18030 = Encoding(name="GB18030", codec="gb18030")  # also reads GB2312 and GBK
 BIG5 = Encoding(name="Big5", codec="cp950")
 BIG5_HKSCS = Encoding(name="Big5-HKSCS", codec="big5hkscs")
+_BIG5_CODECS = (BIG5.codec, BIG5_HKSCS.codec)
 
 _MARKS = (
     (codecs.BOM_UTF8, UTF8),
@@ -71,14 +76,59 @@ _DECLARED = re.compile(rb"""(?:encoding|charset)\s*=\s*["']?\s*([A-Za-z0-9_-]+)"
 """Declaration of the encoding in XML and HTML."""
 
 
+SHORT = 256
+"""Bytes beyond ASCII below which a guess alone does not decide."""
+
+ASKED = 64
+"""Files that are looked into at most, to find out what the files of a folder are in."""
+
+
+class Neighbours:
+    """Encodings of the files of a corpus, for those that are too short to tell on their own.
+
+    They are looked into when the first such file is read, not before.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = sorted(paths)
+        self._found: dict[Path, Encoding | None] = {}
+
+    def encoding(self, path: Path) -> Encoding | None:
+        """Encoding of most of the files in a file's folder, else in all; None where none is."""
+        for folder in (path.parent, None):
+            if folder not in self._found:
+                near = [p for p in self._paths if folder is None or p.parent == folder]
+                self._found[folder or Path()] = self._most(near)  # type: ignore[index]
+            if (found := self._found[folder or Path()]) is not None:
+                return found
+        return None
+
+    @staticmethod
+    def _most(paths: Sequence[Path]) -> Encoding | None:
+        votes: Counter[Encoding] = Counter()
+        for path in paths[:: max(1, len(paths) // ASKED)]:
+            with contextlib.suppress(OSError), _unpacked(path) as (file, _):
+                sample = sample_of(file)
+                if isinstance(sample, bytes) and num_beyond_ascii(sample) >= SHORT // 4:
+                    encoding = encoding_of_sample(sample)
+                    votes[encoding] += not encoding.doubt
+        ranked = votes.most_common(1)
+        if not ranked or ranked[0][1] * 2 <= votes.total():
+            return None
+        return ranked[0][0]
+
+
 @contextlib.contextmanager
-def open_as_utf8(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes], Encoding]]:
+def open_as_utf8(
+    path: Path, neighbours: Neighbours | None = None
+) -> Iterator[tuple[IO[bytes], IO[bytes], Encoding]]:
     """Open a file as UTF-8 bytes without byte order mark.
 
     Gives these bytes, the file on disk (its `tell` is the progress) and the file's encoding.
+    `neighbours` are asked about a file that is too short to tell.
     """
     with _unpacked(path) as (file, _):
-        encoding = detect_encoding(file)
+        encoding = detect_encoding(file, lambda: neighbours.encoding(path) if neighbours else None)
     with _unpacked(path) as (file, disk):
         if encoding.codec != "utf-8":
             file = _buffered(_transcoded(file, encoding.codec))
@@ -143,8 +193,46 @@ def _transcoded(source: IO[bytes], codec: str) -> Iterator[bytes]:
     yield decode(b"", True).encode("utf-8", "surrogatepass")
 
 
-def detect_encoding(file: IO[bytes]) -> Encoding:
-    """Detect the encoding of a file, reading it from its beginning."""
+def detect_encoding(
+    file: IO[bytes], near: Callable[[], Encoding | None] = lambda: None
+) -> Encoding:
+    """Detect the encoding of a file, reading it from its beginning.
+
+    near: gives the encoding of the files beside it; called only where it is too short to tell.
+    """
+    sample = sample_of(file)
+    if isinstance(sample, Encoding):
+        return sample
+    encoding = encoding_of_sample(sample)
+    if sample.isascii() or not (encoding.doubt or num_beyond_ascii(sample) < SHORT):
+        return encoding
+    beside = near()
+    if beside is None or beside == encoding or beside.codec not in (GB18030.codec, *_BIG5_CODECS):
+        return encoding
+    return beside if _fits(sample, beside, encoding) else encoding
+
+
+def _fits(sample: bytes, beside: Encoding, guess: Encoding) -> bool:
+    """True if a short sample reads well in its neighbours' encoding, and not better in another."""
+    if isolated_share(sample) >= 0.1 or "\ufffd" in sample.decode(beside.codec, "replace"):
+        return False
+    mine = score(sample, beside.codec)
+    if guess.codec != "utf-8":
+        return mine >= score(sample, guess.codec) - 0.2
+    text = sample.decode("utf-8", "replace")
+    if text.count("\ufffd") > 1:
+        return mine >= 0.2  # no UTF-8 anyway: rare hanzi will do
+    # GB18030 may be UTF-8 of two bytes a character by accident; three bytes are no accident.
+    return mine >= 0.5 and not any("\u0800" <= char < "\ufffd" for char in text)
+
+
+def num_beyond_ascii(sample: bytes) -> int:
+    """Number of bytes that are not ASCII."""
+    return len(sample) - len(sample.decode("ascii", "ignore"))
+
+
+def sample_of(file: IO[bytes]) -> bytes | Encoding:
+    """First block of a file with bytes beyond ASCII, or the encoding that its mark states."""
     sample, searched = b"", 0
     try:
         while (block := file.read(CHUNK)) and searched < SEARCHED:
@@ -158,7 +246,7 @@ def detect_encoding(file: IO[bytes]) -> Encoding:
                 break
     except Exception:  # the error comes again, and is reported, when the file is read
         return UTF8
-    return encoding_of_sample(sample)
+    return sample
 
 
 def encoding_of_sample(sample: bytes) -> Encoding:
@@ -186,6 +274,12 @@ def encoding_of_sample(sample: bytes) -> Encoding:
         return GB18030
     if guess in (*GB_NAMES, *BIG5_NAMES) and min(big5, hkscs) < UNKNOWN_AT_MOST:
         return BIG5_HKSCS if hkscs < big5 else BIG5
+    # The detector knows no short texts: the characters themselves speak for an encoding.
+    match likely(sample[:DETECTED_BY], (GB18030.codec, BIG5.codec)):
+        case GB18030.codec:
+            return GB18030
+        case BIG5.codec:
+            return BIG5
     return Encoding(name="UTF-8", codec="utf-8", doubt=guess or "no known encoding")
 
 
@@ -204,3 +298,44 @@ def _guess(sample: bytes) -> str:
 
 def _plain_name(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
+
+
+def decode_document(data: bytes, encoding: Encoding) -> tuple[str, int]:
+    """A whole document as text: (text, bytes that are not of its encoding and were left out).
+
+    In the place of such bytes stands `LOST`; all around them is kept. In GB18030 and Big5 a line
+    with such a byte is read anew, since all characters behind it may be shifted.
+    """
+    data = data.removeprefix(codecs.BOM_UTF8) if encoding.codec == "utf-8" else data
+    with contextlib.suppress(UnicodeDecodeError):
+        return data.decode(encoding.codec), 0
+    if encoding.codec.startswith("utf"):
+        text = data.decode(encoding.codec, "replace")
+        return text, text.count(LOST) - data.count(LOST.encode(encoding.codec))
+    lines, lost = [], 0
+    for line in data.split(b"\n"):
+        try:
+            lines.append(line.decode(encoding.codec))
+        except UnicodeDecodeError:
+            text, count = decode_damaged(line, encoding.codec)
+            lines.append(text)
+            lost += count
+    return "\n".join(lines), lost
+
+
+@contextlib.contextmanager
+def open_binary(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that is no text, unpacked."""
+    with _unpacked(path) as (file, _):
+        yield file
+
+
+@contextlib.contextmanager
+def open_unpacked(
+    path: Path, neighbours: Neighbours | None = None
+) -> Iterator[tuple[IO[bytes], Encoding]]:
+    """Open a file as its own bytes, unpacked; with its encoding."""
+    with _unpacked(path) as (file, _):
+        encoding = detect_encoding(file, lambda: neighbours.encoding(path) if neighbours else None)
+    with _unpacked(path) as (file, _):
+        yield file, encoding

@@ -1,6 +1,6 @@
 """Normalisation of one corpus: native files to lines of {"text", "source", "id", "meta"}.
 
-    <corpus>/**/* ──records, text_files──▶ records ──record_formats──▶ <corpus>.jsonl
+    <corpus>/**/* ──────readers──────────▶ records ──record_formats──▶ <corpus>.jsonl
         └── encodings                         └── malformed, empty ──▶ quarantine/<corpus>.jsonl
 
 Streamed. `id` names the place that a document comes from: `<corpus>/<file>#<line>`. One that is too
@@ -9,7 +9,7 @@ long becomes several (long_documents.py), `<corpus>/<file>#<line>/<part>`.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,27 +21,21 @@ from common.errors import ConfigError, DataError
 from common.files import complete_file, json_line
 from common.paths import display
 from common.recipes import recipe_path
-from corpus.formats.encodings import data_suffix
+from corpus.formats.encodings import Neighbours
 from corpus.formats.long_documents import OPENING, cut
+from corpus.formats.readers import PLAIN, reader_of
 from corpus.formats.record_formats import RECORD_FORMATS, Document, Rejected, to_document
-from corpus.formats.records import Damaged, RawRecord, read_records, reason_class
-from corpus.formats.text_files import LINE_SUFFIXES, WHOLE_SUFFIXES, read_file, read_lines
+from corpus.formats.records import CANNOT_READ, Damaged, reason_class
+from corpus.formats.text_keys import TextKeys
 from corpus.recipes import CorpusRecipe
 from corpus.sources.source import is_hidden
 from corpus.text_fields import excerpt_of
 
-SKIPPED_SUFFIXES = (".md", ".py", ".sh", ".txt", ".csv", ".gitattributes", ".sha256", ".lock")
-"""Suffixes of files that accompany a data set and hold no records."""
-
-READERS: dict[str, Callable[[Path], Iterator[RawRecord]]] = {
-    "records": read_records,
-    "files": read_file,
-    "lines": read_lines,
-}
-"""A recipe's `reading` -> the function that reads its files."""
-
 EXPANSION = 4
 """Bytes written per byte read, at most: snappy parquet and gzip grow when unpacked."""
+
+MOST_NAMED = 20
+"""Files that are named in the result."""
 
 PROGRESS_EVERY = 256
 """Records between two reports of progress."""
@@ -58,7 +52,7 @@ class RawCorpus:
 
         Raises:
             ConfigError: the recipe names an unknown format.
-            DataError: no file may hold records.
+            DataError: no file may hold records, and the recipe does not say `optional: true`.
         """
         check_format(recipe)
         self.recipe, self.raw = recipe, raw
@@ -68,14 +62,15 @@ class RawCorpus:
             for path in sorted(folder.rglob("*"))
             if path.is_file() and not is_hidden(str(path.relative_to(folder)))
         ]
-        self.files = [path for path in found if _may_hold_records(path, recipe)]
+        self.files = [path for path in found if reader_of(path, recipe) is not None]
         self.passed_over = Counter(p.suffix or p.name for p in set(found) - set(self.files))
         self.size = total_bytes(self.files)
-        if not self.size:
+        if not self.size and not recipe.optional:
             others = f" (passed over: {_listed(self.passed_over)})" if self.passed_over else ""
             raise DataError(
                 f"Corpus {recipe.name!r} is empty: {display(folder)} holds no data for `reading: "
-                f"{recipe.reading}`{others}. Check its location under `corpora`."
+                f"{recipe.reading}`{others}. Check its location under `corpora`, or write "
+                "`optional: true` into its recipe if it may be empty."
             )
 
 
@@ -87,16 +82,6 @@ def check_format(recipe: CorpusRecipe) -> None:
             f"Known: {', '.join(RECORD_FORMATS)}; a new one is a function in "
             "corpus/formats/record_formats.py."
         )
-
-
-def _may_hold_records(path: Path, recipe: CorpusRecipe) -> bool:
-    match recipe.reading:
-        case "files":
-            return data_suffix(path) in WHOLE_SUFFIXES
-        case "lines":
-            return data_suffix(path) in LINE_SUFFIXES
-        case _:
-            return path.suffix.lower() not in SKIPPED_SUFFIXES
 
 
 @dataclass(kw_only=True)
@@ -123,6 +108,14 @@ class NormalizedCorpus:
     """Encoding -> files, most frequent first."""
     passed_over: dict[str, int] = field(default_factory=dict)
     """Suffix -> files that hold no records."""
+    text_keys: dict[str, int] = field(default_factory=dict)
+    """Fields that the texts were taken of (`format: plain`) -> rows, most frequent first."""
+    damaged_files: dict[str, int] = field(default_factory=dict)
+    """File -> bytes that are not of its encoding and were left out; the first `MOST_NAMED`."""
+    unreadable_files: dict[str, str] = field(default_factory=dict)
+    """File that could not be read, or not to its end -> reason; the first `MOST_NAMED`."""
+    empty: bool = False
+    """True for an optional corpus without any document."""
 
 
 def normalize_corpus(
@@ -145,26 +138,34 @@ def normalize_corpus(
         progress: called now and then with the bytes of raw files read so far.
 
     Raises:
-        DataError: none of its records is a document.
+        DataError: none of its records is a document, and it is not optional.
     """
     recipe = corpus.recipe
     result = NormalizedCorpus(source=recipe.name, family=recipe.family)
+    keys, neighbours = TextKeys(recipe.text_key), Neighbours(corpus.files)
     reasons, encodings, bytes_before = Counter[str](), Counter[str](), 0
     with complete_file(target) as kept, complete_file(quarantine) as rejected_lines:
         for path in corpus.files:
-            for index, record in enumerate(READERS[recipe.reading](path)):
+            reader = reader_of(path, recipe)
+            assert reader is not None, "it is one of the corpus's files"
+            for index, record in enumerate(reader(path, neighbours)):
                 if not index % PROGRESS_EVERY:
                     progress(bytes_before + record.bytes_read)
                 if not index and record.encoding:
                     encodings[record.encoding] += 1
                 place = f"{path.relative_to(corpus.raw)}#{record.line}"
+                value = record.value
                 try:
-                    lines = _normalized(record.value, recipe, place, longest, result)
+                    if recipe.format == PLAIN:
+                        value = keys.record(value)
+                    lines = _normalized(value, recipe, place, longest, result)
                     for line in lines[: limit - result.documents if limit else None]:
                         kept.write(line)
                         result.documents += 1
                 except Rejected as rejected:
                     damaged = isinstance(record.value, Damaged)
+                    if str(rejected).startswith(CANNOT_READ):
+                        _note(result.unreadable_files, place, str(rejected))
                     reasons[reason_class(str(rejected))] += record.value.records if damaged else 1
                     rejected_lines.write(_quarantine_line(place, rejected, record.value))
                 if limit and result.documents == limit:
@@ -172,12 +173,15 @@ def normalize_corpus(
             if limit and result.documents == limit:
                 break
             bytes_before += path.stat().st_size
-    if not result.documents:
+    result.empty = not result.documents
+    if result.empty and not recipe.optional:
+        absent = f" {keys.absent}: name one as `text_key` in its recipe." if keys.absent else ""
         raise DataError(
             f"Corpus {recipe.name!r} is empty: none of its records is a document of format "
-            f"{recipe.format!r} ({_listed(reasons) or 'no records'}). Look at "
+            f"{recipe.format!r} ({_listed(reasons) or 'no records'}).{absent} Look at "
             f"{display(quarantine)}, and check the corpus's location and recipe."
         )
+    result.text_keys = dict(keys.taken.most_common())
     result.quarantined = reasons.total()
     result.reasons = dict(reasons.most_common())
     result.encodings = dict(encodings.most_common())
@@ -195,6 +199,8 @@ def _normalized(
     if document.meta.get("upvotes", recipe.min_upvotes) < recipe.min_upvotes:
         result.few_upvotes += 1
         return []
+    if lost := document.meta.get("lost_bytes"):
+        _note(result.damaged_files, place, int(lost))
     named = _parts(document, place, longest, code=recipe.family == "code")
     lines = [
         _line({"text": part.text, "source": recipe.name, "id": name, "meta": part.meta})
@@ -219,6 +225,15 @@ def _parts(
             meta["opening"] = document.text[:OPENING]
         parts.append((f"{place}/{number}", Document(text=text, meta=meta)))
     return parts
+
+
+def _note(files: dict[str, Any], place: str, what: str | int) -> None:
+    """Note something about the file of a place, of the first `MOST_NAMED` files."""
+    file = place.rpartition("#")[0]
+    if file in files and isinstance(what, int):
+        files[file] += what
+    elif len(files) < MOST_NAMED:
+        files.setdefault(file, what)
 
 
 def _line(document: dict[str, Any]) -> bytes:

@@ -271,9 +271,13 @@ def starcoder(record: Mapping[str, Any]) -> Document:
 
 
 def plain(record: Mapping[str, Any]) -> Document:
-    """{"text"[, "title"]}: a file, a line or a feed's entry (corpus/formats/text_files.py)."""
+    """{"text"[, "title", …]}: a file, chapter, line, row or feed's entry (formats/readers.py).
+
+    A chapter says its heading and the title of its book, and the line on which it begins.
+    """
     title, text = _text(record, "title", optional=True), _text(record, "text")
     meta = {"title": title} if title else {}
+    meta |= _simple_values(record, "id", "url", "book", "chapter", "line", "lost_bytes")
     return Document(text=_lines(title, text), meta=meta)
 
 

@@ -3,24 +3,27 @@
     *.parquet                                    rows, a few hundred at a time
     anything else, also .gz, .zst, any encoding  [ …            a JSON array, item by item
                                                  {…}\\n{…}\\n     JSON lines
+                                                 {\\n  "a": …   objects over many lines
 
 What cannot be read comes out as a `Damaged` in its place: it never stops or shortens the run.
 Memory stays bounded by `json_items.MAX_RECORD` whatever the size of the file.
 """
 
+import io
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from corpus import json_items
-from corpus.formats.encodings import Encoding, open_as_utf8, peek
+from corpus.chunk_reader import ChunkReader
+from corpus.formats.encodings import Encoding, Neighbours, open_as_utf8, peek
 from corpus.json_items import Loads, Lookahead, MalformedJson, array_items, fast_loads, parse_json
 
 BATCH_ROWS = 256
@@ -68,15 +71,28 @@ def reason_class(reason: str) -> str:
     return _PARTICULARS.split(reason, maxsplit=1)[0]
 
 
-def read_records(path: Path, loads: Loads = fast_loads) -> Iterator[RawRecord]:
-    """The records of one raw file, in order."""
+def read_records(
+    path: Path, loads: Loads = fast_loads, neighbours: Neighbours | None = None
+) -> Iterator[RawRecord]:
+    """The records of one raw file, in order.
+
+    neighbours: the files of its corpus, for the encoding of one too short to tell.
+    """
     try:
         if path.suffix.lower() == ".parquet":
             yield from _parquet(path)
             return
-        with open_as_utf8(path) as (file, disk, encoding):
-            array = peek(file).lstrip().startswith(b"[")
-            yield from (_items if array else _lines)(file, disk, encoding, loads)
+        with open_as_utf8(path, neighbours) as (file, disk, encoding):
+            if peek(file).lstrip().startswith(b"["):
+                yield from _items(file.read, disk, encoding, loads)
+                return
+            first = _first_lines(file)
+            if _is_spread(first):
+                # Objects over many lines are what an array holds, without its brackets.
+                yield from _items(_read_after(b"[" + first, file), disk, encoding, loads)
+            else:
+                rest = cast("IO[bytes]", io.BufferedReader(ChunkReader(_chunks(first, file))))
+                yield from _lines(rest, disk, encoding, loads)
     except READ_ERRORS as error:
         yield unreadable_rest(path, error)
 
@@ -101,10 +117,55 @@ def _lines(
         yield RawRecord(number, value, at, name)
 
 
+FIRST_LINES = 1 << 16
+"""Bytes at the beginning of a file that are looked at."""
+
+
+def _first_lines(file: IO[bytes]) -> bytes:
+    """The blank lines at the beginning of a file, and the first other two."""
+    first = b""
+    while len(first) < FIRST_LINES and (line := file.readline(FIRST_LINES)):
+        first += line
+        if first.lstrip().count(b"\n") >= 2:
+            break
+    return first
+
+
+def _is_spread(first: bytes) -> bool:
+    """True if a file begins with an object whose line ends before its first value does."""
+    beginning, newline, following = first.lstrip().partition(b"\n")
+    key = re.match(rb'\s*"', following)
+    return bool(newline and re.fullmatch(rb"\{\s*", beginning) and key) or bool(
+        # Objects of several lines, the first key beside the bracket.
+        newline and re.fullmatch(rb'\{\s*".*,\s*', beginning) and key and not _parses(beginning)
+    )
+
+
+def _parses(line: bytes) -> bool:
+    try:
+        parse_json(line.decode("utf-8", "replace"))
+    except ValueError:
+        return False
+    return True
+
+
+def _read_after(first: bytes, file: IO[bytes]) -> Callable[[int], bytes]:
+    """A function that reads what was read already, and then the file."""
+    waiting = [first]
+    return lambda size: waiting.pop() if waiting else file.read(size)
+
+
+def _chunks(first: bytes, file: IO[bytes]) -> Iterator[bytes]:
+    if first:
+        yield first
+    while data := file.read(1 << 16):
+        yield data
+
+
 def _items(
-    file: IO[bytes], disk: IO[bytes], encoding: Encoding, loads: Loads
+    read: Callable[[int], bytes], disk: IO[bytes], encoding: Encoding, loads: Loads
 ) -> Iterator[RawRecord]:
-    for number, item in enumerate(array_items(Lookahead(file.read), loads), 1):
+    for number, item in enumerate(array_items(Lookahead(read), loads), 1):
         value = item.value
         if item.reason:
             not_utf8 = item.reason == json_items.NOT_UTF8

@@ -1,6 +1,8 @@
 """Raw records of text files and feeds: a corpus of one's own that has no format of its own.
 
-    reading: files   *.txt *.md *.html *.tex …   the whole file is one record {"text"}
+    reading: files   *.txt *.md *.html *.tex …   the whole file is one record {"text"}, or each
+                                                 chapter of a novel (chapters.py)
+                     *.docx *.epub               the same of its text (documents.py)
                      *.xml *.rss *.atom          a feed: each entry is one {"title", "text"}
     reading: lines   *.txt                       each line is one record {"text"}
 
@@ -8,16 +10,29 @@ HTML stays HTML here, and so does what a feed carries escaped: cleaning takes th
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml.common import DefusedXmlException  # type: ignore[import-untyped]
 from defusedxml.ElementTree import fromstring  # type: ignore[import-untyped]
 
 from corpus import json_items
-from corpus.formats.encodings import data_suffix, open_as_utf8
+from corpus.formats.chapters import Chapter, split_chapters
+from corpus.formats.documents import Unreadable, read_document
+from corpus.formats.encodings import (
+    Encoding,
+    Neighbours,
+    data_suffix,
+    decode_document,
+    open_as_utf8,
+    open_binary,
+    open_unpacked,
+)
+from corpus.formats.legacy_chinese import LOST
 from corpus.formats.records import (
+    CANNOT_READ,
     READ_ERRORS,
     Damaged,
     RawRecord,
@@ -25,6 +40,8 @@ from corpus.formats.records import (
     split_lines,
     unreadable_rest,
 )
+from corpus.formats.text_keys import TextRecord
+from corpus.formats.xhtml import pieces, tag_name
 
 FEED_SUFFIXES = (".xml", ".rss", ".atom")
 WHOLE_SUFFIXES = (
@@ -41,51 +58,121 @@ WHOLE_SUFFIXES = (
 )
 """Endings, before .gz or .zst, of files that are read whole."""
 
+CHAPTER_SUFFIXES = (".txt", ".text", ".md", ".markdown")
+"""Endings of files that may be a novel of many chapters."""
+
+MAX_FILE = json_items.MAX_RECORD
+"""Bytes of a file that is read whole, at most."""
+
 LINE_SUFFIXES = (".txt", ".text")
 """Endings of files that are read by line."""
 
 
-def read_lines(path: Path, *, blank: bool = False) -> Iterator[RawRecord]:
+MAX_LOST = 0.02
+"""Share of a file's bytes that may be damaged; of one that looks like another encoding than those
+that are read here, a twentieth of it."""
+
+
+def read_lines(
+    path: Path, neighbours: Neighbours | None = None, *, blank: bool = False
+) -> Iterator[RawRecord]:
     """Each line of a text file as {"text"}; blank ones only where `blank`."""
     try:
-        with open_as_utf8(path) as (file, disk, encoding):
+        with open_as_utf8(path, neighbours) as (file, disk, encoding):
             for number, line in enumerate(split_lines(file), 1):
                 if blank or line.strip():
                     text = decode_line(line, encoding)
-                    value = text if isinstance(text, Damaged) else {"text": text}
+                    value = text if isinstance(text, Damaged) else TextRecord(text=text)
                     yield RawRecord(number, value, disk.tell(), encoding.name)
     except READ_ERRORS as error:
         yield unreadable_rest(path, error)
 
 
-def read_file(path: Path) -> Iterator[RawRecord]:
-    """A text file as {"text"}, or the entries of a feed as {"title", "text"}."""
+def read_file(path: Path, neighbours: Neighbours | None = None) -> Iterator[RawRecord]:
+    """A text file as {"text"}, its chapters, or the entries of a feed as {"title", "text"}."""
     size = path.stat().st_size
     try:
-        with open_as_utf8(path) as (file, _, encoding):
-            text = decode_line(file.read(json_items.MAX_RECORD + 1).removesuffix(b"\n"), encoding)
+        with open_unpacked(path, neighbours) as (file, encoding):
+            data = file.read(MAX_FILE + 1)
     except READ_ERRORS as error:
         yield unreadable_rest(path, error)
         return
-    if isinstance(text, Damaged):
-        if encoding.codec == "utf-8":
-            # One bad byte takes the whole file: say on which line it stands.
-            text = _with_line(path, text)
-        yield RawRecord(0, text, size, encoding.name)
+    name = encoding.name
+    if len(data) > MAX_FILE:
+        damage = Damaged(reason="longer than a record may be", excerpt=_beginning(data, encoding))
+        yield RawRecord(0, damage, size, name)
+        return
+    text, lost = decode_document(data, encoding)
+    text = text.removeprefix("\ufeff").removesuffix("\n")
+    most = MAX_LOST / 20 if encoding.doubt else MAX_LOST
+    if lost > max(2, most * len(data)):
+        yield RawRecord(0, _with_line(path, encoding, lost), size, name)
     elif data_suffix(path) in FEED_SUFFIXES:
-        yield from (
-            RawRecord(number, value, size, encoding.name) for number, value in _entries(text)
-        )
+        for number, value in _entries(text):
+            yield RawRecord(number, value, size, name)
     else:
-        yield RawRecord(1, {"text": text}, size, encoding.name)
+        chapters = split_chapters(text) if data_suffix(path) in CHAPTER_SUFFIXES else []
+        yield from (r._replace(encoding=name) for r in chapter_records(text, chapters, size, lost))
 
 
-def _with_line(path: Path, damage: Damaged) -> Damaged:
+def chapter_records(
+    text: str, chapters: Sequence[Chapter], size: int, lost: int = 0, title: str = ""
+) -> Iterator[RawRecord]:
+    """The chapters of a document as records, numbered from 1; the whole text where it has none.
+
+    Args:
+        text: the document.
+        chapters: its chapters.
+        size: bytes of its file.
+        lost: bytes that were left out of it.
+        title: title of the whole.
+    """
+    about: dict[str, Any] = {"book": title} if title else {}
+    if len(chapters) < 2:
+        damage = {"lost_bytes": lost} if lost else {}
+        yield RawRecord(1, TextRecord(text=text, **about, **damage), size)
+        return
+    for number, chapter in enumerate(chapters, 1):
+        if not chapter.text.strip():
+            continue
+        heading = {"chapter": chapter.title} if chapter.title else {}
+        damage = {"lost_bytes": n} if (n := chapter.text.count(LOST)) and lost else {}
+        value = TextRecord(text=chapter.text, line=chapter.line, **about, **heading, **damage)
+        yield RawRecord(number, value, size * number // len(chapters))
+
+
+def read_document_file(path: Path, neighbours: Neighbours | None = None) -> Iterator[RawRecord]:
+    """A Word or EPUB file as {"text"}, or as its chapters."""
+    size = path.stat().st_size
+    try:
+        with open_binary(path) as file:
+            data = file.read(MAX_FILE + 1)
+        if len(data) > MAX_FILE:
+            raise Unreadable("longer than a record may be")
+        document = read_document(data_suffix(path), data)
+    except Unreadable as error:
+        yield RawRecord(0, Damaged(reason=f"{CANNOT_READ}: {error}"), size)
+        return
+    except READ_ERRORS as error:
+        yield unreadable_rest(path, error)
+        return
+    text = document.text
+    is_book = data_suffix(path) == ".epub"
+    chapters = split_chapters(text, document.headings, is_book=is_book)
+    yield from chapter_records(text, chapters, size, title=document.title)
+
+
+def _beginning(data: bytes, encoding: Encoding) -> str:
+    return data[:400].decode(encoding.codec, "replace")[:200].strip()
+
+
+def _with_line(path: Path, encoding: Encoding, lost: int) -> Damaged:
+    """Damage of a file, with the line on which the first damaged byte stands."""
     for record in read_lines(path):
         if isinstance(record.value, Damaged):
             reason = f"{record.value.reason} of line {record.line}"
             return Damaged(reason=reason, excerpt=record.value.excerpt)
-    return damage
+    return Damaged(reason=f"not {encoding.name}: {lost} damaged bytes")
 
 
 _STRAY_AMPERSAND = re.compile(r"&(?!(?:amp|lt|gt|quot|apos|#\d+|#[xX][0-9a-fA-F]+);)")
@@ -101,11 +188,12 @@ def _entries(text: str) -> Iterator[tuple[int, dict[str, str] | Damaged]]:
         # The line of a ParseError is part of its message.
         yield 0, Damaged(reason=f"{what}: {error}"[:300], excerpt=text.strip()[:200])
         return
-    entries = [element for element in root.iter() if _name(element) in ("item", "entry")]
+    entries = [element for element in root.iter() if tag_name(element) in ("item", "entry")]
     if not entries:
-        yield 1, {"text": "\n".join(filter(None, (part.strip() for part in root.itertext())))}
+        texts = filter(None, (part.strip() for part in root.itertext()))
+        yield 1, TextRecord(text="\n".join(texts))
     for number, entry in enumerate(entries, 1):
-        yield number, {"title": _child(entry, "title"), "text": _content(entry)}
+        yield number, TextRecord(title=_child(entry, "title"), text=_content(entry))
 
 
 def _parsed(text: str) -> Element:
@@ -124,42 +212,13 @@ def _root(text: str) -> Element:
     return root
 
 
-def _name(element: Element) -> str:
-    """A tag without its namespace."""
-    return element.tag.rpartition("}")[2].lower() if isinstance(element.tag, str) else ""
-
-
 def _child(entry: Element, *names: str) -> str:
     """Text of the child of the first of these names that has any."""
     for name in names:
         for child in entry:
-            if _name(child) == name and (text := "".join(_pieces(child)).strip()):
+            if tag_name(child) == name and (text := "".join(pieces(child)).strip()):
                 return text
     return ""
-
-
-_BLOCKS = ("p", "div", "br", "li", "tr", "blockquote", "pre", "h1", "h2", "h3", "h4", "h5", "h6")
-
-
-def _pieces(element: Element) -> Iterator[str]:
-    """Text of an element; where it holds XHTML, with a line end at each end of a block."""
-    for event, inner in _walk(element):
-        if event == "start":
-            yield inner.text or ""
-        else:
-            yield "\n" if _name(inner) in _BLOCKS else ""
-            yield (inner.tail or "") if inner is not element else ""
-
-
-def _walk(element: Element) -> Iterator[tuple[str, Element]]:
-    """Start and end of every element in order; not recursive, since feeds may be hostile."""
-    waiting = [("start", element)]
-    while waiting:
-        event, inner = waiting.pop()
-        yield event, inner
-        if event == "start":
-            waiting.append(("end", inner))
-            waiting += [("start", child) for child in reversed(inner)]
 
 
 def _content(entry: Element) -> str:

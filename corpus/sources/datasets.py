@@ -122,6 +122,16 @@ def local_dataset(location: str) -> list[tuple[Path, str]]:
         return []
 
 
+def is_absent(location: str) -> bool:
+    """True for a location on this machine at which no file with content is."""
+    if location in (SAMPLE_DATA, HUB) or is_url(location):
+        return False
+    try:
+        return not any(path.stat().st_size for path, _ in local_files(location))
+    except DataError:
+        return False  # no place of data at all: refused
+
+
 def location_fingerprint(location: str) -> Any:
     """JSON value that changes when what lies at a location changes; None for the hub.
 
@@ -164,6 +174,7 @@ def acquire_dataset(
     generator: SampleDataConfig | None = None,
     fraction: float = 1.0,
     limit: int = 0,
+    optional: bool = False,
 ) -> AcquiredDataset:
     """Write a data set's files into `destination.folder`.
 
@@ -174,15 +185,20 @@ def acquire_dataset(
         generator: settings for the location "sample-data".
         fraction: share of its bytes to take, above 0, at most 1.
         limit: records to take at most; 0 for all.
+        optional: it may be empty, or missing on this machine.
 
     Raises:
         DataError: it cannot be fetched, is damaged, empty or refused, or the disk is full.
     """
+    if optional and is_absent(location):
+        destination.warn(f"{destination.name}: nothing is at its location, as it may be")
+        destination.folder.mkdir(parents=True, exist_ok=True)
+        return AcquiredDataset(origin=location)
     with _disk_full_as_data_error(destination):
         acquired = _acquire(destination, kind, location, generator, fraction, limit)
     paths = [path for path in destination.folder.rglob("*") if path.is_file()]
     size = total_bytes(paths)
-    if not size:
+    if not size and not optional:
         raise DataError(f"Data set {destination.name!r} is empty: {acquired.origin} gave no data")
     return AcquiredDataset(**{**asdict(acquired), "files": len(paths), "bytes": size})
 

@@ -85,6 +85,8 @@ class CleanConfig(StageConfig):
     executor: Literal["local", "ray"] = "local"
     """local: this machine's cores; ray: Data-Juicer's Ray executor, on a cluster. There MinHash
     looks for near-duplicates instead of SimHash (docs/FOOTGUNS.md)."""
+    optional: tuple[Name, ...] = field(default=(), metadata=NOT_IN_KEY)
+    """Corpora that may keep no document, beside those whose recipe says so; a pipeline sets it."""
     ray: RayConfig = field(default_factory=RayConfig, metadata=NOT_IN_KEY)
     """The cluster."""
 
@@ -170,7 +172,8 @@ def clean(
     used = {family: inputs for family, inputs in families.items() if inputs}
     index = _index(run, config, benchmarks)
     ledger = clean_families(run, config, used, index, config.workers or os.cpu_count() or 1)
-    publish_report(run, ledger, config.recipe_names())
+    optional = {name for name in files if name in config.optional or corpus(name).optional}
+    publish_report(run, ledger, config.recipe_names(), optional)
 
 
 def _index(run: StageRun, config: CleanConfig, benchmarks: StageResult | None) -> Path | None:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from common.errors import DataError
@@ -15,12 +15,18 @@ from tasks.core.stage import StageRun
 LISTED_MATCHES = 1000
 
 
-def publish_report(run: StageRun, ledger: Mapping[str, Any], recipes: Mapping[str, str]) -> None:
+def publish_report(
+    run: StageRun,
+    ledger: Mapping[str, Any],
+    recipes: Mapping[str, str],
+    optional: Collection[str] = (),
+) -> None:
     """Write the report and show it. Raises DataError when a source lost every document.
 
     Args:
         ledger: the ledger of all sources.
         recipes: family -> name of its cleaning recipe.
+        optional: sources that may be empty.
     """
     from tasks.clean.picture import draw
 
@@ -34,7 +40,10 @@ def publish_report(run: StageRun, ledger: Mapping[str, Any], recipes: Mapping[st
     matches = report.matches[:LISTED_MATCHES]
     run.table("contamination", matches, "Evaluation questions found in documents")
     run.picture(run.folder / "attrition.png", "Where each source's documents went")
-    report.require_documents(recipes)
+    report.require_documents(recipes, optional)
+    for total in report.totals:
+        if not total["documents_kept"]:
+            run.log.warning("%s is empty after cleaning, as it may be", total["source"])
     run.count(**report.counts)
     families = dict.fromkeys(total["family"] for total in report.totals)
     run.note(
