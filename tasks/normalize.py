@@ -71,7 +71,7 @@ def _check_corpus(name: str) -> None:
     check_format(corpus(name))
 
 
-@stage(version=4)
+@stage(version=5)
 def normalize(run: StageRun, config: NormalizeConfig, *, raw: StageResult) -> None:
     """Write `<source>.jsonl` and `quarantine/<source>.jsonl` for every corpus.
 
