@@ -95,6 +95,8 @@ def variants(
         raise ConfigError(f"{NAME}: name one or more sets of recipes, each once: {list(recipes)}")
     if len(set(seeds)) < len(seeds) or not seeds:
         raise ConfigError(f"{NAME}: give one or more seeds, each once: {list(seeds)}")
+    if config.pretrain is None:
+        raise ConfigError(f"{NAME} trains models: give `pretrain`")
     pretrain = config.pretrain if steps is None else replace(config.pretrain, steps=steps)
     if not pretrain.steps:
         raise ConfigError(
@@ -126,6 +128,7 @@ def _cleaned(pipelines: Mapping[str, Pipeline]) -> tuple[dict[str, StageResult],
 
 def _train(variant: Pipeline, name: str, seed: int) -> tuple[StageResult, StageResult]:
     """The model of one set of recipes and one seed, and its bits per byte."""
+    assert variant.config.pretrain is not None, "`variants` refuses such a configuration"
     config = replace(
         variant.config,
         name=f"{variant.config.name}-{name}-seed-{seed}",
