@@ -80,6 +80,8 @@ def test_bounds_survive_the_librarys_tables(name: str) -> None:
     """dj-process keeps statistics as JSON of ten digits: 0.6 comes back as 0.6000000000000001, and
     a document exactly on that bound would be dropped there and kept here."""
     for op in recipes.load(name).operators:
+        if op.kind != "filter":
+            continue
         for bound in (v for v in op.arguments.values() if isinstance(v, float)):
             assert ujson_loads(ujson_dumps(bound)) == bound, f"{op.name}: {bound}"
 
