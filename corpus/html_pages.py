@@ -21,6 +21,12 @@ LIST_TAG = re.compile(r"<(/?)(?:ul|ol|li)\b[^>]*>")
 RAISED = str.maketrans("0123456789+-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻")
 LOWERED = str.maketrans("0123456789+-", "₀₁₂₃₄₅₆₇₈₉₊₋")
 NUMBER = re.compile(r"[0-9+-]{1,12}")
+VARIABLE = re.compile(r"-?[A-Za-zα-ω]|[A-Za-z0-9α-ω]{1,4}(?:[+*/,-][A-Za-z0-9α-ω]{1,4}){1,3}")
+"""A power or an index, not the `th` of 5th."""
+COMPARISON = re.compile(
+    r"<(?=[A-Za-z]\w{0,9}\s*[^\x00-\x7f])|<(?=[a-z]{1,2}(?:\s+[A-Za-z0-9_]+)+\s*>)"
+)
+"""In `x<a 且 b>c` and `x<a and b>c`: parsers take it for the beginning of a tag."""
 JOINER, INDENT = "\u2060", "\ue0b7"
 """Makes two characters of one; a blank that is not to be lost."""
 CJK = "\u3000-\u303f\u3400-\u9fff\uff00-\uffef"
@@ -54,6 +60,15 @@ def is_too_deep(text: str) -> bool:
     return False
 
 
+def script(name: str, text: str) -> str | None:
+    """A power or an index (`sup`, `sub`) as characters of plain text; None for other text."""
+    if NUMBER.fullmatch(text):
+        return text.translate(RAISED if name == "sup" else LOWERED)
+    if VARIABLE.fullmatch(text):
+        return ("^" if name == "sup" else "_") + (text if len(text) == 1 else f"({text})")
+    return None
+
+
 def page_text(text: str, *, main_content: bool) -> str:
     """Text of a page or a fragment.
 
@@ -61,14 +76,14 @@ def page_text(text: str, *, main_content: bool) -> str:
         text: HTML, at most MAX_DEPTH deep.
         main_content: without menus, navigation and footers; all text where nothing else is found.
     """
-    tree = LexborHTMLParser(text)
+    tree = LexborHTMLParser(COMPARISON.sub("&lt;", text))
     if tree.body is None:
         return ""
     for node in _inner_first(tree, f"{UNSEEN}, a[class^=skip]" if main_content else UNSEEN):
         node.decompose()
     for node in _inner_first(tree, "sup, sub"):
-        if NUMBER.fullmatch(number := _text(node).strip()):
-            node.replace_with(number.translate(RAISED if node.tag == "sup" else LOWERED))
+        if (written := script(node.tag or "", _text(node).strip())) is not None:
+            node.replace_with(written)
     _mark_code(tree)
     if main_content:
         _drop_menu_cells(tree)

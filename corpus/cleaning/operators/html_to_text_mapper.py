@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from data_juicer.ops.base_op import OPERATORS, Mapper
 
-from corpus.html_pages import LOWERED, NUMBER, RAISED, is_too_deep, page_text
+from corpus.html_pages import is_too_deep, page_text, script
 
 BLOCK_NAMES = """
     address article aside blockquote body br caption center dd details dialog div dl dt fieldset
@@ -38,6 +38,11 @@ INLINE_NAMES = """
 BLOCKS = frozenset(BLOCK_NAMES.split())
 NAMES = BLOCKS | frozenset(INLINE_NAMES.split())
 ALONE = frozenset(("br", "hr", "wbr"))
+SOURCE_NAMES = (
+    "html head body title meta link form input button label select nav header footer main"
+)
+OF_SOURCE = frozenset(SOURCE_NAMES.split())
+"""Elements of source that people show; articles that were cut out of pages have others."""
 OPEN_ENDED = frozenset(["p", "li", "dt", "dd", "tr", "td", "th", "option", "tbody", "thead"])
 """Elements that the next one closes."""
 BARE = (
@@ -53,6 +58,10 @@ PAGE = re.compile(
     r"\s*(?:<\?xml[^<>]*>\s*)?(?:<!--(?:(?!-->).)*+-->\s*)*+<(?:!doctype\s+html|html|head|body)\b",
     re.I | re.S,
 )
+ESCAPED = re.compile(
+    r"\s*&lt;(p|div|span|table|ul|h[1-6])\b.{0,999}&gt;.*&lt;/\1&gt;\s*\Z", re.S | re.I
+)
+"""A fragment that was escaped once too often."""
 LANDMARK = re.compile(
     r"<(?:nav|header|footer|body)\b"
     r"|<\w+ (?:id|class)=[\"']?(?:nav|menu|header|footer|sidebar)(?:bar|igation)?\b",
@@ -61,18 +70,25 @@ LANDMARK = re.compile(
 """Parts that pages have and pieces of an article do not."""
 MARKDOWN = re.compile(r"^(?:#{1,6} |[-*+] |```|~~~)|\]\(|\*\*", re.M)
 ABOUT = re.compile(
-    r"(?<![A-Za-z0-9_./`<=\"'-])(?:x?html5?|xml|jsx|css|vue)(?![A-Za-z0-9_/=\"'-])|源码"
-    r"|(?:以下|如下|示例|完整|参考|前端)的?代码|代码(?:如下|示例)|\bmarkup\b",
+    r"(?<![A-Za-z0-9_./`<=\"'-])(?:x?html5?|xml|jsx|css|vue)(?![A-Za-z0-9_/=\"'-])|源码|写法|这样写"
+    r"|(?:以下|下面|如下|示例|完整|参考|前端|这段)[是的]?[^\n，。<]{0,6}代码|代码(?:如下|示例)|\bmarkup\b",
     re.I,
 )
 """Words of a text that has tags for its subject."""
+TASK = re.compile(r"\s*(?:请|写|帮|用|编写|创建|实现|生成|给|设计|制作)")
+"""Begin of what is no title."""
 LEADS_TO = re.compile(r"[^\n]{0,6}|[^\n]{0,60}[:：]\s{0,4}")
 """Text between such a word and the tag that it is about."""
 NAMED = (
-    re.compile(r"(?:标签|标记|元素|属性|使用|tags?|elements?)[：:为 ]{0,2}[“‘\"'「（(]?\Z", re.I),
+    re.compile(
+        r"(?:标签|标记|元素|属性|使用|return|tags?|elements?)"
+        r"[：:为 ]{0,2}[“‘\"'「（(]?\Z",
+        re.I,
+    ),
     re.compile(r"[”’\"'」）)]?[ ]?(?:标签|标记|元素|属性|tags?\b|elements?\b)", re.I),
 )
-PLACED = re.compile(r"[用在] ?\Z")
+PLACED = re.compile(r"(?:[用在]|<\w+> ?[和与或及]) ?\Z")
+JOINED = re.compile(r" ?[和与或及] ?</?[a-z]\w*>")
 QUOTED = (re.compile(r"[“‘\"'「『（(《【]\Z"), re.compile(r"[”’\"'」』）)》】]"))
 """Text before and behind a tag that is spoken of."""
 SPELT = re.compile(r"空格|符号|字符|转义|实体|表示|写成|写作|编码|entit|escape", re.I)
@@ -108,6 +124,8 @@ class HtmlToTextMapper(Mapper):
         """One text without HTML. A text that has neither tag nor entity comes back as it is."""
         if "<" not in text and "&" not in text:
             return text
+        if ESCAPED.match(text):
+            text = html.unescape(text)
         begin = _page_begin(text)
         if (begin >= 0 or _is_fragment(text)) and not is_too_deep(text):
             main = self.main_content and (begin >= 0 or bool(LANDMARK.search(text)))
@@ -125,7 +143,8 @@ class _Tag(NamedTuple):
     begin: int
     end: int
     name: str
-    """In small letters; `!` for what is not shown: a comment, a script, a document type."""
+    """In small letters; `!` for what is not shown (a comment, a script, a document type), and with
+    a `?` before it what HTML has not."""
     closes: bool
     attributes: bool
 
@@ -145,7 +164,7 @@ def _page_begin(text: str) -> int:
         return -1
     title = text[: page.start()]
     # Pages in what people write are examples.
-    about = ABOUT.search(title) or any(mark in title for mark in "<`：:")
+    about = ABOUT.search(title) or TASK.match(title) or any(mark in title for mark in "<`：:。")
     if about or (title and not text.rstrip()[-9:].lower().endswith(("</html>", "</body>"))):
         return -1
     return page.start()
@@ -185,10 +204,9 @@ class _Pieces:
             replacement, end = _replacement(tag), tag.end
             following = self.tags[number + 1] if number + 1 in html_tags else None
             if tag.name in ("sup", "sub") and following and following.name == tag.name:
-                digits = self.text[tag.end : following.begin]
-                if NUMBER.fullmatch(digits):
-                    replacement = digits.translate(RAISED if tag.name == "sup" else LOWERED)
-                    end, skip = following.end, number + 1
+                written = script(tag.name, self.text[tag.end : following.begin])
+                if written is not None:
+                    replacement, end, skip = written, following.end, number + 1
             spans.append((tag.begin, end, replacement))
         pieces, at = [], 0
         for begin, end, new in sorted(spans, key=lambda span: span[0]):
@@ -230,10 +248,11 @@ class _Pieces:
         name = tag["name"].lower()
         if name in HIDDEN and not tag["end"] and not NAMED[1].match(text, tag.end()):
             return self._hide(at, self._find(f"</{tag['name']}>", at))
-        if _name(tag):
-            self.tags.append(
-                _Tag(at, tag.end(), name, bool(tag["end"]), bool(tag["attributes"].strip()))
-            )
+        # Of XML and components, pairs count: they are examples.
+        name = name if _name(tag) else f"?{tag['name']}"
+        self.tags.append(
+            _Tag(at, tag.end(), name, bool(tag["end"]), bool(tag["attributes"].strip()))
+        )
         return tag.end()
 
     def _hide(self, begin: int, end: int) -> int:
@@ -263,7 +282,7 @@ class _Pieces:
         examples = self._examples(partner)
         found, doubtful = [], []
         for number, tag in enumerate(self.tags):
-            if number in examples:
+            if number in examples or tag.name.startswith("?"):
                 continue
             certain = tag.name == "!" or tag.name in ALONE or tag.attributes or tag.closes
             if certain or number in partner or self._is_open_ended(tag):
@@ -272,14 +291,14 @@ class _Pieces:
                 doubtful.append(number)
         if found:  # a slip, such as <b> for </b>
             found += [number for number in doubtful if not self._is_apart(self.tags[number])]
-        return dict.fromkeys(sorted(found))
+        return dict.fromkeys(self._without_samples(sorted(found)))
 
     def _is_open_ended(self, tag: _Tag) -> bool:
         """True for a tag that needs no other, but for `a<p>b`."""
         if tag.name not in OPEN_ENDED:
             return False
         before, behind = self.text[tag.begin - 1 : tag.begin], self.text[tag.end : tag.end + 1]
-        return not (re.match(r"[A-Za-z0-9_)\]]", before) and re.match(r"[A-Za-z0-9_(\[]", behind))
+        return not (re.match(r"[A-Za-z0-9_)\]]", before) and re.match(r"[!-;=-~ ]", behind))
 
     def _is_apart(self, tag: _Tag) -> bool:
         """True beside a letter or a blank."""
@@ -295,13 +314,18 @@ class _Pieces:
         for number, tag in enumerate(self.tags):
             before = self.text[max(0, tag.begin - 12) : tag.begin]
             behind = self.text[tag.end : tag.end + 12]
+            if tag.name.startswith("?"):
+                examples |= {number} if number in partner else set()
+                continue
             bare = not tag.attributes and tag.name != "!"
+            lonely = bare and number not in partner
             last = bisect.bisect_right(abouts, tag.begin) - 1
             spoken_of = (
                 (bare and QUOTED[0].search(before) and QUOTED[1].match(behind))
                 or (bare and before.endswith(('"', "'")))
                 or (bare and not tag.closes and NAMED[0].search(before))
-                or (bare and number not in partner and PLACED.search(before))
+                or (lonely and PLACED.search(before))
+                or (lonely and JOINED.match(behind))
                 or NAMED[1].match(behind)
                 or (
                     tag.name not in ALONE
@@ -319,6 +343,26 @@ class _Pieces:
                 examples.add(number)
         return examples | {partner[number] for number in examples if number in partner}
 
+    def _without_samples(self, found: list[int]) -> list[int]:
+        """Tags that are no part of a piece of source that text leads to: four tags or more, on
+        lines of their own, with less text than tags and only short text between them."""
+        runs: list[list[int]] = []
+        for number in found:
+            begin = self.tags[number].begin
+            if runs and len(self.text[self.tags[runs[-1][-1]].end : begin].strip()) <= 40:
+                runs[-1].append(number)
+            else:
+                runs.append([number])
+        return [number for run in runs if not self._is_sample(run) for number in run]
+
+    def _is_sample(self, run: list[int]) -> bool:
+        begin, end = self.tags[run[0]].begin, self.tags[run[-1]].end
+        before = self.text[max(0, begin - 80) : begin]
+        if not before.strip() or not before.rstrip(" ").endswith("\n"):
+            return False
+        tags = sum(self.tags[n].end - self.tags[n].begin for n in run)
+        return sum(self.tags[n].name in OF_SOURCE for n in run) >= 4 and tags > (end - begin) / 2
+
     def _unescaped(self, begin: int, end: int) -> str:
         text = self.text[begin:end]
         if "&" not in text:
@@ -328,7 +372,8 @@ class _Pieces:
     def _character(self, entity: re.Match[str], offset: int) -> str:
         begin, end = entity.start() + offset, entity.end() + offset
         before, behind = self.text[max(0, begin - 10) : begin], self.text[end : end + 6]
-        if SPELT.search(before) or SPELT.search(behind):
+        literal = before.endswith(('"', "'")) and behind.startswith(before[-1])
+        if literal or SPELT.search(before) or SPELT.search(behind):
             return entity[0]
         if not entity[0].startswith(ESCAPES) and ADDRESS.search(before):
             return entity[0]
@@ -340,7 +385,7 @@ class _Pieces:
 
 def _replacement(tag: _Tag) -> str:
     if tag.name in ("td", "th"):
-        return "" if tag.closes else " "
+        return "" if tag.closes else "\t"
     if tag.name == "li" and not tag.closes:
         return ITEM
     return BREAK if tag.name in BLOCKS else ""
