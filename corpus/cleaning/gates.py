@@ -2,7 +2,7 @@
 
     max_drop:
       "*":     {total: 0.95}                 # no source may lose more than 95 %
-      skypile: {alphanumeric_filter: 0.2}    # this filter drops at most a fifth of SkyPile
+      skypile: {symbol_ratio_filter: 0.2}    # this filter drops at most a fifth of SkyPile
 
 They are compared with the ledger after the stage is complete, in every flow: a gate that is moved
 costs no second cleaning, and a tightened one also counts for a corpus that was cleaned before.

@@ -10,6 +10,7 @@ takes classics, headlines and every other language for garbled.
 """
 
 import re
+from collections import Counter
 from typing import Any
 
 from data_juicer.ops.base_op import OPERATORS, Filter
@@ -19,7 +20,6 @@ _HAN = re.compile("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 # Accented letters and the signs between them, two or more in a row; bytes that could not be
 # decoded; characters for private use; half-width katakana.
 _ODD_RUN = re.compile("[\x80-\u024f]{2,}|[\ufffd\ue000-\uf8ff\uff66-\uff9f]+")
-_LETTER = re.compile(r"[^\W\d_]")
 
 
 def _common() -> frozenset[str]:
@@ -40,17 +40,17 @@ _COMMON = _common()
 
 def garbled_ratio(text: str) -> float:
     """Share of a text that looks wrongly decoded, 0 to 1; 0 for a text without letters."""
-    letters = _LETTER.findall(text)
-    different = set(letters)
-    rare = {c for c in different if c not in _COMMON and _HAN.match(c)}
+    letters = {c: count for c, count in Counter(text).items() if c.isalpha()}
+    num_letters = sum(letters.values())
+    rare = [c for c in letters if c not in _COMMON and _HAN.match(c)]
     # Both shares: a page may say one rare word over and over, a dictionary explain many in common
     # ones.
     by_rare = min(
-        len(rare) / max(1, len(different)), sum(c in rare for c in letters) / max(1, len(letters))
+        len(rare) / max(1, len(letters)), sum(letters[c] for c in rare) / max(1, num_letters)
     )
     # A run of one sign is a rule or a blank to fill in.
     odd = sum(len(run) for run in _ODD_RUN.findall(text) if len(set(run)) > 1 or run[0] == "\ufffd")
-    return min(1.0, by_rare + odd / max(len(letters), odd, 1))
+    return min(1.0, by_rare + odd / max(num_letters, odd, 1))
 
 
 @OPERATORS.register_module("garbled_text_filter")
