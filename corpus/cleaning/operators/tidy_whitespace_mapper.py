@@ -43,7 +43,7 @@ ESCAPE = regex.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 """Colours and cursor movements of terminals."""
 
 BLANK = frozenset("\xa0\u1680\u202f\u205f" + "".join(map(chr, range(0x2000, 0x200B))))
-LINE_BREAK = frozenset("\x0b\x0c\x85\u2028\u2029")
+LINE_BREAK = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 MARKS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u2066\u2067\u2068\u2069")
 """Direction marks, embeddings and isolates; not the overrides, which turn letters round."""
 RIGHT_TO_LEFT = regex.compile(
@@ -138,8 +138,7 @@ def _characters(text: str) -> str:
     """A text with its odd characters mapped."""
     if "\x1b" in text:
         text = ESCAPE.sub("", text)
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = LINE_BREAK.sub("\n", text)
     if "\ufffd" in text:
         text = regex.sub("\ufffd+", LOST, APOSTROPHE.sub("'", text))
     flags = {i for m in FLAG.finditer(text) for i in range(m.start() + 1, m.end())}
@@ -178,8 +177,6 @@ def _mapped(odd: str, before: str, after: str) -> str:
     """Replacement of an odd character between two others (at a text's ends: an empty string)."""
     if odd in BLANK:
         return " "
-    if odd in LINE_BREAK:
-        return "\n"
     if odd == "\u200d" and before and EMOJI_PART.match(before) and EMOJI.match(after):
         return odd
     if odd in "\u200c\u200d":

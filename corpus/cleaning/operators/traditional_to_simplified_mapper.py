@@ -180,36 +180,40 @@ class _Count:
 
     def __init__(self, line: str) -> None:
         only = _characters()
-        found = only.traditional.findall(line)
-        self.traditional, self.different = len(found), len(set(found))
-        self.other = len(only.other.findall(line)) if found else 0
-        self.is_foreign = bool(ABROAD.search(line)) and _is_foreign(QUOTED.sub("", line))
+        self.found = only.traditional.findall(line)
+        self.other = len(only.other.findall(line)) if self.found else 0
+        # An English line may name places in Chinese. Two letters of five, or so, are vowels.
+        self.is_chinese = len(HAN.findall(line)) > sum(map(line.count, "aeiou")) and not (
+            ABROAD.search(line) and _is_foreign(QUOTED.sub("", line))
+        )
 
     def converts(self, mostly_traditional: bool) -> bool:
         """True if the line is to be converted, in a mostly traditional document or another."""
-        if self.is_foreign:
+        if not self.is_chinese:
             return False
         if mostly_traditional:
             least, times = SIMPLIFIED_LINE
-            return self.other < least or self.other < times * self.traditional
-        return self.different >= PARAGRAPH and self.traditional > PARAGRAPH * self.other
+            return self.other < least or self.other < times * len(self.found)
+        different = len(set(self.found))
+        return different >= PARAGRAPH and len(self.found) > PARAGRAPH * self.other
 
 
 def _is_mostly_traditional(text: str, lines: list[_Count]) -> bool:
-    own = [line for line in lines if not line.is_foreign]
-    traditional = sum(line.traditional for line in own)
-    other = len(_characters().other.findall(text))
-    if traditional <= MAJORITY * other:
-        return False
+    only = _characters()
+    traditional = [character for line in lines if line.is_chinese for character in line.found]
+    other = only.other.findall(text)
+    # A simplified text may quote a traditional one: what is not quoted decides, if it tells.
+    unquoted = QUOTED.sub("", text)
+    if other and unquoted != text:
+        known = frozenset(only.traditional.findall(unquoted))
+        if known or only.other.search(unquoted):
+            traditional = [c for c in traditional if c in known]
+            other = only.other.findall(unquoted)
     # By different characters too: 濛濛 of a verse, 王濛 all over an interview.
-    different = len(set(_characters().traditional.findall(text)))
-    han = len(HAN.findall(text))
-    if different <= MAJORITY * len(set(_characters().other.findall(text))):
+    different = len(set(traditional))
+    if len(traditional) <= MAJORITY * len(other) or different <= MAJORITY * len(set(other)):
         return False
-    if different < 2 and han < SHORT:
-        return False
-    # An English text may name places in Chinese. Two letters of five, or so, are vowels.
-    return han > sum(map(text.count, "aeiou"))
+    return different > 1 or (different == 1 and len(HAN.findall(text)) >= SHORT)
 
 
 def _is_foreign(text: str) -> bool:

@@ -107,6 +107,15 @@ def test_only_paragraphs_that_are_traditional_are_converted(mapper: Any) -> None
     assert applied(mapper, mostly) == "\n".join([converted] * 3 + [simplified])
 
 
+def test_code_and_english_do_not_hide_a_traditional_text(mapper: Any) -> None:
+    code = "```python\nfor number in range(100):\n    print(number, enumerate_all(numbers))\n```"
+    english = "The Taipei (臺北) Times is an English newspaper in Taiwan (臺灣)."
+    text = f"這裡說明迴圈的用法。\n{code}\n{english}\n# 變數與註解\n以上就是內容。"
+    assert applied(mapper, text) == (
+        f"这里说明回圈的用法。\n{code}\n{english}\n# 变数与注解\n以上就是内容。"
+    )
+
+
 def test_japanese_within_a_traditional_text_stays(mapper: Any) -> None:
     text = "他喜歡《涼宮ハルヒの憂鬱》和《進擊的巨人》，這是日本動畫，歡迎觀看。"
     assert applied(mapper, text) == text.translate(
