@@ -278,6 +278,9 @@ def plain(record: Mapping[str, Any]) -> Document:
     title, text = _text(record, "title", optional=True), _text(record, "text")
     meta = {"title": title} if title else {}
     meta |= _simple_values(record, "id", "url", "book", "chapter", "line", "lost_bytes")
+    if "\n" in text:  # of several lines the first may be indented: code, an outline
+        before = _line_ends(record["text"]).partition(text)[0]
+        text = before[len(before.rstrip(" \t")) :] + text
     return Document(text=_lines(title, text), meta=meta)
 
 

@@ -221,3 +221,22 @@ def test_any_json_is_a_document_or_rejected(record: Any, name: str) -> None:
     assert document.text == document.text.rstrip(formats.BLANKS)
     assert document.text
     json.dumps(document.meta)
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ("\n    def f():\n        return 1\n\n", "    def f():\n        return 1"),
+        ("\tall:\n\t\tgcc", "\tall:\n\t\tgcc"),
+        ("\r\n  - a\r\n  - b", "  - a\n  - b"),
+        ("\u3000\u3000第一段\n\u3000\u3000第二段 ", "第一段\n\u3000\u3000第二段"),
+        ("  one line  ", "one line"),
+        (" \n\t", None),
+    ],
+)
+def test_the_first_of_several_lines_keeps_its_indentation(written: str, text: str | None) -> None:
+    if text is None:
+        with pytest.raises(Rejected):
+            to_document(RECORD_FORMATS["plain"], {"text": written})
+    else:
+        assert to_document(RECORD_FORMATS["plain"], {"text": written}).text == text
