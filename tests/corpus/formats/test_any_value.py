@@ -123,7 +123,7 @@ def normalized(
     kept, aside = folder / "x.out", folder / "x.aside"
     normalize_corpus(RawCorpus(recipe, folder), kept, aside)
     found = [
-        [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        [json.loads(line) for line in path.read_bytes().splitlines()]
         for path in (kept, aside)
     ]
     return found[0], found[1]
