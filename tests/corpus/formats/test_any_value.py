@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corpus.formats.normalization import RawCorpus, normalize_corpus
-from corpus.formats.record_formats import RECORD_FORMATS
+from corpus.formats.record_formats import BLANKS, RECORD_FORMATS
 from corpus.recipes import CorpusRecipe
 from tests.corpus.formats.json_values import JSON
 
@@ -123,8 +123,7 @@ def normalized(
     kept, aside = folder / "x.out", folder / "x.aside"
     normalize_corpus(RawCorpus(recipe, folder), kept, aside)
     found = [
-        [json.loads(line) for line in path.read_bytes().splitlines()]
-        for path in (kept, aside)
+        [json.loads(line) for line in path.read_bytes().splitlines()] for path in (kept, aside)
     ]
     return found[0], found[1]
 
@@ -152,7 +151,7 @@ def test_any_value_in_any_place(folder: Path, place: tuple[str, Any], value: Any
         # Nothing is in a text that is in no text of the row: no "nan", "None", "True", "3.0".
         left = document["text"]
         texts = set(strings(row)) | {"t", "u"}
-        parts = {line.strip() for s in texts for line in (s, *s.split("\n"), *s.split("\r"))}
+        parts = {line.strip(BLANKS) for s in texts for line in (s, *s.split("\n"), *s.split("\r"))}
         for part in sorted(parts - {""}, key=len, reverse=True):
             left = left.replace(part, "")
         assert set(left) <= LAID_OUT, (document, row)
