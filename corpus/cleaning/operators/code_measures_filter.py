@@ -25,6 +25,8 @@ LONG_LINE; share of letters among the characters that are no blanks; compressed 
 
 LONG_LINE = 1_000
 _WORD = re.compile(r"[^\W\d_][^\W_]*")
+_RULE = re.compile(r"([^\w\s])\1{3,}")
+"""A rule of a comment (`// ======`), which counts as one character."""
 SAMPLE = 200_000
 """Bytes that are compressed at most."""
 
@@ -78,12 +80,13 @@ def measured(text: str) -> dict[str, float]:
     lines = [" ".join(line.split()) for line in text.split("\n")]
     lines = [line for line in lines if line]
     bare = "\n".join(lines)
-    solid = len(bare) - bare.count(" ") - bare.count("\n")
+    plain = _RULE.sub(r"\1", bare)
+    solid = len(plain) - plain.count(" ") - plain.count("\n")
     sample = bare.encode("utf-8", "replace")[:SAMPLE]
     return {
         WORDS: float(sum(1 for _ in _WORD.finditer(bare))),
         LINE: sum(map(len, lines)) / len(lines) if lines else 0.0,
         LONG: sum(len(line) for line in lines if len(line) > LONG_LINE) / (len(bare) or 1),
-        LETTERS: sum(map(str.isalpha, bare)) / (solid or 1),
+        LETTERS: sum(map(str.isalpha, plain)) / (solid or 1),
         NEW: len(zlib.compress(sample, 6)) / len(sample) if sample else 0.0,
     }

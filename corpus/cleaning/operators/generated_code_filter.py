@@ -148,7 +148,7 @@ _INSTALLED = re.compile(
 )
 _VENDORED = re.compile(
     r"(?i)(?:^|/)(third[-_]?part(?:y|ies)|3rd[-_]?part(?:y|ies)|_?vendor(?:s|ed)?|externals?|extern|"
-    r"ext[-_]?libs?|deps|bundled(?:[-_]libs?)?|subprojects|(?:boost|eigen3?|jquery|gtest|googletest|"
+    r"ext[-_]?libs?|deps|bundled(?:[-_]libs?)?|(?:boost|eigen3?|jquery|gtest|googletest|"
     r"googlemock|gmock|catch2?|rapidjson|zlib|libpng|openssl|sqlite3?|lua|imgui|glm|glfw|"
     r"arduinojson|pybind11|protobuf|icu|v8)[-_\d.]*/(?:src|include|source))/"
 )

@@ -74,6 +74,12 @@ KEPT = {
     "links": 'BASE = "https://api.acme.com/v1"  # see http://docs.acme.com/a?b=c#d\n' + FUNCTION,
     "full-width literals": 'TABLE = {"（": "(", "，": ",", "\\u3000": " "}\n' + FUNCTION,
     "entities": 'text = text.replace("&nbsp;", " ").replace("&lt;", "<")\n' + FUNCTION,
+    "rules around a small file": "// "
+    + "=" * 70
+    + "\n//          Guess\n// "
+    + "=" * 70
+    + '\n#include "a.h"\n\nint main(int argc, char **argv) {\n'
+    + "    measure(argc);\n    print(argv);\n}\n",
     "special characters": "# ******** a rule ********\n" * 10 + FUNCTION,
     "Chinese comments": "# 合并两个有序列表，返回新的列表。\n" + FUNCTION,
     "a vendored copy": FUNCTION,
