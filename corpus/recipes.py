@@ -4,7 +4,7 @@ where their data come from: the hub, pinned checksums, how to obtain them by han
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, TypeVar, get_args
 
 from common.errors import ConfigError
 from common.names import Name, RelativePath
@@ -17,6 +17,8 @@ family that comes first here is kept."""
 
 FAMILIES: tuple[Family, ...] = get_args(Family)
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, kw_only=True)
 class HubSource:
@@ -27,6 +29,18 @@ class HubSource:
     files: tuple[RelativePath, ...]
     """Patterns of the files to take, as in `huggingface_hub`'s allow_patterns."""
     revision: str = "main"
+    """Branch, tag or commit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelScopeSource:
+    """A data set on ModelScope."""
+
+    repository: str
+    """`owner/name` of the data set."""
+    files: tuple[RelativePath, ...]
+    """Patterns of the files to take, as of `HubSource`."""
+    revision: str = "master"
     """Branch, tag or commit."""
 
 
@@ -59,7 +73,9 @@ class CorpusRecipe:
     optional: bool = False
     """True for a corpus that may be empty: then it is reported, not refused."""
     hub: HubSource | None = None
-    """Its repository on the Hugging Face hub."""
+    """Its repository on the Hugging Face hub (location `hub`)."""
+    modelscope: ModelScopeSource | None = None
+    """Its repository on ModelScope (location `modelscope`)."""
     obtain: str = ""
     """Directions for getting it by hand, where the hub does not have it."""
     sha256: Mapping[str, str] = field(default_factory=dict)
@@ -84,13 +100,22 @@ def corpus(name: str) -> CorpusRecipe:
 
 def hub_source(kind: str, name: str) -> HubSource | None:
     """The `hub` part of a recipe of any kind; None where the recipe has none."""
+    return _repository(HubSource, kind, name, "hub")
+
+
+def modelscope_source(kind: str, name: str) -> ModelScopeSource | None:
+    """The `modelscope` part of a recipe of any kind; None where the recipe has none."""
+    return _repository(ModelScopeSource, kind, name, "modelscope")
+
+
+def _repository(cls: type[T], kind: str, name: str, key: str) -> T | None:
     path = recipe_path(kind, name)
-    hub = read_yaml(path).get("hub")
-    if hub is None:
+    part = read_yaml(path).get(key)
+    if part is None:
         return None
-    if not isinstance(hub, dict):
-        raise ConfigError(f"{display(path)}: 'hub' must be a mapping (got {hub!r})")
-    return build(HubSource, hub, where=f"{display(path)}: hub")
+    if not isinstance(part, dict):
+        raise ConfigError(f"{display(path)}: {key!r} must be a mapping (got {part!r})")
+    return build(cls, part, where=f"{display(path)}: {key}")
 
 
 def how_to_obtain(kind: str, name: str) -> str:

@@ -18,7 +18,7 @@ from common.recipes import recipe_path
 from corpus.recipes import corpus, pinned_checksums
 from corpus.sample_data import DatasetKind, SampleDataConfig
 from corpus.sources.datasets import (
-    HUB,
+    HUBS,
     AcquiredDataset,
     acquire_dataset,
     check_location,
@@ -37,8 +37,8 @@ class AcquireConfig(StageConfig):
     kind: DatasetKind
     """Kind of the data sets: the folder of data_recipes/ that describes them."""
     datasets: Mapping[Name, str]
-    """Name -> location: "sample-data", "hub", a file, folder or glob (relative ones start at the
-    project's root), or a URL of one that fsspec can read."""
+    """Name -> location: "sample-data", "hub", "modelscope", a file, folder or glob (relative ones
+    start at the project's root), or a URL of one that fsspec can read."""
     sample_data: SampleDataConfig | None = None
     """Settings of the generator; needed where a location is "sample-data"."""
     fraction: Annotated[float, Gt(0), Le(1)] = 1.0
@@ -68,7 +68,7 @@ class AcquireConfig(StageConfig):
         return [
             recipe_path(self.kind, name)
             for name, location in self.datasets.items()
-            if location == HUB or pinned_checksums(self.kind, name)
+            if location in HUBS or pinned_checksums(self.kind, name)
         ]
 
     def fingerprint(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class AcquireConfig(StageConfig):
         return {
             name: location_fingerprint(location)
             for name, location in self.datasets.items()
-            if location != HUB
+            if location not in HUBS
         }
 
     def check(self) -> Iterator[SteelError]:

@@ -18,7 +18,7 @@ from common.paths import display
 from corpus.bad_rows import OnBadRow, listed_rows, refuse_bad_rows
 from corpus.benchmarks.csv_files import csv_files
 from corpus.benchmarks.csv_rows import csv_rows
-from corpus.recipes import HubSource
+from corpus.recipes import HubSource, ModelScopeSource
 
 LETTERS = ("A", "B", "C", "D")
 
@@ -46,6 +46,8 @@ class BenchmarkRecipe:
     """Page of the authors."""
     hub: HubSource
     """Files on the Hugging Face hub."""
+    modelscope: ModelScopeSource | None = None
+    """The same on ModelScope."""
     file: RelativePath
     """Path of a subject's file, with {split} and {subject}."""
     header: bool

@@ -9,7 +9,7 @@ from common.names import NamesOf, RelativePath
 from common.paths import display
 from common.recipes import load_recipe, recipe_path
 from corpus.chats.formats import CHAT_FORMATS, PAIR_FORMATS
-from corpus.recipes import HubSource
+from corpus.recipes import HubSource, ModelScopeSource
 
 SetKind: TypeAlias = Literal["sft", "preferences"]
 
@@ -22,6 +22,8 @@ class ChatSetRecipe:
     """Its full name, for reports."""
     hub: HubSource | None = None
     """Its training files on the Hugging Face hub, where it is there."""
+    modelscope: ModelScopeSource | None = None
+    """The same on ModelScope."""
     obtain: str = ""
     """Instructions to get it by hand, where the hub does not have it."""
     sha256: Mapping[str, str] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
     "sample-data"         ── generated (corpus/sample_data) ───────────┐
     path, folder or glob  ── read where it lies (local.py) ────────────┤  moved, copied or
-    "hub"                 ── the recipe's files at one commit (hub.py) ┼─ unpacked ──▶ <name>/…
+    "hub", "modelscope"   ── the recipe's files at one commit ─────────┼─ unpacked ──▶ <name>/…
     s3://, https://, …    ── through fsspec (remote.py) ───────────────┘  (transfer.py, archives.py)
                                                                           or sampled (sampling.py)
 
@@ -27,7 +27,7 @@ from common.recipes import read_yaml, recipe_path
 from common.urls import identity, is_url, scheme
 from corpus.recipes import corpus, pinned_checksums
 from corpus.sample_data import DatasetKind, SampleDataConfig, generator_files, write_dataset
-from corpus.sources import hub
+from corpus.sources import hub, modelscope
 from corpus.sources.local import LocalSource, check_local, lies_in, local_files
 from corpus.sources.remote import UrlSource, check_url
 from corpus.sources.sampling import write_sample
@@ -36,7 +36,11 @@ from corpus.sources.transfer import Destination, check_names, cleared, transfer_
 
 SAMPLE_DATA = "sample-data"
 HUB = "hub"
+MODELSCOPE = "modelscope"
 """Locations that are neither a path nor a URL."""
+
+HUBS = (HUB, MODELSCOPE)
+"""Those of which a recipe names the repository."""
 
 SAMPLE_DATA_BYTES = 4 * 1024**2
 """Generous size of one generated data set at scale 1."""
@@ -58,6 +62,9 @@ class AcquiredDataset:
     """Revision that was asked for, and its commit; None outside of a hub."""
 
 
+_NAMED = (SAMPLE_DATA, HUB, MODELSCOPE)
+
+
 def check_location(
     kind: DatasetKind, name: str, location: str, generator: SampleDataConfig | None
 ) -> None:
@@ -67,8 +74,8 @@ def check_location(
     """
     if not location.strip():
         raise ConfigError(
-            f"Data set {name!r} has an empty location; give {SAMPLE_DATA!r}, {HUB!r}, a path or a "
-            "URL"
+            f"Data set {name!r} has an empty location; give {SAMPLE_DATA!r}, {HUB!r}, "
+            f"{MODELSCOPE!r}, a path or a URL"
         )
     read_yaml(recipe_path(kind, name))  # names the known ones when it does not exist
     pinned_checksums(kind, name)
@@ -84,6 +91,8 @@ def check_location(
             )
     elif location == HUB:
         hub.check_hub(kind, name)
+    elif location == MODELSCOPE:
+        modelscope.check_modelscope(kind, name)
     elif is_url(location):
         check_url(name, location)
         if scheme(location) == "hf":
@@ -97,7 +106,7 @@ def check_outside(place: str, location: str, store: Path) -> None:
 
     place: dotted key of the data set, for the message. Raises DataError.
     """
-    if location in (SAMPLE_DATA, HUB) or is_url(location):
+    if location in _NAMED or is_url(location):
         return
     try:
         inside = lies_in(store, location)
@@ -114,7 +123,7 @@ def check_outside(place: str, location: str, store: Path) -> None:
 def local_dataset(location: str) -> list[tuple[Path, str]]:
     """(path, name) of each file of a data set on this machine; none for one that is fetched, or
     whose files `check_location` refuses."""
-    if location in (SAMPLE_DATA, HUB) or is_url(location):
+    if location in _NAMED or is_url(location):
         return []
     try:
         return list(local_files(location))
@@ -124,7 +133,7 @@ def local_dataset(location: str) -> list[tuple[Path, str]]:
 
 def is_absent(location: str) -> bool:
     """True for a location on this machine at which no file with content is."""
-    if location in (SAMPLE_DATA, HUB) or is_url(location):
+    if location in _NAMED or is_url(location):
         return False
     try:
         return not any(path.stat().st_size for path, _ in local_files(location))
@@ -144,7 +153,7 @@ def location_fingerprint(location: str) -> Any:
         return digest.hexdigest()[:16]
     if is_url(location):
         return hashlib.sha256(identity(location).encode()).hexdigest()  # without secrets
-    if location == HUB:
+    if location in HUBS:
         return None
     return [
         [relative, (stat := path.stat()).st_size, stat.st_mtime_ns]
@@ -158,7 +167,7 @@ def dataset_bytes(
     """Bytes that a data set will take, as far as that can be known without the network."""
     if location == SAMPLE_DATA:
         return SAMPLE_DATA_BYTES * (generator.scale if generator else 0.0)
-    if location == HUB or is_url(location):
+    if location in HUBS or is_url(location):
         return 0.0
     return fraction * sum(
         unpacked_bytes(file, streams=kind == "corpora", local=True)
@@ -267,6 +276,11 @@ def _open_source(
             repository = hub.HubRepository(recipe, scratch, pins)
             source, commit = repository, repository.commit
         pinned = f"hub.revision: {commit} in {display(recipe_path(kind, name))}"
+    elif location == MODELSCOPE:
+        asked = modelscope.check_modelscope(kind, name)
+        stored = modelscope.ModelScopeRepository(asked, scratch, pins)
+        source, revision, commit = stored, asked.revision, stored.commit
+        pinned = f"modelscope.revision: {commit} in {display(recipe_path(kind, name))}"
     elif scheme(location) == "hf":
         source = repository = hub.HubRepository(location, scratch, pins)
         revision, commit, pinned = repository.revision, repository.commit, repository.location

@@ -91,6 +91,8 @@ def write_first_records(
         DataError: it is damaged, or a record is longer than `json_items.MAX_RECORD`.
     """
     packed = archive_type(name, streams=True)
+    plain_name = name[: -len(packed.suffix)] if packed else name
+    reading = _reading_of(plain_name.lower(), reading)
     records = reading == "records" and packed is None
     if records and (name.lower().endswith(".parquet") or _magic(raw) == b"PAR1"):
         try:
@@ -100,7 +102,6 @@ def write_first_records(
     limits = UnpackLimits(label, size)
     with refuse_if_damaged(limits):
         content = _Content(raw, packed.codec if packed else "", limits, label)
-        plain_name = name[: -len(packed.suffix)] if packed else name
         found = _layout(content, plain_name.lower()) if reading == "records" else reading
         match found:
             case "array":
@@ -109,6 +110,21 @@ def write_first_records(
                 return _lines(content, out, limit)
             case _:
                 return _whole(content, size, out, limit)
+
+
+ROWS = (".jsonl", ".ndjson", ".json", ".parquet")
+TABLES = (".csv", ".tsv", ".tab")
+DOCUMENTS = (".docx", ".epub")
+"""Endings of files that are read alike whatever a recipe's `reading` says of texts."""
+
+
+def _reading_of(name: str, reading: Reading) -> Reading:
+    """Reading of one file of a corpus that may hold others; of a table a line is a record."""
+    if name.endswith(ROWS):
+        return "records"
+    if name.endswith(TABLES):
+        return "lines"
+    return "files" if name.endswith(DOCUMENTS) else reading
 
 
 def _magic(raw: IO[bytes]) -> bytes:

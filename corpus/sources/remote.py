@@ -98,7 +98,7 @@ class UrlSource:
             import aiohttp
 
             # Compressed on the way, sizes and ranges would not be the file's.
-            options["headers"] = {"Accept-Encoding": "identity"}
+            options["headers"] = {**options.get("headers", {}), "Accept-Encoding": "identity"}
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=ANSWER_SECONDS)
             options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
         with self._clear_errors("cannot be opened"):
