@@ -36,7 +36,7 @@ ANSWER_WITHIN = 60
 """Tokens after a stem in which its answer stands."""
 SIGN_WITHIN = 16
 """Characters before an answer in which a sign says that it is one: a colon, a bracket, 答."""
-BARE = 22
+BARE = 18
 """Tokens of stem and answer together that count without any sign between them of being asked."""
 FAR = 6000
 """Tokens before and after a stem in which its options are looked for."""

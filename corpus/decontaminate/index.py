@@ -40,7 +40,7 @@ from corpus.decontaminate.tokens import (
 
 Shares = npt.NDArray[np.float64]
 
-MAX_SHARED = 50
+MAX_SHARED = 12
 """An n-gram in more questions than this is too common and is not looked for."""
 NEEDED = (0.25, 0.35)
 """Share of a stem's n-grams that a stretch of a text has before it is aligned with it: of a short
