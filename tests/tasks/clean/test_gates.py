@@ -55,7 +55,7 @@ def test_gates_that_hold(cleaned: StageResult, gates: dict[str, dict[str, float]
     ("gates", "words"),
     [
         ({"skypiel": {"total": 0.5}}, "skypile"),
-        ({"skypile": {"simhash": 0.5}}, "document_simhash_deduplicator"),
+        ({"skypile": {"minhash": 0.5}}, "document_minhash_deduplicator"),
         ({"*": {"total": 95}}, r"number in \[0, 1\]"),
     ],
 )

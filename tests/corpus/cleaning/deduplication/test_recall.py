@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks import near_duplicates as bench
+from benchmarks import verified_copies as verified
 from benchmarks._sample_texts import EDITS, SHARED, headlines, questions
 from corpus.cleaning import recipe
 from corpus.cleaning.engine import pipeline
@@ -142,3 +143,29 @@ def test_real_rows(root: Path) -> None:
     assert scores["english"]["merged"] <= 2
     assert scores["code"]["merged"] <= 12
     assert scores["chinese"]["loose"] >= 0.5
+
+
+VERIFIED = {
+    "chinese": {"1 %": 0.97, "2 %": 0.95, "sentence": 0.97, "spaces": 0.97, "frame": 0.9},
+    "english": {"1 %": 0.97, "2 %": 0.95, "sentence": 0.97, "spaces": 0.97, "frame": 0.9},
+    "code": {"1 %": 0.9, "2 %": 0.7, "sentence": 0.95, "spaces": 0.97, "frame": 0.97},
+}
+"""Recall with the curated recipes, whose copies are verified, less a margin."""
+
+
+@pytest.mark.usefixtures("shared")
+@pytest.mark.parametrize("language", VERIFIED)
+def test_verified_copies_are_found_and_no_stranger_is_dropped(language: str) -> None:
+    name = f"curated/{recipe_of(language)}"
+    planted = bench.Planted.of(bench.LANGUAGES[language](SHARED), language, count=40)
+    mapped = planted.mapped(bench.Mappers(name))
+    step = verified.deduplicator(name)
+    num = len(mapped.originals)
+    missed = {}
+    for edit, least in VERIFIED[language].items():
+        found = verified.Search(mapped.originals + mapped.copies[edit], step).copies
+        right = sum(found.get(num + i) == i for i in range(num))
+        assert len(found) == right, edit
+        if right < least * num:
+            missed[edit] = right / num
+    assert missed == {}
