@@ -50,10 +50,10 @@ RIGHT_TO_LEFT = regex.compile(
     r"[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]"
 )
 JOINED = regex.compile(
-    r"[\p{Script=Arabic}\p{Script=Syriac}\p{Script=Nko}\p{Script=Mongolian}\p{Script=Devanagari}\p{Script=Bengali}"
-    r"\p{Script=Gurmukhi}\p{Script=Gujarati}\p{Script=Oriya}\p{Script=Tamil}\p{Script=Telugu}\p{Script=Kannada}"
-    r"\p{Script=Malayalam}\p{Script=Sinhala}\p{Script=Tibetan}\p{Script=Myanmar}\p{Script=Khmer}\p{Script=Thai}"
-    r"\p{Script=Lao}\p{Script=Newa}\p{Script=Balinese}\p{Script=Javanese}]"
+    r"[\p{scx=Arabic}\p{scx=Syriac}\p{scx=Nko}\p{scx=Mongolian}\p{scx=Devanagari}\p{scx=Bengali}"
+    r"\p{scx=Gurmukhi}\p{scx=Gujarati}\p{scx=Oriya}\p{scx=Tamil}\p{scx=Telugu}\p{scx=Kannada}"
+    r"\p{scx=Malayalam}\p{scx=Sinhala}\p{scx=Tibetan}\p{scx=Myanmar}\p{scx=Khmer}\p{scx=Thai}"
+    r"\p{scx=Lao}\p{scx=Newa}\p{scx=Balinese}\p{scx=Javanese}]"
 )
 """Scripts that spell with joiners."""
 UNSPACED = regex.compile(

@@ -63,6 +63,8 @@ ABROAD_RUN = re.compile(rf"(?:{ABROAD.pattern}+[\u3400-\u9fff々ー]{{1,4}})*{AB
 
 MODERN = re.compile(r"[的裡這們麼嗎呢吧妳你她您]")
 """Words of modern Chinese, one of 200 characters at least; 裡 is Taiwan's form of 裏."""
+CLASSICAL = re.compile(r"[之也矣曰乎焉兮哉]")
+CLAUSE_END = re.compile(r"[，。！？；：、\s]+")
 AFTER_VERB = re.compile(
     r"(?<=[看聽沿隨跟接帶拿站坐走穿戴說講談笑哭喊想等躺睡抱望活朝對照按憑順向試開寫唱跑背拉牽掛指圍繞伴臨懷閉睜捧握盯瞧瞪藏守騎"
     r"拖讀念唸翻聞提舉推扶摸踩含忍保味標示充洋閃燃冒飄浮漂流住留陪忙])著(?!作|名|者|述|錄|書|稱)"
@@ -230,7 +232,12 @@ def _particle(text: str) -> re.Pattern[str] | None:
     """
     if "着" in text:
         return NEVER
-    return None if len(MODERN.findall(text)) * 200 > len(text) else AFTER_VERB
+    if len(MODERN.findall(text)) * 200 > len(text):
+        return None
+    clauses = [clause for clause in CLAUSE_END.split(text) if clause]
+    verses = sum(len(clause) in (5, 7) for clause in clauses)
+    classical = CLASSICAL.search(text) or (verses > 3 and verses * 2 > len(clauses))
+    return AFTER_VERB if classical else None
 
 
 def _simplified(line: str, particle: re.Pattern[str] | None) -> str:

@@ -20,6 +20,7 @@ STAYS = {
     "flag of England": f"{ENGLAND} 英格兰",
     "flags of letters": "🇨🇳🇯🇵",
     "Persian": "می‌خواهم کتاب‌ها",
+    "Persian with a vowel sign": "کتابً\u200cها",
     "joiner at the end of a Persian word": "ه‍ بزرگ",
     "Sinhala": "ශ්‍රී ලංකා",
     "Hindi": "क्‍ष और क्‌ष",

@@ -14,6 +14,8 @@ from tests.corpus.cleaning.operators.loading import applied, own_operator
 
 # Traditional characters and words, and what they are in simplified text, in a sentence of its own.
 TRAPS = [
+    ("圖書館關著門，外頭下著雨。", "图书馆关着门，外头下着雨。"),
+    ("古城有著悠久歷史，存在著問題。", "古城有着悠久历史，存在着问题。"),
     ("他看著這些著作，沿著山路走。", "他看着这些著作，沿着山路走。"),
     (
         "這些編著者討論著問題，他大著膽子說著話，成就顯著。",
@@ -125,7 +127,13 @@ def test_japanese_within_a_traditional_text_stays(mapper: Any) -> None:
 
 def test_classical_text_keeps_the_character_of_writing(mapper: Any) -> None:
     """著 of 著作 is the usual one where nobody writes 的 and 了."""
-    before, after = "射策名先著，論兵氣益雄。馮著歸漢陽。", "射策名先著，论兵气益雄。冯著归汉阳。"
+    before = "射策名先著，論兵氣益雄。功成身不退，自古多愆尤。"
+    after = "射策名先著，论兵气益雄。功成身不退，自古多愆尤。"
+    assert applied(mapper, before) == after
+    before, after = (
+        "形則著，著則明，明則動。中庸之言也。馮著，漢陽人也。",
+        "形则著，著则明，明则动。中庸之言也。冯著，汉阳人也。",
+    )
     assert applied(mapper, before) == after
 
 
