@@ -87,8 +87,8 @@ GB18030 = dict(
 place in Unicode, and its place now (GB 18030-2005 and -2022)."""
 SYMBOL = dict(
     zip(
-        "\uf0b7\uf06c\uf06e\uf0a7\uf075\uf0d8\uf0fc\uf0fe\uf0e0\uf0f0\uf076",
-        "••▪▪◆➢✓☑→⇨❖",
+        "\uf0b7\uf06c\uf06e\uf0a7\uf075\uf0d8\uf0fc\uf0fe\uf0e0\uf0f0\uf076\uf04a",
+        "••▪▪◆➢✓☑→⇨❖☺",
         strict=True,
     )
 )

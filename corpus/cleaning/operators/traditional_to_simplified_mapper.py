@@ -53,6 +53,7 @@ _A_SCRIPT = r"(?:[繁简簡][体體]|[正繁简簡]體?中文|正體|[繁简簡]
 REQUEST = re.compile(
     rf"(?:[请請把将將帮幫]|如何|怎么|怎麼|怎樣|怎样)[^。\n]{{0,40}}{_A_SCRIPT}"
     rf"|(?:[译譯换換转轉改写寫翻])(?:[成为為到]|作)[^。\n]{{0,6}}{_A_SCRIPT}"
+    rf"|{_A_SCRIPT}[^。\n]{{0,6}}(?:翻[译譯]|版)"
     r"|[译譯][成为為](?:粤|粵|广东|廣東|台|臺|香港)"
     r"|traditional chinese|simplified chinese",
     re.I,
