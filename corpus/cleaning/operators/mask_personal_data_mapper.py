@@ -15,6 +15,8 @@ from data_juicer.ops.base_op import OPERATORS, Mapper
 
 from corpus.prose import change_prose
 
+Test = Callable[[re.Match[str]], bool]
+
 PLACEHOLDERS = {
     "email": "<邮箱>",
     "identity": "<身份证号>",
@@ -111,9 +113,10 @@ EMAIL = re.compile(
     re.I,
 )
 NO_PERSON = re.compile(
-    r"(?:.*\.)?(?:example|domain|your\w*|test|xxx*|company|sample|abc|email)\.\w+", re.I
+    r"(?:.*\.)?(?:example\w*|domain|your\w*|test|xxx*|company|sample|abc|email)\.\w+", re.I
 )
-"""Domains of examples."""
+NO_NAME = re.compile(r"you|your\w*|example\w*|user|username|someone|name|xxx*", re.I)
+"""Domains and names of examples."""
 IP = re.compile(
     r"(?<![A-Za-z0-9_.-])(?=[\d.]{0,12}\d{3})(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)\.){3}"
     r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?![A-Za-z0-9_]|\.\d|/\d)"
@@ -124,6 +127,10 @@ NO_HOST = re.compile(
     r"|203\.0\.113|8\.8\.[48]|1\.1\.1|1\.0\.0|114\.114)\..*|.*\.(?:0|255)"
 )
 """Private, reserved and public by design: networks, masks, examples (RFC 5737), name servers."""
+NETWORKING = re.compile(
+    r"子网|掩码|网段|广播地址|主机地址|地址段|255\.255\.|subnet|netmask|\d/(?:8|16|24)\b", re.I
+)
+"""A text about networks, whose addresses are its examples."""
 OF_VERSION = re.compile(r"(?:版本?|version|ver|v|固件|驱动|章|节)[号为是:： ]{0,2}\Z", re.I)
 CLAUSE_END = re.compile(r"[，。；,;！!？?\n]|号>|箱>|地址>")
 LONG_NUMBER = re.compile(r"[0-9][0-9 \u00a0\u3000-]{9}")
@@ -172,13 +179,15 @@ class MaskPersonalDataMapper(Mapper):
     def _masked(self, prose: str) -> str:
         for kind, placeholder in self.placeholders.items():
             for pattern, is_one in KINDS[kind]:
-                prose = pattern.sub(
-                    lambda found, is_one=is_one, placeholder=placeholder: (
-                        _replaced(found, placeholder) if is_one(found) else found[0]
-                    ),
-                    prose,
-                )
+                prose = _masked_by(pattern, is_one, placeholder, prose)
         return prose
+
+
+def _masked_by(pattern: re.Pattern[str], is_one: Test, placeholder: str, prose: str) -> str:
+    def replacement(found: re.Match[str]) -> str:
+        return _replaced(found, placeholder) if is_one(found) else found[0]
+
+    return pattern.sub(replacement, prose)
 
 
 def _may_have(text: str) -> bool:
@@ -284,17 +293,20 @@ def _is_email(found: re.Match[str]) -> bool:
     address = re.search(r"\S*\Z", _before(found, 60))
     in_link = address is not None and "://" in address[0]
     remote = found["local"].lower() in ("git", "hg", "svn") and _behind(found, 1) in (":", "/")
-    return not in_link and not remote and not NO_PERSON.fullmatch(found["domain"])
+    example = NO_PERSON.fullmatch(found["domain"]) or NO_NAME.fullmatch(found["local"])
+    return not in_link and not remote and not example
 
 
 def _is_ip(found: re.Match[str]) -> bool:
-    return not NO_HOST.fullmatch(found[0]) and not OF_VERSION.search(_before(found, 12))
+    quoted = found.string[found.start() - 1 : found.start()] in ("'", '"')
+    version = quoted or OF_VERSION.search(_before(found, 12))
+    return not version and not NO_HOST.fullmatch(found[0]) and not NETWORKING.search(found.string)
 
 
 LABELS = re.compile(
     r"微信|薇信|威信|扣扣|企鹅号|[vVwW][xX信]|[qQ]{2}|[加+＋][vVwWqQ]|[wW]e[cCiI][hHxX]"
 )
-KINDS: dict[str, list[tuple[re.Pattern[str], Callable[[re.Match[str]], bool]]]] = {
+KINDS: dict[str, list[tuple[re.Pattern[str], Test]]] = {
     "email": [(EMAIL, _is_email)],
     "identity": [(IDENTITY, _is_identity), (OLD_IDENTITY, _is_old_identity)],
     "bank_card": [(CARD, _is_bank_card)],
