@@ -3,10 +3,10 @@
     浣犲ソ锛屼笘鐣屻€     UTF-8 read as GBK: characters that hardly anybody writes
     ÄãºÃ  ä½\xa0å¥½  ���    GBK and UTF-8 read as Latin-1, bytes that were replaced
 
-Measured: Chinese characters that are common neither in simplified nor in traditional writing, and
-signs from runs that no language has, as shares of the letters. Poems, chemistry and
-names of places have up to a seventh, garbled pages half. A language model measures this too, but
-takes classics, headlines and every other language for garbled.
+Measured: the share of a text that becomes common Chinese when it is written as GBK and read as
+UTF-8; Chinese characters that neither simplified nor traditional writing has among its thousands;
+signs from runs that no language has. Classics have up to an eighth, garbled pages half. A language
+model measures this too, but takes classics, headlines and every other language for garbled.
 """
 
 import re
@@ -23,8 +23,8 @@ _ODD_RUN = re.compile("[\x80-\u024f]{2,}|[\ufffd\ue000-\uf8ff\uff66-\uff9f]+")
 
 
 def _common() -> frozenset[str]:
-    """The 3,755 frequent characters of GB 2312 and the 5,401 of Big5."""
-    frequent = [(range(0xB0, 0xD8), range(0xA1, 0xFF), "gb2312")]
+    """The 6,763 characters of GB 2312 and the 5,401 frequent ones of Big5."""
+    frequent = [(range(0xB0, 0xF8), range(0xA1, 0xFF), "gb2312")]
     frequent += [(range(0xA4, 0xC7), range(0x40, 0xFF), "big5")]
     found = {
         bytes([first, second]).decode(encoding, "ignore")
@@ -48,9 +48,12 @@ def garbled_ratio(text: str) -> float:
     by_rare = min(
         len(rare) / max(1, len(letters)), sum(letters[c] for c in rare) / max(1, num_letters)
     )
+    written = text.encode("gb18030", "ignore")
+    read = written.decode("utf-8", "ignore")
+    by_reading = sum(3 for character in read if character in _COMMON) / max(1, len(written))
     # A run of one sign is a rule or a blank to fill in.
     odd = sum(len(run) for run in _ODD_RUN.findall(text) if len(set(run)) > 1 or run[0] == "\ufffd")
-    return min(1.0, by_rare + odd / max(num_letters, odd, 1))
+    return min(1.0, max(by_rare, by_reading) + odd / max(num_letters, odd, 1))
 
 
 @OPERATORS.register_module("garbled_text_filter")

@@ -73,7 +73,7 @@ class SymbolRatioFilter(Filter):
 
     _batched_op = True
 
-    def __init__(self, max_ratio: float = 0.71, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, max_ratio: float = 0.81, *args: Any, **kwargs: Any) -> None:
         """
         Initialization method.
 
