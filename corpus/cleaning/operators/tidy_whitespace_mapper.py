@@ -39,6 +39,7 @@ ODD = re.compile(
     "\U0001d173-\U0001d17a\U0001fffe\U0001ffff\U0002fffe\U0002ffff\U0003fffe-\U0010ffff]"
 )
 """Every character that may change. Most texts have none, and are not looked at twice."""
+LOST_IN_DECODING = re.compile("[\x80-\x9f\ufffd\ue000-\uf8ff]")
 ESCAPE = regex.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 """Colours and cursor movements of terminals."""
 
@@ -115,7 +116,7 @@ class TidyWhitespaceMapper(Mapper):
 
     def tidy(self, text: str) -> str:
         """One text tidied."""
-        if ODD.search(text):
+        if ODD.search(text) and not _is_garbled(text):
             text = _characters(text)
         if "```" in text or "~~~" in text:
             parts = FENCED.split(text)
@@ -132,6 +133,12 @@ class TidyWhitespaceMapper(Mapper):
         """Tidy every text of a batch."""
         samples[self.text_key] = [self.tidy(text) for text in samples[self.text_key]]
         return samples
+
+
+def _is_garbled(text: str) -> bool:
+    """True for a text of which a tenth was lost in decoding: a filter shall see that it was."""
+    lost = len(LOST_IN_DECODING.findall(text))
+    return lost >= 5 and lost * 10 > len(text)
 
 
 def _characters(text: str) -> str:

@@ -139,10 +139,11 @@ def test_packages_of_custom_operators_are_required(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_plain_dj_process_runs_our_operators(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["repaired/text", "curated/web"])
+def test_plain_dj_process_runs_our_operators(tmp_path: Path, name: str) -> None:
     """Data-Juicer's own command line, on the mappers of the resolved recipe."""
-    recipe = recipes.load("repaired/text")
-    rows = ["他说：“好！”<br>第２个", "# 标题\n正文，《书》。", "价格<b>３．５</b>元"]
+    recipe = recipes.load(name)
+    rows = ["他说：“好！”<br>第２个", "# 标题\n正文，《书》。", "價格<b>３．５</b>元，歡迎光臨"]
     dataset, export = tmp_path / "in.jsonl", tmp_path / "out" / "out.jsonl"
     dataset.write_text("".join(json.dumps({"text": r}) + "\n" for r in rows))
     mappers = tuple(op for op in recipe.operators if op.kind == "mapper")
@@ -166,4 +167,4 @@ def test_plain_dj_process_runs_our_operators(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     cleaned = [json.loads(line)["text"] for line in export.read_text().splitlines()]
-    assert cleaned == ["他说：“好！”\n第2个", "# 标题\n正文，《书》。", "价格3.5元"]
+    assert cleaned == ["他说：“好！”\n第2个", "# 标题\n正文，《书》。", "价格3.5元，欢迎光临"]

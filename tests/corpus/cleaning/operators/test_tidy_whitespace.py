@@ -43,6 +43,7 @@ STAYS = {
     "within a line": "第一条　为了规范",
     "lost character of an old poem": "饱食日□□。",
     "bullets": "■客家特产■客家小吃\n●案情回顾●\n▲概念图",
+    "wrongly decoded": "锟\ufffd\ufffd拷\ufffd\ufffd斤\ufffd 烫\ue0f1屯",
     "go": "●○●\n○●○\n■=黑子",
     "pause of the ellipsis": "……—— ·",
     "beyond the first plane": "𠮷野家 𝒙 🀄",
