@@ -130,6 +130,8 @@ def _gather(
     keys: Hashes = _mapped(path, np.uint64, (bands, sum(counts) if rows is None else len(rows)))
     start = done = 0
     for file, count in zip(files, counts, strict=True):
+        if not count:
+            continue
         column = pq.read_table(file, columns=[KEYS])[KEYS].combine_chunks()
         here = np.frombuffer(column.buffers()[1], "<u8", count * bands).reshape(count, bands)
         if rows is not None:
