@@ -30,6 +30,8 @@ MAX_PLACE = 300
 """Characters of a dotted key in a message."""
 MAX_WORD = 100
 """Characters of a word that may be a misspelt one."""
+MAX_GROUP = 120
+"""Characters of a list or mapping in a message; of a longer one its size is shown."""
 MAX_PROBLEMS = 100
 """Problems that one message lists."""
 
@@ -172,7 +174,18 @@ def refusal(place: str, value: Any, hint: Any) -> str:
     most = exceeded(value, hint)
     limit = "" if most is None else f", and at most {most:,.12g}"
     near = did_you_mean(value, _choices(hint))
-    return f"{shown_place(place)} = {shown(value)}; it must be {expected(hint)}{limit}{near}"
+    return f"{shown_place(place)} = {_brief(value)}; it must be {expected(hint)}{limit}{near}"
+
+
+def _brief(value: Any) -> str:
+    """A value for a message; of a large list or mapping only its size and first keys."""
+    text = shown(value)
+    if len(text) <= MAX_GROUP or not isinstance(value, Mapping | list | tuple):
+        return text
+    if not isinstance(value, Mapping):
+        return f"a list of {len(value)}"
+    keys = ", ".join(shown(key) for key in [*value][:3])
+    return f"a mapping of {len(value)} ({keys}{', …' if len(value) > 3 else ''})"[:MAX_GROUP]
 
 
 def shown_place(place: str) -> str:
