@@ -81,13 +81,13 @@ LEADS_TO = re.compile(r"[^\n]{0,6}|[^\n]{0,60}[:：]\s{0,4}")
 """Text between such a word and the tag that it is about."""
 NAMED = (
     re.compile(
-        r"(?:标签|标记|元素|属性|使用|return|tags?|elements?)"
+        r"(?:标签|标记|return|tags?|elements?)"
         r"[：:为 ]{0,2}[“‘\"'「（(]?\Z",
         re.I,
     ),
     re.compile(r"[”’\"'」）)]?[ ]?(?:标签|标记|元素|属性|tags?\b|elements?\b)", re.I),
 )
-PLACED = re.compile(r"(?:[用在]|<\w+> ?[和与或及]) ?\Z")
+PLACED = re.compile(r"(?:[用在]|元素|属性|<\w+> ?[和与或及]) ?\Z")
 JOINED = re.compile(r" ?[和与或及] ?</?[a-z]\w*>")
 QUOTED = (re.compile(r"[“‘\"'「『（(《【]\Z"), re.compile(r"[”’\"'」』）)》】]"))
 """Text before and behind a tag that is spoken of."""

@@ -28,6 +28,7 @@ RECIPE, NAME = "repaired/text", "html_to_text_mapper"
         ("&lt;p&gt;一&lt;/p&gt;&lt;p&gt;二&lt;/p&gt;", "一\n\n二"),
         ("<style>.a{}</style>题<script>`${a}` < `b`</script>文`码`<b>x</b>", "题文`码`x"),
         ("他说<b>重要</b>的是", "他说重要的是"),
+        ("请使用<b>本品</b>，元素<i>碳</i>", "请使用本品，元素碳"),
         ("文<font color=red>红</font>字<a href='x'>链</a>", "文红字链"),
         ('看<img src="a.png" alt="x">图', "看图"),
         ("亦收录了该书。</div>", "亦收录了该书。"),
