@@ -1,6 +1,6 @@
 """The job of the process that cleans all sources."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from corpus.recipes import Family
@@ -48,6 +48,9 @@ class CleanJob:
     """Engine that runs the operators."""
     ray: dict[str, Any]
     """A RayConfig (corpus/cleaning/ray/plan.py)."""
+
+    quality: dict[str, Any] = field(default_factory=dict)
+    """A QualityConfig."""
 
     @property
     def inputs(self) -> dict[str, str]:

@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,12 @@ from corpus.cleaning import recipe
 from corpus.cleaning.job import CleanJob
 from corpus.cleaning.language_model.config import LanguageModelConfig
 from corpus.cleaning.offline import PROXY_TOKENIZER, refuse_installs
-from corpus.cleaning.recipe import Recipe
+from corpus.cleaning.quality.config import QualityConfig
+from corpus.cleaning.recipe import QUALITY_FILTER, Recipe
 from corpus.recipes import Family
+
+QUALITY_MODEL = "quality"
+"""Folder of the model that judges web pages, in that of all models."""
 
 
 def prepare(job: CleanJob, report: Report) -> tuple[dict[Family, Recipe], dict[str, Any]]:
@@ -36,7 +40,32 @@ def prepare(job: CleanJob, report: Report) -> tuple[dict[Family, Recipe], dict[s
         _place_tokenizer(job.tokenizer, Path(job.models) / PROXY_TOKENIZER)
     for language in sorted({name for one in recipes.values() for name in one.languages}):
         notes |= _language_model(job, recipes, language, report)
+    if any(one.judges_quality for one in recipes.values()):
+        arguments, more = _quality(job, recipes, report)
+        recipes = {
+            family: one.with_arguments(QUALITY_FILTER, **arguments)
+            for family, one in recipes.items()
+        }
+        notes |= more
     return recipes, notes
+
+
+def _mapper(
+    recipes: Mapping[Family, Recipe],
+) -> Callable[[tuple[Family, Sequence[str]]], list[str]]:
+    """Texts of a family -> the same after the mappers that its recipe begins with."""
+    from corpus.cleaning.engine import pipeline
+
+    mappers = {}
+    for family, one in recipes.items():
+        leading = itertools.takewhile(lambda op: op.kind == "mapper", one.operators)
+        mappers[family] = pipeline.build(leading)
+
+    def mapped(group: tuple[Family, Sequence[str]]) -> list[str]:
+        family, texts = group
+        return list(pipeline.map_texts(mappers[family], texts))
+
+    return mapped
 
 
 def _language_model(
@@ -47,7 +76,6 @@ def _language_model(
     Each text goes through the mappers of its own family first, texts from outside of the pipeline
     through those of the first family that needs the model.
     """
-    from corpus.cleaning.engine import pipeline
     from corpus.cleaning.engine.workers import map_in_workers
     from corpus.cleaning.language_model import build as language_model
 
@@ -58,15 +86,7 @@ def _language_model(
         return json.loads(about.read_text("utf-8")) if about.exists() else {}
     report(0, 1, "training the language model")
     in_need = next(family for family, one in recipes.items() if language in one.languages)
-    mappers = {}
-    for family, one in recipes.items():
-        leading = itertools.takewhile(lambda op: op.kind == "mapper", one.operators)
-        mappers[family] = pipeline.build(leading)
-
-    def mapped(group: tuple[Family, list[str]]) -> list[str]:
-        family, texts = group
-        return list(pipeline.map_texts(mappers[family], texts))
-
+    mapped = _mapper(recipes)
     inputs = {s: path for s, path in job.inputs.items() if job.family_of[s] != "code"}
     found = language_model.training_texts(inputs or job.inputs, config)
     family_of = job.family_of
@@ -76,6 +96,48 @@ def _language_model(
     with complete_file(about) as file:
         file.write(json_line(notes))
     return notes
+
+
+def _quality(
+    job: CleanJob, recipes: Mapping[Family, Recipe], report: Report
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of quality_filter (bounds; its model, trained unless it is there), and notes."""
+    from corpus.cleaning.quality import build
+    from corpus.cleaning.quality.model import load
+
+    config = QualityConfig(**job.quality)
+    folder = Path(job.models) / QUALITY_MODEL
+    about = folder / "about.json"
+    if about.exists():
+        found = json.loads(about.read_text("utf-8"))
+        return found["arguments"], found["notes"]
+    in_need = next(family for family, one in recipes.items() if one.judges_quality)
+    by_family, family_of = _mapper(recipes), job.family_of
+
+    def mapped(source: str, texts: Sequence[str]) -> list[str]:
+        return by_family((family_of.get(source, in_need), texts))
+
+    report(0, 1, "judging samples of web pages")
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments: dict[str, Any] = {}
+    if given := sorted(folder.glob("given.*")):
+        arguments |= {"model": str(given[0]), "good_label": config.good_label}
+    elif config.trains:
+        path = folder / "model.npz"
+        build.train_on(config, job.inputs, mapped).save(path)
+        arguments["model"] = str(path)
+    judged = {
+        source: path
+        for source, path in job.inputs.items()
+        if recipes[family_of[source]].judges_quality
+    }
+    model = load(arguments.get("model", ""), config.good_label)
+    if bounds := build.bounds(model, config, judged, mapped):
+        arguments["min_scores"] = bounds
+    notes = {"quality": model.about | {"min_scores": bounds}}
+    with complete_file(about) as file:
+        file.write(json_line({"arguments": arguments, "notes": notes}))
+    return arguments, notes
 
 
 def _groups(

@@ -66,6 +66,8 @@ REPEATED_LINES = "repeated_lines_deduplicator"
 
 CONTAMINATION_FILTER = OWN_OPERATORS / "contamination_filter.py"
 
+QUALITY_FILTER = "quality_filter"
+
 CUSTOM = "custom_operator_paths"
 """Data-Juicer's key for operators that are not its own."""
 
@@ -134,6 +136,11 @@ class Recipe:
         return bool(self.languages)
 
     @property
+    def judges_quality(self) -> bool:
+        """True if it scores pages with a model of quality."""
+        return any(op.name == QUALITY_FILTER for op in self.operators)
+
+    @property
     def needs_tokenizer(self) -> bool:
         """True if it counts the tokens of a Transformers tokenizer."""
         return any(op.name == "alphanumeric_filter" and op.tokenizes for op in self.operators)
@@ -155,6 +162,15 @@ class Recipe:
             data=self.data | {"process": [{op.name: op.arguments or None} for op in operators]},
             custom_operator_files=(*self.custom_operator_files, CONTAMINATION_FILTER),
         )
+
+    def with_arguments(self, name: str, **arguments: Any) -> "Recipe":
+        """The recipe with other arguments of an operator; those not named stay."""
+        operators = tuple(
+            dataclasses.replace(op, arguments=op.arguments | arguments) if op.name == name else op
+            for op in self.operators
+        )
+        process = [{op.name: op.arguments or None} for op in operators]
+        return dataclasses.replace(self, operators=operators, data=self.data | {"process": process})
 
     def import_custom_operators(self) -> None:
         """Register the recipe's own operators with Data-Juicer in this process, once."""

@@ -21,13 +21,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from common.config import NOT_IN_KEY, StageConfig, errors_of
 from common.disk import require_free_space, total_bytes
-from common.errors import ConfigError, DataError, SteelError
+from common.errors import ConfigError, DataError, SteelError, shown
 from common.names import Name
 from common.paths import RECIPES, display, resolve
 from common.ranges import Ge, Limit
 from corpus.cleaning import gates
 from corpus.cleaning import recipe as recipes
 from corpus.cleaning.language_model.config import LanguageModelConfig, find_language_model
+from corpus.cleaning.quality.config import QualityConfig, find_quality_model
 from corpus.cleaning.ray.plan import RayConfig
 from corpus.cleaning.recipe import Recipe
 from corpus.cleaning.recipe_sets import RecipeName, has_set, recipe_of
@@ -66,6 +67,8 @@ class CleanConfig(StageConfig):
     as in {web: mine/web}."""
     language_model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
     """The model that measures perplexity."""
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    """The model that scores web pages."""
     tokenizer: str = "auto"
     """Tokenizer whose tokens the code recipe counts: "auto", "package", a folder or a hub id."""
     contamination: ContaminationConfig = field(default_factory=ContaminationConfig)
@@ -94,16 +97,18 @@ class CleanConfig(StageConfig):
         """All cleaning recipes, their operators, and the corpora's recipes: their families."""
         own = {file for one in self._loaded() for file in one.custom_operator_files}
         bases = (RECIPES / "clean").glob("*/*.yaml")
-        return sorted({*bases, *own, *(RECIPES / "corpora").glob("*.yaml")})
+        judged = (RECIPES / "quality").glob("*.*")
+        return sorted({*bases, *own, *judged, *(RECIPES / "corpora").glob("*.yaml")})
 
     def fingerprint(self) -> Any:
-        """Names, sizes and times of a given language model's files, or of its training texts."""
+        """Names, sizes and times of given models' files, or of the texts that they learn from."""
         config = self.language_model
         files: list[Path] = []
         if config.folder is not None:
             files = sorted(resolve(config.folder).glob("*"))
         elif config.texts is not None:
             files = config.text_files()
+        files += self.quality.given_files()
         return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files] or None
 
     def recipe_of(self, family: Family) -> str:
@@ -133,16 +138,38 @@ class CleanConfig(StageConfig):
             for language in sorted({name for one in loaded for name in one.languages}):
                 yield from errors_of(find_language_model, self.language_model, language)
 
+        if any(one.judges_quality for one in loaded):
+            yield from errors_of(find_quality_model, self.quality)
+        if self.executor == "ray" and self.quality.drop_shares:
+            yield ConfigError(
+                "quality.drop_shares needs bounds by source, which Data-Juicer's Ray executor does "
+                "not see. Clean with `executor: local`, or set the recipe's `min_score`."
+            )
+
     def check_sources(self, sources: Iterable[str]) -> Iterator[SteelError]:
-        """Yield an error for each family of these corpora that the set has no recipe for."""
+        """Yield an error for each family of these corpora that the set has no recipe for, and for
+        each source of `quality.drop_shares` that no model scores."""
         if not has_set(self.recipes):  # `check` says so
             return
         families: dict[Family, None] = {}
+        sources = list(sources)
         for source in sources:
             with contextlib.suppress(SteelError):  # a corpus without a recipe is said elsewhere
                 families[corpus(source).family] = None
         for family in families:
             yield from errors_of(self.recipe_of, family)
+        scored = [family for family in families if self._judges_quality(family)]
+        for source in self.quality.drop_shares:
+            if source not in sources or corpus(source).family not in scored:
+                yield ConfigError(
+                    f"quality.drop_shares names {shown(source)}, of which no page is scored: it is "
+                    "no source of this pipeline, or the recipe of its family has no quality_filter"
+                )
+
+    def _judges_quality(self, family: Family) -> bool:
+        with contextlib.suppress(SteelError):  # said by `check`
+            return recipes.load(self.recipe_of(family)).judges_quality
+        return False
 
 
 @stage(version=3)

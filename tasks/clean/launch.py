@@ -14,6 +14,8 @@ from corpus.cleaning import offline
 from corpus.cleaning import recipe as recipes
 from corpus.cleaning.job import CleanJob, FamilyJob
 from corpus.cleaning.language_model.config import find_language_model
+from corpus.cleaning.prepare import QUALITY_MODEL
+from corpus.cleaning.quality.config import find_quality_model
 from corpus.recipes import Family
 from tasks.core.stage import StageRun
 
@@ -45,7 +47,7 @@ def clean_families(
                 time.sleep(POLL_SECONDS)
             if child.poll():
                 raise child.failure("Cleaning")
-    _keep_language_model(run)
+    _keep_models(run)
     return dict(json.loads(ledger.read_text("utf-8")))
 
 
@@ -73,6 +75,11 @@ def _start(
         for file in find_language_model(config.language_model, language):
             (models / file.name).unlink(missing_ok=True)
             (models / file.name).symlink_to(file.resolve())
+    if (path := find_quality_model(config.quality)) is not None:
+        (models / QUALITY_MODEL).mkdir(exist_ok=True)
+        link = models / QUALITY_MODEL / f"given{path.suffix}"
+        link.unlink(missing_ok=True)
+        link.symlink_to(path.resolve())
     job = CleanJob(
         families={
             family: FamilyJob(
@@ -93,6 +100,7 @@ def _start(
         contamination_action=config.contamination.action,
         executor=config.executor,
         ray=asdict(config.ray),
+        quality=asdict(config.quality),
     )
     path = run.scratch / "job.json"
     write_json(path, asdict(job))
@@ -109,10 +117,11 @@ def _environment(cache: Path) -> dict[str, str]:
     return os.environ | offline.VARIABLES | {name: str(path) for name, path in folders.items()}
 
 
-def _keep_language_model(run: StageRun) -> None:
-    """Publish what was trained: it explains the perplexities, and other corpora may use it."""
-    for file in (run.scratch / "models").glob("*.*"):
-        if file.is_file() and not file.is_symlink():
-            folder = run.folder / "language_model"
-            folder.mkdir(parents=True, exist_ok=True)
-            file.replace(folder / file.name)
+def _keep_models(run: StageRun) -> None:
+    """Publish what was trained: it explains the numbers, and other corpora may use it."""
+    models = run.scratch / "models"
+    for pattern, name in (("*.*", "language_model"), (f"{QUALITY_MODEL}/*.npz", "quality_model")):
+        for file in models.glob(pattern):
+            if file.is_file() and not file.is_symlink():
+                (run.folder / name).mkdir(parents=True, exist_ok=True)
+                file.replace(run.folder / name / file.name)

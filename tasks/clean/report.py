@@ -7,6 +7,7 @@ from typing import Any
 
 from common.errors import DataError
 from corpus.cleaning import gates
+from corpus.cleaning.quality.deciles import deciles
 from corpus.cleaning.report import write_report
 from tasks.core.artifacts import publish_artifact, run_logger
 from tasks.core.manifest import StageResult
@@ -37,6 +38,8 @@ def publish_report(
     run.table("ledger", report.rows, "Every operator and source: in, kept, changed, dropped")
     clusters = report.duplicates["largest"]
     run.table("near-duplicates", clusters, "The largest clusters of near-duplicates")
+    if tenths := deciles(run.folder):
+        run.table("quality", tenths, "Scores of web pages in tenths of each source, with examples")
     matches = report.matches[:LISTED_MATCHES]
     run.table("contamination", matches, "Evaluation questions found in documents")
     run.picture(run.folder / "attrition.png", "Where each source's documents went")

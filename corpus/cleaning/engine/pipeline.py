@@ -215,6 +215,7 @@ def _measure_and_judge(
     samples: dict[str, Any] = {
         operator.text_key: texts,
         META: [item.document.get(META) or {} for item, _ in pairs],
+        "source": [item.source for item, _ in pairs],
         Fields.stats: measured,
     }
     # As in the library's own operator fusion, filters share the lines and words of a text.

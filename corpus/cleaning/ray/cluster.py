@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError
-from common.paths import ROOT
+from common.paths import RECIPES, ROOT
 from corpus.cleaning import offline
 from corpus.cleaning.ray.plan import RayConfig
 from corpus.cleaning.recipe import Recipe
@@ -55,6 +55,8 @@ def _sources(recipe: Recipe, scratch: Path) -> Path:
         shutil.copytree(
             ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__")
         )
+    words = (RECIPES / "quality").relative_to(ROOT)
+    shutil.copytree(ROOT / words, folder / words)
     for file in recipe.custom_operator_files:
         shutil.copy(file, folder / file.name)
     return folder
