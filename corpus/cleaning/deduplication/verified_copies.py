@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from common.files import complete_file
 from corpus.cleaning.deduplication.band_buckets import Buckets
-from corpus.cleaning.deduplication.near_duplicates import CHUNK, Ints
+from corpus.cleaning.deduplication.near_duplicates import Ints
 from corpus.cleaning.engine.workers import map_in_workers
 from corpus.cleaning.fast.minhash import MinHash, Shingles, jaccard, mix
 
@@ -35,6 +35,8 @@ COMPARISONS = 64
 """Kept documents that a document is compared with, at most."""
 TASK = 1 << 15
 """Documents that a worker takes at once, about; components of connected documents are not cut."""
+CHUNK = 1 << 18
+"""Documents whose places are read at once: 75 MB with 36 bands, however many are connected."""
 CACHE_BYTES = 64 << 20
 """Shingles of kept documents that a worker remembers."""
 
