@@ -229,4 +229,9 @@ def test_source_that_loses_everything_is_refused(cleaned: StageResult, tmp_path:
 def test_error_of_the_process_reaches_the_user(tmp_path: Path) -> None:
     write_source(tmp_path / "in", "skypile", {"a": SIMPLIFIED})
     with pytest.raises(DataError, match=r"clean\.language_model\.sources"):
-        run_stage(clean, tmp_path / "out", CleanConfig(), normalized=normalized(tmp_path / "in"))
+        run_stage(
+            clean,
+            tmp_path / "out",
+            CleanConfig(recipes="repaired"),
+            normalized=normalized(tmp_path / "in"),
+        )
