@@ -19,6 +19,7 @@ ENOUGH = {
     "profile": ["a-run"],
     "chat": ["a-model"],
     "kernel-ablation": [],
+    "data-ablation": [],
 }
 """Words that each command cannot do without."""
 
