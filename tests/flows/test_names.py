@@ -44,7 +44,6 @@ OTHER_TEXTS = {
     "clean.quality.drop_shares.{key}",
     "normalize.longest.{key}",
     "clean.max_drop.*.{key}",
-    "normalize.longest.{key}",
     "pretrain.model.{key}",
     "pretrain.weights.{key}",
     "pretrain.append[].weights.{key}",
