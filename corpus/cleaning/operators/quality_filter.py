@@ -35,7 +35,7 @@ class QualityFilter(Filter):
     def __init__(
         self,
         model: str = "",
-        min_score: float = 0.5,
+        min_score: float = 0.45,
         min_scores: Mapping[str, float] | None = None,
         good_label: str = "__label__pos",
         *args: Any,
