@@ -28,11 +28,18 @@ class Wording:
     within: int | None = None
     """Characters from the text's beginning in which they stand."""
 
-    def holds(self, text: str) -> bool:
-        """True if the text has the words; capital letters must be small already."""
+    def holds(self, text: str, characters: set[str]) -> bool:
+        """True if the text has the words.
+
+        Args:
+            text: with small letters for capital ones.
+            characters: those that the text has; a word is looked for if its first and last are.
+        """
         looked_at = text if self.within is None else text[: self.within]
         different = count = 0
         for word in self.words:
+            if word[0] not in characters or word[-1] not in characters:
+                continue
             if found := looked_at.count(word):
                 different, count = different + 1, count + found
                 if different >= self.different and count >= self.count:
@@ -99,11 +106,12 @@ def _condition(entry: Any, where: str) -> Wording | Measured:
 def reason_to_drop(text: str, path: Path = RULES) -> str:
     """The reason of the first rule that holds for a text; empty for none."""
     lowered = text.lower()
+    characters = set(lowered)
     measures: dict[str, float] | None = None
     for rule in rules(path):
         for condition in rule.conditions:
             if isinstance(condition, Wording):
-                holds = condition.holds(lowered)
+                holds = condition.holds(lowered, characters)
             else:
                 if measures is None:
                     found = features.measure(text).measures.tolist()
