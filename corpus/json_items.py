@@ -97,6 +97,19 @@ class RepeatedKey(MalformedJson):
     """An object that has a key twice; the message names it."""
 
 
+_STRING_OR_COMMA = re.compile(r'("(?:[^"\\]|\\.)*+")|,(?=\s*[}\]])', re.DOTALL)
+
+
+def parse_almost_json(text: str) -> Any:
+    """Parse JSON as people write it by hand: with raw tabs in strings, a comma behind the value or
+    behind the last of its parts. Raises MalformedJson."""
+
+    def mended(found: re.Match[str]) -> str:
+        return found[1].replace("\t", "\\t") if found[1] else ""
+
+    return parse_json(_STRING_OR_COMMA.sub(mended, text.strip().removesuffix(",")))
+
+
 def parse_json(text: str) -> Any:
     """Parse JSON as Python's own parser does, with NaN and long integers.
 
@@ -168,14 +181,19 @@ _ANY_START = re.compile(rb"\n\s*(?=\{)|(?<=\})\s*,\s*(?=\{)")
 _FIRST_KEY = re.compile(rb'\{\s*("(?:[^"\\]|\\.)*")\s*:')
 
 
-def array_items(stream: Lookahead, loads: Loads = fast_loads) -> Iterator[Item]:
-    """Items of the array that a stream holds, in order; one for each damaged stretch, too."""
+def array_items(
+    stream: Lookahead, loads: Loads = fast_loads, *, to_bracket: bool = False
+) -> Iterator[Item]:
+    """Items of the array that a stream holds, in order; one for each damaged stretch, too.
+
+    to_bracket: end where the array does; otherwise what stands behind it is items, too.
+    """
     while b"[" not in stream.buffer and stream.grow():
         pass
     stream.drop(stream.buffer.find(b"[") + 1)
     next_start = _ANY_START
     gap = _skip_separators(stream)
-    while stream.buffer:
+    while stream.buffer and not (to_bracket and b"]" in gap):
         offset, end = stream.start, _item_end(stream)
         value, reason = None, "malformed JSON: item does not end"
         if end is not None:

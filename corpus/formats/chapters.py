@@ -23,6 +23,12 @@ MIN_TEXT = 1_000
 MIN_CHAPTERS = 3
 """Headings that a novel has at least; two will do in a text ten times as long as `MIN_TEXT`."""
 
+MIN_NUMBERED = 5_000
+"""Characters of a text whose headings may be bare numbers."""
+
+MANY_CHAPTERS = 8
+"""Chapters with such headings at least; fewer are the points of a report."""
+
 MIN_CHAPTER = 200
 """Characters that half of the chapters must have; shorter ones are an outline, or a law."""
 
@@ -85,7 +91,7 @@ _SPECIAL = re.compile(
     re.IGNORECASE,
 )
 _SEPARATOR = re.compile(r"[\s:：、.．·—\-《〈「『【（(〔,，]|$")
-_SENTENCE = re.compile(r"[。；，、：;,]\s*$|[。！？]\S")
+_SENTENCE = re.compile(r"[。；，、：;,]\s*$|。\S|[！？][^！？!?]{9}")
 _GOES_ON = re.compile(
     r"[讲講说說写寫是的中里裡内內介绍主要我你他她它这這那将將所对對从從以在和与與及至到之前后後开開结結也就都"
     r"还還又已把被让讓给給叫为為有没沒了着著过過呢吗嗎吧啊末第]"
@@ -120,7 +126,33 @@ def split_chapters(
         chapters = chapters if len(chapters) > 2 * len(by_mark) else by_mark
         if is_book:
             return chapters
-    return chapters if _is_a_book(text, chapters) else whole
+    if _is_a_book(text, chapters):
+        return chapters
+    chapters = _cut(lines, _numbered(lines)) if len(text) >= MIN_NUMBERED else []
+    return chapters if len(chapters) >= MANY_CHAPTERS and _is_a_book(text, chapters) else whole
+
+
+_BARE = re.compile(
+    r"^[\s\ufeff]*(?:(?P<number>\d{1,4})(?:\s*[、.．:：]|\s+|$)|(?P<roman>[IVXLC]{1,8})\.?\s*$)"
+    r"(?P<rest>.{0,30})$"
+)
+
+
+def _numbered(lines: Sequence[str]) -> list[tuple[int, str]]:
+    """(line, title) of headings that are a bare number (`1、风起`, `003 雨落`, `IV`), from 1 on
+    without a gap; none where a number is missing, as in lists that begin again."""
+    found: list[tuple[int, str]] = []
+    before = ""
+    for index, line in enumerate(lines):
+        match = _BARE.match(line) if line and len(line) <= MAX_HEADING else None
+        if match and (not before or _END.search(before)):
+            number = _number(match["number"] or match["roman"])
+            if number == len(found) + 1 and not _SENTENCE.search(match["rest"].rstrip()):
+                found.append((index, line.strip()))
+            elif number <= len(found) and number == 1:
+                return []
+        before = line.strip()
+    return found
 
 
 def _chapters(lines: Sequence[str], marked: set[int]) -> list[Chapter]:

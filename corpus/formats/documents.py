@@ -10,9 +10,10 @@ and XML that declares entities is refused (defusedxml, python-docx).
 import io
 import posixpath
 import re
+import unicodedata
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -23,7 +24,8 @@ import docx.oxml.ns
 from defusedxml.common import DefusedXmlException  # type: ignore[import-untyped]
 from defusedxml.ElementTree import fromstring  # type: ignore[import-untyped]
 
-from corpus.formats.encodings import decode_document, encoding_of_sample
+from corpus.formats.damaged_text import decode_document
+from corpus.formats.encodings import encoding_of_sample
 from corpus.formats.xhtml import pieces, tag_name
 
 MAX_UNPACKED = 512 * 1024**2
@@ -52,6 +54,8 @@ class TextOfDocument:
     title: str = ""
     """Title that the file states; empty where it states none."""
     lines: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    """Parts of it that cannot be read."""
     marked: list[tuple[int, int, bool]] = field(default_factory=list)
     """(line from 1, level from 1, is it the first of its page) of each heading."""
 
@@ -86,7 +90,8 @@ def read_docx(data: bytes) -> TextOfDocument:
     """Text of a Word file. Raises Unreadable.
 
     Everything that is shown: paragraphs, tables (cells joined by tabs), content controls, text
-    boxes, insertions; then foot- and endnotes. What was deleted under "track changes" is left out.
+    boxes, insertions, the signs of formulas; then foot- and endnotes. Left out are deletions under
+    "track changes", hidden text, readings above characters (ruby), headers and footers.
     """
     _check_archive(data)
     try:
@@ -107,7 +112,9 @@ def read_docx(data: bytes) -> TextOfDocument:
 _W = "{" + docx.oxml.ns.nsmap["w"] + "}"
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 _BREAKS = {f"{_W}tab": "\t", f"{_W}br": "\n", f"{_W}cr": "\n", f"{_W}noBreakHyphen": "-"}
-_LEFT_OUT = {_FALLBACK, f"{_W}del", f"{_W}moveFrom"}
+_LEFT_OUT = {_FALLBACK, f"{_W}del", f"{_W}moveFrom", f"{_W}rt"}
+_FORMULA_TEXT = "{http://schemas.openxmlformats.org/officeDocument/2006/math}t"
+_OFF = ("0", "false", "off")
 
 
 def _add_blocks(parent: Any, styles: dict[str, str], result: TextOfDocument) -> None:
@@ -139,13 +146,22 @@ def _paragraph(paragraph: Any) -> str:
     waiting = list(reversed(paragraph))
     while waiting:
         element = waiting.pop()
-        if element.tag == f"{_W}t":
+        if element.tag in (f"{_W}t", _FORMULA_TEXT):
             found.append(element.text or "")
         elif element.tag in _BREAKS:
             found.append(_BREAKS[element.tag])
-        elif element.tag not in _LEFT_OUT and element.tag != f"{_W}txbxContent":
+        elif (
+            element.tag not in _LEFT_OUT
+            and element.tag != f"{_W}txbxContent"
+            and not _is_hidden(element)
+        ):
             waiting += reversed(element)
     return "".join(found)
+
+
+def _is_hidden(run: Any) -> bool:
+    vanish = run.find(f"{_W}rPr/{_W}vanish") if run.tag == f"{_W}r" else None
+    return vanish is not None and vanish.get(f"{_W}val", "1") not in _OFF
 
 
 def _level(paragraph: Any, styles: dict[str, str]) -> int:
@@ -161,7 +177,9 @@ def read_epub(data: bytes) -> TextOfDocument:
     with _check_archive(data) as archive:
         names = set(archive.namelist())
         keys = "META-INF/encryption.xml"
-        if keys in names and b"EncryptedKey" in _read(archive, keys):
+        encrypted = _read(archive, keys) if keys in names else b""
+        # Fonts are garbled in books that anyone may read; pages are not.
+        if b"EncryptedKey" in encrypted or re.search(rb'URI="[^"]*html?"', encrypted):
             raise Unreadable("encrypted: the book is protected (DRM)")
         container = _member(archive, "META-INF/container.xml")
         places = [e.get("full-path", "") for e in container.iter() if tag_name(e) == "rootfile"]
@@ -172,19 +190,50 @@ def read_epub(data: bytes) -> TextOfDocument:
         spine = [e.get("idref", "") for e in package.iter() if tag_name(e) == "itemref"]
         titles = [e.text or "" for e in package.iter() if tag_name(e) == "title"]
         result = TextOfDocument(title=titles[0].strip() if titles else "")
-        for identifier in spine:
-            item = items.get(identifier)
-            if item is None or "nav" in item.get("properties", "").split():
+        pages = [item for item in items.values() if _is_page(item)]
+        in_order = [items[identifier] for identifier in spine if identifier in items]
+        if len(in_order) < len(spine) or not in_order:
+            # A damaged order must not cost pages.
+            in_order += [page for page in pages if page not in in_order]
+        folder = posixpath.dirname(places[0])
+        for item in in_order:
+            if not _is_page(item):
                 continue
-            place = posixpath.join(posixpath.dirname(places[0]), unquote(item.get("href", "")))
-            place = posixpath.normpath(place)
-            if place in names and "html" in item.get("media-type", "html"):
+            place = _place(folder, item.get("href", ""), names)
+            try:
                 _add_page(_read(archive, place), result)
+            except DefusedXmlException:
+                raise
+            except Exception as error:  # one page never costs the book
+                result.missing.append(f"{place} ({type(error).__name__}: {error})"[:200])
+    if result.missing and not any(line.strip() for line in result.lines):
+        raise Unreadable(f"none of its pages: {result.missing[0]}")
     return result
+
+
+def _is_page(item: Element) -> bool:
+    kind, href = item.get("media-type", "html"), item.get("href", "").lower()
+    return "nav" not in item.get("properties", "").split() and (
+        "html" in kind or (kind.startswith("text/") and href.endswith(("html", ".htm", ".xml")))
+    )
+
+
+def _place(folder: str, href: str, names: Collection[str]) -> str:
+    """Name of the member that a page's address means, as well as it can be found."""
+    href = href.partition("#")[0]
+    asked = [posixpath.normpath(posixpath.join(folder, name)) for name in (unquote(href), href)]
+    for place in asked:
+        if place in names:
+            return place
+    alike = {unicodedata.normalize("NFC", name).casefold(): name for name in names}
+    keys = [unicodedata.normalize("NFC", place).casefold() for place in asked]
+    return next((alike[key] for key in keys if key in alike), asked[0])
 
 
 def _add_page(data: bytes, result: TextOfDocument) -> None:
     """Append the text of one XHTML page."""
+    if not data.strip():
+        return
     body = _body(data)
     begun = len(result.lines)
     first = True
@@ -216,8 +265,10 @@ def _blocks(body: Element) -> Iterator[tuple[str, int]]:
     """(text, level of a heading or 0) of the blocks of a page, in order."""
     headings = [e for e in body.iter() if tag_name(e) in ("h1", "h2", "h3")]
     marks = {id(e): f"\x00{n}\x00" for n, e in enumerate(headings)}
-    text = "".join(pieces(body, marks, skipped=("rt", "rp", "script", "style", "head")))
-    text = re.sub(r"[ \t]*\n[\s]*\n[\s]*", "\n\n", text)
+    left_out = ("rt", "rp", "script", "style", "head")
+    text = "".join(pieces(body, marks, skipped=left_out, flowing=True))
+    text = re.sub(r"[ \t]+(?=\n)|(?:\A|(?<=\n))[ \t](?=[^ \t\n])", "", text)
+    text = re.sub(r"\n\s*\n(?=\s)|\n{3,}", "\n\n", text)
     parts = re.split(r"\x00(\d+)\x00", text)
     yield parts[0].strip("\n"), 0
     for number, part in zip(parts[1::2], parts[2::2], strict=True):

@@ -6,8 +6,8 @@
 The encoding is decided once for a file, by its first megabyte with bytes beyond ASCII, and by
 majority: a UTF-8 file with damaged lines stays UTF-8. A file too short to tell is read as the
 files beside it are (`Neighbours`). Bytes that the encoding does not know become halves of surrogate
-pairs, which no UTF-8 decoder accepts, so only their own line is lost; of a text that is one
-document, not even that (`decode_document`).
+pairs, which no UTF-8 decoder accepts: so they are noticed, and cost their character and not their
+line or their document (`repaired_line`, `decode_document`).
 """
 
 import codecs
@@ -25,7 +25,13 @@ import chardet
 import pyarrow as pa
 
 from corpus.chunk_reader import ChunkReader
-from corpus.formats.legacy_chinese import LOST, decode_damaged, isolated_share, likely, score
+from corpus.formats.legacy_chinese import (
+    decode_lines,
+    is_chinese_utf16,
+    isolated_share,
+    likely,
+    score,
+)
 
 CHUNK = 1 << 20
 
@@ -186,11 +192,24 @@ codecs.register_error("steel.undecodable", _undecodable)
 
 
 def _transcoded(source: IO[bytes], codec: str) -> Iterator[bytes]:
-    """Bytes of another encoding as UTF-8."""
-    decode = codecs.getincrementaldecoder(codec)("steel.undecodable").decode
+    """Bytes of another encoding as UTF-8, whole lines at a time where lines are not too long."""
+    decoder = codecs.getincrementaldecoder(codec)("steel.undecodable")
+    waiting = b""
     while data := cast("io.BufferedReader", source).read1(CHUNK):
-        yield decode(data).encode("utf-8", "surrogatepass")
-    yield decode(b"", True).encode("utf-8", "surrogatepass")
+        waiting += data
+        if codec.startswith("utf"):
+            end = len(waiting)
+        elif not (end := waiting.rfind(b"\n") + 1) and len(waiting) < CHUNK:
+            continue
+        elif end:
+            whole = decoder.getstate()[0] + waiting[:end]
+            decoder.reset()
+            yield decode_lines(whole, codec).encode("utf-8", "surrogatepass")
+            waiting = waiting[end:]
+            continue
+        yield decoder.decode(waiting).encode("utf-8", "surrogatepass")
+        waiting = b""
+    yield decoder.decode(waiting, True).encode("utf-8", "surrogatepass")
 
 
 def detect_encoding(
@@ -241,7 +260,7 @@ def sample_of(file: IO[bytes]) -> bytes | Encoding:
                     if block.startswith(mark):
                         return encoding
             searched += len(block)
-            if not block.isascii():
+            if not block.isascii() or b"\0" in block:
                 sample = block
                 break
     except Exception:  # the error comes again, and is reported, when the file is read
@@ -253,6 +272,8 @@ def encoding_of_sample(sample: bytes) -> Encoding:
     """Detect the encoding of a piece of text, which may end within a character."""
     as_utf8 = sample.decode("utf-8", "replace")
     bad = as_utf8.count("\ufffd")
+    if unmarked := _utf16_without_mark(sample):
+        return unmarked
     if bad <= 1:
         return UTF8
     good = sum(char > "\x7f" for char in as_utf8) - bad
@@ -275,12 +296,24 @@ def encoding_of_sample(sample: bytes) -> Encoding:
     if guess in (*GB_NAMES, *BIG5_NAMES) and min(big5, hkscs) < UNKNOWN_AT_MOST:
         return BIG5_HKSCS if hkscs < big5 else BIG5
     # The detector knows no short texts: the characters themselves speak for an encoding.
+    for codec in ("utf-16-le", "utf-16-be"):
+        if is_chinese_utf16(sample, codec):
+            return Encoding(name="UTF-16", codec=codec)
     match likely(sample[:DETECTED_BY], (GB18030.codec, BIG5.codec)):
         case GB18030.codec:
             return GB18030
         case BIG5.codec:
             return BIG5
     return Encoding(name="UTF-8", codec="utf-8", doubt=guess or "no known encoding")
+
+
+def _utf16_without_mark(sample: bytes) -> Encoding | None:
+    """UTF-16 of a sample without byte order mark: ASCII in it has a zero in every second byte."""
+    zeros = (sample[0::2].count(0), sample[1::2].count(0))
+    if not any(zeros) or min(zeros) * 20 > max(zeros) or max(zeros) * 100 < len(sample):
+        return None
+    codec = "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le"
+    return Encoding(name="UTF-16", codec=codec) if is_chinese_utf16(sample, codec) else None
 
 
 def _unknown_share(sample: bytes, codec: str) -> float:
@@ -298,29 +331,6 @@ def _guess(sample: bytes) -> str:
 
 def _plain_name(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
-
-
-def decode_document(data: bytes, encoding: Encoding) -> tuple[str, int]:
-    """A whole document as text: (text, bytes that are not of its encoding and were left out).
-
-    In the place of such bytes stands `LOST`; all around them is kept. In GB18030 and Big5 a line
-    with such a byte is read anew, since all characters behind it may be shifted.
-    """
-    data = data.removeprefix(codecs.BOM_UTF8) if encoding.codec == "utf-8" else data
-    with contextlib.suppress(UnicodeDecodeError):
-        return data.decode(encoding.codec), 0
-    if encoding.codec.startswith("utf"):
-        text = data.decode(encoding.codec, "replace")
-        return text, text.count(LOST) - data.count(LOST.encode(encoding.codec))
-    lines, lost = [], 0
-    for line in data.split(b"\n"):
-        try:
-            lines.append(line.decode(encoding.codec))
-        except UnicodeDecodeError:
-            text, count = decode_damaged(line, encoding.codec)
-            lines.append(text)
-            lost += count
-    return "\n".join(lines), lost
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ was decoded rightly is nearly all of the first level, one that was decoded wrong
     first level: GB 2312 3,755 hanzi at B0A1 to D7F9 · Big5 5,401 hanzi at A440 to C67E
 """
 
+import contextlib
 from collections.abc import Sequence
 
 FREQUENT = frozenset(
@@ -21,6 +22,11 @@ FREQUENT = frozenset(
 MIN_SCORE = 0.75
 """Score from which a text is taken for one of an encoding; real rows reach 0.9 and more, other
 languages and the wrong one of the two stay below 0.6."""
+
+BIG5 = "cp950"
+
+SURE = 0.85
+"""Score of a text with many frequent characters."""
 
 MARGIN = 0.15
 """Lead over the other encoding that is needed, too."""
@@ -69,7 +75,9 @@ def likely(sample: bytes, codecs: Sequence[str]) -> str:
     others = [value for value, _ in ranked[1:]]
     if best < MIN_SCORE or (others and best - max(others) < MARGIN):
         return ""
-    return codec if isolated_share(sample) < 0.1 else ""
+    isolated = isolated_share(sample)
+    # The second byte of a third of Big5's characters is ASCII; accents are no frequent characters.
+    return codec if isolated < 0.1 or (codec == BIG5 and best >= SURE and isolated < 0.5) else ""
 
 
 def isolated_share(sample: bytes) -> float:
@@ -83,6 +91,20 @@ def isolated_share(sample: bytes) -> float:
         alone += high and not before and not after
         before = high
     return alone / beyond if beyond else 0.0
+
+
+def is_chinese_utf16(sample: bytes, codec: str) -> bool:
+    """True for a sample that reads as Chinese in UTF-16 of this byte order; short ones never do."""
+    text = sample[: len(sample) // 2 * 2].decode(codec, "replace")[:8192]
+    strange = sum((char < " " and char not in "\t\r\n") or char == LOST for char in text)
+    known = sum(char < "\x7f" or char in FREQUENT or char in _SIGNS for char in text)
+    hanzi = sum("\u4e00" <= char < "\ua000" for char in text)
+    return (
+        len(text) >= 8
+        and strange * 100 <= len(text)
+        and known * 3 >= len(text)
+        and ((known + hanzi) * 10 >= len(text) * 8)
+    )
 
 
 # ── past damage ──────────────────────────────────────────────────────────────────────────────────
@@ -154,3 +176,16 @@ def _readings(line: bytes, at: int, codec: str) -> list[tuple[int, str, int]]:
             price = 0 if points == 1 else 1 if points == 0.8 else _RARE if points else _OTHER
             found.append((length, char, price))
     return found
+
+
+def decode_lines(data: bytes, codec: str) -> str:
+    """Lines of GB18030 or Big5 as text, halves of surrogate pairs for what is damaged."""
+    with contextlib.suppress(UnicodeDecodeError):
+        return data.decode(codec)
+    lines = []
+    for line in data.split(b"\n"):
+        try:
+            lines.append(line.decode(codec))
+        except UnicodeDecodeError:
+            lines.append(decode_damaged(line, codec)[0].replace(LOST, "\udcff"))
+    return "\n".join(lines)

@@ -158,7 +158,7 @@ def normalize_corpus(
                 try:
                     if recipe.format == PLAIN:
                         value = keys.record(value)
-                    lines = _normalized(value, recipe, place, longest, result)
+                    lines = _normalized(value, recipe, place, longest, result, record.lost)
                     for line in lines[: limit - result.documents if limit else None]:
                         kept.write(line)
                         result.documents += 1
@@ -190,7 +190,7 @@ def normalize_corpus(
 
 
 def _normalized(
-    value: Any, recipe: CorpusRecipe, place: str, longest: int, result: NormalizedCorpus
+    value: Any, recipe: CorpusRecipe, place: str, longest: int, result: NormalizedCorpus, lost: int
 ) -> list[bytes]:
     """A record as lines of the result; none for too few up-votes."""
     if isinstance(value, Damaged):
@@ -199,7 +199,9 @@ def _normalized(
     if document.meta.get("upvotes", recipe.min_upvotes) < recipe.min_upvotes:
         result.few_upvotes += 1
         return []
-    if lost := document.meta.get("lost_bytes"):
+    if lost:
+        document.meta["lost_bytes"] = lost
+    if lost := document.meta.get("lost_bytes", 0):
         _note(result.damaged_files, place, int(lost))
     named = _parts(document, place, longest, code=recipe.family == "code")
     lines = [

@@ -9,6 +9,7 @@ lines      rows                    rows        document(s)   each line          
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from corpus.formats.documents import BINARY_SUFFIXES
@@ -22,6 +23,7 @@ from corpus.formats.text_files import (
     read_file,
     read_lines,
 )
+from corpus.formats.text_keys import columns_of
 from corpus.recipes import CorpusRecipe
 
 RECORD_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet")
@@ -44,7 +46,7 @@ def reader_of(path: Path, recipe: CorpusRecipe) -> Reader | None:
     if suffix in RECORD_SUFFIXES:
         return _records
     if suffix in TABLE_SUFFIXES:
-        return read_table
+        return partial(read_table, keys=columns_of(recipe.text_key))
     match recipe.reading:
         case "records":
             return None

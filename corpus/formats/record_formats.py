@@ -270,6 +270,25 @@ def starcoder(record: Mapping[str, Any]) -> Document:
     return Document(text=content, meta=meta)
 
 
+_HUMANS, _MODELS = ("human", "user", "prompter"), ("gpt", "assistant", "bot", "model", "chatgpt")
+
+
+def conversation(turns: Any) -> str:
+    """Turns {"from", "value"} or {"role", "content"} as questions and answers. Raises Rejected."""
+    said: list[tuple[str, str]] = []
+    system = ""
+    for turn in _objects({"turns": turns}, "turns"):
+        speaker = str(turn.get("from") or turn.get("role"))
+        text = _text(turn, "value" if "value" in turn else "content")
+        if speaker.lower() == "system" and not said:
+            system = text
+        elif speaker.lower() in (*_HUMANS, *_MODELS):
+            said.append(("human" if speaker.lower() in _HUMANS else "assistant", text))
+        else:
+            raise Rejected(f"a turn of {speaker[:40]!r}")
+    return _lines(system, _dialogue(_question_answer_pairs(said)))
+
+
 def plain(record: Mapping[str, Any]) -> Document:
     """{"text"[, "title", …]}: a file, chapter, line, row or feed's entry (formats/readers.py).
 

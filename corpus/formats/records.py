@@ -4,12 +4,16 @@
     anything else, also .gz, .zst, any encoding  [ …            a JSON array, item by item
                                                  {…}\\n{…}\\n     JSON lines
                                                  {\\n  "a": …   objects over many lines
+                                                 {…}{…}       objects one after the other
+                                                 {"data": [   the list is what is read
 
 What cannot be read comes out as a `Damaged` in its place: it never stops or shortens the run.
 Memory stays bounded by `json_items.MAX_RECORD` whatever the size of the file.
 """
 
+import contextlib
 import io
+import json
 import re
 import zlib
 from collections import Counter
@@ -23,8 +27,19 @@ import pyarrow.parquet as pq
 
 from corpus import json_items
 from corpus.chunk_reader import ChunkReader
-from corpus.formats.encodings import Encoding, Neighbours, open_as_utf8, peek
-from corpus.json_items import Loads, Lookahead, MalformedJson, array_items, fast_loads, parse_json
+from corpus.formats.damaged_text import repaired_line
+from corpus.formats.encodings import Encoding, Neighbours, data_suffix, open_as_utf8, peek
+from corpus.json_items import (
+    Item,
+    Loads,
+    Lookahead,
+    MalformedJson,
+    RepeatedKey,
+    array_items,
+    fast_loads,
+    parse_almost_json,
+    parse_json,
+)
 
 BATCH_ROWS = 256
 
@@ -60,6 +75,8 @@ class RawRecord(NamedTuple):
     """Bytes of the file on disk read so far, for progress."""
     encoding: str = ""
     """Encoding of the file; empty for parquet, which has none."""
+    lost: int = 0
+    """Damaged places of the record, each of which is a `legacy_chinese.LOST` in it now."""
 
 
 READ_ERRORS = (OSError, EOFError, ValueError, zlib.error, pa.ArrowException)
@@ -87,7 +104,11 @@ def read_records(
                 yield from _items(file.read, disk, encoding, loads)
                 return
             first = _first_lines(file)
-            if _is_spread(first):
+            # In .jsonl a list is part of its row.
+            if data_suffix(path) == ".json" and (wrapped := _WRAPPED.match(first)):
+                read = _read_after(first[wrapped.end() :], file)
+                yield from _items(read, disk, encoding, loads, to_bracket=True)
+            elif _is_spread(first):
                 # Objects over many lines are what an array holds, without its brackets.
                 yield from _items(_read_after(b"[" + first, file), disk, encoding, loads)
             else:
@@ -110,30 +131,49 @@ def _lines(
     for number, line in enumerate(split_lines(file), 1):
         if not number % 64:
             at = disk.tell()
+        lost = 0
         try:
             value: Any = loads(line)
         except ValueError:
-            value = _parse_line(line, encoding)
-        yield RawRecord(number, value, at, name)
+            value, lost = _parse_line(line, encoding)
+        yield RawRecord(number, value, at, name, lost)
 
 
+FEW_BYTES = 1 << 12
 FIRST_LINES = 1 << 16
 """Bytes at the beginning of a file that are looked at."""
 
 
 def _first_lines(file: IO[bytes]) -> bytes:
-    """The blank lines at the beginning of a file, and the first other two."""
+    """The first lines of a file, at least two that are not blank."""
     first = b""
     while len(first) < FIRST_LINES and (line := file.readline(FIRST_LINES)):
         first += line
-        if first.lstrip().count(b"\n") >= 2:
+        if len(first) > FEW_BYTES and first.lstrip().count(b"\n") >= 2:
             break
     return first
 
 
+_WRAPPED = re.compile(
+    rb'\A\s*\{(?:\s*"[^"\\]*"\s*:\s*(?:"[^"\\]*"|[\w.+-]+)\s*,){0,50}+'
+    rb'\s*"(?:data|records?|rows|items|docs|documents|articles|examples|results|list)"\s*:\s*'
+    rb"(?=\[\s*\{[^\n]*(?:\n(?!\s*\{\s*\"(?:data|records?|rows|items|docs)\")|$))",
+    re.IGNORECASE,
+)
+"""Beginning of a file that is one object with its rows in a list, as databases export them."""
+
+
 def _is_spread(first: bytes) -> bool:
-    """True if a file begins with an object whose line ends before its first value does."""
+    """True if a file begins with an object whose line ends before its first value does, or with
+    another object behind it on the same line."""
     beginning, newline, following = first.lstrip().partition(b"\n")
+    if beginning.startswith(b"{") and b"}" in beginning[:-1]:
+        try:
+            line = beginning.decode("utf-8", "replace")
+            if line[json.JSONDecoder().raw_decode(line)[1] :].lstrip().startswith("{"):
+                return True
+        except (ValueError, RecursionError):
+            pass
     key = re.match(rb'\s*"', following)
     return bool(newline and re.fullmatch(rb"\{\s*", beginning) and key) or bool(
         # Objects of several lines, the first key beside the bracket.
@@ -163,36 +203,61 @@ def _chunks(first: bytes, file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _items(
-    read: Callable[[int], bytes], disk: IO[bytes], encoding: Encoding, loads: Loads
+    read: Callable[[int], bytes],
+    disk: IO[bytes],
+    encoding: Encoding,
+    loads: Loads,
+    *,
+    to_bracket: bool = False,
 ) -> Iterator[RawRecord]:
-    for number, item in enumerate(array_items(Lookahead(read), loads), 1):
-        value = item.value
-        if item.reason:
-            not_utf8 = item.reason == json_items.NOT_UTF8
-            reason = f"not {encoding.name}" if not_utf8 else item.reason
-            value = Damaged(reason=reason, excerpt=item.excerpt)
-        yield RawRecord(number, value, disk.tell(), encoding.name)
+    items = array_items(Lookahead(read), loads, to_bracket=to_bracket)
+    for number, item in enumerate(items, 1):
+        value, lost = _mended(item, encoding) if item.reason else (item.value, 0)
+        yield RawRecord(number, value, disk.tell(), encoding.name, lost)
+
+
+def _mended(item: Item, encoding: Encoding) -> tuple[Any, int]:
+    """A damaged item of an array: (its value or a Damaged, damaged places in it)."""
+    not_utf8 = item.reason == json_items.NOT_UTF8
+    text, lost = (repaired_line(item.data, encoding) if not_utf8 else None) or ("", 0)
+    if not not_utf8 and not item.reason.startswith(json_items.REPEATED):
+        text = item.data.decode("utf-8", "replace")
+        text = "" if "\ufffd" in text else text
+    for whole in (text, text.rstrip().removesuffix("]")) if text else ():
+        with contextlib.suppress(MalformedJson):
+            return parse_almost_json(whole), lost
+    reason = f"not {encoding.name}" if not_utf8 else item.reason
+    return Damaged(reason=reason, excerpt=item.excerpt), 0
 
 
 def split_lines(file: IO[bytes]) -> Iterator[bytes]:
     """Lines of a file; of one longer than `json_items.MAX_RECORD`, that many bytes and one more.
 
     Split at \\n only: JSON strings may hold \\x85 or \\u2028, which str.splitlines() would cut at.
+    At \\r where a file begins without any \\n.
     """
+    start = peek(file)
+    if b"\r" in start and b"\n" not in start:  # of an old Mac
+        chunks = (data.replace(b"\r", b"\n") for data in _chunks(b"", file))
+        file = cast("IO[bytes]", io.BufferedReader(ChunkReader(chunks)))
     while line := file.readline(json_items.MAX_RECORD + 1):
         yield line
         while len(line) > json_items.MAX_RECORD and not line.endswith(b"\n"):
             line = file.readline(json_items.MAX_RECORD + 1)
 
 
-def decode_line(line: bytes, encoding: Encoding) -> str | Damaged:
-    """A line as text. Damaged, with the place, where it is not in the file's encoding."""
+def decode_line(line: bytes, encoding: Encoding) -> tuple[str | Damaged, int]:
+    """A line as text, and the damaged places in it (`repaired_line`).
+
+    Damaged, with the place, where too much of it is not in the file's encoding.
+    """
     if len(line) > json_items.MAX_RECORD and not line.endswith(b"\n"):
-        return Damaged(reason="longer than a record may be", excerpt=_excerpt(line))
+        return Damaged(reason="longer than a record may be", excerpt=_excerpt(line)), 0
     try:
-        return line.decode()
+        return line.decode(), 0
     except UnicodeDecodeError as error:
-        return Damaged(reason=_not_in(encoding, line, error.start), excerpt=_excerpt(line))
+        damage = Damaged(reason=_not_in(encoding, line, error.start), excerpt=_excerpt(line))
+        return repaired_line(line, encoding) or (damage, 0)
 
 
 def _not_in(encoding: Encoding, line: bytes, start: int) -> str:
@@ -202,17 +267,21 @@ def _not_in(encoding: Encoding, line: bytes, start: int) -> str:
     return f"not UTF-8 at byte {start}{doubt}"
 
 
-def _parse_line(line: bytes, encoding: Encoding) -> Any:
-    """Parse a line that the fast parser refuses: a value (NaN, a byte order mark), or a Damaged."""
+def _parse_line(line: bytes, encoding: Encoding) -> tuple[Any, int]:
+    """Parse a line that the fast parser refuses: (value, damaged places in it), or a Damaged."""
     if not line.strip():
-        return Damaged(reason=EMPTY_LINE)
-    text = decode_line(line, encoding)
+        return Damaged(reason=EMPTY_LINE), 0
+    text, lost = decode_line(line, encoding)
     if isinstance(text, Damaged):
-        return text
+        return text, 0
+    text = text.removeprefix("\ufeff")
     try:
-        return parse_json(text.removeprefix("\ufeff"))
+        return parse_json(text), lost
     except MalformedJson as malformed:
-        return Damaged(reason=str(malformed), excerpt=text.removeprefix("\ufeff").strip()[:200])
+        if not isinstance(malformed, RepeatedKey):
+            with contextlib.suppress(MalformedJson):
+                return parse_almost_json(text), lost
+        return Damaged(reason=str(malformed), excerpt=text.strip()[:200]), 0
 
 
 def _parquet(path: Path) -> Iterator[RawRecord]:

@@ -20,12 +20,12 @@ from defusedxml.ElementTree import fromstring  # type: ignore[import-untyped]
 
 from corpus import json_items
 from corpus.formats.chapters import Chapter, split_chapters
-from corpus.formats.documents import Unreadable, read_document
+from corpus.formats.damaged_text import decode_block, decode_document
+from corpus.formats.documents import MAX_UNPACKED, Unreadable, read_document
 from corpus.formats.encodings import (
     Encoding,
     Neighbours,
     data_suffix,
-    decode_document,
     open_as_utf8,
     open_binary,
     open_unpacked,
@@ -81,9 +81,9 @@ def read_lines(
         with open_as_utf8(path, neighbours) as (file, disk, encoding):
             for number, line in enumerate(split_lines(file), 1):
                 if blank or line.strip():
-                    text = decode_line(line, encoding)
+                    text, lost = decode_line(line, encoding)
                     value = text if isinstance(text, Damaged) else TextRecord(text=text)
-                    yield RawRecord(number, value, disk.tell(), encoding.name)
+                    yield RawRecord(number, value, disk.tell(), encoding.name, lost)
     except READ_ERRORS as error:
         yield unreadable_rest(path, error)
 
@@ -94,6 +94,9 @@ def read_file(path: Path, neighbours: Neighbours | None = None) -> Iterator[RawR
     try:
         with open_unpacked(path, neighbours) as (file, encoding):
             data = file.read(MAX_FILE + 1)
+        if len(data) > MAX_FILE and data_suffix(path) in CHAPTER_SUFFIXES:
+            yield from _read_blocks(path, neighbours)
+            return
     except READ_ERRORS as error:
         yield unreadable_rest(path, error)
         return
@@ -103,9 +106,8 @@ def read_file(path: Path, neighbours: Neighbours | None = None) -> Iterator[RawR
         yield RawRecord(0, damage, size, name)
         return
     text, lost = decode_document(data, encoding)
-    text = text.removeprefix("\ufeff").removesuffix("\n")
-    most = MAX_LOST / 20 if encoding.doubt else MAX_LOST
-    if lost > max(2, most * len(data)):
+    text = _line_ends(text).removeprefix("\ufeff").removesuffix("\n")
+    if lost > max(2, _most_lost(encoding) * len(data)):
         yield RawRecord(0, _with_line(path, encoding, lost), size, name)
     elif data_suffix(path) in FEED_SUFFIXES:
         for number, value in _entries(text):
@@ -113,6 +115,55 @@ def read_file(path: Path, neighbours: Neighbours | None = None) -> Iterator[RawR
     else:
         chapters = split_chapters(text) if data_suffix(path) in CHAPTER_SUFFIXES else []
         yield from (r._replace(encoding=name) for r in chapter_records(text, chapters, size, lost))
+
+
+def _most_lost(encoding: Encoding) -> float:
+    return MAX_LOST / 20 if encoding.doubt else MAX_LOST
+
+
+def _line_ends(text: str) -> str:
+    """A text with line ends `\\n` where an old Mac wrote only `\\r`."""
+    return text.replace("\r", "\n") if "\r" in text and "\n" not in text else text
+
+
+def _read_blocks(path: Path, neighbours: Neighbours | None) -> Iterator[RawRecord]:
+    """A text too long to be read whole: its chapters, or blocks of it that end where lines do."""
+    size, carried, number, line, rest = path.stat().st_size, "", 0, 0, b""
+    with open_as_utf8(path, neighbours) as (file, disk, encoding):
+        while data := rest + file.read(MAX_FILE // 4):
+            is_last = len(data) - len(rest) < MAX_FILE // 4
+            end = len(data) if is_last else data.rfind(b"\n") + 1 or _last_start(data)
+            text, lost = decode_block(data[:end], encoding)
+            rest = data[end:]
+            if lost > max(2, _most_lost(encoding) * end):
+                reason = f"not {encoding.name}: {lost} damaged bytes of {end} behind line {line}"
+                yield RawRecord(0, Damaged(reason=reason), disk.tell(), encoding.name)
+                continue
+            text = carried + _line_ends(text)
+            chapters = split_chapters(text)
+            # The last chapter may go on in the next block.
+            carried = "" if is_last or len(chapters) < 2 else chapters.pop().text
+            text = text.removesuffix(carried)
+            chapters = chapters if len(chapters) > 1 or not carried else [*chapters, *_NONE]
+            for record in chapter_records(text, chapters, size, lost):
+                value = record.value
+                if "line" in value:
+                    value["line"] += line
+                yield RawRecord(number + record.line, value, disk.tell(), encoding.name)
+            number += max(1, len(chapters))
+            line += text.count("\n")
+
+
+_NONE = [Chapter(title="", text="", line=0)]
+"""Chapter without text beside an only one, which so remains a chapter."""
+
+
+def _last_start(data: bytes) -> int:
+    """Offset of the last character of UTF-8."""
+    end = len(data) - 1
+    while end > 1 and data[end] & 0xC0 == 0x80:
+        end -= 1
+    return end
 
 
 def chapter_records(
@@ -146,8 +197,8 @@ def read_document_file(path: Path, neighbours: Neighbours | None = None) -> Iter
     size = path.stat().st_size
     try:
         with open_binary(path) as file:
-            data = file.read(MAX_FILE + 1)
-        if len(data) > MAX_FILE:
+            data = file.read(MAX_UNPACKED + 1)
+        if len(data) > MAX_UNPACKED:
             raise Unreadable("longer than a record may be")
         document = read_document(data_suffix(path), data)
     except Unreadable as error:
@@ -160,6 +211,8 @@ def read_document_file(path: Path, neighbours: Neighbours | None = None) -> Iter
     is_book = data_suffix(path) == ".epub"
     chapters = split_chapters(text, document.headings, is_book=is_book)
     yield from chapter_records(text, chapters, size, title=document.title)
+    for part in document.missing:
+        yield RawRecord(0, Damaged(reason=f"{CANNOT_READ} its part {part}"), size)
 
 
 def _beginning(data: bytes, encoding: Encoding) -> str:

@@ -3,14 +3,15 @@
 text_key: body                     the field `body`
 text_key: data.article.text        a field inside of others; a list of objects gives each one's
 text_key: [question, answer]       several, joined by line ends
-(none)                             `text`, `content`, `正文`, … — the first that is there
+(none)                             `text`, `content`, `正文`, … — the first that is there; of a
+                                   conversation (ShareGPT's, OpenAI's form) its turns
 """
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from corpus.formats.record_formats import Rejected
+from corpus.formats.record_formats import Rejected, conversation
 from corpus.text_fields import kind_of
 
 GUESSED = (
@@ -36,6 +37,18 @@ MOST_SHOWN = 20
 """Keys that a message lists."""
 
 
+CONVERSATIONS = ("conversations", "conversation", "messages", "dialogue", "dialog", "turns")
+"""Fields whose lists of {"from", "value"} or {"role", "content"} are a conversation."""
+
+
+_TURNS = ({"from", "value"}, {"role", "content"})
+
+
+def columns_of(text_key: str | Sequence[str]) -> list[str]:
+    """The fields that a recipe's `text_key` names, in order."""
+    return [key for key in ([text_key] if isinstance(text_key, str) else text_key) if key]
+
+
 class TextRecord(dict[str, Any]):
     """A record {"text", …} whose text is known already, whatever `text_key` says."""
 
@@ -44,8 +57,7 @@ class TextKeys:
     """The fields that are taken of the rows of a corpus; remembers what it took."""
 
     def __init__(self, text_key: str | Sequence[str] = "") -> None:
-        self._keys = [text_key] if isinstance(text_key, str) else list(text_key)
-        self._keys = [key for key in self._keys if key]
+        self._keys = columns_of(text_key)
         self.taken: Counter[str] = Counter()
         """Fields -> rows that they were taken of."""
         self.absent = ""
@@ -53,8 +65,14 @@ class TextKeys:
 
     def record(self, row: Any) -> Any:
         """A row as {"text"[, "title", "id", "url"]}. Raises Rejected; what is no row stays."""
+        if isinstance(row, str) and not self._keys:
+            return TextRecord(text=row)  # of a list of texts
         if isinstance(row, TextRecord) or not isinstance(row, Mapping):
             return row
+        if not self._keys and (talk := _conversation_in(row)):
+            self.taken[talk] += 1
+            about = {key: row[key] for key in ("id", "url") if key in row}
+            return TextRecord(text=conversation(row[talk]), **about)
         keys = self._keys or self._guess(row)
         parts = [part for key in keys for part in self._texts(row, key)]
         if not parts:
@@ -81,6 +99,11 @@ class TextKeys:
         for value in values:
             if value is None and len(self._keys or "12") > 1:
                 continue
+            if isinstance(value, bytes):  # databases export texts so
+                try:
+                    value = value.decode()
+                except UnicodeDecodeError:
+                    raise Rejected(f"`{key}` is binary, and not UTF-8") from None
             if not isinstance(value, str):
                 raise Rejected(f"`{key}` is {kind_of(value)}")
             texts.append(value)
@@ -89,22 +112,46 @@ class TextKeys:
     def _guess(self, row: Mapping[str, Any]) -> list[str]:
         names = {str(name).strip().lower(): str(name) for name in row}
         for name in GUESSED:
-            if name in names and row[names[name]] is not None:
+            if name in names and row[names[name]] not in (None, "", []):
                 return [names[name]]
         for group in GUESSED_PAIRS:
             if group[0] in names and group[-1] in names:
                 return [names[name] for name in group if row.get(names.get(name, ""))]
+        present = [names[name] for name in GUESSED if name in names]
+        if any(row[name] in ("", []) for name in present):
+            return present[:1]  # it is empty, as it will say
         texts = [str(name) for name, value in row.items() if isinstance(value, str)]
         if len(texts) == 1 and len(row) == 1:
             return texts
         raise self._missing(row, "no field whose name says that it holds the text")
 
     def _missing(self, row: Mapping[str, Any], what: str) -> Rejected:
-        keys = [str(key)[:60] for key in row][:MOST_SHOWN]
-        more = ", …" if len(row) > MOST_SHOWN else ""
+        known = list(_dotted(row))
+        keys = [key[:60] for key in known][:MOST_SHOWN]
+        more = ", …" if len(known) > MOST_SHOWN else ""
         message = f"{what}: the keys are {', '.join(keys)}{more}"
         self.absent = self.absent or message
         return Rejected(message)
+
+
+def _conversation_in(row: Mapping[str, Any]) -> str:
+    """The field of a row that holds a conversation; empty where none does."""
+    for name in CONVERSATIONS:
+        turns = row.get(name)
+        first = turns[0] if isinstance(turns, list) and turns else None
+        if isinstance(first, Mapping) and any(form <= first.keys() for form in _TURNS):
+            return name
+    return ""
+
+
+def _dotted(row: Mapping[Any, Any]) -> Iterator[str]:
+    """The keys of a row; in the place of one with an object those inside, with dots."""
+    for key, value in row.items():
+        inner = value[0] if isinstance(value, list) and value else value
+        if isinstance(inner, Mapping) and inner:
+            yield from (f"{key}.{name}" for name in inner)
+        else:
+            yield str(key)
 
 
 def _is_optional(row: Mapping[str, Any], key: str) -> bool:

@@ -68,8 +68,10 @@ def safe_name(name: str, origin: str) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """True if the name of a file or of one of its folders begins with a dot."""
-    return any(part.startswith(".") for part in PurePosixPath(name).parts)
+    """True if the name of a file or of one of its folders begins with a dot, or is one of the marks
+    that Word and macOS leave behind (`~$letter.docx`, `__MACOSX`)."""
+    parts = PurePosixPath(name).parts
+    return any(part.startswith((".", "~$")) or part == "__MACOSX" for part in parts)
 
 
 def verify_file(path: Path, file: StoredFile, pinned: str, origin: str) -> None:
