@@ -71,7 +71,7 @@ def _check_corpus(name: str) -> None:
     check_format(corpus(name))
 
 
-@stage(version=5)
+@stage(version=6)
 def normalize(run: StageRun, config: NormalizeConfig, *, raw: StageResult) -> None:
     """Write `<source>.jsonl` and `quarantine/<source>.jsonl` for every corpus.
 
