@@ -38,10 +38,8 @@ INLINE_NAMES = """
 BLOCKS = frozenset(BLOCK_NAMES.split())
 NAMES = BLOCKS | frozenset(INLINE_NAMES.split())
 ALONE = frozenset(("br", "hr", "wbr"))
-SOURCE_NAMES = (
-    "html head body title meta link form input button label select nav header footer main"
-)
-OF_SOURCE = frozenset(SOURCE_NAMES.split())
+SOURCE_NAMES = "html head body title meta link form input button label select nav header footer"
+OF_SOURCE = frozenset((SOURCE_NAMES + " main").split())
 """Elements of source that people show; articles that were cut out of pages have others."""
 OPEN_ENDED = frozenset(["p", "li", "dt", "dd", "tr", "td", "th", "option", "tbody", "thead"])
 """Elements that the next one closes."""
@@ -58,6 +56,7 @@ PAGE = re.compile(
     r"\s*(?:<\?xml[^<>]*>\s*)?(?:<!--(?:(?!-->).)*+-->\s*)*+<(?:!doctype\s+html|html|head|body)\b",
     re.I | re.S,
 )
+BEGUN = re.compile(r"[^<>]*=|[^<>]*>\s*<|[^<>]*\bdtd", re.I)  # behind `<html`
 ESCAPED = re.compile(
     r"\s*&lt;(p|div|span|table|ul|h[1-6])\b.{0,999}&gt;.*&lt;/\1&gt;\s*\Z", re.S | re.I
 )
@@ -80,11 +79,7 @@ TASK = re.compile(r"\s*(?:请|写|帮|用|编写|创建|实现|生成|给|设计
 LEADS_TO = re.compile(r"[^\n]{0,6}|[^\n]{0,60}[:：]\s{0,4}")
 """Text between such a word and the tag that it is about."""
 NAMED = (
-    re.compile(
-        r"(?:标签|标记|return|tags?|elements?)"
-        r"[：:为 ]{0,2}[“‘\"'「（(]?\Z",
-        re.I,
-    ),
+    re.compile(r"(?:标签|标记|return|tags?|elements?)[：:为 ]{0,2}[“‘\"'「（(]?\Z", re.I),
     re.compile(r"[”’\"'」）)]?[ ]?(?:标签|标记|元素|属性|tags?\b|elements?\b)", re.I),
 )
 PLACED = re.compile(r"(?:[用在]|元素|属性|<\w+> ?[和与或及]) ?\Z")
@@ -163,17 +158,22 @@ def _page_begin(text: str) -> int:
     if page is None:
         return -1
     title = text[: page.start()]
+    # `<html> 是根元素，<body> 里放内容。` speaks of them.
+    if not (BEGUN.match(text, page.end()) or _ends_as_page(text)):
+        return -1
     # Pages in what people write are examples.
     about = ABOUT.search(title) or TASK.match(title) or any(mark in title for mark in "<`：:。")
-    if about or (title and not text.rstrip()[-9:].lower().endswith(("</html>", "</body>"))):
-        return -1
-    return page.start()
+    return -1 if about or (title and not _ends_as_page(text)) else page.start()
+
+
+def _ends_as_page(text: str) -> bool:
+    return text.rstrip()[-9:].lower().endswith(("</html>", "</body>"))
 
 
 def _is_fragment(text: str) -> bool:
     """True if all text stands in elements: three tags or more, the first of a block."""
     text = text.strip()
-    if not (text.startswith("<") and text.endswith(">")) or MARKDOWN.search(text):
+    if text[:1] + text[-1:] != "<>" or PAGE.match(text) or MARKDOWN.search(text):
         return False
     if _name(TAG.match(text)) not in BLOCKS - ALONE or not _name(TAG.match(text, text.rfind("<"))):
         return False

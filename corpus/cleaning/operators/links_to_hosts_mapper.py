@@ -5,8 +5,9 @@
     来源：https://a.cn/x                 a line of nothing else goes
     （https://a.cn/x）                   goes with its brackets
 
-Fenced and inline code keeps its addresses, and a text that is nothing but addresses stays whole:
-they are what it says. Data-Juicer's `clean_links_mapper` leaves `请访问 下载` (docs/adr/0040).
+Code keeps its addresses, and so do lines for a shell; a text that is nothing but addresses stays
+whole: they are what it says. Data-Juicer's `clean_links_mapper` leaves `请访问 下载`
+(docs/adr/0040).
 """
 
 import re
@@ -19,8 +20,10 @@ ADDRESS = (
     r"(?i:(?<![a-z0-9])(?:https?|ftp)://|(?<![a-z0-9@./-])(?:www\.|(?=(?:[a-z0-9-]{1,63}\.){1,8}"
     r"(?:com|cn|net|org)/))[a-z0-9])(?:[A-Za-z0-9\-._~:/?#@!$&'*+,;=%]"
     r"|\([A-Za-z0-9\-._~:/?#@!$&*+,;=%]*\)|\[[a-z ]{1,20}\])*[A-Za-z0-9/\-_~#@$&+=%]"
+    r"(?:(?<=/(?:wiki|item)/)[\u3400-\u9fff·_]{1,40})?"
 )
-"""It ends where Chinese begins, and before the punctuation that follows it."""
+"""It ends where Chinese begins, but for the title of an article, and before the punctuation that
+follows it."""
 FOUND = re.compile(
     r"!?\[(?P<words>[^\[\]\n]*)\]\(\s{0,9}<?(?:https?|ftp)://(?:[^\s()]|\([^\s()]*\))*"
     r"(?:[ \t]{1,9}[^()\n]*)?\)"
@@ -34,6 +37,15 @@ LABELS = re.compile(
     r"(?:[\W\d_]|原文|链接|网址|地址|来源|官网|官方|网站|主页|参考|资料|详见|查看|点击|下载|视频|传送门)+"
 )
 """Words that only announce an address, and what is no letter."""
+COMMAND = re.compile(
+    r"\s*(?:[$#>%] ?)?(?:sudo )?(?:curl|wget|rsync|scp|ssh|svn|npx|helm|kubectl|(?:apt|apt-get|brew"
+    r"|cargo|conda|npm|pip3?|pnpm|yarn|yum) (?:add|config|i|install)|(?:docker|podman) (?:build"
+    r"|login|pull|run)|git (?:clone|config|fetch|pull|push|remote|submodule)"
+    r"|go (?:env|get|install)) "
+)
+"""A line for a shell; without its address it does nothing."""
+ARGUMENT = re.compile(r"[(=,\[{:]\s{0,4}[rbf]?([\"'])(?:https?|ftp)://[^\s\"'<>]*\1")
+"""An address in quotes, as source has it: `get("https://a.cn/x")`."""
 PERHAPS = re.compile(r"://|www\.|\.(?:com|cn|net|org)/", re.I)
 
 
@@ -61,7 +73,7 @@ def _without_addresses(prose: str) -> str:
         return prose
     lines = []
     for line in prose.split("\n"):
-        if PERHAPS.search(line):
+        if PERHAPS.search(line) and not COMMAND.match(line) and not ARGUMENT.search(line):
             rest = FOUND.sub(lambda found: found["words"] or "", line)
             if rest != line and (not rest.strip() or LABELS.fullmatch(rest)):
                 continue

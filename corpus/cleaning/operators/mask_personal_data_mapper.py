@@ -202,7 +202,9 @@ def _may_have(text: str) -> bool:
 def _replaced(found: re.Match[str], placeholder: str) -> str:
     """The placeholder for a match, or for the handle in it."""
     if "handle" not in found.re.groupindex:
-        return placeholder
+        # `<a@b.cn>` has its brackets already.
+        beside = found.string[max(0, found.start() - 1) : found.start()] + _behind(found, 1)
+        return placeholder[1:-1] if beside == placeholder[:1] + placeholder[-1:] else placeholder
     begin, end = found.span("handle")
     return found[0][: begin - found.start()] + placeholder + found[0][end - found.start() :]
 

@@ -25,14 +25,21 @@ NOTHING = re.compile(
 """Word joiner, byte order mark, zero-width space: invisible, and between characters of a word they
 keep it from being recognised. In Thai, Lao, Tibetan, Burmese and Khmer the space parts words."""
 
-RADICALS = {code: unicodedata.normalize("NFKC", chr(code)) for code in range(0x2F00, 0x2FD6)}
-"""Radicals (⼀, ⽂) that programs which read PDF files give for characters (一, 文)."""
+OF_PARTS = "⺟⻄⻅⻆⻉⻋⻓⻔⻘⻙⻚⻛⻜⻝⻢⻣⻤⻥⻦⻨⻩⻬⻮⻰⻳"
+CHARACTERS = "母西见角贝车长门青韦页风飞食马骨鬼鱼鸟麦黄齐齿龙龟"
+RADICALS = {code: unicodedata.normalize("NFKC", chr(code)) for code in range(0x2F00, 0x2FD6)} | {
+    ord(radical): character for radical, character in zip(OF_PARTS, CHARACTERS, strict=True)
+}
+"""Radicals (⼀, ⽂, ⻓) that programs which read PDF files give for characters (一, 文, 长)."""
 
-WIDE = re.compile("[０-９Ａ-Ｚａ-ｚ．\u2f00-\u2fd5]")
+WIDE = re.compile("[０-９Ａ-Ｚａ-ｚ．\u2e80-\u2fd5]")
 
 PLAIN = re.compile(r"[\t\n -~\u3000-\u3011\u4e00-\u9fff\uff01-\uff60“”‘’—…·]*")
 """Characters of which no step of ftfy, as it is set here, changes a line: most lines of Chinese."""
 LINE = re.compile(r"[^\n]*\n|[^\n]+")
+HAN = re.compile(r"[\u3400-\u9fff]")
+AS_WRITTEN = re.compile(r"(×(?=[“”‘’])|[“‘][À-ÖØ-öø-ÿ][”’])")
+"""Written in Chinese, but bytes of UTF-8 to ftfy, which makes ×ד of `××“` and “Ô of “Ã”."""
 DECIMAL_POINT = re.compile(r"(?<=[0-9])．(?=[0-9])")
 
 
@@ -86,7 +93,7 @@ class MendUnicodeMapper(Mapper):
         if not PLAIN.fullmatch(text):
             # Line by line, as ftfy works itself: what it would leave alone is not given to it.
             text = "".join(
-                line if PLAIN.fullmatch(line) else ftfy.fix_text(line, self.config)
+                line if PLAIN.fullmatch(line) else self._repaired(line)
                 for line in LINE.findall(text)
             )
         if self.widths:
@@ -94,6 +101,15 @@ class MendUnicodeMapper(Mapper):
                 text = DECIMAL_POINT.sub(".", text.translate(FULL_WIDTH | RADICALS))
             text = NOTHING.sub("", text)
         return text
+
+    def _repaired(self, line: str) -> str:
+        if not (AS_WRITTEN.search(line) and HAN.search(line)):
+            return ftfy.fix_text(line, self.config)
+        # Every second piece is what stays.
+        return "".join(
+            piece if number % 2 else ftfy.fix_text(piece, self.config)
+            for number, piece in enumerate(AS_WRITTEN.split(line))
+        )
 
     def process_batched(self, samples: dict[str, list[str]]) -> dict[str, list[str]]:
         """Mend every text of a batch."""

@@ -34,6 +34,11 @@ SHORT = 10
 """Chinese characters; a shorter text needs two different traditional ones: 王濛 is a name."""
 PARAGRAPH = 10
 """The same for a paragraph of another document, and how many different ones it must have."""
+NEIGHBOUR = 3
+"""Different ones in a paragraph of such a document that has no simplified character: it is
+converted if another one is, so that no answer changes the script from line to line."""
+SPEAKER = re.compile(r"\s*问：")
+"""Stands before questions of dialogues in simplified characters, whatever follows."""
 FOREIGN = 0.15
 """Share of kana or Hangul, of all letters of East Asia, from which on a text is not Chinese."""
 
@@ -142,6 +147,10 @@ class TraditionalToSimplifiedMapper(Mapper):
         ]
         if not any(wanted) or REQUEST.search(text):
             return text
+        wanted = [
+            want or (count.is_neighbour() and not NAMES_CHARACTERS.search(line))
+            for want, count, line in zip(wanted, kinds, lines, strict=True)
+        ]
         particle = _particle(text)
         return "\n".join(
             _simplified(line, particle) if want else line
@@ -183,6 +192,7 @@ class _Count:
 
     def __init__(self, line: str) -> None:
         only = _characters()
+        line = SPEAKER.sub("", line, count=1)
         self.found = only.traditional.findall(line)
         self.other = len(only.other.findall(line)) if self.found else 0
         # An English line may name places in Chinese. Two letters of five, or so, are vowels.
@@ -199,6 +209,10 @@ class _Count:
             return self.other < least or self.other < times * len(self.found)
         different = len(set(self.found))
         return different >= PARAGRAPH and len(self.found) > PARAGRAPH * self.other
+
+    def is_neighbour(self) -> bool:
+        """True if the line is to be converted where another one of its document is."""
+        return self.is_chinese and not self.other and len(set(self.found)) >= NEIGHBOUR
 
 
 def _is_mostly_traditional(text: str, lines: list[_Count]) -> bool:

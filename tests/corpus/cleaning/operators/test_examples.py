@@ -19,6 +19,10 @@ from corpus.cleaning import recipe as recipes
         ("æ\x96‡å\xad—", "文字"),
         ("&lt;b&gt;", "&lt;b&gt;"),
         ("一\r\n二\x00", "一\n二"),
+        # Characters that are bytes of UTF-8 by chance stay; what is mojibake beside them does not.
+        ("爱过去的××“”，怀念××“之类", "爱过去的××“”，怀念××“之类"),
+        ("字母“Ã”与“Â”，5×“3”，Ã©cole", "字母“Ã”与“Â”，5×“3”，école"),
+        ("企业\u2ec5习，\u2ed3三\u2ec6", "企业见习，长三角"),
     ],
 )
 def test_unicode_is_mended(before: str, after: str, apply: Any) -> None:

@@ -103,6 +103,13 @@ def test_what_is_no_html_stays(text: str, apply: Any) -> None:
     assert apply(RECIPE, NAME, text) == text
 
 
+@pytest.mark.parametrize(
+    "text", ["<html> 是根元素，<body> 里放内容。", "<html> 与 <body> 里 a<b", "<body> 里是正文"]
+)
+def test_a_text_that_begins_with_the_name_of_an_element_is_no_page(text: str, apply: Any) -> None:
+    assert apply(RECIPE, NAME, text) == text
+
+
 @settings(max_examples=200)
 @given(pieces=st.lists(st.sampled_from(SPARED), min_size=2, max_size=5))
 def test_neighbours_of_what_stays_do_not_change_that(pieces: list[str], apply: Any) -> None:

@@ -81,7 +81,10 @@ def test_chinese_and_its_punctuation_survive(apply: Any, text: str) -> None:
             st.text(alphabet="aé×â€œÃ¤ \x85\u2028\r中“", max_size=12),
         ),
         max_size=4,
-    ).map("\n".join)
+    )
+    .map("\n".join)
+    # What it would take for Hebrew, there is a test of its own for.
+    .filter(lambda text: not re.search("×[“”]|[“][éÃ¤][“”]", text))
 )
 def test_lines_that_are_not_given_to_ftfy_are_those_it_leaves_alone(apply: Any, text: str) -> None:
     mapper = operator("repaired/text", "mend_unicode_mapper")

@@ -110,6 +110,20 @@ def test_only_paragraphs_that_are_traditional_are_converted(mapper: Any) -> None
     assert applied(mapper, mostly) == "\n".join([converted] * 3 + [simplified])
 
 
+def test_an_answer_does_not_change_its_script_from_line_to_line(mapper: Any) -> None:
+    question = "问：請構思一個主題，並創作短片"
+    long = "答：鏡頭一：早上六點，鬧鐘響起，主人起床準備上班，寵物狗還在繼續睡覺，開門時叫個不停。"
+    short = "鏡頭二：主人把寵物帶走"
+    simplified = "\n".join(["问：这个故事还可以写得更长吗？请补充细节与对话，让读者觉得亲切。"] * 9)
+    after = mapper.convert("\n".join([question, long, short, simplified, "王濛說"]))
+    assert "寵" not in after
+    assert "請" not in after
+    assert after.endswith("王濛說")
+    # Alone, neither is enough.
+    alone = "\n".join([question, short, simplified])
+    assert mapper.convert(alone) == alone
+
+
 def test_code_and_english_do_not_hide_a_traditional_text(mapper: Any) -> None:
     code = "```python\nfor number in range(100):\n    print(number, enumerate_all(numbers))\n```"
     english = "The Taipei (臺北) Times is an English newspaper in Taiwan (臺灣)."
