@@ -73,6 +73,25 @@ def misprinted(text: str, share: float, rng: random.Random) -> str:
     return "".join(out)
 
 
+def misspelt(text: str, share: float, rng: random.Random) -> str:
+    """This share of the characters left out, doubled, swapped with the next, or a look-alike."""
+    out = []
+    characters = list(text)
+    for at, character in enumerate(characters):
+        if character.isspace() or character.isdigit() or rng.random() >= share:
+            out.append(character)
+            continue
+        kind = rng.randrange(4)
+        if kind == 1:
+            out.append(2 * character)
+        elif kind == 2 and at + 1 < len(characters):
+            out.append(characters[at + 1])
+            characters[at + 1] = character
+        elif kind == 3:
+            out.append(_LOOK_ALIKES.get(character, rng.choice("aeо口曰")))
+    return "".join(out)
+
+
 def misread(text: str, rng: random.Random) -> str:
     """As optical recognition leaves it: blanks between characters, look-alikes, specks."""
     out = []
@@ -131,6 +150,7 @@ DRESSES: dict[str, Dress] = {
     "3 % misprinted, stem and answer": lambda q, rng: misprinted(
         f"问：{q.stem}\n答：{answer(q, rng)}", 0.03, rng
     ),
+    "3 % misspelt": lambda q, rng: misspelt(asked(q), 0.03, rng),
     "misread": lambda q, rng: misread(asked(q), rng),
     "options after 10 sentences": lambda q, rng: f"{q.stem}\n{_filled(10, rng)}\n{listed(q)}",
     "options after 60 sentences": lambda q, rng: f"{q.stem}\n{_filled(60, rng)}\n{listed(q)}",
@@ -141,6 +161,14 @@ DRESSES: dict[str, Dress] = {
     "stem, explanation, answer": lambda q, rng: (
         f"{q.stem}\n解析：这道题考查基础知识，请结合教材复习。所以正确答案是{answer(q, rng)}。"
     ),
+    "answer before the stem": lambda q, rng: f"答案是“{answer(q, rng)}”的题目：{q.stem}",
+    "row of a table": lambda q, rng: f"| 12 | {q.stem} | {answer(q, rng)} | 单选 |",
+    "row of tab-separated values": lambda q, rng: f"12\t{q.stem}\t{answer(q, rng)}\t2",
+    "object of JSON": lambda q, rng: json.dumps(
+        {"question": q.stem, "answer": answer(q, rng)}, ensure_ascii=False
+    ),
+    "answer in bold": lambda q, rng: f"**{q.stem}**\n\n- **{answer(q, rng)}** ✓",
+    "answer in English": lambda q, rng: f"{q.stem} The correct answer is {answer(q, rng)}.",
     "answer in the blank": lambda q, rng: (
         q.stem.replace("____", f"（{answer(q, rng)}）")
         if "____" in q.stem
@@ -148,6 +176,7 @@ DRESSES: dict[str, Dress] = {
     ),
     "stem alone": lambda q, rng: q.stem,
     "a line break every 12 characters": lambda q, rng: broken(asked(q), 12),
+    "a line break every 30 characters": lambda q, rng: broken(asked(q), 30),
     "numbers between": lambda q, rng: (
         f"12、{q.stem}\n" + "\n".join(f"（{i}）{o}" for i, o in enumerate(q.options, 1))
     ),

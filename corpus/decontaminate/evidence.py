@@ -8,74 +8,48 @@ poem, an article of a law) says little: the words that ask must be there too.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
 from corpus.decontaminate.alignment import GAP, Alignment, align
+from corpus.decontaminate.misprints import mended, misprinted_option
+from corpus.decontaminate.prepared import PreparedQuestion, Wording, prepared
 from corpus.decontaminate.questions import BenchmarkQuestion, ContaminationConfig
-from corpus.decontaminate.tokens import Hashes, Places, Tokens, ngrams, tokenize
-
-Weights = npt.NDArray[np.float64]
+from corpus.decontaminate.tokens import Places, Tokens, ngrams
 
 STEM_LEAST = 0.65
 """Share of a stem that must be there however well the options agree: many questions have the same
 options."""
 STEM_LEAST_APART = 0.85
 """The same beside options that stand elsewhere, or beside the answer alone."""
+MENDED_LEAST = 0.5
+"""Share of the words of a stem or option that must be there as they are, for others to be taken for
+misprints."""
 OPTION_LEAST = 0.7
 """Share of each option, but one, that must be there."""
 ASKING_LEAST = 0.5
 """Share of the clause that asks that must be there where no options are."""
-QUOTED = 5
-"""Tokens from which words in quotation marks are a quotation, and not a term."""
-QUOTED_WEIGHT = 0.1
-"""Weight of a quoted token; that of any other is 1."""
 ANSWER_WITHIN = 60
 """Tokens after a stem in which its answer stands."""
+WORD_WITHIN = 15
+"""The same for an answer of a word or two."""
 SIGN_WITHIN = 16
 """Characters before an answer in which a sign says that it is one: a colon, a bracket, 答."""
 BARE = 18
 """Tokens of stem and answer together that count without any sign between them of being asked."""
 FAR = 6000
 """Tokens before and after a stem in which its options are looked for."""
-CLAUSE = 5
-"""Tokens of a clause that asks; a shorter one counts together with those before it."""
 LIST_WITHIN = 80
 """Characters after a stem in which a list of options begins, if it is the stem's own."""
 OPTIONS_SEEN = 400
 """Characters after a stem in which two options of such a list are recognised."""
 
 _LISTED = re.compile(r"(?<![A-Za-z])A\s*[.．、:：)）].+?(?<![A-Za-z])B\s*[.．、:：)）]", re.DOTALL)
-_QUOTATION = re.compile('“([^”]*)”|「([^」]*)」|『([^』]*)』|"([^"]*)"|‘([^’]*)’')
-_CLAUSE = re.compile("[，。；：？！,;:?!\n]+")
-_ASKS = re.compile(r"_{2,}|[（(]\s*[)）]|[？?]|下列|以下|哪|什么|谁|几|多少|是否|何|怎")
-_SIGN = re.compile(r"[？?：:（(_【\[\n]|答|选|[A-Da-d]\s*[.．、)）]")
-_NUMERALS = "零一二三四五六七八九十百千万两"
-
-
-@dataclass(frozen=True)
-class PreparedQuestion:
-    """A question as it is compared with texts."""
-
-    stem: Hashes
-    """Tokens of its stem."""
-    weights: Weights
-    """Weight of each of them."""
-    asking: npt.NDArray[np.bool_]
-    """True for those of the clause that asks."""
-    numbers: npt.NDArray[np.bool_]
-    """True for those that are numbers."""
-    options: tuple[Hashes, ...]
-    """Tokens of each option that has any."""
-    answers: tuple[Hashes, ...]
-    """Tokens of the right option; of every option where the right one is not known."""
-
-    @property
-    def size(self) -> int:
-        """Tokens of stem and options."""
-        return len(self.stem) + sum(map(len, self.options))
+_SIGN = re.compile(
+    r"[？?：:（(_【\[\n\t|]|[\"”]\s*,\s*[\"“]|答|选|[A-Da-d]\s*[.．、)）]|\b(?:answer|correct|choose)\b",
+    re.IGNORECASE,
+)
+_CALLED = re.compile(r"答案|应选|正确选项|\banswer\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -104,46 +78,6 @@ class Passage:
         return [(int(part[0]), int(part[-1]) + 1) for part in np.split(self.places, breaks)]
 
 
-@lru_cache(maxsize=8192)
-def prepared(question: BenchmarkQuestion) -> PreparedQuestion:
-    """Prepare a question for comparison."""
-    stem = tokenize(question.stem)
-    spans = [stem.span(k, k + 1) for k in range(len(stem.hashes))]
-    words = stem.strings()
-    quoted = np.zeros(len(spans), bool)
-    for match in _QUOTATION.finditer(question.stem):
-        inside = np.array([match.start() <= b and e <= match.end() for b, e in spans], bool)
-        if inside.sum() >= QUOTED:
-            quoted |= inside
-    asking = _asking(question.stem, spans) & ~quoted
-    numbers = np.array([w.isdigit() or w in _NUMERALS for w in words], bool)
-    options = [tokenize(option).hashes for option in question.options]
-    answers = [tokenize(question.answer).hashes] if question.answer else options
-    return PreparedQuestion(
-        stem=stem.hashes,
-        weights=np.where(quoted, QUOTED_WEIGHT, 1.0),
-        asking=asking,
-        numbers=numbers.reshape(len(spans)),
-        options=tuple(option for option in options if len(option)),
-        answers=tuple(option for option in answers if len(option)),
-    )
-
-
-def _asking(stem: str, spans: Sequence[tuple[int, int]]) -> npt.NDArray[np.bool_]:
-    """The tokens of the clause that asks, and of its neighbours where it is only a word or two."""
-    ends = [m.end() for m in _CLAUSE.finditer(stem)] + [len(stem)]
-    clauses = list(zip([0, *ends[:-1]], ends, strict=True))
-    of = [next(k for k, (_, end) in enumerate(clauses) if b < end) for b, _ in spans]
-    asks = {k for k, (b, e) in enumerate(clauses) if _ASKS.search(stem, b, e)}
-    chosen = asks or set(of[-1:])
-    marked = np.array([k in chosen for k in of], bool)
-    for k in range(min(chosen, default=0) - 1, -1, -1):
-        if marked.sum() >= CLAUSE:
-            break
-        marked |= np.array(of) == k
-    return marked if marked.sum() >= CLAUSE else np.ones(len(of), bool)
-
-
 def passages(
     question: BenchmarkQuestion,
     text: str,
@@ -165,11 +99,19 @@ def passages(
     asked = prepared(question)
     for low, high in places:
         begin, end = max(0, low), min(len(tokens.hashes), high)
-        found = align(asked.stem, tokens.hashes[begin:end])
+        found = _aligned(asked.stem, tokens, begin, end)
         if found is not None:
             passage = _judged(asked, text, tokens, _moved(found, begin), least, config)
             if passage is not None:
                 yield passage
+
+
+def _aligned(part: Wording, tokens: Tokens, begin: int, end: int) -> Alignment | None:
+    """The alignment of a part with a stretch of a text, misprinted words included."""
+    found = align(part.hashes, tokens.hashes[begin:end])
+    if found is None or found.covered.all() or found.share < MENDED_LEAST:
+        return found
+    return mended(found, part.words, tokens.strings(begin, end))
 
 
 def _moved(found: Alignment, by: int) -> Alignment:
@@ -246,15 +188,20 @@ def _options_in(
     begin, end = max(0, where[0]), min(len(tokens.hashes), where[1])
     counted: list[tuple[int, float]] = []
     places, missing = [stem.places[stem.covered]], 0
-    for option in asked.options:
-        found = _present(option, tokens.hashes[begin:end])
+    # Each stands in a place of its own: 十八周岁 alone is not 十八周岁, 十六周岁 and 八周岁.
+    free = np.ones(max(0, end - begin), bool)
+    own = places[0][(places[0] >= begin) & (places[0] < end)]
+    free[own - begin] = False
+    for option in sorted(asked.options, key=len, reverse=True):
+        found = _present(option, tokens, np.flatnonzero(free) + begin)
         have = 0.0 if found is None else found.share
         if have < OPTION_LEAST:
             missing += 1
             if missing > (1 if len(asked.options) > 2 else 0):
                 return None
         elif found is not None:
-            places.append(begin + found.places[found.covered])
+            places.append(found.places[found.covered])
+            free[places[-1] - begin] = False
         counted.append((len(option), have))
     if len(counted) > 2:
         counted.remove(min(counted, key=lambda option: (option[1], -option[0])))
@@ -264,20 +211,41 @@ def _options_in(
     return Passage(overlap, np.unique(np.concatenate(places)))
 
 
-def _present(option: Hashes, stretch: Hashes) -> Alignment | None:
-    """An option in a stretch of a text; one of up to three tokens must be there as it is."""
-    if len(option) > 3:
-        return align(option, stretch)
+def _present(option: Wording, tokens: Tokens, at: Places) -> Alignment | None:
+    """An option among some tokens of a text; one of up to three must be there as it is, or nearly.
+
+    Args:
+        option: the option.
+        tokens: of the text.
+        at: those that may belong to it, in order.
+    """
+    stretch = tokens.hashes[at]
     count = len(stretch) - len(option) + 1
-    if count <= 0:
-        return None
-    same = np.ones(count, bool)
-    for k, token in enumerate(option):
+    if len(option) > 3:
+        found = align(option.hashes, stretch)
+        if found is not None and not found.covered.all() and found.share >= MENDED_LEAST:
+            found = mended(found, option.words, _strings(tokens, at))
+        if found is None:
+            return None
+        return Alignment(found.covered, np.where(found.covered, at[found.places], -1))
+    same = np.ones(max(0, count), bool)
+    for k, token in enumerate(option.hashes):
         same &= stretch[k : k + count] == token
-    if not same.any():
+    if same.any():
+        first = int(same.argmax())
+        return Alignment(np.ones(len(option), bool), at[first : first + len(option)])
+    near = misprinted_option(option.words, _strings(tokens, at)) if len(stretch) else None
+    if near is None:
         return None
-    at = int(same.argmax())
-    return Alignment(np.ones(len(option), bool), np.arange(at, at + len(option)))
+    spread = near[0] + np.arange(len(option)) * (near[1] - near[0]) // len(option)
+    return Alignment(np.ones(len(option), bool), at[spread])
+
+
+def _strings(tokens: Tokens, at: Places) -> list[str]:
+    """The text of some tokens."""
+    first = int(at[0])
+    every = tokens.strings(first, int(at[-1]) + 1)
+    return [every[k] for k in (at - first).tolist()]
 
 
 def _clusters(
@@ -290,7 +258,7 @@ def _clusters(
     for option in asked.options:
         length = min(3, len(option))
         grams = ngrams(stretch, length)
-        at.append(np.flatnonzero(np.isin(grams, ngrams(option, length))) + begin)
+        at.append(np.flatnonzero(np.isin(grams, ngrams(option.hashes, length))) + begin)
     starts = np.unique(np.concatenate(at))
     if not len(starts):
         return []
@@ -320,16 +288,22 @@ def _with_answer(
         total = len(asked.stem) + len(answer)
         if len(asked.stem) < 4 or total < config.min_tokens:
             continue
-        # Inside the stem, where its blank is, or after it; a word or two only right behind it.
-        within = ANSWER_WITHIN if len(answer) > 2 else 15
+        # Inside the stem, where its blank is, or after it; a word or two only right behind it, or
+        # called the answer.
+        within = ANSWER_WITHIN if len(answer) > 2 else WORD_WITHIN
         own = set(stem.places.tolist())
         begin = stem.first
         end = min(len(tokens.hashes), stem.last + within + 2 * len(answer))
         free = np.array([k for k in range(begin, end) if k not in own], np.int64)
-        found = _present(answer, tokens.hashes[free]) if len(free) else None
+        found = _present(answer, tokens, free) if len(free) else None
         if found is None or found.share < STEM_LEAST_APART:
-            continue
-        first = int(free[found.first])
+            found = _called_answer(answer, text, tokens, stem)
+            if found is None:
+                continue
+            overlap = (len(asked.stem) * share + len(answer) * found.share) / total
+            both = (stem.places[stem.covered], found.places[found.covered])
+            return Passage(overlap, np.union1d(*both))
+        first = found.first
         at = tokens.span(first, first + 1)[0]
         behind = stem.places[(stem.places >= 0) & (stem.places < first)]
         before = tokens.span(int(behind.max()), int(behind.max()) + 1)[1] if len(behind) else at
@@ -338,5 +312,22 @@ def _with_answer(
             continue
         overlap = (len(asked.stem) * share + len(answer) * found.share) / total
         own_places = stem.places[stem.covered]
-        return Passage(overlap, np.union1d(own_places, free[found.places[found.covered]]))
+        return Passage(overlap, np.union1d(own_places, found.places[found.covered]))
+    return None
+
+
+def _called_answer(answer: Wording, text: str, tokens: Tokens, stem: Alignment) -> Alignment | None:
+    """The answer before its stem or at some distance, if a word says that it is one.
+
+    Titles and explanations say so of many things.
+    """
+    reach = ANSWER_WITHIN + 2 * len(answer)
+    for low, high in ((stem.last, stem.last + reach), (stem.first - reach, stem.first)):
+        at = np.arange(max(0, low), min(high, len(tokens.hashes)))
+        found = _present(answer, tokens, at) if len(at) else None
+        if found is None or found.share < STEM_LEAST_APART:
+            continue
+        begin = tokens.span(found.first, found.first + 1)[0]
+        if _CALLED.search(text, max(0, begin - SIGN_WITHIN), begin):
+            return found
     return None

@@ -24,6 +24,7 @@ from common.errors import DataError
 from common.files import complete_file
 from common.paths import display
 from corpus.decontaminate.alignment import GAP
+from corpus.decontaminate.arrays import NEVER, Arrays, arranged, thresholds
 from corpus.decontaminate.evidence import Passage, passages
 from corpus.decontaminate.questions import BenchmarkQuestion, ContaminationConfig
 from corpus.decontaminate.tokens import (
@@ -34,19 +35,18 @@ from corpus.decontaminate.tokens import (
     forms_digest,
     forms_versions,
     ngrams,
+    ngrams_at,
     take_forms,
     tokenize,
 )
 
-Shares = npt.NDArray[np.float64]
-
-MAX_SHARED = 12
-"""An n-gram in more questions than this is too common and is not looked for."""
-NEEDED = (0.25, 0.35)
-"""Share of a stem's n-grams that a stretch of a text has before it is aligned with it: of a short
-stem, of which a page header takes more, and of a long one."""
-PAIRS = 0.6
-"""Share of the pairs of neighbours in a stem that such a stretch has, too."""
+PAIRS = (0.6, 0.4)
+"""Share of the pairs of neighbours in a stem that such a stretch has, too: of characters, and of
+words, which a misprint changes as a whole."""
+WORDS = 3
+"""Tokens of an n-gram of a question in a language with blanks between its words."""
+SPACED = 0.6
+"""Share of words and numbers among the tokens of such a question."""
 MOST_STRETCHES = 3
 """Stretches of a piece that are aligned with a question, those with most n-grams of it."""
 PIECE = 1 << 18
@@ -56,14 +56,11 @@ PIECE_OVERLAP = 1 << 15
 EXCERPT = 400
 """Longest excerpt, in characters."""
 
-SIBLING_NGRAM = 5
-"""Tokens of the n-grams by which siblings are recognised: short, to fit between two differences."""
-SIBLING_SHARE = 0.15
-"""Share of a stem's n-grams in other stems above which a question has siblings."""
 
-_NEVER = np.iinfo(np.int32).max
 _PLACE_BITS = 24
 """Bits of a key that hold a token's place in a piece."""
+_PAIR_BITS = 17
+"""Bits of a pair by which it is looked up in a text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,33 +81,11 @@ class Match:
     """The stretches of the text that belong to it: first character, and the one after the last."""
 
 
-@dataclass(frozen=True)
-class _Arrays:
-    """Content of an index as numpy arrays."""
-
-    grams: Hashes
-    """Sorted hashes of n-grams."""
-    starts: Places
-    """n-gram -> its first entry in `owners`; one more at the end."""
-    owners: npt.NDArray[np.int32]
-    """Questions that contain it."""
-    needs: npt.NDArray[np.int32]
-    """Question -> n-grams of it that a text must have before it is worth a closer look."""
-    least: Shares
-    """Question -> overlap from which a text contains it."""
-    stems: Hashes
-    """Tokens of all stems, one after the other."""
-    stem_starts: Places
-    """Question -> its first token in `stems`; one more at the end."""
-    widths: npt.NDArray[np.int32]
-    """Question -> tokens of a stretch in which its n-grams are counted together."""
-
-
 class Index:
     """Searchable benchmark questions. Make one with `build_index` or `Index.load`."""
 
     def __init__(
-        self, config: ContaminationConfig, questions: Sequence[BenchmarkQuestion], arrays: _Arrays
+        self, config: ContaminationConfig, questions: Sequence[BenchmarkQuestion], arrays: Arrays
     ) -> None:
         self.config = config
         self.questions = tuple(questions)
@@ -124,19 +99,24 @@ class Index:
         self._may_have = np.zeros((2, 1 << bits), np.bool_)
         for which in range(2):
             self._may_have[which][self._bucket(arrays.grams, which)] = True
+        self._stem_pairs = _pairs(arrays.stems)
+        self._enough = np.where(arrays.spaced, PAIRS[1], PAIRS[0]) - 1e-9
 
     @classmethod
     def build(cls, questions: Iterable[BenchmarkQuestion], config: ContaminationConfig) -> "Index":
         """Index these questions."""
-        questions, n = list(questions), config.ngram
+        questions = list(questions)
         hashes: list[Hashes] = []
-        stems = [tokenize(question.stem).hashes for question in questions]
-        least = _thresholds(stems, config)
+        tokens = [tokenize(question.stem) for question in questions]
+        stems = [stem.hashes for stem in tokens]
+        spaced = np.array([bool(len(t.hashes)) and t.spaced.mean() > SPACED for t in tokens], bool)
+        least = thresholds(stems, config)
         widths = np.zeros(len(questions), np.int64)
         shares = np.zeros(len(questions), np.int64)
         for number, (question, stem) in enumerate(zip(questions, stems, strict=True)):
             options = [tokenize(option).hashes for option in question.options]
             size = len(stem) + sum(map(len, options))
+            n = WORDS if spaced[number] else config.ngram
             parts, widths[number] = [stem], len(stem) + GAP
             if len(stem) < config.min_stem:
                 # What is left of a short stem may hold no n-gram: its options propose it, too.
@@ -148,13 +128,15 @@ class Index:
             hashes.append(np.unique(np.concatenate([*grams, np.zeros(0, np.uint64)])))
             shares[number] = len(np.unique(ngrams(stem, n)))
         return cls(
-            config, questions, _arranged(hashes, stems, shares, least, widths, config.min_stem)
+            config,
+            questions,
+            arranged(hashes, stems, shares, spaced, least, widths, config.min_stem),
         )
 
     @property
     def num_checkable(self) -> int:
         """Questions that can be found."""
-        return int(np.count_nonzero(self._arrays.needs < _NEVER))
+        return int(np.count_nonzero(self._arrays.needs < NEVER))
 
     @property
     def num_ngrams(self) -> int:
@@ -164,7 +146,7 @@ class Index:
     def unchecked(self) -> Iterator[BenchmarkQuestion]:
         """Yield the questions that are too short, or too much like others, to be recognised."""
         for question, need in zip(self.questions, self._arrays.needs, strict=True):
-            if need == _NEVER:
+            if need == NEVER:
                 yield question
 
     def find(self, text: str) -> list[Match]:
@@ -180,7 +162,7 @@ class Index:
 
     def _find(self, text: str) -> Iterator[tuple[int, Match]]:
         tokens = tokenize(text)
-        grams = ngrams(tokens.hashes, self.config.ngram)
+        grams, at = _looked_up(tokens, self.config.ngram)
         hits = np.flatnonzero(self._may_be_there(grams, 0))
         hits = hits[self._may_be_there(grams[hits], 1)]
         if not len(hits):
@@ -194,7 +176,7 @@ class Index:
             return
         sizes = self._sizes[rows]
         inner = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        entries, where = np.repeat(arrays.starts[rows], sizes) + inner, np.repeat(hits, sizes)
+        entries, where = np.repeat(arrays.starts[rows], sizes) + inner, np.repeat(at[hits], sizes)
         owners = arrays.owners[entries].astype(np.int64)
         found: dict[int, tuple[Match, Passage]] = {}
         for number, stretches in self._stretches(tokens, owners, where):
@@ -223,9 +205,10 @@ class Index:
         chosen = np.flatnonzero(counts >= arrays.needs[owners])
         if not len(chosen):
             return
+        pairs = _pairs(tokens.hashes)
+        chosen = chosen[self._may_be_asked(owners[chosen], pairs)]
         best = chosen[np.lexsort((-counts[chosen], owners[chosen]))]
         firsts, lasts = where[best].tolist(), where[ends[best] - 1].tolist()
-        pairs = _pairs(tokens.hashes)
         stretches: list[tuple[int, int]] = []
         before = -1
         for number, first, last in zip(owners[best].tolist(), firsts, lasts, strict=True):
@@ -233,17 +216,39 @@ class Index:
                 if stretches:
                     yield before, stretches
                 before, stretches = number, []
-                stem = arrays.stems[arrays.stem_starts[number] : arrays.stem_starts[number + 1]]
-                wanted = _pairs(stem)
+                wanted = self._stem_pairs[
+                    arrays.stem_starts[number] : arrays.stem_starts[number + 1] - 1
+                ]
             if len(stretches) == MOST_STRETCHES or any(b <= first < e for b, e in stretches):
                 continue
             width = int(arrays.widths[number])
             low, high = max(0, first - width), last + width
-            if len(wanted) and _present(wanted, pairs[low:high]) < PAIRS:
+            if len(wanted) and _present(wanted, pairs[low:high]) < self._enough[number]:
                 continue
             stretches.append((low, high))
         if stretches:
             yield before, stretches
+
+    def _may_be_asked(self, owners: Places, pairs: Hashes) -> npt.NDArray[np.bool_]:
+        """False for each entry whose question has too few pairs in common with a text.
+
+        Args:
+            owners: a question for each entry, ascending.
+            pairs: those of the whole text.
+        """
+        first = np.append(True, np.diff(owners) != 0)
+        numbers = owners[first]
+        starts = self._arrays.stem_starts[numbers]
+        sizes = self._arrays.stem_starts[numbers + 1] - 1 - starts
+        begins = np.cumsum(sizes) - sizes
+        inner = np.arange(int(sizes.sum())) - np.repeat(begins, sizes)
+        there = np.zeros(1 << _PAIR_BITS, np.bool_)
+        there[pairs >> np.uint64(64 - _PAIR_BITS)] = True
+        wanted = self._stem_pairs[np.repeat(starts, sizes) + inner]
+        seen = np.append(0, np.cumsum(there[wanted >> np.uint64(64 - _PAIR_BITS)]))
+        enough = seen[begins + sizes] - seen[begins] >= self._enough[numbers] * sizes
+        asked: npt.NDArray[np.bool_] = enough[np.cumsum(first) - 1]
+        return asked
 
     def _may_be_there(self, grams: Hashes, which: int) -> npt.NDArray[np.bool_]:
         """False for each n-gram that is certainly not looked for."""
@@ -287,7 +292,7 @@ class Index:
         if hashlib.sha256(content).hexdigest() != about["arrays"]:
             raise DataError(f"{display(path)} and its .json are not of one index: make it again")
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            loaded = _Arrays(**{name: arrays[name] for name in _Arrays.__dataclass_fields__})
+            loaded = Arrays(**{name: arrays[name] for name in Arrays.__dataclass_fields__})
             if about["versions"] == forms_versions():
                 take_forms(arrays)
         if about["forms"] != forms_digest():
@@ -305,6 +310,23 @@ class Index:
         index = cls(ContaminationConfig(**config), questions, loaded)
         index.bad_rows = about["bad_rows"]
         return index
+
+
+def _looked_up(tokens: Tokens, length: int) -> tuple[Hashes, Places]:
+    """Every n-gram of a text that may be a question's, and its first token."""
+    grams = ngrams(tokens.hashes, length)
+    at = np.arange(len(grams))
+    spaced = tokens.spaced
+    of_words = spaced[: 1 - WORDS].copy()
+    for k in range(1, WORDS):
+        of_words &= spaced[k : len(spaced) + 1 + k - WORDS]
+    words = np.flatnonzero(of_words)
+    if not len(words):
+        return grams, at
+    return (
+        np.concatenate([grams, ngrams_at(tokens.hashes, words, WORDS)]),
+        np.concatenate([at, words]),
+    )
 
 
 def _pairs(hashes: Hashes) -> Hashes:
@@ -352,48 +374,3 @@ def _without_look_alikes(
     for number, (match, passage) in found.items():
         if number not in less:
             yield number, (match, passage)
-
-
-def _arranged(
-    hashes: list[Hashes],
-    stems: list[Hashes],
-    grams_of_stem: Places,
-    least: Shares,
-    widths: Places,
-    min_stem: int,
-) -> _Arrays:
-    """Sort entries by n-gram, without too common ones; a question with no other never matches."""
-    all_hashes = np.concatenate([*hashes, np.zeros(0, np.uint64)])
-    all_owners = np.repeat(np.arange(len(hashes), dtype=np.int32), [len(h) for h in hashes])
-    order = np.lexsort((all_owners, all_hashes))
-    all_hashes, all_owners = all_hashes[order], all_owners[order]
-    _, inverse, sizes = np.unique(all_hashes, return_inverse=True, return_counts=True)
-    kept = sizes[inverse] <= MAX_SHARED
-    grams, sizes = np.unique(all_hashes[kept], return_counts=True)
-    stem_starts = np.cumsum([0, *map(len, stems)])
-    left = np.bincount(all_owners[kept], minlength=len(hashes))
-    long = np.diff(stem_starts) >= min_stem
-    needs = np.ceil(np.where(long, NEEDED[1], NEEDED[0]) * np.minimum(grams_of_stem, left))
-    return _Arrays(
-        grams=grams,
-        starts=np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]),
-        owners=all_owners[kept],
-        needs=np.where(left > 0, np.maximum(needs, 1), _NEVER).astype(np.int32),
-        least=least,
-        stems=np.concatenate([*stems, np.zeros(0, np.uint64)]),
-        stem_starts=stem_starts,
-        widths=widths.astype(np.int32),
-    )
-
-
-def _thresholds(stems: list[Hashes], config: ContaminationConfig) -> Shares:
-    """The overlap that each question must have: more if other stems have a part of it."""
-    grams = [np.unique(ngrams(stem, SIBLING_NGRAM)) for stem in stems]
-    sizes = np.array([len(part) for part in grams], np.int64)
-    _, inverse, counts = np.unique(
-        np.concatenate([*grams, np.zeros(0, np.uint64)]), return_inverse=True, return_counts=True
-    )
-    owners = np.repeat(np.arange(len(stems)), sizes)
-    shared = np.bincount(owners, counts[inverse] > 1, minlength=len(stems))
-    sibling = shared > SIBLING_SHARE * sizes
-    return np.where(sibling, max(config.overlap, config.sibling_overlap), config.overlap)

@@ -125,9 +125,16 @@ class Tokens:
         text, begins = self._joined
         return text[int(begins[first]) - 1 : int(begins[last])]
 
-    def strings(self) -> tuple[str, ...]:
-        """The canonical text of each token."""
-        return tuple(self.window(0, len(self.firsts)).split(BREAK)[1:-1])
+    @functools.cached_property
+    def spaced(self) -> npt.NDArray[np.bool_]:
+        """True for tokens of several letters or digits, False for those of one character."""
+        kinds: npt.NDArray[np.bool_] = self.codes[self.firsts] >> _KIND_SHIFT != SINGLE
+        return kinds
+
+    def strings(self, first: int = 0, last: int | None = None) -> tuple[str, ...]:
+        """The canonical text of each token, of all or of tokens first to last - 1."""
+        last = len(self.firsts) if last is None else last
+        return tuple(self.window(first, last).split(BREAK)[1:-1])
 
     def span(self, first: int, last: int) -> tuple[int, int]:
         """Begin and end in the text of tokens first to last - 1."""
@@ -169,6 +176,15 @@ def ngrams(hashes: Hashes, length: int) -> Hashes:
     spans = sums[length - 1 :].copy()
     spans[1:] -= sums[: count - 1]
     return _mixed(spans * inverses[:count])
+
+
+def ngrams_at(hashes: Hashes, places: Places, length: int) -> Hashes:
+    """The hashes of `ngrams` of some runs, given by the places of their first tokens."""
+    powers, _ = _powers(length, _Q)
+    sums = hashes[places]
+    for k in range(1, length):
+        sums += hashes[places + k] * powers[k]
+    return _mixed(sums)
 
 
 def _mixed(hashes: Hashes) -> Hashes:
