@@ -44,7 +44,13 @@ PAPER = {
 
 def test_every_corpus_recipe_has_a_format() -> None:
     names = [path.stem for path in (RECIPES / "corpora").glob("*.yaml")]
-    assert set(names) == {*PAPER, "plain_files", "plain_lines", "plain_records"}
+    assert set(names) == {
+        *PAPER,
+        "plain_files",
+        "plain_lines",
+        "plain_records",
+        "exam_explanations",
+    }
     validate(NormalizeConfig(corpora=tuple(names)), "normalize")
 
 
