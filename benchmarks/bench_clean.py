@@ -322,7 +322,7 @@ def by_operator(recipe: str, inputs: dict[str, Path], models: Path) -> list[dict
     os.environ["DATA_JUICER_EXTERNAL_MODELS_HOME"] = str(models)
     os.environ["HF_HUB_OFFLINE"] = "1"
     from corpus.cleaning.engine import pipeline
-    from corpus.cleaning.ledger import Examples
+    from corpus.cleaning.review.sample import Sample
 
     loaded = recipes.load(recipe)
     loaded.import_custom_operators()
@@ -340,7 +340,7 @@ def by_operator(recipe: str, inputs: dict[str, Path], models: Path) -> list[dict
             run_as_library(operator, [item.text for item in batch])
         plain = time.process_time() - started
         started = time.process_time()
-        batches = [pipeline.run_operators([operator], b, Examples(most=0)) for b in batches]
+        batches = [pipeline.run_operators([operator], b, Sample(most=0)) for b in batches]
         ours = time.process_time() - started
         rows.append(
             {

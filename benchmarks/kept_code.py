@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from benchmarks._sample_texts import SHARED
 from corpus.cleaning import offline
 from corpus.cleaning import recipe as recipes
-from corpus.cleaning.ledger import Examples
+from corpus.cleaning.review.sample import Sample
 from corpus.formats.long_documents import OPENING, cut
 from corpus.formats.record_formats import starcoder
 
@@ -47,7 +47,7 @@ def measure(name: str, longest: int, listed: bool) -> None:
     operators = pipeline.build(recipe.by_document)
     items = [pipeline.TracedDocument.of(document) for document in documents(longest)]
     for batch in pipeline.batches(items):
-        pipeline.run_operators(operators, batch, Examples(most=0))
+        pipeline.run_operators(operators, batch, Sample(most=0))
     given, kept, reasons = Counter[str](), Counter[str](), Counter[str]()
     for item in items:
         given[item.source] += item.bytes_in

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             run_ours(arguments, scratch / "run", inputs, scratch / "models")
             ledger = json.loads((scratch / "run" / "ledger.json").read_text("utf-8"))
         print("\n".join(table(recipe, ledger["rows"])))
-        for example in [*ledger["changed"], *ledger["dropped"]]:
+        for example in [*ledger["sample"]["changed"], *ledger["sample"]["dropped"]]:
             if example["operator"] == arguments.examples:
                 print(json.dumps(example, ensure_ascii=False))
 

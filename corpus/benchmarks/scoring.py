@@ -20,11 +20,12 @@ Z95 = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
 
 
-def wilson_interval(right: int, total: int, z: float = Z95) -> tuple[float, float]:
+def wilson_interval(right: float, total: float, z: float = Z95) -> tuple[float, float]:
     """Compute Wilson's score interval for a proportion (Wilson 1927; 95 % by default).
 
     Unlike the normal approximation it stays inside [0, 1] and keeps its coverage for few questions.
-    Without a question it is the whole of [0, 1].
+    Without a question it is the whole of [0, 1]. Numbers of questions need not be whole: those of
+    a weighted sample are its effective size.
     """
     if not 0 <= right <= total:
         raise ValueError(f"{right} right answers of {total}")

@@ -14,16 +14,17 @@
 The ledger is computed from these rows alone (`ledger_entries`), so the two cannot disagree.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from common.files import complete_file, find_document
+from common.files import complete_file, find_document, read_json_lines
 from corpus.cleaning.ledger import LedgerEntry
 
 EDITS = pa.list_(pa.struct([("operator", pa.int16()), ("bytes", pa.int64())]))
@@ -161,6 +162,21 @@ def kept_document(folder: Path, document: str) -> dict[str, Any] | None:
         number = path.stem.rpartition("-")[2]
         return find_document(folder / row["source"] / f"{number}.jsonl", document)
     return None
+
+
+def kept_texts(folder: Path, documents: Collection[str]) -> dict[str, str]:
+    """Texts of cleaned documents by their ids, in one pass; those not kept are left out."""
+    texts: dict[str, str] = {}
+    wanted = pa.array(sorted(documents), pa.string())
+    for source in sorted({document.partition("/")[0] for document in documents}):
+        for path in files(folder, source):
+            ids = pq.read_table(path, columns=["id"])["id"]
+            here = set(ids.filter(pc.is_in(ids, wanted)).to_pylist())
+            cleaned = folder / source / f"{path.stem.rpartition('-')[2]}.jsonl"
+            if here and cleaned.exists():
+                rows = (row for row in read_json_lines(cleaned) if row["id"] in here)
+                texts |= {row["id"]: row["text"] for row in rows}
+    return texts
 
 
 def _rows_of(folder: Path, document: str) -> Iterator[tuple[Path, dict[str, Any]]]:

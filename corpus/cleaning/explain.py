@@ -10,17 +10,23 @@ import pyarrow.parquet as pq
 from common.errors import DataError
 from common.paths import display
 from corpus.cleaning import document_trace
+from corpus.cleaning.review.word_diff import in_line, word_diff
 
 EXCERPT = 300
 """Characters of a text that are shown."""
+DIFF = 20_000
+"""Characters of the differences between two texts that are shown."""
 
 
-def explain_document(folder: Path, document: str, recipes: Mapping[str, str]) -> dict[str, Any]:
+def explain_document(
+    folder: Path, document: str, text: str, recipes: Mapping[str, str]
+) -> dict[str, Any]:
     """Explain, operator by operator, what cleaning did with a document.
 
     Args:
         folder: the cleaned corpus.
         document: its id.
+        text: its text before cleaning.
         recipes: family -> name of its cleaning recipe.
 
     Returns:
@@ -51,6 +57,9 @@ def explain_document(folder: Path, document: str, recipes: Mapping[str, str]) ->
     }
     if kept is not None:
         explanation["text"] = kept["text"][:EXCERPT]
+        if kept["text"] != text:
+            changes = in_line(word_diff(text, kept["text"]))
+            explanation["diff"] = changes[:DIFF] + ("…" if len(changes) > DIFF else "")
     if trace["duplicate_of"]:
         original = document_trace.kept_document(folder, trace["duplicate_of"])
         explanation["duplicate_of"] = {

@@ -1,8 +1,11 @@
-"""Attrition gates: the largest share of its documents that a source may lose, by operator.
+"""Attrition gates: the largest shares of documents and of bytes that a source may lose.
 
-    max_drop:
+    max_drop:                                # documents
       "*":     {total: 0.95}                 # no source may lose more than 95 %
       skypile: {symbol_ratio_filter: 0.2}    # this filter drops at most a fifth of SkyPile
+    max_drop_bytes:                          # bytes, of dropped and within changed documents
+      "*":     {total: 0.4}
+      skypile: {html_to_text_mapper: 0.1}    # this mapper takes out at most a tenth of SkyPile
 
 They are compared with the ledger after the stage is complete, in every flow: a gate that is moved
 costs no second cleaning, and a tightened one also counts for a corpus that was cleaned before.
@@ -11,7 +14,7 @@ costs no second cleaning, and a tightened one also counts for a corpus that was 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from common.config import errors_of
 from common.errors import ConfigError, SteelError
@@ -26,6 +29,10 @@ ANY = "*"
 LISTED_OPERATORS = 6
 """Operators listed for a source that lost too much."""
 
+Unit = Literal["documents", "bytes"]
+KEYS: dict[Unit, str] = {"documents": "max_drop", "bytes": "max_drop_bytes"}
+"""Key of the configuration for the gates on shares of documents, and of bytes."""
+
 MaxDrop = Mapping[str, Mapping[str, Annotated[float, Ge(0), Le(1)]]]
 
 
@@ -38,19 +45,23 @@ class ExceededGate:
     share: float
     allowed: float
     gate: str
+    unit: Unit
 
     def row(self) -> dict[str, Any]:
         """As a row of a table."""
         return {
             "source": self.source,
             "operator": self.operator,
+            "of its": self.unit,
             "dropped %": _percent(self.share),
             "allowed %": _percent(self.allowed),
             "gate": self.gate,
         }
 
 
-def problems(max_drop: MaxDrop, recipes: Iterable[Recipe]) -> Iterator[SteelError]:
+def problems(
+    max_drop: MaxDrop, recipes: Iterable[Recipe], unit: Unit = "documents"
+) -> Iterator[SteelError]:
     """Yield an error for each gate with an unknown name: it could never close."""
     operators = {op.name for recipe in recipes for op in recipe.operators}
     known = {*operators, "contamination_filter", TOTAL, ANY}
@@ -59,45 +70,57 @@ def problems(max_drop: MaxDrop, recipes: Iterable[Recipe]) -> Iterator[SteelErro
             yield from errors_of(corpus, source)  # names the known ones where there is none
         for operator in sorted(gates.keys() - known):
             yield ConfigError(
-                f"max_drop.{source}.{operator}: no family's recipe has this operator. Known: "
+                f"{KEYS[unit]}.{source}.{operator}: no family's recipe has this operator. Known: "
                 f"{', '.join(sorted(known))}"
             )
 
 
-def exceeded(rows: Sequence[Mapping[str, Any]], max_drop: MaxDrop) -> list[ExceededGate]:
-    """Return the gates that a ledger exceeds."""
-    documents_in: dict[str, int] = {}
+def exceeded(
+    rows: Sequence[Mapping[str, Any]], max_drop: MaxDrop, unit: Unit = "documents"
+) -> list[ExceededGate]:
+    """Return the gates that a ledger exceeds.
+
+    Args:
+        max_drop: gates on shares of `unit`. Bytes are those of dropped documents and those that
+            mappers took out of others; where a text grows, they count against these.
+    """
+    came_in: dict[str, int] = {}
     for row in rows:
-        documents_in.setdefault(row["source"], row["documents_in"])
+        came_in.setdefault(row["source"], row[f"{unit}_in"])
     last = {row["source"]: row for row in rows}
     drops = [
-        (row["source"], row["operator"], row["documents_dropped"], row["documents_in"])
+        (row["source"], row["operator"], row[f"{unit}_in"] - row[f"{unit}_kept"], row[f"{unit}_in"])
         for row in rows
     ]
     drops += [
-        (source, TOTAL, documents - last[source]["documents_kept"], documents)
-        for source, documents in documents_in.items()
+        (source, TOTAL, number - last[source][f"{unit}_kept"], number)
+        for source, number in came_in.items()
     ]
     found = []
-    for source, operator, dropped, documents in drops:
+    for source, operator, dropped, number in drops:
         gate = _gate(max_drop, source, operator)
-        if gate and documents and (share := dropped / documents) > gate[0]:
+        if gate and number and (share := dropped / number) > gate[0]:
             found.append(
                 ExceededGate(
-                    source=source, operator=operator, share=share, allowed=gate[0], gate=gate[1]
+                    source=source,
+                    operator=operator,
+                    share=share,
+                    allowed=gate[0],
+                    gate=f"clean.{KEYS[unit]}.{gate[1]}",
+                    unit=unit,
                 )
             )
     return found
 
 
 def _gate(max_drop: MaxDrop, source: str, operator: str) -> tuple[float, str] | None:
-    """The narrowest gate for an operator and a source."""
+    """The narrowest gate for an operator and a source, and its place."""
     # `*` stands for any operator; the total is none.
     names = (operator,) if operator == TOTAL else (operator, ANY)
     for at in (source, ANY):
         for name in names:
             if name in max_drop.get(at, {}):
-                return max_drop[at][name], f"clean.max_drop.{at}.{name}"
+                return max_drop[at][name], f"{at}.{name}"
     return None
 
 
@@ -115,15 +138,15 @@ def describe(
         folder: the cleaned corpus.
     """
     lines = [_sentence(gate) for gate in gates]
-    for source in dict.fromkeys(gate.source for gate in gates):
-        lines += _losses(source, rows)
+    for source, unit in dict.fromkeys((gate.source, gate.unit) for gate in gates):
+        lines += _losses(source, rows, unit)
     families = {row["source"]: row["family"] for row in rows}
     used = sorted({display(recipe_file(recipes[families[g.source]])) for g in gates})
     return (
         "Cleaning dropped more than its gates allow:\n"
         + "\n".join(lines)
         + f"\nThe cleaned corpus and its ledger are in {display(folder)}: look at attrition.png "
-        f"and dropped-examples.jsonl there. Then change {' or '.join(used)}, or move the gate; "
+        f"and review.html there. Then change {' or '.join(used)}, or move the gate; "
         "moving it does not clean again."
     )
 
@@ -131,19 +154,20 @@ def describe(
 def _sentence(gate: ExceededGate) -> str:
     return (
         f"  {gate.source}: {gate.operator} dropped {_percent(gate.share)} % of its "
-        f"documents; {gate.gate} allows {_percent(gate.allowed)} %"
+        f"{gate.unit}; {gate.gate} allows {_percent(gate.allowed)} %"
     )
 
 
-def _losses(source: str, rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The operators that dropped most of a source, as lines."""
+def _losses(source: str, rows: Iterable[Mapping[str, Any]], unit: Unit) -> list[str]:
+    """The operators that took most out of a source, as lines."""
     mine = [row for row in rows if row["source"] == source]
-    worst = sorted(mine, key=lambda row: -row["documents_dropped"])[:LISTED_OPERATORS]
-    lines = [f"  {source}, {mine[0]['documents_in']} documents:"]
+    lost = {row["position"]: row[f"{unit}_in"] - row[f"{unit}_kept"] for row in mine}
+    worst = sorted(mine, key=lambda row: -lost[row["position"]])[:LISTED_OPERATORS]
+    lines = [f"  {source}, {mine[0][f'{unit}_in']} {unit}:"]
     lines += [
-        f"    {row['documents_dropped']:>9} of {row['documents_in']:>9}  {row['operator']}"
+        f"    {lost[row['position']]:>9} of {row[f'{unit}_in']:>9}  {row['operator']}"
         for row in worst
-        if row["documents_dropped"]
+        if lost[row["position"]] > 0
     ]
     return lines
 

@@ -5,13 +5,9 @@ next, in documents and in bytes. `check` proves it. The numbers come from the do
 (document_trace.py), partition by partition, and are added up here.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
-
-EXCERPT = 200
-"""Characters of a text shown in an example."""
 
 
 @dataclass(kw_only=True)
@@ -89,45 +85,3 @@ def rows(family_of: Mapping[str, str], entries: Iterable[LedgerEntry]) -> list[d
     merged = merge(entries)
     check(merged)
     return [{"family": family_of[entry.source]} | asdict(entry) for entry in merged]
-
-
-@dataclass(kw_only=True)
-class Examples:
-    """A few documents that an operator dropped or changed, of each operator and source."""
-
-    most: int
-    """Of each operator, source and sort."""
-    dropped: list[dict[str, Any]] = field(default_factory=list)
-    changed: list[dict[str, Any]] = field(default_factory=list)
-    _shown: dict[tuple[str, int, str], int] = field(default_factory=lambda: defaultdict(int))
-
-    def wants(self, what: str, position: int, source: str) -> bool:
-        """True if there is room for one more example of `what` (`dropped`, `changed`)."""
-        return self._shown[what, position, source] < self.most
-
-    def add(self, what: str, example: dict[str, Any]) -> None:
-        """Take an example, if there is room for it."""
-        position, source = example["position"], example["source"]
-        if self.wants(what, position, source):
-            self._shown[what, position, source] += 1
-            (self.dropped if what == "dropped" else self.changed).append(example)
-
-    def take(self, other: dict[str, list[dict[str, Any]]]) -> None:
-        """Fill up from another partition's examples."""
-        for what in ("dropped", "changed"):
-            for example in other[what]:
-                self.add(what, example)
-
-    def as_json(self) -> dict[str, list[dict[str, Any]]]:
-        """As JSON values."""
-        return {"dropped": self.dropped, "changed": self.changed}
-
-
-def difference(before: str, after: str) -> dict[str, str]:
-    """Excerpts of a text before and after, from shortly before the first change on."""
-    first = next(
-        (i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b),
-        min(len(before), len(after)),
-    )
-    start = max(0, first - 20)
-    return {"before": before[start : start + EXCERPT], "after": after[start : start + EXCERPT]}

@@ -2,7 +2,9 @@
 
 ledger.parquet, ledger.json    source x operator: documents and bytes in, kept, changed, dropped;
                                percentiles of every statistic
-dropped-examples.jsonl         a few documents that each operator dropped
+review-sample.jsonl            documents that each operator changed or dropped, and kept ones, taken
+                               at random (review/sample.py); review.html has them side by side
+dropped-examples.jsonl         the beginnings of those that were dropped
 duplicates.json                clusters of near-duplicates: number, sizes, the largest
 contamination.parquet          documents that contain evaluation questions
 """
@@ -23,12 +25,16 @@ from common.files import complete_file, json_line, write_json
 from common.paths import display
 from corpus.cleaning import document_trace
 from corpus.cleaning.recipe_sets import recipe_file
+from corpus.cleaning.review import sample
+from corpus.cleaning.review.sample import excerpts
 
 MAX_VALUES = 1_000_000
 """Values of a statistic that percentiles are taken from, spread evenly over a source."""
 LISTED_CLUSTERS = 20
 """Largest clusters of near-duplicates listed."""
 EXCERPT = 120
+ATTRITION_SUMS = ("in", "changed", "dropped", "bytes dropped", "bytes cut")
+"""Columns of the attrition: documents, then bytes of dropped and of changed documents."""
 
 CONTAMINATION = pa.schema(
     [
@@ -73,26 +79,36 @@ class CleaningReport:
 
     @property
     def attrition(self) -> Rows:
-        """Documents that each operator changed and dropped, with a column for each source."""
+        """Documents that each operator changed and dropped, bytes that it took out by either.
+
+        Columns of sources hold the bytes that it took out there, in percent of what came in.
+        """
         table: dict[tuple[str, int], dict[str, Any]] = {}
+        bytes_in: Counter[str] = Counter()
         for row in sorted(self.rows, key=lambda r: (r["family"], r["position"])):
             line = table.setdefault(
                 (row["family"], row["position"]),
-                {
-                    "family": row["family"],
-                    "operator": row["operator"],
-                    "in": 0,
-                    "changed": 0,
-                    "dropped": 0,
-                },
+                {"family": row["family"], "operator": row["operator"]}
+                | dict.fromkeys(ATTRITION_SUMS, 0),
             )
             line["in"] += row["documents_in"]
             line["changed"] += row["documents_changed"]
             line["dropped"] += row["documents_dropped"]
-            line[row["source"]] = row["documents_dropped"]
+            line["bytes dropped"] += row["bytes_dropped"]
+            line["bytes cut"] += row["bytes_edited"]
+            bytes_in[row["family"]] += row["bytes_in"] if row["position"] == 1 else 0
+            taken = row["bytes_dropped"] + row["bytes_edited"]
+            line[row["source"]] = percent(taken, self._bytes_in[row["source"]])
+        for line in table.values():
+            taken = line["bytes dropped"] + line["bytes cut"]
+            line["bytes %"] = percent(taken, bytes_in[line["family"]])
         sources = [total["source"] for total in self.totals]
-        blank = dict.fromkeys(("family", "operator", "in", "changed", "dropped", *sources), "")
+        blank = dict.fromkeys(("family", "operator", *ATTRITION_SUMS, "bytes %", *sources), "")
         return [blank | line for line in table.values()]
+
+    @property
+    def _bytes_in(self) -> dict[str, int]:
+        return {total["source"]: total["bytes_in"] for total in self.totals}
 
     def require_documents(self, recipes: Mapping[str, str], optional: Collection[str] = ()) -> None:
         """Raise DataError for a source that lost every document.
@@ -131,20 +147,48 @@ def write_report(folder: Path, ledger: Mapping[str, Any]) -> CleaningReport:
             "statistics": [
                 row for total in totals for row in _statistics(folder, total["source"], operators)
             ],
-            "changed_examples": ledger["changed"],
+            "changed_examples": [
+                {n: v for n, v in row.items() if n not in ("cut", "after")} | excerpts(row)
+                for row in ledger["sample"].get("changed", ())
+            ],
         },
     )
     with complete_file(folder / "ledger.parquet") as file:
         pq.write_table(pa.Table.from_pylist(rows), file)
     with complete_file(folder / "dropped-examples.jsonl") as file:
-        for example in ledger["dropped"]:
-            file.write(json_line(example))
+        for example in ledger["sample"].get("dropped", ()):
+            shown = {n: v for n, v in example.items() if n not in ("before", "cut")}
+            file.write(json_line(shown | {"text": example["before"][: sample.EXCERPT]}))
+    _write_sample(folder, ledger["sample"], {row["source"]: row["family"] for row in rows})
     duplicates = _duplicates(folder)
     write_json(folder / "duplicates.json", duplicates)
     matches = ledger["matches"]
     with complete_file(folder / "contamination.parquet") as file:
         pq.write_table(pa.Table.from_pylist(matches, schema=CONTAMINATION), file)
     return CleaningReport(rows=rows, totals=totals, duplicates=duplicates, matches=matches)
+
+
+def _write_sample(
+    folder: Path, taken: Mapping[sample.Kind, Rows], family_of: Mapping[str, str]
+) -> None:
+    """Write the sample; copies come with the text that was kept in their place."""
+    listed = [
+        {"kind": kind, "family": family_of[example["source"]]} | example
+        for kind in sample.KINDS
+        for example in taken.get(kind, ())
+    ]
+    texts = document_trace.kept_texts(
+        folder, {row["duplicate_of"] for row in listed if "duplicate_of" in row}
+    )
+    for row in listed:
+        if original := texts.get(row.get("duplicate_of", "")):
+            row["kept_instead"] = original[: sample.LONGEST]
+    sample.write_sample(folder, listed)
+
+
+def percent(part: int, whole: int) -> float:
+    """A share in percent; 0 of nothing."""
+    return round(100 * part / max(1, whole), 2)
 
 
 def _totals(rows: Rows) -> Rows:
@@ -161,10 +205,11 @@ def _totals(rows: Rows) -> Rows:
             },
         )
         total["documents_kept"], total["bytes_kept"] = row["documents_kept"], row["bytes_kept"]
+        total["bytes_cut"] = total.get("bytes_cut", 0) + row["bytes_edited"]
     for total in totals.values():
-        total["kept_percent"] = round(
-            100 * total["documents_kept"] / max(1, total["documents_in"]), 1
-        )
+        total["kept_percent"] = round(percent(total["documents_kept"], total["documents_in"]), 1)
+        for name in ("kept", "cut"):
+            total[f"bytes_{name}_percent"] = percent(total[f"bytes_{name}"], total["bytes_in"])
     return list(totals.values())
 
 

@@ -1,4 +1,4 @@
-"""Commands that prove things about what lies in a store: verify, verify-order."""
+"""Commands that prove things about what lies in a store: verify, verify-order, review."""
 
 import argparse
 import json
@@ -21,6 +21,7 @@ from flows.commands import (
 
 Length = Annotated[int, Ge(1), Limit(10**8)]
 Fraction = Annotated[float, Ge(0), Le(0.5)]
+Port = Annotated[int, Ge(0), Le(65535)]
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -31,6 +32,35 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     verify.add_argument("store", nargs="?", default="store")
     add_options(verify, "json")
     verify.set_defaults(run=_verify)
+
+    review = commands.add_parser(
+        "review", help="judge in the browser what cleaning changed, dropped and kept"
+    )
+    review.add_argument("store", nargs="?", default="store")
+    review.add_argument(
+        "--stage", default="", metavar="KEY", help="which cleaning (default: the newest)"
+    )
+    review.add_argument(
+        "--verdicts", metavar="FILE", help="default: review-verdicts.jsonl in the store"
+    )
+    review.add_argument(
+        "--with-texts", action="store_true", help="put the texts into the file, too"
+    )
+    review.add_argument("--no-browser", action="store_true", help="only print the address")
+    review.add_argument("--port", type=number(Port), default=0, help="default: any that is free")
+    review.add_argument(
+        "--shares", action="store_true", help="print progress and shares, and open nothing"
+    )
+    review.add_argument(
+        "--check",
+        action="store_true",
+        help="run today's operators over the judged documents instead",
+    )
+    review.add_argument(
+        "--recipes", metavar="SET", help="of --check; default: those they were cleaned with"
+    )
+    add_options(review, "json")
+    review.set_defaults(run=_review)
 
     order = commands.add_parser(
         "verify-order", help="prove that a data order loses and repeats nothing"
@@ -98,6 +128,42 @@ def _verify(arguments: argparse.Namespace) -> int:
         if not damaged:
             print("every file is as it was written, and every shard of tokens makes sense")
     return FAILED if damaged else DONE
+
+
+def _review(arguments: argparse.Namespace) -> int:
+    from common.errors import ConfigError
+    from common.paths import resolve
+    from common.redaction import output
+    from tasks import review
+
+    store = resolve(arguments.store)
+    path = review.verdicts_file(store, arguments.verdicts)
+    if arguments.check:
+        from corpus.cleaning.review.replay import FAILURES
+
+        found = review.check_verdicts(store, path, arguments.recipes)
+        if arguments.json:
+            print(json.dumps(review.outcome_counts(found), indent=1, ensure_ascii=False))
+        else:
+            print("\n".join(review.describe_check(found)))
+        return FAILED if any(one.outcome in FAILURES for one in found) else DONE
+    if arguments.recipes:
+        raise ConfigError("--recipes names the recipes of --check; review shows what was cleaned")
+    stage = review.cleaned_stage(store, arguments.stage)
+    opened = review.open_review(store, stage, path, with_texts=arguments.with_texts)
+    if not (arguments.shares or arguments.json):
+
+        def announce(url: str) -> None:
+            # The address holds the key to the page, and is for whoever started it.
+            print(f"{url}\nCtrl-C ends; the same command goes on", file=output(), flush=True)
+
+        review.serve(opened, arguments.port, announce, browser=not arguments.no_browser)
+    if arguments.json:
+        shares = opened.shares(opened.verdicts.values())
+        print(json.dumps(shares, indent=1, ensure_ascii=False))
+    else:
+        print("\n".join(review.describe_shares(opened)))
+    return DONE
 
 
 def _verify_order(arguments: argparse.Namespace) -> int:

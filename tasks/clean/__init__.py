@@ -5,7 +5,7 @@
                                 └─ …               a recipe each         ┘   attrition.png, …
 
     launch.py     the process that cleans all sources (corpus/cleaning), which can install nothing
-    report.py     the cleaning report and its gates (`max_drop`) as artifacts
+    report.py     the cleaning report and its gates (`max_drop`, `max_drop_bytes`) as artifacts
     picture.py    the attrition, drawn
 
 A corpus is cleaned in partitions. Finished partitions are not cleaned again after an interruption,
@@ -79,8 +79,12 @@ class CleanConfig(StageConfig):
     """Attrition gates: source -> operator -> largest share of documents that it may drop, 0 to 1.
     `*` stands for every source or operator, `total` for a whole recipe; the narrowest one counts.
     A flow fails at an exceeded gate; the cleaned corpus stays and serves once the gate is moved."""
-    examples: Annotated[int, Ge(0), Limit(10**6)] = 3
-    """Examples of dropped and of changed documents kept per operator and source; 0 or more."""
+    max_drop_bytes: gates.MaxDrop = field(default_factory=dict, metadata=NOT_IN_KEY)
+    """The same for shares of bytes: those of dropped documents, and those that operators take out
+    of documents that they keep."""
+    examples: Annotated[int, Ge(0), Limit(10**6)] = 5
+    """Documents in the sample for review, taken at random: of each operator and source those it
+    dropped and those it changed, and of each source those that were kept; 0 or more."""
     partition_bytes: Annotated[int, Ge(MEGABYTE), Limit(10**12)] = 64 * MEGABYTE
     """Bytes of normalised text in a partition, which is cleaned as a whole; 1 MiB or more."""
     workers: Annotated[int, Ge(0), Limit(4096)] = field(default=0, metadata=NOT_IN_KEY)
@@ -134,6 +138,7 @@ class CleanConfig(StageConfig):
             return
         yield from errors_of(recipes.require_packages, loaded)
         yield from gates.problems(self.max_drop, loaded)
+        yield from gates.problems(self.max_drop_bytes, loaded, "bytes")
         if self.language_model.given:
             for language in sorted({name for one in loaded for name in one.languages}):
                 yield from errors_of(find_language_model, self.language_model, language)
@@ -172,7 +177,7 @@ class CleanConfig(StageConfig):
         return False
 
 
-@stage(version=3)
+@stage(version=4)
 def clean(
     run: StageRun,
     config: CleanConfig,
@@ -215,8 +220,12 @@ def _index(run: StageRun, config: CleanConfig, benchmarks: StageResult | None) -
 
 
 def enforce(cleaned: StageResult, config: CleanConfig) -> None:
-    """Stop the flow if cleaning dropped more than `max_drop` allows."""
-    enforce_gates(cleaned, config.max_drop, config.recipe_names())
+    """Stop the flow if cleaning dropped more than its gates allow."""
+    limits: dict[gates.Unit, gates.MaxDrop] = {
+        "documents": config.max_drop,
+        "bytes": config.max_drop_bytes,
+    }
+    enforce_gates(cleaned, limits, config.recipe_names())
 
 
 __all__ = ["CleanConfig", "clean", "enforce"]

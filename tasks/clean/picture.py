@@ -1,4 +1,5 @@
-"""One bar for each source: the shares of its documents that were kept, and dropped by operator.
+"""One bar for each source: the shares of its bytes that were kept, cut out of documents that were
+kept, and dropped with documents, by operator.
 
 Labels are English, so that no font for Chinese is needed.
 """
@@ -16,7 +17,9 @@ from tasks.core.theme import LIGHT, style
 
 NAMED = 7
 """Operators with a colour of their own; the others share one."""
-REST = "other operators"
+KEPT = "kept"
+CUT = "cut out of documents"
+REST = "dropped by other operators"
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -29,25 +32,29 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    documents_in: dict[str, int] = {}
-    documents_kept: dict[str, int] = {}
-    dropped: dict[str, Counter[str]] = {}
+    first: dict[str, Mapping[str, Any]] = {}
+    last: dict[str, Mapping[str, Any]] = {}
+    lost: dict[str, Counter[str]] = {}
     total: Counter[str] = Counter()
     for row in rows:
         source, operator = row["source"], row["operator"]
-        documents_in.setdefault(source, row["documents_in"])
-        documents_kept[source] = row["documents_kept"]
-        dropped.setdefault(source, Counter())[operator] += row["documents_dropped"]
-        total[operator] += row["documents_dropped"]
+        first.setdefault(source, row)
+        last[source] = row
+        losses = lost.setdefault(source, Counter())
+        losses[operator] += row["bytes_dropped"]
+        losses[CUT] += row["bytes_edited"]
+        total[operator] += row["bytes_dropped"]
+    bytes_in = {source: max(1, row["bytes_in"]) for source, row in first.items()}
     named = [operator for operator, count in total.most_common(NAMED) if count]
-    sources = sorted(documents_in, key=lambda s: -documents_kept[s] / max(1, documents_in[s]))
+    sources = sorted(first, key=lambda s: -last[s]["bytes_kept"] / bytes_in[s])
     figure = Figure(figsize=(10, 1.8 + 0.32 * len(sources)))
     axes = figure.subplots()
     start = [0.0] * len(sources)
-    colours = {"kept": "#c9d6e3"} | dict(zip(named, LIGHT.series, strict=False)) | {REST: "#9aa5b1"}
+    colours = {KEPT: "#c9d6e3", CUT: "#7d92a8"}
+    colours |= dict(zip(named, LIGHT.series, strict=False)) | {REST: "#b3bac2"}
     for label, colour in colours.items():
         shares = [
-            100 * _count(label, s, documents_kept, dropped, named) / max(1, documents_in[s])
+            100 * max(0, _bytes(label, last[s]["bytes_kept"], lost[s], named)) / bytes_in[s]
             for s in sources
         ]
         if any(shares):
@@ -55,32 +62,39 @@ def _figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
             axes.barh(sources, shares, left=start, color=colour, height=0.74, label=name)
         start = [a + b for a, b in zip(start, shares, strict=True)]
     for y, source in enumerate(sources):
+        before, after = first[source], last[source]
         axes.text(
             101,
             y,
-            f"{documents_kept[source]:,} of {documents_in[source]:,}",
+            f"{size(after['bytes_kept'])} of {size(before['bytes_in'])}\n"
+            f"{after['documents_kept']:,} of {before['documents_in']:,} documents",
             va="center",
-            fontsize=8,
+            fontsize=6.5,
+            linespacing=1.1,
             color=LIGHT.muted,
         )
     axes.set_ylim(len(sources) - 0.4, -0.6)
-    axes.set_xlim(0, 118)
+    axes.set_xlim(0, 122)
     axes.set_xticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
     axes.tick_params(axis="y", labelcolor=LIGHT.text)
-    axes.set_title("Where each source's documents went")
+    axes.set_title("Where each source's bytes went")
     figure.legend(loc="outside lower center", ncols=4)
     return figure
 
 
-def _count(
-    label: str,
-    source: str,
-    documents_kept: Mapping[str, int],
-    dropped: Mapping[str, Counter[str]],
-    named: Sequence[str],
-) -> int:
-    if label == "kept":
-        return documents_kept[source]
+def _bytes(label: str, kept: int, lost: Mapping[str, int], named: Sequence[str]) -> int:
+    if label == KEPT:
+        return kept
     if label == REST:
-        return sum(n for operator, n in dropped[source].items() if operator not in named)
-    return dropped[source][label]
+        return sum(n for operator, n in lost.items() if operator not in (*named, CUT))
+    return lost[label]
+
+
+def size(number: int) -> str:
+    """A number of bytes in the unit that fits it: `1.5 MB`."""
+    value = float(number)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:,.1f} TB"

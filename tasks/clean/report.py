@@ -6,9 +6,13 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from common.errors import DataError
+from common.files import write_text
 from corpus.cleaning import gates
 from corpus.cleaning.quality.deciles import deciles
 from corpus.cleaning.report import write_report
+from corpus.cleaning.review.page import FILE_NAME as PAGE
+from corpus.cleaning.review.page import sample_page
+from corpus.cleaning.review.sample import read_sample
 from tasks.core.artifacts import publish_artifact, run_logger
 from tasks.core.manifest import StageResult
 from tasks.core.stage import StageRun
@@ -33,7 +37,9 @@ def publish_report(
 
     report = write_report(run.folder, ledger)
     draw(report.rows, run.folder / "attrition.png")
-    run.table("attrition", report.attrition, "Documents that each operator dropped, by source")
+    title = "Sample of what cleaning changed, dropped and kept"
+    write_text(run.folder / PAGE, sample_page(read_sample(run.folder), title))
+    run.table("attrition", report.attrition, "Documents and bytes that each operator took out")
     run.table("cleaned", report.totals, "Documents and bytes before and after cleaning")
     run.table("ledger", report.rows, "Every operator and source: in, kept, changed, dropped")
     clusters = report.duplicates["largest"]
@@ -42,7 +48,7 @@ def publish_report(
         run.table("quality", tenths, "Scores of web pages in tenths of each source, with examples")
     matches = report.matches[:LISTED_MATCHES]
     run.table("contamination", matches, "Evaluation questions found in documents")
-    run.picture(run.folder / "attrition.png", "Where each source's documents went")
+    run.picture(run.folder / "attrition.png", "Where each source's bytes went")
     report.require_documents(recipes, optional)
     for total in report.totals:
         if not total["documents_kept"]:
@@ -58,15 +64,16 @@ def publish_report(
 
 
 def enforce_gates(
-    cleaned: StageResult, max_drop: gates.MaxDrop, recipes: Mapping[str, str]
+    cleaned: StageResult, limits: Mapping[gates.Unit, gates.MaxDrop], recipes: Mapping[str, str]
 ) -> None:
     """Raise DataError, and show a table, if cleaning dropped more than a gate allows.
 
     Args:
+        limits: gates on shares of documents, and of bytes.
         recipes: family -> name of its cleaning recipe.
     """
     rows = json.loads((cleaned.folder / "ledger.json").read_text("utf-8"))["rows"]
-    found = gates.exceeded(rows, max_drop)
+    found = [gate for unit, most in limits.items() for gate in gates.exceeded(rows, most, unit)]
     if not found:
         return
     publish_artifact(

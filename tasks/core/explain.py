@@ -2,7 +2,7 @@
 
 id ─▶ normalize: its text, or the reason why it was set aside
    ─▶ clean: each operator that changed, measured or dropped it; the copy kept in its place;
-             the evaluation questions it contains; its cleaned text
+             the evaluation questions it contains; its cleaned text, and the changes in it
 """
 
 from collections.abc import Iterator
@@ -38,16 +38,18 @@ def explain(store: Path, document: str) -> dict[str, Any]:
                 if s.stage == "clean" and s.manifest["inputs"]["normalized"] == result.key
             ]
             explanation: dict[str, Any] = {"id": document, "normalized": normalized}
-            if later and "bytes" in normalized:
+            if later and (text := normalized.pop("whole_text", None)) is not None:
                 recipes = later[-1].manifest["notes"]["recipes"]
-                explanation["cleaned"] = explain_document(later[-1].folder, document, recipes)
+                cleaned = explain_document(later[-1].folder, document, text, recipes)
+                explanation["cleaned"] = cleaned
+            normalized.pop("whole_text", None)
             return explanation
     sources = sorted(
         {path.stem for s in stages if s.stage == "normalize" for path in s.folder.glob("*.jsonl")}
     )
     raise DataError(
         f"{display(store)} knows no document {document!r}. An id is <source>/<file>#<line>, as in "
-        f"the `id` of cleaned texts and of dropped-examples.jsonl. Sources: {', '.join(sources)}"
+        f"the `id` of cleaned texts and of review-sample.jsonl. Sources: {', '.join(sources)}"
     )
 
 
@@ -59,6 +61,7 @@ def _normalized(normalized: StageResult, document: str) -> dict[str, Any] | None
         return where | {
             "bytes": len(found["text"].encode()),
             "text": found["text"][:EXCERPT],
+            "whole_text": found["text"],
             "meta": found["meta"],
         }
     if first := find_document(normalized.folder / f"{source}.jsonl", f"{document}/1"):
@@ -112,6 +115,9 @@ def describe(explanation: dict[str, Any]) -> Iterator[str]:
     if cleaned["kept"]:
         yield f"  kept, {cleaned['bytes'][1]} bytes:"
         yield from _quoted(cleaned["text"])
+        if "diff" in cleaned:
+            yield "  changes, [-taken out-] and {+put in+}:"
+            yield from _quoted(cleaned["diff"])
     else:
         yield "  dropped"
 
@@ -119,7 +125,8 @@ def describe(explanation: dict[str, Any]) -> Iterator[str]:
 def _did(result: dict[str, Any]) -> str:
     words = [str(result["did"])]
     if "bytes" in result:
-        words.append("{} -> {} bytes".format(*result["bytes"]))
+        before, after = result["bytes"]
+        words.append(f"{before:,} -> {after:,} bytes ({after - before:+,})")
     words += [result["reason"]] if "reason" in result else []
     words += [f"{name} {value:.6g}" for name, value in result.get("values", {}).items()]
     return ", ".join(words)

@@ -15,6 +15,7 @@ from corpus.cleaning.engine.partition_cleaner import FamilyOperators, PartitionC
 from corpus.cleaning.engine.workers import map_in_workers
 from corpus.cleaning.job import CleanJob
 from corpus.cleaning.recipe import Recipe
+from corpus.cleaning.review.sample import Sample
 from corpus.partitions import cut
 from corpus.recipes import FAMILIES, Family
 
@@ -74,16 +75,16 @@ def clean_locally(
     work = zip(preferred, offsets, strict=False)
     for _ in map_in_workers(cleaner.write_kept, work, job.workers, lambda: None):
         pass
-    examples = ledger.Examples(most=job.examples)
+    sample = Sample(most=job.examples)
     entries, matches = [], []
     for partition in partitions:
         finished = json.loads((cleaner.reports / f"{partition.name}.json").read_text("utf-8"))
         entries += [ledger.LedgerEntry(**entry) for entry in finished["entries"]]
-        examples.take(finished)
+        sample.take(finished["sample"])
         matches += finished["matches"]
     return {
         "rows": ledger.rows(job.family_of, entries),
-        **examples.as_json(),
+        "sample": sample.as_json(),
         "matches": matches,
         "statistics": statistics,
         "notes": {"partitions": len(partitions)},

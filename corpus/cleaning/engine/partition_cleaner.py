@@ -1,7 +1,7 @@
 """The two passes over a partition: operators first, then the kept documents' files.
 
     apply_operators   partition ─▶ operators ─▶ <filtered>/<name>/: kept.jsonl, kept.ends, hashes,
-                                                examples, document_trace.parquet, matches
+                                                sample, document_trace.parquet, matches
     (deduplication/duplicates.py looks for duplicates, over the hashes of all partitions)
     write_kept        kept.jsonl + Duplicates ─▶ <output>/<source>/<number>.jsonl,
                                                  <output>/documents/<name>.parquet
@@ -33,7 +33,7 @@ from corpus.cleaning.deduplication.repeated_lines import lines_among
 from corpus.cleaning.deduplication.survivor_texts import LINES as LINES_FILE
 from corpus.cleaning.deduplication.survivor_texts import write_ends
 from corpus.cleaning.engine import pipeline
-from corpus.cleaning.ledger import EXCERPT, Examples, difference
+from corpus.cleaning.review.sample import KEPT, Sample
 from corpus.partitions import Partition
 from corpus.recipes import Family
 
@@ -70,7 +70,7 @@ class PartitionCleaner:
     reports: Path
     """Folder of reports on cleaned partitions, each written after everything else of its own."""
     examples: int
-    """Examples for each operator and source."""
+    """Documents in the sample, of each kind, operator and source."""
     duplicates: Duplicates | None = None
     """The duplicates among the survivors; set before `write_kept`."""
     bytes_done: Any = field(default_factory=lambda: multiprocessing.Value("q", 0))
@@ -87,7 +87,7 @@ class PartitionCleaner:
         aside.mkdir(parents=True)
         family = self.families[self.family_of[partition.source]]
         deduplicators = self._deduplicators(family)
-        examples = Examples(most=self.examples)
+        sample = Sample(most=self.examples)
         rows: list[dict[str, Any]] = []
         hashes: dict[int, list[dict[str, Any]]] = {one.position: [] for one in deduplicators}
         found: list[dict[str, Any]] = []
@@ -95,7 +95,7 @@ class PartitionCleaner:
         with (aside / LINES_FILE).open("wb") as kept:
             items = (pipeline.TracedDocument.of(d) for d in self._documents(partition))
             for batch in pipeline.batches(items):
-                survivors = pipeline.run_operators(family.operators, batch, examples)
+                survivors = pipeline.run_operators(family.operators, batch, sample)
                 for one in deduplicators:
                     hashes[one.position] += one.hashes([item.text for item in survivors])
                 lines = [json_line(_cleaned(item)) for item in survivors]
@@ -107,7 +107,7 @@ class PartitionCleaner:
         for one in deduplicators:
             table = hash_table(hashes[one.position], one)
             pq.write_table(table, aside / f"hashes-{one.position:02d}.parquet")
-        write_json(aside / "examples.json", examples.as_json())
+        write_json(aside / "sample.json", sample.as_json())
         write_json(aside / "matches.json", found)
         write_ends(aside, sizes)
         write_json(aside / "counts.json", {"survivors": len(sizes)})
@@ -160,8 +160,8 @@ class PartitionCleaner:
             return
         folder = self.filtered / partition.name
         family = self.families[self.family_of[partition.source]]
-        examples = Examples(most=self.examples)
-        examples.take(json.loads((folder / "examples.json").read_text("utf-8")))
+        sample = Sample(most=self.examples)
+        sample.take(json.loads((folder / "sample.json").read_text("utf-8")))
         table = pq.read_table(folder / "document_trace.parquet")
         columns = {
             n: table[n].to_pylist()
@@ -190,20 +190,22 @@ class PartitionCleaner:
                     text = taker.built.without(document["text"], repeated.__contains__)
                     if text is None:
                         columns["dropped_by"][row] = place
-                        shown = {"measured": {}, "text": document["text"][:EXCERPT]}
-                        examples.add("dropped", about | shown)
+                        sample.add("dropped", about | {"measured": {}} | _text_of(document))
                         continue
                     if text != document["text"]:
                         size = len(text.encode("utf-8", "replace"))
                         columns["edits"][row].append({"operator": place, "bytes": size})
                         columns["bytes_out"][row] = size
-                        examples.add("changed", about | difference(document["text"], text))
+                        sample.add("changed", about | _text_of(document) | {"after": text})
                         line = json_line(document | {"text": text})
                 if by == 0:
                     # A partition of which no document is left has no file.
                     kept = kept or stack.enter_context(complete_file(out))
                     kept.write(line)
                     num_kept += 1
+                    about |= {"position": 0, "operator": KEPT}
+                    if sample.wants("kept", about):
+                        sample.add("kept", about | _text_of(json.loads(line)))
                     continue
                 columns["dropped_by"][row] = by
                 measured, original = self._apart(number)
@@ -211,14 +213,11 @@ class PartitionCleaner:
                     columns["duplicate_of"][row] = original
                 for name, value in measured.items():
                     apart[name][row] = value
-                if examples.wants("dropped", by, partition.source):
-                    examples.add(
-                        "dropped",
-                        about
-                        | {"position": by, "operator": family.names[by - 1], "measured": measured}
-                        | ({} if original is None else {"duplicate_of": original})
-                        | {"text": json.loads(line)["text"][:EXCERPT]},
-                    )
+                about |= {"position": by, "operator": family.names[by - 1]}
+                if sample.wants("dropped", about):
+                    shown: dict[str, Any] = {} if original is None else {"duplicate_of": original}
+                    shown |= {"measured": measured} | _text_of(json.loads(line))
+                    sample.add("dropped", about | shown)
         for name, column in (*columns.items(), *apart.items()):
             table = _with(table, name, column)
         entries = document_trace.ledger_entries(table, family.names)
@@ -231,7 +230,7 @@ class PartitionCleaner:
             report,
             {
                 "entries": [asdict(entry) for entry in entries],
-                **examples.as_json(),
+                "sample": sample.as_json(),
                 "matches": json.loads((folder / "matches.json").read_text("utf-8")),
             },
         )
@@ -240,6 +239,11 @@ class PartitionCleaner:
 def _cleaned(item: pipeline.TracedDocument) -> dict[str, Any]:
     """The document as the next stage reads it."""
     return contamination_matches.with_matches(item.document | {"text": item.text}, _matches(item))
+
+
+def _text_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What an example holds of a document beside its id."""
+    return {"before": document["text"], document_trace.META: document.get(document_trace.META)}
 
 
 def _matches(item: pipeline.TracedDocument) -> list[dict[str, Any]]:

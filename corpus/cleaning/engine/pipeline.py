@@ -21,8 +21,8 @@ from data_juicer.utils.constant import Fields
 from corpus.cleaning.document_trace import META, REASON
 from corpus.cleaning.engine.failures import map_or_none
 from corpus.cleaning.fast.operators import fast_filter, fast_mapper
-from corpus.cleaning.ledger import EXCERPT, Examples, difference
 from corpus.cleaning.recipe import Operator
+from corpus.cleaning.review.sample import Sample
 
 T = TypeVar("T")
 
@@ -101,14 +101,14 @@ def load_models(operators: Sequence[OP]) -> dict[str, str]:
         Statistic -> name of the operator that measures it.
     """
     statistics: dict[str, str] = {}
-    examples = Examples(most=0)
+    sample = Sample(most=0)
     text = "天地玄黄，宇宙洪荒。The quick brown fox.\n" * 8
     for position, operator in enumerate({id(op): op for op in operators}.values(), start=1):
         item = TracedDocument.of({"text": text, "source": "", "id": "", "meta": {}})
         if isinstance(operator, Mapper):
-            _map(operator, position, [item], examples)
+            _map(operator, position, [item], sample)
         else:
-            _filter(operator, position, [item], [{}], examples)
+            _filter(operator, position, [item], [{}], sample)
             # A rule's name has no percentiles.
             numbers = [name for name, value in item.stats.items() if isinstance(value, int | float)]
             statistics |= dict.fromkeys(numbers, operator._name)
@@ -122,15 +122,15 @@ def batches(items: Iterable[T]) -> Iterator[list[T]]:
         yield batch
 
 
-def run_operators(operators: Sequence[OP], batch: Batch, examples: Examples) -> Batch:
+def run_operators(operators: Sequence[OP], batch: Batch, sample: Sample) -> Batch:
     """Take a batch through mappers and filters. Returns the items that survive all of them."""
     context: list[dict[str, Any]] = [{} for _ in batch]
     for position, operator in enumerate(operators, start=1):
         if isinstance(operator, Mapper):
-            batch = _map(operator, position, batch, examples)
+            batch = _map(operator, position, batch, sample)
             context = [{} for _ in batch]
         else:
-            batch, context = _filter(operator, position, batch, context, examples)
+            batch, context = _filter(operator, position, batch, context, sample)
     return batch
 
 
@@ -142,37 +142,36 @@ def map_texts(mappers: Sequence[OP], texts: Iterable[str]) -> Iterator[str]:
         yield from (text for text in batch if text is not None)
 
 
-def drop(item: TracedDocument, position: int, name: str, examples: Examples, **shown: Any) -> None:
-    """Mark an item as dropped, with an example where one is wanted."""
+def drop(item: TracedDocument, position: int, name: str, sample: Sample, **shown: Any) -> None:
+    """Mark an item as dropped, and put it into the sample where it belongs there."""
     item.dropped_by = position
-    if examples.wants("dropped", position, item.source):
-        examples.add(
-            "dropped", _example(item, position, name) | shown | {"text": item.text[:EXCERPT]}
-        )
+    about = _about(item, position, name)
+    if sample.wants("dropped", about):
+        sample.add("dropped", about | shown | {"before": item.text})
 
 
-def _map(operator: Mapper, position: int, batch: Batch, examples: Examples) -> Batch:
+def _map(operator: Mapper, position: int, batch: Batch, sample: Sample) -> Batch:
     texts = map_or_none(partial(_mapped, operator), [item.text for item in batch])
     kept: Batch = []
     for item, text in zip(batch, texts, strict=True):
         if text is None:
             item.failed = True
-            drop(item, position, operator._name, examples, failed=True)
+            drop(item, position, operator._name, sample, failed=True)
             continue
-        _take(operator, position, item, text, examples)
+        _take(operator, position, item, text, sample)
         kept.append(item)
     return kept
 
 
-def _take(operator: OP, position: int, item: TracedDocument, text: str, examples: Examples) -> None:
+def _take(operator: OP, position: int, item: TracedDocument, text: str, sample: Sample) -> None:
     """Give an item the text that an operator made of its own, with a trace if that is another."""
     if text == item.text:
         return
     size = len(text.encode("utf-8", "replace"))
     item.edits.append({"operator": position, "bytes": size})
-    if examples.wants("changed", position, item.source):
-        shown = difference(item.text, text)
-        examples.add("changed", _example(item, position, operator._name) | shown)
+    about = _about(item, position, operator._name)
+    if sample.wants("changed", about):
+        sample.add("changed", about | {"before": item.text, "after": text})
     item.text, item.size = text, size
 
 
@@ -184,7 +183,7 @@ def _mapped(operator: Mapper, texts: list[str]) -> list[str]:
 
 
 def _filter(
-    operator: Filter, position: int, batch: Batch, context: list[dict[str, Any]], examples: Examples
+    operator: Filter, position: int, batch: Batch, context: list[dict[str, Any]], sample: Sample
 ) -> tuple[Batch, list[dict[str, Any]]]:
     known = [set(item.stats) for item in batch]
     pairs = list(zip(batch, context, strict=True))
@@ -196,13 +195,13 @@ def _filter(
         if keep:
             kept.append(item)
             kept_context.append(words if text == item.text else {})
-            _take(operator, position, item, text, examples)
+            _take(operator, position, item, text, sample)
         elif keep is None:
             item.failed = True
-            drop(item, position, operator._name, examples, failed=True)
+            drop(item, position, operator._name, sample, failed=True)
         else:
             measured = {name: value for name, value in item.stats.items() if name not in before}
-            drop(item, position, operator._name, examples, measured=measured)
+            drop(item, position, operator._name, sample, measured=measured)
     return kept, kept_context
 
 
@@ -233,10 +232,10 @@ def _measure_and_judge(
     return list(zip(verdicts, samples[operator.text_key], strict=True))
 
 
-def _example(item: TracedDocument, position: int, name: str) -> dict[str, Any]:
+def _about(item: TracedDocument, position: int, name: str) -> dict[str, Any]:
     return {
         "position": position,
         "operator": name,
         "source": item.source,
         "id": item.document["id"],
-    }
+    } | ({META: item.document[META]} if item.document.get(META) else {})

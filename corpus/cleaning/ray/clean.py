@@ -58,8 +58,7 @@ def clean_on_ray(job: CleanJob, recipes: Mapping[Family, Recipe], report: Report
     questions = [path for outcome in outcomes.values() for path in outcome.questions]
     return {
         "rows": ledger.rows(job.family_of, entries),
-        "dropped": [],
-        "changed": [],
+        "sample": {},
         "matches": [m for path in questions for m in json.loads(path.read_text("utf-8"))],
         "statistics": statistics,
         "notes": {"ray": _notes(outcomes)},

@@ -13,6 +13,7 @@ from common.errors import ConfigError, DataError
 from corpus.cleaning import document_trace
 from corpus.cleaning import recipe as recipes
 from corpus.cleaning.language_model.config import LanguageModelConfig
+from corpus.cleaning.review.sample import read_sample
 from corpus.decontaminate import ContaminationConfig
 from tasks.clean import CleanConfig, clean
 from tasks.core.manifest import StageResult
@@ -102,17 +103,45 @@ def test_dropped_documents_are_shown_with_the_operator_that_dropped_them(
     examples = [d for d in map(json.loads, lines) if d["source"] == "skypile"]
     dropped_by = {d["id"]: d["operator"] for d in examples}
     assert dropped_by == {
-        # Three examples of each operator. The article of an encyclopedia is preferred to a page,
-        # also where it comes after it.
+        # The article of an encyclopedia is preferred to a page, also where it comes after it.
         "skypile/html": "document_simhash_deduplicator",
         "skypile/traditional": "document_simhash_deduplicator",
         "skypile/near-duplicate": "document_simhash_deduplicator",
+        "skypile/exact-duplicate": "document_simhash_deduplicator",
         "skypile/garbage": "alphanumeric_filter",
         "skypile/short": "average_line_length_filter",
         "skypile/question": "contamination_filter",
     }
     garbage = next(d for d in examples if d["id"] == "skypile/garbage")
     assert garbage["measured"]["alnum_ratio"] < 0.1
+
+
+def test_sample_for_review_has_whole_texts_and_what_was_kept_instead(cleaned: StageResult) -> None:
+    texts = planted()
+    rows = {(row["kind"], row["operator"], row["id"]): row for row in read_sample(cleaned.folder)}
+    copy = rows["dropped", "document_simhash_deduplicator", "skypile/near-duplicate"]
+    assert (copy["family"], copy["before"]) == ("web", texts["near-duplicate"])
+    assert copy["kept_instead"] == texts["original"]
+    cut = rows["changed", "contamination_filter", "skypile/article"]
+    question = "\n".join((QUESTION, *OPTIONS)) + "\n"
+    assert cut["before"].replace(question, "") == cut["after"]
+    kept = [row for row in rows.values() if row["kind"] == "kept" and row["source"] == "skypile"]
+    assert len(kept) == 5
+    for row in kept:
+        found = document_trace.kept_document(cleaned.folder, row["id"])
+        assert found is not None and found["text"] == row["before"]
+    assert "kept in its place: skypile/original" in (cleaned.folder / "review.html").read_text()
+
+
+def test_bytes_of_the_attrition_are_those_of_the_ledger(cleaned: StageResult) -> None:
+    ledger = json.loads((cleaned.folder / "ledger.json").read_text())
+    for total in ledger["sources"]:
+        rows = [row for row in ledger["rows"] if row["source"] == total["source"]]
+        cut, dropped = (sum(row[n] for row in rows) for n in ("bytes_edited", "bytes_dropped"))
+        assert total["bytes_cut"] == cut
+        assert total["bytes_in"] - total["bytes_kept"] == cut + dropped
+        whole = 100 * total["bytes_kept"] / total["bytes_in"]
+        assert total["bytes_kept_percent"] == pytest.approx(whole, abs=0.01)
 
 
 def test_every_document_has_a_trace(cleaned: StageResult) -> None:

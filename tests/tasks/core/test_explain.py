@@ -92,7 +92,9 @@ def test_kept_document(store: Path) -> None:
     assert "1 a_mapper" in words and "changed it, 27 -> 24 bytes" in words
     assert "measured it, length 9" in words
     assert "left alone by 1 other operators" in words
-    assert words.endswith("kept, 24 bytes:\n    | 一篇带题目的文章")
+    assert "27 -> 24 bytes (-3)" in words
+    assert "kept, 24 bytes:\n    | 一篇带题目的文章\n" in words
+    assert words.endswith("{+put in+}:\n    | 一篇带题目的文章[-。-]")
 
 
 def test_dropped_document_and_the_value_that_dropped_it(store: Path) -> None:

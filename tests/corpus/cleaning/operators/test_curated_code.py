@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from corpus.cleaning import recipe as recipes
 from corpus.cleaning.engine import pipeline
-from corpus.cleaning.ledger import Examples
+from corpus.cleaning.review.sample import Sample
 from tests.corpus.cleaning.operators.loading import operator
 
 RECIPE = "curated/code"
@@ -31,7 +31,7 @@ def cleaned(operators: list[Any], text: str, **meta: Any) -> str | None:
     """The text that is kept; None where it is dropped."""
     document = {"id": "s/a#1", "source": "s", "text": text, "meta": meta}
     item = pipeline.TracedDocument.of(document)
-    pipeline.run_operators(operators, [item], Examples(most=0))
+    pipeline.run_operators(operators, [item], Sample(most=0))
     assert not item.failed
     return None if item.dropped_by else item.text
 
@@ -200,7 +200,7 @@ def test_over_ninety_percent_of_real_bytes_are_kept(shared: Path, operators: lis
                         one = {"id": "s/a#1", "source": "s", "text": text, "meta": meta}
                         items.append(pipeline.TracedDocument.of(one))
         for batch in pipeline.batches(items):
-            pipeline.run_operators(operators, batch, Examples(most=0))
+            pipeline.run_operators(operators, batch, Sample(most=0))
         kept = sum(item.bytes_in for item in items if not item.dropped_by)
         assert kept > 0.95 * sum(item.bytes_in for item in items), language
         assert not any(item.failed for item in items)

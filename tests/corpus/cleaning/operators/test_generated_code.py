@@ -10,7 +10,7 @@ from data_juicer.utils.constant import Fields
 
 from corpus.cleaning import recipe as recipes
 from corpus.cleaning.engine import pipeline
-from corpus.cleaning.ledger import Examples
+from corpus.cleaning.review.sample import Sample
 
 FILE = Path(recipes.__file__).with_name("operators") / "generated_code_filter.py"
 BODY = "".join(f"    int value_{i} = compute(left[{i}], right);\n" for i in range(30))
@@ -218,13 +218,13 @@ def test_the_reason_stands_in_the_trace() -> None:
         {"id": "s/a#3", "source": "s", "text": BODY, "meta": {}},
     ]
     batch = [pipeline.TracedDocument.of(document) for document in documents]
-    examples = Examples(most=3)
+    examples = Sample(most=3)
     survivors = pipeline.run_operators([built()], batch, examples)
     assert [item.document["id"] for item in survivors] == ["s/a#2", "s/a#3"]
     traces = [item.trace() for item in batch]
     assert [row["reason"] for row in traces] == ["installed: node_modules", "vendored: deps", None]
     assert all("reason" not in row["stats"] for row in traces)
-    (example,) = examples.dropped
+    (example,) = examples.as_json()["dropped"]
     assert example["measured"]["reason"] == "installed: node_modules"
 
 
