@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from common.disk import format_bytes
 from common.files import complete_file
 from tasks.core.theme import LIGHT, style
 
@@ -66,7 +67,7 @@ def _figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
         axes.text(
             101,
             y,
-            f"{size(after['bytes_kept'])} of {size(before['bytes_in'])}\n"
+            f"{format_bytes(after['bytes_kept'])} of {format_bytes(before['bytes_in'])}\n"
             f"{after['documents_kept']:,} of {before['documents_in']:,} documents",
             va="center",
             fontsize=6.5,
@@ -88,13 +89,3 @@ def _bytes(label: str, kept: int, lost: Mapping[str, int], named: Sequence[str])
     if label == REST:
         return sum(n for operator, n in lost.items() if operator not in (*named, CUT))
     return lost[label]
-
-
-def size(number: int) -> str:
-    """A number of bytes in the unit that fits it: `1.5 MB`."""
-    value = float(number)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} B" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:,.1f} TB"

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.paths import display
 from common.recipes import read_yaml
 from tasks.core.manifest import StageResult
 
@@ -29,6 +30,8 @@ class SourcePercentiles:
 class CleaningData:
     """Results of the stage `clean` beside its texts."""
 
+    folder: str = ""
+    """Its folder."""
     perplexity: list[SourcePercentiles] = field(default_factory=list)
     """Of each source in which it is measured."""
     duplicates: dict[str, Any] = field(default_factory=dict)
@@ -51,6 +54,7 @@ def read_cleaning(cleaned: StageResult) -> CleaningData:
     config = cleaned.manifest.get("config", {})
     families = {row["source"]: row["family"] for row in ledger["rows"]}
     return CleaningData(
+        folder=display(folder),
         perplexity=[
             SourcePercentiles(
                 source=row["source"],

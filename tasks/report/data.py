@@ -6,6 +6,7 @@ Every stage may be absent: its data are then None or empty, and the report says 
 import json
 import struct
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,16 @@ from tasks.core.manifest import StageResult
 from tasks.report.cleaning import CleaningData, read_cleaning
 from tasks.report.results import read_results
 from tasks.report.timeline import Timeline, read_timeline
+
+OPERATOR_COUNTS = (
+    "documents_in",
+    "documents_changed",
+    "documents_dropped",
+    "bytes_in",
+    "bytes_dropped",
+    "bytes_edited",
+)
+"""Numbers of the ledger that the report adds up over sources."""
 
 FULL_SCALE = 1_000_000_000
 """Parameters from which a model is compared with the paper's 1.12 B (Tables 3 and 4)."""
@@ -39,6 +50,10 @@ class Source:
     """Records that could not be read."""
     kept: int | None = None
     """Documents after cleaning."""
+    bytes_in: int | None = None
+    """UTF-8 bytes of their texts before cleaning."""
+    bytes_kept: int | None = None
+    """… and after it."""
     tokens: int | None = None
     """Token ids in the packed shards."""
     held_out: int = 0
@@ -46,10 +61,15 @@ class Source:
     validation_samples: int | None = None
     """Samples that validation is measured on; None where nothing was trained."""
 
+    @property
+    def bytes_per_token(self) -> float | None:
+        """Bytes of cleaned text to a token of the packed shards."""
+        return self.bytes_kept / self.tokens if self.bytes_kept and self.tokens else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Operator:
-    """Documents that one cleaning operator changed and dropped, over all its sources."""
+    """Documents and bytes that one cleaning operator took out, over all its sources."""
 
     family: str
     """Family of its sources, each with a recipe of its own."""
@@ -61,6 +81,20 @@ class Operator:
     """Documents that reached it."""
     changed: int
     dropped: int
+    bytes_in: int
+    """UTF-8 bytes that reached it."""
+    bytes_dropped: int
+    """… of documents that it dropped."""
+    bytes_cut: int
+    """… that it took out of documents that it changed; below 0 where they grew."""
+    tokens: float | None
+    """Tokens in all of these bytes: an estimate, by the bytes to a token of each source. None where
+    nothing was packed."""
+
+    @property
+    def bytes_taken(self) -> int:
+        """Bytes that it took out, with documents or from them."""
+        return self.bytes_dropped + self.bytes_cut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +192,7 @@ def gather(
     data = ReportData(name=str((pretrain.manifest.get("label") if pretrain else "") or "Steel"))
     try:
         data.sources = _sources(normalized, cleaned, packed, pretrain)
-        data.operators = _operators(cleaned)
+        data.operators = _operators(cleaned, data.sources)
         data.cleaning = read_cleaning(cleaned) if cleaned else None
         data.vocabulary = _manifest(packed).vocab_size if packed else None
         data.parameters = count_parameters(pretrain.folder / MODEL_FOLDER) if pretrain else None
@@ -220,7 +254,9 @@ def _sources(
             at(name).documents, at(name).quarantined = row["documents"], row["quarantined"]
     if cleaned is not None:
         for row in _ledger(cleaned)["sources"]:
-            at(row["source"]).kept = row["documents_kept"]
+            source = at(row["source"])
+            source.kept = row["documents_kept"]
+            source.bytes_in, source.bytes_kept = row["bytes_in"], row["bytes_kept"]
     if packed is not None:
         for shard in _manifest(packed).shards:
             source = at(shard.source)
@@ -245,25 +281,36 @@ def _described(name: str) -> tuple[str, str]:
     return recipe.title, languages.get(recipe.language, recipe.language)
 
 
-def _operators(cleaned: StageResult | None) -> list[Operator]:
+def _operators(cleaned: StageResult | None, sources: list[Source]) -> list[Operator]:
     if cleaned is None:
         return []
-    sums: dict[tuple[str, int, str], list[int]] = {}
+    known = {s.name: s.bytes_per_token for s in sources if s.bytes_per_token}
+    # A source of which nothing was packed is taken to be like all others.
+    packed = [s for s in sources if s.name in known]
+    mean = sum(s.bytes_kept or 0 for s in packed) / max(1, sum(s.tokens or 0 for s in packed))
+    sums: dict[tuple[str, int, str], Counter[str]] = {}
+    tokens: dict[tuple[str, int, str], float] = {}
     for row in _ledger(cleaned)["rows"]:
-        counts = sums.setdefault((row["family"], row["position"], row["operator"]), [0, 0, 0])
-        counts[0] += row["documents_in"]
-        counts[1] += row["documents_changed"]
-        counts[2] += row["documents_dropped"]
+        key = (row["family"], row["position"], row["operator"])
+        counts = sums.setdefault(key, Counter())
+        counts.update({name: row[name] for name in OPERATOR_COUNTS})
+        taken = row["bytes_dropped"] + row["bytes_edited"]
+        if mean:
+            tokens[key] = tokens.get(key, 0.0) + taken / known.get(row["source"], mean)
     return [
         Operator(
-            family=family,
-            position=position,
-            name=name,
-            documents_in=counts[0],
-            changed=counts[1],
-            dropped=counts[2],
+            family=key[0],
+            position=key[1],
+            name=key[2],
+            documents_in=counts["documents_in"],
+            changed=counts["documents_changed"],
+            dropped=counts["documents_dropped"],
+            bytes_in=counts["bytes_in"],
+            bytes_dropped=counts["bytes_dropped"],
+            bytes_cut=counts["bytes_edited"],
+            tokens=tokens.get(key),
         )
-        for (family, position, name), counts in sorted(sums.items())
+        for key, counts in sorted(sums.items())
     ]
 
 

@@ -1,7 +1,7 @@
 """The report's pictures, each on a light and on a dark ground.
 
     data.png          tokens by source            (the paper's figure 2)
-    attrition.png     documents kept by cleaning, and dropped by each operator
+    attrition.png     bytes kept by cleaning, and taken out by each operator
     perplexity.png    perplexity of the texts of each source
     pretraining.png   loss, rate, speed and ranks (figure 3)
     sft.png           loss of every mixture       (figure 4)
@@ -20,6 +20,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from common.disk import format_bytes
 from tasks.core.theme import DARK, LIGHT, Theme, style
 from tasks.report.data import Curve, ReportData, Training
 from tasks.report.drawing import (
@@ -102,40 +103,51 @@ def _data(data: ReportData, theme: Theme) -> Figure | None:
 
 
 def _attrition(data: ReportData, theme: Theme) -> Figure | None:
-    sources = [s for s in data.sources if s.kept is not None and s.documents]
+    sources = [s for s in data.sources if s.bytes_kept is not None and s.bytes_in]
     if not sources:
         return None
-    sources.sort(key=lambda s: -(s.kept or 0) / (s.documents or 1))
-    droppers = sorted(data.operators, key=lambda o: -o.dropped)[:MAX_OPERATORS]
-    droppers = [o for o in droppers if o.dropped]
-    rows = max(len(sources), len(droppers))
+    shares = {s.name: 100 * (s.bytes_kept or 0) / (s.bytes_in or 1) for s in sources}
+    sources.sort(key=lambda s: -shares[s.name])
+    takers = sorted(data.operators, key=lambda o: -o.bytes_taken)[:MAX_OPERATORS]
+    takers = [o for o in takers if o.bytes_taken > 0]
+    rows = max(len(sources), len(takers))
     figure, (left, right) = new_figure(1.5 + 0.3 * rows, panels=2)
     names = [latin(s.title) for s in sources]
-    kept = [100 * (s.kept or 0) / (s.documents or 1) for s in sources]
+    kept = [shares[s.name] for s in sources]
     left.barh(names, [100] * len(names), color=theme.grid, height=0.72)
     left.barh(names, kept, color=theme.series[0], height=0.72)
     for y, (source, share) in enumerate(zip(sources, kept, strict=True)):
-        note(left, 102, y, f"{source.kept:,} of {source.documents:,}", theme.muted)
+        size = f"{format_bytes(source.bytes_kept or 0)} of {format_bytes(source.bytes_in or 0)}"
+        documents = "" if source.documents is None else f" of {source.documents:,}"
+        words = f"{size}\n{source.kept:,}{documents} documents"
+        left.text(102, y, words, va="center", fontsize=6.5, linespacing=1.05, color=theme.muted)
         if share > 15:
-            note(left, share - 2, y, f"{share:.0f} %", theme.ground, ha="right")
+            note(left, min(share, 100) - 2, y, f"{share:.0f} %", theme.ground, ha="right")
         else:
             note(left, share + 2, y, f"{share:.0f} %", theme.text)
     left.set_ylim(rows - 0.4, -0.6)
-    left.set_xlim(0, 150)
+    left.set_xlim(0, 165)
     left.set_xticks([0, 50, 100], ["0", "50", "100 %"])
     left.tick_params(axis="y", labelcolor=theme.text)
-    left.set_title("Documents kept by cleaning")
-    labels = [f"{latin(o.name)} ({o.family})" for o in droppers]
-    bars = right.barh(labels, [o.dropped for o in droppers], color=theme.series[1], height=0.72)
-    right.bar_label(
-        bars, [f"{o.dropped:,}" for o in droppers], padding=4, fontsize=8, color=theme.text
+    left.set_title("Bytes kept by cleaning")
+    labels = [f"{latin(o.name)} ({o.family})" for o in takers]
+    dropped = [o.bytes_dropped for o in takers]
+    cut = [max(0, o.bytes_cut) for o in takers]
+    right.barh(labels, dropped, color=theme.series[1], height=0.72, label="with documents")
+    bars = right.barh(
+        labels, cut, left=dropped, color=theme.series[4], height=0.72, label="from documents"
     )
+    sizes = [format_bytes(o.bytes_taken) for o in takers]
+    right.bar_label(bars, sizes, padding=4, fontsize=8, color=theme.text)
     right.set_ylim(rows - 0.4, -0.6)  # bars as thick as on the left
     right.tick_params(axis="y", labelcolor=theme.text, labelsize=8)
-    right.margins(x=0.15)
+    right.margins(x=0.18)
     right.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    right.xaxis.set_major_formatter(EngFormatter(unit="B", sep=" "))
     right.grid(axis="x")
-    right.set_title("Dropped, by operator")
+    right.set_title("Bytes taken out, by operator")
+    if takers:
+        right.legend(loc="lower right")
     return figure
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from common.disk import format_bytes
 from tasks.core.markdown import NOT_RUN, markdown_table
 from tasks.core.paper.tables import Paper
 from tasks.report.cleaning import CleaningData
@@ -11,6 +12,11 @@ from tasks.report.paper_comparison import paper_section
 from tasks.report.results import percent, results_section
 from tasks.report.timeline import Timeline
 
+OPERATORS_LEGEND = (
+    "*bytes dropped*: of dropped documents; *bytes cut*: taken out of documents that stay (below "
+    "0: put in); *bytes %*: both, of what reached it; *≈ tokens*: an estimate of both, from the "
+    "bytes that a token of the source has on average."
+)
 MAX_PAIRS = 12
 """Rows of the table of near-duplicates between sources."""
 
@@ -62,10 +68,21 @@ def _data_section(data: ReportData, picture: Callable[[str, str], str]) -> str:
         picture("data", "Data distribution by source (the paper's figure 2)"),
         markdown_table(
             [_source_row(source, total) for source in data.sources],
-            right=["documents", "quarantined", "kept", "kept %", "tokens", "tokens %"],
+            right=[
+                "documents",
+                "quarantined",
+                "kept",
+                "kept %",
+                "size",
+                "size kept %",
+                "tokens",
+                "tokens %",
+                "bytes a token",
+            ],
         ),
         "*documents*: after normalisation; *quarantined*: records that could not be read, "
-        "kept apart by the stage `normalize`; *kept*: after cleaning."
+        "kept apart by the stage `normalize`; *kept*: after cleaning; *size*: UTF-8 bytes of the "
+        "texts before cleaning; *bytes a token*: of what was packed."
         if data.sources
         else "",
         _held_out(data),
@@ -81,13 +98,22 @@ def _data_section(data: ReportData, picture: Callable[[str, str], str]) -> str:
             "changed": f"{operator.changed:,}",
             "dropped": f"{operator.dropped:,}",
             "dropped %": percent(operator.dropped / max(1, operator.documents_in)),
+            "bytes dropped": f"{operator.bytes_dropped:,}",
+            "bytes cut": f"{operator.bytes_cut:,}",
+            "bytes %": percent(operator.bytes_taken / max(1, operator.bytes_in)),
+            "≈ tokens": NOT_RUN if operator.tokens is None else f"{operator.tokens:,.0f}",
         }
         for operator in data.operators
     ]
     if rows:
-        columns = ["#", "reached it", "changed", "dropped", "dropped %"]
+        columns = [name for name in rows[0] if name not in ("family", "operator")]
         parts.append("### Every cleaning operator\n\n" + markdown_table(rows, right=columns))
+        parts.append(OPERATORS_LEGEND)
     if data.cleaning is not None:
+        parts.append(
+            f"Documents taken at random of each operator, before and after: "
+            f"`{data.cleaning.folder}/review.html`; `steel review` judges them."
+        )
         parts += [_duplicates(data.cleaning), _contamination(data.cleaning)]
     return "\n\n".join(part for part in parts if part)
 
@@ -153,6 +179,10 @@ def _source_row(source: Source, total: int) -> dict[str, str]:
     share = NOT_RUN
     if source.kept is not None and source.documents:
         share = percent(source.kept / source.documents)
+    size_share = NOT_RUN
+    if source.bytes_kept is not None and source.bytes_in:
+        size_share = percent(source.bytes_kept / source.bytes_in)
+    per_token = source.bytes_per_token
     return {
         "source": source.title,
         "language": source.group,
@@ -160,8 +190,11 @@ def _source_row(source: Source, total: int) -> dict[str, str]:
         "quarantined": number(source.quarantined),
         "kept": number(source.kept),
         "kept %": share,
+        "size": NOT_RUN if source.bytes_in is None else format_bytes(source.bytes_in),
+        "size kept %": size_share,
         "tokens": number(source.tokens),
         "tokens %": percent(source.tokens / total) if source.tokens and total else NOT_RUN,
+        "bytes a token": NOT_RUN if per_token is None else f"{per_token:.2f}",
     }
 
 

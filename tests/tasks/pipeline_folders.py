@@ -99,7 +99,7 @@ class Pipeline:
         rows, totals = [], []
         for name, (_, documents) in SOURCES.items():
             family = "code" if name.startswith("starcoder") else "web"
-            left = documents
+            left, size = documents, 20 * documents
             for position, operator in enumerate(("fix_unicode_mapper", "text_length_filter"), 1):
                 dropped = left // 7 if operator.endswith("filter") else 0
                 rows.append(
@@ -112,10 +112,23 @@ class Pipeline:
                         "documents_kept": left - dropped,
                         "documents_changed": left // 3 if not dropped else 0,
                         "documents_dropped": dropped,
+                        "bytes_in": size,
+                        "bytes_kept": size - 10 * dropped - position,
+                        "bytes_dropped": 10 * dropped,
+                        "bytes_edited": position,
                     }
                 )
                 left -= dropped
-            totals.append({"source": name, "documents_in": documents, "documents_kept": left})
+                size -= 10 * dropped + position
+            totals.append(
+                {
+                    "source": name,
+                    "documents_in": documents,
+                    "documents_kept": left,
+                    "bytes_in": 20 * documents,
+                    "bytes_kept": size,
+                }
+            )
         statistics = [
             {
                 "statistic": "perplexity",

@@ -92,11 +92,26 @@ def test_numbers_are_those_of_the_stages(pipeline: Pipeline) -> None:
     total = sum(tokens for tokens, _ in SOURCES.values())
     assert f"**{total:,} tokens** from 6 sources" in text
     assert "**1,600,000 parameters**" in text
-    assert "| SkyPile-150B | Chinese | 900 | 18 | 772 | 85.8 | 2,400 | 38.1 |" in text
+    # 20 bytes a document, 10 for a dropped one, 3 taken out of others.
+    row = "900 | 18 | 772 | 85.8 | 18.0 kB | 92.9 | 2,400 | 38.1 | 6.97 |"
+    assert f"| SkyPile-150B | Chinese | {row}" in text
     texts = [documents for name, (_, documents) in SOURCES.items() if "starcoder" not in name]
     dropped = sum(documents // 7 for documents in texts)
     share = f"{100 * dropped / sum(texts):.1f}"
-    assert f"| web | 2 | `text_length_filter` | {sum(texts):,} | 0 | {dropped} | {share} |" in text
+    sizes = [20 * documents - 10 * (documents // 7) - 3 for documents in texts]
+    taken = 10 * dropped + 2 * len(texts)
+    tokens = sum(
+        (10 * (documents // 7) + 2) * num_tokens / (20 * documents - 10 * (documents // 7) - 3)
+        for name, (num_tokens, documents) in SOURCES.items()
+        if "starcoder" not in name
+    )
+    bytes_share = f"{100 * taken / (20 * sum(texts) - len(texts)):.1f}"
+    assert sum(sizes) == 20 * sum(texts) - taken - len(texts)
+    assert (
+        f"| web | 2 | `text_length_filter` | {sum(texts):,} | 0 | {dropped} | {share} | "
+        f"{10 * dropped:,} | {2 * len(texts)} | {bytes_share} | {tokens:,.0f} |"
+    ) in text
+    assert "clean-x000000000/review.html`" in text
     assert "| sft table3-2-chinese | 60.0 (54.0 to 66.0) |" in text
     assert "42.5" in text  # seconds
     assert "**7 documents** in 4 clusters" in text

@@ -242,7 +242,7 @@ def _cleaned(item: pipeline.TracedDocument) -> dict[str, Any]:
 
 
 def _text_of(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What an example holds of a document beside its id."""
+    """Text and meta data of a document, for an example."""
     return {"before": document["text"], document_trace.META: document.get(document_trace.META)}
 
 

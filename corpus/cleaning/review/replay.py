@@ -58,8 +58,8 @@ def replay(
     from corpus.cleaning.offline import refuse_installs
 
     refuse_installs()
-    for recipe in recipes.values():
-        recipe.import_custom_operators()
+    for one in recipes.values():
+        one.import_custom_operators()
     built: dict[str, Any] = {}
     for row in verdicts:
         if row["verdict"] == UNSURE:

@@ -55,7 +55,7 @@ class Sample:
         """True if `add` would take an example: worth asking before texts are copied."""
         if self.most == 0:
             return False
-        taken = self._taken.get((kind, about["position"], about["source"]), ())
+        taken = self._taken.get((kind, about["position"], about["source"]), [])
         return len(taken) < self.most or rank(about["operator"], about["id"]) < taken[-1][0]
 
     def add(self, kind: Kind, example: Mapping[str, Any]) -> None:
