@@ -46,7 +46,6 @@ OTHER_TEXTS = {
     "clean.max_drop.*.{key}",
     "clean.max_drop_bytes.{key}",
     "clean.max_drop_bytes.*.{key}",
-    "normalize.longest.{key}",
     "pretrain.model.{key}",
     "pretrain.weights.{key}",
     "pretrain.append[].weights.{key}",

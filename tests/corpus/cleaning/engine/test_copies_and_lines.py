@@ -136,10 +136,11 @@ def test_the_ledger_adds_up_and_shows_examples(run: tuple[Path, Any]) -> None:
     lines = next(r for r in result["rows"] if r["operator"] == "repeated_lines_deduplicator")
     assert (lines["documents_changed"], lines["documents_dropped"]) == (20, 1)
     assert lines["bytes_kept"] == sum(len(t.encode()) for t in [*BODIES, TEXTS["pages"][23]])
-    changed = [e for e in result["changed"] if e["operator"] == "repeated_lines_deduplicator"]
+    sample = result["sample"]
+    changed = [e for e in sample["changed"] if e["operator"] == "repeated_lines_deduplicator"]
     assert len(changed) == 3
     assert changed[0]["before"].startswith("首页")
-    (copy, _) = [e for e in result["dropped"] if e["source"] == "pages" and "duplicate_of" in e]
+    (copy, _) = [e for e in sample["dropped"] if e["source"] == "pages" and "duplicate_of" in e]
     assert copy["measured"][document_trace.SIMILARITY] >= 0.7
 
 
@@ -150,5 +151,6 @@ def test_workers_and_partitions_change_nothing(
     folder, whole = run
     again = cleaned(tmp_path / "again", TEXTS, workers=workers, bytes_=bytes_)
     assert again["rows"] == whole["rows"]
+    assert again["sample"] == whole["sample"]
     for source in TEXTS:
         assert texts_of(tmp_path / "again", source) == texts_of(folder, source)
