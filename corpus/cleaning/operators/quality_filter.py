@@ -13,6 +13,7 @@ from data_juicer.ops.base_op import OPERATORS, Filter
 from data_juicer.utils.constant import Fields
 
 from corpus.cleaning.quality.model import Scorer, load
+from corpus.cleaning.quality.scope import is_judged
 
 QUALITY = "quality"
 """Statistic: the score."""
@@ -62,10 +63,11 @@ class QualityFilter(Filter):
         return samples
 
     def process_batched(self, samples: dict[str, Any]) -> list[bool]:
-        """Keep what reaches the bound of its source, or the general one."""
-        measured = samples[Fields.stats]
+        """Keep what reaches the bound of its source, or the general one, and what no model of web
+        pages can judge (corpus/cleaning/quality/scope.py)."""
+        measured, texts = samples[Fields.stats], samples[self.text_key]
         sources = samples.get(SOURCE) or [""] * len(measured)
         return [
-            stats[QUALITY] >= self.min_scores.get(source, self.min_score)
-            for source, stats in zip(sources, measured, strict=True)
+            stats[QUALITY] >= self.min_scores.get(source, self.min_score) or not is_judged(text)
+            for source, stats, text in zip(sources, measured, texts, strict=True)
         ]
