@@ -26,7 +26,7 @@ from defusedxml.ElementTree import fromstring  # type: ignore[import-untyped]
 
 from corpus.formats.damaged_text import decode_document
 from corpus.formats.encodings import encoding_of_sample
-from corpus.formats.xhtml import pieces, tag_name
+from corpus.xhtml import pieces, tag_name
 
 MAX_UNPACKED = 512 * 1024**2
 """Unpacked bytes of one file, pictures included, at most."""

@@ -41,7 +41,7 @@ from corpus.formats.records import (
     unreadable_rest,
 )
 from corpus.formats.text_keys import TextRecord
-from corpus.formats.xhtml import pieces, tag_name
+from corpus.xhtml import pieces, tag_name
 
 FEED_SUFFIXES = (".xml", ".rss", ".atom")
 WHOLE_SUFFIXES = (

@@ -1,4 +1,4 @@
-"""What a model of web pages does not judge."""
+"""Texts that a model of web pages does not judge."""
 
 import json
 from pathlib import Path
