@@ -7,6 +7,7 @@
     deduplication/            near-duplicates over the whole corpus, in bounded memory
     language_model/           the model behind the perplexity filter
     operators/                operators of our own
+    review/                   a random sample of what was done; verdicts on it, replayed
     ray/                      the same recipe on a Ray cluster
     document_trace.py         what happened to each document; ledger.py adds it up by operator
     report.py, gates.py       the cleaning report; the share that may be dropped
