@@ -3,6 +3,7 @@
     parquet       rows        the first rows, same schema and compression
     [ … ]         items       a JSON array of the first items, each byte by byte as it was
     {…}\\n{…}\\n    lines       the first lines, byte by byte as they were; blank ones don't count
+    CSV, TSV    rows        the line of names, and the first rows, whole ones
     else          the file    one record, taken whole
 
 The file is read only as far as it is needed. `.gz` and `.zst` are decompressed on the way.
@@ -107,7 +108,7 @@ def write_first_records(
             case "array":
                 return _items(content, out, limit)
             case "lines":
-                return _lines(content, out, limit)
+                return _lines(content, out, limit, is_table=plain_name.lower().endswith(TABLES))
             case _:
                 return _whole(content, size, out, limit)
 
@@ -119,7 +120,7 @@ DOCUMENTS = (".docx", ".epub")
 
 
 def _reading_of(name: str, reading: Reading) -> Reading:
-    """Reading of one file of a corpus that may hold others; of a table a line is a record."""
+    """Reading of one file of a corpus that may hold others; of a table a row is a record."""
     if name.endswith(ROWS):
         return "records"
     if name.endswith(TABLES):
@@ -181,24 +182,50 @@ def _layout(content: _Content, name: str) -> str:
     return "lines" if first.rstrip().endswith(b"}") else "whole"
 
 
-def _lines(content: _Content, out: IO[bytes], limit: RecordLimit) -> TakenRecords:
-    taken = searched = 0
+MAX_ROW_LINES = 20_000
+"""Lines that a quote in a table is followed over."""
+
+_UTF16 = {codecs.BOM_UTF16_LE: b"\n\0", codecs.BOM_UTF16_BE: b"\0\n"}
+"""Mark of a file -> its line ends."""
+
+
+def _lines(
+    content: _Content, out: IO[bytes], limit: RecordLimit, *, is_table: bool
+) -> TakenRecords:
+    """Lines; of a table rows, whose quoted cells may hold line ends, behind its first line."""
+    while len(content.buffer) < 2 and content.grow():
+        pass
+    newline = _UTF16.get(bytes(content.buffer[:2]), b"\n")
+    taken = searched = inside = 0
+    named, open_quote = not is_table, False
     while True:
-        end = content.buffer.find(b"\n", searched)
+        end = _line_end(content.buffer, newline, searched)
         if end < 0 and not content.ended:
-            searched = len(content.buffer)
+            searched = max(0, len(content.buffer) - len(newline) + 1)
             content.grow()
             continue
         if end < 0 and not content.buffer:
             return limit.result(content.position(), taken, at_end=True)
-        line = content.buffer[: end + 1] if end >= 0 else content.buffer[:]
-        if line.strip():
+        line = content.buffer[:end] if end >= 0 else content.buffer[:]
+        if not open_quote and line.strip(b" \t\r\n\0"):
             if not limit.allows(content.position(), taken):
                 return limit.result(content.position(), taken, at_end=False)
-            taken += 1
+            taken += named
+            named = True
+        open_quote ^= bool(is_table and line.count(b'"') % 2)
+        inside = inside + 1 if open_quote else 0
+        open_quote = open_quote and inside < MAX_ROW_LINES
         out.write(line)
         content.drop(len(line))
         searched = 0
+
+
+def _line_end(buffer: bytearray, newline: bytes, start: int) -> int:
+    """Offset behind the first line end; below 0 where there is none."""
+    at = buffer.find(newline, start)
+    while at >= 0 and at % len(newline):  # half of two characters
+        at = buffer.find(newline, at + 1)
+    return at + len(newline) if at >= 0 else -1
 
 
 def _items(content: _Content, out: IO[bytes], limit: RecordLimit) -> TakenRecords:

@@ -142,14 +142,17 @@ class ModelScopeRepository(UrlSource):
         return data
 
     def _entries(self, revision: str) -> Iterator[Mapping[str, Any]]:
-        """All files of a revision, page by page."""
-        number = seen = 0
-        while seen <= MAX_FILES:
+        """All files of a revision, page by page; a page may hold fewer than were asked for."""
+        number = 0
+        seen: set[str] = set()
+        while len(seen) <= MAX_FILES:
             number += 1
-            files = self._page(revision, number).get("Files") or []
+            page = self._page(revision, number)
+            files = [f for f in page.get("Files") or [] if str(f.get("Path")) not in seen]
             yield from (file for file in files if file.get("Type") != "tree")
-            seen += len(files)
-            if len(files) < PAGE:
+            seen.update(str(file.get("Path")) for file in files)
+            total = page.get("TotalCount")
+            if not files or (isinstance(total, int) and 0 < total <= len(seen)):
                 return
         raise DataError(f"{self.origin}: more than {MAX_FILES:,} files")
 

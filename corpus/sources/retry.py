@@ -17,6 +17,9 @@ ATTEMPTS = 5
 PAUSE = 1.0
 """Seconds before the second attempt; doubled for each further one."""
 
+LONGEST_PAUSE = 120.0
+"""Seconds that a server can ask for at most."""
+
 _PERMANENT = (400, 401, 403, 404, 410)
 """HTTP answers that another attempt does not change."""
 
@@ -37,9 +40,19 @@ def retry(work: Callable[[], T], stop: threading.Event, *, silences: int = ATTEM
         except Exception as error:
             silences -= any(isinstance(cause, TimeoutError) for cause in error_chain(error))
             last = attempt == ATTEMPTS - 1 or silences == 0
-            if last or is_permanent(error) or stop.wait(PAUSE * 2**attempt):
+            if last or is_permanent(error) or stop.wait(_pause(error, attempt)):
                 raise
     raise AssertionError
+
+
+def _pause(error: BaseException, attempt: int) -> float:
+    """Seconds to wait; as many as a server that is asked too often says, within bounds."""
+    for cause in error_chain(error):
+        answer = getattr(cause, "response", cause)
+        asked = str((getattr(answer, "headers", None) or {}).get("Retry-After", ""))
+        if asked.isdecimal():
+            return min(LONGEST_PAUSE, max(PAUSE * 2**attempt, float(asked)))
+    return PAUSE * 2**attempt
 
 
 def is_permanent(error: BaseException) -> bool:

@@ -27,6 +27,12 @@ class Hub:
     """(file, what it would send) -> what it sends; None cuts the connection."""
     requests: list[tuple[str, str, str]] = field(default_factory=list)
     """(method, path, Range) of every request."""
+    prefix: str = ""
+    """Path below which a mirror has the hub."""
+    elsewhere: bool = False
+    """If true, files are on another host, to which requests for them are sent on."""
+    storage_headers: list[dict[str, str]] = field(default_factory=list)
+    """Headers that the other host got."""
     sent: int = 0
     """Bytes of files sent so far."""
     url: str = ""
@@ -66,6 +72,7 @@ def serving(hub: Hub) -> Iterator[Hub]:
 
         def answer(self, *, body: bool) -> None:
             path = unquote(self.path.partition("?")[0])
+            path = path.removeprefix(hub.prefix) if path.startswith(hub.prefix) else "/nothing"
             hub.requests.append((self.command, path, self.headers.get("Range", "")))
             if match := re.fullmatch(r"(?:/datasets)?/[^/]+/[^/]+/resolve/([^/]+)/(.+)", path):
                 commit, name = match.groups()
@@ -129,7 +136,17 @@ def serving(hub: Hub) -> Iterator[Hub]:
 
         def _file(self, commit: str, name: str, data: bytes, body: bool) -> None:
             etag = _lfs(data)["sha256"] if is_large(name) else blob_id(data)
-            headers = {"ETag": f'"{etag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+            if hub.elsewhere:
+                moved = {"Location": f"{storage}/{commit}/{name}", "X-Linked-Size": str(len(data))}
+                moved |= {"X-Linked-ETag": f'"{etag}"', "X-Repo-Commit": commit}
+                self._send(b"", moved, body, 302)
+                return
+            self.give(commit, name, data, body, {"ETag": f'"{etag}"'})
+
+        def give(
+            self, commit: str, name: str, data: bytes, body: bool, headers: dict[str, str]
+        ) -> None:
+            headers = {**headers, "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
             status, size = 200, len(data)
             if match := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
                 start = int(match[1])
@@ -159,5 +176,12 @@ def serving(hub: Hub) -> Iterator[Hub]:
             if cut:
                 self.close_connection = True
 
-    with answering(Handler) as hub.url:
+    class Storage(Handler):
+        def answer(self, *, body: bool) -> None:
+            hub.storage_headers.append(dict(self.headers))
+            _, commit, name = unquote(self.path).split("/", 2)
+            self.give(commit, name, hub.commits[commit][name], body, {"ETag": '"other"'})
+
+    with answering(Storage) as storage, answering(Handler) as url:
+        hub.url = url + hub.prefix
         yield hub

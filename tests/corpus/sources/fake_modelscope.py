@@ -23,6 +23,10 @@ class ModelScope:
     """If false, listings give only the beginning of the newest commit, as real ones do at times."""
     token: str = ""
     """Token without which nothing is given."""
+    most: int = 1000
+    """Files that a page lists at most, however many are asked for."""
+    busy: int = 0
+    """Requests that are still answered by 429, and when to ask again."""
     spoil: Callable[[str, bytes], bytes | None] = lambda name, data: data
     """(file, what it would send) -> what it sends; None cuts the connection."""
     requests: list[tuple[str, str, str]] = field(default_factory=list)
@@ -77,6 +81,10 @@ def serving(hub: ModelScope) -> Iterator[ModelScope]:
             hub.requests.append((self.command, self.path, self.headers.get("Range", "")))
             query = {key: value[0] for key, value in parse_qs(urlsplit(self.path).query).items()}
             path = urlsplit(self.path).path
+            if hub.busy:
+                hub.busy -= 1
+                send(self, b"{}", body, 429, Retry_After="0")
+                return
             if hub.token and self.headers.get("Authorization") != f"Bearer {hub.token}":
                 send(self, b"{}", body, 403)
                 return
@@ -108,7 +116,7 @@ def serving(hub: ModelScope) -> Iterator[ModelScope]:
                 }
                 for number, (name, data) in enumerate(files.items())
             ]
-            number, size = int(query["PageNumber"]), int(query["PageSize"])
+            number, size = int(query["PageNumber"]), min(int(query["PageSize"]), hub.most)
             latest = {"Id": commit if hub.names_commit else "", "ShortId": commit[:8]}
             part = entries[(number - 1) * size : number * size]
             answer = {

@@ -1,7 +1,9 @@
 """The first items of a JSON array, cut out byte by byte."""
 
+import csv
 import io
 import json
+import re
 from typing import Any
 
 import pytest
@@ -69,3 +71,39 @@ def test_record_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
             RecordLimit(num_bytes=9e9, num_records=1),
             "x.json",
         )
+
+
+@given(
+    rows=st.lists(st.tuples(st.text(), st.text()), max_size=9),
+    quota=st.integers(1, 9),
+    codec=st.sampled_from(["utf-8", "utf-16-le", "utf-16-be"]),
+    sign=st.sampled_from([",", "\t"]),
+)
+def test_tables_are_cut_between_rows_behind_their_names(
+    rows: list[tuple[str, str]], quota: int, codec: str, sign: str
+) -> None:
+    rows = [tuple(re.sub("[\0\r\ud800-\udfff]", "x", f"{c}.") for c in row) for row in rows]  # type: ignore[misc]
+    written = io.StringIO()
+    csv.writer(written, delimiter=sign, lineterminator="\n").writerows([("a", "b"), *rows])
+    data = ("\ufeff" + written.getvalue()).encode(codec)
+    out = io.BytesIO()
+    limit = RecordLimit(num_bytes=len(data), num_records=quota)
+    name = "x.csv" if sign == "," else "x.tsv"
+    taken = write_first_records(io.BytesIO(data), len(data), name, out, limit, "x")
+    found = out.getvalue().decode(codec).removeprefix("\ufeff")
+    read = list(csv.reader(io.StringIO(found, newline=""), delimiter=sign))
+    assert [tuple(row) for row in read[1:]] == rows[:quota]
+    assert read[0] == ["a", "b"]
+    assert taken.num_records == min(len(rows), quota)
+    assert taken.has_more is (len(rows) > quota)
+
+
+def test_a_quote_that_is_never_closed_does_not_take_the_whole_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("corpus.sources.first_records.MAX_ROW_LINES", 5)
+    data = b'a\n"open\n' + b"line\n" * 100
+    out = io.BytesIO()
+    limit = RecordLimit(num_bytes=len(data), num_records=3)
+    write_first_records(io.BytesIO(data), len(data), "x.csv", out, limit, "x")
+    assert out.getvalue().count(b"\n") < 10

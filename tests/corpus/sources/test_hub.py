@@ -223,3 +223,24 @@ def test_killed_hub_download_is_finished_by_the_next_run(
     run_stage(acquire, out, corpora())
     assert files_of(out / "skypile") == {"data/a.jsonl": LINES, "data/big.jsonl": big}
     assert hub.downloads() == {"data/big.jsonl"}
+
+
+@pytest.mark.parametrize("sample", [{}, {"limit": 6}])
+def test_a_mirror_below_a_path_that_sends_downloads_elsewhere(
+    sample: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {f"data/{name}.jsonl": LINES + name.encode() for name in "abc"}
+    monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(retry, "PAUSE", 0.0)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("HF_TOKEN", "hf_0123456789abcdef")
+    with serving(Hub(commits={COMMIT: files}, prefix="/mirrors/hf", elsewhere=True)) as mirror:
+        monkeypatch.setenv("HF_ENDPOINT", mirror.url)
+        run_stage(acquire, tmp_path / "out", corpora(**sample))
+    got = files_of(tmp_path / "out" / "skypile")
+    if sample:
+        assert {name: data.count(b"\n") for name, data in got.items()} == dict.fromkeys(files, 2)
+    else:
+        assert got == files
+    assert mirror.storage_headers
+    assert not any("hf_0123456789abcdef" in str(headers) for headers in mirror.storage_headers)

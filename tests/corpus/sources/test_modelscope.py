@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,6 +77,45 @@ def test_more_files_than_a_page(
     monkeypatch.setattr(source, "PAGE", 2)
     run_stage(acquire, tmp_path / "out", corpora())
     assert len(files_of(tmp_path / "out" / "skypile")) == 3
+
+
+def test_a_hub_whose_pages_are_shorter_than_asked(hub: ModelScope, tmp_path: Path) -> None:
+    hub.most = 2
+    run_stage(acquire, tmp_path / "out", corpora())
+    assert len(files_of(tmp_path / "out" / "skypile")) == 3
+
+
+def test_a_hub_that_is_asked_too_often_is_asked_again(hub: ModelScope, tmp_path: Path) -> None:
+    hub.busy = 3
+    run_stage(acquire, tmp_path / "out", corpora())
+    assert len(files_of(tmp_path / "out" / "skypile")) == 3
+    assert hub.busy == 0
+
+
+def test_the_pause_is_as_long_as_the_server_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Busy(Exception):
+        status = 429
+
+        def __init__(self, seconds: str) -> None:
+            self.headers = {"Retry-After": seconds}
+
+    waited: list[float] = []
+
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waited.append(timeout or 0.0)
+            return False
+
+    answers = iter([Busy("7"), Busy("9999999"), Busy("Wed, 21 Oct"), None])
+
+    def ask() -> str:
+        if error := next(answers):
+            raise error
+        return "data"
+
+    monkeypatch.setattr(retry, "PAUSE", 1.0)
+    assert retry.retry(ask, Stop()) == "data"
+    assert waited == [7.0, retry.LONGEST_PAUSE, 4.0]
 
 
 def test_damage_is_found_and_the_next_run_mends_it(hub: ModelScope, tmp_path: Path) -> None:
