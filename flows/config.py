@@ -6,9 +6,9 @@ Each stage documents its own fields (tasks/).
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from common.config import INCOMPLETE, Config, did_you_mean, problems
+from common.config import INCOMPLETE, Config, did_you_mean, problems, shown_place
 from common.errors import ConfigError, SteelError, shown
 from common.names import Distinct, Name, NamesOf
 from common.paths import resolve
@@ -60,7 +60,8 @@ class PipelineConfig(Config):
     """Name of the pipeline; names the MLflow run and the report."""
     corpora: Annotated[dict[Name, str], MinLen(1), Distinct]
     """Corpus (a recipe in data_recipes/corpora) -> its location: `sample-data`, `hub`, a path,
-    folder or glob relative to the project's root, or a URL of one (https://, s3://, hf://, …)."""
+    folder or glob relative to the project's root, or a URL of one (https://, s3://, hf://, …). Or
+    `{location: …, text_key: …, optional: true}`; see `normalize.text_keys`, `optional_corpora`."""
     sft_sets: NamesOf[str] = field(default_factory=dict)
     """SFT set (data_recipes/sft) -> its location."""
     preference_sets: NamesOf[str] = field(default_factory=dict)
@@ -123,6 +124,9 @@ class PipelineConfig(Config):
         for name in sorted(set(self.optional_corpora) - self.corpora.keys()):
             near = did_you_mean(name, self.corpora)
             yield ConfigError(f"optional_corpora: {shown(name)} is none of `corpora`{near}")
+        for name in sorted(self.normalize.text_keys.keys() - self.corpora.keys()):
+            near = did_you_mean(name, self.corpora)
+            yield ConfigError(f"normalize.text_keys: {shown(name)} is none of `corpora`{near}")
         for kind, key in KINDS.items():
             yield from problems(self.acquire(kind), key)
         yield from problems(HoldOutConfig(sets=self.held_out), "held_out")
@@ -191,4 +195,39 @@ def parse_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Parsed[Pi
 
     Raises ConfigError for a file or an override that cannot be read at all.
     """
-    return parse(PipelineConfig, apply_overrides(read_yaml(resolve(path)), overrides))
+    return parse(PipelineConfig, _spelled_out(apply_overrides(read_yaml(resolve(path)), overrides)))
+
+
+def _spelled_out(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with `corpora.<name>: {location, text_key, optional}` as the three keys of
+    the pipeline that it stands for. Raises ConfigError for a mapping that is not of this form."""
+    result = dict(data)
+    corpora = result.get("corpora")
+    if not isinstance(corpora, Mapping):
+        return result
+    forms = {name: form for name, form in corpora.items() if isinstance(form, Mapping)}
+    for name, form in forms.items():
+        place = f"corpora.{shown_place(str(name))}"
+        if unknown := [key for key in form if key not in ("location", "text_key", "optional")]:
+            raise ConfigError(
+                f"{place}: unknown key {shown(unknown[0])}; the keys are location, text_key, "
+                "optional. What else describes a corpus stands in its recipe"
+            )
+        if not isinstance(form.get("location"), str):
+            raise ConfigError(f"{place}.location must be text: a path, a URL, 'hub', 'sample-data'")
+        if not isinstance(form.get("optional", False), bool):
+            raise ConfigError(f"{place}.optional must be true or false")
+    if forms:
+        result["corpora"] = {
+            name: forms[name]["location"] if name in forms else location
+            for name, location in corpora.items()
+        }
+    if may_be_empty := [name for name, form in forms.items() if form.get("optional")]:
+        known = result.get("optional_corpora") or []
+        if isinstance(known, list):
+            result["optional_corpora"] = [*known, *(n for n in may_be_empty if n not in known)]
+    if keys := {name: form["text_key"] for name, form in forms.items() if "text_key" in form}:
+        stage = result.get("normalize") or {}
+        if isinstance(stage, Mapping) and isinstance(stage.get("text_keys", {}), Mapping):
+            result["normalize"] = {**stage, "text_keys": {**stage.get("text_keys", {}), **keys}}
+    return result

@@ -18,6 +18,7 @@ from common.paths import RECIPES
 from common.ranges import NonNegativeInt
 from common.recipes import recipe_path
 from corpus.formats.normalization import EXPANSION, RawCorpus, check_format, normalize_corpus
+from corpus.formats.readers import PLAIN
 from corpus.recipes import FAMILIES, corpus
 from tasks.core.stage import StageResult, StageRun, stage
 
@@ -39,6 +40,9 @@ class NormalizeConfig(StageConfig):
     longest: Mapping[str, NonNegativeInt] = field(default_factory=lambda: {ANY: 50_000})
     """Family of sources, or `"*"` for all others -> characters of a document at most; a longer one
     is cut into several at chapters, paragraphs, definitions (0: never)."""
+    text_keys: Mapping[Name, str | tuple[str, ...]] = field(default_factory=dict)
+    """Corpus with `format: plain` -> field of its rows that holds the text, in the place of its
+    recipe's `text_key`: a name, a dotted path (`data.text`), or a list, joined by line ends."""
     optional: tuple[Name, ...] = field(default=(), metadata=NOT_IN_KEY)
     """Corpora that may be empty, beside those whose recipe says so; a pipeline sets it."""
 
@@ -51,6 +55,8 @@ class NormalizeConfig(StageConfig):
     def check(self) -> Iterator[SteelError]:
         for name in self.corpora:
             yield from errors_of(_check_corpus, name)
+        for name in self.text_keys:
+            yield from errors_of(_check_text_key, name)
         for family, longest in self.longest.items():
             if family not in (ANY, *FAMILIES):
                 yield ConfigError(
@@ -71,6 +77,15 @@ def _check_corpus(name: str) -> None:
     check_format(corpus(name))
 
 
+def _check_text_key(name: str) -> None:
+    """Raise ConfigError for a corpus whose format knows by itself what its text is."""
+    if (found := corpus(name).format) != PLAIN:
+        raise ConfigError(
+            f"text_keys: {name} is of the format {found}, which knows its fields; only corpora of "
+            f"the format {PLAIN} are told"
+        )
+
+
 @stage(version=6)
 def normalize(run: StageRun, config: NormalizeConfig, *, raw: StageResult) -> None:
     """Write `<source>.jsonl` and `quarantine/<source>.jsonl` for every corpus.
@@ -83,7 +98,14 @@ def normalize(run: StageRun, config: NormalizeConfig, *, raw: StageResult) -> No
     )
     recipes = [corpus(name) for name in names]
     sources = [
-        RawCorpus(replace(r, optional=r.optional or r.name in config.optional), raw.folder)
+        RawCorpus(
+            replace(
+                r,
+                optional=r.optional or r.name in config.optional,
+                text_key=config.text_keys.get(r.name, r.text_key),
+            ),
+            raw.folder,
+        )
         for r in recipes
     ]
     total = sum(source.size for source in sources)

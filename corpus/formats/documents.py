@@ -24,8 +24,8 @@ import docx.oxml.ns
 from defusedxml.common import DefusedXmlException  # type: ignore[import-untyped]
 from defusedxml.ElementTree import fromstring  # type: ignore[import-untyped]
 
-from corpus.formats.damaged_text import decode_document
 from corpus.formats.encodings import encoding_of_sample
+from corpus.formats.legacy_chinese import decode_document
 from corpus.xhtml import pieces, tag_name
 
 MAX_UNPACKED = 512 * 1024**2

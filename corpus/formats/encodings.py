@@ -26,6 +26,7 @@ import pyarrow as pa
 
 from corpus.chunk_reader import ChunkReader
 from corpus.formats.legacy_chinese import (
+    DETECTED_BY,
     decode_lines,
     is_chinese_utf16,
     isolated_share,
@@ -37,9 +38,6 @@ CHUNK = 1 << 20
 
 SEARCHED = 64 * CHUNK
 """A file with nothing but ASCII for so long is taken for UTF-8."""
-
-DETECTED_BY = 16 * 1024
-"""Bytes that the detector is given: enough for certainty, and it is slow."""
 
 UNKNOWN_AT_MOST = 0.15
 """Share of unknown characters up to which a file can be in an encoding."""

@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 
 from corpus import json_items
 from corpus.chunk_reader import ChunkReader
-from corpus.formats.damaged_text import repaired_line
 from corpus.formats.encodings import Encoding, Neighbours, data_suffix, open_as_utf8, peek
+from corpus.formats.legacy_chinese import repaired_line
 from corpus.json_items import (
     Item,
     Loads,

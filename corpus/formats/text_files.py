@@ -20,7 +20,6 @@ from defusedxml.ElementTree import fromstring  # type: ignore[import-untyped]
 
 from corpus import json_items
 from corpus.formats.chapters import Chapter, split_chapters
-from corpus.formats.damaged_text import decode_block, decode_document
 from corpus.formats.documents import MAX_UNPACKED, Unreadable, read_document
 from corpus.formats.encodings import (
     Encoding,
@@ -30,7 +29,7 @@ from corpus.formats.encodings import (
     open_binary,
     open_unpacked,
 )
-from corpus.formats.legacy_chinese import LOST
+from corpus.formats.legacy_chinese import LOST, decode_block, decode_document
 from corpus.formats.records import (
     CANNOT_READ,
     READ_ERRORS,

@@ -62,3 +62,47 @@ def test_a_refusal_shows_no_whole_group(folder: Path, root: Path) -> None:
         first = next(line for line in str(refused.value).splitlines() if f"{key} =" in line)
         assert "a list of 1" in first
         assert "key_50" not in str(refused.value)
+
+
+def test_a_corpus_may_be_told_its_text_and_that_it_may_be_empty(folder: Path) -> None:
+    texts = str(folder / "texts")
+    config = checked(
+        folder,
+        corpora={
+            "plain_files": {"location": texts, "text_key": ["题", "文"]},
+            "plain_records": {"location": str(folder / "none"), "optional": True},
+            "plain_lines": texts,
+        },
+        normalize={"text_keys": {"plain_lines": "a.b"}},
+    )
+    assert config.corpora == {
+        "plain_files": texts,
+        "plain_records": str(folder / "none"),
+        "plain_lines": texts,
+    }
+    assert config.optional_corpora == ["plain_records"]
+    assert config.normalize.text_keys == {"plain_lines": "a.b", "plain_files": ("题", "文")}
+
+
+@pytest.mark.parametrize(
+    ("form", "words"),
+    [
+        ({"text_key": "a"}, r"corpora\.plain_files\.location must be text"),
+        ({"location": ["a"]}, r"corpora\.plain_files\.location must be text"),
+        ({"location": "x", "textkey": "a"}, r"unknown key 'textkey'; the keys are location, te"),
+        ({"location": "x", "optional": "yes"}, r"corpora\.plain_files\.optional must be true or"),
+        ({"location": "x", "text_key": 5}, r"normalize\.text_keys\.plain_files = 5; it must be"),
+        (["x"], r"corpora\.plain_files = \['x'\]; it must be text\n"),
+    ],
+)
+def test_other_forms_of_a_corpus_are_refused(folder: Path, form: object, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        checked(folder, corpora={"plain_files": form})
+
+
+def test_only_plain_corpora_that_are_there_are_told_their_text(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'plain_file' is none of `corpora`.*plain_files"):
+        checked(folder, normalize={"text_keys": {"plain_file": "a"}})
+    corpora = {"skypile": {"location": str(folder / "texts"), "text_key": "content"}}
+    with pytest.raises(ConfigError, match="skypile is of the format skypile, which knows"):
+        checked(folder, corpora=corpora)

@@ -188,3 +188,14 @@ def test_empty_and_missing_corpora_are_refused(tmp_path: Path) -> None:
         run_stage(normalize, tmp_path / "out", NormalizeConfig(), raw=raw_result(tmp_path / "raw"))
     with pytest.raises(ConfigError, match="skypile"):
         validate(NormalizeConfig(corpora=("skypyle",)), "normalize")
+
+
+def test_the_configuration_may_name_the_field_of_a_text(tmp_path: Path) -> None:
+    folder = tmp_path / "raw" / "plain_records"
+    folder.mkdir(parents=True)
+    row = {"text": "名", "parts": [{"t": "甲"}, {"t": "乙"}]}
+    (folder / "x.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    config = NormalizeConfig(corpora=("plain_records",), text_keys={"plain_records": "parts.t"})
+    run = run_stage(normalize, tmp_path / "out", config, raw=result_of(stage_run(tmp_path / "raw")))
+    (line,) = (run.folder / "plain_records.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(line)["text"] == "甲\n乙"

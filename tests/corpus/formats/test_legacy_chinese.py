@@ -7,8 +7,8 @@ from pathlib import Path
 import opencc
 import pytest
 
-from corpus.formats.damaged_text import decode_document
 from corpus.formats.encodings import BIG5, GB18030, UTF8, encoding_of_sample
+from corpus.formats.legacy_chinese import decode_document
 from tests.corpus.formats.own_files import normalized
 
 SENTENCE = "这是一个很普通的中文文本，用来检查编码。"
