@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from common.errors import DataError
 from common.paths import display
 from corpus.cleaning import document_trace
+from corpus.cleaning.review.sample import read_sample
 from corpus.cleaning.review.word_diff import in_line, word_diff
 
 EXCERPT = 300
@@ -52,14 +53,13 @@ def explain_document(
         "recipe": recipes[operators[0]["family"]],
         "kept": trace["dropped_by"] == 0,
         "bytes": [trace["bytes_in"], trace["bytes_out"]],
-        "operators": list(_operators(trace, operators, measured_by)),
+        "operators": list(_operators(trace, operators, measured_by, _sampled(folder, document))),
         "contains": [] if questions is None else questions.to_pylist(),
     }
     if kept is not None:
         explanation["text"] = kept["text"][:EXCERPT]
         if kept["text"] != text:
-            changes = in_line(word_diff(text, kept["text"]))
-            explanation["diff"] = changes[:DIFF] + ("…" if len(changes) > DIFF else "")
+            explanation["diff"] = _diff(text, kept["text"])
     if trace["duplicate_of"]:
         original = document_trace.kept_document(folder, trace["duplicate_of"])
         explanation["duplicate_of"] = {
@@ -71,8 +71,25 @@ def explain_document(
     return explanation
 
 
+def _diff(before: str, after: str) -> str:
+    changes = in_line(word_diff(before, after))
+    return changes[:DIFF] + ("…" if len(changes) > DIFF else "")
+
+
+def _sampled(folder: Path, document: str) -> dict[int, str]:
+    """Position -> changes of the operators in whose random sample the document is."""
+    return {
+        row["position"]: _diff(row["before"], row["after"])
+        for row in read_sample(folder)
+        if row["id"] == document and row["kind"] == "changed"
+    }
+
+
 def _operators(
-    trace: Mapping[str, Any], operators: list[dict[str, Any]], measured_by: Mapping[str, str]
+    trace: Mapping[str, Any],
+    operators: list[dict[str, Any]],
+    measured_by: Mapping[str, str],
+    diffs: Mapping[int, str],
 ) -> Iterator[dict[str, Any]]:
     """Yield the effect of each operator on the document, up to the one that dropped it."""
     sizes = {edit["operator"]: edit["bytes"] for edit in trace["edits"]}
@@ -84,6 +101,8 @@ def _operators(
         if position in sizes:
             result |= {"did": "changed it", "bytes": [size, sizes[position]]}
             size = sizes[position]
+            if position in diffs:
+                result["diff"] = diffs[position]
         if values:
             result |= {"did": "measured it", "values": values}
         if position == trace["dropped_by"]:

@@ -98,6 +98,7 @@ def describe(explanation: dict[str, Any]) -> Iterator[str]:
             idle.append(result["position"])
             continue
         yield f"    {result['position']:>2} {result['operator']:34} {_did(result)}"
+        yield from _quoted(result.get("diff", ""), "       | ")
     if idle:
         yield f"    left alone by {len(idle)} other operators"
     for found in cleaned["contains"]:
@@ -132,6 +133,6 @@ def _did(result: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _quoted(text: str) -> Iterator[str]:
-    for line in text.split("\n"):
-        yield f"    | {line}"
+def _quoted(text: str, margin: str = "    | ") -> Iterator[str]:
+    for line in text.split("\n") if text else ():
+        yield f"{margin}{line}"

@@ -9,6 +9,7 @@ import pytest
 from common.errors import DataError
 from common.files import complete_file, json_line, write_json
 from corpus.cleaning import document_trace
+from corpus.cleaning.review.sample import write_sample
 from flows import cli
 from tasks.core.explain import describe, explain
 
@@ -95,6 +96,14 @@ def test_kept_document(store: Path) -> None:
     assert "27 -> 24 bytes (-3)" in words
     assert "kept, 24 bytes:\n    | 一篇带题目的文章\n" in words
     assert words.endswith("{+put in+}:\n    | 一篇带题目的文章[-。-]")
+
+
+def test_changes_by_an_operator_are_shown_where_the_sample_has_them(store: Path) -> None:
+    about = {"id": "s/a.jsonl#5", "kind": "changed", "position": 1, "operator": "a_mapper"}
+    other = about | {"id": "s/a.jsonl#1", "before": "甲", "after": "乙"}
+    rows = [other, about | {"before": "一篇文章。", "after": "一篇文章"}]
+    write_sample(store / "clean" / "c1", rows)
+    assert "(-3)\n       | 一篇文章[-。-]\n" in described(store, "s/a.jsonl#5")
 
 
 def test_dropped_document_and_the_value_that_dropped_it(store: Path) -> None:
