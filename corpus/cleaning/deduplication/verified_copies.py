@@ -40,6 +40,10 @@ CHUNK = 1 << 18
 CACHE_BYTES = 64 << 20
 """Shingles of kept documents that a worker remembers."""
 
+SHORT = 40
+"""Shingles. In a shorter text another word is another fact (重庆大学2008年录取结果查询, 郑州大学…):
+it is a copy only of one that contains it, or that it contains."""
+
 COPY = np.dtype([("document", "<i8"), ("kept", "<i8"), ("similarity", "<f8")])
 """A document that is dropped, the one kept in its place, and their similarity."""
 
@@ -130,7 +134,9 @@ class CopyFinder:
             sizes = sorted((len(mine), len(theirs)))
             if sizes[0] < self.threshold * sizes[1]:
                 continue
-            if (similarity := jaccard(mine, theirs)) >= self.threshold:
+            similarity = jaccard(mine, theirs)
+            contained = round(similarity * sizes[1]) == sizes[0]
+            if similarity >= self.threshold and (sizes[1] >= SHORT or contained):
                 return one, similarity
         return None
 
