@@ -135,7 +135,9 @@ class TextKeys:
 
 
 def _conversation_in(row: Mapping[str, Any]) -> str:
-    """The field of a row that holds a conversation; empty where none does."""
+    """The field of a row that holds a conversation; empty where none does, or a text is there."""
+    if any(isinstance(row.get(name), str) and row[name].strip() for name in ("text", "content")):
+        return ""
     for name in CONVERSATIONS:
         turns = row.get(name)
         first = turns[0] if isinstance(turns, list) and turns else None

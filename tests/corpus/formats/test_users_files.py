@@ -104,6 +104,7 @@ def test_what_is_no_json_stays_none(text: str) -> None:
             "问：早\n答：您早",
         ),
         ({"text": "", "content": "有"}, "有"),
+        ({"text": "文", "messages": [{"role": "user", "content": "问"}]}, "文"),
         ({"text": b"\xe7\x94\xb2"}, "甲"),
     ],
 )
