@@ -29,6 +29,9 @@ MIN_NUMBERED = 5_000
 MANY_CHAPTERS = 8
 """Chapters with such headings at least; fewer are the points of a report."""
 
+NUMBERED_CHAPTER = 2_000
+"""Bytes of UTF-8 that half of them have; shorter ones are items of a list."""
+
 MIN_CHAPTER = 200
 """Characters that half of the chapters must have; shorter ones are an outline, or a law."""
 
@@ -129,7 +132,10 @@ def split_chapters(
     if _is_a_book(text, chapters):
         return chapters
     chapters = _cut(lines, _numbered(lines)) if len(text) >= MIN_NUMBERED else []
-    return chapters if len(chapters) >= MANY_CHAPTERS and _is_a_book(text, chapters) else whole
+    if len(chapters) < MANY_CHAPTERS or not _is_a_book(text, chapters):
+        return whole
+    long = median(len(c.text.encode("utf-8", "replace")) for c in chapters) >= NUMBERED_CHAPTER
+    return chapters if long else whole
 
 
 _BARE = re.compile(

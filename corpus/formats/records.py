@@ -105,7 +105,8 @@ def read_records(
                 return
             first = _first_lines(file)
             # In .jsonl a list is part of its row.
-            if data_suffix(path) == ".json" and (wrapped := _WRAPPED.match(first)):
+            wrapped = _WRAPPED.match(first) if data_suffix(path) == ".json" else None
+            if wrapped and not _HAS_TEXT.search(wrapped.group()):
                 read = _read_after(first[wrapped.end() :], file)
                 yield from _items(read, disk, encoding, loads, to_bracket=True)
             elif _is_spread(first):
@@ -161,6 +162,12 @@ _WRAPPED = re.compile(
     re.IGNORECASE,
 )
 """Beginning of a file that is one object with its rows in a list, as databases export them."""
+
+
+_HAS_TEXT = re.compile(
+    rb'"(?:text|content|body|\xe6\xad\xa3\xe6\x96\x87|\xe5\x86\x85\xe5\xae\xb9)"\s*:'
+)
+"""Field of an object that is a document itself (the last two are 正文 and 内容)."""
 
 
 def _is_spread(first: bytes) -> bool:

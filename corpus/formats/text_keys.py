@@ -112,7 +112,8 @@ class TextKeys:
     def _guess(self, row: Mapping[str, Any]) -> list[str]:
         names = {str(name).strip().lower(): str(name) for name in row}
         for name in GUESSED:
-            if name in names and row[names[name]] not in (None, "", []):
+            value = row[names[name]] if name in names else None
+            if value not in (None, "", []) and not _is_list_of_objects(value):
                 return [names[name]]
         for group in GUESSED_PAIRS:
             if group[0] in names and group[-1] in names:
@@ -144,6 +145,10 @@ def _conversation_in(row: Mapping[str, Any]) -> str:
         if isinstance(first, Mapping) and any(form <= first.keys() for form in _TURNS):
             return name
     return ""
+
+
+def _is_list_of_objects(value: Any) -> bool:
+    return isinstance(value, list) and isinstance(value[0], Mapping)
 
 
 def _dotted(row: Mapping[Any, Any]) -> Iterator[str]:

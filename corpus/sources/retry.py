@@ -47,12 +47,13 @@ def retry(work: Callable[[], T], stop: threading.Event, *, silences: int = ATTEM
 
 def _pause(error: BaseException, attempt: int) -> float:
     """Seconds to wait; as many as a server that is asked too often says, within bounds."""
+    usual = float(PAUSE * 2**attempt)
     for cause in error_chain(error):
         answer = getattr(cause, "response", cause)
         asked = str((getattr(answer, "headers", None) or {}).get("Retry-After", ""))
         if asked.isdecimal():
-            return min(LONGEST_PAUSE, max(PAUSE * 2**attempt, float(asked)))
-    return PAUSE * 2**attempt
+            return min(LONGEST_PAUSE, max(usual, float(asked)))
+    return usual
 
 
 def is_permanent(error: BaseException) -> bool:

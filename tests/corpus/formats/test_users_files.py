@@ -58,6 +58,12 @@ def test_json_in_every_form(content: str, codec: str, tmp_path: Path) -> None:
     assert found == {"1": "甲", "2": "乙", "3": "丙"}
 
 
+def test_a_document_with_a_list_called_data_stays_one(tmp_path: Path) -> None:
+    document = {"title": "题", "text": "文", "data": [{"text": "甲"}]}
+    content = json.dumps(document, indent=1, ensure_ascii=False)
+    assert read(tmp_path, "x.json", content, reading="records") == {"1": "题\n文"}
+
+
 def test_rows_that_hold_a_list_called_data_stay_rows(tmp_path: Path) -> None:
     rows = '{"data": [{"t": "甲"}, {"t": "乙"}]}\n{"data": [{"t": "丙"}]}\n'
     found = read(tmp_path, "x.jsonl", rows, reading="records", text_key="data.t")
@@ -315,6 +321,7 @@ def test_headings_of_web_novels(heading: str, line_end: str, tmp_path: Path) -> 
         "".join(f"{n}、要点如下：\n{CHAPTER}" for n in range(1, 10)),  # a sentence, no title
         "".join(f"{n % 4 + 1}、要点\n{CHAPTER}" for n in range(12)),  # lists that begin again
         "".join(f"{n}、要点\n" for n in range(1, 400)) + CHAPTER,
+        "".join(f"{n}. A tip\n{'Some words go here. ' * 40}\n" for n in range(1, 15)),
         "".join(f"{n}、要点\n{CHAPTER}" for n in range(1, 6)),
     ],
 )
