@@ -207,7 +207,11 @@ def _transcoded(source: IO[bytes], codec: str) -> Iterator[bytes]:
             continue
         yield decoder.decode(waiting).encode("utf-8", "surrogatepass")
         waiting = b""
-    yield decoder.decode(waiting, True).encode("utf-8", "surrogatepass")
+    if codec.startswith("utf"):
+        yield decoder.decode(waiting, True).encode("utf-8", "surrogatepass")
+    else:
+        whole = decoder.getstate()[0] + waiting
+        yield decode_lines(whole, codec).encode("utf-8", "surrogatepass")
 
 
 def detect_encoding(

@@ -129,12 +129,15 @@ def test_a_damaged_byte_costs_its_character_not_its_row(tmp_path: Path) -> None:
         "b.json": b"[" + b",".join(bad.splitlines()) + b"]",
         "c.csv": ("text\n" + LONG + "\n后\n").encode().replace("山".encode(), b"\xff", 1),
         "d.csv": ("text\n" + f"{LONG}\n" * 9).encode("gb18030").replace(b"\xc9\xbd", b"\xc9", 1),
+        "f.jsonl": (row := good.decode().split("\n")[0].encode("gb18030"))
+        + b"\n"
+        + row.replace(b"\xc9\xbd", b"\xc9", 1),  # without a line end
         "e.jsonl": good.decode().encode("gb18030").replace(b"\xc9\xbd", b"\xc9", 1),
     }
     result, found, _ = normalized(tmp_path, files, reading="records")
     assert result.quarantined == 0
     assert sorted(result.damaged_files) == [f"x/{name}" for name in sorted(files)]
-    for place in ("a.jsonl#1", "b.json#1", "c.csv#2", "d.csv#2", "e.jsonl#1"):
+    for place in ("a.jsonl#1", "b.json#1", "c.csv#2", "d.csv#2", "e.jsonl#1", "f.jsonl#2"):
         assert found[place] == LONG.replace("山", "\ufffd", 1), place
     assert found["d.csv#3"] == LONG
 
