@@ -188,7 +188,7 @@ def _write_sample(
 
 def percent(part: int, whole: int) -> float:
     """A share in percent; 0 of nothing."""
-    return round(100 * part / max(1, whole), 2)
+    return round(100 * part / max(1, whole), 2) + 0.0  # never -0.0
 
 
 def _totals(rows: Rows) -> Rows:

@@ -111,7 +111,7 @@ def _attrition(data: ReportData, theme: Theme) -> Figure | None:
     takers = sorted(data.operators, key=lambda o: -o.bytes_taken)[:MAX_OPERATORS]
     takers = [o for o in takers if o.bytes_taken > 0]
     rows = max(len(sources), len(takers))
-    figure, (left, right) = new_figure(1.5 + 0.3 * rows, panels=2)
+    figure, (left, right) = new_figure(1.8 + 0.3 * rows, panels=2)
     names = [latin(s.title) for s in sources]
     kept = [shares[s.name] for s in sources]
     left.barh(names, [100] * len(names), color=theme.grid, height=0.72)
@@ -130,25 +130,30 @@ def _attrition(data: ReportData, theme: Theme) -> Figure | None:
     left.set_xticks([0, 50, 100], ["0", "50", "100 %"])
     left.tick_params(axis="y", labelcolor=theme.text)
     left.set_title("Bytes kept by cleaning")
-    labels = [f"{latin(o.name)} ({o.family})" for o in takers]
+    labels = [f"{latin(_short(o.name))} ({o.family})" for o in takers]
     dropped = [o.bytes_dropped for o in takers]
     cut = [max(0, o.bytes_cut) for o in takers]
-    right.barh(labels, dropped, color=theme.series[1], height=0.72, label="with documents")
+    right.barh(labels, dropped, color=theme.series[1], height=0.72, label="with documents dropped")
     bars = right.barh(
-        labels, cut, left=dropped, color=theme.series[4], height=0.72, label="from documents"
+        labels, cut, left=dropped, color=theme.series[4], height=0.72, label="from documents kept"
     )
     sizes = [format_bytes(o.bytes_taken) for o in takers]
     right.bar_label(bars, sizes, padding=4, fontsize=8, color=theme.text)
     right.set_ylim(rows - 0.4, -0.6)  # bars as thick as on the left
     right.tick_params(axis="y", labelcolor=theme.text, labelsize=8)
     right.margins(x=0.18)
-    right.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    right.xaxis.set_major_locator(MaxNLocator(2, integer=True))
     right.xaxis.set_major_formatter(EngFormatter(unit="B", sep=" "))
     right.grid(axis="x")
-    right.set_title("Bytes taken out, by operator")
+    right.set_title("Taken out, by operator")
     if takers:
-        right.legend(loc="lower right")
+        figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=2)
     return figure
+
+
+def _short(operator: str) -> str:
+    """Name of an operator without its kind, in words."""
+    return operator.rpartition("_")[0].replace("_", " ")
 
 
 def _perplexity(data: ReportData, theme: Theme) -> Figure | None:

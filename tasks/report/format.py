@@ -101,7 +101,7 @@ def _data_section(data: ReportData, picture: Callable[[str, str], str]) -> str:
             "bytes dropped": f"{operator.bytes_dropped:,}",
             "bytes cut": f"{operator.bytes_cut:,}",
             "bytes %": percent(operator.bytes_taken / max(1, operator.bytes_in)),
-            "≈ tokens": NOT_RUN if operator.tokens is None else f"{operator.tokens:,.0f}",
+            "≈ tokens": NOT_RUN if operator.tokens is None else f"{operator.tokens:z,.0f}",
         }
         for operator in data.operators
     ]

@@ -36,7 +36,7 @@ def compare_with_chance(result: Mapping[str, Any]) -> ChanceComparison:
 
 def percent(share: float) -> str:
     """Format a share in per cent, without the sign: 0.4321 -> 43.2."""
-    return f"{100 * share:.1f}"
+    return f"{100 * share:z.1f}"
 
 
 def accuracy_cell(result: Mapping[str, Any] | None) -> str:
