@@ -6,6 +6,7 @@ store/clean/KEY/review-sample.jsonl ─▶ browser ─▶ verdicts (JSON lines) 
 import contextlib
 import json
 import os
+import sys
 import webbrowser
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -83,10 +84,15 @@ def serve(review: Review, port: int, announce: Callable[[str], None], *, browser
         ) from error
     with server:
         announce(server.url)
-        if browser:
+        if browser and _has_desktop():
             webbrowser.open(server.url)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
+
+
+def _has_desktop() -> bool:
+    """False where a browser would be one of the terminal, which would keep the server waiting."""
+    return sys.platform == "darwin" or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
 
 
 def describe_shares(review: Review) -> Iterator[str]:

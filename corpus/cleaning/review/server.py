@@ -22,6 +22,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from common.errors import DataError
 from corpus.cleaning.review.markup import document_html
 from corpus.cleaning.review.page import HERE, style
 from corpus.cleaning.review.sample import rank
@@ -212,6 +213,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.server.review.judge(number, verdict, note)
         except (ValueError, KeyError, TypeError, RecursionError):
             self._refuse(HTTPStatus.BAD_REQUEST)
+            return
+        except (OSError, DataError):  # the disk is full, or the file cannot be written any more
+            self._refuse(HTTPStatus.INSUFFICIENT_STORAGE)
             return
         self._json(self.server.review.state())
 

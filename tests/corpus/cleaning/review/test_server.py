@@ -147,6 +147,12 @@ def test_what_is_no_verdict_is_refused(server: ReviewServer, body: Any) -> None:
     assert not server.review.path.exists()
 
 
+def test_a_verdict_that_cannot_be_written_is_not_counted(server: ReviewServer) -> None:
+    server.review.path.mkdir()
+    assert ask(server, "verdict", {"number": 0, "verdict": "unsure", "note": ""})[0] == 507
+    assert json.loads(ask(server, "state")[1])["judged"] == 0
+
+
 def test_a_body_without_end_is_not_read(server: ReviewServer) -> None:
     connection = http.client.HTTPConnection(HOST, server.server_port)
     connection.putrequest("POST", f"/{server.token}/verdict")
