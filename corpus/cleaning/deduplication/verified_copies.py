@@ -3,7 +3,8 @@
     documents, the preferred ones first
       ─▶ no bucket in common with a kept one                                     ─▶ kept
       ─▶ candidates: kept documents with most buckets in common, COMPARISONS at most
-           ─▶ Jaccard similarity of the shingles of both texts ≥ threshold: a copy ─▶ dropped
+           ─▶ Jaccard similarity of the shingles of both texts ≥ threshold, and still half
+              of it without the boilerplate of web pages: a copy                   ─▶ dropped
            ─▶ of none                                                              ─▶ kept
 
 Every document that is dropped is within the threshold of the kept one that is named for it. There
@@ -27,12 +28,15 @@ import numpy.typing as npt
 
 from common.files import complete_file
 from corpus.cleaning.deduplication.band_buckets import Buckets
+from corpus.cleaning.deduplication.boilerplate import without_boilerplate
 from corpus.cleaning.deduplication.near_duplicates import Ints
 from corpus.cleaning.engine.workers import map_in_workers
 from corpus.cleaning.fast.minhash import MinHash, Shingles, jaccard, mix
 
 COMPARISONS = 64
 """Kept documents that a document is compared with, at most."""
+SAID_LEAST = 0.5
+"""Share of the threshold that two pages must reach without their boilerplate."""
 TASK = 1 << 15
 """Documents that a worker takes at once, about; components of connected documents are not cut."""
 CHUNK = 1 << 18
@@ -136,9 +140,18 @@ class CopyFinder:
                 continue
             similarity = jaccard(mine, theirs)
             contained = round(similarity * sizes[1]) == sizes[0]
-            if similarity >= self.threshold and (sizes[1] >= SHORT or contained):
+            if similarity < self.threshold or (sizes[1] < SHORT and not contained):
+                continue
+            if similarity == 1 or self._said(document, one):
                 return one, similarity
         return None
+
+    def _said(self, document: int, kept: int) -> bool:
+        """True if two pages that are alike are so without their boilerplate, too."""
+        left = without_boilerplate(self.text(document), self.text(kept))
+        if left is None or not any(map(str.strip, left)):
+            return True
+        return jaccard(*map(self.minhash.shingles, left)) >= SAID_LEAST * self.threshold
 
     def _shingles(self, document: int) -> Shingles:
         """Shingles of a kept document, of which the last ones used are remembered."""

@@ -7,7 +7,7 @@
 A line that many documents have is not boilerplate for that: poems, articles of a law, answers and
 table rows are repeated, too. So a repeated line goes where
 
-- it says itself what it is (`NAMED`: all rights reserved, share this page, follow us), or
+- it says itself what it is (boilerplate.py: all rights reserved, share this page, follow us), or
 - it is next to one that does, with nothing but repeated lines between, or
 - it is long, and nothing but such lines stands between it and the text's start or end,
 
@@ -23,28 +23,10 @@ from typing import Any
 import xxhash
 from data_juicer.ops.base_op import OPERATORS, Deduplicator
 
+from corpus.cleaning.deduplication.boilerplate import says_so
+
 HASHES = "__dj__line_hashes"
 """Column of the hashes of a document's lines, each once; signed 64-bit numbers."""
-
-NAMED = re.compile(
-    r"版权(?:所有|声明|归)|侵权|著作权|转载(?:请|自|须|时)|未经(?:授权|许可|允许|书面)|免责声明|©|"
-    r"ICP备|ICP证|公网安备|扫一扫|扫码|扫描.{0,6}码|二维码|公众号|官方微[信博]|"
-    r"点击(?:上方|下方|此处|这里|查看|关注|阅读|图片|链接)|阅读原文|推荐阅读|猜你喜欢|责任编辑|"
-    r"(?i:copyright|all rights reserved|privacy policy|terms of (?:use|service)|newsletter|"
-    r"powered by)"
-)
-"""Words by which boilerplate is recognised; they count in repeated lines only."""
-NAMED_SHORT = re.compile(
-    r"分享|点赞|(?<![现正实])在看(?!来|到)|(?:上|下)一(?:篇|页)|相关(?:阅读|推荐|文章|新闻|链接)|许可证|"
-    r"(?:热门|往期|精彩|编辑)(?:推荐|文章|回顾|精彩)|(?:编辑|来源|作者|审核|校对)\s*[:：]|"
-    r"返回(?:首页|顶部|列表|搜狐)|首页|当前位置|(?:所在|的)位置|(?:联系|关于)我们|友情链接|"
-    r"网站地图|隐私(?:政策|声明)|用户协议|登[录陆]|注册|收藏本|打印本|加入收藏|设为|评论|举报|客服|"
-    r"热线|下载APP|客户端|搜题|"
-    r"(?i:cookies?\b|subscribe|share (?:this|on|to)|follow us|sign (?:up|in)|log ?in\b|contact us|"
-    r"about us|site ?map|skip to content|read more|related (?:posts|articles))"
-)
-"""More of them, which sentences contain, too: in lines of SHORT characters at most."""
-SHORT = 40
 
 FENCE = re.compile(r"\s*(?:```|~~~)")
 DISPLAY = re.compile(r"\$\$|\\\[|\\\]|\\(?:begin|end)\{")
@@ -114,7 +96,7 @@ class RepeatedLinesDeduplicator(Deduplicator):
         marks = [_mark(key, repeated) for key in _keys(lines)]
         if REPEATED not in marks:
             return text
-        named = {i for i, line in enumerate(lines) if marks[i] == REPEATED and _says_so(line)}
+        named = {i for i, line in enumerate(lines) if marks[i] == REPEATED and says_so(line)}
         others = self._beside(lines, marks, named)
         if sum(len(lines[i]) for i in others) > self.max_share * len(text):
             others = set()
@@ -163,11 +145,6 @@ class RepeatedLinesDeduplicator(Deduplicator):
             return sample | {self.text_key: texts[kept[index]]}
 
         return dataset.select(kept).map(replaced, with_indices=True), {}
-
-
-def _says_so(line: str) -> bool:
-    """True for a line that says itself that it is boilerplate."""
-    return bool(NAMED.search(line) or (len(line) <= SHORT and NAMED_SHORT.search(line)))
 
 
 def _mark(key: int | str, repeated: Repeated) -> str:

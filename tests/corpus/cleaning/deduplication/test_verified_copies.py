@@ -197,6 +197,47 @@ def test_strangers_with_the_same_boilerplate_stay(tmp_path: Path) -> None:
     assert copies_of(texts, tmp_path, minhash=SHIPPED) == {}
 
 
+SITE = [FOOTER[k : k + 30] for k in range(0, len(FOOTER), 30)]
+MASTHEADS = (
+    "首页 > 新闻 > 正文",
+    "当前位置：资讯中心",
+    "字体：大 中 小 打印本页",
+    "来源：晚报 编辑：小陈",
+)
+ENDS = (
+    "上一篇：如何选择\n版权所有 © 2018 京ICP备00000000号",
+    "责任编辑：小林\n【打印】【关闭】",
+    "扫一扫关注公众号",
+)
+
+
+@pytest.mark.parametrize("footer", [FOOTER, "\n".join(SITE), f"{FOOTER}\n\n{FOOTER}"])
+@pytest.mark.parametrize("length", [8, 20, 40, 65])
+def test_short_pages_of_a_site_with_a_long_footer_stay(
+    footer: str, length: int, tmp_path: Path
+) -> None:
+    rng = random.Random(length)
+    bodies = [stranger(rng, length) for _ in range(60)]
+    texts = [f"{body}\n{footer}" for body in bodies]
+    assert copies_of(texts, tmp_path / "strangers", minhash=SHIPPED) == {}
+    again = copies_of([*texts, *texts[:20]], tmp_path / "again", minhash=SHIPPED)
+    assert {copy: kept for copy, (kept, _) in again.items()} == {60 + i: i for i in range(20)}
+
+
+def test_an_article_that_several_sites_print_is_a_copy(tmp_path: Path) -> None:
+    """Mirrors: another masthead, another footer, the article in one line or in several."""
+    rng = random.Random(8)
+    texts = []
+    for _ in range(20):
+        article = "\n".join(stranger(rng, rng.randint(60, 200)) for _ in range(4))
+        mirrors = zip(MASTHEADS, (*ENDS, ""), strict=True)
+        texts += [f"{masthead}\n{article}\n{end}" for masthead, end in mirrors]
+    found = copies_of(texts, tmp_path, minhash=SHIPPED)
+    assert {copy: kept for copy, (kept, _) in found.items()} == {
+        4 * i + k: 4 * i for i in range(20) for k in (1, 2, 3)
+    }
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.01, 0.02])
 def test_edited_copies_are_found(rate: float, tmp_path: Path) -> None:
     rng = random.Random(4)
