@@ -16,7 +16,6 @@ import pytest
 from corpus.cleaning import document_trace
 from corpus.cleaning import recipe as recipes
 from corpus.cleaning.ray.plan import RayConfig
-from corpus.recipes import Family
 from tasks.clean import CleanConfig, clean
 from tasks.core.manifest import StageResult
 from tasks.core.stage import StageRun
@@ -63,7 +62,7 @@ def test_every_family_on_ray(
     assert len(set(families.values())) > 3
     copies: Counter[str] = Counter()
     for source, family in families.items():
-        alone = len(recipes.load(CleanConfig().recipe_of(Family(family))).by_document)
+        alone = len(recipes.load(CleanConfig().recipe_of(family)).by_document)
         here, there = traces(local.folder, source), traces(ray.folder, source)
         assert list(here) == list(there)
         for name, row in here.items():
