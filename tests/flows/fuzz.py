@@ -263,6 +263,7 @@ OPTIONS = {
     "report": ["--store"],
     "verify": [],
     "explain": ["--store"],
+    "review": ["--stage", "--verdicts", "--recipes"],
     "export": [],
     "import": ["--routing"],
 }
@@ -278,6 +279,8 @@ def commands(draw: st.DrawFn) -> list[str]:
         argv += ["--json"] * draw(st.booleans())
     else:
         argv += draw(st.lists(WORDS, max_size=2))
+    if name == "review":  # without one of these it serves until it is stopped
+        argv.append(draw(st.sampled_from(["--shares", "--check"])))
     for option in draw(st.lists(st.sampled_from(OPTIONS[name] or ["--json"]), max_size=3)):
         argv += [option] if option == "--json" else [f"{option}={draw(WORDS)}"]
     return argv

@@ -18,6 +18,7 @@ ENOUGH = {
     "reschedule": ["a-run"],
     "profile": ["a-run"],
     "chat": ["a-model"],
+    "review": [],
     "kernel-ablation": [],
     "data-ablation": [],
 }

@@ -111,12 +111,14 @@ def read_verdicts(path: Path) -> dict[Key, dict[str, Any]]:
     found: dict[Key, dict[str, Any]] = {}
     if not path.exists():
         return found
+    if not path.is_file():
+        raise DataError(f"--verdicts: {display(path)} is no file")
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if line.startswith(b'{"id"') and not line.endswith(b"}"):
                 continue
             raise _no_verdict(path, number) from error

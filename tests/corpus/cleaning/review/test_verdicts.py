@@ -55,7 +55,7 @@ def test_a_line_that_was_cut_short_costs_no_other_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["nonsense", "[]", '{"id": "a"}', '{"sha256": "0", "verdict": "keep"}']
+    "line", ["nonsense", "[]", "[" * 100_000, '{"id": "a"}', '{"sha256": "0", "verdict": "keep"}']
 )
 def test_a_line_that_is_no_verdict_is_named(tmp_path: Path, line: str) -> None:
     path = tmp_path / "verdicts.jsonl"
@@ -64,6 +64,11 @@ def test_a_line_that_is_no_verdict_is_named(tmp_path: Path, line: str) -> None:
         file.write(line + "\n")
     with pytest.raises(DataError, match=r"line 2.*--verdicts"):
         read_verdicts(path)
+
+
+def test_a_device_is_no_file_of_verdicts() -> None:
+    with pytest.raises(DataError, match="/dev/zero is no file"):
+        read_verdicts(Path("/dev/zero"))
 
 
 def test_processes_may_write_one_file_at_the_same_time(tmp_path: Path) -> None:
