@@ -13,8 +13,6 @@ from pydantic import Field
 
 from common.paths import MAX_PATH
 from common.ranges import MOST, MOST_FLOAT
-from flows.ablation import kernel_variants, pretrain_variants
-from flows.data_ablation import compare_corpora
 from flows.graph import Target
 from flows.prefect_run import remembered
 from flows.session import session
@@ -217,6 +215,8 @@ def ffn_ablation(
     overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """The same pretraining with each Soft MoE routing and with a dense FFN."""
+    from flows.ablation import pretrain_variants
+
     variants: dict[str, dict[str, Any]] = {
         routing: {"pretrain.model.routing": routing} for routing in routings
     }
@@ -248,6 +248,8 @@ def data_ablation(
 ) -> dict[str, Any]:
     """The same small model on the same number of tokens of corpora that were cleaned in different
     ways, scored in bits per byte on texts that none was trained on."""
+    from flows.data_ablation import compare_corpora
+
     return compare_corpora(recipes, seeds, steps, config, store, overrides)
 
 
@@ -271,4 +273,6 @@ def kernel_ablation(
 ) -> dict[str, Any]:
     """Table 2: throughput and memory with each choice of kernels, and with ours. Needs no corpus;
     without a GPU a tiny model is measured, and the table says so."""
+    from flows.ablation import kernel_variants  # torch and Transformers: seconds of every other run
+
     return kernel_variants(experiments, num_processes, timed_steps, store)

@@ -1,10 +1,11 @@
 """Facts that identify Qwen1.5's tokenizer, and a look at its files without Transformers."""
 
+import functools
 from pathlib import Path
 
 import tokenizers
 
-from common.files import digest_of
+from common.files import digest_of, md5_of_file
 from model.tokenizer.reference_ids import REFERENCE_IDS
 from model.tokenizer.tiktoken import byte_characters, packaged_ranks, read_ranks
 
@@ -16,6 +17,9 @@ SPECIAL_TOKENS = {END_OF_TEXT: 151_643, IM_START: 151_644, IM_END: 151_645}
 VOCABULARY_MD5 = "86a1fd66f8e3efff6eeb26e6ddb4cc96"
 """MD5 of all tokens and ids as canonical JSON (common/files.py); the same from the published
 tokenizer.json and from the published ranks."""
+
+RANKS_MD5 = "f0bffbad8c413a41d51fe6da4a7e99d7"
+"""MD5 of the published rank file, byte for byte, whose tokens and ids have VOCABULARY_MD5."""
 
 HUB_ID = "Qwen/Qwen1.5-1.8B"
 """Repository that "auto" uses on the hub. Every size of Qwen1.5 has the same tokenizer."""
@@ -61,6 +65,14 @@ def _in_hub_cache(repository: str) -> Path | None:
 
 
 def _ranks_are_qwen(path: Path) -> bool:
+    # Several stages ask in one run; reading and sorting all tokens takes half a second of CPU.
+    found = md5_of_file(path)
+    return found == RANKS_MD5 or _tokens_are_qwen(path, found)
+
+
+@functools.lru_cache(maxsize=8)
+def _tokens_are_qwen(path: Path, content: str) -> bool:
+    """The same from the tokens of a rank file, once for each content."""
     letters = byte_characters()
     vocabulary = {
         "".join(letters[byte] for byte in token): rank for token, rank in read_ranks(path).items()
@@ -69,6 +81,12 @@ def _ranks_are_qwen(path: Path) -> bool:
 
 
 def _file_is_qwen(path: Path) -> bool:
+    return _tokenizer_is_qwen(path, md5_of_file(path))
+
+
+@functools.lru_cache(maxsize=8)
+def _tokenizer_is_qwen(path: Path, content: str) -> bool:
+    """The same of a tokenizer.json, once for each content."""
     try:
         tokenizer = tokenizers.Tokenizer.from_file(str(path))
     except Exception:  # the library raises bare ones; Transformers says what is wrong

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from common.errors import DataError
 from model.tokenizer.digest import digest_tokenizer
-from model.tokenizer.encoder import EncoderFactory, ReferenceEncoder
+from model.tokenizer.encoder import Encoder, EncoderFactory, ReferenceEncoder
 from model.tokenizer.identity import SPECIAL_TOKENS
 from model.tokenizer.qwen import bpe_tables, build_tokenizer, save_tokenizer
 from model.tokenizer.tiktoken import Merge, byte_characters
@@ -89,7 +89,9 @@ def prune_tokenizer(
     token_of = {index: token for token, index in vocabulary.items()}
     kept = {token_of[int(index)] for index in np.flatnonzero(used)}
     pruned, old_ids = _restricted(vocabulary, merges, kept)
-    proof = prove_same_pieces(tokenizer, pruned, texts, make_encoder=make_encoder)
+    proof = _prove_same_pieces(
+        tokenizer, pruned, texts, encoder, make_encoder(pruned.backend_tokenizer)
+    )
     old_ids += tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
     report = PruneReport(
         num_tokens_before=len(tokenizer),
@@ -137,6 +139,18 @@ def prove_same_pieces(
     A piece is a token's bytes, compared by its id in `full`. Raises DataError that shows the first
     text that is split differently.
     """
+    encoders = [make_encoder(each.backend_tokenizer) for each in (full, pruned)]
+    return _prove_same_pieces(full, pruned, texts, *encoders)
+
+
+def _prove_same_pieces(
+    full: PreTrainedTokenizerBase,
+    pruned: PreTrainedTokenizerBase,
+    texts: Iterable[str],
+    full_encoder: Encoder,
+    pruned_encoder: Encoder,
+) -> ProofReport:
+    """The same with encoders that are there: making one of 151,646 tokens takes a second."""
     known = full.get_vocab()
     pieces = pruned.get_vocab()
     unknown = sorted(set(pieces) - set(known))
@@ -145,10 +159,9 @@ def prove_same_pieces(
     full_id = np.zeros(len(pieces), dtype=np.uint32)
     for piece, index in pieces.items():
         full_id[index] = known[piece]
-    encoders = [make_encoder(each.backend_tokenizer) for each in (full, pruned)]
     num_texts = num_tokens = 0
     for batch in _batches(texts):
-        expected, found = (encoder.encode(batch) for encoder in encoders)
+        expected, found = full_encoder.encode(batch), pruned_encoder.encode(batch)
         place = expected.first_difference(replace(found, ids=full_id[found.ids]))
         if place is not None:
             raise DataError(
