@@ -215,6 +215,13 @@ def watched() -> Iterator[None]:
         _server.stop()
 
 
+def ask_for_server() -> None:
+    """Let a temporary server start, where one will be needed: it takes some seconds of another
+    core, and `run_flow` waits for what is left of them."""
+    if not os.environ.get("PREFECT_API_URL") and not listening(PREFECT_PORT):
+        watchdog().ask_for_server()
+
+
 def _url() -> str:
     given = os.environ.get("PREFECT_API_URL")
     if given:

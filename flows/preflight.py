@@ -51,6 +51,23 @@ def preflight(path: str | Path, overrides: Sequence[str], store: Path) -> Pipeli
     return config
 
 
+_checked: dict[tuple[str, tuple[str, ...], Path], PipelineConfig] = {}
+
+
+def preflight_ahead(path: str | Path, overrides: Sequence[str], store: Path) -> None:
+    """`preflight` for a run that this process starts next, which then is not checked again.
+
+    Raises like `preflight`.
+    """
+    _checked[str(path), tuple(overrides), store] = preflight(path, overrides, store)
+
+
+def preflight_once(path: str | Path, overrides: Sequence[str], store: Path) -> PipelineConfig:
+    """What `preflight_ahead` has found, which counts for one run; or `preflight`."""
+    found = _checked.pop((str(path), tuple(overrides), store), None)
+    return preflight(path, overrides, store) if found is None else found
+
+
 def _store_in_data(config: PipelineConfig, store: Path) -> Iterator[SteelError]:
     """Yield an error for each data set that would take the store's own files for its own."""
     for key in KINDS.values():

@@ -21,7 +21,7 @@ from common.redaction import hidden_in_errors, install, learn, redact, redacted
 from flows.config import PipelineConfig
 from flows.graph import TARGETS, Pipeline, Target
 from flows.prefect_run import watchdog, watched
-from flows.preflight import preflight
+from flows.preflight import preflight_once
 from tasks.core.artifacts import publish_artifact, run_logger, shorten_user_errors
 from tasks.core.stage import Context, StageResult, plain
 from tasks.core.tracking import Tracker, default_uri
@@ -107,7 +107,7 @@ def session(
     place = resolve(store)
     overrides = given(overrides)
     with hidden_in_errors():
-        loaded = preflight(config, [*overrides, *_overrides(changes or {})], place)
+        loaded = preflight_once(config, [*overrides, *_overrides(changes or {})], place)
         recorded = redacted({"file": display(resolve(config)), **plain(loaded)})
     with tracked(loaded.name, place, recorded) as context:
         yield Session(pipeline=Pipeline(loaded, context), config=loaded, context=context)

@@ -305,6 +305,7 @@ class Watch:
                 stderr=errors,
             )
         self.server_url: str | None = None
+        self._asked = False
 
     def tell(self, **message: Any) -> None:
         """Send a message; nothing happens when the watchdog is gone."""
@@ -314,9 +315,16 @@ class Watch:
             pipe.write(json.dumps(message).encode() + b"\n")
             pipe.flush()
 
+    def ask_for_server(self) -> None:
+        """Let the temporary server start; `start_server` waits for it."""
+        if not self._asked:
+            self._asked = True
+            self.tell(watch="server")
+
     def start_server(self) -> str:
         """Start the temporary server; returns the reason if it does not answer, else nothing."""
-        self.tell(watch="server")
+        self.ask_for_server()
+        self._asked = False
         assert self.child.process.stdout is not None
         line = self.child.process.stdout.readline()
         if not line:

@@ -51,6 +51,8 @@ class CleanJob:
 
     quality: dict[str, Any] = field(default_factory=dict)
     """A QualityConfig."""
+    cache: str = ""
+    """Folder of what is made once for the same content; empty: nothing is kept."""
 
     @property
     def inputs(self) -> dict[str, str]:

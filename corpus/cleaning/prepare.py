@@ -1,21 +1,26 @@
 """Everything that the recipes' operators need, put in place before they are built."""
 
+import dataclasses
+import hashlib
 import itertools
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from common.child import Report
 from common.files import PARTIAL, complete_file, json_line, publish_folder
+from common.paths import RECIPES
 from corpus.cleaning import recipe
 from corpus.cleaning.job import CleanJob
 from corpus.cleaning.language_model.config import LanguageModelConfig
 from corpus.cleaning.offline import PROXY_TOKENIZER, refuse_installs
 from corpus.cleaning.quality.config import QualityConfig
 from corpus.cleaning.recipe import QUALITY_FILTER, Recipe
+from corpus.content_cache import code_digest, files_digest, library_versions, made_once
 from corpus.recipes import Family
 
 QUALITY_MODEL = "quality"
@@ -86,16 +91,41 @@ def _language_model(
         return json.loads(about.read_text("utf-8")) if about.exists() else {}
     report(0, 1, "training the language model")
     in_need = next(family for family, one in recipes.items() if language in one.languages)
-    mapped = _mapper(recipes)
     inputs = {s: path for s, path in job.inputs.items() if job.family_of[s] != "code"}
-    found = language_model.training_texts(inputs or job.inputs, config)
-    family_of = job.family_of
-    groups = _groups((family_of.get(source, in_need), text) for source, text in found)
-    texts = itertools.chain.from_iterable(map_in_workers(mapped, groups, job.workers, lambda: None))
-    notes = {"language_model": language_model.train(texts, models, language, config)}
-    with complete_file(about) as file:
-        file.write(json_line(notes))
-    return notes
+    inputs, family_of = inputs or job.inputs, job.family_of
+
+    def make() -> list[str]:
+        found = language_model.training_texts(inputs, config)
+        groups = _groups((family_of.get(source, in_need), text) for source, text in found)
+        mapped = map_in_workers(_mapper(recipes), groups, job.workers, lambda: None)
+        texts = itertools.chain.from_iterable(mapped)
+        notes = {"language_model": language_model.train(texts, models, language, config)}
+        with complete_file(about) as file:
+            file.write(json_line(notes))
+        return [about.name, *(file.name for file in sorted(models.glob(f"{language}.*.*")))]
+
+    if job.cache:
+        digest = hashlib.sha256()
+        for source, text in language_model.training_texts(inputs, config):
+            digest.update(json_line([family_of.get(source, in_need), text]))
+        settings = dataclasses.asdict(config) | {"language": language}
+        material = [settings, digest.hexdigest(), _mappers_and_code(recipes)]
+        made_once(Path(job.cache), "language-model", material, models, make)
+    else:
+        make()
+    return dict(json.loads(about.read_text("utf-8")))
+
+
+def _mappers_and_code(recipes: Mapping[Family, Recipe]) -> list[Any]:
+    """All that decides about what mappers make of a text, and a model of texts."""
+    leading = {
+        family: [op.key for op in itertools.takewhile(lambda op: op.kind == "mapper", r.operators)]
+        for family, r in recipes.items()
+    }
+    own = sorted({file for one in recipes.values() for file in one.custom_operator_files})
+    judged = sorted((RECIPES / "quality").glob("*.*"))
+    versions = {"python": sys.version, **library_versions()}
+    return [leading, files_digest([*own, *judged]), code_digest("corpus"), versions]
 
 
 def _quality(

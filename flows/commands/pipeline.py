@@ -46,12 +46,14 @@ def overrides_of(arguments: argparse.Namespace) -> list[str]:
 def _run(arguments: argparse.Namespace) -> int:
     from common.paths import resolve
     from flows.graph import TARGETS
-    from flows.preflight import preflight
+    from flows.preflight import preflight_ahead
 
     stages = choices("--stages", arguments.stages, [*TARGETS]) if arguments.stages else None
-    # Once here, before a server is started; the flow checks again for those who start it elsewhere.
-    preflight(arguments.config, overrides_of(arguments), resolve(arguments.store))
-    from flows.prefect_run import run_flow
+    # Here, before a server is started; the flow itself checks for those who start it elsewhere.
+    preflight_ahead(arguments.config, overrides_of(arguments), resolve(arguments.store))
+    from flows.prefect_run import ask_for_server, run_flow
+
+    ask_for_server()
     from flows.session import shown
     from flows.steel import pipeline
 

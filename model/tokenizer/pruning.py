@@ -5,6 +5,7 @@ texts ──encode──▶ tokens found ──▶ all tokens merged on the way 
                published only after every text gives the same pieces ◀───────────┘
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from common.errors import DataError
 from model.tokenizer.digest import digest_tokenizer
-from model.tokenizer.encoder import Encoder, EncoderFactory, ReferenceEncoder
+from model.tokenizer.encoder import Encoded, Encoder, EncoderFactory, ReferenceEncoder
 from model.tokenizer.identity import SPECIAL_TOKENS
 from model.tokenizer.qwen import bpe_tables, build_tokenizer, save_tokenizer
 from model.tokenizer.tiktoken import Merge, byte_characters
@@ -77,26 +78,27 @@ def prune_tokenizer(
         raise DataError(f"{out} exists already: remove it or choose another folder")
     encoder = make_encoder(tokenizer.backend_tokenizer)
     used = np.zeros(len(tokenizer), dtype=np.bool_)
-    num_texts = 0
+    seen: list[bytes] = []
     for batch in _batches(texts):
-        num_texts += len(batch)
-        used[encoder.encode(batch).ids] = True
-    if not num_texts:
+        found = encoder.encode(batch)
+        used[found.ids] = True
+        seen.append(_digest(found))
+    if not seen:
         raise DataError("there is no text to prune the vocabulary for: the corpus is empty")
     used[encoder.encode(_template_words()).ids] = True
 
     vocabulary, merges = bpe_tables(tokenizer)
     token_of = {index: token for token, index in vocabulary.items()}
     kept = {token_of[int(index)] for index in np.flatnonzero(used)}
-    pruned, old_ids = _restricted(vocabulary, merges, kept)
+    pruned, old_ids, num_merges = _restricted(vocabulary, merges, kept)
     proof = _prove_same_pieces(
-        tokenizer, pruned, texts, encoder, make_encoder(pruned.backend_tokenizer)
+        tokenizer, pruned, texts, encoder, make_encoder(pruned.backend_tokenizer), seen
     )
     old_ids += tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))
     report = PruneReport(
         num_tokens_before=len(tokenizer),
         num_tokens_after=len(pruned),
-        num_merges_after=len(bpe_tables(pruned)[1]),
+        num_merges_after=num_merges,
         proof=proof,
     )
     save_tokenizer(pruned, out, extra={"schema": 1, **asdict(report), "old_ids": old_ids})
@@ -109,22 +111,21 @@ def is_pruned_from(pruned: PreTrainedTokenizerBase, full: PreTrainedTokenizerBas
     kept = pruned.get_vocab().keys() - SPECIAL_TOKENS.keys()
     if not kept <= vocabulary.keys():
         return False
-    expected, _ = _restricted(vocabulary, merges, kept)
+    expected, _, _ = _restricted(vocabulary, merges, kept)
     return digest_tokenizer(expected).digest == digest_tokenizer(pruned).digest
 
 
 def _restricted(
     vocabulary: Mapping[str, int], merges: Sequence[Merge], tokens: Set[str]
-) -> tuple[PreTrainedTokenizerBase, list[int]]:
-    """The tokenizer of these tokens and those that they are made of, and their old ids."""
+) -> tuple[PreTrainedTokenizerBase, list[int], int]:
+    """The tokenizer of these tokens and those that they are made of, their old ids, and the number
+    of merges."""
     kept = _closure({*tokens, *byte_characters()}, merges)
     old_ids = sorted(vocabulary[token] for token in kept)
     token_of = {index: token for token, index in vocabulary.items()}
-    pruned = build_tokenizer(
-        {token_of[old]: new for new, old in enumerate(old_ids)},
-        [(left, right) for left, right in merges if left + right in kept],
-    )
-    return pruned, old_ids
+    left_over = [(left, right) for left, right in merges if left + right in kept]
+    pruned = build_tokenizer({token_of[old]: new for new, old in enumerate(old_ids)}, left_over)
+    return pruned, old_ids, len(left_over)
 
 
 def prove_same_pieces(
@@ -149,8 +150,13 @@ def _prove_same_pieces(
     texts: Iterable[str],
     full_encoder: Encoder,
     pruned_encoder: Encoder,
+    seen: Sequence[bytes] = (),
 ) -> ProofReport:
-    """The same with encoders that are there: making one of 151,646 tokens takes a second."""
+    """The same with encoders that are there: making one of 151,646 tokens takes a second.
+
+    seen: digests of what `full` gave for these batches a moment ago. What has the same one is the
+    same; any other batch is encoded again.
+    """
     known = full.get_vocab()
     pieces = pruned.get_vocab()
     unknown = sorted(set(pieces) - set(known))
@@ -160,18 +166,28 @@ def _prove_same_pieces(
     for piece, index in pieces.items():
         full_id[index] = known[piece]
     num_texts = num_tokens = 0
-    for batch in _batches(texts):
-        expected, found = full_encoder.encode(batch), pruned_encoder.encode(batch)
-        place = expected.first_difference(replace(found, ids=full_id[found.ids]))
-        if place is not None:
-            raise DataError(
-                _first_difference(
-                    full, pruned, batch[place], expected[place].tolist(), found[place].tolist()
+    for number, batch in enumerate(_batches(texts)):
+        found = pruned_encoder.encode(batch)
+        renumbered = replace(found, ids=full_id[found.ids])
+        if seen[number : number + 1] != [_digest(renumbered)]:
+            expected = full_encoder.encode(batch)
+            place = expected.first_difference(renumbered)
+            if place is not None:
+                raise DataError(
+                    _first_difference(
+                        full, pruned, batch[place], expected[place].tolist(), found[place].tolist()
+                    )
                 )
-            )
         num_texts += found.num_texts
         num_tokens += len(found.ids)
     return ProofReport(num_texts=num_texts, num_tokens=num_tokens)
+
+
+def _digest(found: Encoded) -> bytes:
+    """32 bytes that only the same ids of the same texts have."""
+    digest = hashlib.sha256(found.offsets.astype("<i8").tobytes())
+    digest.update(found.ids.astype("<u4").tobytes())
+    return digest.digest()
 
 
 def _first_difference(

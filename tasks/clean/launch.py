@@ -101,6 +101,7 @@ def _start(
         executor=config.executor,
         ray=asdict(config.ray),
         quality=asdict(config.quality),
+        cache=str(run.cache),
     )
     path = run.scratch / "job.json"
     write_json(path, asdict(job))

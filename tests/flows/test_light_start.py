@@ -38,3 +38,11 @@ def test_no_heavy_library_is_imported(command: list[str], root: Path, tmp_path: 
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == "imported:", done.stderr
+
+
+def test_the_flow_imports_nothing_of_ablations_it_does_not_make(root: Path) -> None:
+    program = (
+        "import sys, flows.steel; print([n for n in ('torch', 'transformers') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
+    assert done.stdout.split("\n")[-2] == "[]", done.stderr

@@ -14,7 +14,7 @@ from common.errors import ConfigError
 from flows.cli import main
 from flows.commands import BAD_INPUT
 from flows.config import PipelineConfig
-from flows.preflight import preflight
+from flows.preflight import preflight, preflight_ahead, preflight_once
 
 SMOKE = "deployments/smoke.yaml"
 
@@ -163,3 +163,16 @@ def test_every_group_is_frozen_and_documented() -> None:
             )
             if declared:  # else it is a base's
                 assert declared[1].endswith('"""'), f"{cls.__name__}.{field.name} has no docstring"
+
+
+def test_what_was_checked_ahead_counts_for_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preflight_ahead(SMOKE, ["pack.shard_tokens=5000"], tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("flows.preflight.parse_pipeline", None)  # nothing is read again
+        found = preflight_once(SMOKE, ["pack.shard_tokens=5000"], tmp_path)
+    assert found.pack.shard_tokens == 5000
+    with pytest.raises(ConfigError, match="shard_tokens"):
+        preflight_once(SMOKE, ["pack.shard_tokens=0"], tmp_path)
+    assert preflight_once(SMOKE, ["pack.shard_tokens=5000"], tmp_path) is not found

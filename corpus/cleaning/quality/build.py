@@ -21,7 +21,6 @@ from common.errors import DataError
 from common.paths import display
 from corpus.cleaning.quality.config import QualityConfig, page_files
 from corpus.cleaning.quality.model import PageModel, Scorer
-from corpus.cleaning.quality.train import train
 from corpus.formats.records import EMPTY_LINE, Damaged, read_records
 from corpus.formats.text_files import read_lines
 
@@ -69,6 +68,8 @@ def train_on(config: QualityConfig, inputs: Mapping[str, str], mapped: Mapped) -
     Raises:
         DataError: too few pages; a source that is not in the pipeline.
     """
+    from corpus.cleaning.quality.train import train  # scikit-learn takes a second of CPU
+
     pages = []
     for good, entries in ((True, config.positives), (False, config.negatives)):
         for entry in entries:

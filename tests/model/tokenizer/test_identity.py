@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from model.tokenizer.identity import files_are_qwen
+from common.files import md5_of_file
+from model.tokenizer import identity
+from model.tokenizer.identity import RANKS_MD5, files_are_qwen
 from model.tokenizer.tiktoken import packaged_ranks
 
 
@@ -68,3 +70,11 @@ def test_ranks_are_recognised_and_others_are_not(tmp_path: Path) -> None:
     assert files_are_qwen(str(tmp_path))
     (tmp_path / "qwen.tiktoken").write_bytes(b"\n".join(lines[:-1]))
     assert not files_are_qwen(str(tmp_path))
+
+
+@pytest.mark.skipif(packaged_ranks() is None, reason="needs the package dashscope")
+def test_the_published_rank_file_is_known_by_its_bytes_and_by_its_tokens() -> None:
+    ranks = packaged_ranks()
+    assert ranks is not None
+    assert md5_of_file(ranks) == RANKS_MD5
+    assert identity._tokens_are_qwen(ranks, "")

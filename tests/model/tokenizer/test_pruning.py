@@ -1,6 +1,6 @@
 """Pruning: the same pieces for the corpus, proven, and nothing written otherwise."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,25 @@ def test_a_failed_proof_publishes_nothing(
     with pytest.raises(DataError, match="cuts a text differently"):
         prune_tokenizer(small, ["the end"], tmp_path / "pruned")
     assert list(tmp_path.iterdir()) == []
+
+
+class Changing:
+    """Texts that are others when they are read again."""
+
+    def __init__(self, *readings: Sequence[str]) -> None:
+        self.readings = [readings[0], *readings]  # the first is asked for and not read
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.readings.pop(0))
+
+
+def test_texts_that_change_between_two_readings_are_proven_as_they_are_then(
+    small: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    same = Changing(["the end", "the"], ["the", "the end", "the the"])
+    assert prune_tokenizer(small, same, tmp_path / "same").proof.num_texts == 3
+    with pytest.raises(DataError, match="cuts a text differently"):
+        prune_tokenizer(small, Changing(["end"], ["the end"]), tmp_path / "other")
 
 
 @pytest.mark.parametrize(
