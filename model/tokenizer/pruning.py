@@ -140,8 +140,8 @@ def prove_same_pieces(
     A piece is a token's bytes, compared by its id in `full`. Raises DataError that shows the first
     text that is split differently.
     """
-    encoders = [make_encoder(each.backend_tokenizer) for each in (full, pruned)]
-    return _prove_same_pieces(full, pruned, texts, *encoders)
+    one, other = (make_encoder(each.backend_tokenizer) for each in (full, pruned))
+    return _prove_same_pieces(full, pruned, texts, one, other)
 
 
 def _prove_same_pieces(
