@@ -63,7 +63,7 @@ def preflight_ahead(path: str | Path, overrides: Sequence[str], store: Path) -> 
 
 
 def preflight_once(path: str | Path, overrides: Sequence[str], store: Path) -> PipelineConfig:
-    """What `preflight_ahead` has found, which counts for one run; or `preflight`."""
+    """The finding of `preflight_ahead`, which counts for one run; or that of `preflight`."""
     found = _checked.pop((str(path), tuple(overrides), store), None)
     return preflight(path, overrides, store) if found is None else found
 

@@ -1,4 +1,4 @@
-"""What is kept in a store's cache: found again byte for byte, or made again."""
+"""A store's cache: entries are found again byte for byte, or made again."""
 
 import multiprocessing
 from collections.abc import Callable
