@@ -104,7 +104,7 @@ class MendUnicodeMapper(Mapper):
 
     def _repaired(self, line: str) -> str:
         if not (AS_WRITTEN.search(line) and HAN.search(line)):
-            return ftfy.fix_text(line, self.config)
+            return str(ftfy.fix_text(line, self.config))
         # Every second piece is what stays.
         return "".join(
             piece if number % 2 else ftfy.fix_text(piece, self.config)
