@@ -1,6 +1,7 @@
 """A model for web pages from what `clean.quality` names, and the bounds of its sources.
 
     positives, negatives ─▶ pages drawn by hash, after the recipe's mappers ─▶ model.npz
+    labels ─▶ the pages that they are about, the same way
     a source of drop_shares ─▶ `sample` pages, drawn the same way ─▶ its quantile of scores
 
 A page is drawn by the hash of its line, whatever stands around it, so that long or late pages have
@@ -20,6 +21,7 @@ import numpy as np
 from common.errors import DataError
 from common.paths import display
 from corpus.cleaning.quality.config import QualityConfig, page_files
+from corpus.cleaning.quality.labels import labelled_pages, read_labels
 from corpus.cleaning.quality.model import PageModel, Scorer
 from corpus.formats.records import EMPTY_LINE, Damaged, read_records
 from corpus.formats.text_files import read_lines
@@ -59,7 +61,7 @@ def _hashes(lines: Iterable[bytes]) -> Iterator[tuple[int, int]]:
 
 
 def train_on(config: QualityConfig, inputs: Mapping[str, str], mapped: Mapped) -> PageModel:
-    """Train on what `positives` and `negatives` name.
+    """Train on what `positives`, `negatives` and `labels` name.
 
     Args:
         inputs: source -> its normalised file.
@@ -70,14 +72,39 @@ def train_on(config: QualityConfig, inputs: Mapping[str, str], mapped: Mapped) -
     """
     from corpus.cleaning.quality.train import train  # scikit-learn takes a second of CPU
 
-    pages = []
+    pages: list[tuple[str, bool]] = []
     for good, entries in ((True, config.positives), (False, config.negatives)):
         for entry in entries:
             share = max(1, config.max_pages // len(entries))
             for source, texts in _texts(entry, inputs, share):
                 pages += [(text, good) for text in mapped(source, texts) if text.strip()]
+    origin = []
+    if config.positives:
+        origin += [f"good: {', '.join(config.positives)}", f"bad: {', '.join(config.negatives)}"]
+    if config.labels:
+        pages += _labelled(config, inputs, mapped)
+        origin.append(f"labels: {', '.join(config.labels)}")
     log.info("training a quality model on %d pages", len(pages))
-    return train(pages, f"good: {', '.join(config.positives)}; bad: {', '.join(config.negatives)}")
+    return train(pages, "; ".join(origin))
+
+
+def _labelled(
+    config: QualityConfig, inputs: Mapping[str, str], mapped: Mapped
+) -> Iterator[tuple[str, bool]]:
+    labels = read_labels(config.label_files())
+    found = labelled_pages(labels, inputs)
+    if len(found) < len(labels.by_hash):
+        log.warning(
+            "%d of %d labelled pages are in no source of the pipeline and without a text of their "
+            "own; the model learns from the others",
+            len(labels.by_hash) - len(found),
+            len(labels.by_hash),
+        )
+    for source, text, good in found:
+        # A text that stands in a label is what the mappers made already.
+        (text,) = mapped(source, [text]) if source else (text,)
+        if text.strip():
+            yield text[:BLOCK], good
 
 
 def _texts(

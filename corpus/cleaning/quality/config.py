@@ -10,14 +10,17 @@ from typing import Annotated
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from common.config import Config
+from common.config import Config, errors_of
 from common.errors import ConfigError, DataError, SteelError
 from common.files import glob_files
 from common.names import is_name
 from common.paths import display, resolve
 from common.ranges import Ge, Le, Limit
+from corpus.cleaning.quality.labels import fewer_than, read_labels
 
 KINDS = (".npz", ".bin")
+FEWEST = 20
+"""Pages of each kind that a model is trained on, at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,9 @@ class QualityConfig(Config):
     .txt (a page a line), also .gz."""
     negatives: tuple[str, ...] = ()
     """Bad ones, the same way."""
+    labels: tuple[str, ...] = ()
+    """Files of verdicts on single pages to train on, of a review or one's own: .jsonl with
+    `sha256` and `verdict`. They serve beside positives and negatives, or alone."""
     max_pages: Annotated[int, Ge(20), Limit(10**6)] = 20_000
     """Pages of each kind to train on at most, in equal shares of all that is named: drawn by
     hash from a .jsonl, from the front of other files; 20 or more."""
@@ -55,11 +61,14 @@ class QualityConfig(Config):
     @property
     def trains(self) -> bool:
         """True if a model is to be trained here."""
-        return bool(self.positives or self.negatives)
+        return bool(self.positives or self.negatives or self.labels)
 
     def check(self) -> Iterator[SteelError]:
         if sum((self.model is not None, self.hub is not None, self.trains)) > 1:
-            yield ConfigError("give one of `model`, `hub`, and `positives` with `negatives`")
+            yield ConfigError(
+                "give one of `model`, `hub`, and what to train on (`labels`, or `positives` with "
+                "`negatives`)"
+            )
         if bool(self.positives) != bool(self.negatives):
             yield ConfigError("`positives` and `negatives` come together: a model needs both")
         if self.model is not None and Path(self.model).suffix not in KINDS:
@@ -75,9 +84,25 @@ class QualityConfig(Config):
                     "files (.jsonl, .txt)."
                 )
 
+        if self.labels:
+            yield from errors_of(self._check_labels)
+
+    def _check_labels(self) -> None:
+        found = read_labels(self.label_files())
+        if not self.positives and (few := fewer_than(found, FEWEST)):
+            raise DataError(
+                f"{', '.join(self.labels)}: {' and '.join(few)} pages of {FEWEST} that a model "
+                "needs. Judge more, or name `positives` and `negatives` too."
+            )
+
+    def label_files(self) -> list[Path]:
+        """The files of verdicts."""
+        return [resolve(entry) for entry in self.labels]
+
     def given_files(self) -> list[Path]:
         """Files of its own that decide about the result, sorted."""
         listed = [file for e in (*self.positives, *self.negatives) for file in page_files(e)]
+        listed += self.label_files()
         if self.model is not None:
             listed.append(resolve(self.model))
         return sorted({file for file in listed if file.is_file()})

@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from common.errors import DataError
 from corpus.cleaning.quality import features
+from corpus.cleaning.quality.config import FEWEST
 from corpus.cleaning.quality.model import FORMAT, PageModel, gram_values
 
 NUM_TREES = 100
@@ -25,8 +26,6 @@ LEAF = 3
 LOOKED_AT = 0.1
 """Share of the measures that a node chooses from."""
 INVERSE_PENALTY = 30.0
-FEWEST = 20
-"""Pages of each kind at least."""
 
 
 def train(pages: Sequence[tuple[str, bool]], origin: str) -> PageModel:
@@ -43,8 +42,8 @@ def train(pages: Sequence[tuple[str, bool]], origin: str) -> PageModel:
     if min(int(bad.sum()), int((~bad).sum())) < FEWEST:
         raise DataError(
             f"A quality model needs {FEWEST} good and {FEWEST} bad pages at least; there are "
-            f"{int((~bad).sum())} and {int(bad.sum())}. Name more under clean.quality.positives "
-            "and clean.quality.negatives, or leave both out for the model that Steel ships."
+            f"{int((~bad).sum())} and {int(bad.sum())}. Name more under clean.quality.positives, "
+            "negatives or labels, or leave all out for the model that Steel ships."
         )
     measured = [features.measure(text) for text, _ in pages]
     measures = np.array([page.measures for page in measured], np.float32)

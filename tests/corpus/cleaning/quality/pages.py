@@ -1,6 +1,11 @@
 """Made-up pages of two kinds."""
 
 import random
+import subprocess
+import sys
+from pathlib import Path
+
+from corpus.cleaning.quality.model import fasttext_line
 
 PROSE = (
     "河流从北面的山里流出来经过三个县城最后进入大海两岸的村庄世代以打鱼为生春天水涨船就可以到山脚"
@@ -15,3 +20,27 @@ def page(letters: str, number: int) -> str:
 
 
 PAGES = [(page(PROSE, i), True) for i in range(40)] + [(page(SALE, i), False) for i in range(40)]
+
+TRAINING = """
+import sys, fasttext
+for size in range(8, 80):
+    try:
+        fasttext.train_supervised(
+            sys.argv[1], dim=size, bucket=100, epoch=1, thread=1, seed=1, verbose=0
+        ).save_model(sys.argv[2])
+        break
+    except RuntimeError:
+        pass
+"""
+"""fastText 0.9.3 begins with whatever is in memory and fails where that is not a number; the memory
+of a new process is zero."""
+
+
+def fasttext_model(path: Path, good: str, bad: str) -> Path:
+    """A fastText model of PAGES with these labels, as Ultra-FineWeb's is: two, and vectors."""
+    lines = path.with_suffix(".txt")
+    lines.write_text(
+        "".join(f"__label__{good if ok else bad} {fasttext_line(text)}\n" for text, ok in PAGES)
+    )
+    subprocess.run([sys.executable, "-c", TRAINING, str(lines), str(path)], check=True)
+    return path

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from huggingface_hub import constants as hub_constants
 
 from common.config import validate
 from common.errors import ConfigError, DataError
 from corpus.cleaning.quality.build import bound, bounds, drawn, train_on
 from corpus.cleaning.quality.config import QualityConfig, find_quality_model
-from tests.corpus.cleaning.quality.pages import PAGES, PROSE, SALE, page
+from corpus.cleaning.quality.model import load
+from tests.corpus.cleaning.quality.pages import PAGES, PROSE, SALE, fasttext_model, page
+from tests.corpus.sources.fake_hub import COMMIT, Hub, serving
 
 
 def lines(path: Path, texts: Sequence[str]) -> str:
@@ -80,6 +83,7 @@ def test_the_lowest_share_goes(tmp_path: Path) -> None:
         ({"positives": ("wiki",)}, "come together"),
         ({"model": "a.pkl"}, "neither an .npz nor a fastText .bin"),
         ({"hub": "a/b"}, "come together"),
+        ({"model": "a.npz", "labels": ("pyproject.toml",)}, "give one of"),
         ({"hub": "a/b", "hub_file": "c.pkl"}, "no fastText .bin"),
     ],
 )
@@ -94,3 +98,42 @@ def test_files_that_are_not_there() -> None:
     with pytest.raises(DataError, match="does not exist"):
         find_quality_model(QualityConfig(model="none.npz"))
     assert find_quality_model(QualityConfig()) is None
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hub:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub_constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    model = fasttext_model(tmp_path / "model.bin", good="pos", bad="neg")
+    return Hub(commits={COMMIT: {"classifiers/zh.bin": model.read_bytes(), "README.md": b"x"}})
+
+
+FROM_HUB = QualityConfig(hub="some/classifier", hub_file="classifiers/zh.bin")
+
+
+def test_a_fasttext_model_from_the_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(hub):
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        path = find_quality_model(FROM_HUB)
+        assert hub.downloads() == {"classifiers/zh.bin"}
+    assert path is not None
+    texts = [page(PROSE, 300), page(SALE, 300)]
+    good, bad = (load(str(path), f"__label__{name}").scores(texts) for name in ("pos", "neg"))
+    assert [a + b for a, b in zip(good, bad, strict=True)] == pytest.approx([1, 1], abs=1e-3)
+    assert find_quality_model(FROM_HUB) == path  # without the hub: from the cache
+
+
+def test_a_hub_without_the_file(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(hub):
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        other = QualityConfig(hub="some/classifier", hub_file="classifiers/en.bin")
+        with pytest.raises(DataError, match=r"hf download some/classifier classifiers/en\.bin"):
+            find_quality_model(other)
+
+
+@pytest.mark.slow  # the hub's library tries for half a minute
+def test_a_hub_out_of_reach(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(DataError, match=r"hf download some/classifier classifiers/zh\.bin"):
+        find_quality_model(FROM_HUB)

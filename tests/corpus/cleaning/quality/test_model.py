@@ -1,6 +1,5 @@
 """A model's scores, files and training."""
 
-import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ import pytest
 
 from common.errors import DataError
 from corpus.cleaning.quality import features
-from corpus.cleaning.quality.model import SHIPPED, PageModel, fasttext_line, load
+from corpus.cleaning.quality.model import SHIPPED, PageModel, load
 from corpus.cleaning.quality.train import train
 from tests.corpus.cleaning.operators.loading import own_operator
-from tests.corpus.cleaning.quality.pages import PAGES, PROSE, SALE, page
+from tests.corpus.cleaning.quality.pages import PAGES, PROSE, SALE, fasttext_model, page
 
 
 @pytest.fixture(scope="module")
@@ -89,19 +88,7 @@ def test_a_model_that_points_outside_is_refused(tmp_path: Path, model: PageModel
 
 
 def test_a_fasttext_model(tmp_path: Path) -> None:
-    import fasttext  # type: ignore[import-untyped]
-
-    lines = tmp_path / "train.txt"
-    lines.write_text(
-        "".join(f"__label__{'hq' if ok else 'cc'} {fasttext_line(text)}\n" for text, ok in PAGES)
-    )
-    for size in range(8, 80):
-        # fastText 0.9.3 begins with whatever is in memory, and fails where that is not a number.
-        with contextlib.suppress(RuntimeError):
-            fasttext.train_supervised(
-                str(lines), dim=size, bucket=100, epoch=1, thread=1, seed=1, verbose=0
-            ).save_model(str(tmp_path / "m.bin"))
-            break
+    fasttext_model(tmp_path / "m.bin", good="hq", bad="cc")
     texts = [page(PROSE, 500), page(SALE, 500), ""]
     first, second = (
         load(str(tmp_path / "m.bin"), f"__label__{x}").scores(texts) for x in ("hq", "cc")
