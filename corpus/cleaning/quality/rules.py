@@ -1,11 +1,13 @@
 """Rules that recognise spam: words and measures from a file, each with the reason it gives."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import yaml
 
 from common.errors import ConfigError
@@ -13,6 +15,8 @@ from common.paths import RECIPES, display
 from corpus.cleaning.quality import features
 
 RULES = RECIPES / "quality" / "rules.yaml"
+Codes = npt.NDArray[np.uint32]
+
 SHAPES = ({"words", "count", "different", "within"}, {"measure", "least", "most"})
 
 
@@ -28,17 +32,18 @@ class Wording:
     within: int | None = None
     """Characters from the text's beginning in which they stand."""
 
-    def holds(self, text: str, characters: set[str]) -> bool:
+    def holds(self, text: str, pairs: set[str]) -> bool:
         """True if the text has the words.
 
         Args:
             text: with small letters for capital ones.
-            characters: those that the text has; a word is looked for if its first and last are.
+            pairs: beginnings of words, of two characters, that the text has; others are not
+                looked for.
         """
         looked_at = text if self.within is None else text[: self.within]
         different = count = 0
         for word in self.words:
-            if word[0] not in characters or word[-1] not in characters:
+            if len(word) > 1 and word[:2] not in pairs:
                 continue
             if found := looked_at.count(word):
                 different, count = different + 1, count + found
@@ -103,15 +108,49 @@ def _condition(entry: Any, where: str) -> Wording | Measured:
     )
 
 
+class Beginnings:
+    """The first two characters of all words, found in a text in one pass over an array."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        """
+        Args:
+            rules: those whose words are looked for.
+        """
+        conditions = [one for rule in rules for one in rule.conditions]
+        words = {w for one in conditions if isinstance(one, Wording) for w in one.words}
+        self._pairs = sorted({word[:2] for word in words if len(word) > 1})
+        codes = features.code_points("".join(self._pairs)).reshape(-1, 2)
+        self._marked = np.zeros(1 << 16, np.bool_)
+        self._marked[_folded(codes[:, 0], codes[:, 1])] = True
+        self._known = frozenset(self._pairs)
+
+    def find(self, text: str) -> set[str]:
+        """Those that the text has, each of them once."""
+        codes = features.code_points(text)
+        places = np.flatnonzero(self._marked[_folded(codes[:-1], codes[1:])])
+        return {pair for at in places.tolist() if (pair := text[at : at + 2]) in self._known}
+
+
+def _folded(first: Codes, second: Codes) -> npt.NDArray[np.uint16]:
+    """A number of 16 bits for each pair of characters."""
+    return (first * np.uint32(0x9E37) ^ second).astype(np.uint16)
+
+
+@functools.cache
+def beginnings(path: Path = RULES) -> Beginnings:
+    """The beginnings of the words of a file."""
+    return Beginnings(rules(path))
+
+
 def reason_to_drop(text: str, path: Path = RULES) -> str:
     """The reason of the first rule that holds for a text; empty for none."""
     lowered = text.lower()
-    characters = set(lowered)
+    pairs = beginnings(path).find(lowered)
     measures: dict[str, float] | None = None
     for rule in rules(path):
         for condition in rule.conditions:
             if isinstance(condition, Wording):
-                holds = condition.holds(lowered, characters)
+                holds = condition.holds(lowered, pairs)
             else:
                 if measures is None:
                     found = features.measure(text).measures.tolist()

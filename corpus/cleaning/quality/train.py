@@ -21,9 +21,9 @@ from corpus.cleaning.quality.config import FEWEST
 from corpus.cleaning.quality.model import FORMAT, PageModel, gram_values
 
 NUM_TREES = 100
-LEAF = 3
+LEAF = 2
 """Fewest pages in a leaf."""
-LOOKED_AT = 0.1
+LOOKED_AT = 0.2
 """Share of the measures that a node chooses from."""
 INVERSE_PENALTY = 30.0
 
