@@ -21,8 +21,9 @@ from common.config import Config
 from common.errors import DataError
 from common.files import read_json_lines
 from common.names import Name
-from common.paths import display, resolve
+from common.paths import resolve
 from common.ranges import Ge, Gt, Le, Limit, MinLen
+from corpus.cleaning.quality.labels import read_labels
 
 WINDOW = 24
 """Characters, blanks left out, of a passage that two texts may share."""
@@ -45,8 +46,8 @@ class HeldOutSet(Config):
     """Share of their documents, by a hash of the text; 1: all, so that none is trained on. Above 0,
     at most 1."""
     verdicts: str | None = None
-    """JSON lines {"sha256": …, "verdict": "keep" | "drop"} about texts: only those of the set that
-    somebody judged worth keeping are scored. None: all."""
+    """A file of verdicts on pages, those of `steel review` too (corpus/cleaning/quality/labels.py):
+    only the texts that somebody judged worth keeping are scored. None: all."""
     max_characters: Annotated[int, Ge(1), Limit(10**9)] = 1_000_000
     """Scored at the most, in characters; the documents with the smallest hashes count. >= 1."""
 
@@ -58,27 +59,6 @@ def rank(text: str) -> float:
     """
     digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8, person=b"held-out")
     return int.from_bytes(digest.digest(), "little") / 2.0**BITS
-
-
-def kept_digests(path: str) -> frozenset[str]:
-    """SHA-256 of the texts that a file of verdicts calls worth keeping. Raises DataError."""
-    file = resolve(path)
-    if not file.is_file():
-        raise DataError(f"verdicts: {display(file)} is not there")
-    found = set()
-    for number, row in enumerate(read_json_lines(file), start=1):
-        if not isinstance(row, dict) or not {"sha256", "verdict"} <= row.keys():
-            raise DataError(
-                f'{display(file)}, line {number}: expected {{"sha256": …, "verdict": …}}'
-            )
-        if row["verdict"] == "keep":
-            found.add(row["sha256"])
-    return frozenset(found)
-
-
-def sha256_of(text: str) -> str:
-    """The SHA-256 by which verdicts name a text."""
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 def passages(text: str) -> Hashes:
@@ -132,13 +112,13 @@ def scored(
 
     Raises DataError when none is left.
     """
-    verdicts = kept_digests(config.verdicts) if config.verdicts else None
+    labels = read_labels([resolve(config.verdicts)]) if config.verdicts else None
     found, length, total = [], 0, 0
     pairs = sorted(zip(documents, shares, strict=True), key=lambda pair: rank(pair[0]["text"]))
     for document, share in pairs:
         total += 1
         text = document["text"]
-        if share > MAX_SHARED or (verdicts is not None and sha256_of(text) not in verdicts):
+        if share > MAX_SHARED or (labels is not None and not labels.is_good(document)):
             continue
         if length and length + len(text) > config.max_characters:
             break

@@ -13,9 +13,11 @@ from typing import Any
 from common.config import StageConfig, errors_of
 from common.disk import require_free_space, total_bytes
 from common.errors import ConfigError, SteelError
-from common.files import complete_file, json_line, read_json_lines
+from common.files import complete_file, json_line, md5_of_file, read_json_lines
 from common.names import NamesOf
-from corpus.held_out_texts import HeldOutSet, SharedPassages, kept_digests, scored, split
+from common.paths import resolve
+from corpus.cleaning.quality.labels import read_labels
+from corpus.held_out_texts import HeldOutSet, SharedPassages, scored, split
 from tasks.core.stage import StageResult, StageRun, stage
 
 FOLDER = "held_out"
@@ -39,12 +41,12 @@ class HoldOutConfig(StageConfig):
                     )
                 owner[corpus] = name
             if one.verdicts:
-                yield from errors_of(kept_digests, one.verdicts)
+                yield from errors_of(read_labels, [resolve(one.verdicts)])
 
-    def fingerprint(self) -> dict[str, list[str]] | None:
-        """The verdicts that decide which texts are scored."""
+    def fingerprint(self) -> dict[str, str] | None:
+        """Content of the verdicts that decide which texts are scored."""
         files = {one.verdicts for one in self.sets.values() if one.verdicts}
-        return {file: sorted(kept_digests(file)) for file in sorted(files)} or None
+        return {file: md5_of_file(resolve(file)) for file in sorted(files)} or None
 
     def fraction_of(self, source: str) -> float:
         """Share of a corpus's documents that is held out."""

@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from common.errors import DataError
 from common.paths import display
@@ -35,6 +36,11 @@ class Labels:
     texts: dict[str, str] = field(default_factory=dict)
     """Hash -> text, where the line has it."""
 
+    def is_good(self, document: Mapping[str, Any]) -> bool:
+        """True for a document that was judged, by its id or its text, and found good."""
+        digest = self.ids.get(document.get("id", "")) or sha256_of(document["text"])
+        return self.by_hash.get(digest, False)
+
 
 def read_labels(paths: Iterable[Path]) -> Labels:
     """The verdicts of .jsonl files. Raises DataError for a line that is none."""
@@ -44,8 +50,8 @@ def read_labels(paths: Iterable[Path]) -> Labels:
             lines = path.read_bytes().split(b"\n")
         except OSError as error:
             raise DataError(
-                f"{display(path)} cannot be read ({type(error).__name__}). Name a file of verdicts "
-                "under clean.quality.labels."
+                f"{display(path)} cannot be read ({type(error).__name__}): name a file of verdicts "
+                "on pages."
             ) from None
         for number, line in enumerate(lines, 1):
             if line.strip():
