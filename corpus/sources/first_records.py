@@ -185,8 +185,8 @@ def _layout(content: _Content, name: str) -> str:
 MAX_ROW_LINES = 20_000
 """Lines that a quote in a table is followed over."""
 
-_UTF16 = {codecs.BOM_UTF16_LE: b"\n\0", codecs.BOM_UTF16_BE: b"\0\n"}
-"""Mark of a file -> its line ends."""
+_UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+"""Mark of a file -> its encoding."""
 
 
 def _lines(
@@ -195,7 +195,9 @@ def _lines(
     """Lines; of a table rows, whose quoted cells may hold line ends, behind its first line."""
     while len(content.buffer) < 2 and content.grow():
         pass
-    newline = _UTF16.get(bytes(content.buffer[:2]), b"\n")
+    # Others that tables come in keep ASCII's bytes for line ends and quotes.
+    encoding = _UTF16.get(bytes(content.buffer[:2]), "latin-1")
+    newline = "\n".encode(encoding)
     taken = searched = inside = 0
     named, open_quote = not is_table, False
     while True:
@@ -212,7 +214,7 @@ def _lines(
                 return limit.result(content.position(), taken, at_end=False)
             taken += named
             named = True
-        open_quote ^= bool(is_table and line.count(b'"') % 2)
+        open_quote ^= bool(is_table and line.decode(encoding, "replace").count('"') % 2)
         inside = inside + 1 if open_quote else 0
         open_quote = open_quote and inside < MAX_ROW_LINES
         out.write(line)

@@ -34,6 +34,7 @@ OTHER_TEXTS = {
     "clean.quality.negatives[]",
     "clean.quality.positives[]",
     "clean.quality.revision",
+    "clean.quality.labels[]",
     "clean.tokenizer",
     "held_out.*.verdicts",
     "pack.tokenizer",
@@ -49,6 +50,9 @@ OTHER_TEXTS = {
     "pretrain.model.{key}",
     "pretrain.weights.{key}",
     "pretrain.append[].weights.{key}",
+    # Paths to a text in a row.
+    "normalize.text_keys.*",
+    "normalize.text_keys.*[]",
     # A set of recipes and a file of it.
     "clean.family_recipes.*",
     # Addresses and titles.
