@@ -36,8 +36,8 @@ down: install ## stop what `make up` has started
 test: install ## run the quick tests
 	$(BIN)/python -m pytest
 
-test-slow: install ## run the long tests too
-	$(BIN)/python -m pytest -m "slow or not slow" --timeout 1800
+test-slow: install ## run the long tests too, and look for new cases
+	HYPOTHESIS_PROFILE=explore $(BIN)/python -m pytest -m "slow or not slow" --timeout 1800
 
 check: install ## lint, format, types, layers
 	$(BIN)/ruff check .
