@@ -183,8 +183,14 @@ def test_a_step_is_the_mean_over_each_documents_own_targets(
         if micro_batch_size == 1:
             expected = gradient_by_hand(job, found, separate=separate)
         for name, value in expected.items():
+            # Sums in another order differ by some 1e-5 of the largest, more or less by processor; a
+            # target too many by 1e-2.
             torch.testing.assert_close(
-                found[name], value, rtol=2e-5, atol=2e-7, msg=lambda m, n=name: f"{n}: {m}"
+                found[name],
+                value,
+                rtol=1e-4,
+                atol=1e-4 * value.abs().max().item(),
+                msg=lambda m, n=name: f"{n}: {m}",
             )
 
 

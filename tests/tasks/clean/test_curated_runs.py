@@ -60,6 +60,7 @@ def test_every_family_on_ray(
     ray = curated(world, questions, tmp_path, executor="ray", ray=RayConfig(num_cpus=2))
     families = {source: row["family"] for source, row in local.notes["sources"].items()}
     assert len(set(families.values())) > 3
+    ids = {name for source in families for name in traces(ray.folder, source)}
     copies: Counter[str] = Counter()
     for source, family in families.items():
         alone = len(recipes.load(CleanConfig().recipe_of(family)).by_document)
@@ -71,7 +72,7 @@ def test_every_family_on_ray(
                 assert other["dropped_by"] == row["dropped_by"], name
             elif other["dropped_by"]:
                 copies[source] += 1
-                assert other["duplicate_of"] in there
+                assert other["duplicate_of"] in ids
         kept = {
             id_: document
             for path in sorted((ray.folder / source).glob("*.jsonl"))
