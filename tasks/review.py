@@ -6,6 +6,7 @@ store/clean/KEY/review-sample.jsonl ─▶ browser ─▶ verdicts (JSON lines) 
 import contextlib
 import json
 import os
+import signal
 import sys
 import webbrowser
 from collections import Counter
@@ -86,8 +87,23 @@ def serve(review: Review, port: int, announce: Callable[[str], None], *, browser
         announce(server.url)
         if browser and _has_desktop():
             webbrowser.open(server.url)
-        with contextlib.suppress(KeyboardInterrupt):
+        with _interruptible(), contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Make SIGINT and SIGTERM interrupt the block.
+
+    A program that a shell starts in the background ignores SIGINT otherwise.
+    """
+    signals = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.default_int_handler) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _has_desktop() -> bool:

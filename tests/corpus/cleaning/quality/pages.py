@@ -1,5 +1,6 @@
 """Made-up pages of two kinds."""
 
+import os
 import random
 import subprocess
 import sys
@@ -23,17 +24,11 @@ PAGES = [(page(PROSE, i), True) for i in range(40)] + [(page(SALE, i), False) fo
 
 TRAINING = """
 import sys, fasttext
-for size in range(8, 80):
-    try:
-        fasttext.train_supervised(
-            sys.argv[1], dim=size, bucket=100, epoch=1, thread=1, seed=1, verbose=0
-        ).save_model(sys.argv[2])
-        break
-    except RuntimeError:
-        pass
+model = fasttext.train_supervised(
+    sys.argv[1], dim=8, bucket=100, epoch=1, thread=1, seed=1, verbose=0
+)
+model.save_model(sys.argv[2])
 """
-"""fastText 0.9.3 begins with whatever is in memory and fails where that is not a number; the memory
-of a new process is zero."""
 
 
 def fasttext_model(path: Path, good: str, bad: str) -> Path:
@@ -42,5 +37,11 @@ def fasttext_model(path: Path, good: str, bad: str) -> Path:
     lines.write_text(
         "".join(f"__label__{good if ok else bad} {fasttext_line(text)}\n" for text, ok in PAGES)
     )
-    subprocess.run([sys.executable, "-c", TRAINING, str(lines), str(path)], check=True)
+    # fastText 0.9.3 begins with whatever is in memory, and fails where that is not a number. glibc
+    # fills new memory with the complement of this byte: zeros.
+    subprocess.run(
+        [sys.executable, "-c", TRAINING, str(lines), str(path)],
+        check=True,
+        env=os.environ | {"MALLOC_PERTURB_": "255"},
+    )
     return path
