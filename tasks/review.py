@@ -18,6 +18,7 @@ from common.errors import ConfigError, DataError
 from common.paths import display, resolve
 from corpus.cleaning import recipe as recipes
 from corpus.cleaning.offline import VARIABLES
+from corpus.cleaning.quality.labels import sha256_of
 from corpus.cleaning.recipe_sets import has_set, recipe_of
 from corpus.cleaning.review import verdicts
 from corpus.cleaning.review.replay import OUTCOMES, Replayed, replay
@@ -146,7 +147,7 @@ def check_verdicts(store: Path, path: Path, set_name: str | None) -> list[Replay
         digest: example
         for stage in stages
         for example in read_sample(stage.folder)
-        if (digest := verdicts.sha256_of(example["before"])) in wanted
+        if (digest := sha256_of(example["before"])) in wanted
     }
     used: dict[str, str] = {}
     for stage in stages:

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from corpus.cleaning.quality.labels import sha256_of
 from corpus.cleaning.recipe import Operator, Recipe
 from corpus.cleaning.review.sample import Sample
-from corpus.cleaning.review.verdicts import BAD, UNSURE, sha256_of
+from corpus.cleaning.review.verdicts import BAD, UNSURE
 
 Outcome = Literal["as judged", "mended", "still bad", "worse", "different", "not replayed"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)

@@ -9,7 +9,6 @@ reviewer asked for texts in the file. A verdict is added in one write and flushe
 costs no earlier one.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -23,6 +22,7 @@ from typing import Any
 from common.errors import DataError
 from common.paths import display
 from corpus.benchmarks.scoring import wilson_interval
+from corpus.cleaning.quality.labels import sha256_of
 from corpus.cleaning.review.sample import KEPT, Kind
 
 VERDICTS: dict[Kind, dict[str, str]] = {
@@ -42,11 +42,6 @@ FILE_NAME = "review-verdicts.jsonl"
 """File of verdicts, in a store."""
 
 Key = tuple[str, str, str, str]
-
-
-def sha256_of(text: str) -> str:
-    """The hash by which verdicts name a text."""
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 def key_of(row: Mapping[str, Any]) -> Key:
