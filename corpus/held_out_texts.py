@@ -88,11 +88,10 @@ class SharedPassages:
         self._known, self._place = np.unique(joined, return_inverse=True)
         self._seen = np.zeros(len(self._known), bool)
 
-    def look_at(self, text: str) -> None:
-        """Take note of another text's passages."""
+    def look_at(self, others: Hashes) -> None:
+        """Take note of another text's `passages`."""
         if not len(self._known):
             return
-        others = passages(text)
         place = np.searchsorted(self._known, others).clip(max=len(self._known) - 1)
         self._seen[place[self._known[place] == others]] = True
 

@@ -17,7 +17,7 @@ from common.files import complete_file, json_line, md5_of_file, read_json_lines
 from common.names import NamesOf
 from common.paths import resolve
 from corpus.cleaning.quality.labels import read_labels
-from corpus.held_out_texts import HeldOutSet, SharedPassages, scored, split
+from corpus.held_out_texts import HeldOutSet, SharedPassages, passages, scored, split
 from tasks.core.stage import StageResult, StageRun, stage
 
 FOLDER = "held_out"
@@ -71,8 +71,9 @@ def hold_out(run: StageRun, config: HoldOutConfig, *, normalized: StageResult) -
         if not target.exists():  # the whole corpus is held out
             continue
         for document in read_json_lines(target):
+            others = passages(document["text"])
             for one in texts.values():
-                one.look_at(document["text"])
+                one.look_at(others)
     folder = run.folder / FOLDER
     folder.mkdir(exist_ok=True)
     for name, found in held.items():

@@ -43,7 +43,7 @@ def test_shares_are_those_of_comparing_all_substrings() -> None:
     others = ["".join(SENTENCES[3:8]), SENTENCES[11] + "完全不同的结尾，从未出现过的句子。"]
     shared = SharedPassages(held)
     for text in others:
-        shared.look_at(text)
+        shared.look_at(passages(text))
     for text, share in zip(held, shared.shares(), strict=True):
         windows = [text[i : i + WINDOW] for i in range(len(text) - WINDOW + 1)]
         known = [any(window in other for other in others) for window in windows]
