@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from common.config import StageConfig
-from common.files import complete_file, write_json, write_text
+from common.files import write_json, write_text
 from common.reading.files import read_json_object
 from tasks.core.markdown import markdown_table
 from tasks.core.stage import StageResult, StageRun, stage
-from tasks.core.theme import LIGHT, Theme, style
+from tasks.core.theme import LIGHT, save, style
 
 KEY = "data-ablation"
 """Key of the Prefect artifacts, and name of the MLflow table."""
@@ -145,7 +145,7 @@ def _draw(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str], path: Path) -
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    theme: Theme = LIGHT
+    theme = LIGHT
     with mpl.rc_context(style(theme)):
         names = (*kinds, MEAN)
         figure = Figure(figsize=(2.3 * len(names) + 1.2, 1.4 + 0.36 * len(rows)))
@@ -174,5 +174,4 @@ def _draw(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str], path: Path) -
         figure.supxlabel(
             "bits per byte, mean and standard deviation over seeds; lower is better", fontsize=9
         )
-        with complete_file(path) as file:
-            figure.savefig(file, dpi=150, format="png", metadata={"Software": None})
+        save(figure, path)

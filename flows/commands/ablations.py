@@ -3,6 +3,7 @@ data-ablation."""
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -95,12 +96,7 @@ def _kernels(arguments: argparse.Namespace) -> int:
         timed_steps=arguments.steps,
         store=arguments.store,
     )
-    folder = Path(summary["folder"])
-    if arguments.json:
-        print((folder / "table.json").read_text(encoding="utf-8"))
-    else:
-        print((folder / "table.md").read_text(encoding="utf-8"))
-        print(f"Table:   {folder}/table.md")
+    _print_table(summary, arguments)
     return DONE
 
 
@@ -157,11 +153,18 @@ def _data(arguments: argparse.Namespace) -> int:
         store=arguments.store,
         overrides=shown(arguments.overrides),
     )
+    folder = _print_table(summary, arguments)
+    if not arguments.json:
+        print(f"Picture: {folder}/comparison.png")
+    return DONE
+
+
+def _print_table(summary: Mapping[str, Any], arguments: argparse.Namespace) -> Path:
+    """Print the table that an ablation has left, and return its folder."""
     folder = Path(summary["folder"])
     if arguments.json:
         print((folder / "table.json").read_text(encoding="utf-8"))
     else:
         print((folder / "table.md").read_text(encoding="utf-8"))
         print(f"Table:   {folder}/table.md")
-        print(f"Picture: {folder}/comparison.png")
-    return DONE
+    return folder

@@ -13,8 +13,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from common.disk import format_bytes
-from common.files import complete_file
-from tasks.core.theme import LIGHT, style
+from tasks.core.theme import LIGHT, save, style
 
 NAMED = 7
 """Operators with a colour of their own; the others share one."""
@@ -27,9 +26,7 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw a ledger's rows into a PNG."""
     with mpl.rc_context(style(LIGHT)):
         figure = _figure(rows)
-        with complete_file(path) as file:
-            # No software version and date: the same data give the same bytes.
-            figure.savefig(file, dpi=150, format="png", metadata={"Software": None})
+        save(figure, path)
 
 
 def _figure(rows: Sequence[Mapping[str, Any]]) -> Figure:

@@ -1,6 +1,13 @@
 """Colours and lines of every picture, on a light and on a dark ground."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.files import complete_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,3 +78,10 @@ def style(theme: Theme) -> dict[str, object]:
         "lines.solid_capstyle": "round",
         "figure.constrained_layout.use": True,
     }
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Write a figure as a PNG, whole or not at all."""
+    with complete_file(path) as file:
+        # No software version and date: the same data give the same bytes.
+        figure.savefig(file, dpi=150, format="png", metadata={"Software": None})
