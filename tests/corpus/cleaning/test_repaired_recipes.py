@@ -1,8 +1,5 @@
 """The repaired recipes: the differences from the paper's, and operators of our own in a recipe."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ from datasets.utils.json import ujson_dumps, ujson_loads
 from common.errors import ConfigError
 from common.paths import RECIPES
 from corpus.cleaning import recipe as recipes
+from tests.corpus.cleaning.dj_process import dj_process
 
 # The paper's operator -> what stands in its place, in one recipe.
 TEXT_OPERATORS = {
@@ -144,27 +142,6 @@ def test_plain_dj_process_runs_our_operators(tmp_path: Path, name: str) -> None:
     """Data-Juicer's own command line, on the mappers of the resolved recipe."""
     recipe = recipes.load(name)
     rows = ["他说：“好！”<br>第２个", "# 标题\n正文，《书》。", "價格<b>３．５</b>元，歡迎光臨"]
-    dataset, export = tmp_path / "in.jsonl", tmp_path / "out" / "out.jsonl"
-    dataset.write_text("".join(json.dumps({"text": r}) + "\n" for r in rows))
-    mappers = tuple(op for op in recipe.operators if op.kind == "mapper")
-    data = recipe.data | {
-        "process": [{op.name: op.arguments} for op in mappers],
-        "work_dir": str(tmp_path / "out"),
-    }
-    short = recipes.Recipe(
-        path=recipe.path,
-        data=data,
-        operators=mappers,
-        custom_operator_files=recipe.custom_operator_files,
-    )
-    short.write_resolved(tmp_path / "r.yaml", dataset=dataset, export=export)
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("dj-process")), "--config", str(tmp_path / "r.yaml")],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    cleaned = [json.loads(line)["text"] for line in export.read_text().splitlines()]
+    mappers = [op for op in recipe.operators if op.kind == "mapper"]
+    cleaned = dj_process(recipe, mappers, [{"text": row} for row in rows], tmp_path)
     assert cleaned == ["他说：“好！”\n第2个", "# 标题\n正文，《书》。", "价格3.5元，欢迎光临"]

@@ -1,8 +1,6 @@
 """The family `code`: source files stay as they are, whatever their length and layout."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from hypothesis import strategies as st
 from corpus.cleaning import recipe as recipes
 from corpus.cleaning.engine import pipeline
 from corpus.cleaning.review.sample import Sample
+from tests.corpus.cleaning.dj_process import dj_process
 from tests.corpus.cleaning.operators.loading import operator
 
 RECIPE = "curated/code"
@@ -229,25 +228,7 @@ def test_plain_dj_process_drops_the_same(tmp_path: Path) -> None:
         },
         {"text": "a = 1\n", "meta": {}},
     ]
-    dataset, export = tmp_path / "in.jsonl", tmp_path / "out" / "out.jsonl"
-    dataset.write_text("".join(json.dumps(row) + "\n" for row in rows))
     loaded = recipes.load(RECIPE)
-    mine = tuple(op for op in loaded.operators if op.kind != "deduplicator")
-    data = loaded.data | {"process": [{op.name: op.arguments} for op in mine]}
-    short = recipes.Recipe(
-        path=loaded.path,
-        data=data | {"work_dir": str(tmp_path / "out")},
-        operators=mine,
-        custom_operator_files=loaded.custom_operator_files,
-    )
-    short.write_resolved(tmp_path / "r.yaml", dataset=dataset, export=export)
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name("dj-process")), "--config", str(tmp_path / "r.yaml")],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    kept = [json.loads(line)["text"] for line in export.read_text().splitlines()]
+    mine = [op for op in loaded.operators if op.kind != "deduplicator"]
+    kept = dj_process(loaded, mine, rows, tmp_path)
     assert kept == [FUNCTION, "# Of <EMAIL>\n" + FUNCTION]
