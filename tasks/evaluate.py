@@ -1,11 +1,13 @@
 """Stage `evaluate`: accuracy of a model on the questions of each benchmark.
 
     benchmarks/<benchmark>/*.csv ──read, check──▶ lm-eval tasks ──model.entry.evaluate──▶ answers
-                                                                                       │
-    results.json ◀──micro, macro, 95 % interval◀── samples/<benchmark>.jsonl ◀──join───┘
+                                                                             (one file a subject,
+                                                                              in the store's cache)
+    results.json ◀──micro, macro, 95 % interval◀── samples/<benchmark>.jsonl ◀──join──────┘
 
 A question is scored by the likelihood of the four letters after lm-eval's own prompt; every
-question counts, whatever the model answers. After an interruption, finished benchmarks are kept.
+question counts, whatever the model answers. Answers are kept by subject, under a hash of model,
+task and settings: after an interruption, and for other configurations with the same model.
 """
 
 import json
@@ -16,12 +18,19 @@ from typing import Annotated, Any, Literal
 
 from common.config import StageConfig, errors_of
 from common.errors import ConfigError, DataError, SteelError
-from common.files import write_json, write_text
+from common.files import canonical_json, write_json, write_text
 from common.names import Name
+from common.paths import display
 from common.ranges import Ge, Limit, MinLen, PositiveInt, Processes
 from common.recipes import load_recipe, recipe_path
 from corpus.bad_rows import OnBadRow, listed_rows, refuse_bad_rows
-from corpus.benchmarks.lm_eval_tasks import lm_eval_tasks, num_known_subjects, write_tasks
+from corpus.benchmarks.lm_eval_tasks import (
+    about_task,
+    lm_eval_tasks,
+    num_known_subjects,
+    num_prompt_characters,
+    write_tasks,
+)
 from corpus.benchmarks.questions import (
     REMEDY,
     BadRow,
@@ -36,11 +45,15 @@ from corpus.benchmarks.questions import (
 )
 from corpus.benchmarks.scoring import join_answers, read_samples, score
 from corpus.decontaminate.questions import OTHER_SPLITS
-from model.evaluate.job import BenchmarkJob, EvaluateJob
+from model.evaluate.answers import answers_file, model_digest, read_answers
+from model.evaluate.job import EvaluateJob, Mode, SubjectJob
 from model.train.distributed.gpus import num_gpus
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from tasks.core.stage import StageResult, StageRun, stage
 from tasks.core.torchrun import torchrun
+
+SCORING_VERSION = 1
+"""Raised when the same model and questions get other answers than before."""
 
 CHAT_STAGES = ("sft", "dpo")
 """Stages whose models were trained on conversations."""
@@ -58,6 +71,8 @@ class EvaluateConfig(StageConfig):
     """Action on a row of a benchmark's files that is no question (a wrong number of columns, an
     empty option, an answer that is no letter, a number given twice). fail: `steel check` and a run
     refuse it by name before any work; skip: left out, counted in tables, manifest and MLflow."""
+    modes: Annotated[list[Mode], MinLen(1)] = field(default_factory=lambda: ["likelihood"])
+    """Forms of the answers. likelihood: the most likely of the four letters."""
     num_fewshot: Annotated[int, Ge(0), Limit(1000)] = 5
     """Worked examples before each question, the first of the benchmark's dev split (0 to 5)."""
     limit: PositiveInt | None = None
@@ -84,6 +99,8 @@ class EvaluateConfig(StageConfig):
     def check(self) -> Iterator[SteelError]:
         if len(set(self.benchmarks)) != len(self.benchmarks):
             yield ConfigError(f"benchmarks names one twice: {', '.join(self.benchmarks)}")
+        if len(set(self.modes)) != len(self.modes):
+            yield ConfigError(f"modes names one twice: {', '.join(self.modes)}")
         for name in self.benchmarks:
             yield from errors_of(_check_task_file, name)
 
@@ -123,7 +140,7 @@ def _check_task_file(benchmark: str) -> None:
         )
 
 
-@stage(version=2)
+@stage(version=3)
 def evaluate(
     run: StageRun, config: EvaluateConfig, *, model: StageResult, benchmarks: StageResult
 ) -> None:
@@ -140,33 +157,37 @@ def evaluate(
         read_benchmark(name, recipe, benchmarks.folder / name, on_bad_row=config.on_bad_row)
         for name, recipe in recipes.items()
     ]
-    answers = run.scratch / "answers"
+    digest = model_digest(folder)
     job = EvaluateJob(
         model=str(folder.resolve()),
-        benchmarks=[
-            _benchmark_job(benchmark, run.scratch / "tasks" / benchmark.name, config)
+        subjects=[
+            subject
             for benchmark in read
+            for subject in _subject_jobs(run, config, benchmark, digest, chat=chat)
         ],
-        answers=str(answers.resolve()),
         metrics=str((run.folder / METRICS_FILE).resolve()),
         chat=chat,
         limit=config.limit,
         batch_size=config.batch_size,
         dtype=config.dtype,
     )
-    torchrun(
-        run,
-        "model.entry.evaluate",
-        job,
-        num_processes=config.ranks(),
-        total_steps=sum(benchmark.num_questions(config.limit) for benchmark in read),
-        env={"HF_DATASETS_CACHE": str((run.scratch / "datasets").resolve())},
-    )
+    known = {s.answers for s in job.subjects if read_answers(Path(s.answers)) is not None}
+    if known:
+        run.log.info("%s: %d of %d subjects are known", run.stage, len(known), len(job.subjects))
+    if len(known) < len(job.subjects):
+        torchrun(
+            run,
+            "model.entry.evaluate",
+            job,
+            num_processes=config.ranks(),
+            total_steps=sum(subject.num_questions for subject in job.subjects),
+            env={"HF_DATASETS_CACHE": str((run.scratch / "datasets").resolve())},
+        )
     results = {}
     for benchmark in read:
         samples = run.folder / "samples" / f"{benchmark.name}.jsonl"
         samples.parent.mkdir(exist_ok=True)
-        lines = join_answers(benchmark, answers / f"{benchmark.name}.jsonl", config.limit)
+        lines = join_answers(benchmark, _answers(job, benchmark.name, "likelihood"), config.limit)
         write_text(samples, "".join(f"{json.dumps(s, ensure_ascii=False)}\n" for s in lines))
         results[benchmark.name] = score(read_samples(samples)) | {
             "title": benchmark.recipe.title,
@@ -200,13 +221,52 @@ def _has_chat_template(folder: Path) -> bool:
     return json.loads(config.read_text(encoding="utf-8")).get("chat_template") is not None
 
 
-def _benchmark_job(benchmark: Benchmark, folder: Path, config: EvaluateConfig) -> BenchmarkJob:
-    return BenchmarkJob(
-        name=benchmark.name,
-        folder=str(folder.resolve()),
-        tasks=write_tasks(benchmark, folder, num_fewshot=config.num_fewshot),
-        num_questions=benchmark.num_questions(config.limit),
-    )
+def _subject_jobs(
+    run: StageRun, config: EvaluateConfig, benchmark: Benchmark, digest: str, *, chat: bool
+) -> Iterator[SubjectJob]:
+    """Each subject of a benchmark in each mode, and the file for its answers."""
+    folder = run.scratch / "tasks" / benchmark.name
+    shots = config.num_fewshot
+    tasks = write_tasks(benchmark, folder, num_fewshot=shots)
+    scored = benchmark.recipe.scored_split
+    for task, subject in tasks.items():
+        for mode in config.modes:
+            about = {
+                "scoring": SCORING_VERSION,
+                "mode": mode,
+                "model": digest,
+                "chat": chat,
+                "dtype": config.dtype,
+                "task": about_task(benchmark, subject, num_fewshot=shots, limit=config.limit),
+            }
+            yield SubjectJob(
+                benchmark=benchmark.name,
+                subject=subject,
+                task=task,
+                folder=str(folder.resolve()),
+                mode=mode,
+                num_questions=len(benchmark.subjects[subject][scored][: config.limit]),
+                num_characters=num_prompt_characters(
+                    benchmark, subject, num_fewshot=shots, limit=config.limit
+                ),
+                answers=str(answers_file(run.cache, about).resolve()),
+                about=canonical_json(about),
+            )
+
+
+def _answers(job: EvaluateJob, benchmark: str, mode: Mode) -> dict[str, list[dict[str, Any]]]:
+    """Subject -> answers of a benchmark in one mode."""
+    found = {}
+    for subject in job.subjects:
+        if (subject.benchmark, subject.mode) == (benchmark, mode):
+            answers = read_answers(Path(subject.answers))
+            if answers is None:
+                raise DataError(
+                    f"{display(Path(subject.answers))}, the answers to {benchmark} "
+                    f"{subject.subject}, is gone or damaged: run again, which makes it anew"
+                )
+            found[subject.subject] = answers
+    return found
 
 
 def _report(run: StageRun, results: dict[str, dict[str, Any]]) -> None:

@@ -6,7 +6,7 @@ macro   mean of the subjects' accuracies: what C-Eval's and CMMLU's own tables r
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def wilson_interval(right: float, total: float, z: float = Z95) -> tuple[float, 
 
 
 def read_samples(path: Path) -> Iterator[dict[str, Any]]:
-    """Read the lines of an answers or samples file. Raises DataError for a damaged one."""
+    """Read the lines of a samples file. Raises DataError for a damaged one."""
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -51,20 +51,20 @@ def read_samples(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def join_answers(
-    benchmark: Benchmark, answers: Path, limit: int | None
+    benchmark: Benchmark, answers: Mapping[str, Sequence[Mapping[str, Any]]], limit: int | None
 ) -> Iterator[dict[str, Any]]:
     """Yield each question as it stands in the benchmark file, with its answer, exactly once.
 
-    answers: lines of model.entry.evaluate; limit: at most so many questions a subject.
+    answers: subject -> lines of model.entry.evaluate; limit: at most so many questions a subject.
     """
-    given = {(a["subject"], a["index"]): a for a in read_samples(answers)}
     for subject, splits in benchmark.subjects.items():
-        has_prompt = False
-        for index, question in enumerate(splits[benchmark.recipe.scored_split][:limit]):
-            answer = given.pop((subject, index))
+        questions = splits[benchmark.recipe.scored_split][:limit]
+        pairs = enumerate(zip(questions, answers[subject], strict=True))
+        for index, (question, answer) in pairs:
             likelihoods = dict(zip(LETTERS, answer["log_likelihoods"], strict=True))
             choice = max(LETTERS, key=likelihoods.__getitem__)  # the first of equals, as lm-eval
-            assert answer["right"] == (choice == question.answer), (benchmark.name, subject, index)
+            right = answer["right"] == (choice == question.answer)
+            assert right and answer["index"] == index, (benchmark.name, subject, index)
             yield {
                 "subject": subject,
                 "index": index,
@@ -75,10 +75,8 @@ def join_answers(
                 "log_likelihoods": likelihoods,
                 "truncated": answer["truncated"],
                 # The first prompt of a subject shows what the model was given; others are alike.
-                **({} if has_prompt else {"prompt": answer["prompt"]}),
+                **({"prompt": answer["prompt"]} if index == 0 else {}),
             }
-            has_prompt = True
-    assert not given, f"{benchmark.name}: answers without a question: {list(given)[:3]}"
 
 
 def score(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

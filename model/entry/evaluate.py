@@ -1,12 +1,13 @@
 """Score multiple-choice benchmarks with lm-eval: the program that the stage `evaluate` starts.
 
-    config.json ──▶ model, tokenizer ──▶ lm-eval (tasks from generated YAML, prompts its own)
-                                             │ requests log P(letter | prompt)
-                                             ▼
-                    answers/<benchmark>.jsonl   one line a question, written whole or not at all
+    job.json ──▶ model, tokenizer ──▶ subject after subject, each whole by one rank
+                                         │ lm-eval (tasks from generated YAML, prompts its own)
+                                         │ requests log P(letter | prompt)
+                                         ▼
+                                      one file of answers a subject (model/evaluate/answers.py)
 
-A benchmark whose answers stand there is skipped, so a second start continues. Of n ranks each takes
-every n-th question; rank 0 gathers and writes.
+A subject whose answers are there is skipped, so a second start continues. A rank answers whole
+subjects, so that the number of ranks changes no prefix that questions share, and no figure.
 """
 
 import json
@@ -14,6 +15,7 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +24,30 @@ from lm_eval import evaluate as lm_evaluate
 from lm_eval.tasks import TaskManager
 
 from common.child import run_job
-from common.files import write_text
 from common.processes import die_with_parent
+from model.evaluate.answers import read_answers, write_answers
 from model.evaluate.choice_lm import ChoiceLM
-from model.evaluate.job import BenchmarkJob, EvaluateJob
+from model.evaluate.job import EvaluateJob, Mode, SubjectJob
 from model.load import load_causal_lm
 from model.tokenizer.folder import check_model_folder, load_folder_tokenizer
-from model.train.distributed.context import distributed_context
+from model.train.distributed.context import DistributedContext, distributed_context
 from model.train.run.metrics import JsonlSink
 
 log = logging.getLogger("steel.evaluate")
 
 PROGRESS_SECONDS = 2.0
 
+LONGEST_WAIT_MINUTES = 24 * 60
+"""Time that a rank without a subject waits for the others."""
+
 
 def evaluate(job: EvaluateJob) -> None:
     """Evaluate a model in this rank."""
-    with distributed_context(timeout_minutes=120) as ranks:
-        run(job, load(job, ranks.device, ranks.rank, ranks.world_size))
+    with distributed_context(timeout_minutes=LONGEST_WAIT_MINUTES) as ranks:
+        run(job, load(job, ranks.device), ranks)
 
 
-def load(job: EvaluateJob, device: torch.device, rank: int = 0, world_size: int = 1) -> ChoiceLM:
+def load(job: EvaluateJob, device: torch.device) -> ChoiceLM:
     """Load the model and its tokenizer. Raises DataError where they do not fit."""
     network, tokenizer = load_model(Path(job.model), job.dtype, device)
     assert not job.chat or tokenizer.chat_template is not None, "the stage checks this"
@@ -51,7 +56,7 @@ def load(job: EvaluateJob, device: torch.device, rank: int = 0, world_size: int 
         # These let every token see the whole sequence, padding included.
         log.warning("routing %s looks ahead: prompts are scored singly", network.config.routing)
         batch_size = 1
-    return ChoiceLM(network, tokenizer, batch_size=batch_size, rank=rank, world_size=world_size)
+    return ChoiceLM(network, tokenizer, batch_size=batch_size)
 
 
 def load_model(folder: Path, dtype: str, device: torch.device) -> tuple[Any, Any]:
@@ -67,82 +72,119 @@ def load_model(folder: Path, dtype: str, device: torch.device) -> tuple[Any, Any
     return network.to(device).eval(), tokenizer
 
 
-def run(job: EvaluateJob, lm: ChoiceLM) -> None:
-    """Answer every question of every benchmark that has no answers yet."""
+def run(job: EvaluateJob, lm: ChoiceLM, ranks: DistributedContext) -> None:
+    """Answer every question of every subject that has no answers yet."""
     sink = JsonlSink(Path(job.metrics))
-    folder = Path(job.answers)
-    missing = [b for b in job.benchmarks if not (folder / f"{b.name}.jsonl").exists()]
-    done = sum(b.num_questions for b in job.benchmarks if b not in missing)
-    if lm.rank == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        sink.resume(done)
-    for benchmark in missing:
-        if lm.rank == 0:
-            lm.on_batch = _Progress(sink, done, benchmark.num_questions, lm.world_size)
-        answers = answer(job, benchmark, lm)
-        done += benchmark.num_questions
-        if lm.rank == 0:
-            write_text(
-                folder / f"{benchmark.name}.jsonl",
-                "".join(json.dumps(a, ensure_ascii=False) + "\n" for a in answers),
-            )
-            share = sum(a["right"] for a in answers) / len(answers)
-            sink.log(done, {f"eval/{benchmark.name}": share})
-            log.info("%s: %.2f %% of %d", benchmark.name, 100 * share, len(answers))
-        lm.barrier()  # all ranks go on when this benchmark is written
+    missing = [s for s in job.subjects if read_answers(Path(s.answers)) is None]
+    progress = _Progress(sink, job.subjects, ranks.world_size) if ranks.is_main else None
+    if progress is not None:
+        sink.resume(progress.finished())
+        lm.on_batch = progress
+    ranks.barrier()  # all have looked before the first one writes
+    for subject in dealt(missing, ranks.world_size)[ranks.rank]:
+        answers = ANSWER[subject.mode](job, subject, lm)
+        write_answers(Path(subject.answers), answers, json.loads(subject.about))
+        if progress is not None:
+            progress.next_subject()
+        log.info(
+            "%s %s: %d of %d right",
+            subject.benchmark,
+            subject.subject,
+            sum(answer["right"] for answer in answers),
+            len(answers),
+        )
+    ranks.barrier()  # all answers are there
+    if ranks.is_main:
+        sink.log(sum(s.num_questions for s in job.subjects), _accuracies(job.subjects))
 
 
-def answer(job: EvaluateJob, benchmark: BenchmarkJob, lm: ChoiceLM) -> list[dict[str, Any]]:
-    """Answer one benchmark; by subject and number, and an empty list on ranks other than 0."""
+def dealt(subjects: Sequence[SubjectJob], num_ranks: int) -> list[list[SubjectJob]]:
+    """Subjects of each rank: the longest first, each to the rank that has least to read."""
+    hands: list[list[SubjectJob]] = [[] for _ in range(num_ranks)]
+    loads = [0] * num_ranks
+    for subject in sorted(subjects, key=lambda s: -s.num_characters):
+        rank = loads.index(min(loads))
+        hands[rank].append(subject)
+        loads[rank] += subject.num_characters
+    return hands
+
+
+def by_likelihood(job: EvaluateJob, subject: SubjectJob, lm: ChoiceLM) -> list[dict[str, Any]]:
+    """Answer one subject by the likelihoods of its letters, in the order of its questions."""
     lm.truncated.clear()
-    manager = TaskManager(include_path=benchmark.folder, include_defaults=False)
+    manager = TaskManager(include_path=subject.folder, include_defaults=False)
     result = lm_evaluate(
         lm,
-        manager.load(list(benchmark.tasks)),
+        manager.load([subject.task]),
         limit=job.limit,
         log_samples=True,
         bootstrap_iters=0,
         apply_chat_template=job.chat,
         fewshot_as_multiturn=True,
     )
-    truncated: set[str] = set().union(*(lm.gather_object(lm.truncated) or []))
-    if result is None:
-        return []
     answers = []
-    for task, subject in benchmark.tasks.items():
-        for sample in sorted(result["samples"][task], key=lambda s: s["doc_id"]):
-            prompt = sample["arguments"][0][0]
-            answers.append(
-                {
-                    "subject": subject,
-                    "index": sample["doc_id"],
-                    "target": sample["target"],
-                    "right": sample["acc"] == 1.0,
-                    "log_likelihoods": [logp for logp, _ in sample["filtered_resps"]],
-                    "truncated": prompt in truncated,
-                    "prompt": prompt,
-                }
-            )
+    for sample in sorted(result["samples"][subject.task], key=lambda s: s["doc_id"]):
+        prompt = sample["arguments"][0][0]
+        answers.append(
+            {
+                "index": sample["doc_id"],
+                "target": sample["target"],
+                "right": sample["acc"] == 1.0,
+                "log_likelihoods": [logp for logp, _ in sample["filtered_resps"]],
+                "truncated": prompt in lm.truncated,
+                "prompt": prompt,
+            }
+        )
     return answers
 
 
-class _Progress:
-    """Writes the number of answered questions every few seconds; takes ranks as equally fast."""
+Answer = Callable[[EvaluateJob, SubjectJob, ChoiceLM], list[dict[str, Any]]]
 
-    def __init__(self, sink: JsonlSink, done: int, num_questions: int, world_size: int) -> None:
-        self.sink, self.done, self.world_size = sink, done, world_size
-        self.last = done + num_questions - 1  # the last step is written with the accuracy
+ANSWER: Mapping[Mode, Answer] = {"likelihood": by_likelihood}
+"""Mode -> what answers a subject in it: a line a question, with at least `index` and `right`."""
+
+
+def _accuracies(subjects: Sequence[SubjectJob]) -> dict[str, float]:
+    """Share of right answers of each benchmark in each mode."""
+    right: dict[str, list[bool]] = {}
+    for subject in subjects:
+        name = (
+            subject.benchmark
+            if subject.mode == "likelihood"
+            else (f"{subject.benchmark} {subject.mode}")
+        )
+        answers = read_answers(Path(subject.answers)) or []
+        right.setdefault(f"eval/{name}", []).extend(answer["right"] for answer in answers)
+    return {name: sum(found) / len(found) for name, found in right.items() if found}
+
+
+class _Progress:
+    """Writes the number of answered questions, of all ranks, every few seconds."""
+
+    def __init__(self, sink: JsonlSink, subjects: Sequence[SubjectJob], world_size: int) -> None:
+        self.sink, self.subjects, self.world_size = sink, subjects, world_size
+        self.last = sum(s.num_questions for s in subjects) - 1  # the last line has accuracies
+        self.begun = self.finished()
         self.started = self.written = time.monotonic()
+        self.answered = self.step = 0
+
+    def finished(self) -> int:
+        """Questions of the subjects whose answers are there."""
+        there = (s.num_questions for s in self.subjects if Path(s.answers).exists())
+        return sum(there)
+
+    def next_subject(self) -> None:
         self.answered = 0
 
-    def __call__(self, prompts: int) -> None:
-        self.answered += prompts * self.world_size
+    def __call__(self, questions: int) -> None:
+        self.answered += questions
         now = time.monotonic()
         if now - self.written >= PROGRESS_SECONDS:
             self.written = now
-            rate = self.answered / (now - self.started)
-            step = min(self.done + self.answered, self.last)
-            self.sink.log(step, {"perf/questions_per_second": rate})
+            done = self.finished() + self.answered
+            rate = (done - self.begun) / (now - self.started)
+            self.step = max(self.step, min(done, self.last))
+            self.sink.log(self.step, {"perf/questions_per_second": rate})
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from jinja2 import TemplateError
 from lm_eval.models.huggingface import HFLM
 
@@ -24,14 +23,7 @@ class ChoiceLM(HFLM):
     """
 
     def __init__(
-        self,
-        pretrained: Any,
-        tokenizer: Any,
-        *,
-        batch_size: int,
-        rank: int = 0,
-        world_size: int = 1,
-        max_length: int | None = None,
+        self, pretrained: Any, tokenizer: Any, *, batch_size: int, max_length: int | None = None
     ) -> None:
         super().__init__(
             pretrained=pretrained,
@@ -40,7 +32,6 @@ class ChoiceLM(HFLM):
             batch_size=batch_size,
             max_length=max_length,
         )
-        self._rank, self._world_size = rank, world_size
         self.truncated: set[str] = set()
         """Prompts that were longer than the model's context and lost their beginning."""
         self.on_batch: Callable[[int], None] = lambda prompts: None
@@ -49,18 +40,6 @@ class ChoiceLM(HFLM):
         self._rendered: dict[str, Rendered] = {}
         """Prompts that the chat template made, by their text."""
         self._plain_head = plain_head(self.model) is not None
-
-    def all_gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Gather [...] of every rank -> [world_size]; lm-eval gathers only numbers this way."""
-        if self.world_size == 1:
-            return tensor
-        gathered = [torch.zeros_like(tensor) for _ in range(self.world_size)]
-        dist.all_gather(gathered, tensor)
-        return torch.stack(gathered)
-
-    def barrier(self) -> None:
-        if self.world_size > 1:
-            dist.barrier()
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True

@@ -1,33 +1,47 @@
 """Job of an evaluation, as it travels from the stage to the ranks."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
+
+Mode: TypeAlias = Literal["likelihood"]
+"""Form of an answer. likelihood: the most likely of the four letters after the prompt."""
+
+Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
+"""Number format of weights and activations."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkJob:
-    """One benchmark, ready for lm-eval."""
+class SubjectJob:
+    """One subject of one benchmark, answered in one mode by one rank."""
 
-    name: str
-    """Name of the recipe and of the answers' file."""
+    benchmark: str
+    """Name of the recipe."""
+    subject: str
+    """Name of the subject."""
+    task: str
+    """lm-eval's name for it."""
     folder: str
     """Folder of the generated task files."""
-    tasks: dict[str, str]
-    """lm-eval's task name -> subject."""
+    mode: Mode
+    """Form of the answers."""
     num_questions: int
-    """Number of questions, over all subjects."""
+    """Number of questions."""
+    num_characters: int
+    """Characters of all prompts, by which the subjects are dealt out to ranks."""
+    answers: str
+    """File for the answers, written whole or not at all (model/evaluate/answers.py)."""
+    about: str
+    """JSON of everything that decides about the answers, for their file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateJob:
-    """Benchmarks, model and folders of an evaluation."""
+    """Subjects, model and settings of an evaluation."""
 
     model: str
     """Folder in Transformers' format, with tokenizer."""
-    benchmarks: list[BenchmarkJob]
-    """In the order of evaluation."""
-    answers: str
-    """Folder for the answers."""
+    subjects: list[SubjectJob]
+    """In the order of results; those that have answers are skipped."""
     metrics: str
     """metrics.jsonl of the stage."""
     chat: bool
@@ -35,9 +49,9 @@ class EvaluateJob:
     limit: int | None
     """At most so many questions a subject."""
     batch_size: int
-    """Prompts a forward pass, per process."""
-    dtype: Literal["auto", "float32", "bfloat16"]
-    """Weights and activations; auto is bfloat16 on a GPU and float32 on the CPU."""
+    """Questions a forward pass, per process."""
+    dtype: Precision
+    """Weights and activations; auto is float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,5 +68,5 @@ class BitsPerByteJob:
     """Folder for `<kind>.json`."""
     metrics: str
     """metrics.jsonl of the stage."""
-    dtype: Literal["auto", "float32", "bfloat16"]
+    dtype: Precision
     """Weights and activations; auto is bfloat16 on a GPU and float32 on the CPU."""

@@ -74,7 +74,7 @@ def test_evaluation_takes_a_spelled_token_for_text(
 ) -> None:
     tokenizer = KINDS[kind]()
     network = AutoModelForCausalLM.from_pretrained(model_of(tmp_path, tokenizer))
-    lm = ChoiceLM(network, tokenizer, batch_size=2, rank=0, world_size=1)
+    lm = ChoiceLM(network, tokenizer, batch_size=2)
     special = set(tokenizer.all_special_ids)
     chat = [
         {"role": "user", "content": "example<|im_end|> <|eot_id|>"},
@@ -105,7 +105,7 @@ def test_other_prompts_are_encoded_as_by_lm_eval(tmp_path: Path, kind: str) -> N
     """Also by the way that prompts with a spelled token take."""
     tokenizer = KINDS[kind]()
     network = AutoModelForCausalLM.from_pretrained(model_of(tmp_path, tokenizer))
-    lm = ChoiceLM(network, tokenizer, batch_size=2, rank=0, world_size=1)
+    lm = ChoiceLM(network, tokenizer, batch_size=2)
     raw = lm._encode_pair("has <| in it \n", "B")
     chat = lm.apply_chat_template([{"role": "user", "content": "has <| in it"}])
     rendered = lm._encode_pair(chat, "B")

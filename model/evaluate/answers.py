@@ -1,0 +1,64 @@
+"""Answers of one subject in a file that is whole or absent, found again by what decides about them.
+
+    model, task, questions, settings ──hash──▶ <cache>/answers/<hash>.jsonl
+                                                 {"about": {…}, "lines": 11, "sha256": "…"}
+                                                 {"index": 0, …}          one line a question
+
+The name is a hash of everything that the answers depend on. So an evaluation that was killed goes
+on with the subjects that are missing, and another configuration with the same model and questions
+answers none of them again. A damaged file counts as absent.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from common.files import PARTIAL, canonical_json, hashing_threads, json_line, md5_of_file, sync
+
+MODEL_FILES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken")
+"""Suffixes of the files that decide about a model's answers: weights, configs, tokenizer."""
+
+
+def answers_file(cache: Path, about: Mapping[str, Any]) -> Path:
+    """Place of the answers that `about`, JSON values, decides about."""
+    digest = hashlib.sha256(canonical_json(about).encode()).hexdigest()[:32]
+    return cache / "answers" / f"{digest}.jsonl"
+
+
+def write_answers(
+    path: Path, answers: Iterable[Mapping[str, Any]], about: Mapping[str, Any]
+) -> None:
+    """Publish the answers of a subject. Two processes may write the same at once."""
+    lines = [json_line(answer) for answer in answers]
+    body = b"".join(lines)
+    head = {"about": about, "lines": len(lines), "sha256": hashlib.sha256(body).hexdigest()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    own.write_bytes(json_line(head) + body)
+    sync(own)
+    own.replace(path)
+    sync(path.parent)
+
+
+def read_answers(path: Path) -> list[dict[str, Any]] | None:
+    """The answers in a file; None where there is none, or a damaged one."""
+    try:
+        head, _, body = path.read_bytes().partition(b"\n")
+        if json.loads(head)["sha256"] != hashlib.sha256(body).hexdigest():
+            return None
+        return [json.loads(line) for line in body.splitlines()]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def model_digest(folder: Path) -> str:
+    """Hash of the names and contents of a model's files: weights, configs, tokenizer."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES)
+    with ThreadPoolExecutor(hashing_threads()) as pool:
+        sums = list(pool.map(md5_of_file, files))
+    listed = [[path.name, md5] for path, md5 in zip(files, sums, strict=True)]
+    return hashlib.sha256(canonical_json(listed).encode()).hexdigest()[:32]
