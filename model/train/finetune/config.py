@@ -6,7 +6,7 @@ torch nor TRL: stages read it to check configs before anything starts.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from common.ranges import Ge, Gt, Limit, Lt, PositiveFloat, Rate, Samples, Seed, Steps
@@ -123,11 +123,14 @@ class FinetuneJob:
     model: str
     """Transformers folder with tokenizer to start from."""
     data: str
-    """JSON lines with the job's columns and notes."""
+    """JSON lines: the drawn samples in order, each with the job's columns and notes, or with `set`
+    and `row`, its place in one of `sets`."""
     output: str
     """Receives metrics.jsonl and, at the end, model/."""
     scratch: str
     """Receives checkpoints; a run with complete ones is continued."""
+    sets: Mapping[str, str] = field(default_factory=dict)
+    """Set -> folder in which it is encoded (model/train/finetune/encoded.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
