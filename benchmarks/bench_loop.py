@@ -35,6 +35,7 @@ from model.train.distributed.signals import StopFlag
 from model.train.run.folder import METRICS_FILE
 from model.train.run.metrics import read_metrics
 from model.train.trainer import Trainer
+from model.train.training_data import TrainingData
 
 VOCABULARY = 512
 
@@ -99,6 +100,7 @@ def job_of(given: argparse.Namespace, scratch: Path, name: str) -> PretrainJob:
 def plain_steps(run: Trainer) -> float:
     """Seconds a step of the plain loop (median)."""
     trainer, model = run, run.model
+    assert isinstance(trainer.data, TrainingData)
     settings, dataset = trainer.settings, trainer.data.loader.dataset
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
     moments = [time.perf_counter()]

@@ -4,6 +4,7 @@
     flash_attention_N   varlen kernel                      flash kernel
     varlen              torch's own varlen kernel          as sdpa
     flex_attention      block mask                         block mask
+    by_document         sdpa, one document after the other as sdpa              (a CPU's)
     sdpa, eager         mask [B, 1, M, M]                  sdpa: none needed (is_causal)
 
 `attn_implementation: auto` takes the first that this device, precision and installation support.
@@ -33,6 +34,8 @@ from model.architecture import AttentionImplementation
 from model.documents import Documents
 
 VARLEN = "varlen"
+BY_DOCUMENT = "by_document"
+"""On a CPU, of rows that hold many documents: T x T scores would be mostly masked."""
 
 NAMES = get_args(AttentionImplementation)
 """Values of `attn_implementation`."""
@@ -101,6 +104,24 @@ def choose_attention(
         for name in (*candidates, "sdpa", "eager")
         if not _unsupported_reason(name, config, device, dtype)
     )
+
+
+def choose_for_documents(
+    requested: str, config: PreTrainedConfig, *, device: torch.device, dtype: torch.dtype
+) -> tuple[str, bool]:
+    """Choose the implementation for rows that hold many short documents, as `choose_attention`.
+
+    Returns its name, and true where it makes no mask of all tokens of a row by all others.
+    """
+    chosen = choose_attention(
+        requested, config, device=device, dtype=dtype, separate_documents=True
+    )
+    if chosen == "sdpa" and requested == "auto" and device.type == "cpu":
+        architecture = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        if architecture._supports_attention_backend:
+            chosen = BY_DOCUMENT
+    bounded = supports_document_bounds(chosen, device)
+    return chosen, bounded or chosen == "flex_attention"
 
 
 def check_causal(config: PreTrainedConfig) -> None:
@@ -186,6 +207,8 @@ def supports_document_bounds(implementation: str | None, device: torch.device) -
     """True if its kernel keeps documents apart by their bounds, without a mask."""
     if implementation == VARLEN:
         return has_varlen(device)
+    if implementation == BY_DOCUMENT:
+        return device.type == "cpu"
     return implementation is not None and "flash" in implementation
 
 
@@ -205,11 +228,11 @@ def document_bound_arguments(cu_seqlens: Tensor, max_seqlen: int) -> dict[str, A
 
 
 def mask_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The config from which Transformers makes the mask: for `varlen` that of sdpa, its fallback.
+    """The config from which Transformers makes the mask: for our own, that of sdpa, their fallback.
 
     Transformers makes no mask for implementations that it does not know.
     """
-    if config._attn_implementation != VARLEN:
+    if config._attn_implementation not in (VARLEN, BY_DOCUMENT):
         return config
     with_sdpa = copy.copy(config)
     with_sdpa._attn_implementation_internal = "sdpa"
@@ -326,4 +349,46 @@ def _half(tensor: Tensor) -> Tensor:
     )
 
 
+def attention_by_document(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention by sdpa, document by document, with Transformers' signature.
+
+    query [B, H, M, D], key and value [B, key-value heads, M, D] -> [B, M, H, D]. Without bounds it
+    is sdpa. The loop is over the host's memory: it is for a CPU.
+    """
+    names = ("cu_seq_lens_k", "max_length_q", "max_length_k")
+    options = {name: value for name, value in kwargs.items() if name not in names}
+    if cu_seq_lens_q is None:
+        output, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, **options
+        )
+        return output, None
+    rows, heads, length, _ = query.shape
+    query, key, value = (
+        x.transpose(1, 2).flatten(0, 1).transpose(0, 1).unsqueeze(0) for x in (query, key, value)
+    )
+    lengths = cu_seq_lens_q.diff().tolist()
+    parts = (torch.split(x, lengths, dim=2) for x in (query, key, value))
+    outputs = []
+    for q, k, v in zip(*parts, strict=True):
+        mask = None
+        if sliding_window is not None and q.shape[2] > sliding_window:
+            ones = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device)
+            mask = (ones.tril() & ones.triu(1 - sliding_window))[None, None]
+        output, _ = sdpa_attention_forward(module, q, k, v, mask, dropout, scaling, **options)
+        outputs.append(output)
+    return torch.cat(outputs, dim=1).view(rows, length, heads, -1), None
+
+
 AttentionInterface.register(VARLEN, varlen_attention_forward)
+AttentionInterface.register(BY_DOCUMENT, attention_by_document)

@@ -56,7 +56,7 @@ class MicroBatch(TypedDict):
     """int32 [b, L], already shifted: labels[i, t] follows input_ids[i, t]. IGNORED where that is
     the first token of a document: what comes before belongs to an unrelated one."""
     source: torch.Tensor
-    """int64 [b], index into `SampleOrder.sources`."""
+    """int64 [b], index into `SampleOrder.sources`; or [b, L], where rows pack several sources."""
     samples: torch.Tensor
     """int64 [b], global sample numbers."""
     position_ids: NotRequired[torch.Tensor]
@@ -66,6 +66,8 @@ class MicroBatch(TypedDict):
     row's start is always among them."""
     max_seqlen: NotRequired[int]
     """Length of the longest sequence, in tokens."""
+    target_places: NotRequired[torch.Tensor]
+    """int64 [targets], places among the b * L tokens whose label counts; where most do not."""
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,7 @@ def build(
         stop=stop,
         callbacks=callbacks,
     )
+    assert isinstance(trainer.data, TrainingData)
     check_validation(settings, manifest, trainer.data)
     check_measurable(model_with_loss, trainer.data.num_validation)
     if ranks.is_main:

@@ -183,12 +183,13 @@ def anomaly_event(
     grad_norm: float,
     step: int,
     batch: int,
-    batch_size: int,
+    samples: tuple[int, int],
     culprits: list[int],
 ) -> dict[str, Any]:
     """Describe in JSON values what was found in a batch, and what is to be done with it.
 
-    step: completed ones before it; culprits: numbers of its samples whose loss is not finite.
+    step: completed ones before it; samples: numbers of the batch's first and last one; culprits:
+    of those whose loss is not finite.
     """
     return {
         "step": step + 1,
@@ -198,7 +199,7 @@ def anomaly_event(
         "loss": _json_number(loss),
         "grad_norm": _json_number(grad_norm),
         "z": verdict.z,
-        "samples": [batch * batch_size, (batch + 1) * batch_size - 1],
+        "samples": list(samples),
         "culprits": culprits,
     }
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from common.errors import ConfigError
@@ -25,6 +26,7 @@ from model.attention import document_bound_arguments, supports_document_bounds
 from model.data.dataset import IGNORED
 from model.documents import documents_from_bounds, documents_from_positions
 from model.kernels import choose
+from model.kernels.cross_entropy import chunk_rows
 from model.modeling_steel import SteelForCausalLM
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,11 @@ class Losses(NamedTuple):
     router: Tensor | None = None
     """Load balancing loss of a mixture of experts over all tokens, fp32 scalar, to differentiate
     with the weight `ModelWithLoss.router_weight`; None in evaluation, and where there is none."""
+    by_token: Tensor | None = None
+    """Each target's loss, fp32 [B, L], 0 elsewhere. Detached, unless the call asked for
+    `each_target`."""
+    statistics: Tensor | None = None
+    """Float64 [K], detached: further sums over the same targets (`TrainStep.statistics`)."""
 
     def mean(self) -> Tensor:
         """Mean over all targets, fp32 scalar; 0 where there is none."""
@@ -77,6 +84,8 @@ class ModelWithLoss(nn.Module):
         position_ids: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
         max_seqlen: int | None = None,
+        target_places: Tensor | None = None,
+        each_target: bool = False,
     ) -> Losses:
         """Sums of losses, and the number of targets that they are sums over.
 
@@ -85,20 +94,26 @@ class ModelWithLoss(nn.Module):
         each of them) and cu_seqlens int32 [documents + 1], their bounds among the T tokens, where
         every row's start is one; max_seqlen is the longest. Without them each row is one
         document.
+
+        target_places int64 [targets]: where among the T tokens a label counts, if the caller knows;
+        no other place is projected onto the vocabulary then, which most of a prompt's are.
+        each_target: `by_token` is to be differentiated (by what weighs targets unequally).
         """
         input_ids, labels = input_ids.long(), labels.long()
         arguments = self._documents(input_ids, position_ids, cu_seqlens, max_seqlen)
         router = None
         if self.has_plain_head:
             hidden, router = self._hidden(input_ids, arguments)
-            total, losses = self._without_logits(hidden, labels)
+            made = self._each_target if each_target else self._without_logits
+            total, losses = made(hidden.flatten(0, 1), labels.flatten(), target_places)
         else:
             output = self.model(input_ids=input_ids, **arguments)
-            total, losses = self._with_logits(output.logits, labels)
+            total, losses = self._with_logits(output.logits, labels, each_target)
             if arguments.get("output_router_logits"):
                 router = output.aux_loss
-        by_sample = losses.view_as(labels).sum(dim=1)
-        return Losses(total, by_sample, (labels != IGNORED).sum(dim=1), router)
+        by_token = losses.view_as(labels)
+        by_sample = by_token.detach().sum(dim=1)
+        return Losses(total, by_sample, (labels != IGNORED).sum(dim=1), router, by_token)
 
     def _hidden(self, input_ids: Tensor, arguments: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """The body's output [B, L, D], and the router's loss where it is trained with."""
@@ -150,34 +165,68 @@ class ModelWithLoss(nn.Module):
             arguments |= document_bound_arguments(cu_seqlens, max_seqlen or input_ids.shape[1])
         return arguments
 
-    def _without_logits(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        losses = torch.zeros(labels.numel(), dtype=torch.float32, device=labels.device)
+    def _without_logits(
+        self, hidden: Tensor, labels: Tensor, places: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Sum of the losses of hidden states [T, D], and each of them [T], detached."""
+        kept = labels if places is None else labels[places]
+        losses = torch.zeros(kept.numel(), dtype=torch.float32, device=labels.device)
         total = self.cross_entropy(
-            hidden.flatten(0, 1),
+            hidden if places is None else hidden[places],
             self.model.get_output_embeddings().weight,
-            labels.flatten(),
+            kept,
             ignore_index=IGNORED,
             reduction="sum",
             token_losses=losses,
         )
+        if places is not None:
+            losses = losses.new_zeros(labels.shape).index_copy(0, places, losses)
         return total, losses
 
-    def _with_logits(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _each_target(
+        self, hidden: Tensor, labels: Tensor, places: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """As `_without_logits`, each loss to be differentiated: logits are made again for it."""
+        weight = self.model.get_output_embeddings().weight
+        kept = labels if places is None else labels[places]
+        chosen = hidden if places is None else hidden[places]
+        rows = chunk_rows(len(kept), 4 * weight.shape[0])
+        losses = torch.cat(
+            [
+                checkpoint(_losses, part, weight, goal, use_reentrant=False)
+                for part, goal in zip(
+                    torch.split(chosen, rows), torch.split(kept, rows), strict=True
+                )
+            ]
+        )
+        if places is not None:
+            losses = losses.new_zeros(labels.shape).index_copy(0, places, losses)
+        return losses.sum(), losses
+
+    def _with_logits(
+        self, logits: Tensor, labels: Tensor, each_target: bool
+    ) -> tuple[Tensor, Tensor]:
         """Transformers' own loss, from all logits in fp32."""
         losses = functional.cross_entropy(
             logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
         )
-        return losses.sum(), losses.detach()
+        return losses.sum(), losses if each_target else losses.detach()
+
+
+def _losses(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """Each token's cross entropy, fp32 [T], from logits that are made here."""
+    logits = functional.linear(hidden, weight).float()
+    return functional.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
 
 
 def document_arguments(
     batch: Mapping[str, Any], place: Callable[[Tensor], Tensor]
 ) -> dict[str, Any]:
-    """Documents of a micro-batch, as keywords of `ModelWithLoss.forward`.
+    """Documents and places of targets of a micro-batch, as keywords of `ModelWithLoss.forward`.
 
     place: brings a tensor to the model's device. Empty where the loader joins documents.
     """
-    names = ("position_ids", "cu_seqlens", "max_seqlen")
+    names = ("position_ids", "cu_seqlens", "max_seqlen", "target_places")
     found = {name: batch[name] for name in names if batch.get(name) is not None}
     return {k: place(v) if isinstance(v, Tensor) else int(v) for k, v in found.items()}
 

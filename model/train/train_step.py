@@ -4,14 +4,17 @@ B = samples in a micro-batch, L = sequence length, S = sources.
 
 The gradient of a step is that of the mean over all targets of its batch. How many there are is
 known only when all ranks have been asked, so the backward pass divides by the number of tokens,
-which is the same everywhere, and the update multiplies by tokens / targets (docs/adr/0027).
+which is the same everywhere, and the update multiplies by tokens / targets (docs/adr/0027). Where
+rows differ in length, the data say by what to divide (`StepData.num_tokens`).
+
+Another objective overrides `forward`: its sums, and the number of what they are sums over.
 """
 
 import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -56,6 +59,8 @@ class Gradients:
     router: Tensor
     """Float64 [2]: sum of this rank's micro-batches' router losses, and their number; zeros where
     the model has no such loss."""
+    statistics: Tensor
+    """Float64 [K]: sums of `TrainStep.statistics` over this rank's targets."""
     losses: list[Tensor]
     """Summed losses [B] of each micro-batch."""
     samples: list[Tensor]
@@ -80,15 +85,31 @@ class TrainStep:
     ranks: DistributedContext
     on_micro_batch: Callable[[], Any] = field(default=lambda: None)
     """Called before each micro-batch: a sign of progress."""
+    statistics: ClassVar[tuple[str, ...]] = ()
+    """Names of the sums in `Losses.statistics`; their means over targets are measured as
+    train/<name>."""
 
     def gradients(
-        self, micro_batches: Sequence[MicroBatch], *, batch: int, num_sources: int
+        self,
+        micro_batches: Sequence[MicroBatch],
+        *,
+        batch: int,
+        num_sources: int,
+        num_tokens: int | None = None,
     ) -> Gradients:
-        """Run forward and backward; waits for nothing on the device."""
+        """Run forward and backward; waits for nothing on the device.
+
+        num_tokens: what to divide by, the same on every rank; None: the tokens of this rank, which
+        are as many as the others'.
+        """
         totals = self.zeros(num_sources)
+        statistics = torch.zeros(
+            len(self.statistics), dtype=torch.float64, device=self.ranks.device
+        )
         losses: list[Tensor] = []
         router = torch.zeros(2, dtype=torch.float64, device=self.ranks.device)
-        num_tokens = sum(micro_batch["labels"].numel() for micro_batch in micro_batches)
+        if num_tokens is None:
+            num_tokens = sum(micro_batch["labels"].numel() for micro_batch in micro_batches)
         router_share = self._router_share(micro_batches, num_tokens)
         for number, micro_batch in enumerate(micro_batches):
             self.on_micro_batch()
@@ -104,7 +125,9 @@ class TrainStep:
                 objective = objective + router_share * found.router
                 router += torch.stack([found.router.detach().double(), router.new_ones(())])
             objective.backward()  # type: ignore[no-untyped-call]
-            self.add_by_source(totals, micro_batch["source"], found)
+            self.add_by_source(totals, micro_batch, found)
+            if found.statistics is not None:
+                statistics += found.statistics
             losses.append(found.by_sample)
         parts = local_gradients(self.model_with_loss.parameters())
         return Gradients(
@@ -113,6 +136,7 @@ class TrainStep:
             totals=totals,
             num_tokens=num_tokens * self.ranks.world_size,
             router=router,
+            statistics=statistics,
             losses=losses,
             samples=[micro_batch["samples"] for micro_batch in micro_batches],
         )
@@ -159,9 +183,14 @@ class TrainStep:
         """Return totals by source to add to, float64 [S, 2]: sum of losses, targets."""
         return torch.zeros(num_sources, 2, dtype=torch.float64, device=self.ranks.device)
 
-    def add_by_source(self, totals: Tensor, source: Tensor, losses: Losses) -> None:
-        """Add the losses of samples of sources [B] to totals [S, 2]."""
-        pairs = torch.stack([losses.by_sample.double(), losses.num_targets.double()], dim=1)
+    def add_by_source(self, totals: Tensor, micro_batch: MicroBatch, losses: Losses) -> None:
+        """Add the losses of a micro-batch, whose samples or tokens have sources, to totals."""
+        source, values, counts = micro_batch["source"], losses.by_sample, losses.num_targets
+        if source.ndim == 2:
+            assert losses.by_token is not None
+            source, values = source.flatten(), losses.by_token.detach().flatten()
+            counts = self.place(micro_batch["labels"]).flatten() != IGNORED
+        pairs = torch.stack([values.double(), counts.double()], dim=1)
         totals.index_add_(0, self.place(source), pairs)
 
     def place(self, tensor: Tensor) -> Tensor:

@@ -33,10 +33,10 @@ from model.train.distributed.signals import StopFlag, Stopped
 from model.train.distributed.step_outcome import StepOutcome, reduce_over_ranks
 from model.train.health import Health, HealthState, anomaly_event, error_of
 from model.train.optim.schedule import is_multiple, learning_rate
-from model.train.run.handler import RequestHandler
+from model.train.run.handler import FixedLength, RequestHandler
 from model.train.run.lease import Lease
 from model.train.train_step import Gradients, TrainStep
-from model.train.training_data import TrainingData
+from model.train.training_data import StepData
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +51,9 @@ class Trainer:
     """The loop and its state; built by `model.train.build`."""
 
     train_step: TrainStep
-    open_data: Callable[[], TrainingData]
+    open_data: Callable[[], StepData]
     """This rank's share of the data as the plan has them now."""
-    request_handler: RequestHandler
+    request_handler: RequestHandler | FixedLength
     """Handles requests: appended data, another length."""
     settings: PretrainSettings
     ranks: DistributedContext
@@ -66,7 +66,14 @@ class Trainer:
     stop: StopFlag
     callbacks: dict[str, Callback]
     """By the name under which their state is in a checkpoint; called in this order."""
-    data: TrainingData = field(init=False)
+    save_validated: bool = False
+    """Also write a checkpoint of each step that was validated, so that the best can be taken."""
+    same_lines: bool = False
+    """Measure the first step, and forget on resuming what was measured only because of a stop: the
+    lines are those of a run that was never stopped."""
+    line_of_stop: bool = field(init=False, default=False)
+    """The line that is logged now is there because of a stop, and `same_lines` are wanted."""
+    data: StepData = field(init=False)
     progress: Progress = field(init=False, default_factory=Progress)
     validation_loss: float | None = field(init=False, default=None)
     """Loss on held-out samples after this very step, nats a token; None where not measured."""
@@ -92,13 +99,13 @@ class Trainer:
     @property
     def at_end(self) -> bool:
         """True when there is no step to make any more, or no batch to make it of."""
-        batches = self.data.loader.num_steps
+        batches = self.data.num_batches
         return self.progress.step >= self.total_steps or self.progress.batch >= batches
 
     @property
     def num_consumed(self) -> int:
         """Samples [0, this) were trained on, or skipped."""
-        return self.progress.batch * self.settings.global_batch_size
+        return self.data.num_consumed(self.progress.batch)
 
     def fit(self) -> None:
         """Train to the end from wherever the output folder is.
@@ -158,16 +165,19 @@ class Trainer:
         """Read a batch, judge its gradients, and make a step of them or not."""
         step, batch = self.progress.step, self.progress.batch
         self.phase("data")
-        micro_batches = self.data.loader.step(batch)
+        micro_batches = self.data.step(batch)
         self.phase("forward_backward")
         gradients = self.train_step.gradients(
-            micro_batches, batch=batch, num_sources=len(self.data.order.sources)
+            micro_batches,
+            batch=batch,
+            num_sources=len(self.data.sources),
+            num_tokens=self.data.num_tokens(batch),
         )
         self.phase("all_reduce")
         outcome = reduce_over_ranks(
             self.train_step,
             gradients,
-            sources=self.data.order.sources,
+            sources=self.data.sources,
             judge=self.health.judge,
             stop=self.stop.requested,
             requests=self.request_handler.due(step + 1),
@@ -199,7 +209,7 @@ class Trainer:
             grad_norm=outcome.grad_norm,
             step=step,
             batch=batch,
-            batch_size=self.settings.global_batch_size,
+            samples=(self.data.num_consumed(batch), self.data.num_consumed(batch + 1) - 1),
             culprits=sorted(sample for part in self.ranks.gather(bad) for sample in part),
         )
         if not outcome.trained:
@@ -236,7 +246,7 @@ class Trainer:
     def _apply_requests(self) -> None:
         """Do what was asked for: from here on other data, or another end (model/train/run)."""
         if self.request_handler.apply(self.progress.step, self.num_consumed):
-            self.data.loader.close()
+            self.data.close()
             self.data = self.open_data()
 
     def _report(self, outcome: StepOutcome) -> None:
@@ -244,10 +254,11 @@ class Trainer:
         step = self.progress.step
         if outcome.trained:
             self.unlogged = outcome
-        if self.at_end or is_multiple(step, self.settings.log_interval):
+        first = step == 1 and self.same_lines
+        if self.at_end or first or is_multiple(step, self.settings.log_interval):
             self._log_last_step()
         if self.at_end and not outcome.trained:  # the data end in a batch that was skipped
-            self.log(step, self.data.position(self.num_consumed, self.progress.batch))
+            self.log(step, self.data.position(self.progress.batch))
 
     def _log_last_step(self) -> None:
         """Log the last step that was made, if it isn't yet. Every state that is saved has its line:
@@ -264,7 +275,8 @@ class Trainer:
                 self.settings, step - 1, self.request_handler.length
             ),
             **{f"train/loss_{name}": loss for name, loss in outcome.loss_by_source.items()},
-            **self.data.position(self.num_consumed, self.progress.batch),
+            **{f"train/{name}": value for name, value in outcome.statistics.items()},
+            **self.data.position(self.progress.batch),
         }
         if outcome.router_loss is not None:
             metrics["train/router_loss"] = outcome.router_loss
@@ -278,6 +290,7 @@ class Trainer:
         self.validation_loss = None
         self._notify(Callback.before_checkpoint, self)
         due = last or is_multiple(step, self.settings.checkpoints.interval)
+        due |= self.save_validated and self.validation_loss is not None
         if step and due and (self.saved_step != step or self.validation_loss is not None):
             self._save(self.validation_loss, wait=last)
         self._notify(Callback.after_checkpoint, self)
@@ -290,6 +303,7 @@ class Trainer:
     def _save_extra(self) -> None:
         """A complete checkpoint of this step, unless there is one: a batch that was skipped since
         then will be judged alike again."""
+        self.line_of_stop = self.same_lines
         if self.saved_step != self.progress.step:
             self._save(None, wait=True)
         self.checkpoints.wait()
@@ -331,6 +345,6 @@ class Trainer:
 
     def close(self) -> None:
         """Release threads and files, also after an error."""
-        self.data.loader.close()
+        self.data.close()
         self.checkpoints.close(CLOSING_SECONDS)
         self._notify(Callback.close)

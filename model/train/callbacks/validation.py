@@ -16,6 +16,7 @@ from model.train.callbacks.causal_validation import causal_loss, leaks, validate
 from model.train.distributed.step_outcome import mean_loss
 from model.train.optim.schedule import is_multiple
 from model.train.train_step import TrainStep
+from model.train.training_data import TrainingData
 
 if TYPE_CHECKING:
     from model.train.trainer import Trainer
@@ -39,26 +40,37 @@ class Validation(Callback):
         step = trainer.progress.step
         due = trainer.at_end or is_multiple(step, self.interval)
         # A run that was stopped before this validation resumes with it.
-        if due and step not in (0, self.last_step) and trainer.data.num_validation:
+        if due and step not in (0, self.last_step) and self.has_data(trainer):
             self.validate(trainer, step)
+
+    def has_data(self, trainer: "Trainer") -> bool:
+        """True if something is held out."""
+        assert isinstance(trainer.data, TrainingData)
+        return trainer.data.num_validation > 0
 
     def validate(self, trainer: "Trainer", step: int) -> None:
         """Measure the loss after `step` steps. Raises Stopped when asked to stop meanwhile."""
         started = time.perf_counter()
-        metrics = validate(
-            trainer.train_step,
-            trainer.data.validation,
-            num_samples=trainer.data.num_validation,
-            sources=trainer.data.order.sources,
-            beat=lambda: trainer.phase("validation"),
-            stop=lambda: trainer.stop.requested,
-        )
+        metrics = self.measure(trainer)
         if metrics is None:
             trainer.stop_with_checkpoint()
         metrics["perf/validation_seconds"] = time.perf_counter() - started
         trainer.log(step, metrics)
         trainer.validation_loss = causal_loss(metrics)
         self.last_step = step
+
+    def measure(self, trainer: "Trainer") -> dict[str, float] | None:
+        """Losses on what is held out; None when asked to stop meanwhile."""
+        data = trainer.data
+        assert isinstance(data, TrainingData)
+        return validate(
+            trainer.train_step,
+            data.validation,
+            num_samples=data.num_validation,
+            sources=data.sources,
+            beat=lambda: trainer.phase("validation"),
+            stop=lambda: trainer.stop.requested,
+        )
 
 
 @torch.no_grad()
@@ -94,7 +106,7 @@ def validate(
             batch = dataset.batch(rows or [0], separate_documents=separate)
             losses = train_step.forward(batch)
             if rows:
-                train_step.add_by_source(totals, batch["source"], losses)
+                train_step.add_by_source(totals, batch, losses)
         causal = None
         if leaks(train_step.model_with_loss):
             causal = validate_causally(train_step, dataset, num_samples, beat=beat, stop=stop)

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from common.errors import ConfigError
-from model.data import DataState
 from model.train.checkpoint.progress import Progress
 from model.train.checkpoint.staging import restore_steps
 from model.train.checkpoint.writer import Files, LoadedCheckpoint
@@ -31,8 +29,7 @@ def trainer_files(trainer: "Trainer") -> Files:
     Before, the manifests of its data are copied into the run's folder.
     """
     handler = trainer.request_handler
-    if trainer.ranks.is_main:
-        handler.plan.save_manifests(handler.lease)
+    handler.save_manifests()
     position = trainer.progress.to_json(
         length=asdict(handler.length),
         health=asdict(trainer.health.state),
@@ -42,7 +39,7 @@ def trainer_files(trainer: "Trainer") -> Files:
     )
     return {
         **trainer.constant_files,
-        DATA_STATE_FILE: DataState.of(trainer.data.order, trainer.num_consumed).to_json(),
+        DATA_STATE_FILE: trainer.data.state(trainer.progress.batch),
         PROGRESS_FILE: position,
     }
 
@@ -57,15 +54,7 @@ def restore_position(trainer: "Trainer", loaded: LoadedCheckpoint) -> dict[str, 
     length = TrainingLength.from_dict(saved.get("length"))
     settings, step = trainer.settings, trainer.progress.step
     check_saved_length(settings, trainer.request_handler.length, length, step)
-    state = DataState.from_json(loaded.files[DATA_STATE_FILE])
-    state.check_order(trainer.data.order)
-    if state.samples_consumed != trainer.num_consumed:
-        raise ConfigError(
-            f"pretrain: checkpoint {loaded.step} in {trainer.checkpoints.folder} consumed "
-            f"{state.samples_consumed} samples, which global_batch_size = "
-            f"{settings.global_batch_size} does not give; use the global_batch_size it was trained "
-            "with"
-        )
+    trainer.data.check_state(loaded.files[DATA_STATE_FILE], trainer.progress.batch)
     trainer.saved_step = loaded.step
     return saved
 

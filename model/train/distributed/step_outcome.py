@@ -24,6 +24,8 @@ class StepOutcome:
     router_loss: float | None
     """Mean load balancing loss of the global batch's micro-batches, unweighted; None where the
     model has none. It is no part of `loss`, and part of the gradient."""
+    statistics: dict[str, float]
+    """Means over all targets of the global batch, by name (`TrainStep.statistics`)."""
     grad_norm: float
     """Of the gradient of the mean (and the router's loss), before clipping."""
     stop: bool
@@ -62,9 +64,12 @@ def reduce_over_ranks(
     # there is one process: in both cases the squares add up to the global norm. Where several
     # copies are held, each adds its part of it.
     parts = [gradients.squares.view(1), train_step.place(flags), gradients.router]
+    parts.append(gradients.statistics)
     vector = torch.cat([*parts, gradients.totals.flatten()])
     summed = train_step.ranks.all_reduce_sum(vector).tolist()
-    squares, any_stop, any_request, any_failure, router, num_routed, *sums = summed
+    squares, any_stop, any_request, any_failure, router, num_routed, *rest = summed
+    names = train_step.statistics
+    statistics, sums = rest[: len(names)], rest[len(names) :]
     loss, num_targets = mean_loss(sums)
     # Gradients are of a sum divided by all tokens: see train_step.py.
     norm = math.sqrt(squares) if squares >= 0 else math.nan
@@ -75,6 +80,9 @@ def reduce_over_ranks(
         router_loss=router / num_routed if num_routed else None,
         loss_by_source={
             name: sums[2 * i] / sums[2 * i + 1] for i, name in enumerate(sources) if sums[2 * i + 1]
+        },
+        statistics={
+            name: value / num_targets for name, value in zip(names, statistics, strict=True)
         },
         grad_norm=norm,
         stop=any_stop > 0,

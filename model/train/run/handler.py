@@ -11,6 +11,7 @@ Where no request lies, a step costs one listing of a folder on rank 0 and no com
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TypeVar
 
 from common.errors import DataError, SteelError
@@ -26,6 +27,24 @@ from model.train.run.requests import PendingRequest, ProfileRequest, RequestFold
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class FixedLength:
+    """In place of a `RequestHandler`: a run whose data and length are what they were."""
+
+    length: TrainingLength
+
+    def due(self, step: int) -> bool:
+        """Nothing is asked for."""
+        return False
+
+    def apply(self, step: int, consumed: int) -> bool:
+        """Nothing changes."""
+        return False
+
+    def save_manifests(self) -> None:
+        """There is none."""
 
 
 class RequestHandler:
@@ -58,6 +77,11 @@ class RequestHandler:
     def length(self) -> TrainingLength:
         """The run's steps, as known now."""
         return self.plan.length
+
+    def save_manifests(self) -> None:
+        """Copy the manifests of the data into the run's folder, on rank 0."""
+        if self.ranks.is_main:
+            self.plan.save_manifests(self.lease)
 
     def due(self, step: int) -> bool:
         """Return True on rank 0 if a request is to be done after `step` steps."""
