@@ -24,6 +24,7 @@
 
 Fine-tuning writes `metrics.jsonl` and `model/` under the same names, and
 
+      mixture.jsonl              samples that were drawn, as texts
       prepared.json              rows that are trained on, cut, and left out, by set
       left_out.jsonl             each row that is left out, and why
 """
@@ -46,5 +47,6 @@ PROFILE_FOLDER = "profile"
 RANKS_FOLDER = "ranks"
 LEASE_FOLDER = "lease"
 VERIFIED_FOLDER = "verified"
+MIXTURE_FILE = "mixture.jsonl"
 PREPARED_FILE = "prepared.json"
 LEFT_OUT_FILE = "left_out.jsonl"

@@ -1,0 +1,347 @@
+"""Pairs of a DPO job as token ids on disk, and what became of every candidate.
+
+    candidates.jsonl ──encoding.py──▶ ids │ a reason ──selection.py──▶ trained on, held out, not drawn
+         │                                                                      │
+         └── mixture.jsonl: the pairs of the training   prepared.json: counts   └── pairs.npz
+                                                        left_out.jsonl: each, and why
+
+One rank does the work while the others wait; they, and a run that is resumed, find it done.
+"""
+
+import fcntl
+import functools
+import hashlib
+import logging
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from transformers import PreTrainedTokenizerBase
+
+from common.errors import DataError
+from common.files import complete_file, json_line, read_json_lines, write_json
+from model.data.permutation import Ints
+from model.tokenizer.conversation import protect_chat_template
+from model.tokenizer.folder import load_folder_tokenizer
+from model.train.finetune.config import DpoJob
+from model.train.finetune.preferences.encoding import ID_COLUMNS, encode_pair
+from model.train.finetune.preferences.objective import length_accuracy
+from model.train.finetune.preferences.selection import (
+    HELD_OUT,
+    NOT_DRAWN,
+    TRAINED,
+    PairNames,
+    draw_pairs,
+    held_out,
+    without_repeats,
+)
+from model.train.run.folder import LEFT_OUT_FILE, MIXTURE_FILE, PREPARED_FILE
+
+log = logging.getLogger("steel.finetune")
+
+PAIRS_FILE = "pairs.npz"
+PER_TASK = 500
+"""Pairs that a process encodes at a time."""
+MANY_PAIRS = 5_000
+"""Pairs that are worth starting processes to encode them."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreferencePairs:
+    """Pairs that are trained on, then those that are held out. N = pairs, T = tokens."""
+
+    ids: npt.NDArray[np.int32]
+    """Prompt, chosen answer, rejected answer of each pair, one behind the other, [T]."""
+    starts: Ints
+    """Where each of these begins in `ids`, and the end of the last, [3 N + 1]."""
+    set: Ints
+    """Place in `names` of each pair's set, [N]."""
+    names: Sequence[str]
+    """Names of sets."""
+    num_train: int
+    """Pairs [0, this) are trained on; the others are held out for validation."""
+
+    def __len__(self) -> int:
+        return len(self.set)
+
+    def __getitem__(self, pair: int) -> tuple[npt.NDArray[np.int32], ...]:
+        """Ids of the prompt, the chosen answer and the rejected answer."""
+        bounds = self.starts[3 * pair : 3 * pair + 4].tolist()
+        return tuple(self.ids[a:b] for a, b in zip(bounds, bounds[1:], strict=False))
+
+    @property
+    def lengths(self) -> Ints:
+        """Tokens of each prompt, chosen and rejected answer, [N, 3]."""
+        return np.diff(self.starts).reshape(-1, 3)
+
+    @property
+    def tokens(self) -> Ints:
+        """Tokens that each pair sends through the network, [N]: its prompt twice."""
+        return self.lengths @ np.array([2, 1, 1])
+
+    def digest(self) -> str:
+        """32 hexadecimal digits that change with any token of any pair."""
+        digest = hashlib.blake2b(self.starts.tobytes(), digest_size=16)
+        digest.update(np.ascontiguousarray(self.ids).view(np.uint8))
+        return digest.hexdigest()
+
+
+def prepare_pairs(job: DpoJob, tokenizer: PreTrainedTokenizerBase) -> PreferencePairs:
+    """The pairs of a job: encoded, without those that say nothing, at the ratio.
+
+    Writes mixture.jsonl, prepared.json and left_out.jsonl into the job's output. Raises DataError
+    when a language has too few pairs.
+    """
+    scratch = Path(job.scratch)
+    scratch.mkdir(parents=True, exist_ok=True)
+    path = scratch / PAIRS_FILE
+    with _one_at_a_time(scratch / "prepare.lock"):
+        if not path.exists():
+            _prepare(job, tokenizer, path)
+    with np.load(path, allow_pickle=False) as found:
+        return PreferencePairs(
+            ids=found["ids"],
+            starts=found["starts"],
+            set=found["set"],
+            names=found["names"].tolist(),
+            num_train=int(found["num_train"]),
+        )
+
+
+def _prepare(job: DpoJob, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    candidates = _Candidates.encode(job, tokenizer)
+    splits = candidates.split(job)
+    chosen = [
+        *(n for n, split in enumerate(splits) if split == TRAINED),
+        *(n for n, split in enumerate(splits) if split == HELD_OUT),
+    ]
+    ids = [candidates.ids[n] for n in chosen]
+    names = list(dict.fromkeys(candidates.sets))
+    pairs = PreferencePairs(
+        ids=np.concatenate([np.zeros(0, np.int32), *(part for pair in ids for part in pair)]),
+        starts=np.cumsum([0, *(len(part) for pair in ids for part in pair)], dtype=np.int64),
+        set=np.array([names.index(candidates.sets[n]) for n in chosen], np.int64),
+        names=names,
+        num_train=splits.count(TRAINED),
+    )
+    _write_lines(job, candidates, splits)
+    write_json(Path(job.output) / PREPARED_FILE, _counts(job, candidates, splits, pairs))
+    with complete_file(path) as file:
+        np.savez(
+            file,
+            allow_pickle=False,
+            ids=pairs.ids,
+            starts=pairs.starts,
+            set=pairs.set,
+            names=np.array(names),
+            num_train=np.int64(pairs.num_train),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Candidates:
+    """Every pair of a job's data, in order."""
+
+    sets: list[str]
+    names: list[PairNames]
+    ids: list[tuple[npt.NDArray[np.int32], ...]]
+    reasons: list[str]
+    shortened: list[bool]
+
+    @classmethod
+    def encode(cls, job: DpoJob, tokenizer: PreTrainedTokenizerBase) -> "_Candidates":
+        found = cls(sets=[], names=[], ids=[], reasons=[], shortened=[])
+        for row in _encoded(job, tokenizer):
+            found.sets.append(row["set"])
+            found.names.append(
+                PairNames(
+                    pair=row["pair"],
+                    swapped=row["swapped"],
+                    prompt=row["prompt_digest"],
+                    language=row["language"],
+                )
+            )
+            found.ids.append(tuple(np.asarray(row[name], np.int32) for name in ID_COLUMNS))
+            found.reasons.append(row["left_out"])
+            found.shortened.append(row["shortened"] > 0)
+        found.reasons[:] = without_repeats(found.names, found.reasons)
+        return found
+
+    def split(self, job: DpoJob) -> list[str]:
+        """TRAINED, HELD_OUT or NOT_DRAWN for each; empty where a reason leaves it out."""
+        splits = ["" if reason else NOT_DRAWN for reason in self.reasons]
+        usable = [n for n, split in enumerate(splits) if split]
+        aside = held_out([self.names[n] for n in usable], job.settings.validation_fraction)
+        to_train = [n for n, out in zip(usable, aside, strict=True) if not out]
+        drawn = draw_pairs(
+            [self.names[n].language for n in to_train],
+            chinese_per_english=job.chinese_per_english,
+            limit=job.limit,
+            seed=job.settings.seed,
+        )
+        for place in drawn:
+            splits[to_train[place]] = TRAINED
+        for n, out in zip(usable, aside, strict=True):
+            if out:
+                splits[n] = HELD_OUT
+        return splits
+
+
+def _encoded(job: DpoJob, tokenizer: PreTrainedTokenizerBase) -> Iterator[dict[str, Any]]:
+    """Each candidate as `encode_pair` gives it, with set and language, in order."""
+    rows = iter(read_json_lines(Path(job.data)))
+    length = job.settings.max_length
+    first = list(islice(rows, MANY_PAIRS))
+    processes = min(len(os.sched_getaffinity(0)), 16)
+    if len(first) < MANY_PAIRS or processes < 2:
+        for row in (*first, *rows):
+            yield _encode_row(row, tokenizer, length)
+        return
+    with ProcessPoolExecutor(
+        processes,
+        multiprocessing.get_context("spawn"),
+        initializer=_load,
+        initargs=(job.model, length),
+    ) as pool:
+        for part in _in_order(pool, iter([*first]), rows, 4 * processes):
+            yield from part
+
+
+def _in_order(
+    pool: ProcessPoolExecutor, first: Iterator[Any], rows: Iterator[Any], ahead: int
+) -> Iterator[list[dict[str, Any]]]:
+    """Results of all parts in order, a bounded number of them under way."""
+    waiting: list[Any] = []
+    for source in (first, rows):
+        while part := list(islice(source, PER_TASK)):
+            waiting.append(pool.submit(_encode_part, part))
+            if len(waiting) >= ahead:
+                yield waiting.pop(0).result()
+    yield from (one.result() for one in waiting)
+
+
+_in_process: dict[str, Any] = {}
+
+
+def _load(folder: str, max_length: int) -> None:
+    tokenizer = protect_chat_template(load_folder_tokenizer(Path(folder)))
+    _in_process["encode"] = functools.partial(
+        _encode_row, tokenizer=tokenizer, max_length=max_length
+    )
+
+
+def _encode_part(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [_in_process["encode"](row) for row in rows]
+
+
+def _encode_row(
+    row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> dict[str, Any]:
+    encoded = encode_pair(row, tokenizer=tokenizer, max_length=max_length)
+    return encoded | {
+        "set": str(row.get("set") or "unnamed"),
+        "language": str(row.get("language") or "unknown"),
+    }
+
+
+def _write_lines(job: DpoJob, candidates: _Candidates, splits: Sequence[str]) -> None:
+    """Write mixture.jsonl and left_out.jsonl."""
+    output = Path(job.output)
+    with (
+        complete_file(output / MIXTURE_FILE) as mixture,
+        complete_file(output / LEFT_OUT_FILE) as left_out,
+    ):
+        for number, row in enumerate(read_json_lines(Path(job.data))):
+            if splits[number] in (TRAINED, HELD_OUT):
+                mixture.write(json_line({**row, "split": splits[number]}))
+            elif reason := candidates.reasons[number]:
+                where = {"set": candidates.sets[number], "place": row.get("place", "")}
+                left_out.write(json_line({"line": number + 1, **where, "reason": reason}))
+
+
+def _counts(
+    job: DpoJob, candidates: _Candidates, splits: Sequence[str], pairs: PreferencePairs
+) -> dict[str, Any]:
+    """Content of prepared.json."""
+    sets: dict[str, dict[str, Any]] = {
+        name: {
+            "drawn": 0,
+            "trained_on": 0,
+            "validation": 0,
+            "not_drawn": 0,
+            "cut": 0,
+            "languages": Counter[str](),
+            "left_out": Counter[str](),
+        }
+        for name in pairs.names
+    }
+    for number, name in enumerate(candidates.sets):
+        of_set, split = sets[name], splits[number]
+        of_set["drawn"] += 1
+        if reason := candidates.reasons[number]:
+            of_set["left_out"][reason] += 1
+        elif split == TRAINED:
+            of_set["trained_on"] += 1
+            of_set["languages"][candidates.names[number].language] += 1
+            of_set["cut"] += candidates.shortened[number]
+        else:
+            of_set["validation" if split == HELD_OUT else "not_drawn"] += 1
+    totals = {
+        name: sum(of_set[name] for of_set in sets.values())
+        for name in ("drawn", "trained_on", "validation", "not_drawn", "cut")
+    }
+    left_out = sum(of_set["left_out"].total() for of_set in sets.values())
+    if left_out:
+        log.warning("%d of %d pairs are left out: %s", left_out, totals["drawn"], _reasons(sets))
+    return {
+        **totals,
+        "left_out": left_out,
+        "rows": pairs.num_train,
+        "tokens": int(pairs.tokens[: pairs.num_train].sum()),
+        "steps": job.settings.num_steps(pairs.num_train, 1),
+        "sets": sets,
+        "lengths": {
+            TRAINED: lengths_of(pairs.lengths[: pairs.num_train]),
+            HELD_OUT: lengths_of(pairs.lengths[pairs.num_train :]),
+        },
+    }
+
+
+def lengths_of(lengths: Ints) -> dict[str, float]:
+    """Mean tokens of both answers, and the accuracy of preferring the longer one; {} of none.
+
+    lengths: tokens of prompt, chosen and rejected answer, [N, 3].
+    """
+    if not len(lengths):
+        return {}
+    return {
+        "prompt_tokens": float(lengths[:, 0].mean()),
+        "chosen_tokens": float(lengths[:, 1].mean()),
+        "rejected_tokens": float(lengths[:, 2].mean()),
+        "length_accuracy": length_accuracy(lengths[:, 1], lengths[:, 2]),
+    }
+
+
+def _reasons(sets: Mapping[str, Any]) -> str:
+    return "; ".join(
+        f"{name}: {count} of {of_set['drawn']} ({reason})"
+        for name, of_set in sets.items()
+        for reason, count in of_set["left_out"].items()
+    )
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Hold a lock that the other ranks wait for; the kernel releases it when its holder dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
