@@ -12,7 +12,7 @@ Another objective overrides `forward`: its sums, and the number of what they are
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -86,8 +86,7 @@ class TrainStep:
     on_micro_batch: Callable[[], Any] = field(default=lambda: None)
     """Called before each micro-batch: a sign of progress."""
     statistics: ClassVar[tuple[str, ...]] = ()
-    """Names of the sums in `Losses.statistics`; their means over targets are measured as
-    train/<name>."""
+    """Names of the sums in `Losses.statistics`, of which `measurements` are made."""
 
     def gradients(
         self,
@@ -150,6 +149,14 @@ class TrainStep:
         )
         return found
 
+    def targets_in(self, micro_batch: MicroBatch) -> int:
+        """Number of what a micro-batch's sums are sums over, as in the `Losses` of `forward`."""
+        return int((micro_batch["labels"] != IGNORED).sum())
+
+    def measurements(self, statistics: Mapping[str, float]) -> dict[str, float]:
+        """Measurements of a step by their full names, from means over its targets by name."""
+        return {f"train/{name}": value for name, value in statistics.items()}
+
     def _router_share(self, micro_batches: Sequence[MicroBatch], num_tokens: int) -> float:
         """Factor of a micro-batch's router loss in a sum that is divided by all tokens.
 
@@ -160,7 +167,7 @@ class TrainStep:
         weight = self.model_with_loss.router_weight
         if not weight:
             return 0.0
-        here = sum(int((batch["labels"] != IGNORED).sum()) for batch in micro_batches)
+        here = sum(map(self.targets_in, micro_batches))
         num_targets: int = sum(self.ranks.gather(here))
         return weight / len(micro_batches) * num_targets / (num_tokens * self.ranks.world_size)
 

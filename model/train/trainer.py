@@ -275,7 +275,7 @@ class Trainer:
                 self.settings, step - 1, self.request_handler.length
             ),
             **{f"train/loss_{name}": loss for name, loss in outcome.loss_by_source.items()},
-            **{f"train/{name}": value for name, value in outcome.statistics.items()},
+            **self.train_step.measurements(outcome.statistics),
             **self.data.position(self.progress.batch),
         }
         if outcome.router_loss is not None:

@@ -26,7 +26,7 @@ class StepData(Protocol):
         ...
 
     def num_tokens(self, batch: int) -> int | None:
-        """What a rank divides a batch's sum of losses by; None: the tokens it was given."""
+        """Divisor of a rank's sum of losses of a batch; None: the tokens it was given."""
         ...
 
     def num_consumed(self, batch: int) -> int:

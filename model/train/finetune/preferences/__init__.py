@@ -2,7 +2,8 @@
 
 encoding.py     a pair as token ids, whole or not at all
 selection.py    pairs that say something, held-out ones, Chinese:English at the ratio
-log_probs.py    log-probability of each token of an answer, many answers in one row
-reference.py    those of the reference model, computed once and kept
+prepare.py      the pairs of a job on disk, and counts of all that are left out
+batches.py      micro-batches: both answers behind their prompt, each a document of its own
+reference.py    log-probabilities under the reference, computed once and kept
 objective.py    losses of pairs, rewards, margins, distance to the reference
 """

@@ -1,9 +1,9 @@
 """Pairs as micro-batches: both answers behind their prompt, each a document of its own.
 
-    packed   P P P C C C . P P P R R R . P P …      one row, no padding; documents apart in attention
-             ──────┬────── ──────┬────── ───        and routing (cu_seqlens)
-    padded   P P P C C C .                          one row an answer, for an architecture that cannot
-             P P P R R R .                          be told where documents begin
+    packed   P P P C C C . P P P R R R . P P …    one row, no padding; documents apart in
+             ──────┬────── ──────┬────── ───      attention and routing (cu_seqlens)
+    padded   P P P C C C .                        one row an answer, for an architecture that
+             P P P R R R .                        cannot be told where documents begin
 
              P prompt, C chosen, R rejected, . end token
 

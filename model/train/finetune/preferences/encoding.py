@@ -4,9 +4,9 @@
                               │ rejected answer, its end token
      the oldest turns go first, until both answers fit
 
-An answer that loses its end teaches no end, and two answers of which one is cut are not the two that
-somebody compared. The turns before the last question are context: a pair keeps its meaning without
-the oldest of them, and a model forgets these first, too.
+An answer that loses its end teaches no end, and two answers of which one is cut are not the two
+that somebody compared. The turns before the last question are context: a pair keeps its meaning
+without the oldest of them, and a chat forgets these first, too.
 """
 
 import hashlib
@@ -31,9 +31,9 @@ def encode_pair(
 ) -> dict[str, Any]:
     """Columns of a pair: its ids, whether turns were left out, and why it is left out, if it is.
 
-    row: prompt, chosen and rejected, each a list of messages. `shortened` counts the turns that were
-    left out; `left_out` is empty or the reason; `pair` and `swapped` name the pair and the same one
-    with its answers exchanged; `prompt_digest` names the prompt, whatever the tokenizer.
+    row: prompt, chosen and rejected, each a list of messages. `shortened` counts the turns that
+    were left out; `left_out` is empty or the reason; `pair` and `swapped` name the pair and the
+    same one with its answers exchanged; `prompt_digest` names the prompt, whatever the tokenizer.
     """
     found = _named(row) | {"shortened": 0, "left_out": "", **{name: [] for name in ID_COLUMNS}}
     answers = [row["chosen"], row["rejected"]]

@@ -1,16 +1,16 @@
 """Losses of preference pairs, and what is measured beside them.
 
-    reward r(x, y) = beta (log pi(y | x) - log pi_ref(y | x))        margin = r(chosen) - r(rejected)
+    reward r(x, y) = beta (log pi(y | x) - log pi_ref(y | x))    margin = r(chosen) - r(rejected)
 
-    sigmoid   -log sigmoid(margin)                       Rafailov et al. 2023, equation 7
-    hinge     max(0, 1 - margin)                         Zhao et al. 2023 (SLiC), equation 6
-    ipo       (delta - 1 / (2 beta))^2                   Azar et al. 2023, equation 17, where delta is
-                                                         the margin / beta of log ratios a token, as
-                                                         its authors compute it (TRL)
+    sigmoid   -log sigmoid(margin)         Rafailov et al. 2023, equation 7
+    hinge     max(0, 1 - margin)           Zhao et al. 2023 (SLiC), equation 6
+    ipo       (delta - 1 / (2 beta))^2     Azar et al. 2023, equation 17, where delta is the margin
+                                           / beta of log ratios a token, as its authors do (TRL)
 
 P = pairs, A = 2 P answers, T = tokens of all answers.
 """
 
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -64,57 +64,37 @@ def pair_losses(scores: AnswerScores, *, beta: float, kind: PreferenceLoss) -> T
 def first_loss(kind: PreferenceLoss, beta: float) -> float:
     """Loss of a pair before the policy has moved: every margin is 0."""
     zero, one = torch.zeros(1), torch.ones(1, dtype=torch.int64)
-    return float(
-        pair_losses(AnswerScores(zero, zero, zero, zero, one, one), beta=beta, kind=kind)
-    )
+    return float(pair_losses(AnswerScores(zero, zero, zero, zero, one, one), beta=beta, kind=kind))
 
 
-class PairFigures(NamedTuple):
-    """Sums over pairs, fp64 scalars: added over micro-batches and ranks, then divided by `pairs`.
+FIGURES = (
+    "pairs",
+    "loss",
+    "reward_chosen",
+    "reward_rejected",
+    "right",
+    "logp_chosen",
+    "logp_rejected",
+    "chosen_tokens",
+    "rejected_tokens",
+    "chosen_is_longer",
+    "rejected_is_longer",
+    "right_though_rejected_is_longer",
+    "divergence",
+)
+"""Sums over pairs that `figures_of` makes, in this order; `means_of` turns them into means."""
 
-    Fields in the order of `FIGURE_NAMES`.
+
+def figures_of(scores: AnswerScores, losses: Tensor, divergence: Tensor, *, beta: float) -> Tensor:
+    """Sums over the pairs of a micro-batch, fp64 [FIGURES], to be added over batches and ranks.
+
+    losses [P]; divergence []: `divergence_terms`, summed over all tokens of the answers. A pair
+    with equal rewards counts as half right, one with equal lengths as half longer.
     """
-
-    pairs: Tensor
-    """Pairs."""
-    loss: Tensor
-    """Their losses."""
-    reward_chosen: Tensor
-    """Rewards of the chosen answers."""
-    reward_rejected: Tensor
-    """Rewards of the rejected answers."""
-    accuracy: Tensor
-    """Pairs whose chosen answer has the higher reward; equal rewards count as half."""
-    logp_chosen: Tensor
-    """Log-probabilities of the chosen answers."""
-    logp_rejected: Tensor
-    """Log-probabilities of the rejected answers."""
-    chosen_tokens: Tensor
-    """Tokens of the chosen answers."""
-    rejected_tokens: Tensor
-    """Tokens of the rejected answers."""
-    length_accuracy: Tensor
-    """Pairs whose chosen answer is the longer one: who prefers length scores this."""
-    against_length: Tensor
-    """Pairs whose rejected answer is the longer one."""
-    accuracy_against_length: Tensor
-    """Of these, those whose chosen answer has the higher reward."""
-    divergence: Tensor
-    """`divergence_terms`, summed over all tokens of the answers."""
-
-
-FIGURE_NAMES = PairFigures._fields
-
-
-def figures_of(
-    scores: AnswerScores, losses: Tensor, divergence: Tensor, *, beta: float
-) -> PairFigures:
-    """Sums over the pairs of a micro-batch; losses [P], divergence [] (its sum over tokens)."""
     chosen, rejected = beta * scores.chosen_ratio, beta * scores.rejected_ratio
     right = _half_for_ties(chosen, rejected)
-    longer = _half_for_ties(scores.chosen_tokens, scores.rejected_tokens)
-    against = scores.chosen_tokens < scores.rejected_tokens
-    values = (
+    rejected_is_longer = scores.chosen_tokens < scores.rejected_tokens
+    of_pairs = (
         torch.ones_like(right),
         losses,
         chosen,
@@ -124,42 +104,41 @@ def figures_of(
         scores.rejected,
         scores.chosen_tokens,
         scores.rejected_tokens,
-        longer,
-        against,
-        right * against,
+        _half_for_ties(scores.chosen_tokens, scores.rejected_tokens),
+        rejected_is_longer,
+        right * rejected_is_longer,
     )
-    sums = [value.detach().double().sum() for value in values]
-    return PairFigures(*sums, divergence.detach().double())
+    sums = [values.detach().double().sum() for values in of_pairs]
+    return torch.stack([*sums, divergence.detach().double()])
 
 
-def means_of(figures: PairFigures, *, prefix: str) -> dict[str, float]:
-    """Measurements of some pairs by name; empty without a pair. Waits for the device.
+def means_of(sums: Mapping[str, float], *, suffix: str = "") -> dict[str, float]:
+    """Measurements of pairs from their sums by name (FIGURES); empty without a pair.
 
-    prefix: `train/`, `validation/`, `validation/<set>/`.
+    suffix: behind each name, such as `_<set>`.
     """
-    totals = dict(zip(FIGURE_NAMES, torch.stack(list(figures)).tolist(), strict=True))
-    pairs = totals["pairs"]
+    pairs = sums["pairs"]
     if not pairs:
         return {}
-    of_pair = {name: totals[name] / pairs for name in FIGURE_NAMES}
+    of_pair = {name: value / pairs for name, value in sums.items()}
     found = {
         "loss": of_pair["loss"],
         "reward_chosen": of_pair["reward_chosen"],
         "reward_rejected": of_pair["reward_rejected"],
         "reward_margin": of_pair["reward_chosen"] - of_pair["reward_rejected"],
-        "preference_accuracy": of_pair["accuracy"],
+        "preference_accuracy": of_pair["right"],
         "logp_chosen": of_pair["logp_chosen"],
         "logp_rejected": of_pair["logp_rejected"],
+        "kl": sums["divergence"] / (sums["chosen_tokens"] + sums["rejected_tokens"]),
         "chosen_tokens": of_pair["chosen_tokens"],
         "rejected_tokens": of_pair["rejected_tokens"],
-        "length_accuracy": of_pair["length_accuracy"],
-        "kl": totals["divergence"] / (totals["chosen_tokens"] + totals["rejected_tokens"]),
+        "length_accuracy": of_pair["chosen_is_longer"],
     }
-    if totals["against_length"]:
+    if sums["rejected_is_longer"]:
         found["accuracy_where_rejected_is_longer"] = (
-            totals["accuracy_against_length"] / totals["against_length"]
+            sums["right_though_rejected_is_longer"] / sums["rejected_is_longer"]
         )
-    return {f"{prefix}{name}": value for name, value in found.items()}
+    return {f"{name}{suffix}": value for name, value in found.items()}
 
 
 def divergence_terms(policy: Tensor, reference: Tensor) -> Tensor:
@@ -176,7 +155,7 @@ def divergence_terms(policy: Tensor, reference: Tensor) -> Tensor:
 
 
 def length_accuracy(chosen: npt.ArrayLike, rejected: npt.ArrayLike) -> float:
-    """Share of pairs whose chosen answer is the longer one, equal ones as half; token counts [P]."""
+    """Share of pairs whose chosen answer is longer, equal ones as half; token counts [P]."""
     return float((np.sign(np.subtract(chosen, rejected)).mean() + 1) / 2)
 
 

@@ -1,9 +1,10 @@
 """Pairs of a DPO job as token ids on disk, and what became of every candidate.
 
-    candidates.jsonl ──encoding.py──▶ ids │ a reason ──selection.py──▶ trained on, held out, not drawn
-         │                                                                      │
-         └── mixture.jsonl: the pairs of the training   prepared.json: counts   └── pairs.npz
-                                                        left_out.jsonl: each, and why
+    candidates.jsonl ──encoding.py──▶ ids or a reason ──selection.py──▶ trained on │ held out │ no
+
+    pairs.npz        ids of those that are trained on or held out     (scratch)
+    mixture.jsonl    the same as texts        prepared.json   counts
+    left_out.jsonl   the others that cannot be trained on, and why
 
 One rank does the work while the others wait; they, and a run that is resumed, find it done.
 """
@@ -19,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
-from common.errors import DataError
 from common.files import complete_file, json_line, read_json_lines, write_json
 from model.data.permutation import Ints
 from model.tokenizer.conversation import protect_chat_template
@@ -76,7 +76,7 @@ class PreferencePairs:
     def __getitem__(self, pair: int) -> tuple[npt.NDArray[np.int32], ...]:
         """Ids of the prompt, the chosen answer and the rejected answer."""
         bounds = self.starts[3 * pair : 3 * pair + 4].tolist()
-        return tuple(self.ids[a:b] for a, b in zip(bounds, bounds[1:], strict=False))
+        return tuple(self.ids[a:b] for a, b in pairwise(bounds))
 
     @property
     def lengths(self) -> Ints:

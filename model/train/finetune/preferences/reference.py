@@ -78,14 +78,14 @@ class ReferenceLogProbs:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceStore:
-    """Where log-probabilities of one reference model on one set of pairs are kept."""
+    """Files with the log-probabilities of one reference model on one set of pairs."""
 
     folder: Path
     """Of this key alone."""
     pairs: PreferencePairs
     """The pairs, in order."""
     made_of: Mapping[str, Any]
-    """What the key stands for."""
+    """Everything that the key was made of."""
 
     @classmethod
     def of(
@@ -233,9 +233,7 @@ def _batches(
     """Micro-batches of a part, and the pairs in them: similar lengths together, up to a budget."""
     numbers = np.asarray(store.numbers(part))
     tokens = store.pairs.tokens[numbers]
-    longest = 2 * (
-        store.pairs.lengths[numbers, 0] + store.pairs.lengths[numbers, 1:].max(axis=1)
-    )
+    longest = 2 * (store.pairs.lengths[numbers, 0] + store.pairs.lengths[numbers, 1:].max(axis=1))
     order = np.argsort(-longest, kind="stable").tolist()
     while order:
         taken = [order.pop(0)]
@@ -286,7 +284,7 @@ def _checksum_beside(path: Path) -> str:
 
 
 def _publish(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all. Two runs may write it at once: they write the same bytes."""
+    """Write a file whole or not at all; two runs may, at once: they write the same bytes."""
     own = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with own.open("wb") as file:
         file.write(content)

@@ -7,7 +7,6 @@ The ratio is drawn last, from pairs that nothing removes any more, so it holds e
 that are trained on.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -107,11 +106,6 @@ def balance(
             "length, or set chinese_per_english: 0 to take what there is"
         )
     return {"zh": ratio * units, "en": units}
-
-
-def count_by(values: Sequence[str], of: Sequence[bool] | None = None) -> dict[str, int]:
-    """How often each value is there, where `of` says so."""
-    return dict(Counter(v for at, v in enumerate(values) if of is None or of[at]))
 
 
 def _draw(places: Sequence[int], size: int, name: str) -> list[int]:

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from trl import DPOConfig, DPOTrainer
 
 from model.train.finetune.preferences.objective import (
+    FIGURES,
     AnswerScores,
     PreferenceLoss,
     divergence_terms,
@@ -45,9 +46,25 @@ def scores_of(policy: Any, reference: Any) -> AnswerScores:
     with torch.no_grad():
         of_reference = [[summed(reference, p, a) for a in answers] for p, *answers in IDS]
     of_policy = [[summed(policy, p, a) for a in answers] for p, *answers in IDS]
-    columns = [torch.stack(column) for column in (*zip(*of_policy), *zip(*of_reference))]
+    columns = [
+        torch.stack([row[n] for row in table])
+        for table in (of_policy, of_reference)
+        for n in (0, 1)
+    ]
     lengths = [torch.tensor([len(pair[n]) for pair in IDS]) for n in (1, 2)]
     return AnswerScores(*columns, *lengths)
+
+
+def measured(
+    scores: AnswerScores,
+    losses: torch.Tensor,
+    divergence: torch.Tensor | None = None,
+    beta: float = 1.0,
+) -> dict[str, float]:
+    sums = figures_of(
+        scores, losses, torch.zeros(()) if divergence is None else divergence, beta=beta
+    )
+    return means_of(dict(zip(FIGURES, sums.tolist(), strict=True)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -80,7 +97,7 @@ def test_losses_gradients_and_rewards_are_trls(tmp_path: Path, kind: PreferenceL
     norm = torch.stack([g.norm() for g in gradients.values()]).norm()
     for name, parameter in policy.named_parameters():
         assert (parameter.grad - gradients[name]).norm() <= 1e-4 * norm, name
-    ours = means_of(figures_of(scores, losses, torch.zeros(()), beta=beta), prefix="")
+    ours = measured(scores, losses, beta=beta)
     for our_name, their_name in {
         "loss": None,
         "reward_chosen": "rewards/chosen",
@@ -113,20 +130,19 @@ def test_equal_rewards_are_half_right_and_lengths_are_told_apart() -> None:
     lengths = torch.tensor([3, 3, 1, 2]), torch.tensor([1, 3, 2, 5])
     scores = AnswerScores(chosen, zero, zero, zero, *lengths)
     losses = pair_losses(scores, beta=1.0, kind="sigmoid")
-    found = means_of(figures_of(scores, losses, torch.tensor(13.0), beta=1.0), prefix="train/")
-    assert found["train/preference_accuracy"] == (1 + 0.5 + 0 + 1) / 4
-    assert found["train/length_accuracy"] == (1 + 0.5 + 0 + 0) / 4
-    assert found["train/accuracy_where_rejected_is_longer"] == 1 / 2
-    assert found["train/kl"] == 13.0 / 20
-    assert (found["train/chosen_tokens"], found["train/rejected_tokens"]) == (9 / 4, 11 / 4)
+    found = measured(scores, losses, torch.tensor(13.0))
+    assert found["preference_accuracy"] == (1 + 0.5 + 0 + 1) / 4
+    assert found["length_accuracy"] == (1 + 0.5 + 0 + 0) / 4
+    assert found["accuracy_where_rejected_is_longer"] == 1 / 2
+    assert found["kl"] == 13.0 / 20
+    assert (found["chosen_tokens"], found["rejected_tokens"]) == (9 / 4, 11 / 4)
 
 
 def test_nothing_is_measured_on_no_pair() -> None:
     none = torch.zeros(0)
     counts = torch.zeros(0, dtype=torch.int64)
     scores = AnswerScores(none, none, none, none, counts, counts)
-    figures = figures_of(scores, none, torch.zeros(()), beta=1.0)
-    assert means_of(figures, prefix="validation/") == {}
+    assert measured(scores, none) == {}
 
 
 @given(

@@ -64,9 +64,7 @@ def test_without_a_ratio_all_are_taken_up_to_the_limit(
 
 def test_another_seed_draws_others() -> None:
     languages = ["zh"] * 400 + ["en"] * 20
-    draws = [
-        draw_pairs(languages, chinese_per_english=4, limit=None, seed=seed) for seed in (1, 2)
-    ]
+    draws = [draw_pairs(languages, chinese_per_english=4, limit=None, seed=seed) for seed in (1, 2)]
     assert draws[0] != draws[1]
 
 
