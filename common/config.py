@@ -75,6 +75,13 @@ class StageConfig(Config):
         """Files of data_recipes/ and code whose content the result depends on: part of the key."""
         return []
 
+    def input_recipe_files(self, inputs: Mapping[str, Any]) -> list[Path]:
+        """Files of data_recipes/ that say how these inputs are read: part of the key.
+
+        inputs: of the stage, by name; several of one kind are a mapping, by data set.
+        """
+        return []
+
     def fingerprint(self) -> Any:
         """JSON value of whatever else outside of the config the result depends on: part of the
         key."""

@@ -6,16 +6,17 @@ Each stage documents its own fields (tasks/).
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from common.config import INCOMPLETE, Config, did_you_mean, problems, shown_place
 from common.errors import ConfigError, SteelError, shown
 from common.names import Distinct, Name, NamesOf
 from common.paths import resolve
-from common.ranges import Gt, Le, MinLen, NonNegativeInt
+from common.ranges import Gt, Le, NonNegativeInt
 from common.recipes import Parsed, apply_overrides, parse, read_yaml
 from corpus.held_out_texts import HeldOutSet
 from corpus.sample_data import DatasetKind, SampleDataConfig
+from flows.contradictions import benchmark_list_problems, post_training_problems
 from model.architecture import LEAKING_ROUTINGS
 from tasks.acquire import AcquireConfig
 from tasks.clean import CleanConfig
@@ -27,6 +28,9 @@ from tasks.pack import PackConfig
 from tasks.pretrain import PretrainConfig
 from tasks.report import ReportConfig
 from tasks.sft import SftConfig
+
+Target = Literal["data", "pretrain", "sft", "dpo", "evaluate", "report"]
+"""A part of the pipeline that a run can be asked for (flows/graph.py)."""
 
 KINDS: Mapping[DatasetKind, str] = {
     "corpora": "corpora",
@@ -58,7 +62,7 @@ class PipelineConfig(Config):
 
     name: Name
     """Name of the pipeline; names the MLflow run and the report."""
-    corpora: Annotated[dict[Name, str], MinLen(1), Distinct]
+    corpora: NamesOf[str] = field(default_factory=dict)
     """Corpus (a recipe in data_recipes/corpora) -> its location: `sample-data`, `hub`, a path,
     folder or glob relative to the project's root, or a URL of one (https://, s3://, hf://, …). Or
     `{location: …, text_key: …, optional: true}`; see `normalize.text_keys`, `optional_corpora`."""
@@ -67,7 +71,11 @@ class PipelineConfig(Config):
     preference_sets: NamesOf[str] = field(default_factory=dict)
     """Preference set (data_recipes/preferences) -> its location."""
     benchmarks: NamesOf[str] = field(default_factory=dict)
-    """Benchmark (data_recipes/evals) -> its location."""
+    """Benchmark that models are scored on (data_recipes/evals) -> its location. Adding one makes
+    nothing anew but the scores, and SFT and DPO where they are screened for its questions."""
+    decontaminate: NamesOf[str] | None = None
+    """Benchmark whose questions cleaning takes out of the corpora -> its location; `{}` for none.
+    In the key of the cleaned corpora, and of what is made of them: the pretraining."""
     sample_data: SampleDataConfig | None = None
     """The generator behind the location `sample-data`."""
     sample: SampleConfig = field(default_factory=SampleConfig)
@@ -101,24 +109,8 @@ class PipelineConfig(Config):
     """The report."""
 
     def check(self) -> Iterator[SteelError]:
-        if self.mixtures and self.sft is None:
-            yield ConfigError("`mixtures` are given, but no `sft` settings to train them with")
-        if self.mixtures and not self.sft_sets:
-            yield ConfigError("`mixtures` are given, but no `sft_sets` to mix")
-        if len(set(self.mixtures)) < len(self.mixtures):
-            yield ConfigError(f"`mixtures` names one twice: {self.mixtures}")
-        # Settings alone, of a base for instance, ask for no DPO.
-        asked = bool(self.mixtures or self.preference_sets)
-        if self.pretrain is None and self.mixtures:
-            yield ConfigError("`mixtures` are given, but no `pretrain` settings of their base")
-        if self.dpo is not None and asked and not self.mixtures:
-            yield ConfigError("`dpo` is given, but no `mixtures` whose model it could start from")
-        elif self.dpo is not None and asked and self.policy_mixture not in self.mixtures:
-            yield ConfigError(
-                f"`dpo_policy` {self.policy_mixture!r} is not one of `mixtures` {self.mixtures}"
-            )
-        if self.dpo is not None and asked and not self.preference_sets:
-            yield ConfigError("`dpo` is given, but no `preference_sets`")
+        yield from post_training_problems(self)
+        yield from benchmark_list_problems(self)
         if self.pretrain is not None and not self.pack.validation_fraction:
             yield from self._needs_validation(self.pretrain)
         for name in sorted(set(self.optional_corpora) - self.corpora.keys()):
@@ -129,6 +121,7 @@ class PipelineConfig(Config):
             yield ConfigError(f"normalize.text_keys: {shown(name)} is none of `corpora`{near}")
         for kind, key in KINDS.items():
             yield from problems(self.acquire(kind), key)
+        yield from problems(self.acquire_sets("evals", self.decontaminate or {}), "decontaminate")
         yield from problems(HoldOutConfig(sets=self.held_out), "held_out")
         for name, one in self.held_out.items():
             for source in sorted({*one.corpora} - self.corpora.keys()):
@@ -165,13 +158,47 @@ class PipelineConfig(Config):
             )
 
     @property
+    def pretrains(self) -> bool:
+        """True if there is a base model to make; settings of a base alone ask for none."""
+        return self.pretrain is not None and bool(self.corpora)
+
+    @property
+    def aligns(self) -> bool:
+        """True if there is a DPO model to make."""
+        if self.dpo is None or not self.preference_sets:
+            return False
+        return bool(self.dpo.policy_model or self.policy_mixture)
+
+    @property
+    def last_target(self) -> Target:
+        """The target of a whole run: the report, or the data of a configuration of data alone."""
+        makes_models = self.pretrains or self.mixtures or self.aligns or self.evaluate.models
+        return "report" if makes_models else "data"
+
+    def check_target(self, target: Target) -> None:
+        """Raise ConfigError where there is nothing to make of a target."""
+        missing = {
+            "data": "" if self.corpora else "no `corpora`",
+            "pretrain": "" if self.pretrains else "no `corpora` with `pretrain` settings",
+            "sft": "" if self.mixtures else "no `mixtures`",
+            "dpo": "" if self.aligns else "no `dpo` settings with `preference_sets` and a policy",
+            "evaluate": "" if self.benchmarks else "no `benchmarks` to evaluate on",
+            "report": "",
+        }[target]
+        if missing:
+            raise ConfigError(f"there is nothing to make for {target}: {self.name} has {missing}")
+
+    @property
     def policy_mixture(self) -> str | None:
         """The mixture whose model DPO starts from."""
         return self.dpo_policy or (self.mixtures[-1] if self.mixtures else None)
 
     def acquire(self, kind: DatasetKind) -> AcquireConfig:
         """The stage `acquire` for one kind of data set."""
-        datasets: dict[str, str] = getattr(self, KINDS[kind])
+        return self.acquire_sets(kind, getattr(self, KINDS[kind]))
+
+    def acquire_sets(self, kind: DatasetKind, datasets: Mapping[str, str]) -> AcquireConfig:
+        """The stage `acquire` for some data sets of a kind."""
         # Other data sets do not depend on the generator's settings.
         generated = "sample-data" in datasets.values()
         sample = self.sample if kind == "corpora" else SampleConfig()
@@ -189,13 +216,37 @@ class PipelineConfig(Config):
         assert self.sft is not None
         return replace(self.sft, mixture=mixture)
 
+    def dpo_of(self) -> DpoConfig:
+        """The DPO settings with the names of their sets: every one there is where none is named."""
+        assert self.dpo is not None
+        return replace(self.dpo, sets=self.dpo.sets or tuple(sorted(self.preference_sets)))
+
 
 def parse_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Parsed[PipelineConfig]:
     """Read `deployments/<x>.yaml` with overrides, and collect wrong keys and values.
 
     Raises ConfigError for a file or an override that cannot be read at all.
     """
-    return parse(PipelineConfig, _spelled_out(apply_overrides(read_yaml(resolve(path)), overrides)))
+    data = _spelled_out(apply_overrides(read_yaml(resolve(path)), overrides))
+    refused = list(_refuse_second_list(data))
+    parsed = parse(PipelineConfig, data)
+    return replace(parsed, problems=[*refused, *parsed.problems])
+
+
+def _refuse_second_list(data: dict[str, Any]) -> Iterator[SteelError]:
+    """Take the former list under `evaluate` out of a configuration; yield the line to write."""
+    stage = data.get("evaluate")
+    if not isinstance(stage, Mapping) or "benchmarks" not in stage:
+        return
+    data["evaluate"] = {key: value for key, value in stage.items() if key != "benchmarks"}
+    named, there = stage["benchmarks"], data.get("benchmarks")
+    known = there if isinstance(there, Mapping) else {}
+    names = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+    lines = ", ".join(f"{name}: {known.get(name, '<location>')}" for name in names) or "…"
+    yield ConfigError(
+        "`benchmarks` under `evaluate` is gone: those that are scored are those under `benchmarks` "
+        f"at the top level. Write there `benchmarks: {{{lines}}}`"
+    )
 
 
 def _spelled_out(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,27 +1,36 @@
 """The pipeline as a graph: each property is a stage, and names its inputs.
 
     corpora ─▶ normalized ─▶ cleaned ─▶ packed ─▶ base ─▶ tuned[mixture] ─▶ aligned
+                   │            │   └──────▶ contamination ◀── benchmarks
                    └─▶ held_out (before cleaning) ──▶ bits_per_byte (base)
-    sft_data ───────────────────│─────────┴──────────────────┤                │
-    preference_data ────────────│─────────┴──────────────────│────────────────┘
-    benchmarks ─▶ contamination ┴────────────────────────────┘
-      └────▶ evaluations[base, each mixture, dpo] ─▶ report
+    decontaminate ──────────────┴────────────────────────┬────────────────────┐
+    sft_data (those of the mixture) ─────────────────────┤                    │
+    preference_data ─────────────────────────────────────┼────────────────────┤
+    benchmarks ──────────────────────────────────────────┴────────────────────┘
+      └────▶ evaluations[base, each mixture, dpo, given models] ─▶ report
 
 Reading a property makes that stage and everything it needs; stages that are finished in the store
-are skipped.
+are skipped. `benchmarks`, and data sets of later stages, reach no stage up to `base`: what is
+chosen after pretraining never asks for another pretraining. A data set is acquired by itself, so
+that one more changes no stage that does not use it.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from pathlib import Path
 
 from common.config import raise_all
 from common.errors import ConfigError
+from corpus.decontaminate import ContaminationConfig
+from corpus.sample_data import DatasetKind
 from flows.config import PipelineConfig
+from flows.config import Target as Target
 from tasks.acquire import acquire
 from tasks.bits_per_byte import BitsPerByteConfig, bits_per_byte
 from tasks.clean import clean, enforce
+from tasks.core.given_model import given_model
+from tasks.core.plan import Plan, PlannedStage, no_tracker
 from tasks.core.stage import Context, StageResult
 from tasks.core.store import newest
 from tasks.dpo import dpo
@@ -31,9 +40,7 @@ from tasks.normalize import normalize
 from tasks.pack import pack
 from tasks.pretrain import pretrain
 from tasks.report import report
-from tasks.sft import sft
-
-Target = Literal["data", "pretrain", "sft", "dpo", "evaluate", "report"]
+from tasks.sft import needed_sets, sft
 
 TARGETS: dict[Target, str] = {
     "data": "packed",
@@ -54,37 +61,82 @@ class Pipeline:
     context: Context
     vocabulary: Mapping[str, StageResult] = field(default_factory=dict)
     """Further texts whose words a pruned vocabulary knows, by name."""
+    _made: dict[tuple[str, ...], StageResult] = field(default_factory=dict, compare=False)
+    """Data sets that were acquired, models of a path, and models of mixtures."""
+
+    def prepare(self, target: Target) -> None:
+        """Acquire the data that the stages up to a target need: what is not there, or damaged, is
+        found before anything is trained.
+
+        Raises ConfigError for a target that this configuration does not make, DataError for data.
+        """
+        self.config.check_target(target)
+        if target in ("sft", "dpo", "evaluate", "report"):
+            for mixture in self.config.mixtures:
+                self.sft_data(mixture)
+        if target in ("dpo", "evaluate", "report") and self.config.aligns:
+            self.preference_data  # noqa: B018 - reading it makes it
+        if target in ("evaluate", "report"):
+            self.benchmarks  # noqa: B018
+
+    def data_sets(self, kind: DatasetKind, datasets: Mapping[str, str]) -> dict[str, StageResult]:
+        """Data sets, each brought in by a stage of its own: a location is read once, whatever
+        lists name it."""
+        found = {}
+        for name, location in datasets.items():
+            place = (kind, name, location)
+            if place not in self._made:
+                config = self.config.acquire_sets(kind, {name: location})
+                self._made[place] = acquire(config, context=self.context, label=f"{kind} {name}")
+            found[name] = self._made[place]
+        return found
 
     @cached_property
     def corpora(self) -> StageResult:
         """Raw pretraining corpora."""
+        if not self.config.corpora:
+            raise ConfigError("this configuration has no `corpora`")
         return acquire(self.config.acquire("corpora"), context=self.context, label="corpora")
 
-    @cached_property
-    def sft_data(self) -> StageResult | None:
-        """Raw SFT sets."""
-        if not self.config.sft_sets:
-            return None
-        return acquire(self.config.acquire("sft"), context=self.context, label="sft")
+    def sft_data(self, mixture: str) -> dict[str, StageResult]:
+        """Raw SFT sets of a mixture."""
+        sets = self.config.sft_sets
+        names = needed_sets(self.config.sft_of(mixture))
+        return self.data_sets("sft", {name: sets[name] for name in names if name in sets})
 
     @cached_property
-    def preference_data(self) -> StageResult | None:
-        """Raw preference pairs."""
-        if not self.config.preference_sets:
-            return None
-        return acquire(
-            self.config.acquire("preferences"), context=self.context, label="preferences"
-        )
+    def preference_data(self) -> dict[str, StageResult]:
+        """Raw preference pairs that DPO is trained on."""
+        sets = self.config.preference_sets
+        names = self.config.dpo_of().sets
+        return self.data_sets("preferences", {name: sets[name] for name in names if name in sets})
 
     @cached_property
-    def benchmarks(self) -> StageResult | None:
-        """Benchmark files."""
-        if not self.config.benchmarks:
-            return None
-        acquired = acquire(self.config.acquire("evals"), context=self.context, label="evals")
-        # Before anything is trained; those on this machine were looked at before the run began.
-        folders = {name: acquired.folder / name for name in self.config.benchmarks}
-        raise_all(list(benchmark_problems(self.config.evaluate, folders)), "benchmarks")
+    def benchmarks(self) -> dict[str, StageResult]:
+        """Files of the benchmarks that are evaluated."""
+        return self._benchmarks(self.config.benchmarks, scored=True)
+
+    @cached_property
+    def removed(self) -> dict[str, StageResult]:
+        """Files of the benchmarks whose questions are taken out of the corpora."""
+        if self.config.clean.contamination.action == "off":
+            return {}
+        return self._benchmarks(self.config.decontaminate or {}, scored=False)
+
+    @cached_property
+    def screened(self) -> dict[str, StageResult]:
+        """Files of the benchmarks whose questions are looked for in data of later stages: those
+        that are evaluated, and those that are taken out of the corpora."""
+        named = {**(self.config.decontaminate or {}), **self.config.benchmarks}
+        return self._benchmarks(named, scored=False)
+
+    def _benchmarks(self, locations: Mapping[str, str], *, scored: bool) -> dict[str, StageResult]:
+        acquired = self.data_sets("evals", locations)
+        if not self.context.planned:
+            # Before anything is trained; those on this machine were looked at before the run began.
+            folders = {name: result.folder / name for name, result in acquired.items()}
+            found = benchmark_problems(self.config.evaluate, folders, scored=scored)
+            raise_all(list(found), "benchmarks" if scored else "decontaminate")
         return acquired
 
     @cached_property
@@ -103,26 +155,40 @@ class Pipeline:
 
     @cached_property
     def cleaned(self) -> StageResult:
-        """Documents that cleaning kept, without questions of the benchmarks."""
+        """Documents that cleaning kept, without questions of the benchmarks in `decontaminate`."""
+        config = self.config.clean
+        if not self.removed:  # how they would be looked for is no matter then
+            config = replace(config, contamination=ContaminationConfig(action="off"))
         result = clean(
-            replace(self.config.clean, optional=tuple(self.config.optional_corpora)),
+            replace(config, optional=tuple(self.config.optional_corpora)),
             context=self.context,
             normalized=self.held_out or self.normalized,
-            benchmarks=self.benchmarks,
+            benchmarks=self.removed or None,
         )
-        enforce(result, self.config.clean)
+        if not self.context.planned:
+            enforce(result, self.config.clean)
         return result
 
     @cached_property
     def packed(self) -> StageResult:
-        """Tokenizer and token shards. A pruned vocabulary covers the later stages' texts too."""
-        extra = {"sft": self.sft_data, "preferences": self.preference_data, **self.vocabulary}
+        """Tokenizer and token shards. A pruned vocabulary covers the texts that it states, too."""
         return pack(
             self.config.pack,
             context=self.context,
             cleaned=self.cleaned,
-            extra_text={name: data for name, data in extra.items() if data is not None},
+            extra_text=self._covered() if self.config.pack.prune else {},
         )
+
+    def _covered(self) -> dict[str, StageResult]:
+        """Texts beside the corpora that a pruned vocabulary covers."""
+        stated = self.config.pack.vocabulary
+        sft_sets = {name: self.config.sft_sets[name] for name in stated.sft_sets}
+        pairs = {name: self.config.preference_sets[name] for name in stated.preference_sets}
+        return {
+            **{f"sft/{n}": result for n, result in self.data_sets("sft", sft_sets).items()},
+            **{f"preferences/{n}": r for n, r in self.data_sets("preferences", pairs).items()},
+            **self.vocabulary,
+        }
 
     @cached_property
     def base(self) -> StageResult:
@@ -148,6 +214,13 @@ class Pipeline:
         self.context.tracker.scores(self.base.manifest, result.manifest["counts"])
         return result
 
+    def given(self, path: str) -> StageResult:
+        """The model in a folder."""
+        place = ("model", path)
+        if place not in self._made:
+            self._made[place] = given_model(path)
+        return self._made[place]
+
     @cached_property
     def tuned(self) -> dict[str, StageResult]:
         """One SFT model for each mixture."""
@@ -155,38 +228,51 @@ class Pipeline:
 
     def tune(self, mixture: str) -> StageResult:
         """The SFT model of one mixture."""
-        if self.config.sft is None or self.sft_data is None:
+        if self.config.sft is None or not self.config.sft_sets:
             raise ConfigError("this configuration has no `sft` and `sft_sets`")
-        return sft(
-            self.config.sft_of(mixture),
-            context=self.context,
-            label=mixture,
-            base=self.base,
-            data=self.sft_data,
-            benchmarks=self.benchmarks if self.config.sft.contamination.action != "off" else None,
-        )
+        place = ("sft", mixture)
+        if place not in self._made:
+            start = self.config.sft.base_model
+            self._made[place] = sft(
+                self.config.sft_of(mixture),
+                context=self.context,
+                label=mixture,
+                base=self.given(start) if start else self.base,
+                data=self.sft_data(mixture),
+                benchmarks=self._screened(self.config.sft.contamination),
+            )
+        return self._made[place]
+
+    def _screened(self, contamination: ContaminationConfig) -> dict[str, StageResult] | None:
+        return self.screened or None if contamination.action != "off" else None
 
     @cached_property
     def aligned(self) -> StageResult | None:
         """The DPO model."""
-        if self.config.dpo is None or self.config.policy_mixture is None:
+        if not self.config.aligns:
             return None
+        config = self.config.dpo_of()
+        if config.policy_model:
+            policy = self.given(config.policy_model)
+        else:
+            assert self.config.policy_mixture is not None
+            policy = self.tune(self.config.policy_mixture)
         return dpo(
-            self.config.dpo,
+            config,
             context=self.context,
-            policy=self.tuned[self.config.policy_mixture],
+            policy=policy,
             data=self.preference_data,
-            benchmarks=self.benchmarks if self.config.dpo.contamination.action != "off" else None,
+            benchmarks=self._screened(config.contamination),
         )
 
     @cached_property
     def models(self) -> dict[str, StageResult]:
-        """Every trained model, by the name it has in tables and charts."""
-        models = {"base": self.base}
+        """Every model that is scored, by the name it has in tables and charts."""
+        models = {"base": self.base} if self.config.pretrains else {}
         models |= {f"sft {mixture}": model for mixture, model in self.tuned.items()}
         if self.aligned is not None:
             models["dpo"] = self.aligned
-        return models
+        return models | {n: self.given(path) for n, path in self.config.evaluate.models.items()}
 
     @cached_property
     def evaluations(self) -> dict[str, StageResult]:
@@ -195,7 +281,7 @@ class Pipeline:
 
     def score(self, name: str, model: StageResult) -> StageResult:
         """One model's scores, recorded with the model."""
-        if self.benchmarks is None:
+        if not self.benchmarks:
             raise ConfigError("this configuration has no `benchmarks` to evaluate on")
         result = evaluate(
             self.config.evaluate,
@@ -210,17 +296,30 @@ class Pipeline:
     @cached_property
     def report(self) -> StageResult:
         """Tables, curves and provenance of everything above."""
-        evaluations = self.evaluations if self.benchmarks is not None else {}
+        evaluations = self.evaluations if self.benchmarks else {}
         titled = replace(self.config.report, title=self.config.report.title or self.config.name)
+        has_data = bool(self.config.corpora)
         return report(
             titled,
             context=self.context,
-            normalized=self.normalized,
-            cleaned=self.cleaned,
-            packed=self.packed,
-            pretrain=self.base,
+            normalized=self.normalized if has_data else None,
+            cleaned=self.cleaned if has_data else None,
+            packed=self.packed if has_data else None,
+            pretrain=self.base if self.config.pretrains else None,
             sft=self.tuned,
             dpo=self.aligned,
             evaluations=evaluations,
             kernels=newest(self.context.store, "kernel_table"),
         )
+
+
+def planned(config: PipelineConfig, store: Path) -> list[PlannedStage]:
+    """The stages of a whole run, with their keys; none is made.
+
+    Raises SteelError for files that keys depend on and that are not there.
+    """
+    plan = Plan()
+    pipeline = Pipeline(config, Context(store=store, tracker=no_tracker(), plan=plan))
+    pipeline.prepare(config.last_target)
+    getattr(pipeline, TARGETS[config.last_target])
+    return plan.stages

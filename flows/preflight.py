@@ -1,6 +1,6 @@
 """Checks of a configuration before any work starts; all problems are reported at once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +13,13 @@ from corpus.chats import check_set
 from corpus.sources.datasets import HUB, check_outside, local_dataset
 from corpus.tokenizer import configured_tokenizer
 from flows.config import KINDS, PipelineConfig, parse_pipeline
+from flows.contradictions import sets_of
+from tasks.core.given_model import check_given_model
 from tasks.core.store import check_store
 from tasks.evaluate import benchmark_problems
 from tasks.pack import PackConfig
 from tasks.pretrain import PretrainConfig
 from tasks.pretrain.appends import check_data
-from tasks.sft import SftConfig, needed_sets
 
 COPIES = 7
 """Copies of a corpus in the store at the most: raw, normalized, four in cleaning, shards."""
@@ -44,8 +45,12 @@ def preflight(path: str | Path, overrides: Sequence[str], store: Path) -> Pipeli
     found = [*parsed.problems, *problems(config, known_wrong=parsed.wrong), *check_store(store)]
     if not any(wrong.startswith("pretrain") for wrong in parsed.wrong):
         found += _other_problems(config, store)
-    found += benchmark_problems(config.evaluate, _local_benchmarks(config))
+    found += benchmark_problems(config.evaluate, _local_benchmarks(config.benchmarks))
+    removed = {} if config.clean.contamination.action == "off" else config.decontaminate or {}
+    others = {n: at for n, at in removed.items() if config.benchmarks.get(n) != at}
+    found += benchmark_problems(config.evaluate, _local_benchmarks(others), scored=False)
     found += _set_problems(config)
+    found += _given_model_problems(config)
     found += _store_in_data(config, store)
     raise_all(found, where)
     return config
@@ -70,22 +75,35 @@ def preflight_once(path: str | Path, overrides: Sequence[str], store: Path) -> P
 
 def _store_in_data(config: PipelineConfig, store: Path) -> Iterator[SteelError]:
     """Yield an error for each data set that would take the store's own files for its own."""
-    for key in KINDS.values():
-        for name, location in getattr(config, key).items():
+    for key in (*KINDS.values(), "decontaminate"):
+        for name, location in (getattr(config, key) or {}).items():
             yield from errors_of(check_outside, f"{key}.{name}", location, store)
 
 
-def _local_benchmarks(config: PipelineConfig) -> dict[str, list[tuple[Path, str]]]:
+def _local_benchmarks(benchmarks: Mapping[str, str]) -> dict[str, list[tuple[Path, str]]]:
     """Files of the benchmarks that are on this machine; the others are looked at once they are."""
-    known = {n: at for n, at in config.benchmarks.items() if recipe_path("evals", n).is_file()}
+    known = {n: at for n, at in benchmarks.items() if recipe_path("evals", n).is_file()}
     found = {name: local_dataset(location) for name, location in known.items()}
     return {name: files for name, files in found.items() if files}
+
+
+def _given_model_problems(config: PipelineConfig) -> Iterator[SteelError]:
+    """Yield an error for each model of a path that is no whole model with its tokenizer."""
+    paths = {f"evaluate.models.{name}": path for name, path in config.evaluate.models.items()}
+    if config.sft is not None and config.mixtures:
+        paths["sft.base_model"] = config.sft.base_model
+    if config.dpo is not None and config.preference_sets:
+        paths["dpo.policy_model"] = config.dpo.policy_model
+    for place, path in paths.items():
+        if path:
+            for error in errors_of(check_given_model, path):
+                yield type(error)(f"{place}: {error}")
 
 
 def _set_problems(config: PipelineConfig) -> Iterator[SteelError]:
     """Yield an error for each small set on this machine with rows that are refused, or no row."""
     if config.sft is not None:
-        used = {name for mixture in config.mixtures for name in _sets_of(config.sft_of(mixture))}
+        used = {name for mixture in config.mixtures for name in sets_of(config.sft_of(mixture))}
         for name in sorted(used & config.sft_sets.keys()):
             stored = local_dataset(config.sft_sets[name])
             yield from errors_of(check_set, "sft", name, stored, config.sft.on_bad_row)
@@ -95,19 +113,11 @@ def _set_problems(config: PipelineConfig) -> Iterator[SteelError]:
             yield from errors_of(check_set, "preferences", name, stored, config.dpo.on_bad_row)
 
 
-def _sets_of(config: SftConfig) -> list[str]:
-    """Sets of a mixture; none for one that is wrong, which its stage reports."""
-    try:
-        return needed_sets(config)
-    except SteelError:
-        return []
-
-
 def bytes_needed(config: PipelineConfig) -> int:
     """Disk that the whole pipeline takes, as far as it can be known before it runs."""
     data = {kind: config.acquire(kind).bytes_needed() for kind in KINDS}
     pretrain = config.pretrain
-    if pretrain is None:
+    if pretrain is None or not config.pretrains:
         return COPIES * data["corpora"] + sum(data.values()) + OTHER_BYTES
     if isinstance(pretrain.model, dict) and not config.pack.prune:
         model = {"vocab_size": QWEN_VOCABULARY, **pretrain.model}

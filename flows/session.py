@@ -19,6 +19,7 @@ from common.paths import display, resolve
 from common.provenance import git_commit
 from common.redaction import hidden_in_errors, install, learn, redact, redacted
 from flows.config import PipelineConfig
+from flows.contradictions import cautions
 from flows.graph import TARGETS, Pipeline, Target
 from flows.prefect_run import watchdog, watched
 from flows.preflight import preflight_once
@@ -39,10 +40,11 @@ class Session:
     @property
     def last(self) -> Target:
         """The target of a whole run: the report, or the data of a configuration of data alone."""
-        return "data" if self.config.pretrain is None else "report"
+        return self.config.last_target
 
     def make(self, target: Target) -> None:
         """Make one of the pipeline's targets and whatever it needs."""
+        self.pipeline.prepare(target)
         getattr(self.pipeline, TARGETS[target])
 
     def summary(self) -> dict[str, Any]:
@@ -109,6 +111,8 @@ def session(
     with hidden_in_errors():
         loaded = preflight_once(config, [*overrides, *_overrides(changes or {})], place)
         recorded = redacted({"file": display(resolve(config)), **plain(loaded)})
+    for caution in cautions(loaded):
+        run_logger().warning("%s", caution)
     with tracked(loaded.name, place, recorded) as context:
         yield Session(pipeline=Pipeline(loaded, context), config=loaded, context=context)
 

@@ -13,7 +13,7 @@ from common.errors import DataError
 from common.files import write_json
 from common.reading.files import read_json_object
 from model.evaluate.job import BitsPerByteJob
-from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
+from model.train.run.folder import METRICS_FILE
 from tasks.core.stage import StageResult, StageRun, stage
 from tasks.core.torchrun import torchrun
 from tasks.hold_out import FOLDER
@@ -40,7 +40,7 @@ def bits_per_byte(
         raise DataError("no texts are held out to measure bits per byte on: set `held_out`")
     results = run.scratch / "results"
     job = BitsPerByteJob(
-        model=str((model.folder / MODEL_FOLDER).resolve()),
+        model=str(model.model_folder.resolve()),
         texts={path.stem: str(path.resolve()) for path in files},
         window=model.manifest.get("config", {}).get("sequence_length", WINDOW),
         results=str(results.resolve()),

@@ -3,14 +3,13 @@
 data/<set>/… ──formats, Chinese:English 4:1──▶ mixture.jsonl ──model.entry.dpo──▶ model/
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from common.config import errors_of, narrowed
+from common.config import NOT_IN_KEY, errors_of, narrowed
 from common.errors import ConfigError, SteelError
 from common.names import Name
-from common.paths import RECIPES
 from common.ranges import Ge, Limit, PositiveInt
 from corpus.chats import build_preferences, load_set
 from model.train.finetune.config import DpoJob, DpoSettings
@@ -22,17 +21,19 @@ from tasks.core.stage import StageResult, StageRun, plain, stage
 class DpoConfig(DpoSettings, FinetuneConfig):
     """Preference pairs, and settings of the training on them (section 6)."""
 
+    policy_model: str = field(default="", metadata=NOT_IN_KEY)
+    """Model to start from, as `sft.base_model`. Empty: the SFT model of `dpo_policy`."""
     sets: tuple[Name, ...] = ()
-    """Recipes in data_recipes/preferences; empty: every set that was acquired."""
+    """Recipes in data_recipes/preferences, all of them in `preference_sets`; empty: every set
+    there."""
     chinese_per_english: Annotated[int, Ge(0), Limit(10**6)] = 4
     """Chinese pairs for each English one, exactly; section 6: 4. 0 takes all there are."""
     limit: PositiveInt | None = None
     """At most so many pairs."""
 
     def fingerprint(self) -> dict[str, Any]:
-        """The recipes this run may depend on."""
-        known = sorted(path.stem for path in (RECIPES / "preferences").glob("*.yaml"))
-        return {name: plain(load_set("preferences", name)) for name in self.sets or known}
+        """The recipes of the sets; a pipeline names all that are trained on."""
+        return {name: plain(load_set("preferences", name), key=True) for name in self.sets}
 
     def check(self) -> Iterator[SteelError]:
         yield from super().check()
@@ -51,8 +52,8 @@ def dpo(
     config: DpoConfig,
     *,
     policy: StageResult,
-    data: StageResult,
-    benchmarks: StageResult | None = None,
+    data: Mapping[str, StageResult],
+    benchmarks: Mapping[str, StageResult] | None = None,
 ) -> None:
     """Optimize the SFT model on the pairs; an interrupted run continues.
 
@@ -64,11 +65,13 @@ def dpo(
 
 
 def write_pairs(
-    run: StageRun, config: DpoConfig, data: StageResult, benchmarks: StageResult | None = None
+    run: StageRun,
+    config: DpoConfig,
+    data: Mapping[str, StageResult],
+    benchmarks: Mapping[str, StageResult] | None = None,
 ) -> int:
     """Write mixture.jsonl with the pairs at the configured ratio; returns their number."""
-    acquired = sorted(path.name for path in data.folder.iterdir() if path.is_dir())
-    names = config.sets or acquired
+    names = config.sets or sorted(data)
     files = mixture_files(
         run,
         names,

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from common.config import StageConfig, errors_of
+from common.config import NOT_IN_KEY, StageConfig, errors_of
 from common.errors import ConfigError, DataError, SteelError
 from common.files import canonical_json, write_json, write_text
-from common.names import Name
+from common.names import NamesOf
 from common.paths import display
 from common.ranges import Ge, Limit, MinLen, PositiveInt, Processes
 from common.recipes import load_recipe, recipe_path
@@ -48,7 +48,7 @@ from corpus.decontaminate.questions import OTHER_SPLITS
 from model.evaluate.answers import answers_file, model_digest, read_answers
 from model.evaluate.job import EvaluateJob, Mode, SubjectJob
 from model.train.distributed.gpus import num_gpus
-from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
+from model.train.run.folder import METRICS_FILE
 from tasks.core.stage import StageResult, StageRun, stage
 from tasks.core.torchrun import torchrun
 
@@ -63,10 +63,6 @@ CHAT_STAGES = ("sft", "dpo")
 class EvaluateConfig(StageConfig):
     """Benchmarks, and the form of their prompts."""
 
-    benchmarks: Annotated[list[Name], MinLen(1)] = field(
-        default_factory=lambda: ["ceval", "cmmlu", "mmlu"]
-    )
-    """Recipes in data_recipes/evals/."""
     on_bad_row: OnBadRow = "fail"
     """Action on a row of a benchmark's files that is no question (a wrong number of columns, an
     empty option, an answer that is no letter, a number given twice). fail: `steel check` and a run
@@ -79,16 +75,19 @@ class EvaluateConfig(StageConfig):
     """At most so many questions a subject, for a quick look; None takes all. Tables show it."""
     chat: Literal["auto", True, False] = "auto"
     """If true, prompts go through the chat template; auto: for models made by SFT or DPO."""
-    batch_size: Annotated[int, Ge(1), Limit(10**6)] = 16
+    models: NamesOf[str] = field(default_factory=dict, metadata=NOT_IN_KEY)
+    """Further models to score: name in tables -> folder (a Transformers folder with a tokenizer, or
+    a stage's in a store)."""
+    batch_size: Annotated[int, Ge(1), Limit(10**6)] = field(default=16, metadata=NOT_IN_KEY)
     """Prompts a forward pass, per process. Changes speed and memory, not results."""
-    num_processes: Processes | Literal["auto"] = "auto"
+    num_processes: Processes | Literal["auto"] = field(default="auto", metadata=NOT_IN_KEY)
     """Processes that share the questions; auto: one per GPU, or 1 without a GPU."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of the model; auto is bfloat16 on a GPU and float32 on the CPU."""
 
-    def recipe_files(self) -> list[Path]:
+    def input_recipe_files(self, inputs: Mapping[str, Any]) -> list[Path]:
         """The recipes of the benchmarks."""
-        return [recipe_path("evals", name) for name in self.benchmarks]
+        return [recipe_path("evals", name) for name in inputs["benchmarks"]]
 
     def ranks(self) -> int:
         """Number of processes on this machine that share the questions."""
@@ -97,26 +96,25 @@ class EvaluateConfig(StageConfig):
         return max(1, num_gpus())
 
     def check(self) -> Iterator[SteelError]:
-        if len(set(self.benchmarks)) != len(self.benchmarks):
-            yield ConfigError(f"benchmarks names one twice: {', '.join(self.benchmarks)}")
         if len(set(self.modes)) != len(self.modes):
             yield ConfigError(f"modes names one twice: {', '.join(self.modes)}")
-        for name in self.benchmarks:
-            yield from errors_of(_check_task_file, name)
 
 
 def benchmark_problems(
-    config: EvaluateConfig, sources: Mapping[str, Files]
+    config: EvaluateConfig, sources: Mapping[str, Files], *, scored: bool = True
 ) -> Iterator[SteelError]:
     """Yield an error for each benchmark with bad rows or too few worked examples.
 
     All splits are read that are scored, shown as examples, or looked for in training texts.
+    scored: False for benchmarks that are only looked for in training texts.
     """
     for name, files in sources.items():
-        yield from errors_of(_check_questions, config, name, files)
+        if scored:
+            yield from errors_of(_check_task_file, name)
+        yield from errors_of(_check_questions, config, name, files, scored)
 
 
-def _check_questions(config: EvaluateConfig, name: str, files: Files) -> None:
+def _check_questions(config: EvaluateConfig, name: str, files: Files, scored: bool) -> None:
     recipe = load_recipe(BenchmarkRecipe, "evals", name)
     benchmark = read_benchmark(name, recipe, files, on_bad_row="skip")
     bad_rows = [str(row) for row in benchmark.bad_rows]
@@ -126,7 +124,7 @@ def _check_questions(config: EvaluateConfig, name: str, files: Files) -> None:
         bad_rows += [str(row) for row in rows if isinstance(row, BadRow)]
     if config.on_bad_row == "fail":
         refuse_bad_rows(name, bad_rows, REMEDY)
-    if name in config.benchmarks:
+    if scored:
         check_examples(benchmark, config.num_fewshot)
 
 
@@ -142,19 +140,23 @@ def _check_task_file(benchmark: str) -> None:
 
 @stage(version=3)
 def evaluate(
-    run: StageRun, config: EvaluateConfig, *, model: StageResult, benchmarks: StageResult
+    run: StageRun,
+    config: EvaluateConfig,
+    *,
+    model: StageResult,
+    benchmarks: Mapping[str, StageResult],
 ) -> None:
-    """Score `model.folder/model` on the benchmarks that `acquire` fetched."""
+    """Score a model on the benchmarks that `acquire` fetched, by name."""
     chat = model.stage in CHAT_STAGES if config.chat == "auto" else config.chat
-    folder = model.folder / MODEL_FOLDER
+    folder = model.model_folder
     if not (folder / "config.json").is_file():
         raise DataError(f"{folder} is not a model in Transformers' format: config.json is missing")
     if chat and not _has_chat_template(folder):
         raise ConfigError(f"{folder} has no chat template: set `evaluate.chat: false`")
     _check_tokenizer(folder)
-    recipes = {name: load_recipe(BenchmarkRecipe, "evals", name) for name in config.benchmarks}
+    recipes = {name: load_recipe(BenchmarkRecipe, "evals", name) for name in benchmarks}
     read = [
-        read_benchmark(name, recipe, benchmarks.folder / name, on_bad_row=config.on_bad_row)
+        read_benchmark(name, recipe, benchmarks[name].folder / name, on_bad_row=config.on_bad_row)
         for name, recipe in recipes.items()
     ]
     digest = model_digest(folder)
@@ -191,7 +193,7 @@ def evaluate(
         write_text(samples, "".join(f"{json.dumps(s, ensure_ascii=False)}\n" for s in lines))
         results[benchmark.name] = score(read_samples(samples)) | {
             "title": benchmark.recipe.title,
-            "origin": benchmarks.manifest.get("notes", {}).get("origins", {}).get(benchmark.name),
+            "origin": _origin(benchmarks[benchmark.name], benchmark.name),
             "split": benchmark.recipe.scored_split,
             "num_bad_rows": benchmark.num_bad_rows(),
             "bad_rows": [str(row) for row in benchmark.bad_rows],
@@ -203,6 +205,12 @@ def evaluate(
         }
     write_json(run.folder / "results.json", results)
     _report(run, results)
+
+
+def _origin(acquired: StageResult, name: str) -> str | None:
+    """Location that a benchmark came from."""
+    origin: str | None = acquired.manifest.get("notes", {}).get("origins", {}).get(name)
+    return origin
 
 
 def _check_tokenizer(folder: Path) -> None:

@@ -22,10 +22,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tokenizers import Tokenizer
 
-from common.config import NOT_IN_KEY, StageConfig, errors_of
+from common.config import NOT_IN_KEY, Config, StageConfig, errors_of
 from common.disk import require_free_space, total_bytes
 from common.errors import DataError, StageError, SteelError
 from common.files import md5_of_file
+from common.names import Distinct, Name
 from common.paths import display, resolve
 from common.ranges import Ge, Le, Limit, PositiveInt, Processes
 from corpus.packing.fast_encoder import FastEncoder, TokenMismatchError, UnsupportedTokenizerError
@@ -53,6 +54,17 @@ PRUNE_PASSES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
+class VocabularyConfig(Config):
+    """Data sets beside the corpora whose tokens a pruned vocabulary keeps. Texts of others are
+    encoded all the same, in more tokens: those of single bytes are always there."""
+
+    sft_sets: Annotated[tuple[Name, ...], Distinct] = ()
+    """Names in `sft_sets`."""
+    preference_sets: Annotated[tuple[Name, ...], Distinct] = ()
+    """Names in `preference_sets`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PackConfig(StageConfig):
     """Tokenizer and shards (paper section 5: Qwen1.5's tokenizer, merged and cut)."""
 
@@ -61,8 +73,11 @@ class PackConfig(StageConfig):
     a folder, or a hub id; its ids are verified. Or the folder of a model, for data that this model
     is trained on: its own tokenizer then, as it is."""
     prune: bool = False
-    """Keep only the tokens that the cleaned texts and the later stages' data use. A small model
-    then spends its parameters on words it has seen; every text is proven to be cut alike."""
+    """Keep only the tokens that the cleaned texts and the data sets in `vocabulary` use. A small
+    model then spends its parameters on words it has seen; every text is proven to be cut alike."""
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig, metadata=NOT_IN_KEY)
+    """With `prune`: data sets of later stages that the vocabulary covers. Only these reach the key
+    of the packed data and of the pretraining (as inputs)."""
     validation_fraction: Annotated[float, Ge(0), Le(MAX_FRACTION)] = 0.0
     """Fraction of all documents that is held out whole and never trained on, by a hash of each
     text: the same documents wherever they are packed, appends included; [0, 0.5]."""
@@ -112,7 +127,7 @@ def pack(
         DataError: nothing to pack, a damaged text, a wrong tokenizer, or too little disk.
     """
     files = cleaned_files(cleaned.folder)
-    extra = [result for _, result in sorted(extra_text.items())]
+    extra = [result for _, result in sorted(extra_text.items())] if config.prune else []
     raw = [
         folder
         for result in extra

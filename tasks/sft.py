@@ -3,11 +3,11 @@
 data/<set>/… ──formats, seeded draw──▶ mixture.jsonl ──model.entry.sft──▶ model/
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from common.config import errors_of, narrowed
+from common.config import NOT_IN_KEY, errors_of, narrowed
 from common.errors import ConfigError, SteelError
 from corpus.chats import build_mixture, load_mixture, load_set
 from model.train.finetune.config import SftJob, SftSettings
@@ -19,14 +19,18 @@ from tasks.core.stage import StageResult, StageRun, plain, stage
 class SftConfig(SftSettings, FinetuneConfig):
     """Mixture to fine-tune on, and settings of the training (section 6, Table 3)."""
 
+    base_model: str = field(default="", metadata=NOT_IN_KEY)
+    """Model to start from: a Transformers folder with a tokenizer, or a stage's folder in a store
+    (relative ones start at the project's root). Its content is in the key. Empty: the model that
+    this configuration pretrains."""
     mixture: str = ""
     """Recipe in data_recipes/mixtures; a pipeline sets it to each of its `mixtures`."""
 
     def fingerprint(self) -> dict[str, Any]:
         """The recipes this run depends on."""
         mixture = load_mixture(self.mixture)
-        sets = {name: plain(load_set("sft", name)) for name in mixture.sets}
-        return {"mixture": plain(mixture), "sets": sets}
+        sets = {name: plain(load_set("sft", name), key=True) for name in mixture.sets}
+        return {"mixture": plain(mixture, key=True), "sets": sets}
 
     def check(self) -> Iterator[SteelError]:
         yield from super().check()
@@ -46,8 +50,8 @@ def sft(
     config: SftConfig,
     *,
     base: StageResult,
-    data: StageResult,
-    benchmarks: StageResult | None = None,
+    data: Mapping[str, StageResult],
+    benchmarks: Mapping[str, StageResult] | None = None,
 ) -> None:
     """Fine-tune the base model on the mixture; an interrupted run continues.
 

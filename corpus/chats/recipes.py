@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from common.config import NOT_IN_KEY
 from common.errors import ConfigError
 from common.names import NamesOf, RelativePath
 from common.paths import display
@@ -18,17 +19,17 @@ SetKind: TypeAlias = Literal["sft", "preferences"]
 class ChatSetRecipe:
     """One set of conversations or preference pairs: where it comes from and how to read it."""
 
-    title: str
+    title: str = field(metadata=NOT_IN_KEY)
     """Its full name, for reports."""
-    hub: HubSource | None = None
+    hub: HubSource | None = field(default=None, metadata=NOT_IN_KEY)
     """Its training files on the Hugging Face hub, where it is there."""
-    modelscope: ModelScopeSource | None = None
+    modelscope: ModelScopeSource | None = field(default=None, metadata=NOT_IN_KEY)
     """The same on ModelScope."""
-    obtain: str = ""
+    obtain: str = field(default="", metadata=NOT_IN_KEY)
     """Instructions to get it by hand, where the hub does not have it."""
-    sha256: Mapping[str, str] = field(default_factory=dict)
+    sha256: Mapping[str, str] = field(default_factory=dict, metadata=NOT_IN_KEY)
     """Checksums that acquired files must have, by name."""
-    licence: str
+    licence: str = field(metadata=NOT_IN_KEY)
     """Licence that its publishers state; `none stated` if they state none."""
     language: Literal["zh", "en", "mixed"]
     """Of all rows; `mixed` looks at `language_field`, or else at each row's text."""
@@ -42,7 +43,7 @@ class ChatSetRecipe:
     """Other names of the format's columns: {name in the format: name in the files}."""
     replace: Mapping[str, str] = field(default_factory=dict)
     """Texts to replace in every turn, such as the placeholders of self-awareness templates."""
-    note: str = ""
+    note: str = field(default="", metadata=NOT_IN_KEY)
     """Anything else worth knowing: where in the paper, how it was chosen."""
 
 
@@ -76,13 +77,13 @@ class Pool:
 class Mixture:
     """Data of one SFT run (Table 3)."""
 
-    title: str
+    title: str = field(metadata=NOT_IN_KEY)
     """Name for tables and plots."""
     sets: NamesOf[MixtureSet]
     """{set: the part of it}; sets are recipes in data_recipes/sft."""
     pools: NamesOf[Pool] = field(default_factory=dict)
     """{pool: its ratio}."""
-    note: str = ""
+    note: str = field(default="", metadata=NOT_IN_KEY)
     """Place in the paper, and decisions where it is silent."""
 
 

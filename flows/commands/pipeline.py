@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     check.add_argument("config", metavar="CONFIG.yaml")
     add_options(check, "store", "set", "fraction", "limit")
+    check.add_argument(
+        "--plan",
+        action="store_true",
+        help="also list the stages of a whole run: which stand finished, which would be made",
+    )
     check.set_defaults(run=_check)
 
     report = commands.add_parser("report", help="print where the newest reports of a store are")
@@ -92,10 +98,19 @@ def _show(summary: dict[str, Any]) -> None:
 
 def _check(arguments: argparse.Namespace) -> int:
     from common.paths import resolve
+    from flows.contradictions import cautions
     from flows.preflight import preflight
 
-    preflight(arguments.config, overrides_of(arguments), resolve(arguments.store))
+    store = resolve(arguments.store)
+    config = preflight(arguments.config, overrides_of(arguments), store)
+    for caution in cautions(config):
+        print(f"note: {caution}", file=sys.stderr)
     print(f"{arguments.config} is sound")
+    if arguments.plan:
+        from flows.graph import planned
+
+        rows = planned(config, store)
+        print_table([vars(row) for row in rows], title=f"stages in {arguments.store}", width=120)
     return DONE
 
 

@@ -87,9 +87,9 @@ class PretrainSettings(BatchSettings):
     """Epochs of every source that `weights` does not name, fractions allowed; 0 or more."""
     weights: dict[str, Epochs] = field(default_factory=dict)
     """Epochs per source, fractions allowed; a source that is not named has `epochs`."""
-    eval_interval: Steps = 0
+    eval_interval: Steps = field(default=0, metadata=NOT_IN_KEY)
     """Steps between validations; 0 = only after the last step."""
-    validation_samples: NonNegativeInt = 0
+    validation_samples: NonNegativeInt = field(default=0, metadata=NOT_IN_KEY)
     """At most this many held-out samples a validation, the same ones each time; 0 = all."""
     checkpoints: CheckpointSettings = field(default_factory=CheckpointSettings, metadata=NOT_IN_KEY)
     """Interval and retention of checkpoints."""
@@ -97,7 +97,7 @@ class PretrainSettings(BatchSettings):
     """Reaction to losses and gradients that go wrong, or to a training that hangs."""
     separate_documents: bool = True
     """Attention, routing and positions start anew at each document within a sample."""
-    attn_implementation: AttentionImplementation = "auto"
+    attn_implementation: AttentionImplementation = field(default="auto", metadata=NOT_IN_KEY)
     """Attention: auto (the best that the GPU, the precision and the installation have, see
     model/attention.py), eager, sdpa, varlen, flex_attention, or flash_attention_2, _3, _4."""
     activation_checkpointing: Literal["none", "selective", "full"] = field(

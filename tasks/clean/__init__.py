@@ -72,7 +72,7 @@ class CleanConfig(StageConfig):
     tokenizer: str = "auto"
     """Tokenizer whose tokens the code recipe counts: "auto", "package", a folder or a hub id."""
     contamination: ContaminationConfig = field(default_factory=ContaminationConfig)
-    """Treatment of documents that contain questions of the pipeline's benchmarks."""
+    """Treatment of documents that contain questions of the benchmarks under `decontaminate`."""
     max_drop: gates.MaxDrop = field(
         default_factory=lambda: {"*": {"total": 0.95}}, metadata=NOT_IN_KEY
     )
@@ -183,13 +183,13 @@ def clean(
     config: CleanConfig,
     *,
     normalized: StageResult,
-    benchmarks: StageResult | None = None,
+    benchmarks: Mapping[str, StageResult] | None = None,
 ) -> None:
     """Write `<source>/<number>.jsonl` for every source, the cleaning report, the recipes as run.
 
     Args:
         normalized: `<source>.jsonl` for every source.
-        benchmarks: folders of the benchmarks whose questions must not be in the corpora.
+        benchmarks: those whose questions are taken out of the corpora, by name.
 
     Raises:
         DataError: a source that keeps no document; a full disk.
@@ -208,11 +208,14 @@ def clean(
     publish_report(run, ledger, config.recipe_names(), optional)
 
 
-def _index(run: StageRun, config: CleanConfig, benchmarks: StageResult | None) -> Path | None:
+def _index(
+    run: StageRun, config: CleanConfig, benchmarks: Mapping[str, StageResult] | None
+) -> Path | None:
     """Path of the index of the benchmarks' questions; None if they are not looked for."""
-    if benchmarks is None or config.contamination.action == "off":
+    if not benchmarks or config.contamination.action == "off":
         return None
-    index, path = cached_index(benchmarks.folder, (), config.contamination, run.cache)
+    folder = run.linked("benchmarks", benchmarks)
+    index, path = cached_index(folder, (), config.contamination, run.cache)
     run.note(contamination_index=describe_index(index))
     if bad_rows := describe_bad_rows(index):
         run.log.warning("%s", bad_rows)

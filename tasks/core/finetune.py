@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from common.config import StageConfig, errors_of
+from common.config import NOT_IN_KEY, StageConfig, errors_of
 from common.errors import DataError, StageError, SteelError
 from common.files import read_json_lines
 from common.paths import display
@@ -21,7 +21,7 @@ from corpus.decontaminate import ContaminationConfig, describe_bad_rows, describ
 from model.train.distributed.gpus import num_gpus
 from model.train.finetune.checkpoints import complete_checkpoints, num_steps
 from model.train.finetune.config import FinetuneJob, FinetuneSettings
-from model.train.run.folder import CHECKPOINTS_FOLDER, METRICS_FILE, MODEL_FOLDER, PREPARED_FILE
+from model.train.run.folder import CHECKPOINTS_FOLDER, METRICS_FILE, PREPARED_FILE
 from model.train.run.metrics import read_metrics
 from tasks.core.stage import StageResult, StageRun
 from tasks.core.torchrun import torchrun
@@ -46,7 +46,7 @@ MAX_MATCHES_SHOWN = 200
 class FinetuneConfig(FinetuneSettings, StageConfig):
     """Settings that the stages `sft` and `dpo` have beside those of their trainings."""
 
-    num_processes: Processes | Literal["auto"] = "auto"
+    num_processes: Processes | Literal["auto"] = field(default="auto", metadata=NOT_IN_KEY)
     """Ranks on this machine; auto: one per GPU, or 1 without a GPU, but no more than split
     global_batch_size into whole micro-batches."""
     contamination: ContaminationConfig = field(default_factory=ContaminationConfig)
@@ -72,26 +72,22 @@ def mixture_files(
     sets: Sequence[str],
     contamination: ContaminationConfig,
     *,
-    data: StageResult,
-    benchmarks: StageResult | None,
+    data: Mapping[str, StageResult],
+    benchmarks: Mapping[str, StageResult] | None,
     remedy: str,
     on_bad_row: OnBadRow = "skip",
 ) -> MixtureFiles:
     """Places of a stage's training samples. Raises DataError when a set was not acquired."""
-    missing = [name for name in sets if not (data.folder / name).is_dir()]
+    missing = [name for name in sets if name not in data]
     if missing or not sets:
-        raise DataError(
-            f"{run.stage}: {display(data.folder)} does not hold {', '.join(missing) or 'any set'}: "
-            f"{remedy}"
-        )
+        raise DataError(f"{run.stage}: {', '.join(missing) or 'no set'} was not acquired: {remedy}")
+    questions = run.linked("benchmarks", benchmarks) if benchmarks else None
     return MixtureFiles(
-        data=data.folder,
+        data=run.linked("sets", data),
         output=run.folder / DATA_FILE,
         quarantine=run.folder / "quarantine",
         scratch=run.scratch,
-        contamination=ContaminationFilter.of(
-            contamination, benchmarks.folder if benchmarks else None, run.cache
-        ),
+        contamination=ContaminationFilter.of(contamination, questions, run.cache),
         on_bad_row=on_bad_row,
         progress=run.progress,
     )
@@ -194,7 +190,7 @@ def _report_contamination(
 def job_folders(run: StageRun, model: StageResult) -> dict[str, str]:
     """Folders of a stage's job, which starts from the model of another stage."""
     return {
-        "model": str(model.folder / MODEL_FOLDER),
+        "model": str(model.model_folder),
         "data": str(run.folder / DATA_FILE),
         "output": str(run.folder),
         "scratch": str(run.scratch / CHECKPOINTS_FOLDER),

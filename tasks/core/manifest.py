@@ -20,6 +20,7 @@ from common.paths import display
 from common.reading.files import read_json_object
 from common.redaction import recorded
 from common.urls import redact
+from model.train.run.folder import MODEL_FOLDER
 
 SCHEMA_VERSION = 1
 """Of manifest.json. A reader refuses a version it does not know."""
@@ -63,6 +64,11 @@ class StageResult:
     """The content of manifest.json."""
     reused: bool = False
     """True if it stood finished in the store already."""
+
+    @property
+    def model_folder(self) -> Path:
+        """Transformers folder of the model, where the stage made one."""
+        return self.folder / MODEL_FOLDER
 
     @property
     def identity(self) -> str:

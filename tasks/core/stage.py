@@ -13,6 +13,7 @@ import base64
 import functools
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ from tasks.core.manifest import (
     publish,
     reclaim,
 )
+from tasks.core.plan import Plan
 
 if TYPE_CHECKING:
     from tasks.core.tracking import StageTrack, Tracker
@@ -57,6 +59,13 @@ class Context:
     """Folder of all stage folders."""
     tracker: "Tracker"
     """Recorder of their runs."""
+    plan: Plan | None = None
+    """Collects the stages instead of making them; None makes them."""
+
+    @property
+    def planned(self) -> bool:
+        """True if no stage is made, and folders of stages may not be there."""
+        return self.plan is not None
 
 
 @dataclass(kw_only=True)
@@ -93,6 +102,18 @@ class StageRun:
     def cache(self) -> Path:
         """Folder of what is made once for all stages of a store, under names of its content."""
         return self.store / "cache" if self.store is not None else self.scratch
+
+    def linked(self, name: str, results: Mapping[str, StageResult]) -> Path:
+        """A folder with a link for each data set to where `acquire` has put it.
+
+        name: of the folder; results: the stage that brought a data set in, by its name.
+        """
+        folder = self.scratch / "inputs" / name
+        shutil.rmtree(folder, ignore_errors=True)  # of an interrupted attempt
+        folder.mkdir(parents=True)
+        for data_set, result in results.items():
+            (folder / data_set).symlink_to((result.folder / data_set).resolve())
+        return folder
 
     def count(self, **numbers: float) -> None:
         """Record numbers: into the manifest's `counts` and the stage's MLflow run."""
@@ -231,6 +252,10 @@ def stage(
 
         @functools.wraps(function)
         def call(config: StageConfig, *, context: Context, **kwargs: Any) -> StageResult:
+            if context.plan is not None:
+                label = kwargs.pop("label", "")
+                key = stage_key(name, version, config, kwargs)
+                return context.plan.add(name, label, key, context.store / name / key)
             return as_task()(config, context=context, **kwargs)
 
         return call
@@ -249,7 +274,7 @@ def stage_key(
         "inputs": input_keys(inputs),
         "recipes": {
             display(path): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in config.recipe_files()
+            for path in [*config.recipe_files(), *config.input_recipe_files(inputs)]
         },
         "outside": config.fingerprint(),
     }

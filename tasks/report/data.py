@@ -15,7 +15,7 @@ from typing import Any
 from common.errors import DataError, SteelError
 from corpus.recipes import corpus
 from model.data import PackedManifest
-from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
+from model.train.run.folder import METRICS_FILE
 from model.train.run.metrics import read_metrics
 from tasks.core.manifest import StageResult
 from tasks.report.cleaning import CleaningData, read_cleaning
@@ -195,7 +195,7 @@ def gather(
         data.operators = _operators(cleaned, data.sources)
         data.cleaning = read_cleaning(cleaned) if cleaned else None
         data.vocabulary = _manifest(packed).vocab_size if packed else None
-        data.parameters = count_parameters(pretrain.folder / MODEL_FOLDER) if pretrain else None
+        data.parameters = count_parameters(pretrain.model_folder) if pretrain else None
         data.trainings = {n: _training(n, r) for n, r in trained.items() if r is not None}
         data.timeline = read_timeline(pretrain.folder) if pretrain else None
         if kernels is not None:

@@ -57,3 +57,9 @@ def result_of(run: StageRun) -> StageResult:
     """A finished run as the input of another stage."""
     manifest = {"counts": run.counts, "notes": run.notes}
     return StageResult(stage=run.stage, key=run.key, folder=run.folder, manifest=manifest)
+
+
+def data_sets(result: StageResult) -> dict[str, StageResult]:
+    """Each data set below a folder, as a stage that needs some of them takes them."""
+    folders = (path for path in result.folder.iterdir() if path.is_dir())
+    return {path.name: result for path in folders if not path.name.startswith(".")}

@@ -13,7 +13,7 @@ from common.files import read_json_lines
 from model.train.run.folder import MODEL_FOLDER
 from tasks.core.stage import StageResult
 from tasks.dpo import DpoConfig, dpo, write_pairs
-from tests.tasks.running import result_of, run_stage, stage_run
+from tests.tasks.running import data_sets, result_of, run_stage, stage_run
 from tests.tiny_chat import write_model
 
 SMALL = DpoConfig(global_batch_size=8, micro_batch_size=4, log_interval=1, learning_rate=1e-3)
@@ -58,7 +58,7 @@ def write_sets(folder: Path, *, english: int = 5) -> StageResult:
 def test_pairs_are_drawn_at_the_ratio_and_counted(tmp_path: Path) -> None:
     data = write_sets(tmp_path / "data", english=3)
     run = stage_run(tmp_path / "run")
-    assert write_pairs(run, SMALL, data) == 15
+    assert write_pairs(run, SMALL, data_sets(data)) == 15
     rows = list(read_json_lines(run.folder / "mixture.jsonl"))
     assert Counter(row["language"] for row in rows) == {"zh": 12, "en": 3}
     assert all(row["chosen"][0]["content"] != row["rejected"][0]["content"] for row in rows)
@@ -67,7 +67,7 @@ def test_pairs_are_drawn_at_the_ratio_and_counted(tmp_path: Path) -> None:
     aside = [path.name for path in (run.folder / "quarantine").iterdir()]
     assert aside == ["ultrafeedback_chinese.jsonl"]
     again = stage_run(tmp_path / "again")
-    write_pairs(again, SMALL, data)
+    write_pairs(again, SMALL, data_sets(data))
     written = [(r.folder / "mixture.jsonl").read_bytes() for r in (run, again)]
     assert written[0] == written[1]
 
@@ -78,7 +78,7 @@ def test_bad_rows_are_counted_apart_from_sound_ones_that_teach_nothing(tmp_path:
     bad = '{"instruction": "q", "chosen_response": NaN, "rejected_response": "t"}'
     path.write_text(f"{path.read_text()}\n{bad}\n")
     run = stage_run(tmp_path / "run")
-    write_pairs(run, SMALL, data)
+    write_pairs(run, SMALL, data_sets(data))
     assert (run.counts["bad_rows"], run.counts["skipped.ultrafeedback_chinese"]) == (1, 2)
     (row, _) = run.notes["mixture"]
     assert (row["set"], row["bad rows"]) == ("ultrafeedback_chinese", 1)
@@ -89,7 +89,7 @@ def test_a_set_that_was_not_acquired_is_named(tmp_path: Path) -> None:
     data = write_sets(tmp_path / "data")
     config = replace(SMALL, sets=("ultrafeedback_chinese", "medicalgpt_dpo"))
     with pytest.raises(DataError, match="medicalgpt_dpo"):
-        write_pairs(stage_run(tmp_path / "run"), config, data)
+        write_pairs(stage_run(tmp_path / "run"), config, data_sets(data))
 
 
 @pytest.mark.slow
@@ -97,7 +97,7 @@ def test_stage_aligns_the_policy(tmp_path: Path) -> None:
     policy = stage_run(tmp_path / "policy")
     write_model(policy.folder / MODEL_FOLDER)
     data = write_sets(tmp_path / "data")
-    run = run_stage(dpo, tmp_path / "dpo", SMALL, policy=result_of(policy), data=data)
+    run = run_stage(dpo, tmp_path / "dpo", SMALL, policy=result_of(policy), data=data_sets(data))
     assert (run.folder / MODEL_FOLDER / "model.safetensors").exists()
     assert run.counts["pairs"] == 25
     assert run.counts["first_loss"] == pytest.approx(0.6931, abs=1e-3)

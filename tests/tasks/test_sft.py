@@ -21,7 +21,7 @@ from tasks.report.data import gather
 from tasks.report.format import format_report
 from tasks.sft import SftConfig, needed_sets, sft
 from tests.corpus.chats.sets import write_mixture, write_sets
-from tests.tasks.running import result_of, run_stage, stage_run
+from tests.tasks.running import data_sets, result_of, run_stage, stage_run
 from tests.tiny_chat import write_model
 
 
@@ -84,7 +84,7 @@ def test_stage_trains_on_the_mixture(tmp_path: Path, recipe: str) -> None:
     config = SftConfig(
         mixture=recipe, epochs=2, global_batch_size=16, micro_batch_size=16, log_interval=1
     )
-    run = run_stage(sft, tmp_path / "sft", config, base=result_of(base), data=data)
+    run = run_stage(sft, tmp_path / "sft", config, base=result_of(base), data=data_sets(data))
     assert (run.folder / MODEL_FOLDER / "model.safetensors").exists()
     assert run.counts["conversations"] == 60
     assert run.counts["taken.code_alpaca"] == 12
@@ -109,7 +109,9 @@ def test_bad_rows_reach_manifest_mlflow_and_report(
         (run.folder / METRICS_FILE).write_text(f"{json.dumps(line)}\n")
 
     monkeypatch.setattr("tasks.sft.train", train)
-    done = sft(SftConfig(mixture=recipe), context=context, label=recipe, base=base, data=data)
+    done = sft(
+        SftConfig(mixture=recipe), context=context, label=recipe, base=base, data=data_sets(data)
+    )
     counts = done.manifest["counts"]
     assert (counts["bad_rows"], counts["skipped.wanjuan_mcq"], counts["taken.wanjuan_mcq"]) == (
         3,  # the last one is sound, but cannot be learned from
@@ -141,4 +143,4 @@ def test_stage_names_a_set_that_was_not_acquired(tmp_path: Path, recipe: str) ->
     data = StageResult(stage="acquire", key="d", folder=tmp_path / "data", manifest={})
     base = StageResult(stage="pretrain", key="b", folder=tmp_path, manifest={})
     with pytest.raises(DataError, match="code_alpaca, wanjuan_mcq"):
-        run_stage(sft, tmp_path / "sft", SftConfig(mixture=recipe), base=base, data=data)
+        run_stage(sft, tmp_path / "sft", SftConfig(mixture=recipe), base=base, data=data_sets(data))

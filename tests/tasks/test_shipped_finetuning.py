@@ -23,7 +23,7 @@ from tasks.dpo import write_pairs
 from tasks.sft import needed_sets
 from tests.model.train.finetune import recording
 from tests.model.train.finetune.recording import Killed, curve, make_job, seen, train, weights
-from tests.tasks.running import result_of, run_stage, stage_run
+from tests.tasks.running import data_sets, result_of, run_stage, stage_run
 from tests.tiny_chat import write_model
 
 ROWS = 150
@@ -48,7 +48,7 @@ def rows_of(name: str, folder: Path) -> list[dict[str, Any]]:
     config = replace(CONFIG.acquire(kind), sample_data=replace(CONFIG.sample_data, scale=0.4))
     acquired = run_stage(acquire, folder / "data", config)
     shutil.rmtree(acquired.scratch)  # as the end of a stage does
-    data = result_of(acquired)
+    data = data_sets(result_of(acquired))
     run = stage_run(folder / "drawn")
     if name == "dpo":
         write_pairs(run, CONFIG.dpo, data)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
+from common.config import NOT_IN_KEY
 from common.ranges import Ge, Gt, Limit, Lt, PositiveFloat, Rate, Samples, Seed, Steps
 from model.train.batch import BatchSettings
 from model.train.config import Beta
@@ -27,8 +28,8 @@ class FinetuneSettings(BatchSettings):
     """Passes over the data."""
     global_batch_size: Samples = 256
     """Samples in a step, all ranks together: conversations, packed rows, or preference pairs."""
-    micro_batch_size: Samples = 8
-    """Samples in one forward pass of one rank."""
+    micro_batch_size: Samples = field(default=8, metadata=NOT_IN_KEY)
+    """Samples in one forward pass of one rank. The loss is one on any split, up to rounding."""
     learning_rate: Rate = 2e-5
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -50,13 +51,15 @@ class FinetuneSettings(BatchSettings):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of the forward and backward pass; auto: bf16 on a GPU that has it, else fp32.
     Weights and optimizer are fp32 in either."""
-    activation_checkpointing: bool = False
+    activation_checkpointing: bool = field(default=False, metadata=NOT_IN_KEY)
     """Recompute each layer's activations in the backward pass to save memory."""
     group_by_length: bool = False
     """Batch samples of similar length: less padding, slightly less random batches."""
-    checkpoint_interval: Annotated[int, Ge(1), Limit(10**10)] = 500
+    checkpoint_interval: Annotated[int, Ge(1), Limit(10**10)] = field(
+        default=500, metadata=NOT_IN_KEY
+    )
     """Steps between checkpoints; one is also written at the end and on SIGTERM."""
-    log_interval: Annotated[int, Ge(1), Limit(10**10)] = 10
+    log_interval: Annotated[int, Ge(1), Limit(10**10)] = field(default=10, metadata=NOT_IN_KEY)
     """Steps between lines in metrics.jsonl."""
     seed: Seed = 7
     """Seed of the order of samples."""
@@ -91,7 +94,7 @@ class DpoSettings(FinetuneSettings):
     """Passes over the data; section 6: 3."""
     global_batch_size: Samples = 128
     """Pairs in a step, all ranks together; section 6: 128."""
-    micro_batch_size: Samples = 4
+    micro_batch_size: Samples = field(default=4, metadata=NOT_IN_KEY)
     """Pairs in one forward pass of one rank; a pair is two sequences."""
     learning_rate: Rate = 5e-6
     """Peak learning rate; section 6: 5e-6."""

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from corpus.cleaning.language_model.config import LanguageModelConfig
 from tasks.clean import CleanConfig
 from tasks.core.manifest import StageResult
-from tests.tasks.running import result_of, stage_run
+from tests.tasks.running import data_sets, result_of, stage_run
 
 TRADITIONAL = "這座橋樑連接兩岸，橋頭有一間賣茶葉的老店，店主每天清早開門。"
 
@@ -73,7 +73,7 @@ def write_source(folder: Path, source: str, texts: dict[str, str]) -> None:
             file.write(json.dumps(document, ensure_ascii=False) + "\n")
 
 
-def benchmarks(folder: Path) -> StageResult:
+def benchmarks(folder: Path) -> dict[str, StageResult]:
     """CMMLU with one question."""
     for split in ("dev", "test"):
         path = folder / "cmmlu" / split / "anatomy.csv"
@@ -81,7 +81,7 @@ def benchmarks(folder: Path) -> StageResult:
         text = QUESTION if split == "test" else "骨骼分为几类"
         row = ",".join(["0", text, *OPTIONS, "A"])
         path.write_text(f",Question,A,B,C,D,Answer\n{row}\n")
-    return result_of(stage_run(folder))
+    return data_sets(result_of(stage_run(folder)))
 
 
 def normalized(folder: Path) -> StageResult:

@@ -26,20 +26,22 @@ PARTITION = 1 << 18
 """Bytes: the larger sources have several partitions, and documents of many are compared."""
 
 
-def curated(world: StageResult, questions: StageResult, folder: Path, **options: Any) -> StageRun:
+def curated(
+    world: StageResult, questions: dict[str, StageResult], folder: Path, **options: Any
+) -> StageRun:
     """A run of the default recipes that cuts the benchmark's question out."""
     config = CleanConfig(partition_bytes=PARTITION, **options)
     return run_stage(clean, folder, config, normalized=world, benchmarks=questions)
 
 
 @pytest.fixture(scope="module")
-def questions(tmp_path_factory: pytest.TempPathFactory) -> StageResult:
+def questions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, StageResult]:
     return benchmarks(tmp_path_factory.mktemp("benchmarks"))
 
 
 @pytest.fixture(scope="module")
 def local(
-    world: StageResult, questions: StageResult, tmp_path_factory: pytest.TempPathFactory
+    world: StageResult, questions: dict[str, StageResult], tmp_path_factory: pytest.TempPathFactory
 ) -> StageRun:
     """An uninterrupted run of one worker."""
     return curated(world, questions, tmp_path_factory.mktemp("local"), workers=1)
@@ -54,7 +56,7 @@ def traces(folder: Path, source: str) -> dict[str, dict[str, Any]]:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_every_family_on_ray(
-    world: StageResult, questions: StageResult, local: StageRun, tmp_path: Path
+    world: StageResult, questions: dict[str, StageResult], local: StageRun, tmp_path: Path
 ) -> None:
     """Every document meets the same end as here, up to copies and to lines that pages share."""
     ray = curated(world, questions, tmp_path, executor="ray", ray=RayConfig(num_cpus=2))
@@ -91,9 +93,9 @@ KILLED = """
 import sys
 from pathlib import Path
 from tests.tasks.clean.test_curated_runs import curated
-from tests.tasks.running import result_of, stage_run
+from tests.tasks.running import data_sets, result_of, stage_run
 world, questions = (result_of(stage_run(Path(p))) for p in sys.argv[1:3])
-curated(world, questions, Path(sys.argv[3]), workers=3)
+curated(world, data_sets(questions), Path(sys.argv[3]), workers=3)
 """
 
 MOMENTS = {
@@ -108,11 +110,22 @@ MOMENTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_run_of_every_family_goes_on_to_the_same_bytes(
-    moment: str, world: StageResult, questions: StageResult, local: StageRun, tmp_path: Path
+    moment: str,
+    world: StageResult,
+    questions: dict[str, StageResult],
+    local: StageRun,
+    tmp_path: Path,
 ) -> None:
     killed = tmp_path / "killed"
     child = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(world.folder), str(questions.folder), str(killed)],
+        [
+            sys.executable,
+            "-c",
+            KILLED,
+            str(world.folder),
+            str(questions["cmmlu"].folder),
+            str(killed),
+        ],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )

@@ -35,7 +35,7 @@ from tests.tasks.clean.planted import (
     planted,
     write_source,
 )
-from tests.tasks.running import result_of, run_stage, stage_run
+from tests.tasks.running import data_sets, result_of, run_stage, stage_run
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_real_rows_of_every_source(shared: Path, tmp_path: Path) -> None:
             tmp_path / recipe,
             CleanConfig(recipes=recipe),
             normalized=result_of(documents_in),
-            benchmarks=result_of(questions),
+            benchmarks=data_sets(result_of(questions)),
         )
         assert run.counts["documents_failed"] == 0
         rows = pq.read_table(run.folder / "ledger.parquet").to_pylist()
