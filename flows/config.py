@@ -16,7 +16,7 @@ from common.ranges import Gt, Le, NonNegativeInt
 from common.recipes import Parsed, apply_overrides, parse, read_yaml
 from corpus.held_out_texts import HeldOutSet
 from corpus.sample_data import DatasetKind, SampleDataConfig
-from flows.contradictions import benchmark_list_problems, post_training_problems
+from flows.checks.contradictions import benchmark_list_problems, post_training_problems
 from model.architecture import LEAKING_ROUTINGS
 from tasks.acquire import AcquireConfig
 from tasks.clean import CleanConfig

@@ -12,8 +12,8 @@ from common.recipes import recipe_path
 from corpus.chats import check_set
 from corpus.sources.datasets import HUB, check_outside, local_dataset
 from corpus.tokenizer import configured_tokenizer
+from flows.checks.contradictions import sets_of
 from flows.config import KINDS, PipelineConfig, parse_pipeline
-from flows.contradictions import sets_of
 from tasks.core.given_model import check_given_model
 from tasks.core.store import check_store
 from tasks.evaluate import benchmark_problems

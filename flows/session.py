@@ -18,8 +18,8 @@ from prefect.runtime import flow_run
 from common.paths import display, resolve
 from common.provenance import git_commit
 from common.redaction import hidden_in_errors, install, learn, redact, redacted
+from flows.checks.contradictions import cautions
 from flows.config import PipelineConfig
-from flows.contradictions import cautions
 from flows.graph import TARGETS, Pipeline, Target
 from flows.prefect_run import watchdog, watched
 from flows.preflight import preflight_once

@@ -98,7 +98,7 @@ def _show(summary: dict[str, Any]) -> None:
 
 def _check(arguments: argparse.Namespace) -> int:
     from common.paths import resolve
-    from flows.contradictions import cautions
+    from flows.checks.contradictions import cautions
     from flows.preflight import preflight
 
     store = resolve(arguments.store)

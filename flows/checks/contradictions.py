@@ -1,4 +1,4 @@
-"""What contradicts itself between the stages of a configuration, as far as it says so itself."""
+"""Contradictions between the stages of a configuration, as far as it says them itself."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -132,7 +132,7 @@ def benchmark_list_problems(config: "PipelineConfig") -> Iterator[SteelError]:
 
 
 def cautions(config: "PipelineConfig") -> list[str]:
-    """What is allowed, and may be regretted after a month."""
+    """Settings that are allowed, and may be regretted after a month."""
     if not config.pretrains or config.decontaminate is None:
         return []
     off = config.clean.contamination.action == "off"

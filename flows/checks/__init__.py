@@ -1,0 +1,1 @@
+"""Checks of a configuration, by what they need to know."""
