@@ -163,9 +163,7 @@ class StableChoice(LogitsProcessor):
         ends: ids that end an answer; a row that has one is finished.
     """
 
-    def __init__(
-        self, network: Any, pads: Sequence[int], width: int, ends: Sequence[int]
-    ) -> None:
+    def __init__(self, network: Any, pads: Sequence[int], width: int, ends: Sequence[int]) -> None:
         self.network, self.pads, self.width = network, pads, width
         self.ends = torch.tensor(ends, device=network.device)
         self.rounding = ROUNDING.get(network.dtype, ROUNDING[torch.bfloat16])

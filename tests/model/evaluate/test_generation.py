@@ -12,7 +12,6 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from common.errors import DataError
 from model import SteelConfig, SteelForCausalLM
 from model.evaluate.generation import ROUNDING, Generator, StableChoice
-from model.tokenizer.folder import load_folder_tokenizer
 from tests.tiny_chat import byte_tokenizer
 
 ROUTINGS = ("token", "sequence", "reference_norm", "dense")
@@ -129,8 +128,10 @@ def test_every_row_has_its_own_limit() -> None:
     whole = generator.generate(prompts, [8] * 4)
     assert [a.num_tokens for a in answers] == [0, 3, 8, 0]
     assert not answers[0].complete
-    assert whole[1].text.encode("utf-8", "replace").startswith(
-        answers[1].text.rstrip("�").encode("utf-8", "replace")
+    assert (
+        whole[1]
+        .text.encode("utf-8", "replace")
+        .startswith(answers[1].text.rstrip("�").encode("utf-8", "replace"))
     )
 
 
