@@ -58,7 +58,7 @@ class MicroBatch(TypedDict):
     source: torch.Tensor
     """int64 [b], index into `SampleOrder.sources`; or [b, L], where rows pack several sources."""
     samples: torch.Tensor
-    """int64 [b], global sample numbers."""
+    """int64 [b], global sample numbers; or [b, L], where rows pack several."""
     position_ids: NotRequired[torch.Tensor]
     """int32 [b, L], 0 at each row's start and at each document's; where documents are separated."""
     cu_seqlens: NotRequired[torch.Tensor]

@@ -92,7 +92,7 @@ class StepLoader:
             if pin_memory and torch.cuda.is_available()
             else None,
         )
-        self._worker: _Worker | None = None
+        self._worker: ReadAhead | None = None
         self._forgotten: weakref.finalize[..., StepLoader] | None = None
 
     @property
@@ -120,7 +120,7 @@ class StepLoader:
         worker = self._worker
         if worker is None or worker.pid != os.getpid() or worker.next_step != step:
             self._stop()
-            worker = self._worker = _Worker(
+            worker = self._worker = ReadAhead(
                 self._reader.read, first=step, end=self.num_steps, depth=self.prefetch
             )
             # The thread knows the reader, not the loader: a forgotten loader ends it.
@@ -196,7 +196,7 @@ class _Reader:
         return {**self.__dict__, "_window": None}
 
 
-class _Worker:
+class ReadAhead:
     """A thread that makes steps `first`, `first` + 1, … up to `end`, at most `depth` ahead."""
 
     def __init__(

@@ -1,34 +1,47 @@
-"""Supervised fine-tuning with TRL: the program that the stage `sft` starts.
+"""Supervised fine-tuning: the program that the stage `sft` starts in every rank.
 
-{"messages": [...]} per line ──chat template──▶ ids, labels of the assistant's tokens only
-    ──(packing: best fit, decreasing)──▶ SFTTrainer ──▶ <output>/model
+    python -m model.entry.sft JOB.json
+
+Reads an `SftJob`, continues what its scratch folder holds, trains to the end and writes
+<output>/model. Exit codes: model/train/run/program.py.
 """
 
-from collections.abc import Mapping
-from typing import Any
+import logging
+import sys
+from pathlib import Path
 
-from trl import SFTConfig, SFTTrainer
+from transformers.utils.logging import disable_progress_bar
 
+from common.child import run_job
+from model.entry.launch import exit_now
+from model.train.finetune.build import build, sft_method
 from model.train.finetune.config import SftJob
-from model.train.finetune.encoding import IGNORED
-from model.train.finetune.fit import run_entry
-from model.train.finetune.ordered import OrderedTraining
+from model.train.run.folder import MODEL_FOLDER
+from model.train.run.program import train
+
+log = logging.getLogger("steel.finetune")
 
 
-class OrderedSFTTrainer(OrderedTraining, SFTTrainer):  # type: ignore[misc]
-    """TRL's SFT on prepared rows; its loss is the mean over all targets of a step, on all ranks."""
+def sft(job: SftJob) -> int:
+    """Train and publish; returns the exit code. Raises a SteelError."""
+    model = Path(job.output) / MODEL_FOLDER
+    if (model / "config.json").exists():
+        log.info("%s is finished", model)
+        return 0
+    return train(
+        lambda ranks, stop, watchdog: build(job, ranks, stop, watchdog, sft_method),
+        status=Path(job.scratch),
+        model=model,
+        health=job.settings.health,
+        best=job.settings.keep == "best",
+    )
 
-    def filler(self) -> Mapping[str, Any]:
-        row = {"input_ids": [self.data_collator.pad_token_id] * 2, "labels": [IGNORED] * 2}
-        return {**row, "seq_lengths": [2]} if self.args.packing else row
 
-
-def build(job: SftJob, arguments: dict[str, Any], inputs: dict[str, Any]) -> Any:
-    """TRL's trainer, given what it shares with other methods (finetune.trainer.Build)."""
-    packing = job.settings.packing
-    options = SFTConfig(**arguments, packing=packing, packing_strategy="bfd")
-    return OrderedSFTTrainer(args=options, **inputs)
+def main(argv: list[str]) -> int:
+    """Run the job in the JSON file `argv[0]`; returns the exit code."""
+    disable_progress_bar()  # a bar in a log file is noise
+    return run_job(SftJob, sft, argv)
 
 
 if __name__ == "__main__":
-    run_entry(SftJob, build)
+    exit_now(main(sys.argv[1:]))

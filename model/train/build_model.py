@@ -32,11 +32,16 @@ log = logging.getLogger(__name__)
 
 
 def build_model(
-    settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase, device: torch.device
+    settings: PretrainSettings,
+    tokenizer: PreTrainedTokenizerBase,
+    device: torch.device,
+    *,
+    attention: str = "",
 ) -> tuple[PreTrainedModel, RandomWeights]:
     """The model on the meta device, and where its fp32 weights come from: the seed, or a folder.
 
-    device: where it will run, which decides about its attention. Raises ConfigError for an unknown
+    device: where it will run, which decides about its attention, unless `attention` names one that
+    was chosen already. Raises ConfigError for an unknown
     key or architecture, DataError for an unreadable folder.
     """
     folder = Path(settings.model) if isinstance(settings.model, str) else None
@@ -46,7 +51,7 @@ def build_model(
         check_folder(folder)
         config = folder_config(folder)
     dtype = resolve_precision(settings, device)
-    attention = choose_attention(
+    attention = attention or choose_attention(
         settings.attn_implementation,
         config,
         device=device,

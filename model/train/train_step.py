@@ -62,17 +62,18 @@ class Gradients:
     statistics: Tensor
     """Float64 [K]: sums of `TrainStep.statistics` over this rank's targets."""
     losses: list[Tensor]
-    """Summed losses [B] of each micro-batch."""
+    """Summed losses [B] of each micro-batch, or of each target [B, L] where rows pack samples."""
     samples: list[Tensor]
-    """Global sample numbers [B] of each micro-batch."""
+    """Global sample numbers of the same."""
 
     def not_finite(self) -> list[int]:
         """This rank's samples whose loss is infinite or not a number. Waits for the device."""
-        return [
+        found = [
             int(sample)
             for loss, ids in zip(self.losses, self.samples, strict=True)
             for sample in ids[~torch.isfinite(loss.cpu())].tolist()
         ]
+        return list(dict.fromkeys(found))
 
 
 @dataclass(kw_only=True)
@@ -128,6 +129,8 @@ class TrainStep:
             if found.statistics is not None:
                 statistics += found.statistics
             losses.append(found.by_sample)
+            if micro_batch["samples"].ndim == 2 and found.by_token is not None:
+                losses[-1] = found.by_token.detach()
         parts = local_gradients(self.model_with_loss.parameters())
         return Gradients(
             parts=parts,

@@ -13,6 +13,8 @@ from common.config import NOT_IN_KEY
 from common.ranges import Ge, Gt, Limit, Lt, PositiveFloat, Rate, Samples, Seed, Steps
 from model.train.batch import BatchSettings
 from model.train.config import Beta
+from model.train.distributed.config import ParallelSettings
+from model.train.health import HealthSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,17 @@ class FinetuneSettings(BatchSettings):
     activation_checkpointing: bool = field(default=False, metadata=NOT_IN_KEY)
     """Recompute each layer's activations in the backward pass to save memory."""
     group_by_length: bool = False
-    """Batch samples of similar length: less padding, slightly less random batches."""
+    """Batch samples of similar length: less padding, slightly less random batches. SFT sorts the
+    samples of each step by length in any case, which changes no batch."""
+    validation_fraction: Annotated[float, Ge(0), Lt(1)] = 0.01
+    """Share of each set that is held out, by the digest of the sample; 0 to 1. Sets of fewer than
+    100 samples hold out none."""
+    eval_interval: Steps = 0
+    """Steps between validations on what is held out; 0 = ten times in a run. One more is at the
+    end."""
+    keep: Literal["last", "best"] = "last"
+    """Model that is published: after the last step, or that of the validation with the lowest loss
+    (a checkpoint is then written at each validation)."""
     checkpoint_interval: Annotated[int, Ge(1), Limit(10**10)] = field(
         default=500, metadata=NOT_IN_KEY
     )
@@ -63,6 +75,10 @@ class FinetuneSettings(BatchSettings):
     """Steps between lines in metrics.jsonl."""
     seed: Seed = 7
     """Seed of the order of samples."""
+    parallel: ParallelSettings = field(default_factory=ParallelSettings, metadata=NOT_IN_KEY)
+    """Sharding of the model over ranks."""
+    health: HealthSettings = field(default_factory=lambda: HealthSettings(spike="off"))
+    """Reaction to losses and gradients that go wrong, or to a training that hangs."""
 
     def accumulation(self, num_processes: int) -> int:
         """Micro-batches of one rank in a step."""
@@ -81,9 +97,11 @@ class FinetuneSettings(BatchSettings):
 class SftSettings(FinetuneSettings):
     """Supervised fine-tuning; defaults are section 6 of the paper."""
 
-    packing: bool = False
-    """Put several conversations into one row of `max_length` tokens (best fit, decreasing), kept
-    apart by position ids. A step then holds `global_batch_size` rows, so more conversations."""
+    packing: bool | Literal["auto"] = "auto"
+    """Put the conversations of a micro-batch into one row without padding, each a document of its
+    own in attention, routing and positions. A step holds the same `global_batch_size` conversations
+    either way, and gives the same loss and gradient. auto: where the attention needs no mask for
+    it (on a GPU: flash, varlen or flex attention; on a CPU: one document after the other)."""
 
 
 @dataclass(frozen=True, kw_only=True)
