@@ -1,4 +1,4 @@
-"""Stage `sft`: a base model and a mixture ──torchrun, TRL──▶ model/, mixture.jsonl, metrics.jsonl.
+"""Stage `sft`: a base model and a mixture ──torchrun──▶ model/, mixture.jsonl, metrics.jsonl.
 
 data/<set>/… ──formats, seeded draw──▶ mixture.jsonl ──model.entry.sft──▶ model/
 """
@@ -44,7 +44,7 @@ def needed_sets(config: SftConfig) -> list[str]:
     return [name for name, share in load_mixture(config.mixture).sets.items() if share.fraction]
 
 
-@stage(version=3, trains=True)
+@stage(version=4, trains=True)
 def sft(
     run: StageRun,
     config: SftConfig,

@@ -18,8 +18,10 @@ from common.ranges import Processes
 from corpus.bad_rows import OnBadRow
 from corpus.chats import MATCHES_FILE, ContaminationFilter, MixtureFiles, MixtureRow
 from corpus.decontaminate import ContaminationConfig, describe_bad_rows, describe_index
+from model.train.checkpoint.folders import complete_checkpoints, read_marker
 from model.train.distributed.gpus import num_gpus
-from model.train.finetune.checkpoints import complete_checkpoints, num_steps
+from model.train.finetune.checkpoints import complete_checkpoints as trl_checkpoints
+from model.train.finetune.checkpoints import num_steps
 from model.train.finetune.config import FinetuneJob, FinetuneSettings
 from model.train.run.folder import CHECKPOINTS_FOLDER, METRICS_FILE, PREPARED_FILE
 from model.train.run.metrics import read_metrics
@@ -34,6 +36,7 @@ FIGURES = {
     "learning_rate": "train/learning_rate",
     "epochs": "train/epoch",
     "tokens": "data/tokens",
+    "targets": "data/targets",
     "reward_margin": "train/reward_margin",
     "preference_accuracy": "train/preference_accuracy",
 }
@@ -211,9 +214,16 @@ def train(run: StageRun, job: FinetuneJob, samples: str, *, num_processes: int) 
         total_steps=lambda: _prepared(run).get("steps", 0),
     )
     _count_rows(run, samples, _prepared(run))
-    (newest,) = complete_checkpoints(Path(job.scratch))[-1:]
-    run.count(**final_figures(run.folder / METRICS_FILE, num_steps(newest)))
+    run.count(**final_figures(run.folder / METRICS_FILE, _steps_made(Path(job.scratch))))
     run.note(num_processes=num_processes)
+
+
+def _steps_made(checkpoints: Path) -> int:
+    """Steps of the newest complete checkpoint."""
+    if found := complete_checkpoints(checkpoints):
+        return int(read_marker(found[-1])["step"])
+    (newest,) = trl_checkpoints(checkpoints)[-1:]
+    return num_steps(newest)
 
 
 def final_figures(metrics: Path, steps: int) -> dict[str, float]:
@@ -255,12 +265,16 @@ def _count_rows(run: StageRun, samples: str, prepared: Mapping[str, Any]) -> Non
         **{f"trained_on.{name}": of_set["trained_on"] for name, of_set in sets.items()},
         **{f"left_out.{name}": sum(of_set["left_out"].values()) for name, of_set in sets.items()},
     )
-    if prepared["rows"] != prepared["trained_on"]:
-        run.count(packed_rows=prepared["rows"])
+    for name in ("held_out", "target_tokens", "real_tokens"):
+        if name in prepared:
+            run.count(**{name: prepared[name]})
+    if "held_out_by_set" in prepared:
+        run.note(held_out=prepared["held_out_by_set"], packed=prepared["packed"])
     table = [
         {
             **row,
             "trained on": sets.get(row["set"], {}).get("trained_on", 0),
+            "held out": prepared.get("held_out_by_set", {}).get(row["set"], 0),
             "left out": _by_reason(sets.get(row["set"], {}).get("left_out", {})),
             "cut at max_length": sets.get(row["set"], {}).get("cut", 0),
         }

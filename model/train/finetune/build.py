@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -49,7 +50,7 @@ from model.train.health import Health
 from model.train.loss import ModelWithLoss
 from model.train.model_settings import check_folder, folder_config
 from model.train.optim.optimizer import build_optimizer
-from model.train.run.folder import HEALTH_FILE, METRICS_FILE, SESSIONS_FILE
+from model.train.run.folder import HEALTH_FILE, METRICS_FILE, PREPARED_FILE, SESSIONS_FILE
 from model.train.run.handler import FixedLength
 from model.train.run.lease import Lease
 from model.train.run.length import TrainingLength
@@ -324,12 +325,19 @@ class _Speed(SpeedMonitor):
         self._tokens = trainer.data.position(trainer.progress.batch)["data/tokens"]
 
 
-def _report(output: Path, data: FinetuneData, apart: "np.ndarray", total_steps: int) -> None:  # type: ignore[type-arg]
+def _report(
+    output: Path, data: FinetuneData, apart: npt.NDArray[np.bool_], total_steps: int
+) -> None:
     """Add to prepared.json what is known of rows, steps, and what is held out."""
     names = [*data.sources]
     by_set = np.bincount(data.samples.name[apart], minlength=len(names)).tolist()
+    sets = json.loads((output / PREPARED_FILE).read_text(encoding="utf-8"))["sets"]
+    on_by_set = np.bincount(data.samples.name[~apart], minlength=len(names)).tolist()
+    for name, count in zip(names, on_by_set, strict=True):
+        sets[name]["trained_on"] = count
     add_to_prepared(
         output,
+        sets=sets,
         rows=data.order.num_samples,
         trained_on=data.order.num_samples,
         held_out=int(apart.sum()),

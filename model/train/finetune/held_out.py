@@ -109,8 +109,12 @@ def validate(
     of_statistics, sums = found[: len(statistics)], found[len(statistics) :]
     loss, num_targets = mean_loss(sums)
     metrics = {"validation/loss": loss, "validation/targets": float(num_targets)}
-    for name, value in zip(train_step.statistics, of_statistics, strict=True):
-        metrics[f"validation/{name}"] = value / num_targets
+    means = {
+        name: value / num_targets
+        for name, value in zip(train_step.statistics, of_statistics, strict=True)
+    }
+    for name, value in train_step.measurements(means).items():
+        metrics[name.replace("train/", "validation/")] = value
     for name, total, number in zip(sources, sums[0::2], sums[1::2], strict=True):
         if number:
             metrics[f"validation/loss_{name}"] = total / number
