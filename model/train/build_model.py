@@ -78,6 +78,7 @@ def build_model(
     log.info("%s: weights have other names (%s), loaded as a whole", folder, weights.missing[0])
     loaded = AutoModelForCausalLM.from_pretrained(
         folder,
+        config=config,
         dtype=torch.float32,
         attn_implementation=attention,
         local_files_only=True,

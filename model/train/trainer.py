@@ -69,10 +69,8 @@ class Trainer:
     save_validated: bool = False
     """Also write a checkpoint of each step that was validated, so that the best can be taken."""
     same_lines: bool = False
-    """Measure the first step, and forget on resuming what was measured only because of a stop: the
-    lines are those of a run that was never stopped."""
-    line_of_stop: bool = field(init=False, default=False)
-    """The line that is logged now is there because of a stop, and `same_lines` are wanted."""
+    """Measure the first step, every `log_interval`-th and the last, and none because it is saved:
+    the lines are those of a run that was never stopped. Its length must be fixed."""
     data: StepData = field(init=False)
     progress: Progress = field(init=False, default_factory=Progress)
     validation_loss: float | None = field(init=False, default=None)
@@ -303,14 +301,14 @@ class Trainer:
     def _save_extra(self) -> None:
         """A complete checkpoint of this step, unless there is one: a batch that was skipped since
         then will be judged alike again."""
-        self.line_of_stop = self.same_lines
         if self.saved_step != self.progress.step:
             self._save(None, wait=True)
         self.checkpoints.wait()
 
     def _save(self, validation_loss: float | None, *, wait: bool) -> None:
         """Begin a checkpoint, or write it whole (`wait`)."""
-        self._log_last_step()
+        if not self.same_lines:
+            self._log_last_step()
         self.phase("checkpoint")
         step = self.progress.step
         entry = CheckpointInfo(

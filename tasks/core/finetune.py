@@ -190,7 +190,7 @@ def _report_contamination(
     )
 
 
-def job_folders(run: StageRun, model: StageResult) -> dict[str, str]:
+def job_folders(run: StageRun, model: StageResult) -> dict[str, Any]:
     """Folders of a stage's job, which starts from the model of another stage."""
     return {
         "model": str(model.model_folder),

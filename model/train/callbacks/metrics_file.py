@@ -17,18 +17,14 @@ class MetricsFile(Callback):
 
     def __init__(self, path: Path, lease: Lease) -> None:
         self.sink = JsonlSink(path, lease)
-        self._before_stop: int | None = None
 
     def state(self) -> dict[str, Any]:
-        position = self.sink.position()
-        return {"position": position if self._before_stop is None else self._before_stop}
+        return {"position": self.sink.position()}
 
     def load_state(self, state: Mapping[str, Any], *, rollback: bool) -> None:
         self.sink.cut(state.get("position", 0))
 
     def on_metrics(self, trainer: "Trainer", step: int, metrics: Mapping[str, float]) -> None:
-        if trainer.line_of_stop and self._before_stop is None:
-            self._before_stop = self.sink.position()
         self.sink.log(step, metrics)
 
     def close(self) -> None:

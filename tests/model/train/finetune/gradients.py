@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, TrainerCallback
 
@@ -31,6 +32,9 @@ def train(method: str, output: Path, reference: Path | None = None) -> int:
     """
 
     def prepare(trainer: Any) -> None:
+        if method == "sft":
+            _save_gradients(trainer, output)
+            return
         trainer.add_callback(_Saver(trainer, output))
         if reference is not None:
             network = trainer.accelerator.unwrap_model(trainer.ref_model)
@@ -43,6 +47,23 @@ def train_in_rank(method: str, output: Path, reference: Path | None = None) -> N
     """`train` in a process of its own."""
     recording.write_log(output)
     sys.exit(train(method, output, reference))
+
+
+def _save_gradients(trainer: Any, output: Path) -> None:
+    original = trainer.train_step.update
+
+    def update(gradients: Any, *, num_targets: int, **rest: Any) -> None:
+        scale = gradients.num_tokens / num_targets
+        found = {
+            name: scale * (grad.full_tensor() if isinstance(grad, DTensor) else grad)
+            for name, grad in gradients_of(trainer.model).items()
+        }
+        if trainer.ranks.is_main:
+            step = trainer.progress.step + 1
+            save_file(found, output / f"gradient-{step}.safetensors")
+        original(gradients, num_targets=num_targets, **rest)
+
+    trainer.train_step.update = update
 
 
 class _Saver(TrainerCallback):

@@ -1,5 +1,6 @@
 """Fine-tuning that notes every sample it is made of, and is killed where a test wants it."""
 
+import itertools
 import json
 import os
 import signal
@@ -14,17 +15,20 @@ from typing import Any
 import torch
 
 from common.config import from_json
-from model.entry import dpo, sft
+from model.entry import dpo
 from model.train.distributed.signals import StopFlag
+from model.train.finetune.build import build, sft_method
 from model.train.finetune.config import DpoJob, DpoSettings, FinetuneJob, SftJob, SftSettings
 from model.train.finetune.fit import fit
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from model.train.run.metrics import read_metrics
+from model.train.run.program import train as run_program
+from model.train.trainer import Trainer
 from tests.tiny_chat import conversations, pairs, write_lines
 
-ENTRIES: Mapping[str, Any] = {"sft": sft, "dpo": dpo}
+ENTRIES: Mapping[str, Any] = {"dpo": dpo}
 JOBS: Mapping[str, Any] = {"sft": (SftJob, SftSettings), "dpo": (DpoJob, DpoSettings)}
-WATCHED = ("train/", "data/")
+WATCHED = ("train/", "data/", "validation/")
 """Beginnings of the names of measurements that do not depend on time."""
 
 
@@ -72,10 +76,12 @@ def train(
 ) -> int:
     """Run a job to its end, or until it is killed after so many steps; its exit code.
 
-    prepare: is given TRL's trainer before it trains.
+    prepare: is given the trainer before it trains.
     """
     job_type, _ = JOBS[method]
     job = from_json(job_type, output / f"{method}.json")
+    if method == "sft":
+        return _train_sft(job, output, kill_after, prepare)
 
     def build(*given: Any) -> Any:
         trainer = _record(ENTRIES[method].build(*given), output, kill_after)
@@ -83,6 +89,56 @@ def train(
         return trainer
 
     return fit(job, build)
+
+
+def _train_sft(
+    job: SftJob, output: Path, kill_after: int | None, prepare: Callable[[Any], None]
+) -> int:
+    def make(*given: Any) -> Trainer:
+        trainer = build(job, *given, sft_method)
+        _record_steps(trainer.data, output, kill_after)
+        prepare(trainer)
+        return trainer
+
+    model = output / MODEL_FOLDER
+    if (model / "config.json").exists():
+        return 0
+    settings = job.settings
+    return run_program(
+        make,
+        status=Path(job.scratch),
+        model=model,
+        health=settings.health,
+        best=settings.keep == "best",
+    )
+
+
+def _record_steps(data: Any, output: Path, kill_after: int | None) -> None:
+    original = data.step
+    path = output / f"seen-{os.environ.get('RANK', '0')}.jsonl"
+
+    def step(batch: int) -> Any:
+        if batch == kill_after:
+            _kill()
+        micro_batches = original(batch)
+        rows = [content(ids) for one in micro_batches for ids in documents(one)]
+        with path.open("a") as file:
+            file.write(json.dumps({"step": batch + 1, "rows": rows}) + "\n")
+        return micro_batches
+
+    data.step = step
+
+
+def documents(batch: Mapping[str, Any]) -> Iterator[list[int]]:
+    """Ids of each conversation in a micro-batch, without padding (256)."""
+    ids, labels = batch["input_ids"], batch["labels"]
+    bounds = range(0, ids.numel() + 1, ids.shape[1])
+    if "cu_seqlens" in batch:
+        bounds = batch["cu_seqlens"].tolist()
+    for a, b in itertools.pairwise(bounds):
+        if (labels.flatten()[a:b] != -100).any():
+            part = ids.flatten()[a:b]
+            yield part[part != 256].tolist()
 
 
 def train_in_rank(method: str, output: Path, kill_after: int | None = None) -> None:
@@ -127,24 +183,12 @@ def _record(trainer: Any, output: Path, kill_after: int | None) -> Any:
 
 
 def _samples_in(batch: Mapping[str, torch.Tensor]) -> Iterator[int]:
-    """A short name for each conversation or pair in a micro-batch; rows to fill it up have none."""
-    if "completion_mask" in batch:
-        for ids, answer in zip(
-            batch["input_ids"].chunk(2)[0], batch["completion_mask"].chunk(2)[0], strict=True
-        ):
-            if answer.any():
-                yield content(ids[ids != 256].tolist())
-        return
-    ids, labels = batch["input_ids"], batch["labels"]
-    if "position_ids" in batch:
-        begins = (batch["position_ids"][0] == 0).nonzero().flatten().tolist()
-        ends = [*begins[1:], ids.shape[1]]
-        parts = [(ids[0, a:b], labels[0, a:b]) for a, b in zip(begins, ends, strict=True)]
-    else:
-        parts = list(zip(ids, labels, strict=True))
-    for part, goal in parts:
-        if (goal != -100).any():
-            yield content(part[part != 256].tolist())  # 256 pads
+    """A short name for each pair in a micro-batch; rows to fill it up have none."""
+    for ids, answer in zip(
+        batch["input_ids"].chunk(2)[0], batch["completion_mask"].chunk(2)[0], strict=True
+    ):
+        if answer.any():
+            yield content(ids[ids != 256].tolist())
 
 
 def content(ids: list[int]) -> int:
@@ -166,10 +210,11 @@ def seen(output: Path) -> dict[int, Counter[int]]:
 
 def curve(output: Path) -> list[tuple[int, dict[str, float]]]:
     """Measurements of every line that do not depend on time."""
-    return [
+    lines = [
         (line["step"], {k: v for k, v in line["metrics"].items() if k.startswith(WATCHED)})
         for line in read_metrics(output / METRICS_FILE)
     ]
+    return [(step, metrics) for step, metrics in lines if metrics]
 
 
 def weights(output: Path) -> bytes:

@@ -1,5 +1,6 @@
 """Numbers of samples that are reported are those of the samples that reached the network."""
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import torch
 from model.train.run.folder import PREPARED_FILE
 from tests.model.train.finetune import recording
 from tests.model.train.finetune.gradients import chatml, encode
-from tests.model.train.finetune.recording import content, curve, make_job
+from tests.model.train.finetune.recording import content, curve, documents, make_job
 from tests.tiny_chat import conversations, pairs, write_model
 
 MAX_LENGTH = 200
@@ -36,6 +37,9 @@ def train(method: str, output: Path) -> Counter[int]:
     """Run a job; returns the content of every sequence that the network was given."""
     given: Counter[int] = Counter()
 
+    def note_documents(network: Any, arguments: Any, inputs: dict[str, Any]) -> None:
+        given.update(content(ids) for ids in documents({**inputs, "labels": arguments[1]}))
+
     def note(network: Any, arguments: Any, inputs: dict[str, Any]) -> None:
         ids, places = inputs["input_ids"], inputs.get("position_ids")
         parts = list(ids)
@@ -47,6 +51,15 @@ def train(method: str, output: Path) -> Counter[int]:
                 given[content(kept)] += 1
 
     def prepare(trainer: Any) -> None:
+        if method == "sft":
+            network = trainer.train_step.model_with_loss
+            network.register_forward_pre_hook(
+                lambda network, given, named: note_documents(
+                    network, given, {**named, "input_ids": given[0]}
+                ),
+                with_kwargs=True,
+            )
+            return
         network = trainer.accelerator.unwrap_model(trainer.model)
         network.register_forward_pre_hook(note, with_kwargs=True)
 
@@ -72,6 +85,15 @@ def in_set(name: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**row, "set": name} for row in rows]
 
 
+def whole_answers(messages: list[dict[str, str]]) -> list[int]:
+    """Ids up to the last answer that fits, of a conversation that does not."""
+    ids, labels = chatml(messages)
+    if len(ids) <= MAX_LENGTH:
+        return ids
+    pairs = enumerate(itertools.pairwise(labels[: MAX_LENGTH + 1]), start=1)
+    return ids[: max(end for end, (a, b) in pairs if a != -100 and b == -100)]
+
+
 @pytest.mark.parametrize(("packing", "grouped"), [(False, False), (True, True)])
 def test_conversations(base: Path, tmp_path: Path, packing: bool, grouped: bool) -> None:
     good, long, damaged = conversations(5), conversations(4), conversations(9)[1:]
@@ -92,11 +114,11 @@ def test_conversations(base: Path, tmp_path: Path, packing: bool, grouped: bool)
     settings = {"packing": packing, "group_by_length": grouped, "epochs": 1}
     make_job("sft", base, tmp_path, rows, max_length=MAX_LENGTH, **settings)
     given = train("sft", tmp_path)
-    wanted = good + damaged[2:]
-    assert given == Counter(content(chatml(row["messages"])[0][:MAX_LENGTH]) for row in wanted)
+    wanted = good + damaged[2:3] + damaged[4:]
+    assert given == Counter(content(whole_answers(row["messages"])) for row in wanted)
     check(
         tmp_path,
-        {"good": 5, "long": 0, "damaged": 6},
+        {"good": 5, "long": 0, "damaged": 5},
         Counter(good=5, long=4, damaged=len(damaged)),
     )
 

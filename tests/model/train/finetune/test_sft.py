@@ -2,12 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,16 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from common.config import from_json
 from common.errors import DataError, StageError
-from model.entry import sft
-from model.train.distributed.signals import StopFlag
-from model.train.finetune.checkpoints import complete_checkpoints, mark_complete
+from model.train.checkpoint.folders import MARKER, complete_checkpoints
+from model.train.finetune.build import load_tokenizer
 from model.train.finetune.config import SftJob, SftSettings
-from model.train.finetune.fit import fit
-from model.train.finetune.recorder import Recorder
-from model.train.finetune.trainer import load_tokenizer, make_trainer
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from model.train.run.lease import EXIT_REPLACED
-from model.train.run.metrics import JsonlSink, read_metrics
+from model.train.run.metrics import read_metrics
+from tests.model.train.finetune import recording
 from tests.model.train.finetune.gradients import chatml
+from tests.model.train.finetune.recording import Killed, curve, train, weights
 from tests.tiny_chat import byte_tokenizer, conversations, write_lines, write_model
 
 PATIENCE_SECONDS = 200
@@ -39,6 +37,16 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("base"))
 
 
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Train in this process as ranks do: on one thread."""
+    recording.without_signals(monkeypatch)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def make_job(base: Path, tmp_path: Path) -> Callable[..., SftJob]:
     def make(
@@ -47,7 +55,7 @@ def make_job(base: Path, tmp_path: Path) -> Callable[..., SftJob]:
         output = tmp_path / name
         (output / "scratch").mkdir(parents=True)
         data = write_lines(output / "mixture.jsonl", conversations(12) if rows is None else rows)
-        return SftJob(
+        job = SftJob(
             settings=SftSettings(
                 **{
                     "micro_batch_size": 4,
@@ -63,23 +71,21 @@ def make_job(base: Path, tmp_path: Path) -> Callable[..., SftJob]:
             output=str(output),
             scratch=str(output / "scratch"),
         )
+        write_config(job)
+        return job
 
     return make
 
 
-@pytest.fixture
-def in_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[SftJob], int]]:
-    """Run the entry here, without taking pytest's signals, on one thread as its processes do."""
-    monkeypatch.setattr(StopFlag, "install", lambda self: self)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield lambda job: fit(from_json(SftJob, write_config(job)), sft.build)
-    torch.set_num_threads(threads)
+def run(job: SftJob, kill_after: int | None = None, **options: Any) -> Path:
+    """Train in this process; returns the job's output."""
+    output = Path(job.output)
+    assert train("sft", output, kill_after, **options) == 0
+    return output
 
 
-def build(job: SftJob) -> Any:
-    recorder = Recorder(JsonlSink(Path(job.output) / METRICS_FILE), StopFlag())
-    return make_trainer(job, sft.build, recorder)
+def first_loss(job: SftJob) -> float:
+    return float(curve(run(job))[0][1]["train/loss"])
 
 
 def mean_loss(folder: str, rows: list[tuple[list[int], list[int]]]) -> float:
@@ -95,32 +101,14 @@ def mean_loss(folder: str, rows: list[tuple[list[int], list[int]]]) -> float:
     return total / targets
 
 
-def test_only_the_assistants_tokens_are_targets(make_job: Callable[..., SftJob]) -> None:
+@pytest.mark.parametrize("packing", [False, True])
+def test_loss_is_the_mean_over_the_assistants_tokens(
+    make_job: Callable[..., SftJob], packing: bool
+) -> None:
     rows = conversations(12)
-    trainer = build(make_job(rows=rows))
-    prepared = [(row["input_ids"], row["labels"]) for row in trainer.train_dataset]
-    assert prepared == [chatml(row["messages"]) for row in rows]
-
-
-def test_loss_is_the_mean_over_the_assistants_tokens(make_job: Callable[..., SftJob]) -> None:
-    rows = conversations(4)
-    job = make_job(rows=rows)
-    trainer = build(job)
-    (batch,) = trainer.get_train_dataloader()
-    loss = trainer.compute_loss(trainer.model, dict(batch)).item()
+    job = make_job(rows=rows, packing=packing, global_batch_size=12, epochs=1)
     expected = mean_loss(job.model, [chatml(row["messages"]) for row in rows])
-    assert loss == pytest.approx(expected, rel=1e-5)
-
-
-def test_packed_conversations_do_not_see_each_other(make_job: Callable[..., SftJob]) -> None:
-    rows = conversations(12)
-    job = make_job(rows=rows, packing=True, max_length=512, micro_batch_size=8, global_batch_size=8)
-    trainer = build(job)
-    assert len(trainer.train_dataset) < len(rows) / 2, "nothing was packed"
-    (batch,) = trainer.get_train_dataloader()
-    loss = trainer.compute_loss(trainer.model, dict(batch)).item()
-    expected = mean_loss(job.model, [chatml(row["messages"]) for row in rows])
-    assert loss == pytest.approx(expected, rel=1e-5)
+    assert first_loss(job) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_conversation_whose_answer_is_cut_off_is_left_out(
@@ -128,18 +116,19 @@ def test_a_conversation_whose_answer_is_cut_off_is_left_out(
 ) -> None:
     rows = conversations(3)
     rows[1]["messages"][0]["content"] = "长" * 200
-    assert len(build(make_job(rows=rows)).train_dataset) == 2
+    job = make_job(rows=rows, epochs=1)
+    assert curve(run(job))[-1][1]["data/samples"] == 2
     with pytest.raises(DataError, match="max_length = 16"):
-        build(make_job("short", rows=rows, max_length=16))
+        run(make_job("short", rows=rows, max_length=16))
 
 
 def test_training_lowers_the_loss_and_publishes_a_chat_model(
-    make_job: Callable[..., SftJob], in_process: Callable[[SftJob], int]
+    make_job: Callable[..., SftJob],
 ) -> None:
     job = make_job(epochs=8)
-    assert in_process(job) == 0
-    folder = Path(job.output) / MODEL_FOLDER
-    losses = [line["metrics"]["train/loss"] for line in read_metrics(metrics_of(job))]
+    output = run(job)
+    folder = output / MODEL_FOLDER
+    losses = [metrics["train/loss"] for _, metrics in curve(output)]
     assert losses[-1] < losses[0] - 1
     assert not [path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth")]
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -148,38 +137,33 @@ def test_training_lowers_the_loss_and_publishes_a_chat_model(
     stops = AutoModelForCausalLM.from_pretrained(folder).generation_config.eos_token_id
     assert set(stops) == {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")}
     written = metrics_of(job).read_bytes()
-    assert in_process(job) == 0
+    run(job)
     assert metrics_of(job).read_bytes() == written, "a finished run was trained again"
 
 
-def test_killed_run_ends_as_an_uninterrupted_one(
-    make_job: Callable[..., SftJob], in_process: Callable[[SftJob], int]
-) -> None:
+def test_killed_run_ends_as_an_uninterrupted_one(make_job: Callable[..., SftJob]) -> None:
     whole, killed = (
         make_job(name, epochs=5, checkpoint_interval=4) for name in ("whole", "killed")
     )
-    assert in_process(whole) == 0
+    run(whole)
     child = start(killed)
     wait_for(lambda: len(list(read_metrics(metrics_of(killed)))) >= 7, child)
     child.send_signal(signal.SIGKILL)
     child.wait()
     # What a kill in the middle of a save leaves: the highest number, without its end.
-    torn = Path(killed.scratch) / "checkpoint-9"
+    torn = Path(killed.scratch) / "step-00000009"
     torn.mkdir()
-    (torn / "trainer_state.json").write_text("{")
-    log = finish(killed)
-    assert "checkpoint-9 is incomplete" in log
-    assert weights_of(killed) == weights_of(whole)
-    assert curve(killed) == curve(whole)
-    assert [step for step, _ in curve(killed)] == list(range(1, 16))
+    (torn / "trainer.json").write_text("{")
+    finish(killed)
+    assert weights(Path(killed.output)) == weights(Path(whole.output))
+    assert curve(Path(killed.output)) == curve(Path(whole.output))
+    assert [step for step, _ in curve(Path(killed.output))] == list(range(1, 16))
 
 
 @pytest.mark.slow
-def test_a_process_that_was_replaced_ends_without_writing(
-    make_job: Callable[..., SftJob], in_process: Callable[[SftJob], int]
-) -> None:
+def test_a_process_that_was_replaced_ends_without_writing(make_job: Callable[..., SftJob]) -> None:
     whole, job = (make_job(name, epochs=5, checkpoint_interval=4) for name in ("whole", "stopped"))
-    assert in_process(whole) == 0
+    run(whole)
     old = start(job)
     wait_for(lambda: len(list(read_metrics(metrics_of(job)))) >= 6, old)
     old.send_signal(signal.SIGSTOP)
@@ -189,8 +173,8 @@ def test_a_process_that_was_replaced_ends_without_writing(
     old.send_signal(signal.SIGCONT)
     assert old.wait(PATIENCE_SECONDS) == EXIT_REPLACED
     assert contents(Path(job.output)) == files
-    assert weights_of(job) == weights_of(whole)
-    assert curve(job) == curve(whole)
+    assert weights(Path(job.output)) == weights(Path(whole.output))
+    assert curve(Path(job.output)) == curve(Path(whole.output))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -203,24 +187,113 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_the_end_of_training_is_not_trained_twice(
-    make_job: Callable[..., SftJob], in_process: Callable[[SftJob], int]
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_sigterm_at_any_step_changes_nothing(make_job: Callable[..., SftJob], keep: str) -> None:
+    rows = conversations(130)
+    options = {"epochs": 1, "checkpoint_interval": 7, "log_interval": 3, "global_batch_size": 8}
+    options |= {"keep": keep, "activation_checkpointing": True, "eval_interval": 4}
+    whole, job = (make_job(name, rows, **options) for name in ("whole", "stopped"))
+    run(whole)
+    for lines in (2, 4, 7):
+        child = start(job)
+        wait_for(lambda lines=lines: len(list(read_metrics(metrics_of(job)))) >= lines, child)  # type: ignore[misc]
+        child.terminate()
+        assert child.wait(PATIENCE_SECONDS) in (0, 143)
+    finish(job)
+    assert curve(Path(job.output)) == curve(Path(whole.output))
+    assert weights(Path(job.output)) == weights(Path(whole.output))
+    assert any("validation/loss" in metrics for _, metrics in curve(Path(job.output)))
+
+
+def kinds(checkpoint: Path) -> dict[str, Path]:
+    """A file of each kind of those in a checkpoint."""
+    files = [path for path in checkpoint.rglob("*") if path.is_file() and path.name != MARKER]
+    return {path.suffix or path.name: path for path in files} | {
+        path.name: path for path in files if path.suffix == ".json" and path.parent == checkpoint
+    }
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_one_flipped_bit_in_any_file_of_the_newest_checkpoint_is_found(
+    make_job: Callable[..., SftJob], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    job = make_job(epochs=40, checkpoint_interval=1000)
-    child = start(job)
-    wait_for(lambda: len(list(read_metrics(metrics_of(job)))) >= 3, child)
-    child.terminate()
-    assert child.wait() == 143
-    (checkpoint,) = complete_checkpoints(Path(job.scratch))
-    steps = len(curve(job))
-    assert checkpoint.name == f"checkpoint-{steps}"
-    # A run that ended with its last checkpoint but was killed before it published the model.
-    state = json.loads((checkpoint / "trainer_state.json").read_text())
-    (checkpoint / "trainer_state.json").write_text(json.dumps(state | {"max_steps": steps}))
-    mark_complete(checkpoint, steps)
-    assert in_process(job) == 0
-    assert len(curve(job)) == steps
-    assert weights_of(job) == (checkpoint / "model.safetensors").read_bytes()
+    options = {"epochs": 2, "checkpoint_interval": 1}
+    whole, killed = (make_job(name, **options) for name in ("whole", "killed"))
+    run(whole)
+    with pytest.raises(Killed):
+        run(killed, kill_after=4)
+    saved = Path(killed.output)
+    newest = complete_checkpoints(saved / "scratch")[-1]
+    found = kinds(newest)
+    assert {".distcp", ".metadata", "trainer.json", "data_state.json", "model.json"} <= {*found}
+    aside = tmp_path / "aside"
+    shutil.copytree(saved, aside)
+    for path in found.values():
+        shutil.rmtree(saved)
+        shutil.copytree(aside, saved)
+        caplog.clear()
+        flip(path)
+        run(killed)
+        assert f"{newest.name} is damaged ({path.relative_to(newest)}" in caplog.text
+        assert curve(saved) == curve(Path(whole.output))
+        assert weights(saved) == weights(Path(whole.output))
+
+
+def test_a_last_checkpoint_that_was_damaged_is_never_published(
+    make_job: Callable[..., SftJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, job = (make_job(name, epochs=2, checkpoint_interval=2) for name in ("whole", "run"))
+    run(whole)
+
+    def damage(trainer: Any) -> None:
+        original = trainer.fit
+
+        def fit() -> None:
+            original()
+            flip(next(complete_checkpoints(Path(job.scratch))[-1].glob("*.distcp")))
+
+        trainer.fit = fit
+
+    with pytest.raises(StageError, match=r"step-00000006 is damaged: .*distcp"):
+        run(job, prepare=damage)
+    assert not (Path(job.output) / MODEL_FOLDER).exists()
+    run(job)  # from the one before it
+    assert weights(Path(job.output)) == weights(Path(whole.output))
+    assert curve(Path(job.output)) == curve(Path(whole.output))
+
+
+def test_every_checkpoint_damaged_is_an_error(make_job: Callable[..., SftJob]) -> None:
+    job = make_job(epochs=2, checkpoint_interval=1)
+    with pytest.raises(Killed):
+        run(job, kill_after=4)
+    for checkpoint in complete_checkpoints(Path(job.scratch)):
+        flip(checkpoint / "trainer.json")
+    with pytest.raises(DataError, match=r"every checkpoint in .* is damaged"):
+        run(job)
+
+
+def test_keep_best_publishes_the_lowest_validation_loss(make_job: Callable[..., SftJob]) -> None:
+    rows = conversations(130)
+    options: dict[str, Any] = {"epochs": 2, "global_batch_size": 16, "eval_interval": 3}
+    # A rate that ruins the model: its best validation is not the last.
+    options |= {"learning_rate": 0.5, "schedule": "constant", "checkpoint_interval": 5}
+    job = make_job("best", rows, keep="best", validation_fraction=0.05, **options)
+    found = {
+        step: metrics["validation/loss"]
+        for step, metrics in curve(run(job))
+        if "validation/loss" in metrics
+    }
+    best = min(found, key=lambda step: (found[step], step))
+    steps = max(found)
+    assert list(found) == sorted({*range(3, steps, 3), steps})
+    assert best != steps, "the test needs a best one before the end"
+    last = make_job("last", rows, validation_fraction=0.05, **{**options, "max_steps": best})
+    assert weights(Path(job.output)) == weights(run(last))
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(
@@ -231,10 +304,11 @@ def test_a_loss_that_is_not_finite_ends_the_run(
     with torch.no_grad():
         network.lm_head.weight[5] = float("inf")
     network.save_pretrained(broken)
-    job = make_job()
-    trainer = build(SftJob(**{**vars(job), "model": str(broken)}))
-    with pytest.raises(StageError, match="learning rate"):
-        trainer.train()
+    job = replace(make_job(), model=str(broken))
+    write_config(job)
+    with pytest.raises(StageError, match="lower learning_rate"):
+        run(job)
+    assert not (Path(job.output) / MODEL_FOLDER).exists()
 
 
 def test_a_model_without_a_chat_template_is_refused(tmp_path: Path) -> None:
@@ -252,7 +326,7 @@ def write_config(job: SftJob) -> Path:
 
 def start(job: SftJob) -> "subprocess.Popen[bytes]":
     """The entry in a process of its own, as the launcher runs a world of one."""
-    with (Path(job.output) / "log").open("wb") as log:
+    with (Path(job.output) / "log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "model.entry.sft", str(write_config(job))],
             stdin=subprocess.DEVNULL,
@@ -281,6 +355,8 @@ def finish(job: SftJob) -> str:
 def wait_for(condition: Callable[[], bool], child: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
+        if child.poll() == 0:  # it was faster
+            return
         assert child.poll() is None, "the entry ended too early"
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -288,11 +364,3 @@ def wait_for(condition: Callable[[], bool], child: "subprocess.Popen[bytes]") ->
 
 def metrics_of(job: SftJob) -> Path:
     return Path(job.output) / METRICS_FILE
-
-
-def curve(job: SftJob) -> list[tuple[int, float]]:
-    return [(line["step"], line["metrics"]["train/loss"]) for line in read_metrics(metrics_of(job))]
-
-
-def weights_of(job: SftJob) -> bytes:
-    return (Path(job.output) / MODEL_FOLDER / "model.safetensors").read_bytes()
