@@ -97,7 +97,7 @@ class FinetuneSettings(BatchSettings):
 class SftSettings(FinetuneSettings):
     """Supervised fine-tuning; defaults are section 6 of the paper."""
 
-    packing: bool | Literal["auto"] = "auto"
+    packing: bool | Literal["auto"] = field(default="auto", metadata=NOT_IN_KEY)
     """Put the conversations of a micro-batch into one row without padding, each a document of its
     own in attention, routing and positions. A step holds the same `global_batch_size` conversations
     either way, and gives the same loss and gradient. auto: where the attention needs no mask for
