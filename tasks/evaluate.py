@@ -43,10 +43,16 @@ from corpus.benchmarks.questions import (
     parse_questions,
     read_benchmark,
 )
-from corpus.benchmarks.scoring import join_answers, read_samples, score
+from corpus.benchmarks.scoring import (
+    categories_file,
+    categories_of,
+    join_answers,
+    read_samples,
+    score,
+)
 from corpus.decontaminate.questions import OTHER_SPLITS
 from model.evaluate.answers import answers_file, model_digest, read_answers
-from model.evaluate.job import EvaluateJob, Mode, SubjectJob
+from model.evaluate.job import EvaluateJob, Mode, Precision, SubjectJob, resolved_dtype
 from model.train.distributed.gpus import num_gpus
 from model.train.run.folder import METRICS_FILE
 from tasks.core.stage import StageResult, StageRun, stage
@@ -79,15 +85,18 @@ class EvaluateConfig(StageConfig):
     """Further models to score: name in tables -> folder (a Transformers folder with a tokenizer, or
     a stage's in a store)."""
     batch_size: Annotated[int, Ge(1), Limit(10**6)] = field(default=16, metadata=NOT_IN_KEY)
-    """Prompts a forward pass, per process. Changes speed and memory, not results."""
+    """Questions a forward pass, per process. Changes speed and memory, not results."""
     num_processes: Processes | Literal["auto"] = field(default="auto", metadata=NOT_IN_KEY)
     """Processes that share the questions; auto: one per GPU, or 1 without a GPU."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of the model; auto is bfloat16 on a GPU and float32 on the CPU."""
+    dtype: Precision = "auto"
+    """Number format of the model; auto is float32. bfloat16 takes half the memory; a question whose
+    best letters are within its rounding errors is computed again in float32."""
 
     def input_recipe_files(self, inputs: Mapping[str, Any]) -> list[Path]:
-        """The recipes of the benchmarks."""
-        return [recipe_path("evals", name) for name in inputs["benchmarks"]]
+        """The recipes of the benchmarks, and their categories."""
+        recipes = [recipe_path("evals", name) for name in inputs["benchmarks"]]
+        categories = [file for name in inputs["benchmarks"] if (file := categories_file(name))]
+        return recipes + categories
 
     def ranks(self) -> int:
         """Number of processes on this machine that share the questions."""
@@ -191,7 +200,8 @@ def evaluate(
         samples.parent.mkdir(exist_ok=True)
         lines = join_answers(benchmark, _answers(job, benchmark.name, "likelihood"), config.limit)
         write_text(samples, "".join(f"{json.dumps(s, ensure_ascii=False)}\n" for s in lines))
-        results[benchmark.name] = score(read_samples(samples)) | {
+        scores = score(read_samples(samples), categories_of(benchmark.name))
+        results[benchmark.name] = scores | {
             "title": benchmark.recipe.title,
             "origin": _origin(benchmarks[benchmark.name], benchmark.name),
             "split": benchmark.recipe.scored_split,
@@ -244,7 +254,7 @@ def _subject_jobs(
                 "mode": mode,
                 "model": digest,
                 "chat": chat,
-                "dtype": config.dtype,
+                "dtype": resolved_dtype(config.dtype),
                 "task": about_task(benchmark, subject, num_fewshot=shots, limit=config.limit),
             }
             yield SubjectJob(
@@ -290,15 +300,27 @@ def _report(run: StageRun, results: dict[str, dict[str, Any]]) -> None:
             "subjects": f"{result['num_subjects']} of {result['num_subjects_known']}",
             "limit a subject": result["limit"] or "none",
             "cut prompts": result["num_truncated"],
+            "ties": result["num_tied"],
         }
         for result in results.values()
     ]
-    run.table(f"{run.stage} accuracy", rows, "Chance is 25 %.")
+    run.table(f"{run.stage} accuracy", rows, "Chance is 25 %. Of equal letters the first counts.")
+    run.table(f"{run.stage} accuracy by subject", list(_parts(results)), "With 95 % intervals.")
+    run.note(
+        accuracy={
+            name: {
+                key: result[key]
+                for key in ("accuracy_micro", "interval_95", "subjects", "categories")
+            }
+            for name, result in results.items()
+        }
+    )
     run.count(
         **{f"accuracy/{name}": result["accuracy_micro"] for name, result in results.items()},
         questions=sum(result["num_questions"] for result in results.values()),
         bad_rows=sum(result["num_bad_rows"] for result in results.values()),
         truncated_prompts=sum(result["num_truncated"] for result in results.values()),
+        ties=sum(result["num_tied"] for result in results.values()),
     )
     for name, result in results.items():
         if result["bad_rows"]:
@@ -317,3 +339,19 @@ def _report(run: StageRun, results: dict[str, dict[str, Any]]) -> None:
                 result["num_truncated"],
                 result["num_questions"],
             )
+
+
+def _parts(results: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows of a table: each category of each benchmark, then each subject."""
+    for result in results.values():
+        for kind in ("categories", "subjects"):
+            for name, part in result[kind].items():
+                yield {
+                    "benchmark": result["title"],
+                    "part": name,
+                    "kind": "category" if kind == "categories" else "subject",
+                    "accuracy %": round(100 * part["accuracy"], 2),
+                    "95 % from": round(100 * part["interval_95"][0], 2),
+                    "95 % to": round(100 * part["interval_95"][1], 2),
+                    "questions": part["num_questions"],
+                }

@@ -13,7 +13,7 @@ CHATML = (
 )
 
 
-def write_model(folder: Path) -> Path:
+def write_model(folder: Path, *, routing: str = "token") -> Path:
     """A tiny Steel of random weights with a tokenizer of bytes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(["<|endoftext|>", "<|im_end|>", *alphabet])}
@@ -36,6 +36,7 @@ def write_model(folder: Path) -> Path:
         expert_intermediate_size=16,
         max_position_embeddings=2048,
         initializer_range=0.3,
+        routing=routing,
     )
 
 

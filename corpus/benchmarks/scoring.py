@@ -7,17 +7,42 @@ macro   mean of the subjects' accuracies: what C-Eval's and CMMLU's own tables r
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.errors import DataError
 from common.paths import display
+from common.recipes import load_recipe, recipe_path
 from corpus.benchmarks.questions import LETTERS, Benchmark
 
+OTHER_CATEGORY = "without category"
+"""Category of the subjects that a recipe's categories do not name."""
 CHANCE = 0.25
 """Accuracy of a blind guess: four options, one right."""
 Z95 = 1.959963984540054
 """97.5 % quantile of the normal distribution."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CategoriesRecipe:
+    """A recipe data_recipes/categories/<benchmark>.yaml, which a benchmark may have."""
+
+    categories: Mapping[str, list[str]]
+    """Category -> subjects; a subject may be in several."""
+
+
+def categories_file(benchmark: str) -> Path | None:
+    """The recipe of a benchmark's categories; None where it has none."""
+    path = recipe_path("categories", benchmark)
+    return path if path.is_file() else None
+
+
+def categories_of(benchmark: str) -> Mapping[str, list[str]]:
+    """Category -> subjects of a benchmark; empty where no table groups them."""
+    if categories_file(benchmark) is None:
+        return {}
+    return load_recipe(CategoriesRecipe, "categories", benchmark).categories
 
 
 def wilson_interval(right: float, total: float, z: float = Z95) -> tuple[float, float]:
@@ -74,33 +99,63 @@ def join_answers(
                 "choice": choice,
                 "log_likelihoods": likelihoods,
                 "truncated": answer["truncated"],
+                "tied": answer["tied"],
                 # The first prompt of a subject shows what the model was given; others are alike.
                 **({"prompt": answer["prompt"]} if index == 0 else {}),
             }
 
 
-def score(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Compute the accuracies of one benchmark. Every sample counts, whatever the model answered."""
+def score(
+    samples: Iterable[Mapping[str, Any]], categories: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, Any]:
+    """Compute the accuracies of one benchmark. Every sample counts, whatever the model answered.
+
+    categories: category -> subjects; those that none names are in `OTHER_CATEGORY`.
+    """
     right: dict[str, int] = {}
     total: dict[str, int] = {}
-    truncated = 0
+    truncated = tied = 0
     for sample in samples:
         subject = sample["subject"]
         total[subject] = total.get(subject, 0) + 1
         right[subject] = right.get(subject, 0) + (sample["choice"] == sample["gold"])
         truncated += bool(sample["truncated"])
+        tied += bool(sample.get("tied"))
     num_right, num_questions = sum(right.values()), sum(total.values())
-    subjects = {
-        name: {"accuracy": right[name] / total[name], "num_questions": total[name]}
-        for name in sorted(total)
-    }
+    subjects = {name: _accuracy(right[name], total[name]) for name in sorted(total)}
     return {
         "accuracy_micro": num_right / num_questions if num_questions else math.nan,
         "accuracy_macro": sum(s["accuracy"] for s in subjects.values()) / max(1, len(subjects)),
         "num_questions": num_questions,
         "num_right": num_right,
         "num_truncated": truncated,
+        "num_tied": tied,
         "interval_95": list(wilson_interval(num_right, num_questions)),
         "chance": CHANCE,
         "subjects": subjects,
+        "categories": _by_category(right, total, categories or {}),
+    }
+
+
+def _by_category(
+    right: Mapping[str, int], total: Mapping[str, int], categories: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, Any]]:
+    """Accuracy of each category's subjects, all questions counting alike."""
+    named = {subject for subjects in categories.values() for subject in subjects}
+    members = {name: [s for s in subjects if s in total] for name, subjects in categories.items()}
+    if others := [subject for subject in sorted(total) if subject not in named]:
+        members[OTHER_CATEGORY] = others
+    return {
+        name: _accuracy(sum(right[s] for s in subjects), sum(total[s] for s in subjects))
+        | {"num_subjects": len(subjects)}
+        for name, subjects in members.items()
+        if subjects and categories
+    }
+
+
+def _accuracy(right: int, total: int) -> dict[str, Any]:
+    return {
+        "accuracy": right / total,
+        "num_questions": total,
+        "interval_95": list(wilson_interval(right, total)),
     }

@@ -26,8 +26,9 @@ from lm_eval.tasks import TaskManager
 from common.child import run_job
 from common.processes import die_with_parent
 from model.evaluate.answers import read_answers, write_answers
-from model.evaluate.choice_lm import ChoiceLM
-from model.evaluate.job import EvaluateJob, Mode, SubjectJob
+from model.evaluate.choice_lm import ChoiceLM, Finer
+from model.evaluate.forward import Forward
+from model.evaluate.job import EvaluateJob, Mode, SubjectJob, resolved_dtype
 from model.load import load_causal_lm
 from model.tokenizer.folder import check_model_folder, load_folder_tokenizer
 from model.train.distributed.context import DistributedContext, distributed_context
@@ -36,6 +37,13 @@ from model.train.run.metrics import JsonlSink
 log = logging.getLogger("steel.evaluate")
 
 PROGRESS_SECONDS = 2.0
+
+NEAR = {"float32": 2e-4, "bfloat16": 0.25}
+"""Nats between two letters that rounding may exchange: at least ten times the differences that
+were measured between batch sizes, prefixes and float64 (docs/LOG.md)."""
+
+MOST_PARAMETERS = 4_000_000_000
+"""Of a model that is also loaded in float64, for near ties: 32 GB of the host's memory."""
 
 LONGEST_WAIT_MINUTES = 24 * 60
 """Time that a rank without a subject waits for the others."""
@@ -49,14 +57,42 @@ def evaluate(job: EvaluateJob) -> None:
 
 def load(job: EvaluateJob, device: torch.device) -> ChoiceLM:
     """Load the model and its tokenizer. Raises DataError where they do not fit."""
-    network, tokenizer = load_model(Path(job.model), job.dtype, device)
+    dtype = resolved_dtype(job.dtype)
+    network, tokenizer = load_model(Path(job.model), dtype, device)
     assert not job.chat or tokenizer.chat_template is not None, "the stage checks this"
     batch_size = job.batch_size
     if getattr(network.config, "leaks", False):
         # These let every token see the whole sequence, padding included.
-        log.warning("routing %s looks ahead: prompts are scored singly", network.config.routing)
+        log.warning(
+            "routing %s looks ahead: prompts are scored singly, and worked examples anew for each",
+            network.config.routing,
+        )
         batch_size = 1
-    return ChoiceLM(network, tokenizer, batch_size=batch_size)
+    lm = ChoiceLM(network, tokenizer, batch_size=batch_size, finer=_finer(job, device, network))
+    if not lm.forward.share and batch_size > 1:
+        log.warning("this architecture goes on from no prefix: worked examples are computed anew")
+    return lm
+
+
+def _finer(job: EvaluateJob, device: torch.device, network: Any) -> list[Finer]:
+    """Networks for questions whose answer hangs on rounding, the finest last."""
+
+    def float32() -> Forward:
+        finer, _ = load_model(Path(job.model), "float32", device)
+        return Forward(finer, batch_size=1 if leaks else job.batch_size)
+
+    def float64() -> Forward:
+        # On the CPU, whatever computes the others: the same decision on any machine.
+        finer, _ = load_model(Path(job.model), "float64", torch.device("cpu"))
+        return Forward(finer, batch_size=1, share=False)
+
+    leaks = getattr(network.config, "leaks", False)
+    steps = []
+    if resolved_dtype(job.dtype) == "bfloat16":
+        steps.append(Finer(NEAR["bfloat16"], float32))
+    if sum(parameter.numel() for parameter in network.parameters()) <= MOST_PARAMETERS:
+        steps.append(Finer(NEAR["float32"], float64))
+    return steps
 
 
 def load_model(folder: Path, dtype: str, device: torch.device) -> tuple[Any, Any]:
@@ -112,6 +148,7 @@ def dealt(subjects: Sequence[SubjectJob], num_ranks: int) -> list[list[SubjectJo
 def by_likelihood(job: EvaluateJob, subject: SubjectJob, lm: ChoiceLM) -> list[dict[str, Any]]:
     """Answer one subject by the likelihoods of its letters, in the order of its questions."""
     lm.truncated.clear()
+    lm.tied.clear()
     manager = TaskManager(include_path=subject.folder, include_defaults=False)
     result = lm_evaluate(
         lm,
@@ -132,6 +169,7 @@ def by_likelihood(job: EvaluateJob, subject: SubjectJob, lm: ChoiceLM) -> list[d
                 "right": sample["acc"] == 1.0,
                 "log_likelihoods": [logp for logp, _ in sample["filtered_resps"]],
                 "truncated": prompt in lm.truncated,
+                "tied": prompt in lm.tied,
                 "prompt": prompt,
             }
         )

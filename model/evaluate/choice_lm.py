@@ -1,29 +1,63 @@
-"""Likelihoods of answer letters, computed for lm-eval."""
+"""Likelihoods of answer letters, computed for lm-eval.
+
+    requests of lm-eval ─▶ one row a question ─▶ network as loaded ─▶ clear ─────────▶ answers
+                                                                  └▶ near ties ─▶ finer network
+
+The two most likely letters of a question may be nearer to each other than rounding errors are. Then
+the size of a batch, the number of processes or the kind of a machine would decide. Such questions
+are computed anew by a finer network, each alone.
+"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jinja2 import TemplateError
 from lm_eval.models.huggingface import HFLM
 
 from common.errors import DataError
+from model.evaluate.forward import Forward
+from model.evaluate.prefixes import Row
 from model.tokenizer.conversation import Rendered, conversation_encoder
-from model.train.loss import plain_head
+
+TIE = 1e-9
+"""Nats between two letters below which they are equally likely: rounding of float64 is less."""
+
+Request = tuple[tuple[str, str] | None, list[int], list[int]]
+"""Prompt and what follows it (None for a window of a text), and the token ids of both."""
+Score = tuple[float, bool]
+"""log P(what follows | prompt), and if it is the greedy choice."""
+
+
+class Finer(NamedTuple):
+    """A network for the questions that the one before it leaves open."""
+
+    near: float
+    """Nats between the two most likely answers below which a question is open: more than the
+    rounding errors of the network before."""
+    load: Callable[[], Forward]
+    """Called when the first such question comes."""
 
 
 class ChoiceLM(HFLM):
     """lm-eval's Hugging Face model that computes logits only where a letter is scored.
 
     A prompt of 1,000 tokens and a vocabulary of 151,936 would give 600 MB of logits, of which four
-    numbers are wanted. Equal to HFLM in what it returns (a test compares them), except where a
-    question spells a control token: to HFLM it is one, here it is text.
+    numbers are wanted. Beginnings that prompts share, as worked examples, are computed once. Equal
+    to HFLM in what it returns (a test compares them), except where a question spells a control
+    token: to HFLM it is one, here it is text.
     """
 
     def __init__(
-        self, pretrained: Any, tokenizer: Any, *, batch_size: int, max_length: int | None = None
+        self,
+        pretrained: Any,
+        tokenizer: Any,
+        *,
+        batch_size: int,
+        max_length: int | None = None,
+        finer: Sequence[Finer] = (),
     ) -> None:
         super().__init__(
             pretrained=pretrained,
@@ -34,12 +68,19 @@ class ChoiceLM(HFLM):
         )
         self.truncated: set[str] = set()
         """Prompts that were longer than the model's context and lost their beginning."""
+        self.tied: set[str] = set()
+        """Prompts with several answers that are equally likely: the first of them is chosen."""
+        self.num_settled = 0
+        """Questions that the network as loaded left open."""
         self.on_batch: Callable[[int], None] = lambda prompts: None
         """Called with the number of prompts that a batch held."""
+        self.forward = Forward(self.model, batch_size=batch_size)
+        """The network as loaded."""
+        self.finer = list(finer)
         self._encoder = conversation_encoder(tokenizer)
         self._rendered: dict[str, Rendered] = {}
         """Prompts that the chat template made, by their text."""
-        self._plain_head = plain_head(self.model) is not None
+        self._loaded: dict[int, Forward] = {}
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
@@ -96,58 +137,82 @@ class ChoiceLM(HFLM):
         answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
         return answers
 
-    @torch.inference_mode()
     def _loglikelihood_tokens(
         self,
-        requests: Sequence[tuple[tuple[str, str] | None, list[int], list[int]]],
+        requests: Sequence[Request],
         disable_tqdm: bool = False,
         override_bs: int | None = None,
-    ) -> list[tuple[float, bool]]:
+    ) -> list[Score]:
         """Compute log P(continuation | context), and if it is the greedy choice, for each request.
 
-        Requests that differ only in their last token (the letters of one question) share one row.
         The windows of a text that is scored whole come without strings, and fit.
         """
-        rows: dict[tuple[int, ...], list[int]] = {}
-        for index, (strings, context, continuation) in enumerate(requests):
-            tokens = context + continuation
-            if strings is not None and len(tokens) > self.max_length + 1:
+        for strings, context, continuation in requests:
+            if strings is not None and len(context) + len(continuation) > self.max_length + 1:
                 self.truncated.add(strings[0])
-            row = tuple(tokens[-(self.max_length + 1) :][:-1])
-            rows.setdefault(row, []).append(index)
-        # Longest first: a batch pads little, and memory runs out at once or never.
-        order = sorted(rows, key=lambda row: (-len(row), row))
-        results: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            tails = [max(len(requests[i][2]) for i in rows[row]) for row in batch]
-            for row, scores in zip(batch, self._log_softmax(batch, tails), strict=True):
-                for index in rows[row]:
-                    target = torch.tensor(requests[index][2], device=scores.device)
-                    picked = scores[-len(target) :]
-                    logp = picked.gather(1, target[:, None]).sum().item()
-                    if not math.isfinite(logp):
-                        raise DataError("the model's output is not finite: its training diverged")
-                    results[index] = (logp, bool((picked.argmax(-1) == target).all()))
-            self.on_batch(len(batch))
-        return results
+        scores = self._score(self.forward, requests, range(len(requests)))
+        questions = _questions(requests)
+        open_ones = list(questions)
+        for level, (near, load) in enumerate(self.finer):
+            open_ones = [q for q in open_ones if _margin(questions[q], scores) < near]
+            if not open_ones:
+                break
+            self.num_settled += len(open_ones) if level == 0 else 0
+            if level not in self._loaded:
+                self._loaded[level] = load()
+            chosen = [i for q in open_ones for same in questions[q] for i in same]
+            scores |= self._score(self._loaded[level], requests, chosen)
+        for prompt, answers in questions.items():
+            best = max(scores[same[0]][0] for same in answers)
+            equal = [same for same in answers if best - scores[same[0]][0] < TIE]
+            if len(equal) > 1:
+                self.tied.add(prompt)
+                scores |= {i: (best, scores[i][1]) for same in equal for i in same}
+        return [scores[i] for i in range(len(requests))]
 
-    def _log_softmax(
-        self, batch: list[tuple[int, ...]], tails: list[int]
-    ) -> Sequence[torch.Tensor]:
-        """log P of the next token after each of the last `tails[i]` tokens of row i: [tail, V]."""
-        width = len(batch[0])
-        # Padding stands to the right, where causal attention never looks.
-        ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in batch], device=self.device)
-        places = [
-            (i, position)
-            for i, (row, tail) in enumerate(zip(batch, tails, strict=True))
-            for position in range(len(row) - tail, len(row))
-        ]
-        i, position = torch.tensor(places, device=self.device).unbind(1)
-        if self._plain_head:
-            hidden = self.model.base_model(ids, use_cache=False).last_hidden_state  # [B, T, D]
-            logits = self.model.get_output_embeddings()(hidden[i, position])
-        else:
-            logits = self.model(ids, use_cache=False).logits[i, position]
-        return torch.split(torch.log_softmax(logits.float(), dim=-1), tails)
+    def _score(
+        self, forward: Forward, requests: Sequence[Request], indices: Iterable[int]
+    ) -> dict[int, Score]:
+        """Scores of some requests; those that differ only in their last token share one row."""
+        rows: dict[Row, list[int]] = {}
+        for index in indices:
+            _, context, continuation = requests[index]
+            row = tuple((context + continuation)[-(self.max_length + 1) :][:-1])
+            rows.setdefault(row, []).append(index)
+        tails = [max(len(requests[i][2]) for i in members) for members in rows.values()]
+        scores: dict[int, Score] = {}
+        members = list(rows.values())
+        for batch, found in forward.log_softmax(list(rows), tails):
+            for number, logp in zip(batch, found, strict=True):
+                for index in members[number]:
+                    scores[index] = _score(logp, requests[index][2])
+            self.on_batch(len(batch))
+        return scores
+
+
+def _score(logp: torch.Tensor, continuation: list[int]) -> Score:
+    """log P of a continuation, and if it is the greedy choice; logp [its length or more, V]."""
+    target = torch.tensor(continuation, device=logp.device)
+    picked = logp[-len(target) :]
+    total = picked.gather(1, target[:, None]).sum().item()
+    if not math.isfinite(total):
+        raise DataError("the model's output is not finite: its training diverged")
+    return total, bool((picked.argmax(-1) == target).all())
+
+
+def _questions(requests: Sequence[Request]) -> dict[str, list[list[int]]]:
+    """Numbers of the requests for each answer to a prompt, of prompts with several answers.
+
+    A question that a file holds twice asks for each of its answers twice.
+    """
+    found: dict[str, dict[str, list[int]]] = {}
+    for index, (strings, _, _) in enumerate(requests):
+        if strings is not None:
+            found.setdefault(strings[0], {}).setdefault(strings[1], []).append(index)
+    return {prompt: list(one.values()) for prompt, one in found.items() if len(one) > 1}
+
+
+def _margin(answers: list[list[int]], scores: dict[int, Score]) -> float:
+    """Nats between the two most likely answers."""
+    best, second = sorted((scores[same[0]][0] for same in answers), reverse=True)[:2]
+    return best - second

@@ -10,6 +10,14 @@ Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
 """Number format of weights and activations."""
 
 
+def resolved_dtype(dtype: Precision) -> Literal["float32", "bfloat16"]:
+    """The number format that answers are computed in.
+
+    float32 on a GPU, too: in bfloat16 letters of many questions are equal or exchanged.
+    """
+    return "float32" if dtype == "auto" else dtype
+
+
 @dataclass(frozen=True, kw_only=True)
 class SubjectJob:
     """One subject of one benchmark, answered in one mode by one rank."""

@@ -1,6 +1,8 @@
 """The stage `evaluate`: every question counts, however many processes answer."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common.config import validate
 from common.errors import ConfigError, DataError
+from corpus.benchmarks.scoring import OTHER_CATEGORY
+from model.evaluate.job import EvaluateJob
 from model.train.run.folder import MODEL_FOLDER
-from tasks.core.stage import Context, StageResult
+from tasks.core.stage import Context, StageResult, StageRun
 from tasks.evaluate import EvaluateConfig, evaluate
 from tests.tasks.running import data_sets, run_stage
 from tests.tiny_benchmarks import write_benchmarks, write_model
@@ -47,7 +51,9 @@ def test_check_refuses_bad_values() -> None:
             validate(EvaluateConfig(**changes), "evaluate")
 
 
-def test_the_stage_counts_every_question(context: Context, inputs: dict[str, Any]) -> None:
+def test_the_stage_counts_every_question_and_answers_none_twice(
+    context: Context, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = EvaluateConfig(num_fewshot=1, batch_size=8)
     done = evaluate(config, context=context, label="tiny", **inputs)
     results = json.loads((done.folder / "results.json").read_text())
@@ -67,6 +73,61 @@ def test_the_stage_counts_every_question(context: Context, inputs: dict[str, Any
     assert first["options"] == ["1", "007", "甲，乙", "1.50"]
     assert first["gold"] == "B"
     assert not (done.folder / ".scratch").exists()
+    accuracy = done.manifest["notes"]["accuracy"]["ceval"]
+    assert accuracy["subjects"]["law"]["num_questions"] == 7
+    assert accuracy["categories"]["Humanities"]["num_questions"] == 7
+    assert accuracy["categories"][OTHER_CATEGORY]["num_subjects"] == 1  # valley_lore
+
+    # Another configuration with the same model and questions.
+    monkeypatch.setattr("tasks.evaluate.torchrun", None)
+    inputs["benchmarks"] = {"ceval": inputs["benchmarks"]["ceval"]}
+    fewer = EvaluateConfig(num_fewshot=1, batch_size=3, limit=100)
+    again = evaluate(fewer, context=context, label="again", **inputs)
+    assert again.key != done.key
+    name = "samples/ceval.jsonl"
+    assert (again.folder / name).read_bytes() == (done.folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("change", ["model", "question", "num_fewshot", "limit", "chat"])
+def test_what_decides_about_answers_decides_about_their_file(
+    inputs: dict[str, Any],
+    benchmarks: Path,
+    model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: str,
+) -> None:
+    jobs: list[EvaluateJob] = []
+
+    def take(run: StageRun, module: str, job: EvaluateJob, **_: object) -> None:
+        jobs.append(job)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tasks.evaluate.torchrun", take)
+    inputs["benchmarks"] = {"ceval": inputs["benchmarks"]["ceval"]}
+    config = EvaluateConfig(num_fewshot=1, chat=False)
+    other = config
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(evaluate, tmp_path / "one", config, **inputs)
+    if change == "model":
+        changed = tmp_path / "changed" / MODEL_FOLDER
+        shutil.copytree(model_folder, changed)
+        with (changed / "model.safetensors").open("r+b") as file:
+            file.seek(-1, 2)
+            file.write(b"!")
+        inputs["model"] = replace(inputs["model"], folder=changed.parent)
+    elif change == "question":
+        law = benchmarks / "ceval" / "val" / "law_val.csv"
+        law.write_text(law.read_text().replace("law 第3题", "law 第三题"))
+    else:
+        values = {"num_fewshot": 2, "limit": 4, "chat": True}
+        other = replace(config, **{change: values[change]})
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(evaluate, tmp_path / "other", other, **inputs)
+    one, two = ([Path(s.answers).name for s in job.subjects] for job in jobs)
+    same = [a == b for a, b in zip(one, two, strict=True)]
+    # Law has seven questions, valley lore four.
+    assert same == [False, change in ("question", "limit")]
 
 
 def test_bad_rows_are_refused_or_left_out_and_counted(
@@ -86,17 +147,30 @@ def test_bad_rows_are_refused_or_left_out_and_counted(
 
 
 @pytest.mark.slow
-def test_two_processes_answer_like_one(context: Context, inputs: dict[str, Any]) -> None:
-    samples = []
-    for num_processes in (1, 2):
-        config = EvaluateConfig(num_fewshot=0, num_processes=num_processes)
-        done = evaluate(config, context=context, label=f"{num_processes}", **inputs)
-        samples.append((done.folder / "samples" / "ceval.jsonl").read_text().splitlines())
-    for one, other in zip(*samples, strict=True):
-        left, right = json.loads(one), json.loads(other)
-        scores = [side.pop("log_likelihoods") for side in (left, right)]
-        assert scores[0] == pytest.approx(scores[1], abs=2e-4)
-        assert left == right
+@pytest.mark.filterwarnings("ignore::model.soft_moe.LeakWarning")
+@pytest.mark.parametrize("routing", ["token", "dense", "sequence", "reference_norm"])
+def test_processes_and_batch_sizes_change_no_figure(
+    inputs: dict[str, Any], tmp_path: Path, routing: str
+) -> None:
+    trained = tmp_path / routing
+    write_model(trained / MODEL_FOLDER, routing=routing)
+    inputs["model"] = replace(inputs["model"], folder=trained)
+    found = []
+    for num_processes, batch_size in ((1, 1), (1, 7), (1, 32), (2, 7)):
+        config = EvaluateConfig(num_fewshot=2, num_processes=num_processes, batch_size=batch_size)
+        run = run_stage(evaluate, tmp_path / f"{num_processes} {batch_size}", config, **inputs)
+        samples = [
+            json.loads(line)
+            for name in ("ceval", "mmlu")
+            for line in (run.folder / "samples" / f"{name}.jsonl").read_text().splitlines()
+        ]
+        scores = [list(sample.pop("log_likelihoods").values()) for sample in samples]
+        found.append((samples, (run.folder / "results.json").read_text(), scores))
+    for samples, results, scores in found[1:]:
+        assert samples == found[0][0]
+        assert results == found[0][1]
+        for one, other in zip(scores, found[0][2], strict=True):
+            assert one == pytest.approx(other, abs=2e-4)
 
 
 def test_a_model_without_chat_template_is_refused_for_chat(

@@ -1,7 +1,11 @@
 """Answers: prompted as by lm-eval, scored as by an independent forward pass."""
 
+import dataclasses
 import json
 import math
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,8 @@ from corpus.benchmarks.lm_eval_tasks import write_tasks
 from corpus.benchmarks.questions import BenchmarkRecipe, read_benchmark
 from model.entry import evaluate as entry
 from model.evaluate.answers import answers_file, read_answers
+from model.evaluate.choice_lm import Finer
+from model.evaluate.forward import Forward
 from model.evaluate.job import EvaluateJob, SubjectJob
 from model.train.distributed.context import DistributedContext, distributed_context
 from model.train.run.folder import METRICS_FILE
@@ -163,12 +169,160 @@ def test_prompts_are_lm_evals(job: Callable[..., EvaluateJob], answers_of: Answe
     assert by_subject["anatomy"].endswith("Answer:")
 
 
-def test_batch_size_changes_nothing(job: Callable[..., EvaluateJob], answers_of: AnswersOf) -> None:
-    single = answers_of(job("single", batch_size=1))
-    batched = answers_of(job("batched", batch_size=7))
-    for one, other in zip(single, batched, strict=True):
-        assert one["log_likelihoods"] == pytest.approx(other["log_likelihoods"], abs=2e-4)
-        assert one["right"] == other["right"]
+@pytest.mark.filterwarnings("ignore::model.soft_moe.LeakWarning")
+@pytest.mark.parametrize(
+    "routing",
+    [
+        "token",
+        *(pytest.param(r, marks=pytest.mark.slow) for r in ("dense", "sequence", "reference_norm")),
+    ],
+)
+def test_batch_size_decides_no_near_tie(
+    job: Callable[..., EvaluateJob], alone: DistributedContext, tmp_path: Path, routing: str
+) -> None:
+    """Letters that differ by a last bit here and there: rounding would choose among them."""
+    folder = write_model(tmp_path / "near", routing=routing)
+    network = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        head = network.lm_head.weight
+        first, *others = tokenizer.convert_tokens_to_ids(["ĠA", "ĠB", "ĠC", "ĠD"])
+        for other in others:
+            up = torch.rand(head.shape[1]) < 0.5
+            head[other] = head[first]
+            head[other, up] = torch.nextafter(head[first], torch.tensor(math.inf))[up]
+    network.save_pretrained(folder)
+    choices = []
+    for batch_size in (1, 7, 32):
+        task = job(f"{batch_size}", model=str(folder), batch_size=batch_size)
+        lm = entry.load(task, torch.device("cpu"))
+        entry.run(task, lm, alone)
+        answers = read_all(task)
+        assert lm.num_settled == len(answers)
+        choices.append([(a["log_likelihoods"], a["right"], a["tied"]) for a in answers])
+    assert choices[0] == choices[1] == choices[2]
+    chosen = {max(range(4), key=scores.__getitem__) for scores, _, _ in choices[0]}
+    assert len(chosen) > 1
+    assert not any(tied for _, _, tied in choices[0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_of_equal_letters_the_first_wins_and_is_counted(
+    job: Callable[..., EvaluateJob], alone: DistributedContext, dtype: str
+) -> None:
+    task = job(f"equal {dtype}", dtype=dtype)
+    lm = entry.load(task, torch.device("cpu"))
+    ids = lm.tokenizer.convert_tokens_to_ids(["ĠA", "ĠB", "ĠC", "ĠD"])
+
+    def equal(forward: Forward) -> Forward:
+        with torch.no_grad():
+            forward.network.lm_head.weight[ids] = 2.0
+        return forward
+
+    equal(lm.forward)
+    lm.finer = [Finer(near, lambda load=load: equal(load())) for near, load in lm.finer]
+    entry.run(task, lm, alone)
+    answers = read_all(task)
+    assert all(answer["tied"] for answer in answers)
+    assert all(answer["right"] == (answer["target"] == 0) for answer in answers)
+    assert all(len(set(answer["log_likelihoods"])) == 1 for answer in answers)
+
+
+def test_bfloat16_chooses_like_float32(
+    job: Callable[..., EvaluateJob], answers_of: AnswersOf
+) -> None:
+    exact = answers_of(job("exact"))
+    half = answers_of(job("half", dtype="bfloat16"))
+    assert [a["right"] for a in half] == [a["right"] for a in exact]
+    assert any(
+        a["log_likelihoods"] != b["log_likelihoods"] for a, b in zip(half, exact, strict=True)
+    )
+
+
+def test_worked_examples_are_computed_once(
+    job: Callable[..., EvaluateJob], alone: DistributedContext
+) -> None:
+    task = job("tokens", num_fewshot=5, batch_size=1)
+    lm = entry.load(task, torch.device("cpu"))
+    lm.finer = []
+    entry.run(task, lm, alone)
+    # Of seven, four and six questions: most of what they have in common is their examples.
+    lengths = [len(lm.tok_encode(answer["prompt"])) for answer in read_all(task)]
+    assert lm.forward.num_tokens < sum(lengths) / 3
+
+
+def test_an_interrupted_evaluation_goes_on_with_the_next_subject(
+    job: Callable[..., EvaluateJob], alone: DistributedContext, answers_of: AnswersOf
+) -> None:
+    whole = answers_of(job("whole"))
+    task = job("interrupted")
+    law, lore, anatomy = (Path(subject.answers) for subject in task.subjects)
+    lm = entry.load(task, torch.device("cpu"))
+    write = entry.write_answers
+
+    def interrupted(path: Path, *rest: Any) -> None:
+        if path != law:  # the longest, which comes first
+            raise KeyboardInterrupt
+        write(path, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(entry, "write_answers", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            entry.run(task, lm, alone)
+    assert [law.exists(), lore.exists(), anatomy.exists()] == [True, False, False]
+    kept = law.stat().st_mtime_ns
+    assert answers_of(task) == whole
+    assert law.stat().st_mtime_ns == kept
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_equals_one_that_was_not(
+    job: Callable[..., EvaluateJob], root: Path, tmp_path: Path
+) -> None:
+    def start(name: str) -> tuple[EvaluateJob, subprocess.Popen[bytes]]:
+        task = job(name)
+        file = tmp_path / f"{name}.json"
+        file.write_text(json.dumps(dataclasses.asdict(task)))
+        command = [sys.executable, "-m", "model.entry.evaluate", str(file)]
+        return task, subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL)
+
+    whole, process = start("whole")
+    assert process.wait() == 0
+    killed, process = start("killed")
+    while not any(Path(subject.answers).exists() for subject in killed.subjects):
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    kept = {
+        subject.answers: Path(subject.answers).stat().st_mtime_ns
+        for subject in killed.subjects
+        if Path(subject.answers).exists()
+    }
+    _, process = start("killed")
+    assert process.wait() == 0
+    for one, other in zip(whole.subjects, killed.subjects, strict=True):
+        assert Path(one.answers).read_bytes() == Path(other.answers).read_bytes()
+    assert all(Path(file).stat().st_mtime_ns == before for file, before in kept.items())
+
+
+def test_subjects_are_dealt_out_evenly() -> None:
+    def subject(size: int) -> SubjectJob:
+        return SubjectJob(
+            benchmark="b",
+            subject=f"{size}",
+            task="",
+            folder="",
+            mode="likelihood",
+            num_questions=1,
+            num_characters=size,
+            answers="",
+            about="",
+        )
+
+    hands = entry.dealt([subject(size) for size in (3, 9, 1, 5, 6)], 2)
+    assert [[s.num_characters for s in hand] for hand in hands] == [[9, 3], [6, 5, 1]]
+    assert entry.dealt([], 2) == [[], []]
 
 
 def test_finished_subjects_are_kept_and_damaged_ones_made_anew(
