@@ -46,7 +46,15 @@ def inputs(tmp_path: Path, benchmarks: Path, model_folder: Path) -> dict[str, An
 
 def test_check_refuses_bad_values() -> None:
     validate(EvaluateConfig(), "evaluate")
-    for changes in ({"num_fewshot": -1}, {"limit": 0}, {"batch_size": 0}, {"num_processes": 0}):
+    wrong: list[dict[str, Any]] = [
+        {"num_fewshot": -1},
+        {"limit": 0},
+        {"batch_size": 0},
+        {"num_processes": 0},
+        {"modes": []},
+        {"modes": ["likelihood", "likelihood"]},
+    ]
+    for changes in wrong:
         with pytest.raises(ConfigError):
             validate(EvaluateConfig(**changes), "evaluate")
 
@@ -120,7 +128,7 @@ def test_what_decides_about_answers_decides_about_their_file(
         law = benchmarks / "ceval" / "val" / "law_val.csv"
         law.write_text(law.read_text().replace("law 第3题", "law 第三题"))
     else:
-        values = {"num_fewshot": 2, "limit": 4, "chat": True}
+        values: dict[str, Any] = {"num_fewshot": 2, "limit": 4, "chat": True}
         other = replace(config, **{change: values[change]})
     with pytest.raises(KeyboardInterrupt):
         run_stage(evaluate, tmp_path / "other", other, **inputs)

@@ -22,7 +22,7 @@ from common.recipes import load_recipe
 from corpus.benchmarks.lm_eval_tasks import write_tasks
 from corpus.benchmarks.questions import BenchmarkRecipe, read_benchmark
 from model.entry import evaluate as entry
-from model.evaluate.answers import answers_file, read_answers
+from model.evaluate.answers import answers_file, read_answers, write_answers
 from model.evaluate.choice_lm import Finer
 from model.evaluate.forward import Forward
 from model.evaluate.job import EvaluateJob, SubjectJob
@@ -220,7 +220,11 @@ def test_of_equal_letters_the_first_wins_and_is_counted(
         return forward
 
     equal(lm.forward)
-    lm.finer = [Finer(near, lambda load=load: equal(load())) for near, load in lm.finer]
+
+    def equal_when_loaded(load: Callable[[], Forward]) -> Callable[[], Forward]:
+        return lambda: equal(load())
+
+    lm.finer = [Finer(near, equal_when_loaded(load)) for near, load in lm.finer]
     entry.run(task, lm, alone)
     answers = read_all(task)
     assert all(answer["tied"] for answer in answers)
@@ -258,15 +262,14 @@ def test_an_interrupted_evaluation_goes_on_with_the_next_subject(
     task = job("interrupted")
     law, lore, anatomy = (Path(subject.answers) for subject in task.subjects)
     lm = entry.load(task, torch.device("cpu"))
-    write = entry.write_answers
 
     def interrupted(path: Path, *rest: Any) -> None:
         if path != law:  # the longest, which comes first
             raise KeyboardInterrupt
-        write(path, *rest)
+        write_answers(path, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(entry, "write_answers", interrupted)
+        patch.setattr("model.entry.evaluate.write_answers", interrupted)
         with pytest.raises(KeyboardInterrupt):
             entry.run(task, lm, alone)
     assert [law.exists(), lore.exists(), anatomy.exists()] == [True, False, False]

@@ -85,5 +85,5 @@ def test_letters_that_a_bf16_projection_makes_equal_stay_apart() -> None:
     forward = Forward(network.eval(), batch_size=1)
     (_, [scores]) = next(iter(forward.log_softmax([(1, 2, 3)], [1])))
     logits = network(torch.tensor([[1, 2, 3]])).logits[0, -1]
-    assert logits.unique().numel() < 2048
-    assert scores[0].unique().numel() > 3500
+    assert len(set(logits.tolist())) < 2048
+    assert len(set(scores[0].tolist())) > 3500
