@@ -221,23 +221,28 @@ class Pipeline:
             self._made[place] = given_model(path)
         return self._made[place]
 
+    @property
+    def start(self) -> StageResult:
+        """The model that fine-tuning starts from: the one in a given folder, or the base."""
+        given = self.config.sft.base_model if self.config.sft is not None else ""
+        return self.given(given) if given else self.base
+
     @cached_property
     def tuned(self) -> dict[str, StageResult]:
         """One SFT model for each mixture."""
         return {mixture: self.tune(mixture) for mixture in self.config.mixtures}
 
-    def tune(self, mixture: str) -> StageResult:
-        """The SFT model of one mixture."""
+    def tune(self, mixture: str, label: str = "") -> StageResult:
+        """The SFT model of one mixture. label: of its runs, default: the mixture's name."""
         if self.config.sft is None or not self.config.sft_sets:
             raise ConfigError("this configuration has no `sft` and `sft_sets`")
         place = ("sft", mixture)
         if place not in self._made:
-            start = self.config.sft.base_model
             self._made[place] = sft(
                 self.config.sft_of(mixture),
                 context=self.context,
-                label=mixture,
-                base=self.given(start) if start else self.base,
+                label=label or mixture,
+                base=self.start,
                 data=self.sft_data(mixture),
                 benchmarks=self._screened(self.config.sft.contamination),
             )

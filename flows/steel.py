@@ -155,12 +155,26 @@ def mixture_ablation(
             description="Mixtures to compare; empty: the configuration's.", max_length=MAX_ENTRIES
         ),
     ] = None,
+    seeds: Annotated[
+        list[Annotated[int, Field(ge=0, le=MOST)]],
+        Field(
+            description="A model of each mixture for each; empty: the configured seed.",
+            max_length=MAX_ENTRIES,
+        ),
+    ] = [],  # noqa: B006
+    parallel: Annotated[
+        int,
+        Field(ge=1, le=4096, description="Models trained at once, each on its share of the GPUs."),
+    ] = 1,
     config: Config = SMOKE,
     store: Store = STORE,
     overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
-    """Table 3: one SFT model per mixture, all from the same base, evaluated side by side."""
-    return _make(["evaluate"], config, store, overrides, {"mixtures": mixtures})
+    """Table 3: SFT models of several mixtures, all from the same base, compared question by
+    question."""
+    from flows.ablations.mixtures import compare_mixtures
+
+    return compare_mixtures(mixtures, seeds, parallel, config, store, overrides)
 
 
 @flow(name="steel")
@@ -215,7 +229,7 @@ def ffn_ablation(
     overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """The same pretraining with each Soft MoE routing and with a dense FFN."""
-    from flows.ablation import pretrain_variants
+    from flows.ablations.variants import pretrain_variants
 
     variants: dict[str, dict[str, Any]] = {
         routing: {"pretrain.model.routing": routing} for routing in routings
@@ -248,7 +262,7 @@ def data_ablation(
 ) -> dict[str, Any]:
     """The same small model on the same number of tokens of corpora that were cleaned in different
     ways, scored in bits per byte on texts that none was trained on."""
-    from flows.data_ablation import compare_corpora
+    from flows.ablations.corpora import compare_corpora
 
     return compare_corpora(recipes, seeds, steps, config, store, overrides)
 
@@ -273,6 +287,8 @@ def kernel_ablation(
 ) -> dict[str, Any]:
     """Table 2: throughput and memory with each choice of kernels, and with ours. Needs no corpus;
     without a GPU a tiny model is measured, and the table says so."""
-    from flows.ablation import kernel_variants  # torch and Transformers: seconds of every other run
+    from flows.ablations.variants import (
+        kernel_variants,
+    )  # torch and Transformers: seconds of every other run
 
     return kernel_variants(experiments, num_processes, timed_steps, store)

@@ -1,7 +1,7 @@
 """The commands of `steel`, one module for each group.
 
     pipeline.py   run, check, report, explain      a configuration and its results
-    ablations.py  kernel-, ffn-, data-ablation     runs that differ in one setting
+    ablations.py  mixture-, kernel-, … -ablation   runs that differ in one thing
     data.py       verify, verify-order, review     proofs about what lies in a store, verdicts on it
     training.py   append, reschedule, profile      requests to a pretraining, running or stopped
     models.py     export, chat, import             models: ours, and published ones

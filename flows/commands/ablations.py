@@ -1,14 +1,14 @@
-"""Commands that compare runs which differ in one setting: kernel-ablation, ffn-ablation,
-data-ablation."""
+"""Commands that compare runs which differ in one thing: mixture-, kernel-, ffn-, data-ablation."""
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from common.ranges import Ge, Limit, Processes
-from flows.commands import DONE, add_options, choices, number, print_table, whole_numbers
+from flows.commands import DONE, FAILED, add_options, choices, number, print_table, whole_numbers
 
 Steps = Annotated[int, Ge(1), Limit(10**10)]
 TimedSteps = Annotated[int, Ge(1), Limit(10**6)]
@@ -18,6 +18,33 @@ ROUTINGS = ("token", "dense", "sequence")
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare them."""
+    mixtures = commands.add_parser(
+        "mixture-ablation",
+        help="compare SFT mixtures from one base, question by question, beside the paper's Table 3",
+    )
+    mixtures.add_argument("config", metavar="CONFIG.yaml", help="a file of deployments/")
+    mixtures.add_argument(
+        "--mixtures", metavar="A,B", help="of data_recipes/mixtures (default: configured)"
+    )
+    mixtures.add_argument(
+        "--seeds",
+        metavar="1,2",
+        default="",
+        help="a model of each mixture for each seed (default: the configured one)",
+    )
+    mixtures.add_argument(
+        "--parallel",
+        type=number(Processes),
+        default=1,
+        metavar="N",
+        help="models trained at once, each on its share of the GPUs (default: 1)",
+    )
+    mixtures.add_argument(
+        "--dry-run", action="store_true", help="list the models, and what is finished of each"
+    )
+    add_options(mixtures, "store", "set", "json")
+    mixtures.set_defaults(run=_mixtures)
+
     kernels = commands.add_parser(
         "kernel-ablation", help="measure speed and memory by kernel beside the paper's Table 2"
     )
@@ -79,6 +106,47 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     data.set_defaults(run=_data)
 
 
+def _mixtures(arguments: argparse.Namespace) -> int:
+    from common.paths import resolve
+    from flows.ablations.mixtures import FailedModelsError, load, plan_mixtures
+
+    names = arguments.mixtures.split(",") if arguments.mixtures is not None else None
+    seeds = whole_numbers("--seeds", arguments.seeds, least=0)
+    asked = (names, seeds, arguments.parallel, arguments.config, arguments.store)
+    if arguments.dry_run:
+        rows: list[dict[str, Any]] = [*plan_mixtures(*asked, arguments.overrides)]
+        if arguments.json:
+            print(json.dumps(rows, indent=1, ensure_ascii=False))
+        else:
+            print_table(rows, width=120)
+        return DONE
+    # Once here, before a server is started.
+    place = resolve(arguments.store)
+    load(arguments.config, place, arguments.overrides, names, seeds, arguments.parallel)
+    from flows.prefect_run import run_flow
+    from flows.session import shown
+    from flows.steel import mixture_ablation
+
+    try:
+        summary = run_flow(
+            mixture_ablation,
+            mixtures=names,
+            seeds=seeds,
+            parallel=arguments.parallel,
+            config=arguments.config,
+            store=arguments.store,
+            overrides=shown(arguments.overrides),
+        )
+    except FailedModelsError as error:
+        _print_table(error.summary, arguments)
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    folder = _print_table(summary, arguments)
+    if not arguments.json:
+        print(f"Figures: {folder}/accuracy.png, curves.png; by subject: by_subject.csv")
+    return DONE
+
+
 def _kernels(arguments: argparse.Namespace) -> int:
     from tasks.core.paper.tables import load_table2
 
@@ -132,7 +200,7 @@ def _ffn(arguments: argparse.Namespace) -> int:
 
 def _data(arguments: argparse.Namespace) -> int:
     from common.paths import resolve
-    from flows.data_ablation import variants
+    from flows.ablations.corpora import variants
     from flows.preflight import preflight
 
     recipes = arguments.recipes.split(",")

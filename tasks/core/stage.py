@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.config import StageConfig, validate
+from common.errors import StageError
 from common.files import make_folder
 from common.paths import display
 from common.provenance import git_commit, software_versions
@@ -48,7 +49,15 @@ from tasks.core.plan import Plan
 if TYPE_CHECKING:
     from tasks.core.tracking import StageTrack, Tracker
 
-__all__ = ["Context", "StageResult", "StageRun", "plain", "stage", "stage_key"]
+__all__ = [
+    "Context",
+    "NotMadeError",
+    "StageResult",
+    "StageRun",
+    "plain",
+    "stage",
+    "stage_key",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +70,24 @@ class Context:
     """Recorder of their runs."""
     plan: Plan | None = None
     """Collects the stages instead of making them; None makes them."""
+    not_made: frozenset[str] = frozenset()
+    """Stages that are looked up and never made here: one that is not finished raises
+    NotMadeError."""
+    is_task: bool = True
+    """If true, each stage is a Prefect task; if false, a plain call, for processes without a flow
+    of their own."""
 
     @property
     def planned(self) -> bool:
         """True if no stage is made, and folders of stages may not be there."""
         return self.plan is not None
+
+
+class NotMadeError(StageError):
+    """A stage that is not finished, where it was only looked up."""
+
+    def __init__(self, title: str) -> None:
+        super().__init__(f"{title} is not finished")
 
 
 @dataclass(kw_only=True)
@@ -191,11 +213,13 @@ def stage(
             log = run_logger()
             title = f"{name} {label}".strip()
             if (folder / "manifest.json").is_file():
-                log.info("%s: finished before, skipped (%s)", title, display(folder))
                 result = StageResult.read(folder)
                 config.check_finished(result.folder, result.manifest)
+                log.info("%s: finished before, skipped (%s)", title, display(folder))
                 context.tracker.reused(title, key, result.manifest)
                 return result
+            if name in context.not_made:
+                raise NotMadeError(title)
             validate(config, name)
             make_folder(folder.parent)
             with StageLock(folder.with_suffix(".lock"), what=title) as lock:
@@ -256,7 +280,9 @@ def stage(
                 label = kwargs.pop("label", "")
                 key = stage_key(name, version, config, kwargs)
                 return context.plan.add(name, label, key, context.store / name / key)
-            return as_task()(config, context=context, **kwargs)
+            looked_up = name in context.not_made
+            called = as_task() if context.is_task and not looked_up else work
+            return called(config, context=context, **kwargs)
 
         return call
 

@@ -196,7 +196,7 @@ def gather(
         data.cleaning = read_cleaning(cleaned) if cleaned else None
         data.vocabulary = _manifest(packed).vocab_size if packed else None
         data.parameters = count_parameters(pretrain.model_folder) if pretrain else None
-        data.trainings = {n: _training(n, r) for n, r in trained.items() if r is not None}
+        data.trainings = {n: read_training(n, r) for n, r in trained.items() if r is not None}
         data.timeline = read_timeline(pretrain.folder) if pretrain else None
         if kernels is not None:
             data.kernels = json.loads((kernels.folder / "table.json").read_text(encoding="utf-8"))
@@ -314,7 +314,7 @@ def _operators(cleaned: StageResult | None, sources: list[Source]) -> list[Opera
     ]
 
 
-def _training(name: str, result: StageResult) -> Training:
+def read_training(name: str, result: StageResult) -> Training:
     curves: dict[str, Curve] = {}
     for line in read_metrics(result.folder / METRICS_FILE):
         for metric, value in line["metrics"].items():

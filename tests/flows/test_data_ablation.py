@@ -9,10 +9,10 @@ import yaml
 from common.errors import ConfigError
 from common.paths import resolve
 from common.recipes import load_config
+from flows.ablations.corpora import variants
 from flows.cli import main
 from flows.commands import BAD_INPUT, DONE
 from flows.config import PipelineConfig
-from flows.data_ablation import variants
 
 SMOKE = {
     "base": str(resolve("deployments/smoke.yaml")),

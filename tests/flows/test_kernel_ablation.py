@@ -7,7 +7,7 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from flows.ablation import kernel_configs
+from flows.ablations.variants import kernel_configs
 from flows.cli import main
 from flows.commands import BAD_INPUT, DONE
 from model import SteelConfig

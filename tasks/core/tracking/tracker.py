@@ -48,6 +48,7 @@ class Tracker:
         flow_run_id: str | None = None,
         config: Mapping[str, Any] | None = None,
         git_commit: str | None = None,
+        parent_run: str | None = None,
     ) -> None:
         self.store, self.pipeline, self.pipeline_id = store, pipeline, pipeline_id
         self.flow_run_id, self.git_commit = flow_run_id, git_commit
@@ -55,6 +56,8 @@ class Tracker:
         self.client = Client(self.uri)
         self.config: dict[str, Any] = redacted(dict(config or {}))
         self.run_id: str | None = None
+        self.parent_run = parent_run
+        """Run that this pipeline's run stands below; None: it stands alone."""
         self.incomplete = False
         self.stages: list[dict[str, Any]] = []
         self._open()
@@ -73,7 +76,9 @@ class Tracker:
             logging.getLogger(name).setLevel(logging.WARNING)
         logging.getLogger("urllib3").setLevel(logging.ERROR)  # of each attempt at a server
         end_killed_runs(self.client)
-        self.run_id = self.create_run(PIPELINES, self.pipeline, {"steel.role": "pipeline"})
+        nested = {"mlflow.parentRunId": self.parent_run} if self.parent_run else {}
+        tags = {"steel.role": "pipeline", **nested}
+        self.run_id = self.create_run(PIPELINES, self.pipeline, tags)
         self._params(self.run_id, self.config)
         self.client.log_dict(self.run_id, self.config, "config.json")
         self._catch_up()
@@ -270,6 +275,12 @@ class Tracker:
         run_id = run_id or ("key" in model and model_run(self, model["key"]))
         if run_id:
             log_metrics(self.client, run_id, metrics)
+
+    @never_fail
+    def show(self, path: Path) -> None:
+        """Keep a file as an artifact of the pipeline's own run, beside its stages."""
+        if self.run_id is not None:
+            self.client.log_artifact(self.run_id, str(path))
 
     def close(self, status: str, metrics: Mapping[str, float] | None = None) -> None:
         """End the pipeline's run with the table of its stages; say what MLflow lacks."""

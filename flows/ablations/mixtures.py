@@ -1,0 +1,315 @@
+"""SFT models of several mixtures, all from one base, compared question by question (Table 3).
+
+base ──▶ sft[mixture, seed] ──▶ evaluate ──▶ mixture_comparison      (steel/mixture-ablation)
+         └─── one process each, `parallel` at once ───┘
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from common.config import raise_all
+from common.errors import ConfigError, StageError, SteelError
+from common.files import make_folder, write_json
+from common.paths import display, resolve
+from common.provenance import git_commit
+from common.redaction import hidden_in_errors, redacted
+from corpus.chats import load_mixture
+from flows.ablations.one_mixture import MixtureJob, accuracies, model_of, score_name
+from flows.ablations.parallel import gpu_shares, run_all, share_size
+from flows.config import PipelineConfig
+from flows.graph import Pipeline
+from flows.preflight import preflight
+from flows.session import given, tracked
+from tasks.core.artifacts import flow_run_id, run_logger, shorten_user_errors
+from tasks.core.stage import EVERY_STAGE, Context, NotMadeError, StageResult, plain
+from tasks.core.tracking import Tracker
+from tasks.mixture_comparison import KEY, MixtureComparisonConfig, mixture_comparison
+from tasks.mixture_comparison.table import BASE
+
+NAME = KEY
+IN_CHILDREN = frozenset({"sft", "evaluate"})
+"""Stages that are made by the children alone."""
+
+
+class FailedModelsError(StageError):
+    """Some models of a comparison could not be made; the table has the others."""
+
+    def __init__(self, message: str, summary: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.summary = summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One model of the comparison."""
+
+    mixture: str
+    """Recipe in data_recipes/mixtures; empty for the base itself."""
+    seed: int
+    label: str
+    """Name of its runs."""
+    config: PipelineConfig
+    """The configuration of this model alone."""
+
+    @property
+    def key(self) -> str:
+        """Name among the inputs of the table."""
+        return f"{self.mixture}/{self.seed}" if self.mixture else BASE
+
+
+@dataclass(kw_only=True)
+class State:
+    """Finished stages of one model; `waits` says which one comes next, where one is missing."""
+
+    stages: dict[str, StageResult]
+    """Property of `Pipeline` -> the finished stage, of all before the fine-tuning."""
+    trained: StageResult | None = None
+    evaluated: StageResult | None = None
+    waits: NotMadeError | None = None
+
+
+def load(
+    config: str,
+    store: Path,
+    overrides: Sequence[str],
+    mixtures: Sequence[str] | None,
+    seeds: Sequence[int],
+    parallel: int,
+) -> PipelineConfig:
+    """Load and check the configuration of a comparison, before any work.
+
+    mixtures: None for those of the configuration.
+
+    Raises ConfigError or DataError for what cannot be compared.
+    """
+    changes = ["dpo=null", "dpo_policy=null"]
+    if mixtures is not None:
+        if len(set(mixtures)) < len(mixtures) or not mixtures:
+            raise ConfigError(f"{NAME}: name one or more mixtures, each once: {list(mixtures)}")
+        changes.append(f"mixtures={json.dumps(list(mixtures))}")
+    with hidden_in_errors():
+        loaded = preflight(config, [*given(list(overrides)), *changes], store)
+    found: list[SteelError] = []
+    if not loaded.mixtures:
+        found.append(ConfigError(f"{NAME} compares mixtures: give `mixtures`, or --mixtures"))
+    if not loaded.benchmarks:
+        found.append(ConfigError(f"{NAME} compares answers to questions: give `benchmarks`"))
+    if len(set(seeds)) < len(seeds):
+        found.append(ConfigError(f"{NAME}: give seeds, each once: {list(seeds)}"))
+    raise_all(found, display(resolve(config)))
+    gpu_shares(parallel)
+    _check_ranks(loaded, parallel)
+    return loaded
+
+
+def _check_ranks(config: PipelineConfig, parallel: int) -> None:
+    """Refuse more ranks than a model's share of the GPUs has. Raises ConfigError."""
+    size = share_size(parallel)
+    for section, stage in (("sft", config.sft), ("evaluate", config.evaluate)):
+        ranks = getattr(stage, "num_processes", "auto")
+        if parallel > 1 and size and ranks != "auto" and ranks > size:
+            raise ConfigError(
+                f"{section}.num_processes = {ranks}, but with parallel = {parallel} each model has "
+                f"{size} GPU(s): set {section}.num_processes: auto, or a smaller `parallel`"
+            )
+
+
+def models_of(config: PipelineConfig, seeds: Sequence[int]) -> list[Model]:
+    """Every model of the comparison: the base, and each mixture with each seed, seed by seed, so
+    that a comparison that is stopped early has one of each mixture."""
+    assert config.sft is not None, "the configuration's check refuses mixtures without `sft`"
+    chosen = list(seeds) or [config.sft.seed]
+    base = replace(config, mixtures=[])
+    found = [Model(mixture="", seed=chosen[0], label=BASE, config=base)]
+    for seed in chosen:
+        for mixture in config.mixtures:
+            own = replace(config, mixtures=[mixture], sft=replace(config.sft, seed=seed))
+            label = f"{mixture} seed {seed}" if len(chosen) > 1 else mixture
+            found.append(Model(mixture=mixture, seed=seed, label=label, config=own))
+    return found
+
+
+def look_up(model: Model, context: Context, made: Mapping[str, StageResult]) -> State:
+    """Find what is finished of a model. Stages that `context` may make are made."""
+    pipeline = Pipeline(model.config, context)
+    vars(pipeline).update(made)
+    state = State(stages={})
+    try:
+        state.trained = model_of(pipeline, model.mixture, model.label)
+        state.evaluated = pipeline.score(score_name(model.mixture, model.label), state.trained)
+    except NotMadeError as error:
+        state.waits = error
+    state.stages = _stages(pipeline)
+    return state
+
+
+def plan_mixtures(
+    mixtures: Sequence[str] | None,
+    seeds: Sequence[int],
+    parallel: int,
+    config: str,
+    store: str,
+    overrides: Sequence[str],
+) -> list[dict[str, str]]:
+    """List every model with what is finished of it; nothing is made and nothing recorded.
+
+    Raises like `load`.
+    """
+    place = resolve(store)
+    loaded = load(config, place, overrides, mixtures, seeds, parallel)
+    context = Context(
+        store=place,
+        tracker=cast("Tracker", _NoTracker()),
+        not_made=frozenset({EVERY_STAGE}),
+        is_task=False,
+    )
+    rows = []
+    for model in models_of(loaded, seeds):
+        state = look_up(model, context, {})
+        row = {"model": model.label, "seed": str(model.seed) if model.mixture else ""}
+        rows.append({**row, **_planned(state)})
+    return rows
+
+
+def _planned(state: State) -> dict[str, str]:
+    """States of the training and of the evaluation, in words."""
+    if state.waits is None:
+        return {"training": "finished", "evaluation": "finished"}
+    word = "continues" if state.waits.begun else "to do"
+    if state.trained is not None:
+        return {"training": "finished", "evaluation": word}
+    if state.waits.stage == "sft":
+        return {"training": word, "evaluation": "to do"}
+    return {"training": f"to do, after the stage {state.waits.stage}", "evaluation": "to do"}
+
+
+def compare_mixtures(
+    mixtures: Sequence[str] | None,
+    seeds: Sequence[int],
+    parallel: int,
+    config: str,
+    store: str,
+    overrides: Sequence[str],
+) -> dict[str, Any]:
+    """Train a model of each mixture with each seed, evaluate all, and make the table.
+
+    Args:
+        mixtures: recipes in data_recipes/mixtures; None: those of the configuration.
+        seeds: of the fine-tuning, a model for each; none: the configured one.
+        parallel: models that are trained at once.
+
+    Raises:
+        ConfigError, DataError: before any work, for what cannot be compared.
+        FailedModelsError: after the table was made of the others, when a model failed.
+        SteelError: the first model's, when none could be evaluated.
+    """
+    shorten_user_errors()
+    place = resolve(store)
+    loaded = load(config, place, overrides, mixtures, seeds, parallel)
+    models = models_of(loaded, seeds)
+    recorded = redacted(
+        {"file": config, "seeds": list(seeds), "parallel": parallel, **plain(loaded)}
+    )
+    with tracked(f"{NAME} {loaded.name}", place, recorded) as context:
+        states, failed = _make(models, parallel, context)
+        evaluated = {m.key: s.evaluated for m in models if (s := states[m.key]).evaluated}
+        if not any(model.mixture and model.key in evaluated for model in models):
+            raise next(iter(failed.values()))
+        table = mixture_comparison(
+            MixtureComparisonConfig(
+                mixtures=loaded.mixtures,
+                titles={name: load_mixture(name).title for name in loaded.mixtures},
+                seeds=list(dict.fromkeys(m.seed for m in models if m.mixture)),
+                failed={key: str(error).splitlines()[0] for key, error in failed.items()},
+            ),
+            context=context,
+            label=loaded.name,
+            evaluations=evaluated,
+            trained={
+                m.key: s.trained for m in models if m.mixture and (s := states[m.key]).trained
+            },
+        )
+        for path in sorted(table.folder.iterdir()):
+            if path.suffix in (".png", ".md", ".csv"):
+                context.tracker.show(path)
+        summary = {
+            "name": NAME,
+            "store": str(context.store),
+            "folder": str(table.folder),
+            "findings": table.manifest["notes"]["findings"],
+            "failed": {key: str(error).splitlines()[0] for key, error in failed.items()},
+        }
+        if failed:
+            listed = "".join(f"\n  {key}: {why}" for key, why in summary["failed"].items())
+            raise FailedModelsError(
+                f"{len(failed)} of {len(models)} models failed; the table has the others "
+                f"({display(table.folder)}/table.md). The same command tries them again:{listed}",
+                summary,
+            )
+        return summary
+
+
+def _make(
+    models: Sequence[Model], parallel: int, context: Context
+) -> tuple[dict[str, State], dict[str, SteelError]]:
+    """Make what is missing of every model; returns their states, and the errors of those that
+    failed."""
+    upstream = replace(context, not_made=IN_CHILDREN)
+    shared = Pipeline(models[-1].config, upstream)
+    for made in (shared.base, shared.benchmarks, shared.sft_data):  # once, with all before them
+        assert made is None or made.folder
+    states = {model.key: look_up(model, upstream, _stages(shared)) for model in models}
+    for model in models:
+        if (evaluated := states[model.key].evaluated) is not None:
+            _record(model, evaluated, context)
+    missing = [model for model in models if states[model.key].waits is not None]
+    folder = context.store / NAME
+    make_folder(folder)
+    jobs = {model.label: folder / f"{model.label.replace(' ', '-')}.json" for model in missing}
+    for model in missing:
+        job = MixtureJob(
+            label=model.label,
+            mixture=model.mixture,
+            config=plain(model.config),
+            stages={n: str(r.folder) for n, r in states[model.key].stages.items()},
+            store=str(context.store),
+            pipeline_id=context.tracker.pipeline_id,
+            flow_run_id=flow_run_id(),
+            parent_run=context.tracker.run_id,
+        )
+        write_json(jobs[model.label], asdict(job))
+    log = run_logger()
+    errors = run_all("flows.ablations.one_mixture", jobs, gpu_shares(parallel), log, NAME)
+    for model in missing:
+        if model.label not in errors:
+            states[model.key] = look_up(model, upstream, _stages(shared))
+    return states, {model.key: errors[model.label] for model in missing if model.label in errors}
+
+
+def _record(model: Model, evaluated: StageResult, context: Context) -> None:
+    """Give a model that stood finished a run of its own below that of the comparison."""
+    tracker = Tracker(
+        store=context.store,
+        pipeline=model.label,
+        pipeline_id=context.tracker.pipeline_id,
+        flow_run_id=flow_run_id(),
+        config=redacted(plain(model.config)),
+        git_commit=git_commit(),
+        parent_run=context.tracker.run_id,
+    )
+    tracker.close("FINISHED", accuracies(evaluated))
+
+
+def _stages(pipeline: Pipeline) -> dict[str, StageResult]:
+    """Finished stages of a pipeline, by property."""
+    return {name: v for name, v in vars(pipeline).items() if isinstance(v, StageResult)}
+
+
+class _NoTracker:
+    """Takes the place of the tracker where nothing is recorded."""
+
+    def scores(self, model: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """Record nothing."""

@@ -1,0 +1,116 @@
+"""One SFT model of a comparison, and its evaluation, in a process of its own.
+
+    flows.ablations.parallel ──job.json──▶ Pipeline.tune(mixture) ──▶ Pipeline.score
+
+Everything before the fine-tuning is finished in the store; the job names its folders. What is
+finished of this model is skipped, what was interrupted goes on.
+"""
+
+import logging
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from common.child import run_job
+from common.config import raise_all
+from common.processes import die_with_parent
+from common.provenance import git_commit
+from common.recipes import parse
+from flows.config import PipelineConfig
+from flows.graph import Pipeline
+from tasks.core.stage import Context, StageResult
+from tasks.core.tracking import Tracker
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureJob:
+    """One model of a comparison."""
+
+    label: str
+    """Name of its runs: `<mixture>` or `<mixture> seed <seed>`; `base` for the base itself."""
+    mixture: str
+    """Recipe in data_recipes/mixtures; empty: the base is evaluated and nothing trained."""
+    config: dict[str, Any]
+    """The pipeline's configuration with this seed; passwords in URLs are left out."""
+    stages: dict[str, str]
+    """Property of `Pipeline` -> folder of the finished stage, for all before the fine-tuning."""
+    store: str
+    """Folder of all stages' results."""
+    pipeline_id: str
+    """Id that the MLflow runs of the comparison share."""
+    flow_run_id: str | None
+    """Prefect's id of the flow run that compares."""
+    parent_run: str | None
+    """MLflow run of the comparison, which this one stands below."""
+
+
+def model_of(pipeline: Pipeline, mixture: str, label: str) -> StageResult:
+    """The model that is evaluated: the SFT model of a mixture, or the base for none."""
+    return pipeline.tune(mixture, label) if mixture else pipeline.base
+
+
+def score_name(mixture: str, label: str) -> str:
+    """Name of its evaluation, as the pipeline's own evaluations have it."""
+    return f"sft {label}" if mixture else label
+
+
+def make(job: MixtureJob) -> None:
+    """Train and evaluate one model, recorded in an MLflow run below that of the comparison."""
+    parsed = parse(PipelineConfig, job.config)
+    raise_all(parsed.problems, job.label)
+    assert parsed.value is not None
+    config = parsed.value
+    tracker = Tracker(
+        store=Path(job.store),
+        pipeline=job.label,
+        pipeline_id=job.pipeline_id,
+        flow_run_id=job.flow_run_id,
+        config=job.config,
+        git_commit=git_commit(),
+        parent_run=job.parent_run,
+    )
+    context = Context(store=Path(job.store), tracker=tracker, is_task=False)
+    status, scores = "KILLED", {}
+    try:
+        pipeline = Pipeline(config, context)
+        vars(pipeline).update(finished(job.stages))
+        model = model_of(pipeline, job.mixture, job.label)
+        result = pipeline.score(score_name(job.mixture, job.label), model)
+        scores = accuracies(result)
+        status = "FINISHED"
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        tracker.close(status, scores)
+
+
+def accuracies(evaluation: StageResult) -> dict[str, float]:
+    """Accuracies of a finished evaluation, for the run that the comparison page charts."""
+    counts: Mapping[str, float] = evaluation.manifest["counts"]
+    return {name: value for name, value in counts.items() if name.startswith("accuracy/")}
+
+
+def finished(stages: Mapping[str, str]) -> dict[str, StageResult]:
+    """Finished stages by the property of `Pipeline` that they stand for."""
+    return {name: StageResult.read(Path(folder)) for name, folder in stages.items()}
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    # An exception, so that the training under way is let to save, and its runs are ended. A second
+    # signal must not interrupt that.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    die_with_parent(signal.SIGTERM)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    sys.exit(run_job(MixtureJob, make, sys.argv[1:]))
