@@ -122,12 +122,17 @@ def _runs(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float
     }
 
 
+def mean_text(row: Mapping[str, Any], name: str) -> str:
+    """A mean in bits per byte, alike in the table and in the picture."""
+    return f"{row[name]:.4f}"
+
+
 def _shown(row: Mapping[str, Any], kinds: Sequence[str]) -> dict[str, Any]:
     """A row as a person reads it."""
     numbers = {}
     for name in (*kinds, MEAN):
         spread = row[f"{name} ±"]
-        numbers[name] = f"{row[name]:.4f}" + ("" if spread is None else f" ± {spread:.4f}")
+        numbers[name] = mean_text(row, name) + ("" if spread is None else f" ± {spread:.4f}")
     return {
         "recipes": row["recipes"],
         **numbers,
@@ -157,7 +162,7 @@ def _draw(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str], path: Path) -
                 spread = row[f"{name} ±"] or 0.0
                 panel.errorbar(row[name], place, xerr=spread, fmt="o", color=colour, capsize=4)
                 panel.annotate(
-                    f"{row[name]:.3f}",
+                    mean_text(row, name),
                     (row[name], place),
                     xytext=(0, 7),
                     textcoords="offset points",

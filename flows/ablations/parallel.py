@@ -84,7 +84,7 @@ def run_all(
     Returns the error of each job that failed.
     """
     waiting, failed = deque(jobs.items()), dict[str, SteelError]()
-    reporter, done = ProgressReporter(title, log), 0
+    reporter, done, told = ProgressReporter(title, log), 0, -1
     slots: list[_Running | None] = [None] * len(environments)
     with _stopped_together(slots):
         while waiting or any(slots):
@@ -102,7 +102,9 @@ def run_all(
                             str(error).splitlines()[0],
                             display(running.child.log),
                         )
-            reporter.update(done, len(jobs), f"{done} of {len(jobs)} models")
+            if done != told:
+                told = done
+                reporter.update(done, len(jobs), f"{done} of {len(jobs)} models")
             time.sleep(POLL_SECONDS)
     return failed
 

@@ -61,7 +61,7 @@ def mixture_comparison(
     from tasks.core.theme import LIGHT, save, style
     from tasks.mixture_comparison import table as tables
     from tasks.mixture_comparison.answers import read_answers
-    from tasks.mixture_comparison.figures import accuracy_figure, curves_figure
+    from tasks.mixture_comparison.figures import accuracy_figure, curves_figure, mean_curve
     from tasks.report.data import count_parameters, read_training
 
     by_mixture: dict[str, dict[int, StageResult]] = {}
@@ -82,7 +82,6 @@ def mixture_comparison(
     )
     models = [model.folder / MODEL_FOLDER for model in trained.values()]
     table["parameters"] = parameters = count_parameters(models[0]) if models else None
-    write_json(run.folder / "table.json", table)
     trainings = {
         mixture: [
             read_training(name, result)
@@ -91,6 +90,12 @@ def mixture_comparison(
         ]
         for mixture in config.mixtures
     }
+    losses = {
+        mixture: [t.curves["train/loss"] for t in own if "train/loss" in t.curves]
+        for mixture, own in trainings.items()
+    }
+    table["losses"] = {name: mean_curve(own).end for name, own in losses.items() if own}
+    write_json(run.folder / "table.json", table)
     pictures = []
     with mpl.rc_context(style(LIGHT)):
         for name, figure in (

@@ -100,6 +100,8 @@ def curves_figure(runs: Mapping[str, Sequence[Training]], theme: Theme) -> Figur
         right.get_legend().remove()
     else:
         right.set_axis_off()
+    left.get_legend().remove()
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -107,13 +109,13 @@ def _curves(axes: Axes, curves: Mapping[str, list[Curve]], title: str, theme: Th
     for place, (name, seeds) in enumerate(curves.items()):
         colour = theme.series[place % len(theme.series)]
         label = latin(name) if len(seeds) == 1 else f"{latin(name)}, mean of {len(seeds)}"
-        plot_curve(axes, _mean(seeds), colour, label)
+        plot_curve(axes, mean_curve(seeds), colour, label)
         for seed in seeds if len(seeds) > 1 else ():
             axes.plot(seed.steps, seed.values, color=colour, linewidth=0.6, alpha=0.4)
     loss_axes(axes, title, PER_TOKEN, [curve for seeds in curves.values() for curve in seeds])
 
 
-def _mean(seeds: Sequence[Curve]) -> Curve:
+def mean_curve(seeds: Sequence[Curve]) -> Curve:
     """Mean of the curves of several seeds, as far as all of them go."""
     places = list(zip(*(seed.steps for seed in seeds), strict=False))
     values = list(zip(*(seed.values for seed in seeds), strict=False))

@@ -14,6 +14,7 @@ from tasks.core.markdown import NOT_RUN, markdown_table
 from tasks.core.paper.tables import Table3
 from tasks.mixture_comparison.answers import Answers
 from tasks.mixture_comparison.paired import Estimate, SeedSpread, accuracy, difference, holm
+from tasks.report.results import loss_text
 
 BASE = "base"
 """Row of the model that every mixture starts from; it is in no test."""
@@ -73,6 +74,7 @@ def comparison(
         "first": mixtures[0],
         "mixtures": list(mixtures),
         "benchmarks": {one.name: one.title for one in answers},
+        "losses": {},
         "comparisons": len(tested),
         "repeated": any(len(found) > 1 for found in seeds.values()),
         "rows": rows,
@@ -195,7 +197,8 @@ def shown_rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:
             "95 % interval": _range(row["interval_95"], percent),
         }
         if repeated:
-            found |= {"seeds": str(len(row["seeds"])), "sd over seeds": _points(row["sd"])}
+            num = str(len(row["by_seed"] or ()))
+            found |= {"seeds": num, "sd over seeds": _points(row["sd"])}
         found |= {
             f"difference to {table['first']}": signed(row["difference"]),
             "its 95 % interval": _range(row["difference_interval_95"], signed),
@@ -221,6 +224,8 @@ def _compact(table: Mapping[str, Any]) -> list[dict[str, str]]:
             if row["sd"] is not None:
                 cells[title] += f" ± {_points(row['sd'])}"
         title = next((row["title"] for row in own.values()), mixture)
+        loss = table["losses"].get(mixture)
+        cells["loss at the end"] = "" if loss is None else loss_text(loss)
         status = table["statuses"][mixture]
         rows.append({"mixture": mixture, "title": title, **cells, "status": status})
     for missing in table["paper_not_run"]:
@@ -233,6 +238,7 @@ def _compact(table: Mapping[str, Any]) -> list[dict[str, str]]:
                 "mixture": missing["mixture"],
                 "title": missing["title"],
                 **cells,
+                "loss at the end": "",
                 "status": "not in this run",
             }
         )

@@ -7,7 +7,7 @@ import json
 import struct
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,30 @@ class Curve:
 
     steps: list[int]
     values: list[float]
+
+    @property
+    def smoothed(self) -> list[float]:
+        """Running mean over a fortieth of the values on either side, as pictures draw it."""
+        return running_mean(self.values, len(self.values) // 40)
+
+    @property
+    def end(self) -> float:
+        """Last value of the running mean: the one that pictures and tables state."""
+        return self.smoothed[-1]
+
+
+def running_mean(values: Sequence[float], window: int) -> list[float]:
+    """Mean of each value with `window` neighbours on either side.
+
+    Near the beginning, where losses fall fast, with as few on both sides as there are before it;
+    near the end with as many as there are after it.
+    """
+    means = []
+    for i in range(len(values)):
+        reach = min(window, i)
+        part = values[i - reach : i + reach + 1]
+        means.append(sum(part) / len(part))
+    return means
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Figures, axes, curves and numbers, alike in all of the report's pictures."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,6 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tasks.core.theme import Theme
 from tasks.report.data import Curve
+from tasks.report.results import loss_text
 
 WIDTH = 9.0
 """Inches; at 150 dots an inch a picture is 1,350 pixels wide."""
@@ -41,39 +42,26 @@ def note(axes: Axes, x: float, y: float, text: str, colour: str, *, ha: str = "l
     axes.text(x, y, text, va="center", ha=ha, fontsize=8, color=colour)
 
 
-def plot_curve(axes: Axes, curve: Curve, colour: str, label: str) -> None:
+def plot_curve(
+    axes: Axes, curve: Curve, colour: str, label: str, shown: Callable[[float], str] = loss_text
+) -> None:
     """Plot measurements as a thin line, their running mean as a bold one with its last value."""
-    window = len(curve.values) // 40
-    if window:
+    means = curve.smoothed
+    if means != curve.values:
         axes.plot(curve.steps, curve.values, color=colour, linewidth=0.8, alpha=0.35)
-    means = running_mean(curve.values, window)
     axes.plot(
         curve.steps,
         means,
         color=colour,
         linewidth=2,
-        label=end_label(label, means[-1]),
+        label=end_label(label, shown(curve.end)),
         marker="o" if len(means) == 1 else None,
     )
 
 
-def running_mean(values: Sequence[float], window: int) -> list[float]:
-    """Mean of each value with `window` neighbours on either side.
-
-    Near the beginning, where losses fall fast, with as few on both sides as there are before it;
-    near the end with as many as there are after it.
-    """
-    means = []
-    for i in range(len(values)):
-        reach = min(window, i)
-        part = values[i - reach : i + reach + 1]
-        means.append(sum(part) / len(part))
-    return means
-
-
-def end_label(label: str, value: float) -> str:
+def end_label(label: str, value: str) -> str:
     """Label with the last value of a curve."""
-    return f"{label}: {value:.2f} at the end"
+    return f"{label}: {value} at the end"
 
 
 def loss_axes(axes: Axes, title: str, unit: str, curves: list[Curve]) -> None:

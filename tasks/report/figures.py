@@ -22,7 +22,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from common.disk import format_bytes
 from tasks.core.theme import DARK, LIGHT, Theme, style
-from tasks.report.data import Curve, ReportData, Training
+from tasks.report.data import Curve, ReportData, Training, running_mean
 from tasks.report.drawing import (
     DASHES,
     PER_TOKEN,
@@ -31,7 +31,6 @@ from tasks.report.drawing import (
     new_figure,
     note,
     plot_curve,
-    running_mean,
     short_number,
     source_axis,
     step_axis,
@@ -216,7 +215,7 @@ def _dpo(data: ReportData, theme: Theme) -> Figure | None:
     loss_axes(panels[0], "Preference optimisation", "loss, nats per pair", [loss])
     if second is not None:
         share = Curve(steps=second.steps, values=[100 * value for value in second.values])
-        plot_curve(panels[1], share, theme.series[2], "training")
+        plot_curve(panels[1], share, theme.series[2], "training", lambda end: f"{end:.1f} %")
         panels[1].axhline(50, color=theme.muted, linewidth=1, linestyle=DASHES)
         panels[1].set_ylim(0, 103)
         panels[1].grid(axis="y")
@@ -252,7 +251,7 @@ def _accuracy(data: ReportData, theme: Theme) -> Figure | None:
                 [share], [y], color=colour, marker="o", markersize=7, markeredgecolor=theme.ground
             )
             axes.annotate(
-                percent(share / 100),
+                percent(result["accuracy_micro"]),
                 (right, y),
                 (5, 0),
                 textcoords="offset points",

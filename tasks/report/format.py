@@ -9,7 +9,7 @@ from tasks.core.paper.tables import Paper
 from tasks.report.cleaning import CleaningData
 from tasks.report.data import ReportData, Source, Training
 from tasks.report.paper_comparison import paper_section
-from tasks.report.results import percent, results_section
+from tasks.report.results import loss_text, percent, results_section
 from tasks.report.timeline import Timeline
 
 OPERATORS_LEGEND = (
@@ -207,8 +207,13 @@ def _training_section(data: ReportData, picture: Callable[[str, str], str]) -> s
     ]
     rows = [_training_row(training) for training in data.trainings.values()]
     parts.append(
-        markdown_table(rows, right=["steps", "first loss", "last loss", "validation loss"])
+        markdown_table(rows, right=["steps", "first loss", "loss at the end", "validation loss"])
     )
+    if rows:
+        parts.append(
+            "*loss at the end*: the last value of the running mean that the pictures show, over a "
+            "fortieth of the measured steps; the last step alone says more about its batch."
+        )
     for training in data.trainings.values():
         if training.mixture:
             numeric = [c for c, v in training.mixture[0].items() if isinstance(v, int | float)]
@@ -250,9 +255,9 @@ def _training_row(training: Training) -> dict[str, str]:
     return {
         "model": training.name,
         "steps": f"{training.counts.get('steps', loss.steps[-1]):,.0f}" if loss else NOT_RUN,
-        "first loss": f"{loss.values[0]:.3f}" if loss else NOT_RUN,
-        "last loss": f"{loss.values[-1]:.3f}" if loss else NOT_RUN,
-        "validation loss": f"{validation.values[-1]:.3f}" if validation else "not measured",
+        "first loss": loss_text(loss.values[0]) if loss else NOT_RUN,
+        "loss at the end": loss_text(loss.end) if loss else NOT_RUN,
+        "validation loss": loss_text(validation.values[-1]) if validation else "not measured",
     }
 
 

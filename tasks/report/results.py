@@ -39,6 +39,11 @@ def percent(share: float) -> str:
     return f"{100 * share:z.1f}"
 
 
+def loss_text(nats: float) -> str:
+    """Format a loss, alike in tables and pictures: 2.3456 -> 2.346."""
+    return f"{nats:.3f}"
+
+
 def accuracy_cell(result: Mapping[str, Any] | None) -> str:
     """Format accuracy and interval: `43.2 (38.1 to 48.4)`."""
     if result is None:
@@ -90,8 +95,30 @@ def results_section(results: Results, picture: Callable[[str, str], str]) -> str
         markdown_table(_macro_rows(results, titles), right=columns),
         "Mean of the subjects' accuracies (macro), as C-Eval's and CMMLU's own tables have it.",
         "\n".join(f"- {line}" for line in _conditions(results, titles)),
+        *(f"### {title} by subject\n\n{subject_table(results, n)}" for n, title in titles.items()),
     ]
     return "\n\n".join(parts)
+
+
+def subject_table(results: Results, benchmark: str) -> str:
+    """Format the accuracy of every model on each subject of a benchmark, in per cent.
+
+    Few questions a subject: no intervals, and differences that say little.
+    """
+    scored = {m: of_model[benchmark] for m, of_model in results.items() if benchmark in of_model}
+    numbers = {
+        subject: found["num_questions"]
+        for result in scored.values()
+        for subject, found in result["subjects"].items()
+    }
+    rows = []
+    for subject, number in sorted(numbers.items()):
+        row = {"subject": subject, "questions": f"{number:,}"}
+        for model, result in scored.items():
+            found = result["subjects"].get(subject)
+            row[f"{model} %"] = NOT_RUN if found is None else percent(found["accuracy"])
+        rows.append(row)
+    return markdown_table(rows, right=["questions", *(f"{model} %" for model in scored)])
 
 
 def _macro_rows(results: Results, titles: Mapping[str, str]) -> list[dict[str, str]]:

@@ -19,6 +19,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 from tasks.core.theme import Theme
 from tasks.report.data import Curve, ReportData, Training
 from tasks.report.drawing import DASHES, PER_TOKEN, WIDTH, end_label, loss_axes, plot_curve
+from tasks.report.results import loss_text
 from tasks.report.timeline import EventKind, Timeline
 
 COLOURS: dict[EventKind, int] = {
@@ -107,7 +108,7 @@ def _loss(axes: Axes, training: Training, theme: Theme, place: Callable[[float],
                 marker="o",
                 markersize=4,
                 linewidth=1.6,
-                label=end_label(label, found.values[-1]),
+                label=end_label(label, loss_text(found.values[-1])),
             )
     loss_axes(axes, "Pretraining", PER_TOKEN, shown)
 

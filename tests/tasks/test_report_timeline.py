@@ -13,7 +13,7 @@ from model.train.run.metrics import JsonLines
 from tasks.core.manifest import StageResult
 from tasks.core.paper.tables import load_paper
 from tasks.core.theme import DARK, LIGHT
-from tasks.report.data import Curve, ReportData, Training, _training
+from tasks.report.data import Curve, ReportData, Training, read_training
 from tasks.report.format import format_report
 from tasks.report.timeline import Timeline, read_timeline
 from tasks.report.timeline_figure import axis, pretraining
@@ -69,7 +69,7 @@ def data_of(run: Path) -> ReportData:
     manifest = {"counts": {}, "notes": {}}
     result = StageResult(stage="pretrain", key="k", folder=run, manifest=manifest)
     return ReportData(
-        name="x", trainings={"base": _training("base", result)}, timeline=read_timeline(run)
+        name="x", trainings={"base": read_training("base", result)}, timeline=read_timeline(run)
     )
 
 
