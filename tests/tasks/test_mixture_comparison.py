@@ -213,7 +213,11 @@ def test_figures_of_the_table_are_those_of_the_answers(
     assert rows[FIRST]["p"] is None and rows["base"]["p"] is None
     assert rows["base"]["interval_95"] == list(wilson_interval(answers(9, 0.25).sum(), 50))
     assert (rows[FIRST]["paper"], rows[SECOND]["paper"]) == (38.57, 39.21)
-    assert {e["mixture"][:8] for e in table["paper_not_run"]} == {"table3-1", "table3-4", "table3-5"}
+    assert {e["mixture"][:8] for e in table["paper_not_run"]} == {
+        "table3-1",
+        "table3-4",
+        "table3-5",
+    }
     assert rows[SECOND]["p_holm"] == rows[SECOND]["p"]  # of one comparison
     text = (run.folder / "table.md").read_text()
     assert f"| {percent(rows[SECOND]['accuracy'])} ± " in text
@@ -267,7 +271,7 @@ def test_other_questions_and_damaged_answers_are_refused(
     evaluation = inputs["evaluations"][f"{SECOND}/1"]
     path = evaluation.folder / "samples" / "ceval.jsonl"
     lines = path.read_text().splitlines()
-    path.write_text("\n".join(lines[1:] + [lines[0].replace('"index": 0', '"index": 77')]))
+    path.write_text("\n".join([*lines[1:], lines[0].replace('"index": 0', '"index": 77')]))
     with pytest.raises(DataError, match="asked other questions of ceval"):
         table_of(tmp_path, inputs)
     path.write_text("\n".join(line.replace('"choice": "A"', '"choice": "B"') for line in lines))
