@@ -5,10 +5,11 @@ base ──▶ sft[mixture, seed] ──▶ evaluate ──▶ mixture_compariso
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from common.config import raise_all
 from common.errors import ConfigError, StageError, SteelError
@@ -17,14 +18,15 @@ from common.paths import display, resolve
 from common.provenance import git_commit
 from common.redaction import hidden_in_errors, redacted
 from corpus.chats import load_mixture
-from flows.ablations.one_mixture import MixtureJob, accuracies, model_of, score_name
+from flows.ablations.one_mixture import MixtureJob, Upstream, accuracies, model_of, score_name
 from flows.ablations.parallel import gpu_shares, run_all, share_size
 from flows.config import PipelineConfig
 from flows.graph import Pipeline
 from flows.preflight import preflight
 from flows.session import given, tracked
 from tasks.core.artifacts import flow_run_id, run_logger, shorten_user_errors
-from tasks.core.stage import EVERY_STAGE, Context, NotMadeError, StageResult, plain
+from tasks.core.plan import Plan, no_tracker
+from tasks.core.stage import Context, NotMadeError, StageResult, plain
 from tasks.core.tracking import Tracker
 from tasks.mixture_comparison import KEY, MixtureComparisonConfig, mixture_comparison
 from tasks.mixture_comparison.table import BASE
@@ -62,13 +64,11 @@ class Model:
 
 @dataclass(kw_only=True)
 class State:
-    """Finished stages of one model; `waits` says which one comes next, where one is missing."""
+    """Results of one model as far as they are finished, and all before it."""
 
-    stages: dict[str, StageResult]
-    """Property of `Pipeline` -> the finished stage, of all before the fine-tuning."""
+    upstream: Upstream
     trained: StageResult | None = None
     evaluated: StageResult | None = None
-    waits: NotMadeError | None = None
 
 
 def load(
@@ -132,18 +132,14 @@ def models_of(config: PipelineConfig, seeds: Sequence[int]) -> list[Model]:
     return found
 
 
-def look_up(model: Model, context: Context, made: Mapping[str, StageResult]) -> State:
-    """Find what is finished of a model. Stages that `context` may make are made."""
-    pipeline = Pipeline(model.config, context)
-    vars(pipeline).update(made)
-    state = State(stages={})
-    try:
-        state.trained = model_of(pipeline, model.mixture, model.label)
-        state.evaluated = pipeline.score(score_name(model.mixture, model.label), state.trained)
-    except NotMadeError as error:
-        state.waits = error
-    state.stages = _stages(pipeline)
-    return state
+def look_up(model: Model, context: Context, upstream: Upstream) -> State:
+    """Find what is finished of a model; stages that `context` may make are made."""
+    pipeline = upstream.pipeline(model.config, context)
+    trained = evaluated = None
+    with suppress(NotMadeError):
+        trained = model_of(pipeline, model.mixture, model.label)
+        evaluated = pipeline.score(score_name(model.mixture, model.label), trained)
+    return State(upstream=Upstream.of(pipeline), trained=trained, evaluated=evaluated)
 
 
 def plan_mixtures(
@@ -154,36 +150,32 @@ def plan_mixtures(
     store: str,
     overrides: Sequence[str],
 ) -> list[dict[str, str]]:
-    """List every model with what is finished of it; nothing is made and nothing recorded.
+    """List every model with the state of its training and evaluation; nothing is made, nothing
+    recorded.
 
     Raises like `load`.
     """
     place = resolve(store)
     loaded = load(config, place, overrides, mixtures, seeds, parallel)
-    context = Context(
-        store=place,
-        tracker=cast("Tracker", _NoTracker()),
-        not_made=frozenset({EVERY_STAGE}),
-        is_task=False,
-    )
     rows = []
     for model in models_of(loaded, seeds):
-        state = look_up(model, context, {})
-        row = {"model": model.label, "seed": str(model.seed) if model.mixture else ""}
-        rows.append({**row, **_planned(state)})
+        plan = Plan()
+        pipeline = Pipeline(model.config, Context(store=place, tracker=no_tracker(), plan=plan))
+        made = model_of(pipeline, model.mixture, model.label)
+        assert model.config.sft is not None
+        given_base = model.config.sft.base_model and not model.mixture
+        training = "given" if given_base else plan.stages[-1].state
+        pipeline.score(score_name(model.mixture, model.label), made)
+        rows.append(
+            {
+                "model": model.label,
+                "seed": str(model.seed) if model.mixture else "",
+                "training": training,
+                "evaluation": plan.stages[-1].state,
+                "key": made.key,
+            }
+        )
     return rows
-
-
-def _planned(state: State) -> dict[str, str]:
-    """States of the training and of the evaluation, in words."""
-    if state.waits is None:
-        return {"training": "finished", "evaluation": "finished"}
-    word = "continues" if state.waits.begun else "to do"
-    if state.trained is not None:
-        return {"training": "finished", "evaluation": word}
-    if state.waits.stage == "sft":
-        return {"training": word, "evaluation": "to do"}
-    return {"training": f"to do, after the stage {state.waits.stage}", "evaluation": "to do"}
 
 
 def compare_mixtures(
@@ -257,36 +249,40 @@ def _make(
 ) -> tuple[dict[str, State], dict[str, SteelError]]:
     """Make what is missing of every model; returns their states, and the errors of those that
     failed."""
-    upstream = replace(context, not_made=IN_CHILDREN)
-    shared = Pipeline(models[-1].config, upstream)
-    for made in (shared.base, shared.benchmarks, shared.sft_data):  # once, with all before them
-        assert made is None or made.folder
-    states = {model.key: look_up(model, upstream, _stages(shared)) for model in models}
+    only_upstream = replace(context, not_made=IN_CHILDREN)
+    first = Pipeline(models[-1].config, only_upstream)
+    first.prepare("evaluate")
+    log, start = run_logger(), first.start  # once, with all before it
+    log.info("%s: every model starts from %s", NAME, display(start.model_folder))
+    states = {model.key: look_up(model, only_upstream, Upstream.of(first)) for model in models}
+    missing = [model for model in models if states[model.key].evaluated is None]
     for model in models:
         if (evaluated := states[model.key].evaluated) is not None:
             _record(model, evaluated, context)
-    missing = [model for model in models if states[model.key].waits is not None]
     folder = context.store / NAME
     make_folder(folder)
     jobs = {model.label: folder / f"{model.label.replace(' ', '-')}.json" for model in missing}
     for model in missing:
-        job = MixtureJob(
-            label=model.label,
-            mixture=model.mixture,
-            config=plain(model.config),
-            stages={n: str(r.folder) for n, r in states[model.key].stages.items()},
-            store=str(context.store),
-            pipeline_id=context.tracker.pipeline_id,
-            flow_run_id=flow_run_id(),
-            parent_run=context.tracker.run_id,
-        )
-        write_json(jobs[model.label], asdict(job))
-    log = run_logger()
+        write_json(jobs[model.label], asdict(_job(model, states[model.key].upstream, context)))
     errors = run_all("flows.ablations.one_mixture", jobs, gpu_shares(parallel), log, NAME)
     for model in missing:
         if model.label not in errors:
-            states[model.key] = look_up(model, upstream, _stages(shared))
+            states[model.key] = look_up(model, only_upstream, Upstream.of(first))
     return states, {model.key: errors[model.label] for model in missing if model.label in errors}
+
+
+def _job(model: Model, upstream: Upstream, context: Context) -> MixtureJob:
+    return MixtureJob(
+        label=model.label,
+        mixture=model.mixture,
+        config=plain(model.config),
+        stages={name: str(result.folder) for name, result in upstream.stages.items()},
+        data_sets=[[*place, str(made.folder)] for place, made in upstream.data_sets.items()],
+        store=str(context.store),
+        pipeline_id=context.tracker.pipeline_id,
+        flow_run_id=flow_run_id(),
+        parent_run=context.tracker.run_id,
+    )
 
 
 def _record(model: Model, evaluated: StageResult, context: Context) -> None:
@@ -301,15 +297,3 @@ def _record(model: Model, evaluated: StageResult, context: Context) -> None:
         parent_run=context.tracker.run_id,
     )
     tracker.close("FINISHED", accuracies(evaluated))
-
-
-def _stages(pipeline: Pipeline) -> dict[str, StageResult]:
-    """Finished stages of a pipeline, by property."""
-    return {name: v for name, v in vars(pipeline).items() if isinstance(v, StageResult)}
-
-
-class _NoTracker:
-    """Takes the place of the tracker where nothing is recorded."""
-
-    def scores(self, model: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Record nothing."""

@@ -10,7 +10,7 @@ import logging
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -22,7 +22,7 @@ from common.provenance import git_commit
 from common.recipes import parse
 from flows.config import PipelineConfig
 from flows.graph import Pipeline
-from tasks.core.stage import Context, StageResult
+from tasks.core.stage import Context, StageResult, plain
 from tasks.core.tracking import Tracker
 
 
@@ -38,6 +38,8 @@ class MixtureJob:
     """The pipeline's configuration with this seed; passwords in URLs are left out."""
     stages: dict[str, str]
     """Property of `Pipeline` -> folder of the finished stage, for all before the fine-tuning."""
+    data_sets: list[list[str]]
+    """Kind, name, location and folder of every data set that was acquired."""
     store: str
     """Folder of all stages' results."""
     pipeline_id: str
@@ -48,9 +50,42 @@ class MixtureJob:
     """MLflow run of the comparison, which this one stands below."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Upstream:
+    """Finished stages before a fine-tuning, which models of one comparison share."""
+
+    stages: dict[str, StageResult] = field(default_factory=dict)
+    """Property of `Pipeline` -> result."""
+    data_sets: dict[tuple[str, ...], StageResult] = field(default_factory=dict)
+    """Kind, name and location, without passwords -> result of its acquisition."""
+
+    @classmethod
+    def of(cls, pipeline: Pipeline) -> "Upstream":
+        """What a pipeline has made so far."""
+        made = {tuple(map(plain, place)): result for place, result in pipeline._made.items()}
+        return cls(
+            stages={n: v for n, v in vars(pipeline).items() if isinstance(v, StageResult)},
+            data_sets={place: result for place, result in made.items() if len(place) == 3},
+        )
+
+    @classmethod
+    def read(cls, job: MixtureJob) -> "Upstream":
+        """The stages that a job names. Raises DataError for one that is not there."""
+        return cls(
+            stages={name: StageResult.read(Path(at)) for name, at in job.stages.items()},
+            data_sets={tuple(p): StageResult.read(Path(folder)) for *p, folder in job.data_sets},
+        )
+
+    def pipeline(self, config: PipelineConfig, context: Context) -> Pipeline:
+        """A pipeline of another configuration that goes on from here."""
+        found = Pipeline(config, context, _made=dict(self.data_sets))
+        vars(found).update(self.stages)
+        return found
+
+
 def model_of(pipeline: Pipeline, mixture: str, label: str) -> StageResult:
-    """The model that is evaluated: the SFT model of a mixture, or the base for none."""
-    return pipeline.tune(mixture, label) if mixture else pipeline.base
+    """The model that is evaluated: the SFT model of a mixture, or for none what it starts from."""
+    return pipeline.tune(mixture, label) if mixture else pipeline.start
 
 
 def score_name(mixture: str, label: str) -> str:
@@ -76,8 +111,7 @@ def make(job: MixtureJob) -> None:
     context = Context(store=Path(job.store), tracker=tracker, is_task=False)
     status, scores = "KILLED", {}
     try:
-        pipeline = Pipeline(config, context)
-        vars(pipeline).update(finished(job.stages))
+        pipeline = Upstream.read(job).pipeline(config, context)
         model = model_of(pipeline, job.mixture, job.label)
         result = pipeline.score(score_name(job.mixture, job.label), model)
         scores = accuracies(result)
@@ -93,11 +127,6 @@ def accuracies(evaluation: StageResult) -> dict[str, float]:
     """Accuracies of a finished evaluation, for the run that the comparison page charts."""
     counts: Mapping[str, float] = evaluation.manifest["counts"]
     return {name: value for name, value in counts.items() if name.startswith("accuracy/")}
-
-
-def finished(stages: Mapping[str, str]) -> dict[str, StageResult]:
-    """Finished stages by the property of `Pipeline` that they stand for."""
-    return {name: StageResult.read(Path(folder)) for name, folder in stages.items()}
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

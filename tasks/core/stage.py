@@ -49,15 +49,7 @@ from tasks.core.plan import Plan
 if TYPE_CHECKING:
     from tasks.core.tracking import StageTrack, Tracker
 
-__all__ = [
-    "Context",
-    "NotMadeError",
-    "StageResult",
-    "StageRun",
-    "plain",
-    "stage",
-    "stage_key",
-]
+__all__ = ["Context", "NotMadeError", "StageResult", "StageRun", "plain", "stage", "stage_key"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,6 @@ from common.config import StageConfig
 from common.files import write_json, write_text
 from common.names import Name
 from common.recipes import load_recipe, recipe_path
-from model.train.run.folder import MODEL_FOLDER
 from tasks.core.paper.tables import Table3
 from tasks.core.stage import StageResult, StageRun, stage
 
@@ -80,7 +79,7 @@ def mixture_comparison(
         statuses,
         load_recipe(Table3, "paper", "table3"),
     )
-    models = [model.folder / MODEL_FOLDER for model in trained.values()]
+    models = [model.model_folder for model in trained.values()]
     table["parameters"] = parameters = count_parameters(models[0]) if models else None
     trainings = {
         mixture: [

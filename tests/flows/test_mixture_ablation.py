@@ -37,7 +37,6 @@ TINY = {
     "base": str(resolve("deployments/smoke.yaml")),
     "name": "tiny-mixtures",
     "sample_data": {"seed": 7, "scale": 0.1},
-    "preference_sets": None,
     "dpo": None,
     "pretrain": {"steps": 12, "warmup_steps": 4, "eval_interval": 12},
     "sft": {"max_steps": 40, "global_batch_size": 4, "micro_batch_size": 4},
