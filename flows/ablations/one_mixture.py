@@ -61,7 +61,7 @@ class Upstream:
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> "Upstream":
-        """What a pipeline has made so far."""
+        """Collect the stages that a pipeline has made so far."""
         made = {tuple(map(plain, place)): result for place, result in pipeline._made.items()}
         return cls(
             stages={n: v for n, v in vars(pipeline).items() if isinstance(v, StageResult)},

@@ -21,6 +21,7 @@ ENOUGH = {
     "review": [],
     "kernel-ablation": [],
     "data-ablation": [],
+    "mixture-ablation": ["a-config"],
 }
 """Words that each command cannot do without."""
 
