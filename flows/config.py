@@ -20,6 +20,7 @@ from flows.checks.contradictions import benchmark_list_problems, post_training_p
 from model.architecture import LEAKING_ROUTINGS
 from tasks.acquire import AcquireConfig
 from tasks.clean import CleanConfig
+from tasks.contamination import ContaminationCheckConfig
 from tasks.dpo import DpoConfig
 from tasks.evaluate import EvaluateConfig
 from tasks.hold_out import HoldOutConfig
@@ -105,6 +106,8 @@ class PipelineConfig(Config):
     """Mixture whose SFT model DPO starts from; absent: the last of `mixtures`."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """Benchmarks' settings."""
+    contamination: ContaminationCheckConfig = field(default_factory=ContaminationCheckConfig)
+    """Search of the cleaned corpora for questions of `benchmarks`, which takes nothing out."""
     report: ReportConfig = field(default_factory=ReportConfig)
     """The report."""
 

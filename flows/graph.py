@@ -29,6 +29,7 @@ from flows.config import Target as Target
 from tasks.acquire import acquire
 from tasks.bits_per_byte import BitsPerByteConfig, bits_per_byte
 from tasks.clean import clean, enforce
+from tasks.contamination import contamination
 from tasks.core.given_model import given_model
 from tasks.core.plan import Plan, PlannedStage, no_tracker
 from tasks.core.stage import Context, StageResult
@@ -168,6 +169,17 @@ class Pipeline:
         if not self.context.planned:
             enforce(result, self.config.clean)
         return result
+
+    @cached_property
+    def contamination(self) -> StageResult | None:
+        """Questions of the evaluated benchmarks that the cleaned corpora contain; None where there
+        are none of either, or they are not to be looked for. No training waits for it."""
+        config = self.config.contamination
+        if not (config.enabled and self.config.corpora and self.config.benchmarks):
+            return None
+        return contamination(
+            config, context=self.context, cleaned=self.cleaned, benchmarks=self.benchmarks
+        )
 
     @cached_property
     def packed(self) -> StageResult:
@@ -315,6 +327,7 @@ class Pipeline:
             dpo=self.aligned,
             evaluations=evaluations,
             kernels=newest(self.context.store, "kernel_table"),
+            contamination=self.contamination,
         )
 
 

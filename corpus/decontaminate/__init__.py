@@ -9,6 +9,7 @@ cached.py      the same, kept for the next run
 index.py       search by n-grams: stretches of a text that may ask a question
 alignment.py   a part of a question in such a stretch, with gaps and misprints
 evidence.py    stem, options, answer: what makes it a question
+search.py      the questions in whole corpora, counted by corpus; by worker processes
 cutting.py     documents without their passages
 """
 
@@ -20,12 +21,13 @@ from corpus.decontaminate.build import build_index
 from corpus.decontaminate.cached import cached_index
 from corpus.decontaminate.cutting import without_questions
 from corpus.decontaminate.index import Index, Match
-from corpus.decontaminate.questions import BenchmarkQuestion, ContaminationConfig
+from corpus.decontaminate.questions import BenchmarkQuestion, ContaminationConfig, QuestionSearch
 
 __all__ = [
     "BenchmarkQuestion",
     "ContaminationConfig",
     "Index",
+    "QuestionSearch",
     "build_index",
     "cached_index",
     "describe_bad_rows",

@@ -27,14 +27,9 @@ worked examples of the prompts, which are not scored."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContaminationConfig(Config):
-    """Search for benchmark questions in texts, and the action on a text that contains one."""
+class QuestionSearch(Config):
+    """Similarity from which a text counts as containing a benchmark question."""
 
-    action: Literal["drop", "flag", "off"] = "drop"
-    """drop: the text is left out (of a document much longer than the question, the passage alone);
-    flag: it stays and is only listed; off: no search."""
-    benchmarks: tuple[Name, ...] = ()
-    """Benchmarks (data_recipes/evals) whose questions are looked for; empty: all there are."""
     ngram: Annotated[int, Ge(4), Le(50)] = 5
     """Tokens that must agree in a row for a passage to be compared with a question: a Chinese
     character, a word or a number is one."""
@@ -56,6 +51,17 @@ class ContaminationConfig(Config):
                     f"{name} = {getattr(self, name)}, less than ngram = {self.ngram}: a text that "
                     "short holds no n-gram"
                 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContaminationConfig(QuestionSearch):
+    """Search for benchmark questions in texts, and the action on a text that contains one."""
+
+    action: Literal["drop", "flag", "off"] = "drop"
+    """drop: the text is left out (of a document much longer than the question, the passage alone);
+    flag: it stays and is only listed; off: no search."""
+    benchmarks: tuple[Name, ...] = ()
+    """Benchmarks (data_recipes/evals) whose questions are looked for; empty: all there are."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -123,6 +123,9 @@ def benchmark_list_problems(config: "PipelineConfig") -> Iterator[SteelError]:
     if config.decontaminate is not None:
         named = config.clean.contamination.benchmarks
         yield from _unknown("clean.contamination.benchmarks", named, removed, "decontaminate")
+    yield from _unknown(
+        "contamination.corpora", config.contamination.corpora, config.corpora, "corpora"
+    )
     screened = {**removed, **config.benchmarks}
     stages: dict[str, FinetuneConfig | None] = {"sft": config.sft, "dpo": config.dpo}
     for key, stage in stages.items():

@@ -36,7 +36,7 @@ class ReportConfig(StageConfig):
         yield from errors_of(load_paper)
 
 
-@stage(version=1)
+@stage(version=2)
 def report(
     run: StageRun,
     config: ReportConfig,
@@ -49,6 +49,7 @@ def report(
     dpo: StageResult | None = None,
     evaluations: Mapping[str, StageResult] | None = None,
     kernels: StageResult | None = None,
+    contamination: StageResult | None = None,
 ) -> None:
     """Write report.md, report.html and figures/*.png."""
     from tasks.report.data import gather
@@ -65,6 +66,7 @@ def report(
         dpo=dpo,
         evaluations=evaluations or {},
         kernels=kernels,
+        contamination=contamination,
     )
     if config.title:
         data.name = config.title

@@ -185,6 +185,9 @@ class ReportData:
     results: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     policy: str | None = None
     """Name of the SFT model that DPO started from."""
+    left_in: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Benchmark -> its questions that the cleaned corpora contain, as the stage `contamination`
+    counts them."""
     timeline: Timeline | None = None
     """Sessions and events of the pretraining."""
     kernels: dict[str, Any] | None = None
@@ -208,11 +211,13 @@ def gather(
     dpo: StageResult | None,
     evaluations: Mapping[str, StageResult],
     kernels: StageResult | None = None,
+    contamination: StageResult | None = None,
 ) -> ReportData:
     """Read the folders of the stages. Raises DataError when one is not what it should be."""
     trained = {"base": pretrain} | {f"sft {name}": result for name, result in sft.items()}
     trained |= {"dpo": dpo}
     everything = [normalized, cleaned, packed, *trained.values(), *evaluations.values(), kernels]
+    everything.insert(2, contamination)
     data = ReportData(name=str((pretrain.manifest.get("label") if pretrain else "") or "Steel"))
     try:
         data.sources = _sources(normalized, cleaned, packed, pretrain)
@@ -222,6 +227,8 @@ def gather(
         data.parameters = count_parameters(pretrain.model_folder) if pretrain else None
         data.trainings = {n: read_training(n, r) for n, r in trained.items() if r is not None}
         data.timeline = read_timeline(pretrain.folder) if pretrain else None
+        if contamination is not None:
+            data.left_in = contamination.manifest["notes"]["benchmarks"]
         if kernels is not None:
             data.kernels = json.loads((kernels.folder / "table.json").read_text(encoding="utf-8"))
         data.results = {name: read_results(result) for name, result in evaluations.items()}

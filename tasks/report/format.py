@@ -115,6 +115,7 @@ def _data_section(data: ReportData, picture: Callable[[str, str], str]) -> str:
             f"`{data.cleaning.folder}/review.html`; `steel review` judges them."
         )
         parts += [_duplicates(data.cleaning), _contamination(data.cleaning)]
+    parts.append(_left_in(data.left_in))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -142,8 +143,8 @@ def _contamination(cleaning: CleaningData) -> str:
     questions = cleaning.questions
     if not questions:
         return (
-            "### Benchmark questions in the corpora\n\n*Not looked for: the pipeline has no "
-            "benchmarks, or `clean.contamination.action` is off.*"
+            "### Benchmark questions in the corpora\n\n*None were taken out: `decontaminate` names "
+            "no benchmark, or `clean.contamination.action` is off.*"
         )
     looked = f"Looked for {questions['checkable']:,} of {questions['questions']:,} questions"
     if questions["checkable"] < questions["questions"]:
@@ -156,6 +157,28 @@ def _contamination(cleaning: CleaningData) -> str:
         f"### Benchmark questions in the corpora\n\n{looked}. "
         f"**{cleaning.contaminated_documents:,} documents** contain one and were {action} "
         f"({where})."
+    )
+
+
+def _left_in(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Table of the questions of each evaluated benchmark that the cleaned corpora still contain."""
+    if not found:
+        return ""
+    rows = [
+        {
+            "benchmark": name,
+            "questions": f"{row['questions']:,}",
+            "can be checked": f"{row['checkable']:,}",
+            "in the cleaned corpora": f"{row['found']:,}",
+            "documents": f"{row['documents']:,}",
+            "questions by source": row["questions by source"] or "–",
+        }
+        for name, row in found.items()
+    ]
+    columns = ["questions", "can be checked", "in the cleaned corpora", "documents"]
+    return (
+        "Questions of the evaluated benchmarks in the corpora as they were trained on:\n\n"
+        f"{markdown_table(rows, right=columns)}"
     )
 
 

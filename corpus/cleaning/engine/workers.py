@@ -16,12 +16,17 @@ Out = TypeVar("Out")
 
 
 def map_in_workers(
-    function: Callable[[In], Out], work: Iterable[In], workers: int, tick: Callable[[], None]
+    function: Callable[[In], Out],
+    work: Iterable[In],
+    workers: int,
+    tick: Callable[[], None],
+    remedy: str = "fewer clean.workers or a smaller clean.partition_bytes",
 ) -> Iterator[Out]:
     """Results of `function`, in the order of `work`, from forked worker processes.
 
     Args:
         tick: called a few times a second.
+        remedy: settings to run again with where memory ran out.
 
     Raises:
         StageError: a worker was killed. Whatever `function` raises.
@@ -53,9 +58,8 @@ def map_in_workers(
                 wait([f for f in waiting if not f.done()], timeout=0.2, return_when=FIRST_COMPLETED)
     except BrokenProcessPool:
         raise StageError(
-            "a worker process of cleaning was killed, most likely because memory ran out. What is "
-            "finished is kept: run again with fewer clean.workers or a smaller "
-            "clean.partition_bytes."
+            "a worker process was killed, most likely because memory ran out. What is finished is "
+            f"kept: run again with {remedy}."
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
