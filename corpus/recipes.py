@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeVar, get_args
 
+from common.config import NOT_IN_KEY
 from common.errors import ConfigError
 from common.names import Name, RelativePath
 from common.paths import display
@@ -52,7 +53,7 @@ class CorpusRecipe:
 
     name: Name
     """Name of the corpus: the file's own name, and the name of its output files."""
-    title: str
+    title: str = field(metadata=NOT_IN_KEY)
     """Name as its makers write it."""
     family: Family
     """Family of its documents, which decides the cleaning recipe: web pages, encyclopedia articles,
@@ -70,22 +71,22 @@ class CorpusRecipe:
     text_key: str | tuple[str, ...] = ""
     """Field of a row that holds the text, with `format: plain`: a name, a dotted path
     (`data.text`), or a list of them, joined by line ends; empty: guessed by name."""
-    optional: bool = False
+    optional: bool = field(default=False, metadata=NOT_IN_KEY)
     """True for a corpus that may be empty: then it is reported, not refused."""
-    hub: HubSource | None = None
+    hub: HubSource | None = field(default=None, metadata=NOT_IN_KEY)
     """Its repository on the Hugging Face hub (location `hub`)."""
-    modelscope: ModelScopeSource | None = None
+    modelscope: ModelScopeSource | None = field(default=None, metadata=NOT_IN_KEY)
     """Its repository on ModelScope (location `modelscope`)."""
-    obtain: str = ""
+    obtain: str = field(default="", metadata=NOT_IN_KEY)
     """Directions for getting it by hand, where the hub does not have it."""
-    sha256: Mapping[str, str] = field(default_factory=dict)
+    sha256: Mapping[str, str] = field(default_factory=dict, metadata=NOT_IN_KEY)
     """Checksums that files must have, by name; checked before they are unpacked. A recipe of any
     kind may give them."""
     min_upvotes: int = 0
     """Answers with fewer up-votes are left out (Zhihu)."""
-    licence: str
+    licence: str = field(metadata=NOT_IN_KEY)
     """Licence its makers state."""
-    paper_size: str
+    paper_size: str = field(metadata=NOT_IN_KEY)
     """Size in the paper."""
 
 

@@ -143,7 +143,11 @@ class Pipeline:
     @cached_property
     def normalized(self) -> StageResult:
         """Corpora in the one format."""
-        config = replace(self.config.normalize, optional=tuple(self.config.optional_corpora))
+        config = replace(
+            self.config.normalize,
+            corpora=self.config.normalize.corpora or tuple(sorted(self.config.corpora)),
+            optional=tuple(self.config.optional_corpora),
+        )
         return normalize(config, context=self.context, raw=self.corpora)
 
     @cached_property
@@ -161,7 +165,11 @@ class Pipeline:
         if not self.removed:  # how they would be looked for is no matter then
             config = replace(config, contamination=ContaminationConfig(action="off"))
         result = clean(
-            replace(config, optional=tuple(self.config.optional_corpora)),
+            replace(
+                config,
+                sources=tuple(self.config.corpora),
+                optional=tuple(self.config.optional_corpora),
+            ),
             context=self.context,
             normalized=self.held_out or self.normalized,
             benchmarks=self.removed or None,

@@ -6,7 +6,6 @@ interruption complete files are kept, and half ones continued.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
 from common.config import NOT_IN_KEY, StageConfig, errors_of
@@ -14,10 +13,17 @@ from common.disk import format_bytes, require_free_space
 from common.errors import SteelError
 from common.names import Name
 from common.ranges import Gt, Le, NonNegativeInt
-from common.recipes import recipe_path
-from corpus.recipes import corpus, pinned_checksums
+from corpus.recipes import (
+    HubSource,
+    ModelScopeSource,
+    corpus,
+    hub_source,
+    modelscope_source,
+    pinned_checksums,
+)
 from corpus.sample_data import DatasetKind, SampleDataConfig
 from corpus.sources.datasets import (
+    HUB,
     HUBS,
     AcquiredDataset,
     acquire_dataset,
@@ -27,7 +33,7 @@ from corpus.sources.datasets import (
     location_fingerprint,
 )
 from corpus.sources.transfer import Destination
-from tasks.core.stage import StageRun, stage
+from tasks.core.stage import StageRun, plain, stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,21 +69,23 @@ class AcquireConfig(StageConfig):
         """True if only a part is taken."""
         return self.fraction < 1 or self.limit > 0
 
-    def recipe_files(self) -> list[Path]:
-        """The recipes: what to take from the hub, and checksums."""
-        return [
-            recipe_path(self.kind, name)
-            for name, location in self.datasets.items()
-            if location in HUBS or pinned_checksums(self.kind, name)
-        ]
-
     def fingerprint(self) -> dict[str, Any]:
-        """State of everything outside of the config: files at the locations, generator's code."""
+        """State of everything outside of the config: files at the locations, generator's code, and
+        what the recipes say of the hub and of checksums."""
         return {
-            name: location_fingerprint(location)
+            name: [
+                plain(self._repository(name, location)) or location_fingerprint(location),
+                pinned_checksums(self.kind, name),
+            ]
             for name, location in self.datasets.items()
-            if location not in HUBS
         }
+
+    def _repository(self, name: str, location: str) -> HubSource | ModelScopeSource | None:
+        """The repository that a recipe names for a location on a hub."""
+        if location not in HUBS:
+            return None
+        found = hub_source if location == HUB else modelscope_source
+        return found(self.kind, name)
 
     def check(self) -> Iterator[SteelError]:
         assert self.kind == "corpora" or not self.samples, "only corpora are sampled"

@@ -59,7 +59,7 @@ class ContaminationCheckConfig(QuestionSearch, StageConfig):
 
     @property
     def thresholds(self) -> ContaminationConfig:
-        """What counts as contained, as an index is made with it."""
+        """The settings of the search in the form that an index is made with."""
         values = {name: getattr(self, name) for name in field_types(QuestionSearch)}
         return ContaminationConfig(action="flag", **values)
 
@@ -162,7 +162,7 @@ def _match_rows(index: Index, found: Mapping[int, Found]) -> Iterator[dict[str, 
 def _report(
     run: StageRun, indexes: Mapping[str, Index], found: Mapping[str, Mapping[int, Found]]
 ) -> None:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, index in indexes.items():
         sources: dict[str, int] = {}
         for one in found[name].values():

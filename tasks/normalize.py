@@ -6,7 +6,6 @@ A corpus whose two files are complete is not read again after an interruption.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from common.config import NOT_IN_KEY, StageConfig, errors_of
@@ -16,11 +15,10 @@ from common.files import write_json
 from common.names import Name
 from common.paths import RECIPES
 from common.ranges import NonNegativeInt
-from common.recipes import recipe_path
 from corpus.formats.normalization import EXPANSION, RawCorpus, check_format, normalize_corpus
 from corpus.formats.readers import PLAIN
 from corpus.recipes import FAMILIES, corpus
-from tasks.core.stage import StageResult, StageRun, stage
+from tasks.core.stage import StageResult, StageRun, plain, stage
 
 ANY = "*"
 """Any family that has no bound of its own."""
@@ -46,11 +44,10 @@ class NormalizeConfig(StageConfig):
     optional: tuple[Name, ...] = field(default=(), metadata=NOT_IN_KEY)
     """Corpora that may be empty, beside those whose recipe says so; a pipeline sets it."""
 
-    def recipe_files(self) -> list[Path]:
-        """The recipes of the corpora."""
-        if self.corpora:
-            return [recipe_path("corpora", name) for name in self.corpora]
-        return sorted((RECIPES / "corpora").glob("*.yaml"))
+    def fingerprint(self) -> dict[str, Any]:
+        """The recipes of the corpora, as far as they decide how rows become documents."""
+        known = sorted(path.stem for path in (RECIPES / "corpora").glob("*.yaml"))
+        return {name: plain(corpus(name), key=True) for name in self.corpora or known}
 
     def check(self) -> Iterator[SteelError]:
         for name in self.corpora:

@@ -41,7 +41,7 @@ from corpus.decontaminate import (
 from corpus.recipes import FAMILIES, Family, corpus
 from tasks.clean.launch import clean_families
 from tasks.clean.report import enforce_gates, publish_report
-from tasks.core.stage import StageResult, StageRun, stage
+from tasks.core.stage import StageResult, StageRun, plain, stage
 
 COPIES = 4
 """Times that a corpus is on the disk while it is cleaned: filtered, kept, traces of its documents,
@@ -82,7 +82,7 @@ class CleanConfig(StageConfig):
     max_drop_bytes: gates.MaxDrop = field(default_factory=dict, metadata=NOT_IN_KEY)
     """The same for shares of bytes: those of dropped documents, and those that operators take out
     of documents that they keep."""
-    examples: Annotated[int, Ge(0), Limit(10**6)] = 5
+    examples: Annotated[int, Ge(0), Limit(10**6)] = field(default=5, metadata=NOT_IN_KEY)
     """Documents in the sample for review, taken at random: of each operator and source those it
     dropped and those it changed, and of each source those that were kept; 0 or more."""
     partition_bytes: Annotated[int, Ge(MEGABYTE), Limit(10**12)] = 64 * MEGABYTE
@@ -94,18 +94,31 @@ class CleanConfig(StageConfig):
     looks for near-duplicates instead of SimHash (docs/FOOTGUNS.md)."""
     optional: tuple[Name, ...] = field(default=(), metadata=NOT_IN_KEY)
     """Corpora that may keep no document, beside those whose recipe says so; a pipeline sets it."""
+    sources: tuple[Name, ...] = field(default=(), metadata=NOT_IN_KEY)
+    """Corpora that are cleaned, whose families decide which recipes are in the key; a pipeline
+    sets it. Empty: any."""
     ray: RayConfig = field(default_factory=RayConfig, metadata=NOT_IN_KEY)
     """The cluster."""
 
     def recipe_files(self) -> list[Path]:
-        """All cleaning recipes, their operators, and the corpora's recipes: their families."""
-        own = {file for one in self._loaded() for file in one.custom_operator_files}
-        bases = (RECIPES / "clean").glob("*/*.yaml")
-        judged = (RECIPES / "quality").glob("*.*")
-        return sorted({*bases, *own, *judged, *(RECIPES / "corpora").glob("*.yaml")})
+        """Own operators of the recipes, and the rules, words and model that judge pages."""
+        own = {file for one in self._used().values() for file in one.custom_operator_files}
+        quality = RECIPES / "quality"
+        return sorted({*own, *quality.glob("*.yaml"), *quality.glob("*.npz")})
+
+    def _used(self) -> dict[str, Recipe]:
+        """Family -> its recipe, of the families that are cleaned."""
+        names = self.recipe_names()
+        used = {corpus(source).family for source in self.sources} if self.sources else {*names}
+        return {family: recipes.load(name) for family, name in names.items() if family in used}
 
     def fingerprint(self) -> Any:
-        """Names, sizes and times of given models' files, or of the texts that they learn from."""
+        """The recipes as they are run, and names, sizes and times of given models' files, or of
+        the texts that they learn from."""
+        run = {family: plain(recipe.data) for family, recipe in self._used().items()}
+        return [run, self._given_files()]
+
+    def _given_files(self) -> Any:
         config = self.language_model
         files: list[Path] = []
         if config.folder is not None:

@@ -140,7 +140,7 @@ def test_old_name_of_the_location_is_refused_with_the_new_one() -> None:
 def test_key_depends_on_code_and_phrases_of_the_generator() -> None:
     suffixes = {path.suffix for path in generator_files()}
     assert ".py" in suffixes
-    assert len(corpora(firefly="sample-data").fingerprint()["firefly"]) == 16
+    assert len(corpora(firefly="sample-data").fingerprint()["firefly"][0]) == 16
 
 
 def test_too_little_disk_is_refused_with_numbers(
