@@ -29,7 +29,7 @@ class ParsedAnswer:
     letter: str | None
     """Letter of an option; None where the answer names none, or more than one."""
     reason: Reason
-    """Why there is none; empty where there is one."""
+    """Reason for none; empty where there is a letter."""
 
 
 _OPEN = (

@@ -28,6 +28,7 @@ from common.processes import die_with_parent
 from model.evaluate.answers import read_answers, write_answers
 from model.evaluate.choice_lm import ChoiceLM, Finer
 from model.evaluate.forward import Forward
+from model.evaluate.generative import by_generation, by_task
 from model.evaluate.job import EvaluateJob, Mode, SubjectJob, resolved_dtype
 from model.load import load_causal_lm
 from model.tokenizer.folder import check_model_folder, load_folder_tokenizer
@@ -122,13 +123,7 @@ def run(job: EvaluateJob, lm: ChoiceLM, ranks: DistributedContext) -> None:
         write_answers(Path(subject.answers), answers, json.loads(subject.about))
         if progress is not None:
             progress.next_subject()
-        log.info(
-            "%s %s: %d of %d right",
-            subject.benchmark,
-            subject.subject,
-            sum(answer["right"] for answer in answers),
-            len(answers),
-        )
+        log.info("%s %s: %s", subject.benchmark, subject.subject, _said(answers))
     ranks.barrier()  # all answers are there
     if ranks.is_main:
         sink.log(sum(s.num_questions for s in job.subjects), _accuracies(job.subjects))
@@ -178,8 +173,21 @@ def by_likelihood(job: EvaluateJob, subject: SubjectJob, lm: ChoiceLM) -> list[d
 
 Answer = Callable[[EvaluateJob, SubjectJob, ChoiceLM], list[dict[str, Any]]]
 
-ANSWER: Mapping[Mode, Answer] = {"likelihood": by_likelihood}
-"""Mode -> what answers a subject in it: a line a question, with at least `index` and `right`."""
+ANSWER: Mapping[Mode, Answer] = {
+    "likelihood": by_likelihood,
+    "answer_first": by_generation,
+    "chain_of_thought": by_generation,
+    "generate_until": by_task,
+}
+"""Mode -> what answers a subject in it: a line a question, with at least `index`, and `right` where
+that is known here (answers in words are judged by the stage)."""
+
+
+def _said(answers: Sequence[Mapping[str, Any]]) -> str:
+    """Summary of a subject's answers for the log."""
+    if not all("right" in answer for answer in answers):
+        return f"{len(answers)} answered"
+    return f"{sum(answer['right'] for answer in answers)} of {len(answers)} right"
 
 
 def _accuracies(subjects: Sequence[SubjectJob]) -> dict[str, float]:
@@ -192,7 +200,9 @@ def _accuracies(subjects: Sequence[SubjectJob]) -> dict[str, float]:
             else (f"{subject.benchmark} {subject.mode}")
         )
         answers = read_answers(Path(subject.answers)) or []
-        right.setdefault(f"eval/{name}", []).extend(answer["right"] for answer in answers)
+        right.setdefault(f"eval/{name}", []).extend(
+            answer["right"] for answer in answers if "right" in answer
+        )
     return {name: sum(found) / len(found) for name, found in right.items() if found}
 
 

@@ -127,6 +127,15 @@ class ChoiceLM(HFLM):
             begin = self._encoder.encode_rendered(prompt, add_special_tokens=special)
         return begin, whole[len(begin) :]
 
+    def encode_prompt(self, context: str) -> list[int]:
+        """Ids of a prompt that is answered in words; control tokens are the template's alone."""
+        rendered = self._rendered.get(context)
+        if rendered is None:
+            special = self.add_bos_token is not False
+            return self._encoder.encode_text(context, add_special_tokens=special)
+        # The template writes what a conversation begins with.
+        return self._encoder.encode_rendered(rendered)
+
     def _bos(self) -> str:
         return str(self.tokenizer.decode(self.prefix_token_id))
 

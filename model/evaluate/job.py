@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Mode: TypeAlias = Literal["likelihood"]
-"""Form of an answer. likelihood: the most likely of the four letters after the prompt."""
+Mode: TypeAlias = Literal["likelihood", "answer_first", "chain_of_thought", "generate_until"]
+"""Form of an answer. likelihood: the most likely of the four letters after the prompt.
+answer_first, chain_of_thought: in words, as a chat model (model/evaluate/generative.py).
+generate_until: in words, as a task of lm-eval asks for it."""
 
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
 """Number format of weights and activations."""
@@ -40,6 +42,12 @@ class SubjectJob:
     """File for the answers, written whole or not at all (model/evaluate/answers.py)."""
     about: str
     """JSON of everything that decides about the answers, for their file."""
+    first: int = 0
+    """generate_until: number of the first question, of a task that is answered in parts."""
+    prompts: str = ""
+    """answer_first, chain_of_thought: file of conversations, a line a question."""
+    max_new_tokens: int = 0
+    """answer_first, chain_of_thought: tokens of an answer at the most."""
 
 
 @dataclass(frozen=True, kw_only=True)
