@@ -24,6 +24,14 @@ from common.paths import display
 from common.ranges import Ge, Limit, MinLen, PositiveInt, Processes
 from common.recipes import load_recipe, recipe_path
 from corpus.bad_rows import OnBadRow, listed_rows, refuse_bad_rows
+from corpus.benchmarks.generative import (
+    GENERATIVE_MODES,
+    GenerationSettings,
+    counts_of_words,
+    generative_jobs,
+    scored_words,
+    table_of_words,
+)
 from corpus.benchmarks.lm_eval_tasks import (
     about_task,
     lm_eval_tasks,
@@ -52,7 +60,7 @@ from corpus.benchmarks.scoring import (
 )
 from corpus.decontaminate.questions import OTHER_SPLITS
 from model.evaluate.answers import answers_file, model_digest, read_answers
-from model.evaluate.job import EvaluateJob, Mode, Precision, SubjectJob, resolved_dtype
+from model.evaluate.job import AnswerForm, EvaluateJob, Mode, Precision, SubjectJob, resolved_dtype
 from model.train.distributed.gpus import num_gpus
 from model.train.run.folder import METRICS_FILE
 from tasks.core.stage import StageResult, StageRun, stage
@@ -73,8 +81,15 @@ class EvaluateConfig(StageConfig):
     """Action on a row of a benchmark's files that is no question (a wrong number of columns, an
     empty option, an answer that is no letter, a number given twice). fail: `steel check` and a run
     refuse it by name before any work; skip: left out, counted in tables, manifest and MLflow."""
-    modes: Annotated[list[Mode], MinLen(1)] = field(default_factory=lambda: ["likelihood"])
-    """Forms of the answers. likelihood: the most likely of the four letters."""
+    modes: Annotated[list[AnswerForm], MinLen(1)] = field(default_factory=lambda: ["likelihood"])
+    """Forms of the answers. likelihood, which is always among them: the most likely of the four
+    letters. answer_first and chain_of_thought, for chat models: in words, with the letter alone or
+    first, and with an explanation before it (the paper's non-CoT and CoT). Greedy; an answer that
+    names no option, or several, is wrong and counted as unparsed."""
+    answer_tokens: Annotated[int, Ge(1), Limit(10**5)] = 64
+    """Tokens of an answer in mode answer_first at the most."""
+    reasoning_tokens: Annotated[int, Ge(1), Limit(10**5)] = 512
+    """Tokens of an answer in mode chain_of_thought at the most."""
     num_fewshot: Annotated[int, Ge(0), Limit(1000)] = 5
     """Worked examples before each question, the first of the benchmark's dev split (0 to 5)."""
     limit: PositiveInt | None = None
@@ -107,6 +122,16 @@ class EvaluateConfig(StageConfig):
     def check(self) -> Iterator[SteelError]:
         if len(set(self.modes)) != len(self.modes):
             yield ConfigError(f"modes names one twice: {', '.join(self.modes)}")
+        if "likelihood" not in self.modes:
+            yield ConfigError(
+                f"modes is {', '.join(self.modes)}, without likelihood: tables compare models by "
+                "it, so add it"
+            )
+        if self.chat is False and (words := [m for m in self.modes if m != "likelihood"]):
+            yield ConfigError(
+                f"modes has {', '.join(words)}, which only chat models answer in, but `chat` is "
+                "false: leave one of them out"
+            )
 
 
 def benchmark_problems(
@@ -169,12 +194,16 @@ def evaluate(
         for name, recipe in recipes.items()
     ]
     digest = model_digest(folder)
+    words = _in_words(run, config, digest, chat=chat)
     job = EvaluateJob(
         model=str(folder.resolve()),
         subjects=[
             subject
             for benchmark in read
-            for subject in _subject_jobs(run, config, benchmark, digest, chat=chat)
+            for subject in (
+                *_subject_jobs(run, config, benchmark, digest, chat=chat),
+                *generative_jobs(benchmark, words, folder=run.scratch / "words", cache=run.cache),
+            )
         ],
         metrics=str((run.folder / METRICS_FILE).resolve()),
         chat=chat,
@@ -212,6 +241,16 @@ def evaluate(
             "chat": chat,
             "num_subjects": len(benchmark.subjects),
             "num_subjects_known": num_known_subjects(benchmark.recipe),
+            "modes": {
+                mode: scored_words(
+                    benchmark,
+                    mode,
+                    _answers(job, benchmark.name, mode),
+                    samples.with_name(f"{benchmark.name}-{mode}.jsonl"),
+                    words,
+                )
+                for mode in words.modes
+            },
         }
     write_json(run.folder / "results.json", results)
     _report(run, results)
@@ -248,7 +287,7 @@ def _subject_jobs(
     tasks = write_tasks(benchmark, folder, num_fewshot=shots)
     scored = benchmark.recipe.scored_split
     for task, subject in tasks.items():
-        for mode in config.modes:
+        for mode in (m for m in config.modes if m == "likelihood"):
             about = {
                 "scoring": SCORING_VERSION,
                 "mode": mode,
@@ -270,6 +309,26 @@ def _subject_jobs(
                 answers=str(answers_file(run.cache, about).resolve()),
                 about=canonical_json(about),
             )
+
+
+def _in_words(
+    run: StageRun, config: EvaluateConfig, digest: str, *, chat: bool
+) -> GenerationSettings:
+    """Settings of the modes in words; none of them for a model that is not asked by chat."""
+    modes = [mode for mode in GENERATIVE_MODES if mode in config.modes]
+    if modes and not chat:
+        run.log.info("%s: no %s: this is no chat model", run.stage, ", ".join(modes))
+    return GenerationSettings(
+        modes=modes if chat else [],
+        max_new_tokens={
+            "answer_first": config.answer_tokens,
+            "chain_of_thought": config.reasoning_tokens,
+        },
+        num_fewshot=config.num_fewshot,
+        limit=config.limit,
+        model=digest,
+        dtype=resolved_dtype(config.dtype),
+    )
 
 
 def _answers(job: EvaluateJob, benchmark: str, mode: Mode) -> dict[str, list[dict[str, Any]]]:
@@ -315,6 +374,13 @@ def _report(run: StageRun, results: dict[str, dict[str, Any]]) -> None:
             for name, result in results.items()
         }
     )
+    if in_words := list(table_of_words(results)):
+        run.table(
+            f"{run.stage} answers in words",
+            in_words,
+            "Greedy. An answer that names no option, or several, is unparsed and counts as wrong.",
+        )
+        run.count(**counts_of_words(results))
     run.count(
         **{f"accuracy/{name}": result["accuracy_micro"] for name, result in results.items()},
         questions=sum(result["num_questions"] for result in results.values()),

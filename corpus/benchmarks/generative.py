@@ -9,13 +9,18 @@ the benchmarks' examples have no explanation to show.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from common.files import json_line
+from common.files import canonical_json, json_line, write_text
 from corpus.benchmarks.answers import parse_answer
+from corpus.benchmarks.lm_eval_tasks import hash_of
 from corpus.benchmarks.questions import LETTERS, Benchmark, Question
+from corpus.benchmarks.scoring import read_samples, score
 from corpus.chats.choices import ANSWER, EXPLAIN
+from model.evaluate.answers import answers_file
+from model.evaluate.job import SubjectJob
 
 GENERATION_VERSION = 1
 """Raised when the same model and questions get other answers than before."""
@@ -34,12 +39,7 @@ def question_turn(question: Question, mode: GenerativeMode, language: Literal["z
 
 
 def conversations(
-    benchmark: Benchmark,
-    subject: str,
-    mode: GenerativeMode,
-    *,
-    num_fewshot: int,
-    limit: int | None,
+    benchmark: Benchmark, subject: str, mode: GenerativeMode, *, num_fewshot: int, limit: int | None
 ) -> list[dict[str, Any]]:
     """Each question of a subject as {"examples": [[question, answer] …], "question": …}."""
     recipe, splits = benchmark.recipe, benchmark.subjects[subject]
@@ -52,10 +52,62 @@ def conversations(
     ]
 
 
-def write_conversations(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write what `conversations` gave for model.entry.evaluate."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join(json_line(row) for row in rows))
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings:
+    """Settings of answers in words, beside the questions."""
+
+    modes: Sequence[GenerativeMode]
+    """Forms of the answers."""
+    max_new_tokens: Mapping[GenerativeMode, int]
+    """Tokens of an answer at the most."""
+    num_fewshot: int
+    """Worked examples in answer_first."""
+    limit: int | None
+    """At most so many questions a subject."""
+    model: str
+    """Digest of the model."""
+    dtype: str
+    """Number format of the model."""
+
+
+def generative_jobs(
+    benchmark: Benchmark, settings: GenerationSettings, *, folder: Path, cache: Path
+) -> Iterator[SubjectJob]:
+    """Each subject of a benchmark in each mode, its conversations written below `folder`.
+
+    cache: folder of the store for answers, where those that are known are found again.
+    """
+    for subject in benchmark.subjects:
+        for mode in settings.modes:
+            rows = conversations(
+                benchmark, subject, mode, num_fewshot=settings.num_fewshot, limit=settings.limit
+            )
+            prompts = folder / benchmark.name / mode / f"{subject}.jsonl"
+            prompts.parent.mkdir(parents=True, exist_ok=True)
+            prompts.write_bytes(b"".join(json_line(row) for row in rows))
+            limit = settings.max_new_tokens[mode]
+            about = {
+                "generation": GENERATION_VERSION,
+                "mode": mode,
+                "model": settings.model,
+                "dtype": settings.dtype,
+                "max_new_tokens": limit,
+                "prompts": hash_of(rows),
+            }
+            yield SubjectJob(
+                benchmark=benchmark.name,
+                subject=subject,
+                task="",
+                folder="",
+                mode=mode,
+                num_questions=len(rows),
+                # An answer costs more than its prompt: a forward pass a token.
+                num_characters=sum(len(row["question"]) + 16 * limit for row in rows),
+                answers=str(answers_file(cache, about).resolve()),
+                about=canonical_json(about),
+                prompts=str(prompts.resolve()),
+                max_new_tokens=limit,
+            )
 
 
 def join_generated(
@@ -85,6 +137,55 @@ def join_generated(
                 "truncated": answer["truncated"],
                 **({"prompt": answer["prompt"]} if index == 0 else {}),
             }
+
+
+def scored_words(
+    benchmark: Benchmark,
+    mode: GenerativeMode,
+    answers: Mapping[str, Sequence[Mapping[str, Any]]],
+    file: Path,
+    settings: GenerationSettings,
+) -> dict[str, Any]:
+    """Write the samples of a benchmark in one mode to `file`, and compute their figures."""
+    rows = join_generated(benchmark, answers, settings.limit)
+    write_text(file, b"".join(map(json_line, rows)).decode())
+    return {
+        **score(read_samples(file)),
+        **generation_figures(read_samples(file)),
+        "num_fewshot": settings.num_fewshot if mode == "answer_first" else 0,
+        "max_new_tokens": settings.max_new_tokens[mode],
+    }
+
+
+def table_of_words(results: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows of a table: each benchmark in each mode, beside its accuracy by likelihood."""
+    for result in results.values():
+        for mode, figures in result.get("modes", {}).items():
+            yield {
+                "benchmark": result["title"],
+                "form": mode.replace("_", " "),
+                "accuracy %": round(100 * figures["accuracy_micro"], 2),
+                "95 % from": round(100 * figures["interval_95"][0], 2),
+                "95 % to": round(100 * figures["interval_95"][1], 2),
+                "by likelihood %": round(100 * result["accuracy_micro"], 2),
+                "unparsed %": round(100 * figures["unparsed_share"], 2),
+                "tokens an answer": round(figures["mean_tokens"], 1),
+                "at the limit %": round(100 * figures["cut_share"], 2),
+                "limit of tokens": figures["max_new_tokens"],
+                "worked examples": figures["num_fewshot"],
+                "cut prompts": figures["num_truncated"],
+                "questions": figures["num_questions"],
+            }
+
+
+def counts_of_words(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Figures for the manifest and MLflow: <figure>/<benchmark>/<mode>."""
+    return {
+        f"{figure}/{name}/{mode}": figures[key]
+        for name, result in results.items()
+        for mode, figures in result.get("modes", {}).items()
+        for figure, key in (("accuracy", "accuracy_micro"), ("unparsed", "unparsed_share"))
+    }
 
 
 def generation_figures(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

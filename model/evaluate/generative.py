@@ -104,11 +104,7 @@ def by_task(job: EvaluateJob, subject: SubjectJob, lm: ChoiceLM) -> list[dict[st
 
 
 def _values(answer: Generated) -> dict[str, Any]:
-    return {
-        "text": answer.text,
-        "num_tokens": answer.num_tokens,
-        "complete": answer.complete,
-    }
+    return {"text": answer.text, "num_tokens": answer.num_tokens, "complete": answer.complete}
 
 
 def _generator(job: EvaluateJob, lm: ChoiceLM) -> Generator:
@@ -131,13 +127,13 @@ class GenerativeLM(LM):
     @property
     def tokenizer_name(self) -> str:
         """Name of the tokenizer."""
-        return self.lm.tokenizer_name
+        return str(self.lm.tokenizer_name)
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
         """Render a conversation as `ChoiceLM` does."""
-        return self.lm.apply_chat_template(chat_history, add_generation_prompt)
+        return str(self.lm.apply_chat_template(chat_history, add_generation_prompt))
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         """Answer each request greedily. Raises DataError for a task that wants samples drawn."""

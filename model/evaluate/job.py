@@ -8,6 +8,9 @@ Mode: TypeAlias = Literal["likelihood", "answer_first", "chain_of_thought", "gen
 answer_first, chain_of_thought: in words, as a chat model (model/evaluate/generative.py).
 generate_until: in words, as a task of lm-eval asks for it."""
 
+AnswerForm: TypeAlias = Literal["likelihood", "answer_first", "chain_of_thought"]
+"""Modes of multiple choice, which a configuration chooses from."""
+
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
 """Number format of weights and activations."""
 

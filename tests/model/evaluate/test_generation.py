@@ -91,7 +91,7 @@ def test_answers_of_any_batch_size_are_those_of_one_row_at_a_time(routing: str) 
 
 @pytest.mark.parametrize("routing", ROUTINGS)
 def test_batch_size_changes_nothing_in_bf16(routing: str) -> None:
-    """Where logits are rounded to eight bits, other rows of a batch would change choices."""
+    """Logits of eight bits: other rows of a batch would change choices."""
     network, prompts = make_model(routing, dtype=torch.bfloat16), make_prompts()
     found = []
     for batch_size in (1, 4, 9):
