@@ -157,37 +157,6 @@ def scored_words(
     }
 
 
-def table_of_words(results: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Rows of a table: each benchmark in each mode, beside its accuracy by likelihood."""
-    for result in results.values():
-        for mode, figures in result.get("modes", {}).items():
-            yield {
-                "benchmark": result["title"],
-                "form": mode.replace("_", " "),
-                "accuracy %": round(100 * figures["accuracy_micro"], 2),
-                "95 % from": round(100 * figures["interval_95"][0], 2),
-                "95 % to": round(100 * figures["interval_95"][1], 2),
-                "by likelihood %": round(100 * result["accuracy_micro"], 2),
-                "unparsed %": round(100 * figures["unparsed_share"], 2),
-                "tokens an answer": round(figures["mean_tokens"], 1),
-                "at the limit %": round(100 * figures["cut_share"], 2),
-                "limit of tokens": figures["max_new_tokens"],
-                "worked examples": figures["num_fewshot"],
-                "cut prompts": figures["num_truncated"],
-                "questions": figures["num_questions"],
-            }
-
-
-def counts_of_words(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Figures for the manifest and MLflow: <figure>/<benchmark>/<mode>."""
-    return {
-        f"{figure}/{name}/{mode}": figures[key]
-        for name, result in results.items()
-        for mode, figures in result.get("modes", {}).items()
-        for figure, key in (("accuracy", "accuracy_micro"), ("unparsed", "unparsed_share"))
-    }
-
-
 def generation_figures(samples: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Figures of answers in words, beside their accuracy. An unparsed answer counts as wrong."""
     reasons: dict[str, int] = {}

@@ -23,14 +23,12 @@ from common.names import NamesOf
 from common.paths import display
 from common.ranges import Ge, Limit, MinLen, PositiveInt, Processes
 from common.recipes import load_recipe, recipe_path
-from corpus.bad_rows import OnBadRow, listed_rows, refuse_bad_rows
+from corpus.bad_rows import OnBadRow, refuse_bad_rows
 from corpus.benchmarks.generative import (
     GENERATIVE_MODES,
     GenerationSettings,
-    counts_of_words,
     generative_jobs,
     scored_words,
-    table_of_words,
 )
 from corpus.benchmarks.lm_eval_tasks import (
     about_task,
@@ -65,6 +63,7 @@ from model.train.distributed.gpus import num_gpus
 from model.train.run.folder import METRICS_FILE
 from tasks.core.stage import StageResult, StageRun, stage
 from tasks.core.torchrun import torchrun
+from tasks.evaluate.tables import report_accuracies
 
 SCORING_VERSION = 1
 """Raised when the same model and questions get other answers than before."""
@@ -90,6 +89,9 @@ class EvaluateConfig(StageConfig):
     """Tokens of an answer in mode answer_first at the most."""
     reasoning_tokens: Annotated[int, Ge(1), Limit(10**5)] = 512
     """Tokens of an answer in mode chain_of_thought at the most."""
+    allow_code_execution: bool = False
+    """If true, benchmarks may run programs that the model wrote (humaneval), each in a sandbox
+    (model/evaluate/sandbox.py). If false, a configuration with such a benchmark is refused."""
     num_fewshot: Annotated[int, Ge(0), Limit(1000)] = 5
     """Worked examples before each question, the first of the benchmark's dev split (0 to 5)."""
     limit: PositiveInt | None = None
@@ -253,7 +255,7 @@ def evaluate(
             },
         }
     write_json(run.folder / "results.json", results)
-    _report(run, results)
+    report_accuracies(run, results)
 
 
 def _origin(acquired: StageResult, name: str) -> str | None:
@@ -344,80 +346,3 @@ def _answers(job: EvaluateJob, benchmark: str, mode: Mode) -> dict[str, list[dic
                 )
             found[subject.subject] = answers
     return found
-
-
-def _report(run: StageRun, results: dict[str, dict[str, Any]]) -> None:
-    rows = [
-        {
-            "benchmark": result["title"],
-            "accuracy %": round(100 * result["accuracy_micro"], 2),
-            "95 % from": round(100 * result["interval_95"][0], 2),
-            "95 % to": round(100 * result["interval_95"][1], 2),
-            "macro %": round(100 * result["accuracy_macro"], 2),
-            "questions": result["num_questions"],
-            "bad rows left out": result["num_bad_rows"],
-            "subjects": f"{result['num_subjects']} of {result['num_subjects_known']}",
-            "limit a subject": result["limit"] or "none",
-            "cut prompts": result["num_truncated"],
-            "ties": result["num_tied"],
-        }
-        for result in results.values()
-    ]
-    run.table(f"{run.stage} accuracy", rows, "Chance is 25 %. Of equal letters the first counts.")
-    run.table(f"{run.stage} accuracy by subject", list(_parts(results)), "With 95 % intervals.")
-    run.note(
-        accuracy={
-            name: {
-                key: result[key]
-                for key in ("accuracy_micro", "interval_95", "subjects", "categories")
-            }
-            for name, result in results.items()
-        }
-    )
-    if in_words := list(table_of_words(results)):
-        run.table(
-            f"{run.stage} answers in words",
-            in_words,
-            "Greedy. An answer that names no option, or several, is unparsed and counts as wrong.",
-        )
-        run.count(**counts_of_words(results))
-    run.count(
-        **{f"accuracy/{name}": result["accuracy_micro"] for name, result in results.items()},
-        questions=sum(result["num_questions"] for result in results.values()),
-        bad_rows=sum(result["num_bad_rows"] for result in results.values()),
-        truncated_prompts=sum(result["num_truncated"] for result in results.values()),
-        ties=sum(result["num_tied"] for result in results.values()),
-    )
-    for name, result in results.items():
-        if result["bad_rows"]:
-            run.log.warning(
-                "%s: %d questions of %d are scored; left out: %s",
-                name,
-                result["num_questions"],
-                result["num_questions"] + result["num_bad_rows"],
-                listed_rows(result["bad_rows"]),
-            )
-        if result["num_truncated"]:
-            run.log.warning(
-                "%s: %d of %d prompts are longer than the model's context and lost their beginning;"
-                " fewer worked examples (num_fewshot) would fit",
-                name,
-                result["num_truncated"],
-                result["num_questions"],
-            )
-
-
-def _parts(results: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Rows of a table: each category of each benchmark, then each subject."""
-    for result in results.values():
-        for kind in ("categories", "subjects"):
-            for name, part in result[kind].items():
-                yield {
-                    "benchmark": result["title"],
-                    "part": name,
-                    "kind": "category" if kind == "categories" else "subject",
-                    "accuracy %": round(100 * part["accuracy"], 2),
-                    "95 % from": round(100 * part["interval_95"][0], 2),
-                    "95 % to": round(100 * part["interval_95"][1], 2),
-                    "questions": part["num_questions"],
-                }
