@@ -2,9 +2,9 @@
 
     epoch ──permutation──▶ steps of G samples ──▶ micro-batches of each rank ──▶ rows
 
-A step's samples follow from seed, epoch and number alone. How they are laid out, over however many
-ranks, changes nothing in the mean over its targets: a run goes on with the samples that an
-uninterrupted one has, on any number of ranks, packed or not.
+A step's samples follow from seed, epoch and number (grouped, from their lengths, too). How they are
+laid out, over however many ranks, changes nothing in the mean over its targets: a run goes on with
+the samples that an uninterrupted one has, on any number of ranks, packed or not.
 
     packed   one row of all samples of a micro-batch, each a document of its own:
              a a a b b b b b c c c c      no padding but up to a multiple of ALIGNMENT
@@ -33,6 +33,8 @@ from model.data import MicroBatch
 from model.data.dataset import IGNORED
 from model.data.permutation import Ints, Permutation
 
+GROUP_OF_STEPS = 50
+"""Steps whose samples are sorted by length together, as Transformers does; fewer in small data."""
 ALIGNMENT = 8
 """Rows have a multiple of so many tokens: matrix products of a GPU want it."""
 
@@ -62,6 +64,11 @@ class StepOrder:
     global_batch_size: int
     """G."""
     seed: int
+    lengths: Ints | None = field(default=None, repr=False)
+    """Tokens of each sample, [N]: those of a step are then of similar length. None: as they come.
+
+    Samples are sorted within groups of GROUP_OF_STEPS steps, and the steps of all groups are
+    shuffled: a curve over them shows no trace of the groups."""
     _epochs: dict[int, Ints] = field(default_factory=dict, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
@@ -80,11 +87,27 @@ class StepOrder:
         """Numbers of all samples in the order of an epoch, [N]."""
         with self._lock:  # what reads ahead may be an epoch further
             if epoch not in self._epochs:
-                order = Permutation(self.num_samples, "finetune", self.seed, epoch)
-                self._epochs[epoch] = order(np.arange(self.num_samples))
+                self._epochs[epoch] = self._order(epoch)
                 for old in sorted(self._epochs, key=lambda e: abs(e - epoch))[2:]:
                     del self._epochs[old]
             return self._epochs[epoch]
+
+    def _order(self, epoch: int) -> Ints:
+        size, total = self.global_batch_size, self.num_samples
+        order = Permutation(total, "finetune", self.seed, epoch)(np.arange(total))
+        if self.lengths is None:
+            return order
+        group = size * max(1, min(total // (4 * size), GROUP_OF_STEPS))
+        parts = [order[at : at + group] for at in range(0, total, group)]
+        order = np.concatenate(
+            [part[np.argsort(-self.lengths[part], kind="stable")] for part in parts]
+        )
+        whole = total // size  # a smaller last step stays the last
+        if whole:
+            places = Permutation(whole, "finetune steps", self.seed, epoch)(np.arange(whole))
+            steps = order[: whole * size].reshape(whole, size)[places]
+            order = np.concatenate([steps.ravel(), order[whole * size :]])
+        return order
 
     def num_before(self, step: int) -> int:
         """Samples of all steps before this one, over all epochs."""

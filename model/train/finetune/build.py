@@ -201,6 +201,7 @@ def build(
         num_samples=len(trained_on),
         global_batch_size=settings.global_batch_size,
         seed=settings.seed,
+        lengths=method.samples.lengths[trained_on] if settings.group_by_length else None,
     )
     total_steps = settings.max_steps or math.ceil(settings.epochs * order.steps_in_epoch)
     loop = loop_settings(job, total_steps, packed=attention.packed)

@@ -56,8 +56,8 @@ class FinetuneSettings(BatchSettings):
     activation_checkpointing: bool = field(default=False, metadata=NOT_IN_KEY)
     """Recompute each layer's activations in the backward pass to save memory."""
     group_by_length: bool = False
-    """Batch samples of similar length: less padding, slightly less random batches. SFT sorts the
-    samples of each step by length in any case, which changes no batch."""
+    """Make each step of samples of similar length: less padding where rows are not packed, and a
+    short answer counts for more, since a step's loss is the mean over its own targets."""
     validation_fraction: Annotated[float, Ge(0), Lt(1)] = 0.01
     """Share of each set that is held out, by the digest of the sample; 0 to 1. Sets of fewer than
     100 samples hold out none."""

@@ -199,6 +199,7 @@ class FinetuneData:
             found.update(f"{self.order.seed}/{self.order.global_batch_size}/".encode())
             for values in (self.samples.digests, self.samples.lengths):
                 found.update(np.ascontiguousarray(values[self.numbers]).tobytes())
+            found.update(b"grouped" if self.order.lengths is not None else b"")
             self._digest = found.hexdigest()
         return self._digest
 
