@@ -12,9 +12,9 @@ from common.recipes import recipe_path
 from corpus.chats import check_set
 from corpus.sources.datasets import HUB, check_outside, local_dataset
 from corpus.tokenizer import configured_tokenizer
+from flows.checks.before_training import before_training, bytes_after_pretraining, weights_of
 from flows.checks.contradictions import sets_of
 from flows.config import KINDS, PipelineConfig, parse_pipeline
-from tasks.core.given_model import check_given_model
 from tasks.core.store import check_store
 from tasks.evaluate import benchmark_problems
 from tasks.pack import PackConfig
@@ -50,7 +50,7 @@ def preflight(path: str | Path, overrides: Sequence[str], store: Path) -> Pipeli
     others = {n: at for n, at in removed.items() if config.benchmarks.get(n) != at}
     found += benchmark_problems(config.evaluate, _local_benchmarks(others), scored=False)
     found += _set_problems(config)
-    found += _given_model_problems(config)
+    found += before_training(config)
     found += _store_in_data(config, store)
     raise_all(found, where)
     return config
@@ -87,19 +87,6 @@ def _local_benchmarks(benchmarks: Mapping[str, str]) -> dict[str, list[tuple[Pat
     return {name: files for name, files in found.items() if files}
 
 
-def _given_model_problems(config: PipelineConfig) -> Iterator[SteelError]:
-    """Yield an error for each model of a path that is no whole model with its tokenizer."""
-    paths = {f"evaluate.models.{name}": path for name, path in config.evaluate.models.items()}
-    if config.sft is not None and config.mixtures:
-        paths["sft.base_model"] = config.sft.base_model
-    if config.dpo is not None and config.preference_sets:
-        paths["dpo.policy_model"] = config.dpo.policy_model
-    for place, path in paths.items():
-        if path:
-            for error in errors_of(check_given_model, path):
-                yield type(error)(f"{place}: {error}")
-
-
 def _set_problems(config: PipelineConfig) -> Iterator[SteelError]:
     """Yield an error for each small set on this machine with rows that are refused, or no row."""
     if config.sft is not None:
@@ -117,12 +104,15 @@ def bytes_needed(config: PipelineConfig) -> int:
     """Disk that the whole pipeline takes, as far as it can be known before it runs."""
     data = {kind: config.acquire(kind).bytes_needed() for kind in KINDS}
     pretrain = config.pretrain
-    if pretrain is None or not config.pretrains:
-        return COPIES * data["corpora"] + sum(data.values()) + OTHER_BYTES
-    if isinstance(pretrain.model, dict) and not config.pack.prune:
-        model = {"vocab_size": QWEN_VOCABULARY, **pretrain.model}
-        pretrain = replace(pretrain, model=model)
-    return COPIES * data["corpora"] + sum(data.values()) + pretrain.bytes_needed() + OTHER_BYTES
+    weights, trained = weights_of(config), 0
+    if pretrain is not None and config.pretrains:
+        if isinstance(pretrain.model, dict) and not config.pack.prune:
+            model = {"vocab_size": QWEN_VOCABULARY, **pretrain.model}
+            pretrain = replace(pretrain, model=model)
+        trained = pretrain.bytes_needed()
+        weights = max(weights, pretrain.weights_bytes())
+    later = bytes_after_pretraining(config, weights)
+    return COPIES * data["corpora"] + sum(data.values()) + trained + later + OTHER_BYTES
 
 
 def _other_problems(config: PipelineConfig, store: Path) -> Iterator[SteelError]:

@@ -61,6 +61,8 @@ class BenchmarkRecipe:
     """Split that the worked examples come from."""
     scored_split: Name
     """Split that is scored."""
+    num_examples: int | None = None
+    """Worked examples of each subject in `fewshot_split`, as published; None: not known."""
     task: RelativePath
     """lm-eval's file for a subject, below lm_eval/tasks."""
     base_task: RelativePath

@@ -85,7 +85,10 @@ def _dpo_problems(config: "PipelineConfig") -> Iterator[SteelError]:
             f"`dpo_policy` {config.policy_mixture!r} is not one of `mixtures` {config.mixtures}"
         )
     if not config.preference_sets:
-        yield ConfigError("`dpo` is given, but no `preference_sets`")
+        yield ConfigError(
+            "`dpo` is given, but no `preference_sets`; give them, or `dpo: null` where no DPO is "
+            "wanted"
+        )
     else:
         yield from _unknown("dpo.sets", config.dpo.sets, config.preference_sets, "preference_sets")
 

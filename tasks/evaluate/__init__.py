@@ -145,8 +145,6 @@ def benchmark_problems(
     scored: False for benchmarks that are only looked for in training texts.
     """
     for name, files in sources.items():
-        if scored:
-            yield from errors_of(_check_task_file, name)
         yield from errors_of(_check_questions, config, name, files, scored)
 
 
@@ -164,7 +162,7 @@ def _check_questions(config: EvaluateConfig, name: str, files: Files, scored: bo
         check_examples(benchmark, config.num_fewshot)
 
 
-def _check_task_file(benchmark: str) -> None:
+def check_task_file(benchmark: str) -> None:
     """Raise ConfigError where lm-eval has no task of a benchmark's kind."""
     recipe = load_recipe(BenchmarkRecipe, "evals", benchmark)
     if not (lm_eval_tasks() / recipe.base_task).is_file():

@@ -96,16 +96,19 @@ class PretrainConfig(PretrainSettings, StageConfig):
         counted in fp32. Where `steps` is left to the data, those kept for good by `keep_every` are
         not counted; where `model` leaves out `vocab_size`, the embedding is not.
         """
-        if isinstance(self.model, str):
-            weights = total_bytes(resolve(self.model).glob("*.safetensors"))
-        else:
-            weights = 4 * num_parameters(self.settings)
+        weights = self.weights_bytes()
         saved = self.checkpoints
         for_good = saved.keep_best + (self.steps // saved.keep_every if saved.keep_every else 0)
         # The newest may be an extra one, and one more is being written.
         num_checkpoints = saved.keep_last + 2 + for_good
         num_exports = 1 + (for_good + 1 if saved.export else 0)
         return weights * (3 * num_checkpoints + num_exports)
+
+    def weights_bytes(self) -> int:
+        """Bytes of the model in fp32, as far as they are known before the data are packed."""
+        if isinstance(self.model, str):
+            return total_bytes(resolve(self.model).glob("*.safetensors"))
+        return 4 * num_parameters(self.settings)
 
     def machines(self) -> Nodes:
         """The machines of a run. Raises ConfigError when several have no place to meet."""
