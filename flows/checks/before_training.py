@@ -1,4 +1,4 @@
-"""What a later stage would refuse after the pretraining, as far as it can be known before it."""
+"""Refusals of later stages that can be known before the pretraining."""
 
 import importlib.util
 from collections.abc import Iterator, Mapping
