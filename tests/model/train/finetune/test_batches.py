@@ -253,7 +253,7 @@ def test_loss_and_gradient_are_those_of_trl(tmp_path: Path) -> None:
     total, gradient = loss_and_gradient(model, packed_batch(rows, padding_id=0))
     targets = sum(int((d.labels[1:] != -100).sum()) for d in rows)
     expected = [p.grad for p in reference.parameters()]
-    assert_equal((total / targets, [g / targets for g in gradient]), (float(loss), expected), 1e-5)
+    assert_equal((total / targets, [g / targets for g in gradient]), (loss.item(), expected), 1e-5)
 
 
 @settings(max_examples=50, deadline=None)

@@ -91,6 +91,33 @@ def test_a_step_of_sft_is_the_mean_over_the_targets_of_all_its_conversations(
     assert len(sizes) > 1
 
 
+@pytest.mark.usefixtures("fork_server")
+def test_every_split_of_a_step_has_one_loss_and_gradient(base: Path, tmp_path: Path) -> None:
+    rows = conversations(16)
+    for row in rows[::5]:
+        row["messages"][-1]["content"] *= 11
+    splits = [
+        *((1, micro, packing) for micro in (8, 4, 1) for packing in (False, True)),
+        (2, 2, True),
+    ]
+    found = []
+    for number, (num_ranks, micro, packing) in enumerate(splits):
+        output = tmp_path / str(number)
+        settings = {"micro_batch_size": micro, "global_batch_size": 8, "packing": packing}
+        make_job("sft", base, output, rows, **gradients.SETTINGS, **settings)
+        run(num_ranks, "sft", output)
+        found.append((dict(curve(output)), gradients.saved_gradients(output, 1)))
+    lines, wanted = found[0]
+    norm = torch.stack([g.norm() for g in wanted.values()]).norm().item()
+    for others, gradient in found[1:]:
+        assert others.keys() == lines.keys() == {1, 2}
+        for step, line in lines.items():
+            assert others[step]["train/loss"] == pytest.approx(line["train/loss"], rel=1e-6)
+            assert others[step]["train/targets"] == line["train/targets"]
+        for name, values in wanted.items():
+            assert (gradient[name] - values).norm().item() <= 3e-6 * norm, name
+
+
 def sigmoid(chosen: Any, rejected: Any) -> torch.Tensor:
     return -functional.logsigmoid(0.3 * (chosen[0] - rejected[0]))
 
