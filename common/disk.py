@@ -12,7 +12,9 @@ RESERVE = 64 * 1024**2
 """Bytes that must stay free besides what the work itself writes: logs, databases, manifests."""
 
 
-def require_free_space(folder: Path, bytes_needed: int, what: str) -> None:
+def require_free_space(
+    folder: Path, bytes_needed: int, what: str, remedy: str = "choose another disk with --store"
+) -> None:
     """Raise DataError unless the disk under `folder` can take `bytes_needed` bytes for `what`.
 
     The folder need not exist yet: its nearest existing parent is looked at.
@@ -24,8 +26,7 @@ def require_free_space(folder: Path, bytes_needed: int, what: str) -> None:
     if free < bytes_needed + RESERVE:
         raise DataError(
             f"{what} needs about {format_bytes(bytes_needed + RESERVE)} in {display(folder)}, but "
-            f"only {format_bytes(free)} are free there. Free some space, or choose another disk "
-            "with --store."
+            f"only {format_bytes(free)} are free there. Free some space, or {remedy}."
         )
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import threading
 import zlib
 from collections.abc import Iterator
@@ -101,11 +102,23 @@ def write_status(path: Path, value: Any) -> None:
     own.replace(path)
 
 
+def settle(folder: Path) -> None:
+    """Make all files of a folder survive a power cut, and readable for whom the folder is.
+
+    Some libraries write files for their owner alone (safetensors: mode 0600).
+    """
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if wanted := stat.S_IMODE(path.parent.stat().st_mode) & 0o666 & ~mode:
+                path.chmod(mode | wanted)
+        sync(path)
+    sync(folder)
+
+
 def publish_folder(partial: Path, final: Path) -> None:
     """Give a finished folder its final name, replacing what had it; files are fsynced first."""
-    for file in sorted(partial.rglob("*")):
-        sync(file)
-    sync(partial)
+    settle(partial)
     if final.exists():
         # A folder cannot be replaced in one rename; the old one steps aside under a name that
         # nothing reads, so the worst a kill can leave is neither, never a mixture.

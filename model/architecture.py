@@ -135,7 +135,7 @@ class SteelArchitecture:
         contradictory."""
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
-        self._check_ranges()
+        check_ranges(self)
         if self.head_dim is None:
             if self.hidden_size % self.num_attention_heads:
                 raise ConfigError(
@@ -152,16 +152,6 @@ class SteelArchitecture:
             raise ConfigError(
                 f"pad_head_dim is {self.pad_head_dim!r}: give auto, off, or a multiple of 8 that "
                 f"is at least head_dim = {self.head_dim}"
-            )
-
-    def _check_ranges(self) -> None:
-        for name, hint in field_types(SteelArchitecture).items():
-            if not fits(getattr(self, name), hint):
-                raise ConfigError(refusal(name, getattr(self, name), hint))
-        if self.num_attention_heads % (self.num_key_value_heads or 1):
-            raise ConfigError(
-                f"num_key_value_heads {self.num_key_value_heads} does not divide "
-                f"num_attention_heads {self.num_attention_heads}"
             )
 
     @property
@@ -188,3 +178,15 @@ class SteelArchitecture:
             ffn = experts + d * self.num_experts * self.slots_per_expert + 1 + int(self.learn_gain)
         embeddings = self.vocab_size * d * (1 if self.tie_word_embeddings else 2)
         return embeddings + self.num_hidden_layers * (attention + ffn + 2 * d) + d
+
+
+def check_ranges(architecture: SteelArchitecture) -> None:
+    """Raise ConfigError for the first value that is out of range."""
+    for name, hint in field_types(SteelArchitecture).items():
+        if not fits(getattr(architecture, name), hint):
+            raise ConfigError(refusal(name, getattr(architecture, name), hint))
+    if architecture.num_attention_heads % (architecture.num_key_value_heads or 1):
+        raise ConfigError(
+            f"num_key_value_heads {architecture.num_key_value_heads} does not divide "
+            f"num_attention_heads {architecture.num_attention_heads}"
+        )

@@ -24,7 +24,6 @@ from transformers import (
 
 import model.modeling_steel as _registers_auto_classes  # noqa: F401
 from common.errors import DataError
-from common.files import publish_folder
 from model.tokenizer.folder import check_model_folder, save_digest
 from model.train.checkpoint.folders import MARKER, complete_checkpoints, find_damage, read_marker
 from model.train.checkpoint.reader import read_tensors
@@ -69,26 +68,27 @@ def model_files(
     return files
 
 
-def export(checkpoint: Path, folder: Path) -> None:
-    """Write `folder` as `write_model` does, whole or not at all; one that is there is replaced."""
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    write_model(checkpoint, partial)
-    publish_folder(partial, folder)
-
-
 def write_model(checkpoint: Path, folder: Path) -> None:
     """Make `folder` of a complete checkpoint, in the dtype that the forward pass computed in, so
     that the exported model is the trained one. Its parent must be there.
 
     Raises DataError when the checkpoint is incomplete, damaged or not a pretraining's.
     """
-    files = read_marker(checkpoint)["files"]
-    if MODEL_FILE not in files:
+    network, weights = read_network(checkpoint)
+    folder.mkdir()  # save_pretrained would make the parents, too
+    network.save_pretrained(folder, state_dict=weights)
+    copy_tokenizer(checkpoint, folder)
+    check_model_folder(folder)
+
+
+def describe_network(checkpoint: Path) -> tuple[PreTrainedModel, torch.dtype]:
+    """The network of a complete checkpoint on the meta device, with its generation config, and the
+    dtype that its forward pass computed in.
+
+    Raises DataError when the checkpoint is incomplete or not a pretraining's.
+    """
+    if MODEL_FILE not in read_marker(checkpoint)["files"]:
         raise DataError(f"{checkpoint} is no checkpoint of a pretraining: it has no {MODEL_FILE}")
-    if damage := find_damage(checkpoint):
-        raise DataError(f"checkpoint {checkpoint} is damaged: {damage}")
     about = json.loads((checkpoint / MODEL_FILE).read_text(encoding="utf-8"))
     dtype = getattr(torch, about["dtype"])
     config_class = type(AutoConfig.for_model(about["config"]["model_type"]))
@@ -98,13 +98,26 @@ def write_model(checkpoint: Path, folder: Path) -> None:
         )
     assert isinstance(network, PreTrainedModel)
     network.generation_config = GenerationConfig.from_dict(about["generation"])
-    weights = _weights(checkpoint, network, dtype)
-    folder.mkdir()  # save_pretrained would make the parents, too
-    network.save_pretrained(folder, state_dict=weights)
-    for name in files:
+    return network, dtype
+
+
+def read_network(checkpoint: Path) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+    """The network of a complete checkpoint on the meta device, and its weights, without those that
+    are tied to another one, in the dtype that the forward pass computed in.
+
+    Raises DataError when the checkpoint is incomplete, damaged or not a pretraining's.
+    """
+    network, dtype = describe_network(checkpoint)
+    if damage := find_damage(checkpoint):
+        raise DataError(f"checkpoint {checkpoint} is damaged: {damage}")
+    return network, _weights(checkpoint, network, dtype)
+
+
+def copy_tokenizer(checkpoint: Path, folder: Path) -> None:
+    """Copy the files of a checkpoint's tokenizer into a folder."""
+    for name in read_marker(checkpoint)["files"]:
         if name.startswith(f"{TOKENIZER_FOLDER}/"):
             shutil.copyfile(checkpoint / name, folder / Path(name).name)
-    check_model_folder(folder)
 
 
 def find_checkpoint(folder: Path) -> Path:

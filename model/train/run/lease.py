@@ -32,7 +32,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NoReturn, Protocol
 
-from common.files import sync
+from common.files import settle, sync
 from model.entry.launch import exit_now
 from model.train.run.folder import LEASE_FOLDER
 
@@ -182,9 +182,7 @@ class Lease:
         its files are fsynced first."""
         assert prepared.is_relative_to(self.folder), "only a rename out of there is safe"
         with self.guard():
-            for file in sorted(prepared.rglob("*")):
-                sync(file)
-            sync(prepared)
+            settle(prepared)
             # A folder cannot be replaced in one rename: the worst a kill can leave is neither.
             old = self._move_away(path)
             self._publish(prepared, path)
