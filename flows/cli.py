@@ -11,10 +11,20 @@ from typing import NoReturn
 from common.errors import MAX_SHOWN, ConfigError, StageError, SteelError
 from common.reading.files import user_error
 from common.redaction import install, learn
-from flows.commands import BAD_INPUT, FAILED, RENAMED, ablations, data, models, pipeline, training
+from flows.commands import (
+    BAD_INPUT,
+    FAILED,
+    RENAMED,
+    ablations,
+    chat,
+    data,
+    models,
+    pipeline,
+    training,
+)
 from flows.environment import prepare
 
-GROUPS = (pipeline, ablations, data, training, models)
+GROUPS = (pipeline, ablations, data, training, chat, models)
 """In the order in which `steel --help` lists their commands."""
 
 

@@ -4,7 +4,8 @@
     ablations.py  mixture-, kernel-, … -ablation   runs that differ in one thing
     data.py       verify, verify-order, review     proofs about what lies in a store, verdicts on it
     training.py   append, reschedule, profile      requests to a pretraining, running or stopped
-    models.py     export, chat, import             models: ours, and published ones
+    chat.py       chat                             a conversation with a model
+    models.py     export, import                   models: ours, and published ones
 
 A module's `add(commands)` declares its commands; each sets `run`, a function from the parsed
 arguments to the exit code. Imports that take long stand inside these functions, so that

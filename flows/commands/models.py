@@ -1,37 +1,49 @@
-"""Commands for trained models, ours and published ones: export, chat, import."""
+"""Commands for trained models, ours and published ones: export, import."""
 
 import argparse
 import dataclasses
 import json
+import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
 
-from common.ranges import Ge, Limit
+from common.errors import ConfigError, shown
+from common.paths import checked
+from common.ranges import Steps
 from flows.commands import DONE, add_options, number
-
-NewTokens = Annotated[int, Ge(1), Limit(10**6)]
+from flows.commands.chat import MODEL_HELP
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare them."""
     export = commands.add_parser(
-        "export", help="a checkpoint of a pretraining as a Transformers folder"
+        "export", help="a model as a folder that others use without this project"
+    )
+    export.add_argument("model", help=MODEL_HELP)
+    export.add_argument(
+        "--checkpoint", type=number(Steps), metavar="STEP", help="of a training: this checkpoint"
+    )
+    export.add_argument("--to", required=True, metavar="FOLDER", help="folder to make")
+    export.add_argument(
+        "--form",
+        choices=("steel", "qwen2", "published", "transformers"),
+        help="steel: with its code beside the weights; qwen2: a dense model, for vLLM, SGLang, "
+        "llama.cpp and ollama; published: the names of Steel-LLM's release (default: qwen2 for a "
+        "dense model, else steel)",
     )
     export.add_argument(
-        "checkpoint",
-        help="a folder checkpoints/step-…, or one that holds them: "
-        "a run's folder, for its newest complete checkpoint",
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the weights (default: as they are)",
     )
-    export.add_argument("out", help="the folder to write")
-    export.add_argument("--force", action="store_true", help="replace OUT if it exists")
+    export.add_argument(
+        "--max-shard-size",
+        default="5GB",
+        metavar="SIZE",
+        help="largest file of weights, such as 500MB (default: 5GB)",
+    )
+    add_options(export, "store", "json")
     export.set_defaults(run=_export)
-    chat = commands.add_parser("chat", help="talk to a model")
-    chat.add_argument("model", help="a Transformers folder, or a stage folder of the store")
-    chat.add_argument("--message", help="answer this one message and end")
-    chat.add_argument("--max-new-tokens", type=number(NewTokens), default=128)
-    chat.set_defaults(run=_chat)
 
     imported = commands.add_parser(
         "import", help="convert a published Steel-LLM checkpoint to this project's format"
@@ -50,31 +62,52 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from common.errors import ConfigError
-    from model.train.checkpoint.export import export, find_checkpoint
+    from tasks.core.models import find_model
 
-    out = Path(arguments.out)
-    if out.exists() and not arguments.force:
-        raise ConfigError(f"{out} exists; give another folder, or --force to replace it")
-    checkpoint = find_checkpoint(Path(arguments.checkpoint))
-    export(checkpoint, out)
-    print(f"{checkpoint} exported to {out}")
+    shard_size(arguments.max_shard_size)
+    found = find_model(Path(arguments.store), arguments.model, arguments.checkpoint)
+
+    from transformers.utils.logging import disable_progress_bar
+
+    from model.export.folder import export_model
+
+    disable_progress_bar()
+    done = export_model(
+        found.place,
+        checked(arguments.to),
+        form=arguments.form,
+        dtype=arguments.dtype,
+        max_shard=arguments.max_shard_size,
+    )
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(done), ensure_ascii=False, indent=1))
+        return DONE
+    files = "1 file" if done.files == 1 else f"{done.files} files"
+    print(
+        f"{found.words} exported to {done.output}: {FORMS[done.form]}, "
+        f"{done.parameters / 1e6:,.1f} M parameters in {done.dtype}, {files} of weights"
+    )
+    if done.code:
+        print("load it with trust_remote_code=True: its code lies beside the weights")
+    if done.remark:
+        print(done.remark, file=sys.stderr)
     return DONE
 
 
-def _chat(arguments: argparse.Namespace) -> int:
-    from common.errors import ConfigError
-    from common.redaction import output
+FORMS = {
+    "steel": "a Steel model with its code",
+    "qwen2": "a plain Qwen2 model",
+    "published": "a model under the published names of Steel-LLM",
+    "transformers": "a model that Transformers has the code of",
+}
 
-    if arguments.message is not None and not arguments.message.strip():
-        raise ConfigError("--message is empty: give it text, or leave it out to type messages")
-    from model.entry.chat import chat
 
-    messages = _lines() if arguments.message is None else iter([arguments.message])
-    limit = arguments.max_new_tokens
-    for answer in chat(Path(arguments.model), messages, max_new_tokens=limit):
-        print(answer, flush=True, file=output())
-    return DONE
+def shard_size(text: str) -> None:
+    """Refuse what is no size of a file. Raises ConfigError."""
+    if not re.fullmatch(r"[1-9][0-9]{0,5}(KB|MB|GB)", text):
+        raise ConfigError(
+            f"--max-shard-size {shown(text)} must be a whole number with KB, MB or GB, like 500MB"
+        )
 
 
 def _import(arguments: argparse.Namespace) -> int:
@@ -97,15 +130,3 @@ def _import(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     return DONE
-
-
-def _lines() -> Iterator[str]:
-    """Lines that a person types, until Ctrl-D."""
-    while True:
-        if sys.stdin.isatty():
-            print("> ", end="", flush=True)
-        line = sys.stdin.readline()
-        if not line:
-            return
-        if line.strip():
-            yield line.strip()

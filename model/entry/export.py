@@ -14,7 +14,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from common.child import run_job
 from common.processes import die_with_parent
-from model.train.checkpoint.export import ExportJob, export
+from model.export.folder import export_model
+from model.train.checkpoint.export import ExportJob
 
 NICENESS = 19
 """The lowest priority there is: whatever training needs of the processor comes first."""
@@ -29,7 +30,7 @@ def run(job: ExportJob) -> None:
     checkpoint = Path(job.checkpoint).resolve()
     # Inside a folder that is gone, for its session was replaced, nothing can be made anew.
     os.chdir(out.parent)
-    export(checkpoint, Path(out.name))
+    export_model(checkpoint, Path(out.name))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from model.config import SteelConfig
 from model.export import published, qwen2
 from model.export.remote_code import AUTO_MAP, remote_code
 from model.export.source import Source, open_source
+from model.soft_moe import LeakWarning
 from model.tokenizer.folder import check_model_folder, save_digest
 from model.tokenizer.identity import PRUNED_FROM
 
@@ -41,6 +43,12 @@ DTYPES = get_args(Dtype)
 
 MAX_SHARD = "5GB"
 """Size of a file of weights; a larger model is written as several, with an index."""
+
+LEAKS = (
+    "its routing ({}) lets a position see later tokens of its text: the likelihood of a whole text "
+    "is no language model's, and generation computes the text anew for each token"
+)
+"""Remark about a routing over the whole sequence."""
 
 OTHER_FILES = 64 * 1024**2
 """Bytes that everything but the weights takes at most: tokenizer, code, configs."""
@@ -81,6 +89,14 @@ def export_model(
     left behind then.
     """
     check_target(out, place)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LeakWarning)  # said in the remark
+        return _export(place, out, form, dtype, max_shard)
+
+
+def _export(
+    place: Path, out: Path, form: Form | None, dtype: Dtype | None, max_shard: str
+) -> Exported:
     source = open_source(place)
     chosen, remark = choose_form(source, form)
     itemsize = torch.float32.itemsize if dtype is None else getattr(torch, dtype).itemsize
@@ -135,7 +151,9 @@ def choose_form(source: Source, form: Form | None) -> tuple[Form, str]:
         return "transformers", ""
     if not why["qwen2"]:
         return "qwen2", ""
-    return "steel", f"not exported as qwen2: {why['qwen2']}" if config.routing == "dense" else ""
+    if config.routing == "dense":
+        return "steel", f"not exported as qwen2: {why['qwen2']}"
+    return "steel", LEAKS.format(config.routing) if config.leaks else ""
 
 
 def check_target(out: Path, place: Path) -> None:

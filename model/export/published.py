@@ -87,5 +87,6 @@ def published_weights(config: SteelConfig, weights: Mapping[str, Tensor]) -> dic
     for name, parts in plan_tensors(config).items():
         for part, tensor in zip(parts, weights[name].chunk(len(parts)), strict=True):
             whole = tensor.t() if part.transposed else tensor
-            made[part.name] = whole.reshape(part.shape).contiguous()
+            # With storage of its own: files of weights hold no views.
+            made[part.name] = whole.reshape(part.shape).clone(memory_format=torch.contiguous_format)
     return made

@@ -264,7 +264,7 @@ OPTIONS = {
     "verify": [],
     "explain": ["--store"],
     "review": ["--stage", "--verdicts", "--recipes"],
-    "export": [],
+    "export": ["--to", "--checkpoint", "--form", "--dtype", "--max-shard-size", "--store"],
     "import": ["--routing"],
 }
 

@@ -18,6 +18,7 @@ ENOUGH = {
     "reschedule": ["a-run"],
     "profile": ["a-run"],
     "chat": ["a-model"],
+    "export": ["a-model", "--to", "a-folder"],
     "review": [],
     "kernel-ablation": [],
     "data-ablation": [],
@@ -117,7 +118,7 @@ def test_numbers_are_read_as_they_are_written() -> None:
 def test_an_empty_message_is_refused_and_nobody_waits_for_input(
     text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "--message is empty" in message(capsys, "chat", "a-model", "--message", text)
+    assert "--prompt is empty" in message(capsys, "chat", "a-model", "--prompt", text)
 
 
 @pytest.mark.parametrize("name", ["STEEL_PREFECT_PORT", "STEEL_MLFLOW_PORT"])

@@ -20,6 +20,8 @@ from corpus.sample_data import SampleDataConfig, write_dataset
 from flows.cli import parser
 from flows.environment import answers
 from flows.watchdog import LOG
+from model.entry.chat import Answer, Conversation
+from tasks.core.models import FoundModel
 from tests.corpus.sources.fake_web import Web, serving
 from tests.loopback import Answering, answering
 from tests.processes import started_with
@@ -238,10 +240,15 @@ def test_texts_of_documents_and_answers_are_printed_as_they_are(
     monkeypatch.setenv("SOME_PASSWORD", "recipe")
     found = {"id": "zhihu/1", "normalized": {"folder": "f", "bytes": 9, "text": text}}
     monkeypatch.setattr("tasks.core.explain.explain", lambda *_: found)
-    monkeypatch.setattr("model.entry.chat.chat", lambda *_, **__: iter([text]))
+    monkeypatch.setattr(
+        "tasks.core.models.find_model", lambda *_: FoundModel(place=Path(), words="")
+    )
+    monkeypatch.setattr("flows.commands.chat._load", lambda place: None)
+    answer = Answer(text=text, finish="end", prompt_tokens=1, answer_tokens=1, left_out=0)
+    monkeypatch.setattr(Conversation, "ask", lambda self, message, show, _: show(text) or answer)
     monkeypatch.setattr(sys, "stdout", RedactingStream(sys.stdout))
     for command in (["explain", "zhihu/1"], ["explain", "zhihu/1", "--json"], ["chat", "m"]):
-        arguments = parser().parse_args([*command, *(["--message", "x"] * (command[0] == "chat"))])
+        arguments = parser().parse_args([*command, *(["--prompt", "x"] * (command[0] == "chat"))])
         assert arguments.run(arguments) == 0
     quoted, _, rest = capsys.readouterr().out.partition("{\n")
     assert "".join(f"    | {line}\n" for line in text.split("\n")) in quoted

@@ -2,7 +2,7 @@
 
     checkpoints/step-00004000/ ──▶ python -m model.entry.export (niced, on the CPU) ──▶
     lease/<this session>/export/ ──one rename──▶
-    exports/step-00004000/     config.json model.safetensors tokenizer…; whole or absent
+    exports/step-00004000/     as `steel export` writes it; whole or absent
 
 A process of its own: the trainer's interpreter lock and its memory stay free, and what goes wrong
 in it is a warning. One export at a time; an interrupted one is begun anew by the next start.

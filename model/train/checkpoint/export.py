@@ -3,7 +3,7 @@
     checkpoints/step-00004000/   __*.distcp  model.json  tokenizer/  ──▶  OUT/   complete or absent
 
 Read from the checkpoint's files, on the CPU, by one process: any checkpoint becomes a model on any
-machine, whatever ranks wrote it. In the background of a training: model/train/callbacks/export.py.
+machine, whatever ranks wrote it. For use without this project: model/export/.
 """
 
 import json
@@ -25,10 +25,9 @@ from transformers import (
 import model.modeling_steel as _registers_auto_classes  # noqa: F401
 from common.errors import DataError
 from model.tokenizer.folder import check_model_folder, save_digest
-from model.train.checkpoint.folders import MARKER, complete_checkpoints, find_damage, read_marker
+from model.train.checkpoint.folders import find_damage, read_marker
 from model.train.checkpoint.reader import read_tensors
 from model.train.checkpoint.staging import WEIGHTS
-from model.train.run.folder import CHECKPOINTS_FOLDER
 
 MODEL_FILE = "model.json"
 """File of a checkpoint: the Transformers config, and the dtype that the forward pass used."""
@@ -118,19 +117,6 @@ def copy_tokenizer(checkpoint: Path, folder: Path) -> None:
     for name in read_marker(checkpoint)["files"]:
         if name.startswith(f"{TOKENIZER_FOLDER}/"):
             shutil.copyfile(checkpoint / name, folder / Path(name).name)
-
-
-def find_checkpoint(folder: Path) -> Path:
-    """The checkpoint that a folder is, or the newest complete one of those that it holds: in a
-    run's folder or in its checkpoints/. Raises DataError when there is none."""
-    if (folder / MARKER).is_file():
-        return folder
-    for place in (folder / CHECKPOINTS_FOLDER, folder):
-        if found := complete_checkpoints(place):
-            return found[-1]
-    raise DataError(
-        f"{folder} is no complete checkpoint and holds none; name a folder checkpoints/step-…"
-    )
 
 
 def _weights(checkpoint: Path, network: PreTrainedModel, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from common.child import Child
 from common.errors import DataError
 from flows.cli import main as steel
+from model.export.folder import export_model
 from model.train.callbacks.export import BackgroundExport
-from model.train.checkpoint.export import export, find_checkpoint
 from model.train.checkpoint.folders import complete_checkpoints
 from model.train.run.folder import CHECKPOINTS_FOLDER, EXPORT_JOB_FILE, EXPORTS_FOLDER, MODEL_FOLDER
 from model.train.run.lease import Lease
@@ -123,7 +123,8 @@ def test_what_cannot_be_exported_is_a_warning(
     [saved] = complete_checkpoints(run.checkpoints.folder)
     (saved / "__0_0.distcp").write_bytes(b"")
     with pytest.raises(DataError, match=r"__0_0\.distcp has 0 bytes"):
-        export(saved, tmp_path / MODEL_FOLDER)
+        export_model(saved, tmp_path / MODEL_FOLDER)
+    assert not (tmp_path / MODEL_FOLDER).exists()
     exporter = BackgroundExport(tmp_path / EXPORTS_FOLDER, Lease.take(tmp_path))
     exporter.keep_checkpoints([saved])
     exporter.wait()
@@ -136,16 +137,24 @@ def test_the_command_exports_what_two_ranks_saved(
 ) -> None:
     """On a machine without the ranks: the files alone are read."""
     out = tmp_path / "out"
-    assert steel(["export", str(uninterrupted), str(out)]) == 0
-    for path in (uninterrupted / MODEL_FOLDER).iterdir():
-        assert (out / path.name).read_bytes() == path.read_bytes(), path.name
-    assert steel(["export", str(uninterrupted), str(out)]) == 2
-    assert "--force" in capsys.readouterr().err
-    first = uninterrupted / CHECKPOINTS_FOLDER / "step-00000008"
-    assert steel(["export", str(first), str(out), "--force"]) == 0
-    assert steel(["export", str(packed), str(tmp_path / "none")]) == 2
-    with pytest.raises(DataError, match="holds none"):
-        find_checkpoint(packed)
+    assert steel(["export", str(uninterrupted), "--to", str(out)]) == 0
+    weights = "model.safetensors"
+    assert (out / weights).read_bytes() == (uninterrupted / MODEL_FOLDER / weights).read_bytes()
+    assert steel(["export", str(uninterrupted), "--to", str(out)]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    checkpoints = uninterrupted / CHECKPOINTS_FOLDER
+    for number, model in enumerate((checkpoints, checkpoints / "step-00000008", uninterrupted)):
+        chosen = ["--checkpoint", "8"] if model != checkpoints / "step-00000008" else []
+        to = tmp_path / str(number)
+        assert steel(["export", str(model), *chosen, "--to", str(to)]) == 0
+        assert (to / weights).read_bytes() != (out / weights).read_bytes()
+    assert (
+        steel(["export", str(uninterrupted), "--checkpoint", "7", "--to", str(tmp_path / "x")]) == 2
+    )
+    assert "no complete checkpoint of step 7; it has" in capsys.readouterr().err
+    assert steel(["export", str(packed), "--to", str(tmp_path / "none")]) == 2
+    assert "holds no model" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.usefixtures("fork_server")
