@@ -7,6 +7,8 @@
     chat.py       chat                             a conversation with a model
     models.py     export, import                   models: ours, and published ones
 
+find_model.py finds the model that a word or a path on the command line means.
+
 A module's `add(commands)` declares its commands; each sets `run`, a function from the parsed
 arguments to the exit code. Imports that take long stand inside these functions, so that
 `steel --help` is instant.

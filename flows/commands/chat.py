@@ -35,7 +35,7 @@ COMMANDS = {
     "/system TEXT": "another system prompt from here on; without TEXT: the chat template's own",
     "/exit": "end (so does Ctrl-D)",
 }
-"""What can be typed in place of a message. `//` at the beginning stands for a `/` of the text."""
+"""Words that can be typed in place of a message. `//` at the beginning stands for a `/` of the text."""
 
 WHY = {
     "length": "[the answer reached --max-new-tokens]",
@@ -85,7 +85,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 def _chat(arguments: argparse.Namespace) -> int:
     from common.errors import ConfigError
-    from tasks.core.models import find_model
+    from flows.commands.find_model import find_model
 
     if arguments.prompt is not None and not arguments.prompt.strip():
         raise ConfigError("--prompt is empty: give it text, or leave it out to type messages")

@@ -62,7 +62,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from tasks.core.models import find_model
+    from flows.commands.find_model import find_model
 
     shard_size(arguments.max_shard_size)
     found = find_model(Path(arguments.store), arguments.model, arguments.checkpoint)

@@ -31,7 +31,7 @@ CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_le
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How tokens are chosen."""
+    """The choice of tokens."""
 
     temperature: float = 0.0
     """0: always the likeliest token. Else logits are divided by it before one is drawn."""
@@ -53,7 +53,7 @@ class Answer:
 
     text: str
     finish: Literal["end", "length", "context", "stopped"]
-    """Why it ended: the model ended it, `max_new_tokens`, the model's context is full, Ctrl-C."""
+    """Reason for its end: the model ended it, `max_new_tokens`, the model's context is full, Ctrl-C."""
     prompt_tokens: int
     answer_tokens: int
     left_out: int
@@ -147,7 +147,7 @@ class ChatModel:
 
 @dataclass(kw_only=True)
 class Conversation:
-    """What was said so far, and the system prompt before it."""
+    """Everything said so far, and the system prompt before it."""
 
     model: ChatModel
     sampling: Sampling

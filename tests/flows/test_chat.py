@@ -33,7 +33,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """What a command did."""
+    """Outcome of a command."""
 
     code: int
     out: str
@@ -149,7 +149,7 @@ class Terminal:
             os.waitpid(self.pid, 0)
 
     def read(self, until: str, *, seconds: float = 300) -> str:
-        """What the screen shows up to a text; the rest stays for the next call."""
+        """The screen up to a text; the rest stays for the next call."""
         end = time.monotonic() + seconds
         while until.encode() not in self.screen:
             assert time.monotonic() < end, (until, self.screen.decode(errors="replace"))

@@ -18,10 +18,10 @@ import pytest
 from common.redaction import RedactingStream
 from corpus.sample_data import SampleDataConfig, write_dataset
 from flows.cli import parser
+from flows.commands.find_model import FoundModel
 from flows.environment import answers
 from flows.watchdog import LOG
 from model.entry.chat import Answer, Conversation
-from tasks.core.models import FoundModel
 from tests.corpus.sources.fake_web import Web, serving
 from tests.loopback import Answering, answering
 from tests.processes import started_with
@@ -241,7 +241,7 @@ def test_texts_of_documents_and_answers_are_printed_as_they_are(
     found = {"id": "zhihu/1", "normalized": {"folder": "f", "bytes": 9, "text": text}}
     monkeypatch.setattr("tasks.core.explain.explain", lambda *_: found)
     monkeypatch.setattr(
-        "tasks.core.models.find_model", lambda *_: FoundModel(place=Path(), words="")
+        "flows.commands.find_model.find_model", lambda *_: FoundModel(place=Path(), words="")
     )
     monkeypatch.setattr("flows.commands.chat._load", lambda place: None)
     answer = Answer(text=text, finish="end", prompt_tokens=1, answer_tokens=1, left_out=0)

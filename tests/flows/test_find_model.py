@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigError, DataError, SteelError
-from tasks.core.models import find_model
+from flows.commands.find_model import find_model
 
 
 def stage(store: Path, name: str, key: str, label: str = "", *, at: int) -> Path:
