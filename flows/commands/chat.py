@@ -35,7 +35,7 @@ COMMANDS = {
     "/system TEXT": "another system prompt from here on; without TEXT: the chat template's own",
     "/exit": "end (so does Ctrl-D)",
 }
-"""Words that can be typed in place of a message. `//` at the beginning stands for a `/` of the text."""
+"""Words that can be typed in place of a message; `//` at the beginning is a `/` of the text."""
 
 WHY = {
     "length": "[the answer reached --max-new-tokens]",

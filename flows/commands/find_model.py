@@ -73,7 +73,7 @@ def _results(store: Path) -> list[StageResult]:
 
 
 def _names(result: StageResult) -> set[str]:
-    """What a finished model is called."""
+    """All names of a finished model."""
     stage, key, label = result.stage, result.key, result.manifest["label"]
     return {"newest", stage, key, f"{stage}/{key}"} | (
         {label, f"{stage}/{label}"} if label else set()

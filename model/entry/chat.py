@@ -53,7 +53,7 @@ class Answer:
 
     text: str
     finish: Literal["end", "length", "context", "stopped"]
-    """Reason for its end: the model ended it, `max_new_tokens`, the model's context is full, Ctrl-C."""
+    """Reason for its end: the model, `max_new_tokens`, a full context, Ctrl-C."""
     prompt_tokens: int
     answer_tokens: int
     left_out: int

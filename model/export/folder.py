@@ -68,7 +68,7 @@ class Exported:
     code: bool
     """True if loading needs `trust_remote_code=True`: the code that lies beside the weights."""
     remark: str
-    """What a user should know of this form; "" where there is nothing."""
+    """A remark for the user; "" where there is none."""
 
 
 def export_model(
