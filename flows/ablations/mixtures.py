@@ -110,7 +110,7 @@ def _check_ranks(config: PipelineConfig, parallel: int) -> None:
     size = share_size(parallel)
     for section, stage in (("sft", config.sft), ("evaluate", config.evaluate)):
         ranks = getattr(stage, "num_processes", "auto")
-        if parallel > 1 and size and ranks != "auto" and ranks > size:
+        if parallel > 1 and size and isinstance(ranks, int) and ranks > size:
             raise ConfigError(
                 f"{section}.num_processes = {ranks}, but with parallel = {parallel} each model has "
                 f"{size} GPU(s): set {section}.num_processes: auto, or a smaller `parallel`"

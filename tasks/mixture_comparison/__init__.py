@@ -4,7 +4,7 @@ evaluations[mixture/seed] ──pair by question──▶ table.json ──▶ t
 trained[mixture/seed] ──losses──▶ curves.png        └──▶ accuracy.png (the same rows)
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,6 +94,7 @@ def mixture_comparison(
         for mixture, own in trainings.items()
     }
     table["losses"] = {name: mean_curve(own).end for name, own in losses.items() if own}
+    table["english"] = _english(config.mixtures, trained)
     write_json(run.folder / "table.json", table)
     pictures = []
     with mpl.rc_context(style(LIGHT)):
@@ -134,6 +135,18 @@ def _status(
     reasons = "; ".join(f"seed {seed} failed: {reason}" for seed, reason in missing.items())
     done = len(evaluated.get(mixture, {}))
     return f"{done} of {len(config.seeds)} seeds; {reasons}" if done else reasons
+
+
+def _english(
+    mixtures: Sequence[str], trained: Mapping[str, StageResult]
+) -> dict[str, float | None]:
+    """Share of the conversations that a mixture was trained on that are English, over its seeds."""
+    found = {}
+    for mixture in mixtures:
+        own = [r.manifest["counts"] for n, r in trained.items() if n.rpartition("/")[0] == mixture]
+        total = sum(counts.get("conversations", 0) for counts in own)
+        found[mixture] = sum(c.get("english", 0) for c in own) / total if total else None
+    return found
 
 
 def _scale(parameters: int | None) -> str:

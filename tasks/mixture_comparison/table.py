@@ -75,6 +75,7 @@ def comparison(
         "mixtures": list(mixtures),
         "benchmarks": {one.name: one.title for one in answers},
         "losses": {},
+        "english": {},
         "comparisons": len(tested),
         "repeated": any(len(found) > 1 for found in seeds.values()),
         "rows": rows,
@@ -224,7 +225,8 @@ def _compact(table: Mapping[str, Any]) -> list[dict[str, str]]:
             if row["sd"] is not None:
                 cells[title] += f" ± {_points(row['sd'])}"
         title = next((row["title"] for row in own.values()), mixture)
-        loss = table["losses"].get(mixture)
+        loss, english = table["losses"].get(mixture), table["english"].get(mixture)
+        cells["English, measured"] = "" if english is None else f"{100 * english:.1f} %"
         cells["loss at the end"] = "" if loss is None else loss_text(loss)
         status = table["statuses"][mixture]
         rows.append({"mixture": mixture, "title": title, **cells, "status": status})
@@ -238,6 +240,7 @@ def _compact(table: Mapping[str, Any]) -> list[dict[str, str]]:
                 "mixture": missing["mixture"],
                 "title": missing["title"],
                 **cells,
+                "English, measured": "",
                 "loss at the end": "",
                 "status": "not in this run",
             }

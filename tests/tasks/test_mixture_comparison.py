@@ -58,7 +58,10 @@ def folder_of_training(folder: Path, losses: list[float]) -> StageResult:
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return StageResult(
-        stage="sft", key="k", folder=folder, manifest={"counts": {}, "notes": {}, "label": ""}
+        stage="sft",
+        key="k",
+        folder=folder,
+        manifest={"counts": {"conversations": 80, "english": 20}, "notes": {}, "label": ""},
     )
 
 
@@ -222,6 +225,7 @@ def test_figures_of_the_table_are_those_of_the_answers(
     text = (run.folder / "table.md").read_text()
     assert f"| {percent(rows[SECOND]['accuracy'])} ± " in text
     assert "1,600,000 parameters" in text and "39.21" in text
+    assert table["english"] == {FIRST: 0.25, SECOND: 0.25} and text.count("| 25.0 % |") == 2
 
 
 def test_subjects_add_up_to_the_benchmark(tmp_path: Path, inputs: dict[str, Any]) -> None:

@@ -21,12 +21,14 @@ from tasks.core.markdown import markdown_table
 from tasks.core.paper.table2 import measured_table
 from tasks.core.paper.tables import load_paper
 from tasks.core.stage import Context, StageResult
-from tasks.report import ReportConfig, report, result_table
-from tasks.report.data import ReportData, count_parameters, gather
+from tasks.core.theme import LIGHT
+from tasks.report import ReportConfig, figures, report, result_table
+from tasks.report.data import Curve, ReportData, count_parameters, gather
 from tasks.report.figures import draw, running_mean
 from tasks.report.format import format_report
 from tasks.report.page import html_page
-from tasks.report.results import compare_with_chance
+from tasks.report.results import accuracy_cell, benchmark_titles, compare_with_chance, loss_text
+from tasks.report.timeline_figure import pretraining
 from tests.model.data.blocks import write_documents
 from tests.tasks.pipeline_folders import FULL, SOURCES, Pipeline
 
@@ -301,3 +303,56 @@ def test_table_2_shows_what_was_measured_in_this_store(tmp_path: Path) -> None:
     beside = format_report(gather(**Pipeline(tmp_path / "p").inputs(), kernels=table2), paper, [])
     assert "31,234" in beside and "41.5" in beside and "GPU X" in beside
     assert "Not measured in this store" not in beside
+
+
+# --- one source of what pictures and tables say
+
+
+def test_pictures_state_the_losses_of_the_table(pipeline: Pipeline) -> None:
+    """A loss at the end is that of the running mean: single steps are up and down."""
+    data = gather(**pipeline.inputs())
+    for name, training in data.trainings.items():
+        rng = np.random.default_rng(len(name))
+        losses = list(3 - 2 * np.linspace(0, 1, 400) + rng.normal(0, 0.2, 400))
+        training.curves["train/loss"] = Curve(steps=list(range(1, 401)), values=losses)
+    text = text_of(data)
+    drawn = {}
+    for name, figure in (("sft", figures._sft), ("dpo", figures._dpo), ("base", pretraining)):
+        picture = figure(data, LIGHT)
+        assert picture is not None
+        labels = [t.get_text() for t in picture.axes[0].get_legend().get_texts()]
+        for label in labels:
+            series = label.partition(":")[0]
+            key = f"sft {series}" if name == "sft" else name
+            if key in data.trainings and (name == "sft" or series == "training"):
+                drawn[key] = label.partition(": ")[2].removesuffix(" at the end")
+    assert set(drawn) == set(data.trainings)
+    for name, loss in drawn.items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| {name} | 400"))
+        assert row.split(" | ")[3] == loss
+        assert loss != loss_text(data.trainings[name].curves["train/loss"].values[-1])
+
+
+def test_the_picture_of_accuracies_states_those_of_the_table(pipeline: Pipeline) -> None:
+    data = gather(**pipeline.inputs())
+    picture = figures._accuracy(data, LIGHT)
+    assert picture is not None
+    text = text_of(data)
+    for axes, name in zip(picture.axes, benchmark_titles(data.results), strict=True):
+        stated = [note.get_text() for note in axes.texts]
+        scores = [of_model.get(name) for of_model in data.results.values()]
+        cells = [accuracy_cell(score) for score in scores]
+        assert [note.strip() for note in stated] == [cell.partition(" (")[0] for cell in cells]
+        assert all(f"| {cell} |" in text for cell in cells)
+
+
+def test_every_subject_stands_in_the_report(pipeline: Pipeline) -> None:
+    data = gather(**pipeline.inputs())
+    text = text_of(data)
+    for benchmark, title in benchmark_titles(data.results).items():
+        section = text.partition(f"### {title} by subject\n")[2].partition("\n#")[0]
+        scored = {m: r[benchmark] for m, r in data.results.items() if benchmark in r}
+        for subject in next(iter(scored.values()))["subjects"]:
+            (row,) = (line for line in section.splitlines() if line.startswith(f"| {subject} |"))
+            cells = [f"{100 * s['subjects'][subject]['accuracy']:.1f}" for s in scored.values()]
+            assert row.strip("| ").split(" | ")[2:] == cells
