@@ -16,6 +16,7 @@ from common.errors import ConfigError, StageError, SteelError
 from common.files import make_folder, write_json
 from common.paths import display, resolve
 from common.provenance import git_commit
+from common.reading.files import read_json_object
 from common.redaction import hidden_in_errors, redacted
 from corpus.chats import load_mixture
 from flows.ablations.one_mixture import MixtureJob, Upstream, accuracies, model_of, score_name
@@ -29,7 +30,7 @@ from tasks.core.plan import Plan, no_tracker
 from tasks.core.stage import Context, NotMadeError, StageResult, plain
 from tasks.core.tracking import Tracker
 from tasks.mixture_comparison import KEY, MixtureComparisonConfig, mixture_comparison
-from tasks.mixture_comparison.table import BASE
+from tasks.mixture_comparison.table import BASE, shown_rows
 
 NAME = KEY
 IN_CHILDREN = frozenset({"sft", "evaluate"})
@@ -224,6 +225,8 @@ def compare_mixtures(
                 m.key: s.trained for m in models if m.mixture and (s := states[m.key]).trained
             },
         )
+        rows = shown_rows(read_json_object(table.folder / "table.json"))
+        context.tracker.table(f"{NAME}.json", rows)
         for path in sorted(table.folder.iterdir()):
             if path.suffix in (".png", ".md", ".csv"):
                 context.tracker.show(path)

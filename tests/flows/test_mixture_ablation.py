@@ -343,4 +343,5 @@ def test_killed_and_stopped_comparisons_end_in_the_models_of_one_after_the_other
         assert metric == pytest.approx(row["accuracy"])
     files = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"table.md", "by_subject.csv", "accuracy.png", "curves.png"} <= files
+    assert "mixture-ablation.json" in files
     assert {run.info.status for run in runs} <= {"FINISHED", "FAILED", "KILLED"}

@@ -282,6 +282,13 @@ class Tracker:
         if self.run_id is not None:
             self.client.log_artifact(self.run_id, str(path))
 
+    @never_fail
+    def table(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Rows as a table artifact of the pipeline's own run."""
+        if self.run_id is not None and rows:
+            columns = redacted({key: [row.get(key) for row in rows] for key in rows[0]})
+            self.client.log_table(self.run_id, columns, name)
+
     def close(self, status: str, metrics: Mapping[str, float] | None = None) -> None:
         """End the pipeline's run with the table of its stages; say what MLflow lacks."""
         self._catch_up()
