@@ -1,6 +1,7 @@
 """Recipes of corpora (data_recipes/corpora/<name>.yaml), and what recipes of any kind may say about
 where their data come from: the hub, pinned checksums, how to obtain them by hand."""
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import ClassVar, Literal, TypeVar, get_args
 from common.config import NOT_IN_KEY
 from common.errors import ConfigError
 from common.names import Name, RelativePath
-from common.paths import display
+from common.paths import RECIPES, display
 from common.recipes import build, load_recipe, read_yaml, recipe_path
 
 Family = Literal["encyclopedia", "qa", "book", "dialogue", "code", "web"]
@@ -117,6 +118,18 @@ def _repository(cls: type[T], kind: str, name: str, key: str) -> T | None:
     if not isinstance(part, dict):
         raise ConfigError(f"{display(path)}: {key!r} must be a mapping (got {part!r})")
     return build(cls, part, where=f"{display(path)}: {key}")
+
+
+def is_benchmark(repository: str) -> bool:
+    """True for a repository of the hub that holds a benchmark of data_recipes/evals."""
+    return repository.lower() in _benchmarks()
+
+
+@functools.cache
+def _benchmarks() -> frozenset[str]:
+    recipes = [read_yaml(path) for path in sorted((RECIPES / "evals").glob("*.yaml"))]
+    hubs = [recipe.get(key) for recipe in recipes for key in ("hub", "modelscope")]
+    return frozenset(str(hub["repository"]).lower() for hub in hubs if isinstance(hub, Mapping))
 
 
 def how_to_obtain(kind: str, name: str) -> str:

@@ -88,4 +88,4 @@ def write_pairs(
         limit=config.limit,
         seed=config.seed,
     )
-    return report_mixture(run, "preference pairs", "pairs", rows, files)
+    return report_mixture(run, "preference pairs", "pairs", rows, files.contamination)

@@ -1,18 +1,23 @@
 """Stage `sft`: a base model and a mixture ──torchrun──▶ model/, mixture.jsonl, metrics.jsonl.
 
-data/<set>/… ──formats, seeded draw──▶ mixture.jsonl ──model.entry.sft──▶ model/
+data/<set>/… ──encoded once──▶ rows ──seeded draw──▶ mixture.jsonl ──model.entry.sft──▶ model/
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from common.config import NOT_IN_KEY, errors_of, narrowed
-from common.errors import ConfigError, SteelError
-from corpus.chats import build_mixture, load_mixture, load_set
+from common.errors import ConfigError, DataError, SteelError
+from corpus.chats import ContaminationFilter, Identity, load_mixture, load_set
+from corpus.decontaminate import ContaminationConfig
 from model.train.finetune.config import SftJob, SftSettings
-from tasks.core.finetune import FinetuneConfig, job_folders, mixture_files, report_mixture, train
+from tasks.core.finetune import DATA_FILE, FinetuneConfig, job_folders, report_mixture, train
 from tasks.core.stage import StageResult, StageRun, plain, stage
+
+if TYPE_CHECKING:
+    from corpus.chats.encoded_sets import ReadSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +30,17 @@ class SftConfig(SftSettings, FinetuneConfig):
     this configuration pretrains."""
     mixture: str = ""
     """Recipe in data_recipes/mixtures; a pipeline sets it to each of its `mixtures`."""
+    identity: Identity = field(default_factory=Identity, metadata=NOT_IN_KEY)
+    """Name and author that the model says it has, in sets that say so (`fingerprint` has it)."""
 
     def fingerprint(self) -> dict[str, Any]:
         """The recipes this run depends on."""
         mixture = load_mixture(self.mixture)
         sets = {name: plain(load_set("sft", name), key=True) for name in mixture.sets}
-        return {"mixture": plain(mixture, key=True), "sets": sets}
+        found = {"mixture": plain(mixture, key=True), "sets": sets}
+        if any(load_set("sft", name).identity is not None for name in mixture.sets):
+            found["identity"] = plain(self.identity)
+        return found
 
     def check(self) -> Iterator[SteelError]:
         yield from super().check()
@@ -44,7 +54,7 @@ def needed_sets(config: SftConfig) -> list[str]:
     return [name for name, share in load_mixture(config.mixture).sets.items() if share.fraction]
 
 
-@stage(version=4, trains=True)
+@stage(version=5, trains=True)
 def sft(
     run: StageRun,
     config: SftConfig,
@@ -57,17 +67,92 @@ def sft(
 
     Raises DataError when a set of the mixture was not acquired, or gives no conversation at all.
     """
-    files = mixture_files(
+    from corpus.chats.sft_mixture import build_mixture
+
+    folders = job_folders(run, base)
+    sets, contamination = read_sets(
         run,
         needed_sets(config),
-        config.contamination,
+        model=Path(folders["model"]),
         data=data,
         benchmarks=benchmarks,
-        on_bad_row=config.on_bad_row,
+        contamination=config.contamination,
+        identity=config.identity,
         remedy=f"add them to `sft_sets`, or choose another mixture than {config.mixture!r}",
     )
-    rows = build_mixture(load_mixture(config.mixture), files, seed=config.seed)
-    title = f"mixture {config.mixture}"
-    report_mixture(run, title, "conversations", rows, files)
-    job = SftJob(settings=narrowed(config, SftSettings), **job_folders(run, base))
+    rows = build_mixture(
+        load_mixture(config.mixture),
+        sets,
+        run.folder / DATA_FILE,
+        seed=config.seed,
+        max_length=config.max_length,
+        drop_contaminated=config.contamination.action == "drop",
+        on_bad_row=config.on_bad_row,
+    )
+    report_mixture(run, f"mixture {config.mixture}", "conversations", rows, contamination)
+    encoded = {name: str(one.folder) for name, one in sets.items()}
+    job = SftJob(settings=narrowed(config, SftSettings), sets=encoded, **folders)
     train(run, job, "conversations", num_processes=config.ranks())
+
+
+def read_sets(
+    run: StageRun,
+    names: Sequence[str],
+    *,
+    model: Path,
+    data: Mapping[str, StageResult],
+    benchmarks: Mapping[str, StageResult] | None,
+    contamination: ContaminationConfig,
+    identity: Identity,
+    remedy: str,
+) -> tuple["dict[str, ReadSet]", ContaminationFilter | None]:
+    """The sets of a mixture, and the filter that looked for benchmark questions in them.
+
+    Args:
+        model: folder of the model to start from, whose tokenizer encodes.
+        data: sets that were acquired, by name.
+        benchmarks: benchmarks whose questions are looked for; None looks for none.
+        contamination: what counts as contained.
+        identity: name and author of the model.
+        remedy: what to do when a set was not acquired.
+
+    Raises DataError when a set was not acquired, cannot be read, or the model has no chat template.
+    """
+    # Transformers and what encodes take a second to import, which a check needs not wait for.
+    from corpus.chats.encoded_sets import SetWork, encoded_set
+    from model.tokenizer.folder import load_folder_tokenizer
+    from model.train.finetune.templates import training_template
+
+    missing = [name for name in names if name not in data]
+    if missing or not names:
+        raise DataError(f"{run.stage}: {', '.join(missing) or 'no set'} was not acquired: {remedy}")
+    tokenizer = load_folder_tokenizer(model)
+    if not tokenizer.chat_template:
+        raise DataError(
+            f"the tokenizer in {model} has no chat template: export the model with Steel, which "
+            "puts model/tokenizer/chat_template.jinja beside it"
+        )
+    questions = run.linked("benchmarks", benchmarks) if benchmarks else None
+    finder = ContaminationFilter.of(contamination, questions, run.cache)
+    template = training_template(tokenizer)
+    sets: dict[str, ReadSet] = {}
+
+    def report(what: str) -> None:
+        run.progress(len(sets), len(names), what)
+
+    for name in names:
+        sets[name] = encoded_set(
+            SetWork(
+                name=name,
+                folder=data[name].folder / name,
+                tokenizer=tokenizer,
+                chat_template=template,
+                identity=identity,
+                contamination=finder,
+            ),
+            run.cache / "sft",
+            report,
+        )
+        run.log.info("%s: %s has %d conversations", run.stage, name, len(sets[name].encoded))
+    run.progress(len(names), len(names), "drawing the mixture")
+    return sets, finder

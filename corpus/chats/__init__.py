@@ -5,12 +5,16 @@ rows.py       native files, row by row          (json, jsonl, gz, parquet, LogiQ
        └▶ messages.py   conversations and pairs, checked
 recipes.py    data_recipes/{sft,preferences,mixtures}
 reading.py    a set's folder as conversations or pairs, and the rows that are skipped
-mixing.py     sets ─▶ one file of training samples      contamination.py: benchmark questions in it
+encoded_sets.py  a set read, screened and encoded, once for all mixtures
+mixing.py     exact draws      sft_mixture.py: a mixture of encoded sets
+language.py   the language of a conversation      identity.py: the model's name in it
+contamination.py  benchmark questions in it
 """
 
 from corpus.chats.contamination import MATCHES_FILE, ContaminationFilter
+from corpus.chats.identity import Identity
 from corpus.chats.messages import Chat, Pair
-from corpus.chats.mixing import MixtureFiles, MixtureRow, build_mixture, build_preferences
+from corpus.chats.mixing import MixtureFiles, MixtureRow, build_preferences
 from corpus.chats.reading import Sample, check_set, read_samples
 from corpus.chats.recipes import Mixture, MixtureSet, Pool, load_mixture, load_set
 
@@ -18,6 +22,7 @@ __all__ = [
     "MATCHES_FILE",
     "Chat",
     "ContaminationFilter",
+    "Identity",
     "Mixture",
     "MixtureFiles",
     "MixtureRow",
@@ -25,7 +30,6 @@ __all__ = [
     "Pair",
     "Pool",
     "Sample",
-    "build_mixture",
     "build_preferences",
     "check_set",
     "load_mixture",

@@ -5,22 +5,27 @@
 
 is lm-eval's own prompt for C-Eval, CMMLU and MMLU (`doc_to_text` of lm_eval/tasks/{ceval,cmmlu,
 mmlu}), so training and evaluation agree. Where a row explains its answer, a second conversation
-asks for the explanation first (the paper's CoT data, Table 6):
+asks for the explanation first (the paper's CoT data, Table 6), and a third one for the answer:
 
     user       {question}\\nA. …\\n…\\n请先给出解释，再给出答案。
     assistant  {explanation}\\n答案：B
+
+    user       {question}\\nA. …\\n…\\n请先给出答案，再给出解释。
+    assistant  答案：B\\n{explanation}
+
+A mixture takes the forms that it names in `styles`: letter, explained, answer_first.
 """
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Literal, TypeAlias, get_args
 
+from corpus.chats.language import Language, language_of_text
 from corpus.chats.messages import (
     Chat,
-    Language,
     MalformedRow,
     UnusableRow,
     checked_text,
-    language_of,
     listed,
     turn_text,
     turns,
@@ -34,6 +39,11 @@ ANSWER = {"zh": "答案：", "en": "Answer:"}
 """Ends the question where the letter alone is wanted."""
 EXPLAIN = {"zh": "请先给出解释，再给出答案。", "en": "Explain first, then give the answer."}
 """Ends the question where an explanation is wanted first."""
+ANSWER_FIRST = {"zh": "请先给出答案，再给出解释。", "en": "Give the answer first, then explain."}
+"""Ends the question where the explanation is wanted behind the answer."""
+Style: TypeAlias = Literal["letter", "explained", "answer_first"]
+"""Form of an answer."""
+STYLES: tuple[Style, ...] = get_args(Style)
 
 SHORTEST_EXPLANATION = 10
 """Characters; a shorter `answer_detail` explains nothing (the published script has the same)."""
@@ -47,19 +57,21 @@ _LOGIQA_OPTION = re.compile(r"^([A-D])[.．、,，\s]\s*(?=\S)")
 
 
 def question_text(
-    question: str, options: Sequence[str], language: Language, *, explain: bool = False
+    question: str, options: Sequence[str], language: Language, *, style: Style = "letter"
 ) -> str:
-    """The user's turn."""
+    """The user's turn, which ends with what is wanted. Of a third language: as English."""
     listed = "\n".join(
         f"{letter}. {option.strip()}" for letter, option in zip(LETTERS, options, strict=False)
     )
-    return f"{question.strip()}\n{listed}\n{(EXPLAIN if explain else ANSWER)[language]}"
+    ending = {"letter": ANSWER, "explained": EXPLAIN, "answer_first": ANSWER_FIRST}[style]
+    return f"{question.strip()}\n{listed}\n{ending['zh' if language == 'zh' else 'en']}"
 
 
 def choice_chats(
     question: str, options: Sequence[str], letter: str, explanation: str = ""
 ) -> list[Chat]:
-    """One conversation with the letter, and one with the explanation if there is one.
+    """One conversation with the letter, and if there is an explanation one with it before the
+    letter and one with it behind.
 
     Raises UnusableRow for a question without text, fewer than two options, an empty or repeated
     option, or an answer that is none of them.
@@ -74,15 +86,19 @@ def choice_chats(
     if letter not in LETTERS[: len(options)] or len(letter) != 1:
         raise UnusableRow("no single right option")
     whole = question + "".join(options)
-    language = language_of([{"role": "user", "content": whole}])
+    language = language_of_text(whole)
     prompt = question_text(question, options, language)
     chats = [Chat(messages=turns([(prompt, letter)]), style="letter")]
     explanation = _CONCLUSION.sub("", explanation).strip()
     if len(explanation) >= SHORTEST_EXPLANATION and explanation != "略":
-        prompt = question_text(question, options, language, explain=True)
-        space = " " if language == "en" else ""
-        answer = f"{explanation}\n{ANSWER[language]}{space}{letter}"
-        chats.append(Chat(messages=turns([(prompt, answer)]), style="explained"))
+        answer = f"答案：{letter}" if language == "zh" else f"Answer: {letter}"
+        with_reasons: dict[Style, str] = {
+            "explained": f"{explanation}\n{answer}",
+            "answer_first": f"{answer}\n{explanation}",
+        }
+        for style, text in with_reasons.items():
+            prompt = question_text(question, options, language, style=style)
+            chats.append(Chat(messages=turns([(prompt, text)]), style=style))
     return chats
 
 

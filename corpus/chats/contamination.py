@@ -1,9 +1,9 @@
 """Benchmark questions in conversations and preference pairs."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from corpus.decontaminate import ContaminationConfig, Index, cached_index, match_row
 
@@ -17,6 +17,10 @@ class ContaminationFilter:
 
     index: Index
     """The questions."""
+    key: str
+    """Hash of all that decides about what is found."""
+    action: Literal["drop", "flag"]
+    """drop: a row that contains a question is left out; flag: it is only listed."""
 
     @classmethod
     def of(
@@ -33,12 +37,14 @@ class ContaminationFilter:
         """
         if benchmarks is None or config.action == "off":
             return None
-        return cls(cached_index(benchmarks, (), config, cache)[0])
+        # What is done with what is found does not belong to the search.
+        index, path = cached_index(benchmarks, (), replace(config, action="flag"), cache)
+        return cls(index=index, key=path.stem, action=config.action)
 
     @property
     def drops(self) -> bool:
         """True if a row that contains a question is left out."""
-        return self.index.config.action == "drop"
+        return self.action == "drop"
 
     def matches(self, texts: Iterable[str], row: str) -> list[dict[str, Any]]:
         """Questions in the texts of a row, each as a line of the matches file."""

@@ -7,14 +7,11 @@ order, or chat control tokens inside its text is an `UnusableRow`: the caller co
 the reason. One with another value than a text where a text belongs is a `MalformedRow`.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, TypedDict
 
 from corpus.text_fields import BadField, kind_of, text_in, text_of
-
-Language: TypeAlias = Literal["zh", "en"]
 
 CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 """Inside a text they would end a turn or forge one."""
@@ -31,9 +28,6 @@ ROLES = {
 }
 """Role names of data sets -> the three roles."""
 
-_CHINESE = re.compile(r"[\u4e00-\u9fff\u3400-\u4dbf]")
-_WORD = re.compile(r"[A-Za-z]+")
-
 
 class Message(TypedDict):
     """One turn."""
@@ -49,7 +43,8 @@ class Chat:
     messages: tuple[Message, ...]
     """The turns; the last is the assistant's."""
     style: str = ""
-    """Of an answer to a multiple-choice question: `letter` or `explained`; else empty."""
+    """Of an answer to a multiple-choice question: `letter`, `explained` or `answer_first`; else
+    empty."""
 
     @property
     def texts(self) -> list[str]:
@@ -201,11 +196,3 @@ def checked(messages: list[Message], *, last: str = "assistant") -> tuple[Messag
         if any(token in message["content"] for token in CONTROL_TOKENS):
             raise UnusableRow("control token in text")
     return tuple(messages)
-
-
-def language_of(messages: Iterable[Message]) -> Language:
-    """Chinese when at least a fifth of its words are, a character counting as a word."""
-    text = " ".join(message["content"] for message in messages if message["role"] != "system")
-    text = text[:4000]
-    chinese = len(_CHINESE.findall(text))
-    return "zh" if chinese and chinese >= 0.2 * (chinese + len(_WORD.findall(text))) else "en"

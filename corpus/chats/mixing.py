@@ -1,4 +1,4 @@
-"""Mixtures of SFT sets and of preference sets, drawn exactly and the same every time.
+"""Draws of SFT mixtures (sft_mixture.py) and preference sets: exact, and the same every time.
 
     set ──read_samples──▶ usable samples of the wanted language and style
         ──fraction, limit──▶ eligible ──pools: ratio to a language──▶ counts ──draw──▶ mixture
@@ -20,7 +20,8 @@ from common.errors import DataError
 from common.files import complete_file, json_line, write_json
 from corpus.bad_rows import OnBadRow, refuse_bad_rows
 from corpus.chats.contamination import MATCHES_FILE, ContaminationFilter
-from corpus.chats.messages import Chat, Language
+from corpus.chats.language import Language
+from corpus.chats.messages import Chat
 from corpus.chats.reading import BAD_ROW_REMEDY, Sample, read_samples
 from corpus.chats.recipes import Mixture, MixtureSet, SetKind
 from corpus.chats.rows import SkippedRow
@@ -33,7 +34,7 @@ class SetReading:
     """Counts of a set that was read."""
 
     languages: str
-    """One letter, z or e, for each usable sample, in order."""
+    """One letter, z, e or o (another one), for each usable sample, in order."""
     other: int
     """Usable, but of another language or answer style than the mixture wants."""
     skipped: Mapping[str, int] = field(default_factory=dict)
@@ -56,6 +57,8 @@ class MixtureRow:
     """Samples in the mixture."""
     chinese: int
     """Of these, Chinese."""
+    neither: int
+    """Of these, neither Chinese nor English."""
     other: int
     """Usable, but of another language or style."""
     skipped: Mapping[str, int]
@@ -64,6 +67,10 @@ class MixtureRow:
     """Of these, rows that are damaged or not of the set's format."""
     contaminated: int
     """Samples that contain a benchmark question."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """{reason: samples} that are wanted and cannot be trained on, such as too long ones."""
+    cut: int = 0
+    """Samples in the mixture that lose their last turns at `max_length`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,17 +91,6 @@ class MixtureFiles:
     """Action on a malformed row; a sound one that can't be used is always left out."""
     progress: Progress = lambda done, total, what: None
     """Called with (done, total, what)."""
-
-
-def build_mixture(mixture: Mixture, files: MixtureFiles, *, seed: int) -> list[MixtureRow]:
-    """Write the mixture's conversations as lines {messages, style, set, language}.
-
-    Raises ConfigError for a bad recipe, DataError when a set's files aren't there.
-    """
-    shares = {name: share for name, share in mixture.sets.items() if share.fraction > 0}
-    sets = _read_sets("sft", shares, files)
-    languages = {name: counts.languages for name, counts in sets.items()}
-    return _write(files, sets, draw_mixture(mixture, languages, seed).items())
 
 
 def build_preferences(
@@ -120,7 +116,8 @@ def build_preferences(
     places: dict[Language, list[tuple[str, int]]] = {"zh": [], "en": []}
     for name, of_set in sets.items():
         for index, letter in enumerate(of_set.languages):
-            places["zh" if letter == "z" else "en"].append((name, index))
+            if letter in "ze":  # the ratio is one of these two languages; others are left out
+                places["zh" if letter == "z" else "en"].append((name, index))
     sizes = balance(len(places["zh"]), len(places["en"]), chinese_per_english, limit)
     picks = []
     for language, size in sizes.items():
@@ -159,7 +156,7 @@ def draw_mixture(
 ) -> dict[str, Sequence[int]]:
     """Draw the conversations of each set: {set: increasing indices}.
 
-    `languages` holds for each set one letter, z or e, a conversation. Sets outside of pools give
+    `languages` holds for each set one letter, z, e or o, a conversation. Sets outside of pools give
     round(fraction x usable) up to `limit`. A pool gives round(ratio x what these hold of its
     language), or all it has if that is less, divided among its sets in proportion to what they
     would give alone (largest remainders first).
@@ -307,6 +304,7 @@ def _write(
             usable=len(counts.languages),
             taken=len(taken[name]),
             chinese=sum(counts.languages[i] == "z" for i in taken[name]),
+            neither=sum(counts.languages[i] == "o" for i in taken[name]),
             other=counts.other,
             skipped=counts.skipped,
             malformed=counts.malformed,

@@ -1,6 +1,6 @@
 """A data set's folder as conversations or pairs, with the rows that are skipped.
 
-folder ──read_rows──▶ row ──format──▶ Chat or Pair ──replace, language──▶ Sample
+folder ──read_rows──▶ row ──format──▶ Chat or Pair ──identity, language──▶ Sample
                         └── broken, empty, of another kind ──▶ SkippedRow (counted by reason)
 """
 
@@ -8,20 +8,13 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from common.errors import DataError
 from corpus.bad_rows import OnBadRow, listed_rows, refuse_bad_rows
 from corpus.chats.formats import CHAT_FORMATS, PAIR_FORMATS
-from corpus.chats.messages import (
-    Chat,
-    Language,
-    MalformedRow,
-    Message,
-    Pair,
-    UnusableRow,
-    language_of,
-)
+from corpus.chats.identity import CLAIMS_ROLE, Identity, claims_role, with_identity
+from corpus.chats.language import Language, language_of
+from corpus.chats.messages import Chat, MalformedRow, Message, Pair, UnusableRow
 from corpus.chats.recipes import ChatSetRecipe, SetKind, load_set
 from corpus.chats.rows import LocatedRow, Row, SkippedRow, matching_files, read_rows
 from corpus.text_fields import BadField, excerpt_of
@@ -62,7 +55,8 @@ def check_set(
     path, below = wanted[0]
     folder = path.parents[len(PurePosixPath(below).parts) - 1]
     usable, skipped = 0, list[SkippedRow]()
-    for item in _samples(kind, recipe, read_rows(folder, [path for path, _ in wanted])):
+    found = read_rows(folder, [path for path, _ in wanted])
+    for item in samples_of_rows(kind, recipe, found, Identity()):
         if isinstance(item, SkippedRow):
             skipped.append(item)
         else:
@@ -74,26 +68,38 @@ def check_set(
         raise DataError(f"{name}: none of its rows can be used: {rows or 'it has none'}")
 
 
-def read_samples(kind: SetKind, folder: Path, name: str) -> Iterator[Sample | SkippedRow]:
+def read_samples(
+    kind: SetKind, folder: Path, name: str, identity: Identity = Identity()
+) -> Iterator[Sample | SkippedRow]:
     """Conversations or pairs of the set `name` whose files stand in `folder`.
 
     Raises ConfigError for a bad recipe or a test split, DataError when its files aren't there.
     """
     recipe = load_set(kind, name)
     files = matching_files(folder, recipe.files, where=f"data_recipes/{kind}/{name}.yaml")
-    yield from _samples(kind, recipe, read_rows(folder, files))
+    yield from samples_of_rows(kind, recipe, read_rows(folder, files), identity)
 
 
-def _samples(
-    kind: SetKind, recipe: ChatSetRecipe, rows: Iterable[LocatedRow | SkippedRow]
+def samples_of_rows(
+    kind: SetKind,
+    recipe: ChatSetRecipe,
+    rows: Iterable[LocatedRow | SkippedRow],
+    identity: Identity,
 ) -> Iterator[Sample | SkippedRow]:
+    """Conversations or pairs in rows of a set, and the rows that are skipped, in order."""
     for item in rows:
         if isinstance(item, SkippedRow):
             yield item
             continue
         row = _renamed(item.row, recipe.fields)
         try:
-            contents = _parse(kind, recipe, row)
+            contents = [
+                (content, _language(recipe, content)) for content in _parse(kind, recipe, row)
+            ]
+            contents = [
+                (_as_ours(content, recipe, language, identity), language)
+                for content, language in contents
+            ]
         except UnusableRow as reason:
             yield SkippedRow(
                 file=item.file,
@@ -103,12 +109,8 @@ def _samples(
                 malformed=isinstance(reason, MalformedRow),
             )
             continue
-        for content in contents:
-            yield Sample(
-                content=content,
-                language=_language(recipe, row, content),
-                place=f"{item.file}#{item.line}",
-            )
+        for content, language in contents:
+            yield Sample(content=content, language=language, place=f"{item.file}#{item.line}")
 
 
 def _renamed(row: Row, fields: Mapping[str, str]) -> Row:
@@ -127,30 +129,33 @@ def _reason(reason: UnusableRow, fields: Mapping[str, str]) -> str:
 def _parse(kind: SetKind, recipe: ChatSetRecipe, row: Row) -> Sequence[Chat | Pair]:
     if kind == "preferences":
         return [PAIR_FORMATS[recipe.format](row)]
-    return [
-        dataclasses.replace(chat, messages=_replaced(chat.messages, recipe.replace))
-        for chat in CHAT_FORMATS[recipe.format](row)
-    ]
+    return CHAT_FORMATS[recipe.format](row)
 
 
-def _replaced(
-    messages: tuple[Message, ...], replacements: Mapping[str, str]
-) -> tuple[Message, ...]:
-    if not replacements:
-        return messages
-    replaced = []
-    for message in messages:
-        content = message["content"]
-        for old, new in replacements.items():
-            content = content.replace(old, new)
-        replaced.append(Message(role=message["role"], content=content))
-    return tuple(replaced)
+def _as_ours(
+    content: Chat | Pair, recipe: ChatSetRecipe, language: Language, identity: Identity
+) -> Chat | Pair:
+    """A conversation with our model's name in the place of another's. Raises UnusableRow."""
+    others = recipe.identity
+    if others is None or not isinstance(content, Chat):
+        return content
+    if others.about_itself:
+        said = [message["content"] for message in content.messages if message["role"] != "user"]
+        if any(claims_role(text) for text in said):
+            raise UnusableRow(CLAIMS_ROLE)
+    chinese = language == "zh"
+    name = identity.name_zh if chinese else identity.name
+    author = identity.author_zh if chinese else identity.author
+    messages = tuple(
+        Message(role=m["role"], content=with_identity(m["content"], others, name, author))
+        for m in content.messages
+    )
+    return dataclasses.replace(content, messages=messages)
 
 
-def _language(recipe: ChatSetRecipe, row: Row, content: Chat | Pair) -> Language:
-    if recipe.language != "mixed":
-        return recipe.language
-    code: Any = row.get(recipe.language_field) if recipe.language_field else None
-    if isinstance(code, str) and code[:2] in ("zh", "en"):
-        return "zh" if code.startswith("zh") else "en"
-    return language_of(content.messages if isinstance(content, Chat) else content.prompt)
+def _language(recipe: ChatSetRecipe, content: Chat | Pair) -> Language:
+    if isinstance(content, Chat):
+        messages = content.messages
+    else:
+        messages = (*content.prompt, Message(role="assistant", content=content.chosen))
+    return language_of(messages, without="zh" if recipe.language == "zh" else "en")

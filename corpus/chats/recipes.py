@@ -1,16 +1,19 @@
 """The recipes of chat data: data_recipes/sft, data_recipes/preferences, data_recipes/mixtures."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, TypeAlias
 
 from common.config import NOT_IN_KEY
 from common.errors import ConfigError
 from common.names import NamesOf, RelativePath
 from common.paths import display
 from common.recipes import load_recipe, recipe_path
+from corpus.chats.choices import STYLES
+from corpus.chats.evaluation_splits import refuse_test_split
 from corpus.chats.formats import CHAT_FORMATS, PAIR_FORMATS
-from corpus.recipes import HubSource, ModelScopeSource
+from corpus.chats.identity import OtherIdentity
+from corpus.recipes import HubSource, ModelScopeSource, is_benchmark
 
 SetKind: TypeAlias = Literal["sft", "preferences"]
 
@@ -32,19 +35,23 @@ class ChatSetRecipe:
     licence: str = field(metadata=NOT_IN_KEY)
     """Licence that its publishers state; `none stated` if they state none."""
     language: Literal["zh", "en", "mixed"]
-    """Of all rows; `mixed` looks at `language_field`, or else at each row's text."""
+    """Languages that its publishers state. Each row's own is found by its text; this is that of a
+    row without words, such as "1 + 1 ="."""
     format: str
     """Its native shape: a name in corpus/chats/formats.py."""
     files: tuple[RelativePath, ...]
     """Patterns of its training files inside its folder; never a test split."""
-    language_field: str = ""
-    """Column that holds a language code such as `zh-cn` or `en`, for mixed sets."""
     fields: Mapping[str, str] = field(default_factory=dict)
     """Other names of the format's columns: {name in the format: name in the files}."""
-    replace: Mapping[str, str] = field(default_factory=dict)
-    """Texts to replace in every turn, such as the placeholders of self-awareness templates."""
+    identity: OtherIdentity | None = None
+    """What the model and its makers are called in its rows, where our own names belong."""
     note: str = field(default="", metadata=NOT_IN_KEY)
     """Anything else worth knowing: where in the paper, how it was chosen."""
+
+    def reading(self) -> dict[str, Any]:
+        """What decides about the rows that are read: all but titles, places and notes."""
+        values = asdict(self)
+        return {f.name: values[f.name] for f in fields(self) if f.metadata.get("in_key", True)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +59,10 @@ class MixtureSet:
     """Part of one set that goes into a mixture."""
 
     language: Literal["any", "zh", "en"] = "any"
-    """Take only conversations in this language."""
+    """Take only conversations in this language; `any`: also those in neither."""
     styles: tuple[str, ...] = ()
-    """Take only these answer styles (`letter`, `explained`); empty takes all."""
+    """Take only these forms of an answer to a multiple-choice question (`letter`, `explained`,
+    `answer_first`); empty takes all."""
     fraction: float = 1.0
     """Share of what is usable, 0 to 1; 0 drops an inherited set."""
     limit: int | None = None
@@ -88,12 +96,22 @@ class Mixture:
 
 
 def load_set(kind: SetKind, name: str) -> ChatSetRecipe:
-    """The recipe of a set. Raises ConfigError, also for a format that doesn't exist."""
+    """The recipe of a set.
+
+    Raises ConfigError, also for a format that doesn't exist and for files of a test split.
+    """
     recipe = load_recipe(ChatSetRecipe, kind, name)
+    where = display(recipe_path(kind, name))
+    refuse_test_split(recipe.files, f"{where}: 'files'")
+    for key, hub in (("hub", recipe.hub), ("modelscope", recipe.modelscope)):
+        if hub is not None:
+            refuse_test_split(
+                hub.files, f"{where}: '{key}.files'", benchmark=is_benchmark(hub.repository)
+            )
     formats = CHAT_FORMATS if kind == "sft" else PAIR_FORMATS
     if recipe.format not in formats:
         raise ConfigError(
-            f"{display(recipe_path(kind, name))}: 'format' {recipe.format!r} is unknown; "
+            f"{where}: 'format' {recipe.format!r} is unknown; "
             f"there are: {', '.join(sorted(formats))}"
         )
     return recipe
@@ -110,6 +128,11 @@ def load_mixture(name: str) -> Mixture:
             )
         if share.limit is not None and share.limit < 0:
             raise ConfigError(f"{where}: 'sets.{set_name}.limit' is {share.limit}; it can't be < 0")
+        if unknown := [style for style in share.styles if style not in STYLES]:
+            raise ConfigError(
+                f"{where}: 'sets.{set_name}.styles' has {unknown[0]!r}; there are: "
+                f"{', '.join(STYLES)}"
+            )
         if share.pool and share.pool not in mixture.pools:
             raise ConfigError(
                 f"{where}: 'sets.{set_name}.pool' is {share.pool!r}, which 'pools' doesn't define"

@@ -9,13 +9,13 @@ Read by corpus/formats in any encoding, with bounded memory. A place that cannot
 as a `SkippedRow`, and the rest of the file is still read.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from common.errors import ConfigError, DataError
+from common.errors import DataError
+from corpus.chats.evaluation_splits import refuse_test_split
 from corpus.formats.encodings import data_suffix
 from corpus.formats.records import (
     CANNOT_READ,
@@ -33,8 +33,6 @@ Row: TypeAlias = Mapping[str, Any]
 
 SUFFIXES = (".jsonl", ".json", ".txt", ".parquet")
 """Containers that can be read, each also with .gz except parquet."""
-
-_TEST_SPLIT = re.compile(r"(^|[^a-z])test([^a-z]|$)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,19 +70,14 @@ class SkippedRow:
 def matching_files(folder: Path, patterns: tuple[str, ...], *, where: str) -> list[Path]:
     """The files of `folder` that a recipe's patterns name, sorted.
 
-    A file whose name says that it is a test split is refused: the published mixtures trained on the
-    test splits of ARC, OpenBookQA and LogiQA.
+    A file whose name says that it is a test split is refused (evaluation_splits.py): the published
+    mixtures trained on the test splits of ARC, OpenBookQA and LogiQA.
 
     Raises ConfigError for a pattern or a match that names a test split, DataError when nothing
     matches.
     """
     found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-    for name in [*patterns, *(str(path.relative_to(folder)) for path in found)]:
-        if _TEST_SPLIT.search(name.lower()):
-            raise ConfigError(
-                f"{where} names {name!r}, a test split: train on train files only, and let the "
-                "recipe's `files` name them"
-            )
+    refuse_test_split([*patterns, *sorted(str(path.relative_to(folder)) for path in found)], where)
     if not found:
         raise DataError(
             f"{folder} has no file that matches {', '.join(patterns)} of {where}: check the data "

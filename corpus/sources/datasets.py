@@ -13,10 +13,11 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
 from common.disk import format_bytes, is_disk_full, total_bytes
 from common.errors import ConfigError, DataError, SteelError
@@ -25,6 +26,7 @@ from common.paths import display
 from common.reading.files import shown_path
 from common.recipes import read_yaml, recipe_path
 from common.urls import identity, is_url, scheme
+from corpus.chats.evaluation_splits import refuse_test_split
 from corpus.recipes import corpus, pinned_checksums
 from corpus.sample_data import DatasetKind, SampleDataConfig, generator_files, write_dataset
 from corpus.sources import hub, modelscope
@@ -99,6 +101,31 @@ def check_location(
             hub.check_hf_url(name, location)
     else:
         check_local(kind, name, location)
+    if kind in ("sft", "preferences") and location not in _NAMED:
+        _refuse_test_splits(kind, name, location)
+
+
+def _refuse_test_splits(kind: Literal["sft", "preferences"], name: str, location: str) -> None:
+    """Raise ConfigError for a set whose location, or a file of it there, names a test split."""
+    refuse_test_split([location], f"Data set {name!r}", location=True)
+    if is_url(location):
+        return
+    wanted = _wanted_by(kind, name)
+    for path, below in local_files(location):
+        refuse_test_split([below] if wanted(below) else [], f"Data set {name!r} at {location}")
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                members = [f"{path.stem}/{member}" for member in archive.namelist()]
+            refuse_test_split(filter(wanted, members), f"Data set {name!r} at {location}")
+
+
+def _wanted_by(kind: Literal["sft", "preferences"], name: str) -> Callable[[str], bool]:
+    """Tells which files the recipe of a set takes, by their names below its folder."""
+    from corpus.chats.recipes import load_set  # it imports all formats
+
+    # A relative pattern matches a path's end, so in any folder.
+    patterns = [pattern.removeprefix("**/") for pattern in load_set(kind, name).files]
+    return lambda below: any(PurePosixPath(below).match(pattern) for pattern in patterns)
 
 
 def check_outside(place: str, location: str, store: Path) -> None:
@@ -207,6 +234,12 @@ def acquire_dataset(
         acquired = _acquire(destination, kind, location, generator, fraction, limit)
     paths = [path for path in destination.folder.rglob("*") if path.is_file()]
     size = total_bytes(paths)
+    if kind in ("sft", "preferences"):  # of a hub, a URL or an archive they are known only now
+        wanted = _wanted_by(kind, destination.name)
+        names = sorted(path.relative_to(destination.folder).as_posix() for path in paths)
+        refuse_test_split(
+            filter(wanted, names), f"Data set {destination.name!r} from {acquired.origin}"
+        )
     if not size and not optional:
         raise DataError(f"Data set {destination.name!r} is empty: {acquired.origin} gave no data")
     return AcquiredDataset(**{**asdict(acquired), "files": len(paths), "bytes": size})

@@ -97,11 +97,15 @@ def mixture_files(
 
 
 def report_mixture(
-    run: StageRun, title: str, samples: str, rows: Sequence[MixtureRow], files: MixtureFiles
+    run: StageRun,
+    title: str,
+    samples: str,
+    rows: Sequence[MixtureRow],
+    contamination: ContaminationFilter | None,
 ) -> int:
     """Record the sets of a mixture and the benchmark questions in them.
 
-    title: of the table; samples: `conversations` or `pairs`.
+    title: of the table; samples: `conversations` or `pairs`; contamination: what looked for them.
     Returns the number of samples. Raises DataError when there is none.
     """
     skipped = {row.set: sum(row.skipped.values()) for row in rows}
@@ -111,12 +115,15 @@ def report_mixture(
             "usable": row.usable,
             "taken": row.taken,
             "Chinese": row.chinese,
-            "English": row.taken - row.chinese,
+            "English": row.taken - row.chinese - row.neither,
+            "neither": row.neither,
             "other language or style": row.other,
             "with benchmark questions": row.contaminated,
             "skipped": skipped[row.set],
+            "left out": sum(row.left_out.values()),
+            "cut": row.cut,
             "bad rows": row.malformed,
-            "reasons": ", ".join(f"{reason}: {n}" for reason, n in row.skipped.items()),
+            "reasons": _by_reason({**row.skipped, **row.left_out}),
         }
         for row in rows
     ]
@@ -124,21 +131,22 @@ def report_mixture(
     run.note(mixture=table)
     taken = sum(row.taken for row in rows)
     chinese = sum(row.chinese for row in rows)
+    english = taken - chinese - sum(row.neither for row in rows)
     run.count(**{f"taken.{row.set}": row.taken for row in rows})
     run.count(**{f"skipped.{name}": count for name, count in skipped.items()})
     bad_rows = sum(row.malformed for row in rows)
-    run.count(**{samples: taken}, chinese=chinese, english=taken - chinese, bad_rows=bad_rows)
+    run.count(**{samples: taken}, chinese=chinese, english=english, bad_rows=bad_rows)
     run.log.info(
         "%s: %d %s, %d Chinese, %d English, %d rows skipped, %d of them bad",
         run.stage,
         taken,
         samples,
         chinese,
-        taken - chinese,
+        english,
         sum(skipped.values()),
         bad_rows,
     )
-    _report_contamination(run, rows, files.contamination)
+    _report_contamination(run, rows, contamination)
     if not taken:
         raise DataError(
             f"{run.stage}: no set has usable {samples}; quarantine/ says why rows were skipped"
@@ -159,7 +167,7 @@ def _report_contamination(
     run.count(contaminated=total, **{f"contaminated.{name}": n for name, n in contaminated.items()})
     run.note(
         contamination={
-            "action": index.config.action,
+            "action": contamination.action,
             "rows": contaminated,
             "index": describe_index(index),
         }

@@ -103,6 +103,7 @@ def test_bad_rows_reach_manifest_mlflow_and_report(
         StageResult(stage="acquire", key=name, folder=tmp_path / name, manifest={})
         for name in ("base", "data")
     )
+    write_model(base.folder / MODEL_FOLDER)
 
     def train(run: StageRun, *_: Any, **__: Any) -> None:
         line = {"step": 1, "time": 0.0, "metrics": {"train/loss": 1.0}}

@@ -14,13 +14,14 @@ from common.config import narrowed
 from common.files import read_json_lines
 from common.paths import resolve
 from common.recipes import load_config
-from corpus.chats import build_mixture, load_mixture
+from corpus.chats import load_mixture
+from corpus.chats.sft_mixture import build_mixture
 from flows.config import PipelineConfig
 from model.train.finetune.config import DpoSettings, SftSettings
 from tasks.acquire import acquire
-from tasks.core.finetune import DATA_FILE, mixture_files
+from tasks.core.finetune import DATA_FILE
 from tasks.dpo import write_pairs
-from tasks.sft import needed_sets
+from tasks.sft import needed_sets, read_sets
 from tests.model.train.finetune import recording
 from tests.model.train.finetune.recording import Killed, curve, make_job, seen, train, weights
 from tests.tasks.running import data_sets, result_of, run_stage, stage_run
@@ -54,10 +55,24 @@ def rows_of(name: str, folder: Path) -> list[dict[str, Any]]:
         write_pairs(run, CONFIG.dpo, data)
     else:
         sft = replace(CONFIG.sft, mixture=name)
-        files = mixture_files(
-            run, needed_sets(sft), sft.contamination, data=data, benchmarks=None, remedy=""
+        sets, _ = read_sets(
+            run,
+            needed_sets(sft),
+            model=write_model(folder / "base"),
+            data=data,
+            benchmarks=None,
+            contamination=sft.contamination,
+            identity=sft.identity,
+            remedy="",
         )
-        build_mixture(load_mixture(name), files, seed=sft.seed)
+        output = run.folder / DATA_FILE
+        options = {"seed": sft.seed, "max_length": sft.max_length}
+        build_mixture(load_mixture(name), sets, output, **options)
+        texts = {n: list(read_json_lines(one.folder / "rows.jsonl")) for n, one in sets.items()}
+        drawn = list(read_json_lines(output))[:ROWS]
+        return [
+            line | {"messages": texts[line["set"]][line.pop("row")]["messages"]} for line in drawn
+        ]
     return list(read_json_lines(run.folder / DATA_FILE))[:ROWS]
 
 

@@ -150,8 +150,6 @@ class FinetuneJob:
     """Receives metrics.jsonl and, at the end, model/."""
     scratch: str
     """Receives checkpoints; a run with complete ones is continued."""
-    sets: Mapping[str, str] = field(default_factory=dict)
-    """Set -> folder in which it is encoded (model/train/finetune/encoded.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +164,8 @@ class SftJob(FinetuneJob):
 
     settings: SftSettings
     """Settings of the training."""
+    sets: Mapping[str, str] = field(default_factory=dict)
+    """Set -> folder in which it is encoded (model/train/finetune/encoded.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,8 @@ NOTES = np.dtype(
         ("style", "u1"),
         ("left_out", "u1"),
         ("contaminated", "u1"),  # 1: contains a benchmark question
+        ("first_begin", "<i4"),  # first id that is a target, and the end of that first answer;
+        ("first_end", "<i4"),  # 0 where nothing is one
         ("at", "<i8"),  # byte of the set's rows.jsonl at which its text begins
     ]
 )
@@ -158,6 +160,7 @@ class EncodedWriter:
         at: int = -1,
     ) -> None:
         """Add one sample."""
+        first = _first_run(columns["spoken"]) if "spoken" in columns else (0, 0)
         for name, values in self._values.items():
             values.append(np.asarray(columns[name], dtype=_TYPES.get(name, np.dtype("<i4"))))
         self._notes.append(
@@ -167,6 +170,7 @@ class EncodedWriter:
                 _number(self.styles, style),
                 _number(self.reasons, left_out),
                 contaminated,
+                *first,
                 at,
             )
         )
@@ -185,6 +189,16 @@ class EncodedWriter:
     def names(self) -> dict[str, list[str]]:
         """Names behind the numbers of the notes."""
         return {"languages": self.languages, "styles": self.styles, "reasons": self.reasons}
+
+
+def _first_run(spoken: Sequence[int] | npt.NDArray[Any]) -> tuple[int, int]:
+    """Begin and end of the first ones in a mask; 0, 0 where there are none."""
+    mask = np.asarray(spoken, np.int8)
+    begin = int(mask.argmax()) if len(mask) else 0
+    if not len(mask) or not mask[begin]:
+        return 0, 0
+    rest = mask[begin:] == 0
+    return begin, begin + int(rest.argmax()) if rest.any() else len(mask)
 
 
 def _number(names: list[str], name: str) -> int:

@@ -10,18 +10,18 @@ import yaml
 from common.errors import ConfigError
 from common.paths import RECIPES
 from corpus.chats import Chat, Pair, Sample, load_set, read_samples
-from corpus.chats.choices import choice_chats, logiqa, question_text, wanjuan_exam
+from corpus.chats.choices import STYLES, choice_chats, logiqa, question_text, wanjuan_exam
 from corpus.chats.formats import CHAT_FORMATS, PAIR_FORMATS
-from corpus.chats.messages import UnusableRow, language_of
+from corpus.chats.messages import UnusableRow
 from corpus.chats.rows import SkippedRow
 
 REAL_CHATS = [
     # recipe, folder of ../shared/data/sft, usable, set aside, Chinese
     ("alpaca_zh", "alpaca_zh", 5408, {"empty answer": 1}, 5408),
-    ("sharegpt_zh", "sharegpt", 585, {"does not end with the assistant": 6}, 585),
+    ("sharegpt_zh", "sharegpt", 585, {"does not end with the assistant": 6}, 584),
     ("ruozhiba", "ruozhiba", 887, {}, 887),
-    ("self_awareness", "emollm", 54, {}, 52),
-    ("oasst_zh", "llamafactory", 387, {}, 387),
+    ("self_awareness", "emollm", 22, {"claims another role": 32}, 22),
+    ("oasst_zh", "llamafactory", 387, {}, 383),
     ("moss_chat", "moss", 373, {"tool call": 305}, 195),
     ("code_alpaca", "code", 1252, {"empty answer": 2}, 0),
     ("gpteacher_code", "code", 2725, {}, 0),
@@ -42,7 +42,7 @@ REAL_PAIRS = [
     ("llamafactory_dpo_zh", "llamafactory", 197, {}, 197),
     ("llamafactory_dpo_en", "llamafactory", 176, {}, 0),
     ("medicalgpt_dpo", "medicalgpt", 302, {}, 302),
-    ("oasst_ranked_zh", "llamafactory", 430, {"both answers are the same": 3}, 430),
+    ("oasst_ranked_zh", "llamafactory", 430, {"both answers are the same": 3}, 427),
 ]
 
 
@@ -264,8 +264,8 @@ def test_questions_are_laid_out_as_lm_eval_asks_them(root: Path) -> None:
         assert question_text("哪个？ ", options, language) == asked  # type: ignore[arg-type]
 
 
-def test_wanjuan_question_with_an_explanation_gives_both_styles() -> None:
-    letter, explained = wanjuan_exam(
+def test_wanjuan_question_with_an_explanation_gives_all_styles() -> None:
+    letter, explained, answer_first = wanjuan_exam(
         {
             "q_type": "单选题",
             "q_main": "下列正确的是（ ）",
@@ -278,11 +278,13 @@ def test_wanjuan_question_with_an_explanation_gives_both_styles() -> None:
             "answer_detail": "甲、乙、丁都不对，因为它们不符合题意。\n故选C．",
         }
     )
-    assert (letter.style, explained.style) == ("letter", "explained")
+    assert [letter.style, explained.style, answer_first.style] == [*STYLES]
     assert letter.messages[0]["content"] == "下列正确的是（ ）\nA. 甲\nB. 乙\nC. 丙\nD. 丁\n答案："
     assert letter.messages[1]["content"] == "C"
     assert explained.messages[0]["content"].endswith("D. 丁\n请先给出解释，再给出答案。")
     assert explained.messages[1]["content"] == "甲、乙、丁都不对，因为它们不符合题意。\n答案：C"
+    assert answer_first.messages[0]["content"].endswith("D. 丁\n请先给出答案，再给出解释。")
+    assert answer_first.messages[1]["content"] == "答案：C\n甲、乙、丁都不对，因为它们不符合题意。"
 
 
 def test_question_without_an_explanation_gives_the_letter_only() -> None:
@@ -295,20 +297,6 @@ def test_logiqa_block() -> None:
     (chat,) = logiqa({"lines": lines})
     assert chat.messages[0]["content"] == "语境。\n问题？\nA. 甲\nB. 乙\nC. 丙\nD. 丁\n答案："
     assert chat.messages[1]["content"] == "B"
-
-
-@pytest.mark.parametrize(
-    ("text", "language"),
-    [
-        ("你好", "zh"),
-        ("hello", "en"),
-        ("用 Python 写一个 hello world 程序", "zh"),
-        ("3 + 4", "en"),
-        ("Translate 你 into English, please, and explain the grammar behind it", "en"),
-    ],
-)
-def test_language(text: str, language: str) -> None:
-    assert language_of([{"role": "user", "content": text}]) == language
 
 
 def test_unknown_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,13 @@ import pytest
 
 from common.files import read_json_lines
 from common.paths import RECIPES
-from corpus.chats import build_mixture, load_mixture
+from corpus.chats import Identity, MixtureRow, load_mixture
+from corpus.chats.sft_mixture import build_mixture
 from corpus.decontaminate import ContaminationConfig, match_row
-from tasks.core.finetune import mixture_files, report_mixture
-from tasks.core.manifest import StageResult
+from tasks.core.finetune import report_mixture
+from tasks.core.stage import StageResult, StageRun
 from tasks.dpo import DpoConfig, write_pairs
+from tasks.sft import read_sets
 from tests.corpus.decontaminate.planted import (
     FOUND,
     INDEX,
@@ -23,6 +25,7 @@ from tests.corpus.decontaminate.planted import (
     write_benchmarks,
 )
 from tests.tasks.running import stage_run
+from tests.tiny_chat import write_model
 
 
 def write_chats(folder: Path) -> None:
@@ -49,6 +52,52 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "trial"
 
 
+def acquired(tmp_path: Path, name: str) -> tuple[dict[str, StageResult], dict[str, StageResult]]:
+    """The set and the benchmarks in tmp_path, as `acquire` would have brought them in."""
+
+    def result(folder: str) -> StageResult:
+        return StageResult(stage="acquire", key=folder, folder=tmp_path / folder, manifest={})
+
+    benchmarks = [path.name for path in (tmp_path / "benchmarks").iterdir()]
+    return {name: result("data")}, {one: result("benchmarks") for one in benchmarks}
+
+
+def drawn(
+    run: StageRun, tmp_path: Path, recipe: str, contamination: ContaminationConfig
+) -> MixtureRow:
+    """Draw the mixture as the stage does, and report it; returns its line."""
+    data, benchmarks = acquired(tmp_path, "alpaca_zh")
+    sets, finder = read_sets(
+        run,
+        ["alpaca_zh"],
+        model=write_model(tmp_path / "model"),
+        data=data,
+        benchmarks=benchmarks,
+        contamination=contamination,
+        identity=Identity(),
+        remedy="",
+    )
+    drop = contamination.action == "drop"
+    output = run.folder / "mixture.jsonl"
+    (row,) = build_mixture(
+        load_mixture(recipe), sets, output, seed=1, max_length=2048, drop_contaminated=drop
+    )
+    report_mixture(run, "mixture trial", "conversations", [row], finder)
+    return row
+
+
+def test_the_action_on_what_is_found_makes_no_other_set(tmp_path: Path, recipe: str) -> None:
+    write_chats(tmp_path / "data")
+    write_benchmarks(tmp_path / "benchmarks", FOUND)
+    run = stage_run(tmp_path / "sft")
+    for action in ("drop", "flag"):
+        drawn(run, tmp_path, recipe, ContaminationConfig(action=action))  # type: ignore[arg-type]
+    assert len([p for p in (run.cache / "sft").iterdir() if p.is_dir()]) == 1
+    drawn(run, tmp_path, recipe, ContaminationConfig(action="off", ngram=9))
+    drawn(run, tmp_path, recipe, ContaminationConfig(action="off"))
+    assert len([p for p in (run.cache / "sft").iterdir() if p.is_dir()]) == 2
+
+
 @pytest.mark.parametrize("action", ["drop", "flag", "off"])
 def test_conversations_with_questions_are_dropped_or_flagged(
     tmp_path: Path, recipe: str, action: Any
@@ -56,24 +105,11 @@ def test_conversations_with_questions_are_dropped_or_flagged(
     write_chats(tmp_path / "data")
     write_benchmarks(tmp_path / "benchmarks", FOUND)
     run = stage_run(tmp_path / "sft")
-    data, benchmarks = (
-        StageResult(stage="acquire", key=name, folder=tmp_path / name, manifest={})
-        for name in ("data", "benchmarks")
-    )
-    files = mixture_files(
-        run,
-        ["alpaca_zh"],
-        ContaminationConfig(action=action),
-        data=data,
-        benchmarks=benchmarks,
-        remedy="",
-    )
-    (row,) = build_mixture(load_mixture(recipe), files, seed=1)
-    report_mixture(run, "mixture trial", "conversations", [row], files)
+    row = drawn(run, tmp_path, recipe, ContaminationConfig(action=action))
     assert row.taken == len(list(read_json_lines(run.folder / "mixture.jsonl")))
     if action == "off":
         assert (row.taken, row.contaminated) == (4, 0)
-        assert not (run.folder / "contamination.jsonl").exists()
+        assert not (run.folder / "contamination.jsonl").read_bytes()
         assert run.notes["contamination"] == {"action": "off"}
         return
     assert (row.taken, row.contaminated) == ((2 if action == "drop" else 4), 2)
@@ -102,16 +138,7 @@ def test_bad_rows_of_benchmarks_are_warned_of_with_their_numbers(
         with (tmp_path / "benchmarks" / name).open("a") as file:
             file.write(f"{line}\n" * 2)
     run = stage_run(tmp_path / "sft")
-    data, benchmarks = (
-        StageResult(stage="acquire", key=name, folder=tmp_path / name, manifest={})
-        for name in ("data", "benchmarks")
-    )
-    files = mixture_files(
-        run, ["alpaca_zh"], ContaminationConfig(), data=data, benchmarks=benchmarks, remedy=""
-    )
-    report_mixture(
-        run, "x", "conversations", build_mixture(load_mixture(recipe), files, seed=1), files
-    )
+    drawn(run, tmp_path, recipe, ContaminationConfig())
     assert run.notes["contamination"]["index"]["bad_rows"] == {"ceval": 2, "mmlu": 2}
     (warned,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
     assert "2 of ceval: " in warned
@@ -133,13 +160,9 @@ def test_pairs_with_questions_are_left_out(tmp_path: Path, recipe: str) -> None:
     path.parent.mkdir(parents=True)
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     run = stage_run(tmp_path / "dpo")
-    data, benchmarks = (
-        StageResult(stage="acquire", key=name, folder=tmp_path / name, manifest={})
-        for name in ("data", "benchmarks")
-    )
-    assert (
-        write_pairs(run, DpoConfig(sets=("pairs",), chinese_per_english=0), data, benchmarks) == 5
-    )
+    data, benchmarks = acquired(tmp_path, "pairs")
+    config = DpoConfig(sets=("pairs",), chinese_per_english=0)
+    assert write_pairs(run, config, data, benchmarks) == 5
     assert run.counts["contaminated.pairs"] == 1
     (line,) = read_json_lines(run.folder / "contamination.jsonl")
     assert (line["id"], line["question_id"]) == ("pairs/p.jsonl#6", "poetry/test/0")

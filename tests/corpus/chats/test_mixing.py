@@ -1,23 +1,30 @@
 """Mixtures: exact ratios, the same draw every time, and nothing lost by an interruption."""
 
 import json
+import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase
 
 from common.config import validate
 from common.errors import ConfigError, DataError
 from common.files import read_json_lines
 from common.paths import RECIPES
 from common.recipes import read_yaml, recipe_path
-from corpus.chats import Mixture, MixtureFiles, MixtureSet, Pool, build_mixture, load_mixture
+from corpus.chats import Identity, Mixture, MixtureRow, MixtureSet, Pool, encoded_sets, load_mixture
+from corpus.chats.encoded_sets import ReadSet, SetWork, encoded_set
 from corpus.chats.mixing import apportion, balance, draw, draw_mixture
+from corpus.chats.sft_mixture import build_mixture
+from model.tokenizer.folder import load_folder_tokenizer
 from tasks.sft import SftConfig
 from tests.corpus.chats.sets import write_mixture, write_sets
+from tests.tiny_chat import write_model
 
 SIZES = st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 500), min_size=1)
 
@@ -119,24 +126,57 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return write_mixture(tmp_path, monkeypatch)
 
 
-def mix(tmp_path: Path, name: str, output: str = "mixture.jsonl", scratch: str = "scratch") -> Any:
-    (tmp_path / scratch).mkdir(exist_ok=True)
-    return build_mixture(
-        load_mixture(name),
-        MixtureFiles(
-            data=tmp_path / "data",
-            output=tmp_path / output,
-            quarantine=tmp_path / "quarantine",
-            scratch=tmp_path / scratch,
-        ),
-        seed=7,
-    )
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedTokenizerBase:
+    return load_folder_tokenizer(write_model(tmp_path_factory.mktemp("model")))
 
 
-def test_mixture_file_holds_what_the_table_says(tmp_path: Path, recipe: str) -> None:
+def read_all(
+    tmp_path: Path, name: str, tokenizer: PreTrainedTokenizerBase, **options: Any
+) -> dict[str, ReadSet]:
+    """The sets of a mixture, encoded in tmp_path/cache."""
+    return {
+        of_set: encoded_set(
+            SetWork(
+                name=of_set,
+                folder=tmp_path / "data" / of_set,
+                tokenizer=tokenizer,
+                chat_template=None,
+                **options,
+            ),
+            tmp_path / "cache",
+        )
+        for of_set in load_mixture(name).sets
+    }
+
+
+def mix(
+    tmp_path: Path,
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    output: str = "out",
+    **options: Any,
+) -> list[MixtureRow]:
+    sets = read_all(tmp_path, name, tokenizer)
+    options = {"seed": 7, "max_length": 2048, **options}
+    return build_mixture(load_mixture(name), sets, tmp_path / output / "mixture.jsonl", **options)
+
+
+def texts_of(tmp_path: Path, sets: dict[str, ReadSet], output: str = "out") -> list[str]:
+    """The conversations of a mixture, as its sets' rows.jsonl have them."""
+    rows = {name: list(read_json_lines(one.folder / "rows.jsonl")) for name, one in sets.items()}
+    lines = read_json_lines(tmp_path / output / "mixture.jsonl")
+    return [
+        json.dumps(rows[line["set"]][line["row"]]["messages"], ensure_ascii=False) for line in lines
+    ]
+
+
+def test_mixture_file_holds_what_the_table_says(
+    tmp_path: Path, recipe: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
     write_sets(tmp_path / "data")
-    rows = {row.set: row for row in mix(tmp_path, recipe)}
-    lines = list(read_json_lines(tmp_path / "mixture.jsonl"))
+    rows = {row.set: row for row in mix(tmp_path, recipe, tokenizer)}
+    lines = list(read_json_lines(tmp_path / "out" / "mixture.jsonl"))
     assert Counter(line["set"] for line in lines) == {
         "alpaca_zh": 40,
         "wanjuan_mcq": 8,
@@ -145,52 +185,122 @@ def test_mixture_file_holds_what_the_table_says(tmp_path: Path, recipe: str) -> 
     assert {name: row.taken for name, row in rows.items()} == Counter(x["set"] for x in lines)
     assert Counter(line["language"] for line in lines) == {"zh": 48, "en": 12}
     assert rows["alpaca_zh"].skipped == {"empty answer": 3}
-    assert (rows["wanjuan_mcq"].usable, rows["wanjuan_mcq"].other) == (8, 8)
-    assert len(list(read_json_lines(tmp_path / "quarantine" / "alpaca_zh.jsonl"))) == 3
-    assert [path.name for path in (tmp_path / "quarantine").iterdir()] == ["alpaca_zh.jsonl"]
-    texts = [json.dumps(line["messages"], ensure_ascii=False) for line in lines]
+    assert (rows["wanjuan_mcq"].usable, rows["wanjuan_mcq"].other) == (8, 16)
+    assert len(list(read_json_lines(tmp_path / "out" / "quarantine" / "alpaca_zh.jsonl"))) == 3
+    assert [path.name for path in (tmp_path / "out" / "quarantine").iterdir()] == [
+        "alpaca_zh.jsonl"
+    ]
+    texts = texts_of(tmp_path, read_all(tmp_path, recipe, tokenizer))
     assert len(set(texts)) == len(texts), "a conversation was drawn twice"
+    assert sum("回答" in text for text in texts) == 40
 
 
-def test_mixture_is_the_same_after_an_interruption(
-    tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch
+def test_ratios_hold_for_what_is_trained_on(
+    tmp_path: Path, recipe: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    data = write_sets(tmp_path / "data")
+    path = data / "alpaca_zh" / "zh-data.json"
+    long = [
+        {"instruction": "问", "output": "很长的回答" * 100},
+        {"instruction": "很长的问题" * 100, "output": "答"},
+        {"instruction": "次", "output": "答", "history": [["先", "早" * 9], ["后", "长" * 300]]},
+        {"instruction": "什麼", "output": "これは日本語の文章です。カタカナもあります。"},
+    ]
+    path.write_text(json.dumps([*json.loads(path.read_text()), *long]))
+    rows = {row.set: row for row in mix(tmp_path, recipe, tokenizer, max_length=400)}
+    row = rows["alpaca_zh"]
+    assert row.left_out == {"prompt fills max_length": 1, "first answer ends beyond max_length": 1}
+    assert (row.taken, row.chinese, row.neither, row.cut) == (42, 42, 0, 1)
+    # A quarter of what is trained on in Chinese: 42 and 8 questions.
+    assert rows["code_alpaca"].taken == 13
+
+
+def test_a_set_is_read_once_for_all_mixtures(
+    tmp_path: Path, recipe: str, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_sets(tmp_path / "data")
-    mix(tmp_path, recipe)
-    with monkeypatch.context() as patch:
-        patch.setattr("corpus.chats.mixing.draw_mixture", None)  # dies after reading the sets
-        with pytest.raises(TypeError):
-            mix(tmp_path, recipe, "second.jsonl", "scratch-2")
-    assert not (tmp_path / "second.jsonl").exists()
-    for path in (tmp_path / "data").rglob("*.json*"):
-        path.unlink()  # proves that sets which were read are not read again
-    mix(tmp_path, recipe, "second.jsonl", "scratch-2")
-    assert (tmp_path / "second.jsonl").read_bytes() == (tmp_path / "mixture.jsonl").read_bytes()
+    sets = read_all(tmp_path, recipe, tokenizer)
+    mix(tmp_path, recipe, tokenizer)
+    monkeypatch.setattr("corpus.chats.encoded_sets._make", None)  # nothing is read again
+    again = read_all(tmp_path, recipe, tokenizer, identity=Identity(name="Other"))
+    assert {n: one.folder for n, one in again.items()} == {n: one.folder for n, one in sets.items()}
+    mix(tmp_path, recipe, tokenizer, output="second", max_length=50)
+    mix(tmp_path, recipe, tokenizer, output="third")
+    first, third = ((tmp_path / out / "mixture.jsonl").read_bytes() for out in ("out", "third"))
+    assert first == third
 
 
-def test_malformed_rows_are_counted_or_refused_by_name(tmp_path: Path, recipe: str) -> None:
+def test_a_damaged_set_is_encoded_again(
+    tmp_path: Path, recipe: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    write_sets(tmp_path / "data")
+    folder = read_all(tmp_path, recipe, tokenizer)["alpaca_zh"].folder
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    ids = bytearray(before["ids.npy"])
+    ids[-1] ^= 1
+    (folder / "ids.npy").write_bytes(ids)
+    read_all(tmp_path, recipe, tokenizer)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_interrupted_set_ends_as_an_uninterrupted_one(
+    tmp_path: Path,
+    recipe: str,
+    tokenizer: PreTrainedTokenizerBase,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: int,
+) -> None:
+    write_sets(tmp_path / "data")
+    whole = read_all(tmp_path, recipe, tokenizer)["alpaca_zh"].folder
+    expected = {path.name: path.read_bytes() for path in whole.iterdir()}
+    shutil.rmtree(tmp_path / "cache")
+    monkeypatch.setattr("corpus.chats.encoded_sets.RAW_ROWS", 7)
+    monkeypatch.setattr("corpus.chats.encoded_sets.WORTH_WORKERS", 0 if workers > 1 else 1 << 40)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(workers))
+    original = encoded_sets._join
+
+    def die(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("corpus.chats.encoded_sets._join", die)
+    with pytest.raises(KeyboardInterrupt):
+        read_all(tmp_path, recipe, tokenizer)
+    parts = sorted((tmp_path / "cache").rglob("part-*.npz"))
+    assert len(parts) == 7
+    parts[3].unlink()  # a part that was not finished
+    monkeypatch.setattr("corpus.chats.encoded_sets._join", original)
+    folder = read_all(tmp_path, recipe, tokenizer)["alpaca_zh"].folder
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == expected
+
+
+def test_what_decides_about_a_set_makes_another_one(
+    tmp_path: Path, recipe: str, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_sets(tmp_path / "data")
+    work = SetWork(
+        name="alpaca_zh", folder=data / "alpaca_zh", tokenizer=tokenizer, chat_template=None
+    )
+    first = encoded_set(work, tmp_path / "cache").folder
+    template = f"{tokenizer.chat_template}{{# other #}}"
+    assert encoded_set(replace(work, chat_template=template), tmp_path / "cache").folder != first
+    path = data / "alpaca_zh" / "zh-data.json"
+    path.write_text(path.read_text() + "\n")
+    assert encoded_set(replace(work), tmp_path / "cache").folder != first
+
+
+def test_malformed_rows_are_counted_or_refused_by_name(
+    tmp_path: Path, recipe: str, tokenizer: PreTrainedTokenizerBase
+) -> None:
     data = write_sets(tmp_path / "data")
     path = data / "code_alpaca" / "code_alpaca.json"
     rows = json.loads(path.read_text())
     path.write_text(json.dumps([*rows, rows[0] | {"output": float("nan")}, None]))
-
-    def built(on_bad_row: Any) -> dict[str, Any]:
-        files = MixtureFiles(
-            data=data,
-            output=tmp_path / on_bad_row / "mixture.jsonl",
-            quarantine=tmp_path / on_bad_row / "quarantine",
-            scratch=tmp_path / on_bad_row,
-            on_bad_row=on_bad_row,
-        )
-        files.scratch.mkdir()
-        made = build_mixture(load_mixture(recipe), files, seed=1)
-        return {row.set: dict(row.skipped) for row in made}
-
-    skipped = built("skip")
+    skipped = {row.set: row.skipped for row in mix(tmp_path, recipe, tokenizer, seed=1)}
     assert skipped["code_alpaca"] == {"`output` is NaN": 1, "not an object": 1}
     assert skipped["alpaca_zh"] == {"empty answer": 3}  # sound, only nothing to learn from
     with pytest.raises(DataError) as error:
-        built("fail")
+        mix(tmp_path, recipe, tokenizer, on_bad_row="fail")
     assert str(error.value).startswith(
         "code_alpaca has 2 bad rows: code_alpaca.json, line 31: `output` is NaN; "
         "code_alpaca.json, line 32: not an object."
