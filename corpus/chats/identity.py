@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from common.config import Config
 
 CLAIMS_ROLE = "claims another role"
-"""Why a row is left out."""
+"""Reason of a row that is left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity(Config):
-    """What the model says that it is called and who made it."""
+    """Name and makers that the model says it has."""
 
     name: str = "Steel-LLM"
     """Its name in English."""

@@ -44,12 +44,12 @@ class ChatSetRecipe:
     fields: Mapping[str, str] = field(default_factory=dict)
     """Other names of the format's columns: {name in the format: name in the files}."""
     identity: OtherIdentity | None = None
-    """What the model and its makers are called in its rows, where our own names belong."""
+    """Names of the model and its makers in its rows, where our own belong."""
     note: str = field(default="", metadata=NOT_IN_KEY)
     """Anything else worth knowing: where in the paper, how it was chosen."""
 
     def reading(self) -> dict[str, Any]:
-        """What decides about the rows that are read: all but titles, places and notes."""
+        """All that decides about the rows that are read: no titles, places and notes."""
         values = asdict(self)
         return {f.name: values[f.name] for f in fields(self) if f.metadata.get("in_key", True)}
 

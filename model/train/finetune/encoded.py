@@ -42,7 +42,7 @@ NOTES = np.dtype(
         ("at", "<i8"),  # byte of the set's rows.jsonl at which its text begins
     ]
 )
-"""What is known of each sample beside its ids."""
+"""Facts about each sample beside its ids."""
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "sft": ("ids", "spoken"),
@@ -80,11 +80,11 @@ class EncodedSet:
     """One set of conversations or pairs as token ids."""
 
     folder: Path
-    """Where it lies."""
+    """Its folder."""
     columns: Mapping[str, Column]
     """Columns of ids by name (COLUMNS)."""
     notes: npt.NDArray[Any]
-    """What is known of each sample, [N] of NOTES."""
+    """Facts about each sample, [N] of NOTES."""
     languages: Sequence[str]
     """Names of the numbers in `notes["language"]`."""
     styles: Sequence[str]

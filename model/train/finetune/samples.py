@@ -259,7 +259,7 @@ class _Texts:
 
 @dataclass(frozen=True)
 class _Report:
-    """What became of the drawn conversations, by set."""
+    """Counts of the drawn conversations, by set."""
 
     job: SftJob
     drawn: _Drawn
