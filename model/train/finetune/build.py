@@ -77,7 +77,7 @@ class Method:
     documents: Callable[[int], Sequence[Document]]
     """The documents of a sample by its number."""
     documents_of_sample: int = 1
-    """How many these are."""
+    """Number of these."""
     train_step: type[TrainStep] = field(default=TrainStep)
     """The objective: the mean over a conversation's targets, or another `forward`."""
 
