@@ -11,6 +11,7 @@ from common.names import Name
 from common.paths import RECIPES, display
 from common.ranges import Ge, Gt, Le, Limit
 from common.recipes import load_recipe
+from corpus.benchmarks.open_questions import is_open, read_open
 from corpus.benchmarks.questions import (
     LETTERS,
     BadRow,
@@ -108,6 +109,9 @@ def read_questions(
     Rows that are no questions are added to `bad_rows`: they are refused before any work starts, or
     left out because the user says so (`evaluate.on_bad_row`). Raises DataError for other damage.
     """
+    if is_open(benchmark):
+        yield from _open_questions(files, benchmark, bad_rows)
+        return
     recipe = load_recipe(BenchmarkRecipe, "evals", benchmark)
     splits = {recipe.scored_split, *OTHER_SPLITS} - {recipe.fewshot_split}
     for subject, split, where, content in benchmark_files(recipe, files, splits):
@@ -126,3 +130,20 @@ def read_questions(
                 options=row.options[:4],
                 answer="".join(row.options[right : right + 1]),
             )
+
+
+def _open_questions(
+    files: Files, name: str, bad_rows: list[str] | None
+) -> Iterator[BenchmarkQuestion]:
+    """Every question of a benchmark whose answers are written; it has no options."""
+    benchmark = read_open(name, files, on_bad_row="skip")
+    if bad_rows is not None:
+        bad_rows += benchmark.bad_rows
+    for number, row in enumerate(benchmark.rows):
+        yield BenchmarkQuestion(
+            benchmark=name,
+            id=f"{name}/test/{number}",
+            stem=row[benchmark.recipe.question],
+            options=(),
+            answer=row[benchmark.recipe.answer],
+        )

@@ -37,6 +37,7 @@ from corpus.benchmarks.lm_eval_tasks import (
     num_prompt_characters,
     write_tasks,
 )
+from corpus.benchmarks.open_questions import check_open_task, is_open
 from corpus.benchmarks.questions import (
     REMEDY,
     BadRow,
@@ -63,6 +64,7 @@ from model.train.distributed.gpus import num_gpus
 from model.train.run.folder import METRICS_FILE
 from tasks.core.stage import StageResult, StageRun, stage
 from tasks.core.torchrun import torchrun
+from tasks.evaluate.open_answers import check_open, open_jobs, read_all_open, scored_open
 from tasks.evaluate.tables import report_accuracies
 
 SCORING_VERSION = 1
@@ -145,6 +147,9 @@ def benchmark_problems(
     scored: False for benchmarks that are only looked for in training texts.
     """
     for name, files in sources.items():
+        if is_open(name):
+            yield from errors_of(check_open, config, name, files, scored)
+            continue
         yield from errors_of(_check_questions, config, name, files, scored)
 
 
@@ -164,6 +169,9 @@ def _check_questions(config: EvaluateConfig, name: str, files: Files, scored: bo
 
 def check_task_file(benchmark: str) -> None:
     """Raise ConfigError where lm-eval has no task of a benchmark's kind."""
+    if is_open(benchmark):
+        check_open_task(benchmark)
+        return
     recipe = load_recipe(BenchmarkRecipe, "evals", benchmark)
     if not (lm_eval_tasks() / recipe.base_task).is_file():
         raise ConfigError(
@@ -188,7 +196,12 @@ def evaluate(
     if chat and not _has_chat_template(folder):
         raise ConfigError(f"{folder} has no chat template: set `evaluate.chat: false`")
     _check_tokenizer(folder)
-    recipes = {name: load_recipe(BenchmarkRecipe, "evals", name) for name in benchmarks}
+    opened = read_all_open(config, benchmarks)
+    recipes = {
+        name: load_recipe(BenchmarkRecipe, "evals", name)
+        for name in benchmarks
+        if not is_open(name)
+    }
     read = [
         read_benchmark(name, recipe, benchmarks[name].folder / name, on_bad_row=config.on_bad_row)
         for name, recipe in recipes.items()
@@ -204,7 +217,8 @@ def evaluate(
                 *_subject_jobs(run, config, benchmark, digest, chat=chat),
                 *generative_jobs(benchmark, words, folder=run.scratch / "words", cache=run.cache),
             )
-        ],
+        ]
+        + list(open_jobs(opened, words, chat=chat, folder=run.scratch / "tasks", cache=run.cache)),
         metrics=str((run.folder / METRICS_FILE).resolve()),
         chat=chat,
         limit=config.limit,
@@ -252,6 +266,12 @@ def evaluate(
                 for mode in words.modes
             },
         }
+    for written in opened:
+        parts = _answers(job, written.name, "generate_until")
+        results[written.name] = scored_open(run, config, written, parts, chat=chat) | {
+            "origin": _origin(benchmarks[written.name], written.name)
+        }
+    results = {name: results[name] for name in benchmarks}
     write_json(run.folder / "results.json", results)
     report_accuracies(run, results)
 

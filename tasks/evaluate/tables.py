@@ -88,14 +88,18 @@ def _parts(results: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]
 def _in_words(results: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Rows of a table: each benchmark in each mode, beside its accuracy by likelihood."""
     for result in results.values():
-        for mode, figures in result.get("modes", {}).items():
+        forms = dict(result["modes"])
+        if "unparsed_share" in result:  # a benchmark that is answered in words only
+            forms["written"] = {"max_new_tokens": "", "num_fewshot": "", **result}
+        for mode, figures in forms.items():
+            likelihood = "" if mode == "written" else round(100 * result["accuracy_micro"], 2)
             yield {
                 "benchmark": result["title"],
                 "form": mode.replace("_", " "),
                 "accuracy %": round(100 * figures["accuracy_micro"], 2),
                 "95 % from": round(100 * figures["interval_95"][0], 2),
                 "95 % to": round(100 * figures["interval_95"][1], 2),
-                "by likelihood %": round(100 * result["accuracy_micro"], 2),
+                "by likelihood %": likelihood,
                 "unparsed %": round(100 * figures["unparsed_share"], 2),
                 "tokens an answer": round(figures["mean_tokens"], 1),
                 "at the limit %": round(100 * figures["cut_share"], 2),
