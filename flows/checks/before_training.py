@@ -11,6 +11,7 @@ from common.errors import ConfigError, DataError, SteelError
 from common.paths import display, resolve
 from common.reading.files import read_json_object
 from common.recipes import load_recipe, recipe_path
+from corpus.benchmarks.open_questions import is_open
 from corpus.benchmarks.questions import BenchmarkRecipe
 from corpus.chats.recipes import load_set
 from corpus.sources.datasets import local_dataset
@@ -18,6 +19,7 @@ from model.train.run.folder import MODEL_FOLDER
 from tasks.core.finetune import FinetuneConfig
 from tasks.core.given_model import check_given_model
 from tasks.evaluate import check_task_file
+from tasks.evaluate.open_answers import check_runs_code
 
 if TYPE_CHECKING:
     from flows.config import PipelineConfig
@@ -143,10 +145,13 @@ def _benchmarks(config: "PipelineConfig") -> Iterator[SteelError]:
         if not recipe_path("evals", name).is_file():
             continue  # reported with its location
         yield from errors_of(check_task_file, name)
+        yield from errors_of(check_runs_code, config.evaluate, name)
         yield from errors_of(_check_num_examples, config, name, location)
 
 
 def _check_num_examples(config: "PipelineConfig", name: str, location: str) -> None:
+    if is_open(name):
+        return  # its worked examples are lm-eval's own
     recipe = load_recipe(BenchmarkRecipe, "evals", name)
     known, asked = recipe.num_examples, config.evaluate.num_fewshot
     if known is not None and asked > known and not local_dataset(location):

@@ -3,11 +3,9 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from common.config import did_you_mean, errors_of
+from common.config import did_you_mean
 from common.errors import ConfigError, SteelError, shown
-from common.recipes import recipe_path
 from tasks.core.finetune import FinetuneConfig
-from tasks.evaluate.open_answers import check_runs_code
 from tasks.sft import SftConfig, needed_sets
 
 if TYPE_CHECKING:
@@ -103,9 +101,6 @@ def _model_problems(config: "PipelineConfig") -> Iterator[SteelError]:
                 f"evaluate.models: {name!r} is the name of a model that this pipeline makes; give "
                 "it another"
             )
-    for name in config.benchmarks:
-        if recipe_path("evals", name).is_file():  # another is refused as a data set
-            yield from errors_of(check_runs_code, config.evaluate, name)
     if config.evaluate.models and not config.benchmarks:
         yield ConfigError("evaluate.models are given, but no `benchmarks` to score them on")
     if not (config.corpora or config.mixtures or config.preference_sets or config.evaluate.models):
