@@ -15,7 +15,7 @@ from common.paths import MAX_PATH
 from common.ranges import MOST, MOST_FLOAT
 from flows.graph import Target
 from flows.prefect_run import remembered
-from flows.session import session
+from flows.session import given, session
 
 MAX_OVERRIDE = 100_000
 """Characters of one change to the configuration."""
@@ -45,6 +45,14 @@ Overrides = Annotated[
     Field(
         description="Changes to the configuration, each `section.key=value`.",
         max_length=MAX_ENTRIES,
+    ),
+]
+ModelPath = Annotated[
+    str | None,
+    Field(
+        description="Folder of a model (Transformers), or of a stage in a store; empty: the "
+        "configuration's own.",
+        max_length=MAX_PATH,
     ),
 ]
 LearningRate = Annotated[float | None, Field(gt=0, le=100, description="Peak learning rate.")]
@@ -134,10 +142,12 @@ def sft(
         float | None, Field(gt=0, le=10**6, description="Passes over the mixture.")
     ] = None,
     learning_rate: LearningRate = None,
+    base_model: ModelPath = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
-    """Supervised fine-tuning of the pretrained model."""
+    """Supervised fine-tuning of the pretrained model, or of one in a folder."""
     changes = {
+        "sft.base_model": base_model,
         "sft.epochs": epochs,
         "sft.learning_rate": learning_rate,
         "mixtures": [mixture] if mixture else None,
@@ -184,10 +194,17 @@ def dpo(
     store: Store = STORE,
     beta: Annotated[float | None, Field(gt=0, le=MOST_FLOAT, description="DPO's beta.")] = None,
     learning_rate: LearningRate = None,
+    policy_model: ModelPath = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
-    """Direct preference optimisation of one SFT model."""
-    changes = {"dpo.beta": beta, "dpo.learning_rate": learning_rate}
+    """Direct preference optimisation of one SFT model, or of one in a folder."""
+    changes = {
+        "dpo.beta": beta,
+        "dpo.learning_rate": learning_rate,
+        "dpo.policy_model": policy_model,
+    }
+    if policy_model:  # in the place of the configured mixture's
+        overrides = [*given(overrides), "dpo_policy=null"]
     return _make(["dpo"], config, store, overrides, changes)
 
 
@@ -196,10 +213,19 @@ def dpo(
 def evaluate(
     config: Config = SMOKE,
     store: Store = STORE,
+    model: ModelPath = None,
     overrides: Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
-    """C-Eval, CMMLU and MMLU for every model of the configuration."""
-    return _make(["evaluate"], config, store, overrides)
+    """C-Eval, CMMLU and MMLU for every model of the configuration, or for one in a folder alone."""
+    if not model:
+        return _make(["evaluate"], config, store, overrides)
+    name = "given"
+    changes = {"evaluate.models": {name: model}}
+    with session(config, store, overrides, changes) as run:
+        scores = run.pipeline.score(name, run.pipeline.given(model))
+        # What the summary shows: nothing else of this configuration is asked for.
+        vars(run.pipeline).update(evaluations={name: scores})
+        return run.summary()
 
 
 @flow(name="steel")

@@ -1,4 +1,4 @@
-"""Commands about a configuration and its results: run, check, report, explain."""
+"""Commands about a configuration and its results: run, check, evaluate, report, explain."""
 
 import argparse
 import json
@@ -31,6 +31,19 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         help="also list the stages of a whole run: which stand finished, which would be made",
     )
     check.set_defaults(run=_check)
+
+    evaluate = commands.add_parser(
+        "evaluate", help="score one model on the benchmarks of a configuration"
+    )
+    evaluate.add_argument("model", help="a Transformers folder, or a stage's folder in a store")
+    evaluate.add_argument(
+        "--config",
+        metavar="CONFIG.yaml",
+        default="deployments/smoke.yaml",
+        help="names the benchmarks and how they are scored (default: deployments/smoke.yaml)",
+    )
+    add_options(evaluate, "store", "set", "json")
+    evaluate.set_defaults(run=_evaluate)
 
     report = commands.add_parser("report", help="print where the newest reports of a store are")
     add_options(report, "store", "json")
@@ -69,6 +82,32 @@ def _run(arguments: argparse.Namespace) -> int:
         store=arguments.store,
         overrides=shown(overrides_of(arguments)),
         stages=stages,
+    )
+    if arguments.json:
+        print(json.dumps(summary, indent=1, ensure_ascii=False))
+    else:
+        _show(summary)
+    return DONE
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from common.paths import resolve
+    from tasks.core.given_model import check_given_model
+
+    model = str(resolve(arguments.model))
+    check_given_model(model)  # before a server is started
+    from flows.prefect_run import ask_for_server, run_flow
+
+    ask_for_server()
+    from flows.session import shown
+    from flows.steel import evaluate
+
+    summary = run_flow(
+        evaluate,
+        config=arguments.config,
+        store=arguments.store,
+        model=model,
+        overrides=shown(arguments.overrides),
     )
     if arguments.json:
         print(json.dumps(summary, indent=1, ensure_ascii=False))

@@ -6,6 +6,7 @@ any other Transformers folder ──────────────▶ key:
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,14 @@ def _check_files(folder: Path) -> None:
             _check_length(folder / name)
     from model.tokenizer.folder import check_model_folder
 
-    check_model_folder(folder)
+    # Here Transformers knows no Steel, and warns of its type for each file that it reads.
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        check_model_folder(folder)
+    finally:
+        logger.setLevel(level)
 
 
 def _hint(folder: Path) -> str:

@@ -253,3 +253,14 @@ def test_check_ends_with_one_message(tmp_path: Path, capsys: pytest.CaptureFixtu
     command = ["check", SMOKE, "--store", str(tmp_path / "s"), "--set", "evaluate.benchmarks=[x]"]
     assert main(command) == BAD_INPUT
     assert capsys.readouterr().err.count("error: ") == 1
+
+
+def test_evaluate_looks_at_the_model_before_it_starts_a_server(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["evaluate", str(tmp_path / "no-model"), "--store", str(tmp_path / "store")]
+    assert main(command) == BAD_INPUT
+    message = capsys.readouterr().err
+    assert "no Transformers folder of a model" in message
+    assert message.count("error: ") == 1
+    assert not (tmp_path / "store").exists()

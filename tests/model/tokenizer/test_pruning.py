@@ -1,5 +1,6 @@
 """Pruning: the same pieces for the corpus, proven, and nothing written otherwise."""
 
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,25 @@ def test_any_corpus_is_cut_into_the_same_pieces(
     assert all(any(token in piece for piece in needed) for token in ordinary)
     assert set(byte_characters()) <= set(pruned.get_vocab())
     assert report.num_tokens_after == len(pruned)
+
+
+@pytest.fixture(scope="module")
+def narrow(small: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A tokenizer that was pruned for two words."""
+    out = tmp_path_factory.mktemp("narrow") / "pruned"
+    prune_tokenizer(small, ["the end"], out)
+    return load_tokenizer(out)
+
+
+@given(text=st.text(max_size=60))
+def test_texts_that_a_vocabulary_does_not_cover_are_encoded_all_the_same(
+    small: PreTrainedTokenizerBase, narrow: PreTrainedTokenizerBase, text: str
+) -> None:
+    """A data set that nobody listed costs more tokens, and no character."""
+    plain = unicodedata.normalize("NFC", text)  # as Qwen's tokenizer reads it
+    ids, full = (one(plain, add_special_tokens=False).input_ids for one in (narrow, small))
+    assert narrow.decode(ids) == plain
+    assert len(ids) >= len(full)
 
 
 def test_a_vocabulary_that_lost_a_merge_fails_the_proof(small: PreTrainedTokenizerBase) -> None:
