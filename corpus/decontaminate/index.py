@@ -13,6 +13,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -161,8 +162,7 @@ class Index:
         return [best[number] for number in sorted(best, key=lambda n: (-best[n].overlap, n))]
 
     def _find(self, text: str) -> Iterator[tuple[int, Match]]:
-        tokens = tokenize(text)
-        grams, at = _looked_up(tokens, self.config.ngram)
+        tokens, grams, at = _looked_up(text, self.config.ngram)
         hits = np.flatnonzero(self._may_be_there(grams, 0))
         hits = hits[self._may_be_there(grams[hits], 1)]
         if not len(hits):
@@ -312,8 +312,13 @@ class Index:
         return index
 
 
-def _looked_up(tokens: Tokens, length: int) -> tuple[Hashes, Places]:
-    """Every n-gram of a text that may be a question's, and its first token."""
+@lru_cache(maxsize=1)
+def _looked_up(text: str, length: int) -> tuple[Tokens, Hashes, Places]:
+    """The tokens of a text, every n-gram of it that may be a question's, and its first token.
+
+    The last text is remembered: several indexes are searched for one after the other.
+    """
+    tokens = tokenize(text)
     grams = ngrams(tokens.hashes, length)
     at = np.arange(len(grams))
     spaced = tokens.spaced
@@ -322,8 +327,9 @@ def _looked_up(tokens: Tokens, length: int) -> tuple[Hashes, Places]:
         of_words &= spaced[k : len(spaced) + 1 + k - WORDS]
     words = np.flatnonzero(of_words)
     if not len(words):
-        return grams, at
+        return tokens, grams, at
     return (
+        tokens,
         np.concatenate([grams, ngrams_at(tokens.hashes, words, WORDS)]),
         np.concatenate([at, words]),
     )
