@@ -82,6 +82,10 @@ class ChoiceLM(HFLM):
         """Prompts that the chat template made, by their text."""
         self._loaded: dict[int, Forward] = {}
 
+    def loaded(self) -> list[Forward]:
+        """Finer networks that were needed so far."""
+        return list(self._loaded.values())
+
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:

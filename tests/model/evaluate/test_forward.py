@@ -8,6 +8,7 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from model import SteelConfig, SteelForCausalLM
+from model.architecture import Routing
 from model.evaluate.forward import Forward, continues_from_a_prefix
 
 SHAPE: dict[str, Any] = {
@@ -21,7 +22,7 @@ SHAPE: dict[str, Any] = {
 }
 
 
-def steel(routing: str) -> Callable[[], Any]:
+def steel(routing: Routing) -> Callable[[], Any]:
     shape = SHAPE | {"expert_intermediate_size": 16, "num_experts": 2}
     return lambda: SteelForCausalLM(SteelConfig(routing=routing, **shape))
 
@@ -65,7 +66,7 @@ def test_scores_are_those_of_a_forward_pass_a_row(name: str, batch_size: int) ->
     forward = Forward(network, batch_size=1 if leaks else batch_size)
     rows = rows_of(6)
     tails = [1 + i % 3 for i in range(len(rows))]
-    found = {}
+    found: dict[int, torch.Tensor] = {}
     for batch, scores in forward.log_softmax(rows, tails):
         found |= dict(zip(batch, scores, strict=True))
     assert sorted(found) == list(range(len(rows)))
