@@ -118,6 +118,8 @@ class Benchmark:
     """subject -> split -> questions."""
     bad_rows: tuple[BadRow, ...] = ()
     """Rows that are no questions."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Subjects that bad rows leave with too few worked examples -> the reason."""
 
     def num_questions(self, limit: int | None) -> int:
         """Number of questions that are scored, at most `limit` a subject."""
@@ -134,9 +136,18 @@ Files = Path | Sequence[tuple[Path, str]]
 
 
 def read_benchmark(
-    name: str, recipe: BenchmarkRecipe, files: Files, *, on_bad_row: OnBadRow = "fail"
+    name: str,
+    recipe: BenchmarkRecipe,
+    files: Files,
+    *,
+    on_bad_row: OnBadRow = "fail",
+    num_fewshot: int = 0,
 ) -> Benchmark:
     """Read every subject that has questions to score.
+
+    With `skip`, subjects that bad rows leave with fewer worked examples than `num_fewshot` are left
+    out, unless none would be left. One without a single good question is refused: its file is in
+    another form.
 
     Raises DataError that names every malformed row with its file and line, unless those are to be
     skipped, and every file that cannot be read; or the folder when nothing is there.
@@ -173,15 +184,30 @@ def read_benchmark(
         raise DataError(
             f"{where} holds no file like {recipe.file.format(split=scored, subject='*')}"
         )
+    poor: dict[str, str] = {}
     for subject, splits in found.items():
+        splits.setdefault(fewshot, [])
         if not splits[scored]:
             rows = listed_rows(reasons.get((subject, scored), []))
             raise DataError(
                 f"{where}: the {scored} split of {subject} has no question"
                 + (f", only bad rows: {rows}" if rows else "")
             )
-        splits.setdefault(fewshot, [])
-    return Benchmark(name=name, recipe=recipe, subjects=found, bad_rows=tuple(bad))
+        spoilt = reasons.get((subject, fewshot), [])
+        if spoilt and len(splits[fewshot]) < num_fewshot:
+            poor[subject] = (
+                f"{len(splits[fewshot])} worked examples are left of {subject}, fewer than "
+                f"num_fewshot = {num_fewshot}: {listed_rows(spoilt)}"
+            )
+    if len(poor) == len(found):
+        raise DataError(f"{where}: {'; '.join(poor.values())}")
+    return Benchmark(
+        name=name,
+        recipe=recipe,
+        subjects={subject: splits for subject, splits in found.items() if subject not in poor},
+        bad_rows=tuple(bad),
+        left_out=poor,
+    )
 
 
 def check_examples(benchmark: Benchmark, num_fewshot: int) -> None:

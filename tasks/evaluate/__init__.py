@@ -155,7 +155,13 @@ def benchmark_problems(
 
 def _check_questions(config: EvaluateConfig, name: str, files: Files, scored: bool) -> None:
     recipe = load_recipe(BenchmarkRecipe, "evals", name)
-    benchmark = read_benchmark(name, recipe, files, on_bad_row="skip")
+    benchmark = read_benchmark(
+        name,
+        recipe,
+        files,
+        on_bad_row="skip",
+        num_fewshot=config.num_fewshot if config.on_bad_row == "skip" else 0,
+    )
     bad_rows = [str(row) for row in benchmark.bad_rows]
     others = {*OTHER_SPLITS} - {recipe.fewshot_split, recipe.scored_split}
     for _, split, place, content in benchmark_files(recipe, files, others):
@@ -203,7 +209,13 @@ def evaluate(
         if not is_open(name)
     }
     read = [
-        read_benchmark(name, recipe, benchmarks[name].folder / name, on_bad_row=config.on_bad_row)
+        read_benchmark(
+            name,
+            recipe,
+            benchmarks[name].folder / name,
+            on_bad_row=config.on_bad_row,
+            num_fewshot=config.num_fewshot,
+        )
         for name, recipe in recipes.items()
     ]
     digest = model_digest(folder)
@@ -250,6 +262,7 @@ def evaluate(
             "split": benchmark.recipe.scored_split,
             "num_bad_rows": benchmark.num_bad_rows(),
             "bad_rows": [str(row) for row in benchmark.bad_rows],
+            "left_out_subjects": dict(benchmark.left_out),
             "num_fewshot": config.num_fewshot,
             "limit": config.limit,
             "chat": chat,

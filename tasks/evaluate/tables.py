@@ -47,6 +47,7 @@ def report_accuracies(run: StageRun, results: Mapping[str, Mapping[str, Any]]) -
         **{f"accuracy/{name}": result["accuracy_micro"] for name, result in results.items()},
         questions=sum(result["num_questions"] for result in results.values()),
         bad_rows=sum(result["num_bad_rows"] for result in results.values()),
+        subjects_left_out=sum(len(result["left_out_subjects"]) for result in results.values()),
         truncated_prompts=sum(result["num_truncated"] for result in results.values()),
         ties=sum(result["num_tied"] for result in results.values()),
     )
@@ -59,6 +60,8 @@ def report_accuracies(run: StageRun, results: Mapping[str, Mapping[str, Any]]) -
                 result["num_questions"] + result["num_bad_rows"],
                 listed_rows(result["bad_rows"]),
             )
+        for reason in result["left_out_subjects"].values():
+            run.log.warning("%s: a subject is left out: %s", name, reason)
         if result["num_truncated"]:
             run.log.warning(
                 "%s: %d of %d prompts are longer than the model's context and lost their beginning;"

@@ -4,6 +4,7 @@ import csv
 import io
 import re
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -228,3 +229,23 @@ def test_subjects_that_a_disk_takes_for_one_and_files_of_one_subject(tmp_path: P
     write_ceval(tmp_path / "b" / "two", {"law": 2})
     with pytest.raises(DataError, match=r"are both dev of law|are both val of law"):
         read_benchmark("ceval", CEVAL, tmp_path / "b")
+
+
+def test_a_subject_that_bad_rows_leave_without_examples_costs_no_other(tmp_path: Path) -> None:
+    write_ceval(tmp_path, {"law": 3, "art_studies": 2})
+    dev = tmp_path / "dev" / "law_dev.csv"
+    dev.write_text(dev.read_text().replace('"1.50","D"', '"1.50","E"'))
+    read = partial(read_benchmark, "ceval", CEVAL, tmp_path)
+    benchmark = read(on_bad_row="skip", num_fewshot=5)
+    assert list(benchmark.subjects) == ["art_studies"]
+    assert benchmark.left_out.keys() == {"law"}
+    assert benchmark.left_out["law"].startswith(
+        "4 worked examples are left of law, fewer than num_fewshot = 5: "
+    )
+    assert "law_dev.csv, line 5: the answer is 'E', not A to D" in benchmark.left_out["law"]
+    assert list(read(on_bad_row="skip", num_fewshot=4).subjects) == ["art_studies", "law"]
+    with pytest.raises(DataError, match=r"law_dev\.csv, line 5"):
+        read(num_fewshot=5)
+    (tmp_path / "val" / "art_studies_val.csv").unlink()
+    with pytest.raises(DataError, match="worked examples are left of law"):
+        read(on_bad_row="skip", num_fewshot=5)
