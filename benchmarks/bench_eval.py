@@ -8,7 +8,7 @@ in their native layouts. Both answer the same questions in the same run, prompte
 float32. Tokens are those of all forward passes, padding included; seconds are of answering, without
 the building of prompts.
 
-Needs what `steel evaluate` needs.
+Needs lm-eval and what model/ needs.
 """
 
 import argparse
