@@ -96,6 +96,8 @@ def load(
     found: list[SteelError] = []
     if not loaded.mixtures:
         found.append(ConfigError(f"{NAME} compares mixtures: give `mixtures`, or --mixtures"))
+    if BASE in loaded.mixtures:
+        found.append(ConfigError(f"a mixture named {BASE} would be taken for the base: rename it"))
     if not loaded.benchmarks:
         found.append(ConfigError(f"{NAME} compares answers to questions: give `benchmarks`"))
     if len(set(seeds)) < len(seeds):
@@ -264,7 +266,7 @@ def _make(
             _record(model, evaluated, context)
     folder = context.store / NAME
     make_folder(folder)
-    jobs = {model.label: folder / f"{model.label.replace(' ', '-')}.json" for model in missing}
+    jobs = {model.label: folder / f"{model.label}.json" for model in missing}
     for model in missing:
         write_json(jobs[model.label], asdict(_job(model, states[model.key].upstream, context)))
     errors = run_all("flows.ablations.one_mixture", jobs, gpu_shares(parallel), log, NAME)

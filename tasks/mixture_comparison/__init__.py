@@ -60,8 +60,9 @@ def mixture_comparison(
     from tasks.core.theme import LIGHT, save, style
     from tasks.mixture_comparison import table as tables
     from tasks.mixture_comparison.answers import read_answers
-    from tasks.mixture_comparison.figures import accuracy_figure, curves_figure, mean_curve
+    from tasks.mixture_comparison.figures import accuracy_figure
     from tasks.report.data import count_parameters, read_training
+    from tasks.report.learning_curves import curves_figure, mean_curve
 
     by_mixture: dict[str, dict[int, StageResult]] = {}
     for name, result in evaluations.items():

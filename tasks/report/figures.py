@@ -25,7 +25,6 @@ from tasks.core.theme import DARK, LIGHT, Theme, style
 from tasks.report.data import Curve, ReportData, Training, running_mean
 from tasks.report.drawing import (
     DASHES,
-    PER_TOKEN,
     latin,
     loss_axes,
     new_figure,
@@ -35,6 +34,7 @@ from tasks.report.drawing import (
     source_axis,
     step_axis,
 )
+from tasks.report.learning_curves import curves_figure
 from tasks.report.results import benchmark_titles, compare_with_chance, percent
 from tasks.report.timeline_figure import pretraining
 
@@ -183,14 +183,7 @@ def _perplexity(data: ReportData, theme: Theme) -> Figure | None:
 
 def _sft(data: ReportData, theme: Theme) -> Figure | None:
     runs = {n.removeprefix("sft "): t for n, t in data.trainings.items() if n.startswith("sft ")}
-    curves = {n: t.curves["train/loss"] for n, t in runs.items() if "train/loss" in t.curves}
-    if not curves:
-        return None
-    figure, (axes,) = new_figure(3.9)
-    for (name, curve), colour in zip(curves.items(), _cycle(theme, len(curves)), strict=True):
-        plot_curve(axes, curve, colour, latin(name))
-    loss_axes(axes, "Supervised fine-tuning, by mixture", PER_TOKEN, list(curves.values()))
-    return figure
+    return curves_figure({name: [training] for name, training in runs.items()}, theme)
 
 
 def _dpo(data: ReportData, theme: Theme) -> Figure | None:

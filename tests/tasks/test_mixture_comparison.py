@@ -17,10 +17,11 @@ from corpus.benchmarks.scoring import score, wilson_interval
 from tasks.core.stage import StageResult
 from tasks.core.theme import LIGHT
 from tasks.mixture_comparison import MixtureComparisonConfig, mixture_comparison
-from tasks.mixture_comparison.figures import accuracy_figure, curves_figure
+from tasks.mixture_comparison.figures import accuracy_figure
 from tasks.mixture_comparison.paired import SeedSpread, accuracy, difference, holm, mcnemar
 from tasks.mixture_comparison.table import percent, shown_rows
 from tasks.report.data import read_training
+from tasks.report.learning_curves import curves_figure
 from tasks.report.results import loss_text
 from tests.tasks.running import RecordingTrack, run_stage
 

@@ -320,7 +320,8 @@ def test_pictures_state_the_losses_of_the_table(pipeline: Pipeline) -> None:
     for name, figure in (("sft", figures._sft), ("dpo", figures._dpo), ("base", pretraining)):
         picture = figure(data, LIGHT)
         assert picture is not None
-        labels = [t.get_text() for t in picture.axes[0].get_legend().get_texts()]
+        legends = [*picture.legends, *filter(None, [picture.axes[0].get_legend()])]
+        labels = [text.get_text() for legend in legends for text in legend.get_texts()]
         for label in labels:
             series = label.partition(":")[0]
             key = f"sft {series}" if name == "sft" else name
