@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from tasks.core.markdown import NOT_RUN
 from tasks.core.theme import Theme
 from tasks.mixture_comparison.table import BASE, percent
 from tasks.report.drawing import DASHES, WIDTH, latin, source_axis
@@ -34,14 +35,15 @@ def accuracy_figure(table: Mapping[str, Any], theme: Theme) -> Figure:
         for y, name in enumerate(names):
             row = rows[name]
             if row["paper"] is not None:
-                axes.plot(row["paper"], y, marker="D", color=theme.series[1], markersize=5)
+                # Below the bar, where no number stands.
+                axes.plot(row["paper"], y + 0.4, marker="D", color=theme.series[1], markersize=4)
             if row["accuracy"] is None:
-                axes.text(1, y, row["status"][:40], va="center", fontsize=7, color=theme.muted)
+                axes.text(1, y, NOT_RUN, va="center", fontsize=8.5, color=theme.muted)
                 continue
             colour = theme.muted if name == BASE else theme.series[0]
             value = 100 * row["accuracy"]
             low, high = (100 * bound for bound in row["interval_95"])
-            axes.barh(y, value, height=0.62, color=colour, alpha=0.55)
+            axes.barh(y, value, height=0.56, color=colour, alpha=0.55)
             axes.plot([low, high], [y, y], color=colour, linewidth=2)
             axes.annotate(
                 percent(row["accuracy"]),

@@ -43,17 +43,27 @@ def note(axes: Axes, x: float, y: float, text: str, colour: str, *, ha: str = "l
 
 
 def plot_curve(
-    axes: Axes, curve: Curve, colour: str, label: str, shown: Callable[[float], str] = loss_text
+    axes: Axes,
+    curve: Curve,
+    colour: str,
+    label: str,
+    shown: Callable[[float], str] = loss_text,
+    *,
+    raw: bool = True,
 ) -> None:
-    """Plot measurements as a thin line, their running mean as a bold one with its last value."""
+    """Plot measurements as a thin line, their running mean as a bold one with its last value.
+
+    raw: False leaves the thin line out.
+    """
     means = curve.smoothed
-    if means != curve.values:
+    if raw and means != curve.values:
         axes.plot(curve.steps, curve.values, color=colour, linewidth=0.8, alpha=0.35)
     axes.plot(
         curve.steps,
         means,
         color=colour,
         linewidth=2,
+        zorder=3,
         label=end_label(label, shown(curve.end)),
         marker="o" if len(means) == 1 else None,
     )

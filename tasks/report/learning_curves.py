@@ -50,9 +50,9 @@ def _curves(axes: Axes, curves: Mapping[str, list[Curve]], title: str, theme: Th
     for place, (name, seeds) in enumerate(curves.items()):
         colour = theme.series[place % len(theme.series)]
         label = latin(name) if len(seeds) == 1 else f"{latin(name)}, mean of {len(seeds)}"
-        plot_curve(axes, mean_curve(seeds), colour, label)
+        plot_curve(axes, mean_curve(seeds), colour, label, raw=len(curves) == 1)
         for seed in seeds if len(seeds) > 1 else ():
-            axes.plot(seed.steps, seed.values, color=colour, linewidth=0.6, alpha=0.4)
+            axes.plot(seed.steps, seed.smoothed, color=colour, linewidth=0.8, alpha=0.5)
     loss_axes(axes, title, PER_TOKEN, [curve for seeds in curves.values() for curve in seeds])
 
 

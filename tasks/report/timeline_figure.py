@@ -74,9 +74,12 @@ def axis(training: Training) -> tuple[Callable[[float], float], str]:
     Between two measured steps tokens grow evenly.
     """
     tokens = training.curves.get(TOKENS)
-    if tokens is None:
+    # A step that was also validated has two lines.
+    known = {0: 0.0} | dict(zip(tokens.steps, tokens.values, strict=True)) if tokens else {}
+    if len(known) < 2:
         return (lambda step: step), "step"
-    steps, read = [0, *tokens.steps], [0.0, *tokens.values]
+    steps = sorted(known)
+    read = [known[step] for step in steps]
 
     def place(step: float) -> float:
         after = min(bisect_right(steps, step), len(steps) - 1)

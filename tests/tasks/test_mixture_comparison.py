@@ -57,6 +57,9 @@ def folder_of_training(folder: Path, losses: list[float]) -> StageResult:
         {"step": i, "time": 0.0, "metrics": {"train/loss": loss, "data/tokens": 100.0 * i}}
         for i, loss in enumerate(losses, 1)
     ]
+    # As the trainer writes it: a step that is also validated has a second line.
+    validated = {"validation/loss": 2.0, "data/tokens": 100.0 * len(losses)}
+    lines.append({"step": len(losses), "time": 0.0, "metrics": validated})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return StageResult(
         stage="sft",
