@@ -9,12 +9,14 @@ encoded_sets.py  a set read, screened and encoded, once for all mixtures
 mixing.py     exact draws      sft_mixture.py: a mixture of encoded sets
 language.py   the language of a conversation      identity.py: the model's name in it
 contamination.py  benchmark questions in it
+preferences.py  preference sets ─▶ every usable pair
 """
 
 from corpus.chats.contamination import MATCHES_FILE, ContaminationFilter
 from corpus.chats.identity import Identity
 from corpus.chats.messages import Chat, Pair
-from corpus.chats.mixing import MixtureFiles, MixtureRow, build_preferences
+from corpus.chats.mixing import MixtureFiles, MixtureRow
+from corpus.chats.preferences import PreferenceSet, gather_preferences
 from corpus.chats.reading import Sample, check_set, read_samples
 from corpus.chats.recipes import Mixture, MixtureSet, Pool, load_mixture, load_set
 
@@ -29,9 +31,10 @@ __all__ = [
     "MixtureSet",
     "Pair",
     "Pool",
+    "PreferenceSet",
     "Sample",
-    "build_preferences",
     "check_set",
+    "gather_preferences",
     "load_mixture",
     "load_set",
     "read_samples",

@@ -7,6 +7,7 @@ function and a line in the table at the end.
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 from corpus.chats.choices import hub_choices, llm_adapters, logiqa, wanjuan_exam
 from corpus.chats.messages import (
@@ -88,6 +89,16 @@ def moss(row: Row) -> list[Chat]:
     return [Chat(messages=turns(pairs))]
 
 
+RATINGS = (
+    ("chosen-rating", "rejected-rating"),
+    ("chosen_rating", "rejected_rating"),
+    ("chosen_avg_rating", "rejected_avg_rating"),
+    ("chosen_score", "rejected_score"),
+    ("score_chosen", "score_rejected"),
+)
+"""Columns with the ratings of both answers, as the binarized forms of UltraFeedback have them."""
+
+
 def instruction_pair(row: Row) -> Pair:
     """instruction, input (may be absent), chosen(_response), rejected(_response)."""
     prompt: list[Message] = [{"role": "user", "content": _instruction(row)}]
@@ -122,6 +133,22 @@ def ranked_outputs(row: Row) -> Pair:
     history = [message for q, a in _history(row) for message in _exchange(q, a)]
     prompt = [*history, Message(role="user", content=_instruction(row))]
     return _pair(prompt, outputs[0], outputs[-1])
+
+
+def check_ratings(row: Row) -> None:
+    """Raise UnusableRow for answers that are rated alike, or the rejected one higher.
+
+    Where a row has two ratings, under one of the usual pairs of names, and both are numbers.
+    """
+    for names in RATINGS:
+        chosen: Any = row.get(names[0])
+        rejected: Any = row.get(names[1])
+        if not all(type(rating) in (int, float) for rating in (chosen, rejected)):
+            continue
+        if chosen == rejected:
+            raise UnusableRow("tie: both answers are rated alike")
+        if chosen < rejected:
+            raise UnusableRow("the rejected answer is rated higher")
 
 
 CHAT_FORMATS: dict[str, Callable[[Row], list[Chat]]] = {

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from common.errors import DataError
 from corpus.bad_rows import OnBadRow, listed_rows, refuse_bad_rows
-from corpus.chats.formats import CHAT_FORMATS, PAIR_FORMATS
+from corpus.chats.formats import CHAT_FORMATS, PAIR_FORMATS, check_ratings
 from corpus.chats.identity import CLAIMS_ROLE, Identity, claims_role, with_identity
 from corpus.chats.language import Language, language_of
 from corpus.chats.messages import Chat, MalformedRow, Message, Pair, UnusableRow
@@ -128,6 +128,7 @@ def _reason(reason: UnusableRow, fields: Mapping[str, str]) -> str:
 
 def _parse(kind: SetKind, recipe: ChatSetRecipe, row: Row) -> Sequence[Chat | Pair]:
     if kind == "preferences":
+        check_ratings(row)
         return [PAIR_FORMATS[recipe.format](row)]
     return CHAT_FORMATS[recipe.format](row)
 

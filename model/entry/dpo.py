@@ -1,63 +1,49 @@
-"""Direct preference optimization with TRL: the program that the stage `dpo` starts.
+"""Direct preference optimization: the program that the stage `dpo` starts in every rank.
 
-{"prompt", "chosen", "rejected"} per line ──chat template──▶ DPOTrainer ──▶ <output>/model
-policy and reference both start from the SFT model; the reference stays as it is
+    python -m model.entry.dpo JOB.json
+
+Reads a `DpoJob`, continues what its scratch folder holds, trains to the end and writes
+<output>/model. Policy and reference both start from the job's model; what the reference says is
+computed once and kept (model/train/finetune/preferences). Exit codes: model/train/run/program.py.
 """
 
-import math
-from collections.abc import Mapping
-from typing import Any
+import logging
+import sys
+from pathlib import Path
 
-from trl import DPOConfig, DPOTrainer
+from transformers.utils.logging import disable_progress_bar
 
+from common.child import run_job
+from model.entry.launch import exit_now
+from model.train.finetune.build import build
 from model.train.finetune.config import DpoJob
-from model.train.finetune.fit import run_entry
-from model.train.finetune.ordered import OrderedTraining
-from model.train.finetune.trainer import load_model
+from model.train.finetune.preferences.method import dpo_method
+from model.train.run.folder import MODEL_FOLDER
+from model.train.run.program import train
 
-MEANS_OF_PAIRS = ("rewards/", "logps/")
-"""Beginnings of the names of TRL's measurements that are means over pairs."""
-
-
-class OrderedDPOTrainer(OrderedTraining, DPOTrainer):  # type: ignore[misc]
-    """TRL's DPO on prepared pairs; the loss of a smaller step is the mean over its pairs, too."""
-
-    def filler(self) -> Mapping[str, Any]:
-        pad = self.data_collator.pad_token_id
-        return {"prompt_ids": [pad, pad], "chosen_ids": [], "rejected_ids": []}
-
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Mean loss of a micro-batch, weighted by its share of the pairs of the step."""
-        assert not return_outputs, "there are no evaluation rows"
-        loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
-        order, ranks = self.order, self.accelerator.num_processes
-        num_pairs = order.samples_in_step(self.state.global_step)
-        if num_pairs == order.global_batch_size:
-            return loss
-        # TRL takes the mean over a micro-batch, the trainer over micro-batches, DDP over ranks.
-        answers = inputs["completion_mask"].sum(dim=1).chunk(2)[0]
-        size, num_fillers = len(answers), (answers == 0).sum()
-        weight = ranks * order.num_micro_batches(num_pairs, ranks) / num_pairs
-        for name, values in self._metrics["train"].items():
-            if name.startswith(MEANS_OF_PAIRS):  # 0 for a filler
-                values[-1] *= size * weight
-        return (loss * size - num_fillers * self.loss_of_filler()) * weight
-
-    def loss_of_filler(self) -> float:
-        """Loss of a pair whose two answers are empty: its margin is 0, and so is its gradient."""
-        (kind,) = self.loss_types
-        beta = float(self.beta)
-        return {"sigmoid": math.log(2), "hinge": 1.0, "ipo": (1 / (2 * beta)) ** 2}[kind]
+log = logging.getLogger("steel.finetune")
 
 
-def build(job: DpoJob, arguments: dict[str, Any], inputs: dict[str, Any]) -> Any:
-    """TRL's trainer, given what it shares with other methods (finetune.trainer.Build)."""
-    options = DPOConfig(**arguments, beta=job.settings.beta, loss_type=[job.settings.loss])
-    # The reference is given, because TRL would reload it from disk by a class it doesn't know.
-    return OrderedDPOTrainer(args=options, ref_model=load_model(job.model), **inputs)
+def dpo(job: DpoJob) -> int:
+    """Train and publish; returns the exit code. Raises a SteelError."""
+    model = Path(job.output) / MODEL_FOLDER
+    if (model / "config.json").exists():
+        log.info("%s is finished", model)
+        return 0
+    return train(
+        lambda ranks, stop, watchdog: build(job, ranks, stop, watchdog, dpo_method),
+        status=Path(job.scratch),
+        model=model,
+        health=job.settings.health,
+        best=job.settings.keep == "best",
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Run the job in the JSON file `argv[0]`; returns the exit code."""
+    disable_progress_bar()  # a bar in a log file is noise
+    return run_job(DpoJob, dpo, argv)
 
 
 if __name__ == "__main__":
-    run_entry(DpoJob, build)
+    exit_now(main(sys.argv[1:]))

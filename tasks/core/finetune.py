@@ -5,7 +5,7 @@ data/<set>/… ──corpus.chats──▶ mixture.jsonl ──model.entry.<meth
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,8 +20,6 @@ from corpus.chats import MATCHES_FILE, ContaminationFilter, MixtureFiles, Mixtur
 from corpus.decontaminate import ContaminationConfig, describe_bad_rows, describe_index
 from model.train.checkpoint.folders import complete_checkpoints, read_marker
 from model.train.distributed.gpus import num_gpus
-from model.train.finetune.checkpoints import complete_checkpoints as trl_checkpoints
-from model.train.finetune.checkpoints import num_steps
 from model.train.finetune.config import FinetuneJob, FinetuneSettings
 from model.train.run.folder import CHECKPOINTS_FOLDER, METRICS_FILE, PREPARED_FILE
 from model.train.run.metrics import read_metrics
@@ -146,7 +144,7 @@ def report_mixture(
         sum(skipped.values()),
         bad_rows,
     )
-    _report_contamination(run, rows, contamination)
+    report_contamination(run, {row.set: row.contaminated for row in rows}, contamination)
     if not taken:
         raise DataError(
             f"{run.stage}: no set has usable {samples}; quarantine/ says why rows were skipped"
@@ -154,14 +152,14 @@ def report_mixture(
     return taken
 
 
-def _report_contamination(
-    run: StageRun, rows: Sequence[MixtureRow], contamination: ContaminationFilter | None
+def report_contamination(
+    run: StageRun, contaminated: Mapping[str, int], contamination: ContaminationFilter | None
 ) -> None:
+    """Record the benchmark questions that were found: {set: samples with one}."""
     if contamination is None:
         run.note(contamination={"action": "off"})
         return
     index = contamination.index
-    contaminated = {row.set: row.contaminated for row in rows}
     total = sum(contaminated.values())
     action = "dropped" if contamination.drops else "flagged"
     run.count(contaminated=total, **{f"contaminated.{name}": n for name, n in contaminated.items()})
@@ -208,10 +206,18 @@ def job_folders(run: StageRun, model: StageResult) -> dict[str, Any]:
     }
 
 
-def train(run: StageRun, job: FinetuneJob, samples: str, *, num_processes: int) -> None:
+def train(
+    run: StageRun,
+    job: FinetuneJob,
+    samples: str,
+    *,
+    num_processes: int,
+    count: Callable[[StageRun, str, Mapping[str, Any]], None] | None = None,
+) -> None:
     """Run a job under torchrun to its end, and count what it was trained on and its last step.
 
-    samples: `conversations` or `pairs`.
+    samples: `conversations` or `pairs`. count: counts them from prepared.json; default: as
+    conversations are.
     """
     torchrun(
         run,
@@ -221,17 +227,14 @@ def train(run: StageRun, job: FinetuneJob, samples: str, *, num_processes: int) 
         # Known when the rows are encoded: some are left out, some share a packed row.
         total_steps=lambda: _prepared(run).get("steps", 0),
     )
-    _count_rows(run, samples, _prepared(run))
+    (count or _count_rows)(run, samples, _prepared(run))
     run.count(**final_figures(run.folder / METRICS_FILE, _steps_made(Path(job.scratch))))
     run.note(num_processes=num_processes)
 
 
 def _steps_made(checkpoints: Path) -> int:
     """Steps of the newest complete checkpoint."""
-    if found := complete_checkpoints(checkpoints):
-        return int(read_marker(found[-1])["step"])
-    (newest,) = trl_checkpoints(checkpoints)[-1:]
-    return num_steps(newest)
+    return int(read_marker(complete_checkpoints(checkpoints)[-1])["step"])
 
 
 def final_figures(metrics: Path, steps: int) -> dict[str, float]:

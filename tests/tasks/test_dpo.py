@@ -12,7 +12,7 @@ from common.errors import ConfigError, DataError
 from common.files import read_json_lines
 from model.train.run.folder import MODEL_FOLDER
 from tasks.core.stage import StageResult
-from tasks.dpo import DpoConfig, dpo, write_pairs
+from tasks.dpo import DpoConfig, count_pairs, dpo, write_candidates
 from tests.tasks.running import data_sets, result_of, run_stage, stage_run
 from tests.tiny_chat import write_model
 
@@ -55,21 +55,78 @@ def write_sets(folder: Path, *, english: int = 5) -> StageResult:
     return StageResult(stage="acquire", key="d", folder=folder, manifest={})
 
 
-def test_pairs_are_drawn_at_the_ratio_and_counted(tmp_path: Path) -> None:
+def test_every_usable_pair_is_a_candidate_with_its_place(tmp_path: Path) -> None:
     data = write_sets(tmp_path / "data", english=3)
     run = stage_run(tmp_path / "run")
-    assert write_pairs(run, SMALL, data_sets(data)) == 15
-    rows = list(read_json_lines(run.folder / "mixture.jsonl"))
-    assert Counter(row["language"] for row in rows) == {"zh": 12, "en": 3}
-    assert all(row["chosen"][0]["content"] != row["rejected"][0]["content"] for row in rows)
-    assert len({row["prompt"][0]["content"] for row in rows}) == 15
+    assert write_candidates(run, SMALL, data_sets(data)) == 23
+    rows = list(read_json_lines(run.scratch / "candidates.jsonl"))
+    assert Counter(row["language"] for row in rows) == {"zh": 20, "en": 3}
+    assert len({row["place"] for row in rows}) == 23
+    assert rows[-1]["place"] == "ultrafeedback_english/pairs.jsonl#3"
     assert run.counts["skipped.ultrafeedback_chinese"] == 1
     aside = [path.name for path in (run.folder / "quarantine").iterdir()]
     assert aside == ["ultrafeedback_chinese.jsonl"]
     again = stage_run(tmp_path / "again")
-    write_pairs(again, SMALL, data_sets(data))
-    written = [(r.folder / "mixture.jsonl").read_bytes() for r in (run, again)]
+    write_candidates(again, SMALL, data_sets(data))
+    written = [(r.scratch / "candidates.jsonl").read_bytes() for r in (run, again)]
     assert written[0] == written[1]
+
+
+def test_ties_and_reversed_ratings_are_counted_by_reason(tmp_path: Path) -> None:
+    data = write_sets(tmp_path / "data")
+    path = data.folder / "ultrafeedback_chinese" / "pairs.jsonl"
+    rated = [
+        {"instruction": f"q{n}", "chosen_response": "a", "rejected_response": "b", **ratings}
+        for n, ratings in enumerate(
+            [
+                {"chosen-rating": 4.0, "rejected-rating": 4},
+                {"score_chosen": 3, "score_rejected": 8.5},
+                {"chosen_rating": 5, "rejected_rating": 1},
+                {"chosen_rating": None, "rejected_rating": None},
+                {"chosen_rating": "5", "rejected_rating": "5"},
+            ]
+        )
+    ]
+    path.write_text("\n".join([path.read_text(), *map(json.dumps, rated)]))
+    run = stage_run(tmp_path / "run")
+    assert write_candidates(run, SMALL, data_sets(data)) == 20 + 3 + 5
+    reasons = run.notes["mixture"][0]["reasons"]
+    assert "tie: both answers are rated alike: 1" in reasons
+    assert "the rejected answer is rated higher: 1" in reasons
+
+
+def test_what_became_of_every_pair_is_in_the_table(tmp_path: Path) -> None:
+    data = write_sets(tmp_path / "data")
+    run = stage_run(tmp_path / "run")
+    write_candidates(run, SMALL, data_sets(data))
+    of_set = {"drawn": 20, "trained_on": 12, "held_out": 1, "not_drawn": 4, "cut": 2}
+    prepared = {
+        "trained_on": 15,
+        "held_out": 1,
+        "not_drawn": 6,
+        "left_out": 3,
+        "drawn": 25,
+        "cut": 2,
+        "packed": True,
+        "real_tokens": 0.99,
+        "lengths": {"train": {"length_accuracy": 0.6, "chosen_tokens": 5.0}, "validation": {}},
+        "sets": {
+            "ultrafeedback_chinese": {
+                **of_set,
+                "languages": {"zh": 12},
+                "left_out": {"an answer ends beyond max_length": 3},
+            }
+        },
+    }
+    count_pairs(run, "pairs", prepared)
+    assert (run.counts["pairs"], run.counts["chinese"], run.counts["english"]) == (15, 12, 0)
+    assert run.counts["length_accuracy"] == 0.6
+    assert run.counts["left_out.ultrafeedback_chinese"] == 3
+    (row, english) = run.notes["mixture"]
+    assert row["left out"] == "an answer ends beyond max_length: 3"
+    assert (row["held out"], row["not drawn (ratio, limit)"], row["trained on"]) == (1, 4, 12)
+    assert row["without their oldest turns"] == 2
+    assert english["trained on"] == 0
 
 
 def test_bad_rows_are_counted_apart_from_sound_ones_that_teach_nothing(tmp_path: Path) -> None:
@@ -78,7 +135,7 @@ def test_bad_rows_are_counted_apart_from_sound_ones_that_teach_nothing(tmp_path:
     bad = '{"instruction": "q", "chosen_response": NaN, "rejected_response": "t"}'
     path.write_text(f"{path.read_text()}\n{bad}\n")
     run = stage_run(tmp_path / "run")
-    write_pairs(run, SMALL, data_sets(data))
+    write_candidates(run, SMALL, data_sets(data))
     assert (run.counts["bad_rows"], run.counts["skipped.ultrafeedback_chinese"]) == (1, 2)
     (row, _) = run.notes["mixture"]
     assert (row["set"], row["bad rows"]) == ("ultrafeedback_chinese", 1)
@@ -89,7 +146,7 @@ def test_a_set_that_was_not_acquired_is_named(tmp_path: Path) -> None:
     data = write_sets(tmp_path / "data")
     config = replace(SMALL, sets=("ultrafeedback_chinese", "medicalgpt_dpo"))
     with pytest.raises(DataError, match="medicalgpt_dpo"):
-        write_pairs(stage_run(tmp_path / "run"), config, data_sets(data))
+        write_candidates(stage_run(tmp_path / "run"), config, data_sets(data))
 
 
 @pytest.mark.slow
@@ -97,8 +154,12 @@ def test_stage_aligns_the_policy(tmp_path: Path) -> None:
     policy = stage_run(tmp_path / "policy")
     write_model(policy.folder / MODEL_FOLDER)
     data = write_sets(tmp_path / "data")
-    run = run_stage(dpo, tmp_path / "dpo", SMALL, policy=result_of(policy), data=data_sets(data))
+    inputs = {"policy": result_of(policy), "data": data_sets(data)}
+    run = run_stage(dpo, tmp_path / "dpo", SMALL, **inputs)
     assert (run.folder / MODEL_FOLDER / "model.safetensors").exists()
-    assert run.counts["pairs"] == 25
+    assert (run.counts["pairs"], run.counts["chinese"], run.counts["english"]) == (25, 20, 5)
     assert run.counts["first_loss"] == pytest.approx(0.6931, abs=1e-3)
     assert run.counts["steps"] == SMALL.num_steps(25, 1)
+    assert 0 < run.counts["length_accuracy"] <= 1
+    lines = list(read_json_lines(run.folder / "mixture.jsonl"))
+    assert Counter(line["language"] for line in lines) == {"zh": 20, "en": 5}

@@ -20,7 +20,7 @@ from flows.config import PipelineConfig
 from model.train.finetune.config import DpoSettings, SftSettings
 from tasks.acquire import acquire
 from tasks.core.finetune import DATA_FILE
-from tasks.dpo import write_pairs
+from tasks.dpo import CANDIDATES_FILE, write_candidates
 from tasks.sft import needed_sets, read_sets
 from tests.model.train.finetune import recording
 from tests.model.train.finetune.recording import Killed, curve, make_job, seen, train, weights
@@ -52,28 +52,25 @@ def rows_of(name: str, folder: Path) -> list[dict[str, Any]]:
     data = data_sets(result_of(acquired))
     run = stage_run(folder / "drawn")
     if name == "dpo":
-        write_pairs(run, CONFIG.dpo, data)
-    else:
-        sft = replace(CONFIG.sft, mixture=name)
-        sets, _ = read_sets(
-            run,
-            needed_sets(sft),
-            model=write_model(folder / "base"),
-            data=data,
-            benchmarks=None,
-            contamination=sft.contamination,
-            identity=sft.identity,
-            remedy="",
-        )
-        output = run.folder / DATA_FILE
-        options = {"seed": sft.seed, "max_length": sft.max_length}
-        build_mixture(load_mixture(name), sets, output, **options)
-        texts = {n: list(read_json_lines(one.folder / "rows.jsonl")) for n, one in sets.items()}
-        drawn = list(read_json_lines(output))[:ROWS]
-        return [
-            line | {"messages": texts[line["set"]][line.pop("row")]["messages"]} for line in drawn
-        ]
-    return list(read_json_lines(run.folder / DATA_FILE))[:ROWS]
+        write_candidates(run, CONFIG.dpo, data)
+        return list(read_json_lines(run.scratch / CANDIDATES_FILE))[:ROWS]
+    sft = replace(CONFIG.sft, mixture=name)
+    sets, _ = read_sets(
+        run,
+        needed_sets(sft),
+        model=write_model(folder / "base"),
+        data=data,
+        benchmarks=None,
+        contamination=sft.contamination,
+        identity=sft.identity,
+        remedy="",
+    )
+    output = run.folder / DATA_FILE
+    options = {"seed": sft.seed, "max_length": sft.max_length}
+    build_mixture(load_mixture(name), sets, output, **options)
+    texts = {n: list(read_json_lines(one.folder / "rows.jsonl")) for n, one in sets.items()}
+    drawn = list(read_json_lines(output))[:ROWS]
+    return [line | {"messages": texts[line["set"]][line.pop("row")]["messages"]} for line in drawn]
 
 
 @pytest.mark.slow

@@ -1,17 +1,17 @@
-"""From a job of SFT to a trainer: the one of pretraining, on samples that lie encoded.
+"""From a job of fine-tuning to a trainer: the one of pretraining, on samples that lie encoded.
 
     settings ──▶ PretrainSettings of the loop ──▶ model of a folder, optimizer, checkpoints
     samples  ──▶ FinetuneData, HeldOutValidation
 
-Another method brings its samples and its `TrainStep`: see `Method`.
+Another method brings its samples and its objective: model/train/finetune/method.py.
 """
 
 import dataclasses
 import json
 import logging
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,8 +43,8 @@ from model.train.distributed.context import DistributedContext, resolve_precisio
 from model.train.distributed.signals import StopFlag
 from model.train.finetune.batches import Document, StepOrder
 from model.train.finetune.config import FinetuneJob, SftJob
-from model.train.finetune.data import FinetuneData, RowLayout, Samples
-from model.train.finetune.held_out import HeldOutValidation, held_out
+from model.train.finetune.data import FinetuneData, RowLayout
+from model.train.finetune.method import Method, Start
 from model.train.finetune.samples import add_to_prepared, training_samples
 from model.train.health import Health
 from model.train.loss import ModelWithLoss
@@ -54,7 +54,6 @@ from model.train.run.folder import HEALTH_FILE, METRICS_FILE, PREPARED_FILE, SES
 from model.train.run.handler import FixedLength
 from model.train.run.lease import Lease
 from model.train.run.length import TrainingLength
-from model.train.train_step import TrainStep
 from model.train.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -66,20 +65,6 @@ KEEP_LAST = 2
 """Newest checkpoints that are kept: should the last one be damaged, there is the one before."""
 VALIDATIONS = 10
 """Validations of a run whose settings name no interval."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Method:
-    """Samples of a method of fine-tuning, and its objective."""
-
-    samples: Samples
-    """Conversations or pairs."""
-    documents: Callable[[int], Sequence[Document]]
-    """The documents of a sample by its number."""
-    documents_of_sample: int = 1
-    """Number of these."""
-    train_step: type[TrainStep] = field(default=TrainStep)
-    """The objective: the mean over a conversation's targets, or another `forward`."""
 
 
 def sft_method(job: SftJob, tokenizer: PreTrainedTokenizerBase) -> Method:
@@ -193,9 +178,7 @@ def build(
     # Samples first: a job without any ends before its model is read.
     method = make_method(job, tokenizer)
     attention = choose_packing(job, ranks.device)
-    apart = held_out(method.samples.digests, method.samples.name, settings.validation_fraction)
-    if apart.all():
-        apart[:] = False
+    apart = method.held_out(settings.validation_fraction)
     trained_on = np.flatnonzero(~apart)
     order = StepOrder(
         num_samples=len(trained_on),
@@ -220,6 +203,7 @@ def build(
     data = FinetuneData(
         samples=method.samples,
         documents=method.documents,
+        annotate=method.annotate,
         numbers=trained_on,
         order=order,
         layout=RowLayout(
@@ -243,11 +227,8 @@ def build(
         measured_flops=measure_peak_flops(ranks),
     )
     if apart.any():
-        callbacks["validation"] = HeldOutValidation(
-            loop.eval_interval,
-            lambda: data.micro_batches(np.flatnonzero(apart)),
-            method.samples.names,
-        )
+        numbers = np.flatnonzero(apart)
+        callbacks["validation"] = method.validation(loop.eval_interval, data, numbers)
     if ranks.is_main:
         _report(output, data, apart, total_steps)
         log.info(
@@ -260,6 +241,16 @@ def build(
             language_model.config._attn_implementation,
             "packed" if attention.packed else "padded",
         )
+    method.before_training(
+        Start(
+            model_with_loss=model_with_loss,
+            dtype=resolve_precision(loop, ranks.device),
+            layout=data.layout,
+            ranks=ranks,
+            stop=stop,
+            watchdog=watchdog,
+        )
+    )
     return Trainer(
         train_step=method.train_step(
             model_with_loss=model_with_loss,

@@ -179,3 +179,9 @@ class DpoJob(FinetuneJob):
 
     settings: DpoSettings
     """Settings of the training."""
+    chinese_per_english: int = 0
+    """Chinese pairs for each English one, exactly; 0 takes pairs of all languages."""
+    limit: int | None = None
+    """At most so many pairs."""
+    reference: str = ""
+    """Folder in which the reference's log-probabilities are kept for other runs; empty: scratch."""

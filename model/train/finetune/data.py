@@ -113,6 +113,8 @@ class FinetuneData:
 
     samples: Samples
     documents: Documents
+    annotate: Callable[[MicroBatch, Sequence[int]], MicroBatch] = lambda rows, numbers: rows
+    """Adds to rows with the documents of some samples what the objective needs."""
     numbers: Ints
     """Numbers of the samples that are trained on, [N]."""
     order: StepOrder
@@ -225,7 +227,8 @@ class FinetuneData:
         return self.micro_batches(self.of_step(batch))
 
     def _batch(self, numbers: Sequence[int]) -> MicroBatch:
-        found = self.layout.batch([d for number in numbers for d in self.documents(number)])
+        rows = self.layout.batch([d for number in numbers for d in self.documents(number)])
+        found = self.annotate(rows, numbers)
         if self.device.type == "cuda":
             pinned: Any = {
                 k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in found.items()

@@ -13,7 +13,7 @@ from corpus.chats.sft_mixture import build_mixture
 from corpus.decontaminate import ContaminationConfig, match_row
 from tasks.core.finetune import report_mixture
 from tasks.core.stage import StageResult, StageRun
-from tasks.dpo import DpoConfig, write_pairs
+from tasks.dpo import DpoConfig, write_candidates
 from tasks.sft import read_sets
 from tests.corpus.decontaminate.planted import (
     FOUND,
@@ -162,7 +162,7 @@ def test_pairs_with_questions_are_left_out(tmp_path: Path, recipe: str) -> None:
     run = stage_run(tmp_path / "dpo")
     data, benchmarks = acquired(tmp_path, "pairs")
     config = DpoConfig(sets=("pairs",), chinese_per_english=0)
-    assert write_pairs(run, config, data, benchmarks) == 5
+    assert write_candidates(run, config, data, benchmarks) == 5
     assert run.counts["contaminated.pairs"] == 1
     (line,) = read_json_lines(run.folder / "contamination.jsonl")
     assert (line["id"], line["question_id"]) == ("pairs/p.jsonl#6", "poetry/test/0")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
@@ -19,7 +19,7 @@ from common.paths import RECIPES
 from common.recipes import read_yaml, recipe_path
 from corpus.chats import Identity, Mixture, MixtureRow, MixtureSet, Pool, encoded_sets, load_mixture
 from corpus.chats.encoded_sets import ReadSet, SetWork, encoded_set
-from corpus.chats.mixing import apportion, balance, draw, draw_mixture
+from corpus.chats.mixing import apportion, draw, draw_mixture
 from corpus.chats.sft_mixture import build_mixture
 from model.tokenizer.folder import load_folder_tokenizer
 from tasks.sft import SftConfig
@@ -324,38 +324,3 @@ def test_wrong_mixture_is_refused(recipe: str, text: str, message: str) -> None:
     recipe_path("mixtures", "wrong").write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_mixture("wrong")
-
-
-@given(
-    chinese=st.integers(0, 400),
-    english=st.integers(0, 400),
-    ratio=st.integers(1, 6),
-    limit=st.none() | st.integers(7, 300),
-)
-def test_the_ratio_is_exact_and_as_much_as_possible_is_taken(
-    chinese: int, english: int, ratio: int, limit: int | None
-) -> None:
-    assume(english > 0 and chinese >= ratio)
-    counts = balance(chinese, english, ratio, limit)
-    assert counts["zh"] == ratio * counts["en"]
-    assert 0 < counts["en"] <= english
-    assert counts["zh"] <= chinese
-    more = counts["en"] + 1
-    possible = more <= english and ratio * more <= chinese
-    assert not (possible and (limit is None or more * (ratio + 1) <= limit))
-
-
-@given(chinese=st.integers(0, 99), english=st.integers(0, 99), limit=st.none() | st.integers(1, 99))
-def test_without_a_ratio_all_is_taken_up_to_the_limit(
-    chinese: int, english: int, limit: int | None
-) -> None:
-    counts = balance(chinese, english, 0, limit)
-    total = chinese + english if limit is None else min(limit, chinese + english)
-    assert sum(counts.values()) == total
-    assert counts["zh"] <= chinese
-    assert counts["en"] <= english
-
-
-def test_a_missing_language_is_named() -> None:
-    with pytest.raises(DataError, match="3 Chinese and 9 English pairs cannot be mixed 4:1"):
-        balance(3, 9, 4, None)

@@ -1,95 +1,56 @@
 """Pairs as micro-batches: both answers behind their prompt, each a document of its own.
 
-    packed   P P P C C C . P P P R R R . P P …    one row, no padding; documents apart in
-             ──────┬────── ──────┬────── ───      attention and routing (cu_seqlens)
-    padded   P P P C C C .                        one row an answer, for an architecture that
-             P P P R R R .                        cannot be told where documents begin
+    P P P C C C .     P prompt, C chosen, R rejected, . end token: C, R and . are targets
+    P P P R R R .
 
-             P prompt, C chosen, R rejected, . end token
+In rows the documents of a pair follow each other, pair by pair, so the targets of a micro-batch are
+those of pair 0's chosen answer, of its rejected one, of pair 1's chosen answer …
 
-The answers' tokens are targets. They follow in one order either way: pair by pair, chosen first.
-
-P = pairs, A = 2 P answers, T = places of all rows, N = targets.
+P = pairs, A = 2 P answers, N = targets.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model.data import MicroBatch
 from model.data.dataset import IGNORED
+from model.train.finetune.batches import Document
 from model.train.finetune.preferences.prepare import PreferencePairs
 
 
-class PairBatch(TypedDict, total=False):
-    """A micro-batch of pairs."""
+class PairBatch(MicroBatch, total=False):
+    """A micro-batch of pairs: `source` and `samples` are of pairs, int64 [P]."""
 
-    input_ids: Tensor
-    """int32 [1, T] packed, [A, T / A] padded on the right."""
-    labels: Tensor
-    """int32, as input_ids, already shifted: IGNORED where the next token is part of no answer."""
-    target_places: Tensor
-    """int64 [N], places among the T whose label counts."""
     answer_lengths: Tensor
     """int64 [A], targets of each answer, at least 1."""
-    source: Tensor
-    """int64 [P], number of each pair's set."""
-    samples: Tensor
-    """int64 [P], number of each pair."""
     reference: Tensor
     """fp32 [N], log-probability of each target under the reference."""
-    cu_seqlens: Tensor
-    """Packed: int32 [A + 1], where each document begins, and the end of the last."""
-    max_seqlen: int
-    """Packed: tokens of the longest document."""
 
 
-def pair_batch(
-    pairs: PreferencePairs, numbers: Sequence[int], *, packed: bool, padding: int
-) -> PairBatch:
-    """Make a micro-batch of the pairs with these numbers.
+def documents_of(pairs: PreferencePairs, pair: int) -> list[Document]:
+    """The two documents of a pair, chosen first."""
+    prompt, *answers = pairs[pair]
+    found = []
+    for answer in answers:
+        ids = np.concatenate([prompt, answer]).astype(np.int64)
+        labels = ids.copy()
+        labels[: len(prompt)] = IGNORED
+        found.append(Document(ids, labels, int(pairs.name[pair]), pair))
+    return found
 
-    padding: id of the places behind a padded answer, which nothing sees.
-    """
-    documents, labels, lengths = [], [], []
-    for number in numbers:
-        prompt, *answers = pairs[number]
-        for answer in answers:
-            ids = np.concatenate([prompt, answer])
-            goal = np.full(len(ids), IGNORED, np.int32)
-            goal[len(prompt) - 1 : -1] = answer
-            documents.append(ids)
-            labels.append(goal)
-            lengths.append(len(answer))
-    sizes = np.array([len(ids) for ids in documents], np.int64)
-    if packed:
-        rows = np.concatenate(documents)[None], np.concatenate(labels)[None]
-    else:
-        rows = _padded(documents, sizes.max(), padding), _padded(labels, sizes.max(), IGNORED)
-    batch: PairBatch = {
-        "input_ids": torch.from_numpy(rows[0]),
-        "labels": torch.from_numpy(rows[1]),
-        "target_places": torch.from_numpy(np.flatnonzero(rows[1] != IGNORED)),
-        "answer_lengths": torch.tensor(lengths),
-        "source": torch.from_numpy(pairs.set[np.asarray(numbers)]),
-        "samples": torch.tensor(numbers),
-    }
-    if packed:
-        batch["cu_seqlens"] = torch.from_numpy(np.cumsum([0, *sizes], dtype=np.int32))
-        batch["max_seqlen"] = int(sizes.max())
+
+def pair_batch(rows: MicroBatch, pairs: PreferencePairs, numbers: Sequence[int]) -> PairBatch:
+    """Say of rows with the documents of these pairs which pairs they are."""
+    chosen = np.asarray(numbers, np.int64)
+    batch = cast("PairBatch", {**rows})
+    batch["source"] = torch.from_numpy(pairs.name[chosen])
+    batch["samples"] = torch.from_numpy(chosen)
+    batch["answer_lengths"] = torch.from_numpy(pairs.parts[chosen, 1:].flatten())
     return batch
-
-
-def _padded(
-    rows: Sequence[npt.NDArray[np.int32]], length: int, value: int
-) -> npt.NDArray[np.int32]:
-    padded = np.full((len(rows), length), value, np.int32)
-    for row, values in zip(padded, rows, strict=True):
-        row[: len(values)] = values
-    return padded
 
 
 class AnswerSums(NamedTuple):

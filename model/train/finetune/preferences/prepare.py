@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,13 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
+from common.errors import DataError
 from common.files import complete_file, json_line, read_json_lines, write_json
 from model.data.permutation import Ints
 from model.tokenizer.conversation import protect_chat_template
 from model.tokenizer.folder import load_folder_tokenizer
 from model.train.finetune.config import DpoJob
+from model.train.finetune.held_out import held_out
 from model.train.finetune.preferences.encoding import ID_COLUMNS, encode_pair
 from model.train.finetune.preferences.objective import length_accuracy
 from model.train.finetune.preferences.selection import (
@@ -41,7 +44,6 @@ from model.train.finetune.preferences.selection import (
     TRAINED,
     PairNames,
     draw_pairs,
-    held_out,
     without_repeats,
 )
 from model.train.run.folder import LEFT_OUT_FILE, MIXTURE_FILE, PREPARED_FILE
@@ -62,36 +64,49 @@ class PreferencePairs:
     ids: npt.NDArray[np.int32]
     """Prompt, chosen answer, rejected answer of each pair, one behind the other, [T]."""
     starts: Ints
-    """Where each of these begins in `ids`, and the end of the last, [3 N + 1]."""
-    set: Ints
-    """Place in `names` of each pair's set, [N]."""
+    """First token of each of these in `ids`, and the end of the last, [3 N + 1]."""
     names: Sequence[str]
     """Names of sets."""
+    name: Ints
+    """Place in `names` of the name of each pair's set, [N]."""
+    digests: npt.NDArray[np.uint64]
+    """Digest of each prompt, [N]: pairs that share a prompt are held out together."""
     num_train: int
     """Pairs [0, this) are trained on; the others are held out for validation."""
 
     def __len__(self) -> int:
-        return len(self.set)
+        return len(self.name)
 
     def __getitem__(self, pair: int) -> tuple[npt.NDArray[np.int32], ...]:
         """Ids of the prompt, the chosen answer and the rejected answer."""
         bounds = self.starts[3 * pair : 3 * pair + 4].tolist()
         return tuple(self.ids[a:b] for a, b in pairwise(bounds))
 
-    @property
-    def lengths(self) -> Ints:
+    @cached_property
+    def parts(self) -> Ints:
         """Tokens of each prompt, chosen and rejected answer, [N, 3]."""
         return np.diff(self.starts).reshape(-1, 3)
 
-    @property
-    def tokens(self) -> Ints:
+    @cached_property
+    def lengths(self) -> Ints:
         """Tokens that each pair sends through the network, [N]: its prompt twice."""
-        return self.lengths @ np.array([2, 1, 1])
+        tokens: Ints = self.parts @ np.array([2, 1, 1])
+        return tokens
+
+    @cached_property
+    def targets(self) -> Ints:
+        """Ones, [N]: a step's loss is a mean over pairs."""
+        return np.ones(len(self), np.int64)
+
+    @cached_property
+    def held_out(self) -> npt.NDArray[np.bool_]:
+        """True for pairs that are held out, [N]."""
+        return np.arange(len(self)) >= self.num_train
 
     def digest(self) -> str:
         """32 hexadecimal digits that change with any token of any pair."""
         digest = hashlib.blake2b(self.starts.tobytes(), digest_size=16)
-        digest.update(np.ascontiguousarray(self.ids).view(np.uint8))
+        digest.update(self.ids.tobytes())
         return digest.hexdigest()
 
 
@@ -111,8 +126,9 @@ def prepare_pairs(job: DpoJob, tokenizer: PreTrainedTokenizerBase) -> Preference
         return PreferencePairs(
             ids=found["ids"],
             starts=found["starts"],
-            set=found["set"],
+            name=found["name"],
             names=found["names"].tolist(),
+            digests=found["digests"],
             num_train=int(found["num_train"]),
         )
 
@@ -120,6 +136,8 @@ def prepare_pairs(job: DpoJob, tokenizer: PreTrainedTokenizerBase) -> Preference
 def _prepare(job: DpoJob, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     candidates = _Candidates.encode(job, tokenizer)
     splits = candidates.split(job)
+    if TRAINED not in splits:
+        raise DataError(candidates.nothing_left(job))
     chosen = [
         *(n for n, split in enumerate(splits) if split == TRAINED),
         *(n for n, split in enumerate(splits) if split == HELD_OUT),
@@ -129,8 +147,9 @@ def _prepare(job: DpoJob, tokenizer: PreTrainedTokenizerBase, path: Path) -> Non
     pairs = PreferencePairs(
         ids=np.concatenate([np.zeros(0, np.int32), *(part for pair in ids for part in pair)]),
         starts=np.cumsum([0, *(len(part) for pair in ids for part in pair)], dtype=np.int64),
-        set=np.array([names.index(candidates.sets[n]) for n in chosen], np.int64),
+        name=np.array([names.index(candidates.sets[n]) for n in chosen], np.int64),
         names=names,
+        digests=np.array([candidates.names[n].digest for n in chosen], np.uint64),
         num_train=splits.count(TRAINED),
     )
     _write_lines(job, candidates, splits)
@@ -141,8 +160,9 @@ def _prepare(job: DpoJob, tokenizer: PreTrainedTokenizerBase, path: Path) -> Non
             allow_pickle=False,
             ids=pairs.ids,
             starts=pairs.starts,
-            set=pairs.set,
+            name=pairs.name,
             names=np.array(names),
+            digests=pairs.digests,
             num_train=np.int64(pairs.num_train),
         )
 
@@ -166,7 +186,7 @@ class _Candidates:
                 PairNames(
                     pair=row["pair"],
                     swapped=row["swapped"],
-                    prompt=row["prompt_digest"],
+                    digest=int(row["prompt_digest"], 16),
                     language=row["language"],
                 )
             )
@@ -176,11 +196,27 @@ class _Candidates:
         found.reasons[:] = without_repeats(found.names, found.reasons)
         return found
 
+    def nothing_left(self, job: DpoJob) -> str:
+        """Say that nothing can be trained on, and why."""
+        counts = Counter(zip(self.sets, self.reasons, strict=True))
+        why = "; ".join(
+            f"{name}: {count} of {self.sets.count(name)} ({reason})"
+            for (name, reason), count in counts.items()
+            if reason
+        )
+        return (
+            f"no pair of {job.data} can be trained on within max_length = "
+            f"{job.settings.max_length} tokens ({why}): raise max_length, or choose other sets"
+        )
+
     def split(self, job: DpoJob) -> list[str]:
         """TRAINED, HELD_OUT or NOT_DRAWN for each; empty where a reason leaves it out."""
         splits = ["" if reason else NOT_DRAWN for reason in self.reasons]
         usable = [n for n, split in enumerate(splits) if split]
-        aside = held_out([self.names[n] for n in usable], job.settings.validation_fraction)
+        digests = np.array([self.names[n].digest for n in usable], np.uint64)
+        places = {name: place for place, name in enumerate(dict.fromkeys(self.sets))}
+        sets = np.array([places[self.sets[n]] for n in usable], np.int64)
+        aside = held_out(digests, sets, job.settings.validation_fraction).tolist()
         to_train = [n for n, out in zip(usable, aside, strict=True) if not out]
         drawn = draw_pairs(
             [self.names[n].language for n in to_train],
@@ -276,7 +312,7 @@ def _counts(
         name: {
             "drawn": 0,
             "trained_on": 0,
-            "validation": 0,
+            "held_out": 0,
             "not_drawn": 0,
             "cut": 0,
             "languages": Counter[str](),
@@ -294,10 +330,10 @@ def _counts(
             of_set["languages"][candidates.names[number].language] += 1
             of_set["cut"] += candidates.shortened[number]
         else:
-            of_set["validation" if split == HELD_OUT else "not_drawn"] += 1
+            of_set["held_out" if split == HELD_OUT else "not_drawn"] += 1
     totals = {
         name: sum(of_set[name] for of_set in sets.values())
-        for name in ("drawn", "trained_on", "validation", "not_drawn", "cut")
+        for name in ("drawn", "trained_on", "held_out", "not_drawn", "cut")
     }
     left_out = sum(of_set["left_out"].total() for of_set in sets.values())
     if left_out:
@@ -306,28 +342,28 @@ def _counts(
         **totals,
         "left_out": left_out,
         "rows": pairs.num_train,
-        "tokens": int(pairs.tokens[: pairs.num_train].sum()),
+        "tokens": int(pairs.lengths[: pairs.num_train].sum()),
         "steps": job.settings.num_steps(pairs.num_train, 1),
         "sets": sets,
         "lengths": {
-            TRAINED: lengths_of(pairs.lengths[: pairs.num_train]),
-            HELD_OUT: lengths_of(pairs.lengths[pairs.num_train :]),
+            TRAINED: lengths_of(pairs.parts[: pairs.num_train]),
+            HELD_OUT: lengths_of(pairs.parts[pairs.num_train :]),
         },
     }
 
 
-def lengths_of(lengths: Ints) -> dict[str, float]:
+def lengths_of(parts: Ints) -> dict[str, float]:
     """Mean tokens of both answers, and the accuracy of preferring the longer one; {} of none.
 
-    lengths: tokens of prompt, chosen and rejected answer, [N, 3].
+    parts: tokens of prompt, chosen and rejected answer, [N, 3].
     """
-    if not len(lengths):
+    if not len(parts):
         return {}
     return {
-        "prompt_tokens": float(lengths[:, 0].mean()),
-        "chosen_tokens": float(lengths[:, 1].mean()),
-        "rejected_tokens": float(lengths[:, 2].mean()),
-        "length_accuracy": length_accuracy(lengths[:, 1], lengths[:, 2]),
+        "prompt_tokens": float(parts[:, 0].mean()),
+        "chosen_tokens": float(parts[:, 1].mean()),
+        "rejected_tokens": float(parts[:, 2].mean()),
+        "length_accuracy": length_accuracy(parts[:, 1], parts[:, 2]),
     }
 
 

@@ -16,7 +16,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -30,8 +30,11 @@ from torch import Tensor
 
 from common.errors import DataError
 from common.files import canonical_json, sync, write_json
+from model.data import MicroBatch
 from model.data.permutation import Ints
-from model.train.finetune.preferences.batches import PairBatch, pair_batch
+from model.train.distributed.signals import Stopped
+from model.train.finetune.data import RowLayout
+from model.train.finetune.preferences.batches import documents_of
 from model.train.finetune.preferences.prepare import PreferencePairs
 
 log = logging.getLogger("steel.finetune")
@@ -45,6 +48,16 @@ TOKENS_IN_BATCH = 16_384
 """Tokens of a micro-batch at most, unless a single pair has more."""
 
 Floats = npt.NDArray[np.float32]
+
+
+class StoppedBeforeTraining(Stopped):
+    """Asked to stop while the reference's log-probabilities were computed."""
+
+    def __init__(self) -> None:
+        Exception.__init__(
+            self, "stopped before the first step; what the reference has said so far is kept"
+        )
+        self.step = 0
 
 
 class Ranks(Protocol):
@@ -68,12 +81,12 @@ class ReferenceLogProbs:
     values: Floats = field(repr=False)
     """Pair by pair, the chosen answer first."""
     starts: Ints = field(repr=False)
-    """Where each pair begins in `values`, and the end of the last, [N + 1]."""
+    """First value of each pair in `values`, and the end of the last, [N + 1]."""
 
-    def of(self, numbers: list[int]) -> Tensor:
-        """Those of these pairs, in this order, fp32; as `pair_batch` orders its targets."""
+    def of_pairs(self, numbers: Sequence[int]) -> Tensor:
+        """Those of these pairs, in this order, fp32 [N]: the targets of a `PairBatch`."""
         parts = [self.values[self.starts[n] : self.starts[n + 1]] for n in numbers]
-        return torch.from_numpy(np.concatenate(parts))
+        return torch.from_numpy(np.concatenate([np.zeros(0, np.float32), *parts]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,12 +137,13 @@ class ReferenceStore:
         """Read all of them; None where a part is missing or damaged, which the log says."""
         try:
             about = json.loads((self.folder / REFERENCE_FILE).read_text(encoding="utf-8"))
+            checksums = dict(about["parts"])
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, KeyError) as error:
             log.warning("%s is damaged (%s)", self.folder / REFERENCE_FILE, error)
             return None
-        parts = [self.read_part(part, about["parts"]) for part in range(self.num_parts)]
+        parts = [self.read_part(part, checksums) for part in range(self.num_parts)]
         if any(part is None for part in parts):
             return None
         starts = np.concatenate([[0], np.cumsum(self._answer_tokens())])
@@ -175,41 +189,50 @@ class ReferenceStore:
 
     def _answer_tokens(self) -> Ints:
         """Tokens of both answers of each pair, [N]."""
-        tokens: Ints = self.pairs.lengths[:, 1:].sum(axis=1)
+        tokens: Ints = self.pairs.parts[:, 1:].sum(axis=1)
         return tokens
 
 
 def compute_reference(
     store: ReferenceStore,
     ranks: Ranks,
-    log_probs: Callable[[PairBatch], Tensor],
+    log_probs: Callable[[MicroBatch], Tensor],
+    layout: RowLayout,
     *,
-    packed: bool,
-    padding: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> ReferenceLogProbs:
-    """Compute what is missing, each rank some parts of it, and read all; called by all ranks.
+    """Read what is there, compute the rest, each rank some parts of it; called by all ranks.
 
     log_probs: the reference's log-probability of each target of a batch, fp32 [N]. All ranks call
     it equally often, as sharded weights demand. progress: called with (parts done, all).
 
-    Raises DataError when what was written cannot be read.
+    Raises Stopped when a rank is asked to stop, DataError when what was written cannot be read.
     """
-    found: list[list[int]] = ranks.gather(
-        [p for p in range(ranks.rank, store.num_parts, ranks.world_size) if not _is_there(store, p)]
-    )
+    complete = store.read()
+    if all(ranks.gather(complete is not None)) and complete is not None:
+        if ranks.rank == 0:
+            log.info("log-probabilities of the reference were computed before: %s", store.folder)
+        return complete
+    own = range(ranks.rank, store.num_parts, ranks.world_size)
+    found: list[list[int]] = ranks.gather([p for p in own if store.read_part(p) is None])
     missing = sorted(part for of_rank in found for part in of_rank)
     store.folder.mkdir(parents=True, exist_ok=True)
     for first in range(0, len(missing), ranks.world_size):
-        together = missing[first : first + ranks.world_size]
+        if any(ranks.gather(stop())):
+            raise StoppedBeforeTraining
         progress(store.num_parts - len(missing) + first, store.num_parts)
-        own = together[ranks.rank] if ranks.rank < len(together) else None
-        batches = list(_batches(store, own if own is not None else together[0], packed, padding))
+        together = missing[first : first + ranks.world_size]
+        part = together[ranks.rank] if ranks.rank < len(together) else None
+        batches = [] if part is None else list(_batches(store, part, layout))
+        values = []
         # Where weights are sharded, each forward pass is one of all ranks.
-        number = max(ranks.gather(len(batches)))
-        values = [log_probs(batches[min(n, len(batches) - 1)][1]).cpu() for n in range(number)]
-        if own is not None:
-            store.write_part(own, _in_order(store, own, batches, values))
+        for number in range(max(ranks.gather(len(batches)))):
+            numbers = batches[number] if number < len(batches) else []
+            rows = layout.batch([d for n in numbers for d in documents_of(store.pairs, n)])
+            values.append(log_probs(rows).cpu())
+        if part is not None:
+            store.write_part(part, _in_order(store, part, batches, values))
     ranks.gather(None)
     if ranks.rank == 0:
         store.finish()
@@ -223,41 +246,33 @@ def compute_reference(
     return complete
 
 
-def _is_there(store: ReferenceStore, part: int) -> bool:
-    return store.read_part(part) is not None
-
-
-def _batches(
-    store: ReferenceStore, part: int, packed: bool, padding: int
-) -> Iterator[tuple[list[int], PairBatch]]:
-    """Micro-batches of a part, and the pairs in them: similar lengths together, up to a budget."""
-    numbers = np.asarray(store.numbers(part))
-    tokens = store.pairs.tokens[numbers]
-    longest = 2 * (store.pairs.lengths[numbers, 0] + store.pairs.lengths[numbers, 1:].max(axis=1))
-    order = np.argsort(-longest, kind="stable").tolist()
-    while order:
-        taken = [order.pop(0)]
-        size = int(tokens[taken[0]] if packed else longest[taken[0]])
-        while order:
-            more = int(tokens[order[0]]) if packed else int(longest[taken[0]])
-            if size + more > TOKENS_IN_BATCH:
-                break
-            size += more
-            taken.append(order.pop(0))
-        of_batch = numbers[taken].tolist()
-        yield of_batch, pair_batch(store.pairs, of_batch, packed=packed, padding=padding)
+def _batches(store: ReferenceStore, part: int, layout: RowLayout) -> Iterator[list[int]]:
+    """Pairs of a part by micro-batch: similar lengths together, up to a budget of tokens."""
+    numbers = store.numbers(part)
+    longest = 2 * (store.pairs.parts[:, 0] + store.pairs.parts[:, 1:].max(axis=1))
+    order = sorted(numbers, key=lambda number: (-int(longest[number]), number))
+    budget = min(TOKENS_IN_BATCH, layout.row_tokens)
+    taken: list[int] = []
+    size = 0
+    for number in order:
+        # A padded row is as long as the longest, which comes first.
+        tokens = int(store.pairs.lengths[number] if layout.packed else longest[order[0]])
+        if taken and size + tokens > budget:
+            yield taken
+            taken, size = [], 0
+        taken.append(number)
+        size += tokens
+    if taken:
+        yield taken
 
 
 def _in_order(
-    store: ReferenceStore,
-    part: int,
-    batches: list[tuple[list[int], PairBatch]],
-    values: list[Tensor],
+    store: ReferenceStore, part: int, batches: Sequence[list[int]], values: Sequence[Tensor]
 ) -> Floats:
     """Values of a part's pairs in their own order."""
-    of_pair: dict[int, npt.NDArray[Any]] = {}
-    for (numbers, _), found in zip(batches, values, strict=False):
-        sizes = store.pairs.lengths[numbers, 1:].sum(axis=1)
+    of_pair: dict[int, Floats] = {}
+    for numbers, found in zip(batches, values, strict=False):
+        sizes = store.pairs.parts[numbers, 1:].sum(axis=1)
         pieces = np.split(found.numpy(), np.cumsum(sizes)[:-1])
         of_pair |= dict(zip(numbers, pieces, strict=True))
     return np.concatenate([of_pair[number] for number in store.numbers(part)]).astype(np.float32)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.errors import DataError
-from model.data.held_out import is_held_out
 from model.data.permutation import Ints, Permutation
 
 REPEATED = "the same pair as an earlier one"
@@ -30,8 +29,8 @@ class PairNames:
     """Of prompt, chosen and rejected answer."""
     swapped: str
     """Of the pair with its answers exchanged."""
-    prompt: str
-    """Of the prompt: 16 hexadecimal digits, the digest by which it is held out."""
+    digest: int
+    """64 bits of the prompt, by which the pair is held out or not."""
     language: str
     """zh, en, or another one."""
 
@@ -53,15 +52,6 @@ def without_repeats(names: Sequence[PairNames], reasons: Sequence[str]) -> list[
             seen.add(name.pair)
         found.append(reason)
     return found
-
-
-def held_out(names: Sequence[PairNames], fraction: float) -> list[bool]:
-    """True for each pair that is held out for validation.
-
-    By the digest of its prompt: pairs that share a prompt are on one side, in every mixture.
-    """
-    digests = np.asarray([int(name.prompt, 16) for name in names], dtype=np.uint64)
-    return [bool(below) for below in is_held_out(digests, fraction)]
 
 
 def draw_pairs(

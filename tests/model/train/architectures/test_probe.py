@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from common.errors import ConfigError
 from model.load import load_causal_lm
@@ -17,7 +17,8 @@ from model.train.architectures.probe import check_architecture, tiny_model
 from model.train.architectures.tiny import tiny_config
 from model.train.architectures.tokens import ROWS
 from model.train.config import PretrainSettings
-from model.train.finetune.trainer import check_packing
+from model.train.finetune.build import choose_packing
+from model.train.finetune.config import SftJob, SftSettings
 from model.train.model_settings import check_model
 from model.train.trainer import Trainer
 from tests.model.train import ranks
@@ -316,13 +317,13 @@ def test_a_folder_with_code_of_its_own_is_refused(folder: Path) -> None:
         load_causal_lm(folder, torch.float32, CPU)
 
 
-def loaded(kind: str, values: dict[str, Any]) -> PreTrainedModel:
-    config = CONFIG_MAPPING[kind](**values, vocab_size=64)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-    return model
+def packed_job(folder: Path, kind: str, values: dict[str, Any]) -> SftJob:
+    CONFIG_MAPPING[kind](**values, vocab_size=64).save_pretrained(folder)
+    job = {"model": str(folder), "data": "", "output": "", "scratch": ""}
+    return SftJob(settings=SftSettings(packing=True, max_length=32), **job)
 
 
-def test_conversations_are_not_packed_where_they_would_see_each_other() -> None:
-    check_packing(loaded("qwen2", SMALL["qwen2"]))
+def test_conversations_are_not_packed_where_they_would_see_each_other(tmp_path: Path) -> None:
+    assert choose_packing(packed_job(tmp_path, "qwen2", SMALL["qwen2"]), CPU).packed
     with pytest.raises(ConfigError, match=f"packing: true: .*{SEE_EACH_OTHER}.*packing: false"):
-        check_packing(loaded("opt", OPT))
+        choose_packing(packed_job(tmp_path, "opt", OPT), CPU)

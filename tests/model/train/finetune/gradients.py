@@ -6,7 +6,7 @@ padding and packing, and takes one mean over all targets or pairs of the step.
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import AutoModelForCausalLM
 
 from tests.model.train.finetune import recording
 from tests.tiny_chat import byte_tokenizer
@@ -25,31 +25,19 @@ SETTINGS = {"learning_rate": 1e-30, "max_grad_norm": 1e9, "weight_decay": 0.0, "
 """A training whose weights stay as they are and whose gradients are not clipped."""
 
 
-def train(method: str, output: Path, reference: Path | None = None) -> int:
-    """Run a job, and save the gradient of every step.
-
-    reference: folder of the reference model of DPO, in place of the policy's own.
-    """
-
-    def prepare(trainer: Any) -> None:
-        if method == "sft":
-            _save_gradients(trainer, output)
-            return
-        trainer.add_callback(_Saver(trainer, output))
-        if reference is not None:
-            network = trainer.accelerator.unwrap_model(trainer.ref_model)
-            network.load_state_dict(load_file(reference / "model.safetensors"), strict=False)
-
-    return recording.train(method, output, prepare=prepare)
+def train(method: str, output: Path) -> int:
+    """Run a job, and save the gradient of every step."""
+    return recording.train(method, output, prepare=lambda trainer: save_gradients(trainer, output))
 
 
-def train_in_rank(method: str, output: Path, reference: Path | None = None) -> None:
+def train_in_rank(method: str, output: Path) -> None:
     """`train` in a process of its own."""
     recording.write_log(output)
-    sys.exit(train(method, output, reference))
+    sys.exit(train(method, output))
 
 
-def _save_gradients(trainer: Any, output: Path) -> None:
+def save_gradients(trainer: Any, output: Path) -> None:
+    """Save the gradient of every step that a trainer makes from now on."""
     original = trainer.train_step.update
 
     def update(gradients: Any, *, num_targets: int, **rest: Any) -> None:
@@ -64,17 +52,6 @@ def _save_gradients(trainer: Any, output: Path) -> None:
         original(gradients, num_targets=num_targets, **rest)
 
     trainer.train_step.update = update
-
-
-class _Saver(TrainerCallback):
-    def __init__(self, trainer: Any, output: Path) -> None:
-        self.trainer, self.output = trainer, output
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        network = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        found = gradients_of(network)
-        if state.is_world_process_zero:
-            save_file(found, self.output / f"gradient-{state.global_step + 1}.safetensors")
 
 
 def saved_gradients(output: Path, step: int) -> Gradients:
@@ -133,53 +110,8 @@ def sft_steps(
         yield step, loss.item(), gradients_of(network)
 
 
-def dpo_steps(
-    model: Path,
-    reference: Path,
-    output: Path,
-    rows: Sequence[Mapping[str, Any]],
-    loss_of_pair: Callable[..., torch.Tensor],
-) -> Iterator[tuple[int, float, Gradients]]:
-    """(step, mean loss over its pairs, gradient) of each step that a run made.
-
-    loss_of_pair: of ((log pi/pi_ref, tokens) of the chosen answer, the same of the rejected one).
-    """
-    policy, other = (
-        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        for folder in (model, reference)
-    )
-    named = {recording.content(_whole(row, "chosen")): row for row in rows}
-    for step, of_step in _steps(output):
-        policy.zero_grad()
-        losses = []
-        for row in (named[name] for name in of_step):
-            ratios = []
-            for key in ("chosen", "rejected"):
-                ids = _whole(row, key)
-                begin = len(_whole(row, None))
-                with torch.no_grad():
-                    before = _log_probability(other, ids, begin)
-                ratios.append((_log_probability(policy, ids, begin) - before, len(ids) - begin))
-            losses.append(loss_of_pair(*ratios))
-        loss = torch.stack(losses).mean()
-        loss.backward()
-        yield step, loss.item(), gradients_of(policy)
-
-
 def _steps(output: Path) -> Iterator[tuple[int, list[int]]]:
     seen = recording.seen(output)
     for step in sorted(seen):
         assert set(Counter(seen[step]).values()) == {1}
         yield step, list(seen[step])
-
-
-def _whole(row: Mapping[str, Any], answer: str | None) -> list[int]:
-    prompt, _ = chatml(row["prompt"])
-    prompt += encode("<|im_start|>assistant\n")
-    return prompt + (encode(f"{row[answer][0]['content']}<|im_end|>\n") if answer else [])
-
-
-def _log_probability(network: Any, ids: list[int], begin: int) -> torch.Tensor:
-    """log P(ids[begin:] | ids[:begin])."""
-    logits = network(torch.tensor([ids])).logits[0, begin - 1 : -1]
-    return logits.log_softmax(-1).gather(1, torch.tensor(ids[begin:])[:, None]).sum()

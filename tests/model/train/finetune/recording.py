@@ -12,21 +12,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from common.config import from_json
-from model.entry import dpo
 from model.train.distributed.signals import StopFlag
 from model.train.finetune.build import build, sft_method
 from model.train.finetune.config import DpoJob, DpoSettings, FinetuneJob, SftJob, SftSettings
-from model.train.finetune.fit import fit
+from model.train.finetune.preferences.method import dpo_method
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from model.train.run.metrics import read_metrics
 from model.train.run.program import train as run_program
 from model.train.trainer import Trainer
 from tests.tiny_chat import conversations, pairs, write_lines
 
-ENTRIES: Mapping[str, Any] = {"dpo": dpo}
+METHODS: Mapping[str, Any] = {"sft": sft_method, "dpo": dpo_method}
 JOBS: Mapping[str, Any] = {"sft": (SftJob, SftSettings), "dpo": (DpoJob, DpoSettings)}
 WATCHED = ("train/", "data/", "validation/")
 """Beginnings of the names of measurements that do not depend on time."""
@@ -60,7 +57,7 @@ def make_job(
     job: FinetuneJob = job_type(
         settings=settings_type(**{**small, **settings}),
         model=str(model),
-        data=str(write_lines(output / "mixture.jsonl", rows)),
+        data=str(write_lines(output / "rows.jsonl", rows)),
         output=str(output),
         scratch=str(output / "scratch"),
     )
@@ -80,22 +77,9 @@ def train(
     """
     job_type, _ = JOBS[method]
     job = from_json(job_type, output / f"{method}.json")
-    if method == "sft":
-        return _train_sft(job, output, kill_after, prepare)
 
-    def build(*given: Any) -> Any:
-        trainer = _record(ENTRIES[method].build(*given), output, kill_after)
-        prepare(trainer)
-        return trainer
-
-    return fit(job, build)
-
-
-def _train_sft(
-    job: SftJob, output: Path, kill_after: int | None, prepare: Callable[[Any], None]
-) -> int:
     def make(*given: Any) -> Trainer:
-        trainer = build(job, *given, sft_method)
+        trainer = build(job, *given, METHODS[method])
         _record_steps(trainer.data, output, kill_after)
         prepare(trainer)
         return trainer
@@ -121,7 +105,7 @@ def _record_steps(data: Any, output: Path, kill_after: int | None) -> None:
         if batch == kill_after:
             _kill()
         micro_batches = original(batch)
-        rows = [content(ids) for one in micro_batches for ids in documents(one)]
+        rows = [content(ids) for one in micro_batches for ids in _first_documents(one)]
         with path.open("a") as file:
             file.write(json.dumps({"step": batch + 1, "rows": rows}) + "\n")
         return micro_batches
@@ -129,8 +113,13 @@ def _record_steps(data: Any, output: Path, kill_after: int | None) -> None:
     data.step = step
 
 
+def _first_documents(batch: Mapping[str, Any]) -> list[list[int]]:
+    """The document of each conversation, or of each pair's chosen answer."""
+    return list(documents(batch))[:: 2 if "answer_lengths" in batch else 1]
+
+
 def documents(batch: Mapping[str, Any]) -> Iterator[list[int]]:
-    """Ids of each conversation in a micro-batch, without padding (256)."""
+    """Ids of each conversation or answer in a micro-batch, without padding (256)."""
     ids, labels = batch["input_ids"], batch["labels"]
     bounds = range(0, ids.numel() + 1, ids.shape[1])
     if "cu_seqlens" in batch:
@@ -162,33 +151,6 @@ def log_of(output: Path) -> str:
 
 def _kill() -> None:
     raise Killed
-
-
-def _record(trainer: Any, output: Path, kill_after: int | None) -> Any:
-    original = trainer.get_batch_samples
-    path = output / f"seen-{os.environ.get('RANK', '0')}.jsonl"
-
-    def get_batch_samples(*arguments: Any) -> Any:
-        step = trainer.state.global_step
-        if step == kill_after:
-            _kill()
-        batches, targets = original(*arguments)
-        rows = [row for batch in batches for row in _samples_in(batch)]
-        with path.open("a") as file:
-            file.write(json.dumps({"step": step + 1, "rows": rows}) + "\n")
-        return batches, targets
-
-    trainer.get_batch_samples = get_batch_samples
-    return trainer
-
-
-def _samples_in(batch: Mapping[str, torch.Tensor]) -> Iterator[int]:
-    """A short name for each pair in a micro-batch; rows to fill it up have none."""
-    for ids, answer in zip(
-        batch["input_ids"].chunk(2)[0], batch["completion_mask"].chunk(2)[0], strict=True
-    ):
-        if answer.any():
-            yield content(ids[ids != 256].tolist())
 
 
 def content(ids: list[int]) -> int:

@@ -7,8 +7,9 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from model.tokenizer.conversation import conversation_encoder, protect_chat_template
-from model.train.finetune.encoding import IGNORED, encode_conversation, encode_pair
-from model.train.finetune.trainer import load_tokenizer
+from model.train.finetune.build import load_tokenizer
+from model.train.finetune.encoding import encode_conversations
+from model.train.finetune.preferences.encoding import encode_pair
 from tests.model.tokenizer.kinds import KINDS
 from tests.tiny_chat import byte_tokenizer, write_model
 
@@ -86,17 +87,15 @@ def test_the_end_of_a_turn_is_the_templates(kind: str, end: str) -> None:
 
 def test_rows_as_steel_prepares_them(tokenizer: PreTrainedTokenizerFast) -> None:
     start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
-    options = {"tokenizer": tokenizer, "chat_template": None, "max_length": 512}
-    row = encode_conversation({"messages": MESSAGES}, **options)
-    assert (row["input_ids"].count(start), row["input_ids"].count(end)) == (3, 3)
-    targets = [label for label in row["labels"] if label != IGNORED]
+    ((ids, spoken, _),) = encode_conversations([MESSAGES], tokenizer)
+    assert (ids.count(start), ids.count(end)) == (3, 3)
+    targets = [id_ for id_, is_target in zip(ids, spoken, strict=True) if is_target]
     assert tokenizer.decode(targets) == MESSAGES[1]["content"] + "<|im_end|>"
     answers = [
         [{"role": "assistant", "content": text}] for text in ("a<|im_end|>b", "<|im_start|>")
     ]
-    pair = encode_pair(
-        {"prompt": MESSAGES[:1], "chosen": answers[0], "rejected": answers[1]}, **options
-    )
-    assert tokenizer.decode(pair["chosen_ids"]) == "a<|im_end|>b<|im_end|>\n"
+    row = {"prompt": MESSAGES[:1], "chosen": answers[0], "rejected": answers[1]}
+    pair = encode_pair(row, tokenizer=tokenizer, max_length=512)
+    assert tokenizer.decode(pair["chosen_ids"]) == "a<|im_end|>b<|im_end|>"
     assert pair["chosen_ids"].count(end) == pair["rejected_ids"].count(end) == 1
     assert start not in pair["rejected_ids"]

@@ -1,4 +1,4 @@
-"""Each step of SFT and DPO has the loss and the gradient of a plain loop over its samples."""
+"""Each step of SFT has the loss and the gradient of a plain loop over its samples."""
 
 import itertools
 from collections.abc import Iterator
@@ -7,22 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional
 
 from tests.model.train import ranks
 from tests.model.train.finetune import gradients, recording
 from tests.model.train.finetune.recording import curve, log_of, make_job, seen
-from tests.tiny_chat import conversations, pairs, write_model
+from tests.tiny_chat import conversations, write_model
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("other"), seed=1)
 
 
 @pytest.fixture(autouse=True)
@@ -116,38 +110,3 @@ def test_every_split_of_a_step_has_one_loss_and_gradient(base: Path, tmp_path: P
             assert others[step]["train/targets"] == line["train/targets"]
         for name, values in wanted.items():
             assert (gradient[name] - values).norm().item() <= 3e-6 * norm, name
-
-
-def sigmoid(chosen: Any, rejected: Any) -> torch.Tensor:
-    return -functional.logsigmoid(0.3 * (chosen[0] - rejected[0]))
-
-
-def hinge(chosen: Any, rejected: Any) -> torch.Tensor:
-    return functional.relu(1 - 0.3 * (chosen[0] - rejected[0]))
-
-
-def ipo(chosen: Any, rejected: Any) -> torch.Tensor:
-    """Of log ratios a token, as the authors of IPO do (TRL)."""
-    return (chosen[0] / chosen[1] - rejected[0] / rejected[1] - 1 / (2 * 0.3)) ** 2
-
-
-@pytest.mark.usefixtures("fork_server")
-@pytest.mark.parametrize(
-    ("num_ranks", "loss", "grouped"),
-    [
-        *((1, loss, False) for loss in (sigmoid, hinge, ipo)),
-        *(slow(2, loss, True) for loss in (sigmoid, hinge, ipo)),
-    ],
-)
-def test_a_step_of_dpo_is_the_mean_over_its_pairs(
-    base: Path, other: Path, tmp_path: Path, num_ranks: int, loss: Any, grouped: bool
-) -> None:
-    rows = pairs(19)
-    for row in rows[::3]:
-        row["chosen"][0]["content"] *= 4
-    settings = {"loss": loss.__name__, "beta": 0.3, "group_by_length": grouped}
-    settings |= {"micro_batch_size": 2, "global_batch_size": 8}
-    make_job("dpo", base, tmp_path, rows, **gradients.SETTINGS, **settings)
-    run(num_ranks, "dpo", tmp_path, other)
-    sizes = check(tmp_path, gradients.dpo_steps(base, other, tmp_path, rows, loss))
-    assert sizes == [8, 8, 3]

@@ -13,16 +13,14 @@ from model.train.finetune.preferences.selection import (
     PairNames,
     balance,
     draw_pairs,
-    held_out,
     without_repeats,
 )
 
 LANGUAGES = st.lists(st.sampled_from(["zh", "en", "other"]), max_size=60)
 
 
-def name(pair: str, swapped: str = "", prompt: int = 0, language: str = "zh") -> PairNames:
-    digest = f"{prompt:016x}"
-    return PairNames(pair=pair, swapped=swapped or f"-{pair}", prompt=digest, language=language)
+def name(pair: str, swapped: str = "") -> PairNames:
+    return PairNames(pair=pair, swapped=swapped or f"-{pair}", digest=0, language="zh")
 
 
 def test_repeats_and_contradictions_are_left_out() -> None:
@@ -66,15 +64,6 @@ def test_another_seed_draws_others() -> None:
     languages = ["zh"] * 400 + ["en"] * 20
     draws = [draw_pairs(languages, chinese_per_english=4, limit=None, seed=seed) for seed in (1, 2)]
     assert draws[0] != draws[1]
-
-
-def test_a_prompt_is_on_one_side_whatever_else_is_there() -> None:
-    names = [name(f"{n}", prompt=n * (2**64 // 1000)) for n in range(1000)]
-    aside = held_out(names, 0.1)
-    assert sum(aside) == 101  # 0, and those below a tenth
-    assert held_out(names[50:], 0.1) == aside[50:]
-    assert held_out([names[3], names[3]], 0.1) == [True, True]
-    assert not any(held_out(names, 0.0))
 
 
 def test_too_few_pairs_are_refused_with_both_numbers() -> None:
