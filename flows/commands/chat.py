@@ -41,6 +41,7 @@ WHY = {
     "length": "[the answer reached --max-new-tokens]",
     "context": "[the answer reached the end of the model's context]",
     "stopped": "[stopped]",
+    "silent": "[the model ended its answer at once]",
 }
 """Said below an answer that the model did not end."""
 
@@ -235,7 +236,7 @@ class _Screen:
         else:
             answer = conversation.ask(message, self._show, self._say_left_out)
             print(file=self.out, flush=True)
-            if why := WHY.get(answer.finish):
+            if why := WHY.get(answer.finish) or ("" if answer.text else WHY["silent"]):
                 self.note(why)
             if self.for_person:
                 print(file=self.out, flush=True)
