@@ -15,7 +15,7 @@ chosen after pretraining never asks for another pretraining. A data set is acqui
 that one more changes no stage that does not use it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +52,17 @@ TARGETS: dict[Target, str] = {
     "report": "report",
 }
 """Targets, which a run can be asked for by name -> the property of `Pipeline` that makes each."""
+
+
+NO_SEARCH = ContaminationConfig(action="off")
+"""In the place of settings of a search that is not made: they are in no key then."""
+
+
+def _chosen(
+    benchmarks: Mapping[str, StageResult], names: Collection[str]
+) -> dict[str, StageResult]:
+    """Those of the benchmarks that are named; all where none is."""
+    return {name: one for name, one in benchmarks.items() if not names or name in names}
 
 
 @dataclass(frozen=True)
@@ -162,8 +173,9 @@ class Pipeline:
     def cleaned(self) -> StageResult:
         """Documents that cleaning kept, without questions of the benchmarks in `decontaminate`."""
         config = self.config.clean
-        if not self.removed:  # how they would be looked for is no matter then
-            config = replace(config, contamination=ContaminationConfig(action="off"))
+        removed = _chosen(self.removed, config.contamination.benchmarks)
+        if not removed:  # how they would be looked for is no matter then
+            config = replace(config, contamination=NO_SEARCH)
         result = clean(
             replace(
                 config,
@@ -172,7 +184,7 @@ class Pipeline:
             ),
             context=self.context,
             normalized=self.held_out or self.normalized,
-            benchmarks=self.removed or None,
+            benchmarks=removed or None,
         )
         if not self.context.planned:
             enforce(result, self.config.clean)
@@ -258,18 +270,23 @@ class Pipeline:
             raise ConfigError("this configuration has no `sft` and `sft_sets`")
         place = ("sft", mixture)
         if place not in self._made:
+            config = self.config.sft_of(mixture)
+            questions = self._screened(config.contamination)
             self._made[place] = sft(
-                self.config.sft_of(mixture),
+                config if questions else replace(config, contamination=NO_SEARCH),
                 context=self.context,
                 label=label or mixture,
                 base=self.start,
                 data=self.sft_data(mixture),
-                benchmarks=self._screened(self.config.sft.contamination),
+                benchmarks=questions,
             )
         return self._made[place]
 
-    def _screened(self, contamination: ContaminationConfig) -> dict[str, StageResult] | None:
-        return self.screened or None if contamination.action != "off" else None
+    def _screened(self, search: ContaminationConfig) -> dict[str, StageResult] | None:
+        """Benchmarks whose questions are looked for in the data of a fine-tuning; None for none."""
+        if search.action == "off":
+            return None
+        return _chosen(self.screened, search.benchmarks) or None
 
     @cached_property
     def aligned(self) -> StageResult | None:
@@ -282,12 +299,13 @@ class Pipeline:
         else:
             assert self.config.policy_mixture is not None
             policy = self.tune(self.config.policy_mixture)
+        questions = self._screened(config.contamination)
         return dpo(
-            config,
+            config if questions else replace(config, contamination=NO_SEARCH),
             context=self.context,
             policy=policy,
             data=self.preference_data,
-            benchmarks=self._screened(config.contamination),
+            benchmarks=questions,
         )
 
     @cached_property

@@ -13,11 +13,12 @@ import yaml
 from common.config import StageConfig, field_types
 from common.paths import RECIPES
 from common.recipes import load_config
+from corpus.decontaminate import ContaminationConfig
 from flows.config import PipelineConfig
 from flows.graph import Pipeline, planned
 from flows.preflight import preflight
 from tasks.core.finetune import FinetuneConfig
-from tasks.core.plan import Plan, no_tracker
+from tasks.core.plan import Plan, PlannedStage, no_tracker
 from tasks.core.stage import Context
 from tasks.pack import VocabularyConfig
 from tests.flows.fake_sources import write_fakes
@@ -148,6 +149,30 @@ def test_one_more_set_leaves_other_mixtures_alone(
     after = of(replace(config, preference_sets=more))
     changed = {stage for stage in before if before[stage] != after[stage]}
     assert changed == {"dpo", "evaluate dpo", "report"}
+
+
+def test_settings_of_a_search_that_is_not_made_are_in_no_key(tmp_path: Path) -> None:
+    path = RECIPES.parent / "deployments" / "smoke.yaml"
+    config = load_config(path, PipelineConfig)
+    assert config.sft is not None
+    assert config.dpo is not None
+
+    def of(action: Any, *benchmarks: str, **search: Any) -> list[PlannedStage]:
+        settings = ContaminationConfig(action=action, benchmarks=benchmarks, **search)
+        changed = replace(
+            config,
+            clean=replace(config.clean, contamination=settings),
+            sft=replace(config.sft, contamination=settings),
+            dpo=replace(config.dpo, contamination=settings),
+        )
+        return planned(changed, tmp_path)
+
+    assert of("off") == of("off", "ceval", ngram=9)
+    assert of("drop") != of("drop", ngram=9)
+    assert of("drop") != of("drop", "ceval") != of("off")
+    none = replace(config, decontaminate={})
+    off = replace(none, clean=replace(none.clean, contamination=ContaminationConfig(action="off")))
+    assert keys(none, tmp_path) == keys(off, tmp_path) != keys(config, tmp_path)
 
 
 def test_a_benchmark_in_both_lists_is_acquired_once(tmp_path: Path) -> None:

@@ -63,6 +63,11 @@ OTHER_TEXTS = {
     "clean.ray.address",
     "pretrain.rendezvous",
     "report.title",
+    # Written into conversations.
+    "sft.identity.author",
+    "sft.identity.author_zh",
+    "sft.identity.name",
+    "sft.identity.name_zh",
     # Replaced by each of `mixtures`.
     "sft.mixture",
 }
