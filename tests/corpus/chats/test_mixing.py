@@ -324,3 +324,21 @@ def test_wrong_mixture_is_refused(recipe: str, text: str, message: str) -> None:
     recipe_path("mixtures", "wrong").write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_mixture("wrong")
+
+
+@pytest.mark.parametrize("name", ["smoke-chinese-english", "real-sample-chinese-english"])
+def test_pools_of_shipped_mixtures_hold_a_fifth_beside_four_fifths_of_chinese(name: str) -> None:
+    mixture = load_mixture(name)
+    letters = {}
+    for number, (set_name, share) in enumerate(mixture.sets.items()):
+        one = "e" if share.pool else "ze"[number % 2]  # also English ones outside of the pool
+        letters[set_name] = one * (1000 + 37 * number)
+    drawn = draw_mixture(mixture, letters, 7)
+    chinese = sum(letters[n][i] == "z" for n, rows in drawn.items() for i in rows)
+    pooled = sum(len(rows) for n, rows in drawn.items() if mixture.sets[n].pool)
+    assert chinese > 0
+    assert pooled == int(chinese / 4 + 0.5)
+    english = sum(letters[n][i] == "e" for n, rows in drawn.items() for i in rows)
+    assert english > pooled, "questions come on top, which the title must say"
+    assert "%" not in mixture.title
+    assert "4:1" in mixture.title
