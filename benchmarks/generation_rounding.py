@@ -59,7 +59,7 @@ def main() -> None:
                 num_attention_heads=4,
                 num_experts=4,
                 expert_intermediate_size=hidden // 4,
-                routing=routing,  # type: ignore[arg-type]
+                routing=routing,
                 initializer_range=0.1,
             )
             network: Any = SteelForCausalLM(config).eval()

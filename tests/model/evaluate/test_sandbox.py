@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from textwrap import dedent
@@ -128,11 +127,6 @@ def test_there_is_no_network() -> None:
         for listening in (server, local):
             listening.settimeout(0.05)
 
-        def listen() -> None:
-            for listening in (server, local):
-                with contextlib.suppress(TimeoutError):
-                    calls.append(listening.accept())
-
         program = f"""
             {REFUSED.replace(chr(10), chr(10) + " " * 12)}
             import socket
@@ -147,9 +141,9 @@ def test_there_is_no_network() -> None:
             assert [name for _, name in socket.if_nameindex()] == ["lo"]
         """
         assert outcome(program) == "passed"
-        listening = threading.Thread(target=listen)
-        listening.start()
-        listening.join()
+        for waiting in (server, local):
+            with contextlib.suppress(TimeoutError):
+                calls.append(waiting.accept())
         udp.settimeout(0.05)
         with pytest.raises(TimeoutError):
             udp.recv(10)
