@@ -17,7 +17,7 @@ from tests.tiny_bigram import write_bigram_model
 
 SAYS_B = {"\n": "B", "B": ".", ".": "<|im_end|>"}
 """Ends every prompt's line break with the answer "B."."""
-MODES = ["likelihood", "answer_first", "chain_of_thought"]
+MODES: list[Any] = ["likelihood", "answer_first", "chain_of_thought"]
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_answers_are_generated_once(
     first = evaluate(config, context=context, label="once", **inputs(folder))
     monkeypatch.setattr("tasks.evaluate.torchrun", lambda *a, **k: pytest.fail("ran again"))
     for changes in ({"modes": MODES[:2]}, {"batch_size": 3}):
-        values = {"num_fewshot": 0, "modes": MODES, "answer_tokens": 7, **changes}
+        values: dict[str, Any] = {"num_fewshot": 0, "modes": MODES, "answer_tokens": 7, **changes}
         again = evaluate(EvaluateConfig(**values), context=context, label="again", **inputs(folder))
         for name, result in results_of(again).items():
             known = results_of(first)[name]["modes"]
@@ -117,4 +117,4 @@ def test_check_refuses_modes_that_do_not_fit() -> None:
         ({"reasoning_tokens": -5}, "reasoning_tokens"),
     ):
         with pytest.raises(ConfigError, match=words):
-            validate(EvaluateConfig(**changes), "evaluate")  # type: ignore[arg-type]
+            validate(EvaluateConfig(**changes), "evaluate")
