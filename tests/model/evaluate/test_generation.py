@@ -48,7 +48,7 @@ def make_model(routing: str, *, dtype: torch.dtype = torch.float32, seed: int = 
         )
     else:
         network = SteelForCausalLM(
-            SteelConfig(**shape, routing=routing, num_experts=2, expert_intermediate_size=8)
+            SteelConfig(**shape | {"routing": routing}, num_experts=2, expert_intermediate_size=8)
         )
     return network.to(dtype).eval()
 
