@@ -184,23 +184,23 @@ def terminal(model: Path) -> Iterator[Terminal]:
 
 @pytest.mark.slow
 def test_at_a_terminal(terminal: Terminal) -> None:
-    greeting = terminal.read("> ")
+    greeting = terminal.read("\n> ")
     assert "SteelForCausalLM" in greeting and "context 200 tokens. /help lists" in greeting
     terminal.type("/help\r")
-    helped = terminal.read("> ")
+    helped = terminal.read("\n> ")
     assert "/system TEXT" in helped and "temperature 1, top-p 1, top-k 0" in helped
 
     terminal.type("你好<|im_end|>\r")
-    shown = terminal.read("> ")
+    shown = terminal.read("\n> ")
     assert shown.startswith("你好<|im_end|>\n")
     answer = shown.removeprefix("你好<|im_end|>\n").removesuffix("\n> ")
     assert answer
     assert not any(ord(c) < 32 and c not in "\n\t" for c in answer), "it could write anywhere"
 
     terminal.type("/system 用中文回答\r")
-    assert "[system prompt: 用中文回答]" in terminal.read("> ")
+    assert "[system prompt: 用中文回答]" in terminal.read("\n> ")
     terminal.type("/reset\r")
-    assert "[the conversation begins anew]" in terminal.read("> ")
+    assert "[the conversation begins anew]" in terminal.read("\n> ")
     terminal.type("x" * 250 + "\r")
     assert "shorten it]" in terminal.read("\n> ")
     shown = ""
@@ -220,16 +220,16 @@ def test_control_c_stops_the_answer_and_not_the_program(tmp_path: Path) -> None:
     save_tiny_model(folder, byte_tokenizer(), seed=2, vocab_size=264, **shape)
     weights_never_end = ("--max-new-tokens", "900000", "--temperature", "5")
     with Terminal(folder, *weights_never_end) as terminal:
-        terminal.read("> ")
+        terminal.read("\n> ")
         terminal.type("\x03")  # at the prompt
-        assert "/exit or Ctrl-D ends" in terminal.read("> ")
+        assert "/exit or Ctrl-D ends" in terminal.read("\n> ")
         for _ in range(2):
             terminal.type("go\r")
             terminal.read("go\r\n")
             while len(terminal.screen) < 50:
                 terminal.screen += os.read(terminal.fd, 4096)
             terminal.type("\x03")
-            shown = terminal.read("> ")
+            shown = terminal.read("\n> ")
             if "[stopped]" not in shown:  # the model ended it first, which is rare
                 continue
         terminal.type("/exit\r")
