@@ -9,8 +9,8 @@ from common.errors import ConfigError
 from common.names import NamesOf, RelativePath
 from common.paths import display
 from common.recipes import load_recipe, recipe_path
+from corpus.benchmarks.evaluation_splits import refuse_test_split
 from corpus.chats.choices import STYLES
-from corpus.chats.evaluation_splits import refuse_test_split
 from corpus.chats.formats import CHAT_FORMATS, PAIR_FORMATS
 from corpus.chats.identity import OtherIdentity
 from corpus.recipes import HubSource, ModelScopeSource, is_benchmark

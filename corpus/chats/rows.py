@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from common.errors import DataError
-from corpus.chats.evaluation_splits import refuse_test_split
+from corpus.benchmarks.evaluation_splits import refuse_test_split
 from corpus.formats.encodings import data_suffix
 from corpus.formats.records import (
     CANNOT_READ,
@@ -70,7 +70,7 @@ class SkippedRow:
 def matching_files(folder: Path, patterns: tuple[str, ...], *, where: str) -> list[Path]:
     """The files of `folder` that a recipe's patterns name, sorted.
 
-    A file whose name says that it is a test split is refused (evaluation_splits.py): the published
+    A file whose name says that it is a test split is refused (corpus.benchmarks): the published
     mixtures trained on the test splits of ARC, OpenBookQA and LogiQA.
 
     Raises ConfigError for a pattern or a match that names a test split, DataError when nothing

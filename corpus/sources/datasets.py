@@ -26,7 +26,7 @@ from common.paths import display
 from common.reading.files import shown_path
 from common.recipes import read_yaml, recipe_path
 from common.urls import identity, is_url, scheme
-from corpus.chats.evaluation_splits import refuse_test_split
+from corpus.benchmarks.evaluation_splits import refuse_test_split
 from corpus.recipes import corpus, pinned_checksums
 from corpus.sample_data import DatasetKind, SampleDataConfig, generator_files, write_dataset
 from corpus.sources import hub, modelscope

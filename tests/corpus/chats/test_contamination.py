@@ -91,7 +91,7 @@ def test_the_action_on_what_is_found_makes_no_other_set(tmp_path: Path, recipe: 
     write_benchmarks(tmp_path / "benchmarks", FOUND)
     run = stage_run(tmp_path / "sft")
     for action in ("drop", "flag"):
-        drawn(run, tmp_path, recipe, ContaminationConfig(action=action))  # type: ignore[arg-type]
+        drawn(run, tmp_path, recipe, ContaminationConfig(action=action))
     assert len([p for p in (run.cache / "sft").iterdir() if p.is_dir()]) == 1
     drawn(run, tmp_path, recipe, ContaminationConfig(action="off", ngram=9))
     drawn(run, tmp_path, recipe, ContaminationConfig(action="off"))

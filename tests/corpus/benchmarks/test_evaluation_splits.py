@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from common.errors import ConfigError
 from common.paths import ROOT
+from corpus.benchmarks.evaluation_splits import refuse_test_split, split_named_at, split_named_in
 from corpus.chats import load_set
-from corpus.chats.evaluation_splits import refuse_test_split, split_named_at, split_named_in
 from corpus.chats.rows import matching_files
 from corpus.sources.datasets import acquire_dataset, check_location
 from corpus.sources.transfer import Destination
@@ -114,7 +114,7 @@ def test_a_folder_above_the_project_says_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "test" / "steel"
-    monkeypatch.setattr("corpus.chats.evaluation_splits.ROOT", root)
+    monkeypatch.setattr("corpus.benchmarks.evaluation_splits.ROOT", root)
     assert split_named_at(str(root / "data" / "train.jsonl")) is None
     assert split_named_at(str(root / "data" / "test" / "a.jsonl")) == "test"
 
