@@ -52,9 +52,10 @@ def rows_of(name: str, folder: Path) -> list[dict[str, Any]]:
     data = data_sets(result_of(acquired))
     run = stage_run(folder / "drawn")
     if name == "dpo":
+        assert CONFIG.dpo is not None
         write_candidates(run, CONFIG.dpo, data)
         return list(read_json_lines(run.scratch / CANDIDATES_FILE))[:ROWS]
-    sft = replace(CONFIG.sft, mixture=name)
+    sft = CONFIG.sft_of(name)
     sets, _ = read_sets(
         run,
         needed_sets(sft),
@@ -66,8 +67,7 @@ def rows_of(name: str, folder: Path) -> list[dict[str, Any]]:
         remedy="",
     )
     output = run.folder / DATA_FILE
-    options = {"seed": sft.seed, "max_length": sft.max_length}
-    build_mixture(load_mixture(name), sets, output, **options)
+    build_mixture(load_mixture(name), sets, output, seed=sft.seed, max_length=sft.max_length)
     texts = {n: list(read_json_lines(one.folder / "rows.jsonl")) for n, one in sets.items()}
     drawn = list(read_json_lines(output))[:ROWS]
     return [line | {"messages": texts[line["set"]][line.pop("row")]["messages"]} for line in drawn]
