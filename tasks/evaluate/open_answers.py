@@ -178,6 +178,7 @@ def scored_open(
         "chat": chat,
         "num_subjects": 1,
         "num_subjects_known": 1,
+        "left_out_subjects": {},
         "modes": {},
         "chance": 0.0,
         "filter": recipe.filter,
