@@ -13,10 +13,11 @@ drawn. Matplotlib's object interface only: no global state, no display.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -190,10 +191,13 @@ def _dpo(data: ReportData, theme: Theme) -> Figure | None:
     training: Training | None = data.trainings.get("dpo")
     if training is None or "train/loss" not in training.curves:
         return None
-    second = training.curves.get("train/preference_accuracy")
-    figure, panels = new_figure(3.5, panels=2 if second else 1)
-    loss = training.curves["train/loss"]
+    curves = training.curves
+    accuracy, rewards = curves.get("train/preference_accuracy"), curves.get("train/reward_chosen")
+    figure, panels = new_figure(3.5, panels=1 + (accuracy is not None) + (rewards is not None))
+    loss, held_out = curves["train/loss"], curves.get("validation/loss")
     plot_curve(panels[0], loss, theme.series[0], "training")
+    if held_out is not None:
+        plot_curve(panels[0], held_out, theme.series[1], "held out")
     panels[0].axhline(math.log(2), color=theme.muted, linewidth=1, linestyle=DASHES)
     panels[0].annotate(
         "ln 2: no preference learned",
@@ -205,17 +209,47 @@ def _dpo(data: ReportData, theme: Theme) -> Figure | None:
         fontsize=8,
         color=theme.muted,
     )
-    loss_axes(panels[0], "Preference optimisation", "loss, nats per pair", [loss])
-    if second is not None:
-        share = Curve(steps=second.steps, values=[100 * value for value in second.values])
-        plot_curve(panels[1], share, theme.series[2], "training", lambda end: f"{end:.1f} %")
-        panels[1].axhline(50, color=theme.muted, linewidth=1, linestyle=DASHES)
-        panels[1].set_ylim(0, 103)
-        panels[1].grid(axis="y")
-        step_axis(panels[1])
-        panels[1].set_title("Chosen preferred over rejected, %")
-        panels[1].legend(loc="lower right")
+    of_loss = [loss] if held_out is None else [loss, held_out]
+    loss_axes(panels[0], "Preference optimisation", "loss, nats per pair", of_loss)
+    if accuracy is not None:
+        _preference_accuracy(panels[1], training, theme)
+    if rewards is not None:
+        _rewards(panels[-1], curves, theme)
     return figure
+
+
+def _preference_accuracy(axes: Axes, training: Training, theme: Theme) -> None:
+    """Share of pairs whose chosen answer is rewarded more, and of those where it is longer."""
+    for name, label, colour in (
+        ("train/preference_accuracy", "training", theme.series[2]),
+        ("validation/preference_accuracy", "held out", theme.series[1]),
+    ):
+        if (curve := training.curves.get(name)) is not None:
+            share = Curve(steps=curve.steps, values=[100 * value for value in curve.values])
+            plot_curve(axes, share, colour, label, lambda end: f"{end:.1f} %")
+    axes.axhline(50, color=theme.muted, linewidth=1, linestyle=DASHES)
+    if (baseline := training.counts.get("length_accuracy")) is not None:
+        label = f"prefers the longer  {100 * baseline:.1f} %"
+        axes.axhline(100 * baseline, color=theme.series[5], linewidth=1, label=label)
+    axes.set_ylim(0, 103)
+    axes.set_ylabel("pairs, %")
+    axes.grid(axis="y")
+    step_axis(axes)
+    axes.set_title("Chosen preferred over rejected")
+    axes.legend(loc="lower right")
+
+
+def _rewards(axes: Axes, curves: Mapping[str, Curve], theme: Theme) -> None:
+    """Rewards of both answers, which is beta times how far the policy moved from the reference."""
+    for name, colour in (("chosen", theme.series[2]), ("rejected", theme.series[5])):
+        if (curve := curves.get(f"train/reward_{name}")) is not None:
+            plot_curve(axes, curve, colour, name, lambda end: f"{end:+.3f}")
+    axes.axhline(0, color=theme.muted, linewidth=1, linestyle=DASHES)
+    axes.set_title("Rewards")
+    axes.set_ylabel("beta log (policy / reference)")
+    axes.grid(axis="y")
+    step_axis(axes)
+    axes.legend(loc="best")
 
 
 def _accuracy(data: ReportData, theme: Theme) -> Figure | None:

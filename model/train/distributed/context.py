@@ -179,3 +179,13 @@ def synchronise_gradients(module: nn.Module, *, last: bool, free_weights: bool) 
         module.set_requires_gradient_sync(last)
         module.set_is_last_backward(last)
         module.set_reshard_after_backward(last or free_weights)
+
+
+def free_gathered_weights(module: nn.Module) -> None:
+    """After forward passes without gradients: let the next one gather the weights anew.
+
+    Where they stayed gathered, FSDP2 added the gradients of later steps to those before them.
+    """
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
