@@ -235,7 +235,7 @@ def _preference_accuracy(axes: Axes, training: Training, theme: Theme) -> None:
     axes.set_ylabel("pairs, %")
     axes.grid(axis="y")
     step_axis(axes)
-    axes.set_title("Chosen preferred over rejected")
+    axes.set_title("Chosen preferred")
     axes.legend(loc="lower right")
 
 
