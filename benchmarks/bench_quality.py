@@ -1,6 +1,7 @@
 """Judgement of web pages against labels that people gave by reading.
 
     python -m benchmarks.bench_quality                  agreement, AUC, precision, recall, speed
+    python -m benchmarks.bench_quality --learning-curve what more labels would bring
     python -m benchmarks.bench_quality --write-model    trains data_recipes/quality/web.npz on all
 
 Labels (data_recipes/quality/labels.jsonl) have hashes instead of texts, which are read from the
@@ -48,6 +49,8 @@ RECIPE = "curated/web"
 BOUNDS = (0.4, 0.45, 0.5, 0.52, 0.55, 0.6, 0.65, 0.7)
 FOLDS, SEEDS = 8, 5
 """Parts of the cross-validation, and how often it is done with other parts."""
+SHARES = (0.25, 0.5, 1.0)
+"""Shares of the pages that a learning curve trains on."""
 
 Bools = npt.NDArray[np.bool_]
 Scores = npt.NDArray[np.float64]
@@ -156,15 +159,19 @@ def mean_at_bound(good: Bools, scored: Scores, ruled: Bools, bound: float) -> di
     return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
 
 
-def cross_validated(pages: Pages) -> Scores:
-    """Scores of models that have not seen the page: a row for each seed of the parts."""
+def cross_validated(pages: Pages, *, seeds: int = SEEDS, share: float = 1.0) -> Scores:
+    """Scores of models that have not seen the page: a row for each seed of the parts.
+
+    share: of the pages outside of a part, so many are learnt from, drawn by the seed.
+    """
     good = pages.of("verdict") == "keep"
-    found = np.zeros((SEEDS, len(good)))
-    for seed in range(SEEDS):
+    found = np.zeros((seeds, len(good)))
+    for seed in range(seeds):
         parts = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+        random = np.random.default_rng(seed)
         for learn, judge in parts.split(good, good):
             chosen = np.zeros(len(good), bool)
-            chosen[learn] = True
+            chosen[random.permutation(learn)[: round(share * len(learn))]] = True
             found[seed, judge] = pages.train(chosen).scores([pages.texts[i] for i in judge])
     return found
 
@@ -226,6 +233,25 @@ def measure(pages: Pages) -> dict[str, Any]:
     }
 
 
+def learning_curve(pages: Pages) -> list[dict[str, Any]]:
+    """AUC, and what stays where at most a tenth of the drops is wrong, by pages learnt from."""
+    good = pages.of("verdict") == "keep"
+    ruled = np.array([bool(reason_to_drop(text)) for text in pages.texts])
+    found = []
+    for share in SHARES:
+        scores = cross_validated(pages, seeds=1, share=share)
+        bounds = [mean_at_bound(good, scores, ruled, b) for b in np.arange(0.02, 1, 0.01)]
+        fitting = [one for one in bounds if one["wrong_among_dropped"] <= 0.1]
+        found.append(
+            {
+                "pages": round(share * len(good) * (FOLDS - 1) / FOLDS),
+                "auc": roc_auc_score(good, scores[0]),
+                "at_a_tenth_wrong": max(fitting, key=lambda one: one["dropped"]),
+            }
+        )
+    return found
+
+
 def rounded(value: Any) -> Any:
     """The same JSON with numbers of three digits."""
     if isinstance(value, dict):
@@ -240,11 +266,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--shared", type=Path, default=SHARED, help="folder of the real rows")
     parser.add_argument("--write-model", action="store_true", help=f"train {SHIPPED.name} on all")
+    parser.add_argument("--learning-curve", action="store_true", help="by pages learnt from")
     add_options(parser)
     options = parser.parse_args(argv)
     pages = read(options.shared)
     if options.write_model:
         pages.train(np.ones(len(pages.texts), bool)).save(SHIPPED)
+        return 0
+    if options.learning_curve:
+        figures = {"learning_curve": learning_curve(pages)}
+        publish(rounded(figures), "bench_quality", argv, options.json)
         return 0
     publish(rounded(measure(pages)), "bench_quality", argv, options.json)
     return 0
