@@ -165,7 +165,15 @@ def missing_keys(text: str) -> Iterator[str]:
     for span in [*spans, *re.findall(r"--set ['\"]?(\w+(?:\.\w+)+)=", text)]:
         keys = span.partition("=")[0].split(".")
         fields: dict[str, object] | None = top
-        if keys[0] not in top or keys[-1] in ("py", "yaml", "json", "jsonl", "md", "parquet"):
+        if keys[0] not in top or keys[-1] in (
+            "py",
+            "yaml",
+            "json",
+            "jsonl",
+            "md",
+            "parquet",
+            "html",
+        ):
             continue
         for key in keys:
             if fields is None:

@@ -1,6 +1,6 @@
 """The commands of `steel`, one module for each group.
 
-    pipeline.py   run, check, report, explain      a configuration and its results
+    pipeline.py   run, check, report, trace, …     a configuration and its results
     ablations.py  mixture-, kernel-, … -ablation   runs that differ in one thing
     data.py       verify, verify-order, review     proofs about what lies in a store, verdicts on it
     training.py   append, reschedule, profile      requests to a pretraining, running or stopped

@@ -1,6 +1,7 @@
-"""Commands about a configuration and its results: run, check, evaluate, report, explain."""
+"""Commands about a configuration and its results: run, check, evaluate, report, trace, explain."""
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -48,6 +49,15 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     report = commands.add_parser("report", help="print where the newest reports of a store are")
     add_options(report, "store", "json")
     report.set_defaults(run=_report)
+
+    trace = commands.add_parser(
+        "trace", help="print where a number of a report comes from, down to the raw files"
+    )
+    trace.add_argument(
+        "number", metavar="NUMBER_ID", help="its id, which the report shows on each number"
+    )
+    add_options(trace, "store", "json")
+    trace.set_defaults(run=_trace)
 
     explain = commands.add_parser("explain", help="trace one document through the stages")
     explain.add_argument("document", metavar="DOC_ID", help="<source>/<file>#<line>")
@@ -161,6 +171,19 @@ def _report(arguments: argparse.Namespace) -> int:
         print(json.dumps(rows, indent=1))
     for row in [] if arguments.json else rows:
         print(f"{row['finished']}  {row['name']:24} {row['path']}")
+    return DONE
+
+
+def _trace(arguments: argparse.Namespace) -> int:
+    from common.redaction import redacted
+    from tasks.report.trace.lineage import trace
+    from tasks.report.trace.words import lines
+
+    lineage = trace(Path(arguments.store), arguments.number)
+    if arguments.json:
+        print(json.dumps(redacted(dataclasses.asdict(lineage)), indent=1, ensure_ascii=False))
+    else:
+        print("\n".join(lines(lineage)))
     return DONE
 
 

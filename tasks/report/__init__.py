@@ -2,7 +2,12 @@
 
     the stages' folders ──gather──▶ data ──▶ figures/*.png (light and dark)
                                       │            │
-                                      └──▶ report.md ──▶ report.html (one file, no requests)
+                                      ├──▶ report.md ──▶ report.html (one file, no requests)
+                                      ├──▶ report.zh.md ──▶ report.zh.html
+                                      └──▶ numbers.json: every number, its id, where it is from
+
+    sections/    text of each section     language/    texts by language
+    trace/       from a number to raw files (`steel trace`)
 
 A stage that was not run is named as such.
 """
@@ -36,7 +41,7 @@ class ReportConfig(StageConfig):
         yield from errors_of(load_paper)
 
 
-@stage(version=2)
+@stage(version=3)
 def report(
     run: StageRun,
     config: ReportConfig,
@@ -51,11 +56,13 @@ def report(
     kernels: StageResult | None = None,
     contamination: StageResult | None = None,
 ) -> None:
-    """Write report.md, report.html and figures/*.png."""
+    """Write report.md and report.html, the same in Chinese, numbers.json and figures/*.png."""
     from tasks.report.data import gather
     from tasks.report.figures import draw
     from tasks.report.format import format_report
-    from tasks.report.page import html_page
+    from tasks.report.language import LANGUAGES, Writer
+    from tasks.report.page import html_page, page_name
+    from tasks.report.trace.numbers import NUMBERS_FILE, Numbers
 
     data = gather(
         normalized=normalized,
@@ -71,14 +78,20 @@ def report(
     if config.title:
         data.name = config.title
     pictures = draw(data, run.folder / "figures")
-    text = format_report(data, load_paper(), pictures)
-    write_text(run.folder / "report.md", text)
-    page = html_page(text, title=f"Steel: {data.name}", folder=run.folder)
-    write_text(run.folder / "report.html", page)
+    paper, numbers = load_paper(), Numbers()
+    pages = []
+    for language in LANGUAGES:
+        text = format_report(data, paper, pictures, Writer(language, numbers))
+        title = f"Steel: {data.name}"
+        page = html_page(text, title=title, folder=run.folder, language=language, switch=True)
+        pages.append(run.folder / page_name(language))
+        write_text(pages[-1].with_suffix(".md"), text)
+        write_text(pages[-1], page)
+    numbers.write(run.folder / NUMBERS_FILE)
     rows = result_rows(data.results)
     if rows:
         run.table("results", [dict(row) for row in rows], "Accuracy with 95 % interval")
     run.note(pipeline=data.name)
-    run.count(pictures=len(pictures), models=len(data.results))
-    for path in (run.folder / "report.html", run.folder / "report.md"):
+    run.count(pictures=len(pictures), models=len(data.results), numbers=len(numbers.by_id))
+    for path in (*pages, *(page.with_suffix(".md") for page in pages)):
         run.track.artifact(path)

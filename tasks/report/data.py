@@ -60,6 +60,8 @@ class Source:
     """Tokens of them in held-out documents."""
     validation_samples: int | None = None
     """Samples that validation is measured on; None where nothing was trained."""
+    ledger_row: int | None = None
+    """Place in the list `sources` of the cleaning's ledger."""
 
     @property
     def bytes_per_token(self) -> float | None:
@@ -194,6 +196,9 @@ class ReportData:
     """Table 2 as the stage `kernel_table` wrote it."""
     provenance: list[Provenance] = field(default_factory=list)
     """In the order of the pipeline."""
+    stages: dict[str, StageResult] = field(default_factory=dict)
+    """Stage by its part in the report: normalize, clean, contamination, pack, kernel_table, the
+    name of a model for its training, `evaluate <model>` for its scores."""
 
     @property
     def full_scale(self) -> bool:
@@ -240,6 +245,16 @@ def gather(
         start = dpo.manifest.get("inputs", {}).get("policy")
         data.policy = next((f"sft {n}" for n, r in sft.items() if r.key == start), None)
     data.provenance = [_provenance(result) for result in everything if result is not None]
+    parts = {
+        "normalize": normalized,
+        "clean": cleaned,
+        "contamination": contamination,
+        "pack": packed,
+        "kernel_table": kernels,
+        **trained,
+        **{f"evaluate {name}": result for name, result in evaluations.items()},
+    }
+    data.stages = {name: result for name, result in parts.items() if result is not None}
     return data
 
 
@@ -284,8 +299,9 @@ def _sources(
         for name, row in normalized.manifest["notes"]["sources"].items():
             at(name).documents, at(name).quarantined = row["documents"], row["quarantined"]
     if cleaned is not None:
-        for row in _ledger(cleaned)["sources"]:
+        for place, row in enumerate(_ledger(cleaned)["sources"]):
             source = at(row["source"])
+            source.ledger_row = place
             source.kept = row["documents_kept"]
             source.bytes_in, source.bytes_kept = row["bytes_in"], row["bytes_kept"]
     if packed is not None:

@@ -11,19 +11,60 @@ from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 
+from tasks.report.language import LANGUAGES, Language, Writer
+from tasks.report.trace.numbers import ANCHOR
+
 HERE = Path(__file__).parent
 
 
-def html_page(markdown: str, *, title: str, folder: Path) -> str:
-    """Make the page. Pictures are relative to `folder`; HTML in the text is shown, not used."""
+def page_name(language: Language) -> str:
+    """File of the page in a language: report.html in English, report.zh.html in Chinese."""
+    return "report.html" if language == "en" else f"report.{language}.html"
+
+
+def html_page(
+    markdown: str, *, title: str, folder: Path, language: Language = "en", switch: bool = False
+) -> str:
+    """Make the page. HTML in the text is shown, not used.
+
+    Args:
+        markdown: its text.
+        title: in the browser's tab.
+        folder: pictures are relative to it.
+        language: of the text.
+        switch: True puts a link to the page in each other language on top.
+    """
     parser = MarkdownIt("commonmark", {"html": False}, renderer_cls=_Renderer).enable("table")
-    body = parser.render(markdown, {"folder": folder})
+    body = parser.render(markdown, {"folder": folder, "anchors": set()})
+    others = [other for other in LANGUAGES if other != language] if switch else []
+    links = "".join(
+        f'<a href="{page_name(other)}" lang="{other}" hreflang="{other}">'
+        f"{html.escape(Writer(other)('page.name'))}</a>"
+        for other in others
+    )
     page = Template((HERE / "page.html").read_text(encoding="utf-8"))
-    return page.substitute(title=html.escape(title), body=body)
+    return page.substitute(
+        title=html.escape(title),
+        language=language,
+        switch=f"<nav>{links}</nav>" if links else "",
+        body=body,
+    )
 
 
 class _Renderer(RendererHTML):
-    """Wide tables scroll; a picture brings its dark twin and is part of the file."""
+    """Wide tables scroll; a picture brings its dark twin and is part of the file; a number is its
+    own anchor."""
+
+    def link_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
+        token = tokens[idx]
+        href = str(token.attrs.get("href", ""))
+        if href.startswith(f"#{ANCHOR}"):
+            token.attrs["class"] = "number"
+            token.attrs["data-id"] = href.removeprefix(f"#{ANCHOR}")
+            if href not in env["anchors"]:  # a number may stand in two tables
+                env["anchors"].add(href)
+                token.attrs["id"] = href[1:]
+        return self.renderToken(tokens, idx, options, env)
 
     def table_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
         return '<div class="scroll"><table>\n'

@@ -1,15 +1,15 @@
-"""Accuracies of every model on every benchmark: table, and the report's section on results.
+"""Accuracies of every model on every benchmark, and their rows for a table.
 
 Only a 95 % interval wholly on one side of chance is a result. The table is also
 used by the command line and the Prefect page.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 from common.reading.files import read_json_object
 from tasks.core.manifest import StageResult
-from tasks.core.markdown import NOT_RUN, markdown_table
+from tasks.core.markdown import NOT_RUN
 
 SAMPLE_DATA = "sample-data"
 """Origin of generated questions."""
@@ -78,128 +78,3 @@ def result_rows(results: Results) -> list[dict[str, str]]:
         cells = {f"{title} %": accuracy_cell(of_model.get(name)) for name, title in titles.items()}
         rows.append({"model": model, **cells, "above chance": ", ".join(above) or "no"})
     return rows
-
-
-def results_section(results: Results, picture: Callable[[str, str], str]) -> str:
-    """Format accuracies, their comparison with chance, and the conditions of the evaluation."""
-    titles = benchmark_titles(results)
-    if not titles:
-        return f"*Evaluation: {NOT_RUN}.*"
-    columns = [f"{title} %" for title in titles.values()]
-    parts = [
-        _chance_summary(results, titles),
-        picture("accuracy", "Accuracy of every model on every benchmark"),
-        markdown_table(result_rows(results), right=columns),
-        "Accuracy over all questions (micro), with Wilson's 95 % interval. A guess is right in "
-        "25 % of cases.",
-        markdown_table(_macro_rows(results, titles), right=columns),
-        "Mean of the subjects' accuracies (macro), as C-Eval's and CMMLU's own tables have it.",
-        "\n".join(f"- {line}" for line in _conditions(results, titles)),
-        *(f"### {title} by subject\n\n{subject_table(results, n)}" for n, title in titles.items()),
-    ]
-    return "\n\n".join(parts)
-
-
-def subject_table(results: Results, benchmark: str) -> str:
-    """Format the accuracy of every model on each subject of a benchmark, in per cent.
-
-    Few questions a subject: no intervals, and differences that say little.
-    """
-    scored = {m: of_model[benchmark] for m, of_model in results.items() if benchmark in of_model}
-    numbers = {
-        subject: found["num_questions"]
-        for result in scored.values()
-        for subject, found in result["subjects"].items()
-    }
-    rows = []
-    for subject, number in sorted(numbers.items()):
-        row = {"subject": subject, "questions": f"{number:,}"}
-        for model, result in scored.items():
-            found = result["subjects"].get(subject)
-            row[f"{model} %"] = NOT_RUN if found is None else percent(found["accuracy"])
-        rows.append(row)
-    return markdown_table(rows, right=["questions", *(f"{model} %" for model in scored)])
-
-
-def _macro_rows(results: Results, titles: Mapping[str, str]) -> list[dict[str, str]]:
-    def macro(result: Mapping[str, Any] | None) -> str:
-        return percent(result["accuracy_macro"]) if result else NOT_RUN
-
-    return [
-        {"model": model, **{f"{t} %": macro(of_model.get(n)) for n, t in titles.items()}}
-        for model, of_model in results.items()
-    ]
-
-
-def _chance_summary(results: Results, titles: Mapping[str, str]) -> str:
-    """List the accuracies whose interval lies wholly above or below chance."""
-    lines: dict[str, list[str]] = {"above": [], "below": []}
-    for model, of_model in results.items():
-        for side, end, word in (("above", 0, "at least"), ("below", 1, "at most")):
-            shown = [
-                f"{titles[name]} {percent(result['accuracy_micro'])} %, "
-                f"{word} {percent(result['interval_95'][end])} %"
-                for name, result in of_model.items()
-                if compare_with_chance(result) == side
-            ]
-            if shown:
-                lines[side].append(f"- {model}: {'; '.join(shown)}")
-    scores = [result for of_model in results.values() for result in of_model.values()]
-    at = sum(compare_with_chance(result) == "at" for result in scores)
-    parts = []
-    if lines["above"]:
-        parts.append("**Above chance** (the lower end of the 95 % interval is above 25 %):")
-        parts.append("\n".join(lines["above"]))
-        if at:
-            parts.append(
-                f"**At chance** (the interval holds 25 %): {at} of {len(scores)} scores. "
-                "Differences between those say nothing."
-            )
-    else:
-        parts.append(
-            "**No model is above chance on any benchmark**: no interval lies wholly above 25 %. "
-            "Differences between these models say nothing."
-        )
-    if lines["below"]:
-        parts.append("**Below chance** (the upper end of the interval is below 25 %):")
-        parts.append("\n".join(lines["below"]))
-    parts.append(
-        f"Of {len(scores)} such intervals {0.025 * len(scores):.1f} on average would lie above "
-        "chance by luck alone, and as many below."
-    )
-    return "\n\n".join(parts)
-
-
-def _conditions(results: Results, titles: Mapping[str, str]) -> list[str]:
-    """Describe the questions and prompts of each benchmark."""
-    lines, generated = [], []
-    for name, title in titles.items():
-        scores = {m: r[name] for m, r in results.items() if name in r}
-        one = next(iter(scores.values()))
-        notes = [
-            f"{one['num_questions']:,} questions of the {one['split']} split",
-            f"{one['num_subjects']} of {one['num_subjects_known']} subjects",
-        ]
-        if one.get("num_bad_rows"):
-            rows = one["num_questions"] + one["num_bad_rows"]
-            notes.append(f"scored {one['num_questions']:,} of {rows:,} rows, the others are bad")
-        if one["limit"]:
-            notes.append(f"at most {one['limit']} a subject")
-        notes.append(f"{one['num_fewshot'] or 'no'} worked examples")
-        cut = {m: r["num_truncated"] for m, r in scores.items() if r["num_truncated"]}
-        if cut:
-            listed = ", ".join(f"{model} {number}" for model, number in cut.items())
-            notes.append(f"prompts that did not fit and lost their beginning: {listed}")
-        lines.append(f"**{title}**: {'; '.join(notes)}.")
-        if one.get("origin") == SAMPLE_DATA:
-            generated.append(title)
-    with_template = [
-        m for m, of_model in results.items() if any(r["chat"] for r in of_model.values())
-    ]
-    lines.append(f"Asked through the chat template: {', '.join(with_template) or 'no model'}.")
-    if generated:
-        lines.append(
-            f"The questions of {', '.join(generated)} come from the generated sample data, in "
-            "those benchmarks' formats: these accuracies are not comparable with real ones."
-        )
-    return lines
