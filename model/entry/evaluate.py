@@ -27,6 +27,7 @@ from common.child import run_job
 from common.processes import die_with_parent
 from model.evaluate.answers import read_answers, write_answers
 from model.evaluate.choice_lm import ChoiceLM, Finer
+from model.evaluate.cloze import by_cloze
 from model.evaluate.forward import Forward
 from model.evaluate.generative import by_generation, by_task
 from model.evaluate.job import EvaluateJob, Mode, SubjectJob, resolved_dtype
@@ -175,6 +176,7 @@ Answer = Callable[[EvaluateJob, SubjectJob, ChoiceLM], list[dict[str, Any]]]
 
 ANSWER: Mapping[Mode, Answer] = {
     "likelihood": by_likelihood,
+    "cloze": by_cloze,
     "answer_first": by_generation,
     "chain_of_thought": by_generation,
     "generate_until": by_task,

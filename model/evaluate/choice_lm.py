@@ -140,6 +140,29 @@ class ChoiceLM(HFLM):
         # The template writes what a conversation begins with.
         return self._encoder.encode_rendered(rendered)
 
+    def score_apart(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, int]]:
+        """Score (prompt, text that follows) pairs: log P of the text, and its number of tokens.
+
+        Prompt and text are cut into tokens apart. Together "：在" may become one token, whose part of
+        the text would be in no likelihood.
+
+        Raises DataError for a text that is longer than the model's context.
+        """
+        requests: list[Request] = []
+        for prompt, text in pairs:
+            begin = self.encode_prompt(prompt) or [self.prefix_token_id]
+            following = self._encoder.encode_text(text, add_special_tokens=False)
+            if not 0 < len(following) <= self.max_length:
+                raise DataError(
+                    f"{len(following)} tokens of {text[:60]!r} cannot be scored by a model with a "
+                    f"context of {self.max_length}"
+                )
+            if len(begin) + len(following) > self.max_length + 1:
+                self.truncated.add(prompt)
+            requests.append((None, begin, following))
+        scores = self._score(self.forward, requests, range(len(requests)))
+        return [(scores[i][0], len(request[2])) for i, request in enumerate(requests)]
+
     def _bos(self) -> str:
         return str(self.tokenizer.decode(self.prefix_token_id))
 

@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Mode: TypeAlias = Literal["likelihood", "answer_first", "chain_of_thought", "generate_until"]
+Mode: TypeAlias = Literal[
+    "likelihood", "cloze", "answer_first", "chain_of_thought", "generate_until"
+]
 """Form of an answer. likelihood: the most likely of the four letters after the prompt.
+cloze: likelihoods of the options' texts after the question alone (model/evaluate/cloze.py).
 answer_first, chain_of_thought: in words, as a chat model (model/evaluate/generative.py).
 generate_until: in words, as a task of lm-eval asks for it."""
 
@@ -48,7 +51,8 @@ class SubjectJob:
     first: int = 0
     """generate_until: number of the first question, of a task that is answered in parts."""
     prompts: str = ""
-    """answer_first, chain_of_thought: file of conversations, a line a question."""
+    """answer_first, chain_of_thought: file of conversations, a line a question. cloze: file of
+    {"prompt", "options", "target"} lines."""
     max_new_tokens: int = 0
     """answer_first, chain_of_thought: tokens of an answer at the most."""
 
@@ -89,3 +93,19 @@ class BitsPerByteJob:
     """metrics.jsonl of the stage."""
     dtype: Precision
     """Weights and activations; auto is bfloat16 on a GPU and float32 on the CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointJob:
+    """Measurements of one checkpoint during a training, by a process that stands back for it."""
+
+    evaluate: EvaluateJob
+    """Subjects, and the model that the checkpoint was exported to."""
+    texts: dict[str, str]
+    """Source -> a file of {"text": …} lines, for bits per byte."""
+    window: int
+    """Tokens that a prediction of a text sees at the most, as in training."""
+    results: str
+    """Folder for bits per byte, `<source>.json`."""
+    threads: int
+    """Threads that compute, where the model is on the CPU."""
