@@ -143,8 +143,8 @@ class ChoiceLM(HFLM):
     def score_apart(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, int]]:
         """Score (prompt, text that follows) pairs: log P of the text, and its number of tokens.
 
-        Prompt and text are cut into tokens apart. Together "：在" may become one token, whose part of
-        the text would be in no likelihood.
+        Prompt and text are cut into tokens apart: where "：在" is one token, none of its likelihood
+        would belong to the text.
 
         Raises DataError for a text that is longer than the model's context.
         """

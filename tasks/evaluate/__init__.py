@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from common.config import NOT_IN_KEY, StageConfig, errors_of
 from common.errors import ConfigError, DataError, SteelError
-from common.files import canonical_json, write_json, write_text
+from common.files import write_json, write_text
 from common.names import NamesOf
 from common.paths import display
 from common.ranges import Ge, Limit, MinLen, PositiveInt, Processes
@@ -30,18 +30,12 @@ from corpus.benchmarks.generative import (
     generative_jobs,
     scored_words,
 )
-from corpus.benchmarks.lm_eval_tasks import (
-    about_task,
-    lm_eval_tasks,
-    num_known_subjects,
-    num_prompt_characters,
-    write_tasks,
-)
+from corpus.benchmarks.letters import letter_jobs
+from corpus.benchmarks.lm_eval_tasks import lm_eval_tasks, num_known_subjects
 from corpus.benchmarks.open_questions import check_open_task, is_open
 from corpus.benchmarks.questions import (
     REMEDY,
     BadRow,
-    Benchmark,
     BenchmarkRecipe,
     Files,
     benchmark_files,
@@ -58,17 +52,14 @@ from corpus.benchmarks.scoring import (
     score,
 )
 from corpus.decontaminate.questions import OTHER_SPLITS
-from model.evaluate.answers import answers_file, model_digest, read_answers
-from model.evaluate.job import AnswerForm, EvaluateJob, Mode, Precision, SubjectJob, resolved_dtype
+from model.evaluate.answers import model_digest, read_answers
+from model.evaluate.job import AnswerForm, EvaluateJob, Mode, Precision, resolved_dtype
 from model.train.distributed.gpus import num_gpus
 from model.train.run.folder import METRICS_FILE
 from tasks.core.stage import StageResult, StageRun, stage
 from tasks.core.torchrun import torchrun
 from tasks.evaluate.open_answers import check_open, open_jobs, read_all_open, scored_open
 from tasks.evaluate.tables import report_accuracies
-
-SCORING_VERSION = 1
-"""Raised when the same model and questions get other answers than before."""
 
 CHAT_STAGES = ("sft", "dpo")
 """Stages whose models were trained on conversations."""
@@ -226,7 +217,16 @@ def evaluate(
             subject
             for benchmark in read
             for subject in (
-                *_subject_jobs(run, config, benchmark, digest, chat=chat),
+                *letter_jobs(
+                    benchmark,
+                    model=digest,
+                    chat=chat,
+                    dtype=config.dtype,
+                    num_fewshot=config.num_fewshot,
+                    limit=config.limit,
+                    folder=run.scratch / "tasks" / benchmark.name,
+                    cache=run.cache,
+                ),
                 *generative_jobs(benchmark, words, folder=run.scratch / "words", cache=run.cache),
             )
         ]
@@ -309,39 +309,6 @@ def _has_chat_template(folder: Path) -> bool:
     if not config.is_file():
         return False
     return json.loads(config.read_text(encoding="utf-8")).get("chat_template") is not None
-
-
-def _subject_jobs(
-    run: StageRun, config: EvaluateConfig, benchmark: Benchmark, digest: str, *, chat: bool
-) -> Iterator[SubjectJob]:
-    """Each subject of a benchmark in each mode, and the file for its answers."""
-    folder = run.scratch / "tasks" / benchmark.name
-    shots = config.num_fewshot
-    tasks = write_tasks(benchmark, folder, num_fewshot=shots)
-    scored = benchmark.recipe.scored_split
-    for task, subject in tasks.items():
-        for mode in (m for m in config.modes if m == "likelihood"):
-            about = {
-                "scoring": SCORING_VERSION,
-                "mode": mode,
-                "model": digest,
-                "chat": chat,
-                "dtype": resolved_dtype(config.dtype),
-                "task": about_task(benchmark, subject, num_fewshot=shots, limit=config.limit),
-            }
-            yield SubjectJob(
-                benchmark=benchmark.name,
-                subject=subject,
-                task=task,
-                folder=str(folder.resolve()),
-                mode=mode,
-                num_questions=len(benchmark.subjects[subject][scored][: config.limit]),
-                num_characters=num_prompt_characters(
-                    benchmark, subject, num_fewshot=shots, limit=config.limit
-                ),
-                answers=str(answers_file(run.cache, about).resolve()),
-                about=canonical_json(about),
-            )
 
 
 def _in_words(

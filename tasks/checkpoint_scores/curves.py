@@ -1,0 +1,182 @@
+"""Curves of a run's checkpoints: their points, a picture, and the points in MLflow."""
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common.files import write_json
+from common.reading.files import read_json_object
+from tasks.core.theme import LIGHT, Theme, save, style
+from tasks.core.tracking.client import never_fail
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from tasks.core.tracking import Tracker
+
+log = logging.getLogger("steel.checkpoint_scores")
+
+PREFIX = "checkpoints"
+"""Beginning of the metrics' names in MLflow; their steps are tokens read."""
+
+DRAWN = {
+    "letters/p_right": "P(right letter | four letters)",
+    "letters/accuracy": "accuracy by letters",
+    "cloze/bits_per_byte": "bits per byte of the right option",
+    "cloze/accuracy": "accuracy by options' texts",
+}
+"""Figure of a benchmark that is drawn -> title of its panel."""
+
+
+def read_records(folder: Path) -> list[dict[str, Any]]:
+    """Records of all checkpoints that are measured, in order of steps."""
+    found = [read_json_object(path) for path in sorted((folder / "steps").glob("step-*.json"))]
+    return sorted(found, key=lambda r: (r["step"], r["batch"], r["finished"]))
+
+
+def on_path(records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of the records that lie on the way to the newest weights, in order of steps.
+
+    A rollback discards steps, and passes over batches: from there on, more batches than before were
+    consumed at the same step. So a checkpoint is off the path where one of an earlier or the same
+    step has skipped more than it. Of two of one step and batch, the one measured last counts.
+    """
+    ordered = sorted(records, key=lambda r: (r["step"], r["batch"], r["finished"]))
+    latest = {(r["step"], r["batch"]): r for r in ordered}
+    kept: list[Mapping[str, Any]] = []
+    for record in latest.values():
+        skipped = record["batch"] - record["step"]
+        while kept and kept[-1]["step"] == record["step"]:
+            kept.pop()
+        if not kept or kept[-1]["batch"] - kept[-1]["step"] <= skipped:
+            kept.append(record)
+    return kept
+
+
+def metrics_of(record: Mapping[str, Any]) -> dict[str, float]:
+    """Every figure of a checkpoint by its name in MLflow, without the prefix."""
+    found = {f"bits_per_byte/{s}": r["bits_per_byte"] for s, r in record["bits_per_byte"].items()}
+    if record["bits_per_byte"]:
+        sums = record["bits_per_byte"].values()
+        found["bits_per_byte/all"] = sum(r["bits"] for r in sums) / sum(r["bytes"] for r in sums)
+    for benchmark, forms in record["benchmarks"].items():
+        for form, figures in forms.items():
+            for name, figure in figures.items():
+                found[f"{benchmark}/{form}/{name}"] = figure["mean"]
+    return found
+
+
+def curves(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Points of all curves: {"steps", "tokens", "metrics": name -> values, None where absent}."""
+    path = on_path(records)
+    measured = [metrics_of(record) for record in path]
+    names = sorted({name for one in measured for name in one})
+    return {
+        "steps": [record["step"] for record in path],
+        "tokens": [record["tokens"] for record in path],
+        "metrics": {name: [one.get(name) for one in measured] for name in names},
+    }
+
+
+def publish(folder: Path) -> dict[str, Any]:
+    """Write curves.json and curves.png of all that is measured; return the points."""
+    found = curves(read_records(folder))
+    write_json(folder / "curves.json", found)
+    if (figure := draw(found, LIGHT)) is not None:
+        save(figure, folder / "curves.png")
+    return found
+
+
+def draw(found: Mapping[str, Any], theme: Theme) -> "Figure | None":
+    """Panels over tokens: bits per byte by source, and of each figure all benchmarks."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    panels = {"bits per byte of held-out texts": _named(found, "bits_per_byte/", "")}
+    for figure, title in DRAWN.items():
+        panels[title] = _named(found, "", f"/{figure}")
+    panels = {title: lines for title, lines in panels.items() if lines}
+    if not panels or not found["tokens"]:
+        return None
+    rows = -(-len(panels) // 2)
+    with mpl.rc_context(style(theme)):  # type: ignore[arg-type]
+        figure_ = Figure(figsize=(9.0, 0.4 + 2.9 * rows))
+        grid = figure_.subplots(rows, 2, squeeze=False)
+        places = [axes for row in grid for axes in row]
+        for axes, (title, lines) in zip(places, panels.items(), strict=False):
+            _panel(axes, found["tokens"], lines, title, theme)
+        for axes in places[len(panels) :]:
+            axes.set_axis_off()
+    return figure_
+
+
+def _named(found: Mapping[str, Any], before: str, after: str) -> dict[str, list[float | None]]:
+    return {
+        name.removeprefix(before).removesuffix(after): values
+        for name, values in found["metrics"].items()
+        if name.startswith(before) and name.endswith(after) and (before or after)
+    }
+
+
+def _panel(
+    axes: "Axes",
+    tokens: list[int],
+    lines: Mapping[str, list[float | None]],
+    title: str,
+    theme: Theme,
+) -> None:
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    for number, (name, values) in enumerate(lines.items()):
+        points = [(t, v) for t, v in zip(tokens, values, strict=True) if v is not None]
+        label = name if name.isascii() else name.encode("ascii", "replace").decode()
+        axes.plot(
+            [t for t, _ in points],
+            [v for _, v in points],
+            color=theme.series[number % len(theme.series)],
+            linestyle="-" if number < len(theme.series) else "--",
+            marker="o",
+            markersize=3,
+            linewidth=1.6,
+            label=f"{label}: {points[-1][1]:.3f}",
+        )
+    axes.set_title(title)
+    axes.set_xlabel("tokens")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    axes.grid(axis="y")
+    axes.legend(fontsize=7, ncols=1 if len(lines) < 7 else 2)
+
+
+class CurvesInMlflow:
+    """Points of the curves in the run of the pretraining: each once, whatever was interrupted."""
+
+    def __init__(self, tracker: "Tracker", key: str) -> None:
+        self.tracker, self.key = tracker, key
+        self.incomplete = False
+
+    @never_fail
+    def send(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Record what the pretraining's run in MLflow lacks; their steps are tokens."""
+        from mlflow.entities import Metric
+
+        from tasks.core.tracking.unsent import model_run
+
+        client = self.tracker.client
+        run_id = model_run(self.tracker, self.key)
+        if run_id is None:
+            self.incomplete = True
+            return
+        for record in on_path(records):
+            name = f"{PREFIX}/step"
+            there = {metric.step for metric in client.get_metric_history(run_id, name)}
+            if record["tokens"] in there:
+                continue
+            now = int(time.time() * 1000)
+            values = {f"{PREFIX}/{k}": v for k, v in metrics_of(record).items()}
+            values[name] = float(record["step"])  # with the others, in one request
+            metrics = [Metric(k, v, now, record["tokens"]) for k, v in values.items()]
+            client.log_batch(run_id, metrics=metrics)
