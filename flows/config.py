@@ -19,6 +19,7 @@ from corpus.sample_data import DatasetKind, SampleDataConfig
 from flows.checks.contradictions import benchmark_list_problems, post_training_problems
 from model.architecture import LEAKING_ROUTINGS
 from tasks.acquire import AcquireConfig
+from tasks.checkpoint_scores import CheckpointScoresConfig
 from tasks.clean import CleanConfig
 from tasks.contamination import ContaminationCheckConfig
 from tasks.dpo import DpoConfig
@@ -106,6 +107,8 @@ class PipelineConfig(Config):
     """Mixture whose SFT model DPO starts from; absent: the last of `mixtures`."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """Benchmarks' settings."""
+    checkpoint_scores: CheckpointScoresConfig = field(default_factory=CheckpointScoresConfig)
+    """Evaluation of a pretraining's checkpoints (`steel evaluate-checkpoints`)."""
     contamination: ContaminationCheckConfig = field(default_factory=ContaminationCheckConfig)
     """Search of the cleaned corpora for questions of `benchmarks`, which takes nothing out."""
     report: ReportConfig = field(default_factory=ReportConfig)
@@ -138,6 +141,11 @@ class PipelineConfig(Config):
             yield ConfigError(
                 f"pretrain.weights: {shown(source)} is no source of the packed data; they come "
                 f"from {', '.join(sorted(self.corpora))}{near}"
+            )
+        for name in sorted({*self.checkpoint_scores.benchmarks} - self.benchmarks.keys()):
+            near = did_you_mean(name, self.benchmarks)
+            yield ConfigError(
+                f"checkpoint_scores.benchmarks: {shown(name)} is none of `benchmarks`{near}"
             )
         yield from self.clean.check_sources(self.corpora)
         for mixture in self.mixtures if self.sft is not None else ():

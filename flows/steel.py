@@ -230,6 +230,31 @@ def evaluate(
 
 @flow(name="steel")
 @remembered
+def evaluate_checkpoints(
+    run: Annotated[
+        str | None,
+        Field(
+            description="Pretraining: its folder, or the beginning of its key; empty: the "
+            "configuration's own.",
+            max_length=MAX_PATH,
+        ),
+    ] = None,
+    watch: Annotated[
+        bool, Field(description="Go on with each new checkpoint until the pretraining ends.")
+    ] = True,
+    config: Config = SMOKE,
+    store: Store = STORE,
+    overrides: Overrides = [],  # noqa: B006
+) -> dict[str, Any]:
+    """Bits per byte and benchmarks of each checkpoint of a pretraining, while it runs or
+    afterwards: curves by tokens."""
+    from flows.checkpoint_curves import evaluate_checkpoints as evaluated
+
+    return evaluated(run, watch, config, store, overrides)
+
+
+@flow(name="steel")
+@remembered
 def report(
     config: Config = SMOKE,
     store: Store = STORE,

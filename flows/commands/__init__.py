@@ -3,7 +3,8 @@
     pipeline.py   run, check, report, trace, …     a configuration and its results
     ablations.py  mixture-, kernel-, … -ablation   runs that differ in one thing
     data.py       verify, verify-order, review     proofs about what lies in a store, verdicts on it
-    training.py   append, reschedule, profile      requests to a pretraining, running or stopped
+    training.py   append, reschedule, profile      requests to a pretraining, running or stopped;
+                  evaluate-checkpoints             its checkpoints
     chat.py       chat                             a conversation with a model
     models.py     export, import                   models: ours, and published ones
 

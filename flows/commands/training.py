@@ -1,13 +1,15 @@
-"""Commands for a pretraining that is running or stopped: append, reschedule, profile."""
+"""Commands for a pretraining that is running or stopped: append, reschedule, profile; and for any:
+evaluate-checkpoints."""
 
 import argparse
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from common.ranges import Ge, Limit, Seed, Steps
-from flows.commands import DONE, add_options, number, progress_line, weights
+from flows.commands import DONE, FAILED, add_options, number, print_table, progress_line, weights
 
 if TYPE_CHECKING:
     from model.train.run.client import RequestResult
@@ -80,6 +82,33 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     profile.set_defaults(run=_profile)
 
+    checkpoints = commands.add_parser(
+        "evaluate-checkpoints",
+        help="measure each checkpoint of a pretraining, by tokens",
+        description="Bits per byte of held-out texts and the benchmarks of a configuration for "
+        "each checkpoint of a pretraining, running or finished, each once. Beside a training it "
+        "computes with the lowest priority, on `checkpoint_scores.threads` threads or on the GPU "
+        "`checkpoint_scores.gpu`.",
+    )
+    checkpoints.add_argument(
+        "run_folder",
+        metavar="RUN",
+        nargs="?",
+        help="a folder STORE/pretrain/KEY (with or without .partial), or the beginning of a key "
+        "(default: the configuration's own)",
+    )
+    checkpoints.add_argument(
+        "--config",
+        metavar="CONFIG.yaml",
+        default="deployments/smoke.yaml",
+        help="names the benchmarks, and what is measured (default: deployments/smoke.yaml)",
+    )
+    checkpoints.add_argument(
+        "--watch", action="store_true", help="go on with each new one until the run ends"
+    )
+    add_options(checkpoints, "store", "set", "json")
+    checkpoints.set_defaults(run=_evaluate_checkpoints)
+
 
 def _request(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, **words: Any
@@ -139,6 +168,50 @@ def _profile(arguments: argparse.Namespace) -> int:
     trace = display(folder / PROFILE_FOLDER)
     what = f"a trace of {arguments.steps} steps in {trace}"
     return _print(arguments, result, what, folder, running=running, folder=trace)
+
+
+def _evaluate_checkpoints(arguments: argparse.Namespace) -> int:
+    from common.paths import resolve
+    from flows.preflight import preflight_ahead
+    from tasks.checkpoint_scores.run import PretrainingRun
+
+    # Before a server is started.
+    if arguments.run_folder:
+        PretrainingRun.find(resolve(arguments.store), arguments.run_folder)
+    preflight_ahead(arguments.config, arguments.overrides, resolve(arguments.store))
+    from flows.prefect_run import ask_for_server, run_flow
+
+    ask_for_server()
+    from flows.session import shown
+    from flows.steel import evaluate_checkpoints
+
+    summary = run_flow(
+        evaluate_checkpoints,
+        run=arguments.run_folder,
+        watch=arguments.watch,
+        config=arguments.config,
+        store=arguments.store,
+        overrides=shown(arguments.overrides),
+    )
+    if arguments.json:
+        print(json.dumps(summary, indent=1, ensure_ascii=False))
+    else:
+        _show_checkpoints(summary)
+    return FAILED if summary["failed"] else DONE
+
+
+def _show_checkpoints(summary: dict[str, Any]) -> None:
+    if summary["checkpoints"]:
+        print_table(summary["checkpoints"], title=f"checkpoints of {summary['run']}", width=160)
+    for step, reason in summary["failed"].items():
+        print(f"step {step} is not measured: {reason}", file=sys.stderr)
+    if summary["gone"]:
+        steps = ", ".join(map(str, summary["gone"]))
+        print(f"removed before they could be measured: steps {steps}", file=sys.stderr)
+    print(f"{len(summary['measured'])} checkpoints measured, {summary['known']} before.")
+    if not summary["ended"]:
+        print("The pretraining has not ended: the same command goes on from here.")
+    print(f"Curves: {summary['folder']}/curves.png")
 
 
 def _print(

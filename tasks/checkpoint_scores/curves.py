@@ -31,6 +31,14 @@ DRAWN = {
 """Figure of a benchmark that is drawn -> title of its panel."""
 
 
+IN_ROWS = {
+    "letters/accuracy": "accuracy",
+    "letters/p_right": "P(right)",
+    "cloze/bits_per_byte": "cloze bits per byte",
+}
+"""Figure of a benchmark that tables show -> its words."""
+
+
 def read_records(folder: Path) -> list[dict[str, Any]]:
     """Records of all checkpoints that are measured, in order of steps."""
     found = [read_json_object(path) for path in sorted((folder / "steps").glob("step-*.json"))]
@@ -79,6 +87,22 @@ def curves(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "tokens": [record["tokens"] for record in path],
         "metrics": {name: [one.get(name) for one in measured] for name in names},
     }
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """A row for each checkpoint of the curves, with the figures that are drawn."""
+    rows = []
+    for record in on_path(read_records(folder)):
+        metrics = metrics_of(record)
+        row: dict[str, Any] = {"step": record["step"], "tokens": record["tokens"]}
+        if "bits_per_byte/all" in metrics:
+            row["bits per byte"] = round(metrics["bits_per_byte/all"], 4)
+        for benchmark in record["benchmarks"]:
+            for figure, word in IN_ROWS.items():
+                if (value := metrics.get(f"{benchmark}/{figure}")) is not None:
+                    row[f"{benchmark} {word}"] = round(value, 4)
+        rows.append(row)
+    return rows
 
 
 def publish(folder: Path) -> dict[str, Any]:

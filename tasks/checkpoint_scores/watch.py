@@ -69,7 +69,7 @@ class Watcher:
         questions: Questions,
         *,
         store: Path,
-        log: Logger | None = None,
+        log: "Logger | None" = None,
         on_record: Callable[[list[dict[str, Any]]], None] = lambda records: None,
     ) -> None:
         """on_record: called with all records after each one."""

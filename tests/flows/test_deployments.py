@@ -30,6 +30,7 @@ DEPLOYMENTS = {
     "mixture-ablation",
     "dpo",
     "evaluate",
+    "evaluate-checkpoints",
     "kernel-ablation",
     "ffn-ablation",
     "data-ablation",
