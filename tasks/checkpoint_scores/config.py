@@ -11,7 +11,7 @@ from model.evaluate.job import Precision
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointScoresConfig(StageConfig):
-    """What is measured of each checkpoint, and what that may take from the machine."""
+    """Measurements of each checkpoint, and their share of the machine."""
 
     benchmarks: Annotated[list[Name], Distinct] = field(default_factory=list)
     """Those of `benchmarks` that checkpoints are asked; empty: all with four options."""

@@ -1,4 +1,4 @@
-"""What checkpoints are asked: benchmarks and texts, read and checked before the first one."""
+"""Questions and texts that checkpoints are measured on, read and checked before the first one."""
 
 import json
 import logging
@@ -47,7 +47,7 @@ class Questions:
     cloze: bool
     """False also where the routing looks ahead: it sees the option that it is to predict."""
     notes: list[str]
-    """What is not measured, and why."""
+    """Measurements that are not made, with the reasons."""
 
     @property
     def key(self) -> str:

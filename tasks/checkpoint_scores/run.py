@@ -123,7 +123,7 @@ class PretrainingRun:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """What is known of a complete checkpoint. Raises DataError where it is gone or damaged."""
+    """Describe a complete checkpoint. Raises DataError where it is gone or damaged."""
     marker = read_marker(path)
     progress, _ = Progress.from_json(read_text(path / PROGRESS_FILE))
     listed = canonical_json([int(marker["step"]), marker["files"]])

@@ -39,7 +39,7 @@ POLL_SECONDS = 3.0
 
 @dataclass(kw_only=True)
 class Watched:
-    """What became of a run's checkpoints."""
+    """Outcome for each of a run's checkpoints."""
 
     folder: Path
     """Folder of the records and curves."""

@@ -16,6 +16,7 @@ BOUNDS = {
     "number": ("minimum", "maximum"),
     "string": ("maxLength",),
     "array": ("maxItems",),
+    "boolean": (),
 }
 
 
@@ -61,6 +62,7 @@ def bad_values() -> Iterator[tuple[str, str, Any]]:
                         "number": [1e308, math.inf, math.nan, -1.0, 0.0, "much"],
                         "string": ["x" * 10**6, 3],
                         "array": [["report"] * 10**4, 3, [[]]],
+                        "boolean": ["maybe", 7, []],
                     }[part["type"]]
                 )
 

@@ -69,7 +69,7 @@ def test_a_tokenizer_that_does_not_give_back_a_text_is_counted(tmp_path: Path) -
 
 
 def write_checkpoint(folder: Path, step: int, content: str = "weights", batch: int = 0) -> Path:
-    """What a checkpoint looks like to who only copies it."""
+    """A checkpoint for tests that only copy it."""
     path = folder / CHECKPOINTS_FOLDER / folder_name(step)
     (path / "tokenizer").mkdir(parents=True)
     (path / "__0_0.distcp").write_text(content)
