@@ -5,6 +5,7 @@ A preferred answer is true and to the point; the other one gives another value, 
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -19,9 +20,17 @@ from corpus.sample_data.facts import (
     Language,
     character_facts,
 )
-from corpus.sample_data.files import DatasetWriter, Row, array, lines, parquet
+from corpus.sample_data.files import (
+    DatasetWriter,
+    Row,
+    RowMaker,
+    array,
+    lines,
+    parquet,
+    write_lines,
+)
 from corpus.sample_data.phrases import phrases
-from corpus.sample_data.questions import training_questions
+from corpus.sample_data.questions import LETTERS, training_questions
 from corpus.sample_data.templates import EN, TEMPLATES
 
 _TEXTS = phrases("conversations")
@@ -88,6 +97,44 @@ def _wanjuan_mcq(rng: Random, base: KnowledgeBase, count: int) -> Iterator[Row]:
     for question in questions:
         explained = rng.random() * 100 < EXPLAINED_PERCENT
         yield multiple_choice_row(rng, question, explained=explained)
+
+
+def _hub_choices(question: str) -> RowMaker:
+    """English multiple choice as on the hub: id, `question`, choices {text, label}, answerKey."""
+
+    def rows(rng: Random, base: KnowledgeBase, count: int) -> Iterator[Row]:
+        for index, item in enumerate(training_questions(rng, base, "en", count)):
+            yield {
+                "id": f"valley_{index}",
+                question: item.stem,
+                "choices": {"text": list(item.options), "label": list(LETTERS)},
+                "answerKey": item.answer,
+            }
+
+    return rows
+
+
+def _arc(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
+    """Two files of the hub's form, Easy twice as long as Challenge."""
+    for part, rows in (("Easy", count - count // 3), ("Challenge", count // 3)):
+        name = f"ARC-{part}/train-00000-of-00001.parquet"
+        parquet(name, _hub_choices("question"))(rng, base, rows, folder)
+
+
+def _logiqa(rng: Random, base: KnowledgeBase, count: int, folder: Path) -> None:
+    """Train.txt, eight lines a question: none, letter, context, question, A. to D."""
+    written = []
+    for item in training_questions(rng, base, "en", count):
+        context, question = _split_stem(item.stem)
+        options = [f"{a}.{text}" for a, text in zip(LETTERS, item.options, strict=True)]
+        written += ["", item.answer.lower(), context, question, *options]
+    write_lines(folder / "Train.txt", [line.encode() for line in written])
+
+
+def _split_stem(stem: str) -> tuple[str, str]:
+    """The context and the last sentence of an English stem, each of which has two or more."""
+    context, _, question = stem.rpartition(". ")
+    return context + ".", question
 
 
 def _ruozhiba(rng: Random, base: KnowledgeBase, count: int) -> Iterator[Row]:
@@ -220,9 +267,14 @@ SFT = {
     "self_awareness": DatasetWriter(60, array("self_cognition_EmoLLM.json", _self_awareness)),
     "code_feedback": DatasetWriter(60, lines("Code-Feedback.jsonl", _code_feedback)),
     "web_instruct_sub": DatasetWriter(
-        1000, parquet("data/train-00000-of-00013.parquet", _web_instruct_sub)
+        3000, parquet("data/train-00000-of-00013.parquet", _web_instruct_sub)
     ),
-    "openhermes": DatasetWriter(600, array("openhermes2_5.json", _openhermes)),
+    "openhermes": DatasetWriter(1500, array("openhermes2_5.json", _openhermes)),
+    "openbookqa": DatasetWriter(
+        800, parquet("main/train-00000-of-00001.parquet", _hub_choices("question_stem"))
+    ),
+    "arc": DatasetWriter(900, _arc),
+    "logiqa": DatasetWriter(500, _logiqa),
 }
 PREFERENCES = {  # they stand 4:1
     "ultrafeedback_chinese": DatasetWriter(

@@ -21,7 +21,7 @@ from model.train.model_settings import model_config
 from model.train.optim.schedule import learning_rate
 from model.train.run.length import TrainingLength
 
-CONFIGS = ("smoke", "real-sample", "data-ablation", "steel-1b")
+CONFIGS = ("smoke", "smoke-mixtures", "real-sample", "data-ablation", "steel-1b")
 DEPLOYMENTS = {
     "pipeline",
     "data",

@@ -34,6 +34,7 @@ from tasks.core.tracking import PIPELINES, default_uri
 from tests.flows.parallel_program import Job
 from tests.processes import alive
 
+MIXTURES = ("smoke-chinese", "smoke-chinese-english")
 TINY = {
     "base": str(resolve("deployments/smoke.yaml")),
     "name": "tiny-mixtures",
@@ -42,8 +43,8 @@ TINY = {
     "pretrain": {"steps": 12, "warmup_steps": 4, "eval_interval": 12},
     "sft": {"max_steps": 40, "global_batch_size": 4, "micro_batch_size": 4},
     "evaluate": {"limit": 2},
+    "mixtures": list(MIXTURES),
 }
-MIXTURES = ("smoke-chinese", "smoke-chinese-english")
 PROGRAM = "tests.flows.parallel_program"
 log = logging.getLogger("steel.test")
 
@@ -122,7 +123,7 @@ def test_the_plan_lists_every_model_and_makes_nothing(
     assert not store.exists()
 
 
-@pytest.mark.parametrize("name", ["smoke", "real-sample", "steel-1b"])
+@pytest.mark.parametrize("name", ["smoke", "smoke-mixtures", "real-sample", "steel-1b"])
 def test_a_model_differs_in_mixture_and_seed_alone_and_travels_as_plain_values(name: str) -> None:
     loaded = load_config(resolve(f"deployments/{name}.yaml"), PipelineConfig)
     models = models_of(loaded, [1, 2])

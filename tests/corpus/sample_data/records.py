@@ -18,6 +18,8 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
         return rows
     data = path.read_bytes()
+    if path.suffix == ".txt":
+        return list(logiqa_questions(data.decode()))
     if data.lstrip().startswith(b"["):
         return list(json.loads(data))
     found = []
@@ -29,6 +31,15 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict):
             found.append(row)
     return found
+
+
+def logiqa_questions(text: str) -> Iterator[dict[str, Any]]:
+    """Questions of LogiQA's file, eight lines each: none, letter, context, question, options."""
+    lines = text.removesuffix("\n").split("\n")
+    for at in range(0, len(lines), 8):
+        blank, letter, context, question, *options = lines[at : at + 8]
+        assert not blank
+        yield {"answer": letter, "stem": f"{context} {question}", "options": options}
 
 
 def all_rows(folder: Path) -> list[dict[str, Any]]:

@@ -2,16 +2,21 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from common.recipes import load_recipe
+from corpus.chats.formats import CHAT_FORMATS
+from corpus.chats.language import language_of
+from corpus.chats.recipes import ChatSetRecipe
 from corpus.sample_data import DATASETS
 from corpus.sample_data.benchmarks import SUBJECTS
 from corpus.sample_data.questions import LETTERS
-from tests.corpus.sample_data.records import all_rows, rows_of
+from tests.corpus.sample_data.records import all_rows, logiqa_questions, rows_of
 
 REAL_FILES = {
     "skypile": "pretrain/sky/*.jsonl",
@@ -133,6 +138,19 @@ SFT_SHAPES = {
         "category": "str",
         "skip_prompt_formatting": "bool",
     },
+    "openbookqa": {
+        "id": "str",
+        "question_stem": "str",
+        "choices": {"text": ["str"], "label": ["str"]},
+        "answerKey": "str",
+    },
+    "arc": {
+        "id": "str",
+        "question": "str",
+        "choices": {"text": ["str"], "label": ["str"]},
+        "answerKey": "str",
+    },
+    "logiqa": {"answer": "str", "stem": "str", "options": ["str"]},
 }
 
 
@@ -141,6 +159,37 @@ def test_sft_rows_have_their_format(name: str, sample_files: Path) -> None:
     rows = all_rows(sample_files / "sft" / name)
     assert len(rows) >= 20
     assert {json.dumps(shape(row)) for row in rows} == {json.dumps(SFT_SHAPES[name])}
+
+
+def test_logiqa_has_the_real_lines(sample_files: Path, shared: Path) -> None:
+    real = (shared / "data/sft/multiple_choice/logiqa/Eval.txt").read_text()
+    lettered = ["A.", "B.", "C.", "D."]
+    for found, least in (
+        (list(logiqa_questions(real)), 0.97),  # options of a few real rows lack their letter
+        (all_rows(sample_files / "sft/logiqa"), 1.0),
+    ):
+        assert {row["answer"] for row in found} == set("abcd")
+        sound = [row for row in found if [o[:2] for o in row["options"]] == lettered]
+        assert len(sound) >= least * len(found) > 0
+
+
+def test_english_question_sets_are_english_letters_for_the_recipes_of_the_real_ones(
+    sample_files: Path,
+) -> None:
+    for name in ("openbookqa", "arc", "logiqa"):
+        recipe = load_recipe(ChatSetRecipe, "sft", name)
+        rows = all_rows(sample_files / "sft" / name)
+        if name == "logiqa":
+            rows = [
+                {"lines": [r["answer"], *r["stem"].rsplit(". ", 1), *r["options"]]} for r in rows
+            ]
+        answers = Counter[str]()
+        for row in rows:
+            (chat,) = CHAT_FORMATS[recipe.format](row)
+            assert chat.style == "letter" and language_of(chat.messages) == "en"
+            answers[chat.messages[-1]["content"]] += 1
+        assert set(answers) == set(LETTERS)
+        assert max(answers.values()) - min(answers.values()) <= 0.2 * answers.total()
 
 
 def test_ruozhiba_and_self_awareness_match_real_rows(sample_files: Path, shared: Path) -> None:
