@@ -15,14 +15,12 @@ from transformers import PreTrainedTokenizerBase
 from common.config import validate
 from common.errors import ConfigError, DataError
 from common.files import read_json_lines
-from common.paths import RECIPES, resolve
-from common.recipes import load_config, load_recipe, read_yaml, recipe_path
+from common.paths import RECIPES
+from common.recipes import recipe_path
 from corpus.chats import Identity, Mixture, MixtureRow, MixtureSet, Pool, encoded_sets, load_mixture
 from corpus.chats.encoded_sets import ReadSet, SetWork, encoded_set
 from corpus.chats.mixing import apportion, draw, draw_mixture
-from corpus.chats.recipes import ChatSetRecipe
 from corpus.chats.sft_mixture import build_mixture
-from flows.config import PipelineConfig
 from model.tokenizer.folder import load_folder_tokenizer
 from tasks.sft import SftConfig
 from tests.corpus.chats.sets import write_mixture, write_sets
@@ -102,20 +100,6 @@ def test_limits_count_after_fractions_and_a_new_set_changes_no_other_draw() -> N
     sets = {"c": MixtureSet(), **sets}
     large = draw_mixture(Mixture(title="t", sets=sets), {"c": "z" * 5, **languages}, seed=1)
     assert (large["a"], large["b"]) == (small["a"], small["b"])
-
-
-def test_the_papers_experiments_inherit_and_differ_as_table_3_says() -> None:
-    names = [entry["mixture"] for entry in read_yaml(recipe_path("paper", "table3"))["experiments"]]
-    one, two, three, four, five = (load_mixture(name) for name in names)
-    assert one.sets["infinity_instruct"].language == "any"
-    assert two.sets["infinity_instruct"].language == "zh"
-    assert set(one.sets) == set(two.sets) == {"infinity_instruct", "wanjuan_mcq"}
-    english = {"code_feedback", "web_instruct_sub", "openhermes"}
-    assert english < set(three.sets)
-    assert not three.pools
-    assert {name for name, share in four.sets.items() if share.pool} == english
-    assert four.pools == five.pools == {"english": Pool(ratio=0.25, to="zh")}
-    assert set(five.sets) - set(four.sets) == {"openbookqa", "arc", "logiqa"}
 
 
 def test_every_mixture_loads() -> None:
@@ -326,77 +310,3 @@ def test_wrong_mixture_is_refused(recipe: str, text: str, message: str) -> None:
     recipe_path("mixtures", "wrong").write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_mixture("wrong")
-
-
-STAND_INS = {
-    "smoke": [
-        "smoke-full-infinity",
-        "smoke-chinese",
-        "smoke-chinese-english",
-        "smoke-chinese-20-english",
-        "smoke-chinese-20-english-mcq",
-    ],
-    "real-sample": [
-        "real-sample-full",
-        "real-sample-chinese",
-        "real-sample-chinese-english",
-        "real-sample-chinese-20-english",
-        "real-sample-chinese-20-english-mcq",
-    ],
-}
-"""The five of Table 3 on the sample data and on real rows, in its order."""
-
-
-def counted(name: str) -> dict[str, Counter[str]]:
-    """Languages of what a mixture draws, by set, from a thousand rows and more of each.
-
-    A set of several languages is in both by halves.
-    """
-    mixture = load_mixture(name)
-    letters = {}
-    for number, set_name in enumerate(mixture.sets):
-        language = load_recipe(ChatSetRecipe, "sft", set_name).language
-        both = {"zh": "z", "en": "e"}.get(language, "ze") * (1000 + 37 * number)
-        wanted = mixture.sets[set_name].language  # others are left out before the draw
-        letters[set_name] = both if wanted == "any" else wanted[0] * both.count(wanted[0])
-    drawn = draw_mixture(mixture, letters, 7)
-    return {n: Counter(letters[n][i] for i in rows) for n, rows in drawn.items()}
-
-
-def pools_of(name: str) -> set[str]:
-    """Sets of a mixture that belong to a pool."""
-    return {n for n, share in load_mixture(name).sets.items() if share.pool}
-
-
-@pytest.mark.parametrize("world", STAND_INS)
-def test_the_stand_ins_of_table_3_differ_as_its_experiments_do(world: str) -> None:
-    one, two, three, four, five = (counted(name) for name in STAND_INS[world])
-    english = [sum(row["e"] for row in found.values()) for found in (one, two, three, four, five)]
-    chinese = [sum(row["z"] for row in found.values()) for found in (one, two, three, four, five)]
-    assert english[1] == 0 < english[0], "2 is 1 without its English conversations"
-    assert chinese[0] == chinese[1] > 0
-    pooled = pools_of(STAND_INS[world][3])
-    assert pooled <= set(three) and not pooled & set(two)
-    assert sum(four[n]["e"] for n in pooled) == int(sum(chinese[3:4]) / 4 + 0.5)
-    assert sum(three[n]["e"] for n in pooled) > 2 * sum(four[n]["e"] for n in pooled)
-    # 5 is 4 and English questions: of sets that 4 lacks, or in the other language of one it has.
-    assert english[4] - sum(five[n]["e"] for n in pooled) > english[3] - sum(
-        four[n]["e"] for n in pooled
-    )
-    assert sum(five[n]["e"] for n in pooled) == int(chinese[4] / 4 + 0.5)
-    new = set(five) - set(four)
-    assert new and {n.partition("_")[0] for n in new} <= {"openbookqa", "arc", "logiqa"}
-
-
-def test_titles_of_stand_ins_promise_no_share_that_the_questions_change() -> None:
-    for five in STAND_INS.values():
-        last = load_mixture(five[-1]).title
-        assert "4:1" in last and "MCQ" in last and "%" not in last
-        assert len({load_mixture(name).title for name in five}) == 5
-
-
-@pytest.mark.parametrize("world", STAND_INS)
-def test_stand_ins_are_the_mixtures_that_a_deployment_compares(world: str) -> None:
-    name = {"smoke": "smoke-mixtures"}.get(world, world)
-    config = load_config(resolve(f"deployments/{name}.yaml"), PipelineConfig)
-    assert config.mixtures == STAND_INS[world]
