@@ -7,7 +7,7 @@
     sft_data (those of the mixture) ─────────────────────┤                    │
     preference_data ─────────────────────────────────────┼────────────────────┤
     benchmarks ──────────────────────────────────────────┴────────────────────┘
-      └────▶ evaluations[base, each mixture, dpo, given models] ─▶ report
+      └────▶ evaluations[base, each mixture, dpo, given models] ─▶ adjusted ─▶ report
 
 Reading a property makes that stage and everything it needs; stages that are finished in the store
 are skipped. `benchmarks`, and data sets of later stages, reach no stage up to `base`: what is
@@ -22,10 +22,12 @@ from pathlib import Path
 
 from common.config import raise_all
 from common.errors import ConfigError
+from corpus.benchmarks.open_questions import is_open
 from corpus.decontaminate import ContaminationConfig
 from corpus.sample_data import DatasetKind
 from flows.config import PipelineConfig
 from flows.config import Target as Target
+from flows.training_texts import adjusted_config, training_texts
 from tasks.acquire import acquire
 from tasks.bits_per_byte import BitsPerByteConfig, bits_per_byte
 from tasks.clean import clean, enforce
@@ -36,6 +38,7 @@ from tasks.core.stage import Context, StageResult
 from tasks.core.store import newest
 from tasks.dpo import dpo
 from tasks.evaluate import benchmark_problems, evaluate
+from tasks.evaluate.adjusted import adjusted_scores
 from tasks.hold_out import HoldOutConfig, hold_out
 from tasks.normalize import normalize
 from tasks.pack import pack
@@ -48,7 +51,7 @@ TARGETS: dict[Target, str] = {
     "pretrain": "base",
     "sft": "tuned",
     "dpo": "aligned",
-    "evaluate": "evaluations",
+    "evaluate": "adjusted",
     "report": "report",
 }
 """Targets, which a run can be asked for by name -> the property of `Pipeline` that makes each."""
@@ -144,8 +147,7 @@ class Pipeline:
 
     def _benchmarks(self, locations: Mapping[str, str], *, scored: bool) -> dict[str, StageResult]:
         acquired = self.data_sets("evals", locations)
-        if not self.context.planned:
-            # Before anything is trained; those on this machine were looked at before the run began.
+        if not self.context.planned:  # before anything is trained
             folders = {name: result.folder / name for name, result in acquired.items()}
             found = benchmark_problems(self.config.evaluate, folders, scored=scored)
             raise_all(list(found), "benchmarks" if scored else "decontaminate")
@@ -236,13 +238,9 @@ class Pipeline:
         """Bits per byte of the base model on each kind of text that is held out."""
         if self.held_out is None:
             raise ConfigError("this configuration holds no texts out: it has no `held_out`")
-        result = bits_per_byte(
-            BitsPerByteConfig(dtype=self.config.evaluate.dtype),
-            context=self.context,
-            label=self.config.name,
-            model=self.base,
-            held_out=self.held_out,
-        )
+        config = BitsPerByteConfig(dtype=self.config.evaluate.dtype)
+        inputs = {"model": self.base, "held_out": self.held_out}
+        result = bits_per_byte(config, context=self.context, label=self.config.name, **inputs)
         self.context.tracker.scores(self.base.manifest, result.manifest["counts"])
         return result
 
@@ -337,6 +335,37 @@ class Pipeline:
         return result
 
     @cached_property
+    def adjusted(self) -> dict[str, StageResult]:
+        """Each model's scores on contaminated questions, and on the others."""
+        return {n: self.adjust(n, m, self.evaluations[n]) for n, m in self.models.items()}
+
+    def adjust(self, name: str, model: StageResult, scores: StageResult) -> StageResult:
+        """One model's contamination-adjusted scores, recorded with the model."""
+        settings = self.config.evaluate
+        chosen = {n: one for n, one in self.benchmarks.items() if not is_open(n)}
+        further = {
+            str(number): evaluate(
+                settings.with_fewshot(number),
+                context=self.context,
+                label=f"{name} {number}-shot",
+                model=model,
+                benchmarks=chosen,
+            )
+            for number in (settings.further_num_fewshot if chosen else ())
+        }
+        texts = training_texts(self, model)
+        result = adjusted_scores(
+            adjusted_config(self.config, texts),
+            context=self.context,
+            label=name,
+            evaluations={str(settings.num_fewshot): scores, **further},
+            benchmarks=self.benchmarks,
+            **texts.stages,
+        )
+        self.context.tracker.scores(model.manifest, result.manifest["counts"])
+        return result
+
+    @cached_property
     def report(self) -> StageResult:
         """Tables, curves and provenance of everything above."""
         evaluations = self.evaluations if self.benchmarks else {}
@@ -354,6 +383,7 @@ class Pipeline:
             evaluations=evaluations,
             kernels=newest(self.context.store, "kernel_table"),
             contamination=self.contamination,
+            adjusted=self.adjusted if self.benchmarks else {},
         )
 
 

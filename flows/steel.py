@@ -222,7 +222,9 @@ def evaluate(
     name = "given"
     changes = {"evaluate.models": {name: model}}
     with session(config, store, overrides, changes) as run:
-        scores = run.pipeline.score(name, run.pipeline.given(model))
+        given_model = run.pipeline.given(model)
+        scores = run.pipeline.score(name, given_model)
+        run.pipeline.adjust(name, given_model, scores)
         # What the summary shows: nothing else of this configuration is asked for.
         vars(run.pipeline).update(evaluations={name: scores})
         return run.summary()

@@ -25,7 +25,7 @@ from common.errors import DataError
 from common.files import complete_file, json_line, write_json
 from common.names import Distinct, Name
 from common.paths import display
-from common.ranges import Processes
+from common.ranges import Ge, Limit, Processes
 from common.recipes import recipe_path
 from corpus.decontaminate import (
     ContaminationConfig,
@@ -34,10 +34,9 @@ from corpus.decontaminate import (
     cached_index,
     describe_bad_rows,
 )
-from corpus.decontaminate.search import Found, SearchJob, findings, places_of
+from corpus.decontaminate.search import QUESTIONS_FILE, Found, SearchJob, findings, places_of
 from tasks.core.stage import StageResult, StageRun, stage
 
-QUESTIONS_FILE = "questions.jsonl"
 MATCHES_FILE = "matches.jsonl"
 POLL_SECONDS = 0.2
 
@@ -47,9 +46,12 @@ class ContaminationCheckConfig(QuestionSearch, StageConfig):
     """Search of the cleaned corpora for questions of the benchmarks that are evaluated."""
 
     enabled: bool = field(default=True, metadata=NOT_IN_KEY)
-    """False: no search; accuracies are then those of all questions alone."""
+    """False: no search; of the corpora is then said that they are not known."""
     corpora: Annotated[tuple[Name, ...], Distinct] = ()
     """Corpora that are searched; empty: all of them."""
+    min_questions: Annotated[int, Ge(1), Limit(10**6)] = field(default=20, metadata=NOT_IN_KEY)
+    """Questions below which a subset (clean, contaminated) is only counted: the 95 % interval of
+    an accuracy over 20 questions is 40 points wide."""
     workers: Processes | Literal["auto"] = field(default="auto", metadata=NOT_IN_KEY)
     """Worker processes; auto: one for each core."""
 

@@ -342,11 +342,11 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def lines_of(file: Path, wanted: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Lines of a set's contamination.jsonl that belong to these rows, without the row."""
+def lines_of(file: Path, wanted: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Lines of a set's contamination.jsonl that belong to these rows, each with its row."""
     rows = frozenset(wanted)
     with file.open("rb") as stored:
         for line in stored:
             match = json.loads(line)
-            if match.pop("row") in rows:
-                yield match
+            if (row := match.pop("row")) in rows:
+                yield row, match

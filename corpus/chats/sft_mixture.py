@@ -72,8 +72,8 @@ def build_mixture(
 ) -> list[MixtureRow]:
     """Draw a mixture; returns a line of its table for each set.
 
-    Writes `output`, and beside it contamination.jsonl (benchmark questions in what was wanted) and
-    quarantine/<set>.jsonl (rows that cannot be used).
+    Writes `output`, and beside it contamination.jsonl (benchmark questions in what was wanted;
+    `drawn`: in the mixture, too) and quarantine/<set>.jsonl (rows that cannot be used).
 
     Args:
         sets: each set of the mixture, encoded.
@@ -98,8 +98,11 @@ def build_mixture(
             file.writelines(map(json_line, _lines(name, sets[name].encoded, choices[name], places)))
     with complete_file(output.with_name(MATCHES_FILE)) as file:
         for name, choice in choices.items():
-            found = lines_of(sets[name].folder / MATCHES_FILE, choice.wanted_rows.tolist())
-            file.writelines(map(json_line, found))
+            taken = {int(choice.rows[place]) for place in drawn[name]}
+            for row, match in lines_of(
+                sets[name].folder / MATCHES_FILE, choice.wanted_rows.tolist()
+            ):
+                file.write(json_line({**match, "drawn": row in taken}))
     for name in shares:
         aside = sets[name].folder / QUARANTINE_FILE
         if aside.stat().st_size:

@@ -1,6 +1,8 @@
 """Arrays of an index: n-grams with their questions, and how many of them a text must have."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +13,7 @@ from corpus.decontaminate.tokens import Hashes, Places, ngrams
 Shares = npt.NDArray[np.float64]
 
 MAX_SHARED = 12
-"""An n-gram in more questions than this is too common and is not looked for."""
+"""An n-gram in more questions of a benchmark than this is too common and is not looked for."""
 NEEDED = (0.25, 0.35)
 """Share of a stem's n-grams that a stretch of a text has before it is aligned with it: of a short
 stem, of which a page header takes more, and of a long one."""
@@ -21,6 +23,9 @@ SIBLING_NGRAM = 5
 """Tokens of the n-grams by which siblings are recognised: short, to fit between two differences."""
 SIBLING_SHARE = 0.15
 """Share of a stem's n-grams in other stems above which a question has siblings."""
+
+_SALT = np.uint64(0x9E3779B97F4A7C15)
+"""Odd, so that its multiples by the number of a benchmark are all different."""
 
 NEVER = np.iinfo(np.int32).max
 """Need of a question that is not looked for."""
@@ -58,14 +63,17 @@ def arranged(
     least: Shares,
     widths: Places,
     min_stem: int,
+    benchmarks: Sequence[str],
 ) -> Arrays:
-    """Sort entries by n-gram, without too common ones; a question with no other never matches."""
+    """Sort entries by n-gram, without too common ones; a question with no other never matches.
+
+    benchmarks: the benchmark of each question.
+    """
     all_hashes = np.concatenate([*hashes, np.zeros(0, np.uint64)])
     all_owners = np.repeat(np.arange(len(hashes), dtype=np.int32), [len(h) for h in hashes])
     order = np.lexsort((all_owners, all_hashes))
     all_hashes, all_owners = all_hashes[order], all_owners[order]
-    _, inverse, sizes = np.unique(all_hashes, return_inverse=True, return_counts=True)
-    kept = sizes[inverse] <= MAX_SHARED
+    kept = counts_within(all_hashes, all_owners, benchmarks) <= MAX_SHARED
     grams, sizes = np.unique(all_hashes[kept], return_counts=True)
     stem_starts = np.cumsum([0, *map(len, stems)])
     left = np.bincount(all_owners[kept], minlength=len(hashes))
@@ -85,14 +93,31 @@ def arranged(
     )
 
 
-def thresholds(stems: list[Hashes], config: ContaminationConfig) -> Shares:
-    """The overlap that each question must have: more if other stems have a part of it."""
+def thresholds(
+    stems: list[Hashes], config: ContaminationConfig, benchmarks: Sequence[str]
+) -> Shares:
+    """The overlap that each question must have: more if other stems of its benchmark have a part
+    of it."""
     grams = [np.unique(ngrams(stem, SIBLING_NGRAM)) for stem in stems]
     sizes = np.array([len(part) for part in grams], np.int64)
-    _, inverse, counts = np.unique(
-        np.concatenate([*grams, np.zeros(0, np.uint64)]), return_inverse=True, return_counts=True
-    )
     owners = np.repeat(np.arange(len(stems)), sizes)
-    shared = np.bincount(owners, counts[inverse] > 1, minlength=len(stems))
+    counts = counts_within(np.concatenate([*grams, np.zeros(0, np.uint64)]), owners, benchmarks)
+    shared = np.bincount(owners, counts > 1, minlength=len(stems))
     sibling = shared > SIBLING_SHARE * sizes
     return np.where(sibling, max(config.overlap, config.sibling_overlap), config.overlap)
+
+
+def counts_within(
+    hashes: Hashes, owners: npt.NDArray[np.integer[Any]], benchmarks: Sequence[str]
+) -> Places:
+    """How often each hash occurs among the questions of its owner's benchmark, [N].
+
+    What is found of a benchmark must not depend on which others are in the index: cleaning, SFT and
+    evaluation look for different lists of them.
+    """
+    names = {name: number for number, name in enumerate(sorted({*benchmarks}))}
+    numbers = np.array([names[name] for name in benchmarks], np.uint64)
+    salted = hashes ^ (numbers[owners] * _SALT)
+    _, inverse, counts = np.unique(salted, return_inverse=True, return_counts=True)
+    found: Places = counts[inverse]
+    return found

@@ -111,7 +111,8 @@ class Index:
         tokens = [tokenize(question.stem) for question in questions]
         stems = [stem.hashes for stem in tokens]
         spaced = np.array([bool(len(t.hashes)) and t.spaced.mean() > SPACED for t in tokens], bool)
-        least = thresholds(stems, config)
+        benchmarks = [question.benchmark for question in questions]
+        least = thresholds(stems, config, benchmarks)
         widths = np.zeros(len(questions), np.int64)
         shares = np.zeros(len(questions), np.int64)
         for number, (question, stem) in enumerate(zip(questions, stems, strict=True)):
@@ -131,7 +132,7 @@ class Index:
         return cls(
             config,
             questions,
-            arranged(hashes, stems, shares, spaced, least, widths, config.min_stem),
+            arranged(hashes, stems, shares, spaced, least, widths, config.min_stem, benchmarks),
         )
 
     @property
@@ -363,7 +364,7 @@ def _match(question: BenchmarkQuestion, passage: Passage, text: str, tokens: Tok
 def _without_look_alikes(
     found: dict[int, tuple[Match, Passage]],
 ) -> Iterator[tuple[int, tuple[Match, Passage]]]:
-    """Leave out questions for a passage that has more of another question."""
+    """Leave out questions for a passage that has more of another question of their benchmark."""
     ordered = sorted(found, key=lambda number: found[number][1].first)
     less: set[int] = set()
     for k, number in enumerate(ordered):
@@ -373,6 +374,8 @@ def _without_look_alikes(
             common = min(one.last, other.last) - other.first
             if common <= 0:
                 break
+            if found[number][0].benchmark != found[following][0].benchmark:
+                continue
             if other.overlap > one.overlap + 0.02 and common > 0.6 * (one.last - one.first):
                 less.add(number)
             if one.overlap > other.overlap + 0.02 and common > 0.6 * (other.last - other.first):

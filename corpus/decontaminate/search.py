@@ -23,6 +23,8 @@ from common.files import json_line, write_json
 from corpus.decontaminate.index import Index
 from corpus.partitions import Partition, cut
 
+QUESTIONS_FILE = "questions.jsonl"
+"""Every question, with the sources that contain it; what the stage `contamination` writes."""
 PARTITION_BYTES = 64 * 1024**2
 """Bytes of text that one worker searches at a time."""
 EXAMPLES = 3

@@ -153,7 +153,7 @@ def _check_num_examples(config: "PipelineConfig", name: str, location: str) -> N
     if is_open(name):
         return  # its worked examples are lm-eval's own
     recipe = load_recipe(BenchmarkRecipe, "evals", name)
-    known, asked = recipe.num_examples, config.evaluate.num_fewshot
+    known, asked = recipe.num_examples, config.evaluate.most_fewshot
     if known is not None and asked > known and not local_dataset(location):
         raise ConfigError(
             f"evaluate.num_fewshot = {asked}, but {recipe.title} has {known} worked examples a "

@@ -190,7 +190,7 @@ class CleanConfig(StageConfig):
         return False
 
 
-@stage(version=4)
+@stage(version=5)
 def clean(
     run: StageRun,
     config: CleanConfig,

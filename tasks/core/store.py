@@ -78,6 +78,7 @@ STAGES = (
     "sft",
     "dpo",
     "evaluate",
+    "adjusted_scores",
     "bits_per_byte",
     "data_comparison",
     "report",

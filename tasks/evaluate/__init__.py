@@ -12,7 +12,7 @@ task and settings: after an interruption, and for other configurations with the 
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -87,6 +87,11 @@ class EvaluateConfig(StageConfig):
     (model/evaluate/sandbox.py). If false, a configuration with such a benchmark is refused."""
     num_fewshot: Annotated[int, Ge(0), Limit(1000)] = 5
     """Worked examples before each question, the first of the benchmark's dev split (0 to 5)."""
+    further_num_fewshot: tuple[Annotated[int, Ge(0), Limit(1000)], ...] = field(
+        default=(), metadata=NOT_IN_KEY
+    )
+    """Further numbers of worked examples that every model is scored with by likelihood, such as
+    [0]; contamination-adjusted tables show each. An evaluation of its own for each number."""
     limit: PositiveInt | None = None
     """At most so many questions a subject, for a quick look; None takes all. Tables show it."""
     chat: Literal["auto", True, False] = "auto"
@@ -108,6 +113,15 @@ class EvaluateConfig(StageConfig):
         categories = [file for name in inputs["benchmarks"] if (file := categories_file(name))]
         return recipes + categories
 
+    @property
+    def most_fewshot(self) -> int:
+        """The largest number of worked examples that is asked for."""
+        return max(self.num_fewshot, *self.further_num_fewshot, 0)
+
+    def with_fewshot(self, number: int) -> "EvaluateConfig":
+        """The settings of a further evaluation, by likelihood alone."""
+        return replace(self, num_fewshot=number, further_num_fewshot=(), modes=["likelihood"])
+
     def ranks(self) -> int:
         """Number of processes on this machine that share the questions."""
         if self.num_processes != "auto":
@@ -117,6 +131,9 @@ class EvaluateConfig(StageConfig):
     def check(self) -> Iterator[SteelError]:
         if len(set(self.modes)) != len(self.modes):
             yield ConfigError(f"modes names one twice: {', '.join(self.modes)}")
+        shots = [self.num_fewshot, *self.further_num_fewshot]
+        if len(set(shots)) != len(shots):
+            yield ConfigError(f"num_fewshot and further_num_fewshot name a number twice: {shots}")
         if "likelihood" not in self.modes:
             yield ConfigError(
                 f"modes is {', '.join(self.modes)}, without likelihood: tables compare models by "
@@ -151,7 +168,7 @@ def _check_questions(config: EvaluateConfig, name: str, files: Files, scored: bo
         recipe,
         files,
         on_bad_row="skip",
-        num_fewshot=config.num_fewshot if config.on_bad_row == "skip" else 0,
+        num_fewshot=config.most_fewshot if config.on_bad_row == "skip" else 0,
     )
     bad_rows = [str(row) for row in benchmark.bad_rows]
     others = {*OTHER_SPLITS} - {recipe.fewshot_split, recipe.scored_split}
@@ -161,7 +178,7 @@ def _check_questions(config: EvaluateConfig, name: str, files: Files, scored: bo
     if config.on_bad_row == "fail":
         refuse_bad_rows(name, bad_rows, REMEDY)
     if scored:
-        check_examples(benchmark, config.num_fewshot)
+        check_examples(benchmark, config.most_fewshot)
 
 
 def check_task_file(benchmark: str) -> None:

@@ -55,6 +55,7 @@ def report(
     evaluations: Mapping[str, StageResult] | None = None,
     kernels: StageResult | None = None,
     contamination: StageResult | None = None,
+    adjusted: Mapping[str, StageResult] | None = None,
 ) -> None:
     """Write report.md and report.html, the same in Chinese, numbers.json and figures/*.png."""
     from tasks.report.data import gather
@@ -74,6 +75,7 @@ def report(
         evaluations=evaluations or {},
         kernels=kernels,
         contamination=contamination,
+        adjusted=adjusted or {},
     )
     if config.title:
         data.name = config.title

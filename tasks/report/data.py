@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import DataError, SteelError
+from common.reading.files import read_json_object
+from corpus.benchmarks.adjusted import ADJUSTED_FILE, read_rows
 from corpus.recipes import corpus
 from model.data import PackedManifest
 from model.train.run.folder import METRICS_FILE
@@ -188,8 +190,9 @@ class ReportData:
     policy: str | None = None
     """Name of the SFT model that DPO started from."""
     left_in: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Benchmark -> its questions that the cleaned corpora contain, as the stage `contamination`
-    counts them."""
+    """Benchmark -> its questions in the cleaned corpora, as `contamination` counts them."""
+    adjusted: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """Model -> its contamination-adjusted scores, as the stage `adjusted_scores` wrote them."""
     timeline: Timeline | None = None
     """Sessions and events of the pretraining."""
     kernels: dict[str, Any] | None = None
@@ -197,8 +200,7 @@ class ReportData:
     provenance: list[Provenance] = field(default_factory=list)
     """In the order of the pipeline."""
     stages: dict[str, StageResult] = field(default_factory=dict)
-    """Stage by its part in the report: normalize, clean, contamination, pack, kernel_table, the
-    name of a model for its training, `evaluate <model>` for its scores."""
+    """Part of the report, such as `clean` or `evaluate base` -> its stage."""
 
     @property
     def full_scale(self) -> bool:
@@ -217,12 +219,14 @@ def gather(
     evaluations: Mapping[str, StageResult],
     kernels: StageResult | None = None,
     contamination: StageResult | None = None,
+    adjusted: Mapping[str, StageResult] | None = None,
 ) -> ReportData:
     """Read the folders of the stages. Raises DataError when one is not what it should be."""
     trained = {"base": pretrain} | {f"sft {name}": result for name, result in sft.items()}
     trained |= {"dpo": dpo}
-    everything = [normalized, cleaned, packed, *trained.values(), *evaluations.values(), kernels]
-    everything.insert(2, contamination)
+    further = {f"adjusted_scores {name}": result for name, result in (adjusted or {}).items()}
+    everything = [normalized, cleaned, contamination, packed, *trained.values()]
+    everything += [*evaluations.values(), kernels, *further.values()]
     data = ReportData(name=str((pretrain.manifest.get("label") if pretrain else "") or "Steel"))
     try:
         data.sources = _sources(normalized, cleaned, packed, pretrain)
@@ -232,11 +236,12 @@ def gather(
         data.parameters = count_parameters(pretrain.model_folder) if pretrain else None
         data.trainings = {n: read_training(n, r) for n, r in trained.items() if r is not None}
         data.timeline = read_timeline(pretrain.folder) if pretrain else None
-        if contamination is not None:
-            data.left_in = contamination.manifest["notes"]["benchmarks"]
-        if kernels is not None:
-            data.kernels = json.loads((kernels.folder / "table.json").read_text(encoding="utf-8"))
+        data.left_in = contamination.manifest["notes"]["benchmarks"] if contamination else {}
+        data.kernels = read_json_object(kernels.folder / "table.json") if kernels else None
         data.results = {name: read_results(result) for name, result in evaluations.items()}
+        data.adjusted = {
+            n: read_rows(r.folder / ADJUSTED_FILE) for n, r in (adjusted or {}).items()
+        }
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise DataError(
             f"a finished stage lacks what the report needs: {type(error).__name__}: {error}"
@@ -253,6 +258,7 @@ def gather(
         "kernel_table": kernels,
         **trained,
         **{f"evaluate {name}": result for name, result in evaluations.items()},
+        **further,
     }
     data.stages = {name: result for name, result in parts.items() if result is not None}
     return data

@@ -6,6 +6,7 @@ from tasks.core.markdown import markdown_table
 from tasks.core.paper.tables import Paper
 from tasks.report.data import ReportData
 from tasks.report.language import Writer
+from tasks.report.sections.adjusted import adjusted_section
 from tasks.report.sections.cost import cost_section
 from tasks.report.sections.data import data_section
 from tasks.report.sections.paper import paper_section
@@ -35,7 +36,10 @@ def format_report(
     hints = [say("page.hint")] if say.numbers is not None else []
     hints += [text for text in [say("page.pictures")] if text and pictures]
     sections = {
-        "results": results_section(data.results, data.stages, picture, say),
+        "results": _joined(
+            results_section(data.results, data.stages, picture, say),
+            adjusted_section(data.adjusted, data.stages, say),
+        ),
         "data": data_section(data, picture, say),
         "training": training_section(data, picture, say),
         "cost": cost_section(data, say),
@@ -46,6 +50,10 @@ def format_report(
     for name, text in sections.items():
         parts += [f"## {say(f'section.{name}')}", text]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _joined(*parts: str) -> str:
+    return "\n\n".join(part for part in parts if part)
 
 
 def _summary(data: ReportData, say: Writer) -> str:

@@ -148,7 +148,7 @@ def test_one_more_set_leaves_other_mixtures_alone(
     more = {**config.preference_sets, "medicalgpt_dpo": "hub"}
     after = of(replace(config, preference_sets=more))
     changed = {stage for stage in before if before[stage] != after[stage]}
-    assert changed == {"dpo", "evaluate dpo", "report"}
+    assert changed == {"dpo", "evaluate dpo", "adjusted_scores dpo", "report"}
 
 
 def test_settings_of_a_search_that_is_not_made_are_in_no_key(tmp_path: Path) -> None:
