@@ -110,7 +110,7 @@ def thresholds(
 def counts_within(
     hashes: Hashes, owners: npt.NDArray[np.integer[Any]], benchmarks: Sequence[str]
 ) -> Places:
-    """How often each hash occurs among the questions of its owner's benchmark, [N].
+    """Count each hash among the questions of its owner's benchmark, [N].
 
     What is found of a benchmark must not depend on which others are in the index: cleaning, SFT and
     evaluation look for different lists of them.

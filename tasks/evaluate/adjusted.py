@@ -201,8 +201,8 @@ def _row(
     if known.index is None:
         nothing: dict[Question, Status] = {(s["subject"], s["index"]): "clean" for s in samples}
         scores = subset_scores(samples, nothing, config.min_questions)
-        full = {"full": scores["full"], **dict.fromkeys(STATUSES)}
-        return full | {"difference": None, "sources": {}, "unknown": known.unknown}, []
+        row: dict[str, Any] = {"full": scores["full"], **dict.fromkeys(STATUSES)}
+        return row | {"difference": None, "sources": {}, "unknown": known.unknown}, []
     scores = subset_scores(samples, known.statuses, config.min_questions)
     lines: list[dict[str, Any]] = []
     counts: dict[str, int] = {}

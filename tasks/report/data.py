@@ -250,12 +250,9 @@ def gather(
         start = dpo.manifest.get("inputs", {}).get("policy")
         data.policy = next((f"sft {n}" for n, r in sft.items() if r.key == start), None)
     data.provenance = [_provenance(result) for result in everything if result is not None]
-    parts = {
-        "normalize": normalized,
-        "clean": cleaned,
-        "contamination": contamination,
-        "pack": packed,
-        "kernel_table": kernels,
+    parts = {"normalize": normalized, "clean": cleaned, "contamination": contamination}
+    parts |= {"pack": packed, "kernel_table": kernels}
+    parts |= {
         **trained,
         **{f"evaluate {name}": result for name, result in evaluations.items()},
         **further,

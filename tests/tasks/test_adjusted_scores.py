@@ -123,7 +123,7 @@ def test_each_source_of_a_question_is_shown(
     splits = {"zhihu_rlhf/b#1": "train", "zhihu_rlhf/b#2": "validation"}
     lines = [json_line({"place": place, "split": split}) for place, split in splits.items()]
     (aligned.folder / "mixture.jsonl").write_bytes(b"".join(lines))
-    inputs = {
+    inputs: dict[str, Any] = {
         "evaluations": {"0": evaluation(tmp_path / "e", [True, True, False, False, True])},
         "benchmarks": benchmarks,
         "corpora": result_of(corpora),
@@ -164,7 +164,7 @@ def test_texts_that_nobody_searched_are_unknown_and_not_clean(
     tmp_path: Path, benchmarks: dict[str, StageResult]
 ) -> None:
 
-    inputs = {
+    inputs: dict[str, Any] = {
         "evaluations": {"0": evaluation(tmp_path / "e", [True] * 5)},
         "benchmarks": benchmarks,
     }

@@ -17,13 +17,8 @@ from common.errors import DataError
 from common.files import json_line, md5_of_file, read_json_lines
 from corpus.decontaminate import BenchmarkQuestion, cached_index
 from corpus.decontaminate.questions import read_questions
-from corpus.decontaminate.search import SearchJob, findings, places_of, search
-from tasks.contamination import (
-    MATCHES_FILE,
-    QUESTIONS_FILE,
-    ContaminationCheckConfig,
-    contamination,
-)
+from corpus.decontaminate.search import QUESTIONS_FILE, SearchJob, findings, places_of, search
+from tasks.contamination import MATCHES_FILE, ContaminationCheckConfig, contamination
 from tasks.core.manifest import StageResult
 from tasks.core.stage import StageRun
 from tests.corpus.decontaminate.planted import (
