@@ -14,7 +14,7 @@ Verdict = Literal["one", "several", "none"]
 
 _BEHIND = 120
 """Characters behind a letter that are looked at."""
-_BEFORE = 20
+_BEFORE = 48
 """Characters before a statement that are looked at."""
 
 
@@ -53,8 +53,19 @@ _NOT_STATED = re.compile(
     r"|\b(?:some|many|people|students?|they|he|she|others)\b[^,.]*$",
     re.IGNORECASE,
 )
+_NOT_BELIEVED = re.compile(
+    r"(?:不|没|没有|难|无法|未)(?:觉得|认为|以为|能?说|知道|确定|肯定|清楚|敢说|太?可能|一定)[^，。,]*$"
+    r"|(?:\bnot|n't|\bnever|\bcannot)\b[^,.]*\b(?:think|believe|say|know|sure|certain|case|true)\b[^,.]*$"
+    r"|(?:\b(?:your|his|her|their|common|typical|usual|obvious|tempting|example|sample|old|previous|second"
+    r"|least|another|other|one|possible|likely)|(?<!question)['’]s)\s(?:\w+\s)?$",
+    re.IGNORECASE,
+)
 _NOT_CHOSEN = re.compile(
     r"(?:不|别|误|勿|没|没有|未|错|多|易|能|会|可|否|若|要|果|假如|容易|n't|not|never)\s?$"
+)
+_CHOOSER = re.compile(
+    r"(?:^|我们?|应该?|应当|故|所以|因此|只能|就|该|直接|综合考虑|最终|最后|还是|建议|推荐|倾向于?|请|得出?|而|便|即"
+    r"|那么?|来|则|[题\s\W])\s?$"
 )
 _CLAUSE = re.compile(r".*[。！？!?;；\n,，]", re.DOTALL)
 
@@ -68,21 +79,50 @@ def before_statement(text: str, start: int, *, negated: bool = False) -> bool:
     clause = before[match.end() :] if (match := _CLAUSE.match(before)) else before
     if clause.endswith("不"):
         return False
-    return not (_NOT_STATED.search(clause) or (negated and _NOT_CHOSEN.search(clause)))
+    if negated and (_NOT_CHOSEN.search(clause) or not _CHOOSER.search(clause)):
+        return False
+    return not (_NOT_STATED.search(clause) or _NOT_BELIEVED.search(clause))
 
 
 _CLOSERS = " )）]】}\"'”’」』>》\\"
 _LIST = re.compile(
     r"(?:[、/&|~\-–—+]|和|与|或者?|及|以及|还是|and/or\b|and\b|or\b)\s{0,2}"
     r"(?:选项|option\s)?[(（\[【\"'“]?[A-Z](?![A-Za-z])"
+    r"|[(（\[【][A-Z][)）\]】]"
 )
+_DOTTED = re.compile(r"[.．]\s{0,2}(?P<other>[A-Z])(?:[.．](?:\s|$)|$|\n)")
+_OFFERED = re.compile(
+    r"(?:(?:^|[,，.。;；])\s?(?:或者?|和|or\b|and\b)|也(?:可以?|可能|许)?(?:是|选)|(?:还|也)(?:可以|可能|有)(?:是|选)?"
+    r"|或许是?|可能是|\b(?:maybe|possibly|perhaps|also|could\sbe|might\sbe|may\sbe)\b)"
+    r"[\s(（\[\"'“]{0,3}(?<![A-Za-z])(?P<one>(?-i:[A-Z]))(?![A-Za-z=+])"
+    r"|(?<![A-Za-z])(?P<two>(?-i:[A-Z]))(?:选项|项)?也(?:是|可以|对|正确|行|符合)(?!错)",
+    re.IGNORECASE,
+)
+"""Another letter that is offered after an answer, in its line."""
+_CORRECTED = re.compile(
+    r"(?:(?:\b(?:wait|actually|correction)\b|等等|等一下|更正|[。\n]\s?不对)[^。.\n]{0,16}?"
+    r"|(?:\bshould\sbe\b|应该?是)[\s(（\[\"'“]{0,3})"
+    r"(?<![A-Za-z])(?P<one>(?-i:[A-Z]))(?![A-Za-z=+])",
+    re.IGNORECASE,
+)
+"""Another letter that an answer is corrected to."""
 _COMMA_LIST = re.compile(
     r"[,，;；]\s{0,2}(?:and\s|or\s|和|或|以及)?[(（\[【\"'“]?[A-Z](?![A-Za-z])[)）\]】\"'”]?\s{0,2}"
-    r"(?:$|[。.,，;；、\n]|和|或|及|都|均|and\b|or\b|are\b|both\b)"
+    r"(?:$|[。.,，;；、\n}\]】)）]|正确|对的?|符合|和|或|及|都|均|and\b|or\b|are\b|both\b)"
 )
 _ALL_DENIED = re.compile(
-    r"(?:(?:选项|项)?\s?(?:[、,，/和与及]|\band\b)\s?[A-Z](?:选项|项)?){1,6}\s?"
-    r"(?:(?:都|均|也|全)?是?(?:不|错)|are\s(?:all\s|both\s)?(?:not|wrong|incorrect|false)\b)"
+    r"(?:(?:选项|项)?\s?(?:[、/和与及]|\band\b)\s?[A-Z](?:选项|项)?){1,6}\s?"
+    r"(?:(?:[两二三四][项个者])?(?:都|均|也|全)?是?(?:不|错)|are\s(?:all\s|both\s)?(?:not|wrong|incorrect|false)\b)"
+    r"|(?:(?:选项|项)?\s?[、,，]\s?[A-Z](?:选项|项)?){1,6}\s?(?:[两二三四][项个者](?:都|均|也|全)?|都|均|全)是?(?:不|错)"
+)
+_SUBJECT = re.compile(
+    r"(?:(?:选项|项)?\s?(?:[、,，/和与及]|\band\b)\s?(?:and\s)?[A-Z](?:选项|项)?){1,6}\s?"
+    r"(?:[两二三四][项个者]|都|均|也|全|正确|错|不|are\b|were\b)"
+)
+_CALLED_WRONG = re.compile(
+    r"[.．。、:：)）\s]{1,3}(?:选项|是)?(?:错|不正确|不对|不符|不是|不选|[×✗✘❌]"
+    r"|(?:(?:this|it)\s(?:is\s|option\sis\s))?(?:incorrect|wrong|false|not\s(?:correct|right|true))\b)",
+    re.IGNORECASE,
 )
 _ASKED = re.compile(r"(?:选项|项)?\s?(?:吗|么|呢|[?？])")
 _DENIED = re.compile(
@@ -94,7 +134,7 @@ _GOES_ON = re.compile(
 )
 _GOES_ON_EN = re.compile(
     r"(?:because|since|as|for|which|and|but|so|due|given|is|the correct|option|explanation"
-    r"|reason)\b",
+    r"|reason|not|instead of|rather than)\b",
     re.IGNORECASE,
 )
 _OPERATOR = re.compile(r"\s{0,2}(?:[=<>+×÷^≤≥≈∝→/%°℃&·~]|\\(?!\)|\])|-(?!\s))")
@@ -119,11 +159,30 @@ def after_letter(text: str, end: int, letter: str, options: Sequence[str]) -> Ve
         return "several"
     if _ASKED.match(closed) or _DENIED.match(closed):
         return "none"
+    if offers_another(text, end, letter):
+        return "several"
     if own is not None and same_text(text, end, own):
         return "one"
     if any(same_text(text, end, other) for other in options if other != own):
         return "several"
+    if (dotted := _DOTTED.match(closed)) and dotted["other"] != letter.upper():
+        return "several"
+    if _CALLED_WRONG.match(rest):
+        return "none"
     return "one" if _ends(rest, lower=letter.islower()) else "none"
+
+
+def offers_another(text: str, end: int, letter: str) -> bool:
+    """True if another letter is offered soon after the one that ends at `end`."""
+    behind = text[end : end + 60]
+    letters = {m["one"] or m["two"] for m in _OFFERED.finditer(behind.partition("\n")[0])}
+    letters |= {m["one"] for m in _CORRECTED.finditer(behind)}
+    return bool(letters - {letter.upper()})
+
+
+def is_subject(text: str, end: int) -> bool:
+    """True if the letter that ends at `end` begins a list of which something is said."""
+    return bool(_SUBJECT.match(text[end : end + _BEHIND].lstrip(_CLOSERS)))
 
 
 def _ends(rest: str, *, lower: bool) -> bool:
@@ -137,6 +196,8 @@ def _ends(rest: str, *, lower: bool) -> bool:
         return False
     word = line.lstrip()
     spaced = len(word) < len(line)
+    if spaced and re.match(r"\d{1,2}[.、)）]", word):
+        return True  # the number of another question
     if word[0].isalpha() or word[0].isdigit():
         if word[0].isascii():
             return spaced and bool(_GOES_ON_EN.match(word))

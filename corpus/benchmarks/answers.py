@@ -17,7 +17,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from corpus.benchmarks.answer_context import after_letter, before_statement, folded, same_text
+from corpus.benchmarks.answer_context import (
+    after_letter,
+    before_statement,
+    folded,
+    is_subject,
+    offers_another,
+    same_text,
+)
 
 Reason = Literal["", "empty", "nothing stated", "contradictory", "no such option"]
 
@@ -54,7 +61,7 @@ _STATED = re.compile(
     rf"|\banswer(?:\sto\s(?:the|this)\squestion|\shere)?{_VERB_EN}"
     rf"|\b(?:correct|right|best|final|proper)\s(?:option|choice){_VERB_EN}"
     rf"|\\boxed\s?\{{)"
-    rf"|(?P<bare>(?:答案|正解)|(?:(?<=\n)|^)answer\b)){_OPEN}{_LETTER}",
+    rf"|(?P<bare>(?:答案|正解)|(?:(?<=\n)|^)(?:answer\b|答(?=[:：])))){_OPEN}{_LETTER}",
     re.IGNORECASE,
 )
 """An answer that is called the answer."""
@@ -67,7 +74,7 @@ _JUDGED = re.compile(
 """An option that is chosen."""
 
 _RIGHT = re.compile(
-    r"(?<![A-Za-z0-9_\\])(?P<letter>[A-Z])[)）\]】}\"'”’]?"
+    r"(?<![A-Za-z0-9_\\])(?P<letter>[A-Z])[)）\]】}\"'”’]?(?:[.．、:：]\s?)?"
     r"(?:(?:选项|项)?(?:的?(?:说法|表述|答案))?[)）]?\s?(?:才?是|为|最为?)?(?:正确|对的|合适|恰当|符合题意)"
     r"(?!吗|么|与否|性|率)"
     r"|\s(?:is|must\sbe|would\sbe)\s(?:the\s)?(?:most\s)?(?:correct|right|best|appropriate)\b(?!\?))"
@@ -121,10 +128,21 @@ def _statements(text: str, options: Sequence[str]) -> Iterator[str]:
         if not before_statement(text, match.start()):
             continue
         verdict = after_letter(text, match.end("letter"), match["letter"], options)
+        if verdict == "one" and _other_line(text, match):
+            verdict = "several"
         if verdict == "several" and not match["bare"]:
             yield _SEVERAL
         elif verdict == "one" and not _list_follows(text, match.end(), options):
             yield match["letter"].upper()
+
+
+def _other_line(text: str, match: re.Match[str]) -> bool:
+    """True if the next line is another letter alone."""
+    line = text.find("\n", match.end(), match.end() + 8)
+    following = (
+        _ALONE.fullmatch(text[line + 1 : line + 41].partition("\n")[0]) if line >= 0 else None
+    )
+    return following is not None and following["letter"].upper() != match["letter"].upper()
 
 
 def _list_follows(text: str, end: int, options: Sequence[str]) -> bool:
@@ -146,11 +164,20 @@ def _chosen(text: str, options: Sequence[str]) -> Iterator[str]:
             if verdict != "none":
                 yield letter.upper() if verdict == "one" else _SEVERAL
     for match in _RIGHT.finditer(text):
+        before = text[max(0, match.start() - 12) : match.start()]
+        if not _NAMED.search(before) or _own(text, match, options):
+            continue
         if before_statement(text, match.start()):
-            listed = _LISTED_BEFORE.search(text[max(0, match.start() - 12) : match.start()])
+            listed = _LISTED_BEFORE.search(before)
             yield _SEVERAL if listed else match["letter"]
 
 
+_NAMED = re.compile(
+    r"(?:^|[\n。.,，;；:：!！?？、/&()（）\[【\"“]|选项|选|故|所以|因此|因而|则|只有|仅有?|而|知|即|得|显然|说明|但|和|与|及|或|\b(?:option"
+    r"|choice|answer|letter|so|therefore|thus|hence|and|or|but|only|that|because|since|is))\s?[(（\[\"“]?$",
+    re.IGNORECASE,
+)
+"""Before an option that is called right; behind another word a letter is part of a name."""
 _LISTED_BEFORE = re.compile(
     r"(?<![A-Za-z])[A-Z](?:选项|项)?\s?(?:[、,，/&]|和|与|及|或|and|or)\s?(?:选项|[(（])?$"
 )
@@ -173,7 +200,8 @@ def _in_front(text: str, options: Sequence[str]) -> list[str]:
     first, _, rest = text.partition("\n")
     if len(first) <= 32 and _ALONE.fullmatch(first):
         others = {*_alone(rest)} - {letter.upper()}
-        return [_SEVERAL] if others else [letter.upper()]
+        taken_back = offers_another(text, at + 1, letter)
+        return [_SEVERAL] if others or taken_back else [letter.upper()]
     if not letter.isupper():
         return []
     following = text[at + 1 : at + 6].lstrip(" )）]】}\"'”’」』")
@@ -184,15 +212,36 @@ def _in_front(text: str, options: Sequence[str]) -> list[str]:
     if verdict == "none" or not (marked or own or text[at + 1 : at + 2] in ")）]】"):
         return []
     if verdict == "several":
-        return [_SEVERAL]
+        return [] if is_subject(text, at + 1) else [_SEVERAL]
+    if not own and _CALLED_RIGHT.match(text, at + 1):
+        return []  # its options are judged one by one: another may be right as well
     return [] if _repeats(text, at, letter, options, own=own) else [letter]
+
+
+def _own(text: str, match: re.Match[str], options: Sequence[str]) -> bool:
+    """True if the text of an option follows its letter."""
+    index = ord(match["letter"]) - ord("A")
+    return index < len(options) and same_text(text, match.end("letter"), options[index])
+
+
+_CALLED_RIGHT = re.compile(
+    r"[)）\]】]?[.．、:：\s]{1,3}(?:选项|是)?(?:正确|对的|[√✓✔✅]|(?:this\sis\s)?(?:correct|right|true)\b)",
+    re.IGNORECASE,
+)
 
 
 def _repeats(text: str, at: int, letter: str, options: Sequence[str], *, own: bool) -> bool:
     """True if other options follow as they stand in the question, or speakers A and B do."""
     speakers = text[at + 1 : at + 2] in (":", "：") and not own
+    line = text.find("\n", at)
+    next_line = _MARK.search(text, line + 1) if line >= 0 else None
+    successor = next_line is not None and ord(next_line["letter"]) == ord(letter) + 1
+    if successor and next_line is not None and not text[line : next_line.start()].strip():
+        return True  # whatever their texts are: the letters of a list follow one another
     for mark in _MARK.finditer(text, at + 1):
         other = ord(mark["letter"]) - ord("A")
+        if own and mark["letter"] == "A" and _begins_anew(text, line, mark, options):
+            return False
         if mark["letter"] == letter or other >= len(options):
             continue
         if same_text(text, mark.end(), options[other], whole=False):
@@ -200,6 +249,12 @@ def _repeats(text: str, at: int, letter: str, options: Sequence[str], *, own: bo
         if speakers and text[mark.start() - 1] == "\n":
             return True
     return False
+
+
+def _begins_anew(text: str, line: int, mark: re.Match[str], options: Sequence[str]) -> bool:
+    """True if other text and then the first option follow an answer: a question is asked anew."""
+    between = line >= 0 and text[line : mark.start()].strip()
+    return bool(between) and same_text(text, mark.end(), options[0], whole=False)
 
 
 _MARK = re.compile(r"(?<![A-Za-z0-9_\\])(?P<letter>[A-Z])[)）\]】]?\s?[.．、:：)）]\s{0,3}")

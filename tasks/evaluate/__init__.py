@@ -194,7 +194,7 @@ def check_task_file(benchmark: str) -> None:
         )
 
 
-@stage(version=3)
+@stage(version=4)
 def evaluate(
     run: StageRun,
     config: EvaluateConfig,
