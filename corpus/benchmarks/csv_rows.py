@@ -44,7 +44,7 @@ def csv_rows(text: str, is_whole: Callable[[Sequence[str]], bool]) -> Iterator[C
             except StopIteration:
                 return
             except csv.Error as error:
-                cells, reason = [], f"not valid CSV ({error}): is a quote not closed?"
+                cells, reason = [], f"not valid CSV ({error}): perhaps a quote is not closed"
             end = first + reader.line_num
             several = end - begin > 1 and not reason
             if several and _takes_in_a_row(cells, lines[begin:end], is_whole):

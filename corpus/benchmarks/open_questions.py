@@ -7,6 +7,8 @@ what the model wrote (HumanEval), its scoring code is left out and never importe
 written here only generates, and programs run in a sandbox (model/evaluate/sandbox.py).
 """
 
+import ast
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -66,6 +68,10 @@ class OpenBenchmarkRecipe:
     """The one for chat models, where lm-eval has another."""
     filter: str = ""
     """lm-eval's filter whose score counts; others are shown beside it."""
+    forms: Mapping[str, str] = field(default_factory=dict)
+    """Column -> regular expression that its text must hold, without which no answer could score."""
+    unique: str = ""
+    """Column in which no two rows are alike; empty: there is none."""
     runs_code: bool = False
     """True if answers are programs, which are run to be scored."""
     sha256: Mapping[str, str] = field(default_factory=dict)
@@ -105,6 +111,7 @@ def read_open(name: str, files: Files, *, on_bad_row: OnBadRow = "fail") -> Open
     recipe = open_recipe(name)
     rows: list[Mapping[str, str]] = []
     bad: list[str] = []
+    known: set[str] = set()
     for path in _matching(recipe, files, name):
         for record in read_records(path, exact_loads):
             value = record.value
@@ -113,7 +120,7 @@ def read_open(name: str, files: Files, *, on_bad_row: OnBadRow = "fail") -> Open
                     raise DataError(f"{display(path)}: {value.reason}. Get the file again.")
                 reason = "" if value.reason == EMPTY_LINE else value.reason
                 bad += [f"{display(path)}, line {record.line}: {reason}"] if reason else []
-            elif reason := _defect(value, recipe.columns):
+            elif reason := _defect(value, recipe) or _given_before(value, recipe, known):
                 bad.append(f"{display(path)}, line {record.line}: {reason}")
             else:
                 rows.append({column: value[column] for column in recipe.columns})
@@ -141,16 +148,53 @@ def _matching(recipe: OpenBenchmarkRecipe, files: Files, name: str) -> list[Path
     return found
 
 
-def _defect(row: Any, columns: Sequence[str]) -> str:
+_TYPES = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    bool: "true or false",
+    type(None): "null",
+}
+"""JSON's words for Python's types; others are numbers."""
+
+
+def _defect(row: Any, recipe: OpenBenchmarkRecipe) -> str:
     """Defect of a row in a few words; empty for a question."""
     if not isinstance(row, Mapping):
-        return f"{type(row).__name__}, not an object"
-    for column in columns:
+        return f"{_TYPES.get(type(row), 'a number')}, not an object"
+    for column in recipe.columns:
         value = row.get(column)
+        if column not in row:
+            return f"{column} is absent"
         if not isinstance(value, str):
-            return f"{column} is {'absent' if column not in row else type(value).__name__}"
+            return f"{column} is {_TYPES.get(type(value), 'a number')}, not a text"
         if not value.strip() or "\0" in value:
             return f"{column} is empty" if not value.strip() else f"{column} holds a NUL"
+    for column, form in recipe.forms.items():
+        if not re.search(form, row[column]):
+            return f"{column} holds nothing like `{form}`, so no reply could be called right"
+    return _unrunnable(row) if recipe.runs_code else ""
+
+
+def _given_before(row: Mapping[str, str], recipe: OpenBenchmarkRecipe, known: set[str]) -> str:
+    """Defect of a row whose unique column another one has; empty for the first."""
+    name = row.get(recipe.unique, "")
+    if not recipe.unique or name not in known:
+        known.add(name)
+        return ""
+    return f"{recipe.unique} {name!r:.80} was given before"
+
+
+def _unrunnable(row: Mapping[str, str]) -> str:
+    """Defect of a program that even the right answer could not pass; it is parsed and not run."""
+    program = f"{row['prompt']}{row['canonical_solution']}\n{row['test']}"
+    try:
+        tree = ast.parse(program)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return f"prompt, canonical_solution and test together are no Python program ({error})"
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    if row["entry_point"] not in defined:
+        return f"prompt and canonical_solution define no function {row['entry_point']!r:.80}"
     return ""
 
 

@@ -267,6 +267,7 @@ def decoded(content: bytes, place: str) -> str:
         encoding = encoding_of_sample(content)
         if marked or encoding.codec != "utf-8" or encoding.doubt:
             name = "UTF-16" if marked else encoding.doubt or encoding.name
+            name = name.replace("windows1252", "WINDOWS-1252")  # as iconv spells it
             raise DataError(
                 f"{place} is not UTF-8 but looks like {name}: save it as UTF-8, for example with "
                 f"iconv -f {name} -t UTF-8"
@@ -347,7 +348,8 @@ def _defect(
 ) -> str:
     """Defect of a row in a few words; empty for a question."""
     if not row:
-        return f"{len(cells)} fields instead of {width}{_hint(cells)}"
+        count = "1 field" if len(cells) == 1 else f"{len(cells)} fields"
+        return f"{count} instead of {width}{_hint(cells)}"
     if _UNREADABLE.search("".join(row)):
         column = next(c for c, cell in zip(columns, row, strict=True) if _UNREADABLE.search(cell))
         return f"{column} holds a NUL, or bytes that are not UTF-8"

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,55 @@ def test_bad_rows_are_named_or_left_out(tmp_path: Path) -> None:
     assert (len(benchmark.rows), len(benchmark.bad_rows)) == (2, 5)
     with pytest.raises(DataError, match="holds no file like"):
         read_open("gsm8k", [(folder / "train.jsonl", "train.jsonl")])
+
+
+def test_rows_that_no_answer_could_pass_are_bad(tmp_path: Path) -> None:
+    folder = write_gsm8k(tmp_path / "gsm8k", [1, 2])
+    with (folder / "test.jsonl").open("a") as file:
+        file.write('{"question": "How many?", "answer": "He has 3."}\n')
+        file.write('{"question": "How many?", "answer": "He has 3.\\n#### three"}\n')
+        file.write('{"question": "How many?", "answer": "He has 3.\\n#### 1,003"}\n')
+    benchmark = read_open("gsm8k", folder, on_bad_row="skip")
+    assert len(benchmark.rows) == 3
+    assert [
+        re.findall(r"line (\d): answer holds nothing like", row) for row in benchmark.bad_rows
+    ] == [["3"], ["4"]]
+
+    def program(number: int, **changes: str) -> str:
+        row = {
+            "task_id": f"t/{number}",
+            "prompt": "def add(a, b):\n",
+            "canonical_solution": "    return a + b\n",
+            "test": "def check(add):\n    assert add(1, 2) == 3\n",
+            "entry_point": "add",
+        }
+        return json.dumps({**row, **changes}) + "\n"
+
+    rows = [
+        program(1),
+        program(1),
+        program(2, entry_point="sub"),
+        program(3, test="def test(add): pass\n"),
+        program(4, test="def check(add:\n    pass\n"),
+        program(5, canonical_solution="return a + b\n"),
+        program(6),
+    ]
+    file = tmp_path / "HumanEval.jsonl"
+    file.write_text("".join(rows))
+    programs = read_open("humaneval", [(file, file.name)], on_bad_row="skip")
+    assert [row["task_id"] for row in programs.rows] == ["t/1", "t/6"]
+    for row, reason in zip(
+        programs.bad_rows,
+        [
+            "line 2: task_id 't/1' was given",
+            "no function 'sub'",
+            "test holds",
+            "never closed",
+            "no Python",
+        ],
+        strict=True,
+    ):
+        assert reason in row
 
 
 def test_their_questions_are_looked_for_in_training_texts(tmp_path: Path) -> None:

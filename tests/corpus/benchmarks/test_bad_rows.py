@@ -141,7 +141,7 @@ def test_what_a_csv_writer_wrote_is_read_back(rows: list[tuple[str, ...]]) -> No
         (b"\n\n", "is empty"),
         (HEADER.replace(",", ";").encode(), "must be separated by `,`, not by ';'"),
         (b'"id";"question"\n', r"line 1: not valid CSV.*this must be the header row"),
-        ((HEADER + "0;q;1;2;3;4;A\n").encode(), r"only bad rows: .*line 2: 1 fields .* by ';'"),
+        ((HEADER + "0;q;1;2;3;4;A\n").encode(), r"only bad rows: .*line 2: 1 field .* by ';'"),
         (b"0,first,1,2,3,4,A\n", "line 1: no column question, B, C, D, answer"),
         (HEADER.replace("B", "A").encode(), "no column B"),
         (HEADER.replace("\n", ",A\n").encode(), "the header row has A twice"),

@@ -15,7 +15,8 @@ SENT = ("The cell divides.", "A protein is made.", "B cells respond.", "None of 
 CASES: list[tuple[Sequence[str], str, str | None]] = [
     (
         EN,
-        "C. Rome\n\nWhich city is the capital of Germany?\nA. Paris\nB. London\nC. Rome\nD. Berlin\n"
+        "C. Rome\n\nWhich city is the capital of Germany?\n"
+        "A. Paris\nB. London\nC. Rome\nD. Berlin\n"
         "Answer: D",
         None,
     ),
@@ -78,12 +79,14 @@ CASES: list[tuple[Sequence[str], str, str | None]] = [
     (EN, "A is wrong, C is wrong, D is wrong. B is correct.", "B"),
     (
         EN,
-        "Let's analyze each option:\n\nA. Paris: This is incorrect.\n\nB. London: This is correct.\n\nThe answer is B.",
+        "Let's analyze each option:\n\nA. Paris: This is incorrect.\n\n"
+        "B. London: This is correct.\n\nThe answer is B.",
         "B",
     ),
     (
         EN,
-        "Let's analyze each option:\n\nA. Paris: This is incorrect.\n\nB. London: This is correct.\n",
+        "Let's analyze each option:\n\nA. Paris: This is incorrect.\n\n"
+        "B. London: This is correct.\n",
         None,
     ),
     (EN, "A. Paris: This is incorrect.\n\nB. London: This is correct.\n", None),
