@@ -13,8 +13,25 @@ CHATML = (
 )
 
 
-def write_model(folder: Path, *, routing: str = "token") -> Path:
-    """A tiny Steel of random weights with a tokenizer of bytes."""
+def write_model(
+    folder: Path, *, routing: str = "token", tokenizer: PreTrainedTokenizerFast | None = None
+) -> Path:
+    """A tiny Steel of random weights; its tokenizer is one of bytes where none is given."""
+    tokenizer = tokenizer or _bytes()
+    return save_tiny_model(
+        folder,
+        tokenizer,
+        seed=3,
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        expert_intermediate_size=16,
+        max_position_embeddings=2048,
+        initializer_range=0.3,
+        routing=routing,
+    )
+
+
+def _bytes() -> PreTrainedTokenizerFast:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(["<|endoftext|>", "<|im_end|>", *alphabet])}
     # One merge, so that " A" is a token of its own, as it is in Qwen's vocabulary.
@@ -27,17 +44,7 @@ def write_model(folder: Path, *, routing: str = "token") -> Path:
         tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
     )
     fast.chat_template = CHATML
-    return save_tiny_model(
-        folder,
-        fast,
-        seed=3,
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        expert_intermediate_size=16,
-        max_position_embeddings=2048,
-        initializer_range=0.3,
-        routing=routing,
-    )
+    return fast
 
 
 def row(number: int, subject: str) -> list[str]:

@@ -1,5 +1,6 @@
 """The stage `evaluate`: every question counts, however many processes answer."""
 
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -96,7 +97,31 @@ def test_the_stage_counts_every_question_and_answers_none_twice(
     assert (again.folder / name).read_bytes() == (done.folder / name).read_bytes()
 
 
-@pytest.mark.parametrize("change", ["model", "question", "num_fewshot", "limit", "chat"])
+SETTINGS: dict[str, Any] = {
+    "num_fewshot": 2,
+    "limit": 4,
+    "chat": True,
+    "dtype": "bfloat16",
+    "batch_size": 3,
+    "num_processes": 2,
+    "on_bad_row": "skip",
+    "answer_tokens": 9,
+}
+NO_MATTER = ("batch_size", "num_processes", "on_bad_row", "answer_tokens", "mmlu beside", "note")
+"""Changes that are no reason to answer a question again."""
+
+
+def append(file: Path, text: str) -> None:
+    file.write_text(file.read_text(encoding="utf-8") + text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("model", "tokenizer", "chat template", "question", "example", "lm-eval", "mmlu beside"),
+        *("note", *SETTINGS),
+    ],
+)
 def test_what_decides_about_answers_decides_about_their_file(
     inputs: dict[str, Any],
     benchmarks: Path,
@@ -112,30 +137,46 @@ def test_what_decides_about_answers_decides_about_their_file(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("tasks.evaluate.torchrun", take)
-    inputs["benchmarks"] = {"ceval": inputs["benchmarks"]["ceval"]}
+    both = inputs["benchmarks"]
+    inputs["benchmarks"] = {"ceval": both["ceval"]}
     config = EvaluateConfig(num_fewshot=1, chat=False)
     other = config
     with pytest.raises(KeyboardInterrupt):
         run_stage(evaluate, tmp_path / "one", config, **inputs)
+    changed = tmp_path / "changed" / MODEL_FOLDER
+    shutil.copytree(model_folder, changed)
+    inputs["model"] = replace(inputs["model"], folder=changed.parent)
     if change == "model":
-        changed = tmp_path / "changed" / MODEL_FOLDER
-        shutil.copytree(model_folder, changed)
         with (changed / "model.safetensors").open("r+b") as file:
             file.seek(-1, 2)
             file.write(b"!")
-        inputs["model"] = replace(inputs["model"], folder=changed.parent)
+    elif change == "tokenizer":
+        append(changed / "tokenizer_config.json", " ")
+    elif change == "chat template":
+        append(changed / "chat_template.jinja", " ")
+    elif change == "note":
+        (changed / "README.md").write_text("A note.")
+    elif change == "mmlu beside":
+        inputs["benchmarks"] = both
+    elif change == "lm-eval":
+        monkeypatch.setattr("importlib.metadata.version", lambda name: "9.9")
+    elif change == "example":
+        law = benchmarks / "ceval" / "dev" / "law_dev.csv"
+        law.write_text(law.read_text().replace("law 第0题", "law 第零题"))
     elif change == "question":
         law = benchmarks / "ceval" / "val" / "law_val.csv"
         law.write_text(law.read_text().replace("law 第3题", "law 第三题"))
     else:
-        values: dict[str, Any] = {"num_fewshot": 2, "limit": 4, "chat": True}
-        other = replace(config, **{change: values[change]})
+        other = replace(config, **{change: SETTINGS[change]})
     with pytest.raises(KeyboardInterrupt):
         run_stage(evaluate, tmp_path / "other", other, **inputs)
-    one, two = ([Path(s.answers).name for s in job.subjects] for job in jobs)
+    one, two = (
+        [Path(s.answers).name for s in job.subjects if s.benchmark == "ceval"] for job in jobs
+    )
     same = [a == b for a, b in zip(one, two, strict=True)]
     # Law has seven questions, valley lore four.
-    assert same == [False, change in ("question", "limit")]
+    of_law = ("question", "example", "limit")
+    assert same == [change in NO_MATTER, change in (*NO_MATTER, *of_law)]
 
 
 def test_bad_rows_are_refused_or_left_out_and_counted(
@@ -164,15 +205,23 @@ def test_processes_and_batch_sizes_change_no_figure(
     write_model(trained / MODEL_FOLDER, routing=routing)
     inputs["model"] = replace(inputs["model"], folder=trained)
     found = []
-    for num_processes, batch_size in ((1, 1), (1, 7), (1, 32), (2, 7)):
-        config = EvaluateConfig(num_fewshot=2, num_processes=num_processes, batch_size=batch_size)
+    for num_processes, batch_size in itertools.product((1, 2), (1, 7, 32)):
+        config = EvaluateConfig(
+            modes=["likelihood", "answer_first", "chain_of_thought"],
+            num_fewshot=2,
+            num_processes=num_processes,
+            batch_size=batch_size,
+            answer_tokens=6,
+            reasoning_tokens=12,
+        )
         run = run_stage(evaluate, tmp_path / f"{num_processes} {batch_size}", config, **inputs)
         samples = [
             json.loads(line)
             for name in ("ceval", "mmlu")
-            for line in (run.folder / "samples" / f"{name}.jsonl").read_text().splitlines()
+            for mode in ("", "-answer_first", "-chain_of_thought")
+            for line in (run.folder / "samples" / f"{name}{mode}.jsonl").read_text().splitlines()
         ]
-        scores = [list(sample.pop("log_likelihoods").values()) for sample in samples]
+        scores = [list(sample.pop("log_likelihoods", {}).values()) for sample in samples]
         found.append((samples, (run.folder / "results.json").read_text(), scores))
     for samples, results, scores in found[1:]:
         assert samples == found[0][0]

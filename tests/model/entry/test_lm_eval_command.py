@@ -1,4 +1,8 @@
-"""The same accuracies as lm-eval's own command on the exported model, to the last digit."""
+"""The same accuracies as lm-eval's own command on the exported model, to the last digit.
+
+The command runs on a folder that `steel export` wrote: a plain Qwen2 (dense), or custom code beside
+the weights (token).
+"""
 
 import json
 import os
@@ -12,7 +16,6 @@ import pytest
 import torch
 from lm_eval import simple_evaluate
 from lm_eval.tasks import TaskManager
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from common.recipes import load_recipe
 from corpus.benchmarks.lm_eval_tasks import write_tasks
@@ -21,6 +24,7 @@ from corpus.sample_data import SampleDataConfig, write_dataset
 from model.entry import evaluate as entry
 from model.evaluate.answers import answers_file, read_answers
 from model.evaluate.job import EvaluateJob, SubjectJob
+from model.export.folder import export_model
 from model.train.distributed.context import distributed_context
 from tests.tiny_benchmarks import write_benchmarks, write_model
 
@@ -28,31 +32,23 @@ Accuracies = dict[str, float]
 Stock = Callable[[Path, Path, list[str], int], Accuracies]
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A dense Steel, and the same weights as a plain Qwen2 that needs no code of this project."""
-    steel = write_model(tmp_path_factory.mktemp("steel"), routing="dense")
-    network = AutoModelForCausalLM.from_pretrained(steel)
-    config = network.config
-    plain = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            intermediate_size=network.model.layers[0].mlp.gate_proj.out_features,
-            num_hidden_layers=config.num_hidden_layers,
-            num_attention_heads=config.num_attention_heads,
-            num_key_value_heads=config.num_key_value_heads,
-            max_position_embeddings=config.max_position_embeddings,
-            rms_norm_eps=config.rms_norm_eps,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            tie_word_embeddings=False,
-        )
-    )
-    plain.load_state_dict(network.state_dict())
-    folder = tmp_path_factory.mktemp("qwen2")
-    plain.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(steel).save_pretrained(folder)
-    return steel, folder
+@pytest.fixture(scope="module", params=["dense", "token"])
+def models(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
+    """A Steel as training writes it, and its export."""
+    # Without code a dense model needs a tokenizer of Qwen's kind, which Transformers makes for it.
+    qwen = request.getfixturevalue("few_tokens") if request.param == "dense" else None
+    steel = write_model(tmp_path_factory.mktemp("steel"), routing=request.param, tokenizer=qwen)
+    exported = export_model(steel, tmp_path_factory.mktemp("exported") / request.param)
+    assert exported.code == (request.param == "token")
+    return steel, Path(exported.output)
+
+
+def model_args(model: Path) -> str:
+    """lm-eval's arguments for a folder; the code in it is the export's own."""
+    code = ",trust_remote_code=True" * any(model.glob("*.py"))
+    return f"pretrained={model},dtype=float32{code}"
 
 
 def in_this_process(model: Path, tasks: Path, names: list[str], limit: int) -> Accuracies:
@@ -60,7 +56,7 @@ def in_this_process(model: Path, tasks: Path, names: list[str], limit: int) -> A
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
     found = simple_evaluate(
         model="hf",
-        model_args=f"pretrained={model},dtype=float32",
+        model_args=model_args(model),
         tasks=names,
         task_manager=manager,
         batch_size=4,
@@ -75,7 +71,7 @@ def on_the_command_line(model: Path, tasks: Path, names: list[str], limit: int) 
     """The console script that pip installs with lm-eval."""
     out = tasks.parent / f"{tasks.name}-lm-eval"
     command = [str(Path(sys.executable).with_name("lm_eval")), "run", "--model", "hf"]
-    command += ["--model_args", f"pretrained={model},dtype=float32", "--tasks", *names]
+    command += ["--model_args", model_args(model), "--tasks", *names]
     command += ["--include_path", str(tasks), "--batch_size", "4", "--device", "cpu"]
     command += ["--limit", str(limit), "--output_path", str(out)]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tasks.parent / "datasets")}
