@@ -2,9 +2,11 @@
 
     "我是EmoLLM，由EmoLLM团队开发的AI助手"  ──▶  "我是Steel-LLM，由Steel 项目开发的AI助手"
     "我是EmoLLM，一名心理咨询师"           ──▶  left out: a role that the model does not have
+    "作为OpenAI训练的语言模型，我…"        ──▶  left out, of any set: another assistant speaks
 
 Published self-awareness sets are about another model. A recipe says what that one is called; the
-configuration says what ours is called, in Chinese and in English.
+configuration says what ours is called, in Chinese and in English. Conversations that were recorded
+with a known assistant are full of its name: a model that learns them says that it is ChatGPT.
 """
 
 import re
@@ -14,6 +16,9 @@ from common.config import Config
 
 CLAIMS_ROLE = "claims another role"
 """Reason of a row that is left out."""
+
+CLAIMS_ASSISTANT = "claims to be another assistant"
+"""Reason of a row that is left out, unless its recipe keeps them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +83,92 @@ _CLAIM_EN = re.compile(
 def claims_role(answer: str) -> bool:
     """True if an answer about the model itself gives it a role that an assistant does not have."""
     return bool(_CLAIM_ZH.search(answer) or _CLAIM_EN.search(answer))
+
+
+_NAMED = r"""
+    Chat[ ]?GPT | GPT-?[345]\b | Qwen(?:\b|(?=\d)) | Tongyi | ERNIE[ ]Bot | Chat[ ]?GLM
+    | Intern[ ]?LM | Vicuna | LLaMA | MOSS\b | Bing[ ]Chat | Open[ ]?Assistant
+    | Baichuan | DeepSeek | Hunyuan | Mixtral | Google[ ]Bard | (?:GitHub|Microsoft)[ ]Copilot
+    | (?:Claude|Gemini)(?=(?:[ ]?\d)?[,，]?[ ]?(?:an?[ ](?:AI|large|language|helpful)|一|由|是))
+    | 通义千问 | 千问 | 文心一言 | 讯飞星火 | 星火认知 | 智谱清言 | 书生浦语 | 百川大模型 | 豆包
+    | 盘古大模型 | 混元 | 必应聊天
+"""
+"""Assistants; those that are called like people or stars only where it is clear."""
+_MAKER = r"""
+    Open[ ]?AI | Anthropic | Google(?:[ ]DeepMind|[ ]AI)? | DeepMind | Meta(?:[ ]AI)? | Microsoft
+    | Alibaba(?:[ ]Cloud)? | Baidu | Tencent | ByteDance | Huawei | iFLYTEK | Zhipu(?:[ ]AI)?
+    | Mistral(?:[ ]AI)? | LAION | LMSYS | Fudan[ ]University | xAI
+    | 谷歌 | 微软 | 阿里云 | 阿里巴巴 | 达摩院 | 百度 | 腾讯 | 字节跳动 | 华为 | 科大讯飞 | 讯飞
+    | 智谱 | 清华(?:大学)? | 复旦(?:大学)? | 上海人工智能实验室 | 百川智能 | 月之暗面
+    | 深度求索 | 商汤
+"""
+_PARTS = {
+    "@NAMED": _NAMED,
+    "@MAKER": _MAKER,
+    "@MADE": "(?:训练|开发|创建|研发|打造|推出|构建|设计|创造|制造|研制)",
+    "@MACHINE": "(?:模型|助手|助理|机器人|程序|系统|AI|人工智能)",
+    "@IAM": "(?<!如果)(?<!假如)(?<!假设)(?<!要是)(?:我|本人|本助手)(?:的名字|的全名|其实|实际上)?"
+    "(?:就|只|仅仅|仅)?(?:是|叫|名叫|名为)",
+    "@ONE": "(?:一[个款名位种])?",
+    "@made": "(?:trained|developed|created|made|built|designed|programmed)",
+    "@iam": r"\b(?:I[ ]am|I'm|I’m|I[ ]was|I[ ]have[ ]been)\b",
+}
+_CLAIMS = (
+    # 我是ChatGPT; 我叫通义千问; 我是由复旦大学开发的MOSS
+    '@IAM @ONE [ ]? (?:由[ ]?)? (?:(?:@MAKER)[ ]?(?:公司)? @MADE? 的?[ ]?)? @ONE [ ]? [“"「]?'
+    "(?:@NAMED)(?!的?(?:用户|粉丝|团队|开发者|爱好者|专家))",
+    # 我是由OpenAI训练的大型语言模型
+    r"@IAM [^，。！？!?\n]{0,30}? (?:@MAKER) [^，。\n]{0,6}? @MADE (?:和@MADE)?"
+    r"[^，。\n]{0,16}? @MACHINE",
+    # 我是一个人工智能助手，由OpenAI开发
+    r"@IAM [^，。！？!?\n]{0,20} @MACHINE [，,] [ ]?(?:我?是)?由[ ]?(?:@MAKER)"
+    r"[^，。\n]{0,6}? @MADE",
+    # 我由OpenAI开发
+    "(?<!如果)(?<!假如) 我(?:是|被)?[ ]?由?(?:来自[ ]?)? (?:@MAKER)(?:公司|的?团队)?[ ]?@MADE",
+    # 作为OpenAI开发的语言模型，我
+    r"作为@ONE [ ]?(?:由[ ]?)?(?:来自[ ]?)? (?:@MAKER) [^，。\n]{0,6}? @MADE"
+    r"[^，。\n]{0,20}? @MACHINE [^。！？\n]{0,20} 我",
+    # 作为ChatGPT，我; 作为一种AI语言模型，ChatGPT没有
+    r"作为@ONE [ ]?(?:@NAMED) [，,] (?=[^。！？\n]{0,12}我)",
+    r"作为@ONE [^，。\n]{0,8} @MACHINE [，,] [ ]?(?:@NAMED)[ ]?(?:没有|无法|不能|不会)",
+    # OpenAI创造了我; 我的开发者是OpenAI
+    "(?:@MAKER)[ ]?(?:公司)? @MADE 了?我(?![们的国])",
+    "我的(?:开发者|创造者|开发商|创建者|开发公司)是[ ]?(?:@MAKER)",
+    # 我无法访问其他ChatGPT实例; 我不断受到OpenAI的培训
+    r"我 [^，。！？\n]{0,12} 其他[ ]?(?:@NAMED)[ ]?实例",
+    r"我 [^，。！？\n]{0,6} 受到[ ]?(?:@MAKER)[ ]?的(?:培训|训练)",
+    # I am ChatGPT; I'm an AI assistant called Qwen
+    r"(?:@iam|\b[Mm]y[ ]name[ ]is\b|\b[Cc]all[ ]me\b)[ ] (?:(?:an?|the|just|only|actually|called"
+    "|named|known|as|based|on|AI|large|language|model|assistant|chatbot|(?:@MAKER)(?:['’]s)?)[ ,]+)"
+    "{0,7}(?:@NAMED)(?![ ]?(?:users?|fans?))",
+    # I am a language model trained by OpenAI
+    r"@iam (?![ ](?:not|\w+ing)\b) [^.!?\n]{0,60}? \b@made(?:[ ]and[ ]\w+)?[ ]by[ ]"
+    r"(?:(?!a[ ])\w+[ ]){0,4}? (?:@MAKER)\b",
+    # As an AI model developed by OpenAI, I
+    r"\b[Aa]s[ ]an?\b [^.!?\n]{0,40}? \b(?:model|AI|assistant|program|bot|chatbot|system)\b"
+    r"[^.!?\n]{0,20}? \b@made[ ]by[ ](?:\w+[ ])?(?:@MAKER)\b [^.!?\n]{0,30} \b(?:I|my)\b",
+    r"\b[Aa]s[ ](?:@NAMED),[ ] (?:an?[ ][^.!?\n]{0,60},[ ])? (?:I|my)\b",
+    # OpenAI created me; my creators are OpenAI
+    r"\b(?:@MAKER)[ ](?:has[ ]|have[ ])?@made[ ]me\b",
+    r"\b[Mm]y[ ](?:developer|creator|maker)s?[ ](?:is|are)[ ](?:\w+[ ]){0,3}? (?:@MAKER)\b",
+)
+
+
+def _claims() -> re.Pattern[str]:
+    pattern = "|".join(f"(?:{form})" for form in _CLAIMS)
+    for part in ("@IAM", "@MADE", "@MACHINE", "@ONE", "@NAMED", "@MAKER", "@made", "@iam"):
+        pattern = pattern.replace(part, _PARTS[part])
+    return re.compile(pattern, re.VERBOSE)
+
+
+_CLAIM_ASSISTANT = _claims()
+_KNOWN = re.compile(f"{_NAMED}|{_MAKER}", re.VERBOSE)
+
+
+def claims_assistant(answer: str) -> bool:
+    """True if an answer says that another, known assistant gives it: "I am ChatGPT", "作为OpenAI
+    训练的模型，我…". One that tells about these is none."""
+    return bool(_KNOWN.search(answer) and _CLAIM_ASSISTANT.search(answer))
 
 
 def with_identity(text: str, others: OtherIdentity, name: str, author: str) -> str:

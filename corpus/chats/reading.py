@@ -12,7 +12,14 @@ from pathlib import Path, PurePosixPath
 from common.errors import DataError
 from corpus.bad_rows import OnBadRow, listed_rows, refuse_bad_rows
 from corpus.chats.formats import CHAT_FORMATS, PAIR_FORMATS, check_ratings
-from corpus.chats.identity import CLAIMS_ROLE, Identity, claims_role, with_identity
+from corpus.chats.identity import (
+    CLAIMS_ASSISTANT,
+    CLAIMS_ROLE,
+    Identity,
+    claims_assistant,
+    claims_role,
+    with_identity,
+)
 from corpus.chats.language import Language, language_of
 from corpus.chats.messages import Chat, MalformedRow, Message, Pair, UnusableRow
 from corpus.chats.recipes import ChatSetRecipe, SetKind, load_set
@@ -137,6 +144,9 @@ def _as_ours(
     content: Chat | Pair, recipe: ChatSetRecipe, language: Language, identity: Identity
 ) -> Chat | Pair:
     """A conversation with our model's name in the place of another's. Raises UnusableRow."""
+    # As the file has it: ours may have a name of these.
+    if recipe.other_assistants == "leave_out" and any(map(claims_assistant, _learned(content))):
+        raise UnusableRow(CLAIMS_ASSISTANT)
     others = recipe.identity
     if others is None or not isinstance(content, Chat):
         return content
@@ -152,6 +162,13 @@ def _as_ours(
         for m in content.messages
     )
     return dataclasses.replace(content, messages=messages)
+
+
+def _learned(content: Chat | Pair) -> list[str]:
+    """Texts that a training makes likelier."""
+    if isinstance(content, Pair):
+        return [content.chosen]
+    return [m["content"] for m in content.messages if m["role"] == "assistant"]
 
 
 def _language(recipe: ChatSetRecipe, content: Chat | Pair) -> Language:

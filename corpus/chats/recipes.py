@@ -45,6 +45,9 @@ class ChatSetRecipe:
     """Other names of the format's columns: {name in the format: name in the files}."""
     identity: OtherIdentity | None = None
     """Names of the model and its makers in its rows, where our own belong."""
+    other_assistants: Literal["leave_out", "keep"] = "leave_out"
+    """Action on rows whose answer says that it is a known other assistant (ChatGPT, MOSS, …); those
+    that are left out are counted."""
     note: str = field(default="", metadata=NOT_IN_KEY)
     """Anything else worth knowing: where in the paper, how it was chosen."""
 

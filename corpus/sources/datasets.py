@@ -26,7 +26,7 @@ from common.paths import display
 from common.reading.files import shown_path
 from common.recipes import read_yaml, recipe_path
 from common.urls import identity, is_url, scheme
-from corpus.benchmarks.evaluation_splits import refuse_test_split
+from corpus.benchmarks.evaluation_splits import is_named_after_benchmark, refuse_test_split
 from corpus.recipes import corpus, pinned_checksums
 from corpus.sample_data import DatasetKind, SampleDataConfig, generator_files, write_dataset
 from corpus.sources import hub, modelscope
@@ -111,12 +111,17 @@ def _refuse_test_splits(kind: Literal["sft", "preferences"], name: str, location
     if is_url(location):
         return
     wanted = _wanted_by(kind, name)
+    benchmark = is_named_after_benchmark(location)
     for path, below in local_files(location):
-        refuse_test_split([below] if wanted(below) else [], f"Data set {name!r} at {location}")
+        where = f"Data set {name!r} at {location}"
+        if wanted(below):
+            refuse_test_split([below], where, benchmark=benchmark)
+            if path.is_symlink():
+                refuse_test_split([str(path.resolve())], f"{where}: {below}", location=True)
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 members = [f"{path.stem}/{member}" for member in archive.namelist()]
-            refuse_test_split(filter(wanted, members), f"Data set {name!r} at {location}")
+            refuse_test_split(filter(wanted, members), where, benchmark=benchmark)
 
 
 def _wanted_by(kind: Literal["sft", "preferences"], name: str) -> Callable[[str], bool]:

@@ -189,10 +189,10 @@ class Conversation:
         """The prompt with as many of the newest exchanges as leave room for an answer, and the
         number of those that do not."""
         context = self.model.context
+        if context is None:
+            return self.model.encode(self._messages(message, 0)), 0
         for start in range(len(self.exchanges) + 1):
             ids = self.model.encode(self._messages(message, start))
-            if context is None:
-                return ids, 0
             wanted = min(self.sampling.max_new_tokens, context // 2)
             if len(ids) + wanted <= context:
                 return ids, start

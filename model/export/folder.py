@@ -8,6 +8,8 @@ Written beside OUT and renamed when it is whole; an OUT that holds something is 
 """
 
 import contextlib
+import fcntl
+import glob
 import json
 import os
 import shutil
@@ -25,7 +27,7 @@ from transformers import PreTrainedModel, Qwen2ForCausalLM
 
 from common.disk import require_free_space
 from common.errors import ConfigError, DataError
-from common.files import settle, sync
+from common.files import PARTIAL, settle, sync
 from model.config import SteelConfig
 from model.export import published, qwen2
 from model.export.remote_code import AUTO_MAP, remote_code
@@ -172,24 +174,54 @@ def check_target(out: Path, place: Path) -> None:
 
 @contextlib.contextmanager
 def _published_folder(out: Path) -> Iterator[Path]:
-    """A folder that becomes `out` when the block ends well, and vanishes when it does not."""
+    """A folder that becomes `out` when the block ends well, and vanishes when it does not.
+
+    What exports to the same place left when they were killed is removed; those that run are not
+    touched: each holds a lock, which the kernel releases when its process dies.
+    """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        place = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".partial"))
+        for left in out.parent.glob(f".{glob.escape(out.name)}.*{PARTIAL}"):
+            with _lock(left) as locked:
+                # One that is empty may be a moment old, and not locked yet.
+                if locked and any(left.iterdir()):
+                    shutil.rmtree(left, ignore_errors=True)
+        place = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=PARTIAL))
     except OSError as error:
         raise ConfigError(f"{out} cannot be made: {error.strerror}; give another folder") from error
     try:
-        partial = place / out.name
-        partial.mkdir()  # with the permissions that a new folder has; mkdtemp's are the owner's
-        yield partial
-        settle(partial)
-        try:
-            partial.rename(out)  # onto nothing, or onto an empty folder
-        except OSError as error:
-            raise ConfigError(f"{out} was made by somebody else meanwhile: {error}") from error
-        sync(out.parent)
+        with _lock(place):
+            partial = place / out.name
+            partial.mkdir()  # with the permissions that a new folder has; mkdtemp's are the owner's
+            yield partial
+            settle(partial)
+            try:
+                partial.rename(out)  # onto nothing, or onto an empty folder
+            except OSError as error:
+                raise ConfigError(f"{out} was made by somebody else meanwhile: {error}") from error
+            sync(out.parent)
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[bool]:
+    """Hold a folder's lock; False where another process does, or the file system has none."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        yield False
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        locked = False
+    else:
+        locked = True
+    try:
+        yield locked
+    finally:
+        os.close(descriptor)
 
 
 def _write_tokenizer(source: Source, folder: Path) -> None:

@@ -294,7 +294,7 @@ def _is_text(statement: ast.stmt | None) -> bool:
 
 def _names_in(tree: ast.AST) -> tuple[set[str], set[str]]:
     """Names that code reads, and those of them that it nowhere binds itself."""
-    read, bound = set(), set()
+    read, bound = set[str](), set[str]()
     for node in ast.walk(tree):
         if isinstance(node, ast.Name):
             (read if isinstance(node.ctx, ast.Load) else bound).add(node.id)
@@ -328,7 +328,8 @@ class _PlainTypes(ast.NodeTransformer):
     def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
         if isinstance(node.value, ast.Name) and node.value.id == "Annotated":
             assert isinstance(node.slice, ast.Tuple)
-            return self.visit(node.slice.elts[0])
+            plain: ast.AST = self.visit(node.slice.elts[0])
+            return plain
         return self.generic_visit(node)
 
     def visit_Name(self, node: ast.Name) -> ast.AST:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import re
 import select
 import signal
 import sys
@@ -136,6 +137,8 @@ class Terminal:
         command = [sys.executable, "-m", "flows.cli", "chat", str(model), *options]
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
+            # A shell lets what it runs in the background ignore it, and so would the command.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             os.environ |= {"TERM": "dumb", "COLUMNS": "200", "INPUTRC": "/dev/null"}
             os.execv(sys.executable, command)
 
@@ -159,7 +162,8 @@ class Terminal:
                 except OSError:  # it has ended
                     assert until.encode() in self.screen, self.screen.decode(errors="replace")
         shown, self.screen = self.screen.split(until.encode(), 1)
-        return shown.decode().replace("\r\n", "\n") + until
+        # Readline goes to the beginning of a line before it ends it.
+        return re.sub("\r+\n", "\n", shown.decode() + until)
 
     def type(self, text: str) -> None:
         os.write(self.fd, text.encode())
@@ -195,7 +199,8 @@ def test_at_a_terminal(terminal: Terminal) -> None:
     assert shown.startswith("你好<|im_end|>\n")
     answer = shown.removeprefix("你好<|im_end|>\n").removesuffix("\n> ")
     assert answer
-    assert not any(ord(c) < 32 and c not in "\n\t" for c in answer), "it could write anywhere"
+    control = {c for c in answer if ord(c) < 32 and c not in "\n\t"}
+    assert not control, "it could write anywhere"
 
     terminal.type("/system 用中文回答\r")
     assert "[system prompt: 用中文回答]" in terminal.read("\n> ")

@@ -45,6 +45,18 @@ TEST_SPLITS = [
     "test2019.jsonl",
     "windows\\test\\a.jsonl",
     "test*.jsonl",
+    "gsm8ktest.jsonl",
+    "MMLUtest.csv",
+    "devtest.jsonl",
+    "testmini.parquet",
+    "ｔｅｓｔ.jsonl",
+    "測試集.jsonl",
+    "考试测试题.jsonl",
+    "评测集/a.jsonl",
+    "ceval/val/law_val.csv",
+    "C-Eval_val.csv",
+    "cmmlu/dev/law.csv",
+    "mmlu_dev.jsonl",
 ]
 OTHER_NAMES = [
     "train.jsonl",
@@ -62,6 +74,16 @@ OTHER_NAMES = [
     "code_with_tests.jsonl",
     "test_cases.jsonl",
     "软件测试方法.jsonl",
+    "心理测试.jsonl",
+    "产品评测数据.jsonl",
+    "penetration_testing.jsonl",
+    "medical_test_results.jsonl",
+    "test-taking-tips.jsonl",
+    "C-Eval_train.jsonl",
+    "HumanEval/solutions.jsonl",
+    "gsm8k/train.jsonl",
+    "mmlu/auxiliary_train/a.csv",
+    "dev.jsonl",
     "validation.parquet",
     "Eval.txt",
     "**/*.jsonl",
@@ -102,6 +124,12 @@ def test_other_names_are_let_through(name: str) -> None:
         ("/home/me/test-project/data/train.jsonl", None),
         ("/mnt/latest/train.jsonl", None),
         ("/mnt/test_run_3/train.jsonl", None),
+        ("/data/ceval/val", "val"),
+        ("/data/CMMLU/dev/*.csv", "dev"),
+        ("/data/dev/*.csv", None),
+        ("/data/gsm8k_test_v2/x.jsonl", "gsm8k_test_v2"),
+        ("https://example.com/rows.jsonl?split=test&x=1", "test"),
+        ("https://example.com/rows.jsonl?name=latest", None),
         (f"{ROOT}/data/train.jsonl", None),
         (f"{ROOT}/data/test/part.jsonl", "test"),
     ],
@@ -122,7 +150,7 @@ def test_a_folder_above_the_project_says_nothing(
 @given(st.text("abcdefghijklmnopqrstuvw", max_size=8), st.text("abcdefghijklmnop", max_size=8))
 def test_a_longer_word_around_it_is_no_split(before: str, after: str) -> None:
     word = f"{before}test{after}"
-    expected = word in ("test", "tests") or (word.startswith("testing") and word == "testing")
+    expected = word in ("test", "tests", "testing", "subtest", "minitest", "testfile", "testmini")
     assert (split_named_in(f"{word}.jsonl") is not None) == expected
 
 
@@ -146,6 +174,24 @@ def test_a_file_that_the_recipe_takes_is_refused_before_it_is_read(
         check_location("sft", "ruozhiba", str(tmp_path / "set" / name), None)
     with pytest.raises(ConfigError, match="a test split"):
         matching_files(tmp_path / "set", ("**/ruozhiba*.json",), where="recipe")
+
+
+@pytest.mark.parametrize("name", ["gsm8k_test.json", "test/part-0.json", "ceval/val/law.json"])
+def test_a_link_to_a_test_split_is_refused(tmp_path: Path, name: str) -> None:
+    write_rows(tmp_path / name)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "ruozhiba.json").symlink_to(tmp_path / name)
+    with pytest.raises(ConfigError, match="a test split"):
+        check_location("sft", "ruozhiba", str(tmp_path / "set"), None)
+
+
+def test_splits_of_a_benchmark_below_its_folder_are_refused(tmp_path: Path) -> None:
+    for split in ("val", "dev"):
+        write_rows(tmp_path / "cmmlu" / split / "ruozhiba.json")
+        with pytest.raises(ConfigError, match=f"{split}.*of a benchmark counts as a test split"):
+            check_location("sft", "ruozhiba", str(tmp_path / "cmmlu"), None)
+        write_rows(tmp_path / "set" / split / "ruozhiba.json")
+    check_location("sft", "ruozhiba", str(tmp_path / "set"), None)
 
 
 def test_a_file_that_the_recipe_does_not_take_may_lie_there(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -358,23 +357,40 @@ def test_other_architectures_are_exported_as_they_are(tmp_path: Path, kind: str)
 
 
 @pytest.mark.slow
-def test_killed_it_leaves_nothing_under_its_name(model: Path, tmp_path: Path) -> None:
+def test_killed_it_leaves_nothing_under_its_name_and_the_next_one_tidies_up(
+    model: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     program = (
         "import sys, time; from pathlib import Path; import model.export.folder as f;"
-        "f.settle = lambda folder: (print('written', flush=True), time.sleep(60));"
+        "f.settle = lambda folder: (print('written', flush=True), time.sleep(600));"
         "f.export_model(Path(sys.argv[1]), Path(sys.argv[2]))"
     )
-    for number, left in ((signal.SIGKILL, 1), (signal.SIGINT, 1)):
+
+    def written() -> "subprocess.Popen[str]":
         child = subprocess.Popen(
-            [sys.executable, "-c", program, model, out], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", program, model, out],
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         assert child.stdout is not None
-        while "written" not in child.stdout.readline():
-            time.sleep(0.01)
-        os.kill(child.pid, number)
+        assert "written" in child.stdout.readline()
+        return child
+
+    for number, left in ((signal.SIGKILL, 1), (signal.SIGINT, 0)):
+        child = written()
+        child.send_signal(number)
         child.wait()
         assert not out.exists()
-        assert len(list(tmp_path.iterdir())) == left, "only what SIGKILL leaves"
+        assert len(list(tmp_path.iterdir())) == left, "of SIGKILL, until the next one"
+    child = written()
+    (going,) = tmp_path.iterdir()
     export_model(model, out)
     assert (out / "config.json").is_file()
+    assert sorted(tmp_path.iterdir()) == sorted([out, going]), "that one is at work"
+    child.kill()
+    child.wait()
+    shutil.rmtree(out)
+    export_model(model, out)
+    assert list(tmp_path.iterdir()) == [out]
