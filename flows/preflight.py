@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from common.config import errors_of, problems, raise_all
 from common.disk import require_free_space
 from common.errors import ConfigError, SteelError
 from common.paths import display, resolve
 from common.recipes import recipe_path
-from corpus.chats import check_set, load_set
-from corpus.sources.datasets import HUB, check_outside, local_dataset
+from corpus.chats import check_set
+from corpus.sources.datasets import check_outside, local_dataset
 from corpus.tokenizer import configured_tokenizer
 from flows.checks.before_training import before_training, bytes_after_pretraining, weights_of
 from flows.checks.contradictions import sets_of
@@ -50,7 +50,6 @@ def preflight(path: str | Path, overrides: Sequence[str], store: Path) -> Pipeli
     others = {n: at for n, at in removed.items() if config.benchmarks.get(n) != at}
     found += benchmark_problems(config.evaluate, _local_benchmarks(others), scored=False)
     found += _set_problems(config)
-    found += _benchmarks_as_sets(config)
     found += before_training(config)
     found += _store_in_data(config, store)
     raise_all(found, where)
@@ -88,32 +87,6 @@ def _local_benchmarks(benchmarks: Mapping[str, str]) -> dict[str, list[tuple[Pat
     return {name: files for name, files in found.items() if files}
 
 
-def _benchmarks_as_sets(config: PipelineConfig) -> Iterator[SteelError]:
-    """Yield an error for each set on this machine that takes a file of a benchmark, also by a
-    link."""
-    files = {
-        path.resolve(): f"{key}.{name}"
-        for key in ("benchmarks", "decontaminate")
-        for name, location in (getattr(config, key) or {}).items()
-        for path, _ in local_dataset(location)
-    }
-    for kind in ("sft", "preferences"):
-        for name, location in getattr(config, KINDS[kind]).items() if files else ():
-            try:
-                recipe = load_set(kind, name)
-            except SteelError:
-                continue  # reported with its location
-            patterns = [pattern.removeprefix("**/") for pattern in recipe.files]
-            for path, below in local_dataset(location):
-                benchmark = files.get(path.resolve())
-                if benchmark and any(PurePosixPath(below).match(each) for each in patterns):
-                    yield ConfigError(
-                        f"{KINDS[kind]}.{name}: {below} is a file of {benchmark}: a model that is "
-                        "trained on it is not measured by it. Give another location"
-                    )
-                    break
-
-
 def _set_problems(config: PipelineConfig) -> Iterator[SteelError]:
     """Yield an error for each small set on this machine with rows that are refused, or no row."""
     if config.sft is not None:
@@ -123,7 +96,9 @@ def _set_problems(config: PipelineConfig) -> Iterator[SteelError]:
             yield from errors_of(check_set, "sft", name, stored, config.sft.on_bad_row)
     if config.dpo is not None:
         for name in config.dpo.sets or config.preference_sets:
-            stored = local_dataset(config.preference_sets.get(name, HUB))
+            if name not in config.preference_sets:
+                continue  # reported with `dpo.sets`
+            stored = local_dataset(config.preference_sets[name])
             yield from errors_of(check_set, "preferences", name, stored, config.dpo.on_bad_row)
 
 

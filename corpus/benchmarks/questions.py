@@ -182,7 +182,8 @@ def read_benchmark(
     found = {subject: splits for subject, splits in sorted(subjects.items()) if scored in splits}
     if not found:
         raise DataError(
-            f"{where} holds no file like {recipe.file.format(split=scored, subject='*')}"
+            f"{where} holds no file like {recipe.file.format(split=scored, subject='*')}: give the "
+            "folder that its files lie in"
         )
     poor: dict[str, str] = {}
     for subject, splits in found.items():

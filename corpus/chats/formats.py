@@ -11,6 +11,7 @@ from typing import Any
 
 from corpus.chats.choices import hub_choices, llm_adapters, logiqa, wanjuan_exam
 from corpus.chats.messages import (
+    ROLES,
     Chat,
     MalformedRow,
     Message,
@@ -209,7 +210,11 @@ def _untagged(text: str) -> str:
 def _value(row: Row, field: str) -> str:
     """An answer given as a text or as {"value": text}."""
     answer = row.get(field)
-    return turn_text(answer, "value") if isinstance(answer, dict) else turn_text(row, field)
+    if not isinstance(answer, dict):
+        return turn_text(row, field)
+    if "from" in answer and ROLES.get(turn_text(answer, "from").strip().lower()) != "assistant":
+        raise UnusableRow("does not end with the assistant")
+    return turn_text(answer, "value")
 
 
 def _pair(prompt: list[Message], better: str, worse: str) -> Pair:

@@ -10,9 +10,11 @@ with a known assistant are full of its name: a model that learns them says that 
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from common.config import Config
+from common.errors import ConfigError, SteelError
 
 CLAIMS_ROLE = "claims another role"
 """Reason of a row that is left out."""
@@ -33,6 +35,15 @@ class Identity(Config):
     """Its name in Chinese."""
     author_zh: str = "Steel 项目"
     """Its makers in Chinese."""
+
+    def check(self) -> Iterator[SteelError]:
+        yield from super().check()
+        for name, value in vars(self).items():
+            # It is put into answers: nothing would make "I am , made by ".
+            if not value.strip() or not value.isprintable() or "<|" in value:
+                yield ConfigError(
+                    f"{name} = {value!r}; it must be a name on one line, without control tokens"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

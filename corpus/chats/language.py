@@ -2,6 +2,7 @@
 
     text ─▶ without code, formulas, addresses, markup ─▶ letters by script
         Han + kana, Hangul, Cyrillic, …   the script says it: `other` where it prevails
+        Han in forms of Japan alone       the same (気, 駅, 説): there are sentences without kana
         Han against words in Latin        a word of Chinese has about 1.6 characters
         words in Latin                    function words of English against those of ten others
 
@@ -41,6 +42,12 @@ _NOT_PROSE = re.compile(
 )
 _LATIN_WORD = re.compile(r"[A-Za-zÀ-ÖØ-öø-žẠ-ỹ]+")
 _KANA = re.compile(r"[\u3041-\u30ff]")
+_JAPANESE_HAN = frozenset(
+    "気駅図読説売続経済価円実広応戦変桜県対単帰発総働込畑峠辻択沢訳釈駆歯齢隣渋渓滝処仏払拡鉄"
+    "銭権勧歓観覚挙厳悪亜囲圧営栄労弾獣聴徳庁恵穂暁焼巣縄繊縦粛拝勲薫検剣険験顕様壊懐楽薬歳渇"
+    "掲犠戯撃鶏軽継蛍仮辺雑桟賛斎剤嬢譲醸畳転塩穏暦歴乗剰団関"
+)
+"""Characters of Japanese that neither GB 2312 nor Big5 has: Chinese is not written so."""
 _SENTENCE_END = re.compile(r"[\n。！？!?]")
 _SCRIPTS = re.compile(
     r"(?P<han>[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+)"
@@ -138,11 +145,14 @@ def _words(text: str) -> _Words:
 
 def _count(text: str) -> _Words:
     counts = Counter[str]()
-    for sentence in _SENTENCE_END.split(text) if _KANA.search(text) else [text]:
+    mixed = _KANA.search(text) or not _JAPANESE_HAN.isdisjoint(text)
+    for sentence in _SENTENCE_END.split(text) if mixed else [text]:
         letters = Counter[str]()
         for match in _SCRIPTS.finditer(sentence):
             letters[str(match.lastgroup)] += len(match[0])
-        if letters["kana"] > 1 and letters["kana"] >= KANA_SHARE * letters["han"]:
+        japanese = sum(char in _JAPANESE_HAN for char in sentence)
+        kana = letters["kana"] + 2 * japanese
+        if kana > 1 and kana >= KANA_SHARE * letters["han"]:
             letters["kana"] += letters.pop("han", 0)
         counts += letters
     latin = [word.lower() for word in _LATIN_WORD.findall(text)]

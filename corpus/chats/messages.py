@@ -148,7 +148,8 @@ def by_role(row: Mapping[str, Any], field: str, *, role: str, content: str) -> l
         if not isinstance(turn, dict):
             raise MalformedRow(f"{field}[]", f"{kind_of(turn)}, not an object")
         name = turn_text(turn, role).strip().lower()
-        if name in ("function_call", "observation", "tool", "function"):
+        called = turn.get("tool_calls") or turn.get("function_call")
+        if called or name in ("function_call", "observation", "tool", "function", "ipython"):
             raise UnusableRow("tool call")
         if name not in ROLES:
             raise UnusableRow("unknown role")

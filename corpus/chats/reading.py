@@ -24,6 +24,7 @@ from corpus.chats.language import Language, language_of
 from corpus.chats.messages import Chat, MalformedRow, Message, Pair, UnusableRow
 from corpus.chats.recipes import ChatSetRecipe, SetKind, load_set
 from corpus.chats.rows import LocatedRow, Row, SkippedRow, matching_files, read_rows
+from corpus.sources.compression import archive_type
 from corpus.text_fields import BadField, excerpt_of
 
 BAD_ROW_REMEDY = "Mend them in the data, or set `on_bad_row: skip` to leave them out"
@@ -51,12 +52,19 @@ def check_set(
     """Read a small set on this machine before a run begins.
 
     stored: (path, name below the set's folder) of its files; archives are not looked into.
-    Raises DataError for malformed rows where they are refused, and where no row can be used.
+    Raises DataError for malformed rows where they are refused, where no row can be used, and where
+    no file is the recipe's.
     """
     recipe = load_set(kind, name)
     # A relative pattern matches a path's end, so in any folder.
     patterns = [pattern.removeprefix("**/") for pattern in recipe.files]
     wanted = [(p, n) for p, n in stored if any(PurePosixPath(n).match(x) for x in patterns)]
+    if not wanted and stored and not any(archive_type(n, streams=False) for _, n in stored):
+        raise DataError(
+            f"{name}: none of its {len(stored):,} files ({stored[0][1]!r}, …) is called like "
+            f"{' or '.join(recipe.files)}, which data_recipes/{kind}/{name}.yaml reads: give its "
+            "own files, or correct `files` there"
+        )
     if not wanted or sum(path.stat().st_size for path, _ in wanted) > LARGEST_CHECKED:
         return
     path, below = wanted[0]

@@ -61,6 +61,17 @@ def test_check_counts_worked_examples(capsys: pytest.CaptureFixture[str], tmp_pa
     assert "law has 3 worked examples (split dev) but num_fewshot is 9" in message
 
 
+def test_check_looks_for_the_files_that_a_set_reads(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "alpaca.json").write_text('[{"instruction": "a", "output": "b"}]')
+    code, message = check(capsys, f"sft_sets.ruozhiba={tmp_path}")
+    assert code == BAD_INPUT
+    assert "ruozhiba: none of its 1 files ('alpaca.json', …) is called like" in message
+    (tmp_path / "more.zip").write_bytes(b"")  # known once it is unpacked
+    assert check(capsys, f"sft_sets.ruozhiba={tmp_path}")[0] == DONE
+
+
 def test_check_reads_small_sets(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     sft, pairs = tmp_path / "ruozhiba_qa.json", tmp_path / "pairs"
     sft.write_text('[{"instruction": "a", "output": "b"}, {"instruction": "a", "output": NaN}]')

@@ -12,17 +12,24 @@ from common.paths import RECIPES
 from corpus.chats import Chat, Pair, Sample, load_set, read_samples
 from corpus.chats.choices import STYLES, choice_chats, logiqa, question_text, wanjuan_exam
 from corpus.chats.formats import CHAT_FORMATS, PAIR_FORMATS
+from corpus.chats.identity import CLAIMS_ASSISTANT
 from corpus.chats.messages import UnusableRow
 from corpus.chats.rows import SkippedRow
 
 REAL_CHATS = [
     # recipe, folder of ../shared/data/sft, usable, set aside, Chinese
     ("alpaca_zh", "alpaca_zh", 5408, {"empty answer": 1}, 5408),
-    ("sharegpt_zh", "sharegpt", 585, {"does not end with the assistant": 6}, 584),
+    (
+        "sharegpt_zh",
+        "sharegpt",
+        565,
+        {"does not end with the assistant": 6, CLAIMS_ASSISTANT: 20},
+        564,
+    ),
     ("ruozhiba", "ruozhiba", 887, {}, 887),
     ("self_awareness", "emollm", 22, {"claims another role": 32}, 22),
     ("oasst_zh", "llamafactory", 387, {}, 383),
-    ("moss_chat", "moss", 373, {"tool call": 305}, 195),
+    ("moss_chat", "moss", 370, {"tool call": 305, CLAIMS_ASSISTANT: 3}, 195),
     ("code_alpaca", "code", 1252, {"empty answer": 2}, 0),
     ("gpteacher_code", "code", 2725, {}, 0),
     ("gpteacher_roleplay", "openhermes_like", 1131, {}, 0),
@@ -190,6 +197,16 @@ UNUSABLE: list[tuple[str, dict[str, Any], str]] = [
     ("sharegpt", {"conversations": [{"from": "narrator", "value": "a"}]}, "unknown role"),
     ("sharegpt", {"conversations": ["a"]}, "not an object"),
     ("messages", {"conversations": []}, "no messages"),
+    (
+        "messages",
+        {
+            "messages": [
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "content": None, "tool_calls": [{"id": "x"}]},
+            ]
+        },
+        "tool call",
+    ),
     ("moss", {"chat": {"turn_1": {"Human": "a", "Commands": "Search(1)", "MOSS": "b"}}}, "tool"),
     ("wanjuan_exam", {"q_type": "填空题", "q_main": "a"}, "not a single-choice"),
     ("wanjuan_exam", {"q_main": "a", "option_a": "x", "option_b": "y", "std_ans": "AB"}, "single"),
@@ -244,6 +261,12 @@ def test_unusable_pair_says_why(chosen: str, rejected: str, reason: str) -> None
         PAIR_FORMATS["instruction_pair"](
             {"instruction": "q", "chosen": chosen, "rejected": rejected}
         )
+
+
+def test_a_preferred_turn_of_the_user_is_no_answer() -> None:
+    row = {"conversations": [{"from": "human", "value": "q"}], "rejected": "n"}
+    with pytest.raises(UnusableRow, match="does not end with the assistant"):
+        PAIR_FORMATS["sharegpt_pair"](row | {"chosen": {"from": "human", "value": "y"}})
 
 
 def test_questions_are_laid_out_as_lm_eval_asks_them(root: Path) -> None:

@@ -119,6 +119,13 @@ def test_real_rows_name_no_one_else_and_claim_no_other_role(shared: Path) -> Non
             assert text.isascii() or "Iron" not in text
 
 
+@pytest.mark.parametrize("name", ["", " ", "Iron\nWorks", "<|im_end|>", "a\x00"])
+def test_a_name_that_could_not_be_said_is_refused(name: str) -> None:
+    assert not list(OURS.check())
+    (problem,) = Identity(name_zh=name).check()
+    assert "name_zh" in str(problem) and "one line" in str(problem)
+
+
 def test_the_identity_is_configured(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(

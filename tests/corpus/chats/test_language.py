@@ -6,11 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpus.chats.language import language_of, language_of_text
+from corpus.chats.language import _JAPANESE_HAN, language_of, language_of_text
 from tests.corpus.chats.labelled_rows import FILES, conversations, labels
 
 TEXTS = {
     "zh": [
+        "請問臺灣的首都在哪裡？",
+        "車站（日文：駅）在哪裡？我想從這裡走路過去，需要多久時間呢",
+        "請問臺灣的首都在哪裡？",
+        "車站（日文：駅）在哪裡？我想從這裡走路過去，需要多久時間呢",
         "你好",
         "三",
         "请解释 machine learning 和 deep learning 的区别。",
@@ -38,6 +42,10 @@ TEXTS = {
         "High carbon steel contains\nA. Ni\nB. NH3\nC. Na\nD. Fe",
     ],
     "other": [
+        "東京都庁所在地",
+        "日本語文法説明",
+        "東京都庁所在地",
+        "日本語文法説明",
         "こんにちは、元気ですか？",
         "日本の首都はどこですか。東京です。",
         "カタカナ",
@@ -110,3 +118,11 @@ def test_labelled_rows(shared: Path, capsys: pytest.CaptureFixture[str]) -> None
     with capsys.disabled():
         print(f"\nlanguage: {200 - len(wrong)} of 200 labelled rows are right; wrong: {wrong}")
     assert len(wrong) <= 3
+
+
+def test_what_is_written_so_in_japanese_alone_is_in_no_chinese_character_set() -> None:
+    for char in _JAPANESE_HAN:
+        for chinese in ("gb2312", "big5"):
+            with pytest.raises(UnicodeEncodeError):
+                char.encode(chinese)
+        char.encode("shift_jis")
