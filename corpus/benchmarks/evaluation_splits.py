@@ -21,8 +21,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from common.errors import ConfigError
-from common.paths import ROOT
-from common.recipes import RECIPES
+from common.paths import RECIPES, ROOT
 from common.urls import is_url, scheme
 
 _WORDS = {

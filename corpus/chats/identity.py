@@ -122,7 +122,7 @@ _PARTS = {
     "(?:就|只|仅仅|仅)?(?:是|叫|名叫|名为)",
     "@ONE": "(?:一[个款名位种])?",
     "@made": "(?:trained|developed|created|made|built|designed|programmed)",
-    "@iam": r"\b(?:I[ ]am|I'm|I’m|I[ ]was|I[ ]have[ ]been)\b",
+    "@iam": r"(?<!['\"“‘])\b(?:I[ ]am|I'm|I’m|I[ ]was|I[ ]have[ ]been)\b",
 }
 _CLAIMS = (
     # 我是ChatGPT; 我叫通义千问; 我是由复旦大学开发的MOSS

@@ -184,6 +184,7 @@ def test_claims_to_be_another_assistant_are_recognised(answer: str) -> None:
         "I am a Gemini, born in June.",
         "I am a bard, and moss grows on my roof.",
         "I am using ChatGPT every day.",
+        "const input = 'I am a GPT-3 AI model!';",
         "I am studying a system developed by Microsoft.",
         "I'm not ChatGPT, I am Steel.",
         "I am not a model trained by OpenAI.",
