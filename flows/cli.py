@@ -20,11 +20,12 @@ from flows.commands import (
     data,
     models,
     pipeline,
+    questions,
     training,
 )
 from flows.environment import prepare
 
-GROUPS = (pipeline, ablations, data, training, chat, models)
+GROUPS = (pipeline, ablations, data, questions, training, chat, models)
 """In the order in which `steel --help` lists their commands."""
 
 

@@ -3,6 +3,7 @@
     pipeline.py   run, check, report, trace, …     a configuration and its results
     ablations.py  mixture-, kernel-, … -ablation   runs that differ in one thing
     data.py       verify, verify-order, review     proofs about what lies in a store, verdicts on it
+    questions.py  contamination                    benchmark questions that training texts contain
     training.py   append, reschedule, profile      requests to a pretraining, running or stopped;
                   evaluate-checkpoints             its checkpoints
     chat.py       chat                             a conversation with a model

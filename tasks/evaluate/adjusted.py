@@ -19,7 +19,14 @@ from common.files import complete_file, json_line, write_json
 from common.reading.files import read_json_object
 from common.recipes import load_recipe
 from corpus.bad_rows import OnBadRow
-from corpus.benchmarks.adjusted import (
+from corpus.benchmarks.generative import GENERATIVE_MODES
+from corpus.benchmarks.open_questions import is_open
+from corpus.benchmarks.questions import BenchmarkRecipe, read_benchmark
+from corpus.benchmarks.scoring import read_samples
+from corpus.decontaminate import ContaminationConfig, Index, cached_index
+from corpus.decontaminate.search import places_of
+from tasks.core.stage import StageResult, StageRun, stage
+from tasks.evaluate.subsets import (
     ADJUSTED_FILE,
     STATUSES,
     Question,
@@ -29,13 +36,6 @@ from corpus.benchmarks.adjusted import (
     shown_row,
     subset_scores,
 )
-from corpus.benchmarks.generative import GENERATIVE_MODES
-from corpus.benchmarks.open_questions import is_open
-from corpus.benchmarks.questions import BenchmarkRecipe, read_benchmark
-from corpus.benchmarks.scoring import read_samples
-from corpus.decontaminate import ContaminationConfig, Index, cached_index
-from corpus.decontaminate.search import places_of
-from tasks.core.stage import StageResult, StageRun, stage
 from tasks.evaluate.training_texts import (
     SearchedTexts,
     conversations,

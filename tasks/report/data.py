@@ -14,7 +14,6 @@ from typing import Any
 
 from common.errors import DataError, SteelError
 from common.reading.files import read_json_object
-from corpus.benchmarks.adjusted import ADJUSTED_FILE, read_rows
 from corpus.recipes import corpus
 from model.data import PackedManifest
 from model.train.run.folder import METRICS_FILE
@@ -22,6 +21,7 @@ from model.train.run.metrics import read_metrics
 from tasks.core.manifest import StageResult
 from tasks.report.cleaning import CleaningData, read_cleaning
 from tasks.report.results import read_results
+from tasks.report.sections.adjusted import read_rows
 from tasks.report.timeline import Timeline, read_timeline
 
 OPERATOR_COUNTS = (
@@ -239,9 +239,7 @@ def gather(
         data.left_in = contamination.manifest["notes"]["benchmarks"] if contamination else {}
         data.kernels = read_json_object(kernels.folder / "table.json") if kernels else None
         data.results = {name: read_results(result) for name, result in evaluations.items()}
-        data.adjusted = {
-            n: read_rows(r.folder / ADJUSTED_FILE) for n, r in (adjusted or {}).items()
-        }
+        data.adjusted = {name: read_rows(result) for name, result in (adjusted or {}).items()}
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise DataError(
             f"a finished stage lacks what the report needs: {type(error).__name__}: {error}"

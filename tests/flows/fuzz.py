@@ -264,6 +264,7 @@ OPTIONS = {
     "verify": [],
     "explain": ["--store"],
     "review": ["--stage", "--verdicts", "--recipes"],
+    "contamination": ["--stage", "--benchmark", "--number", "--seed", "--json"],
     "export": ["--to", "--checkpoint", "--form", "--dtype", "--max-shard-size", "--store"],
     "import": ["--routing"],
 }

@@ -20,6 +20,7 @@ ENOUGH = {
     "chat": ["a-model"],
     "export": ["a-model", "--to", "a-folder"],
     "review": [],
+    "contamination": [],
     "kernel-ablation": [],
     "data-ablation": [],
     "mixture-ablation": ["a-config"],

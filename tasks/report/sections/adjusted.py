@@ -3,14 +3,23 @@
 from collections.abc import Mapping
 from typing import Any
 
+from common.reading.files import read_json_object
 from tasks.core.manifest import StageResult
 from tasks.core.markdown import markdown_table
 from tasks.report.language import Writer
 from tasks.report.results import percent
 from tasks.report.trace.numbers import place_in, pointer
 
+ADJUSTED_FILE = "adjusted.json"
+
 PARTS = {"full": "all questions %", "clean": "clean %", "contaminated": "contaminated %"}
 """Part of adjusted.json -> its column."""
+
+
+def read_rows(stage: StageResult) -> list[dict[str, Any]]:
+    """The rows that the stage `adjusted_scores` wrote. Raises DataError for a damaged file."""
+    rows: list[dict[str, Any]] = read_json_object(stage.folder / ADJUSTED_FILE)["rows"]
+    return rows
 
 
 def adjusted_section(
@@ -69,7 +78,7 @@ def _row(
                 part["accuracy"],
                 place_in(
                     stage,
-                    "adjusted.json",
+                    ADJUSTED_FILE,
                     pointer=pointer("rows", number, name, "accuracy"),
                     part=line["benchmark"],
                 ),

@@ -5,10 +5,8 @@ samples ──status of each question──▶ full = clean + contaminated + not
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-from common.reading.files import read_json_object
 from corpus.benchmarks.scoring import wilson_interval
 
 Status = Literal["clean", "contaminated", "not_checkable"]
@@ -22,12 +20,6 @@ ADJUSTED_FILE = "adjusted.json"
 
 Question = tuple[str, int]
 """Subject, and place among the sound rows of the scored split."""
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file adjusted.json. Raises DataError for a damaged one."""
-    rows: list[dict[str, Any]] = read_json_object(path)["rows"]
-    return rows
 
 
 def is_right(sample: Mapping[str, Any]) -> bool:

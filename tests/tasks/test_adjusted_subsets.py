@@ -8,14 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from corpus.benchmarks.adjusted import (
-    STATUSES,
-    Question,
-    Status,
-    difference,
-    shown_row,
-    subset_scores,
-)
+from tasks.evaluate.subsets import STATUSES, Question, Status, difference, shown_row, subset_scores
 
 ROWS = st.lists(st.tuples(st.sampled_from(STATUSES), st.booleans()), min_size=1, max_size=120)
 
