@@ -5,13 +5,18 @@ import dataclasses
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.errors import ConfigError, shown
 from common.paths import checked
 from common.ranges import Steps
 from flows.commands import DONE, add_options, number
 from flows.commands.chat import MODEL_HELP
+
+if TYPE_CHECKING:
+    from model.export.folder import Exported
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -42,6 +47,12 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         metavar="SIZE",
         help="largest file of weights, such as 500MB (default: 5GB)",
     )
+    export.add_argument(
+        "--license",
+        default="",
+        metavar="ID",
+        help="of the weights, for the model card: an identifier of the hub, such as apache-2.0",
+    )
     add_options(export, "store", "json")
     export.set_defaults(run=_export)
 
@@ -65,6 +76,11 @@ def _export(arguments: argparse.Namespace) -> int:
     from flows.commands.find_model import find_model
 
     shard_size(arguments.max_shard_size)
+    if arguments.license and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]{0,40}", arguments.license):
+        raise ConfigError(
+            f"--license {shown(arguments.license)} must be an identifier of the Hugging Face hub, "
+            "such as apache-2.0"
+        )
     found = find_model(Path(arguments.store), arguments.model, arguments.checkpoint)
 
     from transformers.utils.logging import disable_progress_bar
@@ -78,6 +94,7 @@ def _export(arguments: argparse.Namespace) -> int:
         form=arguments.form,
         dtype=arguments.dtype,
         max_shard=arguments.max_shard_size,
+        beside=partial(_cards, Path(arguments.store), found.place, arguments.license),
     )
     if arguments.json:
         print(json.dumps(dataclasses.asdict(done), ensure_ascii=False, indent=1))
@@ -92,6 +109,24 @@ def _export(arguments: argparse.Namespace) -> int:
     if done.remark:
         print(done.remark, file=sys.stderr)
     return DONE
+
+
+def _cards(store: Path, place: Path, licence: str, done: "Exported") -> dict[str, str]:
+    """Cards of an exported model, from the manifests of the stages behind it."""
+    from tasks.core.given_model import GivenModel
+    from tasks.report.cards import Loading, card_files
+    from tasks.report.cards.facts import result_of
+
+    result, final = result_of(place)
+    if result is None:
+        model = {"stage": "model", "label": place.name, "key": ""}
+        result, final = GivenModel(stage="model", key="", folder=place, manifest=model), True
+    else:
+        store = result.folder.parent.parent  # the one it stands in
+    loading = Loading(
+        exported=True, code=done.code, licence=licence, checkpoint="" if final else place.name
+    )
+    return card_files(store, result, loading=loading)
 
 
 FORMS = {

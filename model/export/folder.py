@@ -3,6 +3,7 @@
     OUT/   config.json  generation_config.json  model*.safetensors
            tokenizer.json  tokenizer_config.json  chat_template.jinja  tokenizer_digest.json
            configuration_steel.py  modeling_steel.py      form steel alone
+           README.md  README.zh.md  croissant.json        cards, where `beside` makes them
 
 Written beside OUT and renamed when it is whole; an OUT that holds something is left alone.
 """
@@ -15,7 +16,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -80,11 +81,13 @@ def export_model(
     form: Form | None = None,
     dtype: Dtype | None = None,
     max_shard: str = MAX_SHARD,
+    beside: Callable[[Exported], Mapping[str, str]] | None = None,
 ) -> Exported:
     """Export a checkpoint or a Transformers folder to `out`, whole or not at all.
 
     form: None takes qwen2 for a dense Steel model, steel for others of ours, transformers for the
     rest. dtype: None keeps that of the weights. max_shard: size of a file of weights, "5GB".
+    beside: name -> text of further files, made from what was exported.
 
     Raises ConfigError for a target that holds something, and for a form that the model cannot have;
     DataError for a model that is damaged, incomplete or not finite, and for a full disk. Nothing is
@@ -93,11 +96,16 @@ def export_model(
     check_target(out, place)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LeakWarning)  # said in the remark
-        return _export(place, out, form, dtype, max_shard)
+        return _export(place, out, form, dtype, max_shard, beside)
 
 
 def _export(
-    place: Path, out: Path, form: Form | None, dtype: Dtype | None, max_shard: str
+    place: Path,
+    out: Path,
+    form: Form | None,
+    dtype: Dtype | None,
+    max_shard: str,
+    beside: Callable[[Exported], Mapping[str, str]] | None,
 ) -> Exported:
     source = open_source(place)
     chosen, remark = choose_form(source, form)
@@ -117,17 +125,19 @@ def _export(
             chosen, remark = "steel", f"not exported as qwen2: {why}"
         stored = _write_model(network, weights, chosen, max_shard, partial)
         check_model_folder(partial)
-        files = len(list(partial.glob("*.safetensors")))
-    return Exported(
-        source=str(place),
-        output=str(out),
-        form=chosen,
-        dtype=str(stored).removeprefix("torch."),
-        parameters=parameters,
-        files=files,
-        code=chosen == "steel",
-        remark=remark,
-    )
+        done = Exported(
+            source=str(place),
+            output=str(out),
+            form=chosen,
+            dtype=str(stored).removeprefix("torch."),
+            parameters=parameters,
+            files=len(list(partial.glob("*.safetensors"))),
+            code=chosen == "steel",
+            remark=remark,
+        )
+        for name, text in (beside(done) if beside is not None else {}).items():
+            (partial / name).write_text(text, encoding="utf-8")
+    return done
 
 
 def choose_form(source: Source, form: Form | None) -> tuple[Form, str]:

@@ -8,6 +8,7 @@
 
     sections/    text of each section     language/    texts by language
     trace/       from a number to raw files (`steel trace`)
+    cards/       cards of models and data, which the report keeps in its folder cards/
 
 A stage that was not run is named as such.
 """
@@ -41,7 +42,7 @@ class ReportConfig(StageConfig):
         yield from errors_of(load_paper)
 
 
-@stage(version=3)
+@stage(version=5)
 def report(
     run: StageRun,
     config: ReportConfig,
@@ -57,7 +58,8 @@ def report(
     contamination: StageResult | None = None,
     adjusted: Mapping[str, StageResult] | None = None,
 ) -> None:
-    """Write report.md and report.html, the same in Chinese, numbers.json and figures/*.png."""
+    """Write report.md and report.html, the same in Chinese, numbers.json, cards of
+    models and data, and figures/*.png."""
     from tasks.report.data import gather
     from tasks.report.figures import draw
     from tasks.report.format import format_report
@@ -90,6 +92,7 @@ def report(
         write_text(pages[-1].with_suffix(".md"), text)
         write_text(pages[-1], page)
     numbers.write(run.folder / NUMBERS_FILE)
+    _write_cards(run, data.stages)
     rows = result_rows(data.results)
     if rows:
         run.table("results", [dict(row) for row in rows], "Accuracy with 95 % interval")
@@ -97,3 +100,19 @@ def report(
     run.count(pictures=len(pictures), models=len(data.results), numbers=len(numbers.by_id))
     for path in (*pages, *(page.with_suffix(".md") for page in pages)):
         run.track.artifact(path)
+
+
+def _write_cards(run: StageRun, stages: Mapping[str, StageResult]) -> None:
+    """Write the cards of every model of the report, into cards/<model>/."""
+    from tasks.report.cards import card_files
+
+    for name, model in stages.items():
+        if model.stage not in ("pretrain", "sft", "dpo"):
+            continue
+        scored = stages.get(f"evaluate {name}")
+        store = run.store or model.folder.parent.parent
+        files = card_files(store, model, evaluations=[scored] if scored is not None else [])
+        for file, text in files.items():
+            path = run.folder / "cards" / name.replace(" ", "-") / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, text)

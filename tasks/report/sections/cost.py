@@ -1,8 +1,8 @@
 """Cost of a run: hours, FLOPs, MFU and energy of every training, from what it recorded.
 
 FLOPs of a token are those of a step's recorded speed: TFLOPs a second of all devices by tokens a
-second, both of the same reading (model/train/callbacks/speed.py). Energy is what the driver of the
-GPUs has counted.
+second, both of the same reading (model/train/callbacks/speed.py). Energy is the stage's
+count `energy_joules`, which no stage writes yet: it stands as not measured.
 """
 
 from dataclasses import dataclass

@@ -141,7 +141,7 @@ def _state(store: Path, number: Number) -> str:
 def walk(store: Path, number: Number) -> Iterator[Link]:
     """Yield the stage that wrote a number, then its inputs and theirs, each before its own."""
     seen: set[str] = set()
-    folders = _folders(store)
+    folders = stage_folders(store)
     waiting = [("", number.place.key, 0, "")]
     while waiting:
         role, identity, depth, given = waiting.pop()
@@ -166,17 +166,17 @@ def walk(store: Path, number: Number) -> Iterator[Link]:
         yield _link(result, role, depth, number.place.part)
         waiting += [
             (name, each, depth + 1, _given(result, name))
-            for name, each in reversed(list(_inputs(result.manifest["inputs"])))
+            for name, each in reversed(list(input_keys_of(result.manifest["inputs"])))
         ]
 
 
-def _folders(store: Path) -> dict[str, Path]:
+def stage_folders(store: Path) -> dict[str, Path]:
     """Key -> folder of every finished stage."""
     found = store.glob("*/*/manifest.json")
     return {p.parent.name: p.parent for p in found if p.parent.suffix != PARTIAL}
 
 
-def _inputs(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def input_keys_of(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(role, key) of each input; a data set by data set ones without repeating a stage."""
     for name, value in inputs.items():
         if isinstance(value, str):
