@@ -58,7 +58,7 @@ class DpoConfig(DpoSettings, FinetuneConfig):
             yield from errors_of(load_set, "preferences", name)
 
 
-@stage(version=5, trains=True)
+@stage(version=6, trains=True)
 def dpo(
     run: StageRun,
     config: DpoConfig,
