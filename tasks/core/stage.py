@@ -78,9 +78,6 @@ class Context:
 class NotMadeError(StageError):
     """A stage that is not finished, where it was only looked up."""
 
-    def __init__(self, title: str) -> None:
-        super().__init__(f"{title} is not finished")
-
 
 @dataclass(kw_only=True)
 class StageRun:
@@ -211,7 +208,7 @@ def stage(
                 context.tracker.reused(title, key, result.manifest)
                 return result
             if name in context.not_made:
-                raise NotMadeError(title)
+                raise NotMadeError(f"{title} is not finished")
             validate(config, name)
             make_folder(folder.parent)
             with StageLock(folder.with_suffix(".lock"), what=title) as lock:

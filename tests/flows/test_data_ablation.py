@@ -18,6 +18,7 @@ SMOKE = {
     "base": str(resolve("deployments/smoke.yaml")),
     "name": "tiny-ablation",
     "sample_data": {"seed": 7, "scale": 0.15},
+    "pack": {"vocabulary": None},
     "sft_sets": None,
     "preference_sets": None,
     "benchmarks": None,

@@ -31,7 +31,12 @@ QWEN3_MOE = {
 
 def own(folder: Path, model: dict[str, Any], **pretrain: Any) -> Path:
     """A configuration that inherits all but its model."""
-    about = {"base": str(SMOKE.resolve()), "pretrain": {"model": model, **pretrain}}
+    about = {
+        "base": str(SMOKE.resolve()),
+        "pretrain": {"model": model, **pretrain},
+        "sft": {"max_length": 256},  # positions of a model that states none: sequence_length
+        "dpo": {"max_length": 256},
+    }
     path = folder / "own.yaml"
     path.write_text(json.dumps(about), encoding="utf-8")
     return path

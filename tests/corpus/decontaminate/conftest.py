@@ -10,4 +10,4 @@ from tests.corpus.decontaminate.planted import CONFIG
 
 @pytest.fixture(scope="session")
 def real_index(shared: Path) -> Index:
-    return build_index(shared / "data" / "eval", (), CONFIG)
+    return build_index(shared / "data" / "eval", ("ceval", "cmmlu", "mmlu"), CONFIG)
