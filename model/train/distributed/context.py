@@ -149,6 +149,8 @@ def distribute(
                 # The root is needed again at once, the embedding not at all.
                 reshard_after_forward=settings.parallel.reshard_after_forward and unit in layers,
             )
+    if mesh is not None:
+        module.register_forward_hook(_free_gathered_weights)
 
 
 def data_mesh(settings: PretrainSettings, ranks: DistributedContext) -> DeviceMesh:
@@ -181,11 +183,13 @@ def synchronise_gradients(module: nn.Module, *, last: bool, free_weights: bool) 
         module.set_reshard_after_backward(last or free_weights)
 
 
-def free_gathered_weights(module: nn.Module) -> None:
-    """After forward passes without gradients: let the next one gather the weights anew.
+def _free_gathered_weights(module: nn.Module, inputs: Any, output: Any) -> None:
+    """After a forward pass without gradients, which no backward pass follows to do it: let go of
+    gathered weights, those of the root, too, so that `module.parameters()` are the shards again.
 
-    Where they stayed gathered, FSDP2 added the gradients of later steps to those before them.
+    An optimizer that is built on gathered ones trains nothing: they are temporary.
     """
-    for part in module.modules():
-        if isinstance(part, FSDPModule):
-            part.reshard()
+    if not torch.is_grad_enabled():
+        for part in module.modules():
+            if isinstance(part, FSDPModule):
+                part.reshard()

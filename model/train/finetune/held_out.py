@@ -16,7 +16,6 @@ import torch
 from model.data import MicroBatch
 from model.data.permutation import Ints
 from model.train.callbacks.validation import Validation
-from model.train.distributed.context import free_gathered_weights
 from model.train.distributed.step_outcome import mean_loss
 from model.train.train_step import TrainStep
 
@@ -106,7 +105,6 @@ def validate(
                 statistics += losses.statistics
     finally:
         train_step.model_with_loss.train()
-        free_gathered_weights(train_step.model_with_loss)
     found = ranks.all_reduce_sum(torch.cat([statistics, totals.flatten()])).tolist()
     of_statistics, sums = found[: len(statistics)], found[len(statistics) :]
     loss, num_targets = mean_loss(sums)

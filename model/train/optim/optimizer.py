@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from model.train.config import PretrainSettings
 
@@ -50,7 +52,15 @@ def build_optimizer(module: nn.Module, settings: PretrainSettings) -> torch.opti
 
     Matrices and vectors (norm weights, biases, learned scales) are told apart because pulling a
     norm weight or a scale to zero is no regulariser.
+
+    Raises RuntimeError where FSDP2's weights are gathered: they are temporary, and a step on them
+    changes nothing.
     """
+    sharded = isinstance(module, FSDPModule)
+    if sharded and not all(isinstance(p, DTensor) for p in module.parameters()):
+        raise RuntimeError(
+            "the weights are gathered: build the optimizer before a forward pass with gradients"
+        )
     parameters = [p for p in module.parameters() if p.requires_grad]
     matrices = [p for p in parameters if p.ndim >= 2]
     vectors = [p for p in parameters if p.ndim < 2]

@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerBase
 from model.data import MicroBatch
 from model.data.permutation import Ints
 from model.train.callbacks.validation import Validation
-from model.train.distributed.context import free_gathered_weights
 from model.train.finetune.config import DpoJob
 from model.train.finetune.data import FinetuneData
 from model.train.finetune.method import Method, Start
@@ -84,7 +83,6 @@ class PairMethod(Method):
             )
         finally:
             model.train()
-            free_gathered_weights(model)
 
     def train_step(self, **given: Any) -> PairStep:
         """Make the step on pairs."""

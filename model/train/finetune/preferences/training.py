@@ -18,7 +18,6 @@ from torch import Tensor
 
 from model.data import MicroBatch
 from model.train.callbacks.validation import Validation
-from model.train.distributed.context import free_gathered_weights
 from model.train.finetune.preferences.batches import PairBatch, sum_by_answer
 from model.train.finetune.preferences.objective import (
     FIGURES,
@@ -169,7 +168,6 @@ def validate_pairs(
                 its_sums += found
     finally:
         step.model_with_loss.train()
-        free_gathered_weights(step.model_with_loss)
     by_set = [dict(zip(FIGURES, row, strict=True)) for row in ranks.all_reduce_sum(sums).tolist()]
     everything = {name: sum(of_set[name] for of_set in by_set) for name in FIGURES}
     metrics = means_of(everything) | {"pairs": everything["pairs"]}
