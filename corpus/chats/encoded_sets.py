@@ -23,6 +23,7 @@ import io
 import json
 import os
 import shutil
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -175,7 +176,7 @@ def _make(work: SetWork, folder: Path, report: Report) -> None:
     def encode(part: tuple[int, list[LocatedRow | SkippedRow]]) -> tuple[Path, int]:
         number, rows = part
         path = parts / f"part-{number:06d}.npz"
-        if not path.exists():
+        if not _is_whole(path):
             _encode_part(work, rows, path)
         return path, len(rows)
 
@@ -209,6 +210,15 @@ def _is_intact(folder: Path) -> bool:
             for name, (size, checksum) in about["files"].items()
         )
     except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _is_whole(part: Path) -> bool:
+    """True for a part whose arrays all have the bytes that were written (a CRC-32 each)."""
+    try:
+        with zipfile.ZipFile(part) as stored:
+            return stored.testzip() is None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return False
 
 
@@ -251,7 +261,7 @@ def _encode_part(work: SetWork, rows: Sequence[LocatedRow | SkippedRow], path: P
     chats = [sample.content for sample in samples]
     messages = [chat.messages for chat in chats if isinstance(chat, Chat)]
     encoded = encode_conversations(messages, work.tokenizer, work.chat_template)
-    writer = EncodedWriter("sft")
+    writer = EncodedWriter()
     for sample, chat, (ids, spoken, left_out) in zip(samples, chats, encoded, strict=True):
         assert isinstance(chat, Chat), "data_recipes/sft has conversations"
         matches = []
@@ -316,7 +326,7 @@ def _join(paths: Sequence[Path], folder: Path) -> None:
         complete_file(folder / MATCHES_FILE) as matches,
     ):
         files = dict(zip(_LINES, (rows, quarantine, matches), strict=True))
-        write_encoded(folder, "sft", parts(files))
+        write_encoded(folder, parts(files))
     about = {
         "skipped": dict(sorted(skipped.items())),
         "malformed": malformed,

@@ -148,8 +148,4 @@ def _checkpoints(folder: Path) -> dict[int, Path]:
     for place in (scratch, scratch / CHECKPOINTS_FOLDER, folder, folder / CHECKPOINTS_FOLDER):
         for path in complete_checkpoints(place):
             found[int(path.name.removeprefix("step-"))] = path
-        for path in place.glob("checkpoint-*"):  # of TRL's trainers: Transformers folders
-            number = path.name.removeprefix("checkpoint-")
-            if number.isdecimal() and all((path / n).is_file() for n in (MARKER, "config.json")):
-                found[int(number)] = path
     return found

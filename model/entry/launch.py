@@ -48,7 +48,6 @@ ENVIRONMENT = {
     # Progress goes to metrics.jsonl; bars would only fill the log.
     "TQDM_DISABLE": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    "TRL_EXPERIMENTAL_SILENCE": "1",
     # Threads that wait must not spin: with other work on the machine, even a tracker, spinning made
     # two threads three times slower than one (docs/FOOTGUNS.md).
     "OMP_WAIT_POLICY": "PASSIVE",

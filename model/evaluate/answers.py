@@ -13,14 +13,10 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from common.files import PARTIAL, canonical_json, hashing_threads, json_line, md5_of_file, sync
-
-MODEL_FILES = (".safetensors", ".json", ".jinja", ".txt", ".model", ".tiktoken")
-"""Suffixes of the files that decide about a model's answers: weights, configs, tokenizer."""
+from common.files import PARTIAL, canonical_json, json_line, sync
 
 
 def answers_file(cache: Path, about: Mapping[str, Any]) -> Path:
@@ -53,12 +49,3 @@ def read_answers(path: Path) -> list[dict[str, Any]] | None:
         return [json.loads(line) for line in body.splitlines()]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def model_digest(folder: Path) -> str:
-    """Hash of the names and contents of a model's files: weights, configs, tokenizer."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES)
-    with ThreadPoolExecutor(hashing_threads()) as pool:
-        sums = list(pool.map(md5_of_file, files))
-    listed = [[path.name, md5] for path, md5 in zip(files, sums, strict=True)]
-    return hashlib.sha256(canonical_json(listed).encode()).hexdigest()[:32]

@@ -10,5 +10,5 @@ config ──▶ build ──▶ Trainer.fit ──▶ export
             │           └── callbacks/    what only watches: speed, logs, validation, traces …
             └── build_model   ──▶ loss    next-token loss, without all logits where possible
 
-finetune/ is SFT and DPO on TRL's trainers, throughput/ measures a step without a corpus.
+finetune/ is SFT and DPO on the same loop, throughput/ measures a step without a corpus.
 """

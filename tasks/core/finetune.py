@@ -276,16 +276,14 @@ def _count_rows(run: StageRun, samples: str, prepared: Mapping[str, Any]) -> Non
         **{f"trained_on.{name}": of_set["trained_on"] for name, of_set in sets.items()},
         **{f"left_out.{name}": sum(of_set["left_out"].values()) for name, of_set in sets.items()},
     )
-    for name in ("held_out", "target_tokens", "real_tokens"):
-        if name in prepared:
-            run.count(**{name: prepared[name]})
-    if "held_out_by_set" in prepared:
-        run.note(held_out=prepared["held_out_by_set"], packed=prepared["packed"])
+    run.count(**{name: prepared[name] for name in ("held_out", "target_tokens", "real_tokens")})
+    held_out = {name: of_set["held_out"] for name, of_set in sets.items() if of_set["held_out"]}
+    run.note(held_out=held_out, packed=prepared["packed"])
     table = [
         {
             **row,
             "trained on": sets.get(row["set"], {}).get("trained_on", 0),
-            "held out": prepared.get("held_out_by_set", {}).get(row["set"], 0),
+            "held out": held_out.get(row["set"], 0),
             "left out": _by_reason(sets.get(row["set"], {}).get("left_out", {})),
             "cut at max_length": sets.get(row["set"], {}).get("cut", 0),
         }
@@ -293,12 +291,13 @@ def _count_rows(run: StageRun, samples: str, prepared: Mapping[str, Any]) -> Non
     ]
     run.note(mixture=table)
     run.log.info(
-        "%s: trained on %d of %d %s, %d of them cut at max_length; %d left out: %s",
+        "%s: trained on %d of %d %s, %d of them cut at max_length; %d held out, %d left out: %s",
         run.stage,
         prepared["trained_on"],
         prepared["drawn"],
         samples,
         prepared["cut"],
+        prepared["held_out"],
         prepared["left_out"],
         "; ".join(
             f"{name}: {_by_reason(of_set['left_out'])}"
@@ -307,8 +306,8 @@ def _count_rows(run: StageRun, samples: str, prepared: Mapping[str, Any]) -> Non
         )
         or "none",
     )
-    if prepared["left_out"]:
-        run.table(f"trained on {run.stage}", table, f"{samples.capitalize()} that were left out")
+    title = f"{samples.capitalize()} that were trained on, and the others"
+    run.table(f"trained on {run.stage}", table, title)
 
 
 def _by_reason(counts: Mapping[str, int]) -> str:

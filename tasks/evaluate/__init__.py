@@ -52,7 +52,8 @@ from corpus.benchmarks.scoring import (
     score,
 )
 from corpus.decontaminate.questions import OTHER_SPLITS
-from model.evaluate.answers import model_digest, read_answers
+from model.digest import model_digest
+from model.evaluate.answers import read_answers
 from model.evaluate.job import AnswerForm, EvaluateJob, Mode, Precision, resolved_dtype
 from model.train.distributed.gpus import num_gpus
 from model.train.run.folder import METRICS_FILE

@@ -159,7 +159,7 @@ def test_stage_aligns_the_policy(tmp_path: Path) -> None:
     assert (run.folder / MODEL_FOLDER / "model.safetensors").exists()
     assert (run.counts["pairs"], run.counts["chinese"], run.counts["english"]) == (25, 20, 5)
     assert run.counts["first_loss"] == pytest.approx(0.6931, abs=1e-3)
-    assert run.counts["steps"] == SMALL.num_steps(25, 1)
+    assert run.counts["steps"] == SMALL.num_steps(25)
     assert 0 < run.counts["length_accuracy"] <= 1
     lines = list(read_json_lines(run.folder / "mixture.jsonl"))
     assert Counter(line["language"] for line in lines) == {"zh": 20, "en": 5}

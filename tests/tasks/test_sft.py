@@ -62,7 +62,7 @@ def test_auto_takes_as_many_devices_as_split_the_batch(
 )
 def test_steps_are_counted_as_the_trainer_does(samples: int, epochs: float, expected: int) -> None:
     config = SftConfig(mixture="smoke-chinese", epochs=epochs, micro_batch_size=16)
-    assert config.num_steps(samples, 2) == expected
+    assert config.num_steps(samples) == expected
 
 
 def test_key_changes_with_the_recipes_it_uses(recipe: str) -> None:
@@ -89,7 +89,7 @@ def test_stage_trains_on_the_mixture(tmp_path: Path, recipe: str) -> None:
     assert run.counts["conversations"] == 60
     assert run.counts["taken.code_alpaca"] == 12
     assert run.counts["skipped.alpaca_zh"] == 3
-    assert run.counts["steps"] == config.num_steps(60, 1) == 8
+    assert run.counts["steps"] == config.num_steps(60) == 8
 
 
 def test_bad_rows_reach_manifest_mlflow_and_report(

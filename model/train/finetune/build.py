@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -45,7 +44,8 @@ from model.train.finetune.batches import Document, StepOrder
 from model.train.finetune.config import FinetuneJob, SftJob
 from model.train.finetune.data import FinetuneData, RowLayout
 from model.train.finetune.method import Method, Start
-from model.train.finetune.samples import add_to_prepared, training_samples
+from model.train.finetune.prepared import add_to_prepared
+from model.train.finetune.samples import training_samples
 from model.train.health import Health
 from model.train.loss import ModelWithLoss
 from model.train.model_settings import check_folder, folder_config
@@ -186,7 +186,7 @@ def build(
         seed=settings.seed,
         lengths=method.samples.lengths[trained_on] if settings.group_by_length else None,
     )
-    total_steps = settings.max_steps or math.ceil(settings.epochs * order.steps_in_epoch)
+    total_steps = settings.num_steps(len(trained_on))
     loop = loop_settings(job, total_steps, packed=attention.packed)
     lease = Lease.share(Path(job.scratch), ranks)
     if watchdog is not None:
@@ -229,8 +229,10 @@ def build(
     if apart.any():
         numbers = np.flatnonzero(apart)
         callbacks["validation"] = method.validation(loop.eval_interval, data, numbers)
+    elif settings.keep == "best" and ranks.is_main:
+        log.warning("keep: best: no set holds out a sample, so the last model is published")
     if ranks.is_main:
-        _report(output, data, apart, total_steps)
+        _report(output, data, total_steps)
         log.info(
             "%.2f M parameters, %d steps of %d samples, %d process(es) on %s, attention %s, %s",
             num_parameters / 1e6,
@@ -317,23 +319,10 @@ class _Speed(SpeedMonitor):
         self._tokens = trainer.data.position(trainer.progress.batch)["data/tokens"]
 
 
-def _report(
-    output: Path, data: FinetuneData, apart: npt.NDArray[np.bool_], total_steps: int
-) -> None:
-    """Add to prepared.json what is known of rows, steps, and what is held out."""
-    names = [*data.sources]
-    by_set = np.bincount(data.samples.name[apart], minlength=len(names)).tolist()
-    sets = json.loads((output / PREPARED_FILE).read_text(encoding="utf-8"))["sets"]
-    on_by_set = np.bincount(data.samples.name[~apart], minlength=len(names)).tolist()
-    for name, count in zip(names, on_by_set, strict=True):
-        sets[name]["trained_on"] = count
+def _report(output: Path, data: FinetuneData, total_steps: int) -> None:
+    """Add to prepared.json what is known of steps and rows."""
     add_to_prepared(
-        output,
-        sets=sets,
-        rows=data.order.num_samples,
-        trained_on=data.order.num_samples,
-        held_out=int(apart.sum()),
-        held_out_by_set={n: count for n, count in zip(names, by_set, strict=True) if count},
+        output / PREPARED_FILE,
         steps=total_steps,
         packed=data.layout.packed,
         real_tokens=round(data.share_of_real_tokens(), 6),

@@ -1,7 +1,7 @@
-"""Settings of SFT and DPO, and jobs: settings, folders, and the columns that are trained on.
+"""Settings of SFT and DPO, and jobs: settings and folders.
 
-A job travels as JSON from the stage to the ranks, so every field is a plain value. Imports neither
-torch nor TRL: stages read it to check configs before anything starts.
+A job travels as JSON from the stage to the ranks, so every field is a plain value. Does not import
+torch: stages read it to check configs before anything starts.
 """
 
 import math
@@ -29,7 +29,7 @@ class FinetuneSettings(BatchSettings):
     epochs: Annotated[float, Gt(0), Limit(10**6)] = 4.0
     """Passes over the data."""
     global_batch_size: Samples = 256
-    """Samples in a step, all ranks together: conversations, packed rows, or preference pairs."""
+    """Samples in a step, all ranks together: conversations, or preference pairs."""
     micro_batch_size: Samples = field(default=8, metadata=NOT_IN_KEY)
     """Samples in one forward pass of one rank. The loss is one on any split, up to rounding."""
     learning_rate: Rate = 2e-5
@@ -46,8 +46,8 @@ class FinetuneSettings(BatchSettings):
     max_grad_norm: PositiveFloat = 1.0
     """Largest global gradient norm."""
     max_length: Annotated[int, Ge(8), Limit(10**8)] = 2048
-    """Tokens of a sample; a longer one loses its end, and is left out when no answer remains, or
-    when the two answers of a pair are alike up to there."""
+    """Tokens of a sequence. A longer conversation ends behind its last answer that fits whole; a
+    longer pair loses its oldest turns. What then does not fit is left out."""
     max_steps: Steps = 0
     """Stop after so many optimizer steps, whatever `epochs` says; 0 = as `epochs` says."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -80,17 +80,11 @@ class FinetuneSettings(BatchSettings):
     health: HealthSettings = field(default_factory=lambda: HealthSettings(spike="off"))
     """Reaction to losses and gradients that go wrong, or to a training that hangs."""
 
-    def accumulation(self, num_processes: int) -> int:
-        """Micro-batches of one rank in a step."""
-        return self.global_batch_size // (self.micro_batch_size * num_processes)
-
-    def num_steps(self, num_samples: int, num_processes: int) -> int:
-        """Optimizer steps of a whole run; the last of an epoch may be a smaller one."""
+    def num_steps(self, num_samples: int) -> int:
+        """Optimizer steps of a whole run on so many samples; an epoch's last may be smaller."""
         if self.max_steps:
             return self.max_steps
-        batches = math.ceil(num_samples / (self.micro_batch_size * num_processes))
-        in_epoch = max(1, math.ceil(batches / self.accumulation(num_processes)))
-        return math.ceil(self.epochs * in_epoch)
+        return math.ceil(self.epochs * math.ceil(num_samples / self.global_batch_size))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +115,7 @@ class DpoSettings(FinetuneSettings):
     beta: Annotated[float, Gt(0), Limit(10**4)] = 0.1
     """Strength with which the policy is held to the reference; section 6: 0.1."""
     loss: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
-    """TRL's name of the loss; section 6: sigmoid."""
+    """Loss of a pair (model/train/finetune/preferences/objective.py); section 6: sigmoid."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,22 +124,14 @@ class FinetuneJob:
 
     method: ClassVar[str]
     """Name of the entry, `model.entry.<method>`."""
-    sample: ClassVar[str]
-    """One row of the data, for messages."""
-    columns: ClassVar[tuple[str, ...]]
-    """Columns that are trained on, each a list of chat messages."""
-    encoded_columns: ClassVar[tuple[str, ...]]
-    """Columns of ids that these become."""
-    notes: ClassVar[tuple[str, ...]] = ("set", "language")
-    """Columns that say where a row is from."""
 
     settings: FinetuneSettings
     """Settings of the training."""
     model: str
     """Transformers folder with tokenizer to start from."""
     data: str
-    """JSON lines: the drawn samples in order, each with the job's columns and notes, or with `set`
-    and `row`, its place in one of `sets`."""
+    """JSON lines: the samples in order, conversations (`messages`) or pairs (`prompt`, `chosen`,
+    `rejected`) with their `set` and `language`; or `set` and `row`, a place in one of `sets`."""
     output: str
     """Receives metrics.jsonl and, at the end, model/."""
     scratch: str
@@ -157,10 +143,6 @@ class SftJob(FinetuneJob):
     """Supervised fine-tuning on conversations."""
 
     method = "sft"
-    sample = "conversation"
-    columns = ("messages",)
-    encoded_columns = ("input_ids", "labels")
-    notes = ("set", "language", "style")
 
     settings: SftSettings
     """Settings of the training."""
@@ -173,9 +155,6 @@ class DpoJob(FinetuneJob):
     """Direct preference optimization on pairs of answers to one prompt."""
 
     method = "dpo"
-    sample = "pair"
-    columns = ("prompt", "chosen", "rejected")
-    encoded_columns = ("prompt_ids", "chosen_ids", "rejected_ids")
 
     settings: DpoSettings
     """Settings of the training."""

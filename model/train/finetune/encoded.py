@@ -1,4 +1,4 @@
-"""Encoded conversations and pairs on disk: columns of token ids, read by memory map.
+"""Encoded conversations on disk: columns of token ids, read by memory map.
 
     <set>/ids.npy          int32 [T]     ids of all conversations, one behind the other
           ids_starts.npy   int64 [N+1]   conversation i has ids[starts[i] : starts[i+1]]
@@ -7,7 +7,6 @@
           encoded.json                   number of samples, names behind the notes' numbers
 
 Whole, whatever `max_length` a training has: a set is encoded once for all mixtures and settings.
-Pairs have the columns prompt, chosen and rejected in the place of ids and spoken.
 
 N = samples of a set, T = tokens of all of them.
 """
@@ -44,11 +43,8 @@ NOTES = np.dtype(
 )
 """Facts about each sample beside its ids."""
 
-COLUMNS: Mapping[str, tuple[str, ...]] = {
-    "sft": ("ids", "spoken"),
-    "preferences": ("prompt", "chosen", "rejected"),
-}
-"""Columns of a kind of set, by kind."""
+COLUMNS = ("ids", "spoken")
+"""Columns of a set."""
 _TYPES = {"spoken": np.dtype("u1")}
 _STARTS_OF = {"spoken": "ids"}
 """A column that has the starts of another one."""
@@ -77,7 +73,7 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EncodedSet:
-    """One set of conversations or pairs as token ids."""
+    """One set of conversations as token ids."""
 
     folder: Path
     """Its folder."""
@@ -103,7 +99,7 @@ class EncodedSet:
             if about["schema"] != SCHEMA_VERSION:
                 raise ValueError(f"schema {about['schema']!r}, not {SCHEMA_VERSION}")
             columns = {}
-            for name in COLUMNS[about["kind"]]:
+            for name in COLUMNS:
                 starts = _mapped(folder / f"{_STARTS_OF.get(name, name)}_starts.npy")
                 columns[name] = Column(values=_mapped(folder / f"{name}.npy"), starts=starts)
             notes = _mapped(folder / "notes.npy")
@@ -137,9 +133,8 @@ def _mapped(path: Path) -> npt.NDArray[Any]:
 class EncodedWriter:
     """Collects the samples of one part of a set, in order."""
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-        self._values: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in COLUMNS[kind]}
+    def __init__(self) -> None:
+        self._values: dict[str, list[npt.NDArray[Any]]] = {name: [] for name in COLUMNS}
         self._notes: list[tuple[Any, ...]] = []
         self.languages: list[str] = []
         self.styles: list[str] = [""]
@@ -160,7 +155,7 @@ class EncodedWriter:
         at: int = -1,
     ) -> None:
         """Add one sample."""
-        first = _first_run(columns["spoken"]) if "spoken" in columns else (0, 0)
+        first = _first_run(columns["spoken"])
         for name, values in self._values.items():
             values.append(np.asarray(columns[name], dtype=_TYPES.get(name, np.dtype("<i4"))))
         self._notes.append(
@@ -209,7 +204,6 @@ def _number(names: list[str], name: str) -> int:
 
 def write_encoded(
     folder: Path,
-    kind: str,
     parts: Iterable[tuple[Mapping[str, npt.NDArray[Any]], Mapping[str, Sequence[str]], int]],
 ) -> int:
     """Write the parts of a set, in order, as one; returns the number of samples.
@@ -221,8 +215,8 @@ def write_encoded(
     folder.mkdir(parents=True, exist_ok=True)
     names: dict[str, list[str]] = {"languages": [], "styles": [""], "reasons": [""]}
     notes: list[npt.NDArray[Any]] = []
-    starts: dict[str, list[Ints]] = {n: [] for n in COLUMNS[kind] if n not in _STARTS_OF}
-    raw = {name: folder / f"{name}.raw" for name in COLUMNS[kind]}
+    starts: dict[str, list[Ints]] = {n: [] for n in COLUMNS if n not in _STARTS_OF}
+    raw = {name: folder / f"{name}.raw" for name in COLUMNS}
     files = {name: path.open("wb") for name, path in raw.items()}
     sizes = dict.fromkeys(raw, 0)
     try:
@@ -257,7 +251,7 @@ def write_encoded(
         _save(folder / f"{name}_starts.npy", np.concatenate([np.zeros(1, np.int64), *ends]))
     whole = np.concatenate([np.zeros(0, NOTES), *notes])
     _save(folder / "notes.npy", whole)
-    about = {"schema": SCHEMA_VERSION, "kind": kind, "samples": len(whole), **names}
+    about = {"schema": SCHEMA_VERSION, "samples": len(whole), **names}
     write_json(folder / ENCODED_FILE, about)
     return len(whole)
 

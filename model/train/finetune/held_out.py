@@ -39,6 +39,14 @@ def held_out(digests: npt.NDArray[np.uint64], sets: Ints, fraction: float) -> np
     return np.isin(digests, digests[chosen])
 
 
+def validation_samples(
+    digests: npt.NDArray[np.uint64], sets: Ints, fraction: float
+) -> npt.NDArray[np.bool_]:
+    """Samples [N] that a training is validated with: those held out, but never all there are."""
+    apart = held_out(digests, sets, fraction)
+    return apart & ~apart.all()
+
+
 def _mixed(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """Other bits of the same digests (splitmix64), so that what else was drawn by them, a share of
     a set, say, has nothing to do with this."""

@@ -15,7 +15,7 @@ from model.train.callbacks.watchdog import Watchdog
 from model.train.distributed.context import DistributedContext
 from model.train.distributed.signals import StopFlag
 from model.train.finetune.batches import Document
-from model.train.finetune.held_out import HeldOutValidation, held_out
+from model.train.finetune.held_out import HeldOutValidation, validation_samples
 from model.train.loss import ModelWithLoss
 from model.train.train_step import TrainStep
 
@@ -53,8 +53,7 @@ class Method:
 
     def held_out(self, fraction: float) -> npt.NDArray[np.bool_]:
         """Samples that are held out for validation, [N]; not all."""
-        apart = held_out(self.samples.digests, self.samples.name, fraction)
-        return apart & ~apart.all()
+        return validation_samples(self.samples.digests, self.samples.name, fraction)
 
     def annotate(self, rows: MicroBatch, numbers: Sequence[int]) -> MicroBatch:
         """Add to rows with the documents of these samples what the objective needs."""

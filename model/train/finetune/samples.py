@@ -12,12 +12,9 @@ read it from scratch.
 N = samples that are trained on, L = tokens of one of them.
 """
 
-import fcntl
-import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,12 +35,16 @@ from model.train.finetune.encoding import (
     digest_of_texts,
     encode_conversations,
 )
+from model.train.finetune.held_out import validation_samples
+from model.train.finetune.prepared import prepared_arrays
 from model.train.finetune.templates import training_template
 from model.train.run.folder import LEFT_OUT_FILE, PREPARED_FILE
 
 log = logging.getLogger("steel.finetune")
 
 SAMPLES_FILE = "samples.npz"
+ARRAYS = ("folders", "names", "set", "row", "name", "lengths", "targets", "digests")
+"""Arrays in it: names, then the fields of `TrainingSamples`."""
 BATCH = 1000
 """Conversations that are encoded together."""
 
@@ -88,14 +89,10 @@ def training_samples(job: SftJob, tokenizer: PreTrainedTokenizerBase) -> Trainin
     Writes prepared.json and left_out.jsonl into the job's output. Raises DataError when no
     conversation is left, or a set is not complete.
     """
-    scratch = Path(job.scratch)
-    scratch.mkdir(parents=True, exist_ok=True)
-    with _one_at_a_time(scratch / "prepare.lock"):
-        path = scratch / SAMPLES_FILE
-        if not path.exists():
-            _prepare(job, tokenizer, path)
-    with np.load(path, allow_pickle=False) as found:
-        arrays = {name: found[name] for name in found.files}
+    path = Path(job.scratch) / SAMPLES_FILE
+    arrays = prepared_arrays(
+        path, Path(job.output) / PREPARED_FILE, lambda: _prepare(job, tokenizer, path), names=ARRAYS
+    )
     folders, names = arrays.pop("folders"), arrays.pop("names")
     return TrainingSamples(
         sets=[EncodedSet.open(Path(folder)) for folder in folders.tolist()],
@@ -123,10 +120,21 @@ def _prepare(job: SftJob, tokenizer: PreTrainedTokenizerBase, path: Path) -> Non
         reasons[of_set] = [listed.index(reason) for reason in why]
     kept = reasons == 0
     whole = drawn.lengths()
-    report = _Report(job, drawn, [listed[n] for n in reasons], kept & (lengths < whole), lengths)
+    held_out = np.zeros(count, np.bool_)
+    held_out[kept] = validation_samples(
+        digests[kept], drawn.name[kept], job.settings.validation_fraction
+    )
+    report = _Report(
+        job=job,
+        drawn=drawn,
+        reasons=[listed[n] for n in reasons],
+        held_out=held_out,
+        cut=kept & (lengths < whole),
+        lengths=lengths,
+    )
     if not kept.any():
         raise DataError(report.nothing_left())
-    report.write(int(lengths[kept].sum()), int(targets[kept].sum()))
+    report.write(int(targets[kept & ~held_out].sum()))
     with complete_file(path) as file:
         np.savez(
             file,
@@ -224,7 +232,7 @@ class _Texts:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         self.tokenizer, self.folder = tokenizer, folder
-        self.writer = EncodedWriter("sft")
+        self.writer = EncodedWriter()
         self._waiting: list[Mapping[str, Any]] = []
         self._number = 0
 
@@ -240,7 +248,7 @@ class _Texts:
 
     def write(self) -> EncodedSet:
         self._encode()
-        write_encoded(self.folder, "sft", [(self.writer.arrays(), self.writer.names(), 0)])
+        write_encoded(self.folder, [(self.writer.arrays(), self.writer.names(), 0)])
         return EncodedSet.open(self.folder)
 
     def _encode(self) -> None:
@@ -257,22 +265,25 @@ class _Texts:
         self._waiting.clear()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Report:
     """Counts of the drawn conversations, by set."""
 
     job: SftJob
     drawn: _Drawn
     reasons: Sequence[str]
+    held_out: npt.NDArray[np.bool_]
     cut: npt.NDArray[np.bool_]
     lengths: Ints
 
     def by_set(self) -> dict[str, dict[str, Any]]:
-        """Counts of each set: drawn, trained on, cut, left out by reason, languages."""
+        """Counts of each set: drawn, held out, left out by reason; of what is trained on also
+        languages, tokens, and how many are cut."""
         counts: dict[str, dict[str, Any]] = {
             name: {
                 "drawn": 0,
                 "trained_on": 0,
+                "held_out": 0,
                 "cut": 0,
                 "languages": Counter[str](),
                 "left_out": Counter[str](),
@@ -286,17 +297,26 @@ class _Report:
             if reason:
                 of_set["left_out"][reason] += 1
                 continue
+            if self.held_out[number]:
+                of_set["held_out"] += 1
+                continue
             of_set["trained_on"] += 1
             of_set["languages"][self.drawn.languages[number]] += 1
             of_set["cut"] += bool(self.cut[number])
             of_set["tokens"] += int(self.lengths[number])
         return counts
 
-    def write(self, tokens: int, targets: int) -> None:
-        """Write prepared.json and left_out.jsonl, and say what was left out."""
+    def write(self, targets: int) -> None:
+        """Write prepared.json and left_out.jsonl, and say what was left out.
+
+        targets: of the conversations that are trained on.
+        """
         output, sets = Path(self.job.output), self.by_set()
-        kept = sum(of_set["trained_on"] for of_set in sets.values())
-        left_out = len(self.reasons) - kept
+        totals = {
+            name: sum(of_set[name] for of_set in sets.values())
+            for name in ("drawn", "trained_on", "held_out", "cut", "tokens")
+        }
+        left_out = sum(of_set["left_out"].total() for of_set in sets.values())
         with complete_file(output / LEFT_OUT_FILE) as file:
             for line, (name, reason) in enumerate(
                 zip(self.drawn.name.tolist(), self.reasons, strict=True), start=1
@@ -306,15 +326,7 @@ class _Report:
                     file.write(json_line({"line": line, "set": of, "reason": reason}))
         write_json(
             output / PREPARED_FILE,
-            {
-                "drawn": len(self.reasons),
-                "trained_on": kept,
-                "left_out": left_out,
-                "cut": int(self.cut.sum()),
-                "tokens": tokens,
-                "target_tokens": targets,
-                "sets": sets,
-            },
+            {**totals, "left_out": left_out, "target_tokens": targets, "sets": sets},
         )
         if left_out:
             log.warning(
@@ -339,17 +351,3 @@ class _Report:
             for name, of_set in sets.items()
             for reason, count in of_set["left_out"].items()
         )
-
-
-def add_to_prepared(output: Path, **values: Any) -> None:
-    """Add what is known later, such as rows and steps, to prepared.json."""
-    path = output / PREPARED_FILE
-    write_json(path, {**json.loads(path.read_text(encoding="utf-8")), **values})
-
-
-@contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Hold a lock that the other ranks wait for; the kernel releases it when its holder dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

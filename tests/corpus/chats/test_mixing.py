@@ -222,11 +222,21 @@ def test_a_damaged_set_is_encoded_again(
     write_sets(tmp_path / "data")
     folder = read_all(tmp_path, recipe, tokenizer)["alpaca_zh"].folder
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    ids = bytearray(before["ids.npy"])
-    ids[-1] ^= 1
-    (folder / "ids.npy").write_bytes(ids)
-    read_all(tmp_path, recipe, tokenizer)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert {"ids.npy", "rows.jsonl", "set.json", "encoded.json"} <= before.keys()
+    for name, content in before.items():
+        flipped = bytearray(content)
+        if flipped:
+            flipped[len(flipped) // 2] ^= 1
+        for damaged in (bytes(flipped), content[:-3], b"", None):
+            if damaged is None:
+                (folder / name).unlink()
+            else:
+                (folder / name).write_bytes(damaged)
+            assert not encoded_sets._is_intact(folder), (name, damaged and len(damaged))
+        if name == "ids.npy":
+            read_all(tmp_path, recipe, tokenizer)
+            assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        (folder / name).write_bytes(content)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -255,6 +265,11 @@ def test_an_interrupted_set_ends_as_an_uninterrupted_one(
     parts = sorted((tmp_path / "cache").rglob("part-*.npz"))
     assert len(parts) == 7
     parts[3].unlink()  # a part that was not finished
+    flipped = bytearray(parts[0].read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    parts[0].write_bytes(flipped)
+    parts[1].write_bytes(parts[1].read_bytes()[:-50])
+    parts[2].write_bytes(b"")
     monkeypatch.setattr("corpus.chats.encoded_sets._join", original)
     folder = read_all(tmp_path, recipe, tokenizer)["alpaca_zh"].folder
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == expected

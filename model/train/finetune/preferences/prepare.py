@@ -9,7 +9,6 @@
 One rank does the work while the others wait; they, and a run that is resumed, find it done.
 """
 
-import fcntl
 import functools
 import hashlib
 import logging
@@ -18,7 +17,6 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, pairwise
@@ -46,6 +44,7 @@ from model.train.finetune.preferences.selection import (
     draw_pairs,
     without_repeats,
 )
+from model.train.finetune.prepared import prepared_arrays
 from model.train.run.folder import LEFT_OUT_FILE, MIXTURE_FILE, PREPARED_FILE
 
 log = logging.getLogger("steel.finetune")
@@ -116,21 +115,21 @@ def prepare_pairs(job: DpoJob, tokenizer: PreTrainedTokenizerBase) -> Preference
     Writes mixture.jsonl, prepared.json and left_out.jsonl into the job's output. Raises DataError
     when a language has too few pairs.
     """
-    scratch = Path(job.scratch)
-    scratch.mkdir(parents=True, exist_ok=True)
-    path = scratch / PAIRS_FILE
-    with _one_at_a_time(scratch / "prepare.lock"):
-        if not path.exists():
-            _prepare(job, tokenizer, path)
-    with np.load(path, allow_pickle=False) as found:
-        return PreferencePairs(
-            ids=found["ids"],
-            starts=found["starts"],
-            name=found["name"],
-            names=found["names"].tolist(),
-            digests=found["digests"],
-            num_train=int(found["num_train"]),
-        )
+    path = Path(job.scratch) / PAIRS_FILE
+    found = prepared_arrays(
+        path,
+        Path(job.output) / PREPARED_FILE,
+        lambda: _prepare(job, tokenizer, path),
+        names=("ids", "starts", "name", "names", "digests", "num_train"),
+    )
+    return PreferencePairs(
+        ids=found["ids"],
+        starts=found["starts"],
+        name=found["name"],
+        names=found["names"].tolist(),
+        digests=found["digests"],
+        num_train=int(found["num_train"]),
+    )
 
 
 def _prepare(job: DpoJob, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
@@ -343,7 +342,6 @@ def _counts(
         "left_out": left_out,
         "rows": pairs.num_train,
         "tokens": int(pairs.lengths[: pairs.num_train].sum()),
-        "steps": job.settings.num_steps(pairs.num_train, 1),
         "sets": sets,
         "lengths": {
             TRAINED: lengths_of(pairs.parts[: pairs.num_train]),
@@ -373,11 +371,3 @@ def _reasons(sets: Mapping[str, Any]) -> str:
         for name, of_set in sets.items()
         for reason, count in of_set["left_out"].items()
     )
-
-
-@contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Hold a lock that the other ranks wait for; the kernel releases it when its holder dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -32,6 +32,7 @@ from common.errors import DataError
 from common.files import canonical_json, sync, write_json
 from model.data import MicroBatch
 from model.data.permutation import Ints
+from model.digest import NETWORK_FILES, model_digest
 from model.train.distributed.signals import Stopped
 from model.train.finetune.data import RowLayout
 from model.train.finetune.preferences.batches import documents_of
@@ -116,7 +117,7 @@ class ReferenceStore:
         """
         made_of = {
             "rule": RULE,
-            "model": model_digest(model),
+            "model": model_digest(model, NETWORK_FILES),
             "pairs": pairs.digest(),
             "dtype": str(dtype).removeprefix("torch."),
             "device": device.type,
@@ -276,18 +277,6 @@ def _in_order(
         pieces = np.split(found.numpy(), np.cumsum(sizes)[:-1])
         of_pair |= dict(zip(numbers, pieces, strict=True))
     return np.concatenate([of_pair[number] for number in store.numbers(part)]).astype(np.float32)
-
-
-def model_digest(folder: Path) -> str:
-    """32 hexadecimal digits of a Transformers folder's weights and config, by their bytes."""
-    files = sorted([folder / "config.json", *folder.glob("*.safetensors")])
-    digest = hashlib.blake2b(digest_size=16)
-    for path in files:
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        with path.open("rb", buffering=0) as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _beside(path: Path) -> Path:

@@ -37,9 +37,7 @@ def train_and_measure(output: Path, packed: Path, measures: bool, reshard: bool)
     context.SMALL_MODEL_PARAMETERS = 0
     with distributed_context() as of_run:
         settings = PretrainSettings(
-            model=TINY,
-            learning_rate=0.1,
-            parallel=ParallelSettings(reshard_after_forward=reshard),
+            model=TINY, learning_rate=0.1, parallel=ParallelSettings(reshard_after_forward=reshard)
         )
         model = place(settings, packed, of_run)
         ids = torch.arange(64).view(2, 32) % 60 + 2 * of_run.rank

@@ -57,7 +57,8 @@ def check(output: Path, sets: dict[str, int], drawn: Counter[str]) -> None:
     assert {name: of["trained_on"] for name, of in counts["sets"].items()} == sets
     assert {name: of["drawn"] for name, of in counts["sets"].items()} == drawn
     for of_set in counts["sets"].values():
-        assert of_set["drawn"] == of_set["trained_on"] + sum(of_set["left_out"].values())
+        kept = of_set["trained_on"] + of_set["held_out"]
+        assert of_set["drawn"] == kept + sum(of_set["left_out"].values())
         assert sum(of_set["languages"].values()) == of_set["trained_on"]
     assert counts["trained_on"] == sum(sets.values())
     assert counts["left_out"] == drawn.total() - counts["trained_on"]
@@ -135,3 +136,35 @@ def test_pairs(base: Path, tmp_path: Path, grouped: bool) -> None:
         {"good": 5, "long": 0, "damaged": 2},
         Counter(good=5, long=4, damaged=len(damaged)),
     )
+
+
+def test_what_is_held_out_is_in_no_count_of_what_is_trained_on(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.train.finetune.held_out.MIN_ROWS", 1)
+    rows = in_set("one", conversations(40)) + in_set("two", conversations(60)[40:])
+    for number, row in enumerate(rows):
+        row["language"] = ("zh", "en", "other")[number % 3]
+        if number % 4 == 0:
+            row["messages"] += [
+                {"role": "user", "content": "more"},
+                {"role": "assistant", "content": "y" * 200},
+            ]
+    settings = {"epochs": 1, "validation_fraction": 0.4, "max_length": MAX_LENGTH}
+    make_job("sft", base, tmp_path, rows, **settings)
+    assert recording.train("sft", tmp_path) == 0
+    names = {content(whole_answers(row["messages"])): row for row in rows}
+    given = [names[name] for step in recording.seen(tmp_path).values() for name in step]
+    counts = json.loads((tmp_path / PREPARED_FILE).read_text())
+    assert 0 < len(given) == counts["trained_on"] < len(rows)
+    assert counts["held_out"] == len(rows) - len(given)
+    for name, of_set in counts["sets"].items():
+        mine = [row for row in given if row["set"] == name]
+        assert of_set["trained_on"] == len(mine)
+        assert of_set["languages"] == Counter(row["language"] for row in mine)
+        assert of_set["tokens"] == sum(len(whole_answers(row["messages"])) for row in mine)
+        long = [row for row in mine if len(chatml(row["messages"])[0]) > MAX_LENGTH]
+        assert of_set["cut"] == len(long)
+    last = [line for _, line in curve(tmp_path) if "train/loss" in line][-1]
+    assert last["data/tokens"] == counts["tokens"]
+    assert last["data/targets"] == counts["target_tokens"]

@@ -145,7 +145,7 @@ def test_rows_of_encoded_sets_are_the_conversations_that_were_encoded(
     encoded = encode_conversations(chats, tokenizer)
 
     def part(numbers: range) -> Any:
-        writer = EncodedWriter("sft")
+        writer = EncodedWriter()
         for n in numbers:
             ids, spoken, why = encoded[n]
             digest = digest_of_texts(m["content"] for m in chats[n])
@@ -153,8 +153,8 @@ def test_rows_of_encoded_sets_are_the_conversations_that_were_encoded(
             writer.add(columns, digest=digest, language="en" if n else "zh", left_out=why, at=n)
         return writer.arrays(), writer.names(), 0
 
-    write_encoded(tmp_path / "set", "sft", [part(range(3)), part(range(3, 3)), part(range(3, 7))])
-    write_encoded(tmp_path / "once", "sft", [part(range(7))])
+    write_encoded(tmp_path / "set", [part(range(3)), part(range(3, 3)), part(range(3, 7))])
+    write_encoded(tmp_path / "once", [part(range(7))])
     for path in (tmp_path / "set").iterdir():
         assert path.read_bytes() == (tmp_path / "once" / path.name).read_bytes(), path.name
     rows = [{"set": "s", "row": n, "language": "en"} for n in (6, 0, 3)]
