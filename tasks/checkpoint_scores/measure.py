@@ -22,8 +22,9 @@ from common.paths import display
 from common.reading.files import read_json_object
 from corpus.benchmarks.proxies import cloze_proxies, letter_proxies
 from corpus.benchmarks.questions import LETTERS
+from model.digest import model_digest
 from model.entry.launch import ENVIRONMENT
-from model.evaluate.answers import model_digest, read_answers
+from model.evaluate.answers import read_answers
 from model.evaluate.job import CheckpointJob, EvaluateJob, SubjectJob
 from model.train.checkpoint.export import ExportJob
 from model.train.run.folder import METRICS_FILE
