@@ -30,6 +30,7 @@ from flows.config import Target as Target
 from flows.training_texts import adjusted_config, training_texts
 from tasks.acquire import acquire
 from tasks.bits_per_byte import BitsPerByteConfig, bits_per_byte
+from tasks.checkpoint_scores.curves import newest_curves
 from tasks.clean import clean, enforce
 from tasks.contamination import contamination
 from tasks.core.given_model import given_model
@@ -384,6 +385,9 @@ class Pipeline:
             kernels=newest(self.context.store, "kernel_table"),
             contamination=self.contamination,
             adjusted=self.adjusted if self.benchmarks else {},
+            checkpoints=newest_curves(self.context.store, self.base.key)
+            if self.config.pretrains
+            else None,
         )
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.files import write_json
+from common.files import digest_of, write_json
 from common.reading.files import read_json_object
+from tasks.core.manifest import StageResult
 from tasks.core.theme import LIGHT, Theme, save, style
 from tasks.core.tracking.client import never_fail
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from tasks.core.tracking import Tracker
 
 log = logging.getLogger("steel.checkpoint_scores")
+
+FOLDER = "checkpoint_scores"
+"""Folder of a store."""
+
+CURVES_FILE = "curves.json"
 
 PREFIX = "checkpoints"
 """Beginning of the metrics' names in MLflow; their steps are tokens read."""
@@ -108,10 +114,31 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 def publish(folder: Path) -> dict[str, Any]:
     """Write curves.json and curves.png of all that is measured; return the points."""
     found = curves(read_records(folder))
-    write_json(folder / "curves.json", found)
+    write_json(folder / CURVES_FILE, found)
     if (figure := draw(found, LIGHT)) is not None:
         save(figure, folder / "curves.png")
     return found
+
+
+def read_curves(folder: Path) -> dict[str, Any]:
+    """The points of all curves in a folder of records. Raises DataError."""
+    return read_json_object(folder / CURVES_FILE)
+
+
+def newest_curves(store: Path, key: str) -> StageResult | None:
+    """The curves of a pretraining that were written last; None where none of it was measured.
+
+    The result's key is a hash of their content: what is made of them is made anew when they grow.
+    """
+    files = sorted((store / FOLDER / key).glob(f"*/{CURVES_FILE}"), key=lambda p: p.stat().st_mtime)
+    if not files:
+        return None
+    found = read_curves(files[-1].parent)
+    if not found.get("tokens"):
+        return None
+    digest = digest_of(found)[:16]
+    manifest = {"stage": FOLDER, "key": digest, "label": "", "counts": {}, "notes": {}}
+    return StageResult(stage=FOLDER, key=digest, folder=files[-1].parent, manifest=manifest)
 
 
 def draw(found: Mapping[str, Any], theme: Theme) -> "Figure | None":

@@ -17,15 +17,12 @@ from typing import Any
 from common.errors import SteelError
 from common.files import make_folder, remove_folder, write_json
 from common.paths import display
-from tasks.checkpoint_scores.curves import publish, read_records
+from tasks.checkpoint_scores.curves import FOLDER, publish, read_records
 from tasks.checkpoint_scores.measure import measure
 from tasks.checkpoint_scores.questions import Questions
 from tasks.checkpoint_scores.run import Checkpoint, PretrainingRun
 from tasks.core.artifacts import Logger
 from tasks.core.lock import StageLock
-
-FOLDER = "checkpoint_scores"
-"""Folder of a store."""
 
 ATTEMPTS = 2
 """A checkpoint is given up after so many, until the next start."""

@@ -57,9 +57,11 @@ def report(
     kernels: StageResult | None = None,
     contamination: StageResult | None = None,
     adjusted: Mapping[str, StageResult] | None = None,
+    checkpoints: StageResult | None = None,
 ) -> None:
     """Write report.md and report.html, the same in Chinese, numbers.json, cards of
     models and data, and figures/*.png."""
+    from tasks.checkpoint_scores.curves import read_curves
     from tasks.report.data import gather
     from tasks.report.figures import draw
     from tasks.report.format import format_report
@@ -79,6 +81,8 @@ def report(
         contamination=contamination,
         adjusted=adjusted or {},
     )
+    if checkpoints is not None:
+        data.checkpoints = read_curves(checkpoints.folder)
     if config.title:
         data.name = config.title
     pictures = draw(data, run.folder / "figures")

@@ -197,6 +197,8 @@ class ReportData:
     """Sessions and events of the pretraining."""
     kernels: dict[str, Any] | None = None
     """Table 2 as the stage `kernel_table` wrote it."""
+    checkpoints: dict[str, Any] | None = None
+    """Curves of `steel evaluate-checkpoints`."""
     provenance: list[Provenance] = field(default_factory=list)
     """In the order of the pipeline."""
     stages: dict[str, StageResult] = field(default_factory=dict)

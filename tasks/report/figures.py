@@ -4,6 +4,7 @@
     attrition.png     bytes kept by cleaning, and taken out by each operator
     perplexity.png    perplexity of the texts of each source
     pretraining.png   loss, rate, speed and ranks (figure 3)
+    checkpoints.png   bits per byte, and benchmarks, of the pretraining's checkpoints
     sft.png           loss of every mixture       (figure 4)
     dpo.png           loss and preference         (figure 5)
     accuracy.png      every model on every benchmark, with intervals and the chance line
@@ -22,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from common.disk import format_bytes
+from tasks.checkpoint_scores.curves import draw as draw_curves
 from tasks.core.theme import DARK, LIGHT, Theme, style
 from tasks.report.data import Curve, ReportData, Training, running_mean
 from tasks.report.drawing import (
@@ -53,6 +55,7 @@ def draw(data: ReportData, folder: Path) -> list[str]:
         "attrition": _attrition,
         "perplexity": _perplexity,
         "pretraining": pretraining,
+        "checkpoints": _checkpoints,
         "sft": _sft,
         "dpo": _dpo,
         "accuracy": _accuracy,
@@ -180,6 +183,10 @@ def _perplexity(data: ReportData, theme: Theme) -> Figure | None:
     axes.set_xlabel("perplexity by the language model; bars hold half of the documents, lines 90 %")
     axes.set_title("Perplexity of the texts by source")
     return figure
+
+
+def _checkpoints(data: ReportData, theme: Theme) -> Figure | None:
+    return None if data.checkpoints is None else draw_curves(data.checkpoints, theme)
 
 
 def _sft(data: ReportData, theme: Theme) -> Figure | None:

@@ -14,7 +14,10 @@ from tasks.report.trace.numbers import Place, count_place, place_in, pointer
 
 def training_section(data: ReportData, picture: Callable[[str], str], say: Writer) -> str:
     """Format losses and mixtures; `picture` gives the Markdown of a picture by its name."""
-    parts = [picture("pretraining"), _timeline(data.timeline, say), picture("sft"), picture("dpo")]
+    parts = [picture("pretraining"), _timeline(data.timeline, say)]
+    if data.checkpoints is not None:
+        parts.append(picture("checkpoints"))
+    parts += [picture("sft"), picture("dpo")]
     rows = [_training_row(data, training, say) for training in data.trainings.values()]
     if rows:
         parts += [markdown_table(rows, right=list(rows[0])[1:]), say("training.legend")]
