@@ -30,7 +30,7 @@ from flows.config import Target as Target
 from flows.training_texts import adjusted_config, training_texts
 from tasks.acquire import acquire
 from tasks.bits_per_byte import BitsPerByteConfig, bits_per_byte
-from tasks.checkpoint_scores.curves import newest_curves
+from tasks.checkpoint_scores.curves import curves_of
 from tasks.clean import clean, enforce
 from tasks.contamination import contamination
 from tasks.core.given_model import given_model
@@ -369,7 +369,6 @@ class Pipeline:
     @cached_property
     def report(self) -> StageResult:
         """Tables, curves and provenance of everything above."""
-        evaluations = self.evaluations if self.benchmarks else {}
         titled = replace(self.config.report, title=self.config.report.title or self.config.name)
         has_data = bool(self.config.corpora)
         return report(
@@ -381,13 +380,11 @@ class Pipeline:
             pretrain=self.base if self.config.pretrains else None,
             sft=self.tuned,
             dpo=self.aligned,
-            evaluations=evaluations,
+            evaluations=self.evaluations if self.benchmarks else {},
             kernels=newest(self.context.store, "kernel_table"),
             contamination=self.contamination,
             adjusted=self.adjusted if self.benchmarks else {},
-            checkpoints=newest_curves(self.context.store, self.base.key)
-            if self.config.pretrains
-            else None,
+            checkpoints=curves_of(self.context.store, self.base if self.config.pretrains else None),
         )
 
 

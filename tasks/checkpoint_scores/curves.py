@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from common.files import digest_of, write_json
 from common.reading.files import read_json_object
+from corpus.benchmarks.scoring import CHANCE
 from tasks.core.manifest import StageResult
 from tasks.core.theme import LIGHT, Theme, save, style
 from tasks.core.tracking.client import never_fail
@@ -36,6 +37,12 @@ DRAWN = {
 }
 """Figure of a benchmark that is drawn -> title of its panel."""
 
+
+CHANCE_LEVELS = {title for name, title in DRAWN.items() if "bits" not in name}
+"""Panels with a line for blind guesses."""
+
+ALL = "all"
+"""Name of the curve over all held-out texts."""
 
 IN_ROWS = {
     "letters/accuracy": "accuracy",
@@ -75,7 +82,7 @@ def metrics_of(record: Mapping[str, Any]) -> dict[str, float]:
     found = {f"bits_per_byte/{s}": r["bits_per_byte"] for s, r in record["bits_per_byte"].items()}
     if record["bits_per_byte"]:
         sums = record["bits_per_byte"].values()
-        found["bits_per_byte/all"] = sum(r["bits"] for r in sums) / sum(r["bytes"] for r in sums)
+        found[f"bits_per_byte/{ALL}"] = sum(r["bits"] for r in sums) / sum(r["bytes"] for r in sums)
     for benchmark, forms in record["benchmarks"].items():
         for form, figures in forms.items():
             for name, figure in figures.items():
@@ -141,6 +148,11 @@ def newest_curves(store: Path, key: str) -> StageResult | None:
     return StageResult(stage=FOLDER, key=digest, folder=files[-1].parent, manifest=manifest)
 
 
+def curves_of(store: Path, pretraining: StageResult | None) -> StageResult | None:
+    """`newest_curves` of a pretraining, where there is one."""
+    return None if pretraining is None else newest_curves(store, pretraining.key)
+
+
 def draw(found: Mapping[str, Any], theme: Theme) -> "Figure | None":
     """Panels over tokens: bits per byte by source, and of each figure all benchmarks."""
     import matplotlib as mpl
@@ -187,13 +199,15 @@ def _panel(
         axes.plot(
             [t for t, _ in points],
             [v for _, v in points],
-            color=theme.series[number % len(theme.series)],
+            color=theme.text if name == ALL else theme.series[number % len(theme.series)],
             linestyle="-" if number < len(theme.series) else "--",
             marker="o",
             markersize=3,
-            linewidth=1.6,
+            linewidth=2.4 if name == ALL else 1.6,
             label=f"{label}: {points[-1][1]:.3f}",
         )
+    if title in CHANCE_LEVELS:
+        axes.axhline(CHANCE, color=theme.muted, linewidth=1, linestyle=":", label="chance")
     axes.set_title(title)
     axes.set_xlabel("tokens")
     axes.xaxis.set_major_locator(MaxNLocator(5))
