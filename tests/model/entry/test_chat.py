@@ -155,8 +155,8 @@ def test_every_option_of_sampling_does_something(model: ChatModel) -> None:
     assert sampled(model, temperature=1.5, seed=1, top_p=1e-6) == greedy
     assert sampled(model, temperature=1e-4, seed=1) == greedy
     assert sampled(model, temperature=50, seed=1, top_p=1, repetition_penalty=1) != drawn
-    repeated = talk(model, max_new_tokens=12, repetition_penalty=50.0).ask("hello")
-    assert repeated.text != greedy
+    # Below 1 it is a reward: the greedy answer of a random model may repeat nothing by itself.
+    assert len(set(sampled(model, repetition_penalty=0.01))) < len(set(greedy))
 
 
 def test_same_seed_and_conversation_same_answers(model: ChatModel) -> None:
