@@ -18,13 +18,14 @@ from flows.config import PipelineConfig
 from flows.graph import Pipeline
 from flows.session import Session, session
 from model.train.run.folder import JOB_FILE
-from tasks.checkpoint_scores.curves import CurvesInMlflow, rows_of
+from tasks.checkpoint_scores.curves import points, rows_of
 from tasks.checkpoint_scores.questions import Questions, read_questions
 from tasks.checkpoint_scores.run import PretrainingRun
 from tasks.checkpoint_scores.watch import POLL_SECONDS, Watched, Watcher
 from tasks.core.artifacts import publish_artifact, run_logger
 from tasks.core.plan import Plan, no_tracker
 from tasks.core.stage import Context, NotMadeError
+from tasks.core.tracking.points import PointsOfModel
 from tasks.hold_out import FOLDER
 
 
@@ -42,9 +43,13 @@ def evaluate_checkpoints(
             raise ConfigError(f"{opened.config.name} has no pretraining of its own: name a run")
         _await_beginning(found, opened.config, watch=watch)
         questions = _questions(opened, found, is_own=own is not None and found.key == own.key)
-        in_mlflow = CurvesInMlflow(opened.context.tracker, found.key)
+        in_mlflow = PointsOfModel(opened.context.tracker, found.key)
         watcher = Watcher(
-            found, questions, store=opened.context.store, log=run_logger(), on_record=in_mlflow.send
+            found,
+            questions,
+            store=opened.context.store,
+            log=run_logger(),
+            on_record=lambda records: in_mlflow.send(points(records)),
         )
         return _summary(opened, found, watcher(watch=watch))
 

@@ -1,7 +1,6 @@
 """Curves of a run's checkpoints: their points, a picture, and the points in MLflow."""
 
 import logging
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +10,11 @@ from common.reading.files import read_json_object
 from corpus.benchmarks.scoring import CHANCE
 from tasks.core.manifest import StageResult
 from tasks.core.theme import LIGHT, Theme, save, style
-from tasks.core.tracking.client import never_fail
+from tasks.core.tracking.points import Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from tasks.core.tracking import Tracker
 
 log = logging.getLogger("steel.checkpoint_scores")
 
@@ -216,32 +213,13 @@ def _panel(
     axes.legend(fontsize=7, ncols=1 if len(lines) < 7 else 2)
 
 
-class CurvesInMlflow:
-    """Points of the curves in the run of the pretraining: each once, whatever was interrupted."""
-
-    def __init__(self, tracker: "Tracker", key: str) -> None:
-        self.tracker, self.key = tracker, key
-        self.incomplete = False
-
-    @never_fail
-    def send(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Record what the pretraining's run in MLflow lacks; their steps are tokens."""
-        from mlflow.entities import Metric
-
-        from tasks.core.tracking.unsent import model_run
-
-        client = self.tracker.client
-        run_id = model_run(self.tracker, self.key)
-        if run_id is None:
-            self.incomplete = True
-            return
-        for record in on_path(records):
-            name = f"{PREFIX}/step"
-            there = {metric.step for metric in client.get_metric_history(run_id, name)}
-            if record["tokens"] in there:
-                continue
-            now = int(time.time() * 1000)
-            values = {f"{PREFIX}/{k}": v for k, v in metrics_of(record).items()}
-            values[name] = float(record["step"])  # with the others, in one request
-            metrics = [Metric(k, v, now, record["tokens"]) for k, v in values.items()]
-            client.log_batch(run_id, metrics=metrics)
+def points(records: Iterable[Mapping[str, Any]]) -> list[Point]:
+    """Points of the curves for MLflow; a point that is complete has the run's step, too."""
+    return [
+        Point(
+            at=record["tokens"],
+            values={f"{PREFIX}/{name}": value for name, value in metrics_of(record).items()},
+            mark=(f"{PREFIX}/step", float(record["step"])),
+        )
+        for record in on_path(records)
+    ]
