@@ -15,6 +15,7 @@ from model.train.build_model import build_model, check_memory, parallelize
 from model.train.callbacks.callback import Callback
 from model.train.callbacks.causal_validation import check_measurable
 from model.train.callbacks.console import ConsoleLog
+from model.train.callbacks.energy import add_energy
 from model.train.callbacks.export import BackgroundExport
 from model.train.callbacks.health_log import HealthLog
 from model.train.callbacks.metrics_file import MetricsFile
@@ -158,6 +159,7 @@ def build_callbacks(
             "sessions": SessionLog(run / SESSIONS_FILE, lease),
             "console": ConsoleLog(),
         }
+    add_energy(callbacks, ranks.device)
     callbacks |= {
         "speed": SpeedMonitor(
             tokens_per_step=settings.global_batch_size * settings.sequence_length,

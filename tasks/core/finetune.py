@@ -21,8 +21,9 @@ from corpus.decontaminate import ContaminationConfig, describe_bad_rows, describ
 from model.train.checkpoint.folders import complete_checkpoints, read_marker
 from model.train.distributed.gpus import num_gpus
 from model.train.finetune.config import FinetuneJob, FinetuneSettings
-from model.train.run.folder import CHECKPOINTS_FOLDER, METRICS_FILE, PREPARED_FILE
+from model.train.run.folder import CHECKPOINTS_FOLDER, METRICS_FILE, PREPARED_FILE, SESSIONS_FILE
 from model.train.run.metrics import read_metrics
+from model.train.run.sessions import energy_counts
 from tasks.core.stage import StageResult, StageRun
 from tasks.core.torchrun import torchrun
 
@@ -229,6 +230,7 @@ def train(
     )
     (count or _count_rows)(run, samples, _prepared(run))
     run.count(**final_figures(run.folder / METRICS_FILE, _steps_made(Path(job.scratch))))
+    run.count(**energy_counts(run.folder / SESSIONS_FILE))
     run.note(num_processes=num_processes)
 
 

@@ -20,10 +20,11 @@ from model.train.config import PretrainJob, PretrainSettings
 from model.train.distributed.gpus import num_gpus
 from model.train.model_settings import check_model, num_parameters
 from model.train.run.client import RunClient
-from model.train.run.folder import CHECKPOINTS_FOLDER, METRICS_FILE
+from model.train.run.folder import CHECKPOINTS_FOLDER, METRICS_FILE, SESSIONS_FILE
 from model.train.run.journal import read_total_steps
 from model.train.run.metrics import last_value, read_metrics
 from model.train.run.plan import RunPlan
+from model.train.run.sessions import energy_counts
 from tasks.core.stage import StageResult, StageRun, stage
 from tasks.core.torchrun import torchrun
 from tasks.pretrain import appends
@@ -146,7 +147,7 @@ def pretrain(run: StageRun, config: PretrainConfig, *, packed: StageResult) -> N
         total_steps=lambda: read_total_steps(run.folder, client.plan.initial_steps),
     )
     plan = RunPlan.read(run.folder, settings, manifest)
-    run.count(**summary(run.folder / METRICS_FILE))
+    run.count(**summary(run.folder / METRICS_FILE), **energy_counts(run.folder / SESSIONS_FILE))
     # As the trainer saved it, whatever was logged.
     for path in complete_checkpoints(run.folder / CHECKPOINTS_FOLDER)[-1:]:
         run.count(steps=int(path.name.removeprefix("step-")))

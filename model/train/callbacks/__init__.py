@@ -4,6 +4,7 @@
     metrics_file   metrics.jsonl
     health_log     health.jsonl: batches that were skipped, rollbacks
     sessions       sessions.jsonl: each time that processes took up the run
+    energy         joules of the GPUs, by their driver's counter
     console        lines for people
     speed          tokens a second, FLOPs, memory, seconds of each phase of a step
     validation     loss on held-out samples

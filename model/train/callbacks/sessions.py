@@ -1,4 +1,4 @@
-"""Begin and end of each session of training, in sessions.jsonl. Rank 0's callback.
+"""Begin, end and energy of each session of training, in sessions.jsonl. Rank 0's callback.
 
 A session without an end was killed, or replaced by the next one. How the file reads:
 model/train/run/sessions.py.
@@ -45,6 +45,10 @@ class SessionLog(Callback):
             how = "stopped"
         self.lines.append(event="end", session=self.session, step=trainer.progress.step, how=how)
         self.lines.position()
+
+    def energy(self, step: int, joules: float | None) -> None:
+        """Note the energy of this session so far; None: it could not be read to here."""
+        self.lines.append(event="energy", session=self.session, step=step, joules=joules)
 
     def close(self) -> None:
         self.lines.close()

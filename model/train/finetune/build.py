@@ -29,6 +29,7 @@ from model.train.build import measure_peak_flops
 from model.train.build_model import build_model, check_memory, parallelize
 from model.train.callbacks.callback import Callback
 from model.train.callbacks.console import ConsoleLog
+from model.train.callbacks.energy import add_energy
 from model.train.callbacks.health_log import HealthLog
 from model.train.callbacks.metrics_file import MetricsFile
 from model.train.callbacks.sessions import SessionLog
@@ -301,6 +302,7 @@ def _callbacks(
             "sessions": SessionLog(output / SESSIONS_FILE, lease),
             "console": ConsoleLog(),
         }
+    add_energy(callbacks, ranks.device)
     return callbacks
 
 

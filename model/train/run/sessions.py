@@ -1,11 +1,14 @@
-"""Sessions of a run, in sessions.jsonl: two lines for each time that processes took it up.
+"""Sessions of a run, in sessions.jsonl: lines for each time that processes took it up.
 
     {"time": …, "event": "begin", "session": 3, "step": 120, "batch": 120, "num_processes": 2,
      "device": "NVIDIA H200", "host": "node-3", "commit": "1f0c…", "software": {"torch": …}}
+    {"time": …, "event": "energy", "session": 3, "step": 130, "joules": 81230.5}
     {"time": …, "event": "end", "session": 3, "step": 250, "how": "stopped"}
 
     how    done · stopped (asked to, with a complete checkpoint) · failed (and with what)
            a session without an end was killed, or replaced by the next one before it could note it
+    joules of all GPUs in this session so far, the last line counts; null: no longer readable.
+           No line where energy is not measured (model/train/callbacks/energy.py)
 
 The numbers are those of the run's lease (model/train/run/lease.py); one is missing where a session
 ended before its first step.
@@ -41,6 +44,8 @@ class Session:
     replaced it, or while it still runs."""
     last_step: int | None = None
     """Completed steps when it ended; None where no process was left to note them."""
+    joules: float | None = None
+    """Energy of its GPUs as it was last noted; None where it is not known."""
     about: dict[str, Any] = field(default_factory=dict)
     """Host, commit, versions."""
 
@@ -63,6 +68,25 @@ def read_sessions(path: Path) -> list[Session]:
             names = ("step", "num_processes", "device")
             values = {name: line[name] for name in names}
             sessions[number] = {"number": number, **values, "about": about, "began": line["time"]}
+        elif line["event"] == "energy":
+            sessions.get(number, {})["joules"] = line["joules"]
         elif number in sessions:
             sessions[number] |= {"how": line["how"], "last_step": line["step"]}
     return [Session(**session) for session in sessions.values()]
+
+
+def run_joules(path: Path) -> float | None:
+    """Energy of a run's GPUs over all its sessions: 0 where there is none yet, None where it is not
+    known of one of them, or the file cannot be read."""
+    try:
+        joules = [session.joules for session in read_sessions(path)]
+    except (DataError, OSError, ValueError, KeyError, TypeError):  # costs no training, no result
+        return None
+    known = [value for value in joules if value is not None]
+    return sum(known) if len(known) == len(joules) else None
+
+
+def energy_counts(path: Path) -> dict[str, float]:
+    """The count `energy_joules` of a training's stage; empty where energy was not measured."""
+    joules = run_joules(path)
+    return {"energy_joules": round(joules, 3)} if joules else {}

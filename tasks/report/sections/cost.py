@@ -2,7 +2,8 @@
 
 FLOPs of a token are those of a step's recorded speed: TFLOPs a second of all devices by tokens a
 second, both of the same reading (model/train/callbacks/speed.py). Energy is the stage's
-count `energy_joules`, which no stage writes yet: it stands as not measured.
+count `energy_joules`, which stages write where the driver told it in every session of the training
+(model/train/callbacks/energy.py).
 """
 
 from dataclasses import dataclass
