@@ -21,7 +21,7 @@ from tests.tasks.running import run_stage, stage_run
 
 
 def trained(run: StageRun, *_: Any, **__: Any) -> None:
-    """What two sessions of a training leave, the first of them killed."""
+    """Leave the files of two sessions of a training, the first of them killed."""
     line = {"step": 1, "time": 0.0, "metrics": {"train/loss": 1.0}}
     (run.folder / METRICS_FILE).write_text(f"{json.dumps(line)}\n")
     lines = JsonLines(run.folder / SESSIONS_FILE)

@@ -158,7 +158,7 @@ def test_a_device_that_falls_silent_stays_unknown(nvml: FakeNvml) -> None:
 
 
 class Drawing(Callback):
-    """Draws 100 J a step, then does as a test wants."""
+    """Draws 100 J a step, then does as a test wants; 7 J more after the last line of a session."""
 
     def __init__(self, nvml: FakeNvml, then: Callable[[Trainer], None]) -> None:
         self.nvml, self.then = nvml, then
@@ -166,6 +166,9 @@ class Drawing(Callback):
     def on_step_end(self, trainer: Trainer, outcome: Any) -> None:
         self.nvml.draw(100)
         self.then(trainer)
+
+    def on_train_end(self, trainer: Trainer, error: BaseException | None) -> None:
+        self.nvml.draw(7)
 
 
 def measured(
@@ -219,14 +222,14 @@ def test_sessions_add_up_with_steps_that_were_thrown_away(
     assert first.joules == pytest.approx(300), "up to its last line"
     begun = second.step
     assert begun in (2, 3) and second.last_step is not None
-    assert second.joules == pytest.approx(100 * (second.last_step - begun))
-    assert third.joules == pytest.approx(100 * (6 - second.last_step))
-    total = 300 + 100 * (6 - begun)
+    assert second.joules == pytest.approx(100 * (second.last_step - begun) + 7)
+    assert third.joules == pytest.approx(100 * (6 - second.last_step) + 7)
+    total = 300 + 100 * (6 - begun) + 7 + 7
     assert run_joules(path) == pytest.approx(total)
     assert energy_counts(path) == {"energy_joules": pytest.approx(total)}
     logged = joules_of_steps(tmp_path / "run")
     assert sorted(logged) == [1, 2, 3, 4, 5, 6]
-    assert logged[6] == pytest.approx(total) and logged[1] == pytest.approx(100)
+    assert logged[6] == pytest.approx(total - 7) and logged[1] == pytest.approx(100)
     assert all("perf/watts" in line["metrics"] for line in read_metrics(path.parent / METRICS_FILE)
                if "perf/joules" in line["metrics"])  # fmt: skip
 
@@ -239,7 +242,7 @@ def test_one_session_without_leaves_the_whole_unmeasured(
     make_run(**short, steps=2).fit()  # on a CPU: no such callback
     run = measured(make_run(**short, steps=4), nvml)
     run.fit()
-    assert [session.joules for session in read_sessions(path)] == [None, pytest.approx(200)]
+    assert [session.joules for session in read_sessions(path)] == [None, pytest.approx(207)]
     assert run_joules(path) is None and energy_counts(path) == {}
     assert joules_of_steps(tmp_path / "run") == {}
 
