@@ -152,6 +152,7 @@ def test_sft_dpo_and_evaluation_start_from_any_model(tmp_path: Path, model: Path
     assert [s for s in found if not s.startswith("acquire")] == [
         "sft smoke-chinese",
         "evaluate sft smoke-chinese",
+        "adjusted_scores sft smoke-chinese",
         "report",
     ]
     dpo = own(tmp_path, preference_sets=PAIRS, dpo={"policy_model": str(model)})

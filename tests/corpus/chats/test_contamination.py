@@ -119,7 +119,8 @@ def test_conversations_with_questions_are_dropped_or_flagged(
         ("alpaca_zh/zh-data.json#3", "physics/val/0"),
     ]
     columns = set(match_row(INDEX.find(asked(POEM))[0], "x"))
-    assert all(set(line) == columns for line in lines)
+    assert all(set(line) == columns | {"drawn"} for line in lines)
+    assert {line["drawn"] for line in lines} == {action == "flag"}
     assert run.counts["contaminated"] == run.counts["contaminated.alpaca_zh"] == 2
     assert run.notes["contamination"]["index"]["questions"] == 3
     _, table = run.track.tables.values()  # type: ignore[attr-defined]

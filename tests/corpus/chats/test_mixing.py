@@ -228,6 +228,8 @@ def test_a_damaged_set_is_encoded_again(
         if flipped:
             flipped[len(flipped) // 2] ^= 1
         for damaged in (bytes(flipped), content[:-3], b"", None):
+            if damaged == content:
+                continue  # of an empty file
             if damaged is None:
                 (folder / name).unlink()
             else:
