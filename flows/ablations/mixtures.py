@@ -40,9 +40,9 @@ IN_CHILDREN = frozenset({"sft", "evaluate"})
 class FailedModelsError(StageError):
     """Some models of a comparison could not be made; the table has the others."""
 
-    def __init__(self, message: str, summary: dict[str, Any]) -> None:
+    def __init__(self, message: str, summary: dict[str, Any] | None = None) -> None:
         super().__init__(message)
-        self.summary = summary
+        self.summary = summary or {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -151,6 +151,7 @@ def test_every_error_can_be_made_from_its_message() -> None:
     def kinds(root: type[SteelError]) -> list[type[SteelError]]:
         return [root, *(k for sub in root.__subclasses__() for k in kinds(sub))]
 
+    import flows.ablations.mixtures  # noqa: F401
     import model.train.trainer  # noqa: F401
 
     for kind in kinds(SteelError):

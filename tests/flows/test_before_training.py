@@ -166,7 +166,7 @@ def test_sft_dpo_and_evaluation_start_from_any_model(tmp_path: Path, model: Path
     )
     config = preflight(scores, [], tmp_path / "store")
     found = stages(config, tmp_path / "store")
-    assert [*found] == ["acquire evals ceval", "evaluate mine", "report"]
+    assert [*found] == ["acquire evals ceval", "evaluate mine", "adjusted_scores mine", "report"]
 
 
 def test_nothing_to_make_is_said(tmp_path: Path) -> None:
