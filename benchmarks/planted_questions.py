@@ -10,6 +10,7 @@ documents as they are, and how many of them it says contain a question.
 import argparse
 import json
 import random
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -59,6 +60,12 @@ def inserted(text: str, middle: str) -> str:
 def broken(text: str, width: int) -> str:
     """A line break after every `width` characters."""
     return "\n".join(text[i : i + width] for i in range(0, len(text), width))
+
+
+def wrapped(text: str, width: int) -> str:
+    """Lines of at most `width` characters, broken at blanks; a longer word stands alone."""
+    lines = (textwrap.wrap(line, width, break_long_words=False) for line in text.split("\n"))
+    return "\n".join("\n".join(parts) for parts in lines)
 
 
 def misprinted(text: str, share: float, rng: random.Random) -> str:
@@ -176,6 +183,7 @@ DRESSES: dict[str, Dress] = {
     ),
     "stem alone": lambda q, rng: q.stem,
     "a line break every 12 characters": lambda q, rng: broken(asked(q), 12),
+    "lines of whole words, 12 characters": lambda q, rng: wrapped(asked(q), 12),
     "a line break every 30 characters": lambda q, rng: broken(asked(q), 30),
     "numbers between": lambda q, rng: (
         f"12、{q.stem}\n" + "\n".join(f"（{i}）{o}" for i, o in enumerate(q.options, 1))
