@@ -32,7 +32,7 @@ OTHERS = 24
 FIRST = 10
 """Number of the first planted question in its file: planted ones are no prefix of it."""
 LM_EVAL = "以下是中国关于法学的单项选择题，请选出其中的正确答案。\n\n"
-"""What lm-eval says before a question of the subject, as a system turn; Alpaca has none, so there
+"""System turn that lm-eval puts before a question of the subject; Alpaca has none, so there
 it begins the question, and what was learned is asked a little otherwise."""
 
 
