@@ -211,8 +211,10 @@ def test_whatever_ends_the_parent_lets_every_child_save(tmp_path: Path) -> None:
     waits = {"waits_for": "never"}
     jobs = jobs_of(tmp_path, one=waits, two=waits, third=waits)
     script = (
-        "import logging, sys, json; from pathlib import Path; "
+        "import logging, signal, sys, json; from pathlib import Path; "
         "from flows.ablations.parallel import run_all; "
+        # A shell that runs tests in the background lets its children ignore it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "
         f"run_all({PROGRAM!r}, {{n: Path(p) for n, p in json.loads(sys.argv[1]).items()}}, "
         "[{}, {}], logging.getLogger('x'), 'test')"
     )
