@@ -13,7 +13,8 @@ from common.errors import ConfigError, DataError, SteelError
 from corpus.chats import ContaminationFilter, Identity, load_mixture, load_set
 from corpus.decontaminate import ContaminationConfig
 from model.train.finetune.config import SftJob, SftSettings
-from tasks.core.finetune import DATA_FILE, FinetuneConfig, job_folders, report_mixture, train
+from model.train.run.folder import MIXTURE_FILE
+from tasks.core.finetune import FinetuneConfig, job_folders, report_mixture, train
 from tasks.core.stage import StageResult, StageRun, plain, stage
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def sft(
     rows = build_mixture(
         load_mixture(config.mixture),
         sets,
-        run.folder / DATA_FILE,
+        run.folder / MIXTURE_FILE,
         seed=config.seed,
         max_length=config.max_length,
         drop_contaminated=config.contamination.action == "drop",

@@ -21,13 +21,18 @@ from corpus.decontaminate import ContaminationConfig, describe_bad_rows, describ
 from model.train.checkpoint.folders import complete_checkpoints, read_marker
 from model.train.distributed.gpus import num_gpus
 from model.train.finetune.config import FinetuneJob, FinetuneSettings
-from model.train.run.folder import CHECKPOINTS_FOLDER, METRICS_FILE, PREPARED_FILE, SESSIONS_FILE
+from model.train.run.folder import (
+    CHECKPOINTS_FOLDER,
+    METRICS_FILE,
+    MIXTURE_FILE,
+    PREPARED_FILE,
+    SESSIONS_FILE,
+)
 from model.train.run.metrics import read_metrics
 from model.train.run.sessions import energy_counts
 from tasks.core.stage import StageResult, StageRun
 from tasks.core.torchrun import torchrun
 
-DATA_FILE = "mixture.jsonl"
 CPU_PROCESSES = 1
 """A second process on a small machine starts as long as it helps (docs/FOOTGUNS.md)."""
 FIGURES = {
@@ -86,7 +91,7 @@ def mixture_files(
     questions = run.linked("benchmarks", benchmarks) if benchmarks else None
     return MixtureFiles(
         data=run.linked("sets", data),
-        output=run.folder / DATA_FILE,
+        output=run.folder / MIXTURE_FILE,
         quarantine=run.folder / "quarantine",
         scratch=run.scratch,
         contamination=ContaminationFilter.of(contamination, questions, run.cache),
@@ -201,7 +206,7 @@ def job_folders(run: StageRun, model: StageResult) -> dict[str, Any]:
     """Folders of a stage's job, which starts from the model of another stage."""
     return {
         "model": str(model.model_folder),
-        "data": str(run.folder / DATA_FILE),
+        "data": str(run.folder / MIXTURE_FILE),
         "output": str(run.folder),
         "scratch": str(run.scratch / CHECKPOINTS_FOLDER),
     }

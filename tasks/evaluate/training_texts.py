@@ -13,7 +13,7 @@ from common.files import read_json_lines
 from corpus.chats import MATCHES_FILE
 from corpus.decontaminate.search import QUESTIONS_FILE
 from model.train.finetune.preferences.selection import TRAINED
-from tasks.core.finetune import DATA_FILE
+from model.train.run.folder import MIXTURE_FILE
 from tasks.core.stage import StageResult
 
 
@@ -60,7 +60,7 @@ def preference_pairs(result: StageResult) -> SearchedTexts:
     matches = list(_matches(result))
     trained: set[str] = set()
     if matches:
-        rows = read_json_lines(result.folder / DATA_FILE)
+        rows = read_json_lines(result.folder / MIXTURE_FILE)
         trained = {row["place"] for row in rows if row["split"] == TRAINED}
     return SearchedTexts(
         texts="preference pairs",

@@ -12,6 +12,7 @@ import pytest
 from common.files import json_line, read_json_lines, write_json
 from corpus.benchmarks.questions import LETTERS
 from corpus.decontaminate import ContaminationConfig
+from model.train.run.folder import MIXTURE_FILE
 from tasks.contamination import ContaminationCheckConfig, contamination
 from tasks.core.manifest import StageResult
 from tasks.core.stage import StageRun
@@ -122,7 +123,7 @@ def test_each_source_of_a_question_is_shown(
     )
     splits = {"zhihu_rlhf/b#1": "train", "zhihu_rlhf/b#2": "validation"}
     lines = [json_line({"place": place, "split": split}) for place, split in splits.items()]
-    (aligned.folder / "mixture.jsonl").write_bytes(b"".join(lines))
+    (aligned.folder / MIXTURE_FILE).write_bytes(b"".join(lines))
     inputs: dict[str, Any] = {
         "evaluations": {"0": evaluation(tmp_path / "e", [True, True, False, False, True])},
         "benchmarks": benchmarks,

@@ -10,7 +10,7 @@ import pytest
 from common.config import validate
 from common.errors import ConfigError, DataError
 from common.files import read_json_lines
-from model.train.run.folder import MODEL_FOLDER
+from model.train.run.folder import MIXTURE_FILE, MODEL_FOLDER
 from tasks.core.stage import StageResult
 from tasks.dpo import DpoConfig, count_pairs, dpo, write_candidates
 from tests.tasks.running import data_sets, result_of, run_stage, stage_run
@@ -161,5 +161,5 @@ def test_stage_aligns_the_policy(tmp_path: Path) -> None:
     assert run.counts["first_loss"] == pytest.approx(0.6931, abs=1e-3)
     assert run.counts["steps"] == SMALL.num_steps(25)
     assert 0 < run.counts["length_accuracy"] <= 1
-    lines = list(read_json_lines(run.folder / "mixture.jsonl"))
+    lines = list(read_json_lines(run.folder / MIXTURE_FILE))
     assert Counter(line["language"] for line in lines) == {"zh": 20, "en": 5}

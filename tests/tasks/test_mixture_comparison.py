@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from common.errors import DataError
 from corpus.benchmarks.scoring import score, wilson_interval
+from model.train.run.folder import METRICS_FILE
 from tasks.core.stage import StageResult
 from tasks.core.theme import LIGHT
 from tasks.mixture_comparison import MixtureComparisonConfig, mixture_comparison
@@ -60,7 +61,7 @@ def folder_of_training(folder: Path, losses: list[float]) -> StageResult:
     # As the trainer writes it: a step that is also validated has a second line.
     validated = {"validation/loss": 2.0, "data/tokens": 100.0 * len(losses)}
     lines.append({"step": len(losses), "time": 0.0, "metrics": validated})
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / METRICS_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
     return StageResult(
         stage="sft",
         key="k",

@@ -19,9 +19,8 @@ from corpus.chats import load_mixture
 from corpus.chats.sft_mixture import build_mixture
 from flows.config import PipelineConfig
 from model.train.finetune.config import DpoSettings, SftSettings
-from model.train.run.folder import PREPARED_FILE
+from model.train.run.folder import MIXTURE_FILE, PREPARED_FILE
 from tasks.acquire import acquire
-from tasks.core.finetune import DATA_FILE
 from tasks.dpo import CANDIDATES_FILE, write_candidates
 from tasks.sft import needed_sets, read_sets
 from tests.model.train.finetune import recording
@@ -68,7 +67,7 @@ def rows_of(name: str, folder: Path) -> list[dict[str, Any]]:
         identity=sft.identity,
         remedy="",
     )
-    output = run.folder / DATA_FILE
+    output = run.folder / MIXTURE_FILE
     build_mixture(load_mixture(name), sets, output, seed=sft.seed, max_length=sft.max_length)
     texts = {n: list(read_json_lines(one.folder / "rows.jsonl")) for n, one in sets.items()}
     drawn = list(read_json_lines(output))[:ROWS]

@@ -11,6 +11,7 @@ from common.paths import RECIPES
 from corpus.chats import Identity, MixtureRow, load_mixture
 from corpus.chats.sft_mixture import build_mixture
 from corpus.decontaminate import ContaminationConfig, match_row
+from model.train.run.folder import MIXTURE_FILE
 from tasks.core.finetune import report_mixture
 from tasks.core.stage import StageResult, StageRun
 from tasks.dpo import DpoConfig, write_candidates
@@ -78,7 +79,7 @@ def drawn(
         remedy="",
     )
     drop = contamination.action == "drop"
-    output = run.folder / "mixture.jsonl"
+    output = run.folder / MIXTURE_FILE
     (row,) = build_mixture(
         load_mixture(recipe), sets, output, seed=1, max_length=2048, drop_contaminated=drop
     )
@@ -106,7 +107,7 @@ def test_conversations_with_questions_are_dropped_or_flagged(
     write_benchmarks(tmp_path / "benchmarks", FOUND)
     run = stage_run(tmp_path / "sft")
     row = drawn(run, tmp_path, recipe, ContaminationConfig(action=action))
-    assert row.taken == len(list(read_json_lines(run.folder / "mixture.jsonl")))
+    assert row.taken == len(list(read_json_lines(run.folder / MIXTURE_FILE)))
     if action == "off":
         assert (row.taken, row.contaminated) == (4, 0)
         assert not (run.folder / "contamination.jsonl").read_bytes()

@@ -22,6 +22,7 @@ from corpus.chats.encoded_sets import ReadSet, SetWork, encoded_set
 from corpus.chats.mixing import apportion, draw, draw_mixture
 from corpus.chats.sft_mixture import build_mixture
 from model.tokenizer.folder import load_folder_tokenizer
+from model.train.run.folder import MIXTURE_FILE
 from tasks.sft import SftConfig
 from tests.corpus.chats.sets import write_mixture, write_sets
 from tests.tiny_chat import write_model
@@ -145,13 +146,13 @@ def mix(
 ) -> list[MixtureRow]:
     sets = read_all(tmp_path, name, tokenizer)
     options = {"seed": 7, "max_length": 2048, **options}
-    return build_mixture(load_mixture(name), sets, tmp_path / output / "mixture.jsonl", **options)
+    return build_mixture(load_mixture(name), sets, tmp_path / output / MIXTURE_FILE, **options)
 
 
 def texts_of(tmp_path: Path, sets: dict[str, ReadSet], output: str = "out") -> list[str]:
     """The conversations of a mixture, as its sets' rows.jsonl have them."""
     rows = {name: list(read_json_lines(one.folder / "rows.jsonl")) for name, one in sets.items()}
-    lines = read_json_lines(tmp_path / output / "mixture.jsonl")
+    lines = read_json_lines(tmp_path / output / MIXTURE_FILE)
     return [
         json.dumps(rows[line["set"]][line["row"]]["messages"], ensure_ascii=False) for line in lines
     ]
@@ -162,7 +163,7 @@ def test_mixture_file_holds_what_the_table_says(
 ) -> None:
     write_sets(tmp_path / "data")
     rows = {row.set: row for row in mix(tmp_path, recipe, tokenizer)}
-    lines = list(read_json_lines(tmp_path / "out" / "mixture.jsonl"))
+    lines = list(read_json_lines(tmp_path / "out" / MIXTURE_FILE))
     assert Counter(line["set"] for line in lines) == {
         "alpaca_zh": 40,
         "wanjuan_mcq": 8,
@@ -212,7 +213,7 @@ def test_a_set_is_read_once_for_all_mixtures(
     assert {n: one.folder for n, one in again.items()} == {n: one.folder for n, one in sets.items()}
     mix(tmp_path, recipe, tokenizer, output="second", max_length=50)
     mix(tmp_path, recipe, tokenizer, output="third")
-    first, third = ((tmp_path / out / "mixture.jsonl").read_bytes() for out in ("out", "third"))
+    first, third = ((tmp_path / out / MIXTURE_FILE).read_bytes() for out in ("out", "third"))
     assert first == third
 
 

@@ -26,6 +26,7 @@ from model.evaluate.answers import answers_file, read_answers
 from model.evaluate.job import EvaluateJob, SubjectJob
 from model.export.folder import export_model
 from model.train.distributed.context import distributed_context
+from model.train.run.folder import METRICS_FILE
 from tests.tiny_benchmarks import write_benchmarks, write_model
 
 Accuracies = dict[str, float]
@@ -100,7 +101,7 @@ def ours(model: Path, folder: Path, tasks: dict[str, str], limit: int) -> Accura
     job = EvaluateJob(
         model=str(model),
         subjects=subjects,
-        metrics=str(folder.parent / "metrics.jsonl"),
+        metrics=str(folder.parent / METRICS_FILE),
         chat=False,
         limit=limit,
         batch_size=16,

@@ -27,6 +27,7 @@ from model.evaluate.generation import Generator
 from model.evaluate.generative import GenerativeLM, by_generation
 from model.evaluate.job import EvaluateJob, SubjectJob
 from model.train.distributed.context import distributed_context
+from model.train.run.folder import METRICS_FILE
 from tests.tiny_chat import write_model
 
 
@@ -72,7 +73,7 @@ def job(folder: Path, model: Path, subjects: list[SubjectJob], batch_size: int =
     return EvaluateJob(
         model=str(model),
         subjects=subjects,
-        metrics=str(folder / "metrics.jsonl"),
+        metrics=str(folder / METRICS_FILE),
         chat=True,
         limit=None,
         batch_size=batch_size,

@@ -142,7 +142,8 @@ def test_ranks_talk_once_a_step(uninterrupted: Path) -> None:
     counted = json.loads((uninterrupted / "collectives-0.json").read_text())
     steps, validations = 12, 4
     held_out = counted["all_gather"] - steps
-    assert 0 < held_out <= validations * 6, "a small model is one unit"
+    # Once in each pass without gradients, after which the weights are freed.
+    assert 0 < held_out <= validations * 8, "a small model is one unit"
     assert counted["reduce_scatter"] == steps
     assert counted["all_reduce"] == steps + validations
 

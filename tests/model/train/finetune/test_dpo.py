@@ -15,7 +15,7 @@ from common.errors import DataError
 from model.entry import dpo
 from model.train.checkpoint.folders import complete_checkpoints
 from model.train.finetune.config import DpoJob
-from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
+from model.train.run.folder import METRICS_FILE, MODEL_FOLDER, PREPARED_FILE
 from model.train.run.metrics import read_metrics
 from tests.model.train.finetune import recording
 from tests.model.train.finetune.preferences import jobs
@@ -95,7 +95,7 @@ def test_held_out_pairs_are_measured_by_set(policy: Path, tmp_path: Path, keep: 
         keep=keep,
     )
     run(job)
-    counts = json.loads((tmp_path / "prepared.json").read_text())
+    counts = json.loads((tmp_path / PREPARED_FILE).read_text())
     assert 20 < counts["held_out"] < 80
     assert counts["trained_on"] + counts["held_out"] == 240
     lines = list(read_metrics(tmp_path / METRICS_FILE))

@@ -17,7 +17,7 @@ from model.train.finetune.config import SftJob, SftSettings
 from model.train.finetune.encoded import EncodedSet, EncodedWriter, write_encoded
 from model.train.finetune.encoding import IGNORED, digest_of_texts, encode_conversations
 from model.train.finetune.samples import training_samples
-from model.train.run.folder import LEFT_OUT_FILE, PREPARED_FILE
+from model.train.run.folder import LEFT_OUT_FILE, MIXTURE_FILE, PREPARED_FILE
 from tests.tiny_chat import write_lines, write_model
 
 
@@ -45,7 +45,7 @@ def samples_of(base: Path, folder: Path, rows: list[Any], **options: Any) -> tup
     job = SftJob(
         settings=SftSettings(**options),
         model=str(base),
-        data=str(write_lines(folder / "mixture.jsonl", rows)),
+        data=str(write_lines(folder / MIXTURE_FILE, rows)),
         output=str(folder),
         scratch=str(folder / "scratch"),
         sets=sets,

@@ -21,7 +21,13 @@ from common.errors import DataError, StageError
 from model.train.checkpoint.folders import MARKER, complete_checkpoints
 from model.train.finetune.build import load_tokenizer
 from model.train.finetune.config import SftJob, SftSettings
-from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
+from model.train.run.folder import (
+    DATA_STATE_FILE,
+    METRICS_FILE,
+    MIXTURE_FILE,
+    MODEL_FOLDER,
+    PROGRESS_FILE,
+)
 from model.train.run.lease import EXIT_REPLACED
 from model.train.run.metrics import read_metrics
 from tests.model.train.finetune import recording
@@ -54,7 +60,7 @@ def make_job(base: Path, tmp_path: Path) -> Callable[..., SftJob]:
     ) -> SftJob:
         output = tmp_path / name
         (output / "scratch").mkdir(parents=True)
-        data = write_lines(output / "mixture.jsonl", conversations(12) if rows is None else rows)
+        data = write_lines(output / MIXTURE_FILE, conversations(12) if rows is None else rows)
         job = SftJob(
             settings=SftSettings(
                 **{
@@ -153,7 +159,7 @@ def test_killed_run_ends_as_an_uninterrupted_one(make_job: Callable[..., SftJob]
     # What a kill in the middle of a save leaves: the highest number, without its end.
     torn = Path(killed.scratch) / "step-00000009"
     torn.mkdir()
-    (torn / "trainer.json").write_text("{")
+    (torn / PROGRESS_FILE).write_text("{")
     finish(killed)
     assert weights(Path(killed.output)) == weights(Path(whole.output))
     assert curve(Path(killed.output)) == curve(Path(whole.output))
@@ -230,7 +236,7 @@ def test_one_flipped_bit_in_any_file_of_the_newest_checkpoint_is_found(
     saved = Path(killed.output)
     newest = complete_checkpoints(saved / "scratch")[-1]
     found = kinds(newest)
-    assert {".distcp", ".metadata", "trainer.json", "data_state.json", "model.json"} <= {*found}
+    assert {".distcp", ".metadata", PROGRESS_FILE, DATA_STATE_FILE, "model.json"} <= {*found}
     aside = tmp_path / "aside"
     shutil.copytree(saved, aside)
     for path in found.values():
@@ -272,7 +278,7 @@ def test_every_checkpoint_damaged_is_an_error(make_job: Callable[..., SftJob]) -
     with pytest.raises(Killed):
         run(job, kill_after=4)
     for checkpoint in complete_checkpoints(Path(job.scratch)):
-        flip(checkpoint / "trainer.json")
+        flip(checkpoint / PROGRESS_FILE)
     with pytest.raises(DataError, match=r"every checkpoint in .* is damaged"):
         run(job)
 

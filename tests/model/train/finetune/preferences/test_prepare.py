@@ -17,6 +17,7 @@ from model.train.finetune.build import load_tokenizer
 from model.train.finetune.config import DpoJob
 from model.train.finetune.preferences import prepare
 from model.train.finetune.preferences.prepare import PreferencePairs, prepare_pairs
+from model.train.run.folder import LEFT_OUT_FILE, MIXTURE_FILE, PREPARED_FILE
 from tests.model.train.finetune.preferences.jobs import make_job
 from tests.tiny_chat import pairs, write_model
 
@@ -33,7 +34,7 @@ def tokenizer(policy: Path) -> Any:
 
 def prepared(job: DpoJob, tokenizer: Any) -> tuple[PreferencePairs, dict[str, Any]]:
     found = prepare_pairs(job, tokenizer)
-    return found, json.loads((Path(job.output) / "prepared.json").read_text())
+    return found, json.loads((Path(job.output) / PREPARED_FILE).read_text())
 
 
 def rows_of(chinese: int, english: int) -> list[dict[str, Any]]:
@@ -80,10 +81,10 @@ def test_the_ratio_holds_for_what_is_trained_on(
     }
     check_counts(counts, len(rows))
     assert (len(found), found.num_train) == (15, 15)
-    mixture = list(read_json_lines(tmp_path / "mixture.jsonl"))
+    mixture = list(read_json_lines(tmp_path / MIXTURE_FILE))
     assert Counter(row["language"] for row in mixture) == {"zh": 12, "en": 3}
     assert {row["split"] for row in mixture} == {"train"}
-    left_out = list(read_json_lines(tmp_path / "left_out.jsonl"))
+    left_out = list(read_json_lines(tmp_path / LEFT_OUT_FILE))
     assert [row["line"] for row in left_out] == [1, 2, 3, 4, 6, 7, 23, 28]
 
 
@@ -131,7 +132,7 @@ def test_held_out_pairs_are_never_trained_on_and_leave_the_ratio_exact(
     found, counts = prepared(job, tokenizer)
     check_counts(counts, len(rows) + len(other))
     assert counts["held_out"] == len(found) - found.num_train > 30
-    mixture = list(read_json_lines(tmp_path / "mixture.jsonl"))
+    mixture = list(read_json_lines(tmp_path / MIXTURE_FILE))
     prompts = {
         split: {row["prompt"][0]["content"] for row in mixture if row["split"] == split}
         for split in ("train", "validation")
@@ -153,7 +154,7 @@ def test_held_out_pairs_are_never_trained_on_and_leave_the_ratio_exact(
     assert again.num_train == 50
     held_out = {
         row["prompt"][0]["content"]
-        for row in read_json_lines(tmp_path / "small" / "mixture.jsonl")
+        for row in read_json_lines(tmp_path / "small" / MIXTURE_FILE)
         if row["split"] == "validation"
     }
     assert held_out == prompts["validation"]
@@ -232,5 +233,5 @@ def test_many_pairs_are_encoded_by_processes_to_the_same_bytes(
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
     many, _ = prepared(make_job(policy, tmp_path / "many", rows), tokenizer)
     assert one.digest() == many.digest()
-    for name in ("mixture.jsonl", "prepared.json", "left_out.jsonl"):
+    for name in (MIXTURE_FILE, PREPARED_FILE, LEFT_OUT_FILE):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()

@@ -20,6 +20,7 @@ from model.train.finetune.preferences.reference import (
     StoppedBeforeTraining,
     compute_reference,
 )
+from model.train.run.folder import METRICS_FILE
 from tests.model.train.finetune import recording
 from tests.model.train.finetune.preferences import jobs
 from tests.tiny_chat import write_model
@@ -220,7 +221,7 @@ def test_another_beta_and_learning_rate_does_not_ask_the_reference_again(
     assert jobs.run(second, watch) == 0
     assert asked == [0, 1, 2]
     assert forwards == [0]
-    lines = (tmp_path / "second" / "metrics.jsonl").read_text().splitlines()
+    lines = (tmp_path / "second" / METRICS_FILE).read_text().splitlines()
     assert json.loads(lines[0])["metrics"]["train/reward_margin"] == pytest.approx(0, abs=1e-5)
 
 

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from model.train.finetune.batches import StepOrder
 from model.train.finetune.config import DpoJob
+from model.train.run.folder import METRICS_FILE
 from model.train.run.metrics import read_metrics
 from model.train.trainer import Trainer
 from tests.model.train import ranks
@@ -138,7 +139,7 @@ def orders(job: DpoJob) -> list[list[int]]:
 def check(job: DpoJob, reference: Path, rows: list[dict[str, Any]]) -> None:
     lines = {
         line["step"]: line["metrics"]
-        for line in read_metrics(Path(job.output) / "metrics.jsonl")
+        for line in read_metrics(Path(job.output) / METRICS_FILE)
         if "train/loss" in line["metrics"]
     }
     expected = list(plain_loop(job, reference, rows, orders(job)))
