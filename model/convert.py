@@ -140,6 +140,23 @@ EXPECTED = {
 }
 """Published field -> (the value that this model implements, the value if it is missing)."""
 
+SAME = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "slots_per_expert",
+    "rms_norm_eps",
+    "rope_theta",
+    "max_position_embeddings",
+    "tie_word_embeddings",
+)
+"""Fields of the same name and meaning in the published config and ours."""
+
+SAME_OPTIONAL = ("attention_dropout", "bos_token_id", "eos_token_id", "pad_token_id")
+"""Further ones, which a checkpoint may leave out."""
+
 DEFAULTS = {"num_key_value_heads": None, "slots_per_expert": 1, "rope_theta": 10_000.0}
 """Defaults of the published config class for fields that a checkpoint may leave out."""
 
@@ -169,22 +186,9 @@ def read_config(source: Path, routing: Routing) -> SteelConfig:
         return found
 
     width, ratio = value("intermediate_size"), value("mlp_div_ratio")
-    same = [
-        "vocab_size",
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "slots_per_expert",
-        "rms_norm_eps",
-        "rope_theta",
-        "max_position_embeddings",
-        "tie_word_embeddings",
-    ]
-    optional = ("bos_token_id", "eos_token_id", "pad_token_id", "attention_dropout")
     return SteelConfig(
-        **{field: value(field) for field in same},
-        **{field: raw[field] for field in optional if raw.get(field) is not None},
+        **{field: value(field) for field in SAME},
+        **{field: raw[field] for field in SAME_OPTIONAL if raw.get(field) is not None},
         num_experts=value("n_experts"),
         expert_intermediate_size=width // ratio,
         routing=routing,

@@ -16,7 +16,9 @@ from corpus.chats import MATCHES_FILE, PreferenceSet, gather_preferences, load_s
 from model.train.finetune.config import DpoJob, DpoSettings
 from tasks.core.finetune import (
     FinetuneConfig,
+    by_reason,
     job_folders,
+    left_out_by_set,
     mixture_files,
     report_contamination,
     train,
@@ -139,7 +141,7 @@ def _row_of(of_set: PreferenceSet) -> dict[str, Any]:
         "with benchmark questions": of_set.contaminated,
         "skipped": sum(of_set.skipped.values()),
         "bad rows": of_set.malformed,
-        "reasons": _by_reason(of_set.skipped),
+        "reasons": by_reason(of_set.skipped),
     }
 
 
@@ -179,12 +181,7 @@ def count_pairs(run: StageRun, samples: str, prepared: Mapping[str, Any]) -> Non
         prepared["held_out"],
         prepared["not_drawn"],
         prepared["left_out"],
-        "; ".join(
-            f"{name}: {_by_reason(of_set['left_out'])}"
-            for name, of_set in sets.items()
-            if of_set["left_out"]
-        )
-        or "none",
+        left_out_by_set(sets),
         100 * prepared["lengths"]["train"]["length_accuracy"],
     )
 
@@ -195,7 +192,7 @@ def _outcome(of_set: Mapping[str, Any]) -> dict[str, Any]:
         "trained on": of_set.get("trained_on", 0),
         "held out": of_set.get("held_out", 0),
         "not drawn (ratio, limit)": of_set.get("not_drawn", 0),
-        "left out": _by_reason(of_set.get("left_out", {})),
+        "left out": by_reason(of_set.get("left_out", {})),
         "without their oldest turns": of_set.get("cut", 0),
     }
 
@@ -203,7 +200,3 @@ def _outcome(of_set: Mapping[str, Any]) -> dict[str, Any]:
 def _lengths(of_pairs: Mapping[str, float]) -> dict[str, float]:
     names = ("chosen_tokens", "rejected_tokens", "length_accuracy")
     return {name: of_pairs[name] for name in names if name in of_pairs}
-
-
-def _by_reason(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{reason}: {number}" for reason, number in counts.items())

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,20 @@ def shared() -> Path:
             "needs the real sample rows in ../shared/data, which are not part of the project"
         )
     return folder
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Train in this process as ranks do: on one thread; signals stay pytest's."""
+    import torch
+
+    from model.train.distributed.signals import StopFlag
+
+    monkeypatch.setattr(StopFlag, "install", lambda self: self)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from common.files import canonical_json, json_line, write_text
 from corpus.benchmarks.answers import parse_answer
 from corpus.benchmarks.lm_eval_tasks import hash_of
 from corpus.benchmarks.questions import LETTERS, Benchmark, Question
-from corpus.benchmarks.scoring import read_samples, score
+from corpus.benchmarks.scoring import first_prompt, questions_with_answers, read_samples, score
 from corpus.chats.choices import ANSWER, EXPLAIN
 from model.evaluate.answers import answers_file
 from model.evaluate.job import SubjectJob
@@ -117,26 +117,18 @@ def join_generated(
 
     answers: subject -> lines of model.entry.evaluate; limit: at most so many questions a subject.
     """
-    for subject, splits in benchmark.subjects.items():
-        questions = splits[benchmark.recipe.scored_split][:limit]
-        pairs = enumerate(zip(questions, answers[subject], strict=True))
-        for index, (question, answer) in pairs:
-            assert answer["index"] == index, (benchmark.name, subject, index)
-            parsed = parse_answer(answer["text"], question.options, complete=answer["complete"])
-            yield {
-                "subject": subject,
-                "index": index,
-                "question": question.text,
-                "options": list(question.options),
-                "gold": question.answer,
-                "choice": parsed.letter,
-                "unparsed": parsed.reason,
-                "answer": answer["text"],
-                "num_tokens": answer["num_tokens"],
-                "complete": answer["complete"],
-                "truncated": answer["truncated"],
-                **({"prompt": answer["prompt"]} if index == 0 else {}),
-            }
+    for question, answer, asked in questions_with_answers(benchmark, answers, limit):
+        parsed = parse_answer(answer["text"], question.options, complete=answer["complete"])
+        yield {
+            **asked,
+            "choice": parsed.letter,
+            "unparsed": parsed.reason,
+            "answer": answer["text"],
+            "num_tokens": answer["num_tokens"],
+            "complete": answer["complete"],
+            "truncated": answer["truncated"],
+            **first_prompt(answer),
+        }
 
 
 def scored_words(

@@ -25,10 +25,9 @@ from common.paths import display
 from common.recipes import load_recipe, read_yaml, recipe_path
 from corpus.bad_rows import OnBadRow, refuse_bad_rows
 from corpus.benchmarks.lm_eval_tasks import hash_of, lm_eval_tasks
-from corpus.benchmarks.questions import REMEDY, Files
+from corpus.benchmarks.questions import REMEDY, Files, PublishedQuestions
 from corpus.formats.records import CANNOT_READ, EMPTY_LINE, Damaged, read_records
 from corpus.json_items import exact_loads
-from corpus.recipes import HubSource, ModelScopeSource
 
 UNPARSED = "[invalid]"
 """lm-eval's word for an answer in which its filter finds nothing."""
@@ -37,23 +36,11 @@ FENCE = "```"
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenBenchmarkRecipe:
+class OpenBenchmarkRecipe(PublishedQuestions):
     """A recipe data_recipes/evals/<name>.yaml with `kind: open`."""
 
     kind: Literal["open"]
     """Tells it from multiple choice (`BenchmarkRecipe`)."""
-    title: str
-    """Name for people."""
-    language: str
-    """Language of the questions."""
-    licence: str
-    """Licence of the questions."""
-    source: str
-    """Page of the authors."""
-    hub: HubSource
-    """Files on the Hugging Face hub."""
-    modelscope: ModelScopeSource | None = None
-    """The same on ModelScope."""
     files: tuple[str, ...]
     """Patterns of the files that are scored, below the location: JSON lines or parquet."""
     columns: tuple[str, ...]

@@ -33,8 +33,8 @@ REMEDY = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkRecipe:
-    """A recipe data_recipes/evals/<name>.yaml."""
+class PublishedQuestions:
+    """Fields that all recipes data_recipes/evals/<name>.yaml have."""
 
     title: str
     """Name for people."""
@@ -48,6 +48,12 @@ class BenchmarkRecipe:
     """Files on the Hugging Face hub."""
     modelscope: ModelScopeSource | None = None
     """The same on ModelScope."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkRecipe(PublishedQuestions):
+    """A recipe of questions with four options."""
+
     file: RelativePath
     """Path of a subject's file, with {split} and {subject}."""
     header: bool

@@ -14,7 +14,7 @@ from typing import Any
 from common.errors import DataError
 from common.paths import display
 from common.recipes import load_recipe, recipe_path
-from corpus.benchmarks.questions import LETTERS, Benchmark
+from corpus.benchmarks.questions import LETTERS, Benchmark, Question
 
 OTHER_CATEGORY = "without category"
 """Category of the subjects that a recipe's categories do not name."""
@@ -82,27 +82,42 @@ def join_answers(
 
     answers: subject -> lines of model.entry.evaluate; limit: at most so many questions a subject.
     """
+    for question, answer, asked in questions_with_answers(benchmark, answers, limit):
+        likelihoods = dict(zip(LETTERS, answer["log_likelihoods"], strict=True))
+        choice = max(LETTERS, key=likelihoods.__getitem__)  # the first of equals, as lm-eval
+        assert answer["right"] == (choice == question.answer), (benchmark.name, asked)
+        yield {
+            **asked,
+            "choice": choice,
+            "log_likelihoods": likelihoods,
+            "truncated": answer["truncated"],
+            "tied": answer["tied"],
+            **first_prompt(answer),
+        }
+
+
+def questions_with_answers(
+    benchmark: Benchmark, answers: Mapping[str, Sequence[Mapping[str, Any]]], limit: int | None
+) -> Iterator[tuple[Question, Mapping[str, Any], dict[str, Any]]]:
+    """Yield each scored question once, its answer, and the fields of it that samples show."""
     for subject, splits in benchmark.subjects.items():
         questions = splits[benchmark.recipe.scored_split][:limit]
         pairs = enumerate(zip(questions, answers[subject], strict=True))
         for index, (question, answer) in pairs:
-            likelihoods = dict(zip(LETTERS, answer["log_likelihoods"], strict=True))
-            choice = max(LETTERS, key=likelihoods.__getitem__)  # the first of equals, as lm-eval
-            right = answer["right"] == (choice == question.answer)
-            assert right and answer["index"] == index, (benchmark.name, subject, index)
-            yield {
+            assert answer["index"] == index, (benchmark.name, subject, index)
+            asked = {
                 "subject": subject,
                 "index": index,
                 "question": question.text,
                 "options": list(question.options),
                 "gold": question.answer,
-                "choice": choice,
-                "log_likelihoods": likelihoods,
-                "truncated": answer["truncated"],
-                "tied": answer["tied"],
-                # The first prompt of a subject shows what the model was given; others are alike.
-                **({"prompt": answer["prompt"]} if index == 0 else {}),
             }
+            yield question, answer, asked
+
+
+def first_prompt(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The prompt of a subject's first question, which shows what the model was given."""
+    return {"prompt": answer["prompt"]} if answer["index"] == 0 else {}
 
 
 def score(

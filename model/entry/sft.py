@@ -6,35 +6,20 @@ Reads an `SftJob`, continues what its scratch folder holds, trains to the end an
 <output>/model. Exit codes: model/train/run/program.py.
 """
 
-import logging
 import sys
-from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
 from common.child import run_job
 from model.entry.launch import exit_now
-from model.train.finetune.build import build, sft_method
+from model.train.finetune.build import sft_method
 from model.train.finetune.config import SftJob
-from model.train.run.folder import MODEL_FOLDER
-from model.train.run.program import train
-
-log = logging.getLogger("steel.finetune")
+from model.train.finetune.program import finetune
 
 
 def sft(job: SftJob) -> int:
     """Train and publish; returns the exit code. Raises a SteelError."""
-    model = Path(job.output) / MODEL_FOLDER
-    if (model / "config.json").exists():
-        log.info("%s is finished", model)
-        return 0
-    return train(
-        lambda ranks, stop, watchdog: build(job, ranks, stop, watchdog, sft_method),
-        status=Path(job.scratch),
-        model=model,
-        health=job.settings.health,
-        best=job.settings.keep == "best",
-    )
+    return finetune(job, sft_method)
 
 
 def main(argv: list[str]) -> int:

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from model.config import SteelConfig
-from model.convert import plan_tensors
+from model.convert import SAME, SAME_OPTIONAL, plan_tensors
 from model.export.qwen2 import heads_obstacle
 
 DIVISOR = 4
@@ -43,24 +43,7 @@ def obstacle(config: PreTrainedConfig) -> str:
 
 def published_config(config: SteelConfig, dtype: torch.dtype) -> dict[str, Any]:
     """config.json for the published code; its classes are called like those of Qwen2."""
-    same = (
-        "vocab_size",
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "slots_per_expert",
-        "rms_norm_eps",
-        "rope_theta",
-        "max_position_embeddings",
-        "tie_word_embeddings",
-        "attention_dropout",
-        "initializer_range",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-        "use_cache",
-    )
+    same = (*SAME, *SAME_OPTIONAL, "initializer_range", "use_cache")
     return {
         "architectures": ["Qwen2ForCausalLM"],
         "auto_map": {

@@ -9,7 +9,7 @@ from common.files import digest_of, write_json
 from common.reading.files import read_json_object
 from corpus.benchmarks.scoring import CHANCE
 from tasks.core.manifest import StageResult
-from tasks.core.theme import LIGHT, Theme, save, style
+from tasks.core.theme import LIGHT, Theme, latin, save, style
 from tasks.core.tracking.points import Point
 
 if TYPE_CHECKING:
@@ -192,7 +192,6 @@ def _panel(
 
     for number, (name, values) in enumerate(lines.items()):
         points = [(t, v) for t, v in zip(tokens, values, strict=True) if v is not None]
-        label = name if name.isascii() else name.encode("ascii", "replace").decode()
         axes.plot(
             [t for t, _ in points],
             [v for _, v in points],
@@ -201,7 +200,7 @@ def _panel(
             marker="o",
             markersize=3,
             linewidth=2.4 if name == ALL else 1.6,
-            label=f"{label}: {points[-1][1]:.3f}",
+            label=f"{latin(name)}: {points[-1][1]:.3f}",
         )
     if title in CHANCE_LEVELS:
         axes.axhline(CHANCE, color=theme.muted, linewidth=1, linestyle=":", label="chance")

@@ -127,7 +127,7 @@ def report_mixture(
             "left out": sum(row.left_out.values()),
             "cut": row.cut,
             "bad rows": row.malformed,
-            "reasons": _by_reason({**row.skipped, **row.left_out}),
+            "reasons": by_reason({**row.skipped, **row.left_out}),
         }
         for row in rows
     ]
@@ -291,7 +291,7 @@ def _count_rows(run: StageRun, samples: str, prepared: Mapping[str, Any]) -> Non
             **row,
             "trained on": sets.get(row["set"], {}).get("trained_on", 0),
             "held out": held_out.get(row["set"], 0),
-            "left out": _by_reason(sets.get(row["set"], {}).get("left_out", {})),
+            "left out": by_reason(sets.get(row["set"], {}).get("left_out", {})),
             "cut at max_length": sets.get(row["set"], {}).get("cut", 0),
         }
         for row in run.notes.get("mixture", [])
@@ -306,16 +306,18 @@ def _count_rows(run: StageRun, samples: str, prepared: Mapping[str, Any]) -> Non
         prepared["cut"],
         prepared["held_out"],
         prepared["left_out"],
-        "; ".join(
-            f"{name}: {_by_reason(of_set['left_out'])}"
-            for name, of_set in sets.items()
-            if of_set["left_out"]
-        )
-        or "none",
+        left_out_by_set(sets),
     )
     title = f"{samples.capitalize()} that were trained on, and the others"
     run.table(f"trained on {run.stage}", table, title)
 
 
-def _by_reason(counts: Mapping[str, int]) -> str:
+def left_out_by_set(sets: Mapping[str, Mapping[str, Any]]) -> str:
+    """Say how many samples each set leaves out, by reason."""
+    reasons = {name: by_reason(of_set["left_out"]) for name, of_set in sets.items()}
+    return "; ".join(f"{name}: {said}" for name, said in reasons.items() if said) or "none"
+
+
+def by_reason(counts: Mapping[str, int]) -> str:
+    """Write counts by reason into a line."""
     return ", ".join(f"{reason}: {number}" for reason, number in counts.items())

@@ -80,6 +80,11 @@ def style(theme: Theme) -> dict[str, object]:
     }
 
 
+def latin(text: str) -> str:
+    """Replace by `?` the characters that the built-in font cannot draw."""
+    return text if text.isascii() else text.encode("ascii", "replace").decode()
+
+
 def save(figure: "Figure", path: Path) -> None:
     """Write a figure as a PNG, whole or not at all."""
     with complete_file(path) as file:

@@ -10,9 +10,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from tasks.core.markdown import NOT_RUN
-from tasks.core.theme import Theme
+from tasks.core.theme import Theme, latin
 from tasks.mixture_comparison.table import BASE, percent
-from tasks.report.drawing import DASHES, WIDTH, latin, source_axis
+from tasks.report.drawing import DASHES, WIDTH, end_of_interval, source_axis
 
 CHANCE = 25.0
 """Per cent that a guess gets right."""
@@ -45,15 +45,7 @@ def accuracy_figure(table: Mapping[str, Any], theme: Theme) -> Figure:
             low, high = (100 * bound for bound in row["interval_95"])
             axes.barh(y, value, height=0.56, color=colour, alpha=0.55)
             axes.plot([low, high], [y, y], color=colour, linewidth=2)
-            axes.annotate(
-                percent(row["accuracy"]),
-                (high, y),
-                (5, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8.5,
-                color=theme.text,
-            )
+            end_of_interval(axes, high, y, percent(row["accuracy"]), theme)
         axes.set_title(title)
         axes.set_xlim(0, min(118.0, highest + 14))
         axes.set_ylim(len(names) - 0.4, -0.7)

@@ -26,15 +26,23 @@ def new_figure(
     return figure, list(axes[0])
 
 
-def latin(text: str) -> str:
-    """Replace by `?` the characters that the built-in font cannot draw."""
-    return text if text.isascii() else text.encode("ascii", "replace").decode()
-
-
 def source_axis(axes: Axes, theme: Theme) -> None:
     """Style axes of horizontal bars: readable names on the left, a grid of the values."""
     axes.tick_params(axis="y", labelcolor=theme.text)
     axes.grid(axis="x")
+
+
+def end_of_interval(axes: Axes, x: float, y: float, text: str, theme: Theme) -> None:
+    """Write a value behind the upper end of its interval."""
+    axes.annotate(
+        text,
+        (x, y),
+        (5, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8.5,
+        color=theme.text,
+    )
 
 
 def note(axes: Axes, x: float, y: float, text: str, colour: str, *, ha: str = "left") -> None:

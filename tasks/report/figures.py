@@ -24,11 +24,11 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from common.disk import format_bytes
 from tasks.checkpoint_scores.curves import draw as draw_curves
-from tasks.core.theme import DARK, LIGHT, Theme, style
+from tasks.core.theme import DARK, LIGHT, Theme, latin, style
 from tasks.report.data import Curve, ReportData, Training, running_mean
 from tasks.report.drawing import (
     DASHES,
-    latin,
+    end_of_interval,
     loss_axes,
     new_figure,
     note,
@@ -284,15 +284,7 @@ def _accuracy(data: ReportData, theme: Theme) -> Figure | None:
             axes.plot(
                 [share], [y], color=colour, marker="o", markersize=7, markeredgecolor=theme.ground
             )
-            axes.annotate(
-                percent(result["accuracy_micro"]),
-                (right, y),
-                (5, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8.5,
-                color=theme.text,
-            )
+            end_of_interval(axes, right, y, percent(result["accuracy_micro"]), theme)
         axes.set_title(title)
         axes.set_xlim(max(0.0, low), min(100.0, high))
         axes.set_ylim(len(models) - 0.4, -0.7)

@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from tasks.core.theme import Theme
+from tasks.core.theme import Theme, latin
 from tasks.report.data import Curve, Training
-from tasks.report.drawing import PER_TOKEN, WIDTH, latin, loss_axes, plot_curve
+from tasks.report.drawing import PER_TOKEN, WIDTH, loss_axes, plot_curve
 from tasks.report.timeline_figure import axis, over_axis
 
 

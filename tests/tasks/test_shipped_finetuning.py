@@ -3,13 +3,11 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from common.config import narrowed
 from common.files import read_json_lines
@@ -23,24 +21,16 @@ from model.train.run.folder import MIXTURE_FILE, PREPARED_FILE
 from tasks.acquire import acquire
 from tasks.dpo import CANDIDATES_FILE, write_candidates
 from tasks.sft import needed_sets, read_sets
-from tests.model.train.finetune import recording
 from tests.model.train.finetune.recording import Killed, curve, make_job, seen, train, weights
 from tests.tasks.running import data_sets, result_of, run_stage, stage_run
 from tests.tiny_chat import write_model
+
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 ROWS = 150
 """Of a mixture: ten steps of an epoch of SFT, the last a smaller one."""
 SMOKE = "deployments/smoke.yaml"
 CONFIG = load_config(resolve(SMOKE), PipelineConfig)
-
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    recording.without_signals(monkeypatch)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def rows_of(name: str, folder: Path) -> list[dict[str, Any]]:

@@ -107,13 +107,16 @@ def some_held_out(method: str, output: Path) -> None:
 @pytest.mark.parametrize("reshard", [True, False])
 @pytest.mark.parametrize("method", ["sft", "dpo"])
 def test_two_ranks_learn_as_one_with_validation(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, reshard: bool
+    tmp_path: Path,
+    in_this_process: None,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    reshard: bool,
 ) -> None:
     """Validation at each step, and the reference of DPO before the first."""
     from model.train.finetune import held_out
 
     monkeypatch.setattr(held_out, "MIN_ROWS", 1)
-    recording.without_signals(monkeypatch)
     model = write_model(tmp_path / "model")
     settings: dict[str, Any] = {
         "validation_fraction": 0.3,

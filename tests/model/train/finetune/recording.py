@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from common.config import from_json
-from model.train.distributed.signals import StopFlag
 from model.train.finetune.build import build, sft_method
 from model.train.finetune.config import DpoJob, DpoSettings, FinetuneJob, SftJob, SftSettings
 from model.train.finetune.preferences.method import dpo_method
@@ -182,8 +181,3 @@ def curve(output: Path) -> list[tuple[int, dict[str, float]]]:
 def weights(output: Path) -> bytes:
     """The published weights."""
     return (output / MODEL_FOLDER / "model.safetensors").read_bytes()
-
-
-def without_signals(monkeypatch: Any) -> None:
-    """Let entries run in this process without taking pytest's signals."""
-    monkeypatch.setattr(StopFlag, "install", lambda self: self)

@@ -3,34 +3,20 @@
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from model.train.run.folder import PREPARED_FILE
 from tests.model.train.finetune import recording
 from tests.model.train.finetune.gradients import chatml, encode
 from tests.model.train.finetune.recording import content, curve, documents, make_job
-from tests.tiny_chat import conversations, pairs, write_model
+from tests.tiny_chat import conversations, pairs
+
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 MAX_LENGTH = 200
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    recording.without_signals(monkeypatch)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def train(method: str, output: Path) -> Counter[int]:

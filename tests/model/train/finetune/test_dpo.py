@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,24 +16,16 @@ from model.train.checkpoint.folders import complete_checkpoints
 from model.train.finetune.config import DpoJob
 from model.train.run.folder import METRICS_FILE, MODEL_FOLDER, PREPARED_FILE
 from model.train.run.metrics import read_metrics
-from tests.model.train.finetune import recording
 from tests.model.train.finetune.preferences import jobs
 from tests.model.train.finetune.preferences.jobs import make_job
 from tests.tiny_chat import byte_tokenizer, pairs, write_model
+
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("policy"))
-
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    recording.without_signals(monkeypatch)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run(job: DpoJob) -> list[dict[str, float]]:

@@ -2,34 +2,19 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from common.errors import DataError
 from common.files import read_json_lines
 from model.train.run.folder import LEFT_OUT_FILE, METRICS_FILE, PREPARED_FILE
 from tasks.core.finetune import final_figures
-from tests.model.train.finetune import recording
 from tests.model.train.finetune.recording import curve, make_job, seen, train
 from tests.tiny_chat import conversations, write_model
 
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    recording.without_signals(monkeypatch)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 def prepared(output: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """A model of another architecture is fine-tuned and aligned like one of Steel's own."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +8,11 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from model.train.run.folder import MODEL_FOLDER
-from tests.model.train.finetune import gradients, recording
+from tests.model.train.finetune import gradients
 from tests.model.train.finetune.recording import curve, make_job, train
 from tests.tiny_chat import byte_tokenizer, conversations, pairs
 
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    recording.without_signals(monkeypatch)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 def write_qwen2(folder: Path) -> Path:

@@ -27,7 +27,9 @@ from tests.model.train.finetune.recording import (
     train,
     weights,
 )
-from tests.tiny_chat import byte_tokenizer, write_model
+from tests.tiny_chat import byte_tokenizer
+
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 SIZES = {
     *("epochs", "max_steps", "global_batch_size", "micro_batch_size", "max_length"),
@@ -78,21 +80,6 @@ ON_TWO_RANKS = [
         ("dpo", True, False),
     )
 ]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Train in this process as ranks do: on one thread."""
-    recording.without_signals(monkeypatch)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def prepared_samples(method: str, model: Path, output: Path, case: dict[str, Any]) -> Counter[int]:

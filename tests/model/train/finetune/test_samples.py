@@ -18,12 +18,7 @@ from model.train.finetune.encoded import EncodedSet, EncodedWriter, write_encode
 from model.train.finetune.encoding import IGNORED, digest_of_texts, encode_conversations
 from model.train.finetune.samples import training_samples
 from model.train.run.folder import LEFT_OUT_FILE, MIXTURE_FILE, PREPARED_FILE
-from tests.tiny_chat import write_lines, write_model
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("base"))
+from tests.tiny_chat import write_lines
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,27 +30,13 @@ from model.train.run.folder import (
 )
 from model.train.run.lease import EXIT_REPLACED
 from model.train.run.metrics import read_metrics
-from tests.model.train.finetune import recording
 from tests.model.train.finetune.gradients import chatml
 from tests.model.train.finetune.recording import Killed, curve, train, weights
 from tests.tiny_chat import byte_tokenizer, conversations, write_lines, write_model
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 PATIENCE_SECONDS = 200
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Train in this process as ranks do: on one thread."""
-    recording.without_signals(monkeypatch)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

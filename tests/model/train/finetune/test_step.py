@@ -9,23 +9,11 @@ import pytest
 import torch
 
 from tests.model.train import ranks
-from tests.model.train.finetune import gradients, recording
+from tests.model.train.finetune import gradients
 from tests.model.train.finetune.recording import curve, log_of, make_job, seen
-from tests.tiny_chat import conversations, write_model
+from tests.tiny_chat import conversations
 
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    recording.without_signals(monkeypatch)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 
 def slow(*case: Any) -> Any:

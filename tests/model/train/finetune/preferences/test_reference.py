@@ -1,7 +1,7 @@
 """The reference is asked once: kept by content, checked when read, taken up after a kill."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from model.train.finetune.preferences.reference import (
     compute_reference,
 )
 from model.train.run.folder import METRICS_FILE
-from tests.model.train.finetune import recording
 from tests.model.train.finetune.preferences import jobs
 from tests.tiny_chat import write_model
 
@@ -32,13 +31,8 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    recording.without_signals(monkeypatch)
+def small_parts(in_this_process: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept, "PAIRS_IN_PART", 5)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 LAYOUT = RowLayout(packed=True, micro_batch_size=2, row_tokens=60, padding_id=0)

@@ -20,28 +20,16 @@ from tests.model.train.finetune.gradients import Gradients, save_gradients, save
 from tests.model.train.finetune.preferences import jobs
 from tests.tiny_chat import byte_tokenizer, pairs, write_model
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 SETTINGS = {"learning_rate": 1e-30, "max_grad_norm": 1e9, "beta": 0.3, "epochs": 2}
 """Weights stay what they are, and gradients are not clipped."""
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reference that is not the policy, so that margins are not 0."""
     return write_model(tmp_path_factory.mktemp("other"), seed=1)
-
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    recording.without_signals(monkeypatch)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def some_rows(count: int = 11) -> list[dict[str, Any]]:
