@@ -190,6 +190,17 @@ def digest_of(value: object) -> str:
     return hashlib.md5(canonical_json(value).encode(), usedforsecurity=False).hexdigest()
 
 
+def hash_of(value: object) -> str:
+    """32 hexadecimal digits of a value's canonical JSON, for names of what is kept."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:32]
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def md5_of_file(path: Path) -> str:
     """MD5 (32 hex digits) of every byte of a file, read in bounded memory."""
     md5 = hashlib.md5(usedforsecurity=False)

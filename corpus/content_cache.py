@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from common.files import PARTIAL, canonical_json, complete_file, sync, write_json
+from common.files import PARTIAL, complete_file, hash_of, sha256_of_file, sync, write_json
 from common.paths import ROOT
 
 CHECKSUMS = "checksums.json"
@@ -36,8 +36,7 @@ def made_once(
 
     Returns True if they were in the cache.
     """
-    key = hashlib.sha256(canonical_json(material).encode()).hexdigest()[:32]
-    entry = cache / f"{name}-{key}"
+    entry = cache / f"{name}-{hash_of(material)}"
     if _copied(entry, folder):
         return True
     _keep(entry, folder, make())
@@ -83,13 +82,13 @@ def code_digest(folder: str) -> str:
     """Hash of all Python files below a folder of the project."""
     digest = hashlib.sha256()
     for path in sorted((ROOT / folder).rglob("*.py")):
-        digest.update(f"{path.relative_to(ROOT).as_posix()} {_sha256(path)}\n".encode())
+        digest.update(f"{path.relative_to(ROOT).as_posix()} {sha256_of_file(path)}\n".encode())
     return digest.hexdigest()
 
 
 def files_digest(files: Sequence[Path]) -> list[list[str]]:
     """Name and hash of each of some small files."""
-    return [[path.name, _sha256(path)] for path in files]
+    return [[path.name, sha256_of_file(path)] for path in files]
 
 
 @functools.cache
@@ -101,7 +100,3 @@ def library_versions() -> dict[str, str]:
 def _versions() -> Iterator[tuple[str, str]]:
     for package in metadata.distributions():
         yield package.metadata["Name"], package.version
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -174,6 +174,17 @@ class PipelineConfig(Config):
         return self.pretrain is not None and bool(self.corpora)
 
     @property
+    def removed(self) -> Mapping[str, str]:
+        """Benchmarks whose questions are taken out of the corpora, and their locations."""
+        off = self.clean.contamination.action == "off"
+        return {} if off else self.decontaminate or {}
+
+    @property
+    def screened(self) -> Mapping[str, str]:
+        """Benchmarks whose questions may be looked for in data of later stages."""
+        return {**(self.decontaminate or {}), **self.benchmarks}
+
+    @property
     def aligns(self) -> bool:
         """True if there is a DPO model to make."""
         if self.dpo is None or not self.preference_sets:

@@ -135,16 +135,13 @@ class Pipeline:
     @cached_property
     def removed(self) -> dict[str, StageResult]:
         """Files of the benchmarks whose questions are taken out of the corpora."""
-        if self.config.clean.contamination.action == "off":
-            return {}
-        return self._benchmarks(self.config.decontaminate or {}, scored=False)
+        return self._benchmarks(self.config.removed, scored=False)
 
     @cached_property
     def screened(self) -> dict[str, StageResult]:
         """Files of the benchmarks whose questions are looked for in data of later stages: those
         that are evaluated, and those that are taken out of the corpora."""
-        named = {**(self.config.decontaminate or {}), **self.config.benchmarks}
-        return self._benchmarks(named, scored=False)
+        return self._benchmarks(self.config.screened, scored=False)
 
     def _benchmarks(self, locations: Mapping[str, str], *, scored: bool) -> dict[str, StageResult]:
         acquired = self.data_sets("evals", locations)

@@ -46,8 +46,7 @@ def preflight(path: str | Path, overrides: Sequence[str], store: Path) -> Pipeli
     if not any(wrong.startswith("pretrain") for wrong in parsed.wrong):
         found += _other_problems(config, store)
     found += benchmark_problems(config.evaluate, _local_benchmarks(config.benchmarks))
-    removed = {} if config.clean.contamination.action == "off" else config.decontaminate or {}
-    others = {n: at for n, at in removed.items() if config.benchmarks.get(n) != at}
+    others = {n: at for n, at in config.removed.items() if config.benchmarks.get(n) != at}
     found += benchmark_problems(config.evaluate, _local_benchmarks(others), scored=False)
     found += _set_problems(config)
     found += before_training(config)

@@ -1,11 +1,10 @@
 """Digest of a model's files: the name of what it computes."""
 
-import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from common.files import canonical_json, hashing_threads, md5_of_file
+from common.files import hash_of, hashing_threads, md5_of_file
 
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 """Files that decide about a model's answers: weights, configs, tokenizer."""
@@ -19,4 +18,4 @@ def model_digest(folder: Path, patterns: Sequence[str] = MODEL_FILES) -> str:
     with ThreadPoolExecutor(hashing_threads()) as pool:
         sums = list(pool.map(md5_of_file, files))
     listed = [[path.name, md5] for path, md5 in zip(files, sums, strict=True)]
-    return hashlib.sha256(canonical_json(listed).encode()).hexdigest()[:32]
+    return hash_of(listed)

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.files import canonical_json, json_line
-from corpus.benchmarks.lm_eval_tasks import hash_of
+from common.files import canonical_json, hash_of, json_line
 from corpus.benchmarks.questions import LETTERS, Benchmark
 from model.evaluate.answers import answers_file
 from model.evaluate.job import SubjectJob

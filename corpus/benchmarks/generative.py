@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from common.files import canonical_json, json_line, write_text
+from common.files import canonical_json, hash_of, json_line, write_text
 from corpus.benchmarks.answers import parse_answer
-from corpus.benchmarks.lm_eval_tasks import hash_of
 from corpus.benchmarks.questions import LETTERS, Benchmark, Question
 from corpus.benchmarks.scoring import first_prompt, questions_with_answers, read_samples, score
 from corpus.chats.choices import ANSWER, EXPLAIN

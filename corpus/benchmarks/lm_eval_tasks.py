@@ -9,7 +9,6 @@ where the rows come from. Parquet, because a CSV reader would turn the option "1
 """
 
 import dataclasses
-import hashlib
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from common.errors import ConfigError
-from common.files import canonical_json
+from common.files import hash_of
 from corpus.benchmarks.questions import (
     LETTERS,
     Benchmark,
@@ -110,11 +109,6 @@ def num_prompt_characters(
     asked = splits[benchmark.recipe.scored_split][:limit]
     shown = splits[benchmark.recipe.fewshot_split][:num_fewshot]
     return sum(len(q.text) + sum(map(len, q.options)) for q in (*asked, *shown))
-
-
-def hash_of(value: object) -> str:
-    """Hash of a value's canonical JSON."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:32]
 
 
 def _included(file: Path) -> Iterator[Path]:

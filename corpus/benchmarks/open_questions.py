@@ -20,11 +20,12 @@ import pyarrow.parquet as pq
 import yaml
 
 from common.errors import ConfigError, DataError
+from common.files import hash_of
 from common.names import Name, RelativePath
 from common.paths import display
 from common.recipes import load_recipe, read_yaml, recipe_path
 from corpus.bad_rows import OnBadRow, refuse_bad_rows
-from corpus.benchmarks.lm_eval_tasks import hash_of, lm_eval_tasks
+from corpus.benchmarks.lm_eval_tasks import lm_eval_tasks
 from corpus.benchmarks.questions import REMEDY, Files, PublishedQuestions
 from corpus.formats.records import CANNOT_READ, EMPTY_LINE, Damaged, read_records
 from corpus.json_items import exact_loads

@@ -75,6 +75,11 @@ def read_samples(path: Path) -> Iterator[dict[str, Any]]:
                 raise DataError(f"{display(path)}, line {number}: {error}") from error
 
 
+def is_right(sample: Mapping[str, Any]) -> bool:
+    """True for a right answer, chosen or written."""
+    return bool(sample["right"]) if "right" in sample else sample["choice"] == sample["gold"]
+
+
 def join_answers(
     benchmark: Benchmark, answers: Mapping[str, Sequence[Mapping[str, Any]]], limit: int | None
 ) -> Iterator[dict[str, Any]]:

@@ -33,15 +33,18 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
 from common.files import (
-    canonical_json,
     complete_file,
     crc32_of_file,
+    hash_of,
     json_line,
     make_folder,
     publish_folder,
+    read_json_lines,
+    sha256_of_file,
     write_json,
 )
 from corpus.bad_rows import MOST_NAMED
@@ -108,9 +111,13 @@ class SetWork:
         template = self.tokenizer.get_chat_template(self.chat_template)
         return {
             "recipe": self.recipe.reading(),
-            "files": [[str(path.relative_to(self.folder)), _sha256(path)] for path in self.files],
+            "files": [
+                [str(path.relative_to(self.folder)), sha256_of_file(path)] for path in self.files
+            ],
             "code": [code_digest(folder) for folder in _CODE],
-            "encoding": _sha256(Path(__file__).parents[2] / "model/train/finetune/encoding.py"),
+            "encoding": sha256_of_file(
+                Path(__file__).parents[2] / "model/train/finetune/encoding.py"
+            ),
             "libraries": {name: metadata.version(name) for name in _LIBRARIES},
             "tokenizer": [digest.digest, hashlib.sha256(template.encode()).hexdigest()],
             "identity": asdict(self.identity) if self.recipe.identity is not None else None,
@@ -132,8 +139,6 @@ class ReadSet:
     """Rows that are damaged or not of the set's format, the first ones, with their places."""
     num_malformed: int
     """Number of all of these."""
-    seconds: float = 0.0
-    """Time that encoding took; 0 where it was done before."""
 
     @property
     def folder(self) -> Path:
@@ -146,7 +151,7 @@ def encoded_set(work: SetWork, cache: Path, report: Report = lambda what: None) 
 
     Raises ConfigError for a test split, DataError for files that cannot be read.
     """
-    digest = hashlib.sha256(canonical_json(work.material()).encode()).hexdigest()[:24]
+    digest = hash_of(work.material())[:24]
     folder = cache / f"{work.name}-{digest}"
     make_folder(cache)
     with _locked(folder.with_suffix(".lock"), lambda: report(f"waiting for {work.name}")):
@@ -347,16 +352,8 @@ def _locked(path: Path, wait: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def lines_of(file: Path, wanted: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Lines of a set's contamination.jsonl that belong to these rows, each with its row."""
-    rows = frozenset(wanted)
-    with file.open("rb") as stored:
-        for line in stored:
-            match = json.loads(line)
-            if (row := match.pop("row")) in rows:
-                yield row, match
+def lines_of(file: Path, wanted: npt.NDArray[np.bool_]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Lines of a set's contamination.jsonl whose rows are wanted [rows], each with its row."""
+    for match in read_json_lines(file):
+        if wanted[row := match.pop("row")]:
+            yield row, match

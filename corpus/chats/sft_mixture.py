@@ -38,7 +38,7 @@ class _Choice:
         wanted &= _named(one.styles, notes["style"], {*share.styles})
         self.other = int(np.count_nonzero(~wanted))
         contaminated = wanted & (notes["contaminated"] != 0)
-        self.wanted_rows = np.flatnonzero(wanted)
+        self.wanted = wanted.copy()
         self.contaminated = int(np.count_nonzero(contaminated))
         self.left_out: dict[str, int] = {}
         usable = wanted & ~contaminated if drop_contaminated else wanted
@@ -99,9 +99,7 @@ def build_mixture(
     with complete_file(output.with_name(MATCHES_FILE)) as file:
         for name, choice in choices.items():
             taken = {int(choice.rows[place]) for place in drawn[name]}
-            for row, match in lines_of(
-                sets[name].folder / MATCHES_FILE, choice.wanted_rows.tolist()
-            ):
+            for row, match in lines_of(sets[name].folder / MATCHES_FILE, choice.wanted):
                 file.write(json_line({**match, "drawn": row in taken}))
     for name in shares:
         aside = sets[name].folder / QUARANTINE_FILE
@@ -109,10 +107,7 @@ def build_mixture(
             copy = output.parent / "quarantine" / f"{name}.jsonl"
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(aside, copy)
-    return [
-        _table_row(sets[name], choice, drawn[name], contaminated=choice.contaminated)
-        for name, choice in choices.items()
-    ]
+    return [_table_row(sets[name], choice, drawn[name]) for name, choice in choices.items()]
 
 
 def _named(names: Any, numbers: npt.NDArray[np.uint8], wanted: set[str]) -> npt.NDArray[np.bool_]:
@@ -140,7 +135,7 @@ def _refuse(read: ReadSet) -> None:
     refuse_bad_rows(read.name, named + [""] * (read.num_malformed - len(named)), BAD_ROW_REMEDY)
 
 
-def _table_row(read: ReadSet, choice: _Choice, places: Any, *, contaminated: int) -> MixtureRow:
+def _table_row(read: ReadSet, choice: _Choice, places: Any) -> MixtureRow:
     taken = [choice.letters[place] for place in places]
     return MixtureRow(
         set=read.name,
@@ -153,5 +148,5 @@ def _table_row(read: ReadSet, choice: _Choice, places: Any, *, contaminated: int
         cut=int(sum(choice.cut[place] for place in places)),
         skipped=read.skipped,
         malformed=read.num_malformed,
-        contaminated=contaminated,
+        contaminated=choice.contaminated,
     )

@@ -58,6 +58,8 @@ class Upstream:
     """Property of `Pipeline` -> result."""
     data_sets: dict[tuple[str, ...], StageResult] = field(default_factory=dict)
     """Kind, name and location, without passwords -> result of its acquisition."""
+    models: dict[tuple[str, ...], StageResult] = field(default_factory=dict)
+    """Models of a path, whose weights were read and compared; a child does that anew."""
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> "Upstream":
@@ -66,6 +68,7 @@ class Upstream:
         return cls(
             stages={n: v for n, v in vars(pipeline).items() if isinstance(v, StageResult)},
             data_sets={place: result for place, result in made.items() if len(place) == 3},
+            models={place: result for place, result in made.items() if place[0] == "model"},
         )
 
     @classmethod
@@ -78,7 +81,7 @@ class Upstream:
 
     def pipeline(self, config: PipelineConfig, context: Context) -> Pipeline:
         """A pipeline of another configuration that goes on from here."""
-        found = Pipeline(config, context, _made=dict(self.data_sets))
+        found = Pipeline(config, context, _made=self.data_sets | self.models)
         vars(found).update(self.stages)
         return found
 

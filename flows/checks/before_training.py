@@ -17,7 +17,7 @@ from corpus.chats.recipes import load_set
 from corpus.sources.datasets import local_dataset
 from model.train.run.folder import MODEL_FOLDER
 from tasks.core.finetune import FinetuneConfig
-from tasks.core.given_model import check_given_model
+from tasks.core.given_model import check_given_model, has_chat_template
 from tasks.evaluate import check_task_file
 from tasks.evaluate.open_answers import check_runs_code
 
@@ -67,14 +67,6 @@ def model_folder(path: str) -> Path:
     """The Transformers folder behind a path to it, or to the folder of a stage."""
     folder = resolve(path)
     return folder / MODEL_FOLDER if (folder / MODEL_FOLDER).is_dir() else folder
-
-
-def has_chat_template(folder: Path) -> bool:
-    """True if a model's folder says how a conversation is written."""
-    if (folder / "chat_template.jinja").is_file():
-        return True
-    config = folder / "tokenizer_config.json"
-    return config.is_file() and read_json_object(config).get("chat_template") is not None
 
 
 def _lengths(config: "PipelineConfig") -> Iterator[SteelError]:
@@ -164,7 +156,7 @@ def _check_num_examples(config: "PipelineConfig", name: str, location: str) -> N
 def _benchmark_files_as_sets(config: "PipelineConfig") -> Iterator[SteelError]:
     """Training data that are files of a benchmark which is scored, or taken out of the corpora."""
     owners: dict[Path, str] = {}
-    for name, location in {**(config.decontaminate or {}), **config.benchmarks}.items():
+    for name, location in config.screened.items():
         for path, _ in local_dataset(location):
             owners.setdefault(path.resolve(), name)
     if not owners:

@@ -122,28 +122,26 @@ def benchmark_list_problems(config: "PipelineConfig") -> Iterator[SteelError]:
             f"take out all, write `decontaminate: {{{lines}}}`; for none, `decontaminate: {{}}`. "
             "Whoever changes it later cleans, packs and pretrains again"
         )
-    removed = config.decontaminate or {}
     if config.decontaminate is not None:
-        named = config.clean.contamination.benchmarks
-        yield from _unknown("clean.contamination.benchmarks", named, removed, "decontaminate")
+        named, known = config.clean.contamination.benchmarks, config.decontaminate
+        yield from _unknown("clean.contamination.benchmarks", named, known, "decontaminate")
     yield from _unknown(
         "contamination.corpora", config.contamination.corpora, config.corpora, "corpora"
     )
-    screened = {**removed, **config.benchmarks}
     stages: dict[str, FinetuneConfig | None] = {"sft": config.sft, "dpo": config.dpo}
     for key, stage in stages.items():
         if stage is not None:
             named = stage.contamination.benchmarks
-            yield from _unknown(f"{key}.contamination.benchmarks", named, screened, "benchmarks")
+            yield from _unknown(
+                f"{key}.contamination.benchmarks", named, config.screened, "benchmarks"
+            )
 
 
 def cautions(config: "PipelineConfig") -> list[str]:
     """Settings that are allowed, and may be regretted after a month."""
     if not config.pretrains or config.decontaminate is None:
         return []
-    off = config.clean.contamination.action == "off"
-    removed = {} if off else config.decontaminate
-    kept = [name for name in config.benchmarks if name not in removed]
+    kept = [name for name in config.benchmarks if name not in config.removed]
     if not kept:
         return []
     return [

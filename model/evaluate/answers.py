@@ -16,13 +16,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from common.files import PARTIAL, canonical_json, json_line, sync
+from common.errors import DataError
+from common.files import PARTIAL, hash_of, json_line, sync
+from common.paths import display
+from model.evaluate.job import SubjectJob
 
 
 def answers_file(cache: Path, about: Mapping[str, Any]) -> Path:
     """Place of the answers that `about`, JSON values, decides about."""
-    digest = hashlib.sha256(canonical_json(about).encode()).hexdigest()[:32]
-    return cache / "answers" / f"{digest}.jsonl"
+    return cache / "answers" / f"{hash_of(about)}.jsonl"
 
 
 def write_answers(
@@ -49,3 +51,14 @@ def read_answers(path: Path) -> list[dict[str, Any]] | None:
         return [json.loads(line) for line in body.splitlines()]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def needed_answers(job: SubjectJob) -> list[dict[str, Any]]:
+    """The answers to a subject. Raises DataError where they are gone or damaged."""
+    answers = read_answers(Path(job.answers))
+    if answers is None:
+        raise DataError(
+            f"{display(Path(job.answers))}, the answers to {job.benchmark} {job.subject}, is gone "
+            "or damaged: run again, which makes it anew"
+        )
+    return answers

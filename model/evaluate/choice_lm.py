@@ -149,8 +149,10 @@ class ChoiceLM(HFLM):
         Raises DataError for a text that is longer than the model's context.
         """
         requests: list[Request] = []
+        prompts = dict.fromkeys(prompt for prompt, _ in pairs)
+        begins = {p: self.encode_prompt(p) or [self.prefix_token_id] for p in prompts}
         for prompt, text in pairs:
-            begin = self.encode_prompt(prompt) or [self.prefix_token_id]
+            begin = begins[prompt]
             following = self._encoder.encode_text(text, add_special_tokens=False)
             if not 0 < len(following) <= self.max_length:
                 raise DataError(

@@ -77,6 +77,7 @@ class Generator:
             raise DataError(
                 f"the tokenizer {tokenizer.name_or_path} has no token that could end an answer"
             )
+        self.head = network.get_output_embeddings() if plain_head(network) is not None else None
         self.decided_alone = 0
         """Tokens so far that a row's own forward pass has decided."""
         self.on_batch: Callable[[int], None] = lambda prompts: None
@@ -119,7 +120,7 @@ class Generator:
         mask = torch.tensor(
             [[0] * pad + [1] * (width - pad) for pad in pads], dtype=torch.long, device=device
         )
-        choice = StableChoice(self.network, pads, width, self.ends)
+        choice = StableChoice(self.network, self.head, pads, width, self.ends)
         criteria = StoppingCriteriaList()
         if stops:
             criteria.append(_StopTexts(self.tokenizer, stops, width))
@@ -158,16 +159,18 @@ class StableChoice(LogitsProcessor):
 
     Args:
         network: the model that generates.
+        head: what alone turns its body's output into logits; None where nothing does.
         pads: number of padding tokens before each row.
         width: tokens of a padded prompt.
         ends: ids that end an answer; a row that has one is finished.
     """
 
-    def __init__(self, network: Any, pads: Sequence[int], width: int, ends: Sequence[int]) -> None:
-        self.network, self.pads, self.width = network, pads, width
+    def __init__(
+        self, network: Any, head: Any, pads: Sequence[int], width: int, ends: Sequence[int]
+    ) -> None:
+        self.network, self.head, self.pads, self.width = network, head, pads, width
         self.ends = torch.tensor(ends, device=network.device)
         self.rounding = ROUNDING.get(network.dtype, ROUNDING[torch.bfloat16])
-        self.head = network.get_output_embeddings() if plain_head(network) is not None else None
         self.decided_alone = 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
 from common.errors import DataError
+from common.files import read_json_lines
 from model.evaluate.choice_lm import ChoiceLM
 from model.evaluate.generation import Generated, Generator
 from model.evaluate.job import EvaluateJob, SubjectJob
@@ -29,8 +30,7 @@ def by_generation(job: EvaluateJob, subject: SubjectJob, lm: ChoiceLM) -> list[d
     go first, the first ones; then the answer has what room there is.
     """
     generator = _generator(job, lm)
-    with Path(subject.prompts).open(encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
+    rows = list(read_json_lines(Path(subject.prompts)))
     prompts, limits, cut = [], [], []
     for row in rows:
         for left_out in count():

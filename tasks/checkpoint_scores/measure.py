@@ -16,15 +16,13 @@ from typing import Any
 
 from common.child import Child, python
 from common.disk import require_free_space, total_bytes
-from common.errors import DataError
 from common.files import remove_folder, write_json
-from common.paths import display
 from common.reading.files import read_json_object
 from corpus.benchmarks.proxies import cloze_proxies, letter_proxies
 from corpus.benchmarks.questions import LETTERS
 from model.digest import model_digest
 from model.entry.launch import ENVIRONMENT
-from model.evaluate.answers import read_answers
+from model.evaluate.answers import needed_answers
 from model.evaluate.job import CheckpointJob, EvaluateJob, SubjectJob
 from model.train.checkpoint.export import ExportJob
 from model.train.run.folder import METRICS_FILE
@@ -130,24 +128,14 @@ def _figures(questions: Questions, jobs: list[SubjectJob]) -> dict[str, Any]:
         own = [job for job in jobs if job.benchmark == benchmark.name]
         letters, targets = [], []
         for job in (job for job in own if job.mode == "likelihood"):
-            letters += _answers(job)
+            letters += needed_answers(job)
             asked = benchmark.subjects[job.subject][scored][: questions.config.limit]
             targets += [LETTERS.index(question.answer) for question in asked]
-        cloze = [line for job in own if job.mode == "cloze" for line in _answers(job)]
+        cloze = [line for job in own if job.mode == "cloze" for line in needed_answers(job)]
         found[benchmark.name] = {"letters": letter_proxies(letters, targets)}
         if cloze:
             found[benchmark.name]["cloze"] = cloze_proxies(cloze)
     return found
-
-
-def _answers(job: SubjectJob) -> list[dict[str, Any]]:
-    answers = read_answers(Path(job.answers))
-    if answers is None:
-        raise DataError(
-            f"{display(Path(job.answers))}, the answers to {job.benchmark} {job.subject}, is gone "
-            "or damaged: run again, which makes it anew"
-        )
-    return answers
 
 
 def _bits_per_byte(results: Path, texts: Mapping[str, str]) -> dict[str, Any]:

@@ -47,6 +47,14 @@ def check_given_model(path: str) -> None:
     _check_files(folder)
 
 
+def has_chat_template(folder: Path) -> bool:
+    """True if a model's folder says how a conversation is written."""
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    config = folder / "tokenizer_config.json"
+    return config.is_file() and read_json_object(config).get("chat_template") is not None
+
+
 def given_model(path: str) -> StageResult:
     """The model at a path, whose weights are read and, where a manifest lists them, compared.
 

@@ -20,7 +20,6 @@ from common.config import NOT_IN_KEY, StageConfig, errors_of
 from common.errors import ConfigError, DataError, SteelError
 from common.files import write_json, write_text
 from common.names import NamesOf
-from common.paths import display
 from common.ranges import Ge, Limit, MinLen, PositiveInt, Processes
 from common.recipes import load_recipe, recipe_path
 from corpus.bad_rows import OnBadRow, refuse_bad_rows
@@ -53,10 +52,11 @@ from corpus.benchmarks.scoring import (
 )
 from corpus.decontaminate.questions import OTHER_SPLITS
 from model.digest import model_digest
-from model.evaluate.answers import read_answers
+from model.evaluate.answers import needed_answers, read_answers
 from model.evaluate.job import AnswerForm, EvaluateJob, Mode, Precision, resolved_dtype
 from model.train.distributed.gpus import num_gpus
 from model.train.run.folder import METRICS_FILE
+from tasks.core.given_model import has_chat_template
 from tasks.core.stage import StageResult, StageRun, stage
 from tasks.core.torchrun import torchrun
 from tasks.evaluate.open_answers import check_open, open_jobs, read_all_open, scored_open
@@ -208,7 +208,7 @@ def evaluate(
     folder = model.model_folder
     if not (folder / "config.json").is_file():
         raise DataError(f"{folder} is not a model in Transformers' format: config.json is missing")
-    if chat and not _has_chat_template(folder):
+    if chat and not has_chat_template(folder):
         raise ConfigError(f"{folder} has no chat template: set `evaluate.chat: false`")
     _check_tokenizer(folder)
     opened = read_all_open(config, benchmarks)
@@ -320,15 +320,6 @@ def _check_tokenizer(folder: Path) -> None:
     check_model_folder(folder)
 
 
-def _has_chat_template(folder: Path) -> bool:
-    if (folder / "chat_template.jinja").is_file():
-        return True
-    config = folder / "tokenizer_config.json"
-    if not config.is_file():
-        return False
-    return json.loads(config.read_text(encoding="utf-8")).get("chat_template") is not None
-
-
 def _in_words(
     run: StageRun, config: EvaluateConfig, digest: str, *, chat: bool
 ) -> GenerationSettings:
@@ -354,11 +345,5 @@ def _answers(job: EvaluateJob, benchmark: str, mode: Mode) -> dict[str, list[dic
     found = {}
     for subject in job.subjects:
         if (subject.benchmark, subject.mode) == (benchmark, mode):
-            answers = read_answers(Path(subject.answers))
-            if answers is None:
-                raise DataError(
-                    f"{display(Path(subject.answers))}, the answers to {benchmark} "
-                    f"{subject.subject}, is gone or damaged: run again, which makes it anew"
-                )
-            found[subject.subject] = answers
+            found[subject.subject] = needed_answers(subject)
     return found

@@ -22,7 +22,7 @@ from corpus.bad_rows import OnBadRow
 from corpus.benchmarks.generative import GENERATIVE_MODES
 from corpus.benchmarks.open_questions import is_open
 from corpus.benchmarks.questions import BenchmarkRecipe, read_benchmark
-from corpus.benchmarks.scoring import read_samples
+from corpus.benchmarks.scoring import is_right, read_samples
 from corpus.decontaminate import ContaminationConfig, Index, cached_index
 from corpus.decontaminate.search import places_of
 from tasks.core.stage import StageResult, StageRun, stage
@@ -32,7 +32,6 @@ from tasks.evaluate.subsets import (
     Question,
     Status,
     difference,
-    is_right,
     shown_row,
     subset_scores,
 )

@@ -51,14 +51,14 @@ class Settings(Protocol):
     def limit(self) -> int | None: ...
 
 
-def check_open(config: Settings, name: str, files: Files, scored: bool) -> None:
-    """Raise for bad rows, a missing task, or programs that may not or cannot be run."""
+def check_open(config: Settings, name: str, files: Files, scored: bool) -> OpenBenchmark:
+    """Read it. Raises for bad rows, a missing task, or programs that may not or cannot be run."""
     if scored:
         check_runs_code(config, name)
         check_open_task(name)
         if open_recipe(name).runs_code:
             check_sandbox()
-    read_open(name, files, on_bad_row=config.on_bad_row)
+    return read_open(name, files, on_bad_row=config.on_bad_row)
 
 
 def check_runs_code(config: Settings, name: str) -> None:
@@ -76,12 +76,11 @@ def read_all_open(config: Settings, benchmarks: Mapping[str, StageResult]) -> li
 
     Raises ConfigError for one that runs programs where that is not allowed, or cannot be.
     """
-    found = []
-    for name, result in benchmarks.items():
-        if is_open(name):
-            check_open(config, name, result.folder / name, scored=True)
-            found.append(read_open(name, result.folder / name, on_bad_row=config.on_bad_row))
-    return found
+    return [
+        check_open(config, name, result.folder / name, scored=True)
+        for name, result in benchmarks.items()
+        if is_open(name)
+    ]
 
 
 def open_jobs(

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-from corpus.benchmarks.scoring import wilson_interval
+from corpus.benchmarks.scoring import is_right, wilson_interval
 
 Status = Literal["clean", "contaminated", "not_checkable"]
 """contaminated: a text that the model was trained on contains the question; not_checkable: too
@@ -20,11 +20,6 @@ ADJUSTED_FILE = "adjusted.json"
 
 Question = tuple[str, int]
 """Subject, and place among the sound rows of the scored split."""
-
-
-def is_right(sample: Mapping[str, Any]) -> bool:
-    """True for a right answer, chosen or written."""
-    return bool(sample["right"]) if "right" in sample else sample["choice"] == sample["gold"]
 
 
 def subset_scores(

@@ -9,7 +9,7 @@ import numpy as np
 from common.errors import DataError
 from common.paths import display
 from common.reading.files import read_json_object
-from corpus.benchmarks.scoring import read_samples
+from corpus.benchmarks.scoring import is_right, read_samples
 from tasks.core.manifest import StageResult
 from tasks.mixture_comparison.paired import Right
 
@@ -94,7 +94,7 @@ def _right(
     if benchmark not in results or not path.is_file():
         raise DataError(f"{display(evaluation.folder)} has no answers to {benchmark}")
     answers = {
-        (str(sample["subject"]), int(sample["index"])): sample["choice"] == sample["gold"]
+        (str(sample["subject"]), int(sample["index"])): is_right(sample)
         for sample in read_samples(path)
     }
     if sum(answers.values()) != results[benchmark]["num_right"]:

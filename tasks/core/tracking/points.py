@@ -43,12 +43,15 @@ class PointsOfModel:
         if run_id is None:
             self.incomplete = True
             return
+        there: dict[str, set[int]] = {}
         for point in points:
             name, value = point.mark
-            there = {metric.step for metric in client.get_metric_history(run_id, name)}
-            if point.at in there:
+            if name not in there:
+                there[name] = {metric.step for metric in client.get_metric_history(run_id, name)}
+            if point.at in there[name]:
                 continue
             now = int(time.time() * 1000)
             values = {**point.values, name: value}
             metrics = [Metric(k, v, now, point.at) for k, v in values.items()]
             client.log_batch(run_id, metrics=metrics)
+            there[name].add(point.at)

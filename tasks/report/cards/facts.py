@@ -15,8 +15,8 @@ from tasks.report.results import read_results
 from tasks.report.trace.lineage import input_keys_of, stage_folders
 
 TRAININGS = ("pretrain", "sft", "dpo")
-KINDS = {"corpora": "corpora", "sft": "sft", "preferences": "preferences"}
-"""Kind of data sets that `acquire` brings in -> folder of their recipes."""
+KINDS = ("corpora", "sft", "preferences")
+"""Kinds of data sets that a model is trained on; folders of their recipes."""
 
 
 @dataclass(frozen=True, kw_only=True)

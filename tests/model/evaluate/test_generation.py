@@ -12,6 +12,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from common.errors import DataError
 from model import SteelConfig, SteelForCausalLM
 from model.evaluate.generation import ROUNDING, Generator, StableChoice
+from model.train.loss import plain_head
 from tests.tiny_chat import byte_tokenizer
 
 ROUTINGS = ("token", "sequence", "reference_norm", "dense")
@@ -112,7 +113,7 @@ def test_close_choices_are_made_by_the_row_alone() -> None:
     other = int(scores.argsort()[0, -2])
     noisy = scores.clone()
     noisy[0, other] = noisy[0, best] * (1 + ROUNDING[torch.float32] / 2)  # wrong, but close
-    choice = StableChoice(network, [2], ids.shape[1], [258])
+    choice = StableChoice(network, plain_head(network), [2], ids.shape[1], [258])
     assert int(choice(ids, noisy).argmax()) == best
     assert choice.decided_alone == 1
     clear = scores.clone()
