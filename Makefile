@@ -28,10 +28,10 @@ demo: install ## sample corpus to evaluated chat model, every stage, in about te
 	$(BIN)/steel run $(CONFIG) --store $(STORE)
 
 up: install ## start Prefect, MLflow and a worker on loopback, register the deployments
-	$(BIN)/python -m flows.services up --store $(STORE)
+	$(BIN)/python -m flows.services.local up --store $(STORE)
 
 down: install ## stop what `make up` has started
-	$(BIN)/python -m flows.services down
+	$(BIN)/python -m flows.services.local down
 
 test: install ## run the quick tests
 	$(BIN)/python -m pytest

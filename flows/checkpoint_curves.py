@@ -16,7 +16,7 @@ from common.files import PARTIAL
 from common.paths import display, resolve
 from flows.config import PipelineConfig
 from flows.graph import Pipeline
-from flows.session import Session, session
+from flows.runs.session import Session, session
 from model.train.run.folder import JOB_FILE
 from tasks.checkpoint_scores.curves import points, rows_of
 from tasks.checkpoint_scores.questions import Questions, read_questions

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     install()
     learn(*given)
     result = _status(given)
-    prefect_run = sys.modules.get("flows.prefect_run")
+    prefect_run = sys.modules.get("flows.runs.prefect_run")
     if prefect_run is not None and argv is None:
         prefect_run.bound_the_end(result)
     return result

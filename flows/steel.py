@@ -14,8 +14,8 @@ from pydantic import Field
 from common.paths import MAX_PATH
 from common.ranges import MOST, MOST_FLOAT
 from flows.graph import Target
-from flows.prefect_run import remembered
-from flows.session import given, session
+from flows.runs.prefect_run import remembered
+from flows.runs.session import given, session
 
 MAX_OVERRIDE = 100_000
 """Characters of one change to the configuration."""

@@ -16,7 +16,7 @@ from common.redaction import hidden_in_errors, redacted
 from flows.config import PipelineConfig
 from flows.graph import Pipeline
 from flows.preflight import preflight
-from flows.session import given, tracked
+from flows.runs.session import given, tracked
 from tasks.clean import CleanConfig
 from tasks.core.artifacts import run_logger, shorten_user_errors
 from tasks.core.stage import StageResult, plain

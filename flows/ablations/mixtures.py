@@ -24,7 +24,7 @@ from flows.ablations.parallel import gpu_shares, run_all, share_size
 from flows.config import PipelineConfig
 from flows.graph import Pipeline
 from flows.preflight import preflight
-from flows.session import given, tracked
+from flows.runs.session import given, tracked
 from tasks.core.artifacts import flow_run_id, run_logger, shorten_user_errors
 from tasks.core.plan import Plan, no_tracker
 from tasks.core.stage import Context, NotMadeError, StageResult, plain

@@ -12,7 +12,7 @@ import torch
 from common.config import validate
 from common.errors import ConfigError, SteelError
 from common.paths import resolve
-from flows.session import session, tracked
+from flows.runs.session import session, tracked
 from model.train.throughput import variants
 from model.train.throughput.variants import Variant
 from tasks.core.artifacts import publish_artifact, run_logger, shorten_user_errors

@@ -80,10 +80,10 @@ def _run(arguments: argparse.Namespace) -> int:
     stages = choices("--stages", arguments.stages, [*TARGETS]) if arguments.stages else None
     # Here, before a server is started; the flow itself checks for those who start it elsewhere.
     preflight_ahead(arguments.config, overrides_of(arguments), resolve(arguments.store))
-    from flows.prefect_run import ask_for_server, run_flow
+    from flows.runs.prefect_run import ask_for_server, run_flow
 
     ask_for_server()
-    from flows.session import shown
+    from flows.runs.session import shown
     from flows.steel import pipeline
 
     summary = run_flow(
@@ -106,10 +106,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     model = str(resolve(arguments.model))
     check_given_model(model)  # before a server is started
-    from flows.prefect_run import ask_for_server, run_flow
+    from flows.runs.prefect_run import ask_for_server, run_flow
 
     ask_for_server()
-    from flows.session import shown
+    from flows.runs.session import shown
     from flows.steel import evaluate
 
     summary = run_flow(

@@ -179,10 +179,10 @@ def _evaluate_checkpoints(arguments: argparse.Namespace) -> int:
     if arguments.run_folder:
         PretrainingRun.find(resolve(arguments.store), arguments.run_folder)
     preflight_ahead(arguments.config, arguments.overrides, resolve(arguments.store))
-    from flows.prefect_run import ask_for_server, run_flow
+    from flows.runs.prefect_run import ask_for_server, run_flow
 
     ask_for_server()
-    from flows.session import shown
+    from flows.runs.session import shown
     from flows.steel import evaluate_checkpoints
 
     summary = run_flow(

@@ -17,8 +17,8 @@ from prefect.runtime import flow_run
 
 from common.errors import StageError, SteelError
 from common.redaction import install
-from flows.prefect_run import bound_the_end, remembered, run_flow
-from flows.session import tracked
+from flows.runs.prefect_run import bound_the_end, remembered, run_flow
+from flows.runs.session import tracked
 from tasks.core.artifacts import ProgressReporter, run_logger
 
 

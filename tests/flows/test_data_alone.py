@@ -8,7 +8,7 @@ import yaml
 from common.errors import ConfigError
 from flows.config import PipelineConfig
 from flows.preflight import bytes_needed, preflight
-from flows.session import Session
+from flows.runs.session import Session
 
 
 @pytest.fixture

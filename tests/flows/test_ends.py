@@ -86,7 +86,7 @@ class Run:
     @property
     def watchdog(self) -> int:
         """Process number of its watchdog."""
-        (pid,) = (p for p in children(self.process.pid) if "flows.watchdog" in command(p))
+        (pid,) = (p for p in children(self.process.pid) if "flows.runs.watchdog" in command(p))
         return pid
 
     @property

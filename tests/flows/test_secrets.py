@@ -20,7 +20,7 @@ from corpus.sample_data import SampleDataConfig, write_dataset
 from flows.cli import parser
 from flows.commands.find_model import FoundModel
 from flows.environment import answers
-from flows.watchdog import LOG
+from flows.runs.watchdog import LOG
 from model.entry.chat import Answer, Conversation
 from tests.corpus.sources.fake_web import Web, serving
 from tests.loopback import Answering, answering

@@ -184,7 +184,7 @@ def _prefect(environment: dict[str, str], *arguments: str) -> None:
 
 
 def main() -> int:
-    """`python -m flows.services up|down [--store DIR]`."""
+    """`python -m flows.services.local up|down [--store DIR]`."""
     install()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=["up", "down"])

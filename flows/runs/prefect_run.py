@@ -26,8 +26,8 @@ from typing import Any, ParamSpec, TypeVar
 from common.errors import ConfigError, StageError
 from common.redaction import redact
 from flows.environment import PREFECT_API, PREFECT_PORT, answers, listening
-from flows.server_watch import ServerWatch
-from flows.watchdog import NOTES, Watch, write_note
+from flows.runs.server_watch import ServerWatch
+from flows.runs.watchdog import NOTES, Watch, write_note
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -21,8 +21,8 @@ from common.redaction import hidden_in_errors, install, learn, redact, redacted
 from flows.checks.contradictions import cautions
 from flows.config import PipelineConfig
 from flows.graph import TARGETS, Pipeline, Target
-from flows.prefect_run import watchdog, watched
 from flows.preflight import preflight_once
+from flows.runs.prefect_run import watchdog, watched
 from tasks.core.artifacts import publish_artifact, run_logger, shorten_user_errors
 from tasks.core.stage import Context, StageResult, plain
 from tasks.core.tracking import Tracker, default_uri

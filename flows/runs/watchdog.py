@@ -9,8 +9,8 @@ Nothing can be done by a process that gets SIGKILL, and a death signal of the ke
 can stop children but record nothing. The end of a pipe reaches the watchdog on every system,
 whatever ended the other side. docs/adr/0033
 
-    python -m flows.watchdog               lines of JSON from standard input: what to watch
-    python -m flows.watchdog serve PORT    the temporary server
+    python -m flows.runs.watchdog               lines of JSON from standard input: what to watch
+    python -m flows.runs.watchdog serve PORT    the temporary server
 
 Its own notes (.steel/runs/<flow run>.json) tell the next watchdog what one that was killed with its
 run, or a power cut, has left.
@@ -78,7 +78,7 @@ class Server:
         }
         with LOG.open("ab") as output:
             self.child = Child(
-                python("flows.watchdog", "serve", self.port),
+                python("flows.runs.watchdog", "serve", self.port),
                 None,
                 env=environment,
                 grace=STOP_SECONDS,
@@ -277,7 +277,7 @@ def serve(port: int) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """`python -m flows.watchdog [serve PORT]`."""
+    """`python -m flows.runs.watchdog [serve PORT]`."""
     install()
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
@@ -297,7 +297,7 @@ class Watch:
         LOG.parent.mkdir(parents=True, exist_ok=True)
         with LOG.open("ab") as errors:
             self.child = Child(
-                python("flows.watchdog"),
+                python("flows.runs.watchdog"),
                 None,
                 grace=0,
                 stdin=subprocess.PIPE,

@@ -1,0 +1,1 @@
+"""Servers of one machine: Prefect, MLflow and a worker."""
