@@ -17,6 +17,10 @@ ORPHAN_SECONDS = 180.0
 """Time that a process whose parent has died has to save and end before it is killed."""
 
 
+NICENESS = 19
+"""The lowest priority there is: whatever training needs of the processor comes first."""
+
+
 def die_with_parent(number: int = signal.SIGTERM) -> None:
     """Let this process be signalled when its parent dies, and killed if it does not end then.
 

@@ -8,7 +8,7 @@ whatever it spells. The first control token that the model gives ends its answer
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -183,7 +183,7 @@ class Conversation:
         self.asked += 1
         if answer.text or answer.finish != "stopped":
             self.exchanges.append((message, answer.text))
-        return Answer(**{**vars(answer), "left_out": left_out})
+        return replace(answer, left_out=left_out)
 
     def _fitting(self, message: str) -> tuple[list[int], int]:
         """The prompt with as many of the newest exchanges as leave room for an answer, and the

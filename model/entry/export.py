@@ -13,12 +13,9 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from common.child import run_job
-from common.processes import die_with_parent
+from common.processes import NICENESS, die_with_parent
 from model.export.folder import export_model
 from model.train.checkpoint.export import ExportJob
-
-NICENESS = 19
-"""The lowest priority there is: whatever training needs of the processor comes first."""
 
 
 def run(job: ExportJob) -> None:

@@ -17,10 +17,9 @@ import torch
 
 from common.child import run_job
 from common.files import read_json_lines, write_json
-from common.processes import die_with_parent
+from common.processes import NICENESS, die_with_parent
 from model.entry import evaluate
 from model.entry.bits_per_byte import BATCH_LOGITS, TextLM, bits_per_byte
-from model.entry.export import NICENESS
 from model.evaluate.job import CheckpointJob
 from model.train.distributed.context import distributed_context
 

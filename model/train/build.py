@@ -138,6 +138,22 @@ def build(
     return trainer
 
 
+def recording_callbacks(
+    folder: Path, lease: Lease, ranks: DistributedContext, watchdog: Watchdog | None
+) -> dict[str, Callback]:
+    """The callbacks of any training that only record: by rank 0, in files of `folder`."""
+    callbacks: dict[str, Callback] = {} if watchdog is None else {"watchdog": watchdog}
+    if ranks.is_main:
+        callbacks |= {
+            "metrics_file": MetricsFile(folder / METRICS_FILE, lease),
+            "health_log": HealthLog(folder / HEALTH_FILE, lease),
+            "sessions": SessionLog(folder / SESSIONS_FILE, lease),
+            "console": ConsoleLog(),
+        }
+    add_energy(callbacks, ranks.device)
+    return callbacks
+
+
 def build_callbacks(
     settings: PretrainSettings,
     lease: Lease,
@@ -151,15 +167,7 @@ def build_callbacks(
     A callback of every rank must do the same on all of them where it calls a collective.
     """
     run = lease.run
-    callbacks: dict[str, Callback] = {} if watchdog is None else {"watchdog": watchdog}
-    if ranks.is_main:
-        callbacks |= {
-            "metrics_file": MetricsFile(run / METRICS_FILE, lease),
-            "health_log": HealthLog(run / HEALTH_FILE, lease),
-            "sessions": SessionLog(run / SESSIONS_FILE, lease),
-            "console": ConsoleLog(),
-        }
-    add_energy(callbacks, ranks.device)
+    callbacks = recording_callbacks(run, lease, ranks, watchdog)
     callbacks |= {
         "speed": SpeedMonitor(
             tokens_per_step=settings.global_batch_size * settings.sequence_length,

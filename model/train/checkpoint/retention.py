@@ -65,12 +65,17 @@ def permanent_steps(entries: Iterable[CheckpointInfo], settings: CheckpointSetti
     listed = list(entries)
     every = settings.keep_every
     periodic = {e.step for e in listed if e.regular and every and e.step % every == 0}
+    return periodic | set(best_steps(listed, settings.keep_best))
+
+
+def best_steps(entries: Iterable[CheckpointInfo], number: int) -> list[int]:
+    """Steps of at most so many checkpoints, the ones of the lowest validation losses first."""
     measured = [
         (entry.validation_loss, entry.step)
-        for entry in listed
+        for entry in entries
         if entry.validation_loss is not None and math.isfinite(entry.validation_loss)
     ]
-    return periodic | {step for _, step in sorted(measured)[: settings.keep_best]}
+    return [step for _, step in sorted(measured)[:number]]
 
 
 def kept_steps(entries: Iterable[CheckpointInfo], settings: CheckpointSettings) -> set[int]:

@@ -25,14 +25,9 @@ from model.config import SteelConfig
 from model.tokenizer.conversation import conversation_encoder, protect_chat_template
 from model.tokenizer.folder import check_model_folder, load_folder_tokenizer
 from model.train.architectures.probe import check_architecture
-from model.train.build import measure_peak_flops
+from model.train.build import measure_peak_flops, recording_callbacks
 from model.train.build_model import build_model, check_memory, parallelize
-from model.train.callbacks.callback import Callback
-from model.train.callbacks.console import ConsoleLog
-from model.train.callbacks.energy import add_energy
-from model.train.callbacks.health_log import HealthLog
-from model.train.callbacks.metrics_file import MetricsFile
-from model.train.callbacks.sessions import SessionLog
+from model.train.callbacks.causal_validation import leaks
 from model.train.callbacks.speed import SpeedMonitor, flops_per_token
 from model.train.callbacks.watchdog import Watchdog
 from model.train.checkpoint.export import model_files
@@ -51,7 +46,7 @@ from model.train.health import Health
 from model.train.loss import ModelWithLoss
 from model.train.model_settings import check_folder, folder_config
 from model.train.optim.optimizer import build_optimizer
-from model.train.run.folder import HEALTH_FILE, METRICS_FILE, PREPARED_FILE, SESSIONS_FILE
+from model.train.run.folder import PREPARED_FILE
 from model.train.run.handler import FixedLength
 from model.train.run.lease import Lease
 from model.train.run.length import TrainingLength
@@ -199,7 +194,6 @@ def build(
     check_memory(num_parameters, loop, ranks)
     model_with_loss = ModelWithLoss(language_model)
     parallelize(model_with_loss, language_model, weights, loop, ranks)
-    leaks = isinstance(language_model.config, SteelConfig) and language_model.config.leaks
     in_a_row = 1 if attention.masked else settings.micro_batch_size
     data = FinetuneData(
         samples=method.samples,
@@ -212,14 +206,14 @@ def build(
             micro_batch_size=settings.micro_batch_size,
             row_tokens=in_a_row * settings.max_length * method.documents_of_sample,
             padding_id=int(tokenizer.pad_token_id or 0),
-            separate_padding=leaks,
+            separate_padding=leaks(model_with_loss),
         ),
         rank=ranks.rank,
         world_size=ranks.world_size,
         num_batches=total_steps,
         device=ranks.device,
     )
-    callbacks = _callbacks(output, lease, ranks, watchdog)
+    callbacks = recording_callbacks(output, lease, ranks, watchdog)
     callbacks["speed"] = _Speed(
         tokens_per_step=0,
         flops_per_token=flops,
@@ -289,21 +283,6 @@ def set_generation(
     assert model.generation_config is not None
     model.generation_config.eos_token_id = sorted(ends, reverse=True)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-
-
-def _callbacks(
-    output: Path, lease: Lease, ranks: DistributedContext, watchdog: Watchdog | None
-) -> dict[str, Callback]:
-    callbacks: dict[str, Callback] = {} if watchdog is None else {"watchdog": watchdog}
-    if ranks.is_main:
-        callbacks |= {
-            "metrics_file": MetricsFile(output / METRICS_FILE, lease),
-            "health_log": HealthLog(output / HEALTH_FILE, lease),
-            "sessions": SessionLog(output / SESSIONS_FILE, lease),
-            "console": ConsoleLog(),
-        }
-    add_energy(callbacks, ranks.device)
-    return callbacks
 
 
 class _Speed(SpeedMonitor):

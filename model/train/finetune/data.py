@@ -9,7 +9,7 @@ N = samples that are trained on, G = samples in a step, W = ranks.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -152,10 +152,10 @@ class FinetuneData:
             self.close()
             raise
 
-    def micro_batches(self, numbers: Ints) -> list[MicroBatch]:
-        """This rank's micro-batches of samples; equally many on each rank."""
-        divided = self.layout.divide(self.samples.lengths[numbers], self.world_size)
-        return [self._batch(numbers[part[self.rank]].tolist()) for part in divided]
+    def micro_batches(self, numbers: Ints) -> Iterator[MicroBatch]:
+        """This rank's micro-batches of samples, made one by one; equally many on each rank."""
+        for part in self.layout.divide(self.samples.lengths[numbers], self.world_size):
+            yield self._batch(numbers[part[self.rank]].tolist())
 
     def num_tokens(self, batch: int) -> int:
         """Targets of a step, per rank: dividing by them makes a mean of a sum over all."""
@@ -224,7 +224,7 @@ class FinetuneData:
     def _make(self, batch: int) -> list[MicroBatch]:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-        return self.micro_batches(self.of_step(batch))
+        return list(self.micro_batches(self.of_step(batch)))
 
     def _batch(self, numbers: Sequence[int]) -> MicroBatch:
         rows = self.layout.batch([d for number in numbers for d in self.documents(number)])

@@ -9,9 +9,6 @@ from transformers import PreTrainedTokenizerBase
 
 from model.tokenizer.conversation import Messages, Rendered, conversation_encoder
 
-IGNORED = -100
-"""Label of a position without a target (torch.nn.CrossEntropyLoss)."""
-
 NO_ANSWER = "empty answer"
 NO_ROOM = "prompt fills max_length"
 ANSWER_TOO_LONG = "first answer ends beyond max_length"

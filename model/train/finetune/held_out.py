@@ -6,7 +6,7 @@ therefore never trains on what it is validated with, and losses of two mixtures 
 they share a set.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,7 +65,7 @@ class HeldOutValidation(Validation):
     """
 
     def __init__(
-        self, interval: int, batches: Callable[[], Sequence[MicroBatch]], sources: Sequence[str]
+        self, interval: int, batches: Callable[[], Iterable[MicroBatch]], sources: Sequence[str]
     ) -> None:
         super().__init__(interval)
         self.batches, self.sources = batches, sources
@@ -90,7 +90,7 @@ class HeldOutValidation(Validation):
 @torch.no_grad()
 def validate(
     train_step: TrainStep,
-    batches: Sequence[MicroBatch],
+    batches: Iterable[MicroBatch],
     *,
     sources: Sequence[str],
     beat: Callable[[], Any] = lambda: None,

@@ -4,7 +4,7 @@ import fcntl
 import json
 import logging
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,15 @@ def prepared_arrays(
 def add_to_prepared(counts: Path, **values: Any) -> None:
     """Add what is known later, such as rows and steps, to prepared.json."""
     write_json(counts, {**json.loads(counts.read_text(encoding="utf-8")), **values})
+
+
+def reasons_by_set(sets: Mapping[str, Any]) -> str:
+    """Say for each set of prepared.json how many of its samples are left out, and why."""
+    return "; ".join(
+        f"{name}: {count} of {of_set['drawn']} ({reason})"
+        for name, of_set in sets.items()
+        for reason, count in of_set["left_out"].items()
+    )
 
 
 def _read(path: Path, names: tuple[str, ...]) -> Arrays | None:

@@ -25,18 +25,18 @@ from transformers import PreTrainedTokenizerBase
 
 from common.errors import DataError
 from common.files import complete_file, json_line, read_json_lines, write_json
+from model.data.dataset import IGNORED
 from model.train.finetune.config import SftJob
 from model.train.finetune.encoded import EncodedSet, EncodedWriter, Ints, write_encoded
 from model.train.finetune.encoding import (
     ANSWER_TOO_LONG,
-    IGNORED,
     NO_ROOM,
     NO_TARGET,
     digest_of_texts,
     encode_conversations,
 )
 from model.train.finetune.held_out import validation_samples
-from model.train.finetune.prepared import prepared_arrays
+from model.train.finetune.prepared import prepared_arrays, reasons_by_set
 from model.train.finetune.templates import training_template
 from model.train.run.folder import LEFT_OUT_FILE, PREPARED_FILE
 
@@ -333,21 +333,13 @@ class _Report:
                 "%d of %d conversations are left out: %s",
                 left_out,
                 len(self.reasons),
-                self._by_reason(sets),
+                reasons_by_set(sets),
             )
 
     def nothing_left(self) -> str:
         """Say that nothing can be trained on, and why."""
         return (
             f"no conversation of {self.job.data} has an answer within max_length = "
-            f"{self.job.settings.max_length} tokens ({self._by_reason(self.by_set())}): raise "
+            f"{self.job.settings.max_length} tokens ({reasons_by_set(self.by_set())}): raise "
             "max_length, or choose other sets"
-        )
-
-    @staticmethod
-    def _by_reason(sets: Mapping[str, Any]) -> str:
-        return "; ".join(
-            f"{name}: {count} of {of_set['drawn']} ({reason})"
-            for name, of_set in sets.items()
-            for reason, count in of_set["left_out"].items()
         )

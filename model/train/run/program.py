@@ -8,7 +8,6 @@ writing; 1 anything else.
 """
 
 import logging
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from common.errors import DataError, StageError, SteelError
 from model.train.callbacks.watchdog import EXIT_HANGING, Watchdog
 from model.train.checkpoint.export import write_model
 from model.train.checkpoint.folders import complete_checkpoints, read_info
+from model.train.checkpoint.retention import best_steps
 from model.train.distributed.context import DistributedContext, distributed_context
 from model.train.distributed.lost_rank import RankLostError, is_lost_rank
 from model.train.distributed.signals import EXIT_STOPPED, StopFlag, Stopped
@@ -108,8 +108,7 @@ def chosen_checkpoint(folder: Path, *, best: bool) -> Path:
     if not complete:
         raise DataError(f"{folder} holds no complete checkpoint")
     if best:
-        losses = {path: read_info(path).validation_loss for path in complete}
-        measured = [(loss, path) for path, loss in losses.items() if loss and math.isfinite(loss)]
-        if measured:
-            return min(measured)[1]
+        infos = {path: read_info(path) for path in complete}
+        for step in best_steps(infos.values(), 1):
+            return next(path for path, info in infos.items() if info.step == step)
     return complete[-1]

@@ -17,10 +17,10 @@ from transformers import PreTrainedTokenizerBase
 
 from common.files import canonical_json
 from model.tokenizer.conversation import conversation_encoder
+from model.train.finetune.encoding import NO_ANSWER
 
 ID_COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids")
 
-NO_ANSWER = "empty answer"
 LONG_PROMPT = "the question alone fills max_length"
 LONG_ANSWER = "an answer ends beyond max_length"
 ALIKE = "chosen and rejected have the same tokens"

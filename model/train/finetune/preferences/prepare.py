@@ -44,7 +44,7 @@ from model.train.finetune.preferences.selection import (
     draw_pairs,
     without_repeats,
 )
-from model.train.finetune.prepared import prepared_arrays
+from model.train.finetune.prepared import prepared_arrays, reasons_by_set
 from model.train.run.folder import LEFT_OUT_FILE, MIXTURE_FILE, PREPARED_FILE
 
 log = logging.getLogger("steel.finetune")
@@ -336,7 +336,9 @@ def _counts(
     }
     left_out = sum(of_set["left_out"].total() for of_set in sets.values())
     if left_out:
-        log.warning("%d of %d pairs are left out: %s", left_out, totals["drawn"], _reasons(sets))
+        log.warning(
+            "%d of %d pairs are left out: %s", left_out, totals["drawn"], reasons_by_set(sets)
+        )
     return {
         **totals,
         "left_out": left_out,
@@ -363,11 +365,3 @@ def lengths_of(parts: Ints) -> dict[str, float]:
         "rejected_tokens": float(parts[:, 2].mean()),
         "length_accuracy": length_accuracy(parts[:, 1], parts[:, 2]),
     }
-
-
-def _reasons(sets: Mapping[str, Any]) -> str:
-    return "; ".join(
-        f"{name}: {count} of {of_set['drawn']} ({reason})"
-        for name, of_set in sets.items()
-        for reason, count in of_set["left_out"].items()
-    )

@@ -9,7 +9,7 @@ A step's loss is the mean over its pairs, whatever the number of ranks and micro
 P = pairs of a micro-batch, N = its targets.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -114,7 +114,7 @@ class PairValidation(Validation):
     def __init__(
         self,
         interval: int,
-        batches: Callable[[], Sequence[Sequence[MicroBatch]]],
+        batches: Callable[[], Iterable[Iterable[MicroBatch]]],
         names: Sequence[str],
     ) -> None:
         super().__init__(interval)
@@ -144,7 +144,7 @@ class PairValidation(Validation):
 @torch.no_grad()
 def validate_pairs(
     step: PairStep,
-    batches: Sequence[Sequence[MicroBatch]],
+    batches: Iterable[Iterable[MicroBatch]],
     names: Sequence[str],
     *,
     beat: Callable[[], Any] = lambda: None,

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from common.errors import DataError
 from common.files import read_json_lines
+from model.data.dataset import IGNORED
 from model.tokenizer.conversation import conversation_encoder
 from model.train.finetune.build import load_tokenizer
 from model.train.finetune.config import SftJob, SftSettings
 from model.train.finetune.encoded import EncodedSet, EncodedWriter, write_encoded
-from model.train.finetune.encoding import IGNORED, digest_of_texts, encode_conversations
+from model.train.finetune.encoding import digest_of_texts, encode_conversations
 from model.train.finetune.samples import training_samples
 from model.train.run.folder import LEFT_OUT_FILE, MIXTURE_FILE, PREPARED_FILE
 from tests.tiny_chat import write_lines
