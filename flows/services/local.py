@@ -24,7 +24,7 @@ from common.child import python
 from common.errors import SteelError
 from common.files import write_json
 from common.processes import process_start
-from common.redaction import install
+from common.redaction import install, redact
 from flows.environment import (
     HOST,
     MLFLOW_PORT,
@@ -38,6 +38,14 @@ from flows.environment import (
     prepare,
     running_services,
 )
+from flows.services.addresses import (
+    is_ours,
+    mlflow_command,
+    mlflow_page,
+    prefect_page,
+    serves_mlflow,
+    service_environment,
+)
 
 POOL = "steel"
 START_SECONDS = 240
@@ -46,43 +54,37 @@ log = logging.getLogger("steel.services")
 
 
 def up(store: Path) -> None:
-    """Start the services that are not running, wait until they answer, register the deployments."""
+    """Start the services that are not running, wait until they answer, register the deployments.
+
+    A Prefect or MLflow server that the user has named (`PREFECT_API_URL`, `MLFLOW_TRACKING_URI`) is
+    used in the place of one of this machine.
+    """
     prepare()
     STATE.mkdir(exist_ok=True)
     services = {name: s for name, s in running_services().items() if alive(s)}
+    environment = service_environment(store)
+    commands = {
+        "prefect": python("prefect", "server", "start", f"--host={HOST}", f"--port={PREFECT_PORT}"),
+        "mlflow": mlflow_command(environment),
+    }
+    for name, ours in (("prefect", is_ours(environment)), ("mlflow", serves_mlflow(environment))):
+        if not ours:
+            log.info("%s: the server that the environment names is used", name)
+            del commands[name]
     for name, port in (("prefect", PREFECT_PORT), ("mlflow", MLFLOW_PORT)):
-        if name not in services and listening(port):
+        if name in commands and name not in services and listening(port):
             raise SteelError(
                 f"port {port} is taken by another program. Stop it, or choose another one with "
                 f"STEEL_{name.upper()}_PORT=… (and put the same address into prefect.toml)."
             )
-    environment = {
-        **os.environ,
-        "PREFECT_API_URL": PREFECT_API,
-        "PREFECT_UI_URL": PREFECT_API.removesuffix("/api"),
-        "MLFLOW_TRACKING_URI": MLFLOW_URI,
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }
-    (store / "mlflow" / "artifacts").mkdir(parents=True, exist_ok=True)
-    commands = {
-        "prefect": python("prefect", "server", "start", f"--host={HOST}", f"--port={PREFECT_PORT}"),
-        "mlflow": python(
-            "mlflow",
-            "server",
-            f"--host={HOST}",
-            f"--port={MLFLOW_PORT}",
-            "--workers=1",
-            f"--backend-store-uri=sqlite:///{store / 'mlflow' / 'mlflow.db'}",
-            f"--default-artifact-root={store / 'mlflow' / 'artifacts'}",
-            "--no-serve-artifacts",
-        ),
-    }
     for name, command in commands.items():
         if name not in services:
             services[name] = _start(name, command, environment)
             _remember(services)
-    _wait("prefect", services["prefect"], lambda: _answers(f"{PREFECT_API}/health"))
-    _wait("mlflow", services["mlflow"], lambda: _answers(f"{MLFLOW_URI}/health"))
+    if "prefect" in commands:
+        _wait("prefect", services["prefect"], lambda: _answers(f"{PREFECT_API}/health"))
+    if "mlflow" in commands:
+        _wait("mlflow", services["mlflow"], lambda: _answers(f"{MLFLOW_URI}/health"))
     log.info("register the work pool and the deployments of prefect.yaml")
     _prefect(environment, "work-pool", "create", POOL, "--type", "process", "--overwrite")
     _prefect(environment, "--no-prompt", "deploy", "--all")
@@ -201,8 +203,8 @@ def main() -> int:
         log.error("error: %s", error)
         return 2
     log.info("")
-    log.info("Prefect  %s", PREFECT_API.removesuffix("/api"))
-    log.info("MLflow   %s", MLFLOW_URI)
+    log.info("Prefect  %s", redact(prefect_page()))
+    log.info("MLflow   %s", redact(mlflow_page()))
     log.info("then:    .venv/bin/prefect deployment run steel/pretrain --watch")
     log.info("stop:    make down")
     return 0
