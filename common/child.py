@@ -16,6 +16,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from common.config import from_json
-from common.disk import is_disk_full
+from common.disk import FULL_BELOW, disk_full_error, told_when_full
 from common.errors import ConfigError, DataError, StageError, SteelError
 from common.files import write_status
 from common.paths import ROOT, display
@@ -154,6 +155,8 @@ class Child:
         try:
             left = json.loads(self.job.with_suffix(".error").read_text("utf-8"))
         except FileNotFoundError:
+            if shutil.disk_usage(self.job.parent).free < FULL_BELOW:
+                return disk_full_error(what)  # so full that the child could not even say so
             return StageError(
                 f"{what} ended with status {self.process.returncode} (log {display(self.log)}):\n"
                 f"{self.tail()}"
@@ -187,15 +190,8 @@ def run_job(job_class: type[T], work: Callable[[T], int | None], argv: Sequence[
         return BAD_INPUT
     path = Path(argv[0])
     try:
-        try:
+        with told_when_full(path.stem):
             return work(from_json(job_class, path)) or 0
-        except OSError as error:
-            if not is_disk_full(error):
-                raise
-            raise DataError(
-                f"The disk is full: {error}. What is finished is kept. Free some space, and run "
-                "again."
-            ) from error
     except SteelError as error:
         log.error("%s", error)
         _leave(error, path)
@@ -205,7 +201,8 @@ def run_job(job_class: type[T], work: Callable[[T], int | None], argv: Sequence[
 def _leave(error: SteelError, job: Path) -> None:
     """Write an error for the parent; several ranks of one job may do so at once."""
     names = [kind.__name__ for kind in type(error).__mro__]
-    write_status(job.with_suffix(".error"), {"types": names, "message": str(error)})
+    with contextlib.suppress(OSError):  # on a full disk: the log has it, or the parent looks
+        write_status(job.with_suffix(".error"), {"types": names, "message": str(error)})
 
 
 class ProgressFile:

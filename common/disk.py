@@ -1,15 +1,19 @@
 """Free space of disks: required before work starts, and recognised when it runs out."""
 
+import contextlib
 import errno
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from common.errors import DataError
+from common.errors import DataError, SteelError
 from common.paths import display
 
 RESERVE = 64 * 1024**2
 """Bytes that must stay free besides what the work itself writes: logs, databases, manifests."""
+
+FULL_BELOW = 1024**2
+"""Free bytes below which a disk counts as full when something ended on it without a word."""
 
 
 def require_free_space(
@@ -38,10 +42,43 @@ def error_chain(error: BaseException) -> Iterator[BaseException]:
         link = link.__cause__ or link.__context__
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+WORDS_FOR_FULL = ("No space left on device", "Disk quota exceeded", "database or disk is full")
+"""Words of libraries that raise errors of their own: safetensors, torch, SQLite."""
+
+
 def is_disk_full(error: BaseException) -> bool:
     """True if an error, or one that caused it, is a full disk or quota."""
-    full = (errno.ENOSPC, errno.EDQUOT)
-    return any(isinstance(e, OSError) and e.errno in full for e in error_chain(error))
+    return any(
+        (isinstance(link, OSError) and link.errno in FULL)
+        or any(words in str(link) for words in WORDS_FOR_FULL)
+        for link in error_chain(error)
+    )
+
+
+@contextlib.contextmanager
+def told_when_full(what: str) -> Iterator[None]:
+    """Turn whatever a full disk raises into one DataError that says what to do.
+
+    Errors that are meant for users already stay as they are. what: the work, as in "sft chinese".
+    """
+    try:
+        yield
+    except SteelError:
+        raise
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        raise disk_full_error(what, error) from error
+
+
+def disk_full_error(what: str, error: BaseException | None = None) -> DataError:
+    """What a user is told. error: what was raised, if it is known."""
+    detail = f" ({error})" if error is not None and str(error) else ""
+    return DataError(
+        f"{what}: The disk is full{detail}. What is finished is kept. Free some space, and run "
+        "again."
+    )
 
 
 def total_bytes(paths: Iterable[Path]) -> int:

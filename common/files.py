@@ -98,8 +98,12 @@ def write_status(path: Path, value: Any) -> None:
     Several processes and threads may write one at the same time.
     """
     own = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
-    own.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
-    own.replace(path)
+    try:
+        own.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+        own.replace(path)
+    except OSError:
+        own.unlink(missing_ok=True)  # its name is this process's own: nobody else would remove it
+        raise
 
 
 def settle(folder: Path) -> None:

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
+from common.disk import disk_full_error, is_disk_full
 from common.errors import MAX_SHOWN, ConfigError, StageError, SteelError
 from common.reading.files import user_error
 from common.redaction import install, learn
@@ -66,9 +67,11 @@ def _status(given: Sequence[str]) -> int:
         return FAILED
     except OSError as error:
         mended = user_error(error)
+        if mended is None and is_disk_full(error):  # in the midst of a file, which has no name then
+            mended = disk_full_error("steel", error)
         return _defect(error) if mended is None else _fail(mended, BAD_INPUT)
     except Exception as error:
-        return _defect(error)
+        return _fail(disk_full_error("steel"), BAD_INPUT) if is_disk_full(error) else _defect(error)
     return result
 
 

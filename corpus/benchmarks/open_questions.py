@@ -35,6 +35,9 @@ UNPARSED = "[invalid]"
 
 FENCE = "```"
 
+ANSWER_TOKENS = 256
+"""Tokens of an answer where lm-eval's task does not say how many."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OpenBenchmarkRecipe(PublishedQuestions):
@@ -198,6 +201,14 @@ def check_open_task(name: str) -> None:
                 f"{recipe_path('evals', name).name}: lm-eval has no task file {task}; is another "
                 "version of lm-eval installed than the lock file says?"
             )
+
+
+def answer_tokens(name: str) -> int:
+    """Tokens that an answer may take, as lm-eval's task says. Raises ConfigError."""
+    recipe = open_recipe(name)
+    files = {_task_file(recipe, chat=chat) for chat in (False, True)}
+    settings = [_plain_task(file).get("generation_kwargs") or {} for file in files]
+    return max(int(one.get("max_gen_toks", ANSWER_TOKENS)) for one in settings)
 
 
 def write_open_task(benchmark: OpenBenchmark, folder: Path, *, chat: bool) -> str:

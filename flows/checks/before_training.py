@@ -11,7 +11,7 @@ from common.errors import ConfigError, DataError, SteelError
 from common.paths import display, resolve
 from common.reading.files import read_json_object
 from common.recipes import load_recipe, recipe_path
-from corpus.benchmarks.open_questions import is_open
+from corpus.benchmarks.open_questions import answer_tokens, is_open
 from corpus.benchmarks.questions import BenchmarkRecipe
 from corpus.chats.recipes import load_set
 from corpus.sources.datasets import local_dataset
@@ -138,7 +138,25 @@ def _benchmarks(config: "PipelineConfig") -> Iterator[SteelError]:
             continue  # reported with its location
         yield from errors_of(check_task_file, name)
         yield from errors_of(check_runs_code, config.evaluate, name)
+        if is_open(name) and not list(errors_of(check_task_file, name)):
+            yield from _room_for_answers(config, name)
         yield from errors_of(_check_num_examples, config, name, location)
+
+
+def _room_for_answers(config: "PipelineConfig", name: str) -> Iterator[SteelError]:
+    """Models whose context an answer would fill, so that there is no room for the question."""
+    needed = answer_tokens(name)
+    lengths = {"the pretrained model": _positions_of_pretrained(config)}
+    given = {f"evaluate.models.{n}": path for n, path in config.evaluate.models.items()}
+    for place, path in {**given, **_given_starts(config)}.items():
+        lengths[f"the model of {place}"] = _positions_in(model_folder(path))
+    for model, positions in lengths.items():
+        if positions is not None and positions <= needed:
+            yield ConfigError(
+                f"benchmarks.{name}: an answer may take {needed:,} tokens, but {model} has "
+                f"{positions:,} positions ({POSITIONS[0]}), which leaves no room for the question: "
+                "leave the benchmark out, or take a model with more"
+            )
 
 
 def _check_num_examples(config: "PipelineConfig", name: str, location: str) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.config import StageConfig, validate
+from common.disk import told_when_full
 from common.errors import StageError
 from common.files import make_folder
 from common.paths import display
@@ -191,7 +192,8 @@ def stage(
         def work(
             config: StageConfig, *, context: Context, label: str = "", **inputs: StageInput
         ) -> StageResult:
-            with hidden_in_errors():  # Prefect stores what is raised here
+            # Prefect stores what is raised here.
+            with hidden_in_errors(), told_when_full(f"{name} {label}".strip()):
                 return make(config, context, label, inputs)
 
         def make(

@@ -14,6 +14,7 @@ from common.files import canonical_json, write_text
 from corpus.bad_rows import OnBadRow
 from corpus.benchmarks.generative import GENERATION_VERSION, GenerationSettings, generation_figures
 from corpus.benchmarks.open_questions import (
+    ANSWER_TOKENS,
     UNPARSED,
     OpenBenchmark,
     about_open_task,
@@ -33,9 +34,6 @@ from tasks.core.stage import StageResult, StageRun
 
 PART = 50
 """Questions of a part."""
-
-TOKENS = 256
-"""Tokens of an answer as lm-eval has it by default; only to weigh a part."""
 
 
 class Settings(Protocol):
@@ -119,7 +117,9 @@ def _jobs(
             folder=str(folder.resolve()),
             mode="generate_until",
             num_questions=len(part),
-            num_characters=sum(len(row[benchmark.recipe.question]) + 16 * TOKENS for row in part),
+            num_characters=sum(
+                len(row[benchmark.recipe.question]) + 16 * ANSWER_TOKENS for row in part
+            ),
             answers=str(answers_file(cache, about).resolve()),
             about=canonical_json(about),
             first=first,

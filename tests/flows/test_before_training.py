@@ -44,6 +44,11 @@ def refusal(store: Path, *overrides: str) -> str:
         (["dpo_policy=smoke-english"], "is not one of `mixtures`"),
         (["sft.max_length=2048"], "sft.max_length = 2,048, but the model has 1,024 positions"),
         (["dpo.max_length=1025"], "dpo.max_length = 1,025, but the model has 1,024 positions"),
+        (
+            ["benchmarks.humaneval=sample-data", "evaluate.allow_code_execution=true"],
+            "benchmarks.humaneval: an answer may take 1,024 tokens, but the pretrained model has "
+            "1,024 positions",
+        ),
         (["sft.global_batch_size=10"], "sft.global_batch_size = 10 is not a multiple"),
         (["dpo.global_batch_size=10"], "dpo.global_batch_size = 10 is not a multiple"),
         (["evaluate.benchmarks=[ceval, mmlu]"], "benchmarks: {ceval: sample-data, mmlu: sample-da"),

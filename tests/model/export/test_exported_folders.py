@@ -375,7 +375,8 @@ def test_killed_it_leaves_nothing_under_its_name_and_the_next_one_tidies_up(
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         assert child.stdout is not None
-        assert "written" in child.stdout.readline()
+        with child.stdout as said:  # it says no more
+            assert "written" in said.readline()
         return child
 
     for number, left in ((signal.SIGKILL, 1), (signal.SIGINT, 0)):
