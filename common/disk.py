@@ -73,7 +73,7 @@ def told_when_full(what: str) -> Iterator[None]:
 
 
 def disk_full_error(what: str, error: BaseException | None = None) -> DataError:
-    """What a user is told. error: what was raised, if it is known."""
+    """The error that tells a user. error: what was raised, if it is known."""
     detail = f" ({error})" if error is not None and str(error) else ""
     return DataError(
         f"{what}: The disk is full{detail}. What is finished is kept. Free some space, and run "

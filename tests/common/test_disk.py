@@ -57,7 +57,7 @@ def test_what_libraries_raise_on_a_full_disk_is_recognised() -> None:
 
 def test_an_error_for_users_stays_as_it_is() -> None:
     mine = _caused(StageError("make room there"), OSError(errno.ENOSPC, ""))
-    with pytest.raises(StageError, match="^make room there$"), told_when_full("x"):
+    with pytest.raises(StageError, match="make room there"), told_when_full("x"):
         raise mine
 
 

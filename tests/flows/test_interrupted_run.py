@@ -1,0 +1,111 @@
+"""A whole `steel run` that is killed, or whose disk fills up, ends like one that was left alone."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.errors import ConfigError
+from model.evaluate.sandbox import check_sandbox
+from tests.flows.whole_run import MARK, Fault, SteelRun, result, struck, unfinished, write_config
+from tests.processes import kill_all
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+
+BEFORE_SFT = ("acquire", "normalize", "clean", "pack", "pretrain", "contamination")
+"""Folders of a store with what comes before the fine-tuning."""
+NOT_KEPT = ("mlflow", "cache", "report")
+
+
+class Whole:
+    """A run that nothing disturbed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config, self.home, self.store = write_config(folder), folder / "home", folder / "whole"
+        run = SteelRun(self.config, self.store, self.home)
+        assert run.wait() == 0, run.text
+        self.summary = summary_of(run.text)
+        self.result = result(self.store)
+
+    def until(self, stage: str, store: Path) -> Path:
+        """A store with what this run had finished before a stage: sft, dpo or evaluate."""
+        kept = [*BEFORE_SFT, *("sft", "dpo")[: ("sft", "dpo", "evaluate").index(stage)]]
+        for name in kept:
+            if (self.store / name).exists():
+                shutil.copytree(self.store / name, store / name)
+        return store
+
+
+def summary_of(text: str) -> dict[str, Any]:
+    """The summary that `steel run --json` prints, below all that it logs."""
+    found: dict[str, Any] = json.loads(text[text.index("\n{\n") :])
+    return {name: found[name] for name in ("name", "results")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    try:
+        check_sandbox()
+    except ConfigError as error:
+        pytest.skip(str(error))
+    return Whole(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Path]:
+    """An empty store. No process of its runs outlives the test."""
+    yield tmp_path / "store"
+    kill_all(MARK, str(tmp_path / "store"))
+
+
+CHECKPOINT = r"checkpoints/step-\d+$"
+KILLS = {
+    "sft": [
+        Fault("group", "os.rename", r"/cache/sft/[^/]+/parts/part-\d+\.npz$", 4),
+        Fault("steel", "os.rename", r"/sft/[^/]+\.partial/.*" + CHECKPOINT, 2),
+        Fault("group", "os.rename", r"/sft/[^/]+\.partial/.*" + CHECKPOINT, 3),
+        Fault("here", "os.rename", r"/sft/[^/]+\.partial/model$"),
+    ],
+    "dpo": [
+        Fault("group", "os.rename", r"/cache/reference/[^/]+/part-00000\.crc32$"),
+        Fault("group", "os.rename", r"/dpo/[^/]+\.partial/.*" + CHECKPOINT, 3),
+        Fault("steel", "os.rename", r"/dpo/[^/]+\.partial/model$"),
+        Fault("group", "os.rename", r"/dpo/[0-9a-f]+$"),
+    ],
+    "evaluate": [
+        Fault("group", "os.rename", r"/cache/answers/[0-9a-f]+\.jsonl$", 3),
+        Fault("steel", "os.rename", r"/cache/answers/[0-9a-f]+\.jsonl$", 16),
+        Fault("group", "subprocess.Popen", r"sandbox", 2),
+        Fault("group", "os.rename", r"/report/[0-9a-f]+$"),
+    ],
+}
+"""Stage -> kills in its course, one after the other; every time the run is started again.
+
+A count is of all times since the run was started (again).
+"""
+
+
+@pytest.mark.parametrize("stage", KILLS)
+def test_a_run_that_is_killed_ends_like_one_that_is_not(
+    stage: str, whole: Whole, store: Path
+) -> None:
+    whole.until(stage, store)
+    for fault in KILLS[stage]:
+        run = SteelRun(whole.config, store, whole.home, fault)
+        assert run.wait() != 0, f"{fault} was not reached:\n{run.text}"
+        assert struck(store), f"{fault} was not reached:\n{run.text}"
+        assert "Traceback" not in run.text, run.text
+    run = SteelRun(whole.config, store, whole.home)
+    assert run.wait() == 0, run.text
+    assert_equal(result(store), whole.result)
+    assert summary_of(run.text) == whole.summary
+    assert not unfinished(store)
+
+
+def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Name what differs; a dictionary of digests would say nothing."""
+    assert found.keys() == expected.keys()
+    assert not [name for name in expected if found[name] != expected[name]]
