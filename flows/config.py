@@ -22,6 +22,7 @@ from tasks.acquire import AcquireConfig
 from tasks.checkpoint_scores import CheckpointScoresConfig
 from tasks.clean import CleanConfig
 from tasks.contamination import ContaminationCheckConfig
+from tasks.core.waiting.devices import DevicesConfig
 from tasks.dpo import DpoConfig
 from tasks.evaluate import EvaluateConfig
 from tasks.hold_out import HoldOutConfig
@@ -113,6 +114,8 @@ class PipelineConfig(Config):
     """Search of the cleaned corpora for questions of `benchmarks`, which takes nothing out."""
     report: ReportConfig = field(default_factory=ReportConfig)
     """The report."""
+    devices: DevicesConfig = field(default_factory=DevicesConfig)
+    """What trainings and evaluations do while others have the GPUs; in no stage's key."""
 
     def check(self) -> Iterator[SteelError]:
         yield from post_training_problems(self)

@@ -29,6 +29,14 @@ with contextlib.suppress(ImportError):  # a bare GPU machine may lack it
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Trainings of tests wait for none outside of them, and keep none outside waiting."""
+    os.environ["STEEL_DEVICES_FOLDER"] = str(tmp_path_factory.mktemp("devices"))
+    yield
+    del os.environ["STEEL_DEVICES_FOLDER"]
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The project's root folder."""

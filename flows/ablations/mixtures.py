@@ -269,7 +269,8 @@ def _make(
     jobs = {model.label: folder / f"{model.label}.json" for model in missing}
     for model in missing:
         write_json(jobs[model.label], asdict(_job(model, states[model.key].upstream, context)))
-    errors = run_all("flows.ablations.one_mixture", jobs, gpu_shares(parallel), log, NAME)
+    shares = gpu_shares(parallel)
+    errors = run_all("flows.ablations.one_mixture", jobs, shares, log, NAME, context.when_busy)
     for model in missing:
         if model.label not in errors:
             states[model.key] = look_up(model, only_upstream, Upstream.of(first))

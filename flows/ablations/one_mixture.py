@@ -111,7 +111,9 @@ def make(job: MixtureJob) -> None:
         git_commit=git_commit(),
         parent_run=job.parent_run,
     )
-    context = Context(store=Path(job.store), tracker=tracker, is_task=False)
+    context = Context(
+        store=Path(job.store), tracker=tracker, when_busy=config.devices.when_busy, is_task=False
+    )
     status, scores = "KILLED", {}
     try:
         pipeline = Upstream.read(job).pipeline(config, context)

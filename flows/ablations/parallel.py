@@ -13,15 +13,17 @@ import re
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from common.child import Child, python
+from common.devices import WhenBusy
 from common.errors import ConfigError, SteelError
 from common.paths import display
 from model.entry.launch import GRACE_SECONDS
 from model.train.distributed.gpus import num_gpus
 from tasks.core.artifacts import Logger, ProgressReporter
+from tasks.core.waiting.devices import Given, cores_for_children
 
 POLL_SECONDS = 0.5
 STOP_SECONDS = GRACE_SECONDS + 30.0
@@ -71,6 +73,7 @@ def run_all(
     environments: Sequence[Mapping[str, str]],
     log: Logger,
     title: str,
+    when_busy: WhenBusy = "wait",
 ) -> dict[str, SteelError]:
     """Run `python -m module JOB.json` for every job, as many at once as there are environments.
 
@@ -80,18 +83,24 @@ def run_all(
         environments: additions to the environment, one for each slot.
         log: takes the lines of the children, with their labels.
         title: of the progress.
+        when_busy: what to do while another training has the cores that several children are to
+            share. Of GPUs each child takes its own.
 
     Returns the error of each job that failed.
     """
     waiting, failed = deque(jobs.items()), dict[str, SteelError]()
     reporter, done, told = ProgressReporter(title, log), 0, -1
     slots: list[_Running | None] = [None] * len(environments)
-    with _stopped_together(slots):
+    together = len(environments) > 1 and not num_gpus()
+    given = cores_for_children(title, log, when_busy) if together else nullcontext(Given())
+    with given as devices, _stopped_together(slots):
         while waiting or any(slots):
             for place, running in enumerate(slots):
                 if running is None and waiting:
                     label, job = waiting.popleft()
-                    slots[place] = _Running(module, label, job, environments[place], log)
+                    slots[place] = _Running(
+                        module, label, job, {**environments[place], **devices.env}, log, devices
+                    )
                 elif running is not None and running.ended():
                     slots[place], done = None, done + 1
                     if (error := running.failure()) is not None:
@@ -113,14 +122,24 @@ class _Running:
     """A child that runs, whose lines are passed on."""
 
     def __init__(
-        self, module: str, label: str, job: Path, environment: Mapping[str, str], log: Logger
+        self,
+        module: str,
+        label: str,
+        job: Path,
+        environment: Mapping[str, str],
+        log: Logger,
+        devices: Given,
     ) -> None:
         self.label, self.log = label, log
         where = environment.get("CUDA_VISIBLE_DEVICES")
         log.info("%s: begins%s", label, f" on GPUs {where}" if where else "")
         self.read = job.with_suffix(".log").stat().st_size if self._has_log(job) else 0
         self.child = Child(
-            python(module, job), job, env={**os.environ, **environment}, grace=STOP_SECONDS
+            python(module, job),
+            job,
+            env={**os.environ, **environment},
+            grace=STOP_SECONDS,
+            **devices.options,
         )
 
     @staticmethod

@@ -9,7 +9,7 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,7 @@ def session(
     for caution in cautions(loaded):
         run_logger().warning("%s", caution)
     with tracked(loaded.name, place, recorded) as context:
+        context = replace(context, when_busy=loaded.devices.when_busy)
         yield Session(pipeline=Pipeline(loaded, context), config=loaded, context=context)
 
 

@@ -20,16 +20,19 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from common.child import Child, python
 from common.config import from_json
+from common.devices import Claim, Others, Ticket, taken
 from common.errors import DataError
 from common.files import write_json
 from common.redaction import install
 from model.entry.launch import GRACE_SECONDS, Nodes, environment
+from model.train.distributed.gpus import gpu_names
 
 log = logging.getLogger("model.entry.join")
 
@@ -95,6 +98,10 @@ class LaunchSpec:
         return spec
 
 
+class _NoLongerWantedError(Exception):
+    """A launch was over before this machine could begin with it."""
+
+
 class NodeAgent:
     """Starts this machine's part of every launch at one store."""
 
@@ -103,6 +110,7 @@ class NodeAgent:
         self.stopping = False
         self._spec: LaunchSpec | None = None
         self._child: Child | None = None
+        self._held = contextlib.ExitStack()
 
     def run(self) -> None:
         """Until SIGTERM, SIGINT, or the connection that started this is lost (SIGHUP)."""
@@ -121,18 +129,47 @@ class NodeAgent:
             self.end()
             log.info("starting %d rank(s) of %s", spec.num_processes, spec.module)
             self._spec = spec
+            try:
+                claim = self._held.enter_context(self._gpus(spec))
+            except _NoLongerWantedError:
+                return
             self._child = Child(
-                spec.command(), None, env=environment(spec.num_processes), grace=GRACE_SECONDS
+                spec.command(),
+                None,
+                env=environment(spec.num_processes),
+                grace=GRACE_SECONDS,
+                pass_fds=claim.files if claim is not None else (),
             )
         if self._child is not None and (code := self._child.poll()) is not None:
             log.info("ended with exit code %d; waiting for the next launch", code)
             self._child = None
+            self._held.close()
 
     def end(self) -> None:
         """Let the ranks save, and end them."""
         if self._child is not None:
             self._child.stop()
             self._child = None
+        self._held.close()
+
+    def _gpus(self, spec: LaunchSpec) -> AbstractContextManager[Claim | None]:
+        """Hold all GPUs of this machine, waiting until they are free. Cores are lent as they are.
+
+        Raises _NoLongerWantedError when the launch is over before that.
+        """
+
+        def waiting(others: Others) -> None:
+            if self.stopping or LaunchSpec.read(self.store) != spec:
+                raise _NoLongerWantedError
+            if not told:
+                whom = ", ".join(ticket.what for ticket in (*others.holders, *others.ahead))
+                log.info("the GPUs of this machine are busy: waiting for %s", whom)
+                told.append(whom)
+
+        told: list[str] = []
+        names = gpu_names()
+        ticket = Ticket(what=f"{spec.module} of {spec.nodes.rendezvous}")
+        return taken(names, len(names), ticket, waiting=waiting)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.stopping = True

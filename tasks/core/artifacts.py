@@ -106,9 +106,8 @@ class ProgressReporter:
         finished = fraction >= 1.0
         if now - self.last_line >= self.LINE_SECONDS:
             self.last_line = now
-            left = ""
-            if done - self.first > 0.02 * total:  # earlier, the estimate would be a guess
-                left = f", {(total - done) * (now - self.started) / (done - self.first):.0f} s left"
+            seconds = self.seconds_left(done, total)
+            left = "" if seconds is None else f", {seconds:.0f} s left"
             self.log.info("%s: %.0f %%%s %s", self.stage, 100 * fraction, left, what)
         if now - self.last_artifact >= self.ARTIFACT_SECONDS or (finished and self.artifact):
             self.last_artifact = now
@@ -125,3 +124,9 @@ class ProgressReporter:
                 publish_artifact(
                     self.log, "new progress", artifact_id=self.artifact, progress=percent
                 )
+
+    def seconds_left(self, done: float, total: float) -> float | None:
+        """Estimate of the time until all is done; None as long as it would be a guess."""
+        if self.first is None or done - self.first <= 0.02 * total:
+            return None
+        return (total - done) * (time.monotonic() - self.started) / (done - self.first)

@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,14 +25,22 @@ from common.paths import display
 from common.processes import process_start
 
 HEARTBEAT_SECONDS = 5.0
+POLL_SECONDS = 1.0
+"""Time between two looks of a process that waits for a lock."""
 STALE_SECONDS = 120.0
 
 
 class StageLock:
-    """Context manager that holds the lock file, or raises StageError naming who holds it."""
+    """Context manager that holds the lock file, or raises StageError naming who holds it.
 
-    def __init__(self, path: Path, *, what: str) -> None:
-        self.path, self.what = path, what
+    waiting: called with the owner every second or so while there is one; may raise. With it the
+    lock is waited for; without it a lock that is held is an error at once.
+    """
+
+    def __init__(
+        self, path: Path, *, what: str, waiting: Callable[[dict[str, Any]], None] | None = None
+    ) -> None:
+        self.path, self.what, self.waiting = path, what, waiting
         self.token = uuid.uuid4().hex
         self.lost = False
         """True once another process was seen to have the lock."""
@@ -43,6 +52,10 @@ class StageLock:
         while not self._try_create():
             owner = self._owner()
             if owner is not None and not self._stale(owner):
+                if self.waiting is not None:
+                    self.waiting(owner)
+                    time.sleep(POLL_SECONDS)
+                    continue
                 raise StageError(
                     f"{self.what} is being made by process {owner.get('pid')} on "
                     f"{owner.get('host')} (lock {display(self.path)}). Wait for it, or stop it."
@@ -99,6 +112,8 @@ class StageLock:
                     "pid": os.getpid(),
                     "started": process_start(os.getpid()),
                     "token": self.token,
+                    "what": self.what,
+                    "since": time.time(),
                 }
             )
         )

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.config import StageConfig, validate
+from common.devices import WhenBusy
 from common.disk import told_when_full
 from common.errors import StageError
 from common.files import make_folder
@@ -46,11 +47,16 @@ from tasks.core.manifest import (
     reclaim,
 )
 from tasks.core.plan import Plan
+from tasks.core.waiting import StageWait, tell_progress
 
 if TYPE_CHECKING:
     from tasks.core.tracking import StageTrack, Tracker
 
 __all__ = ["Context", "NotMadeError", "StageResult", "StageRun", "plain", "stage", "stage_key"]
+
+
+TELL_SECONDS = 5.0
+"""Time between two notes of a stage's progress for those who wait for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +72,8 @@ class Context:
     not_made: frozenset[str] = frozenset()
     """Stages that are looked up and never made here: one that is not finished raises
     NotMadeError."""
+    when_busy: WhenBusy = "wait"
+    """What a stage does while the same one is being made elsewhere, or another has the devices."""
     is_task: bool = True
     """If true, each stage is a Prefect task; if false, a plain call, for processes without a flow
     of their own."""
@@ -100,8 +108,13 @@ class StageRun:
     """Whatever else the manifest should say; JSON values."""
     store: Path | None = None
     """The store that the stage belongs to; None where it stands alone."""
+    when_busy: WhenBusy = "wait"
+    """What it does while others have the devices that it needs."""
+    waited: float = 0.0
+    """Seconds for which it has waited for devices."""
     _progress: "ProgressReporter | None" = None
     _lock: StageLock | None = None
+    _told: float = 0.0
 
     @property
     def scratch(self) -> Path:
@@ -140,11 +153,19 @@ class StageRun:
 
         Raises StageError when another process has taken the stage over.
         """
-        if self._lock is not None and self._lock.lost:
-            self._lock.check()
+        self.check_lock()
         if self._progress is None:
             self._progress = ProgressReporter(self.stage, self.log)
         self._progress.update(done, total, what)
+        if time.monotonic() - self._told >= TELL_SECONDS:
+            self._told = time.monotonic()
+            left = self._progress.seconds_left(done, total)
+            tell_progress(self.folder, done, total, what, left)
+
+    def check_lock(self) -> None:
+        """Raise StageError when another process has taken the stage over."""
+        if self._lock is not None and self._lock.lost:
+            self._lock.check()
 
     def table(self, name: str, rows: list[dict[str, Any]], description: str = "") -> None:
         """Show rows as a Prefect table artifact and keep them as an MLflow table."""
@@ -213,12 +234,17 @@ def stage(
                 raise NotMadeError(f"{title} is not finished")
             validate(config, name)
             make_folder(folder.parent)
-            with StageLock(folder.with_suffix(".lock"), what=title) as lock:
+            partial = folder.with_suffix(".partial")
+            waits = StageWait(title, partial, log) if context.when_busy != "refuse" else None
+            with StageLock(folder.with_suffix(".lock"), what=title, waiting=waits) as lock:
+                if waits is not None:
+                    waits.over()
                 if (folder / "manifest.json").is_file():  # finished while we waited for the lock
                     result = StageResult.read(folder)
                     config.check_finished(result.folder, result.manifest)
+                    log.info("%s: finished meanwhile, skipped (%s)", title, display(folder))
+                    context.tracker.reused(title, key, result.manifest)
                     return result
-                partial = folder.with_suffix(".partial")
                 reclaim(partial, folder)
                 log.info("%s: %s", title, "continues" if partial.exists() else "starts")
                 make_folder(partial)
@@ -239,11 +265,14 @@ def stage(
                         log=log,
                         track=track,
                         store=context.store,
+                        when_busy=context.when_busy,
                         _lock=lock,
                     )
                     started = time.time()
                     function(run, config, **inputs)
-                    run.count(seconds=round(time.time() - started, 3))
+                    run.count(seconds=round(time.time() - started - run.waited, 3))
+                    if run.waited:
+                        run.count(seconds_waited=round(run.waited, 3))
                     track.counts(run.counts)
                     manifest = _manifest(name, version, label, run, config, inputs, started)
                     publish(partial, folder, manifest, check=lock.check)

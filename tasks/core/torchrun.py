@@ -23,6 +23,7 @@ from model.entry.launch import GRACE_SECONDS, Nodes, environment
 from model.train.run.folder import METRICS_FILE
 from model.train.run.metrics import newest_lines
 from tasks.core.stage import StageRun
+from tasks.core.waiting.devices import devices_for
 
 POLL_SECONDS = 0.5
 
@@ -38,6 +39,8 @@ def torchrun(
     nodes: Nodes | None = None,
 ) -> None:
     """Run `python -m module JOB.json` in `num_processes` ranks on this machine until it ends.
+
+    It has as many GPUs as ranks (without any: all cores) to itself, and waits until they are free.
 
     Args:
         run: the stage; job and log are written to its folder, and `metrics.jsonl` there is
@@ -68,13 +71,15 @@ def torchrun(
         display(path.with_suffix(".log")),
     )
     with (
+        devices_for(run, num_processes) as given,
         run.track.follow(metrics),
         spec.published(run.folder.parents[1]),
         Child(
             spec.command(),
             path,
-            env={**environment(num_processes), **(env or {})},
+            env={**environment(num_processes), **(env or {}), **given.env},
             grace=GRACE_SECONDS,
+            **given.options,
         ) as child,
     ):
         follower = _StepProgress(run, metrics, total_steps)
