@@ -115,7 +115,7 @@ class PipelineConfig(Config):
     report: ReportConfig = field(default_factory=ReportConfig)
     """The report."""
     devices: DevicesConfig = field(default_factory=DevicesConfig)
-    """What trainings and evaluations do while others have the GPUs; in no stage's key."""
+    """Wait, refuse or share while others have the GPUs; in no stage's key."""
 
     def check(self) -> Iterator[SteelError]:
         yield from post_training_problems(self)

@@ -51,14 +51,14 @@ def folder() -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Ticket:
-    """What others may know of somebody who holds devices, or waits for some."""
+    """The part that others may know of somebody who holds devices, or waits for some."""
 
     what: str
     """The work: stage and label."""
     run: str = ""
     """Name of the flow run; empty outside of one."""
     folder: str = ""
-    """Where its progress stands."""
+    """Folder in which its progress stands."""
     pid: int = field(default_factory=os.getpid)
     """Process that took it."""
     since: float = field(default_factory=time.time)

@@ -73,7 +73,7 @@ class Context:
     """Stages that are looked up and never made here: one that is not finished raises
     NotMadeError."""
     when_busy: WhenBusy = "wait"
-    """What a stage does while the same one is being made elsewhere, or another has the devices."""
+    """Wait, refuse or share while the same stage is made elsewhere, or others have the devices."""
     is_task: bool = True
     """If true, each stage is a Prefect task; if false, a plain call, for processes without a flow
     of their own."""
@@ -109,7 +109,7 @@ class StageRun:
     store: Path | None = None
     """The store that the stage belongs to; None where it stands alone."""
     when_busy: WhenBusy = "wait"
-    """What it does while others have the devices that it needs."""
+    """Wait, refuse or share while others have the devices that it needs."""
     waited: float = 0.0
     """Seconds for which it has waited for devices."""
     _progress: "ProgressReporter | None" = None

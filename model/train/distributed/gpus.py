@@ -64,7 +64,7 @@ def visible_devices(numbers: Sequence[int]) -> str:
 
 
 def _words(total: int) -> list[str]:
-    """How CUDA_VISIBLE_DEVICES names the GPUs that are visible here; at least `total`."""
+    """Words of CUDA_VISIBLE_DEVICES for the GPUs that are visible here; at least `total`."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
     words = [word.strip() for word in given.split(",")] if given else []
     return words if len(words) >= total else [str(number) for number in range(total)]

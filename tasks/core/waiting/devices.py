@@ -23,7 +23,7 @@ class DevicesConfig(Config):
     """GPUs, or without any the cores, of the machine: given to one training at a time."""
 
     when_busy: WhenBusy = "wait"
-    """What a training, or an evaluation, does while another one has the GPUs that it needs (on a
+    """For a training, or an evaluation, while another one has the GPUs that it needs (on a
     machine without any: the cores): `wait` until they are free, first come, first served; `refuse`:
     end with an error; `share`: begin all the same."""
 
