@@ -121,15 +121,17 @@ class Child:
 
     def stop(self) -> None:
         """Let it save and end; kill it, and whatever is left of its group, after the grace."""
-        if self.poll() is None and self.grace:
-            self.process.terminate()
-            try:
-                self.process.wait(self.grace)
-            except subprocess.TimeoutExpired:
-                log.warning("a child did not end within %.0f s of SIGTERM", self.grace)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        try:
+            if self.poll() is None and self.grace:
+                self.process.terminate()
+                try:
+                    self.process.wait(self.grace)
+                except subprocess.TimeoutExpired:
+                    log.warning("a child did not end within %.0f s of SIGTERM", self.grace)
+        finally:  # also when a second Ctrl-C ends the wait
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
 
     def progress(self) -> Progress | None:
         """Position it reported last; None before the first report."""

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from common.disk import disk_full_error, is_disk_full
 from common.errors import MAX_SHOWN, ConfigError, StageError, SteelError
+from common.processes import RunStopped
 from common.reading.files import user_error
 from common.redaction import install, learn
 from flows.commands import (
@@ -35,7 +36,8 @@ MAX_MESSAGE = 20_000
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit code (0 done, 1 failed, 2 bad input, 130 interrupted)."""
+    """Run one command; returns the exit code (0 done, 1 failed, 2 bad input, 128 + its number
+    for a signal)."""
     given = sys.argv[1:] if argv is None else argv
     install()
     learn(*given)
@@ -58,6 +60,9 @@ def _status(given: Sequence[str]) -> int:
         return _fail(error, FAILED)
     except SteelError as error:
         return _fail(error, BAD_INPUT)
+    except RunStopped as stop:
+        print(stop.message.replace("same run", "same command"), file=sys.stderr)
+        return 128 + stop.number
     except KeyboardInterrupt:
         print("stopped; the same command continues from here", file=sys.stderr)
         return 130

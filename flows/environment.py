@@ -52,6 +52,8 @@ DEFAULTS = {
     # A first start on a busy small machine was measured at over a minute.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
     "PREFECT_WORKER_QUERY_SECONDS": "2",
+    # Signs of life of a run; without them one whose process is gone would stay Running.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     # SQLite on a busy disk: wait for the lock rather than fail a run.
     "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
     "PREFECT_LOGGING_LEVEL": "INFO",

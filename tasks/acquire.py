@@ -104,7 +104,7 @@ class AcquireConfig(StageConfig):
         )
 
 
-@stage(version=2)
+@stage(version=2, keeps="complete files")
 def acquire(run: StageRun, config: AcquireConfig) -> None:
     """Write `<name>/…` for every data set. Raises DataError for a full disk."""
     require_free_space(run.folder, config.bytes_needed(), f"acquire ({config.kind})")

@@ -83,7 +83,7 @@ def _check_text_key(name: str) -> None:
         )
 
 
-@stage(version=6)
+@stage(version=6, keeps="finished corpora")
 def normalize(run: StageRun, config: NormalizeConfig, *, raw: StageResult) -> None:
     """Write `<source>.jsonl` and `quarantine/<source>.jsonl` for every corpus.
 

@@ -108,7 +108,7 @@ class PackConfig(StageConfig):
         return {path.name: md5_of_file(path) for path in paths if path.is_file()}
 
 
-@stage(version=4)
+@stage(version=4, keeps="finished shards")
 def pack(
     run: StageRun,
     config: PackConfig,

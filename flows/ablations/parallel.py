@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from common.child import Child, python
 from common.devices import WhenBusy
 from common.errors import ConfigError, SteelError
 from common.paths import display
+from common.processes import RunStopped
 from model.entry.launch import GRACE_SECONDS
 from model.train.distributed.gpus import num_gpus
 from tasks.core.artifacts import Logger, ProgressReporter
@@ -93,7 +94,8 @@ def run_all(
     slots: list[_Running | None] = [None] * len(environments)
     together = len(environments) > 1 and not num_gpus()
     given = cores_for_children(title, log, when_busy) if together else nullcontext(Given())
-    with given as devices, _stopped_together(slots):
+    made = _told(lambda: f"{done} of {len(jobs)} models are made")
+    with given as devices, _stopped_together(slots), made:
         while waiting or any(slots):
             for place, running in enumerate(slots):
                 if running is None and waiting:
@@ -165,6 +167,16 @@ class _Running:
         for line in whole.decode("utf-8", "replace").splitlines():
             if found := LINE.fullmatch(line):
                 self.log.info("[%s] %s", self.label, found[1])
+
+
+@contextmanager
+def _told(made: Callable[[], str]) -> Iterator[None]:
+    """Say what is made when the run is stopped."""
+    try:
+        yield
+    except RunStopped as stop:
+        stop.kept.append(f"{made()}, those under way have saved")
+        raise
 
 
 @contextmanager

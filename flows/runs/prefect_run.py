@@ -24,8 +24,10 @@ from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from common.errors import ConfigError, StageError
+from common.processes import RunStopped, stop_on_signals
 from common.redaction import redact
 from flows.environment import PREFECT_API, PREFECT_PORT, answers, listening
+from flows.runs.own_state import OwnState
 from flows.runs.server_watch import ServerWatch
 from flows.runs.watchdog import NOTES, Watch, write_note
 
@@ -48,6 +50,7 @@ class Outcome:
         self.run_id: str | None = None
         self.result: Any = None
         self.error: Exception | None = None
+        self.stopped: RunStopped | None = None
 
 
 _outcome = Outcome()
@@ -57,53 +60,71 @@ def remembered(function: Callable[P, R]) -> Callable[P, R]:
     """The function of a flow, whose outcome `run_flow` can tell whatever Prefect makes of it."""
 
     from prefect.runtime import flow_run
+    from prefect.settings import PREFECT_API_URL
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        _outcome.began, _outcome.run_id = True, flow_run.id
-        _tell_state("CRASHED")  # until it ends in another way
+        run_id, url = str(flow_run.id or ""), str(PREFECT_API_URL.value() or "")
+        _outcome.began, _outcome.run_id = True, run_id
+        tell = functools.partial(_tell_state, run_id, url)
+        by_worker = "PREFECT__FLOW_RUN_ID" in os.environ
+        tell("CRASHED")  # until it ends in another way
+        own = OwnState(run_id, url, tell)
         try:
-            result = function(*args, **kwargs)
+            # Prefect's worker sends SIGTERM for whoever has cancelled the run.
+            with watched(own.look), stop_on_signals(named=not by_worker):
+                result = function(*args, **kwargs)
+        except RunStopped as stop:
+            _outcome.stopped = stop
+            own.end_stopped(stop, away=server_is_away())
         except Exception as error:
             _outcome.error = error
-            _tell_state("FAILED")
+            tell("FAILED")
             raise
         _outcome.result, _outcome.done = result, True
-        _tell_state("COMPLETED")
+        tell("COMPLETED")
         return result
 
     return call
 
 
-def _tell_state(state: str) -> None:
-    """Tell the watchdog the state of this flow run, should Prefect not be able to record it."""
-    from prefect.runtime import flow_run
-    from prefect.settings import PREFECT_API_URL
-
-    if flow_run.id and (url := PREFECT_API_URL.value()):
-        watchdog().tell(
-            watch="flow",
-            id=str(flow_run.id),
-            url=str(url),
-            temporary=str(url) in _temporary,
-            state=state,
-        )
-        # The watchdog may be gone too; the next one reads its note.
-        note = NOTES / f"{flow_run.id}.json"
-        with contextlib.suppress(OSError, ValueError):
-            write_note(flow_run.id, {**json.loads(note.read_text("utf-8")), "state": state})
+def _tell_state(run_id: str, url: str, state: str, message: str = "") -> None:
+    """Tell the watchdog the state of a flow run, should Prefect not be able to record it."""
+    if not run_id or not url:
+        return
+    watchdog().tell(
+        watch="flow",
+        id=run_id,
+        url=url,
+        temporary=url in _temporary,
+        state=state,
+        message=message,
+        # Set by the worker, which writes a message of its own when it has cancelled a run.
+        worker="PREFECT__FLOW_RUN_ID" in os.environ,
+    )
+    # The watchdog may be gone too; the next one reads its note.
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads((NOTES / f"{run_id}.json").read_text("utf-8"))
+        write_note(run_id, {**known, "state": state, "message": message})
 
 
 def run_flow(flow: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Run a flow; returns what its function returns.
 
-    Raises what its function raises; ConfigError when there is no Prefect server to run it with.
+    Raises what its function raises; RunStopped when it was asked to stop; ConfigError when there is
+    no Prefect server to run it with.
     """
     global _outcome
+    from prefect.exceptions import Abort
+
     with prefect_server() as server:
         _outcome = outcome = Outcome()
         try:
             return flow(*args, **kwargs)
+        except Abort:
+            if outcome.stopped is None:
+                raise
+            raise outcome.stopped from None
         except Exception as error:
             if outcome.done:
                 if not _record_completed(outcome.run_id):
@@ -197,22 +218,32 @@ def prefect_server() -> Iterator[ServerWatch]:
 
 
 @contextmanager
-def watched() -> Iterator[None]:
-    """Watch the server of a flow that somebody else has started (Prefect's worker)."""
+def watched(look: Callable[[], None]) -> Iterator[None]:
+    """Watch a flow's server, which `run_flow` does already or somebody else has started (Prefect's
+    worker), for the length of the block.
+
+    look: called every few seconds, also while it does not answer.
+    """
     global _server
     from prefect.settings import PREFECT_API_URL
 
-    url = PREFECT_API_URL.value()
-    if not url or (_server is not None and _server.watching):
-        yield
-        return
-    _quieten()
-    _server = ServerWatch(str(url))
-    _server.start()
+    started = None
+    if _server is None or not _server.watching:
+        if not (url := PREFECT_API_URL.value()):
+            yield
+            return
+        _quieten()
+        _server = started = ServerWatch(str(url))
+    server = _server
+    server.look = look
+    if started is not None:
+        started.start()
     try:
         yield
     finally:
-        _server.stop()
+        server.look = None
+        if started is not None:
+            started.stop()
 
 
 def ask_for_server() -> None:

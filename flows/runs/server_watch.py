@@ -4,6 +4,7 @@ import collections
 import contextlib
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from common.redaction import redact
@@ -24,6 +25,8 @@ class ServerWatch:
 
     def __init__(self, url: str) -> None:
         self.url, self.away = url, False
+        self.look: Callable[[], None] | None = None
+        """Called after each question to the server."""
         self.kept: collections.deque[dict[str, Any]] = collections.deque(maxlen=KEPT_LINES)
         self._silences, self._stop = 0, threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True, name="prefect-watch")
@@ -52,6 +55,8 @@ class ServerWatch:
                 self._silences += 1
                 if self._silences == SILENCES:
                     self.go_away()
+            if (look := self.look) is not None:
+                look()
 
     def go_away(self) -> None:
         """Let calls fail at once, and keep lines of the log."""

@@ -22,7 +22,7 @@ from flows.checks.contradictions import cautions
 from flows.config import PipelineConfig
 from flows.graph import TARGETS, Pipeline, Target
 from flows.preflight import preflight_once
-from flows.runs.prefect_run import watchdog, watched
+from flows.runs.prefect_run import watchdog
 from tasks.core.artifacts import publish_artifact, run_logger, shorten_user_errors
 from tasks.core.stage import Context, StageResult, plain
 from tasks.core.tracking import Tracker, default_uri
@@ -140,7 +140,7 @@ def tracked(name: str, store: Path, config: Mapping[str, Any]) -> Iterator[Conte
     )
     status = "KILLED"
     try:
-        with hidden_in_errors(), watched():
+        with hidden_in_errors():
             yield Context(store=store, tracker=tracker)
         status = "FINISHED"
     except Exception:

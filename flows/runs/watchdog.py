@@ -48,8 +48,11 @@ STARTS = 4
 """Times that the temporary server is started in all, should it end by itself."""
 SILENT_SECONDS = 90.0
 """A temporary server that does not answer for so long is killed and started again."""
-FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED", "CANCELLING")
+FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 """States of a flow run that are left as they are."""
+KILLED = "The process that ran it was killed; start it again, and it goes on."
+WORKER_SECONDS = 60.0
+"""Longest time in which Prefect's worker writes its own message about a run that it cancelled."""
 
 log = logging.getLogger("steel.watchdog")
 
@@ -140,20 +143,21 @@ class Watchdog:
                     self.clear_up(url, kind_of(url, temporary=True))
             case "flow":
                 first = message["id"] not in self.flows
-                self.flows[message["id"]] = {"url": message["url"], "state": message["state"]}
+                told = ("url", "state", "message", "worker")
+                self.flows[message["id"]] = {name: message[name] for name in told}
                 # Of a server that a watchdog before this one has started, only the run knows.
                 kind = kind_of(message["url"], temporary=message["temporary"])
-                self.note(message["id"], kind, message["state"])
+                self.note(message["id"], kind, message["state"], message["message"])
                 if first and self.server is None:
                     self.clear_up(message["url"], kind)
             case "tracker":
                 change = self.trackers.add if message["open"] else self.trackers.discard
                 change(message["uri"])
 
-    def note(self, flow_run: str, kind: str, state: str) -> None:
+    def note(self, flow_run: str, kind: str, state: str, message: str) -> None:
         """Tell the next watchdog of a flow run, should this one be killed too."""
         process = {"host": socket.gethostname(), "pid": self.parent, "started": _parent()}
-        write_note(flow_run, {"server": kind, "state": state, **process})
+        write_note(flow_run, {"server": kind, "state": state, "message": message, **process})
 
     def clear_up(self, url: str, kind: str) -> None:
         """Record the end of runs that were killed together with their watchdog."""
@@ -164,7 +168,7 @@ class Watchdog:
                 dead = process_start(note["pid"]) != note["started"]
                 if here and dead and note["server"] == kind:
                     try:
-                        settle(url, path.stem, note["state"])
+                        settle(url, path.stem, note["state"], note.get("message", ""))
                     except urllib.error.HTTPError as error:
                         if error.code != 404:  # the database is another one by now
                             raise
@@ -176,12 +180,15 @@ class Watchdog:
             with contextlib.suppress(OSError, ValueError, KeyError):
                 if self.server is not None and flow["url"] == self.server.url:
                     self.server.wait()
-                settle(flow["url"], number, flow["state"])
+                settle(flow["url"], number, flow["state"], flow["message"])
                 (NOTES / f"{number}.json").unlink(missing_ok=True)
         if self.server is not None:
             self.server.stop()
         for uri in self.trackers:
             _end_tracked_runs(uri)
+        for number, flow in self.flows.items():
+            if flow["worker"] and flow["state"] == "CANCELLED":
+                _keep_message(flow["url"], number, flow["message"])
 
 
 def write_note(flow_run: str, note: Mapping[str, Any]) -> None:
@@ -195,7 +202,7 @@ def kind_of(url: str, *, temporary: bool) -> str:
     return f"temporary {os.environ['PREFECT_HOME']}" if temporary else redact(url)
 
 
-def settle(url: str, flow_run: str, state: str) -> None:
+def settle(url: str, flow_run: str, state: str, message: str = "") -> None:
     """Give a flow run that is none the wiser its last state, and so its task runs.
 
     Raises OSError or ValueError when the server does not take it.
@@ -203,7 +210,9 @@ def settle(url: str, flow_run: str, state: str) -> None:
     now = request(f"{url}/flow_runs/{flow_run}")["state_type"]
     if now in FINAL:
         return
-    message = "The process that ran it was killed." if state == "CRASHED" else "Recorded late."
+    if now == "CANCELLING" and state == "CRASHED":
+        state, message = "CANCELLED", "stopped; what was saved until then is kept"
+    message = message or (KILLED if state == "CRASHED" else "Recorded late.")
     last = {"type": state, "name": state.capitalize(), "message": message}
     request(f"{url}/flow_runs/{flow_run}/set_state", {"state": last, "force": True})
     running = {
@@ -212,6 +221,21 @@ def settle(url: str, flow_run: str, state: str) -> None:
     }
     for task in request(f"{url}/task_runs/filter", running):
         request(f"{url}/task_runs/{task['id']}/set_state", {"state": last, "force": True})
+
+
+def _keep_message(url: str, flow_run: str, message: str) -> None:
+    """Write what was saved again, once Prefect's worker has written that it cancelled the run."""
+    deadline = time.monotonic() + WORKER_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            now = request(f"{url}/flow_runs/{flow_run}")["state"]
+            if now["type"] != "CANCELLED":
+                return  # it runs again
+            if now["message"] != message:
+                last = {"type": "CANCELLED", "name": "Cancelled", "message": message}
+                request(f"{url}/flow_runs/{flow_run}/set_state", {"state": last, "force": True})
+                return
+        time.sleep(2)
 
 
 def _end_tracked_runs(uri: str) -> None:

@@ -38,6 +38,7 @@ from flows.environment import (
     prepare,
     running_services,
 )
+from flows.services import silent_runs
 from flows.services.addresses import (
     is_ours,
     mlflow_command,
@@ -46,6 +47,8 @@ from flows.services.addresses import (
     serves_mlflow,
     service_environment,
 )
+from flows.services.keeper import OWN as KEEPER
+from flows.services.keeper import end_leftovers
 
 POOL = "steel"
 START_SECONDS = 240
@@ -61,6 +64,7 @@ def up(store: Path) -> None:
     """
     prepare()
     STATE.mkdir(exist_ok=True)
+    end_leftovers(running_services())
     services = {name: s for name, s in running_services().items() if alive(s)}
     environment = service_environment(store)
     commands = {
@@ -88,16 +92,25 @@ def up(store: Path) -> None:
     log.info("register the work pool and the deployments of prefect.yaml")
     _prefect(environment, "work-pool", "create", POOL, "--type", "process", "--overwrite")
     _prefect(environment, "--no-prompt", "deploy", "--all")
+    try:
+        silent_runs.register(environment["PREFECT_API_URL"])
+    except (OSError, ValueError) as error:  # a server elsewhere may not allow it
+        log.warning("runs without a sign of life will not be noticed by Prefect: %s", error)
     if "worker" not in services:
         command = python("prefect", "worker", "start", "--pool", POOL, "--name", "steel-local")
         services["worker"] = _start("worker", command, environment)
+        _remember(services)
+    if KEEPER not in services:
+        command = python("flows.services.keeper", "--store", store)
+        services[KEEPER] = _start(KEEPER, command, environment)
         _remember(services)
 
 
 def down() -> bool:
     """Stop the services, the worker first so that it can end its runs. Return False if none ran."""
+    end_leftovers(running_services())
     services = {name: s for name, s in running_services().items() if alive(s)}
-    for name in ("worker", "mlflow", "prefect"):
+    for name in (KEEPER, "worker", "mlflow", "prefect"):
         if name in services:
             log.info("stop %s", name)
             stop(services[name])

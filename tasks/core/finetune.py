@@ -230,6 +230,7 @@ def train(
         f"model.entry.{job.method}",
         job,
         num_processes=num_processes,
+        checkpoints=Path(job.scratch),
         # Known when the rows are encoded: some are left out, some share a packed row.
         total_steps=lambda: _prepared(run).get("steps", 0),
     )

@@ -26,6 +26,7 @@ from common.disk import told_when_full
 from common.errors import StageError
 from common.files import make_folder
 from common.paths import display
+from common.processes import RunStopped, interruptible, stopped, uninterrupted
 from common.provenance import git_commit, software_versions
 from common.redaction import hidden_in_errors
 from tasks.core.artifacts import (
@@ -112,7 +113,10 @@ class StageRun:
     """Wait, refuse or share while others have the devices that it needs."""
     waited: float = 0.0
     """Seconds for which it has waited for devices."""
+    saved: Callable[[], str] | None = None
+    """Says what a stage that trains has saved so far, as in `saved step 70`."""
     _progress: "ProgressReporter | None" = None
+    _percent: int = 0
     _lock: StageLock | None = None
     _told: float = 0.0
 
@@ -154,6 +158,8 @@ class StageRun:
         Raises StageError when another process has taken the stage over.
         """
         self.check_lock()
+        if total > 0:
+            self._percent = min(100, int(100 * done / total))
         if self._progress is None:
             self._progress = ProgressReporter(self.stage, self.log)
         self._progress.update(done, total, what)
@@ -166,6 +172,14 @@ class StageRun:
         """Raise StageError when another process has taken the stage over."""
         if self._lock is not None and self._lock.lost:
             self._lock.check()
+
+    def kept(self, keeps: str) -> str:
+        """Say what is kept should it stop here; keeps: unfinished work that the stage keeps."""
+        if self.saved is not None:
+            return f"{self.stage} {self.saved()}"
+        if keeps:
+            return f"{self.stage} at {self._percent} % ({keeps} are kept)"
+        return f"{self.stage} begins again"
 
     def table(self, name: str, rows: list[dict[str, Any]], description: str = "") -> None:
         """Show rows as a Prefect table artifact and keep them as an MLflow table."""
@@ -193,7 +207,7 @@ class StageRun:
 
 
 def stage(
-    *, version: int, trains: bool = False, measures: bool = False
+    *, version: int, trains: bool = False, measures: bool = False, keeps: str = ""
 ) -> Callable[[Callable[..., None]], Callable[..., StageResult]]:
     """Make a stage of a function `fn(run, config, **inputs)`.
 
@@ -201,6 +215,8 @@ def stage(
         version: raise it when the same inputs give another output: finished folders are redone.
         trains: its metrics go, step by step, into a flat MLflow run beside those of other models.
         measures: its counts go into a flat MLflow run beside those of other measurements of speed.
+        keeps: what is kept of a stage that was stopped, such as "finished partitions"; nothing: it
+            begins again. One that trains sets `StageRun.saved`.
 
     The result is called as `fn(config, context=…, label=…, **inputs)`: it returns the finished
     stage, from the store if it is there; else the config is validated and the function called.
@@ -269,7 +285,11 @@ def stage(
                         _lock=lock,
                     )
                     started = time.time()
-                    function(run, config, **inputs)
+                    try:
+                        function(run, config, **inputs)
+                    except RunStopped as stop:
+                        stop.kept.append(run.kept(keeps))
+                        raise
                     run.count(seconds=round(time.time() - started - run.waited, 3))
                     if run.waited:
                         run.count(seconds_waited=round(run.waited, 3))
@@ -280,8 +300,20 @@ def stage(
             log.info("%s: done in %.0f s", title, run.counts["seconds"])
             return StageResult.read(folder, reused=False)
 
+        def work_as_task(
+            config: StageConfig, *, context: Context, label: str = "", **inputs: StageInput
+        ) -> Any:
+            try:
+                with interruptible():
+                    return work(config, context=context, label=label, **inputs)
+            except RunStopped as stop:
+                # A state and no error: Prefect would report a crash.
+                from prefect.states import Cancelled
+
+                return Cancelled(message=stop.message)
+
         # Not functools.wraps: Prefect binds parameters by the signature that it would forward.
-        work.__doc__ = function.__doc__
+        work_as_task.__doc__ = function.__doc__
 
         @functools.cache
         def as_task() -> Callable[..., StageResult]:
@@ -292,7 +324,7 @@ def stage(
             # No Prefect caching: its key would know only this function's source and parameters.
             return task(
                 name=name, task_run_name=_task_run_name, cache_policy=NO_CACHE, persist_result=False
-            )(work)
+            )(work_as_task)
 
         @functools.wraps(function)
         def call(config: StageConfig, *, context: Context, **kwargs: Any) -> StageResult:
@@ -301,12 +333,27 @@ def stage(
                 key = stage_key(name, version, config, kwargs)
                 return context.plan.add(name, label, key, context.store / name / key)
             looked_up = name in context.not_made
-            called = as_task() if context.is_task and not looked_up else work
-            return called(config, context=context, **kwargs)
+            if looked_up or not context.is_task:
+                return work(config, context=context, **kwargs)
+            return _run_task(as_task(), config, context=context, **kwargs)
 
         return call
 
     return decorate
+
+
+def _run_task(task: Callable[..., Any], *args: Any, **kwargs: Any) -> StageResult:
+    """Run a Prefect task to its end; one that was asked to stop records that first.
+
+    Raises what the stage raises.
+    """
+    with uninterrupted():  # Prefect's own steps, which would take it for a crash
+        result = task(*args, **kwargs)
+        if isinstance(result, StageResult):
+            return result
+        stop = stopped()  # then the result is the task's state
+        assert stop is not None
+        raise stop
 
 
 def stage_key(

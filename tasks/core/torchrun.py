@@ -20,6 +20,7 @@ from common.files import write_json
 from common.paths import display
 from model.entry.join import LaunchSpec
 from model.entry.launch import GRACE_SECONDS, Nodes, environment
+from model.train.checkpoint.folders import complete_checkpoints, read_marker
 from model.train.run.folder import METRICS_FILE
 from model.train.run.metrics import newest_lines
 from tasks.core.stage import StageRun
@@ -37,6 +38,7 @@ def torchrun(
     total_steps: int | Callable[[], int] | None = None,
     env: Mapping[str, str] | None = None,
     nodes: Nodes | None = None,
+    checkpoints: Path | None = None,
 ) -> None:
     """Run `python -m module JOB.json` in `num_processes` ranks on this machine until it ends.
 
@@ -53,6 +55,7 @@ def torchrun(
         env: additions to the environment.
         nodes: the machines of the run, when there are several: the others wait at the store
             (model/entry/join.py) and have as many ranks each.
+        checkpoints: folder in which a training saves its checkpoints.
 
     Raises:
         SteelError: what ended the entry; a StageError with the last lines of its log where it
@@ -62,6 +65,8 @@ def torchrun(
     path = run.folder / f"{name}.json"
     write_json(path, dataclasses.asdict(job))
     metrics = run.folder / METRICS_FILE
+    if checkpoints is not None:
+        run.saved = lambda: _saved(checkpoints)
     spec = LaunchSpec.make(nodes or Nodes(), num_processes, module, [str(path)])
     run.log.info(
         "%s: %d process(es) of %s, log %s",
@@ -89,6 +94,11 @@ def torchrun(
         follower.poll()
     if child.poll() != 0:
         raise child.failure(f"{run.stage}: {module}")
+
+
+def _saved(checkpoints: Path) -> str:
+    newest = complete_checkpoints(checkpoints)[-1:]
+    return f"saved step {read_marker(newest[0])['step']}" if newest else "has nothing to save yet"
 
 
 class _StepProgress:

@@ -195,7 +195,7 @@ def check_task_file(benchmark: str) -> None:
         )
 
 
-@stage(version=4)
+@stage(version=4, keeps="answered subjects")
 def evaluate(
     run: StageRun,
     config: EvaluateConfig,

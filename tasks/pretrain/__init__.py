@@ -144,6 +144,7 @@ def pretrain(run: StageRun, config: PretrainConfig, *, packed: StageResult) -> N
         job,
         num_processes=ranks,
         nodes=config.machines(),
+        checkpoints=run.folder / CHECKPOINTS_FOLDER,
         total_steps=lambda: read_total_steps(run.folder, client.plan.initial_steps),
     )
     plan = RunPlan.read(run.folder, settings, manifest)

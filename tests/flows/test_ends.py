@@ -18,8 +18,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from common.errors import ConfigError
-from flows import prefect_run, watchdog
 from flows.environment import answers
+from flows.runs import prefect_run, watchdog
 from tests.processes import alive, kill_all
 
 MARK = "TEST_ENDS_STORE"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Param, Run, RunTag
 
 from common.processes import process_start
 from common.redaction import redact, redacted
@@ -357,8 +357,12 @@ def _this_process() -> dict[str, str]:
     return {"steel.pid": str(os.getpid()), "steel.started": process_start(os.getpid()) or ""}
 
 
-def end_killed_runs(client: Client) -> None:
-    """Runs whose process on this machine is gone were killed: say so instead of RUNNING."""
+def end_killed_runs(client: Client, *, dry: bool = False) -> list[str]:
+    """Runs whose process on this machine is gone were killed: say so instead of RUNNING.
+
+    Returns their names. dry: nothing is changed.
+    """
+    names = []
     for name in (PIPELINES, MODELS, SPEED):
         experiment = client.get_experiment_by_name(name)
         if experiment is None:
@@ -367,9 +371,19 @@ def end_killed_runs(client: Client) -> None:
             [experiment.experiment_id],
             f"attributes.status = 'RUNNING' AND tags.`steel.host` = '{socket.gethostname()}'",
         ):
-            pid, began = run.data.tags.get("steel.pid", ""), run.data.tags.get("steel.started", "")
-            if pid.isdigit():
-                # A number alone may have been given to another process since.
-                alive = process_start(int(pid))
-                if alive is None or (began and alive != began):
+            if is_dead(run):
+                names.append(str(run.info.run_name))
+                if not dry:
                     client.set_terminated(run.info.run_id, "KILLED")
+    return names
+
+
+def is_dead(run: Run) -> bool:
+    """True if a run is of a process of this machine that is gone."""
+    tags = run.data.tags
+    pid, began = tags.get("steel.pid", ""), tags.get("steel.started", "")
+    if tags.get("steel.host") != socket.gethostname() or not pid.isdigit():
+        return False
+    # A number alone may have been given to another process since.
+    alive = process_start(int(pid))
+    return alive is None or bool(began and alive != began)

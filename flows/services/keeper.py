@@ -1,0 +1,102 @@
+"""Keeper of what `make up` has started: nothing of a killed service or run stays.
+
+    at first     what was killed before is repaired (flows/runs/repair.py)
+    every 20 s   a service whose first process was killed: what is left of its group is ended
+                 (MLflow's server has a second process, which would keep the port)
+                 a run whose process and watchdog are gone: the same repair
+
+It starts nothing again: `make up` does. It ends with the last service. docs/adr/0075
+"""
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from common.child import python
+from common.processes import process_start
+from common.redaction import install
+from flows.environment import ROOT, prepare, running_services
+from flows.runs.watchdog import LAST_SECONDS, NOTES
+
+LOOK_SECONDS = 20.0
+OWN = "keeper"
+"""Its name among the services."""
+log = logging.getLogger("steel.keeper")
+
+
+def end_leftovers(services: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Kill what is left of services whose first process is gone; returns their names."""
+    ended = []
+    for name, service in services.items():
+        # While a group has members, its number is given to no other process.
+        if process_start(service["pid"]) is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(service["pid"], signal.SIGKILL)
+                ended.append(name)
+    return ended
+
+
+def killed_runs() -> list[str]:
+    """Flow runs of this machine whose process is gone, and whose watchdog has not said so."""
+    found = []
+    for path in NOTES.glob("*.json"):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            note = json.loads(path.read_text("utf-8"))
+            here = note["host"] == socket.gethostname()
+            if here and process_start(note["pid"]) != note["started"]:
+                found.append(path.stem)
+    return found
+
+
+def keep(store: Path) -> None:
+    """Repair what was killed before, then look until no service is left."""
+    _repair(store)
+    known: set[str] = set()
+    while True:
+        time.sleep(LOOK_SECONDS)
+        services = running_services()
+        for name in end_leftovers(services):
+            log.warning("%s was killed; what was left of it is ended. `make up` starts it", name)
+        if not any(
+            process_start(service["pid"]) == service["started"]
+            for name, service in services.items()
+            if name != OWN
+        ):
+            return
+        dead = set(killed_runs())
+        if dead & known:  # for the second time: its watchdog would have done it
+            log.warning("%d killed runs are repaired", len(dead & known))
+            _repair(store)
+        known = dead - known
+
+
+def _repair(store: Path) -> None:
+    # A process of its own: what it imports would stay in this one's memory for ever.
+    command = python("flows.runs.repair", "--store", store)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(command, cwd=ROOT, timeout=LAST_SECONDS, check=False)
+
+
+def main() -> int:
+    """`python -m flows.services.keeper --store DIR`."""
+    install()
+    prepare()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--store", type=Path, required=True)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    keep(parser.parse_args().store)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
