@@ -1,23 +1,28 @@
 """A whole `steel run` that is killed, or whose disk fills up, ends like one that was left alone."""
 
 import json
+import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from common.child import python
 from common.errors import ConfigError
+from common.paths import ROOT
 from model.evaluate.sandbox import check_sandbox
-from tests.flows.whole_run import MARK, Fault, SteelRun, result, struck, unfinished, write_config
+from tests.faults.places import Fault, struck
+from tests.flows.whole_run import MARK, SteelRun, result, unfinished, write_config
 from tests.processes import kill_all
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 BEFORE_SFT = ("acquire", "normalize", "clean", "pack", "pretrain", "contamination")
 """Folders of a store with what comes before the fine-tuning."""
-NOT_KEPT = ("mlflow", "cache", "report")
+STAGES = ("sft", "dpo", "evaluate")
 
 
 class Whole:
@@ -32,8 +37,7 @@ class Whole:
 
     def until(self, stage: str, store: Path) -> Path:
         """A store with what this run had finished before a stage: sft, dpo or evaluate."""
-        kept = [*BEFORE_SFT, *("sft", "dpo")[: ("sft", "dpo", "evaluate").index(stage)]]
-        for name in kept:
+        for name in [*BEFORE_SFT, *STAGES[: STAGES.index(stage)]]:
             if (self.store / name).exists():
                 shutil.copytree(self.store / name, store / name)
         return store
@@ -109,3 +113,70 @@ def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
     """Name what differs; a dictionary of digests would say nothing."""
     assert found.keys() == expected.keys()
     assert not [name for name in expected if found[name] != expected[name]]
+
+
+FULL = {
+    "sft": [
+        Fault("fill", "open", r"/cache/sft/[^/]+/parts/part-\d+\.npz\.partial$", 3),
+        Fault("fill", "open", r"/sft/[^/]+\.partial/.*step-\d+/[^/]+\.distcp"),
+        Fault("fill", "open", r"/sft/[^/]+\.partial/.*-model/config\.json$"),
+    ],
+    "dpo": [
+        Fault("fill", "open", r"/cache/reference/[^/]+/part-00000\.npy"),
+        Fault("fill", "open", r"/dpo/[^/]+\.partial/.*step-\d+/[^/]+\.distcp"),
+        Fault("fill", "open", r"/dpo/[^/]+\.partial/manifest\.json\.partial$"),
+    ],
+    "evaluate": [
+        Fault("fill", "open", r"/cache/answers/[^/]+\.partial$", 3),
+        Fault("fill", "open", r"/samples/humaneval\.jsonl\.partial$"),
+        Fault("fill", "open", r"/report\.html"),
+    ],
+}
+"""Stage -> places at which the disk fills up, one after the other; then it is emptied again."""
+
+
+@pytest.fixture(scope="module")
+def namespace() -> list[str]:
+    """The command that gives a process mounts of its own. Programs of a model can be run apart in
+    it only where it needs no user namespace."""
+    if os.geteuid() != 0:
+        pytest.skip("needs to be root to mount a small disk on which programs can be run apart")
+    probe = [*UNSHARE, "sh", "-c", "mount -t tmpfs none /mnt"]
+    if not shutil.which("unshare") or subprocess.run(probe, check=False).returncode:
+        pytest.skip("this system does not let root mount a small disk in a namespace of its own")
+    return UNSHARE
+
+
+UNSHARE = ["unshare", "--mount"]
+
+
+@pytest.mark.parametrize("stage", FULL)
+def test_a_run_whose_disk_fills_up_ends_like_one_with_room(
+    stage: str, whole: Whole, store: Path, namespace: list[str]
+) -> None:
+    prepared = whole.until(stage, store.with_name("prepared"))
+    job = store.with_name("job.json")
+    faults = [vars(fault) for fault in FULL[stage]]
+    paths = {"config": whole.config, "home": whole.home, "store": store, "prepared": prepared}
+    job.write_text(json.dumps({"faults": faults} | {name: str(p) for name, p in paths.items()}))
+    done = subprocess.run(
+        [*namespace, *python("tests.flows.full_disk_run", job)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    *attempts, last = [json.loads(line) for line in done.stdout.splitlines()]
+    for attempt in attempts:
+        text = attempt["text"]
+        assert attempt["struck"] and attempt["code"] in (1, 2), text
+        error = text[text.rindex("\nerror: ") :]
+        assert "The disk is full" in error or "make room there" in error, text
+        assert "defect" not in text
+        finished = attempt["result"]
+        assert not [name for name in finished if finished[name] != whole.result.get(name)], text
+    assert last["code"] == 0, last["text"]
+    assert_equal(last["result"], json.loads(json.dumps(whole.result)))
+    assert summary_of(last["text"]) == whole.summary
+    assert not last["unfinished"]

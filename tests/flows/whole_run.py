@@ -2,14 +2,13 @@
 
     start(config, store) ──▶ steel run, in processes of its own ──▶ result(store): name -> SHA-256
 
-A fault may be set at a named place of it (tests/flows/faults/sitecustomize.py).
+A fault may be set at a named place of it (tests/faults).
 """
 
 import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,11 @@ import yaml
 from common.files import sha256_of_file
 from common.paths import ROOT
 from corpus.sample_data import SampleDataConfig, write_dataset
+from tests.faults.places import Fault, place, with_fault
 from tests.tasks.test_evaluate_open import write_gsm8k, write_humaneval
 
 MARK = "TEST_WHOLE_RUN"
 """Environment variable by which all processes of a run are found."""
-FAULTS = Path(__file__).with_name("faults")
-
 MIXTURE = "smoke-chinese-20-english-mcq"
 TRAINING = {
     "validation_fraction": 0.1,
@@ -98,20 +96,6 @@ def write_config(folder: Path) -> Path:
     return path
 
 
-@dataclass(frozen=True)
-class Fault:
-    """A fault of a run, and its place."""
-
-    do: str
-    """Victim of a kill, or `fill` (tests/flows/faults/sitecustomize.py)."""
-    event: str
-    """`open`, `os.rename` or `subprocess.Popen`."""
-    pattern: str
-    """Regular expression for the name of the file, or the command."""
-    count: int = 1
-    """Strike when it comes for the nth time."""
-
-
 class SteelRun:
     """`steel run` in a process group of its own.
 
@@ -159,27 +143,6 @@ def environment(store: Path, home: Path) -> dict[str, str]:
         "STEEL_PREFECT_PORT": "9",
         MARK: str(store),
     }
-
-
-def place(store: Path) -> Path:
-    """Folder beside a store for what a fault keeps."""
-    folder = store.with_name(f"{store.name}-fault")
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-def with_fault(store: Path, fault: Fault) -> dict[str, str]:
-    """Environment of a run that a fault strikes. Forgets a former one."""
-    folder = place(store)
-    for name in ("events", "done", "steel"):
-        (folder / name).unlink(missing_ok=True)
-    spec = {**vars(fault), "folder": str(folder), "ballast": str(store / "ballast")}
-    return {"PYTHONPATH": str(FAULTS), "STEEL_TEST_FAULT": json.dumps(spec)}
-
-
-def struck(store: Path) -> bool:
-    """True if the fault has happened."""
-    return (place(store) / "done").exists()
 
 
 RESULTS = (

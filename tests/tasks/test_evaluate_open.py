@@ -2,13 +2,21 @@
 
 import itertools
 import json
+import os
 import re
+import signal
+import subprocess
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from common.child import python
 from common.errors import ConfigError, DataError
+from common.files import write_json
+from common.paths import ROOT
+from corpus.benchmarks.generative import GenerationSettings
 from corpus.benchmarks.open_questions import (
     open_recipe,
     programs,
@@ -17,10 +25,13 @@ from corpus.benchmarks.open_questions import (
     write_open_task,
 )
 from corpus.decontaminate.questions import read_questions
+from model.evaluate.answers import read_answers
+from model.evaluate.job import EvaluateJob
 from model.evaluate.sandbox import check_sandbox
 from model.train.run.folder import MODEL_FOLDER
 from tasks.core.stage import Context, StageResult
 from tasks.evaluate import EvaluateConfig, benchmark_problems, evaluate
+from tests.faults.places import Fault, with_fault
 from tests.tasks.running import data_sets, run_stage
 from tests.tiny_bigram import write_bigram_model
 
@@ -89,7 +100,6 @@ def test_word_problems_are_scored_by_lm_eval(context: Context, tmp_path: Path) -
 
 
 def test_parts_cover_a_task_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from corpus.benchmarks.generative import GenerationSettings
     from tasks.evaluate import open_answers
 
     monkeypatch.setattr(open_answers, "PART", 3)
@@ -168,6 +178,70 @@ def test_a_machine_without_a_sandbox_is_refused_before_anything_is_generated(
             EvaluateConfig(allow_code_execution=True),
             **inputs(tmp_path),
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gsm8k", "humaneval"])
+def test_killed_half_way_it_keeps_what_is_answered(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before the third of four parts is published; two are kept, and not answered again."""
+    from tasks.evaluate import open_answers
+
+    monkeypatch.setattr(open_answers, "PART", 1)
+    says(tmp_path, " 7ab", ":" if name == "gsm8k" else "\n")
+    folder = tmp_path / name
+    if name == "gsm8k":
+        write_gsm8k(folder, list(range(4)))
+    else:
+        write_humaneval(folder, count=4)
+    benchmark = read_open(name, folder)
+
+    def start(where: str, *, killed: bool = False) -> tuple[list[Path], int]:
+        place = tmp_path / where
+        place.mkdir(exist_ok=True)
+        settings = GenerationSettings(
+            modes=[], max_new_tokens={}, num_fewshot=0, limit=None, model="m", dtype="float32"
+        )
+        subjects = list(
+            open_answers.open_jobs(
+                [benchmark], settings, chat=False, folder=place / "tasks", cache=place
+            )
+        )
+        job = EvaluateJob(
+            model=str(tmp_path / "model" / MODEL_FOLDER),
+            subjects=subjects,
+            metrics=str(place / "metrics.jsonl"),
+            chat=False,
+            limit=None,
+            batch_size=2,
+            dtype="float32",
+        )
+        write_json(place / "job.json", asdict(job))
+        fault = Fault("here", "os.rename", r"/answers/[0-9a-f]+\.jsonl$", 3)
+        child = subprocess.run(
+            python("model.entry.evaluate", place / "job.json"),
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                **(with_fault(place, fault) if killed else {}),
+            },
+            check=False,
+        )
+        return [Path(subject.answers) for subject in subjects], child.returncode
+
+    whole, code = start("whole")
+    assert code == 0
+    answers, code = start("killed", killed=True)
+    assert code == -signal.SIGKILL
+    kept = {path: path.stat().st_mtime_ns for path in answers if path.exists()}
+    assert len(kept) == 2
+    assert all(read_answers(path) is not None for path in kept)
+    again, code = start("killed")
+    assert code == 0 and again == answers
+    assert [path.read_bytes() for path in answers] == [path.read_bytes() for path in whole]
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """A fault at a named place of a run, in whatever process of it comes there.
 
-    PYTHONPATH=tests/flows/faults STEEL_TEST_FAULT='{"event": …}' python -m flows.cli run …
+    PYTHONPATH=tests/faults/hook STEEL_TEST_FAULT='{"event": …}' python -m flows.cli run …
 
 Python imports this module in every process of the run. An audit hook then sees each file that is
 opened or renamed and each program that is started, and at the `count`th one whose name matches

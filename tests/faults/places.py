@@ -1,0 +1,46 @@
+"""Faults at named places of a program, for tests that kill it or fill its disk.
+
+Fault("group", "os.rename", r"/sft/.*/model$")  ──with_fault(folder, …)──▶ environment
+                                                 tests/faults/hook strikes in the program
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+HOOK = Path(__file__).with_name("hook")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault of a run, and its place."""
+
+    do: str
+    """Victim of a kill, or `fill` (tests/faults/hook/sitecustomize.py)."""
+    event: str
+    """`open`, `os.rename` or `subprocess.Popen`."""
+    pattern: str
+    """Regular expression for the name of the file, or the command."""
+    count: int = 1
+    """Strike when it comes for the nth time."""
+
+
+def place(store: Path) -> Path:
+    """Folder beside a store for what a fault keeps."""
+    folder = store.with_name(f"{store.name}-fault")
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def with_fault(store: Path, fault: Fault) -> dict[str, str]:
+    """Environment of a run that a fault strikes. Forgets a former one."""
+    folder = place(store)
+    for name in ("events", "done", "steel"):
+        (folder / name).unlink(missing_ok=True)
+    spec = {**vars(fault), "folder": str(folder), "ballast": str(store / "ballast")}
+    return {"PYTHONPATH": str(HOOK), "STEEL_TEST_FAULT": json.dumps(spec)}
+
+
+def struck(store: Path) -> bool:
+    """True if the fault has happened."""
+    return (place(store) / "done").exists()
