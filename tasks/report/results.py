@@ -34,6 +34,11 @@ def compare_with_chance(result: Mapping[str, Any]) -> ChanceComparison:
     return "below" if high < result["chance"] else "at"
 
 
+def is_written(result: Mapping[str, Any]) -> bool:
+    """True for a benchmark that is answered in words only, by lm-eval's own task."""
+    return "num_fewshot" not in result
+
+
 def percent(share: float) -> str:
     """Format a share in per cent, without the sign: 0.4321 -> 43.2."""
     return f"{100 * share:z.1f}"

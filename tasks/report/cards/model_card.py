@@ -15,7 +15,7 @@ from corpus.benchmarks.questions import BenchmarkRecipe
 from tasks.core.markdown import markdown_table
 from tasks.report.cards.facts import Facts
 from tasks.report.language import Writer
-from tasks.report.results import SAMPLE_DATA, compare_with_chance, percent
+from tasks.report.results import SAMPLE_DATA, compare_with_chance, is_written, percent
 
 SAMPLE_TYPE = "steel-sample-data"
 """Beginning of the names of generated benchmarks in the hub's metadata: none of real ones. The hub
@@ -95,13 +95,13 @@ def _eval_result(name: str, result: Mapping[str, Any]) -> EvalResult:
     sample = result.get("origin") == SAMPLE_DATA
     low, high = result["interval_95"]
     return EvalResult(
-        task_type="text-generation" if result.get("open") else "multiple-choice",
+        task_type="text-generation" if is_written(result) else "multiple-choice",
         dataset_type=f"{SAMPLE_TYPE}-{name}" if sample else _repository(name),
         dataset_name=f"{result['title']} (generated sample questions)"
         if sample
         else result["title"],
         dataset_split=result["split"],
-        dataset_args={"num_few_shot": result["num_fewshot"] or 0},
+        dataset_args={} if is_written(result) else {"num_few_shot": result["num_fewshot"] or 0},
         metric_type="accuracy",
         metric_name=f"accuracy, % (95 % interval {percent(low)} to {percent(high)})",
         metric_value=round(100 * result["accuracy_micro"], 2),
@@ -164,7 +164,9 @@ def _scores(scores: Mapping[str, Mapping[str, Any]], say: Writer, loading: Loadi
                     "results.to", share=percent(result["accuracy_micro"]), low=low, high=high
                 ),
                 say("column.questions"): f"{result['num_questions']:,}",
-                say("card.shots"): str(result["num_fewshot"] or 0),
+                say("card.shots"): say("adjusted.own")
+                if is_written(result)
+                else str(result["num_fewshot"] or 0),
                 say("card.chance"): say(f"card.{compare_with_chance(result)}"),
             }
         )

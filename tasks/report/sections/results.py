@@ -11,6 +11,7 @@ from tasks.report.results import (
     Results,
     benchmark_titles,
     compare_with_chance,
+    is_written,
     percent,
 )
 from tasks.report.trace.numbers import Place, place_in, pointer
@@ -191,8 +192,12 @@ def _conditions(results: Results, titles: Mapping[str, str], say: Writer) -> lis
             notes.append(say("results.bad_rows", n=f"{one['num_questions']:,}", all=f"{rows:,}"))
         if one["limit"]:
             notes.append(say("results.limit", n=one["limit"]))
-        shots = one["num_fewshot"]
-        notes.append(say("results.examples", n=shots) if shots else say("results.no_examples"))
+        if is_written(one):
+            notes.append(say("results.own_examples"))
+        elif shots := one["num_fewshot"]:
+            notes.append(say("results.examples", n=shots))
+        else:
+            notes.append(say("results.no_examples"))
         cut = {m: r["num_truncated"] for m, r in scores.items() if r["num_truncated"]}
         if cut:
             listed = ", ".join(f"{model} {number}" for model, number in cut.items())
