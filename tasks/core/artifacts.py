@@ -4,12 +4,15 @@ Outside of a flow run (tests, scripts) lines go to the logger `steel` and artifa
 server that cannot take an artifact never stops a stage.
 """
 
+import functools
 import logging
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 from common.errors import SteelError
+from common.processes import RunStopped, interruptible, stopped, uninterrupted
 from common.redaction import redacted
 from tasks.core.patience import Outage, within
 
@@ -130,3 +133,60 @@ class ProgressReporter:
         if self.first is None or done - self.first <= 0.02 * total:
             return None
         return (total - done) * (time.monotonic() - self.started) / (done - self.first)
+
+
+class StageTask:
+    """A function that is called as a Prefect task; one that is asked to stop ends as Cancelled.
+
+    The function is called as `work(config, context=…, label=…, **inputs)`; raises what it raises.
+    """
+
+    def __init__(self, name: str, work: Callable[..., Any], doc: str | None) -> None:
+        self.name, self.work, self.doc = name, work, doc
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with uninterrupted():  # Prefect's own steps, which would take it for a crash
+            result = self._task(*args, **kwargs)
+            stop = stopped()
+            if stop is not None and _is_state(result):
+                raise stop
+        return result
+
+    @functools.cached_property
+    def _task(self) -> Callable[..., Any]:
+        # Imported late: who only reads or checks a configuration needs no Prefect.
+        from prefect import task
+        from prefect.cache_policies import NO_CACHE
+
+        def work(config: Any, *, context: Any, label: str = "", **inputs: Any) -> Any:
+            try:
+                with interruptible():
+                    return self.work(config, context=context, label=label, **inputs)
+            except RunStopped as stop:
+                # A state and no error: Prefect would report a crash.
+                from prefect.states import Cancelled
+
+                return Cancelled(message=stop.message)
+
+        # Not functools.wraps: Prefect binds parameters by the signature that it would forward.
+        work.__doc__ = self.doc
+        # No Prefect caching: its key would know only this function's source and parameters.
+        return task(
+            name=self.name,
+            task_run_name=_task_run_name,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+        )(work)
+
+
+def _is_state(result: Any) -> bool:
+    from prefect.client.schemas.objects import State
+
+    return isinstance(result, State)
+
+
+def _task_run_name() -> str:
+    from prefect.runtime import task_run
+
+    parameters = task_run.parameters or {}
+    return f"{task_run.task_name} {parameters.get('label', '')}".strip()

@@ -26,12 +26,13 @@ from common.disk import told_when_full
 from common.errors import StageError
 from common.files import make_folder
 from common.paths import display
-from common.processes import RunStopped, interruptible, stopped, uninterrupted
+from common.processes import RunStopped
 from common.provenance import git_commit, software_versions
 from common.redaction import hidden_in_errors
 from tasks.core.artifacts import (
     Logger,
     ProgressReporter,
+    StageTask,
     artifact_key,
     flow_run_id,
     publish_artifact,
@@ -300,31 +301,7 @@ def stage(
             log.info("%s: done in %.0f s", title, run.counts["seconds"])
             return StageResult.read(folder, reused=False)
 
-        def work_as_task(
-            config: StageConfig, *, context: Context, label: str = "", **inputs: StageInput
-        ) -> Any:
-            try:
-                with interruptible():
-                    return work(config, context=context, label=label, **inputs)
-            except RunStopped as stop:
-                # A state and no error: Prefect would report a crash.
-                from prefect.states import Cancelled
-
-                return Cancelled(message=stop.message)
-
-        # Not functools.wraps: Prefect binds parameters by the signature that it would forward.
-        work_as_task.__doc__ = function.__doc__
-
-        @functools.cache
-        def as_task() -> Callable[..., StageResult]:
-            # Imported late: who only reads or checks a configuration needs no Prefect.
-            from prefect import task
-            from prefect.cache_policies import NO_CACHE
-
-            # No Prefect caching: its key would know only this function's source and parameters.
-            return task(
-                name=name, task_run_name=_task_run_name, cache_policy=NO_CACHE, persist_result=False
-            )(work_as_task)
+        as_task = StageTask(name, work, function.__doc__)
 
         @functools.wraps(function)
         def call(config: StageConfig, *, context: Context, **kwargs: Any) -> StageResult:
@@ -335,25 +312,12 @@ def stage(
             looked_up = name in context.not_made
             if looked_up or not context.is_task:
                 return work(config, context=context, **kwargs)
-            return _run_task(as_task(), config, context=context, **kwargs)
+            made: StageResult = as_task(config, context=context, **kwargs)
+            return made
 
         return call
 
     return decorate
-
-
-def _run_task(task: Callable[..., Any], *args: Any, **kwargs: Any) -> StageResult:
-    """Run a Prefect task to its end; one that was asked to stop records that first.
-
-    Raises what the stage raises.
-    """
-    with uninterrupted():  # Prefect's own steps, which would take it for a crash
-        result = task(*args, **kwargs)
-        if isinstance(result, StageResult):
-            return result
-        stop = stopped()  # then the result is the task's state
-        assert stop is not None
-        raise stop
 
 
 def stage_key(
@@ -401,10 +365,3 @@ def _manifest(
         "prefect_flow_run": flow_run_id(),
         "mlflow": run.track.identity(),
     }
-
-
-def _task_run_name() -> str:
-    from prefect.runtime import task_run
-
-    parameters = task_run.parameters or {}
-    return f"{task_run.task_name} {parameters.get('label', '')}".strip()
