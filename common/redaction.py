@@ -165,13 +165,14 @@ def _known_secrets() -> "re.Pattern[str] | None":
     from_environment = [
         (name, value)
         for name, value in os.environ.items()
-        if value and (_has_secret_name(name) or "://" in value)
+        if value and (is_secret_name(name) or "://" in value)
     ]
     return _pattern_of(tuple(from_environment), frozenset(_learned))
 
 
 @functools.lru_cache(maxsize=4096)  # asked for every line that is printed
-def _has_secret_name(name: str) -> bool:
+def is_secret_name(name: str) -> bool:
+    """True for names of variables and parameters whose values are secret."""
     return bool(SECRET_NAME.search(name) and not NOT_SECRET_NAME.search(name))
 
 
@@ -203,7 +204,7 @@ def _found_as(form: str) -> str:
 
 
 def _is_secret(name: str, value: str) -> bool:
-    if not _has_secret_name(name) or value.lower() in HARMLESS:
+    if not is_secret_name(name) or value.lower() in HARMLESS:
         return False
     shortest = SHORTEST_PASSWORD if re.search("pass", name, re.I) else SHORTEST_SECRET
     # The path of a file of keys is none (a key may begin with a slash), and a number is any number.

@@ -6,7 +6,7 @@ Each stage documents its own fields (tasks/).
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 from common.config import INCOMPLETE, Config, did_you_mean, problems, shown_place
 from common.errors import ConfigError, SteelError, shown
@@ -17,6 +17,7 @@ from common.recipes import Parsed, apply_overrides, parse, read_yaml
 from corpus.held_out_texts import HeldOutSet
 from corpus.sample_data import DatasetKind, SampleDataConfig
 from flows.checks.contradictions import benchmark_list_problems, post_training_problems
+from flows.targets import Target as Target
 from model.architecture import LEAKING_ROUTINGS
 from tasks.acquire import AcquireConfig
 from tasks.checkpoint_scores import CheckpointScoresConfig
@@ -31,9 +32,6 @@ from tasks.pack import PackConfig
 from tasks.pretrain import PretrainConfig
 from tasks.report import ReportConfig
 from tasks.sft import SftConfig
-
-Target = Literal["data", "pretrain", "sft", "dpo", "evaluate", "report"]
-"""A part of the pipeline that a run can be asked for (flows/graph.py)."""
 
 KINDS: Mapping[DatasetKind, str] = {
     "corpora": "corpora",

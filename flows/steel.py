@@ -3,64 +3,24 @@
 Every function names a target of the graph (flows/graph.py); the stages that it needs run first, or
 are skipped if they are finished in the store. prefect.yaml makes each function a deployment
 (`steel/pretrain`, …).
+
+Importing this module costs little more than Prefect: every run, deployment and cancellation does
+it. What a function needs it imports itself, after a look at the configuration's file.
 """
 
+import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from prefect import flow
-from pydantic import Field
 
-from common.paths import MAX_PATH
-from common.ranges import MOST, MOST_FLOAT
-from flows.graph import Target
+from flows.forms import fields
+from flows.forms.fields import SMOKE, STORE
+from flows.forms.publish import published
+from flows.runs.first_look import given, read_first
+from flows.runs.names import run_name
 from flows.runs.prefect_run import remembered
-from flows.runs.session import given, session
-
-MAX_OVERRIDE = 100_000
-"""Characters of one change to the configuration."""
-MAX_NAME = 255
-"""Characters of a name, as of a file's."""
-MAX_ENTRIES = 1000
-"""Entries of a list."""
-
-# Bounds of common/ranges.py, which are no part of a form: a value out of them ends the flow run
-# before its function begins.
-Config = Annotated[
-    str,
-    Field(
-        description="Configuration file, relative to the project's root.",
-        min_length=1,
-        max_length=MAX_PATH,
-    ),
-]
-Store = Annotated[
-    str,
-    Field(
-        description="Folder that holds every stage's results.", min_length=1, max_length=MAX_PATH
-    ),
-]
-Overrides = Annotated[
-    list[Annotated[str, Field(max_length=MAX_OVERRIDE)]],
-    Field(
-        description="Changes to the configuration, each `section.key=value`.",
-        max_length=MAX_ENTRIES,
-    ),
-]
-ModelPath = Annotated[
-    str | None,
-    Field(
-        description="Folder of a model (Transformers), or of a stage in a store; empty: the "
-        "configuration's own.",
-        max_length=MAX_PATH,
-    ),
-]
-LearningRate = Annotated[float | None, Field(gt=0, le=100, description="Peak learning rate.")]
-RecipeName = Annotated[str, Field(max_length=MAX_NAME)]
-Routing = Literal["token", "sequence", "reference_norm", "dense"]
-
-SMOKE = "deployments/smoke.yaml"
-STORE = "store"
+from flows.targets import Target
 
 
 def _make(
@@ -70,40 +30,38 @@ def _make(
     overrides: list[str],
     changes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
+    read_first(config, overrides)
+    from flows.runs.session import session
+
     with session(config, store, overrides, changes) as run:
         for stage in stages or [run.last]:
             run.make(stage)
         return run.summary()
 
 
-@flow(name="steel")
+@flow(name="steel", flow_run_name=run_name)
 @remembered
+@published
 def pipeline(
-    config: Config = SMOKE,
-    store: Store = STORE,
-    overrides: Overrides = [],  # noqa: B006 - Prefect copies defaults into the form
-    stages: Annotated[list[Target], Field(max_length=MAX_ENTRIES)] | None = None,
+    config: fields.Config = SMOKE,
+    stages: fields.Stages = None,
+    store: fields.Store = STORE,
+    overrides: fields.Overrides = [],  # noqa: B006 - Prefect copies defaults into the form
 ) -> dict[str, Any]:
     """The whole pipeline, from raw corpora to the report, or only `stages` and their inputs."""
     return _make(stages or [], config, store, overrides)
 
 
-@flow(name="steel")
+@flow(name="steel", flow_run_name=run_name)
 @remembered
+@published
 def data(
-    config: Config = SMOKE,
-    store: Store = STORE,
-    fraction: Annotated[
-        float | None, Field(gt=0, le=1, description="Share of each corpus to take.")
-    ] = None,
-    limit: Annotated[
-        int | None, Field(ge=1, le=MOST, description="Records of each corpus at most.")
-    ] = None,
-    recipes: Annotated[
-        RecipeName | None,
-        Field(description="Set of cleaning recipes: `curated`, `repaired`, `paper`, or your own."),
-    ] = None,
-    overrides: Overrides = [],  # noqa: B006
+    config: fields.Config = SMOKE,
+    fraction: fields.Fraction = None,
+    limit: fields.Limit = None,
+    recipes: fields.CleaningSet = None,
+    store: fields.Store = STORE,
+    overrides: fields.Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """Acquire, normalize, clean and pack the corpora. Fields left empty keep the configuration's
     values."""
@@ -111,15 +69,16 @@ def data(
     return _make(["data"], config, store, overrides, changes)
 
 
-@flow(name="steel")
+@flow(name="steel", flow_run_name=run_name)
 @remembered
+@published
 def pretrain(
-    config: Config = SMOKE,
-    store: Store = STORE,
-    steps: Annotated[int | None, Field(ge=1, le=10**10, description="Optimizer steps.")] = None,
-    learning_rate: LearningRate = None,
-    routing: Annotated[Routing | None, Field(description="Soft MoE routing.")] = None,
-    overrides: Overrides = [],  # noqa: B006
+    config: fields.Config = SMOKE,
+    steps: fields.Steps = None,
+    learning_rate: fields.PretrainRate = None,
+    routing: fields.OneRouting = None,
+    store: fields.Store = STORE,
+    overrides: fields.Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """Pretrain on the packed corpus. Fields left empty keep the configuration's values."""
     changes = {
@@ -130,20 +89,17 @@ def pretrain(
     return _make(["pretrain"], config, store, overrides, changes)
 
 
-@flow(name="steel")
+@flow(name="steel", flow_run_name=run_name)
 @remembered
+@published
 def sft(
-    mixture: Annotated[
-        RecipeName | None, Field(description="One mixture; empty: all of them.")
-    ] = None,
-    config: Config = SMOKE,
-    store: Store = STORE,
-    epochs: Annotated[
-        float | None, Field(gt=0, le=10**6, description="Passes over the mixture.")
-    ] = None,
-    learning_rate: LearningRate = None,
-    base_model: ModelPath = None,
-    overrides: Overrides = [],  # noqa: B006
+    config: fields.Config = SMOKE,
+    mixture: fields.Mixture = None,
+    epochs: fields.SftEpochs = None,
+    learning_rate: fields.SftRate = None,
+    base_model: fields.BaseModel = None,
+    store: fields.Store = STORE,
+    overrides: fields.Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """Supervised fine-tuning of the pretrained model, or of one in a folder."""
     changes = {
@@ -156,46 +112,35 @@ def sft(
     return _make(["sft"], config, store, overrides, changes)
 
 
-@flow(name="steel")
+@flow(name="steel", flow_run_name=run_name)
 @remembered
+@published
 def mixture_ablation(
-    mixtures: Annotated[
-        list[RecipeName] | None,
-        Field(
-            description="Mixtures to compare; empty: the configuration's.", max_length=MAX_ENTRIES
-        ),
-    ] = None,
-    seeds: Annotated[
-        list[Annotated[int, Field(ge=0, le=MOST)]],
-        Field(
-            description="A model of each mixture for each; empty: the configured seed.",
-            max_length=MAX_ENTRIES,
-        ),
-    ] = [],  # noqa: B006
-    parallel: Annotated[
-        int,
-        Field(ge=1, le=4096, description="Models trained at once, each on its share of the GPUs."),
-    ] = 1,
-    config: Config = SMOKE,
-    store: Store = STORE,
-    overrides: Overrides = [],  # noqa: B006
+    config: fields.Config = SMOKE,
+    mixtures: fields.Mixtures = None,
+    seeds: fields.Seeds = [],  # noqa: B006
+    parallel: fields.Parallel = 1,
+    store: fields.Store = STORE,
+    overrides: fields.Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """Table 3: SFT models of several mixtures, all from the same base, compared question by
     question."""
+    read_first(config, overrides)
     from flows.ablations.mixtures import compare_mixtures
 
     return compare_mixtures(mixtures, seeds, parallel, config, store, overrides)
 
 
-@flow(name="steel")
+@flow(name="steel", flow_run_name=run_name)
 @remembered
+@published
 def dpo(
-    config: Config = SMOKE,
-    store: Store = STORE,
-    beta: Annotated[float | None, Field(gt=0, le=MOST_FLOAT, description="DPO's beta.")] = None,
-    learning_rate: LearningRate = None,
-    policy_model: ModelPath = None,
-    overrides: Overrides = [],  # noqa: B006
+    config: fields.Config = SMOKE,
+    beta: fields.Beta = None,
+    learning_rate: fields.DpoRate = None,
+    policy_model: fields.PolicyModel = None,
+    store: fields.Store = STORE,
+    overrides: fields.Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """Direct preference optimisation of one SFT model, or of one in a folder."""
     changes = {
@@ -208,17 +153,21 @@ def dpo(
     return _make(["dpo"], config, store, overrides, changes)
 
 
-@flow(name="steel")
+@flow(name="steel", flow_run_name=run_name)
 @remembered
+@published
 def evaluate(
-    config: Config = SMOKE,
-    store: Store = STORE,
-    model: ModelPath = None,
-    overrides: Overrides = [],  # noqa: B006
+    config: fields.Config = SMOKE,
+    model: fields.Model = None,
+    store: fields.Store = STORE,
+    overrides: fields.Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """C-Eval, CMMLU and MMLU for every model of the configuration, or for one in a folder alone."""
     if not model:
         return _make(["evaluate"], config, store, overrides)
+    read_first(config, overrides)
+    from flows.runs.session import session
+
     name = "given"
     changes = {"evaluate.models": {name: model}}
     with session(config, store, overrides, changes) as run:
@@ -230,59 +179,51 @@ def evaluate(
         return run.summary()
 
 
-@flow(name="steel")
+@flow(name="steel", flow_run_name=run_name)
 @remembered
+@published
 def evaluate_checkpoints(
-    run: Annotated[
-        str | None,
-        Field(
-            description="Pretraining: its folder, or the beginning of its key; empty: the "
-            "configuration's own.",
-            max_length=MAX_PATH,
-        ),
-    ] = None,
-    watch: Annotated[
-        bool, Field(description="Go on with each new checkpoint until the pretraining ends.")
-    ] = True,
-    config: Config = SMOKE,
-    store: Store = STORE,
-    overrides: Overrides = [],  # noqa: B006
+    config: fields.Config = SMOKE,
+    run: fields.Pretraining = None,
+    benchmarks: fields.Benchmarks = None,
+    watch: fields.Watch = True,
+    store: fields.Store = STORE,
+    overrides: fields.Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """Bits per byte and benchmarks of each checkpoint of a pretraining, while it runs or
     afterwards: curves by tokens."""
+    if benchmarks:
+        overrides = [*given(overrides), f"checkpoint_scores.benchmarks={json.dumps(benchmarks)}"]
+    read_first(config, overrides)
     from flows.checkpoint_curves import evaluate_checkpoints as evaluated
 
     return evaluated(run, watch, config, store, overrides)
 
 
-@flow(name="steel")
+@flow(name="steel", flow_run_name=run_name)
 @remembered
+@published
 def report(
-    config: Config = SMOKE,
-    store: Store = STORE,
-    overrides: Overrides = [],  # noqa: B006
+    config: fields.Config = SMOKE,
+    store: fields.Store = STORE,
+    overrides: fields.Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """Tables 3 and 4 beside the paper's, curves, provenance."""
     return _make(["report"], config, store, overrides)
 
 
-@flow(name="steel")
+@flow(name="steel", flow_run_name=run_name)
 @remembered
+@published
 def ffn_ablation(
-    routings: Annotated[
-        list[Routing],
-        Field(
-            description="Feed-forward variants of equal parameters.",
-            min_length=1,
-            max_length=MAX_ENTRIES,
-        ),
-    ] = ["token", "dense", "sequence"],  # noqa: B006
-    config: Config = SMOKE,
-    store: Store = STORE,
-    overrides: Overrides = [],  # noqa: B006
+    config: fields.Config = SMOKE,
+    routings: fields.Routings = ["token", "dense", "sequence"],  # noqa: B006
+    store: fields.Store = STORE,
+    overrides: fields.Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """The same pretraining with each Soft MoE routing and with a dense FFN."""
-    from flows.ablations.variants import pretrain_variants
+    read_first(config, overrides)
+    from flows.ablations.pretrainings import pretrain_variants
 
     variants: dict[str, dict[str, Any]] = {
         routing: {"pretrain.model.routing": routing} for routing in routings
@@ -290,58 +231,36 @@ def ffn_ablation(
     return pretrain_variants("ffn-ablation", variants, config, store, overrides)
 
 
-@flow(name="steel")
+@flow(name="steel", flow_run_name=run_name)
 @remembered
+@published
 def data_ablation(
-    recipes: Annotated[
-        list[RecipeName],
-        Field(
-            description="Sets of cleaning recipes to compare (folders of data_recipes/clean).",
-            min_length=1,
-            max_length=MAX_ENTRIES,
-        ),
-    ] = ["paper", "repaired", "curated"],  # noqa: B006
-    seeds: Annotated[
-        list[Annotated[int, Field(ge=0, le=MOST)]],
-        Field(description="A model for each.", min_length=1, max_length=MAX_ENTRIES),
-    ] = [1, 2, 3],  # noqa: B006
-    steps: Annotated[
-        int | None,
-        Field(ge=1, le=10**10, description="Optimizer steps of each model; empty: configured."),
-    ] = None,
-    config: Config = "deployments/data-ablation.yaml",
-    store: Store = STORE,
-    overrides: Overrides = [],  # noqa: B006
+    config: fields.Config = "deployments/data-ablation.yaml",
+    recipes: fields.CleaningSets = ["paper", "repaired", "curated"],  # noqa: B006
+    seeds: fields.CorpusSeeds = [1, 2, 3],  # noqa: B006
+    steps: fields.CorpusSteps = None,
+    store: fields.Store = STORE,
+    overrides: fields.Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
     """The same small model on the same number of tokens of corpora that were cleaned in different
     ways, scored in bits per byte on texts that none was trained on."""
+    read_first(config, overrides)
     from flows.ablations.corpora import compare_corpora
 
     return compare_corpora(recipes, seeds, steps, config, store, overrides)
 
 
-@flow(name="steel")
+@flow(name="steel", flow_run_name=run_name)
 @remembered
+@published
 def kernel_ablation(
-    experiments: Annotated[
-        list[Annotated[int, Field(ge=1, le=8)]] | None,
-        Field(
-            description="Columns of the paper's Table 2; empty: all eight.", max_length=MAX_ENTRIES
-        ),
-    ] = None,
-    num_processes: Annotated[
-        int | None,
-        Field(ge=1, le=4096, description="GPUs that share a step; empty: all of this machine."),
-    ] = None,
-    timed_steps: Annotated[
-        int, Field(ge=1, le=10**6, description="Steps whose median counts.")
-    ] = 10,
-    store: Store = STORE,
+    experiments: fields.Experiments = None,
+    num_processes: fields.NumProcesses = None,
+    timed_steps: fields.TimedSteps = 10,
+    store: fields.Store = STORE,
 ) -> dict[str, Any]:
     """Table 2: throughput and memory with each choice of kernels, and with ours. Needs no corpus;
     without a GPU a tiny model is measured, and the table says so."""
-    from flows.ablations.variants import (
-        kernel_variants,
-    )  # torch and Transformers: seconds of every other run
+    from flows.ablations.variants import kernel_variants
 
     return kernel_variants(experiments, num_processes, timed_steps, store)

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tokenizers import Tokenizer
 
 from common.config import NOT_IN_KEY, Config, StageConfig, errors_of
 from common.disk import require_free_space, total_bytes
@@ -44,6 +43,7 @@ from model.tokenizer.identity import END_OF_TEXT, PRUNED_FROM, TOKENIZER_FILES
 from tasks.core.stage import StageResult, StageRun, stage
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 EXPANSION = 2
@@ -204,7 +204,7 @@ def _note_pruning(run: StageRun, folder: Path) -> None:
     )
 
 
-def _encoder(run: StageRun, config: PackConfig, backend: Tokenizer) -> Encoder:
+def _encoder(run: StageRun, config: PackConfig, backend: "Tokenizer") -> Encoder:
     """Encoder of texts: fastokens where it has proven equal, else `tokenizers`, with a warning."""
     if config.encoder == "auto":
         try:

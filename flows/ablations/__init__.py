@@ -1,6 +1,7 @@
 """Runs that differ in one thing, compared in one table.
 
-variants.py     the same pretraining with each setting; speed by choice of kernels (Table 2)
+pretrainings.py the same pretraining with each setting
+variants.py     speed by choice of kernels (Table 2)
 corpora.py      the same small model on corpora that were cleaned in different ways
 mixtures.py     SFT models of several mixtures from one base (Table 3): plan, trainings, table
 parallel.py     several trainings at once, each with its share of the GPUs

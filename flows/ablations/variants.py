@@ -1,21 +1,17 @@
-"""Runs that differ in one setting, compared in one table.
+"""Training steps by choice of kernels, beside the paper's Table 2 (steel/kernel-ablation)."""
 
-pretrain_variants   the same pretraining with each variant (steel/ffn-ablation)
-kernel_variants     training steps by choice of kernels, beside Table 2 (steel/kernel-ablation)
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from common.config import validate
-from common.errors import ConfigError, SteelError
+from common.errors import ConfigError
 from common.paths import resolve
-from flows.runs.session import session, tracked
+from flows.runs.session import tracked
 from model.train.throughput import variants
 from model.train.throughput.variants import Variant
-from tasks.core.artifacts import publish_artifact, run_logger, shorten_user_errors
+from tasks.core.artifacts import shorten_user_errors
 from tasks.core.paper.tables import Table2, load_table2
 from tasks.core.stage import plain
 from tasks.kernel_table import KernelTableConfig, kernel_table
@@ -24,41 +20,6 @@ from tasks.throughput import ThroughputConfig, throughput
 OURS = {"ours": variants.OURS, "ours compiled": Variant(compile=True)}
 """Measured beside the paper's eight columns."""
 CPU_PROCESSES = 2
-
-
-def pretrain_variants(
-    name: str,
-    changes_by_variant: Mapping[str, Mapping[str, Any]],
-    config: str,
-    store: str,
-    overrides: list[str],
-) -> dict[str, Any]:
-    """Pretrain each variant of one configuration and show their figures side by side.
-
-    A variant that this machine or this version cannot run is listed with the reason; the others
-    go on. Raises the first one's error when none could run.
-    """
-    log = run_logger()
-    rows: list[dict[str, Any]] = []
-    errors: list[SteelError] = []
-    for variant, changes in changes_by_variant.items():
-        try:
-            with session(config, store, overrides, {"name": f"{name} {variant}", **changes}) as run:
-                run.make("pretrain")
-                counts = run.pipeline.base.manifest["counts"]
-            rows.append({"variant": variant, "status": "done", **counts})
-        except SteelError as error:
-            log.warning("%s %s: %s", name, variant, error)
-            errors.append(error)
-            rows.append({"variant": variant, "status": str(error).splitlines()[0]})
-    if len(errors) == len(rows):
-        raise errors[0]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = [{column: row.get(column) for column in columns} for row in rows]
-    publish_artifact(
-        log, "table", key=name, table=table, description=f"{name}: one row per variant"
-    )
-    return {"name": name, "results": table}
 
 
 def kernel_variants(

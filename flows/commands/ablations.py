@@ -123,8 +123,8 @@ def _mixtures(arguments: argparse.Namespace) -> int:
     # Once here, before a server is started.
     place = resolve(arguments.store)
     load(arguments.config, place, arguments.overrides, names, seeds, arguments.parallel)
+    from flows.runs.first_look import shown
     from flows.runs.prefect_run import run_flow
-    from flows.runs.session import shown
     from flows.steel import mixture_ablation
 
     try:
@@ -176,8 +176,8 @@ def _ffn(arguments: argparse.Namespace) -> int:
     routings: list[Any] = choices("--routings", arguments.routings, get_args(Routing))
     # Once here, before a server is started.
     preflight(arguments.config, arguments.overrides, resolve(arguments.store))
+    from flows.runs.first_look import shown
     from flows.runs.prefect_run import run_flow
-    from flows.runs.session import shown
     from flows.steel import ffn_ablation
 
     summary = run_flow(
@@ -208,8 +208,8 @@ def _data(arguments: argparse.Namespace) -> int:
     # Once here, before a server is started.
     config = preflight(arguments.config, arguments.overrides, resolve(arguments.store))
     variants(config, recipes, seeds, arguments.steps)
+    from flows.runs.first_look import shown
     from flows.runs.prefect_run import run_flow
-    from flows.runs.session import shown
     from flows.steel import data_ablation
 
     summary = run_flow(

@@ -74,16 +74,19 @@ def overrides_of(arguments: argparse.Namespace) -> list[str]:
 
 def _run(arguments: argparse.Namespace) -> int:
     from common.paths import resolve
-    from flows.graph import TARGETS
+    from flows.runs.first_look import read_first
+    from flows.targets import TARGET_NAMES
+
+    stages = choices("--stages", arguments.stages, TARGET_NAMES) if arguments.stages else None
+    read_first(arguments.config, overrides_of(arguments))
     from flows.preflight import preflight_ahead
 
-    stages = choices("--stages", arguments.stages, [*TARGETS]) if arguments.stages else None
     # Here, before a server is started; the flow itself checks for those who start it elsewhere.
     preflight_ahead(arguments.config, overrides_of(arguments), resolve(arguments.store))
     from flows.runs.prefect_run import ask_for_server, run_flow
 
     ask_for_server()
-    from flows.runs.session import shown
+    from flows.runs.first_look import shown
     from flows.steel import pipeline
 
     summary = run_flow(
@@ -109,7 +112,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from flows.runs.prefect_run import ask_for_server, run_flow
 
     ask_for_server()
-    from flows.runs.session import shown
+    from flows.runs.first_look import shown
     from flows.steel import evaluate
 
     summary = run_flow(
@@ -147,6 +150,9 @@ def _show(summary: dict[str, Any]) -> None:
 
 def _check(arguments: argparse.Namespace) -> int:
     from common.paths import resolve
+    from flows.runs.first_look import read_first
+
+    read_first(arguments.config, overrides_of(arguments))
     from flows.checks.contradictions import cautions
     from flows.preflight import preflight
 

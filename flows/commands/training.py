@@ -182,7 +182,7 @@ def _evaluate_checkpoints(arguments: argparse.Namespace) -> int:
     from flows.runs.prefect_run import ask_for_server, run_flow
 
     ask_for_server()
-    from flows.runs.session import shown
+    from flows.runs.first_look import shown
     from flows.steel import evaluate_checkpoints
 
     summary = run_flow(

@@ -17,15 +17,17 @@ from prefect.runtime import flow_run
 
 from common.paths import display, resolve
 from common.provenance import git_commit
-from common.redaction import hidden_in_errors, install, learn, redact, redacted
+from common.redaction import hidden_in_errors, redacted
 from flows.checks.contradictions import cautions
 from flows.config import PipelineConfig
 from flows.graph import TARGETS, Pipeline, Target
 from flows.preflight import preflight_once
+from flows.runs.first_look import given as given
+from flows.runs.first_look import shown as shown
 from flows.runs.prefect_run import watchdog
 from tasks.core.artifacts import publish_artifact, run_logger, shorten_user_errors
 from tasks.core.stage import Context, StageResult, plain
-from tasks.core.tracking import Tracker, default_uri
+from tasks.core.tracking import default_uri
 from tasks.report import result_table
 
 
@@ -69,27 +71,6 @@ class Session:
         }
 
 
-_GIVEN: dict[tuple[str, ...], list[str]] = {}
-"""Changes to the configuration as they were given, by what is shown of them."""
-
-
-def shown(overrides: list[str]) -> list[str]:
-    """Changes to the configuration without secrets, for Prefect to store as a flow's parameters;
-    `session` takes them for those that were given."""
-    learn(*overrides)
-    hidden = [redact(override) for override in overrides]
-    _GIVEN[tuple(hidden)] = overrides
-    return hidden
-
-
-def given(overrides: list[str]) -> list[str]:
-    """Changes to the configuration as they were given, for those that `shown` has hidden."""
-    install()
-    overrides = _GIVEN.get(tuple(overrides), overrides)
-    learn(*overrides)
-    return overrides
-
-
 @contextmanager
 def session(
     config: str, store: str, overrides: list[str], changes: Mapping[str, Any] | None = None
@@ -127,6 +108,8 @@ def tracked(name: str, store: Path, config: Mapping[str, Any]) -> Iterator[Conte
         store: folder of all results; made if it is not there.
         config: recorded with the run.
     """
+    from tasks.core.tracking import Tracker  # imports MLflow: after all checks
+
     store.mkdir(parents=True, exist_ok=True)
     tell, uri = watchdog().tell, default_uri(store)
     tell(watch="tracker", uri=uri, open=True)

@@ -13,6 +13,9 @@ on. Metrics by step come from the trainer's metrics.jsonl; `MetricMirror` copies
 MLflow in order and once, also after an outage or a restart.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from tasks.core.tracking.client import (
     MODELS,
     PIPELINES,
@@ -21,9 +24,19 @@ from tasks.core.tracking.client import (
     default_uri,
     experiment_links,
 )
-from tasks.core.tracking.metric_mirror import MetricMirror
-from tasks.core.tracking.stage_track import StageTrack
-from tasks.core.tracking.tracker import Tracker, end_killed_runs
+
+if TYPE_CHECKING:
+    from tasks.core.tracking.metric_mirror import MetricMirror
+    from tasks.core.tracking.stage_track import StageTrack
+    from tasks.core.tracking.tracker import Tracker, end_killed_runs
+
+LATER = {
+    "MetricMirror": "metric_mirror",
+    "StageTrack": "stage_track",
+    "Tracker": "tracker",
+    "end_killed_runs": "tracker",
+}
+"""What imports MLflow, which takes seconds -> its module; imported when it is asked for."""
 
 __all__ = [
     "MODELS",
@@ -37,3 +50,9 @@ __all__ = [
     "end_killed_runs",
     "experiment_links",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{LATER[name]}"), name)

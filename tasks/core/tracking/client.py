@@ -6,14 +6,13 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
-
-from mlflow.entities import Metric
-from mlflow.exceptions import RestException
-from mlflow.tracking import MlflowClient
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from common.redaction import redact
 from tasks.core.patience import Outage, within
+
+if TYPE_CHECKING:  # MLflow takes a second or more of whoever imports the flows and records nothing
+    from mlflow.tracking import MlflowClient
 
 PIPELINES = "steel"
 MODELS = "steel-models"
@@ -93,7 +92,9 @@ class Client:
         return self._outage.away
 
     @functools.cached_property
-    def _client(self) -> MlflowClient:
+    def _client(self) -> "MlflowClient":
+        from mlflow.tracking import MlflowClient
+
         return MlflowClient(tracking_uri=self.uri)
 
     def __getattr__(self, name: str) -> Any:
@@ -136,6 +137,8 @@ class Client:
 
 def _is_refusal(error: BaseException) -> bool:
     """True if a server that works did not want this very call."""
+    from mlflow.exceptions import RestException
+
     if not isinstance(error, RestException):
         return False
     status = int(error.get_http_status_code())
@@ -173,6 +176,8 @@ def experiment_links(uri: str) -> dict[str, str]:
 
 def log_metrics(client: Any, run_id: str, metrics: Mapping[str, float]) -> None:
     """Log single values, in one request."""
+    from mlflow.entities import Metric
+
     now = int(time.time() * 1000)
     batch = [Metric(name, float(value), now, 0) for name, value in metrics.items()]
     if batch:

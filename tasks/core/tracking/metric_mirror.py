@@ -4,12 +4,13 @@ import contextlib
 import json
 import threading
 from pathlib import Path
-from typing import Any
-
-from mlflow.entities import Metric
+from typing import TYPE_CHECKING, Any
 
 from common.files import write_json
 from tasks.core.tracking.client import BATCH, never_fail
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
 
 
 class MetricMirror:
@@ -54,6 +55,8 @@ class MetricMirror:
 
     def send(self) -> None:
         """The same; raises what MLflow does."""
+        from mlflow.entities import Metric
+
         new = self._new_lines()
         batch: list[Metric] = []
         sent = dict(self.sent)

@@ -1,0 +1,8 @@
+"""Forms of the deployments: what the Prefect page shows for each parameter of a flow.
+
+fields.py       each field: title, help with unit, range and the paper's value, bounds
+choices.py      what can be chosen, from the recipes and configurations of the project
+publish.py      a function's signature in the form that Prefect publishes
+
+docs/adr/0072
+"""
