@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-
 from common.config import NOT_IN_KEY, Config, StageConfig, errors_of
 from common.disk import require_free_space, total_bytes
 from common.errors import DataError, StageError, SteelError

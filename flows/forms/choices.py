@@ -20,7 +20,7 @@ NOT_MADE = ("pretrain", "sft", "dpo")
 
 
 def recipes(kind: str) -> tuple[str, ...]:
-    """Names of the recipes of a kind: YAML files of data_recipes/KIND."""
+    """Names of the recipes of a kind: YAML files of its folder in data_recipes."""
     return tuple(sorted(path.stem for path in (RECIPES / kind).glob("*.yaml")))
 
 
@@ -48,7 +48,7 @@ def _configurations() -> Mapping[str, Mapping[str, Any]]:
 
 
 def configured(key: str, otherwise: str = "") -> str:
-    """What the configurations say about a key: `real-sample: 60; steel-1b: 1,070,000`.
+    """Values that the configurations give a key: `real-sample: 60; steel-1b: 1,070,000`.
 
     otherwise: what holds where they say nothing; those are left out where that is empty.
     """

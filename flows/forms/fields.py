@@ -36,7 +36,7 @@ ROUTING_HELP = (
 
 
 def as_configured(key: str, otherwise: str = "") -> str:
-    """What an empty field stands for."""
+    """Sentence on the meaning of an empty field."""
     values = configured(key, otherwise)
     return f"Empty: as the configuration says{f' ({values})' if values else ''}."
 

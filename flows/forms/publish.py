@@ -57,8 +57,8 @@ class Entry:
         if not self.other:
             return {"type": schema["type"], "enum": [*self.choices]}
         listed = {"type": schema["type"], "enum": [*self.choices], "title": "one of the project"}
-        # With the type beside the alternatives a wrong one is refused by its name.
-        return {"type": schema["type"], "anyOf": [listed, {**schema, "title": self.other}]}
+        # With type and bounds beside the alternatives what breaks them is refused by their names.
+        return {**schema, "anyOf": [listed, {**schema, "title": self.other}]}
 
 
 def without_null(schema: Schema) -> Schema:
@@ -71,7 +71,7 @@ def without_null(schema: Schema) -> Schema:
 
 
 def entry_of(annotation: Any) -> Entry | None:
-    """What is declared about a parameter's field."""
+    """The field that is declared for a parameter; None where there is none."""
     found = [one for one in typing.get_args(annotation)[1:] if isinstance(one, Entry)]
     return found[-1] if found else None
 

@@ -1,4 +1,4 @@
-"""What a run reads before it imports anything that takes seconds: its configuration's file.
+"""A look at the configuration's file, before a run imports anything that takes seconds.
 
 A file that is not there, is no YAML, or a change that cannot be applied to it, is told at once;
 keys, values and data are checked next (flows/preflight.py).

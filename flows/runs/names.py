@@ -93,8 +93,9 @@ def _made_up_words() -> frozenset[str]:
     """All words that Prefect makes names of."""
     from coolname.data import config
 
+    parts: Any = config.values()
     found: set[str] = set()
-    for part in config.values():
+    for part in parts:
         for words in (*part.get("words", ()), *part.get("phrases", ())):
             found.update(words.split() if isinstance(words, str) else words)
     return frozenset(found)

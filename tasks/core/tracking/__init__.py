@@ -36,7 +36,7 @@ LATER = {
     "Tracker": "tracker",
     "end_killed_runs": "tracker",
 }
-"""What imports MLflow, which takes seconds -> its module; imported when it is asked for."""
+"""Names whose module imports MLflow, which takes seconds: imported when they are asked for."""
 
 __all__ = [
     "MODELS",

@@ -4,13 +4,10 @@ import contextlib
 import json
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from common.files import write_json
 from tasks.core.tracking.client import BATCH, never_fail
-
-if TYPE_CHECKING:
-    from mlflow.entities import Metric
 
 
 class MetricMirror:
