@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from common.errors import DataError, StageError
+from common.files import write_status
 from common.paths import display
 from common.processes import process_start
 
@@ -28,6 +29,26 @@ HEARTBEAT_SECONDS = 5.0
 POLL_SECONDS = 1.0
 """Time between two looks of a process that waits for a lock."""
 STALE_SECONDS = 120.0
+
+
+class WorkedSeconds:
+    """Seconds that were worked on a stage, in all its sessions, those that were killed too."""
+
+    def __init__(self, path: Path) -> None:
+        """path: file that remembers them; need not be there."""
+        self.path, self.before = path, 0.0
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            self.before = float(json.loads(path.read_text("utf-8"))["seconds"])
+        self.began = time.monotonic()
+
+    def total(self, waited: float = 0.0) -> float:
+        """Seconds until now, without those that this session has waited."""
+        return self.before + time.monotonic() - self.began - waited
+
+    def note(self, waited: float = 0.0) -> None:
+        """Remember them, should this process be killed."""
+        with contextlib.suppress(OSError):  # a full disk is told by whoever writes results
+            write_status(self.path, {"seconds": round(self.total(waited), 3)})
 
 
 class StageLock:
@@ -44,6 +65,8 @@ class StageLock:
         self.token = uuid.uuid4().hex
         self.lost = False
         """True once another process was seen to have the lock."""
+        self.beat: Callable[[], None] | None = None
+        """Called with each heartbeat."""
         self._held: int | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -165,6 +188,8 @@ class StageLock:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             assert self._held is not None
             with contextlib.suppress(OSError):  # a file system that does not answer now
+                if (beat := self.beat) is not None:
+                    beat()
                 os.utime(self._held)  # never the file of a successor, which has the same name
                 if not self._is_own():
                     self.lost = True

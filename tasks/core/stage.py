@@ -38,7 +38,7 @@ from tasks.core.artifacts import (
     publish_artifact,
     run_logger,
 )
-from tasks.core.lock import StageLock
+from tasks.core.lock import StageLock, WorkedSeconds
 from tasks.core.manifest import (
     SCHEMA_VERSION,
     StageInput,
@@ -285,13 +285,17 @@ def stage(
                         when_busy=context.when_busy,
                         _lock=lock,
                     )
-                    started = time.time()
+                    started, worked = time.time(), WorkedSeconds(run.scratch / "seconds.json")
+                    lock.beat = lambda: worked.note(run.waited)
                     try:
                         function(run, config, **inputs)
                     except RunStopped as stop:
                         stop.kept.append(run.kept(keeps))
                         raise
-                    run.count(seconds=round(time.time() - started - run.waited, 3))
+                    finally:
+                        lock.beat = None
+                        worked.note(run.waited)
+                    run.count(seconds=round(worked.total(run.waited), 3))
                     if run.waited:
                         run.count(seconds_waited=round(run.waited, 3))
                     track.counts(run.counts)

@@ -26,6 +26,7 @@ from tasks.core.tracking.client import (
     log_metrics,
     never_fail,
 )
+from tasks.core.tracking.continued import SAME, continued, same_pipeline
 from tasks.core.tracking.stage_track import MAX_TAG, StageTrack
 from tasks.core.tracking.unsent import keep_scores, keep_stage, missing_names, model_run, send
 
@@ -76,8 +77,12 @@ class Tracker:
             logging.getLogger(name).setLevel(logging.WARNING)
         logging.getLogger("urllib3").setLevel(logging.ERROR)  # of each attempt at a server
         end_killed_runs(self.client)
+        self.run_id = continued(self, _this_process())
+        if self.run_id is not None:
+            self._catch_up()
+            return
         nested = {"mlflow.parentRunId": self.parent_run} if self.parent_run else {}
-        tags = {"steel.role": "pipeline", **nested}
+        tags = {"steel.role": "pipeline", SAME: same_pipeline(self), **nested}
         self.run_id = self.create_run(PIPELINES, self.pipeline, tags)
         self._params(self.run_id, self.config)
         self.client.log_dict(self.run_id, self.config, "config.json")
@@ -180,6 +185,8 @@ class Tracker:
             if remembered.get("tracking_uri") == self.shown_uri:
                 # An interrupted stage continues in the runs that it began.
                 track.run_id, track.model_run_id = remembered["stage"], remembered["model"]
+                if self.run_id and track.run_id:
+                    self.client.set_tag(track.run_id, "mlflow.parentRunId", self.run_id)
                 for run_id in filter(None, (track.run_id, track.model_run_id)):
                     self.client.update_run(run_id, status="RUNNING")
                     for name, value in _this_process().items():
