@@ -56,6 +56,11 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     trace.add_argument(
         "number", metavar="NUMBER_ID", help="its id, which the report shows on each number"
     )
+    trace.add_argument(
+        "--card",
+        metavar="FOLDER",
+        help="folder of a model's card, such as one that `steel export` made: its numbers, too",
+    )
     add_options(trace, "store", "json")
     trace.set_defaults(run=_trace)
 
@@ -185,7 +190,8 @@ def _trace(arguments: argparse.Namespace) -> int:
     from tasks.report.trace.lineage import trace
     from tasks.report.trace.words import lines
 
-    lineage = trace(Path(arguments.store), arguments.number)
+    card = Path(arguments.card) if arguments.card else None
+    lineage = trace(Path(arguments.store), arguments.number, card)
     if arguments.json:
         print(json.dumps(redacted(dataclasses.asdict(lineage)), indent=1, ensure_ascii=False))
     else:

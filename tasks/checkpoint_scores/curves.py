@@ -27,15 +27,15 @@ PREFIX = "checkpoints"
 """Beginning of the metrics' names in MLflow; their steps are tokens read."""
 
 DRAWN = {
-    "letters/p_right": "P(right letter | four letters)",
-    "letters/accuracy": "accuracy by letters",
-    "cloze/bits_per_byte": "bits per byte of the right option",
-    "cloze/accuracy": "accuracy by options' texts",
+    "letters/p_right": "plot.p_right",
+    "letters/accuracy": "plot.by_letters",
+    "cloze/bits_per_byte": "plot.cloze_bits",
+    "cloze/accuracy": "plot.by_texts",
 }
-"""Figure of a benchmark that is drawn -> title of its panel."""
+"""Figure of a benchmark that is drawn -> key of its panel's title."""
 
 
-CHANCE_LEVELS = {title for name, title in DRAWN.items() if "bits" not in name}
+CHANCE_LEVELS = {key for name, key in DRAWN.items() if "bits" not in name}
 """Panels with a line for blind guesses."""
 
 ALL = "all"
@@ -155,7 +155,7 @@ def draw(found: Mapping[str, Any], theme: Theme) -> "Figure | None":
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    panels = {"bits per byte of held-out texts": _named(found, "bits_per_byte/", "")}
+    panels = {"plot.bits_per_byte": _named(found, "bits_per_byte/", "")}
     for figure, title in DRAWN.items():
         panels[title] = _named(found, "", f"/{figure}")
     panels = {title: lines for title, lines in panels.items() if lines}
@@ -190,6 +190,9 @@ def _panel(
 ) -> None:
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
+    from tasks.report.language import Writer
+
+    say = Writer(theme.language)
     for number, (name, values) in enumerate(lines.items()):
         points = [(t, v) for t, v in zip(tokens, values, strict=True) if v is not None]
         axes.plot(
@@ -200,12 +203,14 @@ def _panel(
             marker="o",
             markersize=3,
             linewidth=2.4 if name == ALL else 1.6,
-            label=f"{latin(name)}: {points[-1][1]:.3f}",
+            label=f"{say('training.all') if name == ALL else latin(name)}: {points[-1][1]:.3f}",
         )
     if title in CHANCE_LEVELS:
-        axes.axhline(CHANCE, color=theme.muted, linewidth=1, linestyle=":", label="chance")
-    axes.set_title(title)
-    axes.set_xlabel("tokens")
+        axes.axhline(
+            CHANCE, color=theme.muted, linewidth=1, linestyle=":", label=say("plot.chance")
+        )
+    axes.set_title(say(title))
+    axes.set_xlabel(say("plot.tokens"))
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.grid(axis="y")

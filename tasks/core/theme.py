@@ -1,8 +1,10 @@
 """Colours and lines of every picture, on a light and on a dark ground."""
 
+import contextlib
+import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from common.files import complete_file
 
@@ -26,6 +28,8 @@ class Theme:
     """Lines behind the data."""
     series: tuple[str, ...]
     """Lines and bars, in order."""
+    language: Literal["en", "zh"] = "en"
+    """Of titles, axes and legends."""
 
 
 LIGHT = Theme(
@@ -71,8 +75,8 @@ def style(theme: Theme) -> dict[str, object]:
         "ytick.labelsize": 9,
         "legend.fontsize": 9,
         "legend.frameon": False,
-        "font.family": "sans-serif",
-        "font.sans-serif": ["DejaVu Sans"],
+        # Names of fonts, not of a kind: of a kind Matplotlib takes one font for all characters.
+        "font.family": ["DejaVu Sans", *([font] if (font := chinese_font()) else [])],
         "xtick.major.size": 0,
         "ytick.major.size": 0,
         "lines.solid_capstyle": "round",
@@ -80,9 +84,46 @@ def style(theme: Theme) -> dict[str, object]:
     }
 
 
+FAMILIES = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK",
+    "Noto Sans SC",
+    "Source Han Sans",
+    "WenQuanYi",
+    "PingFang",
+    "Microsoft YaHei",
+    "SimHei",
+    "Heiti",
+    "Droid Sans Fallback",
+)
+"""Beginnings of the names of sans-serif fonts with Chinese characters, in order of preference."""
+
+
+@functools.cache
+def chinese_font() -> str | None:
+    """Name of a font of this machine with Chinese characters; None where there is none.
+
+    Matplotlib keeps a list of fonts that it made once: files that came later are added to it.
+    """
+    from matplotlib import font_manager
+
+    manager = font_manager.fontManager
+    listed = {entry.fname for entry in manager.ttflist}
+    words = [family.replace(" ", "").lower() for family in FAMILIES]
+    for path in font_manager.findSystemFonts():
+        name = Path(path).stem.replace(" ", "").replace("-", "").lower()
+        if path not in listed and any(name.startswith(word) for word in words):
+            with contextlib.suppress(OSError, RuntimeError):  # no font file, whatever its name
+                manager.addfont(path)
+    names = sorted({entry.name for entry in manager.ttflist})
+    return next((n for family in FAMILIES for n in names if n.startswith(family)), None)
+
+
 def latin(text: str) -> str:
-    """Replace by `?` the characters that the built-in font cannot draw."""
-    return text if text.isascii() else text.encode("ascii", "replace").decode()
+    """Replace by `?` the characters that no font of this machine can draw."""
+    if text.isascii() or chinese_font() is not None:
+        return text
+    return text.encode("ascii", "replace").decode()
 
 
 def save(figure: "Figure", path: Path) -> None:

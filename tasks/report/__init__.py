@@ -16,6 +16,7 @@ A stage that was not run is named as such.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.config import StageConfig, errors_of
 from common.errors import SteelError
@@ -23,6 +24,9 @@ from common.files import write_text
 from tasks.core.paper.tables import load_paper, paper_files
 from tasks.core.stage import StageResult, StageRun, stage
 from tasks.report.results import result_rows, result_table
+
+if TYPE_CHECKING:
+    from tasks.report.trace.numbers import Numbers
 
 __all__ = ["ReportConfig", "report", "result_table"]
 
@@ -42,7 +46,7 @@ class ReportConfig(StageConfig):
         yield from errors_of(load_paper)
 
 
-@stage(version=5)
+@stage(version=6)
 def report(
     run: StageRun,
     config: ReportConfig,
@@ -61,9 +65,8 @@ def report(
 ) -> None:
     """Write report.md and report.html, the same in Chinese, numbers.json, cards of
     models and data, and figures/*.png."""
-    from tasks.checkpoint_scores.curves import read_curves
     from tasks.report.data import gather
-    from tasks.report.figures import draw
+    from tasks.report.figures import draw, suffix_of
     from tasks.report.format import format_report
     from tasks.report.language import LANGUAGES, Writer
     from tasks.report.page import html_page, page_name
@@ -80,23 +83,25 @@ def report(
         kernels=kernels,
         contamination=contamination,
         adjusted=adjusted or {},
+        checkpoints=checkpoints,
     )
-    if checkpoints is not None:
-        data.checkpoints = read_curves(checkpoints.folder)
     if config.title:
         data.name = config.title
     pictures = draw(data, run.folder / "figures")
     paper, numbers = load_paper(), Numbers()
     pages = []
     for language in LANGUAGES:
-        text = format_report(data, paper, pictures, Writer(language, numbers))
+        say = Writer(language, numbers)
+        end = suffix_of(language)
+        remark = say("page.pictures") if language == "zh" and not end else ""
+        text = format_report(data, paper, pictures, say, pictures_text=remark, suffix=end)
         title = f"Steel: {data.name}"
         page = html_page(text, title=title, folder=run.folder, language=language, switch=True)
         pages.append(run.folder / page_name(language))
         write_text(pages[-1].with_suffix(".md"), text)
         write_text(pages[-1], page)
+    _write_cards(run, data.stages, numbers)
     numbers.write(run.folder / NUMBERS_FILE)
-    _write_cards(run, data.stages)
     rows = result_rows(data.results)
     if rows:
         run.table("results", [dict(row) for row in rows], "Accuracy with 95 % interval")
@@ -106,8 +111,8 @@ def report(
         run.track.artifact(path)
 
 
-def _write_cards(run: StageRun, stages: Mapping[str, StageResult]) -> None:
-    """Write the cards of every model of the report, into cards/<model>/."""
+def _write_cards(run: StageRun, stages: Mapping[str, StageResult], numbers: "Numbers") -> None:
+    """Write the cards of every model of the report, into cards/<model>/; collect their numbers."""
     from tasks.report.cards import card_files
 
     for name, model in stages.items():
@@ -115,7 +120,8 @@ def _write_cards(run: StageRun, stages: Mapping[str, StageResult]) -> None:
             continue
         scored = stages.get(f"evaluate {name}")
         store = run.store or model.folder.parent.parent
-        files = card_files(store, model, evaluations=[scored] if scored is not None else [])
+        scores = [scored] if scored is not None else []
+        files = card_files(store, model, evaluations=scores, numbers=numbers)
         for file, text in files.items():
             path = run.folder / "cards" / name.replace(" ", "-") / file
             path.parent.mkdir(parents=True, exist_ok=True)

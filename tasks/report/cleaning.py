@@ -20,6 +20,8 @@ class SourcePercentiles:
     """Percentiles of a statistic over one source."""
 
     source: str
+    place: int
+    """Place in the list `statistics` of the ledger."""
     percentiles: list[float]
     """The smallest value, the 1st to the 99th percentile, and the largest."""
     most: float | None = None
@@ -58,10 +60,11 @@ def read_cleaning(cleaned: StageResult) -> CleaningData:
         perplexity=[
             SourcePercentiles(
                 source=row["source"],
+                place=place,
                 percentiles=row["percentiles"],
                 most=_max_perplexity(cleaned, families.get(row["source"], "")),
             )
-            for row in ledger.get("statistics", [])
+            for place, row in enumerate(ledger.get("statistics", []))
             if row["statistic"] == "perplexity"
         ],
         duplicates=json.loads(duplicates.read_text("utf-8")) if duplicates.exists() else {},

@@ -5,7 +5,6 @@ Every stage may be absent: its data are then None or empty, and the report says 
 
 import json
 import struct
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +17,10 @@ from corpus.recipes import corpus
 from model.data import PackedManifest
 from model.train.run.folder import METRICS_FILE
 from model.train.run.metrics import read_metrics
+from tasks.checkpoint_scores.curves import read_curves
 from tasks.core.manifest import StageResult
 from tasks.report.cleaning import CleaningData, read_cleaning
+from tasks.report.differences import Differences, read_differences
 from tasks.report.results import read_results
 from tasks.report.sections.adjusted import read_rows
 from tasks.report.timeline import Timeline, read_timeline
@@ -153,23 +154,6 @@ class Training:
         return causal or self.curves.get("validation/loss")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Provenance:
-    """Key, time and versions of a stage's result."""
-
-    stage: str
-    """Stage and label."""
-    key: str
-    """Hash of everything it depends on."""
-    finished: str
-    """Time of its end, in UTC."""
-    seconds: float
-    """Seconds that it worked."""
-    commit: str
-    """The project's commit; + when the work tree differed."""
-    software: dict[str, str]
-
-
 @dataclass(kw_only=True)
 class ReportData:
     """Data of all stages."""
@@ -199,10 +183,21 @@ class ReportData:
     """Table 2 as the stage `kernel_table` wrote it."""
     checkpoints: dict[str, Any] | None = None
     """Curves of `steel evaluate-checkpoints`."""
-    provenance: list[Provenance] = field(default_factory=list)
-    """In the order of the pipeline."""
+    differences: Differences = field(default_factory=dict)
+    """(model, benchmark) -> its difference to another model on the same questions."""
     stages: dict[str, StageResult] = field(default_factory=dict)
-    """Part of the report, such as `clean` or `evaluate base` -> its stage."""
+    """Part of the report, such as `clean` or `evaluate base` -> its stage, in the order of the
+    pipeline."""
+
+    @property
+    def finished_stages(self) -> list[StageResult]:
+        """Stages that have a manifest, in the order of the pipeline."""
+        return [result for name, result in self.stages.items() if name != "checkpoints"]
+
+    @property
+    def first_mixture(self) -> str | None:
+        """Name of the first SFT model, which the others are compared with."""
+        return next((name for name in self.trainings if name.startswith("sft ")), None)
 
     @property
     def full_scale(self) -> bool:
@@ -222,26 +217,38 @@ def gather(
     kernels: StageResult | None = None,
     contamination: StageResult | None = None,
     adjusted: Mapping[str, StageResult] | None = None,
+    checkpoints: StageResult | None = None,
 ) -> ReportData:
     """Read the folders of the stages. Raises DataError when one is not what it should be."""
-    trained = {"base": pretrain} | {f"sft {name}": result for name, result in sft.items()}
-    trained |= {"dpo": dpo}
-    further = {f"adjusted_scores {name}": result for name, result in (adjusted or {}).items()}
-    everything = [normalized, cleaned, contamination, packed, *trained.values()]
-    everything += [*evaluations.values(), kernels, *further.values()]
+    tuned = {"base": pretrain, **{f"sft {name}": result for name, result in sft.items()}}
+    tuned["dpo"] = dpo
+    parts = {
+        "normalize": normalized,
+        "clean": cleaned,
+        "contamination": contamination,
+        "pack": packed,
+        **tuned,
+        **{f"evaluate {name}": result for name, result in evaluations.items()},
+        "kernel_table": kernels,
+        **{f"adjusted_scores {name}": result for name, result in (adjusted or {}).items()},
+        "checkpoints": checkpoints,
+    }
     data = ReportData(name=str((pretrain.manifest.get("label") if pretrain else "") or "Steel"))
+    data.stages = {name: result for name, result in parts.items() if result is not None}
+    trained = {name: data.stages[name] for name in tuned if name in data.stages}
     try:
         data.sources = _sources(normalized, cleaned, packed, pretrain)
         data.operators = _operators(cleaned, data.sources)
         data.cleaning = read_cleaning(cleaned) if cleaned else None
         data.vocabulary = _manifest(packed).vocab_size if packed else None
         data.parameters = count_parameters(pretrain.model_folder) if pretrain else None
-        data.trainings = {n: read_training(n, r) for n, r in trained.items() if r is not None}
+        data.trainings = {name: read_training(name, result) for name, result in trained.items()}
         data.timeline = read_timeline(pretrain.folder) if pretrain else None
         data.left_in = contamination.manifest["notes"]["benchmarks"] if contamination else {}
         data.kernels = read_json_object(kernels.folder / "table.json") if kernels else None
         data.results = {name: read_results(result) for name, result in evaluations.items()}
         data.adjusted = {name: read_rows(result) for name, result in (adjusted or {}).items()}
+        data.checkpoints = read_curves(checkpoints.folder) if checkpoints else None
     except (OSError, KeyError, json.JSONDecodeError) as error:
         raise DataError(
             f"a finished stage lacks what the report needs: {type(error).__name__}: {error}"
@@ -249,16 +256,20 @@ def gather(
     if dpo is not None:
         start = dpo.manifest.get("inputs", {}).get("policy")
         data.policy = next((f"sft {n}" for n, r in sft.items() if r.key == start), None)
-    data.provenance = [_provenance(result) for result in everything if result is not None]
-    parts = {"normalize": normalized, "clean": cleaned, "contamination": contamination}
-    parts |= {"pack": packed, "kernel_table": kernels}
-    parts |= {
-        **trained,
-        **{f"evaluate {name}": result for name, result in evaluations.items()},
-        **further,
-    }
-    data.stages = {name: result for name, result in parts.items() if result is not None}
+    data.differences = read_differences(evaluations, compared_with(data))
     return data
+
+
+def compared_with(data: ReportData) -> dict[str, str]:
+    """Model -> the one that it is compared with: the first mixture; of DPO, the SFT model that it
+    started from."""
+    pairs = {
+        name: data.first_mixture
+        for name in data.trainings
+        if name.startswith("sft ") and data.first_mixture not in (None, name)
+    }
+    pairs |= {"dpo": data.policy} if "dpo" in data.trainings and data.policy else {}
+    return {model: other for model, other in pairs.items() if other is not None}
 
 
 def count_parameters(model: Path) -> int:
@@ -376,18 +387,6 @@ def read_training(name: str, result: StageResult) -> Training:
         curves=curves,
         counts=result.manifest["counts"],
         mixture=result.manifest["notes"].get("mixture", []),
-    )
-
-
-def _provenance(result: StageResult) -> Provenance:
-    manifest = result.manifest
-    return Provenance(
-        stage=f"{manifest['stage']} {manifest.get('label', '')}".strip(),
-        key=result.key,
-        finished=time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(manifest["finished"])),
-        seconds=float(manifest["finished"] - manifest["started"]),
-        commit=str(manifest.get("git_commit") or "outside git"),
-        software=manifest.get("software", {}),
     )
 
 

@@ -9,12 +9,17 @@ from matplotlib.ticker import MaxNLocator
 
 from tasks.core.theme import Theme
 from tasks.report.data import Curve
+from tasks.report.language import Writer
 from tasks.report.results import loss_text
 
 WIDTH = 9.0
 """Inches; at 150 dots an inch a picture is 1,350 pixels wide."""
 DASHES = (0, (4, 3))
-PER_TOKEN = "loss, nats per token"
+
+
+def words(theme: Theme) -> Writer:
+    """Texts of a picture, in its language."""
+    return Writer(theme.language)
 
 
 def new_figure(
@@ -55,6 +60,7 @@ def plot_curve(
     curve: Curve,
     colour: str,
     label: str,
+    say: Writer,
     shown: Callable[[float], str] = loss_text,
     *,
     raw: bool = True,
@@ -72,17 +78,17 @@ def plot_curve(
         color=colour,
         linewidth=2,
         zorder=3,
-        label=end_label(label, shown(curve.end)),
+        label=end_label(label, shown(curve.end), say),
         marker="o" if len(means) == 1 else None,
     )
 
 
-def end_label(label: str, value: str) -> str:
+def end_label(label: str, value: str, say: Writer) -> str:
     """Label with the last value of a curve."""
-    return f"{label}: {value} at the end"
+    return say("plot.at_the_end", label=label, value=value)
 
 
-def loss_axes(axes: Axes, title: str, unit: str, curves: list[Curve]) -> None:
+def loss_axes(axes: Axes, title: str, unit: str, curves: list[Curve], say: Writer) -> None:
     """Label the axes of loss curves, and cut off first steps that are much higher than the rest."""
     values = sorted(value for curve in curves for value in curve.values if math.isfinite(value))
     usual = values[int(0.98 * (len(values) - 1))]
@@ -90,15 +96,15 @@ def loss_axes(axes: Axes, title: str, unit: str, curves: list[Curve]) -> None:
         # A few first steps so much higher would flatten all that follows.
         axes.set_ylim(values[0] - 0.08 * (usual - values[0]), 1.15 * usual)
     axes.set_title(title)
-    step_axis(axes)
+    step_axis(axes, say)
     axes.set_ylabel(unit)
     axes.grid(axis="y")
     axes.legend(loc="upper right")
 
 
-def step_axis(axes: Axes) -> None:
+def step_axis(axes: Axes, say: Writer) -> None:
     """Label the horizontal axis with steps."""
-    axes.set_xlabel("step")
+    axes.set_xlabel(say("plot.step"))
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
 
 

@@ -9,12 +9,14 @@
     dpo.png           loss and preference         (figure 5)
     accuracy.png      every model on every benchmark, with intervals and the chance line
 
-Labels are English, so that no font for Chinese is needed. A picture whose data are not there is not
+Labels are English, and Chinese in the pictures of the Chinese page (NAME.zh.png), where the machine
+has a font for them. A picture whose data are not there is not
 drawn. Matplotlib's object interface only: no global state, no display.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -23,8 +25,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from common.disk import format_bytes
+from corpus.benchmarks.scoring import CHANCE
 from tasks.checkpoint_scores.curves import draw as draw_curves
-from tasks.core.theme import DARK, LIGHT, Theme, latin, style
+from tasks.core.theme import DARK, LIGHT, Theme, chinese_font, latin, style
 from tasks.report.data import Curve, ReportData, Training, running_mean
 from tasks.report.drawing import (
     DASHES,
@@ -36,7 +39,9 @@ from tasks.report.drawing import (
     short_number,
     source_axis,
     step_axis,
+    words,
 )
+from tasks.report.language import LANGUAGES, Language
 from tasks.report.learning_curves import curves_figure
 from tasks.report.results import benchmark_titles, compare_with_chance, percent
 from tasks.report.timeline_figure import pretraining
@@ -48,8 +53,16 @@ MAX_OPERATORS = 12
 """Bars in the second panel of the attrition picture."""
 
 
-def draw(data: ReportData, folder: Path) -> list[str]:
-    """Write every picture there are data for, in both themes. Returns their names."""
+def suffix_of(language: Language) -> str:
+    """End of the names of a language's pictures: Chinese ones need a font for their labels."""
+    return ".zh" if language == "zh" and chinese_font() is not None else ""
+
+
+def draw(data: ReportData, folder: Path, languages: Sequence[Language] = LANGUAGES) -> list[str]:
+    """Write every picture there are data for, in both themes. Returns their names.
+
+    In Chinese they are drawn where the machine has a font for it.
+    """
     pictures: dict[str, Callable[[ReportData, Theme], Figure | None]] = {
         "data": _data,
         "attrition": _attrition,
@@ -60,10 +73,16 @@ def draw(data: ReportData, folder: Path) -> list[str]:
         "dpo": _dpo,
         "accuracy": _accuracy,
     }
+    themes = [
+        replace(theme, language=language, suffix=f"{suffix_of(language)}{theme.suffix}")
+        for language in languages
+        if language == "en" or suffix_of(language)
+        for theme in (LIGHT, DARK)
+    ]
     folder.mkdir(exist_ok=True)
     drawn = []
     for name, picture in pictures.items():
-        for theme in (LIGHT, DARK):
+        for theme in themes:
             with mpl.rc_context(style(theme)):
                 figure = picture(data, theme)
                 if figure is None:
@@ -81,6 +100,7 @@ def _data(data: ReportData, theme: Theme) -> Figure | None:
     sources = [s for s in data.sources if s.tokens]
     if not sources:
         return None
+    say = words(theme)
     total = sum(s.tokens or 0 for s in sources)
     groups: dict[str, int] = {}
     for source in sources:
@@ -95,12 +115,12 @@ def _data(data: ReportData, theme: Theme) -> Figure | None:
     axes.bar_label(bars, notes, padding=5, fontsize=9, color=theme.text)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.22 * max(counts))
-    axes.set_xlabel("tokens")
+    axes.set_xlabel(say("plot.tokens"))
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     source_axis(axes, theme)
-    axes.set_title(f"{short_number(total)} tokens by source")
+    axes.set_title(say("plot.tokens_by_source", n=short_number(total)))
     handles = [mpl.patches.Patch(color=colour[g]) for g in ordered]
-    labels = [f"{g} {_share(groups[g], total)} %" for g in ordered]
+    labels = [f"{say.word('group', g)} {_share(groups[g], total)} %" for g in ordered]
     axes.legend(handles, labels, loc="lower right")
     return figure
 
@@ -109,6 +129,7 @@ def _attrition(data: ReportData, theme: Theme) -> Figure | None:
     sources = [s for s in data.sources if s.bytes_kept is not None and s.bytes_in]
     if not sources:
         return None
+    say = words(theme)
     shares = {s.name: 100 * (s.bytes_kept or 0) / (s.bytes_in or 1) for s in sources}
     sources.sort(key=lambda s: -shares[s.name])
     takers = sorted(data.operators, key=lambda o: -o.bytes_taken)[:MAX_OPERATORS]
@@ -120,10 +141,13 @@ def _attrition(data: ReportData, theme: Theme) -> Figure | None:
     left.barh(names, [100] * len(names), color=theme.grid, height=0.72)
     left.barh(names, kept, color=theme.series[0], height=0.72)
     for y, (source, share) in enumerate(zip(sources, kept, strict=True)):
-        size = f"{format_bytes(source.bytes_kept or 0)} of {format_bytes(source.bytes_in or 0)}"
-        documents = "" if source.documents is None else f" of {source.documents:,}"
-        words = f"{size}\n{source.kept:,}{documents} documents"
-        left.text(102, y, words, va="center", fontsize=6.5, linespacing=1.05, color=theme.muted)
+        size, whole = format_bytes(source.bytes_kept or 0), format_bytes(source.bytes_in or 0)
+        text = say("plot.of", part=size, whole=whole)
+        kept_text = f"{source.kept:,}"
+        if source.documents is not None:
+            kept_text = say("plot.of", part=kept_text, whole=f"{source.documents:,}")
+        text += "\n" + say("plot.documents", n=kept_text)
+        left.text(102, y, text, va="center", fontsize=6.5, linespacing=1.05, color=theme.muted)
         if share > 15:
             note(left, min(share, 100) - 2, y, f"{share:.0f} %", theme.ground, ha="right")
         else:
@@ -132,13 +156,13 @@ def _attrition(data: ReportData, theme: Theme) -> Figure | None:
     left.set_xlim(0, 165)
     left.set_xticks([0, 50, 100], ["0", "50", "100 %"])
     left.tick_params(axis="y", labelcolor=theme.text)
-    left.set_title("Bytes kept by cleaning")
+    left.set_title(say("plot.bytes_kept"))
     labels = [f"{latin(_short(o.name))} ({o.family})" for o in takers]
     dropped = [o.bytes_dropped for o in takers]
     cut = [max(0, o.bytes_cut) for o in takers]
-    right.barh(labels, dropped, color=theme.series[1], height=0.72, label="with documents dropped")
+    right.barh(labels, dropped, color=theme.series[1], label=say("plot.with_dropped"), height=0.72)
     bars = right.barh(
-        labels, cut, left=dropped, color=theme.series[4], height=0.72, label="from documents kept"
+        labels, cut, left=dropped, color=theme.series[4], label=say("plot.from_kept"), height=0.72
     )
     sizes = [format_bytes(o.bytes_taken) for o in takers]
     right.bar_label(bars, sizes, padding=4, fontsize=8, color=theme.text)
@@ -148,7 +172,7 @@ def _attrition(data: ReportData, theme: Theme) -> Figure | None:
     right.xaxis.set_major_locator(MaxNLocator(2, integer=True))
     right.xaxis.set_major_formatter(EngFormatter(unit="B", sep=" "))
     right.grid(axis="x")
-    right.set_title("Taken out, by operator")
+    right.set_title(say("plot.taken_out"))
     if takers:
         figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=2)
     return figure
@@ -163,6 +187,7 @@ def _perplexity(data: ReportData, theme: Theme) -> Figure | None:
     cleaning = data.cleaning
     if cleaning is None or not cleaning.perplexity:
         return None
+    say = words(theme)
     rows = sorted(cleaning.perplexity, key=lambda s: s.percentiles[50])
     titles = {source.name: source.title for source in data.sources}
     figure, (axes,) = new_figure(1.7 + 0.32 * len(rows))
@@ -175,13 +200,14 @@ def _perplexity(data: ReportData, theme: Theme) -> Figure | None:
             axes.plot([row.most] * 2, [y - 0.5, y + 0.5], color=theme.series[1], linewidth=1.5)
     if bounds := {row.most for row in rows if row.most is not None}:
         above = ", ".join(f"{bound:,.0f}" for bound in sorted(bounds))
-        note(axes, max(bounds), -0.9, f" dropped above {above}", theme.series[1])
+        text = say("plot.dropped_above", bound=above)
+        note(axes, max(bounds), -0.9, f" {text}", theme.series[1])
     axes.set_xscale("log")
     axes.set_yticks(range(len(rows)), [latin(titles.get(s.source, s.source)) for s in rows])
     axes.set_ylim(len(rows) - 0.4, -1.1)
     source_axis(axes, theme)
-    axes.set_xlabel("perplexity by the language model; bars hold half of the documents, lines 90 %")
-    axes.set_title("Perplexity of the texts by source")
+    axes.set_xlabel(say("plot.perplexity_axis"))
+    axes.set_title(say("plot.perplexity"))
     return figure
 
 
@@ -198,16 +224,16 @@ def _dpo(data: ReportData, theme: Theme) -> Figure | None:
     training: Training | None = data.trainings.get("dpo")
     if training is None or "train/loss" not in training.curves:
         return None
-    curves = training.curves
+    curves, say = training.curves, words(theme)
     accuracy, rewards = curves.get("train/preference_accuracy"), curves.get("train/reward_chosen")
     figure, panels = new_figure(3.5, panels=1 + (accuracy is not None) + (rewards is not None))
     loss, held_out = curves["train/loss"], curves.get("validation/loss")
-    plot_curve(panels[0], loss, theme.series[0], "training")
+    plot_curve(panels[0], loss, theme.series[0], say("plot.training"), say)
     if held_out is not None:
-        plot_curve(panels[0], held_out, theme.series[1], "held out")
+        plot_curve(panels[0], held_out, theme.series[1], say("plot.held_out"), say)
     panels[0].axhline(math.log(2), color=theme.muted, linewidth=1, linestyle=DASHES)
     panels[0].annotate(
-        "ln 2: no preference learned",
+        say("plot.no_preference"),
         (1, math.log(2)),
         (-4, -11),
         xycoords=("axes fraction", "data"),
@@ -217,7 +243,7 @@ def _dpo(data: ReportData, theme: Theme) -> Figure | None:
         color=theme.muted,
     )
     of_loss = [loss] if held_out is None else [loss, held_out]
-    loss_axes(panels[0], "Preference optimisation", "loss, nats per pair", of_loss)
+    loss_axes(panels[0], say("plot.dpo"), say("plot.per_pair"), of_loss, say)
     if accuracy is not None:
         _preference_accuracy(panels[1], training, theme)
     if rewards is not None:
@@ -227,35 +253,37 @@ def _dpo(data: ReportData, theme: Theme) -> Figure | None:
 
 def _preference_accuracy(axes: Axes, training: Training, theme: Theme) -> None:
     """Share of pairs whose chosen answer is rewarded more, and of those where it is longer."""
+    say = words(theme)
     for name, label, colour in (
-        ("train/preference_accuracy", "training", theme.series[2]),
-        ("validation/preference_accuracy", "held out", theme.series[1]),
+        ("train/preference_accuracy", say("plot.training"), theme.series[2]),
+        ("validation/preference_accuracy", say("plot.held_out"), theme.series[1]),
     ):
         if (curve := training.curves.get(name)) is not None:
             share = Curve(steps=curve.steps, values=[100 * value for value in curve.values])
-            plot_curve(axes, share, colour, label, lambda end: f"{end:.1f} %")
+            plot_curve(axes, share, colour, label, say, lambda end: f"{end:.1f} %")
     axes.axhline(50, color=theme.muted, linewidth=1, linestyle=DASHES)
     if (baseline := training.counts.get("length_accuracy")) is not None:
-        label = f"prefers the longer  {100 * baseline:.1f} %"
+        label = say("plot.longer", share=percent(baseline))
         axes.axhline(100 * baseline, color=theme.series[5], linewidth=1, label=label)
     axes.set_ylim(0, 103)
-    axes.set_ylabel("pairs, %")
+    axes.set_ylabel(say("plot.pairs"))
     axes.grid(axis="y")
-    step_axis(axes)
-    axes.set_title("Chosen preferred")
+    step_axis(axes, say)
+    axes.set_title(say("plot.preferred"))
     axes.legend(loc="lower right")
 
 
 def _rewards(axes: Axes, curves: Mapping[str, Curve], theme: Theme) -> None:
     """Rewards of both answers, which is beta times how far the policy moved from the reference."""
+    say = words(theme)
     for name, colour in (("chosen", theme.series[2]), ("rejected", theme.series[5])):
         if (curve := curves.get(f"train/reward_{name}")) is not None:
-            plot_curve(axes, curve, colour, name, lambda end: f"{end:+.3f}")
+            plot_curve(axes, curve, colour, say(f"plot.{name}"), say, lambda end: f"{end:+.3f}")
     axes.axhline(0, color=theme.muted, linewidth=1, linestyle=DASHES)
-    axes.set_title("Rewards")
-    axes.set_ylabel("beta log (policy / reference)")
+    axes.set_title(say("plot.rewards"))
+    axes.set_ylabel(say("plot.reward"))
     axes.grid(axis="y")
-    step_axis(axes)
+    step_axis(axes, say)
     axes.legend(loc="best")
 
 
@@ -263,17 +291,18 @@ def _accuracy(data: ReportData, theme: Theme) -> Figure | None:
     titles = benchmark_titles(data.results)
     if not titles:
         return None
+    say, chance = words(theme), 100 * CHANCE
     models = list(data.results)
     figure, panels = new_figure(1.5 + 0.42 * len(models), panels=len(titles), sharey=True)
     bounds = [r["interval_95"] for of_model in data.results.values() for r in of_model.values()]
     low = min(20.0, 100 * min(b[0] for b in bounds) - 4)
     high = max(35.0, 100 * max(b[1] for b in bounds) + 9)
     for axes, (name, title) in zip(panels, titles.items(), strict=True):
-        axes.axvline(25, color=theme.muted, linewidth=1, linestyle=DASHES)
+        axes.axvline(chance, color=theme.muted, linewidth=1, linestyle=DASHES)
         for y, model in enumerate(models):
             result = data.results[model].get(name)
             if result is None:
-                note(axes, 25, y, " not run", theme.muted)
+                note(axes, chance, y, f" {say('not_run')}", theme.muted)
                 continue
             colour = {"above": theme.series[2], "at": theme.muted, "below": theme.series[5]}[
                 compare_with_chance(result)
@@ -291,12 +320,7 @@ def _accuracy(data: ReportData, theme: Theme) -> Figure | None:
         axes.set_yticks(range(len(models)), [latin(model) for model in models])
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         source_axis(axes, theme)
-    figure.supxlabel(
-        "accuracy, % (95 % interval; dashed: chance).  Green: above chance.  Grey: at chance."
-        "  Red: below.",
-        fontsize=8.5,
-        color=theme.muted,
-    )
+    figure.supxlabel(say("plot.accuracy_axis"), fontsize=8.5, color=theme.muted)
     return figure
 
 

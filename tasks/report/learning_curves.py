@@ -9,7 +9,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from tasks.core.theme import Theme, latin
 from tasks.report.data import Curve, Training
-from tasks.report.drawing import PER_TOKEN, WIDTH, loss_axes, plot_curve
+from tasks.report.drawing import WIDTH, loss_axes, plot_curve, words
 from tasks.report.timeline_figure import axis, over_axis
 
 
@@ -31,10 +31,11 @@ def curves_figure(runs: Mapping[str, Sequence[Training]], theme: Theme) -> Figur
         return None
     figure = Figure(figsize=(WIDTH, 4.2))
     left, right = figure.subplots(1, 2, sharey=True)
-    _curves(left, by_step, "SFT loss by step", theme)
+    say = words(theme)
+    _curves(left, by_step, say("plot.sft"), theme)
     if by_tokens:
-        _curves(right, by_tokens, "by tokens read", theme)
-        right.set_xlabel("tokens")
+        _curves(right, by_tokens, say("plot.by_tokens"), theme)
+        right.set_xlabel(say("plot.tokens"))
         right.set_ylabel("")
         right.xaxis.set_major_locator(MaxNLocator(5))
         right.xaxis.set_major_formatter(EngFormatter(sep=" "))
@@ -47,13 +48,17 @@ def curves_figure(runs: Mapping[str, Sequence[Training]], theme: Theme) -> Figur
 
 
 def _curves(axes: Axes, curves: Mapping[str, list[Curve]], title: str, theme: Theme) -> None:
+    say = words(theme)
     for place, (name, seeds) in enumerate(curves.items()):
         colour = theme.series[place % len(theme.series)]
-        label = latin(name) if len(seeds) == 1 else f"{latin(name)}, mean of {len(seeds)}"
-        plot_curve(axes, mean_curve(seeds), colour, label, raw=len(curves) == 1)
+        label = latin(name)
+        if len(seeds) > 1:
+            label = say("plot.mean_of", name=label, n=len(seeds))
+        plot_curve(axes, mean_curve(seeds), colour, label, say, raw=len(curves) == 1)
         for seed in seeds if len(seeds) > 1 else ():
             axes.plot(seed.steps, seed.smoothed, color=colour, linewidth=0.8, alpha=0.5)
-    loss_axes(axes, title, PER_TOKEN, [curve for seeds in curves.values() for curve in seeds])
+    every = [curve for seeds in curves.values() for curve in seeds]
+    loss_axes(axes, title, say("plot.per_token"), every, say)
 
 
 def mean_curve(seeds: Sequence[Curve]) -> Curve:

@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 
-from tasks.report.language import LANGUAGES, Language, Writer
+from tasks.report.language import DETAILS, LANGUAGES, Language, Writer
 from tasks.report.trace.numbers import ANCHOR
 
 HERE = Path(__file__).parent
@@ -35,7 +35,7 @@ def html_page(
         switch: True puts a link to the page in each other language on top.
     """
     parser = MarkdownIt("commonmark", {"html": False}, renderer_cls=_Renderer).enable("table")
-    body = parser.render(markdown, {"folder": folder, "anchors": set()})
+    body = _body(parser, markdown, {"folder": folder, "anchors": set()})
     others = [other for other in LANGUAGES if other != language] if switch else []
     links = "".join(
         f'<a href="{page_name(other)}" lang="{other}" hreflang="{other}">'
@@ -49,6 +49,25 @@ def html_page(
         switch=f"<nav>{links}</nav>" if links else "",
         body=body,
     )
+
+
+def _body(parser: MarkdownIt, markdown: str, env: dict[str, Any]) -> str:
+    """Render the text; HTML in it is shown, but for lines that open and close details."""
+    begin, end, close = DETAILS
+    found, text = [], ""
+    for line in markdown.splitlines():
+        opens = line.startswith(begin) and line.endswith(end)
+        if not opens and line != close:
+            text += f"{line}\n"
+            continue
+        found.append(parser.render(text, env))
+        text = ""
+        if opens:
+            title = parser.renderInline(line.removeprefix(begin).removesuffix(end), env)
+            found.append(f"{begin}{title}{end}\n")
+        else:
+            found.append(f"{close}\n")
+    return "".join([*found, parser.render(text, env)])
 
 
 class _Renderer(RendererHTML):

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 from common.reading.files import read_json_object
+from model.train.run.folder import MODEL_FOLDER
 from tasks.core.manifest import StageResult
 from tasks.core.markdown import NOT_RUN
+from tasks.report.trace.numbers import Known, place_in
 
 SAMPLE_DATA = "sample-data"
 """Origin of generated questions."""
@@ -18,6 +20,15 @@ Results: TypeAlias = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """Model -> benchmark -> scores."""
 
 ChanceComparison = Literal["above", "at", "below"]
+
+
+def parameters_of(model: StageResult | None, parameters: int | None) -> Known | None:
+    """Parameters of a model as a number with its place; None where they are not known."""
+    if parameters is None:
+        return None
+    how = "parameters in the headers of the files of weights"
+    place = place_in(model, f"{MODEL_FOLDER}/config.json", how=how)
+    return Known(value=parameters, about="parameters of the model", place=place)
 
 
 def read_results(evaluation: StageResult) -> dict[str, dict[str, Any]]:
@@ -42,6 +53,18 @@ def is_written(result: Mapping[str, Any]) -> bool:
 def percent(share: float) -> str:
     """Format a share in per cent, without the sign: 0.4321 -> 43.2."""
     return f"{100 * share:z.1f}"
+
+
+def part_text(share: float) -> str:
+    """Format a part of a whole in per cent: 0.0 is nothing and 100.0 is all of it."""
+    if 0 < share < 0.0005:
+        return "< 0.1"
+    return "> 99.9" if 0.9995 <= share < 1 else percent(share)
+
+
+def points(share: float) -> str:
+    """Format a difference of two shares in points, with its sign: 0.0512 -> +5.1."""
+    return f"{100 * share:+z.1f}"
 
 
 def loss_text(nats: float) -> str:

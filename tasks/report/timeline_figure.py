@@ -18,7 +18,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 from tasks.core.theme import Theme
 from tasks.report.data import Curve, ReportData, Training
-from tasks.report.drawing import DASHES, PER_TOKEN, WIDTH, end_label, loss_axes, plot_curve
+from tasks.report.drawing import DASHES, WIDTH, end_label, loss_axes, plot_curve, words
 from tasks.report.results import loss_text
 from tasks.report.timeline import EventKind, Timeline
 
@@ -62,7 +62,7 @@ def pretraining(data: ReportData, theme: Theme) -> Figure | None:
             axes.axvline(place(event.step), color=colour, linewidth=1.1, linestyle=DASHES)
     _event_legend(grid[0][0], timeline, theme)
     last = grid[-1][0]
-    last.set_xlabel(unit)
+    last.set_xlabel(words(theme)(f"plot.{unit}"))
     if unit == "tokens":
         last.xaxis.set_major_formatter(EngFormatter(sep=" "))
     return figure
@@ -97,8 +97,12 @@ def over_axis(curve: Curve, place: Callable[[float], float]) -> Curve:
 
 def _loss(axes: Axes, training: Training, theme: Theme, place: Callable[[float], float]) -> None:
     curve = over_axis(training.curves["train/loss"], place)
-    plot_curve(axes, curve, theme.series[0], "training")
-    validations = {"validation/loss": "validation", "validation/causal_loss": "validation, causal"}
+    say = words(theme)
+    plot_curve(axes, curve, theme.series[0], say("plot.training"), say)
+    validations = {
+        "validation/loss": say("plot.held_out"),
+        "validation/causal_loss": say("plot.held_out_causal"),
+    }
     shown = [curve]
     for number, (name, label) in enumerate(validations.items(), 1):
         if name in training.curves:
@@ -111,15 +115,15 @@ def _loss(axes: Axes, training: Training, theme: Theme, place: Callable[[float],
                 marker="o",
                 markersize=4,
                 linewidth=1.6,
-                label=end_label(label, loss_text(found.values[-1])),
+                label=end_label(label, loss_text(found.values[-1]), say),
             )
-    loss_axes(axes, "Pretraining", PER_TOKEN, shown)
+    loss_axes(axes, say("plot.pretraining"), say("plot.per_token"), shown, say)
 
 
 def _small(axes: Axes, curve: Curve, name: str, theme: Theme) -> None:
     axes.plot(curve.steps, curve.values, color=theme.series[0], linewidth=1.2)
-    label = {"train/learning_rate": "rate", "perf/tokens_per_second": "tokens/s"}[name]
-    axes.set_ylabel(label)
+    key = {"train/learning_rate": "plot.rate", "perf/tokens_per_second": "plot.speed"}[name]
+    axes.set_ylabel(words(theme)(key))
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_locator(MaxNLocator(3))
     if name == "train/learning_rate":
@@ -153,15 +157,17 @@ def _sessions(
     most = max(session.num_processes for session in timeline.sessions)
     axes.set_ylim(0.4, most + 0.6)
     axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-    axes.set_ylabel("processes")
+    axes.set_ylabel(words(theme)("plot.processes"))
 
 
 def _event_legend(axes: Axes, timeline: Timeline, theme: Theme) -> None:
     """Add the kinds of events to the legend, after the curves."""
+    say = words(theme)
     handles, labels = axes.get_legend_handles_labels()
     for kind in dict.fromkeys(event.kind for event in timeline.events):
         colour = theme.series[COLOURS[kind]]
         handles.append(Line2D([], [], color=colour, linewidth=1.1, linestyle=DASHES))
         number = sum(event.kind == kind for event in timeline.events)
-        labels.append(kind if number == 1 else f"{kind} ({number} times)")
+        name = say.word("event", kind)
+        labels.append(name if number == 1 else say("plot.times", name=name, n=number))
     axes.legend(handles, labels, loc="upper right")

@@ -11,6 +11,7 @@ from typing import Any
 
 from tasks.report.cards.facts import DataSet, Facts
 from tasks.report.language import Writer
+from tasks.report.trace.numbers import Known, computed, known, place_in
 
 CONTEXT: dict[str, Any] = {
     "@vocab": "https://schema.org/",
@@ -65,16 +66,17 @@ def data_card(facts: Facts, say: Writer) -> str:
     manifest = cleaned.manifest
     corpora = {d.name: d for d in facts.data if d.kind == "corpora"}
     entries = [
-        entry
-        for entry in manifest.get("files", [])
+        {**entry, "place": place}
+        for place, entry in enumerate(manifest.get("files", []))
         if entry["path"].endswith(".jsonl") and entry["path"].partition("/")[0] in corpora
     ]
-    kept, bytes_kept = (manifest["counts"].get(n) for n in ("documents_kept", "bytes_kept"))
+    kept = known(cleaned, "documents after cleaning", "counts", "documents_kept")
+    size = known(cleaned, "bytes after cleaning", "counts", "bytes_kept")
     description = say(
         "card.corpus",
-        documents=f"{kept or 0:,}",
-        bytes=f"{bytes_kept or 0:,}",
-        sources=len(corpora),
+        documents=say.known("{:,}".format, kept, "not_known"),
+        bytes=say.known("{:,}".format, size, "not_known"),
+        sources=_sources(facts, corpora, say),
     )
     if facts.is_sample:
         description += " " + say("card.sample")
@@ -97,7 +99,7 @@ def data_card(facts: Facts, say: Writer) -> str:
         "rai:dataPreprocessingProtocol": _operators(facts, say),
         "rai:personalSensitiveInformation": say("card.personal"),
         "rai:dataBiases": say("card.biases"),
-        "distribution": [_file(entry) for entry in entries],
+        "distribution": [_file(facts, entry, say) for entry in entries],
         "recordSet": [
             _records(facts, data_set, [e for e in entries if _source(e) == data_set.name], say)
             for data_set in corpora.values()
@@ -112,13 +114,30 @@ def _source(entry: dict[str, Any]) -> str:
     return source
 
 
-def _file(entry: dict[str, Any]) -> dict[str, Any]:
+def _sources(facts: Facts, corpora: dict[str, DataSet], say: Writer) -> str:
+    """Number of the corpora."""
+    parts = [d.documents for d in corpora.values() if d.documents is not None]
+    if len(parts) < len(corpora) or not parts:
+        return say("not_known")
+    return say.known(str, computed("sources of the corpus", "number", *parts))
+
+
+def _size(facts: Facts, entry: dict[str, Any]) -> Known | None:
+    """Bytes of a file, at its place in the manifest."""
+    about = f"size of {entry['path']} in bytes"
+    return known(facts.cleaned, about, "files", entry["place"], "bytes")
+
+
+def _file(facts: Facts, entry: dict[str, Any], say: Writer) -> dict[str, Any]:
+    """A file with size and checksum; the size has its id in numbers.json."""
+    size = f"{entry['bytes']} B"
+    say.known(size, _size(facts, entry))
     return {
         "@type": "cr:FileObject",
         "@id": entry["path"],
         "name": entry["path"],
         "contentUrl": entry["path"],
-        "contentSize": f"{entry['bytes']} B",
+        "contentSize": size,
         "encodingFormat": "application/jsonlines",
         "md5": entry["md5"],
     }
@@ -128,15 +147,15 @@ def _records(
     facts: Facts, data_set: DataSet, entries: list[dict[str, Any]], say: Writer
 ) -> dict[str, Any]:
     """A source's documents; `fields` of the first file stand for those of all, which are alike."""
-    row = (facts.packed.manifest["notes"] if facts.packed else {}).get("sources", {})
-    tokens = row.get(data_set.name, {}).get("tokens")
+    files = [size for entry in entries if (size := _size(facts, entry)) is not None]
+    number = computed(f"{data_set.name}, files", "number", *files)
     description = say(
         "card.records",
         title=data_set.title,
-        documents=f"{data_set.documents or 0:,}",
-        tokens=say("not_measured") if tokens is None else f"{tokens:,}",
+        documents=say.known("{:,}".format, data_set.documents, "not_known"),
+        tokens=say.known("{:,}".format, data_set.tokens, "not_measured"),
         licence=data_set.licence,
-        files=len(entries),
+        files=say.known(str, number),
     )
     return {
         "@type": "cr:RecordSet",
@@ -170,12 +189,13 @@ def _operators(facts: Facts, say: Writer) -> list[str]:
     assert facts.cleaned is not None
     steps = []
     if facts.normalized is not None:
-        counts = facts.normalized.manifest["counts"]
+        read = known(facts.normalized, "documents read", "counts", "documents")
+        bad = known(facts.normalized, "records not read", "counts", "quarantined")
         steps.append(
             say(
                 "card.read",
-                n=f"{counts.get('documents', 0):,}",
-                bad=f"{counts.get('quarantined', 0):,}",
+                n=say.known("{:,}".format, read, "not_known"),
+                bad=say.known("{:,}".format, bad, "not_known"),
             )
         )
     path = facts.cleaned.folder / "ledger.json"
@@ -185,8 +205,19 @@ def _operators(facts: Facts, say: Writer) -> list[str]:
     for row in rows:
         dropped[row["operator"]] += row["documents_dropped"]
         changed[row["operator"]] += row["documents_changed"]
+
+    def number(name: str, counts: Counter[str], field: str) -> str:
+        how = f"sum of {field} of {name}, over all recipes"
+        place = place_in(facts.cleaned, "ledger.json", how=how)
+        return say.number(f"{counts[name]:,}", f"{name}, {field}", counts[name], place)
+
     steps += [
-        say("card.step", name=name, dropped=f"{dropped[name]:,}", changed=f"{changed[name]:,}")
+        say(
+            "card.step",
+            name=name,
+            dropped=number(name, dropped, "documents_dropped"),
+            changed=number(name, changed, "documents_changed"),
+        )
         for name in dropped
     ]
     return steps

@@ -11,8 +11,9 @@ from corpus.chats import load_set
 from corpus.recipes import corpus
 from tasks.core.manifest import StageResult
 from tasks.report.data import count_parameters
-from tasks.report.results import read_results
+from tasks.report.results import parameters_of, read_results
 from tasks.report.trace.lineage import input_keys_of, stage_folders
+from tasks.report.trace.numbers import Known, known
 
 TRAININGS = ("pretrain", "sft", "dpo")
 KINDS = ("corpora", "sft", "preferences")
@@ -36,9 +37,9 @@ class DataSet:
     repository: str = ""
     """Its repository on the Hugging Face hub, where it came from there."""
     revision: str = ""
-    documents: int | None = None
+    documents: Known | None = None
     """Documents, conversations or pairs that were trained on."""
-    tokens: int | None = None
+    tokens: Known | None = None
 
 
 @dataclass(kw_only=True)
@@ -59,6 +60,11 @@ class Facts:
     """Evaluations of it, the newest last, each with benchmark -> scores."""
     unknown_base: str = ""
     """A model that training began from and whose own training is not known."""
+
+    @property
+    def parameters_known(self) -> Known | None:
+        """Parameters of the model, counted in the headers of its weights."""
+        return parameters_of(self.model, self.parameters)
 
     @property
     def title(self) -> str:
@@ -170,17 +176,26 @@ def _data_sets(facts: Facts, acquired: StageResult) -> Iterator[DataSet]:
         )
 
 
-def _used(facts: Facts, kind: str) -> dict[str, tuple[int | None, int | None]]:
+def _used(facts: Facts, kind: str) -> dict[str, tuple[Known | None, Known | None]]:
     """Name -> (documents, tokens) of the data sets of a kind that were trained on."""
     if kind == "corpora":
-        rows = facts.packed.manifest["notes"].get("sources", {}) if facts.packed else {}
-        return {name: (row.get("documents"), row.get("tokens")) for name, row in rows.items()}
+        packed = facts.packed
+        rows = packed.manifest["notes"].get("sources", {}) if packed else {}
+        return {
+            name: (
+                known(packed, f"{name}, documents", "notes", "sources", name, "documents"),
+                known(packed, f"{name}, tokens", "notes", "sources", name, "tokens"),
+            )
+            for name in rows
+        }
     stage = {"sft": "sft", "preferences": "dpo"}[kind]
-    found: dict[str, tuple[int | None, int | None]] = {}
+    found: dict[str, tuple[Known | None, Known | None]] = {}
     for training in (t for t in facts.trainings if t.stage == stage):
-        for row in training.manifest["notes"].get("mixture", []):
-            number = row.get("trained on", row.get("taken"))
-            found[str(row.get("set"))] = (number if isinstance(number, int) else None, None)
+        for place, row in enumerate(training.manifest["notes"].get("mixture", [])):
+            name = str(row.get("set"))
+            column = "trained on" if "trained on" in row else "taken"
+            about = f"{name}, {column}"
+            found[name] = (known(training, about, "notes", "mixture", place, column), None)
     return found
 
 

@@ -12,10 +12,18 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from common.recipes import load_recipe
 from corpus.benchmarks.questions import BenchmarkRecipe
+from tasks.core.manifest import StageResult
 from tasks.core.markdown import markdown_table
 from tasks.report.cards.facts import Facts
+from tasks.report.cards.writers import ModelCardWriter
+from tasks.report.data import read_training
 from tasks.report.language import Writer
 from tasks.report.results import SAMPLE_DATA, compare_with_chance, is_written, percent
+from tasks.report.sections.cost import hours_text
+from tasks.report.sections.provenance import title_of
+from tasks.report.sections.results import accuracy, score_known
+from tasks.report.sections.training import training_row
+from tasks.report.trace.numbers import known
 
 SAMPLE_TYPE = "steel-sample-data"
 """Beginning of the names of generated benchmarks in the hub's metadata: none of real ones. The hub
@@ -36,7 +44,7 @@ class Loading:
     """Name of a checkpoint, where the weights are not those of the finished training."""
 
 
-def model_card(facts: Facts, say: Writer, loading: Loading) -> str:
+def model_card(facts: Facts, say: ModelCardWriter, loading: Loading) -> str:
     """Write the card. Raises ValueError for metadata that the hub's format does not have."""
     scores = {} if loading.checkpoint else newest_scores(facts)
     parts = [
@@ -46,7 +54,7 @@ def model_card(facts: Facts, say: Writer, loading: Loading) -> str:
         f"## {say('card.use')}",
         _use(facts, say, loading),
         f"## {say('card.scores')}",
-        _scores(scores, say, loading),
+        _scores(facts, scores, say, loading),
         f"## {say('card.data')}",
         _data(facts, say),
         f"## {say('card.training')}",
@@ -58,6 +66,7 @@ def model_card(facts: Facts, say: Writer, loading: Loading) -> str:
         f"## {say('card.origin')}",
         _origin(facts, say),
     ]
+    parts.append(say.links())
     text = "\n\n".join(part for part in parts if part)
     return f"---\n{metadata(facts, scores, loading).to_yaml()}\n---\n\n{text}\n"
 
@@ -104,7 +113,7 @@ def _eval_result(name: str, result: Mapping[str, Any]) -> EvalResult:
         dataset_args={} if is_written(result) else {"num_few_shot": result["num_fewshot"] or 0},
         metric_type="accuracy",
         metric_name=f"accuracy, % (95 % interval {percent(low)} to {percent(high)})",
-        metric_value=round(100 * result["accuracy_micro"], 2),
+        metric_value=float(percent(result["accuracy_micro"])),
         verified=False,
     )
 
@@ -120,7 +129,7 @@ def _repository(name: str) -> str:
 
 def _summary(facts: Facts, say: Writer, loading: Loading) -> str:
     languages = " / ".join(say(f"card.{code}") for code in facts.languages)
-    size = f"{facts.parameters:,}" if facts.parameters is not None else say("not_measured")
+    size = say.known("{:,}".format, facts.parameters_known, "not_measured")
     text = say("card.summary", parameters=size, languages=languages or say("card.unknown"))
     if facts.unknown_base:
         text += " " + say("card.unknown_base", path=facts.unknown_base)
@@ -148,25 +157,38 @@ def _use(facts: Facts, say: Writer, loading: Loading) -> str:
     return "\n".join(lines) + "\n\n" + remark + (" " + say("card.code") if loading.code else "")
 
 
-def _scores(scores: Mapping[str, Mapping[str, Any]], say: Writer, loading: Loading) -> str:
+def _scores(
+    facts: Facts, scores: Mapping[str, Mapping[str, Any]], say: Writer, loading: Loading
+) -> str:
     if loading.checkpoint:
         return say("card.checkpoint_scores")
     if not scores:
         return f"*{say('not_run')}.*"
+    stages = {name: stage for stage, results in facts.scores for name in results}
     rows = []
-    for result in scores.values():
-        low, high = (percent(bound) for bound in result["interval_95"])
+    for name, result in scores.items():
+        model = str(stages[name].manifest.get("label") or facts.title)
+        place = {f"evaluate {model}": stages[name]}
+
+        def number(
+            field: str,
+            words: str,
+            name: str = name,
+            result: Mapping[str, Any] = result,
+            model: str = model,
+            place: Mapping[str, StageResult] = place,
+        ) -> str:
+            if field not in result or result[field] is None:
+                return say("adjusted.own")
+            return say.known("{:,}".format, score_known(result, model, name, place, field, words))
+
         sample = say("card.sample_short") if result.get("origin") == SAMPLE_DATA else ""
         rows.append(
             {
                 say("column.benchmark"): f"{result['title']}{sample}",
-                say("card.accuracy"): say(
-                    "results.to", share=percent(result["accuracy_micro"]), low=low, high=high
-                ),
-                say("column.questions"): f"{result['num_questions']:,}",
-                say("card.shots"): say("adjusted.own")
-                if is_written(result)
-                else str(result["num_fewshot"] or 0),
+                say("card.accuracy"): accuracy(result, model, name, place, say),
+                say("column.questions"): number("num_questions", "questions"),
+                say("card.shots"): number("num_fewshot", "worked examples"),
                 say("card.chance"): say(f"card.{compare_with_chance(result)}"),
             }
         )
@@ -183,8 +205,8 @@ def _data(facts: Facts, say: Writer) -> str:
             else d.title,
             say("card.kind"): say(f"card.{d.kind}"),
             say("column.language"): d.language,
-            say("card.rows"): "" if d.documents is None else f"{d.documents:,}",
-            say("column.tokens"): "" if d.tokens is None else f"{d.tokens:,}",
+            say("card.rows"): say.known("{:,}".format, d.documents, "not_known"),
+            say("column.tokens"): say.known("{:,}".format, d.tokens, "not_measured"),
             say("card.licence_stated"): d.licence,
         }
         for d in facts.data
@@ -192,28 +214,42 @@ def _data(facts: Facts, say: Writer) -> str:
     text = markdown_table(rows, right=[say("card.rows"), say("column.tokens")])
     if facts.cleaned is None:
         return text
-    number = int(facts.cleaned.manifest["counts"].get("contaminated_documents", 0))
-    questions = facts.cleaned.manifest["notes"].get("contamination_index", {}).get("checkable")
-    if questions:
-        text += "\n\n" + say("card.decontaminated", n=f"{number:,}", questions=f"{questions:,}")
+    number = known(
+        facts.cleaned,
+        "documents with a benchmark's question",
+        *("counts", "contaminated_documents"),
+    )
+    questions = known(
+        facts.cleaned, "questions looked for", "notes", "contamination_index", "checkable"
+    )
+    if questions is not None and questions.value and number is not None:
+        text += "\n\n" + say(
+            "card.decontaminated",
+            n=say.known("{:,}".format, number),
+            questions=say.known("{:,}".format, questions),
+        )
     return text + "\n\n" + say("card.croissant")
 
 
 def _trainings(facts: Facts, say: Writer) -> str:
+    """Steps and losses as the report has them, beside what else a training's manifest says."""
     rows = []
     for result in facts.trainings:
-        counts = result.manifest["counts"]
-        loss = counts.get("validation_loss", counts.get("train_loss"))
+        name = title_of(result)
+        # As the report calls it, so that one number has one text.
+        training = read_training("dpo" if result.stage == "dpo" else name, result)
+        row = training_row(training, result, say)
+        row.pop(say("column.model"))
+        tokens = known(result, f"{name}, tokens trained on", "counts", "tokens")
+        seconds = known(result, f"{name}, seconds of wall clock", "counts", "seconds")
+        rate = known(result, f"{name}, learning rate", "config", "learning_rate")
         rows.append(
             {
-                say("column.stage"): f"{result.stage} {result.manifest['label']}".strip(),
-                say("column.steps"): f"{counts['steps']:,.0f}" if "steps" in counts else "",
-                say("column.tokens"): f"{counts['tokens']:,.0f}" if "tokens" in counts else "",
-                say("column.hours"): f"{counts['seconds'] / 3600:,.3f}"
-                if "seconds" in counts
-                else "",
-                say("card.learning_rate"): str(result.manifest["config"].get("learning_rate", "")),
-                say("card.loss"): "" if loss is None else f"{loss:.3f}",
+                say("column.stage"): name,
+                **row,
+                say("column.tokens"): say.known("{:,.0f}".format, tokens, "not_measured"),
+                say("column.hours"): say.known(hours_text, seconds, "not_measured"),
+                say("card.learning_rate"): say.known(str, rate, "not_known"),
             }
         )
     return markdown_table(rows, right=list(rows[0])[1:]) if rows else say("card.unknown_training")
@@ -222,7 +258,7 @@ def _trainings(facts: Facts, say: Writer) -> str:
 def _origin(facts: Facts, say: Writer) -> str:
     rows = [
         {
-            say("column.stage"): f"{result.stage} {result.manifest['label']}".strip(),
+            say("column.stage"): title_of(result),
             say("column.key"): f"`{result.key}`",
             say("column.commit"): f"`{str(result.manifest.get('git_commit') or '')[:12]}`",
         }

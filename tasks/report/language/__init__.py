@@ -4,16 +4,30 @@ The program that writes a page is one for all languages; `Writer` gives it the t
 """
 
 import functools
+import re
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from common.recipes import read_yaml
-from tasks.report.trace.numbers import Numbers, Place
+from tasks.report.trace.numbers import (
+    IN_TEXT,
+    POINTS,
+    Known,
+    Numbers,
+    Place,
+    marked,
+    numbers_in,
+    value_of,
+)
 
 Language = Literal["en", "zh"]
 LANGUAGES: tuple[Language, ...] = get_args(Language)
+
+DETAILS = ("<details><summary>", "</summary>", "</details>")
+"""Around a text that opens behind one line: the only HTML of a report's Markdown."""
 
 
 class Writer:
@@ -32,11 +46,62 @@ class Writer:
         """A name from data, such as a column of a stage's table; untranslated if not known."""
         return self._texts.get(f"{group}.{name}", name)
 
-    def number(self, shown: str, about: str, value: float | int | None, place: Place | None) -> str:
-        """A number with its id, where the report collects them and its place is known."""
-        if self.numbers is None or place is None:
+    def mark(self, shown: str, identity: str) -> str:
+        """A number's text with its id, as Markdown."""
+        return marked(shown, identity)
+
+    def number(self, shown: str, about: str, value: float | int, place: Place | None) -> str:
+        """A number with its id, where they are collected and its place is known."""
+        return self.known(shown, Known(value=value, about=about, place=place))
+
+    def known(
+        self, form: str | Callable[[Any], str], known: Known | None, absent: str = "not_run"
+    ) -> str:
+        """`number`, of a value that is known with its origin.
+
+        Args:
+            form: its text, or what makes it of the value.
+            known: None where there is no number.
+            absent: key of the text that stands there then.
+        """
+        if known is None:
+            return self(absent)
+        shown = form if isinstance(form, str) else form(known.value)
+        if self.numbers is None or not known.has_origin:
             return shown
-        return self.numbers.mark(shown, about, value, place)
+        return self.mark(shown, self.numbers.note(shown, known))
+
+    def details(self, line: str, text: str) -> str:
+        """A text that opens behind one line."""
+        return f"{DETAILS[0]}{line}{DETAILS[1]}\n\n{text}\n\n{DETAILS[2]}"
+
+    def curve(self, name: str, about: str, place: Place | None) -> str:
+        """Name of a curve with its id; `steel trace` lists its points."""
+        if self.numbers is None or place is None:
+            return name
+        place = replace(place, how=f"{POINTS} of {place.how}" if place.how else POINTS)
+        return self.mark(name, self.numbers.curve(name, about, place))
+
+    def curves(self, curves: Sequence[tuple[str, str, Place | None]]) -> str:
+        """A line under a picture: each (name, words, place) of its curves with an id."""
+        if self.numbers is None or not curves:
+            return ""
+        return self("page.points", names=", ".join(self.curve(*curve) for curve in curves))
+
+    def in_text(self, text: str, about: str, place: Place | None) -> str:
+        """A text from data; each number in it has an id.
+
+        place: of the text. Digits of names, such as those of `belle_2m`, are no numbers.
+        """
+        if place is None:
+            return text
+        found = iter(range(len(text)))
+
+        def one(match: re.Match[str]) -> str:
+            at = replace(place, how=f"{IN_TEXT}{next(found)}")
+            return self.number(match[0], about, value_of(match[0]), at)
+
+        return numbers_in(text, one)
 
 
 @functools.cache

@@ -7,8 +7,8 @@ from common.reading.files import read_json_object
 from tasks.core.manifest import StageResult
 from tasks.core.markdown import markdown_table
 from tasks.report.language import Writer
-from tasks.report.results import percent
-from tasks.report.trace.numbers import place_in, pointer
+from tasks.report.results import percent, points
+from tasks.report.trace.numbers import Known, place_in, pointer
 
 ADJUSTED_FILE = "adjusted.json"
 
@@ -41,7 +41,17 @@ def adjusted_section(
         for number, line in enumerate(lines):
             rows.append(_row(model, line, number, stage, say))
             if line["unknown"]:
-                unknown.setdefault("; ".join(line["unknown"]), {})[model] = None
+                texts = [
+                    say.in_text(
+                        text,
+                        f"{line['title']}, {model}: what is not known",
+                        place_in(
+                            stage, ADJUSTED_FILE, pointer=pointer("rows", number, "unknown", place)
+                        ),
+                    )
+                    for place, text in enumerate(line["unknown"])
+                ]
+                unknown.setdefault("; ".join(texts), {})[model] = None
     columns = [*PARTS.values(), "not checkable", "contaminated minus clean"]
     right = [say(f"column.{name}") for name in columns]
     parts = [f"### {say('adjusted.title')}", say("adjusted.legend")]
@@ -53,46 +63,70 @@ def adjusted_section(
 
 
 def _row(
-    model: str, line: Mapping[str, Any], number: int, stage: StageResult | None, say: Writer
+    model: str, line: Mapping[str, Any], number_of_row: int, stage: StageResult | None, say: Writer
 ) -> dict[str, str]:
     shots = line["num_fewshot"]
     row = {
         say("column.model"): model,
         say("column.benchmark"): line["title"],
         say("column.form"): say.word("form", line["form"]),
-        say("column.worked examples"): say("adjusted.own") if shots is None else str(shots),
+        say("column.worked examples"): say("adjusted.own")
+        if shots is None
+        else say.number(
+            str(shots),
+            f"{line['title']}: worked examples",
+            shots,
+            place_in(stage, ADJUSTED_FILE, pointer=pointer("rows", number_of_row, "num_fewshot")),
+        ),
     }
+    benchmark, title = line["benchmark"], line["title"]
+    about = f"{title}, {shots} worked examples, {{}}: accuracy of {model} in per cent"
+
+    def number(words: str, value: float, *names: str | int) -> Known:
+        place = place_in(
+            stage, ADJUSTED_FILE, pointer=pointer("rows", number_of_row, *names), part=benchmark
+        )
+        return Known(value=value, about=words, place=place)
+
     for name, column in PARTS.items():
         part = line[name]
         if part is None:
-            cell = say("adjusted.not_known")
-        elif part["accuracy"] is None:
-            cell = say("adjusted.few", n=part["num_questions"])
-        else:
-            low, high = (percent(bound) for bound in part["interval_95"])
-            share = percent(part["accuracy"])
-            cell = say.number(
-                f"{say('results.to', share=share, low=low, high=high)} / {part['num_questions']:,}",
-                f"{line['title']}, {shots} worked examples, {name} questions: accuracy of {model} "
-                "in per cent",
-                part["accuracy"],
-                place_in(
-                    stage,
-                    ADJUSTED_FILE,
-                    pointer=pointer("rows", number, name, "accuracy"),
-                    part=line["benchmark"],
-                ),
-            )
-        row[say(f"column.{column}")] = cell
-    known = line["not_checkable"]
-    difference = ""
+            row[say(f"column.{column}")] = say("adjusted.not_known")
+            continue
+        asked = number(f"{title}, {name}: questions", part["num_questions"], name, "num_questions")
+        if part["accuracy"] is None:
+            row[say(f"column.{column}")] = say("adjusted.few", n=say.known(str, asked))
+            continue
+        low, high = (percent(bound) for bound in part["interval_95"])
+        shown = say("results.to", share=percent(part["accuracy"]), low=low, high=high)
+        words = about.format(f"{name} questions")
+        score = say.known(shown, number(words, part["accuracy"], name, "accuracy"))
+        row[say(f"column.{column}")] = f"{score} / {say.known('{:,}'.format, asked)}"
+    unchecked = line["not_checkable"]
+    difference = "–"
     if line["difference"] is not None:
-        value, low, high = (f"{100 * bound:+.1f}" for bound in line["difference"])
-        difference = say("results.to", share=value, low=low, high=high)
+        value, low, high = (points(bound) for bound in line["difference"])
+        words = about.format("contaminated minus clean questions")
+        difference = say.known(
+            say("results.to", share=value, low=low, high=high),
+            number(words, line["difference"][0], "difference", 0),
+        )
+    sources = [
+        f"{say.known('{:,}'.format, number(f'{title}: in {kind}', n, 'sources', kind))} {kind}"
+        for kind, n in line["sources"].items()
+    ]
     return row | {
-        say("column.not checkable"): (
-            say("adjusted.not_known") if known is None else f"{known['num_questions']:,}"
+        say("column.not checkable"): say("adjusted.not_known")
+        if unchecked is None
+        else say.known(
+            "{:,}".format,
+            number(
+                f"{title}: questions that cannot be checked",
+                unchecked["num_questions"],
+                "not_checkable",
+                "num_questions",
+            ),
         ),
-        say("column.contaminated minus clean"): difference or "–",
-        say("column.sources"): ", ".join(f"{n} {k}" for n, k in line["sources"].items()) or "–",
+        say("column.contaminated minus clean"): difference,
+        say("column.sources"): ", ".join(sources) or "–",
     }

@@ -6,14 +6,18 @@ count `energy_joules`, which stages write where the driver told it in every sess
 (model/train/callbacks/energy.py).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from model.train.run.folder import METRICS_FILE
 from tasks.core.markdown import markdown_table
 from tasks.report.data import ReportData, Training
 from tasks.report.language import Writer
-from tasks.report.trace.numbers import Place, count_place, place_in
+from tasks.report.results import percent
+from tasks.report.sections.provenance import seconds_of_all
+from tasks.report.trace.numbers import Known, computed, known, place_in
 
 JOULES = 3_600_000
 """Joules of a kilowatt hour."""
@@ -55,14 +59,26 @@ def cost_of(training: Training, processes: int | None) -> Cost:
         flops = last * tokens
     datasheet, measured = curves.get("perf/mfu"), curves.get("perf/mfu_measured_peak")
     mfu = datasheet or measured
+    share = fmean(mfu.values) if mfu else None
     return Cost(
         seconds=training.counts.get("seconds"),
         processes=processes,
         flops=flops,
-        mfu=fmean(mfu.values) if mfu else None,
+        # More than all of a peak: it was measured while the machine did other work.
+        mfu=share if share is not None and share <= 1 else None,
         mfu_is_measured=datasheet is None,
         joules=training.counts.get("energy_joules"),
     )
+
+
+def device_hours(data: ReportData, name: str) -> Known | None:
+    """Hours of a training times its processes; None where they were not recorded."""
+    stage = data.stages.get(name)
+    seconds = known(stage, f"{name}, seconds of wall clock", "counts", "seconds")
+    processes = known(stage, f"{name}, processes", "notes", "num_processes")
+    if seconds is None or processes is None:
+        return None
+    return computed(f"{name}, device hours", "hours", seconds, processes)
 
 
 def cost_section(data: ReportData, say: Writer) -> str:
@@ -70,58 +86,52 @@ def cost_section(data: ReportData, say: Writer) -> str:
     if not data.trainings:
         return f"*{say('not_run')}.*"
     rows = [_row(data, training, say) for training in data.trainings.values()]
-    hours = sum(row.seconds for row in data.provenance) / 3600
-    return "\n\n".join(
-        [
-            markdown_table(rows, right=list(rows[0])[1:]),
-            say("cost.legend"),
-            say("cost.total", stages=len(data.provenance), hours=f"{hours:,.2f}"),
-        ]
-    )
+    parts = [markdown_table(rows, right=list(rows[0])[1:]), say("cost.legend")]
+    if (seconds := seconds_of_all(data)) is not None:
+        stages = computed("stages of this report", "number", *seconds.parts)
+        hours = say.known(lambda value: f"{value / 3600:,.3f}", seconds)
+        parts.append(say("cost.total", stages=say.known(str, stages), hours=hours))
+    return "\n\n".join(parts)
 
 
 def _row(data: ReportData, training: Training, say: Writer) -> dict[str, str]:
-    stage = data.stages.get(training.name)
+    name, stage = training.name, data.stages.get(training.name)
     processes = stage.manifest["notes"].get("num_processes") if stage else None
     cost = cost_of(training, processes)
 
-    def number(value: float | None, shown: str, about: str, place: Place | None) -> str:
+    def cell(form: str | Callable[[Any], str], number: Known | None) -> str:
+        return say.known(form, number, "not_measured")
+
+    def counted(field: str, about: str) -> Known | None:
+        return known(stage, f"{name}, {about}", "counts", field)
+
+    def measured(value: float | None, about: str, how: str) -> Known | None:
         if value is None:
-            return say("not_measured")
-        return say.number(shown, f"{training.name}, {about}", value, place)
+            return None
+        place = place_in(stage, METRICS_FILE, how=how)
+        return Known(value=value, about=f"{name}, {about}", place=place)
 
-    def counted(name: str) -> Place | None:
-        return count_place(stage, name)
-
-    def computed(how: str) -> Place | None:
-        return place_in(stage, METRICS_FILE, how=how)
-
-    hours = "" if cost.seconds is None else f"{cost.seconds / 3600:,.3f}"
-    device = None
-    if cost.seconds is not None and cost.processes is not None:
-        device = cost.seconds / 3600 * cost.processes
-    tokens = training.counts.get("tokens")
-    shown_mfu = "" if cost.mfu is None else f"{100 * cost.mfu:.1f}"
+    mfu_of = "perf/mfu_measured_peak" if cost.mfu_is_measured else "perf/mfu"
+    mark = " (m)" if cost.mfu_is_measured else ""
     row = {
-        "model": training.name,
-        "tokens": number(tokens, f"{tokens or 0:,.0f}", "tokens trained on", counted("tokens")),
-        "hours": number(cost.seconds, hours, "seconds of wall clock", counted("seconds")),
-        "device hours": number(
-            device, f"{device or 0:,.3f}", "device hours", computed("seconds times processes")
+        "model": name,
+        "tokens": cell("{:,.0f}".format, counted("tokens", "tokens trained on")),
+        "hours": cell(hours_text, counted("seconds", "seconds of wall clock")),
+        "device hours": cell("{:,.3f}".format, device_hours(data, name)),
+        "FLOPs": cell(
+            "{:.3g}".format, measured(cost.flops, "FLOPs", "FLOPs of a token times tokens")
         ),
-        "FLOPs": number(
-            cost.flops, f"{cost.flops or 0:.3g}", "FLOPs", computed("FLOPs of a token times tokens")
+        "MFU %": cell(
+            lambda share: percent(share) + mark,
+            measured(cost.mfu, "share of peak FLOPs", f"mean of {mfu_of}"),
         ),
-        "MFU %": number(
-            cost.mfu,
-            f"{shown_mfu} (m)" if cost.mfu_is_measured else shown_mfu,
-            "share of peak FLOPs",
-            computed(
-                "mean of perf/mfu_measured_peak" if cost.mfu_is_measured else "mean of perf/mfu"
-            ),
-        ),
-        "energy, kWh": number(
-            cost.joules, f"{(cost.joules or 0) / JOULES:,.3g}", "joules", counted("energy_joules")
+        "energy, kWh": cell(
+            lambda joules: f"{joules / JOULES:,.3g}", counted("energy_joules", "joules")
         ),
     }
     return {say(f"column.{column}"): cell for column, cell in row.items()}
+
+
+def hours_text(seconds: float) -> str:
+    """Format seconds as hours, alike in the report and in cards."""
+    return f"{seconds / 3600:,.3f}"

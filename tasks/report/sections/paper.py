@@ -5,22 +5,21 @@ from collections.abc import Mapping, Sequence
 from tasks.core.markdown import markdown_table
 from tasks.core.paper.table2 import format_row, paper_row
 from tasks.core.paper.tables import Paper
-from tasks.report.data import FULL_SCALE, ReportData
+from tasks.report.data import ReportData
 from tasks.report.language import Writer
-from tasks.report.results import benchmark_titles
+from tasks.report.results import benchmark_titles, parameters_of
 from tasks.report.sections.results import accuracy
 from tasks.report.trace.numbers import Place, place_in, pointer
 
 
 def paper_section(data: ReportData, paper: Paper, say: Writer) -> str:
     """Format the comparison with the paper, of accuracies only at its scale."""
-    scale = (
-        say("paper.scale", n=f"{data.parameters:,}")
-        if data.parameters is not None
-        else say("paper.no_base")
-    )
+    parameters = parameters_of(data.stages.get("base"), data.parameters)
+    scale = say("paper.no_base")
+    if parameters is not None:
+        scale = say("paper.scale", n=say.known("{:,}".format, parameters))
     if not data.full_scale:
-        scale += say("paper.least", n=f"{FULL_SCALE:,}")
+        scale += say("paper.least")
     best = data.policy or next((n for n in data.results if n.startswith("sft ")), "")
     ours = {paper.table4.ours["sft"]: best, paper.table4.ours["dpo"]: "dpo"}
     return "\n\n".join(
@@ -64,11 +63,17 @@ def _kernels(data: ReportData, paper: Paper, say: Writer) -> str:
         source = say("paper.kernels_absent")
     else:
         rows = [format_row(row) for row in data.kernels["rows"]]
-        source = say("paper.kernels", title=data.kernels["title"])
+        at = place_in(data.stages.get("kernel_table"), "table.json", pointer=pointer("title"))
+        title = say.in_text(data.kernels["title"], "Table 2, where it was measured", at)
+        source = say("paper.kernels", title=title)
         for number, (cells, row) in enumerate(zip(rows, data.kernels["rows"], strict=True)):
+            of_mfu = "mfu_measured" if row.get("mfu_datasheet") is None else "mfu_datasheet"
             for column, name in (
                 ("tokens/s/GPU", "tokens_per_second_per_gpu"),
                 ("GB", "memory_gb"),
+                ("x Exp8", "speed_ratio"),
+                ("GB / Exp8", "memory_ratio"),
+                ("MFU %", of_mfu),
             ):
                 if row.get(name) is not None and row["status"] == "done":
                     about = f"Table 2, {row['name']}: {column}"
@@ -82,6 +87,11 @@ def _kernels(data: ReportData, paper: Paper, say: Writer) -> str:
 def _kernel_place(data: ReportData, row: int, name: str) -> Place | None:
     stage = data.stages.get("kernel_table")
     return place_in(stage, "table.json", pointer=pointer("rows", row, name))
+
+
+def two_decimals(share: float) -> str:
+    """Format a share in per cent with as many decimals as the paper's tables have."""
+    return f"{100 * share:z.2f}"
 
 
 def _accuracy_table(
@@ -115,7 +125,7 @@ def _accuracy_table(
             row[column] = f"{paper[name]:.2f}"
         for name, title in columns.items() if found else ():
             cell = (
-                accuracy(scores[name], model or "", name, data.stages, say)
+                accuracy(scores[name], model or "", name, data.stages, say, two_decimals)
                 if name in scores
                 else ""
             )

@@ -6,21 +6,24 @@ Stages are found by the keys in manifests, which are hashes of content: the chai
 number was made from, not one that looks like it.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError, DataError, shown
-from common.files import PARTIAL, md5_of_file
+from common.files import PARTIAL
 from common.paths import display, resolve
-from common.reading.files import read_json_object
 from tasks.core.manifest import StageResult
-from tasks.report.trace.numbers import ANCHOR, Number, at_pointer, read_numbers
+from tasks.report.trace.now import origins, points_of, state_of
+from tasks.report.trace.numbers import ANCHOR, Number, read_numbers
 
 SHORTEST = 4
 """Digits of an id's beginning that name it."""
+
+CURVES = "checkpoint_scores"
+"""Folder of a store with the scores of checkpoints."""
 
 MODEL_PATHS = ("base_model", "policy_model")
 """Settings that name a model by its path, which is then no stage of the store."""
@@ -69,10 +72,16 @@ class Lineage:
     state: str
     """`as in the file`, `computed`, or what is wrong."""
     links: list[Link]
+    parts: list[Number] = field(default_factory=list)
+    """Numbers that it was computed from."""
+    points: list[tuple[float, float]] = field(default_factory=list)
+    """(step or tokens, value) of a curve."""
 
 
-def trace(store: Path, name: str) -> Lineage:
+def trace(store: Path, name: str, card: Path | None = None) -> Lineage:
     """Find a number by its id, or the beginning of one, and the stages behind it.
+
+    card: folder of a card, such as that of an exported model, whose numbers are looked up, too.
 
     Raises:
         ConfigError: no report of the store has it; the nearest ids are named.
@@ -80,7 +89,7 @@ def trace(store: Path, name: str) -> Lineage:
     """
     store = resolve(store)
     known: dict[str, tuple[Number, Path]] = {}
-    for folder in _reports(store):
+    for folder in [*_reports(store), *([card] if card else [])]:
         known |= {number.id: (number, folder) for number in read_numbers(folder)}
     if not known:
         raise DataError(
@@ -88,11 +97,14 @@ def trace(store: Path, name: str) -> Lineage:
             "makes one"
         )
     number, folder = known[_id(name, known)]
+    by_id = {identity: found for identity, (found, _) in known.items()}
     return Lineage(
         number=number,
         report=display(folder),
-        state=_state(store, number),
-        links=list(walk(store, number)),
+        state=state_of(store, number, by_id),
+        links=list(walk(store, origins(number, by_id))),
+        parts=[by_id[part] for part in number.parts if part in by_id],
+        points=points_of(store, number),
     )
 
 
@@ -117,41 +129,30 @@ def _id(name: str, known: Mapping[str, tuple[Number, Path]]) -> str:
     )
 
 
-def _state(store: Path, number: Number) -> str:
-    """Compare the number, and the file that it was read from, with what lies there now."""
-    place = number.place
-    folder = store / place.stage / place.key
-    path = folder / place.file
-    if not (folder / "manifest.json").is_file():
-        return f"{display(folder)} is not in this store any more"
-    if not path.is_file():
-        return f"{display(path)} is missing"
-    listed = {e["path"]: e["md5"] for e in StageResult.read(folder).manifest.get("files", [])}
-    if place.file in listed and md5_of_file(path) != listed[place.file]:
-        return f"{display(path)} has changed since it was written"
-    if not place.pointer:
-        return "computed"
-    try:
-        now = at_pointer(read_json_object(path), place.pointer)
-    except LookupError:
-        return f"{display(path)} has nothing at {place.pointer}"
-    return "as in the file" if now == number.value else f"the file has {shown(now)} there"
-
-
-def walk(store: Path, number: Number) -> Iterator[Link]:
-    """Yield the stage that wrote a number, then its inputs and theirs, each before its own."""
+def walk(store: Path, numbers: Iterable[Number]) -> Iterator[Link]:
+    """Yield the stages that wrote numbers, then their inputs and theirs, each before its own."""
     seen: set[str] = set()
     folders = stage_folders(store)
-    waiting = [("", number.place.key, 0, "")]
+    read = [number.place for number in numbers if number.place is not None]
+    places = {place.key: place for place in read}
+    sources = {place.part for place in read}
+    part = sources.pop() if len(sources) == 1 else ""
+    waiting = [("", place.key, 0, "") for place in reversed(places.values())]
     while waiting:
         role, identity, depth, given = waiting.pop()
         key = identity.partition("+")[0]
-        folder = folders.get(key)
-        if folder is None:
+        if depth == 0 and places[identity].stage == CURVES:
+            # Records of a pretraining, by its key and that of the questions: no stage of their own.
+            folder = display(store / CURVES / key)
+            yield Link(role=role, depth=depth, stage=CURVES, key=key, folder=folder)
+            waiting.append(("pretraining", key.partition("/")[0], depth + 1, ""))
+            continue
+        found = folders.get(key)
+        if found is None:
             remark = f"a model given by its path, {given}" if given else "not in this store"
             yield Link(role=role, depth=depth, stage="", key=key, remark=remark)
             continue
-        result = StageResult.read(folder)
+        result = StageResult.read(found)
         if key in seen:
             yield Link(
                 role=role,
@@ -163,7 +164,7 @@ def walk(store: Path, number: Number) -> Iterator[Link]:
             )
             continue
         seen.add(key)
-        yield _link(result, role, depth, number.place.part)
+        yield _link(result, role, depth, part)
         waiting += [
             (name, each, depth + 1, _given(result, name))
             for name, each in reversed(list(input_keys_of(result.manifest["inputs"])))

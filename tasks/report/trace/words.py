@@ -1,10 +1,17 @@
 """A number's chain in words, for a terminal."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from common.disk import format_bytes
 from tasks.report.trace.lineage import Lineage, Link
+from tasks.report.trace.numbers import POINTS, Place
+
+PARTS = 12
+"""Numbers that another is computed from, of which so many are listed."""
+
+LISTED_POINTS = 20
+"""Points of a curve that are listed."""
 
 FILES = 4
 """Files of a stage that are listed; `--json` has all."""
@@ -30,13 +37,40 @@ def lines(lineage: Lineage) -> Iterator[str]:
     """Yield the lines of the chain, the stage that wrote the number first."""
     number, place = lineage.number, lineage.number.place
     yield f"{number.shown}  {number.about}  ({number.id})"
-    where = f"{place.stage}/{place.key}/{place.file}"
-    yield f"  from {where}{f' at {place.pointer}' if place.pointer else ''}: {lineage.state}"
-    if place.how:
+    if place is None:
+        yield f"  {number.how} of {len(lineage.parts)} numbers: {lineage.state}"
+        for part in lineage.parts[:PARTS]:
+            where = f", from {_where(part.place)}" if part.place is not None else ""
+            yield f"    {part.value:,}  {part.about}  ({part.id}){where}"
+        if len(lineage.parts) > PARTS:
+            yield f"    … {len(lineage.parts) - PARTS} more numbers (--json lists them)"
+    else:
+        yield f"  from {_where(place)}: {lineage.state}"
+    if place is not None and place.how and not place.how.startswith(POINTS):
         yield f"  computed as the {place.how}"
     yield f"  shown in {lineage.report}/report.html#n-{number.id}"
+    yield from _of_points(lineage.points)
     for link in lineage.links:
         yield from _of_link(link)
+
+
+def _where(place: Place) -> str:
+    """Place of a number, in words."""
+    where = f"{place.stage}/{place.key}/{place.file}"
+    return f"{where} at {place.pointer}" if place.pointer else where
+
+
+def _of_points(points: Sequence[tuple[float, float]]) -> Iterator[str]:
+    """Some points of a curve, the first and the last among them."""
+    if not points:
+        return
+    number = min(len(points), LISTED_POINTS)
+    chosen = {round(i * (len(points) - 1) / max(1, number - 1)) for i in range(number)}
+    more = "" if number == len(points) else f", of which {number} (--json lists all)"
+    yield f"  {len(points):,} points{more}:"
+    for place in sorted(chosen):
+        x, y = points[place]
+        yield f"    {x:>14,.0f}  {y:.6g}"
 
 
 def _of_link(link: Link) -> Iterator[str]:
