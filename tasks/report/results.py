@@ -24,10 +24,11 @@ ChanceComparison = Literal["above", "at", "below"]
 
 def parameters_of(model: StageResult | None, parameters: int | None) -> Known | None:
     """Parameters of a model as a number with its place; None where they are not known."""
-    if parameters is None:
+    if model is None or parameters is None:
         return None
+    weights = sorted(model.model_folder.glob("*.safetensors"))
     how = "parameters in the headers of the files of weights"
-    place = place_in(model, f"{MODEL_FOLDER}/config.json", how=how)
+    place = place_in(model, f"{MODEL_FOLDER}/{weights[0].name}", how=how) if weights else None
     return Known(value=parameters, about="parameters of the model", place=place)
 
 

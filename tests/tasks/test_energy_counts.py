@@ -62,7 +62,7 @@ def test_the_report_shows_kilowatt_hours_or_that_nobody_measured() -> None:
         name: Training(name=name, curves={}, counts=of_one, mixture=[])
         for name, of_one in counts.items()
     }
-    data = cast("ReportData", SimpleNamespace(trainings=trainings, stages={}, provenance=[]))
+    data = cast("ReportData", SimpleNamespace(trainings=trainings, stages={}, finished_stages=[]))
     say = Writer()
     rows = [line.split("|") for line in cost_section(data, say).splitlines() if "|" in line]
     cells = {row[1].strip(): row[-2].strip() for row in rows}

@@ -31,7 +31,9 @@ from model.evaluate.sandbox import check_sandbox
 from model.train.run.folder import MODEL_FOLDER
 from tasks.core.stage import Context, StageResult
 from tasks.evaluate import EvaluateConfig, benchmark_problems, evaluate
+from tasks.report.cards.facts import Facts
 from tasks.report.cards.model_card import Loading, _eval_result, _scores
+from tasks.report.data import ReportData
 from tasks.report.language import LANGUAGES, Writer
 from tasks.report.sections.results import results_section
 from tests.faults.places import Fault, with_fault
@@ -102,11 +104,13 @@ def test_word_problems_are_scored_by_lm_eval(context: Context, tmp_path: Path) -
     assert samples[0]["prompt"].endswith("How many?\nA:")
     for language in LANGUAGES:
         say = Writer(language)
-        section = results_section({"base": {"gsm8k": result}}, {}, lambda name: "", say)
+        scores = ReportData(name="x", results={"base": {"gsm8k": result}})
+        section = results_section(scores, lambda name: "", say)
         assert say("results.own_examples") in section and say("results.no_examples") not in section
     assert _eval_result("gsm8k", result).dataset_args == {}
     assert _eval_result("gsm8k", result).task_type == "text-generation"
-    card = _scores({"gsm8k": result}, Writer("en"), Loading())
+    facts = Facts(model=done, scores=[(done, {"gsm8k": result})])
+    card = _scores(facts, {"gsm8k": result}, Writer("en"), Loading())
     assert "| GSM8K | 0.0 (0.0 to" in card and "| the task's |" in card
 
 

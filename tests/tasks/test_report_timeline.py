@@ -95,7 +95,7 @@ def test_a_run_in_one_piece_has_no_marks(tmp_path: Path) -> None:
 def test_the_report_tells_the_sessions(run: Path) -> None:
     text = format_report(data_of(run), load_paper(), [])
     assert "### Timeline of the pretraining" in text
-    assert "| 2 | 20 |  | 2 | GPU X | killed |" in text
+    assert "| 2 | 20 | not known | 2 | GPU X | killed |" in text
     assert "- step 30: 2 -> 1 processes, after a kill" in text
     calm = dataclasses.replace(data_of(run), timeline=Timeline())
     assert "Timeline of the pretraining" not in format_report(calm, load_paper(), [])

@@ -17,7 +17,7 @@ from tasks.report.data import ReportData, Training
 from tasks.report.language import Writer
 from tasks.report.results import percent
 from tasks.report.sections.provenance import seconds_of_all
-from tasks.report.trace.numbers import Known, computed, known, place_in
+from tasks.report.trace.numbers import Known, computed, count_place, known, place_in
 
 JOULES = 3_600_000
 """Joules of a kilowatt hour."""
@@ -103,7 +103,10 @@ def _row(data: ReportData, training: Training, say: Writer) -> dict[str, str]:
         return say.known(form, number, "not_measured")
 
     def counted(field: str, about: str) -> Known | None:
-        return known(stage, f"{name}, {about}", "counts", field)
+        value = training.counts.get(field)
+        if value is None:
+            return None
+        return Known(value=value, about=f"{name}, {about}", place=count_place(stage, field))
 
     def measured(value: float | None, about: str, how: str) -> Known | None:
         if value is None:

@@ -9,14 +9,14 @@ from tasks.report import language as texts_folder
 from tasks.report.language import LANGUAGES, Language, Writer, fields_of, texts
 
 CODE = Path(texts_folder.__file__).parents[1]
-FREE = ("form.", "column.", "group.")
+FREE = ("form.", "column.", "group.", "event.", "figure.")
 """Words for names from data, of which some may not occur."""
 
 
 def used() -> set[str]:
     """Texts in the code that may be keys, those with a variable end as `results.*`."""
     found = set()
-    for path in CODE.rglob("*.py"):
+    for path in (*CODE.rglob("*.py"), *(CODE.parent / "checkpoint_scores").glob("*.py")):
         for key in re.findall(r"""["']([a-z_]+(?:\.[^"'\n]*)?)["']""", path.read_text("utf-8")):
             found.add(re.sub(r"\{.*", "*", key))
     return found

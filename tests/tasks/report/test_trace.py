@@ -161,7 +161,8 @@ def test_the_page_has_an_anchor_and_a_title_for_each_number(store: Store) -> Non
         parser.feed(html_page(text, title="t", folder=store.folder))
         ids = [a["id"] for a in parser.found if "id" in a]
         assert len(ids) == len(set(ids))
-        assert set(ids) == {f"n-{i}" for i in store.numbers.by_id}
+        in_text = {i for i, number in store.numbers.by_id.items() if number.shown}
+        assert set(ids) == {f"n-{i}" for i in in_text}
         assert all(a["title"] == f"steel trace {a['href'][3:]}" for a in parser.found)
 
 
@@ -182,7 +183,11 @@ def test_another_key_is_another_id() -> None:
 
 def test_marks_change_no_text(store: Store) -> None:
     plain = format_report(gather(**store.pipeline.inputs()), load_paper(), [])
-    assert unmarked(store.text).replace(Writer()("page.hint") + "\n\n", "") == plain
+    lists = Writer()("page.points", names="")[:12]  # names of curves, which have only ids
+    paragraphs = unmarked(store.text).split("\n\n")
+    hint = Writer()("page.hint")
+    kept = [p for p in paragraphs if p != hint and not p.startswith(lists)]
+    assert "\n\n".join(kept) == plain
 
 
 def test_unknown_ids_are_refused_with_near_ones(store: Store) -> None:
