@@ -25,10 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from model.cost.memory import chunk_rows
 from model.kernels.triton_support import jit, on_device, power_of_2, tl
-
-LOGITS_BUDGET = 5 * 2**28
-"""Upper bound of the bytes of a chunk's logits: 1.25 GiB, 4,352 tokens of 151,936 bf16 logits."""
 
 VECTOR = 16
 """Logits that a lane of the kernel loads at a time."""
@@ -69,7 +67,7 @@ def linear_cross_entropy(
 
     hidden [T, d], weight [V, d], targets int64 [T] -> fp32 scalar. Targets equal to ignore_index do
     not count; if none is left the mean is 0, not NaN. Differentiable once in hidden and weight.
-    chunk_size: tokens whose logits exist at once; None: as many as LOGITS_BUDGET holds.
+    chunk_size: tokens whose logits exist at once; None: as many as 1.25 GiB hold (model/cost/memory.py).
     token_losses: fp32 [T] that receives each token's loss (0 where it does not count), for
     statistics by source; no gradient flows through it.
     fused: by `linear_cross_entropy_triton`'s kernel. Raises ValueError for shapes that do not fit.
@@ -110,19 +108,6 @@ def linear_cross_entropy_triton(*arguments: Any, **options: Any) -> Tensor:
     A target outside of [0, V) that is not ignore_index gives a loss of NaN.
     """
     return linear_cross_entropy(*arguments, **options, fused=True)
-
-
-def chunk_rows(num_tokens: int, row_bytes: int, budget: int = LOGITS_BUDGET) -> int:
-    """Tokens of a chunk: the fewest chunks whose logits fit into the budget, of equal size.
-
-    Multiples of 256, where a chunk has that many, fill the tiles of a matrix product.
-    """
-    most = max(1, budget // row_bytes)
-    if most >= 256:
-        most -= most % 256
-    num_chunks = max(1, -(-num_tokens // most))
-    rows = max(1, -(-num_tokens // num_chunks))
-    return min(most, -(-rows // 256) * 256)
 
 
 def num_kept(targets: Tensor, ignore_index: int) -> Tensor:

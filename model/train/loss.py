@@ -23,10 +23,10 @@ from transformers import PreTrainedModel
 
 from common.errors import ConfigError
 from model.attention import document_bound_arguments, supports_document_bounds
+from model.cost.memory import chunk_rows
 from model.data.dataset import IGNORED
 from model.documents import documents_from_bounds, documents_from_positions
 from model.kernels import choose
-from model.kernels.cross_entropy import chunk_rows
 from model.modeling_steel import SteelForCausalLM
 
 log = logging.getLogger(__name__)

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from model.cost.flops import train_flops
 from model.train.callbacks.callback import Callback
 from model.train.callbacks.phase_timer import PhaseTimer
 from model.train.throughput.peak_flops import datasheet_peak
@@ -31,8 +32,7 @@ SMOOTHING = 0.1
 def flops_per_token(model: PreTrainedModel, sequence_length: int) -> float:
     """Forward and backward FLOPs to train on one token, recomputation not counted.
 
-    6 per weight of every matrix that multiplies the token (input embeddings only look up), plus
-    12 x layers x width x L / 2 for causal attention (PaLM, Chowdhery et al. 2022, appendix B).
+    The formula is `model.cost.flops.train_flops`; input embeddings only look up, and don't count.
     Soft MoE over the sequence feeds each expert slots instead of tokens, so its experts count for
     slots / L of a token. Rows count as one document each: kept apart, documents need less attention
     and more slots.
@@ -58,13 +58,18 @@ def flops_per_token(model: PreTrainedModel, sequence_length: int) -> float:
         weights += model.get_input_embeddings().weight.numel()
     heads = getattr(config, "num_attention_heads", 0)
     if not isinstance(heads, int) or not heads:  # without attention, or with other heads by layer
-        return float(6 * weights)
+        return 6 * weights
     try:
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     except Exception:  # Transformers' error for a field that differs by layer
         head_dim = config.hidden_size // heads
-    attention = 12 * config.num_hidden_layers * heads * head_dim * sequence_length / 2
-    return float(6 * weights + attention)
+    return train_flops(
+        weights,
+        num_layers=config.num_hidden_layers,
+        num_heads=heads,
+        head_dim=head_dim,
+        sequence_length=sequence_length,
+    )
 
 
 def _share_of_experts(config: Any) -> float:

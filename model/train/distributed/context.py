@@ -28,11 +28,9 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from model.cost.memory import SMALL_MODEL_PARAMETERS
 from model.train.config import PretrainSettings
 from model.train.distributed.initialise import RandomWeights, children_first
-
-SMALL_MODEL_PARAMETERS = 50_000_000
-"""Below it one all-gather and one reduce-scatter a step are cheaper than a pair for each layer."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,24 +11,7 @@ from typing import Any
 
 import torch
 
-DATASHEET_BF16_FLOPS = {
-    "B300": 2250e12,
-    "B200": 2250e12,
-    "GB200": 2500e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "H800": 989e12,
-    "H20": 148e12,
-    "A100": 312e12,
-    "A800": 312e12,
-    "L40S": 362e12,
-    "RTX 5090": 209.5e12,
-    "RTX 4090": 165e12,
-}
-"""Dense bf16 tensor-core peak of one device with fp32 accumulation, FLOP/s, from NVIDIA's
-datasheets (without sparsity). Of two names that fit, the longer one counts."""
+from model.cost.gpus import gpu_of_driver
 
 CUDA_SIZE = 8192
 CPU_SIZE = 512
@@ -43,9 +26,9 @@ def datasheet_peak(device: torch.device) -> float | None:
 
 
 def peak_of_name(name: str) -> float | None:
-    """Datasheet peak of a device by its name, FLOP/s in bf16."""
-    fitting = [key for key in DATASHEET_BF16_FLOPS if key in name]
-    return DATASHEET_BF16_FLOPS[max(fitting, key=len)] if fitting else None
+    """Datasheet peak of a device by its name (model/cost/gpus.py), FLOP/s in bf16."""
+    gpu = gpu_of_driver(name)
+    return None if gpu is None else gpu.flops
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.kernels.cross_entropy import LOGITS_BUDGET, _run, chunk_rows, linear_cross_entropy
+from model.cost.memory import LOGITS_BUDGET, chunk_rows
+from model.kernels.cross_entropy import _run, linear_cross_entropy
 from tests.model.kernels.cases import cases, close, functions
 
 SHAPES = [(1, 1, 2), (5, 7, 11), (13, 3, 123), (64, 16, 1000), (65, 33, 257)]
