@@ -67,7 +67,7 @@ def linear_cross_entropy(
 
     hidden [T, d], weight [V, d], targets int64 [T] -> fp32 scalar. Targets equal to ignore_index do
     not count; if none is left the mean is 0, not NaN. Differentiable once in hidden and weight.
-    chunk_size: tokens whose logits exist at once; None: as many as 1.25 GiB hold (model/cost/memory.py).
+    chunk_size: tokens whose logits exist at once; None: as LOGITS_BUDGET (model/cost) holds.
     token_losses: fp32 [T] that receives each token's loss (0 where it does not count), for
     statistics by source; no gradient flows through it.
     fused: by `linear_cross_entropy_triton`'s kernel. Raises ValueError for shapes that do not fit.

@@ -54,7 +54,8 @@ def flops_per_token(model: PreTrainedModel, sequence_length: int) -> float:
             share = routed
         own = module.parameters(recurse=False)
         weights += share * sum(p.numel() for p in own if p.ndim >= 2)
-    if getattr(config, "tie_word_embeddings", False):
+    # A head that shares the embedding's weights has been counted with its own name.
+    if getattr(config, "tie_word_embeddings", False) and model.get_output_embeddings() is None:
         weights += model.get_input_embeddings().weight.numel()
     heads = getattr(config, "num_attention_heads", 0)
     if not isinstance(heads, int) or not heads:  # without attention, or with other heads by layer

@@ -96,7 +96,7 @@ def test_a_gpu_is_found_by_the_word_people_use(word: str, name: str) -> None:
 
 
 def test_an_unknown_gpu_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="h1000.*did you mean 'h100'.*rtx4090"):
+    with pytest.raises(ConfigError, match=r"h1000.*did you mean 'h100'.*rtx4090"):
         gpu_of_word("h1000")
 
 
