@@ -22,12 +22,13 @@ from flows.commands import (
     data,
     models,
     pipeline,
+    planning,
     questions,
     training,
 )
 from flows.environment import prepare
 
-GROUPS = (pipeline, ablations, data, questions, training, chat, models)
+GROUPS = (pipeline, planning, ablations, data, questions, training, chat, models)
 """In the order in which `steel --help` lists their commands."""
 
 

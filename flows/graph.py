@@ -385,12 +385,13 @@ class Pipeline:
         )
 
 
-def planned(config: PipelineConfig, store: Path) -> list[PlannedStage]:
+def planned(config: PipelineConfig, store: Path, *, absent: bool = False) -> list[PlannedStage]:
     """The stages of a whole run, with their keys; none is made.
 
+    absent: True lets data be missing on this machine; keys are then not those of a run.
     Raises SteelError for files that keys depend on and that are not there.
     """
-    plan = Plan()
+    plan = Plan(absent=absent)
     pipeline = Pipeline(config, Context(store=store, tracker=no_tracker(), plan=plan))
     pipeline.prepare(config.last_target)
     getattr(pipeline, TARGETS[config.last_target])

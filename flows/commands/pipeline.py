@@ -170,7 +170,7 @@ def _check(arguments: argparse.Namespace) -> int:
         from flows.graph import planned
 
         rows = planned(config, store)
-        print_table([vars(row) for row in rows], title=f"stages in {arguments.store}", width=120)
+        print_table([row.row for row in rows], title=f"stages in {arguments.store}", width=120)
     return DONE
 
 

@@ -64,6 +64,16 @@ def check_model(settings: PretrainSettings) -> None:
     check_before_start(config, settings, has_gpu=num_gpus() > 0)
 
 
+def architecture_of(settings: PretrainSettings, **defaults: Any) -> SteelArchitecture | None:
+    """Our architecture as `settings.model` describes it; None for another one.
+
+    defaults: fields that the settings leave out. Raises ConfigError.
+    """
+    if not isinstance(settings.model, dict) or not _is_ours(settings.model):
+        return None
+    return _architecture(settings, **defaults)
+
+
 def num_parameters(settings: PretrainSettings) -> int:
     """Number of parameters of a model that starts from random weights; where `vocab_size` is left
     out, without the embedding. Raises ConfigError."""

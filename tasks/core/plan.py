@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from common.config import StageConfig
 from tasks.core.manifest import StageResult
 
 if TYPE_CHECKING:
@@ -27,6 +28,19 @@ class PlannedStage:
     """Hash of everything the result depends on."""
     state: State
     """finished: it would be skipped; continues: begun before and interrupted."""
+    name: str = ""
+    """Name of the stage alone."""
+    folder: Path = Path()
+    """Its folder, where it stands or would stand."""
+    material: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """What the key is a hash of."""
+    config: StageConfig | None = field(default=None, repr=False)
+    """Its settings."""
+
+    @property
+    def row(self) -> dict[str, str]:
+        """Columns of a table."""
+        return {"stage": self.stage, "key": self.key, "state": self.state}
 
 
 @dataclass
@@ -34,14 +48,30 @@ class Plan:
     """The stages of a run, in the order in which it would come to them."""
 
     stages: list[PlannedStage] = field(default_factory=list)
+    absent: bool = False
+    """If true, files outside may be missing: a stage's key is then not that of a run."""
 
-    def add(self, name: str, label: str, key: str, folder: Path) -> StageResult:
+    def add(
+        self,
+        name: str,
+        label: str,
+        key: str,
+        folder: Path,
+        material: Mapping[str, Any],
+        config: StageConfig,
+    ) -> StageResult:
         """Note a stage. Returns what stands for its result where it is not finished."""
         state: State = "continues" if folder.with_suffix(".partial").exists() else "to be made"
         finished = (folder / "manifest.json").is_file()
         self.stages.append(
             PlannedStage(
-                stage=f"{name} {label}".strip(), key=key, state="finished" if finished else state
+                stage=f"{name} {label}".strip(),
+                key=key,
+                state="finished" if finished else state,
+                name=name,
+                folder=folder,
+                material=material,
+                config=config,
             )
         )
         if finished:

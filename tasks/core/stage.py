@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from common.config import StageConfig, validate
 from common.devices import WhenBusy
 from common.disk import told_when_full
-from common.errors import StageError
+from common.errors import StageError, SteelError
 from common.files import make_folder
 from common.paths import display
 from common.processes import RunStopped
@@ -311,8 +311,10 @@ def stage(
         def call(config: StageConfig, *, context: Context, **kwargs: Any) -> StageResult:
             if context.plan is not None:
                 label = kwargs.pop("label", "")
-                key = stage_key(name, version, config, kwargs)
-                return context.plan.add(name, label, key, context.store / name / key)
+                plan = context.plan
+                material = stage_material(name, version, config, kwargs, absent=plan.absent)
+                key = key_of(material)
+                return plan.add(name, label, key, context.store / name / key, material, config)
             looked_up = name in context.not_made
             if looked_up or not context.is_task:
                 return work(config, context=context, **kwargs)
@@ -328,17 +330,42 @@ def stage_key(
     name: str, version: int, config: StageConfig, inputs: Mapping[str, StageInput]
 ) -> str:
     """16 hexadecimal digits that change when anything the result depends on changes."""
-    material = {
+    return key_of(stage_material(name, version, config, inputs))
+
+
+def stage_material(
+    name: str,
+    version: int,
+    config: StageConfig,
+    inputs: Mapping[str, StageInput],
+    *,
+    absent: bool = False,
+) -> dict[str, Any]:
+    """Everything that a stage's result depends on, as JSON values.
+
+    absent: True lets files outside be missing; the reason stands for their content then.
+    """
+    recipes = [*config.recipe_files(), *config.input_recipe_files(inputs)]
+    try:
+        outside = config.fingerprint()
+    except (SteelError, OSError) as error:
+        if not absent:
+            raise
+        outside = {"absent": str(error)}
+    return {
         "stage": name,
         "version": version,
         "config": plain(config, key=True),
         "inputs": input_keys(inputs),
         "recipes": {
-            display(path): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in [*config.recipe_files(), *config.input_recipe_files(inputs)]
+            display(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in recipes
         },
-        "outside": config.fingerprint(),
+        "outside": outside,
     }
+
+
+def key_of(material: Mapping[str, Any]) -> str:
+    """The key that `stage_material` makes."""
     text = json.dumps(material, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

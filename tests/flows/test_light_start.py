@@ -25,13 +25,14 @@ sys.exit(code)
     [
         ["--help"],
         ["check", "deployments/smoke.yaml"],
+        ["plan", "deployments/smoke.yaml"],
         ["report"],
         ["verify-order", "--simulate", "2k"],
     ],
     ids=lambda command: command[0],
 )
 def test_no_heavy_library_is_imported(command: list[str], root: Path, tmp_path: Path) -> None:
-    if command[0] in ("check", "report"):
+    if command[0] in ("check", "plan", "report"):
         command = [*command, "--store", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *command], cwd=root, capture_output=True, text=True
