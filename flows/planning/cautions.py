@@ -1,4 +1,4 @@
-"""What a plan shows that will be regretted: said before a month is spent."""
+"""Sentences about what will be regretted, said before a month is spent."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -37,7 +37,7 @@ def cautions_of(
 
     gpu: name of the GPU that was asked for; empty for none.
     """
-    found = []
+    found: list[str] = []
     if training is not None and config.pretrain is not None:
         found += _data_ends(config, sources, training)
         found += _memory(training, gpus, gpu)

@@ -32,7 +32,7 @@ class Change:
     unkeyed: list[str]
     """Settings that differ and are in no key: they redo nothing by themselves."""
     hours: float | None = None
-    """What making it takes; None: not known."""
+    """Hours that making it takes; None: not known."""
 
 
 def changes(new: Sequence[PlannedStage], other: Sequence[PlannedStage]) -> list[Change]:

@@ -187,7 +187,7 @@ def _input(store: Path, stage: str, key: object) -> StageResult | None:
 
 
 def _of_source(stage: PlannedStage | None, name: str) -> Mapping[str, float] | None:
-    """What a finished stage counted of a source."""
+    """Counts of a source by a finished stage."""
     if stage is None:
         return None
     with contextlib.suppress(SteelError):

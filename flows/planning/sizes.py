@@ -9,7 +9,7 @@ from common.recipes import load_recipe
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusSize:
-    """What is stated of a corpus."""
+    """Stated size of a corpus."""
 
     gigabytes: float = 0.0
     """10^9 bytes; 0 where documents are stated instead."""
@@ -21,7 +21,7 @@ class CorpusSize:
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyRatios:
-    """What samples of a family of corpora gave."""
+    """Ratios that samples of a family of corpora gave."""
 
     text: float
     """Bytes of text for each stored byte."""
@@ -35,7 +35,7 @@ class FamilyRatios:
 
 @dataclass(frozen=True, kw_only=True)
 class SetSize:
-    """What is stated of an SFT or preference set."""
+    """Stated size of an SFT or preference set."""
 
     rows: int
     """Conversations or pairs."""

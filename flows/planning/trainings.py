@@ -222,7 +222,7 @@ def _drawn(mixture: Mixture) -> int | None:
 
 
 def speed_of(store: Path) -> Speed:
-    """What trainings and measurements in a store reached, the newest that says it."""
+    """Speed that trainings and measurements in a store reached, by the newest that says it."""
     for result in finished(store, "pretrain"):
         lines = read_metrics(result.folder / METRICS_FILE)
         shares = [m["perf/mfu"] for line in lines if (m := line["metrics"]).get("perf/mfu")]

@@ -49,7 +49,7 @@ class Memory:
     gathered: float
     """Weights of other ranks' shards in the precision of the forward pass."""
     activations: float
-    """What the forward pass of a micro-batch keeps for the backward pass."""
+    """Tensors of a micro-batch that the forward pass keeps for the backward pass."""
     loss: float
     """A chunk of logits, and the gradients that the loss makes with them."""
     runtime: float

@@ -27,7 +27,7 @@ MFU_RANGE = (0.30, 0.50)
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What a pretraining computes on a number of ranks."""
+    """Work of a pretraining on a number of ranks."""
 
     steps: int
     """Optimizer steps."""
@@ -55,7 +55,7 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Hours:
-    """What a training takes on a kind of GPU."""
+    """Time, energy and cost of a training on a kind of GPU."""
 
     gpu: str
     """Name of the GPU."""
@@ -90,7 +90,7 @@ def forecast(
     ranks_per_node: int = 0,
     gpu: bool = True,
 ) -> Training:
-    """What a pretraining computes.
+    """Compute the work of a pretraining.
 
     Args:
         settings: of the run.
@@ -157,7 +157,7 @@ def hours_on(
     measured: bool = False,
     price: float | None = None,
 ) -> Hours:
-    """What a training takes on `count` GPUs.
+    """Compute time, energy and cost of a training on `count` GPUs.
 
     mfu: share of the peak; measured: it is no assumption. price: US dollars of one GPU and hour,
     in the place of the table's.

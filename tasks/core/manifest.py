@@ -6,6 +6,8 @@ MD5, what it was made from and with) is written last, and one rename publishes t
 
 import copy
 import dataclasses
+import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +15,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from common.config import NOT_IN_KEY as NOT_IN_KEY
-from common.errors import DataError, shown
+from common.config import StageConfig
+from common.errors import DataError, SteelError, shown
 from common.files import md5_of_file, publish_folder, sync, write_json
 from common.names import is_relative_path
 from common.paths import display
@@ -144,6 +147,50 @@ def input_keys(inputs: Mapping[str, StageInput]) -> dict[str, Any]:
         else:
             keys[name] = value.identity if value is not None else None
     return keys
+
+
+def stage_key(
+    name: str, version: int, config: StageConfig, inputs: Mapping[str, StageInput]
+) -> str:
+    """16 hexadecimal digits that change when anything the result depends on changes."""
+    return key_of(stage_material(name, version, config, inputs))
+
+
+def stage_material(
+    name: str,
+    version: int,
+    config: StageConfig,
+    inputs: Mapping[str, StageInput],
+    *,
+    absent: bool = False,
+) -> dict[str, Any]:
+    """Everything that a stage's result depends on, as JSON values.
+
+    absent: True lets files outside be missing; the reason stands for their content then.
+    """
+    recipes = [*config.recipe_files(), *config.input_recipe_files(inputs)]
+    try:
+        outside = config.fingerprint()
+    except (SteelError, OSError) as error:
+        if not absent:
+            raise
+        outside = {"absent": str(error)}
+    return {
+        "stage": name,
+        "version": version,
+        "config": plain(config, key=True),
+        "inputs": input_keys(inputs),
+        "recipes": {
+            display(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in recipes
+        },
+        "outside": outside,
+    }
+
+
+def key_of(material: Mapping[str, Any]) -> str:
+    """The key that `stage_material` makes."""
+    text = json.dumps(material, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def publish(

@@ -33,7 +33,7 @@ class PlannedStage:
     folder: Path = Path()
     """Its folder, where it stands or would stand."""
     material: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """What the key is a hash of."""
+    """JSON values that the key is a hash of."""
     config: StageConfig | None = field(default=None, repr=False)
     """Its settings."""
 

@@ -11,8 +11,6 @@ keys of its inputs, the content of the recipes it uses, and what its config says
 
 import base64
 import functools
-import hashlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -23,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from common.config import StageConfig, validate
 from common.devices import WhenBusy
 from common.disk import told_when_full
-from common.errors import StageError, SteelError
+from common.errors import StageError
 from common.files import make_folder
 from common.paths import display
 from common.processes import RunStopped
@@ -44,9 +42,12 @@ from tasks.core.manifest import (
     StageInput,
     StageResult,
     input_keys,
+    key_of,
     plain,
     publish,
     reclaim,
+    stage_key,
+    stage_material,
 )
 from tasks.core.plan import Plan
 from tasks.core.waiting import StageWait, tell_progress
@@ -324,50 +325,6 @@ def stage(
         return call
 
     return decorate
-
-
-def stage_key(
-    name: str, version: int, config: StageConfig, inputs: Mapping[str, StageInput]
-) -> str:
-    """16 hexadecimal digits that change when anything the result depends on changes."""
-    return key_of(stage_material(name, version, config, inputs))
-
-
-def stage_material(
-    name: str,
-    version: int,
-    config: StageConfig,
-    inputs: Mapping[str, StageInput],
-    *,
-    absent: bool = False,
-) -> dict[str, Any]:
-    """Everything that a stage's result depends on, as JSON values.
-
-    absent: True lets files outside be missing; the reason stands for their content then.
-    """
-    recipes = [*config.recipe_files(), *config.input_recipe_files(inputs)]
-    try:
-        outside = config.fingerprint()
-    except (SteelError, OSError) as error:
-        if not absent:
-            raise
-        outside = {"absent": str(error)}
-    return {
-        "stage": name,
-        "version": version,
-        "config": plain(config, key=True),
-        "inputs": input_keys(inputs),
-        "recipes": {
-            display(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in recipes
-        },
-        "outside": outside,
-    }
-
-
-def key_of(material: Mapping[str, Any]) -> str:
-    """The key that `stage_material` makes."""
-    text = json.dumps(material, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _manifest(

@@ -24,6 +24,7 @@ ENOUGH = {
     "kernel-ablation": [],
     "data-ablation": [],
     "mixture-ablation": ["a-config"],
+    "plan": ["a-config"],
 }
 """Words that each command cannot do without."""
 

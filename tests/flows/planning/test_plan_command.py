@@ -148,7 +148,7 @@ def test_the_page_says_the_same_in_words(
         (["--count", "0"], "--count"),
         (["--mfu", "1.5"], "--mfu"),
         (["--set", "pretrain.hidden=3"], "unknown key"),
-        (["--against", "deployments/none.yaml"], "none.yaml"),
+        (["--against", "nothing-here.yaml"], "nothing-here.yaml"),
     ],
 )
 def test_bad_input_is_refused(

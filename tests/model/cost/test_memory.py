@@ -90,7 +90,7 @@ def test_activations_are_what_autograd_keeps_on_a_cpu(
 
 
 class _Flash(torch.autograd.Function):
-    """What a flash kernel keeps; without its mathematics."""
+    """Keeps the tensors of a flash kernel, without its mathematics."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
