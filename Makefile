@@ -8,21 +8,21 @@ export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up down test test-slow check bench bench-gpu lock format clean
+.PHONY: help install install-dev demo up down test test-slow check bench bench-gpu lock format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 install: .venv/.complete ## make .venv from requirements.lock
 
-# The marker is written last: an interrupted installation is done again.
-.venv/.complete: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Steel needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Say which one: make PYTHON=python3.11 …")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	$(BIN)/python -m pip install --progress-bar off -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --editable .
-	touch $@
+install-dev: .venv/.complete-dev ## the same with the tools of make check and make test
+
+# Each marker is written last: an interrupted installation goes on.
+.venv/.complete: requirements.lock pyproject.toml deployments/install.py
+	@$(PYTHON) deployments/install.py
+
+.venv/.complete-dev: requirements.lock pyproject.toml deployments/install.py
+	@$(PYTHON) deployments/install.py --dev
 
 demo: install ## sample corpus to evaluated chat model, every stage, in about ten minutes
 	$(BIN)/steel run $(CONFIG) --store $(STORE)
@@ -33,13 +33,13 @@ up: install ## start Prefect, MLflow and a worker on loopback, register the depl
 down: install ## stop what `make up` has started
 	$(BIN)/python -m flows.services.local down
 
-test: install ## run the quick tests
+test: install-dev ## run the quick tests
 	$(BIN)/python -m pytest
 
-test-slow: install ## run the long tests too, and look for new cases
+test-slow: install-dev ## run the long tests too, and look for new cases
 	HYPOTHESIS_PROFILE=explore $(BIN)/python -m pytest -m "slow or not slow" --timeout 1800
 
-check: install ## lint, format, types, layers
+check: install-dev ## lint, format, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -57,12 +57,12 @@ bench-gpu: ## measure training step and kernels on this GPU, into benchmarks/res
 lock: ## resolve pyproject.toml anew into requirements.lock (then run every test)
 	rm -rf .venv.lock && $(PYTHON) -m venv .venv.lock
 	.venv.lock/bin/python -m pip install --quiet --upgrade "pip>=24"
-	.venv.lock/bin/python -m pip install --progress-bar off --editable ".[dev,tokenizer]" triton==3.7.1
+	.venv.lock/bin/python -m pip install --progress-bar off --editable ".[dev,tokenizer]"
 	{ sed -n '/^#/p' requirements.lock; .venv.lock/bin/python -m pip freeze --exclude-editable \
 	    | sed -E 's/\+cpu//; s/^triton==(.*)$$/triton==\1 ; platform_system == "Linux" and platform_machine == "x86_64"/'; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock && rm -rf .venv.lock
 
-format: install ## mend what ruff can mend
+format: install-dev ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from common.disk import disk_full_error, is_disk_full
 from common.errors import MAX_SHOWN, ConfigError, StageError, SteelError
@@ -21,14 +21,17 @@ from flows.commands import (
     chat,
     data,
     models,
+    operations,
     pipeline,
     planning,
     questions,
+    store,
     training,
 )
+from flows.commands.examples import add_examples
 from flows.environment import prepare
 
-GROUPS = (pipeline, planning, ablations, data, questions, training, chat, models)
+GROUPS = (pipeline, planning, ablations, data, questions, training, chat, models, store, operations)
 """In the order in which `steel --help` lists their commands."""
 
 
@@ -109,12 +112,31 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(BAD_INPUT)
 
 
+class _Version(argparse.Action):
+    """Prints the project's version and commit, and those of the main libraries, and ends."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "nargs": 0})
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        from common.provenance import git_commit, package_versions, software_versions
+
+        version = package_versions(["steel-lm"]).get("steel-lm", "not installed")
+        commit = git_commit()
+        print(f"steel {version}" + (f", commit {commit[:12]}{commit[40:]}" if commit else ""))
+        for name, number in software_versions().items():
+            print(f"{name:16} {number}")
+        sys.exit(0)
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands and their options."""
     top = _Parser(prog="steel", description=__doc__)
+    top.add_argument("--version", action=_Version, help="versions of Steel and of its libraries")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     for group in GROUPS:
         group.add(commands)
+    add_examples(commands.choices)
     return top
 
 

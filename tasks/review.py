@@ -26,21 +26,24 @@ from corpus.cleaning.review.sample import FILE_NAME, read_sample
 from corpus.cleaning.review.server import HOST, Review, ReviewServer
 from corpus.recipes import FAMILIES
 from tasks.core.manifest import StageResult
+from tasks.core.results.names import find_stage
 from tasks.core.store import finished_stages
 
 
 def cleaned_stage(store: Path, key: str = "") -> StageResult:
-    """The newest finished cleaning of a store, or the one whose key begins so. Raises DataError."""
-    found = [s for s in finished_stages(store) if s.stage == "clean" and s.key.startswith(key)]
+    """The newest finished cleaning of a store, or the one that words mean.
+
+    Raises DataError where there is none, ConfigError for words that mean none or several.
+    """
+    found = [stage for stage in finished_stages(store) if stage.stage == "clean"]
     if not found:
-        wanted = f"whose key begins with {key}" if key else "yet"
         raise DataError(
-            f"{display(store)} has no finished cleaning {wanted}; `steel run CONFIG --stages data` "
+            f"{display(store)} has no finished cleaning yet; `steel run CONFIG --stages data` "
             "makes one"
         )
-    if key and len({stage.key for stage in found}) > 1:
-        raise DataError(f"several cleanings of {display(store)} have a key that begins with {key}")
-    return found[-1]
+    if not key:
+        return found[-1]
+    return StageResult.read(find_stage(store, key, ("clean",), what="finished cleaning").folder)
 
 
 def verdicts_file(store: Path, given: str | None) -> Path:

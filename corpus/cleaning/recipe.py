@@ -43,7 +43,11 @@ NEEDED_BY = {
     "document_simhash_deduplicator": ("simhash",),
     "document_minhash_deduplicator": ("rensa", "xxhash"),
 }
-PACKAGE_OF = {"simhash": "simhash-pybind", "data_juicer": "py-data-juicer"}
+PACKAGE_OF = {
+    "simhash": "simhash-pybind",
+    "data_juicer": "py-data-juicer",
+    "kenlm": "camel-kenlm",  # the package `kenlm` is source, which takes minutes to build
+}
 
 BASE_PARAMETERS = frozenset(
     (

@@ -1,14 +1,17 @@
 """The commands of `steel`, one module for each group.
 
-    pipeline.py   run, check, report, trace, …     a configuration and its results
-    planning.py   plan                             what a configuration will take
-    ablations.py  mixture-, kernel-, … -ablation   runs that differ in one thing
-    data.py       verify, verify-order, review     proofs about what lies in a store, verdicts on it
-    questions.py  contamination                    benchmark questions that training texts contain
-    training.py   append, reschedule, profile      requests to a pretraining, running or stopped;
-                  evaluate-checkpoints             its checkpoints
-    chat.py       chat                             a conversation with a model
-    models.py     export, import                   models: ours, and published ones
+    pipeline.py    run, check, report, trace, …    a configuration and its results
+    planning.py    plan                            what a configuration will take
+    ablations.py   mixture-, kernel-, … -ablation  runs that differ in one thing
+    data.py        verify, verify-order, review    proofs about what lies in a store, verdicts on it
+    questions.py   contamination                   benchmark questions that training texts contain
+    training.py    append, reschedule, profile     requests to a pretraining, running or stopped;
+                   evaluate-checkpoints            its checkpoints
+    chat.py        chat                            a conversation with a model
+    models.py      export, import                  models: ours, and published ones
+    store.py       list, gc                        what a store holds, and what may go
+    operations.py  doctor, status                  this machine: what is wrong, what happens
+    examples.py                                    the examples at the end of each --help
 
 find_model.py finds the model that a word or a path on the command line means.
 
@@ -30,6 +33,11 @@ FAILED = 1
 """A stage could not finish, or a proof did not hold."""
 BAD_INPUT = 2
 """Input that the user can correct; one message says how."""
+
+NAMES_HELP = (
+    "newest, newest:STAGE, a label, a configuration's name, a key or its beginning, or a path"
+)
+"""Words that mean a stage of a store, wherever one is asked for (tasks/core/results/names.py)."""
 
 RENAMED = {"horizon": "reschedule"}
 """Old names of commands."""

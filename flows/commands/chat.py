@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from common.ranges import Ge, Gt, Le, Limit, Seed, Steps
-from flows.commands import DONE, add_options, number
+from flows.commands import DONE, NAMES_HELP, add_options, number
 
 if TYPE_CHECKING:
     from model.entry.chat import ChatModel, Conversation
@@ -24,10 +24,7 @@ Share = Annotated[float, Gt(0), Le(1)]
 TopK = Annotated[int, Ge(0), Limit(10**9)]
 Penalty = Annotated[float, Gt(0), Le(100)]
 
-MODEL_HELP = (
-    "newest, a stage (pretrain, sft, dpo), a label or key of the store, or the path of a stage, a "
-    "run, a checkpoint or a Transformers folder"
-)
+MODEL_HELP = f"of the store: {NAMES_HELP}; also of a run, a checkpoint or a Transformers folder"
 
 COMMANDS = {
     "/help": "this list, and the settings",

@@ -1,6 +1,7 @@
 """Commands that prove things about what lies in a store: verify, verify-order, review."""
 
 import argparse
+import contextlib
 import json
 import re
 import sys
@@ -12,6 +13,8 @@ from flows.commands import (
     DONE,
     FAILED,
     MAX_DIGITS,
+    NAMES_HELP,
+    OPTIONS,
     add_options,
     number,
     progress_line,
@@ -38,7 +41,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     review.add_argument("store", nargs="?", default="store")
     review.add_argument(
-        "--stage", default="", metavar="KEY", help="which cleaning (default: the newest)"
+        "--stage",
+        default="",
+        metavar="KEY",
+        help=f"which cleaning: {NAMES_HELP} (default: the newest)",
     )
     review.add_argument(
         "--verdicts", metavar="FILE", help="default: review-verdicts.jsonl in the store"
@@ -68,7 +74,8 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     order.add_argument(
         "where",
         nargs="?",
-        help="a store, packed shards (folder or manifest.json), or the folder of a pretraining",
+        help="a store, packed shards (folder or manifest.json), a pretraining, or words "
+        f"that mean packed data or a pretraining of the folder `store`: {NAMES_HELP}",
     )
     order.add_argument(
         "--simulate", metavar="BLOCKS", help="instead: data on paper, for example 500M blocks"
@@ -168,7 +175,7 @@ def _review(arguments: argparse.Namespace) -> int:
 
 def _verify_order(arguments: argparse.Namespace) -> int:
     from common.errors import ConfigError
-    from common.paths import display, resolve
+    from common.paths import display
     from model.data.verify.report import format_report
     from model.train.run import verify
     from tasks.core.store import newest_packed
@@ -191,7 +198,7 @@ def _verify_order(arguments: argparse.Namespace) -> int:
     if arguments.simulate is not None:
         number = _num_blocks(arguments.simulate)
         subject = verify.simulated_subject(number, settings, scenario.ranks)
-    elif verify.is_run(where := resolve(arguments.where)):
+    elif verify.is_run(where := _where(arguments.where)):
         if settings != verify.OrderSettings():
             raise ConfigError(
                 f"{display(where)} is a pretraining and has settings of its own: leave out "
@@ -208,6 +215,20 @@ def _verify_order(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(format_report(report)))
     return DONE if report["ok"] else FAILED
+
+
+def _where(words: str) -> Path:
+    """A path, or the packed data or pretraining of the folder `store` that words mean."""
+    from common.errors import ConfigError
+    from common.paths import resolve
+    from tasks.core.results.names import find_stage
+
+    place = resolve(words)
+    if not place.exists():
+        with contextlib.suppress(ConfigError):  # a path that is not there is refused as one
+            store = resolve(OPTIONS["store"]["default"])
+            return find_stage(store, words, ("pack", "pretrain"), unfinished=True).folder
+    return place
 
 
 def _is_store(where: Path) -> bool:

@@ -1,31 +1,24 @@
-"""A model by the words that a person has for it: a path, a stage, a key, a label.
+"""A model by the words that a person has for it.
 
-newest              the model that was finished last
-sft                 the newest of a stage: pretrain, sft or dpo
-sft/balanced        the newest of a stage with this label (the mixture's name)
-balanced            the same of any stage
-1f0c5a2b            a key, or its beginning
-PATH                a stage's folder, a run's, a checkpoint's, or a Transformers folder
+All names of tasks/core/results/names.py, of pretrain, sft and dpo; and a path: of a stage's folder,
+a run's, a checkpoint's, or a Transformers folder.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import ConfigError, DataError, SteelError, shown
-from common.files import PARTIAL
 from common.paths import checked, display, resolve
 from model.train.checkpoint.folders import MARKER, complete_checkpoints
 from model.train.run.folder import CHECKPOINTS_FOLDER, MODEL_FOLDER
-from tasks.core.manifest import StageResult
+from tasks.core.results.entries import entries
+from tasks.core.results.names import SHORTEST_KEY, known, matches
 
 STAGES = ("pretrain", "sft", "dpo")
 """Stages whose result is a model, in their order."""
 
 SCRATCH = ".scratch"
 """Folder of a stage that is not finished yet, for what it needs itself."""
-
-SHORTEST_KEY = 4
-"""Characters of a key's beginning that name it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,61 +46,18 @@ def find_model(store: Path, name: str, checkpoint: int | None = None) -> FoundMo
                 return _model_in(path, checkpoint, display(path))
             except SteelError as error:  # a folder that happens to be called like a stage
                 problem = problem or error
-    results = _results(resolve(store))
-    found = [r for r in results if name in _names(r)] or _by_beginning(results, name)
-    if found:
-        result = found[-1]
-        label = f", {result.manifest['label']}" if result.manifest["label"] else ""
+    everything = entries(store, STAGES)
+    finished = [entry for entry in everything if entry.state == "finished"]
+    if found := matches(store, name, finished):
         newest = f", the newest of {len(found)}" if len(found) > 1 else ""
-        return _model_in(result.folder, checkpoint, f"{result.stage}/{result.key}{label}{newest}")
-    if folders := _unfinished(resolve(store), name):
-        return _model_in(folders[-1], checkpoint, display(folders[-1]))
-    raise problem or ConfigError(f"there is no model {shown(name)}, {_known(store, results)}")
-
-
-def _results(store: Path) -> list[StageResult]:
-    """Finished models of a store, oldest first."""
-    paths = [path for stage in STAGES for path in store.glob(f"{stage}/*/manifest.json")]
-    finished = [p for p in paths if p.parent.suffix != PARTIAL]
-    return [StageResult.read(p.parent) for p in sorted(finished, key=lambda p: p.stat().st_mtime)]
-
-
-def _names(result: StageResult) -> set[str]:
-    """All names of a finished model."""
-    stage, key, label = result.stage, result.key, result.manifest["label"]
-    return {"newest", stage, key, f"{stage}/{key}"} | (
-        {label, f"{stage}/{label}"} if label else set()
-    )
-
-
-def _by_beginning(results: list[StageResult], name: str) -> list[StageResult]:
-    """The model whose key begins so. Raises ConfigError for several."""
-    stage, _, key = name.rpartition("/")
-    if len(key) < SHORTEST_KEY:
-        return []
-    found = [r for r in results if stage in ("", r.stage) and r.key.startswith(key)]
-    if len(found) > 1:
-        names = ", ".join(f"{r.stage}/{r.key}" for r in found[:5])
-        raise ConfigError(f"{shown(name)} is the beginning of several keys: {names}; give more")
-    return found
-
-
-def _unfinished(store: Path, name: str) -> list[Path]:
-    """Folders of trainings that are not finished and whose key begins so, newest last."""
-    stage, _, key = name.rpartition("/")
-    if len(key) < SHORTEST_KEY or not key.isalnum() or stage not in ("", *STAGES):
-        return []
-    places = [store / stage] if stage else [store / known for known in STAGES]
-    return sorted(path for place in places for path in place.glob(f"{key}*{PARTIAL}"))
-
-
-def _known(store: Path, results: list[StageResult]) -> str:
-    """Words for the models that a store has."""
-    where = display(resolve(store))
-    if not results:
-        return f"neither as a path nor in {where}, which holds no finished one"
-    names = [f"{r.stage}/{r.manifest['label'] or r.key}" for r in reversed(results)]
-    return f"neither as a path nor in {where}, which has {', '.join(dict.fromkeys(names[:8]))}"
+        return _model_in(found[-1].folder, checkpoint, f"{found[-1].words}{newest}")
+    # One that is not finished is taken by its key alone.
+    for entry in everything:
+        stage, _, key = name.rpartition("/")
+        begins = len(key) >= SHORTEST_KEY and entry.key.startswith(key)
+        if entry.state != "finished" and begins and stage in ("", entry.stage):
+            return _model_in(entry.folder, checkpoint, display(entry.folder))
+    raise problem or ConfigError(f"there is no model {shown(name)}, {known(store, finished)}")
 
 
 def _model_in(folder: Path, checkpoint: int | None, words: str) -> FoundModel:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands import DONE, add_options, choices, print_table
+from flows.commands.chat import MODEL_HELP
 from flows.environment import MLFLOW_URI, PREFECT_API, running_services
 
 
@@ -36,7 +37,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     evaluate = commands.add_parser(
         "evaluate", help="score one model on the benchmarks of a configuration"
     )
-    evaluate.add_argument("model", help="a Transformers folder, or a stage's folder in a store")
+    evaluate.add_argument("model", help=MODEL_HELP)
     evaluate.add_argument(
         "--config",
         metavar="CONFIG.yaml",
@@ -110,9 +111,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from common.paths import resolve
+    from flows.commands.find_model import find_model
     from tasks.core.given_model import check_given_model
 
-    model = str(resolve(arguments.model))
+    place = resolve(arguments.model)
+    if not place.exists():
+        place = find_model(resolve(arguments.store), arguments.model).place
+    model = str(place)
     check_given_model(model)  # before a server is started
     from flows.runs.prefect_run import ask_for_server, run_flow
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from common.ranges import Ge, Limit, Seed
-from flows.commands import DONE, add_options, number
+from flows.commands import DONE, NAMES_HELP, add_options, number
 
 FILES = {
     "contamination": "matches.jsonl",
@@ -27,7 +27,10 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     command.add_argument("store", nargs="?", default="store")
     command.add_argument(
-        "--stage", default="", metavar="KEY", help="this contamination, sft or dpo (default: all)"
+        "--stage",
+        default="",
+        metavar="KEY",
+        help=f"this contamination, sft or dpo: {NAMES_HELP} (default: all)",
     )
     command.add_argument("--benchmark", default="", metavar="NAME", help="of this one alone")
     command.add_argument(
@@ -61,15 +64,15 @@ def matches(store: Path, key: str = "", benchmark: str = "") -> Iterator[dict[st
 
     Raises ConfigError for a key that no stage with matches has, DataError without a store.
     """
-    from common.errors import ConfigError, shown
     from common.files import read_json_lines
+    from tasks.core.manifest import StageResult
+    from tasks.core.results.names import find_stage
     from tasks.core.store import finished_stages
 
-    stages = [one for one in finished_stages(store) if one.stage in FILES]
-    chosen = [one for one in stages if one.key.startswith(key)]
-    if key and not chosen:
-        known = ", ".join(f"{one.stage}/{one.key}" for one in stages) or "none"
-        raise ConfigError(f"--stage {shown(key)} is no contamination, sft or dpo: {known}")
+    chosen = [one for one in finished_stages(store) if one.stage in FILES]
+    if key:
+        found = find_stage(store, key, [*FILES], what="--stage")
+        chosen = [StageResult.read(found.folder)]
     for one in chosen:
         path = one.folder / FILES[one.stage]
         for row in read_json_lines(path) if path.is_file() else ():

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from common.ranges import Ge, Limit, Seed, Steps
-from flows.commands import DONE, FAILED, add_options, number, print_table, progress_line, weights
+from flows.commands import (
+    DONE,
+    FAILED,
+    NAMES_HELP,
+    add_options,
+    number,
+    print_table,
+    progress_line,
+    weights,
+)
 
 if TYPE_CHECKING:
     from model.train.run.client import RequestResult
@@ -18,7 +27,7 @@ RunSteps = Annotated[int, Ge(1), Limit(10**10)]
 TracedSteps = Annotated[int, Ge(1), Limit(1000)]
 """A step of a small model takes some megabytes of a trace."""
 
-RUN = "a folder STORE/pretrain/KEY (with or without .partial), or a key of --store"
+RUN = f"one that is not finished: {NAMES_HELP}"
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -33,7 +42,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     append.add_argument(
         "data",
         metavar="DATA",
-        help="a finished `pack` folder or key, a folder of shards, or its manifest.json",
+        help=f"packed data: {NAMES_HELP}; or a folder of shards, or its manifest.json",
     )
     append.add_argument(
         "--at-step", type=number(Steps), metavar="N", help="completed steps at which the data join"
@@ -94,8 +103,7 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "run_folder",
         metavar="RUN",
         nargs="?",
-        help="a folder STORE/pretrain/KEY (with or without .partial), or the beginning of a key "
-        "(default: the configuration's own)",
+        help=f"{NAMES_HELP} (default: the configuration's own)",
     )
     checkpoints.add_argument(
         "--config",
@@ -124,13 +132,13 @@ def _append(arguments: argparse.Namespace) -> int:
     from common.errors import ConfigError
     from common.paths import display, resolve
     from model.train.run.client import RunClient
-    from tasks.core.store import find_packed, find_pretraining
+    from tasks.core.store import find_pretraining, named_packed
 
     if arguments.horizon is not None:
         raise ConfigError(f"--horizon is --steps now: write --steps {arguments.horizon}")
     store = resolve(arguments.store)
     folder, running = find_pretraining(store, arguments.run_folder)
-    data = find_packed(store, arguments.data)
+    data = named_packed(store, arguments.data)
     result = RunClient.open(folder, running=running).append(
         data,
         at_step=arguments.at_step,

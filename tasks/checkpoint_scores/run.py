@@ -23,6 +23,8 @@ from model.train.checkpoint.folders import MARKER, complete_checkpoints, read_ma
 from model.train.checkpoint.progress import Progress
 from model.train.run.folder import CHECKPOINTS_FOLDER, JOB_FILE, PROGRESS_FILE
 from tasks.core.lock import is_held
+from tasks.core.results.entries import entries
+from tasks.core.results.names import matches
 
 SHORTEST_KEY = 4
 """Characters of a key's beginning that name a run."""
@@ -58,7 +60,7 @@ class PretrainingRun:
 
     @classmethod
     def find(cls, store: Path, words: str) -> "PretrainingRun":
-        """The pretraining of a folder (with or without .partial), a key, or a key's beginning.
+        """The pretraining of a folder (with or without .partial), or of words that mean it.
 
         Raises DataError where there is none, or where several begin so.
         """
@@ -72,8 +74,10 @@ class PretrainingRun:
         found = sorted(k for k in keys if k.startswith(words) and len(words) >= SHORTEST_KEY)
         if len(found) == 1:
             return cls(folder / found[0])
-        if found:
+        if len(found) > 1:
             raise DataError(f"{shown(words)} is the beginning of {', '.join(found[:5])}; give more")
+        if standing := matches(store, words, entries(store, ("pretrain",))):
+            return cls(standing[-1].folder.with_name(standing[-1].key))
         there = ", ".join(sorted(keys)[:8]) or "none"
         raise DataError(
             f"there is no pretraining {shown(words)}, neither at that path nor in "

@@ -25,6 +25,9 @@ from common.redaction import recorded
 from common.urls import redact
 from model.train.run.folder import MODEL_FOLDER
 
+BEGUN = ".scratch/begun.json"
+"""File of a stage that is not finished: what its manifest will say of it. Not published."""
+
 SCHEMA_VERSION = 1
 """Of manifest.json. A reader refuses a version it does not know."""
 
@@ -112,9 +115,7 @@ class StageResult:
         )
 
 
-_READ_AGAIN = frozenset(
-    {"stage", "label", "key", "inputs", "files", "counts", "software", "mlflow"}
-)
+READ_AGAIN = frozenset({"stage", "label", "key", "inputs", "files", "counts", "software", "mlflow"})
 """Fields of a manifest that a password like `pretrain` in the environment must not change."""
 
 StageInput: TypeAlias = "StageResult | Mapping[str, StageResult] | None"
@@ -211,7 +212,7 @@ def publish(
         sync(path)
     check()
     # Names of files and of inputs hold no secrets, and are read again.
-    write_json(partial / "manifest.json", recorded(manifest, as_they_are=_READ_AGAIN))
+    write_json(partial / "manifest.json", recorded(manifest, as_they_are=READ_AGAIN))
     check()
     publish_folder(partial, folder)
 

@@ -22,11 +22,11 @@ from common.config import StageConfig, validate
 from common.devices import WhenBusy
 from common.disk import told_when_full
 from common.errors import StageError
-from common.files import make_folder
+from common.files import make_folder, write_status
 from common.paths import display
 from common.processes import RunStopped
 from common.provenance import git_commit, software_versions
-from common.redaction import hidden_in_errors
+from common.redaction import hidden_in_errors, recorded
 from tasks.core.artifacts import (
     Logger,
     ProgressReporter,
@@ -38,6 +38,8 @@ from tasks.core.artifacts import (
 )
 from tasks.core.lock import StageLock, WorkedSeconds
 from tasks.core.manifest import (
+    BEGUN,
+    READ_AGAIN,
     SCHEMA_VERSION,
     StageInput,
     StageResult,
@@ -50,6 +52,7 @@ from tasks.core.manifest import (
     stage_material,
 )
 from tasks.core.plan import Plan
+from tasks.core.results.in_use import Uses
 from tasks.core.waiting import StageWait, tell_progress
 
 if TYPE_CHECKING:
@@ -80,6 +83,8 @@ class Context:
     is_task: bool = True
     """If true, each stage is a Prefect task; if false, a plain call, for processes without a flow
     of their own."""
+    uses: Uses = field(default_factory=Uses, compare=False, repr=False)
+    """Finished stages that this run goes on from, which are not removed meanwhile."""
 
     @property
     def planned(self) -> bool:
@@ -242,7 +247,7 @@ def stage(
             folder = context.store / name / key
             log = run_logger()
             title = f"{name} {label}".strip()
-            if (folder / "manifest.json").is_file():
+            if context.uses.hold(folder):
                 result = StageResult.read(folder)
                 config.check_finished(result.folder, result.manifest)
                 log.info("%s: finished before, skipped (%s)", title, display(folder))
@@ -257,7 +262,7 @@ def stage(
             with StageLock(folder.with_suffix(".lock"), what=title, waiting=waits) as lock:
                 if waits is not None:
                     waits.over()
-                if (folder / "manifest.json").is_file():  # finished while we waited for the lock
+                if context.uses.hold(folder):  # finished while we waited for the lock
                     result = StageResult.read(folder)
                     config.check_finished(result.folder, result.manifest)
                     log.info("%s: finished meanwhile, skipped (%s)", title, display(folder))
@@ -288,6 +293,7 @@ def stage(
                     )
                     started, worked = time.time(), WorkedSeconds(run.scratch / "seconds.json")
                     lock.beat = lambda: worked.note(run.waited)
+                    _begin(run, label, name, config, inputs, started)
                     try:
                         function(run, config, **inputs)
                     except RunStopped as stop:
@@ -302,6 +308,7 @@ def stage(
                     track.counts(run.counts)
                     manifest = _manifest(name, version, label, run, config, inputs, started)
                     publish(partial, folder, manifest, check=lock.check)
+                    context.uses.hold(folder)
                     track.manifest(manifest)
             log.info("%s: done in %.0f s", title, run.counts["seconds"])
             return StageResult.read(folder, reused=False)
@@ -325,6 +332,27 @@ def stage(
         return call
 
     return decorate
+
+
+def _begin(
+    run: StageRun,
+    label: str,
+    name: str,
+    config: StageConfig,
+    inputs: Mapping[str, StageInput],
+    started: float,
+) -> None:
+    """Say what this stage will be, for those who look into the store before it is finished."""
+    about = {
+        "stage": name,
+        "label": label,
+        "key": run.key,
+        "config": plain(config),
+        "inputs": input_keys(inputs),
+        "started": round(started, 3),
+        "prefect_flow_run": flow_run_id(),
+    }
+    write_status(run.scratch / Path(BEGUN).name, recorded(about, as_they_are=READ_AGAIN))
 
 
 def _manifest(

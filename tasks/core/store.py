@@ -17,6 +17,8 @@ from model.data.manifest import FILE_NAME
 from model.data.verify.shards import verify_shards
 from model.train.run.folder import MODEL_FOLDER
 from tasks.core.lock import is_held
+from tasks.core.results.entries import entries
+from tasks.core.results.names import find_stage, matches
 from tasks.core.stage import StageResult
 
 
@@ -106,8 +108,19 @@ def newest(store: Path, stage: str) -> StageResult | None:
     return StageResult.read(max(manifests, key=lambda path: path.stat().st_mtime).parent)
 
 
+def named_packed(store: Path, words: str) -> Path:
+    """The packed data that a person's words mean. Raises ConfigError."""
+    for place in (resolve(words), store / "pack" / words):
+        if place.exists():
+            return place
+    return find_stage(store, words, ("pack",), what="packed data").folder
+
+
 def find_packed(store: Path, data: str) -> Path:
-    """The packed shards at a path or under a key of the store. Raises DataError."""
+    """The packed shards at a path or under a key of the store. Raises DataError.
+
+    For what a configuration says: its words are in keys, and must mean the same tomorrow.
+    """
     for place in (resolve(data), store / "pack" / data):
         if place.exists():
             return place
@@ -128,11 +141,15 @@ def newest_packed(store: Path) -> Path:
 def find_pretraining(store: Path, run: str) -> tuple[Path, bool]:
     """The folder of an unfinished pretraining, and True if it runs now.
 
-    run: its folder, with or without .partial, or its key.
+    run: its folder, with or without .partial, or words that mean it.
 
     Raises:
+        ConfigError: the words mean several.
         DataError: there is none, or it is finished.
     """
+    going = [entry for entry in entries(store, ("pretrain",)) if entry.state != "finished"]
+    if not resolve(run).exists() and (found := matches(store, run, going)):
+        return found[-1].folder, found[-1].state == "running"
     for named in (resolve(run), store / "pretrain" / run):
         finished = named.with_name(named.name.removesuffix(".partial"))
         if (finished / "manifest.json").is_file():
@@ -143,8 +160,8 @@ def find_pretraining(store: Path, run: str) -> tuple[Path, bool]:
         for folder in (named, finished.with_name(f"{finished.name}.partial")):
             if folder.is_dir():
                 return folder, is_held(finished.with_name(f"{finished.name}.lock"))
-    going = sorted(path.stem for path in (store / "pretrain").glob("*.partial"))
-    there = f"unfinished in {display(store)}: {', '.join(going)}" if going else "none is unfinished"
+    keys = ", ".join(entry.key for entry in going)
+    there = f"unfinished in {display(store)}: {keys}" if going else "none is unfinished"
     raise DataError(f"there is no pretraining {run!r}; {there}")
 
 

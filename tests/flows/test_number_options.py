@@ -25,6 +25,8 @@ ENOUGH = {
     "data-ablation": [],
     "mixture-ablation": ["a-config"],
     "plan": ["a-config"],
+    "list": [],
+    "gc": [],
 }
 """Words that each command cannot do without."""
 

@@ -184,7 +184,7 @@ def test_progress_and_shares_without_a_browser(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--stage", "77"], "no finished cleaning whose key begins with 77"),
+        (["--stage", "77"], "no finished cleaning '77'"),
         (["--check"], "holds no verdicts"),
         (["--recipes", "paper"], "--check"),
         (["--port", "70000"], "--port"),

@@ -1,6 +1,7 @@
 """Settings of the model that judges web pages."""
 
 import glob
+import importlib.util
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,20 @@ from common.ranges import Ge, Le, Limit
 from corpus.cleaning.quality.labels import fewer_than, read_labels
 
 KINDS = (".npz", ".bin")
+
+FASTTEXT = "fasttext"
+"""Package that reads a .bin. Optional: it is built from source."""
+
+
+def fasttext_missing() -> Iterator[ConfigError]:
+    """Yield an error where a .bin cannot be read."""
+    if importlib.util.find_spec(FASTTEXT) is None:
+        yield ConfigError(
+            "a fastText .bin needs the package fasttext, an optional part: "
+            ".venv/bin/python -m pip install -c requirements.lock -e '.[fasttext]'"
+        )
+
+
 FEWEST = 20
 """Pages of each kind that a model is trained on, at least."""
 
@@ -77,6 +92,8 @@ class QualityConfig(Config):
             yield ConfigError("`hub` and `hub_file` come together")
         elif self.hub is not None and Path(self.hub_file).suffix != ".bin":
             yield ConfigError(f"hub_file = {self.hub_file} is no fastText .bin")
+        if ".bin" in (Path(self.model or "").suffix, Path(self.hub_file).suffix):
+            yield from fasttext_missing()
         for entry in (*self.positives, *self.negatives):
             if not is_name(entry) and not page_files(entry):
                 yield DataError(

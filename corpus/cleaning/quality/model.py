@@ -179,7 +179,7 @@ class FastTextModel:
             path: the .bin.
             good: label of good pages, `__label__` included.
         """
-        import fasttext  # type: ignore[import-untyped]
+        import fasttext  # type: ignore[import-untyped]  # the settings' check looks for it
 
         try:
             self._model = fasttext.load_model(str(path))

@@ -42,7 +42,7 @@ def test_missing_packages_are_named_in_one_error(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ConfigError) as caught:
         validate(CleanConfig(recipes="repaired"), "clean")
     assert "simhash-pybind (for document_simhash_deduplicator)" in str(caught.value)
-    assert "kenlm (for perplexity_filter)" in str(caught.value)
+    assert "camel-kenlm (for perplexity_filter)" in str(caught.value)
 
 
 def test_unknown_recipe_wrong_numbers_and_missing_model(tmp_path: Path) -> None:

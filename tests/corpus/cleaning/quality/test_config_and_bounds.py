@@ -92,6 +92,15 @@ def test_contradictions_are_refused(given: dict[str, object], told: str) -> None
         validate(QualityConfig(**given))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("given", [{"model": "a.bin"}, {"hub": "a/b", "hub_file": "c.bin"}])
+def test_a_fasttext_model_without_its_package(
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("corpus.cleaning.quality.config.FASTTEXT", "no_such_package")
+    with pytest.raises(ConfigError, match=r"-e '\.\[fasttext\]'"):
+        validate(QualityConfig(**given))  # type: ignore[arg-type]
+
+
 def test_files_that_are_not_there() -> None:
     with pytest.raises(DataError, match="matches no file"):
         validate(QualityConfig(positives=("none/*.jsonl",), negatives=("wiki",)))
