@@ -221,6 +221,8 @@ def _queue_again(url: str, run_id: str) -> None:
 
 
 def _mlflow(store: Path, *, repair: bool) -> Iterator[Leftover]:
+    if "MLFLOW_TRACKING_URI" not in os.environ and not (store / "mlflow" / "mlflow.db").is_file():
+        return  # without importing MLflow, which takes seconds
     from tasks.core.tracking import Client, default_uri, end_killed_runs
 
     uri = default_uri(store)
