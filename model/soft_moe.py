@@ -56,11 +56,14 @@ class Experts(nn.Module):
         """[n h, d] -> [n, h, d]"""
         return weight.view(self.num_experts, -1, weight.shape[-1])
 
-    def all_experts(self, x: Tensor, weights: Tensor) -> Tensor:
-        """Weighted sum of all experts for each token: x [T, d], weights [T, n] -> [T, d].
-
-        The first layers of all experts are one matrix product.
+    def forward(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """With weights [T, n]: the weighted sum of all experts for each token, x [T, d] -> [T, d].
+        Without: each expert applied to its own slots, x [n, S, d] -> [n, S, d].
         """
+        return self._each_expert(x) if weights is None else self._all_experts(x, weights)
+
+    def _all_experts(self, x: Tensor, weights: Tensor) -> Tensor:
+        """The first layers of all experts are one matrix product."""
         hidden = self.kernels.swiglu(
             functional.linear(x, self.gate_in), functional.linear(x, self.up_in)
         )
@@ -68,8 +71,7 @@ class Experts(nn.Module):
             hidden, self._stacked(self.gate_out), self._stacked(self.up_out), weights
         )
 
-    def each_expert(self, slots: Tensor) -> Tensor:
-        """Each expert applied to its own slots: slots [n, S, d] -> [n, S, d]."""
+    def _each_expert(self, slots: Tensor) -> Tensor:
         hidden = self.kernels.swiglu(
             torch.bmm(slots, self._stacked(self.gate_in).transpose(1, 2)),
             torch.bmm(slots, self._stacked(self.up_in).transpose(1, 2)),
@@ -87,6 +89,10 @@ class SoftMoE(nn.Module):
     rows' documents, each of which then has slots of its own, as if it were a row; without it every
     row is one document. In `token` mode neither has an effect.
     """
+
+    own_weights_in_fp32 = True
+    """Routing is fp32 in a model that computes in bf16: what shards it gathers `phi` and `scale`,
+    unlike the experts' weights, as they are (model/train/distributed/context.py)."""
 
     def __init__(self, config: SteelConfig, kernels: Kernels) -> None:
         super().__init__()
@@ -132,7 +138,7 @@ class SoftMoE(nn.Module):
         combine = self.kernels.route(flat, self.keys())  # [T, n p]
         if self.slots_per_expert > 1:
             combine = combine.view(-1, self.num_experts, self.slots_per_expert).sum(dim=-1)
-        return self.experts.all_experts(flat, combine).view_as(x)
+        return _in_rows(self.experts(flat, combine), x)
 
     def _sequence(self, x: Tensor, token_mask: Tensor | None, tiles: Tiles | None) -> Tensor:
         logits = self.logits(x)  # [B, M, n p]
@@ -151,15 +157,25 @@ class SoftMoE(nn.Module):
         slots = sum_tiles(by_tile, tiles).to(by_tile.dtype)  # [N + 1, n p, d]
         outputs = spread(self._experts_on(slots), tiles)  # [P, n p, d]
         mixed = torch.bmm(to_tiles(combine.flatten(0, 1), tiles), outputs)
-        return from_tiles(mixed, tiles).view_as(x)
+        return _in_rows(from_tiles(mixed, tiles), x)
 
     def _experts_on(self, slots: Tensor) -> Tensor:
         """Each expert applied to its slots of every document: slots [N, n p, d] -> [N, n p, d]."""
         documents, _, width = slots.shape
         by_expert = slots.view(documents, self.num_experts, -1, width).transpose(0, 1)
-        outputs = self.experts.each_expert(by_expert.reshape(self.num_experts, -1, width))
+        outputs = self.experts(by_expert.reshape(self.num_experts, -1, width))
         outputs = outputs.view(self.num_experts, documents, -1, width).transpose(0, 1)
         return outputs.reshape(documents, self.num_slots, width)
+
+
+def _in_rows(y: Tensor, x: Tensor) -> Tensor:
+    """y [T, d], which nobody else holds, in the shape of x [B, M, d].
+
+    To autograd it is no view, as a matrix product's own result is none: FSDP2 warns of a unit that
+    returns one, because an in-place operation on it would lose the unit's backward hook.
+    """
+    rows: Tensor = torch.ops.aten._unsafe_view.default(y, x.shape)
+    return rows
 
 
 class DenseFFN(nn.Module):

@@ -21,6 +21,7 @@ from common.provenance import software_versions
 from common.ranges import Ge, Limit, Processes
 from model.train.config import PretrainSettings
 from model.train.distributed.device import device_name
+from model.train.distributed.gpus import check_one_each, num_gpus
 from model.train.throughput.measure import Attention, Result, ThroughputJob
 from tasks.core.stage import StageRun, plain, stage
 from tasks.core.torchrun import torchrun
@@ -59,6 +60,7 @@ class ThroughputConfig(StageConfig):
 
     def check(self) -> Iterator[SteelError]:
         yield from self.job(Path()).check()
+        yield from errors_of(check_one_each, self.num_processes, num_gpus())
         yield from errors_of(self.settings.check_ranks, self.num_processes)
 
 

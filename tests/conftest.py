@@ -27,6 +27,26 @@ with contextlib.suppress(ImportError):  # a bare GPU machine may lack it
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 ROOT = Path(__file__).resolve().parents[1]
+GPU_SIGNS = ("from tests.gpu import", 'cases("')
+"""By one of them a file of tests says that some of its cases want a GPU."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the machine's GPUs, before torch is imported, unless GPU tests are asked for."""
+    if not _on_gpu(config):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m gpu`: leave out files without GPU tests, which may import what is not installed."""
+    if not _on_gpu(config) or not collection_path.match("test_*.py"):
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    return None if any(sign in text for sign in GPU_SIGNS) else True
+
+
+def _on_gpu(config: pytest.Config) -> bool:
+    return str(config.option.markexpr).strip() == "gpu"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -54,11 +54,25 @@ ENVIRONMENT = {
 }
 """Environment of every launch: nothing is fetched, and the log holds no progress bars."""
 
+MAX_COMPILE_WORKERS = 16
+"""Processes that a rank's Inductor compiles with, at most: each imports torch and takes 0.5 GB."""
+ALLOCATOR = "PYTORCH_ALLOC_CONF"
+ALLOCATOR_BEFORE = "PYTORCH_CUDA_ALLOC_CONF"
+"""Older name of the same variable, which torch still reads."""
+
 
 def environment(num_processes: int) -> dict[str, str]:
-    """This process's environment with what a launch of so many ranks needs."""
+    """This process's environment with what a launch of so many ranks needs.
+
+    Its own values stay for Inductor's workers and for torch's allocator. Segments of the latter
+    that grow hold tensors of any size: rows of changing length leave no gaps behind.
+    https://docs.pytorch.org/docs/stable/notes/cuda.html#optimizing-memory-usage-with-pytorch-alloc-conf
+    """
     threads = max(1, (os.cpu_count() or 1) // num_processes)
-    return {**os.environ, "OMP_NUM_THREADS": str(threads), **ENVIRONMENT}
+    defaults = {"TORCHINDUCTOR_COMPILE_THREADS": str(min(threads, MAX_COMPILE_WORKERS))}
+    if ALLOCATOR_BEFORE not in os.environ:
+        defaults[ALLOCATOR] = "expandable_segments:True"
+    return {**defaults, **os.environ, "OMP_NUM_THREADS": str(threads), **ENVIRONMENT}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,9 +60,11 @@ def rms_norm_triton(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def add_rms_norm_triton(
     x: Tensor, residual: Tensor, weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """As add_rms_norm_eager, in one kernel."""
-    if x.shape[-1] > MAX_WIDTH or x.shape != residual.shape or x.dtype != residual.dtype:
+    """As add_rms_norm_eager, in one kernel; under autocast a bf16 x meets an fp32 residual."""
+    if x.shape[-1] > MAX_WIDTH or x.shape != residual.shape:
         return add_rms_norm_eager(x, residual, weight, eps)
+    wider = torch.promote_types(x.dtype, residual.dtype)
+    x, residual = x.to(wider), residual.to(wider)
     y, total, _ = _add_rms_norm(x, residual, weight, eps)
     return y, total
 

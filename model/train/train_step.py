@@ -42,6 +42,9 @@ def use_deterministic_algorithms() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     os.environ["FLASH_ATTENTION_DETERMINISTIC"] = "1"  # read by Transformers for flash-attn
     torch.use_deterministic_algorithms(True)
+    # Filling all fresh memory with NaN would cost a write of every activation; what reads memory
+    # that nothing wrote is found by the tests of the kernels instead.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from corpus.bad_rows import OnBadRow
 from corpus.chats import MATCHES_FILE, ContaminationFilter, MixtureFiles, MixtureRow
 from corpus.decontaminate import ContaminationConfig, describe_bad_rows, describe_index
 from model.train.checkpoint.folders import complete_checkpoints, read_marker
-from model.train.distributed.gpus import num_gpus
+from model.train.distributed.gpus import check_one_each, num_gpus
 from model.train.finetune.config import FinetuneJob, FinetuneSettings
 from model.train.run.folder import (
     CHECKPOINTS_FOLDER,
@@ -72,6 +72,7 @@ class FinetuneConfig(FinetuneSettings, StageConfig):
     def check(self) -> Iterator[SteelError]:
         yield from super().check()
         yield from errors_of(self.check_ranks, self.ranks())
+        yield from errors_of(check_one_each, self.ranks(), num_gpus())
 
 
 def mixture_files(

@@ -54,7 +54,7 @@ from corpus.decontaminate.questions import OTHER_SPLITS
 from model.digest import model_digest
 from model.evaluate.answers import needed_answers, read_answers
 from model.evaluate.job import AnswerForm, EvaluateJob, Mode, Precision, resolved_dtype
-from model.train.distributed.gpus import num_gpus
+from model.train.distributed.gpus import check_one_each, num_gpus
 from model.train.run.folder import METRICS_FILE
 from tasks.core.given_model import has_chat_template
 from tasks.core.stage import StageResult, StageRun, stage
@@ -132,6 +132,7 @@ class EvaluateConfig(StageConfig):
     def check(self) -> Iterator[SteelError]:
         if len(set(self.modes)) != len(self.modes):
             yield ConfigError(f"modes names one twice: {', '.join(self.modes)}")
+        yield from errors_of(check_one_each, self.ranks(), num_gpus())
         shots = [self.num_fewshot, *self.further_num_fewshot]
         if len(set(shots)) != len(shots):
             yield ConfigError(f"num_fewshot and further_num_fewshot name a number twice: {shots}")

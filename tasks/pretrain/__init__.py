@@ -17,7 +17,7 @@ from model.data import PackedManifest
 from model.entry.launch import Nodes
 from model.train.checkpoint.folders import complete_checkpoints
 from model.train.config import PretrainJob, PretrainSettings
-from model.train.distributed.gpus import num_gpus
+from model.train.distributed.gpus import check_one_each, num_gpus
 from model.train.model_settings import check_model, num_parameters
 from model.train.run.client import RunClient
 from model.train.run.folder import CHECKPOINTS_FOLDER, METRICS_FILE, SESSIONS_FILE
@@ -75,6 +75,7 @@ class PretrainConfig(PretrainSettings, StageConfig):
         except ConfigError as error:
             yield error
             return
+        yield from errors_of(check_one_each, per_node, num_gpus())
         yield from errors_of(self.check_ranks, per_node * num_nodes)
         yield from errors_of(self.parallel.width, per_node * num_nodes, per_node)
 

@@ -270,3 +270,10 @@ def test_evaluate_looks_at_the_model_before_it_starts_a_server(
     assert "no Transformers folder of a model" in message
     assert message.count("error: ") == 1
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "sft", "dpo", "evaluate"])
+def test_more_ranks_than_gpus(stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    said = refusal(tmp_path, f"{stage}.num_processes=2")
+    assert f"{stage}.num_processes asks for 2 ranks on this machine, which has 1 GPU(s)" in said

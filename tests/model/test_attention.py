@@ -20,6 +20,7 @@ from common.errors import ConfigError
 from model import SteelConfig, SteelForCausalLM, attention
 from model.attention import choose_attention, padded_head_size
 from model.train.activation_checkpoint import keep_products
+from tests.gpu import on_gpu
 
 Maker = Callable[..., SteelForCausalLM]
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -296,7 +297,7 @@ def test_varlen_computes_in_half_precision_only(monkeypatch: pytest.MonkeyPatch)
     assert output.dtype == torch.bfloat16
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch's varlen kernel needs a GPU")
+@on_gpu
 @pytest.mark.parametrize("routing", ["token", "sequence"])
 def test_on_the_gpu_varlen_is_sdpa_with_a_mask(make_model: Maker, routing: str) -> None:
     ids = torch.randint(2, 61, (2, 13), device="cuda")

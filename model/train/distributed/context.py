@@ -10,7 +10,9 @@ control group: gloo, for agreement on small Python values, also beside NCCL
 
 Precision: weights, AdamW state and accumulated gradients are fp32. In bf16 a layer computes with a
 bf16 copy of its weights and gives bf16 gradients, which are added up over micro-batches and reduced
-over ranks in fp32. What the model keeps in fp32 (rotary angles, norms' insides, losses) stays so.
+over ranks in fp32. What the model keeps in fp32 (rotary angles, norms' insides, losses) stays so;
+weights of modules that say `own_weights_in_fp32` (soft routing) are units of their own, and no copy
+is made of them.
 """
 
 import contextlib
@@ -30,6 +32,7 @@ from transformers import PreTrainedModel
 
 from model.cost.memory import SMALL_MODEL_PARAMETERS
 from model.train.config import PretrainSettings
+from model.train.distributed.gpus import check_one_each
 from model.train.distributed.initialise import RandomWeights, children_first
 
 
@@ -69,10 +72,15 @@ class DistributedContext:
 
 @contextlib.contextmanager
 def distributed_context(*, timeout_minutes: float = 10.0) -> Iterator[DistributedContext]:
-    """Join the ranks that torchrun started (or be the only one): gloo on CPU, NCCL on GPUs."""
+    """Join the ranks that torchrun started (or be the only one): gloo on CPU, NCCL on GPUs.
+
+    Raises ConfigError for more ranks on this machine than it has GPUs, unless it has none.
+    """
     rank = int(os.environ.get("RANK", "0"))
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    ranks_per_node = int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size)))
+    check_one_each(ranks_per_node, torch.cuda.device_count())
     timeout = datetime.timedelta(minutes=timeout_minutes)
     if torch.cuda.is_available():
         device = torch.device("cuda", local_rank)
@@ -90,7 +98,7 @@ def distributed_context(*, timeout_minutes: float = 10.0) -> Iterator[Distribute
         yield DistributedContext(
             rank=rank,
             world_size=world_size,
-            ranks_per_node=int(os.environ.get("LOCAL_WORLD_SIZE", str(world_size))),
+            ranks_per_node=ranks_per_node,
             device=device,
             control=dist.new_group(backend="gloo", timeout=timeout),
         )
@@ -127,18 +135,18 @@ def distribute(
     dtype = resolve_precision(settings, ranks.device)
     plain = ranks.world_size == 1 and dtype == torch.float32
     mesh = None if plain else data_mesh(settings, ranks)
-    policy = MixedPrecisionPolicy(
-        param_dtype=None if dtype == torch.float32 else dtype,
-        reduce_dtype=torch.float32,
-        # Hidden states have the weights' dtype already; rotary angles must keep theirs.
-        cast_forward_inputs=False,
-    )
+    policy = _policy(dtype)
     embedding = model.get_input_embeddings()
     head = model.get_output_embeddings()
     tied = head is not None and head.weight is embedding.weight
     large = sum(p.numel() for p in module.parameters()) >= SMALL_MODEL_PARAMETERS
     for unit in [*layers, *([] if tied else [embedding]), module]:
         weights.fill([part for part in children_first(unit) if part is not module], ranks.device)
+        if mesh is not None and dtype != torch.float32 and unit in layers:
+            reshard = settings.parallel.reshard_after_forward
+            for part in unit.modules():
+                if getattr(part, "own_weights_in_fp32", False):
+                    _shard_in_fp32(part, mesh, policy, reshard_after_forward=reshard)
         if mesh is not None and (large or unit is module):
             fully_shard(
                 unit,
@@ -149,6 +157,40 @@ def distribute(
             )
     if mesh is not None:
         module.register_forward_hook(_free_gathered_weights)
+
+
+def _policy(dtype: torch.dtype) -> MixedPrecisionPolicy:
+    """Weights gathered in `dtype`, gradients reduced in fp32."""
+    return MixedPrecisionPolicy(
+        param_dtype=None if dtype == torch.float32 else dtype,
+        reduce_dtype=torch.float32,
+        # Hidden states have the weights' dtype already; rotary angles must keep theirs.
+        cast_forward_inputs=False,
+    )
+
+
+def _shard_in_fp32(
+    module: nn.Module,
+    mesh: DeviceMesh,
+    policy: MixedPrecisionPolicy,
+    *,
+    reshard_after_forward: bool,
+) -> None:
+    """A unit of a module's own weights, gathered in fp32; those of its children by `policy`.
+
+    A unit owns all below it that is in no other one, so the children become units first.
+    """
+    for child in module.children():
+        if any(True for _ in child.parameters()):
+            fully_shard(
+                child, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard_after_forward
+            )
+    fully_shard(
+        module,
+        mesh=mesh,
+        mp_policy=_policy(torch.float32),
+        reshard_after_forward=reshard_after_forward,
+    )
 
 
 def data_mesh(settings: PretrainSettings, ranks: DistributedContext) -> DeviceMesh:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.errors import ConfigError
+
 DEVICES = ("/dev/nvidiactl", "/dev/dxg")
 """Files of a machine with a driver for NVIDIA's GPUs (the second: under Windows)."""
 
@@ -68,3 +70,17 @@ def _words(total: int) -> list[str]:
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
     words = [word.strip() for word in given.split(",")] if given else []
     return words if len(words) >= total else [str(number) for number in range(total)]
+
+
+def check_one_each(ranks_here: int, available: int) -> None:
+    """Raise ConfigError when ranks of this machine would have to share its GPUs.
+
+    ranks_here: ranks on this machine. available: its GPUs that may be used; 0: the ranks run on the
+    CPU, as many as they like. NCCL refuses two ranks on one GPU, and a rank without a GPU crashes.
+    """
+    if available and ranks_here > available:
+        raise ConfigError(
+            f"num_processes asks for {ranks_here} ranks on this machine, which has {available} "
+            "GPU(s) (CUDA_VISIBLE_DEVICES counts), and each rank needs one of its own: lower "
+            "num_processes, or leave it at auto"
+        )

@@ -20,12 +20,19 @@ from transformers import PreTrainedModel
 
 from common.errors import ConfigError, DataError
 
+CPU = torch.device("cpu")
+
 
 class RandomWeights:
-    """The architecture's own initialisation, each module seeded by its name."""
+    """The architecture's own initialisation, each module seeded by its name.
 
-    def __init__(self, model: PreTrainedModel, seed: int) -> None:
+    draw_on: device that draws the values; the CPU's are the same on every machine. Where nobody
+    will compare them (a measurement of speed), a GPU draws a billion of them in no time.
+    """
+
+    def __init__(self, model: PreTrainedModel, seed: int, *, draw_on: torch.device = CPU) -> None:
         self.seed = seed
+        self.draw_on = draw_on
         self.names = {module: name for name, module in model.named_modules()}
         real = all(not parameter.is_meta for parameter in model.parameters())
         self.finished: set[nn.Module] = set(self.names) if real else set()
@@ -47,7 +54,7 @@ class RandomWeights:
         everything = list(modules)
         modules = [module for module in everything if module not in self.finished]
         self.finished.update(modules)
-        filled = _materialise(modules)
+        filled = _materialise(modules, self.draw_on)
         for module in modules:
             self.load(module)
             torch.manual_seed(module_seed(self.seed, self.names[module]))
@@ -138,8 +145,10 @@ def children_first(module: nn.Module) -> list[nn.Module]:
     return list(dict.fromkeys([*inner, module]))
 
 
-def _materialise(modules: list[nn.Module]) -> dict[nn.Module, dict[str, Tensor]]:
-    """Replace meta tensors by real ones that are marked as unset; which they are, by module.
+def _materialise(
+    modules: list[nn.Module], device: torch.device
+) -> dict[nn.Module, dict[str, Tensor]]:
+    """Replace meta tensors by real ones on `device`, marked as unset; which they are, by module.
 
     A tensor that stands in several modules (tied weights) stays one tensor.
     """
@@ -153,7 +162,7 @@ def _materialise(modules: list[nn.Module]) -> dict[nn.Module, dict[str, Tensor]]
                     continue
                 if id(tensor) not in real:
                     replaced.append(tensor)
-                    fresh = _unset_like(tensor)
+                    fresh = _unset_like(tensor, device)
                     if isinstance(tensor, nn.Parameter):
                         fresh = nn.Parameter(fresh, requires_grad=tensor.requires_grad)
                     real[id(tensor)] = fresh
@@ -176,9 +185,9 @@ def _move(modules: list[nn.Module], device: torch.device) -> None:
                 slots[name] = moved[tensor]  # type: ignore[assignment]
 
 
-def _unset_like(tensor: Tensor) -> Tensor:
+def _unset_like(tensor: Tensor, device: torch.device) -> Tensor:
     """Allocate memory filled with a value that marks it as not initialised."""
-    real = torch.empty_like(tensor, device="cpu")
+    real = torch.empty_like(tensor, device=device)
     if real.is_floating_point():
         return real.fill_(torch.nan)
     if real.dtype != torch.bool:

@@ -167,7 +167,7 @@ def measure(job: ThroughputJob, ranks: DistributedContext) -> Result:
     flops = flops_per_token(language_model, settings.sequence_length)
     num_parameters = language_model.num_parameters()
     model_with_loss = ModelWithLoss(language_model)
-    weights = RandomWeights(language_model, settings.seed)
+    weights = RandomWeights(language_model, settings.seed, draw_on=ranks.device)
     parallelize(model_with_loss, language_model, weights, settings, ranks)
     batch = random_batch(settings, ranks, int(config.vocab_size), job.document_tokens)
     optimizer = build_optimizer(model_with_loss, settings)

@@ -14,7 +14,7 @@ import pytest
 
 from common.errors import ConfigError, DataError
 from model.entry.join import LAUNCH_FILE, LaunchSpec
-from model.entry.launch import Nodes
+from model.entry.launch import Nodes, environment
 from model.train.checkpoint.writer import complete_checkpoints
 from model.train.run.folder import CHECKPOINTS_FOLDER
 from tests.model.train import ranks
@@ -181,3 +181,21 @@ def test_the_environment_may_say_which_machines(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PET_NNODES", "4")
     monkeypatch.setenv("PET_RDZV_ENDPOINT", "head:29400")
     assert Nodes.from_environment() == Nodes(num=4, rendezvous="head:29400")
+
+
+def test_inductor_and_the_allocator_are_told_what_a_rank_may_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("TORCHINDUCTOR_COMPILE_THREADS", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 96)
+    found = environment(8)
+    assert found["TORCHINDUCTOR_COMPILE_THREADS"] == "12"
+    assert environment(1)["TORCHINDUCTOR_COMPILE_THREADS"] == "16", "each takes memory"
+    assert found["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    # The user's own values stay, the older name of the second included.
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "3")
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64")
+    found = environment(8)
+    assert found["TORCHINDUCTOR_COMPILE_THREADS"] == "3"
+    assert "PYTORCH_ALLOC_CONF" not in found

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from model.kernels import IMPLEMENTATIONS, OPERATIONS, choose, liger, triton_support
+from tests.gpu import ON_GPU
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 8e-3}
 """Largest error of a result, relative to its norm. bf16 keeps 8 bits: one rounding is 2e-3."""
 
-NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
 NO_LIGER = pytest.mark.skipif(
     liger.unavailable_reason() is not None,
     reason=f"Liger-Kernel cannot run here: {liger.unavailable_reason()}",
@@ -32,7 +32,7 @@ def cases(operation: str) -> list[Any]:
         elif name == "triton" and triton_support.INTERPRETED:
             found.append(pytest.param(name, "cpu", id="triton-interpreted"))
         if not triton_support.INTERPRETED:
-            marks = [NO_GPU, *([NO_LIGER] if name == "liger" else [])]
+            marks = [*ON_GPU, *([NO_LIGER] if name == "liger" else [])]
             found.append(pytest.param(name, "cuda", id=f"{name}-cuda", marks=marks))
     return found
 
@@ -98,3 +98,17 @@ def close(found: Tensor, wanted: Tensor, limit: float) -> None:
     assert (found - wanted).norm() <= limit * wanted.norm() + 1e-30
     scale = wanted.square().mean().sqrt().item()
     torch.testing.assert_close(found, wanted, rtol=4 * limit, atol=4 * limit * scale + 1e-30)
+
+
+def loss_inputs(
+    shape: tuple[int, int, int], dtype: torch.dtype, seed: int = 0
+) -> tuple[Tensor, ...]:
+    """Hidden states, output weights and targets of a loss; shape (T, d, V), a third ignored."""
+    num_tokens, width, vocabulary = shape
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(num_tokens, width, generator=generator).to(dtype)
+    weight = (3 * torch.randn(vocabulary, width, generator=generator) / width**0.5).to(dtype)
+    targets = torch.randint(0, vocabulary, (num_tokens,), generator=generator)
+    if num_tokens > 2:
+        targets[::3] = -100
+    return hidden, weight, targets

@@ -2,27 +2,13 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
-from model.cost.memory import LOGITS_BUDGET, chunk_rows
 from model.kernels.cross_entropy import _run, linear_cross_entropy
-from tests.model.kernels.cases import cases, close, functions
+from tests.model.kernels.cases import cases, close, functions, loss_inputs
 
 SHAPES = [(1, 1, 2), (5, 7, 11), (13, 3, 123), (64, 16, 1000), (65, 33, 257)]
 """(T, d, V): odd, smaller and larger than the chunks below."""
-
-
-def inputs(shape: tuple[int, int, int], dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, ...]:
-    num_tokens, width, vocabulary = shape
-    generator = torch.Generator().manual_seed(seed)
-    hidden = torch.randn(num_tokens, width, generator=generator).to(dtype)
-    weight = (3 * torch.randn(vocabulary, width, generator=generator) / width**0.5).to(dtype)
-    targets = torch.randint(0, vocabulary, (num_tokens,), generator=generator)
-    if num_tokens > 2:
-        targets[::3] = -100
-    return hidden, weight, targets
 
 
 def truth(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,14 +38,14 @@ def results(name: str, device: str, case: tuple[Tensor, ...], **options: object)
 def test_fp32_agrees_with_torch(
     shape: tuple[int, int, int], chunk_size: int | None, name: str, device: str
 ) -> None:
-    case = inputs(shape, torch.float32)
+    case = loss_inputs(shape, torch.float32)
     found = results(name, device, case, chunk_size=chunk_size)
     for one, wanted in zip(found, truth(*case), strict=True):
         close(one, wanted, 1e-5)
 
 
 def test_chunks_of_one_token() -> None:
-    case = inputs((13, 3, 123), torch.float32)
+    case = loss_inputs((13, 3, 123), torch.float32)
     for one, wanted in zip(
         results("chunked", "cpu", case, chunk_size=1), truth(*case), strict=True
     ):
@@ -71,7 +57,7 @@ def test_chunks_of_one_token() -> None:
 def test_bf16_is_as_good_as_bf16_allows(
     shape: tuple[int, int, int], name: str, device: str
 ) -> None:
-    case = inputs(shape, torch.bfloat16)
+    case = loss_inputs(shape, torch.bfloat16)
     loss, grad_hidden, grad_weight = results(name, device, case, chunk_size=16)
     wanted = truth(*case)
     # fp32 logits make the loss exact; bf16 logits are each off by up to 0.2 %.
@@ -82,39 +68,15 @@ def test_bf16_is_as_good_as_bf16_allows(
 
 @pytest.mark.parametrize(("name", "device"), cases("cross_entropy"))
 def test_huge_logits(name: str, device: str) -> None:
-    hidden, weight, targets = inputs((9, 4, 50), torch.float32)
+    hidden, weight, targets = loss_inputs((9, 4, 50), torch.float32)
     case = hidden * 1e3, weight, targets
     for one, wanted in zip(results(name, device, case), truth(*case), strict=True):
         close(one, wanted, 1e-4)
 
 
-@settings(max_examples=30, deadline=None)
-@given(
-    num_tokens=st.integers(1, 20),
-    chunk_size=st.integers(1, 25),
-    ignored=st.sets(st.integers(0, 19)),
-    ignore_index=st.sampled_from([-100, -1, 3]),
-    seed=st.integers(0, 2**16),
-)
-def test_sum_over_any_chunks_and_ignored_targets(
-    num_tokens: int, chunk_size: int, ignored: set[int], ignore_index: int, seed: int
-) -> None:
-    hidden, weight, targets = inputs((num_tokens, 6, 9), torch.float32, seed)
-    targets.clamp_(min=0)
-    for index in ignored:
-        targets[index % num_tokens] = ignore_index
-    found = linear_cross_entropy(
-        hidden, weight, targets, ignore_index, chunk_size=chunk_size, reduction="sum"
-    )
-    expected = torch.nn.functional.cross_entropy(
-        hidden @ weight.T, targets, ignore_index=ignore_index, reduction="sum"
-    )
-    torch.testing.assert_close(found, expected)
-
-
 @pytest.mark.parametrize(("name", "device"), cases("cross_entropy"))
 def test_nothing_kept_gives_zero_and_zero_gradients(name: str, device: str) -> None:
-    hidden, weight, targets = inputs((5, 7, 11), torch.float32)
+    hidden, weight, targets = loss_inputs((5, 7, 11), torch.float32)
     loss, *gradients = results(name, device, (hidden, weight, torch.full_like(targets, -100)))
     assert loss.item() == 0
     assert not any(gradient.any() for gradient in gradients)
@@ -123,7 +85,7 @@ def test_nothing_kept_gives_zero_and_zero_gradients(name: str, device: str) -> N
 @pytest.mark.parametrize(("name", "device"), cases("cross_entropy"))
 def test_inputs_that_are_parts_of_others(name: str, device: str) -> None:
     (implementation,) = functions("cross_entropy", name)
-    case = inputs((13, 3, 123), torch.float32)
+    case = loss_inputs((13, 3, 123), torch.float32)
     hidden, weight, targets = (torch.stack((x, x), dim=-1).to(device)[..., 0] for x in case)
     assert not targets.is_contiguous()
     close(implementation(hidden, weight, targets, chunk_size=5), truth(*case)[0], 1e-5)
@@ -139,7 +101,7 @@ def test_no_tokens_give_zero() -> None:
 @pytest.mark.parametrize(("name", "device"), cases("cross_entropy"))
 def test_only_the_wanted_gradient_is_made(name: str, device: str) -> None:
     (implementation,) = functions("cross_entropy", name)
-    case = inputs((13, 3, 123), torch.float32)
+    case = loss_inputs((13, 3, 123), torch.float32)
     wanted = truth(*case)
     for learns in (0, 1):
         leaves = [x.clone().to(device) for x in case[:2]]
@@ -155,7 +117,7 @@ def test_only_the_wanted_gradient_is_made(name: str, device: str) -> None:
 @pytest.mark.parametrize(("name", "device"), cases("cross_entropy"))
 def test_gradients_summed_over_many_chunks_stay_good(name: str, device: str) -> None:
     """In bf16 the Triton way rounds dW after every chunk: the error must stay a few roundings."""
-    case = inputs((128, 8, 40), torch.bfloat16)
+    case = loss_inputs((128, 8, 40), torch.bfloat16)
     _, _, grad_weight = results(name, device, case, chunk_size=16)
     wanted = truth(*case)[2]
     error = (grad_weight.double().cpu() - wanted).norm() / wanted.norm()
@@ -166,7 +128,7 @@ def test_gradients_summed_over_many_chunks_stay_good(name: str, device: str) -> 
     ("name", "device"), [c for c in cases("cross_entropy") if c.values[0] == "triton"]
 )
 def test_a_target_outside_of_the_vocabulary_is_not_read(name: str, device: str) -> None:
-    hidden, weight, targets = inputs((5, 7, 11), torch.float32)
+    hidden, weight, targets = loss_inputs((5, 7, 11), torch.float32)
     (implementation,) = functions("cross_entropy", name)
     for wrong in (11, 2**40, -1):
         targets[1] = wrong
@@ -174,26 +136,8 @@ def test_a_target_outside_of_the_vocabulary_is_not_read(name: str, device: str) 
         assert loss.isnan()
 
 
-@settings(max_examples=200, deadline=None)
-@given(tokens=st.integers(1, 200_000), row=st.integers(1, 2**22), budget=st.integers(1, 2**31))
-def test_chunks_are_few_equal_and_within_the_budget(tokens: int, row: int, budget: int) -> None:
-    rows = chunk_rows(tokens, row, budget)
-    assert rows * row <= max(budget, row)
-    most = max(1, budget // row)
-    fewest = -(-tokens // most)
-    # Whole tiles may cost a chunk more where a chunk is hardly larger than a tile.
-    assert -(-tokens // rows) <= -(-tokens // max(1, most - most % 256)) or rows < 256
-    assert -(-tokens // rows) >= fewest
-
-
-def test_the_paper_s_step_takes_four_chunks() -> None:
-    rows = chunk_rows(16_384, 151_936 * 2)
-    assert rows == 4096
-    assert rows * 151_936 * 2 <= LOGITS_BUDGET
-
-
 def test_incoming_gradient_scales_both_gradients() -> None:
-    hidden, weight, targets = inputs((13, 3, 123), torch.float32)
+    hidden, weight, targets = loss_inputs((13, 3, 123), torch.float32)
     expected = truth(hidden, weight, targets)
     hidden.requires_grad_()
     weight.requires_grad_()
@@ -204,7 +148,7 @@ def test_incoming_gradient_scales_both_gradients() -> None:
 
 @pytest.mark.parametrize("frozen", ["hidden", "weight"])
 def test_either_input_may_be_frozen(frozen: str) -> None:
-    hidden, weight, targets = inputs((13, 3, 123), torch.float32)
+    hidden, weight, targets = loss_inputs((13, 3, 123), torch.float32)
     expected = truth(hidden, weight, targets)
     learns, wanted = (weight, expected[2]) if frozen == "hidden" else (hidden, expected[1])
     learns.requires_grad_()
@@ -213,7 +157,7 @@ def test_either_input_may_be_frozen(frozen: str) -> None:
 
 
 def test_huge_logits_do_not_overflow() -> None:
-    hidden, weight, targets = inputs((5, 7, 11), torch.float32)
+    hidden, weight, targets = loss_inputs((5, 7, 11), torch.float32)
     expected, *_ = truth(hidden * 1e4, weight, targets)
     found = linear_cross_entropy(hidden * 1e4, weight, targets)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-3)
@@ -221,7 +165,7 @@ def test_huge_logits_do_not_overflow() -> None:
 
 def test_no_tensor_of_all_logits_is_made() -> None:
     num_tokens, vocabulary, chunk_size = 96, 501, 8
-    hidden, weight, targets = inputs((num_tokens, 4, vocabulary), torch.float32)
+    hidden, weight, targets = loss_inputs((num_tokens, 4, vocabulary), torch.float32)
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
@@ -262,7 +206,7 @@ def test_shapes_that_do_not_fit_are_refused(
 @pytest.mark.parametrize(("name", "device"), cases("cross_entropy"))
 def test_each_tokens_loss_is_reported_without_a_gradient(name: str, device: str) -> None:
     (implementation,) = functions("cross_entropy", name)
-    hidden, weight, targets = (x.to(device) for x in inputs((13, 3, 123), torch.float32))
+    hidden, weight, targets = (x.to(device) for x in loss_inputs((13, 3, 123), torch.float32))
     hidden.requires_grad_()
     losses = torch.full((13,), torch.nan, device=device)
     implementation(hidden, weight, targets, chunk_size=4, token_losses=losses)

@@ -17,7 +17,8 @@ from model.kernels import (
     swiglu,
     triton_support,
 )
-from tests.model.kernels.cases import NO_GPU, cases, functions, random
+from tests.gpu import ON_GPU
+from tests.model.kernels.cases import cases, functions, random
 
 
 def leaf(*shape: int, device: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -58,7 +59,7 @@ def operator_calls(device: str) -> dict[str, tuple[Callable[..., Any], tuple[Any
 
 DEVICES = [
     *([pytest.param("cpu", id="interpreted")] if triton_support.INTERPRETED else []),
-    *([] if triton_support.INTERPRETED else [pytest.param("cuda", marks=NO_GPU)]),
+    *([] if triton_support.INTERPRETED else [pytest.param("cuda", marks=ON_GPU)]),
 ]
 
 

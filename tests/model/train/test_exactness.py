@@ -155,10 +155,12 @@ def test_deterministic_operations_are_not_only_wished_for(monkeypatch: pytest.Mo
         use_deterministic_algorithms()
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        assert not torch.utils.deterministic.fill_uninitialized_memory  # a write of everything
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
         assert os.environ["FLASH_ATTENTION_DETERMINISTIC"] == "1"
     finally:
         torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 def test_deterministic_operations_train_the_same_model(

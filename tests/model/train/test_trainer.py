@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from common.errors import ConfigError
 from model.data import PackedDataset, PackedManifest
 from model.data.dataset import IGNORED
+from model.soft_moe import Experts, SoftMoE
 from model.train.callbacks.speed import flops_per_token
 from model.train.checkpoint.export import write_model
 from model.train.checkpoint.folders import complete_checkpoints
@@ -204,6 +206,38 @@ def test_the_export_is_the_trained_model(
     again = make_run("again", model=str(folder), steps=1)
     for name, tensor in again.model.state_dict().items():
         assert torch.equal(tensor, loaded.state_dict()[name].float()), name
+
+
+@pytest.mark.parametrize("recomputed", ["none", "full"])
+def test_routing_sees_its_weights_in_fp32_in_a_bf16_training(
+    make_run: MakeRun, recomputed: str
+) -> None:
+    run = make_run(steps=1, precision="bf16", activation_checkpointing=recomputed)
+    routed = {name: part for name, part in run.model.named_modules() if isinstance(part, SoftMoE)}
+    kept = {name: whole(part.phi) for name, part in routed.items()}
+    seen = []
+
+    def look(name: str, part: SoftMoE) -> None:
+        seen.append(name)
+        assert part.phi.dtype == part.scale.dtype == torch.float32
+        assert not torch.equal(part.phi, part.phi.bfloat16().float()), "no bf16 number is it"
+
+    def compute(part: Experts) -> None:
+        assert part.gate_in.dtype == part.up_out.dtype == torch.bfloat16
+
+    for name, part in routed.items():
+        part.register_forward_pre_hook(lambda part, _, name=name: look(name, part))
+        part.experts.register_forward_pre_hook(lambda part, _: compute(part))
+    run.fit()
+    assert set(seen) == set(routed) and routed
+    for name, part in routed.items():
+        assert not torch.equal(whole(part.phi), kept[name]), "it learns"
+
+
+def whole(weight: Tensor) -> Tensor:
+    """A copy of a weight that may be sharded."""
+    full = weight.full_tensor() if isinstance(weight, DTensor) else weight
+    return full.detach().clone()
 
 
 def test_more_steps_than_data_are_refused(make_run: MakeRun) -> None:

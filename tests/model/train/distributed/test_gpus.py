@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.errors import ConfigError
 from model.train.distributed import gpus
+from model.train.distributed.context import distributed_context
 
 PROGRAM = """
 import sys
@@ -37,3 +39,20 @@ def test_a_driver_that_fails_is_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.setattr(gpus, "COUNT", "raise OSError")
     assert gpus.num_gpus() == 0
+
+
+def test_ranks_do_not_share_a_gpu() -> None:
+    gpus.check_one_each(8, 8)
+    gpus.check_one_each(2, 0)  # without a GPU they share the processor
+    with pytest.raises(ConfigError, match=r"2 ranks on this machine, which has 1 GPU"):
+        gpus.check_one_each(2, 1)
+
+
+def test_a_rank_without_a_gpu_does_not_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the ranks were started by hand, without a check of a configuration."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ConfigError, match="num_processes"), distributed_context():
+        pass
