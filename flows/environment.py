@@ -62,6 +62,8 @@ DEFAULTS = {
     "PREFECT_API_REQUEST_TIMEOUT": "30",
     "DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # Two lines for each run that ends would bury the pipeline's own.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "TOKENIZERS_PARALLELISM": "false",
 }
 

@@ -120,6 +120,8 @@ def _flow_runs(url: str, *, repair: bool) -> Iterator[Leftover]:
             action="see .steel/logs/prefect.log, and run this again",
         )
         return
+    if repair:
+        _forget_ended(url, {run["id"] for run in runs})
     for run in runs:
         why = _dead_because(url, run)
         if why is None:
@@ -147,6 +149,18 @@ def _flow_runs(url: str, *, repair: bool) -> Iterator[Leftover]:
             else "the server did not take its last state: see .steel/logs/prefect.log",
             repaired=repair and done,
         )
+
+
+def _forget_ended(url: str, unfinished: set[str]) -> None:
+    """Remove notes of runs whose process is gone and whose end Prefect knows."""
+    for path in NOTES.glob("*.json"):
+        note = _note(path.stem)
+        if path.stem in unfinished or note is None or note.get("host") != socket.gethostname():
+            continue
+        with contextlib.suppress(OSError, ValueError, KeyError):  # or it is another server's
+            if process_start(int(note["pid"])) != note["started"]:
+                request(f"{url}/flow_runs/{path.stem}")
+                path.unlink(missing_ok=True)
 
 
 def _note(run_id: str) -> dict[str, Any] | None:

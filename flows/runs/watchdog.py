@@ -276,6 +276,8 @@ def watch() -> int:
                 dog.take(json.loads(line))
             except Exception:  # what else is watched is to be watched on
                 log.exception("a message was not understood")
+    # Nobody reads it any more, and MLflow prints a line for each run that it ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     # Should a server or a tracker hang, it must not hang for ever.
     last = threading.Timer(LAST_SECONDS, os._exit, [1])
     last.daemon = True

@@ -62,6 +62,7 @@ def keep(store: Path) -> None:
     """Repair what was killed before, then look until no service is left."""
     _repair(store)
     known: set[str] = set()
+    repaired: set[str] = set()
     while True:
         time.sleep(LOOK_SECONDS)
         services = running_services()
@@ -73,11 +74,12 @@ def keep(store: Path) -> None:
             if name != OWN
         ):
             return
-        dead = set(killed_runs())
-        if dead & known:  # for the second time: its watchdog would have done it
-            log.warning("%d killed runs are repaired", len(dead & known))
+        dead = set(killed_runs()) - repaired
+        if again := dead & known:  # its watchdog would have done it by now
+            log.warning("repair what is left of killed runs: %s", ", ".join(sorted(again)))
             _repair(store)
-        known = dead - known
+            repaired |= again
+        known = dead
 
 
 def _repair(store: Path) -> None:

@@ -16,6 +16,7 @@ from prefect import flow, task
 from prefect.runtime import flow_run
 
 from common.errors import StageError, SteelError
+from common.processes import RunStopped
 from common.redaction import install
 from flows.runs.prefect_run import bound_the_end, remembered, run_flow
 from flows.runs.session import tracked
@@ -58,6 +59,9 @@ def main() -> int:
     except SteelError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except RunStopped as stop:
+        print(stop.message, file=sys.stderr)
+        return 128 + stop.number
     return 0
 
 

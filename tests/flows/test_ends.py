@@ -108,6 +108,17 @@ class Run:
             ((state,),) = database.execute(query, (number.replace("-", ""),)).fetchall()
         return str(state)
 
+    def message(self) -> str:
+        """Message of that state."""
+        number = (self.store / "began").read_text().split()[0]
+        with contextlib.closing(sqlite3.connect(self.home / "prefect.db", timeout=60)) as database:
+            query = (
+                "SELECT message FROM flow_run_state WHERE id = "
+                "(SELECT state_id FROM flow_run WHERE replace(id, '-', '') = ?)"
+            )
+            ((message,),) = database.execute(query, (number.replace("-", ""),)).fetchall()
+        return str(message)
+
     def tracked(self) -> set[str]:
         """States of its runs in MLflow."""
         client = MlflowClient(f"sqlite:///{self.store / 'mlflow' / 'mlflow.db'}")
@@ -161,6 +172,44 @@ def test_sigkill_of_the_run_leaves_no_process_and_no_running_state(run: Run) -> 
         assert probe.connect_ex(("127.0.0.1", port)) != 0
     assert run.state() == "CRASHED"
     assert run.tracked() == {"KILLED"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [
+        (signal.SIGTERM, "by SIGTERM"),
+        (signal.SIGINT, "by Ctrl-C"),
+        (signal.SIGHUP, "because its terminal was closed"),
+    ],
+)
+def test_a_run_that_is_asked_to_stop_is_cancelled_and_killed_and_no_crash(
+    run: Run, number: signal.Signals, cause: str
+) -> None:
+    processes = [run.watchdog, run.server]
+    run.process.send_signal(number)
+    assert run.process.wait(LONGEST) == 128 + number
+    wait_for(lambda: not any(alive(pid) for pid in processes))
+    message = f"stopped {cause}, finished stages are kept; the same run continues"
+    assert run.text.splitlines()[-1] == message
+    assert (run.state(), run.message()) == ("CANCELLED", message)
+    assert run.tracked() == {"KILLED"}
+    assert "Crash" not in run.text and "Traceback" not in run.text
+
+
+@pytest.mark.slow
+def test_a_stopped_run_whose_server_is_gone_is_recorded_by_the_next(
+    run: Run, start: Callable[..., Run]
+) -> None:
+    os.kill(run.watchdog, signal.SIGKILL)  # the server ends with it
+    wait_for(lambda: "does not answer" in run.text)
+    run.process.terminate()
+    assert run.process.wait(LONGEST) == 128 + signal.SIGTERM
+    assert run.tracked() == {"KILLED"} and "Traceback" not in run.text
+    other = start("other")
+    assert run.state() == "CANCELLED"
+    assert run.message().startswith("stopped by SIGTERM")
+    assert other.finish() == 0
 
 
 @pytest.mark.slow
