@@ -141,6 +141,8 @@ def environment(store: Path, home: Path) -> dict[str, str]:
         **{name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"},
         "PREFECT_HOME": str(home),
         "STEEL_PREFECT_PORT": "9",
+        # Of this run alone: it waits for no training of others on this machine.
+        "STEEL_DEVICES_FOLDER": str(place(store) / "devices"),
         MARK: str(store),
     }
 
