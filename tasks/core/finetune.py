@@ -242,8 +242,14 @@ def train(
 
 
 def _steps_made(checkpoints: Path) -> int:
-    """Steps of the newest complete checkpoint."""
-    return int(read_marker(complete_checkpoints(checkpoints)[-1])["step"])
+    """Steps of the newest complete checkpoint. Raises StageError where there is none."""
+    complete = complete_checkpoints(checkpoints)
+    if not complete:
+        raise StageError(
+            f"{display(checkpoints)} holds no complete checkpoint, though the model is there: "
+            "remove the folder of the stage to train again"
+        )
+    return int(read_marker(complete[-1])["step"])
 
 
 def final_figures(metrics: Path, steps: int) -> dict[str, float]:

@@ -194,6 +194,10 @@ def key_of(material: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+SCRATCH = ".scratch"
+"""Folder of working files in that of a stage; suffix of their place while it is published."""
+
+
 def publish(
     partial: Path,
     folder: Path,
@@ -204,17 +208,34 @@ def publish(
     """Make a finished stage visible: files, then the manifest, then one rename; all fsynced.
 
     check: raises an error when another process has taken the stage over; called before each step.
+
+    Working files are removed when all is done: whoever goes on after a kill, at whatever moment,
+    finds them (`reclaim`).
     """
     check()
-    shutil.rmtree(partial / ".scratch", ignore_errors=True)
-    manifest["files"] = [_file_entry(path, partial) for path in _files(partial)]
-    for path in _files(partial):  # what takes time comes before the last looks at the lock
+    files = [path for path in _files(partial) if not path.is_relative_to(partial / SCRATCH)]
+    manifest["files"] = [_file_entry(path, partial) for path in files]
+    for path in files:  # what takes time comes before the last looks at the lock
         sync(path)
     check()
     # Names of files and of inputs hold no secrets, and are read again.
     write_json(partial / "manifest.json", recorded(manifest, as_they_are=READ_AGAIN))
     check()
+    if (partial / SCRATCH).is_dir():
+        shutil.rmtree(_set_aside(folder), ignore_errors=True)
+        (partial / SCRATCH).rename(_set_aside(folder))
     publish_folder(partial, folder)
+    tidy(folder)
+
+
+def tidy(folder: Path) -> None:
+    """Remove working files that a run left that was killed when its stage was finished."""
+    shutil.rmtree(_set_aside(folder), ignore_errors=True)
+
+
+def _set_aside(folder: Path) -> Path:
+    """Place of a stage's working files while it is published."""
+    return folder.with_suffix(SCRATCH)
 
 
 def reclaim(partial: Path, folder: Path) -> None:
@@ -225,6 +246,8 @@ def reclaim(partial: Path, folder: Path) -> None:
     """
     if folder.is_dir() and not (folder / "manifest.json").is_file() and not partial.exists():
         folder.rename(partial)
+    if _set_aside(folder).is_dir() and partial.is_dir() and not (partial / SCRATCH).exists():
+        _set_aside(folder).rename(partial / SCRATCH)
     (partial / "manifest.json").unlink(missing_ok=True)
 
 

@@ -41,6 +41,7 @@ from tasks.core.manifest import (
     BEGUN,
     READ_AGAIN,
     SCHEMA_VERSION,
+    SCRATCH,
     StageInput,
     StageResult,
     input_keys,
@@ -50,6 +51,7 @@ from tasks.core.manifest import (
     reclaim,
     stage_key,
     stage_material,
+    tidy,
 )
 from tasks.core.plan import Plan
 from tasks.core.results.in_use import Uses
@@ -130,7 +132,7 @@ class StageRun:
     @property
     def scratch(self) -> Path:
         """Working files: kept across interruptions, removed before publication."""
-        path = self.folder / ".scratch"
+        path = self.folder / SCRATCH
         path.mkdir(exist_ok=True)
         return path
 
@@ -250,6 +252,7 @@ def stage(
             if context.uses.hold(folder):
                 result = StageResult.read(folder)
                 config.check_finished(result.folder, result.manifest)
+                tidy(folder)
                 log.info("%s: finished before, skipped (%s)", title, display(folder))
                 context.tracker.reused(title, key, result.manifest)
                 return result

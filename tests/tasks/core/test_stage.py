@@ -13,6 +13,7 @@ import pytest
 
 from common.config import StageConfig
 from common.errors import StageError
+from common.files import publish_folder
 from tasks.core.lock import StageLock
 from tasks.core.stage import Context, StageResult, StageRun, stage, stage_key
 
@@ -44,6 +45,15 @@ def fail_once(run: StageRun, config: WordConfig) -> None:
         (run.folder / "half").write_text("half")
         raise RuntimeError("interrupted")
     (run.folder / "whole").write_text((run.folder / "half").read_text() * 2)
+
+
+@stage(version=1)
+def count_drafts(run: StageRun, config: WordConfig) -> None:
+    """Count its runs by a working file each."""
+    number = len(list(run.scratch.glob("draft-*")))
+    (run.scratch / f"draft-{number}").touch()
+    (run.folder / "whole").write_text("whole")
+    run.count(drafts=number + 1)
 
 
 def test_finished_stage_is_published_whole_and_then_skipped(context: Context) -> None:
@@ -97,6 +107,28 @@ def test_failed_stage_is_invisible_and_continues_from_what_it_has(context: Conte
     result = fail_once(WordConfig(), context=context)
     assert (result.folder / "whole").read_text() == "halfhalf"
     assert [p.name for p in folder.iterdir()] == [result.key]
+
+
+@pytest.mark.parametrize("moment", ["before the rename", "after the rename"])
+def test_killed_while_it_is_published_it_loses_no_working_file(
+    context: Context, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """A training that is finished but for its last rename still needs its checkpoints' names."""
+
+    def killed(partial: Path, folder: Path) -> None:
+        if moment == "after the rename":
+            publish_folder(partial, folder)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("tasks.core.manifest.publish_folder", killed)
+        count_drafts(WordConfig(), context=context)
+    result = count_drafts(WordConfig(), context=context)
+    drafts = 2 if moment == "before the rename" else 1
+    assert result.manifest["counts"]["drafts"] == drafts
+    assert [entry["path"] for entry in result.manifest["files"]] == ["whole"]
+    assert [path.name for path in (context.store / "count_drafts").iterdir()] == [result.key]
+    assert sorted(path.name for path in result.folder.iterdir()) == ["manifest.json", "whole"]
 
 
 def test_interrupted_stage_continues_in_its_mlflow_run(context: Context) -> None:
