@@ -106,6 +106,29 @@ def write_status(path: Path, value: Any) -> None:
         raise
 
 
+def write_shared(path: Path, content: bytes) -> None:
+    """Publish a file that several processes may write at once, each the same bytes.
+
+    What killed ones have left of it, each under a name of its own, is removed.
+    """
+    own = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
+    try:
+        with own.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        own.replace(path)
+    except FileNotFoundError:
+        if not path.exists():  # else another one has published the same, and tidied up
+            raise
+    except OSError:
+        own.unlink(missing_ok=True)
+        raise
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*{PARTIAL}"):
+        left.unlink(missing_ok=True)
+    sync(path.parent)
+
+
 def settle(folder: Path) -> None:
     """Make all files of a folder survive a power cut, and readable for whom the folder is.
 

@@ -11,13 +11,12 @@ answers none of them again. A damaged file counts as absent.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from common.errors import DataError
-from common.files import PARTIAL, hash_of, json_line, sync
+from common.files import hash_of, json_line, write_shared
 from common.paths import display
 from model.evaluate.job import SubjectJob
 
@@ -35,11 +34,7 @@ def write_answers(
     body = b"".join(lines)
     head = {"about": about, "lines": len(lines), "sha256": hashlib.sha256(body).hexdigest()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    own = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
-    own.write_bytes(json_line(head) + body)
-    sync(own)
-    own.replace(path)
-    sync(path.parent)
+    write_shared(path, json_line(head) + body)
 
 
 def read_answers(path: Path) -> list[dict[str, Any]] | None:

@@ -1,13 +1,22 @@
 """Files that are absent or complete, whoever writes them and whenever they are read."""
 
 import json
+import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from common.errors import StageError
-from common.files import PARTIAL, complete_file, publish_folder, write_json, write_status
+from common.files import (
+    PARTIAL,
+    complete_file,
+    publish_folder,
+    write_json,
+    write_shared,
+    write_status,
+)
 
 
 def test_an_interrupted_file_leaves_the_old_one(tmp_path: Path) -> None:
@@ -75,3 +84,27 @@ def test_a_published_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
         publish_folder(partial, final)
         assert [p.name for p in (final / "inner").iterdir()] == [content]
     assert list(tmp_path.iterdir()) == [final]
+
+
+def test_what_many_write_at_once_is_whole_and_leaves_nothing(tmp_path: Path) -> None:
+    path, content = tmp_path / "a[1].jsonl", b"x" * 100_000
+    (tmp_path / "a[1].jsonl.77.partial").write_bytes(b"of one that was killed")
+    (tmp_path / "another.jsonl.77.partial").write_bytes(b"stays")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: write_shared(path, content), range(40)))
+    assert path.read_bytes() == content
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a[1].jsonl", "another.jsonl.77.partial"]
+
+
+def test_a_full_disk_leaves_nothing_of_what_many_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_shared(tmp_path / "a", b"x")
+    with pytest.raises(FileNotFoundError):
+        write_shared(tmp_path / "no" / "a", b"x")
+    assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,6 @@ follow from its pairs alone; what was computed before a kill is not computed aga
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -29,7 +28,7 @@ import torch
 from torch import Tensor
 
 from common.errors import DataError
-from common.files import canonical_json, sync, write_json
+from common.files import canonical_json, write_json, write_shared
 from model.data import MicroBatch
 from model.data.permutation import Ints
 from model.digest import NETWORK_FILES, model_digest
@@ -175,8 +174,8 @@ class ReferenceStore:
         buffer = BytesIO()
         np.save(buffer, values, allow_pickle=False)
         path = self._path(part)
-        _publish(path, buffer.getvalue())
-        _publish(_beside(path), f"{crc32(buffer.getvalue()):08x}".encode())
+        write_shared(path, buffer.getvalue())
+        write_shared(_beside(path), f"{crc32(buffer.getvalue()):08x}".encode())
 
     def finish(self) -> None:
         """Write reference.json, when all parts are there."""
@@ -285,14 +284,3 @@ def _beside(path: Path) -> Path:
 
 def _checksum_beside(path: Path) -> str:
     return _beside(path).read_text(encoding="utf-8").strip()
-
-
-def _publish(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; two runs may, at once: they write the same bytes."""
-    own = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with own.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    own.replace(path)
-    sync(path.parent)
