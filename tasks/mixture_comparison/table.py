@@ -14,7 +14,8 @@ from tasks.core.markdown import NOT_RUN, markdown_table
 from tasks.core.paper.tables import Table3
 from tasks.mixture_comparison.answers import Answers
 from tasks.mixture_comparison.paired import Estimate, SeedSpread, accuracy, difference, holm
-from tasks.report.results import loss_text
+from tasks.report.differences import SIGNIFICANT_P
+from tasks.report.results import loss_text, p_text
 
 BASE = "base"
 """Row of the model that every mixture starts from; it is in no test."""
@@ -31,8 +32,6 @@ COLUMNS = (
     "only_first",
 )
 """Figures of a row; None where there are no answers, or where they have no meaning."""
-SIGNIFICANT = 0.05
-"""Adjusted p below which a difference is called one."""
 
 
 def comparison(
@@ -175,9 +174,7 @@ def _points(share: float | None) -> str:
 
 
 def _p(value: float | None) -> str:
-    if value is None:
-        return ""
-    return "< 0.0001" if value < 0.0001 else f"{value:.4f}"
+    return "" if value is None else p_text(value)
 
 
 def _range(interval: Sequence[float] | None, form: Any) -> str:
@@ -254,13 +251,13 @@ def findings(table: Mapping[str, Any]) -> list[str]:
         f"{row['mixture']}: {signed(row['difference'])} points on {row['benchmark_title']} "
         f"({_range(row['difference_interval_95'], signed)}; adjusted p {_p(row['p_holm'])})"
         for row in table["rows"]
-        if row["p_holm"] is not None and row["p_holm"] < SIGNIFICANT
+        if row["p_holm"] is not None and row["p_holm"] < SIGNIFICANT_P
     ]
     if lines or not table["comparisons"]:
         return lines
     return [
         f"No mixture differs from {table['first']} by more than chance explains "
-        f"(of {table['comparisons']} comparisons none has an adjusted p below {SIGNIFICANT})."
+        f"(of {table['comparisons']} comparisons none has an adjusted p below {SIGNIFICANT_P})."
     ]
 
 

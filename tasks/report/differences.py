@@ -12,10 +12,10 @@ from typing import TypeAlias
 from common.errors import DataError
 from tasks.core.manifest import StageResult
 
-log = logging.getLogger("steel.report")
-
-SIGNIFICANT = 0.05
+SIGNIFICANT_P = 0.05
 """Adjusted p below which a difference is called one."""
+
+log = logging.getLogger("steel.report")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +29,12 @@ class ModelDifference:
     high: float
     """95 % interval (Agresti and Min)."""
     p: float
-    """McNemar's exact test, adjusted for all differences of the report (Holm)."""
+    """McNemar's exact test, adjusted for all differences to the same model (Holm)."""
 
     @property
     def is_found(self) -> bool:
         """True if chance alone would seldom give a difference as large."""
-        return self.p < SIGNIFICANT
+        return self.p < SIGNIFICANT_P
 
 
 Differences: TypeAlias = Mapping[tuple[str, str], ModelDifference]
@@ -69,7 +69,10 @@ def read_differences(
         for model, other in wanted.items()
         for one in answers
     }
-    adjusted = holm({key: one.p for key, one in found.items()})
+    # A family for each model that others are compared with, as in the comparison of mixtures.
+    adjusted: dict[tuple[str, str], float] = {}
+    for other in set(wanted.values()):
+        adjusted |= holm({key: one.p for key, one in found.items() if wanted[key[0]] == other})
     return {
         key: ModelDifference(
             other=wanted[key[0]], value=one.value, low=one.low, high=one.high, p=adjusted[key]

@@ -149,9 +149,9 @@ def _attrition(data: ReportData, theme: Theme) -> Figure | None:
         text += "\n" + say("plot.documents", n=kept_text)
         left.text(102, y, text, va="center", fontsize=6.5, linespacing=1.05, color=theme.muted)
         if share > 15:
-            note(left, min(share, 100) - 2, y, f"{share:.0f} %", theme.ground, ha="right")
+            note(left, min(share, 100) - 2, y, f"{share:.1f} %", theme.ground, ha="right")
         else:
-            note(left, share + 2, y, f"{share:.0f} %", theme.text)
+            note(left, share + 2, y, f"{share:.1f} %", theme.text)
     left.set_ylim(rows - 0.4, -0.6)
     left.set_xlim(0, 165)
     left.set_xticks([0, 50, 100], ["0", "50", "100 %"])
@@ -244,6 +244,7 @@ def _dpo(data: ReportData, theme: Theme) -> Figure | None:
     )
     of_loss = [loss] if held_out is None else [loss, held_out]
     loss_axes(panels[0], say("plot.dpo"), say("plot.per_pair"), of_loss, say)
+    panels[0].legend(loc="lower left")  # the curves begin above, at ln 2
     if accuracy is not None:
         _preference_accuracy(panels[1], training, theme)
     if rewards is not None:
@@ -329,5 +330,4 @@ def _cycle(theme: Theme, count: int) -> list[str]:
 
 
 def _share(part: float, whole: float) -> str:
-    share = 100 * part / whole
-    return f"{share:.0f}" if share >= 1 else f"{share:.1f}"
+    return percent(part / whole)

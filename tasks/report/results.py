@@ -68,6 +68,11 @@ def points(share: float) -> str:
     return f"{100 * share:+z.1f}"
 
 
+def p_text(p: float) -> str:
+    """Format a p-value: 0.0312, or < 0.0001."""
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
 def loss_text(nats: float) -> str:
     """Format a loss, alike in tables and pictures: 2.3456 -> 2.346."""
     return f"{nats:.3f}"

@@ -54,12 +54,18 @@ def adjusted_section(
                 unknown.setdefault("; ".join(texts), {})[model] = None
     columns = [*PARTS.values(), "not checkable", "contaminated minus clean"]
     right = [say(f"column.{name}") for name in columns]
-    parts = [f"### {say('adjusted.title')}", say("adjusted.legend")]
-    parts.append(markdown_table(rows, right=right))
+    parts = [say("adjusted.legend"), markdown_table(rows, right=right)]
     if unknown:
         parts.append(say("adjusted.unknown"))
         parts.append("\n".join(f"- {', '.join(names)}: {text}" for text, names in unknown.items()))
-    return "\n\n".join(parts)
+    found = sum(
+        bool((line["contaminated"] or {}).get("num_questions"))
+        for lines in adjusted.values()
+        for line in lines
+    )
+    state = say("adjusted.some" if found else "adjusted.none")
+    details = say.details(state, "\n\n".join(parts))
+    return f"### {say('adjusted.title')}\n\n{details}"
 
 
 def _row(

@@ -79,9 +79,12 @@ def _kernels(data: ReportData, paper: Paper, say: Writer) -> str:
                     about = f"Table 2, {row['name']}: {column}"
                     place = _kernel_place(data, number, name)
                     cells[column] = say.number(cells[column], about, row[name], place)
-    return (
-        f"{source}\n\n{markdown_table(rows, right=[c for c in rows[0] if c not in text_columns])}"
-    )
+    filled = [column for column in rows[0] if any(row[column] for row in rows)]
+    rows = [{column: row[column] for column in filled} for row in rows]
+    table = markdown_table(rows, right=[c for c in filled if c not in text_columns])
+    if data.kernels is None:
+        table = say.details(say("summary.figures"), table)
+    return f"{source}\n\n{table}"
 
 
 def _kernel_place(data: ReportData, row: int, name: str) -> Place | None:
@@ -138,4 +141,5 @@ def _accuracy_table(
             state = "measured" if set(columns) <= set(scores) else "partly"
         row[say("column.status")] = say(f"paper.{state}")
         rows.append(row)
-    return markdown_table(rows, right=right)
+    table = markdown_table(rows, right=right)
+    return table if found else say.details(say("summary.figures"), table)

@@ -13,6 +13,7 @@ from tasks.report.results import (
     benchmark_titles,
     compare_with_chance,
     is_written,
+    p_text,
     percent,
     points,
 )
@@ -138,11 +139,6 @@ def difference_text(data: ReportData, model: str, benchmark: str, say: Writer) -
         p=p_text(found.p),
     )
     return say.known(shown, computed(about, "difference", one, other))
-
-
-def p_text(p: float) -> str:
-    """Format a p-value with its sign: `= 0.0312`, `< 0.0001`."""
-    return "< 0.0001" if p < 0.0001 else f"= {p:.4f}"
 
 
 def _differences(data: ReportData, titles: Mapping[str, str], say: Writer) -> str:

@@ -112,6 +112,10 @@ def _best(data: ReportData, benchmark: str, title: str, say: Writer) -> str:
         model=best,
         share=accuracy(scores[best], best, benchmark, data.stages, say),
     )
+    highest = scores[best]["accuracy_micro"]
+    tied = [m for m, r in scores.items() if m != best and r["accuracy_micro"] == highest]
+    if tied:
+        text += say("summary.tied", models=", ".join(tied))
     found = data.differences.get((best, benchmark))
     if found is not None:
         shown = difference_text(data, best, benchmark, say)
