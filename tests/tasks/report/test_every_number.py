@@ -1,6 +1,7 @@
 """Each number of the report and of the cards that a reader could quote has an id."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from tasks.report.cards.model_card import Loading, model_card
 from tasks.report.cards.writers import DataCardWriter, ModelCardWriter
 from tasks.report.data import ReportData, gather
 from tasks.report.format import format_report
-from tasks.report.language import LANGUAGES, Language
+from tasks.report.language import LANGUAGES, Language, Writer
 from tasks.report.trace.lineage import trace
 from tasks.report.trace.now import SOUND
-from tasks.report.trace.numbers import NUMBERS_FILE, Numbers
+from tasks.report.trace.numbers import NUMBERS_FILE, Known, Numbers
 from tests.tasks.pipeline_folders import SOURCES
 from tests.tasks.report.every_number import (
     DigitFree,
@@ -173,3 +174,37 @@ def test_a_changed_part_is_found_behind_a_computed_number(store: Store) -> None:
     path = store.pipeline.cleaned.folder / "ledger.json"
     path.write_text(path.read_text() + " ")
     assert "has changed" in trace(store.folder, share.id).state
+
+
+class Shown(Numbers):
+    """Numbers with every text that each is shown by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: dict[str, set[str]] = {}
+
+    def note(self, shown: str, known: Known) -> str:
+        identity = super().note(shown, known)
+        if shown:
+            self.texts.setdefault(identity, set()).add(shown)
+        return identity
+
+
+def test_a_number_says_the_same_wherever_it_stands(store: Store) -> None:
+    """In tables, sentences and cards, in both languages: but for units of time and decimals."""
+    data = gather(**everything(store))
+    numbers = Shown()
+    for language in LANGUAGES:
+        format_report(data, load_paper(), [], Writer(language, numbers))
+        for model in ("base", "dpo"):
+            facts = gather_facts(store.folder, data.stages[model], None)
+            model_card(facts, ModelCardWriter(language, numbers), Loading())
+            data_card(facts, DataCardWriter(language, numbers))
+    several = {i: found for i, found in numbers.texts.items() if len(found) > 1}
+    assert several
+    for identity, found in several.items():
+        if "seconds" in numbers.by_id[identity].about:
+            continue  # minutes in a sentence, hours in a table
+        first = [re.findall(r"[-+]?[\d,]+(?:\.\d+)?", text)[0].replace(",", "") for text in found]
+        decimals = min(len(text.partition(".")[2]) for text in first)
+        assert len({f"{float(text):.{decimals}f}" for text in first}) == 1, found
