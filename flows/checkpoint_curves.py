@@ -16,14 +16,16 @@ from common.files import PARTIAL
 from common.paths import display, resolve
 from flows.config import PipelineConfig
 from flows.graph import Pipeline
-from flows.runs.session import Session, session
+from flows.preflight import preflight
+from flows.runs.session import Session, given, session
+from flows.schedules.newest_run import newest_run, own_run
 from model.train.run.folder import JOB_FILE
-from tasks.checkpoint_scores.curves import points, rows_of
+from tasks.checkpoint_scores.curves import points, read_records, rows_of
 from tasks.checkpoint_scores.questions import Questions, read_questions
 from tasks.checkpoint_scores.run import PretrainingRun
-from tasks.checkpoint_scores.watch import POLL_SECONDS, Watched, Watcher
+from tasks.checkpoint_scores.watch import POLL_SECONDS, Watched, Watcher, scores_folder
 from tasks.core.artifacts import publish_artifact, run_logger
-from tasks.core.plan import Plan, no_tracker
+from tasks.core.plan import no_tracker
 from tasks.core.stage import Context, NotMadeError
 from tasks.core.tracking.points import PointsOfModel
 from tasks.hold_out import FOLDER
@@ -36,13 +38,18 @@ def evaluate_checkpoints(
 
     Raises ConfigError or DataError before any work where the run or the questions are none.
     """
+    if not watch and (summary := _nothing_new(run, config, resolve(store), overrides)):
+        return summary
     with session(config, store, overrides) as opened:
         own = own_run(opened.config, opened.context.store)
-        found = PretrainingRun.find(opened.context.store, run) if run else own
+        newest = own if watch else newest_run(opened.config, opened.context.store)
+        found = PretrainingRun.find(opened.context.store, run) if run else newest
         if found is None:
             raise ConfigError(f"{opened.config.name} has no pretraining of its own: name a run")
         _await_beginning(found, opened.config, watch=watch)
-        questions = _questions(opened, found, is_own=own is not None and found.key == own.key)
+        questions = _questions(
+            opened.pipeline, found, is_own=own is not None and found.key == own.key
+        )
         in_mlflow = PointsOfModel(opened.context.tracker, found.key)
         watcher = Watcher(
             found,
@@ -54,12 +61,44 @@ def evaluate_checkpoints(
         return _summary(opened, found, watcher(watch=watch))
 
 
-def own_run(config: PipelineConfig, store: Path) -> PretrainingRun | None:
-    """The pretraining that a configuration makes; None where it makes none."""
-    if not config.pretrains:
+def _nothing_new(
+    run: str | None, file: str, store: Path, overrides: list[str]
+) -> dict[str, Any] | None:
+    """What to return where every checkpoint of the pretraining is measured, or, if none is named,
+    none has begun; None where there is something to do. Nothing is recorded for it in MLflow."""
+    config = preflight(file, given(overrides), store)
+    found = PretrainingRun.find(store, run) if run else newest_run(config, store)
+    summary: dict[str, Any] = {
+        "name": config.name,
+        "store": str(store),
+        "run": found.key if found is not None else None,
+        "folder": None,
+        "measured": [],
+        "known": 0,
+        "gone": [],
+        "failed": {},
+        "ended": found is not None and found.finished,
+        "checkpoints": [],
+    }
+    if found is None or not (found.folder / JOB_FILE).is_file():
+        if run or not config.pretrains:
+            return None  # refused below
+        run_logger().info("no pretraining of %s has begun: nothing to evaluate", config.name)
+        return summary
+    looked_up = frozenset({"acquire", "normalize", "hold_out"})
+    context = Context(store=store, tracker=no_tracker(), not_made=looked_up, is_task=False)
+    own = own_run(config, store)
+    is_own = own is not None and found.key == own.key
+    try:
+        asked = _questions(Pipeline(config, context), found, is_own=is_own)
+    except NotMadeError:
         return None
-    plan = Context(store=store, tracker=no_tracker(), plan=Plan())
-    return PretrainingRun(store / "pretrain" / Pipeline(config, plan).base.key)
+    folder = scores_folder(store, found, asked)
+    known = {record["digest"] for record in read_records(folder)}
+    if any(checkpoint.digest not in known for checkpoint in found.checkpoints()):
+        return None
+    run_logger().info("%s has no checkpoint that is not measured: nothing is new", found.key)
+    return {**summary, "folder": str(folder), "known": len(known), "checkpoints": rows_of(folder)}
 
 
 def _await_beginning(run: PretrainingRun, config: PipelineConfig, *, watch: bool) -> None:
@@ -75,10 +114,10 @@ def _await_beginning(run: PretrainingRun, config: PipelineConfig, *, watch: bool
         time.sleep(POLL_SECONDS)
 
 
-def _questions(opened: Session, run: PretrainingRun, *, is_own: bool) -> Questions:
-    config, context = opened.config, opened.context
+def _questions(pipeline: Pipeline, run: PretrainingRun, *, is_own: bool) -> Questions:
+    config, context = pipeline.config, pipeline.context
     chosen = config.checkpoint_scores.benchmarks or list(config.benchmarks)
-    acquired = opened.pipeline.benchmarks if chosen else {}
+    acquired = pipeline.benchmarks if chosen else {}
     held_out: dict[str, Path] = {}
     # Of another run these documents may be training data.
     if is_own and config.held_out:

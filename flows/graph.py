@@ -44,6 +44,7 @@ from tasks.hold_out import HoldOutConfig, hold_out
 from tasks.normalize import normalize
 from tasks.pack import pack
 from tasks.pretrain import pretrain
+from tasks.refresh.records import corpora_as_begun
 from tasks.report import report
 from tasks.sft import needed_sets, sft
 
@@ -109,10 +110,14 @@ class Pipeline:
 
     @cached_property
     def corpora(self) -> StageResult:
-        """Raw pretraining corpora."""
+        """Raw pretraining corpora; where `steel refresh` has appended what is new in them to a
+        training, those that it began with."""
         if not self.config.corpora:
             raise ConfigError("this configuration has no `corpora`")
-        return acquire(self.config.acquire("corpora"), context=self.context, label="corpora")
+        config = self.config.acquire("corpora")
+        if (begun := corpora_as_begun(config, self.context)) is not None:
+            return begun
+        return acquire(config, context=self.context, label="corpora")
 
     def sft_data(self, mixture: str) -> dict[str, StageResult]:
         """Raw SFT sets of a mixture."""

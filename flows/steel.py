@@ -203,6 +203,24 @@ def evaluate_checkpoints(
 @flow(name="steel", flow_run_name=run_name)
 @remembered
 @published
+def refresh(
+    config: fields.Config = SMOKE,
+    run: fields.Pretraining = None,
+    steps: fields.AppendSteps = "keep",
+    store: fields.Store = STORE,
+    overrides: fields.Overrides = [],  # noqa: B006
+) -> dict[str, Any]:
+    """What is new in the corpora, cleaned, packed and appended to a running or stopped
+    pretraining."""
+    read_first(config, overrides)
+    from flows.schedules.refresh import refresh as refreshed
+
+    return refreshed(run, steps, config, store, overrides)
+
+
+@flow(name="steel", flow_run_name=run_name)
+@remembered
+@published
 def report(
     config: fields.Config = SMOKE,
     store: fields.Store = STORE,

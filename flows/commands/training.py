@@ -117,6 +117,30 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     add_options(checkpoints, "store", "set", "json")
     checkpoints.set_defaults(run=_evaluate_checkpoints)
 
+    refresh = commands.add_parser(
+        "refresh",
+        help="append what is new in the corpora to a pretraining",
+        description="Acquire files that are new or changed at the locations of a configuration's "
+        "corpora, clean the documents in them that are new, drop copies of texts that the "
+        "pretraining has and questions of benchmarks, pack the rest and append it: a running "
+        "pretraining takes it up at its next step, a stopped one when it goes on.",
+    )
+    refresh.add_argument("config", metavar="CONFIG.yaml", help="a file of deployments/")
+    refresh.add_argument(
+        "--run",
+        metavar="RUN",
+        dest="run_folder",
+        help=f"{RUN} (default: the configuration's newest)",
+    )
+    refresh.add_argument(
+        "--steps",
+        choices=["keep", "extend"],
+        default="keep",
+        help="keep the number of steps, or add those that the new data make (default: keep)",
+    )
+    add_options(refresh, "store", "set", "json")
+    refresh.set_defaults(run=_refresh)
+
 
 def _request(
     commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, **words: Any
@@ -206,6 +230,37 @@ def _evaluate_checkpoints(arguments: argparse.Namespace) -> int:
     else:
         _show_checkpoints(summary)
     return FAILED if summary["failed"] else DONE
+
+
+def _refresh(arguments: argparse.Namespace) -> int:
+    from common.paths import resolve
+    from flows.preflight import preflight_ahead
+
+    preflight_ahead(arguments.config, arguments.overrides, resolve(arguments.store))
+    from flows.runs.prefect_run import ask_for_server, run_flow
+
+    ask_for_server()
+    from flows.runs.session import shown
+    from flows.steel import refresh
+
+    summary = run_flow(
+        refresh,
+        run=arguments.run_folder,
+        steps=arguments.steps,
+        config=arguments.config,
+        store=arguments.store,
+        overrides=shown(arguments.overrides),
+    )
+    if arguments.json:
+        print(json.dumps(summary, indent=1, ensure_ascii=False))
+    elif summary["packed"] is None:
+        print(f"nothing to append to {summary['run']}: {summary['status']}")
+    else:
+        print(
+            f"{summary['documents']} new documents, {summary['tokens']} tokens, for "
+            f"{summary['run']}: {summary['status']}"
+        )
+    return DONE
 
 
 def _show_checkpoints(summary: dict[str, Any]) -> None:

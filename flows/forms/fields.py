@@ -4,7 +4,7 @@ Bounds are those of common/ranges.py; what only the configuration can know (does
 do these settings fit together) is checked first thing by the run.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -255,6 +255,14 @@ Pretraining = Annotated[
         "Pretraining",
         "Its folder, or the first letters of its key in the store. Empty: the one that the "
         "configuration makes.",
+    ),
+]
+AppendSteps = Annotated[
+    Literal["keep", "extend"],
+    Entry(
+        "Number of steps",
+        "`keep`: the new data compete for the steps that are left; `extend`: the steps that they "
+        "make come on top.",
     ),
 ]
 Benchmarks = Annotated[

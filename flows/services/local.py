@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from flows.environment import (
     prepare,
     running_services,
 )
+from flows.schedules.registration import register
 from flows.services import silent_runs
 from flows.services.addresses import (
     is_ours,
@@ -90,8 +92,9 @@ def up(store: Path) -> None:
     if "mlflow" in commands:
         _wait("mlflow", services["mlflow"], lambda: _answers(f"{MLFLOW_URI}/health"))
     log.info("register the work pool and the deployments of prefect.yaml")
-    _prefect(environment, "work-pool", "create", POOL, "--type", "process", "--overwrite")
-    _prefect(environment, "--no-prompt", "deploy", "--all")
+    kept = register(environment["PREFECT_API_URL"], POOL, partial(_prefect, environment))
+    if kept:
+        log.info("%s", kept)
     try:
         silent_runs.register(environment["PREFECT_API_URL"])
     except (OSError, ValueError) as error:  # a server elsewhere may not allow it

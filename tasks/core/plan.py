@@ -86,6 +86,9 @@ class _NoTracker:
     def scores(self, model: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
         """Record nothing."""
 
+    def reused(self, title: str, key: str, manifest: Mapping[str, Any]) -> None:
+        """Record nothing."""
+
 
 def no_tracker() -> "Tracker":
     """A tracker for a run that is only planned."""

@@ -1,0 +1,74 @@
+"""Documents that were there before: known by a hash of their text.
+
+known <source>.jsonl … ─▶ 16 bytes a document, sorted ─▶ documents that are not there
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from common.files import complete_file, json_line, read_json_lines
+
+Digests = npt.NDArray[Any]
+"""128-bit digests of texts, ascending, as 16 bytes each. Shape [N]."""
+
+
+_WIRE = np.dtype([("high", ">u8"), ("low", ">u8")])
+_KIND = _WIRE.newbyteorder("=")
+"""As numbers: bytes of NumPy (S16) would lose zeros at their end."""
+
+
+def _numbers(content: bytes) -> Digests:
+    return np.frombuffer(content, _WIRE).astype(_KIND)
+
+
+def digest(text: str) -> bytes:
+    """The first 128 bits of a text's SHA-256."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:16]
+
+
+def digests_of(files: Iterable[Path], tick: Callable[[], None] = lambda: None) -> Digests:
+    """Digests of all texts of some files of {"text"} lines. tick: called for each file."""
+    parts: list[Digests] = []
+    for path in files:
+        found = b"".join(digest(row["text"]) for row in read_json_lines(path))
+        parts.append(_numbers(found))
+        tick()
+    if not parts:
+        return _numbers(b"")
+    return np.unique(np.concatenate(parts))
+
+
+def contains(digests: Digests, one: bytes) -> bool:
+    """True if a digest is among those."""
+    wanted = _numbers(one)[0]
+    place = int(np.searchsorted(digests, wanted))
+    return place < len(digests) and bool(digests[place] == wanted)
+
+
+def unseen(path: Path, known: Digests, here: set[bytes]) -> Iterator[dict[str, Any]]:
+    """Yield the documents of a file whose text is neither known nor in an earlier line.
+
+    here: digests of the new part so far; grows.
+    """
+    for row in read_json_lines(path):
+        own = digest(row["text"])
+        if own not in here and not contains(known, own):
+            here.add(own)
+            yield row
+
+
+def write_unseen(path: Path, known: Digests, here: set[bytes], target: Path) -> int:
+    """Write the unseen documents of a file; no file where there is none. Returns their number."""
+    number = 0
+    with complete_file(target) as file:
+        for row in unseen(path, known, here):
+            file.write(json_line(row))
+            number += 1
+    if not number:
+        target.unlink()
+    return number

@@ -1,0 +1,95 @@
+"""Refreshes that are complete: which state of the corpora is in which training.
+
+    STORE/refreshed/<key of acquire>.json    the corpora as they were then: {run, begun, packed, …}
+
+Written last, when the new data are requested. A configuration whose corpora are in a recorded state
+has the training that they were appended to, and no other one: its stages are those that the
+training began with. Without the record (remove the file) it would be a training on all of it, anew.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from common.config import from_json
+from common.errors import SteelError
+from common.files import make_folder, write_json
+from common.paths import display
+from tasks.acquire import AcquireConfig, acquire
+from tasks.core.artifacts import run_logger
+from tasks.core.manifest import StageResult
+from tasks.core.plan import Plan
+from tasks.core.stage import Context
+
+FOLDER = "refreshed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refreshed:
+    """A state of the corpora whose new part was appended to a training."""
+
+    acquired: str
+    """Key of the stage `acquire` for this state."""
+    run: str
+    """Key of the training."""
+    begun: str
+    """Key of `acquire` of the corpora that it began with."""
+    packed: str = ""
+    """Key of the packed new part; empty where nothing was new."""
+    request: str = ""
+    """Name of the request to the training."""
+    time: float = field(default_factory=time.time)
+    """Seconds since 1970."""
+
+    def write(self, store: Path) -> None:
+        """Record it."""
+        make_folder(store / FOLDER)
+        write_json(store / FOLDER / f"{self.acquired}.json", asdict(self))
+
+
+def read_record(store: Path, acquired: str) -> Refreshed | None:
+    """The record of a state of the corpora. Raises DataError for a damaged one."""
+    path = store / FOLDER / f"{acquired}.json"
+    return from_json(Refreshed, path) if path.is_file() else None
+
+
+def records_of(store: Path, run: str) -> Iterator[Refreshed]:
+    """The records of a training."""
+    for path in sorted((store / FOLDER).glob("*.json")):
+        record = from_json(Refreshed, path)
+        if record.run == run:
+            yield record
+
+
+def acquired_key(config: AcquireConfig, store: Path) -> str:
+    """Key of the corpora as they are now; nothing is acquired."""
+    plan = Context(store=store, tracker=None, plan=Plan())  # type: ignore[arg-type]
+    return acquire(config, context=plan).key
+
+
+def corpora_as_begun(config: AcquireConfig, context: Context) -> StageResult | None:
+    """The corpora that a training began with, if those of a configuration, as they are now, are in
+    it; else None."""
+    if not (context.store / FOLDER).is_dir():
+        return None
+    try:
+        record = read_record(context.store, acquired_key(config, context.store))
+    except SteelError:
+        return None  # said by the stage itself
+    if record is None:
+        return None
+    folder = context.store / "acquire" / record.begun
+    if not (folder / "manifest.json").is_file():
+        return None
+    result = StageResult.read(folder)
+    if context.plan is None:
+        run_logger().info(
+            "corpora: as the training %s began with them; what is new since was appended to it "
+            "(to train on all of them anew: remove %s)",
+            record.run,
+            display(context.store / FOLDER / f"{record.acquired}.json"),
+        )
+        context.tracker.reused("acquire corpora", result.key, result.manifest)
+        return result
+    return context.plan.add("acquire", "corpora", result.key, folder)
