@@ -17,7 +17,8 @@ from common.paths import display, resolve
 from flows.config import PipelineConfig
 from flows.graph import Pipeline
 from flows.preflight import preflight
-from flows.runs.session import Session, given, session
+from flows.runs.first_look import given
+from flows.runs.session import Session, session
 from flows.schedules.newest_run import newest_run, own_run
 from model.train.run.folder import JOB_FILE
 from tasks.checkpoint_scores.curves import points, read_records, rows_of

@@ -206,7 +206,7 @@ def evaluate_checkpoints(
 def refresh(
     config: fields.Config = SMOKE,
     run: fields.Pretraining = None,
-    steps: fields.AppendSteps = "keep",
+    length: fields.LengthWithMore = "keep",
     store: fields.Store = STORE,
     overrides: fields.Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
@@ -215,7 +215,7 @@ def refresh(
     read_first(config, overrides)
     from flows.schedules.refresh import refresh as refreshed
 
-    return refreshed(run, steps, config, store, overrides)
+    return refreshed(run, length, config, store, overrides)
 
 
 @flow(name="steel", flow_run_name=run_name)

@@ -246,7 +246,7 @@ def _refresh(arguments: argparse.Namespace) -> int:
     summary = run_flow(
         refresh,
         run=arguments.run_folder,
-        steps=arguments.steps,
+        length=arguments.steps,
         config=arguments.config,
         store=arguments.store,
         overrides=shown(arguments.overrides),

@@ -257,7 +257,7 @@ Pretraining = Annotated[
         "configuration makes.",
     ),
 ]
-AppendSteps = Annotated[
+LengthWithMore = Annotated[
     Literal["keep", "extend"],
     Entry(
         "Number of steps",

@@ -42,6 +42,7 @@ WORDS: Mapping[str, Callable[[Any], str]] = {
     "recipes": lambda value: f"{_list(value)} recipes",
     "steps": lambda value: f"{value:,} steps",
     "learning_rate": lambda value: f"lr {short_number(value)}",
+    "length": lambda value: "" if value == "keep" else "more steps",
     "routing": str,
     "mixture": str,
     "mixtures": lambda value: f"{len(value)} mixtures" if len(value) > 2 else _list(value),

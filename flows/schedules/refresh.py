@@ -22,7 +22,8 @@ from common.redaction import hidden_in_errors, redacted
 from flows.config import PipelineConfig
 from flows.graph import NO_SEARCH, Pipeline
 from flows.preflight import preflight_once
-from flows.runs.session import given, tracked
+from flows.runs.first_look import given
+from flows.runs.session import tracked
 from flows.schedules.newest_run import newest_run
 from model.data import PackedManifest
 from model.train.run.client import RequestResult, RunClient

@@ -31,6 +31,7 @@ DEPLOYMENTS = {
     "dpo",
     "evaluate",
     "evaluate-checkpoints",
+    "refresh",
     "kernel-ablation",
     "ffn-ablation",
     "data-ablation",
