@@ -65,7 +65,7 @@ def evaluate_checkpoints(
 def _nothing_new(
     run: str | None, file: str, store: Path, overrides: list[str]
 ) -> dict[str, Any] | None:
-    """What to return where every checkpoint of the pretraining is measured, or, if none is named,
+    """The result where every checkpoint of the pretraining is measured, or, if none is named,
     none has begun; None where there is something to do. Nothing is recorded for it in MLflow."""
     config = preflight(file, given(overrides), store)
     found = PretrainingRun.find(store, run) if run else newest_run(config, store)

@@ -44,7 +44,7 @@ from tasks.hold_out import HoldOutConfig, hold_out
 from tasks.normalize import normalize
 from tasks.pack import pack
 from tasks.pretrain import pretrain
-from tasks.refresh.records import corpora_as_begun
+from tasks.refresh.records import acquired_corpora
 from tasks.report import report
 from tasks.sft import needed_sets, sft
 
@@ -114,10 +114,7 @@ class Pipeline:
         training, those that it began with."""
         if not self.config.corpora:
             raise ConfigError("this configuration has no `corpora`")
-        config = self.config.acquire("corpora")
-        if (begun := corpora_as_begun(config, self.context)) is not None:
-            return begun
-        return acquire(config, context=self.context, label="corpora")
+        return acquired_corpora(self.config.acquire("corpora"), self.context)
 
     def sft_data(self, mixture: str) -> dict[str, StageResult]:
         """Raw SFT sets of a mixture."""

@@ -210,8 +210,7 @@ def refresh(
     store: fields.Store = STORE,
     overrides: fields.Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
-    """What is new in the corpora, cleaned, packed and appended to a running or stopped
-    pretraining."""
+    """Append new texts of the corpora, cleaned and packed, to a running or stopped pretraining."""
     read_first(config, overrides)
     from flows.schedules.refresh import refresh as refreshed
 

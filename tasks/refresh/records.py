@@ -68,9 +68,14 @@ def acquired_key(config: AcquireConfig, store: Path) -> str:
     return acquire(config, context=plan).key
 
 
-def corpora_as_begun(config: AcquireConfig, context: Context) -> StageResult | None:
-    """The corpora that a training began with, if those of a configuration, as they are now, are in
-    it; else None."""
+def acquired_corpora(config: AcquireConfig, context: Context) -> StageResult:
+    """The corpora of a configuration, or those that a training began with, if all that is new since
+    was appended to it."""
+    begun = _as_begun(config, context)
+    return acquire(config, context=context, label="corpora") if begun is None else begun
+
+
+def _as_begun(config: AcquireConfig, context: Context) -> StageResult | None:
     if not (context.store / FOLDER).is_dir():
         return None
     try:

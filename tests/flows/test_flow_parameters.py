@@ -35,7 +35,7 @@ def parameters(flow: Flow[..., Any]) -> Mapping[str, Any]:
 
 
 def test_there_is_a_flow_for_every_deployment() -> None:
-    assert len(FLOWS) == 12
+    assert len(FLOWS) == 13
 
 
 @pytest.mark.parametrize("name", FLOWS)

@@ -1,4 +1,4 @@
-"""What was changed on a server stays when prefect.yaml is registered again, new or not."""
+"""Changes made on a server stay when prefect.yaml is registered again, new or not."""
 
 from typing import Any
 

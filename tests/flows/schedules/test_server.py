@@ -71,12 +71,16 @@ class Server:
         """Answer of the server's API; None for a PATCH."""
         if not method:
             return request(f"{self.api}/{path}", body, seconds=120)
-        answer = httpx.request(method, f"{self.api}/{path}", json=body, timeout=120)
-        answer.raise_for_status()
+        while True:  # 503: its database is locked, on a busy machine
+            answer = httpx.request(method, f"{self.api}/{path}", json=body, timeout=120)
+            if answer.status_code != 503:
+                answer.raise_for_status()
+                break
+            time.sleep(1)
         return None
 
     def deployment(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.ask("deployments/name/steel/tiny")
+        found: dict[str, Any] = self.ask("/".join(("deployments", "name", "steel", "tiny")))
         return found
 
 
