@@ -23,7 +23,8 @@ from common.paths import display
 from common.processes import RunStopped
 from model.entry.launch import GRACE_SECONDS
 from model.train.distributed.gpus import num_gpus
-from tasks.core.artifacts import Logger, ProgressReporter
+from tasks.core.artifacts import Logger
+from tasks.core.progress import ProgressReporter
 from tasks.core.waiting.devices import Given, cores_for_children
 
 POLL_SECONDS = 0.5

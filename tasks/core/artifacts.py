@@ -1,4 +1,4 @@
-"""Output of a stage in Prefect: log lines, artifacts, a progress bar.
+"""Output of a stage in Prefect: log lines and artifacts (progress/ has the bar).
 
 Outside of a flow run (tests, scripts) lines go to the logger `steel` and artifacts nowhere. A
 server that cannot take an artifact never stops a stage.
@@ -7,7 +7,6 @@ server that cannot take an artifact never stops a stage.
 import functools
 import logging
 import sys
-import time
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
@@ -65,7 +64,7 @@ ARTIFACT_SECONDS = 15.0
 """Longest wait for Prefect to take an artifact."""
 _outage = Outage()
 
-Kind = Literal["table", "markdown", "progress", "new progress"]
+Kind = Literal["table", "markdown", "link", "progress", "new progress"]
 
 
 def publish_artifact(log: Logger, kind: Kind, **kwargs: Any) -> Any:
@@ -77,6 +76,7 @@ def publish_artifact(log: Logger, kind: Kind, **kwargs: Any) -> Any:
     create: dict[str, Any] = {
         "table": artifacts.create_table_artifact,
         "markdown": artifacts.create_markdown_artifact,
+        "link": artifacts.create_link_artifact,
         "progress": artifacts.create_progress_artifact,
         "new progress": artifacts.update_progress_artifact,
     }
@@ -88,51 +88,6 @@ def publish_artifact(log: Logger, kind: Kind, **kwargs: Any) -> Any:
         return None
     _outage.worked()
     return made
-
-
-class ProgressReporter:
-    """One log line every `LINE_SECONDS`, one artifact update every `ARTIFACT_SECONDS`."""
-
-    LINE_SECONDS = 10.0
-    ARTIFACT_SECONDS = 5.0
-
-    def __init__(self, stage: str, log: Logger) -> None:
-        self.stage, self.log = stage, log
-        self.started = self.last_line = self.last_artifact = time.monotonic()
-        self.first: float | None = None
-        self.artifact: Any = None
-
-    def update(self, done: float, total: float, what: str) -> None:
-        now = time.monotonic()
-        self.first = done if self.first is None else self.first
-        fraction = min(1.0, done / total) if total > 0 else 0.0
-        finished = fraction >= 1.0
-        if now - self.last_line >= self.LINE_SECONDS:
-            self.last_line = now
-            seconds = self.seconds_left(done, total)
-            left = "" if seconds is None else f", {seconds:.0f} s left"
-            self.log.info("%s: %.0f %%%s %s", self.stage, 100 * fraction, left, what)
-        if now - self.last_artifact >= self.ARTIFACT_SECONDS or (finished and self.artifact):
-            self.last_artifact = now
-            percent = round(100 * fraction, 1)
-            if self.artifact is None:
-                self.artifact = publish_artifact(
-                    self.log,
-                    "progress",
-                    key=artifact_key(f"{self.stage} progress"),
-                    progress=percent,
-                    description=f"How far {self.stage} is",
-                )
-            else:
-                publish_artifact(
-                    self.log, "new progress", artifact_id=self.artifact, progress=percent
-                )
-
-    def seconds_left(self, done: float, total: float) -> float | None:
-        """Estimate of the time until all is done; None as long as it would be a guess."""
-        if self.first is None or done - self.first <= 0.02 * total:
-            return None
-        return (total - done) * (time.monotonic() - self.started) / (done - self.first)
 
 
 class StageTask:

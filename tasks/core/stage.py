@@ -29,7 +29,6 @@ from common.provenance import git_commit, software_versions
 from common.redaction import hidden_in_errors, recorded
 from tasks.core.artifacts import (
     Logger,
-    ProgressReporter,
     StageTask,
     artifact_key,
     flow_run_id,
@@ -54,6 +53,7 @@ from tasks.core.manifest import (
     tidy,
 )
 from tasks.core.plan import Plan
+from tasks.core.progress import ProgressReporter
 from tasks.core.results.in_use import Uses
 from tasks.core.waiting import StageWait, tell_progress
 
@@ -124,7 +124,7 @@ class StageRun:
     """Seconds for which it has waited for devices."""
     saved: Callable[[], str] | None = None
     """Says what a stage that trains has saved so far, as in `saved step 70`."""
-    _progress: "ProgressReporter | None" = None
+    _progress: ProgressReporter | None = None
     _percent: int = 0
     _lock: StageLock | None = None
     _told: float = 0.0
@@ -161,21 +161,32 @@ class StageRun:
         """Record JSON values in the manifest's `notes`."""
         self.notes.update(values)
 
-    def progress(self, done: float, total: float, what: str = "") -> None:
+    def progress(
+        self, done: float, total: float, what: str = "", seconds_left: float | None = None
+    ) -> None:
         """Say how far the stage is. Call it as often as you like: it is throttled here.
 
+        done, total: in any unit; seconds_left: where the stage knows better than its pace tells.
         Raises StageError when another process has taken the stage over.
         """
         self.check_lock()
         if total > 0:
             self._percent = min(100, int(100 * done / total))
-        if self._progress is None:
-            self._progress = ProgressReporter(self.stage, self.log)
-        self._progress.update(done, total, what)
+        reporter = self._reporter()
+        reporter.update(done, total, what, seconds_left)
         if time.monotonic() - self._told >= TELL_SECONDS:
             self._told = time.monotonic()
-            left = self._progress.seconds_left(done, total)
+            left = reporter.seconds_left(done, total) if seconds_left is None else seconds_left
             tell_progress(self.folder, done, total, what, left)
+
+    def _reporter(self) -> ProgressReporter:
+        if self._progress is None:
+            self._progress = ProgressReporter(self.stage, self.log)
+        return self._progress
+
+    def done(self) -> None:
+        """Say that the stage has done all: its progress ends at 100 %."""
+        self._reporter().finish()
 
     def check_lock(self) -> None:
         """Raise StageError when another process has taken the stage over."""
@@ -313,6 +324,7 @@ def stage(
                     publish(partial, folder, manifest, check=lock.check)
                     context.uses.hold(folder)
                     track.manifest(manifest)
+                    run.done()
             log.info("%s: done in %.0f s", title, run.counts["seconds"])
             return StageResult.read(folder, reused=False)
 

@@ -23,6 +23,7 @@ from model.entry.launch import GRACE_SECONDS, Nodes, environment
 from model.train.checkpoint.folders import complete_checkpoints, read_marker
 from model.train.run.folder import METRICS_FILE
 from model.train.run.metrics import newest_lines
+from tasks.core.progress.child_log import ChildLog
 from tasks.core.stage import StageRun
 from tasks.core.waiting.devices import devices_for
 
@@ -88,10 +89,15 @@ def torchrun(
         ) as child,
     ):
         follower = _StepProgress(run, metrics, total_steps)
-        while child.poll() is None:
+        lines = ChildLog(path.with_suffix(".log"), run.log, run.stage)
+        try:
+            while child.poll() is None:
+                follower.poll()
+                lines.poll()
+                time.sleep(POLL_SECONDS)
             follower.poll()
-            time.sleep(POLL_SECONDS)
-        follower.poll()
+        finally:
+            lines.close()
     if child.poll() != 0:
         raise child.failure(f"{run.stage}: {module}")
 
@@ -106,6 +112,7 @@ class _StepProgress:
 
     def __init__(self, run: StageRun, metrics: Path, total: int | Callable[[], int] | None) -> None:
         self.run, self.metrics, self.total = run, metrics, total
+        self.began = time.time()
         self.size = 0
 
     def poll(self) -> None:
@@ -114,15 +121,26 @@ class _StepProgress:
         size = self.metrics.stat().st_size
         if size == self.size:
             return
-        self.size, records = size, newest_lines(self.metrics)
+        self.size = size
+        # Those of an earlier session say nothing of this one's speed.
+        records = [r for r in newest_lines(self.metrics) if r["time"] >= self.began]
         if not records:
             return
-        losses = [(r["step"], r["metrics"]) for r in records if "train/loss" in r["metrics"]]
         total = self.total() if callable(self.total) else self.total
         step = records[-1]["step"]
-        what = f"step {step}/{total}"
-        if losses:
-            logged, metrics = losses[-1]
-            what += f", loss {metrics['train/loss']:.3f}"
-            what += f" in step {logged}" if logged != step else ""  # a validation is of a later one
-        self.run.progress(step, total, what)
+        measured = [(r["step"], r["metrics"]) for r in records if "train/loss" in r["metrics"]]
+        if not measured:
+            self.run.progress(step, total, f"step {step}/{total}")
+            return
+        logged, metrics = measured[-1]
+        what = [f"step {step}/{total}", f"loss {metrics['train/loss']:.3f}"]
+        what[-1] += f" in step {logged}" if logged != step else ""  # a validation is of a later one
+        if speed := metrics.get("perf/tokens_per_second"):
+            what.append(f"{speed:,.0f} tokens/s")
+        if "perf/mfu" in metrics:
+            what.append(f"MFU {100 * metrics['perf/mfu']:.1f} %")
+        elif "perf/mfu_measured_peak" in metrics:  # of a device without a datasheet's figure
+            what.append(f"MFU {100 * metrics['perf/mfu_measured_peak']:.0f} % of measured peak")
+        # As the trainer says, from the steps of this session alone.
+        left = metrics.get("perf/seconds_left") if logged == step else None
+        self.run.progress(step, total, ", ".join(what), left)

@@ -20,7 +20,8 @@ from common.processes import RunStopped
 from common.redaction import install
 from flows.runs.prefect_run import bound_the_end, remembered, run_flow
 from flows.runs.session import tracked
-from tasks.core.artifacts import ProgressReporter, run_logger
+from tasks.core.artifacts import run_logger
+from tasks.core.progress import ProgressReporter
 
 
 @task
