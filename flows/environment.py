@@ -57,6 +57,9 @@ DEFAULTS = {
     # SQLite on a busy disk: wait for the lock rather than fail a run.
     "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
     "PREFECT_LOGGING_LEVEL": "INFO",
+    # `prefect deployment run … --watch` shows lines of the log, and not only events.
+    "PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED": "true",
+    "PREFECT_SERVER_LOGS_STREAM_PUBLISHING_ENABLED": "true",
     # A server that is gone costs its record and no time: three attempts within some ten seconds.
     "PREFECT_CLIENT_MAX_RETRIES": "2",
     "PREFECT_API_REQUEST_TIMEOUT": "30",

@@ -73,26 +73,27 @@ def test_ranks_get_the_config_and_their_world(run: StageRun, num_processes: int)
 
 
 def test_progress_says_of_which_step_a_loss_is(tmp_path: Path) -> None:
-    told: list[tuple[int, int, str]] = []
+    told: list[tuple[int, int, str, float | None]] = []
     run = cast("StageRun", SimpleNamespace(progress=lambda *what: told.append(what)))
     metrics = tmp_path / METRICS_FILE
+    sink = JsonlSink(metrics)
+    sink.log(11, {"train/loss": 9.0, "perf/seconds_left": 1.0})  # of an earlier session
     follower = _torchrun._StepProgress(run, metrics, lambda: 13)
     follower.poll()
-    sink = JsonlSink(metrics)
     for step, values in (
-        (10, {"train/loss": 2.5}),
+        (10, {"train/loss": 2.5, "perf/tokens_per_second": 1234.5, "perf/seconds_left": 6.0}),
         (12, {"validation/loss": 3.0}),
-        (13, {"train/loss": 2.25}),
+        (13, {"train/loss": 2.25, "perf/mfu": 0.315}),
         (13, {"perf/checkpoint_stall_seconds": 0.1}),
     ):
         sink.log(step, values)
         follower.poll()
         follower.poll()  # nothing new, nothing said
     assert told == [
-        (10, 13, "step 10/13, loss 2.500"),
-        (12, 13, "step 12/13, loss 2.500 in step 10"),
-        (13, 13, "step 13/13, loss 2.250"),
-        (13, 13, "step 13/13, loss 2.250"),
+        (10, 13, "step 10/13, loss 2.500, 1,234 tokens/s", 6.0),
+        (12, 13, "step 12/13, loss 2.500 in step 10, 1,234 tokens/s", None),
+        (13, 13, "step 13/13, loss 2.250, MFU 31.5 %", None),
+        (13, 13, "step 13/13, loss 2.250, MFU 31.5 %", None),
     ]
 
 
