@@ -24,6 +24,7 @@ from flows.graph import TARGETS, Pipeline, Target
 from flows.preflight import preflight_once
 from flows.runs.first_look import given as given
 from flows.runs.first_look import shown as shown
+from flows.runs.pages import show_pages
 from flows.runs.prefect_run import watchdog
 from tasks.core.artifacts import publish_artifact, run_logger, shorten_user_errors
 from tasks.core.stage import Context, StageResult, plain
@@ -125,6 +126,7 @@ def tracked(name: str, store: Path, config: Mapping[str, Any]) -> Iterator[Conte
     try:
         with hidden_in_errors():
             yield Context(store=store, tracker=tracker)
+        show_pages(name, store, tracker.stages)
         status = "FINISHED"
     except Exception:
         status = "FAILED"

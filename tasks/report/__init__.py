@@ -21,8 +21,11 @@ from typing import TYPE_CHECKING
 from common.config import StageConfig, errors_of
 from common.errors import SteelError
 from common.files import write_text
+from common.paths import display
+from tasks.core.artifacts import publish_artifact
 from tasks.core.paper.tables import load_paper, paper_files
 from tasks.core.stage import StageResult, StageRun, stage
+from tasks.report.in_prefect import artifact_text
 from tasks.report.results import result_rows, result_table
 
 if TYPE_CHECKING:
@@ -105,6 +108,15 @@ def report(
     rows = result_rows(data.results)
     if rows:
         run.table("results", [dict(row) for row in rows], "Accuracy with 95 % interval")
+    final = run.folder.with_suffix("") / pages[0].name
+    first = pages[0].with_suffix(".md").read_text("utf-8")
+    publish_artifact(
+        run.log,
+        "markdown",
+        key="report",
+        description=f"Report of {data.name}",
+        markdown=artifact_text(first, run.folder, display(final)),
+    )
     run.note(pipeline=data.name)
     run.count(pictures=len(pictures), models=len(data.results), numbers=len(numbers.by_id))
     for path in (*pages, *(page.with_suffix(".md") for page in pages)):
