@@ -1,6 +1,6 @@
 """The commands of `steel`, one module for each group.
 
-    pipeline.py    run, check, report, trace, …    a configuration and its results
+    pipeline.py    run, start, check, report, …    a configuration and its results
     planning.py    plan                            what a configuration will take
     ablations.py   mixture-, kernel-, … -ablation  runs that differ in one thing
     data.py        verify, verify-order, review    proofs about what lies in a store, verdicts on it

@@ -10,6 +10,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "steel run deployments/smoke.yaml --set pretrain.steps=60 --set pretrain.seed=2",
         "steel run deployments/real-sample.yaml --fraction 0.01",
     ),
+    "start": (
+        "steel start pretrain -p steps=60",
+        "steel start sft -p mixture=smoke-chinese --name first-try --no-watch",
+    ),
     "check": ("steel check deployments/steel-1b.yaml", "steel check deployments/smoke.yaml --plan"),
     "plan": (
         "steel plan deployments/steel-1b.yaml --gpu h100 --count 8",

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows.commands import DONE, add_options, choices, print_table
+from flows.commands import DONE, FAILED, add_options, choices, print_table
 from flows.commands.chat import MODEL_HELP
 from flows.environment import MLFLOW_URI, PREFECT_API, running_services
 
@@ -21,6 +21,24 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     add_options(run, "store", "set", "fraction", "limit", "json")
     run.set_defaults(run=_run)
+
+    start = commands.add_parser(
+        "start", help="start a run of a deployment on the server of `make up`, and watch it"
+    )
+    start.add_argument("deployment", metavar="NAME", help="as in prefect.yaml: pretrain, sft, …")
+    start.add_argument(
+        "-p",
+        "--param",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="a field of its form; may be given several times",
+    )
+    start.add_argument("--name", help="of the run (default: a telling one)")
+    start.add_argument(
+        "--no-watch", action="store_true", help="do not wait for its end and show its log"
+    )
+    start.set_defaults(run=_start)
 
     check = commands.add_parser(
         "check", help="list all that is wrong with a configuration or its data"
@@ -107,6 +125,34 @@ def _run(arguments: argparse.Namespace) -> int:
     else:
         _show(summary)
     return DONE
+
+
+def _start(arguments: argparse.Namespace) -> int:
+    import os
+    import subprocess
+
+    from common.child import python
+    from common.errors import ConfigError
+    from common.redaction import redact
+    from flows.environment import ROOT, answers
+
+    url = os.environ.get("PREFECT_API_URL") or PREFECT_API
+    if not answers(url, 10):
+        raise ConfigError(
+            f"no Prefect server answers at {redact(url)}: start it with `make up` (or correct "
+            "PREFECT_API_URL). Without a server, `steel run CONFIG.yaml --stages …` does the same "
+            "here and now"
+        )
+    options = [option for field in arguments.param for option in ("-p", field)]
+    options += ["--flow-run-name", arguments.name] if arguments.name else []
+    options += [] if arguments.no_watch else ["--watch"]
+    name = f"steel/{arguments.deployment.removeprefix('steel/')}"
+    done = subprocess.run(
+        python("prefect", "deployment", "run", name, *options),
+        cwd=ROOT,
+        env={**os.environ, "PREFECT_API_URL": url},
+    )
+    return DONE if done.returncode == 0 else FAILED
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

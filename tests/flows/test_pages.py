@@ -21,14 +21,14 @@ STAGES = [
     [("sqlite:///store/mlflow.db", MLFLOW_URI), ("http://lab:5000/", "http://lab:5000")],
 )
 def test_the_pages_of_a_run_are_named(tmp_path: Path, uri: str, address: str) -> None:
-    for stage, file in (("pretrain/0a1b", "pretrain.log"), ("report/2c3d", "report.html")):
+    for stage, file in (("pretrain/0a1b", "ranks.log"), ("report/2c3d", "report.html")):
         (tmp_path / stage).mkdir(parents=True)
         (tmp_path / stage / file).touch()
     text = pages("smoke", tmp_path, STAGES, uri, LINKS)
     assert f"({address}/{LINKS[MODELS]})" in text
     assert f"`{tmp_path / 'report/2c3d/report.html'}`" in text
     row = next(line for line in text.splitlines() if line.startswith("| pretrain smoke"))
-    assert "`pretrain.log`" in row and "pretrain/0a1b" in row
+    assert "`ranks.log`" in row and "pretrain/0a1b" in row
     assert ("make up" in text) == (address == MLFLOW_URI)
 
 

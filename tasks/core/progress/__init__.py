@@ -1,4 +1,4 @@
-"""How far a stage is, in Prefect: lines of the log, a progress bar, the lines of its processes.
+"""Progress of a stage in Prefect: lines of the log, a bar, the lines of its processes.
 
 reporter.py     lines and the bar, at a pace that a month's run does not flood the database with
 child_log.py    lines of rank 0 from the log of all ranks

@@ -18,6 +18,8 @@ LONGEST_SECONDS = 600.0
 """Between two lines, or two changes of the bar, of a stage that goes on."""
 WINDOW_SECONDS = 120.0
 """Of which the speed is taken: not of what an earlier session did."""
+SHORT_SECONDS = 5.0
+"""Length of a stage that ends before anybody would look at a bar."""
 POINTS = 5.0
 """Percentage points that change the bar ahead of time."""
 
@@ -69,8 +71,10 @@ class ProgressReporter:
             self._show(percent, f"{self.stage}: {text} {what}")
 
     def finish(self, what: str = "") -> None:
-        """Show that all is done: the bar ends at 100 %."""
+        """Show that all is done: the bar ends at 100 %. A stage of a moment gets none."""
         age = time.monotonic() - self.started
+        if self.artifact is None and age < SHORT_SECONDS:
+            return
         self._show(100.0, f"{self.stage}: done in {duration(age)} {what}")
 
     def seconds_left(self, done: float, total: float) -> float | None:

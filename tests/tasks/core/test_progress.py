@@ -34,7 +34,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def artifacts(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What is shown in Prefect."""
+    """Artifacts as Prefect gets them."""
     shown: list[dict[str, Any]] = []
 
     def publish(log: Any, kind: str, **kwargs: Any) -> str:
@@ -92,9 +92,18 @@ def test_the_bar_ends_at_100_percent(
     for step in range(updates):
         clock.now += 20
         progress.update(step, 100, "")
+    clock.now += 20
     progress.finish()
     assert artifacts[-1]["progress"] == 100
     assert "done in" in artifacts[-1]["description"]
+
+
+def test_a_stage_of_a_moment_has_no_bar(clock: Clock, artifacts: list[dict[str, Any]]) -> None:
+    progress = ProgressReporter("acquire", LOG)
+    clock.now += 1
+    progress.update(1, 1, "")
+    progress.finish()
+    assert artifacts == []
 
 
 def test_the_time_that_is_left_is_that_of_this_session(
