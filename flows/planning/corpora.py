@@ -10,7 +10,7 @@ those of the source's family (data_recipes/paper/sizes.yaml).
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from flows.config import PipelineConfig
 from flows.planning.sizes import FamilyRatios, known_sizes
 from tasks.core.manifest import StageResult
 from tasks.core.plan import PlannedStage
+from tasks.core.store import newest_first
 
 CORPORA: DatasetKind = "corpora"
 
@@ -134,7 +135,7 @@ def _stored(
 def _measured_ratios(store: Path) -> dict[str, FamilyRatios]:
     """Ratios of each source that was ever packed in a store, from its newest run."""
     found: dict[str, FamilyRatios] = {}
-    for packed in finished(store, "pack"):
+    for packed in newest_first(store, "pack"):
         cleaned = _input(store, "clean", packed.manifest["inputs"].get("cleaned"))
         rows = packed.manifest["notes"].get("sources")
         if cleaned is None or not isinstance(rows, Mapping):
@@ -167,14 +168,6 @@ def _raw_folder(store: Path, cleaned: StageResult, name: str) -> Path | None:
         return None
     folder = store / "acquire" / str(normalized.manifest["inputs"].get("raw")) / name
     return folder if folder.is_dir() else None
-
-
-def finished(store: Path, stage: str) -> Iterator[StageResult]:
-    """Finished stages of one name, newest first; damaged ones are passed over."""
-    paths = [p for p in store.glob(f"{stage}/*/manifest.json") if p.parent.suffix != ".partial"]
-    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
-        with contextlib.suppress(SteelError):
-            yield StageResult.read(path.parent)
 
 
 def _input(store: Path, stage: str, key: object) -> StageResult | None:

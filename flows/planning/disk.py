@@ -9,7 +9,7 @@ from pathlib import Path
 from common.errors import SteelError
 from flows.config import PipelineConfig
 from flows.planning.corpora import Source
-from model.cost.training import Training
+from model.cost.training import MOMENTS, Training, checkpoint_bytes
 from tasks.core.manifest import StageResult
 from tasks.core.plan import PlannedStage
 
@@ -22,8 +22,6 @@ INDEX = 1.1
 WIDE_IDS = 65_536
 """Vocabulary above which an id takes 4 bytes instead of 2."""
 FP32 = 4
-MOMENTS = 3
-"""Weights, and AdamW's two moments: tensors of a checkpoint for each of the model's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +58,8 @@ def disk_of(
                 stages, ("sft", "dpo"), f"models of {len(tuned)} fine-tunings", weights * len(tuned)
             )
         ]
-        rows += [_estimated("checkpoints of a fine-tuning", 3 * MOMENTS * weights, lasting=False)]
+        three = 3 * (1 + MOMENTS) * weights
+        rows += [_estimated("checkpoints of a fine-tuning", three, lasting=False)]
     return rows
 
 
@@ -93,21 +92,13 @@ def _pretraining(
     config: PipelineConfig, stages: Sequence[PlannedStage], training: Training, weights: float
 ) -> list[DiskUse]:
     assert config.pretrain is not None
-    saved = config.pretrain.checkpoints
-    for_good = training.steps // saved.keep_every if saved.keep_every else 0
-    reached = max(1, training.steps // saved.interval)
-    last = min(saved.keep_last + 1, reached + 1)
-    best = min(saved.keep_best, reached)
-    one = MOMENTS * weights
-    exports = for_good + best if saved.export else 0
+    saved = checkpoint_bytes(config.pretrain.settings, training.steps, weights)
+    one = (1 + MOMENTS) * weights
     rows = [
-        _estimated(f"checkpoints: last {last}, best {best}", (last + best) * one),
-        _estimated("checkpoint that is being written", one, lasting=False),
-        _estimated("exports as Transformers folders", exports * weights),
+        *(_estimated(what, size) for what, size in saved.items() if size),
         _estimated("the last model", weights),
+        _estimated("checkpoint that is being written", one, lasting=False),
     ]
-    if for_good:
-        rows.insert(1, _estimated(f"checkpoints kept for good: {for_good}", for_good * one))
     measured = _measured(stages, ("pretrain",))
     return (
         rows if measured is None else [DiskUse(what="pretrain", bytes=measured, basis="measured")]

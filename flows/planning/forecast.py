@@ -9,20 +9,20 @@ from flows.config import PipelineConfig
 from flows.graph import planned
 from flows.planning.cautions import cautions_of
 from flows.planning.changes import Change, changes
-from flows.planning.corpora import Source, finished, sources_of, trained_on
+from flows.planning.corpora import Source, sources_of, trained_on
 from flows.planning.disk import DiskUse, disk_of, free_bytes
 from flows.planning.trainings import (
     Finetuning,
-    Speed,
     cpu_ranks,
     finetunings_of,
     pretraining_of,
-    speed_of,
     vocabulary_of,
 )
 from model.cost.gpus import GPUS, Gpu
 from model.cost.training import ASSUMED_MFU, Hours, Training, hours_on
 from tasks.core.plan import PlannedStage
+from tasks.core.store import newest_first
+from tasks.pretrain.predicted import Speed, speed_of
 
 SCHEMA = 1
 """Of the JSON. A field that is added leaves it; one that changes its meaning raises it."""
@@ -226,7 +226,7 @@ def _hours_by_stage(
 def _seconds(stage: PlannedStage, store: Path) -> float | None:
     """Seconds that a stage took, or the newest one of its name and label in the store."""
     label = stage.stage.removeprefix(stage.name).strip()
-    for result in finished(store, stage.name):
+    for result in newest_first(store, stage.name):
         same = result.key == stage.key or (
             stage.state != "finished" and result.manifest["label"] == label
         )

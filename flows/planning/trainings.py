@@ -3,18 +3,14 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from statistics import fmean
 
 from common.errors import SteelError
 from corpus.chats.recipes import Mixture, load_mixture, load_set
 from flows.config import PipelineConfig
-from flows.planning.corpora import Source, available_tokens, finished
+from flows.planning.corpora import Source, available_tokens
 from flows.planning.sizes import known_sizes
 from model.cost.training import Training, forecast
 from model.train.finetune.config import FinetuneSettings
-from model.train.run.folder import METRICS_FILE
-from model.train.run.metrics import read_metrics
 from tasks.core.manifest import StageResult
 from tasks.core.plan import PlannedStage
 from tasks.pretrain import CPU_PROCESSES
@@ -43,18 +39,6 @@ class Finetuning:
     """Of all tokens; of DPO with the reference's."""
     basis: str
     """`measured` or `estimated`, and from what."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Speed:
-    """Share of the peak, or speed, that a store's trainings reached."""
-
-    mfu: float | None
-    """Share of a datasheet's peak; None: none was measured on a GPU."""
-    flops_per_second: float | None
-    """FLOP/s of all processes of the newest pretraining on this machine's CPU."""
-    source: str
-    """The run that it was measured in."""
 
 
 def vocabulary_of(config: PipelineConfig, stages: Sequence[PlannedStage]) -> tuple[int, str]:
@@ -219,32 +203,3 @@ def _drawn(mixture: Mixture) -> int | None:
         if n in pooled
     ]
     return round(sum(outside.values()) + sum(limited))
-
-
-def speed_of(store: Path) -> Speed:
-    """Speed that trainings and measurements in a store reached, by the newest that says it."""
-    for result in finished(store, "pretrain"):
-        lines = read_metrics(result.folder / METRICS_FILE)
-        shares = [m["perf/mfu"] for line in lines if (m := line["metrics"]).get("perf/mfu")]
-        if shares:
-            return Speed(mfu=fmean(shares), flops_per_second=None, source=f"pretrain {result.key}")
-    for result in finished(store, "throughput"):
-        share = result.manifest["counts"].get("mfu_datasheet")
-        if share:
-            return Speed(mfu=share, flops_per_second=None, source=f"throughput {result.key}")
-    for result in finished(store, "pretrain"):
-        reached = _cpu_speed(result)
-        if reached:
-            return Speed(mfu=None, flops_per_second=reached, source=f"pretrain {result.key}")
-    return Speed(mfu=None, flops_per_second=None, source="")
-
-
-def _cpu_speed(result: StageResult) -> float | None:
-    lines = read_metrics(result.folder / METRICS_FILE)
-    found = [
-        m["perf/tflops_per_device"]
-        for line in lines
-        if "perf/tflops_per_device" in (m := line["metrics"])
-    ]
-    ranks = result.manifest["notes"].get("num_processes")
-    return 1e12 * fmean(found) * ranks if found and ranks else None

@@ -21,6 +21,8 @@ from model.train.model_settings import architecture_of, model_config
 ASSUMED_MFU = 0.40
 """Share of the datasheet's peak that is assumed where none was measured. The paper's Table 2 has
 0.33 to 0.47 of an A100's (model of 1.84 B parameters, 10,500 to 15,000 tokens a second)."""
+MOMENTS = 2
+"""Tensors of AdamW's state of each weight."""
 MFU_RANGE = (0.30, 0.50)
 """Between these most trainings lie that were tuned for their machine, and those that were not."""
 
@@ -182,6 +184,30 @@ def hours_on(
         memory_gib=gpu.memory_gib,
         fits=None if total is None else total <= gpu.memory_gib * 2**30,
     )
+
+
+def checkpoint_bytes(settings: PretrainSettings, steps: int, weights: float) -> dict[str, float]:
+    """Bytes that a pretraining leaves beside its last model: its checkpoints and exports.
+
+    A checkpoint holds fp32 weights and AdamW's two moments; an export is counted in fp32.
+
+    Args:
+        settings: of the run.
+        steps: that it makes.
+        weights: bytes of the model in fp32.
+    """
+    saved = settings.checkpoints
+    for_good = steps // saved.keep_every if saved.keep_every else 0
+    reached = steps // saved.interval
+    extra = 1 if steps % saved.interval else 0  # the last step's, which takes no other's place
+    last = min(saved.keep_last, reached) + extra
+    best = min(saved.keep_best, reached) if settings.eval_interval else 0
+    checkpoint = (1 + MOMENTS) * weights
+    return {
+        f"checkpoints: last {last}, best {best}": (last + best) * checkpoint,
+        f"checkpoints kept for good: {for_good}": for_good * checkpoint,
+        "exports as Transformers folders": (for_good + best) * weights if saved.export else 0.0,
+    }
 
 
 def own_architecture(settings: PretrainSettings, vocabulary: int) -> SteelArchitecture | None:

@@ -1,5 +1,6 @@
 """The store as a whole: find stages in it, verify every byte, list the reports."""
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -8,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common.errors import DataError
+from common.errors import DataError, SteelError
 from common.files import PARTIAL, hashing_threads, md5_of_file
 from common.paths import ROOT, display, is_system_folder, resolve
 from common.reading.files import shown_path
@@ -117,6 +118,14 @@ def named_packed(store: Path, words: str) -> Path:
         if place.exists():
             return place
     return find_stage(store, words, ("pack",), what="packed data").folder
+
+
+def newest_first(store: Path, stage: str) -> Iterator[StageResult]:
+    """Finished stages of one name, newest first; damaged ones are passed over."""
+    paths = [p for p in store.glob(f"{stage}/*/manifest.json") if p.parent.suffix != ".partial"]
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
+        with contextlib.suppress(SteelError):
+            yield StageResult.read(path.parent)
 
 
 def find_packed(store: Path, data: str) -> Path:

@@ -29,6 +29,7 @@ from tasks.core.stage import StageResult, StageRun, stage
 from tasks.core.torchrun import torchrun
 from tasks.pretrain import appends
 from tasks.pretrain.appends import AppendConfig
+from tasks.pretrain.predicted import predict
 
 CPU_PROCESSES = 2
 
@@ -138,6 +139,14 @@ def pretrain(run: StageRun, config: PretrainConfig, *, packed: StageResult) -> N
     client = RunClient(run.folder, settings, manifest, running=False)
     appends.request(run, client, config.append)
     ranks = config.ranks_per_node()
+    predict(
+        run,
+        settings,
+        vocabulary=manifest.vocab_size,
+        steps=client.plan.initial_steps,
+        ranks=ranks * config.machines().num,
+        ranks_per_node=ranks,
+    )
     job = PretrainJob(settings=settings, packed=str(packed.folder), output=str(run.folder))
     torchrun(
         run,

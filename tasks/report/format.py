@@ -9,6 +9,7 @@ from tasks.report.sections.adjusted import adjusted_section
 from tasks.report.sections.cost import cost_section
 from tasks.report.sections.data import data_section
 from tasks.report.sections.paper import paper_section
+from tasks.report.sections.plan import plan_section
 from tasks.report.sections.provenance import provenance_section
 from tasks.report.sections.results import results_section
 from tasks.report.sections.summary import summary_section
@@ -51,6 +52,7 @@ def format_report(
         "cost": cost_section(data, say),
         "training": training_section(data, picture, say),
         "data": data_section(data, picture, say),
+        "plan": plan_section(data, say),
         "paper": paper_section(data, paper, say),
         "provenance": provenance_section(data, say),
     }

@@ -1,6 +1,7 @@
 """The folder of a pretraining run: every name in it stands here and nowhere else.
 
     STORE/pretrain/KEY.partial/
+      plan.json                  prediction that the stage started with
       pretrain.json              job: settings, folders of input and output
       journal.json               appended data and changes of the length, in order
       requests/                  pending requests, one JSON file each
@@ -30,6 +31,7 @@ Fine-tuning writes `metrics.jsonl` and `model/` under the same names, and
 """
 
 JOB_FILE = "pretrain.json"
+PLAN_FILE = "plan.json"
 JOURNAL_FILE = "journal.json"
 REQUESTS_FOLDER = "requests"
 REFUSED_FOLDER = "refused"
