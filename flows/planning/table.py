@@ -43,16 +43,22 @@ def tables(forecast: Forecast) -> Iterator[tuple[str, Rows]]:
         yield "parameters", _parameters(training)
         if training.memory:
             ranks = f"{training.ranks} ranks, {training.accumulation} micro-batches a step"
-            yield f"memory of one GPU, {ranks}", _memory(training)
+            where = "GPU" if training.memory["runtime"] else "process"
+            yield f"memory of one {where}, {ranks}", _memory(training)
     if forecast.gpus:
         how = f"at {100 * forecast.mfu:.0f} % of the peak ({forecast.mfu_source})"
         yield f"pretraining, {how}", [_gpu(row) for row in forecast.gpus]
     if forecast.finetunings:
         yield "fine-tunings", _finetunings(forecast)
-    known = [row for row in forecast.stages if row["hours"] is not None]
+    done = ("acquire", "finished")
+    known = [
+        row
+        for row in forecast.stages
+        if row["hours"] is not None and (str(row["stage"]).split()[0], row["state"]) != done
+    ]
     if known:
         yield (
-            f"hours by stage ({len(known)} of {len(forecast.stages)} known)",
+            "hours by stage, as far as they are known",
             [
                 {
                     "stage": str(row["stage"]),
@@ -92,6 +98,8 @@ def hours(value: object) -> str:
     """Hours for people, with days where they are many."""
     if not isinstance(value, int | float):
         return ""
+    if value < 1 / 60:
+        return f"{3600 * value:.1f} s"
     if value < 1:
         return f"{60 * value:.1f} min"
     if value > MONTH / 10:

@@ -1,14 +1,15 @@
 """Forecasts of the pretraining and of every fine-tuning of a configuration."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from common.errors import SteelError
 from corpus.chats.recipes import Mixture, load_mixture, load_set
+from corpus.sources.datasets import HUBS, SAMPLE_DATA, local_dataset
 from flows.config import PipelineConfig
 from flows.planning.corpora import Source, available_tokens
-from flows.planning.sizes import known_sizes
+from flows.planning.sizes import SetSize, known_sizes
 from model.cost.training import Training, forecast
 from model.train.finetune.config import FinetuneSettings
 from tasks.core.manifest import StageResult
@@ -101,13 +102,14 @@ def finetunings_of(
     done = {stage.stage: stage for stage in stages if stage.state == "finished"}
     found = []
     for mixture in config.mixtures if config.sft is not None else ():
-        samples = _sft_samples(mixture)
+        samples = _sft_samples(mixture, config.sft_sets)
         name = f"sft {mixture}"
         found.append(
             _finetuning(name, config.sft_of(mixture), samples, 1, 1.0, done, flops_per_token)
         )
     if config.aligns and config.dpo is not None:
-        rows = [known_sizes().rows.get(name) for name in config.dpo_of().sets]
+        sets = config.preference_sets
+        rows = [_stated(name, sets) for name in config.dpo_of().sets]
         known = [row.rows for row in rows if row is not None]
         samples = sum(known) if len(known) == len(rows) else None
         found.append(_finetuning("dpo", config.dpo, samples, 2, DPO_PASSES, done, flops_per_token))
@@ -146,7 +148,7 @@ def _finetuning(
             steps=None,
             tokens=None,
             flops=None,
-            basis="no figure: sets of no stated size",
+            basis="no figure: read once the run starts",
         )
     steps = settings.num_steps(samples or 0)
     length = min(SAMPLE_TOKENS, settings.max_length)
@@ -163,22 +165,29 @@ def _finetuning(
     )
 
 
-def _sft_samples(name: str) -> int | None:
+def _sft_samples(name: str, locations: Mapping[str, str]) -> int | None:
     """Conversations that a mixture draws by the stated sizes of its sets; None: one is unknown."""
     with contextlib.suppress(SteelError):
         mixture = load_mixture(name)
-        return _drawn(mixture)
+        return _drawn(mixture, locations)
     return None
 
 
-def _drawn(mixture: Mixture) -> int | None:
+def _stated(name: str, locations: Mapping[str, str]) -> SetSize | None:
+    """Stated size of a set; None where none is, or the set is another than the stated one."""
+    location = locations.get(name, "")
+    own = location == SAMPLE_DATA or bool(location not in HUBS and local_dataset(location))
+    return None if own else known_sizes().rows.get(name)
+
+
+def _drawn(mixture: Mixture, locations: Mapping[str, str]) -> int | None:
     pooled: dict[str, float] = {}
     outside = {"zh": 0.0, "en": 0.0}
     large = 0
     for name, part in mixture.sets.items():
         if not part.fraction:
             continue
-        size = known_sizes().rows.get(name)
+        size = _stated(name, locations)
         if size is None:
             continue  # the small sets of a few hundred rows
         large += 1

@@ -40,17 +40,19 @@ class Row:
 def plan_section(data: ReportData, say: Writer) -> str:
     """Format predictions beside results; says so where a run has no plan.json."""
     stage = data.stages.get("base")
+    if stage is None:
+        return f"*{say('not_run')}.*"
     plan = _plan(stage)
-    if stage is None or plan is None:
+    if plan is None:
         return f"*{say('plan.absent')}*"
     rows = [_cells(row, stage, say) for row in _rows(data, stage, plan)]
     legend = say("plan.legend")
     return "\n\n".join([markdown_table(rows, right=list(rows[0])[1:]), legend])
 
 
-def _plan(stage: StageResult | None) -> dict[str, Any] | None:
-    path = stage.folder / PLAN_FILE if stage is not None else None
-    if path is None or not path.is_file():
+def _plan(stage: StageResult) -> dict[str, Any] | None:
+    path = stage.folder / PLAN_FILE
+    if not path.is_file():
         return None
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))

@@ -35,6 +35,9 @@ def test_every_shipped_configuration_has_a_plan(name: str, plan: Plan) -> None:
     assert {source["source"] for source in found["sources"]}
     assert {"pack", "clean"} <= {stage["stage"] for stage in found["stages"]}
     assert found["pretraining"]["parameters"]["total"] > 0
+    for tuning in found["finetunings"]:
+        stated = tuning["basis"].startswith("estimated") and tuning["samples"] is not None
+        assert stated == (name == "steel-1b"), "a sample of a set has not the set's size"
     for source in found["sources"]:
         assert source["basis"].startswith(("estimated", "no figure")), "nothing is measured here"
 
