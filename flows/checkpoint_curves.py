@@ -142,6 +142,8 @@ def _summary(opened: Session, run: PretrainingRun, result: Watched) -> dict[str,
     rows = rows_of(result.folder)
     picture = result.folder / "curves.png"
     tracker = opened.context.tracker
+    if result.measured:
+        tracker.opened()
     if picture.is_file():
         tracker.show(picture)
     tracker.table("checkpoints.json", rows)

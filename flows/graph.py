@@ -241,7 +241,7 @@ class Pipeline:
         config = BitsPerByteConfig(dtype=self.config.evaluate.dtype)
         inputs = {"model": self.base, "held_out": self.held_out}
         result = bits_per_byte(config, context=self.context, label=self.config.name, **inputs)
-        self.context.tracker.scores(self.base.manifest, result.manifest["counts"])
+        self.context.tracker.scores(self.base.manifest, result.manifest)
         return result
 
     def given(self, path: str) -> StageResult:
@@ -331,7 +331,7 @@ class Pipeline:
             model=model,
             benchmarks=self.benchmarks,
         )
-        self.context.tracker.scores(model.manifest, result.manifest["counts"])
+        self.context.tracker.scores(model.manifest, result.manifest)
         return result
 
     @cached_property
@@ -362,7 +362,7 @@ class Pipeline:
             benchmarks=self.benchmarks,
             **texts.stages,
         )
-        self.context.tracker.scores(model.manifest, result.manifest["counts"])
+        self.context.tracker.scores(model.manifest, result.manifest)
         return result
 
     @cached_property

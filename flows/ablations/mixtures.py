@@ -15,11 +15,10 @@ from common.config import raise_all
 from common.errors import ConfigError, StageError, SteelError
 from common.files import make_folder, write_json
 from common.paths import display, resolve
-from common.provenance import git_commit
 from common.reading.files import read_json_object
 from common.redaction import hidden_in_errors, redacted
 from corpus.chats import load_mixture
-from flows.ablations.one_mixture import MixtureJob, Upstream, accuracies, model_of, score_name
+from flows.ablations.one_mixture import MixtureJob, Upstream, model_of, score_name
 from flows.ablations.parallel import gpu_shares, run_all, share_size
 from flows.config import PipelineConfig
 from flows.graph import Pipeline
@@ -28,7 +27,6 @@ from flows.runs.session import given, tracked
 from tasks.core.artifacts import flow_run_id, run_logger, shorten_user_errors
 from tasks.core.plan import Plan, no_tracker
 from tasks.core.stage import Context, NotMadeError, StageResult, plain
-from tasks.core.tracking import Tracker
 from tasks.mixture_comparison import KEY, MixtureComparisonConfig, mixture_comparison
 from tasks.mixture_comparison.table import BASE, shown_rows
 
@@ -261,12 +259,11 @@ def _make(
     log.info("%s: every model starts from %s", NAME, display(start.model_folder))
     states = {model.key: look_up(model, only_upstream, Upstream.of(first)) for model in models}
     missing = [model for model in models if states[model.key].evaluated is None]
-    for model in models:
-        if (evaluated := states[model.key].evaluated) is not None:
-            _record(model, evaluated, context)
     folder = context.store / NAME
     make_folder(folder)
     jobs = {model.label: folder / f"{model.label}.json" for model in missing}
+    if missing:
+        context.tracker.opened()  # the children's runs stand below it
     for model in missing:
         write_json(jobs[model.label], asdict(_job(model, states[model.key].upstream, context)))
     shares = gpu_shares(parallel)
@@ -289,17 +286,3 @@ def _job(model: Model, upstream: Upstream, context: Context) -> MixtureJob:
         flow_run_id=flow_run_id(),
         parent_run=context.tracker.run_id,
     )
-
-
-def _record(model: Model, evaluated: StageResult, context: Context) -> None:
-    """Give a model that stood finished a run of its own below that of the comparison."""
-    tracker = Tracker(
-        store=context.store,
-        pipeline=model.label,
-        pipeline_id=context.tracker.pipeline_id,
-        flow_run_id=flow_run_id(),
-        config=redacted(plain(model.config)),
-        git_commit=git_commit(),
-        parent_run=context.tracker.run_id,
-    )
-    tracker.close("FINISHED", accuracies(evaluated))

@@ -9,7 +9,6 @@ finished of this model is skipped, what was interrupted goes on.
 import logging
 import signal
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -114,24 +113,17 @@ def make(job: MixtureJob) -> None:
     context = Context(
         store=Path(job.store), tracker=tracker, when_busy=config.devices.when_busy, is_task=False
     )
-    status, scores = "KILLED", {}
+    status = "KILLED"
     try:
         pipeline = Upstream.read(job).pipeline(config, context)
         model = model_of(pipeline, job.mixture, job.label)
-        result = pipeline.score(score_name(job.mixture, job.label), model)
-        scores = accuracies(result)
+        pipeline.score(score_name(job.mixture, job.label), model)
         status = "FINISHED"
     except Exception:
         status = "FAILED"
         raise
     finally:
-        tracker.close(status, scores)
-
-
-def accuracies(evaluation: StageResult) -> dict[str, float]:
-    """Accuracies of a finished evaluation, for the run that the comparison page charts."""
-    counts: Mapping[str, float] = evaluation.manifest["counts"]
-    return {name: value for name, value in counts.items() if name.startswith("accuracy/")}
+        tracker.close(status)
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

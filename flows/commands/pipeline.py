@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.commands import DONE, FAILED, add_options, choices, print_table
 from flows.commands.chat import MODEL_HELP
-from flows.environment import MLFLOW_URI, PREFECT_API, running_services
+from flows.environment import running_services
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -187,7 +187,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _show(summary: dict[str, Any]) -> None:
     """Print a run's scores, its report and the pages to open next."""
-    from tasks.core.tracking import MODELS, default_uri, experiment_links
+    from common.redaction import redact
+    from flows.services.addresses import comparison_page, prefect_page
 
     if summary["results"]:
         title = f"{summary['name']}: accuracy, with 95 % interval"
@@ -199,9 +200,8 @@ def _show(summary: dict[str, Any]) -> None:
         print(f"Report:  {folder}/report.html")
     if not running_services():
         print("Pages:   make up     (starts Prefect and MLflow on this machine), then open")
-    print(f"         {PREFECT_API.removesuffix('/api')}/runs")
-    comparison = experiment_links(default_uri(Path(summary["store"]))).get(MODELS, "")
-    print(f"         {MLFLOW_URI}/{comparison}")
+    print(f"         {redact(prefect_page())}/runs")
+    print(f"         {comparison_page(Path(summary['store']), summary['name'])}")
 
 
 def _check(arguments: argparse.Namespace) -> int:

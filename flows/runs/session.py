@@ -26,7 +26,9 @@ from flows.runs.first_look import given as given
 from flows.runs.first_look import shown as shown
 from flows.runs.pages import show_pages
 from flows.runs.prefect_run import watchdog
+from flows.services.addresses import comparison_page
 from tasks.core.artifacts import publish_artifact, run_logger, shorten_user_errors
+from tasks.core.markdown import markdown_table
 from tasks.core.stage import Context, StageResult, plain
 from tasks.core.tracking import default_uri
 from tasks.report import result_table
@@ -59,10 +61,17 @@ class Session:
         }
         evaluations: dict[str, StageResult] = vars(self.pipeline).get("evaluations", {})
         rows = result_table(evaluations) if evaluations else []
+        if rows:
+            self.context.tracker.describe_results(markdown_table(rows), self._pictures())
         if rows and flow_run.id:
             publish_artifact(
                 run_logger(), "table", key="results", table=rows, description="Accuracy by model"
             )
+        if flow_run.id and self.context.tracker.models.runs:
+            self.context.tracker.models.save_views()
+            page = comparison_page(self.context.store, self.config.name)
+            text = f"[{self.config.name}: models side by side in MLflow]({page})"
+            publish_artifact(run_logger(), "markdown", key="models-side-by-side", markdown=text)
         return {
             "name": self.config.name,
             "store": str(self.context.store),
@@ -70,6 +79,12 @@ class Session:
             "folders": {name: str(result.folder) for name, result in made.items()},
             "results": rows,
         }
+
+    def _pictures(self) -> list[Path]:
+        """The report's picture of accuracies, where the report was made."""
+        report = vars(self.pipeline).get("report")
+        picture = report.folder / "figures" / "accuracy.png" if report is not None else None
+        return [picture] if picture is not None and picture.is_file() else []
 
 
 @contextmanager

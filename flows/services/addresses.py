@@ -21,6 +21,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from common.child import python
+from common.redaction import redact
 from flows.environment import HOST, MLFLOW_PORT, MLFLOW_URI, PREFECT_API
 
 
@@ -94,6 +95,17 @@ def mlflow_page() -> str:
     """Address of MLflow's pages: the user's server, else the one that `make up` starts."""
     given = os.environ.get("MLFLOW_TRACKING_URI", "")
     return given.rstrip("/") if is_server(given) else MLFLOW_URI
+
+
+def comparison_page(store: Path, pipeline: str = "") -> str:
+    """Address of the page that compares models: those of a pipeline's last run, or all of them.
+
+    The page is MLflow's first one where there is nothing to compare yet.
+    """
+    from tasks.core.tracking import MODELS, default_uri, experiment_links
+
+    path = experiment_links(default_uri(store), pipeline).get(MODELS, "")
+    return f"{redact(mlflow_page())}/{path}"
 
 
 def prefect_page() -> str:

@@ -42,6 +42,7 @@ from flows.environment import (
 from flows.schedules.registration import register
 from flows.services import silent_runs
 from flows.services.addresses import (
+    comparison_page,
     is_ours,
     mlflow_command,
     mlflow_page,
@@ -221,6 +222,7 @@ def main() -> int:
     log.info("")
     log.info("Prefect  %s", redact(prefect_page()))
     log.info("MLflow   %s", redact(mlflow_page()))
+    log.info("Models   %s", comparison_page(arguments.store.resolve()))
     log.info("then:    .venv/bin/prefect deployment run steel/pretrain --watch")
     log.info("stop:    make down")
     return 0

@@ -31,7 +31,7 @@ from model.train.run.folder import (
 from model.train.run.metrics import read_metrics
 from model.train.run.sessions import energy_counts
 from tasks.core.stage import StageResult, StageRun
-from tasks.core.torchrun import torchrun
+from tasks.core.torchrun import shares, torchrun
 
 CPU_PROCESSES = 1
 """A second process on a small machine starts as long as it helps (docs/FOOTGUNS.md)."""
@@ -239,6 +239,10 @@ def train(
     run.count(**final_figures(run.folder / METRICS_FILE, _steps_made(Path(job.scratch))))
     run.count(**energy_counts(run.folder / SESSIONS_FILE))
     run.note(num_processes=num_processes)
+    sets: Mapping[str, Any] = _prepared(run)["sets"]
+    # Of pairs only the number is known by set.
+    sizes = {name: of_set.get("tokens", of_set["trained_on"]) for name, of_set in sets.items()}
+    run.settle(share=shares(sizes), tokens=round(run.counts.get("tokens", 0)))
 
 
 def _steps_made(checkpoints: Path) -> int:

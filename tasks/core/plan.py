@@ -83,7 +83,7 @@ class Plan:
 class _NoTracker:
     """Takes the place of a tracker where nothing is recorded."""
 
-    def scores(self, model: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+    def scores(self, model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> None:
         """Record nothing."""
 
     def reused(self, title: str, key: str, manifest: Mapping[str, Any]) -> None:

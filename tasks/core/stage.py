@@ -161,6 +161,17 @@ class StageRun:
         """Record JSON values in the manifest's `notes`."""
         self.notes.update(values)
 
+    def settle(self, **values: Any) -> None:
+        """Record what stands for `auto` and 0 of the configuration, and what else tells this run
+        apart from others: parameters of its MLflow runs, `notes.settled` of the manifest."""
+        if not values:
+            return
+        settled = self.notes.setdefault("settled", {})
+        new = {name: value for name, value in values.items() if settled.get(name) != value}
+        settled.update(new)
+        if new:
+            self.track.parameters(new)
+
     def progress(
         self, done: float, total: float, what: str = "", seconds_left: float | None = None
     ) -> None:

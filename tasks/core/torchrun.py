@@ -21,8 +21,9 @@ from common.paths import display
 from model.entry.join import LaunchSpec
 from model.entry.launch import GRACE_SECONDS, Nodes, environment
 from model.train.checkpoint.folders import complete_checkpoints, read_marker
-from model.train.run.folder import METRICS_FILE
+from model.train.run.folder import METRICS_FILE, SESSIONS_FILE
 from model.train.run.metrics import newest_lines
+from model.train.run.sessions import resolved
 from tasks.core.progress.child_log import ChildLog
 from tasks.core.stage import StageRun
 from tasks.core.waiting.devices import devices_for
@@ -92,12 +93,16 @@ def torchrun(
         lines = ChildLog(path.with_suffix(".log"), run.log, run.stage)
         try:
             while child.poll() is None:
+                began = follower.size > 0
                 follower.poll()
+                if follower.size and not began:  # it knows its steps and its precision by now
+                    run.settle(**resolved(run.folder / SESSIONS_FILE))
                 lines.poll()
                 time.sleep(POLL_SECONDS)
             follower.poll()
         finally:
             lines.close()
+    run.settle(**resolved(run.folder / SESSIONS_FILE))
     if child.poll() != 0:
         raise child.failure(f"{run.stage}: {module}")
 
@@ -105,6 +110,13 @@ def torchrun(
 def _saved(checkpoints: Path) -> str:
     newest = complete_checkpoints(checkpoints)[-1:]
     return f"saved step {read_marker(newest[0])['step']}" if newest else "has nothing to save yet"
+
+
+def shares(tokens: Mapping[str, float]) -> dict[str, str]:
+    """Share of each source in what is trained on, largest first, as in {"skypile": "22.1 %"}."""
+    total = sum(tokens.values()) or 1
+    ordered = sorted(tokens.items(), key=lambda item: (-item[1], item[0]))
+    return {name: f"{100 * number / total:.1f} %" for name, number in ordered if number}
 
 
 class _StepProgress:

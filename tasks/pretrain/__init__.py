@@ -26,7 +26,7 @@ from model.train.run.metrics import last_value, read_metrics
 from model.train.run.plan import RunPlan
 from model.train.run.sessions import energy_counts
 from tasks.core.stage import StageResult, StageRun, stage
-from tasks.core.torchrun import torchrun
+from tasks.core.torchrun import shares, torchrun
 from tasks.pretrain import appends
 from tasks.pretrain.appends import AppendConfig
 from tasks.pretrain.predicted import predict
@@ -162,10 +162,13 @@ def pretrain(run: StageRun, config: PretrainConfig, *, packed: StageResult) -> N
     # As the trainer saved it, whatever was logged.
     for path in complete_checkpoints(run.folder / CHECKPOINTS_FOLDER)[-1:]:
         run.count(steps=int(path.name.removeprefix("step-")))
+    samples = plan.order.samples_by_source()
+    tokens = {name: number * settings.sequence_length for name, number in samples.items()}
+    run.settle(nodes=config.machines().num, share=shares(tokens), tokens=sum(tokens.values()))
     run.note(
         num_processes=ranks,
         nodes=config.machines().num,
-        samples_by_source=plan.order.samples_by_source(),
+        samples_by_source=samples,
         validation_samples_by_source=plan.order.validation_samples_by_source(),
         manifest_digest=manifest.digest,
     )

@@ -59,7 +59,7 @@ def test_the_table_is_in_the_store_and_flat_in_mlflow(
     experiment = client.get_experiment_by_name(SPEED)
     runs = client.search_runs([experiment.experiment_id])
     assert len(runs) == 3
-    assert all("stage/tokens_per_second_per_device" in run.data.metrics for run in runs)
+    assert all("speed/tokens_per_second_per_device" in run.data.metrics for run in runs)
     # What was measured on this machine with this code is not measured again.
     before = sorted(store.glob("throughput/*"))
     assert main([*command, "--store", str(store), "--json"]) == DONE

@@ -30,7 +30,7 @@ from flows.commands import BAD_INPUT, DONE, FAILED
 from flows.config import PipelineConfig
 from model.train.run.folder import MODEL_FOLDER
 from tasks.core.stage import plain
-from tasks.core.tracking import PIPELINES, default_uri
+from tasks.core.tracking import MODELS, PIPELINES, default_uri
 from tests.flows.parallel_program import Job
 from tests.processes import alive
 
@@ -335,15 +335,17 @@ def test_killed_and_stopped_comparisons_end_in_the_models_of_one_after_the_other
     client = MlflowClient(default_uri(store))
     experiment = client.get_experiment_by_name(PIPELINES)
     runs = client.search_runs([experiment.experiment_id])
-    (parent, *_) = (r for r in runs if r.info.run_name == "mixture-ablation tiny-mixtures")
-    nested = {
-        run.info.run_name: run
-        for run in runs
-        if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+    (parent, *_) = (r for r in runs if r.info.run_name.startswith("mixture-ablation tiny"))
+    page = client.get_experiment_by_name(MODELS)
+    flat = {
+        "base" if (tags := run.data.tags)["steel.stage"] == "pretrain" else tags["steel.label"]: run
+        for run in client.search_runs([page.experiment_id])
     }
     for row in tables[1]["rows"]:
-        metric = nested[row["mixture"]].data.metrics[f"accuracy/{row['benchmark']}"]
+        metric = flat[row["mixture"]].data.metrics[f"accuracy/{row['benchmark']}"]
         assert metric == pytest.approx(row["accuracy"])
+    assert not any(name.startswith("accuracy") for run in runs for name in run.data.metrics)
+    assert len({run.data.tags["mlflow.runColor"] for run in flat.values()}) == len(flat)
     files = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"table.md", "by_subject.csv", "accuracy.png", "curves.png"} <= files
     assert "mixture-ablation.json" in files

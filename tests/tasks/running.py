@@ -23,6 +23,9 @@ class RecordingTrack:
     def tags(self, tags: Mapping[str, str]) -> None:
         self.known.update(tags)
 
+    def parameters(self, values: Mapping[str, Any]) -> None:
+        self.known.update({name: str(value) for name, value in values.items()})
+
     def table(self, name: str, rows: list[dict[str, Any]]) -> None:
         self.tables[name] = rows
 

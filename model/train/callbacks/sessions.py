@@ -6,10 +6,11 @@ model/train/run/sessions.py.
 
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.provenance import git_commit, software_versions
 from model.train.callbacks.callback import Callback
+from model.train.distributed.context import resolve_precision
 from model.train.distributed.device import device_name
 from model.train.distributed.signals import Stopped
 from model.train.run.lease import Lease
@@ -17,6 +18,22 @@ from model.train.run.metrics import JsonLines
 
 if TYPE_CHECKING:
     from model.train.trainer import Trainer
+
+
+def resolved_settings(trainer: "Trainer") -> dict[str, Any]:
+    """What a training settled on where its configuration says `auto` or 0, and the model's size."""
+    settings, ranks = trainer.settings, trainer.ranks
+    model = trainer.train_step.model_with_loss.model
+    return {
+        "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "steps": trainer.total_steps,
+        "warmup_steps": settings.warmup_steps,
+        "eval_interval": settings.eval_interval,
+        "precision": str(resolve_precision(settings, ranks.device)).removeprefix("torch."),
+        "attn_implementation": getattr(model.config, "_attn_implementation", None) or "unknown",
+        "num_processes": ranks.world_size,
+        "device": device_name(ranks.device),
+    }
 
 
 class SessionLog(Callback):
@@ -36,6 +53,7 @@ class SessionLog(Callback):
             host=socket.gethostname(),
             commit=git_commit(),
             software=software_versions(),
+            resolved=resolved_settings(trainer),
         )
         self.lines.position()  # on the disk, whatever happens next
 

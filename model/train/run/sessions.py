@@ -1,7 +1,8 @@
 """Sessions of a run, in sessions.jsonl: lines for each time that processes took it up.
 
     {"time": …, "event": "begin", "session": 3, "step": 120, "batch": 120, "num_processes": 2,
-     "device": "NVIDIA H200", "host": "node-3", "commit": "1f0c…", "software": {"torch": …}}
+     "device": "NVIDIA H200", "host": "node-3", "commit": "1f0c…", "software": {"torch": …},
+     "resolved": {"num_parameters": 1120000000, "steps": 1060000, "precision": "bfloat16", …}}
     {"time": …, "event": "energy", "session": 3, "step": 130, "joules": 81230.5}
     {"time": …, "event": "end", "session": 3, "step": 250, "how": "stopped"}
 
@@ -48,6 +49,8 @@ class Session:
     """Energy of its GPUs as it was last noted; None where it is not known."""
     about: dict[str, Any] = field(default_factory=dict)
     """Host, commit, versions."""
+    resolved: dict[str, Any] = field(default_factory=dict)
+    """Values that it settled on where the configuration says `auto`, and the model's size."""
 
 
 def read_sessions(path: Path) -> list[Session]:
@@ -66,13 +69,37 @@ def read_sessions(path: Path) -> list[Session]:
         if line["event"] == "begin":
             about = {name: line[name] for name in ("host", "commit", "software")}
             names = ("step", "num_processes", "device")
-            values = {name: line[name] for name in names}
-            sessions[number] = {"number": number, **values, "about": about, "began": line["time"]}
+            values: dict[str, Any] = {name: line[name] for name in names}
+            values |= {"about": about, "began": line["time"]}
+            sessions[number] = {"number": number, **values, "resolved": line.get("resolved", {})}
         elif line["event"] == "energy":
             sessions.get(number, {})["joules"] = line["joules"]
         elif number in sessions:
             sessions[number] |= {"how": line["how"], "last_step": line["step"]}
     return [Session(**session) for session in sessions.values()]
+
+
+def resolved(path: Path) -> dict[str, Any]:
+    """What the newest session of a run settled on; empty where there is none that says so."""
+    try:
+        sessions = read_sessions(path)
+    except (DataError, OSError, ValueError, KeyError, TypeError):  # costs no training, no result
+        return {}
+    return sessions[-1].resolved if sessions else {}
+
+
+def run_seconds(sessions: Path, metrics: Path) -> float:
+    """Seconds that a run was trained, over all its sessions, the killed ones up to their last line
+    that still counts. 0 where nothing tells."""
+    try:
+        starts = [session.began for session in read_sessions(sessions)]
+        noted = [line["time"] for line in (*read_metrics(sessions), *read_metrics(metrics))]
+    except (DataError, OSError, ValueError, KeyError, TypeError):  # costs no training, no result
+        return 0.0
+    total = 0.0
+    for start, end in zip(starts, [*starts[1:], float("inf")], strict=False):
+        total += max((time for time in noted if start <= time < end), default=start) - start
+    return total
 
 
 def run_joules(path: Path) -> float | None:

@@ -16,17 +16,11 @@ MLflow in order and once, also after an outage or a restart.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tasks.core.tracking.client import (
-    MODELS,
-    PIPELINES,
-    SPEED,
-    Client,
-    default_uri,
-    experiment_links,
-)
+from tasks.core.tracking.client import MODELS, PIPELINES, SPEED, Client, default_uri
 
 if TYPE_CHECKING:
     from tasks.core.tracking.metric_mirror import MetricMirror
+    from tasks.core.tracking.models.view import experiment_links
     from tasks.core.tracking.stage_track import StageTrack
     from tasks.core.tracking.tracker import Tracker, end_killed_runs
 
@@ -35,6 +29,7 @@ LATER = {
     "StageTrack": "stage_track",
     "Tracker": "tracker",
     "end_killed_runs": "tracker",
+    "experiment_links": "models.view",
 }
 """Names whose module imports MLflow, which takes seconds: imported when they are asked for."""
 

@@ -17,13 +17,16 @@ if TYPE_CHECKING:  # MLflow takes a second or more of whoever imports the flows 
 PIPELINES = "steel"
 MODELS = "steel-models"
 SPEED = "steel-speed"
+NOTE = "mlflow.note.content"
+"""Tag that MLflow shows as a run's or an experiment's description."""
 BATCH = 900
 """Metrics a request; MLflow takes at most 1,000."""
 
 CALL_SECONDS = 12.0
 """Longest wait for one call to a server, its attempts, DNS and all."""
 UPLOAD_SECONDS = 120.0
-"""The same for a call that sends a file."""
+"""The same for a call that sends files."""
+UPLOADS = ("log_artifact", "log_model_artifacts")
 
 HTTP = {
     # One call then waits for a few seconds; MLflow's own numbers would be seven retries of two
@@ -33,6 +36,8 @@ HTTP = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     # A server may ask for an hour.
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+    # A bar for each table would bury the pipeline's own lines.
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 """Settings of MLflow's client, where the user has set none."""
 for _name, _value in HTTP.items():
@@ -61,7 +66,7 @@ def never_fail(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S
             return method(self, *args, **kwargs)
         except Exception as error:
             self.incomplete = True  # type: ignore[attr-defined]
-            message = _message(error)
+            message = message_of(error)
             if not isinstance(error, Unreachable) and message not in seen:
                 seen.add(message)
                 log.warning("MLflow did not take %s: %s", method.__name__, message)
@@ -108,7 +113,7 @@ class Client:
     def _call(self, name: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if not self._outage.may_try():
             raise Unreachable
-        limit = UPLOAD_SECONDS if name == "log_artifact" else CALL_SECONDS
+        limit = UPLOAD_SECONDS if name in UPLOADS else CALL_SECONDS
         try:
             result = within(limit, lambda: method(*args, **kwargs))
         except Exception as error:
@@ -127,7 +132,7 @@ class Client:
                 "it; stages, their numbers and their curves are recorded as soon as it answers, or "
                 "by the next run.",
                 redact(self.uri),
-                _message(error),
+                message_of(error),
             )
 
     def _mark_back(self) -> None:
@@ -145,7 +150,8 @@ def _is_refusal(error: BaseException) -> bool:
     return 400 <= status < 500 and status not in (401, 403, 408, 429)
 
 
-def _message(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
+    """One line for a log, without secrets."""
     # Cut after the secrets are gone: half a password would not be found.
     return redact(f"{type(error).__name__}: {' '.join(str(error).split())}")[:300]
 
@@ -155,23 +161,14 @@ def default_uri(store: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store / 'mlflow' / 'mlflow.db'}"
 
 
-def experiment_links(uri: str) -> dict[str, str]:
-    """Addresses, below the MLflow page, of the pipeline list and of the comparison of models; those
-    that MLflow tells."""
-    links: dict[str, str] = {}
-    chart = "&compareRunsMode=CHART"
-    try:
-        client = Client(uri)
-        for name, mode in ((PIPELINES, ""), (MODELS, chart), (SPEED, chart)):
-            experiment = client.get_experiment_by_name(name)
-            if experiment is not None:
-                path = f"#/experiments/{experiment.experiment_id}/runs"
-                links[name] = f"{path}?workflowType=machine_learning{mode}"
-    except Unreachable:
-        pass
-    except Exception as error:
-        log.warning("MLflow did not tell its pages: %s", _message(error))
-    return links
+def artifact_location(uri: str, store: Path, experiment: str) -> str | None:
+    """Place of a new experiment's files: None leaves it to a server. Beside a database that is
+    used without one it is in `MLFLOW_DEFAULT_ARTIFACT_ROOT`, or in the store."""
+    if uri.startswith(("http://", "https://", "databricks", "uc")):
+        return None
+    if root := os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT", "").rstrip("/"):
+        return f"{root}/{experiment}"
+    return (store / "mlflow" / "artifacts" / experiment).resolve().as_uri()
 
 
 def log_metrics(client: Any, run_id: str, metrics: Mapping[str, float]) -> None:

@@ -3,11 +3,13 @@
 import contextlib
 import json
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from common.files import write_json
 from tasks.core.tracking.client import BATCH, never_fail
+from tasks.core.tracking.names import TOKENS, VALIDATION, VALIDATION_TOKENS, charted, is_counter
 
 
 class MetricMirror:
@@ -17,6 +19,8 @@ class MetricMirror:
 
     What was sent is remembered per metric (its highest step), because a resumed training cuts its
     file back to the checkpoint and writes the same steps again.
+
+    Metrics have the names of names.py. A counter is held back while it is zero.
     """
 
     SECONDS = 5.0
@@ -28,6 +32,8 @@ class MetricMirror:
             self.sent = json.loads(state.read_text())
         self.incomplete = False
         self._position, self._last_line = 0, b""
+        self._zeros: dict[str, list[Metric]] = {}
+        self._tokens: float | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True, name="metric-mirror")
 
@@ -56,24 +62,33 @@ class MetricMirror:
 
         new = self._new_lines()
         batch: list[Metric] = []
-        sent = dict(self.sent)
+        sent, zeros = dict(self.sent), dict(self._zeros)
         for line in new.splitlines():
             record = json.loads(line)
             step, millis = int(record["step"]), int(record["time"] * 1000)
-            for name, value in record["metrics"].items():
+            for name, value in self._named(record["metrics"]).items():
                 if step > sent.get(name, -1):
-                    sent[name] = step
-                    batch.append(Metric(name, float(value), millis, step))
+                    point = Metric(name, float(value), millis, step)
+                    batch += _without_zeros(point, sent, zeros)
         for start in range(0, len(batch), BATCH):
             part = batch[start : start + BATCH]
             self.client.log_batch(self.run_id, metrics=part)
             # At once: should the next one fail, these are not sent again.
             self.sent = self.sent | {metric.key: metric.step for metric in part}
             write_json(self.state, self.sent)
+        self._zeros = zeros
         if new:
             self._position += len(new)
             self._last_line = new.splitlines(keepends=True)[-1]
         self.incomplete = False
+
+    def _named(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """A line's metrics by their names in MLflow, with the tokens read before a validation."""
+        self._tokens = metrics.get(TOKENS, self._tokens)
+        named = charted(metrics)
+        if VALIDATION in named and self._tokens is not None:
+            named[VALIDATION_TOKENS] = self._tokens
+        return named
 
     def _new_lines(self) -> bytes:
         """Whole lines since the last look: all of them when the file was cut back meanwhile, which
@@ -88,3 +103,20 @@ class MetricMirror:
         except FileNotFoundError:
             return b""
         return content[: content.rfind(b"\n") + 1]
+
+
+def _without_zeros(
+    metric: Metric, sent: dict[str, int], zeros: dict[str, list[Metric]]
+) -> list[Metric]:
+    """The points to send: none of a counter that was always zero, else also what was held back.
+
+    sent: highest step by name; zeros: what is held back, of which the first and the last are
+    enough. Both are changed.
+    """
+    name = metric.key
+    if is_counter(name) and not metric.value and name not in sent:
+        zeros[name] = [*zeros.get(name, [])[:1], metric]
+        return []
+    sent[name] = metric.step
+    held = zeros.pop(name, [])
+    return [*(zero for zero in held if zero.step < metric.step), metric]

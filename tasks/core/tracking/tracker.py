@@ -4,41 +4,47 @@ import contextlib
 import json
 import logging
 import os
-import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Dataset, DatasetInput, InputTag, Param, Run, RunTag
+from mlflow.entities import Run
 
 from common.processes import process_start
 from common.redaction import redact, redacted
 from common.urls import HIDDEN
 from tasks.core.tracking.client import (
     MODELS,
+    NOTE,
     PIPELINES,
     SPEED,
     Client,
+    artifact_location,
     default_uri,
-    log_metrics,
     never_fail,
 )
 from tasks.core.tracking.continued import SAME, continued, same_pipeline
-from tasks.core.tracking.stage_track import MAX_TAG, StageTrack
-from tasks.core.tracking.unsent import keep_scores, keep_stage, missing_names, model_run, send
+from tasks.core.tracking.models.colours import PLACE, colour, one_at_a_time, place_of
+from tasks.core.tracking.models.shown import ShownModels
+from tasks.core.tracking.models.view import experiment_tags
+from tasks.core.tracking.parameters import log_config, log_inputs, telling_name
+from tasks.core.tracking.stage_track import StageTrack
+from tasks.core.tracking.unsent import keep_stage, missing_names, send, stage_tags
 
-NOT_IN_NAMES = re.compile(r"[^\w\-. :/]")
-"""Characters that MLflow takes in no parameter's name (`max_drop.*`)."""
 log = logging.getLogger("steel.tracking")
-MAX_PARAM = 500
-"""Characters of a parameter's value; longer ones are cut (the config artifact has them whole)."""
+MAX_NOTE = 5000
+"""Characters of a description."""
 
 
 class Tracker:
-    """The runs of one pipeline in MLflow."""
+    """The runs of one pipeline in MLflow.
+
+    The pipeline's own run is made with its first stage: one that is refused, or has nothing to do,
+    leaves none.
+    """
 
     def __init__(
         self,
@@ -61,7 +67,10 @@ class Tracker:
         """Run that this pipeline's run stands below; None: it stands alone."""
         self.incomplete = False
         self.stages: list[dict[str, Any]] = []
-        self._open()
+        self.models = ShownModels(self)
+        """Those that this pipeline made, found or scored."""
+        self._experiments: dict[str, str] = {}
+        self._prepare()
 
     @property
     def shown_uri(self) -> str:
@@ -69,7 +78,7 @@ class Tracker:
         return redact(self.uri).replace(f"{HIDDEN}@", "")
 
     @never_fail
-    def _open(self) -> None:
+    def _prepare(self) -> None:
         if self.uri.startswith("sqlite:///"):
             (self.store / "mlflow").mkdir(parents=True, exist_ok=True)
         # MLflow's and its database migration's chatter would bury the pipeline's own lines.
@@ -77,16 +86,26 @@ class Tracker:
             logging.getLogger(name).setLevel(logging.WARNING)
         logging.getLogger("urllib3").setLevel(logging.ERROR)  # of each attempt at a server
         end_killed_runs(self.client)
+        self._catch_up()
+
+    def opened(self) -> str | None:
+        """Id of the pipeline's own run, which is made now if it is not there; None without
+        MLflow."""
+        if self.run_id is None:
+            self._open()
+        return self.run_id
+
+    @never_fail
+    def _open(self) -> None:
         self.run_id = continued(self, _this_process())
         if self.run_id is not None:
-            self._catch_up()
             return
         nested = {"mlflow.parentRunId": self.parent_run} if self.parent_run else {}
         tags = {"steel.role": "pipeline", SAME: same_pipeline(self), **nested}
-        self.run_id = self.create_run(PIPELINES, self.pipeline, tags)
-        self._params(self.run_id, self.config)
+        title = self.pipeline if self.parent_run else f"{self.pipeline} {time.strftime('%F %R')}"
+        self.run_id = self.create_run(PIPELINES, title, tags)
+        log_config(self.client, self.run_id, self.config)
         self.client.log_dict(self.run_id, self.config, "config.json")
-        self._catch_up()
 
     @never_fail
     def _catch_up(self) -> None:
@@ -94,16 +113,25 @@ class Tracker:
         if not self.client.away and (num := send(self)):
             log.warning("MLflow has the %d records now that it lacked", num)
 
-    def _experiment(self, name: str) -> str:
+    def experiment(self, name: str) -> str:
+        """Id of an experiment, which is made if it is not there."""
+        if name not in self._experiments:
+            self._experiments[name] = self._find_experiment(name)
+        return self._experiments[name]
+
+    def _find_experiment(self, name: str) -> str:
+        tags = experiment_tags(name)
         experiment = self.client.get_experiment_by_name(name)
-        if experiment is not None:
-            return str(experiment.experiment_id)
-        location = None
-        if self.uri.startswith("sqlite:///"):
-            location = (self.store / "mlflow" / "artifacts" / name).resolve().as_uri()
-        with contextlib.suppress(mlflow.MlflowException):  # another process may have been faster
-            return str(self.client.create_experiment(name, artifact_location=location))
-        return str(self.client.get_experiment_by_name(name).experiment_id)
+        if experiment is None:
+            location = artifact_location(self.uri, self.store, name)
+            with contextlib.suppress(mlflow.MlflowException):  # another process may be faster
+                return str(
+                    self.client.create_experiment(name, artifact_location=location, tags=tags)
+                )
+            experiment = self.client.get_experiment_by_name(name)
+        for key in tags.keys() - experiment.tags.keys():
+            self.client.set_experiment_tag(experiment.experiment_id, key, tags[key])
+        return str(experiment.experiment_id)
 
     def create_run(
         self, experiment: str, name: str, tags: Mapping[str, str], begun: int | None = None
@@ -117,12 +145,29 @@ class Tracker:
             **_this_process(),
         }
         run = self.client.create_run(
-            self._experiment(experiment),
+            self.experiment(experiment),
             start_time=begun,
             run_name=redact(name),
-            tags=redacted({**own, **tags}),
+            tags=redacted({k: v for k, v in {**own, **tags}.items() if v}),
         )
         return str(run.info.run_id)
+
+    def create_compared_run(
+        self,
+        experiment: str,
+        title: str,
+        key: str,
+        tags: Mapping[str, str],
+        config: Mapping[str, Any],
+        begun: int | None = None,
+    ) -> str:
+        """Create a flat run beside others: its name, colour and place are nobody else's."""
+        number = self.experiment(experiment)
+        with one_at_a_time(self.store / "mlflow"):
+            place = place_of(self.client, number, key)
+            name = telling_name(self.client, number, title, key, config)
+            own = {PLACE: str(place), "mlflow.runColor": colour(place)}
+            return self.create_run(experiment, name, {**tags, **own}, begun)
 
     @contextlib.contextmanager
     def stage(
@@ -138,11 +183,10 @@ class Tracker:
         measures: bool = False,
     ) -> Iterator[StageTrack]:
         """The runs of one stage, ended as FINISHED, FAILED or KILLED by how the block ends."""
-        track = StageTrack(tracker=self, folder=folder)
+        track = StageTrack(tracker=self, folder=folder, trains=trains)
         started = time.time()
         compared_in = MODELS if trains else SPEED if measures else None
-        if self.run_id is None:  # MLflow was away when the pipeline began
-            self._open()
+        self.opened()
         self.incomplete = False
         self._begin(track, name, label, key, config, inputs, compared_in)
         track.incomplete = self.incomplete
@@ -187,19 +231,25 @@ class Tracker:
                 track.run_id, track.model_run_id = remembered["stage"], remembered["model"]
                 if self.run_id and track.run_id:
                     self.client.set_tag(track.run_id, "mlflow.parentRunId", self.run_id)
-                for run_id in filter(None, (track.run_id, track.model_run_id)):
+                for run_id in track.runs:
                     self.client.update_run(run_id, status="RUNNING")
                     for name, value in _this_process().items():
                         self.client.set_tag(run_id, name, value)
+                if compared_in == MODELS and track.model_run_id:
+                    self.models.add(key, track.model_run_id)
                 return
         title = f"{name} {label}".strip()
-        tags = _stage_tags(name, key, label)
+        tags = stage_tags(name, key, label)
         roles = self._roles(compared_in)
         track.run_id = self.create_run(PIPELINES, title, {**tags, **roles[PIPELINES]})
         if compared_in:
-            track.model_run_id = self.create_run(compared_in, title, {**tags, **roles[compared_in]})
-        for run_id in filter(None, (track.run_id, track.model_run_id)):
+            track.model_run_id = self.create_compared_run(
+                compared_in, title, key, {**tags, **roles[compared_in]}, config
+            )
+        for run_id in track.runs:
             self.describe(run_id, config, inputs)
+        if compared_in == MODELS and track.model_run_id:
+            self.models.add(key, track.model_run_id)
         memory.write_text(
             json.dumps(
                 {"tracking_uri": self.shown_uri, "stage": track.run_id, "model": track.model_run_id}
@@ -215,8 +265,8 @@ class Tracker:
 
     def describe(self, run_id: str, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
         """Log a stage's parameters and inputs."""
-        self._params(run_id, config)
-        self._datasets(run_id, inputs)
+        log_config(self.client, run_id, config)
+        log_inputs(self.client, run_id, inputs)
 
     def _end(self, track: StageTrack, status: str) -> None:
         track.end(status)
@@ -243,7 +293,7 @@ class Tracker:
                 "stage": name,
                 "title": f"{name} {label}".strip(),
                 "key": key,
-                "tags": _stage_tags(name, key, label),
+                "tags": stage_tags(name, key, label),
                 "experiments": self._roles(compared_in),
                 "tracking_uri": self.shown_uri,
                 "runs": {experiment: run for experiment, run in runs.items() if run},
@@ -259,6 +309,7 @@ class Tracker:
 
     def reused(self, title: str, key: str, manifest: Mapping[str, Any]) -> None:
         """Note in the pipeline that a stage stood finished already, and which run made it."""
+        self.models.found(manifest)
         self.stages.append(
             {
                 "stage": title,
@@ -269,19 +320,9 @@ class Tracker:
             }
         )
 
-    def scores(self, model: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        """Evaluation figures, into the flat run of the model (`model` is its stage manifest)."""
-        self.incomplete = False
-        self._scores(model, metrics)
-        if self.incomplete:
-            keep_scores(self.store, model["key"], metrics)
-
-    @never_fail
-    def _scores(self, model: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
-        run_id = (model.get("mlflow") or {}).get("model_run")
-        run_id = run_id or ("key" in model and model_run(self, model["key"]))
-        if run_id:
-            log_metrics(self.client, run_id, metrics)
+    def scores(self, model: Mapping[str, Any], evaluation: Mapping[str, Any]) -> None:
+        """Figures of an evaluation, into the flat run of the model. Both are stages' manifests."""
+        self.models.scores(model, evaluation)
 
     @never_fail
     def show(self, path: Path) -> None:
@@ -296,10 +337,23 @@ class Tracker:
             columns = redacted({key: [row.get(key) for row in rows] for key in rows[0]})
             self.client.log_table(self.run_id, columns, name)
 
-    def close(self, status: str, metrics: Mapping[str, float] | None = None) -> None:
+    @never_fail
+    def describe_results(self, text: str, pictures: Sequence[Path] = ()) -> None:
+        """A table of results, in Markdown, and pictures as the pipeline's description."""
+        if self.run_id is None:
+            return
+        for path in pictures:
+            self.client.log_artifact(self.run_id, str(path))
+            address = f"get-artifact?path={path.name}&run_uuid={self.run_id}"
+            text += f"\n\n![{path.stem}]({address})"
+        self.client.set_tag(self.run_id, NOTE, redact(text)[:MAX_NOTE])
+
+    def close(self, status: str) -> None:
         """End the pipeline's run with the table of its stages; say what MLflow lacks."""
         self._catch_up()
-        self._close(status, metrics)
+        if not self.client.away:
+            self.models.close()
+        self._close(status)
         if missing := list(missing_names(self.store)):
             log.warning(
                 "MLflow at %s lacks: %s. Nothing else is lost: results are in the store. When it "
@@ -311,53 +365,17 @@ class Tracker:
             )
 
     @never_fail
-    def _close(self, status: str, metrics: Mapping[str, float] | None) -> None:
+    def _close(self, status: str) -> None:
+        if self.run_id is None and status == "FINISHED" and self.stages:
+            # Everything was finished, perhaps by a run that was killed before it could say so.
+            self.run_id = continued(self, _this_process())
         if self.run_id is None:
             return
         if self.stages:
             columns = ("stage", "status", "seconds", "key", "mlflow_run")
             table = {c: [row.get(c) for row in self.stages] for c in columns}
             self.client.log_table(self.run_id, table, "stages.json")
-        log_metrics(self.client, self.run_id, metrics or {})
         self.client.set_terminated(self.run_id, status)
-
-    def _params(self, run_id: str, config: Mapping[str, Any]) -> None:
-        config = redacted(dict(config))
-        params = [
-            Param(NOT_IN_NAMES.sub("_", k), str(v)[:MAX_PARAM])
-            for k, v in _flat(config)
-            if str(v) != ""
-        ]
-        for start in range(0, len(params), 100):
-            self.client.log_batch(run_id, params=params[start : start + 100])
-        self.client.log_batch(run_id, tags=[RunTag("steel.config", json.dumps(config)[:MAX_TAG])])
-
-    def _datasets(self, run_id: str, inputs: Mapping[str, Any]) -> None:
-        """The stage's inputs as MLflow data sets: name of the input, digest = its stage key."""
-        pairs = [(name, key) for name, key in _flat(inputs) if isinstance(key, str)]
-        datasets = [
-            DatasetInput(
-                Dataset(
-                    name=name, digest=key, source_type="local", source=json.dumps({"key": key})
-                ),
-                [InputTag("mlflow.data.context", "input")],
-            )
-            for name, key in pairs
-        ]
-        if datasets:
-            self.client.log_inputs(run_id, datasets=datasets)
-
-
-def _stage_tags(name: str, key: str, label: str) -> dict[str, str]:
-    return {"steel.stage": name, "steel.key": key, "steel.label": label}
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            yield from _flat(item, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", item
 
 
 def _this_process() -> dict[str, str]:

@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 from common.errors import StageError
 from common.files import write_json
 from common.redaction import recorded
+from model.train.run.folder import METRICS_FILE
 from tasks.core.lock import StageLock
-from tasks.core.tracking.client import MODELS, log_metrics
+from tasks.core.tracking.client import MODELS, PIPELINES, log_metrics
 from tasks.core.tracking.metric_mirror import MetricMirror
+from tasks.core.tracking.models.scores import read
+from tasks.core.tracking.stage_track import counts_table, finish_model, speeds
 
 if TYPE_CHECKING:
     from tasks.core.tracking.tracker import Tracker
@@ -34,11 +37,41 @@ def keep_stage(store: Path, record: Mapping[str, Any]) -> None:
     _keep(store, f"{record['stage']}-{record['key']}", record)
 
 
-def keep_scores(store: Path, key: str, metrics: Mapping[str, float]) -> None:
+def keep_model(store: Path, manifest: Mapping[str, Any], tracking_uri: str) -> None:
+    """Keep the record of a finished model that another MLflow has and this one lacks."""
+    stage, label = manifest["stage"], manifest.get("label", "")
+    keep_stage(
+        store,
+        {
+            "stage": stage,
+            "title": f"{stage} {label}".strip(),
+            "key": manifest["key"],
+            "tags": stage_tags(stage, manifest["key"], label),
+            "experiments": {MODELS: {"steel.role": "model"}},
+            "tracking_uri": tracking_uri,
+            "runs": {},
+            "config": manifest["config"],
+            "inputs": manifest["inputs"],
+            "metrics": METRICS_FILE,
+            "sent": {},
+            "status": "FINISHED",
+            "started": manifest["started"],
+            "ended": manifest["finished"],
+        },
+    )
+
+
+def keep_scores(store: Path, key: str, figures: list[dict[str, Any]]) -> None:
     """Keep figures for the run of the model with this key."""
     path = folder_of(store) / f"scores-{key}.json"
-    before = json.loads(path.read_text("utf-8"))["metrics"] if path.is_file() else {}
-    _keep(store, f"scores-{key}", {"key": key, "metrics": {**before, **metrics}})
+    before = json.loads(path.read_text("utf-8"))["figures"] if path.is_file() else []
+    kept = {figure["name"]: figure for figure in (*before, *figures)}
+    _keep(store, f"scores-{key}", {"key": key, "figures": list(kept.values())})
+
+
+def stage_tags(name: str, key: str, label: str) -> dict[str, str]:
+    """Tags of the runs of a stage."""
+    return {"steel.stage": name, "steel.key": key, "steel.label": label}
 
 
 def _keep(store: Path, name: str, record: Mapping[str, Any]) -> None:
@@ -79,7 +112,7 @@ def send(tracker: "Tracker") -> int:
 def _send_scores(tracker: "Tracker", record: Mapping[str, Any]) -> None:
     run_id = model_run(tracker, record["key"])
     if run_id:
-        log_metrics(tracker.client, run_id, record["metrics"])
+        tracker.models.log_scores(run_id, record["key"], read(record["figures"]))
 
 
 def model_run(tracker: "Tracker", key: str) -> str | None:
@@ -101,9 +134,14 @@ def _send_stage(tracker: "Tracker", path: Path, record: dict[str, Any]) -> None:
     runs: dict[str, str] = record["runs"]
     for experiment, tags in record["experiments"].items():
         if experiment not in runs:
-            runs[experiment] = tracker.create_run(
-                experiment, record["title"], {**record["tags"], **tags}, begun
-            )
+            tags = {**record["tags"], **tags}
+            if experiment == PIPELINES:
+                made = tracker.create_run(experiment, record["title"], tags, begun)
+            else:
+                made = tracker.create_compared_run(
+                    experiment, record["title"], record["key"], tags, record["config"], begun
+                )
+            runs[experiment] = made
             write_json(path, record)  # should the next call fail, it is not made twice
     for run_id in runs.values():
         tracker.describe(run_id, record["config"], record["inputs"])
@@ -115,12 +153,17 @@ def _send_stage(tracker: "Tracker", path: Path, record: dict[str, Any]) -> None:
         mirror = MetricMirror(tracker.client, run_id, folder / record["metrics"], state=state)
         mirror.send()
         state.unlink()
-    manifest = folder / "manifest.json"
-    for run_id in runs.values():
-        if manifest.is_file():
-            counts: dict[str, float] = json.loads(manifest.read_text("utf-8"))["counts"]
-            log_metrics(tracker.client, run_id, {f"stage/{k}": v for k, v in counts.items()})
-            tracker.client.log_artifact(run_id, str(manifest))
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text("utf-8")) if path.is_file() else None
+    for experiment, run_id in runs.items():
+        if manifest is not None:
+            if experiment == PIPELINES:
+                tracker.client.log_table(run_id, counts_table(manifest["counts"]), "counts.json")
+                tracker.client.log_artifact(run_id, str(path))
+            elif experiment == MODELS:
+                finish_model(tracker, run_id, folder, manifest)
+            else:
+                log_metrics(tracker.client, run_id, speeds(manifest["counts"]))
         tracker.client.set_terminated(run_id, record["status"], int(record["ended"] * 1000))
 
 

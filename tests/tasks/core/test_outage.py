@@ -138,10 +138,35 @@ def stage_with_everything(tracker: Tracker, store: Path, key: str = "k1") -> Any
             track.table(f"t{number}.json", [{"a": 1}])
         track.text("x.md", "x")
         track.counts({"tokens": 5})
-        write_json(partial / "manifest.json", {"key": key, "counts": {"tokens": 5}})
+        manifest = finished(key)
+        write_json(partial / "manifest.json", manifest)
         partial.rename(store / "sft" / key)
-        track.manifest({"key": key})
+        track.manifest(manifest)
     return track
+
+
+def finished(key: str) -> dict[str, Any]:
+    """Manifest of that stage."""
+    settled = {"steps": 3, "precision": "float32"}
+    return {
+        "stage": "sft",
+        "label": "zh",
+        "key": key,
+        "config": {"lr": 2},
+        "inputs": {"b": "k0"},
+        "counts": {"tokens": 5, "steps": 3},
+        "notes": {"settled": settled},
+        "started": 1.0,
+        "finished": 9.0,
+    }
+
+
+SCORES = {
+    "inputs": {"benchmarks": {"ceval": "k9"}, "model": "k1"},
+    "counts": {"accuracy/ceval": 0.5, "questions": 8.0, "ties": 0.0},
+    "notes": {"accuracy": {"ceval": {"interval_95": [0.2, 0.8]}}},
+}
+"""Manifest of an evaluation."""
 
 
 @pytest.fixture(autouse=True)
@@ -180,7 +205,7 @@ def test_what_was_not_recorded_is_made_up_by_the_next_run(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
         away = Tracker(store=store, pipeline="demo", pipeline_id="p1")
         stage_with_everything(away, store)
-        away.scores({"key": "k1", "mlflow": {"model_run": None}}, {"ceval": 0.5})
+        away.scores(finished("k1"), SCORES)
         away.close("FINISHED")
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     tracker = Tracker(store=store, pipeline="demo", pipeline_id="p2")
@@ -190,11 +215,12 @@ def test_what_was_not_recorded_is_made_up_by_the_next_run(
     models = answers.get_experiment_by_name(MODELS)
     (run,) = answers.search_runs([models.experiment_id])
     assert run.info.status == "FINISHED" and run.info.run_name == "sft zh"
-    assert run.data.params["lr"] == "2"
-    assert run.data.metrics["stage/tokens"] == 5 and run.data.metrics["ceval"] == 0.5
+    assert run.data.params["lr"] == "2" and run.data.params["precision"] == "float32"
+    assert run.data.metrics["accuracy/ceval"] == 0.5
     history = [(m.step, m.value) for m in answers.get_metric_history(run.info.run_id, "loss")]
     assert history == [(0, 3.0), (1, 2.0), (2, 1.0)]
-    assert [(d.dataset.name, d.dataset.digest) for d in run.inputs.dataset_inputs] == [("b", "k0")]
+    data = [(d.dataset.name, d.dataset.digest) for d in run.inputs.dataset_inputs]
+    assert data == [("b", "k0"), ("ceval", "k9")]
 
 
 def test_an_outage_in_the_middle_leaves_each_step_once(

@@ -152,7 +152,7 @@ def test_work_goes_on_without_a_tracker(tmp_path: Path, monkeypatch: pytest.Monk
 def test_run_of_a_killed_process_does_not_stay_running(store: Path) -> None:
     code = (
         "import os, signal; from pathlib import Path; from tasks.core.tracking import Tracker; "
-        f"Tracker(store=Path({str(store)!r}), pipeline='a', pipeline_id='a'); "
+        f"Tracker(store=Path({str(store)!r}), pipeline='a', pipeline_id='a').opened(); "
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == -9
