@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def resolved_settings(trainer: "Trainer") -> dict[str, Any]:
-    """What a training settled on where its configuration says `auto` or 0, and the model's size."""
+    """Values that a training uses where its configuration says `auto` or 0; the model's size."""
     settings, ranks = trainer.settings, trainer.ranks
     model = trainer.train_step.model_with_loss.model
     return {

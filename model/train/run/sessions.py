@@ -80,7 +80,7 @@ def read_sessions(path: Path) -> list[Session]:
 
 
 def resolved(path: Path) -> dict[str, Any]:
-    """What the newest session of a run settled on; empty where there is none that says so."""
+    """Values that the newest session of a run settled on; empty where none says so."""
     try:
         sessions = read_sessions(path)
     except (DataError, OSError, ValueError, KeyError, TypeError):  # costs no training, no result

@@ -19,16 +19,17 @@ from typing import TYPE_CHECKING, Any
 from tasks.core.tracking.client import MODELS, PIPELINES, SPEED, Client, default_uri
 
 if TYPE_CHECKING:
+    from tasks.core.tracking.killed import end_killed_runs
     from tasks.core.tracking.metric_mirror import MetricMirror
     from tasks.core.tracking.models.view import experiment_links
     from tasks.core.tracking.stage_track import StageTrack
-    from tasks.core.tracking.tracker import Tracker, end_killed_runs
+    from tasks.core.tracking.tracker import Tracker
 
 LATER = {
     "MetricMirror": "metric_mirror",
     "StageTrack": "stage_track",
     "Tracker": "tracker",
-    "end_killed_runs": "tracker",
+    "end_killed_runs": "killed",
     "experiment_links": "models.view",
 }
 """Names whose module imports MLflow, which takes seconds: imported when they are asked for."""

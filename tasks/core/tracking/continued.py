@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tasks.core.tracking.client import PIPELINES
+from tasks.core.tracking.killed import is_dead
 
 if TYPE_CHECKING:
     from tasks.core.tracking.tracker import Tracker
@@ -46,8 +47,6 @@ def continued(tracker: "Tracker", process: Mapping[str, str]) -> str | None:
     process: tags of this process. Returns its id, or None: then a new run is to be made. Raises
     what MLflow raises.
     """
-    from tasks.core.tracking.tracker import is_dead
-
     client = tracker.client
     experiment = client.get_experiment_by_name(PIPELINES)
     if experiment is None:

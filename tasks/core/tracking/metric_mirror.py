@@ -5,11 +5,14 @@ import json
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.files import write_json
 from tasks.core.tracking.client import BATCH, never_fail
 from tasks.core.tracking.names import TOKENS, VALIDATION, VALIDATION_TOKENS, charted, is_counter
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric
 
 
 class MetricMirror:
@@ -106,8 +109,8 @@ class MetricMirror:
 
 
 def _without_zeros(
-    metric: Metric, sent: dict[str, int], zeros: dict[str, list[Metric]]
-) -> list[Metric]:
+    metric: "Metric", sent: dict[str, int], zeros: dict[str, list["Metric"]]
+) -> list["Metric"]:
     """The points to send: none of a counter that was always zero, else also what was held back.
 
     sent: highest step by name; zeros: what is held back, of which the first and the last are

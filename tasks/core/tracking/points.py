@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.core.tracking.client import never_fail
-from tasks.core.tracking.unsent import model_run
 
 if TYPE_CHECKING:
     from tasks.core.tracking.tracker import Tracker
@@ -36,7 +35,10 @@ class PointsOfModel:
     @never_fail
     def send(self, points: Iterable[Point]) -> None:
         """Record the points that the run lacks."""
-        from mlflow.entities import Metric  # a second that a command without a server need not wait
+        # Seconds that a command without a server need not wait.
+        from mlflow.entities import Metric
+
+        from tasks.core.tracking.unsent import model_run
 
         client = self.tracker.client
         run_id = model_run(self.tracker, self.key)

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Run
 
-from common.processes import process_start
 from common.redaction import redact, redacted
 from common.urls import HIDDEN
 from tasks.core.tracking.client import (
@@ -27,6 +24,7 @@ from tasks.core.tracking.client import (
     never_fail,
 )
 from tasks.core.tracking.continued import SAME, continued, same_pipeline
+from tasks.core.tracking.killed import end_killed_runs, this_process
 from tasks.core.tracking.models.colours import PLACE, colour, one_at_a_time, place_of
 from tasks.core.tracking.models.shown import ShownModels
 from tasks.core.tracking.models.view import experiment_tags
@@ -97,7 +95,7 @@ class Tracker:
 
     @never_fail
     def _open(self) -> None:
-        self.run_id = continued(self, _this_process())
+        self.run_id = continued(self, this_process())
         if self.run_id is not None:
             return
         nested = {"mlflow.parentRunId": self.parent_run} if self.parent_run else {}
@@ -142,7 +140,7 @@ class Tracker:
             "prefect.flow_run_id": self.flow_run_id or "",
             "git_commit": self.git_commit or "",
             "steel.host": socket.gethostname(),
-            **_this_process(),
+            **this_process(),
         }
         run = self.client.create_run(
             self.experiment(experiment),
@@ -233,7 +231,7 @@ class Tracker:
                     self.client.set_tag(track.run_id, "mlflow.parentRunId", self.run_id)
                 for run_id in track.runs:
                     self.client.update_run(run_id, status="RUNNING")
-                    for name, value in _this_process().items():
+                    for name, value in this_process().items():
                         self.client.set_tag(run_id, name, value)
                 if compared_in == MODELS and track.model_run_id:
                     self.models.add(key, track.model_run_id)
@@ -368,7 +366,7 @@ class Tracker:
     def _close(self, status: str) -> None:
         if self.run_id is None and status == "FINISHED" and self.stages:
             # Everything was finished, perhaps by a run that was killed before it could say so.
-            self.run_id = continued(self, _this_process())
+            self.run_id = continued(self, this_process())
         if self.run_id is None:
             return
         if self.stages:
@@ -376,39 +374,3 @@ class Tracker:
             table = {c: [row.get(c) for row in self.stages] for c in columns}
             self.client.log_table(self.run_id, table, "stages.json")
         self.client.set_terminated(self.run_id, status)
-
-
-def _this_process() -> dict[str, str]:
-    return {"steel.pid": str(os.getpid()), "steel.started": process_start(os.getpid()) or ""}
-
-
-def end_killed_runs(client: Client, *, dry: bool = False) -> list[str]:
-    """Runs whose process on this machine is gone were killed: say so instead of RUNNING.
-
-    Returns their names. dry: nothing is changed.
-    """
-    names = []
-    for name in (PIPELINES, MODELS, SPEED):
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            continue
-        for run in client.search_runs(
-            [experiment.experiment_id],
-            f"attributes.status = 'RUNNING' AND tags.`steel.host` = '{socket.gethostname()}'",
-        ):
-            if is_dead(run):
-                names.append(str(run.info.run_name))
-                if not dry:
-                    client.set_terminated(run.info.run_id, "KILLED")
-    return names
-
-
-def is_dead(run: Run) -> bool:
-    """True if a run is of a process of this machine that is gone."""
-    tags = run.data.tags
-    pid, began = tags.get("steel.pid", ""), tags.get("steel.started", "")
-    if tags.get("steel.host") != socket.gethostname() or not pid.isdigit():
-        return False
-    # A number alone may have been given to another process since.
-    alive = process_start(int(pid))
-    return alive is None or bool(began and alive != began)

@@ -66,7 +66,6 @@ def test_a_pipeline_goes_on_in_its_runs_and_another_one_takes_its_stage_over(kil
         assert run.data.tags["pipeline_id"] == "first"
     assert stage.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert parent.data.tags["steel.flow_runs"] == "f1 f2"
-    assert model.data.metrics["stage/tokens"] == 7
     # Finished: the same pipeline once more is a run of its own.
     go_on(killed, {"a": 1}, "f3")
     first, second = runs(killed, PIPELINES, "pipeline")

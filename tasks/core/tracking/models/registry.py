@@ -185,22 +185,39 @@ def _small_copy(kept: Kept, manifest: Mapping[str, Any], place: Path) -> Path:
     return place
 
 
+def registered_name(pipeline: str) -> str:
+    """Name of the registered model of a pipeline."""
+    return NOT_IN_NAMES.sub(" ", pipeline).strip() or "steel"
+
+
+def versions(client: Any, pipeline: str) -> list[Any]:
+    """Registered versions of a pipeline's models."""
+    return list(client.search_model_versions(f"name = '{registered_name(pipeline)}'"))
+
+
+def name_best(client: Any, pipeline: str, key: str) -> None:
+    """Give the alias of the best SFT model back to a version that was registered before."""
+    for version in versions(client, pipeline):
+        if version.tags.get("steel.key") == key:
+            name = registered_name(pipeline)
+            client.set_registered_model_alias(name, BEST_SFT, str(version.version))
+
+
 def register(client: Any, name: str, model: Any, run_id: str, alias: str | None) -> str:
     """Make a logged model a version of a registered model, once, and give it an alias.
 
     Returns the version.
     """
-    name = NOT_IN_NAMES.sub(" ", name).strip() or "steel"
+    name = registered_name(name)
     try:
         client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    quoted = name.replace("'", "\\'")
     # `models:/…` would be looked up at MLflow's global address, which nothing here sets.
     source = model.artifact_location
-    versions = client.search_model_versions(f"name = '{quoted}'")
-    version = next((v.version for v in versions if v.source == source), None)
+    there = versions(client, name)
+    version = next((v.version for v in there if v.source == source), None)
     if version is None:
         made = client.create_model_version(
             name,

@@ -129,6 +129,11 @@ def describe(client: Any, run_id: str, of_model: list[Figure]) -> None:
     client.set_tag(run_id, NOTE, "\n".join(lines))
 
 
+def with_intervals(of_model: list[Figure]) -> set[str]:
+    """Names of the metrics that a mean accuracy is of."""
+    return {figure.name for figure in of_model if figure.interval is not None}
+
+
 def mean_accuracy(of_model: list[Figure]) -> float | None:
     """Mean of the accuracies over the benchmarks; None where there is none."""
     values = [figure.value for figure in of_model if figure.interval is not None]

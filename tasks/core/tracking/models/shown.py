@@ -23,6 +23,8 @@ class ShownModels:
         """Run of each model, by the key of its stage."""
         self.sft: dict[str, float] = {}
         """Mean accuracy of each SFT model that was scored, by its key."""
+        self._benchmarks: set[str] = set()
+        """Metrics that such a mean is of."""
         self.incomplete = False
 
     @property
@@ -68,6 +70,7 @@ class ShownModels:
         mean = scores.mean_accuracy(of_model)
         if model.get("stage") == "sft" and mean is not None:
             self.sft[key] = mean
+            self._benchmarks = scores.with_intervals(of_model)
         self.log_scores(run_id, key, of_model)
 
     def log_scores(self, run_id: str, key: str, of_model: list[Figure]) -> None:
@@ -88,9 +91,11 @@ class ShownModels:
     @never_fail
     def close(self) -> None:
         """Register the models that were found, too; name the best SFT model; save the views."""
-        best = max(self.sft, key=lambda key: self.sft[key], default=None)
+        best = self._best_sft()
         for key in self.runs:
             self._register(key, best)
+        if best is not None and best not in self.runs:
+            registry.name_best(self._client, self.tracker.pipeline, best)
         if self.runs:
             self.save_views()
 
@@ -102,6 +107,19 @@ class ShownModels:
         alias = registry.BEST_SFT if key == best else alias
         name = self.tracker.pipeline
         registry.register(self._client, name, logged, self.runs[key], alias)
+
+    def _best_sft(self) -> str | None:
+        """Key of the best SFT model: among those scored now, and the versions registered before
+        that have an accuracy on the same benchmarks."""
+        means = dict(self.sft)
+        for version in registry.versions(self._client, self.tracker.pipeline) if means else ():
+            key = version.tags.get("steel.key", "")
+            if version.tags.get("steel.stage") == "sft" and key not in means:
+                metrics = self._client.get_run(version.run_id).data.metrics
+                if self._benchmarks <= metrics.keys():
+                    values = [metrics[name] for name in self._benchmarks]
+                    means[key] = sum(values) / len(values)
+        return max(means, key=lambda key: means[key], default=None)
 
     def _logged(self, key: str) -> Any | None:
         return registry.final_model(self._client, self.tracker.experiment(MODELS), key)
