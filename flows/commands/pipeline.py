@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.commands import DONE, FAILED, add_options, choices, print_table
 from flows.commands.chat import MODEL_HELP
-from flows.environment import running_services
+from flows.environment import PREFECT_API, running_services
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

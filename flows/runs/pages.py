@@ -18,7 +18,7 @@ def show_pages(name: str, store: Path, stages: Sequence[Mapping[str, Any]]) -> N
     if flow_run_id() is None:
         return
     uri = default_uri(store)
-    text = pages(name, store, stages, uri, experiment_links(uri))
+    text = pages(name, store, stages, uri, experiment_links(uri, name))
     publish_artifact(
         run_logger(), "markdown", key=KEY, markdown=text, description=f"Results of {name}"
     )

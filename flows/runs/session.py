@@ -26,7 +26,6 @@ from flows.runs.first_look import given as given
 from flows.runs.first_look import shown as shown
 from flows.runs.pages import show_pages
 from flows.runs.prefect_run import watchdog
-from flows.services.addresses import comparison_page
 from tasks.core.artifacts import publish_artifact, run_logger, shorten_user_errors
 from tasks.core.markdown import markdown_table
 from tasks.core.stage import Context, StageResult, plain
@@ -67,11 +66,6 @@ class Session:
             publish_artifact(
                 run_logger(), "table", key="results", table=rows, description="Accuracy by model"
             )
-        if flow_run.id and self.context.tracker.models.runs:
-            self.context.tracker.models.save_views()
-            page = comparison_page(self.context.store, self.config.name)
-            text = f"[{self.config.name}: models side by side in MLflow]({page})"
-            publish_artifact(run_logger(), "markdown", key="models-side-by-side", markdown=text)
         return {
             "name": self.config.name,
             "store": str(self.context.store),
@@ -141,6 +135,8 @@ def tracked(name: str, store: Path, config: Mapping[str, Any]) -> Iterator[Conte
     try:
         with hidden_in_errors():
             yield Context(store=store, tracker=tracker)
+        if tracker.models.runs:  # the page that the artifact links to
+            tracker.models.save_views()
         show_pages(name, store, tracker.stages)
         status = "FINISHED"
     except Exception:

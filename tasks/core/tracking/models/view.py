@@ -195,17 +195,12 @@ def view_path(experiment: str, name: str) -> str:
     )
 
 
-def comparison_path(uri: str, pipeline: str = "") -> str:
-    """Path, below MLflow's page, of the comparison of models; empty where there is none.
-
-    pipeline: the view of its last run, where it has one; else that of all models is taken.
-    """
-    return experiment_links(uri, pipeline).get(MODELS, "")
-
-
 def experiment_links(uri: str, pipeline: str = "") -> dict[str, str]:
     """Addresses, below the MLflow page, of the pipeline list and of the comparison of models; those
-    that MLflow tells."""
+    that MLflow tells.
+
+    pipeline: whose models are compared, where its last run has saved a view; else all of them are.
+    """
     links: dict[str, str] = {}
     try:
         client = Client(uri)
