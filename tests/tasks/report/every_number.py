@@ -105,7 +105,16 @@ def strings_of(value: Any) -> list[str]:
         return [
             text
             for key, inner in value.items()
-            if key not in ("@context", "conformsTo", "md5", "version", "name", "datePublished")
+            if key
+            not in (
+                "@context",
+                "conformsTo",
+                "md5",
+                "version",
+                "name",
+                "datePublished",
+                "contentUrl",
+            )
             and not key.startswith("@")
             for text in strings_of(inner)
         ]
