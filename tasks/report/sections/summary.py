@@ -87,11 +87,11 @@ def _model_row(
             f"{title} %": accuracy(results.get(name), model, name, data.stages, say)
             for name, title in titles.items()
         },
-        say("column.above chance"): ", ".join(above) or say("results.no"),
         say("column.tokens trained on"): say.known("{:,.0f}".format, tokens, "not_measured"),
         say("column.device hours"): say.known(
             "{:,.3f}".format, device_hours(data, model), "not_measured"
         ),
+        say("column.above chance"): ", ".join(above) or say("results.no"),
     }
 
 
