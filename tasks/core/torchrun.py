@@ -10,12 +10,15 @@ launcher through the kernel (model/entry/launch.py).
 """
 
 import dataclasses
+import re
+import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from common.child import Child
+from common.errors import StageError
 from common.files import write_json
 from common.paths import display
 from model.entry.join import LaunchSpec
@@ -104,7 +107,29 @@ def torchrun(
             lines.close()
     run.settle(**resolved(run.folder / SESSIONS_FILE))
     if child.poll() != 0:
-        raise child.failure(f"{run.stage}: {module}")
+        raise _killed(run, child) or child.failure(f"{run.stage}: {module}")
+
+
+ROOT_CAUSE = re.compile(r"Root Cause.*?rank\s*: (\d+).*?exitcode\s*: -(\d+)", re.DOTALL)
+"""Part of what torchrun prints when a rank was ended by a signal."""
+
+
+def _killed(run: StageRun, child: Child) -> StageError | None:
+    """Error of a launch that a signal has ended; None for one that ended in another way."""
+    code = child.poll() or 0
+    if (cause := ROOT_CAUSE.search(child.tail())) is not None:
+        who, number = f"rank {cause[1]}", int(cause[2])
+    elif code < 0:
+        who, number = "the process that started the ranks", -code
+    else:
+        return None
+    name = signal.Signals(number).name
+    because = ", most likely because memory ran out" if number == signal.SIGKILL else ""
+    saved = f" {run.saved().capitalize()}." if run.saved is not None else ""
+    return StageError(
+        f"{run.stage}: {who} was ended by {name}{because}.{saved} Start it again, and it goes on "
+        f"(log {display(child.log)})"
+    )
 
 
 def _saved(checkpoints: Path) -> str:

@@ -14,8 +14,10 @@ import pytest
 from common.config import StageConfig
 from common.errors import StageError
 from common.files import publish_folder
+from common.processes import RunStopped, stop_on_signals
 from tasks.core.lock import StageLock
 from tasks.core.stage import Context, StageResult, StageRun, stage, stage_key
+from tasks.core.tracking import PIPELINES
 
 CALLS: list[str] = []
 
@@ -172,3 +174,32 @@ def test_lock_names_its_owner_and_is_taken_from_the_dead(tmp_path: Path) -> None
     with StageLock(path, what="pack"):
         assert json.loads(path.read_text())["pid"] == os.getpid()
     assert list(tmp_path.iterdir()) == []
+
+
+@stage(version=1, keeps="finished words")
+def stop_once(run: StageRun, config: WordConfig) -> None:
+    if not (run.folder / "half").exists():
+        (run.folder / "half").write_text("half")
+        run.progress(2, 5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("it goes on")
+    (run.folder / "whole").write_text("whole")
+
+
+def test_a_stage_that_is_asked_to_stop_says_what_it_kept_and_goes_on(context: Context) -> None:
+    with pytest.raises(RunStopped) as caught, stop_on_signals():
+        stop_once(WordConfig(), context=context)
+    assert caught.value.message == (
+        "stopped by SIGTERM, stop_once at 40 % (finished words are kept); the same run continues"
+    )
+    (partial,) = (context.store / "stop_once").glob("*")
+    assert partial.suffix == ".partial", "no lock is left"
+    seconds = partial / ".scratch" / "seconds.json"
+    seconds.write_text(json.dumps({"seconds": 1000.0}))
+    result = stop_once(WordConfig(), context=context)
+    assert result.manifest["counts"]["seconds"] > 1000, "of both sessions"
+    (track,) = context.tracker.client.search_runs(
+        [context.tracker.client.get_experiment_by_name(PIPELINES).experiment_id],
+        "tags.`steel.stage` = 'stop_once'",
+    )
+    assert track.info.status == "FINISHED", "the run that it began"

@@ -130,6 +130,30 @@ def test_cancelled_stage_lets_ranks_save_and_leaves_none(
     assert not any(alive(pid) for pid in pids)
 
 
+@pytest.mark.parametrize(("num_processes", "who"), [(2, "rank 1"), (1, "the process that started")])
+def test_a_rank_that_is_killed_is_named_and_the_others_end(
+    run: StageRun, monkeypatch: pytest.MonkeyPatch, num_processes: int, who: str
+) -> None:
+    killed: list[int] = []
+
+    def kill(self: object) -> None:
+        last = run.folder / f"rank-{num_processes - 1}.json"
+        if not killed and last.is_file():
+            killed.append(json.loads(last.read_text())["pid"])
+            os.kill(killed[0], signal.SIGKILL)
+
+    monkeypatch.setattr(_torchrun._StepProgress, "poll", kill)
+    job = Job(output=str(run.folder), steps=10_000)
+    with pytest.raises(StageError) as caught:
+        torchrun(run, "tests.entry_program", job, num_processes=num_processes, total_steps=10_000)
+    message = str(caught.value)
+    assert message.startswith(f"{run.stage}: {who}")
+    assert "ended by SIGKILL, most likely because memory ran out" in message
+    assert "Start it again, and it goes on" in message and len(message.splitlines()) == 1
+    pids = [json.loads(p.read_text())["pid"] for p in run.folder.glob("rank-*.json")]
+    assert not any(alive(pid) for pid in pids)
+
+
 def test_ranks_save_and_end_when_the_orchestrator_is_killed(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"output": str(tmp_path), "steps": 10_000}))
