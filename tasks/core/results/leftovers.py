@@ -3,7 +3,8 @@
 STORE/<stage>/<key>.lock              of a process that is dead
 STORE/<stage>/<key>.lock.<token>…     of a process killed while it took a lock
 STORE/<stage>/<name>.old.partial      a folder that was being removed
-STORE/cache/<name>.partial            an entry that was being written
+STORE/<stage>/<key>.scratch           working files of a stage that is finished
+STORE/cache/**/<name>.partial         an entry that was being written
 STORE/**/.<name>.….partial            an export, a row of a table that was being written
 TMP/steel-…                           working folders of a chat, a sandbox, a Ray cluster
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from common.files import PARTIAL
 from common.paths import resolve
 from tasks.core.lock import is_held
+from tasks.core.manifest import SCRATCH
 from tasks.core.results.entries import folder_bytes
 
 QUIET_SECONDS = 3600.0
@@ -51,8 +53,12 @@ def _half_written(store: Path, quiet: float) -> Iterator[Leftover]:
     for pattern in (f"*/*.old{PARTIAL}", f"*/*/*.old{PARTIAL}", f"*/*/*/*.old{PARTIAL}"):
         for path in sorted(store.glob(pattern)):
             yield path, "its removal was interrupted", folder_bytes(path)
+    for path in sorted(store.glob(f"*/*{SCRATCH}")):
+        if (path.with_suffix("") / "manifest.json").is_file() and _unchanged(path, quiet):
+            yield path, "working files of a stage that is finished", folder_bytes(path)
     running = any(is_held(path) for path in store.glob("*/*.lock"))
-    for pattern in (f"cache/*{PARTIAL}", f".*{PARTIAL}", f"*/.*{PARTIAL}", f"exports/*{PARTIAL}"):
+    caches = [f"cache/{folders}*{PARTIAL}" for folders in ("", "*/", "*/*/")]
+    for pattern in (*caches, f".*{PARTIAL}", f"*/.*{PARTIAL}", f"exports/*{PARTIAL}"):
         for path in sorted(store.glob(pattern)):
             if not running and not path.name.endswith(f".old{PARTIAL}") and _unchanged(path, quiet):
                 yield path, "half written", folder_bytes(path)

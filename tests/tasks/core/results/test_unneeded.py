@@ -228,7 +228,20 @@ def test_leftovers(store: Path, own_temporary_folder: Path) -> None:
     os.utime(chat, (0, 0))
     (own_temporary_folder / "steel-mine").mkdir()  # of a user, not of Steel
     os.utime(own_temporary_folder / "steel-mine", (0, 0))
-    assert {path for path, _, _ in leftovers(store)} == {stale, token, half, chat}
+    answers = store / "cache" / "answers" / "ab.jsonl.123-4.partial"
+    answers.parent.mkdir(parents=True)
+    answers.touch()
+    os.utime(answers, (0, 0))
+    (done,) = (one.folder for one in entries(store) if one.key == key(0x203))
+    scratch, other = done.with_suffix(".scratch"), done.with_name(f"{key(9)}.scratch")
+    for place in (scratch, other):  # the stage of the other one goes on from it
+        place.mkdir()
+        os.utime(place, (0, 0))
+    assert {path for path, _, _ in leftovers(store)} == {
+        *(stale, token, half, chat, answers, scratch)
+    }
+    answers.unlink()
+    scratch.rmdir()
     # What changes is in use, and so is what a process names.
     (chat / "file").touch()
     os.utime(half, (time.time(), time.time()))
