@@ -166,9 +166,19 @@ class SteelArchitecture:
 
     def num_parameters(self) -> int:
         """Parameters of `SteelForCausalLM`, by arithmetic (Table 1: 1.12 B)."""
-        from model.cost.parts import parameters_of
-
-        return parameters_of(self).total
+        # Not by model.cost: this file goes out with exported models, which have no such module.
+        d = self.hidden_size
+        kv_heads = self.num_key_value_heads or self.num_attention_heads
+        assert self.head_dim is not None
+        q, kv = self.num_attention_heads * self.head_dim, kv_heads * self.head_dim
+        attention = 2 * d * q + 2 * d * kv + q + 2 * kv
+        if self.routing == "dense":
+            ffn = 3 * d * self.dense_intermediate_size
+        else:
+            experts = 4 * self.num_experts * self.expert_intermediate_size * d
+            ffn = experts + d * self.num_experts * self.slots_per_expert + 1 + int(self.learn_gain)
+        embeddings = self.vocab_size * d * (1 if self.tie_word_embeddings else 2)
+        return embeddings + self.num_hidden_layers * (attention + ffn + 2 * d) + d
 
 
 def check_ranges(architecture: SteelArchitecture) -> None:
