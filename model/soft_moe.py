@@ -163,7 +163,7 @@ class SoftMoE(nn.Module):
         """Each expert applied to its slots of every document: slots [N, n p, d] -> [N, n p, d]."""
         documents, _, width = slots.shape
         by_expert = slots.view(documents, self.num_experts, -1, width).transpose(0, 1)
-        outputs = self.experts(by_expert.reshape(self.num_experts, -1, width))
+        outputs: Tensor = self.experts(by_expert.reshape(self.num_experts, -1, width))
         outputs = outputs.view(self.num_experts, documents, -1, width).transpose(0, 1)
         return outputs.reshape(documents, self.num_slots, width)
 

@@ -78,6 +78,9 @@ def _pairs(
 
 def _reasons(new: PlannedStage, other: PlannedStage) -> Iterator[str]:
     """Differences of what two keys are hashes of."""
+    if not (new.material and other.material):
+        yield "a result that stands under a key of its own"
+        return
     section = PREFIX.get(new.name, new.name)
     for path, before, after in _differences(other.material["config"], new.material["config"]):
         yield f"{section}{path}: {_shown(before)} -> {_shown(after)}"
@@ -101,6 +104,8 @@ def _reasons(new: PlannedStage, other: PlannedStage) -> Iterator[str]:
 
 def _unkeyed(new: PlannedStage, other: PlannedStage) -> Iterator[str]:
     """Settings that differ and are in no key."""
+    if not (new.material and other.material):
+        return
     section = PREFIX.get(new.name, new.name)
     keyed = {path for path, _, _ in _differences(other.material["config"], new.material["config"])}
     for path, before, after in _differences(plain(other.config), plain(new.config)):

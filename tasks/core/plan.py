@@ -57,10 +57,13 @@ class Plan:
         label: str,
         key: str,
         folder: Path,
-        material: Mapping[str, Any],
-        config: StageConfig,
+        material: Mapping[str, Any] | None = None,
+        config: StageConfig | None = None,
     ) -> StageResult:
-        """Note a stage. Returns what stands for its result where it is not finished."""
+        """Note a stage. Returns what stands for its result where it is not finished.
+
+        material, config: what the key is made of; None for a result that is found by its key.
+        """
         state: State = "continues" if folder.with_suffix(".partial").exists() else "to be made"
         finished = (folder / "manifest.json").is_file()
         self.stages.append(
@@ -70,7 +73,7 @@ class Plan:
                 state="finished" if finished else state,
                 name=name,
                 folder=folder,
-                material=material,
+                material=material or {},
                 config=config,
             )
         )
