@@ -40,8 +40,8 @@ def status(store: Path) -> dict[str, Any]:
             for name, s in running_services().items()
         ],
         "running": [_running(entry) for entry in running],
-        "flow_runs": [run for run in flows if run["state"] == "RUNNING"],
-        "waiting": [run for run in flows if run["state"] != "RUNNING"],
+        "flow_runs": [run for run in flows if not run["for"]],
+        "waiting": [run for run in flows if run["for"]],
         "gpus": list(gpus()),
         "finished": [
             {
@@ -103,7 +103,7 @@ def _waits_for(row: dict[str, Any]) -> str:
     """The thing that a run waits for, in words; empty for one that runs and says nothing."""
     state = row.get("state") or {}
     message, name = state.get("message") or "", state.get("name") or ""
-    if row["state_type"] == "RUNNING":
+    if row["state_type"] == "RUNNING" and name != "Waiting":  # `Waiting` is of this type, too
         return ""
     if message:
         return str(message)

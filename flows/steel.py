@@ -166,8 +166,12 @@ def evaluate(
     if not model:
         return _make(["evaluate"], config, store, overrides)
     read_first(config, overrides)
+    from common.paths import resolve
+    from flows.commands.find_model import find_model
     from flows.runs.session import session
 
+    if not resolve(model).exists():
+        model = str(find_model(resolve(store), model).place)
     name = "given"
     changes = {"evaluate.models": {name: model}}
     with session(config, store, overrides, changes) as run:

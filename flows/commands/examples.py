@@ -17,6 +17,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "check": ("steel check deployments/steel-1b.yaml", "steel check deployments/smoke.yaml --plan"),
     "plan": (
         "steel plan deployments/steel-1b.yaml --gpu h100 --count 8",
+        "steel plan deployments/steel-1b.yaml --set pretrain.micro_batch_size=4 --gpu 4090",
         "steel plan deployments/smoke.yaml --against deployments/smoke-mixtures.yaml --json",
     ),
     "evaluate": (

@@ -8,13 +8,6 @@ from typing import Annotated
 from common.ranges import Ge, Gt, Le, Limit
 from flows.commands import DONE, add_options, number, print_table
 
-NOTE = """
-examples:
-  steel plan deployments/steel-1b.yaml --gpu h100 --count 8
-  steel plan deployments/steel-1b.yaml --set pretrain.micro_batch_size=4 --gpu 4090 --count 8
-  steel plan mine.yaml --against deployments/smoke.yaml --store store
-"""
-
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Declare it."""
@@ -22,8 +15,6 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "plan",
         help="say what a run will take: tokens, steps, memory, hours, cost, disk; and what an edit "
         "makes anew",
-        epilog=NOTE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     plan.add_argument("config", metavar="CONFIG.yaml", help="its data need not be here")
     plan.add_argument(

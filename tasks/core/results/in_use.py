@@ -23,6 +23,10 @@ class Uses:
         self._held: dict[Path, int] = {}
         weakref.finalize(self, _close, self._held)
 
+    def release(self) -> None:
+        """Let all of them go."""
+        _close(self._held)
+
     def hold(self, folder: Path) -> bool:
         """Keep a finished stage from being removed. Returns False where it is not there (any more).
 
@@ -50,9 +54,9 @@ class Uses:
 
 
 def _close(held: dict[Path, int]) -> None:
-    for descriptor in held.values():
+    while held:
         with contextlib.suppress(OSError):
-            os.close(descriptor)
+            os.close(held.popitem()[1])
 
 
 @contextmanager

@@ -181,12 +181,12 @@ def test_status_says_for_what_a_run_waits(monkeypatch: pytest.MonkeyPatch) -> No
         row("RUNNING", "Running"),
         row("SCHEDULED", "Late"),
         row("SCHEDULED", "AwaitingConcurrencySlot"),
-        row("PENDING", "Pending", "waits for 8 GPUs that `pretrain smoke` has"),
+        row("RUNNING", "Waiting", "Waits for 8 GPUs that `pretrain smoke` has"),
     ]
     monkeypatch.setattr(status_module, "request", lambda *a, **k: rows)
     found = [run["for"] for run in status_module.flow_runs("http://127.0.0.1:9/api")]
     assert found[0] == "" and "worker" in found[1] and "GPUs" in found[2]
-    assert found[3] == "waits for 8 GPUs that `pretrain smoke` has"
+    assert found[3] == "Waits for 8 GPUs that `pretrain smoke` has"
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
