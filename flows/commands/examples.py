@@ -57,6 +57,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "steel append newest newest:pack",
         "steel append smoke 1f0c5a2b --at-step 4000 --weight skypile=2 --steps extend",
     ),
+    "refresh": (
+        "steel refresh deployments/smoke.yaml",
+        "steel refresh deployments/smoke.yaml --run newest --steps extend --json",
+    ),
     "reschedule": (
         "steel reschedule newest --steps 20000",
         "steel reschedule newest --decay-at now",

@@ -18,7 +18,7 @@ from common.files import make_folder, write_json
 from common.paths import display
 from tasks.acquire import AcquireConfig, acquire
 from tasks.core.artifacts import run_logger
-from tasks.core.manifest import StageResult
+from tasks.core.manifest import StageResult, stage_material
 from tasks.core.plan import Plan
 from tasks.core.stage import Context
 
@@ -97,4 +97,7 @@ def _as_begun(config: AcquireConfig, context: Context) -> StageResult | None:
         )
         context.tracker.reused("acquire corpora", result.key, result.manifest)
         return result
-    return context.plan.add("acquire", "corpora", result.key, folder)
+    # That of the corpora it began with, whose key is in all that was made from them.
+    version = int(result.manifest.get("stage_version", 0))
+    material = stage_material("acquire", version, config, {}, absent=context.plan.absent)
+    return context.plan.add("acquire", "corpora", result.key, folder, material, config)

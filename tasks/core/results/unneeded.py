@@ -26,7 +26,7 @@ from model.train.checkpoint.retention import CheckpointSettings, kept_steps, per
 from model.train.run.folder import CHECKPOINTS_FOLDER
 from tasks.core.lock import StageLock
 from tasks.core.manifest import StageResult
-from tasks.core.results.entries import Entry, entries, folder_bytes, links_of, with_inputs
+from tasks.core.results.entries import KEY, Entry, entries, folder_bytes, links_of, with_inputs
 from tasks.core.results.in_use import to_be_removed
 from tasks.core.results.leftovers import leftovers
 
@@ -78,7 +78,7 @@ def unneeded(
     """
     store = resolve(store)
     everything = entries(store)
-    stay = _staying(everything, wanted, keep)
+    stay = _staying(everything, {*wanted, *recorded_keys(store)}, keep)
     found = []
     for entry in everything:
         if entry.key in stay or entry.stage in FINDINGS or entry.state == "running":
@@ -110,6 +110,12 @@ def _staying(everything: list[Entry], wanted: Collection[str], keep: int) -> set
     in_use = [entry for entry in finished if is_in_use(entry)]
     start = {*wanted, *(entry.key for entry in (*newest, *running, *in_use))}
     return with_inputs(start, links)
+
+
+def recorded_keys(store: Path) -> set[str]:
+    """Keys that records beside the stages name: of corpora that are refreshed, for one."""
+    paths = [path for path in store.glob("*/*.json") if path.parent.name != "cache"]
+    return {key for path in paths for key in KEY.findall(path.read_text("utf-8"))}
 
 
 def is_in_use(entry: Entry) -> bool:

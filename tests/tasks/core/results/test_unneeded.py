@@ -59,6 +59,13 @@ def test_what_a_configuration_needs_stays(store: Path) -> None:
     assert not {key(0x200), key(0x203)} & keys(gone)
 
 
+def test_what_a_record_names_stays(store: Path) -> None:
+    (store / "records").mkdir()
+    (store / "records" / "mine.json").write_text(json.dumps({"acquired": key(0x101)}))
+    gone = keys(unneeded(store, (), keep=0))
+    assert key(0x201) in gone and not {key(0x100), key(0x101)} & gone
+
+
 def test_models_go_only_when_they_are_asked_for(store: Path) -> None:
     gone = keys(unneeded(store, (), keep=0))
     assert not {key(0x102), key(0x103), key(0x202), key(0x203)} & gone
