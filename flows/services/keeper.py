@@ -5,7 +5,10 @@
                  (MLflow's server has a second process, which would keep the port)
                  a run whose process and watchdog are gone: the same repair
 
-It starts nothing again: `make up` does. It ends with the last service. docs/adr/0075
+                 the worker, when it has ended and Prefect answers: it is started again (it gives
+                 up when the server has been away for about a minute)
+
+Servers are started by `make up` alone. It ends with the last service. docs/adr/0075
 """
 
 import argparse
@@ -25,7 +28,7 @@ from typing import Any
 from common.child import python
 from common.processes import process_start
 from common.redaction import install
-from flows.environment import ROOT, prepare, running_services
+from flows.environment import ROOT, answers, prepare, running_services
 from flows.runs.watchdog import LAST_SECONDS, NOTES
 
 LOOK_SECONDS = 20.0
@@ -68,11 +71,12 @@ def keep(store: Path) -> None:
         services = running_services()
         for name in end_leftovers(services):
             log.warning("%s was killed; what was left of it is ended. `make up` starts it", name)
-        if not any(
-            process_start(service["pid"]) == service["started"]
-            for name, service in services.items()
-            if name != OWN
-        ):
+        dead_services = {
+            name for name, s in services.items() if process_start(s["pid"]) != s["started"]
+        }
+        if "worker" in dead_services and answers(os.environ.get("PREFECT_API_URL", ""), 5):
+            _restart_worker()
+        elif not services.keys() - dead_services - {OWN}:
             return
         dead = set(killed_runs()) - repaired
         if again := dead & known:  # its watchdog would have done it by now
@@ -80,6 +84,13 @@ def keep(store: Path) -> None:
             _repair(store)
             repaired |= again
         known = dead
+
+
+def _restart_worker() -> None:
+    from flows.services.local import start_worker  # which starts the keeper
+
+    log.warning("the worker has ended; it is started again")
+    start_worker(running_services(), dict(os.environ))
 
 
 def _repair(store: Path) -> None:

@@ -101,13 +101,18 @@ def up(store: Path) -> None:
     except (OSError, ValueError) as error:  # a server elsewhere may not allow it
         log.warning("runs without a sign of life will not be noticed by Prefect: %s", error)
     if "worker" not in services:
-        command = python("prefect", "worker", "start", "--pool", POOL, "--name", "steel-local")
-        services["worker"] = _start("worker", command, environment)
-        _remember(services)
+        start_worker(services, environment)
     if KEEPER not in services:
         command = python("flows.services.keeper", "--store", store)
         services[KEEPER] = _start(KEEPER, command, environment)
         _remember(services)
+
+
+def start_worker(services: dict[str, Any], environment: dict[str, str]) -> None:
+    """Start a worker, and remember it among the services."""
+    command = python("prefect", "worker", "start", "--pool", POOL, "--name", "steel-local")
+    services["worker"] = _start("worker", command, environment)
+    _remember(services)
 
 
 def down() -> bool:

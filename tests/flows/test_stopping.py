@@ -4,6 +4,8 @@ import http.server
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +17,7 @@ import pytest
 from common.processes import RunStopped, interruptible, stop_on_signals, stopped, uninterrupted
 from flows.runs import repair, watchdog
 from flows.runs.own_state import MISSED, OwnState
+from flows.services import keeper
 from tests.processes import alive
 
 WAITS = threading.Event()
@@ -225,11 +228,6 @@ def test_a_note_tells_a_live_run_from_a_dead_one(
 
 
 def test_what_is_left_of_a_service_is_ended_and_nothing_else() -> None:
-    import subprocess
-    import sys
-
-    from flows.services.keeper import end_leftovers
-
     first = subprocess.Popen(
         [sys.executable, "-c", "import subprocess; print(subprocess.Popen(['sleep', '600']).pid)"],
         stdout=subprocess.PIPE,
@@ -241,7 +239,7 @@ def test_what_is_left_of_a_service_is_ended_and_nothing_else() -> None:
     own = {"pid": os.getpid(), "started": "1"}
     first.wait()
     assert alive(second)
-    assert end_leftovers({"mlflow": {"pid": first.pid, "started": "1"}, "worker": own}) == [
+    assert keeper.end_leftovers({"mlflow": {"pid": first.pid, "started": "1"}, "worker": own}) == [
         "mlflow"
     ]
     for _ in range(100):
@@ -249,3 +247,21 @@ def test_what_is_left_of_a_service_is_ended_and_nothing_else() -> None:
             break
         WAITS.wait(0.1)
     assert not alive(second)
+
+
+@pytest.mark.parametrize(("there", "started"), [(True, 1), (False, 0)])
+def test_the_keeper_starts_a_worker_that_gave_up_once_its_server_answers(
+    there: bool, started: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"pid": os.getpid(), "started": keeper.process_start(os.getpid())}
+    gone = {"pid": os.getpid(), "started": "1"}
+    seen = [{"prefect": own, "worker": gone}, {"prefect": gone}]
+    restarted: list[bool] = []
+    monkeypatch.setattr(keeper, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(keeper, "NOTES", tmp_path)
+    monkeypatch.setattr(keeper, "running_services", lambda: seen.pop(0))
+    monkeypatch.setattr(keeper, "answers", lambda url, seconds: there)
+    monkeypatch.setattr(keeper, "_repair", lambda store: None)
+    monkeypatch.setattr(keeper, "_restart_worker", lambda: restarted.append(True))
+    keeper.keep(tmp_path)
+    assert len(restarted) == started and not seen, "it ends with the last service"
