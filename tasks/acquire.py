@@ -54,6 +54,10 @@ class AcquireConfig(StageConfig):
     optional: tuple[Name, ...] = field(default=(), metadata=NOT_IN_KEY)
     """Corpora that may be missing or empty, beside those whose recipe says so."""
 
+    commits: Mapping[Name, str] = field(default_factory=dict, metadata=NOT_IN_KEY)
+    """Commit of a repository on a hub, in the place of its recipe's revision; in the key where one
+    is given."""
+
     def is_optional(self, name: str) -> bool:
         """True for a corpus that may be missing or empty."""
         return self.kind == "corpora" and (name in self.optional or corpus(name).optional)
@@ -76,6 +80,7 @@ class AcquireConfig(StageConfig):
             name: [
                 plain(self._repository(name, location)) or location_fingerprint(location),
                 pinned_checksums(self.kind, name),
+                *([self.commits[name]] if name in self.commits else []),
             ]
             for name, location in self.datasets.items()
         }
@@ -129,6 +134,7 @@ def acquire(run: StageRun, config: AcquireConfig) -> None:
             fraction=config.fraction,
             limit=config.limit,
             optional=config.is_optional(name),
+            commit=config.commits.get(name, ""),
         )
         run.log.info(
             "%s: %d files, %s from %s", name, got.files, format_bytes(got.bytes), got.origin

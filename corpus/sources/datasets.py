@@ -15,7 +15,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -216,6 +216,7 @@ def acquire_dataset(
     fraction: float = 1.0,
     limit: int = 0,
     optional: bool = False,
+    commit: str = "",
 ) -> AcquiredDataset:
     """Write a data set's files into `destination.folder`.
 
@@ -227,6 +228,7 @@ def acquire_dataset(
         fraction: share of its bytes to take, above 0, at most 1.
         limit: records to take at most; 0 for all.
         optional: it may be empty, or missing on this machine.
+        commit: of a repository on a hub, in the place of the recipe's revision.
 
     Raises:
         DataError: it cannot be fetched, is damaged, empty or refused, or the disk is full.
@@ -236,7 +238,7 @@ def acquire_dataset(
         destination.folder.mkdir(parents=True, exist_ok=True)
         return AcquiredDataset(origin=location)
     with _disk_full_as_data_error(destination):
-        acquired = _acquire(destination, kind, location, generator, fraction, limit)
+        acquired = _acquire(destination, kind, location, generator, fraction, limit, commit)
     paths = [path for path in destination.folder.rglob("*") if path.is_file()]
     size = total_bytes(paths)
     if kind in ("sft", "preferences"):  # of a hub, a URL or an archive they are known only now
@@ -257,6 +259,7 @@ def _acquire(
     generator: SampleDataConfig | None,
     fraction: float,
     limit: int,
+    commit: str,
 ) -> AcquiredDataset:
     name, done = destination.name, destination.scratch / "done.json"
     if done.exists():  # also: its commit, whatever the branch points at by now
@@ -273,7 +276,7 @@ def _acquire(
             return AcquiredDataset(origin=SAMPLE_DATA)
         source: Source = LocalSource(str(made), origin=SAMPLE_DATA)
     else:
-        source, revision = _open_source(destination, kind, location)
+        source, revision = _open_source(destination, kind, location, commit)
     files = _list_files(destination, source)
     if absent := set(pinned_checksums(kind, name)) - {file.name for file in files}:
         raise DataError(
@@ -297,13 +300,14 @@ def _acquire(
 
 
 def _open_source(
-    destination: Destination, kind: DatasetKind, location: str
+    destination: Destination, kind: DatasetKind, location: str, newest: str
 ) -> tuple[Source, dict[str, str] | None]:
     """Open the source that a location names. Returns its revision and commit, if it has any."""
     name, scratch = destination.name, destination.scratch
     pins = pinned_checksums(kind, name)
     if location == HUB:
         recipe = hub.check_hub(kind, name)
+        recipe = replace(recipe, revision=newest or recipe.revision)
         revision = recipe.revision
         if hub.is_offline():
             folder = hub.cached_snapshot(recipe)
@@ -316,6 +320,7 @@ def _open_source(
         pinned = f"hub.revision: {commit} in {display(recipe_path(kind, name))}"
     elif location == MODELSCOPE:
         asked = modelscope.check_modelscope(kind, name)
+        asked = replace(asked, revision=newest or asked.revision)
         stored = modelscope.ModelScopeRepository(asked, scratch, pins)
         source, revision, commit = stored, asked.revision, stored.commit
         pinned = f"modelscope.revision: {commit} in {display(recipe_path(kind, name))}"

@@ -109,7 +109,7 @@ class HubRepository(UrlSource):
             super().__init__(location, scratch, pins, endpoint=endpoint())
         else:
             self._patterns, self.revision = list(source.files), source.revision
-            self.commit = _resolve_commit("dataset", source.repository, source.revision, scratch)
+            self.commit = resolve_commit("dataset", source.repository, source.revision, scratch)
             location = f"hf://datasets/{source.repository}@{self.commit}"
             super().__init__(location, scratch, pins, endpoint=endpoint())
             self.origin = f"{source.repository}@{self.commit}"
@@ -145,7 +145,7 @@ class HubRepository(UrlSource):
         Path(path).replace(half)
 
 
-def _resolve_commit(kind: str, repository: str, revision: str, scratch: Path) -> str:
+def resolve_commit(kind: str, repository: str, revision: str, scratch: Path) -> str:
     """The commit of a branch or tag: asked for once, then remembered in `scratch`."""
     notes = scratch / "commit.json"
     asked = {"repository": repository, "revision": revision}
@@ -169,7 +169,7 @@ def _resolve_url(location: str, scratch: Path) -> tuple[str, str, str]:
         at: Any = fs.resolve_path(location)
     if not hasattr(at, "repo_id"):
         return location, "", ""
-    commit = _resolve_commit(at.repo_type, at.repo_id, at.revision, scratch)
+    commit = resolve_commit(at.repo_type, at.repo_id, at.revision, scratch)
     prefix = huggingface_hub.constants.REPO_TYPES_URL_PREFIXES.get(at.repo_type, "")
     path = at.path_in_repo + ("/" if location.endswith("/") else "")
     return f"hf://{prefix}{at.repo_id}@{commit}/{path}", at.revision, commit

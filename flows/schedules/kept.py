@@ -159,7 +159,7 @@ def _merge_schedules(
     for slug in there.keys() - new.keys():
         if there[slug] != known.get(slug):
             merged.append(dict(there[slug]))
-            kept.append(f"schedule {slug}")
+            kept.append(f"schedule {slug} {'on' if there[slug]['active'] else 'off'}")
     by_hand = [dict(one) for one in now if "slug" not in one]
     if by_hand:
         kept.append(f"{len(by_hand)} schedule(s) added by hand")

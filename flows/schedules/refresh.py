@@ -19,6 +19,7 @@ from common.errors import ConfigError
 from common.files import make_folder
 from common.paths import display, resolve
 from common.redaction import hidden_in_errors, redacted
+from corpus.refresh.commits import newest_commit
 from flows.config import PipelineConfig
 from flows.graph import NO_SEARCH, Pipeline
 from flows.preflight import preflight_once
@@ -28,7 +29,7 @@ from flows.schedules.newest_run import newest_run
 from model.data import PackedManifest
 from model.train.run.client import RequestResult, RunClient
 from model.train.run.length import LengthPolicy
-from tasks.acquire import acquire
+from tasks.acquire import AcquireConfig, acquire
 from tasks.checkpoint_scores.run import PretrainingRun
 from tasks.clean import clean, enforce
 from tasks.core.artifacts import publish_artifact, run_logger, shorten_user_errors
@@ -77,15 +78,16 @@ def refresh(
     waits = StageWait(title, place / FOLDER, run_logger())
     with StageLock(place / FOLDER / f"{found.key}.lock", what="refresh", waiting=waits):
         waits.over()
-        now = acquired_key(loaded.acquire("corpora"), place)
         client, lineage = _open(found, place)
+        corpora = _corpora(loaded, lineage)
+        now = acquired_key(corpora, place)
         if now in _known(lineage, place, found):
             run_logger().info("%s in the corpora of %s since its last data", NOTHING, found.key)
             return _summary(loaded, place, found, now, None, None)
         recorded = redacted({"file": display(resolve(config)), **plain(loaded)})
         with tracked(f"refresh {loaded.name}", place, recorded) as context:
             context = replace(context, when_busy=loaded.devices.when_busy)
-            parts = _NewPart(loaded, context, lineage, found.key)
+            parts = _NewPart(loaded, context, lineage, found.key, corpora)
             packed = parts.packed()
             result = None
             if packed is not None and _samples(packed, found):
@@ -122,6 +124,19 @@ def _open(run: PretrainingRun, store: Path) -> tuple[RunClient, Lineage]:
     return client, lineage_of(client, run.packed(), store)
 
 
+def _corpora(config: PipelineConfig, lineage: Lineage) -> AcquireConfig:
+    """The corpora at the newest commits of their repositories. Raises DataError for a hub that does
+    not answer."""
+    found = config.acquire("corpora")
+    begun = lineage.first("acquire").manifest["notes"].get("revisions", {})
+    commits = {}
+    for name, location in found.datasets.items():
+        commit = newest_commit("corpora", name, location)
+        if commit and commit != begun.get(name, {}).get("commit"):
+            commits[name] = commit
+    return replace(found, commits=commits)
+
+
 def _known(lineage: Lineage, store: Path, run: PretrainingRun) -> set[str]:
     """Keys of the states of the corpora that the training has."""
     return {*lineage.of("acquire"), *(one.acquired for one in records_of(store, run.key))}
@@ -139,15 +154,20 @@ class _NewPart:
     """The stages of the new part, from files to shards."""
 
     def __init__(
-        self, config: PipelineConfig, context: Context, lineage: Lineage, run_key: str
+        self,
+        config: PipelineConfig,
+        context: Context,
+        lineage: Lineage,
+        run_key: str,
+        corpora: AcquireConfig,
     ) -> None:
-        self.run_key = run_key
+        self.run_key, self.corpora = run_key, corpora
         self.config, self.context, self.lineage = config, context, lineage
         self.pipeline = Pipeline(config, context)
 
     def packed(self) -> StageResult | None:
         """The packed new part; None where nothing of it is new."""
-        acquired = acquire(self.config.acquire("corpora"), context=self.context, label="corpora")
+        acquired = acquire(self.corpora, context=self.context, label="corpora")
         known = self._acquired_before()
         corpora = tuple(sorted(self.config.corpora))
         files = new_files(

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,12 @@ from huggingface_hub import constants as hub_constants
 from common import disk as _disk
 from common.config import validate
 from common.errors import ConfigError, DataError
+from corpus.recipes import HubSource
+from corpus.refresh.commits import newest_commit
 from corpus.sample_data import SampleDataConfig, generator_files
+from corpus.sources import hub as hub_module
 from corpus.sources.datasets import local_dataset
-from corpus.sources.local import local_files
+from corpus.sources.local import LocalSource, local_files
 from tasks.acquire import AcquireConfig, acquire
 from tasks.core.stage import stage_key
 from tests.corpus.sources.fake_hub import COMMIT, Hub, serving
@@ -204,3 +208,37 @@ def test_unreachable_hub_is_one_clear_error(
     monkeypatch.setattr(hub_constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(DataError, match="could not be downloaded"):
         run_stage(acquire, tmp_path / "out", corpora(zhihu="hub"))
+
+
+def test_a_commit_in_the_place_of_a_branch_is_in_the_key_and_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def opened(source: HubSource, scratch: Path, pins: object) -> LocalSource:
+        asked.append(source.revision)
+        raise DataError("seen")
+
+    monkeypatch.setattr(hub_module, "HubRepository", opened)
+    monkeypatch.setattr(hub_module, "is_offline", lambda: False)
+    branch = AcquireConfig(kind="corpora", datasets={"zhihu": "hub"})
+    commit = replace(branch, commits={"zhihu": "c" * 40})
+    assert stage_key("acquire", 2, branch, {}) != stage_key("acquire", 2, commit, {})
+    assert stage_key("acquire", 2, branch, {}) == stage_key("acquire", 2, replace(branch), {})
+    for config, revision in ((branch, "main"), (commit, "c" * 40)):
+        with pytest.raises(DataError, match="seen"):
+            run_stage(acquire, tmp_path / revision, config)
+    assert asked == ["main", "c" * 40]
+
+
+def test_the_newest_commit_is_asked_for_where_a_branch_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hub_module, "is_offline", lambda: False)
+    monkeypatch.setattr(
+        hub_module, "resolve_commit", lambda kind, name, revision, scratch: revision * 2
+    )
+    assert newest_commit("corpora", "zhihu", "hub") == "mainmain"
+    assert newest_commit("corpora", "zhihu", "data/zhihu") == ""
+    monkeypatch.setattr(hub_module, "is_offline", lambda: True)
+    assert newest_commit("corpora", "zhihu", "hub") == ""

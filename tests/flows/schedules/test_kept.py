@@ -99,7 +99,7 @@ def test_schedules_come_and_go_with_the_file_unless_they_were_touched() -> None:
     merged, kept = merge(new, old, touched)
     assert [one["slug"] for one in merged["schedules"]] == ["hourly", "nightly-evaluation"]
     assert merged["schedules"][1]["active"] is True
-    assert kept == ["schedule nightly-evaluation"]
+    assert kept == ["schedule nightly-evaluation on"]
     removed = on_server(old) | {"schedules": []}
     assert merge(old, old, removed)[0]["schedules"] == []
 
