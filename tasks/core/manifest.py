@@ -9,10 +9,11 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from common.config import NOT_IN_KEY as NOT_IN_KEY
 from common.config import StageConfig
@@ -20,10 +21,15 @@ from common.errors import DataError, SteelError, shown
 from common.files import md5_of_file, publish_folder, sync, write_json
 from common.names import is_relative_path
 from common.paths import display
+from common.provenance import git_commit, software_versions
 from common.reading.files import read_json_object
 from common.redaction import recorded
 from common.urls import redact
 from model.train.run.folder import MODEL_FOLDER
+from tasks.core.artifacts import flow_run_id
+
+if TYPE_CHECKING:
+    from tasks.core.stage import StageRun
 
 BEGUN = ".scratch/begun.json"
 """File of a stage that is not finished: what its manifest will say of it. Not published."""
@@ -260,4 +266,33 @@ def _file_entry(path: Path, folder: Path) -> dict[str, Any]:
         "path": str(path.relative_to(folder)),
         "bytes": path.stat().st_size,
         "md5": md5_of_file(path),
+    }
+
+
+def manifest_of(
+    name: str,
+    version: int,
+    label: str,
+    run: "StageRun",
+    config: StageConfig,
+    inputs: Mapping[str, StageInput],
+    started: float,
+) -> dict[str, Any]:
+    """The manifest of a stage whose function has returned; `publish` adds its files."""
+    return {
+        "schema": SCHEMA_VERSION,
+        "stage": name,
+        "label": label,
+        "key": run.key,
+        "stage_version": version,
+        "config": plain(config),
+        "inputs": input_keys(inputs),
+        "counts": run.counts,
+        "notes": run.notes,
+        "started": round(started, 3),
+        "finished": round(time.time(), 3),
+        "software": software_versions(),
+        "git_commit": git_commit(),
+        "prefect_flow_run": flow_run_id(),
+        "mlflow": run.track.identity(),
     }

@@ -25,7 +25,6 @@ from common.errors import StageError
 from common.files import make_folder, write_status
 from common.paths import display
 from common.processes import RunStopped
-from common.provenance import git_commit, software_versions
 from common.redaction import hidden_in_errors, recorded
 from tasks.core.artifacts import (
     Logger,
@@ -39,12 +38,12 @@ from tasks.core.lock import StageLock, WorkedSeconds
 from tasks.core.manifest import (
     BEGUN,
     READ_AGAIN,
-    SCHEMA_VERSION,
     SCRATCH,
     StageInput,
     StageResult,
     input_keys,
     key_of,
+    manifest_of,
     plain,
     publish,
     reclaim,
@@ -331,7 +330,7 @@ def stage(
                     if run.waited:
                         run.count(seconds_waited=round(run.waited, 3))
                     track.counts(run.counts)
-                    manifest = _manifest(name, version, label, run, config, inputs, started)
+                    manifest = manifest_of(name, version, label, run, config, inputs, started)
                     publish(partial, folder, manifest, check=lock.check)
                     context.uses.hold(folder)
                     track.manifest(manifest)
@@ -379,31 +378,3 @@ def _begin(
         "prefect_flow_run": flow_run_id(),
     }
     write_status(run.scratch / Path(BEGUN).name, recorded(about, as_they_are=READ_AGAIN))
-
-
-def _manifest(
-    name: str,
-    version: int,
-    label: str,
-    run: StageRun,
-    config: StageConfig,
-    inputs: Mapping[str, StageInput],
-    started: float,
-) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA_VERSION,
-        "stage": name,
-        "label": label,
-        "key": run.key,
-        "stage_version": version,
-        "config": plain(config),
-        "inputs": input_keys(inputs),
-        "counts": run.counts,
-        "notes": run.notes,
-        "started": round(started, 3),
-        "finished": round(time.time(), 3),
-        "software": software_versions(),
-        "git_commit": git_commit(),
-        "prefect_flow_run": flow_run_id(),
-        "mlflow": run.track.identity(),
-    }
