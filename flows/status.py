@@ -58,15 +58,16 @@ def status(store: Path) -> dict[str, Any]:
 
 def _running(entry: Any) -> dict[str, Any]:
     """A stage that a process works on."""
-    from tasks.core.results.progress import training_position
+    from tasks.core.results.progress import told_progress, training_position
 
-    position = training_position(entry)
+    position, told = training_position(entry), told_progress(entry)
     started = entry.about.get("started")
     return {
         "stage": entry.stage,
         "key": entry.key,
         "name": entry.label,
         "seconds": round(time.time() - started) if isinstance(started, int | float) else None,
+        "percent": round(100 * told["done"] / told["total"]) if told else None,
         "step": position.step if position else None,
         "steps": position.steps if position else None,
         "loss": position.loss if position else None,
@@ -149,6 +150,8 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
         if one["step"] is not None:
             at = {"step": one["step"], "steps": one["steps"], "loss": one["loss"], "at": 0.0}
             where = ": " + Position(**at, seconds_left=one["seconds_left"]).words
+        elif one["percent"] is not None:
+            where = f": {one['percent']} %"
         yield f"running   {name} ({one['key'][:8]}){where}{since}"
     for run in found["flow_runs"]:
         yield f"flow run  {run['name']}, since {_minute(run['since'])}"

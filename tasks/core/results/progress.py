@@ -11,6 +11,7 @@ from common.errors import SteelError
 from model.train.run.folder import JOB_FILE, METRICS_FILE
 from model.train.run.journal import read_journal_rows
 from tasks.core.results.entries import Entry
+from tasks.core.waiting.words import PROGRESS
 
 TAIL_BYTES = 400_000
 """Bytes at the end of metrics.jsonl that are read: some hundred steps."""
@@ -78,6 +79,18 @@ def training_position(entry: Entry) -> Position | None:
     )
 
 
+def told_progress(entry: Entry) -> dict[str, Any] | None:
+    """The last `done`, `total`, `what` and time of its end that a running stage has told; None for
+    one that has told nothing, or does not run."""
+    if entry.state != "running":
+        return None
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        told = json.loads((entry.folder / PROGRESS).read_text(encoding="utf-8"))
+        if told["total"] > 0 and told["done"] >= 0:
+            return dict(told)
+    return None
+
+
 def _tail(path: Path) -> Iterator[dict[str, Any]]:
     """The newest rows of a file of measurements, oldest first."""
     try:
@@ -99,6 +112,8 @@ def _tail(path: Path) -> Iterator[dict[str, Any]]:
 
 def _total_steps(entry: Entry) -> int | None:
     """Steps of the whole training, as its journal, its job or its configuration says."""
+    if (told := told_progress(entry)) is not None:
+        return int(told["total"])
     with contextlib.suppress(SteelError):
         changes = [row["total_steps"] for row in read_journal_rows(entry.folder)]
         if changes:
