@@ -5,8 +5,8 @@
     processes children whose run is gone; parts of a service whose first process is gone
 
 Needs neither heartbeats nor an automation, and no server that runs: Prefect's database is opened by
-a temporary server when there is something in it. `make up` repairs what is
-found. docs/operations.md
+a temporary server when there is something in it. `steel doctor`
+shows what is found, `steel doctor --repair` repairs it, and so does `make up`. docs/operations.md
 """
 
 import argparse

@@ -20,7 +20,7 @@ from mlflow.tracking import MlflowClient
 
 from common.child import python
 from common.paths import ROOT
-from flows.environment import answers, request
+from flows.environment import DEFAULTS, answers, request
 from tasks.core.tracking import PIPELINES, default_uri
 from tests.flows.whole_run import write_config
 from tests.processes import kill_all, started_with
@@ -33,7 +33,7 @@ STAGES = ("clean", "pack", "pretrain", "contamination", "sft", "dpo", "evaluate"
 SHORT = ("contamination",)
 """Stages in which the run gets SIGTERM too, as Prefect's worker sends it."""
 TRAININGS = ("pretrain", "sft", "dpo")
-LONG = {"pretrain.steps": 400, "sft.max_steps": 400, "dpo.max_steps": 400}
+LONG = {"pretrain.steps": 400, "pretrain.epochs": 8, "sft.max_steps": 400, "dpo.max_steps": 400}
 """Steps of trainings that are seen while they work."""
 
 
@@ -46,7 +46,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = LONGEST) -> Any:
 
 
 def answer_of(url: str, body: Any) -> Any:
-    """Answer of a server; None from one that has only just begun."""
+    """Answer of a server; None from one that has just begun, or whose database is locked."""
     with contextlib.suppress(OSError):
         return request(url, body)
     return None
@@ -58,10 +58,8 @@ class Engine:
     def __init__(self, url: str, folder: Path) -> None:
         self.url, self.folder, self.store = url, folder, folder / "store"
         flow = wait_for(lambda: answer_of(f"{url}/flows/", {"name": "steel"}))["id"]
-        self.deployment = request(
-            f"{url}/deployments/",
-            {"name": "pipeline", "flow_id": flow, "entrypoint": "flows.steel.pipeline"},
-        )["id"]
+        entry = {"name": "pipeline", "flow_id": flow, "entrypoint": "flows.steel.pipeline"}
+        self.deployment = wait_for(lambda: answer_of(f"{url}/deployments/", entry))["id"]
         self.parameters = {
             "config": str(write_config(folder)),
             "store": str(self.store),
@@ -72,7 +70,7 @@ class Engine:
     def start(self) -> subprocess.Popen[bytes]:
         body = {"parameters": self.parameters, "state": {"type": "PENDING"}}
         place = f"{self.url}/deployments/{self.deployment}/create_flow_run"
-        self.run_id = request(place, body)["id"]
+        self.run_id = wait_for(lambda: answer_of(place, body))["id"]
         own = {
             "PREFECT_API_URL": self.url,
             "PREFECT__FLOW_RUN_ID": self.run_id,
@@ -125,7 +123,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     with (folder / "server.txt").open("wb") as output:
         server = subprocess.Popen(
             python("prefect", "server", "start", "--host=127.0.0.1", f"--port={port}"),
-            env={**os.environ, **own},
+            env={**DEFAULTS, **os.environ, **own},
             stdout=output,
             stderr=output,
         )
@@ -143,7 +141,8 @@ def cancel_in(engine: Engine, stage: str) -> str:
     wait_for(lambda: process.poll() is not None or engine.works_in(stage))
     assert process.poll() is None, (engine.folder / "engine.txt").read_text()[-4000:]
     cancelling = {"type": "CANCELLING", "name": "Cancelling"}
-    request(f"{engine.url}/flow_runs/{engine.run_id}/set_state", {"state": cancelling})
+    place = f"{engine.url}/flow_runs/{engine.run_id}/set_state"
+    wait_for(lambda: answer_of(place, {"state": cancelling}))
     if stage in SHORT:
         process.terminate()
     began = time.monotonic()
