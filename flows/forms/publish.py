@@ -11,7 +11,8 @@ such defaults; the function itself keeps its plain ones.
 
 An empty field means "as the configuration says". It is published under its one type, not as a
 choice between a number and nothing: the pages show such a choice as two buttons, and the server
-answers a wrong number with "is not valid under any of the given schemas".
+answers a wrong number with "is not valid under any of the given schemas". It is published without
+a default: of the default `null` the pages make a value that they send, and the server refuses.
 """
 
 import functools
@@ -49,7 +50,9 @@ class Entry:
         self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> Schema:
         """Schema of one type, with the choices."""
-        schema = without_null(handler(core_schema))
+        return _Empty(self._schema(without_null(handler(core_schema))))
+
+    def _schema(self, schema: Schema) -> Schema:
         if not self.choices:
             return schema
         if "items" in schema:
@@ -59,6 +62,14 @@ class Entry:
         listed = {"type": schema["type"], "enum": [*self.choices], "title": "one of the project"}
         # With type and bounds beside the alternatives what breaks them is refused by their names.
         return {**schema, "anyOf": [listed, {**schema, "title": self.other}]}
+
+
+class _Empty(dict[str, Any]):
+    """Schema of a field that may be empty, into which pydantic writes no default `null`."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key != "default" or value is not None:
+            super().__setitem__(key, value)
 
 
 def without_null(schema: Schema) -> Schema:

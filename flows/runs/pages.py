@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from common.paths import display
+from common.redaction import redact
 from flows.environment import MLFLOW_URI
 from tasks.core.artifacts import flow_run_id, publish_artifact, run_logger
 from tasks.core.markdown import markdown_table
@@ -18,25 +19,39 @@ def show_pages(name: str, store: Path, stages: Sequence[Mapping[str, Any]]) -> N
     if flow_run_id() is None:
         return
     uri = default_uri(store)
-    text = pages(name, store, stages, uri, experiment_links(uri, name))
+    links = experiment_links(uri, name)
     publish_artifact(
-        run_logger(), "markdown", key=KEY, markdown=text, description=f"Results of {name}"
+        run_logger(),
+        "markdown",
+        key=KEY,
+        links=addresses(uri, links),
+        markdown=pages(name, store, stages, uri, links),
+        description=f"Results of {name}",
     )
+
+
+def addresses(uri: str, links: Mapping[str, str]) -> dict[str, str]:
+    """Word for an experiment's page -> its address.
+
+    uri: of MLflow; links: its pages by experiment, below that address.
+    """
+    served = redact(uri if _is_served(uri) else MLFLOW_URI).rstrip("/")
+    return {f"MLFLOW:{experiment}:": f"{served}/{link}" for experiment, link in links.items()}
+
+
+def _is_served(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
 
 
 def pages(
     name: str, store: Path, stages: Sequence[Mapping[str, Any]], uri: str, links: Mapping[str, str]
 ) -> str:
-    """The artifact's Markdown.
-
-    uri: of MLflow; links: its pages by experiment, below that address.
-    """
-    served = uri if uri.startswith(("http://", "https://")) else MLFLOW_URI
+    """The artifact's Markdown, with words in the place of MLflow's addresses."""
     lines = [f"# Results of {name}", ""]
     titles = {MODELS: "Comparison of the models in MLflow", PIPELINES: "Runs in MLflow"}
     for experiment, title in titles.items():
-        if link := links.get(experiment):
-            lines.append(f"- [{title}]({served.rstrip('/')}/{link})")
+        if experiment in links:
+            lines.append(f"- [{title}](MLFLOW:{experiment}:)")
     folders = {str(s["stage"]): store / str(s["stage"]).split()[0] / str(s["key"]) for s in stages}
     for folder in folders.values():
         for page in sorted(folder.glob("report*.html")):
@@ -51,7 +66,7 @@ def pages(
         }
         for title, folder in folders.items()
     ]
-    if served != uri:
+    if not _is_served(uri):
         lines.append("- MLflow's pages open while `make up` is running.")
     if rows:
         lines += ["", "## Stages", "", markdown_table(rows)]

@@ -7,7 +7,7 @@ server that cannot take an artifact never stops a stage.
 import functools
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 from common.errors import SteelError
@@ -67,8 +67,14 @@ _outage = Outage()
 Kind = Literal["table", "markdown", "link", "progress", "new progress"]
 
 
-def publish_artifact(log: Logger, kind: Kind, **kwargs: Any) -> Any:
-    """Create or update a Prefect artifact; a server that cannot take it never stops a stage."""
+def publish_artifact(
+    log: Logger, kind: Kind, *, links: Mapping[str, str] | None = None, **kwargs: Any
+) -> Any:
+    """Create or update a Prefect artifact; a server that cannot take it never stops a stage.
+
+    links: words of the Markdown -> addresses without secrets, which take their places whole; other
+    addresses lose their queries.
+    """
     if not flow_run_id() or not _outage.may_try():
         return None
     from prefect import artifacts
@@ -81,7 +87,10 @@ def publish_artifact(log: Logger, kind: Kind, **kwargs: Any) -> Any:
         "new progress": artifacts.update_progress_artifact,
     }
     try:
-        made = within(ARTIFACT_SECONDS, lambda: create[kind](**redacted(kwargs)))
+        shown = redacted(kwargs)
+        for word, address in (links or {}).items():
+            shown["markdown"] = shown["markdown"].replace(word, address)
+        made = within(ARTIFACT_SECONDS, lambda: create[kind](**shown))
     except Exception as error:
         if _outage.failed():
             log.warning("Prefect did not take the artifact %s: %s", kwargs.get("key"), error)
