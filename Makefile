@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 BENCH_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+OUT ?= benchmarks/results
 STORE ?= store
 CONFIG ?= deployments/smoke.yaml
 export DO_NOT_TRACK := true
@@ -50,9 +51,9 @@ bench: ## do the benches run here? (quick; tiny sizes without a GPU)
 	$(BENCH_PYTHON) -m benchmarks.bench_train --quick
 	$(BENCH_PYTHON) -m benchmarks.kernels
 
-bench-gpu: ## measure training step and kernels on this GPU, into benchmarks/results
-	$(BENCH_PYTHON) -m benchmarks.kernels --json benchmarks/results/kernels.json
-	$(BENCH_PYTHON) -m benchmarks.bench_train --json benchmarks/results/train.json
+bench-gpu: ## measure training step and kernels on this GPU, into $(OUT)
+	$(BENCH_PYTHON) -m benchmarks.bench_train --json $(OUT)/train.json
+	$(BENCH_PYTHON) -m benchmarks.kernels --json $(OUT)/kernels.json
 
 lock: ## resolve pyproject.toml anew into requirements.lock (then run every test)
 	rm -rf .venv.lock && $(PYTHON) -m venv .venv.lock

@@ -10,12 +10,20 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from common.files import write_json
+from common.processes import PARENT, die_with_parent
 from common.provenance import git_commit, package_versions, processor_name, software_versions
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """`--json FILE`."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
+
+
+def end_with_parent() -> None:
+    """End when the program that started this one as its `Child` is gone, whatever ended it."""
+    if PARENT in os.environ:
+        die_with_parent()
 
 
 def publish(
@@ -40,6 +48,21 @@ def publish(
     Returns:
         The content of the file.
     """
+    report = save(figures, module, argv, to, packages=packages)
+    print(json.dumps(report, indent=1, ensure_ascii=False) if table is None else table)
+    return report
+
+
+def save(
+    figures: dict[str, Any],
+    module: str,
+    argv: Sequence[str] | None,
+    to: Path | None,
+    *,
+    packages: Iterable[str] = (),
+) -> dict[str, Any]:
+    """As `publish`, without printing: also in the middle, so that a benchmark that is cut off keeps
+    what it has measured. The file is replaced as a whole."""
     given = sys.argv[1:] if argv is None else argv
     words = [word for word in given if word != "--json" and word != str(to)]
     report = {
@@ -48,11 +71,9 @@ def publish(
         "software": software_versions() | package_versions(packages),
         "machine": _machine(),
     }
-    text = json.dumps(report, indent=1, ensure_ascii=False)
-    print(text if table is None else table)
     if to is not None:
         to.parent.mkdir(parents=True, exist_ok=True)
-        to.write_text(text + "\n", encoding="utf-8")
+        write_json(to, report)
     return report
 
 

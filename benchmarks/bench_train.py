@@ -4,7 +4,8 @@
 
 Needs model/ and benchmarks/ alone: torch, transformers; Triton and Liger-Kernel where installed.
 A step is forward, backward, clip and AdamW on random tokens at sequence length 2048. Every
-measurement has a process of its own; repeats are interleaved (a b c a b c …) and medians count.
+measurement has a process of its own, which may take `--limit` seconds; repeats are interleaved
+(a b c a b c …) and medians count. The JSON is written anew after every measurement.
 
     best           our kernels, compiled, whole weights        interpreted   the same, not compiled
     documents      rows of packed documents (512 tokens on average) that do not see each other
@@ -16,27 +17,28 @@ measurement has a process of its own; repeats are interleaved (a b c a b c …) 
     heads of 64    56 filled up with zeros
 
 All at one micro-batch: the paper's 8, or the largest at which `plain` fits. `best` is also tried at
-larger ones, and its fastest counts for MFU. On a CPU the sizes are tiny, marked as such, and no
-target is judged.
+the `--larger` ones, and its fastest counts for MFU. On a CPU the sizes are tiny, marked as such,
+and no target is judged.
 """
 
 import argparse
 import dataclasses
+import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks._figures import add_options, publish
+from benchmarks._figures import add_options, end_with_parent, publish, save
 from common.errors import ConfigError, SteelError
 from model.entry.throughput import measure_in_subprocess
 from model.train.distributed.device import device_name
-from model.train.throughput.measure import Result, ThroughputJob
+from model.train.throughput.measure import PROFILE_FILE, Result, ThroughputJob
 from model.train.throughput.peak_flops import datasheet_peak
 from model.train.throughput.variants import (
     OURS,
@@ -103,12 +105,18 @@ TINY_SIZES = Sizes(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and write JSON where `--json` says; 1 when a configuration broke."""
+    end_with_parent()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="one repeat of the targets' rows")
     parser.add_argument("--only", metavar="A,B", help=f"some of: {', '.join(CANDIDATES)}")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=5, help="timed steps of a repeat")
     parser.add_argument("--processes", type=int, default=1, help="GPUs that share a step")
+    parser.add_argument("--limit", type=float, default=120, help="seconds of a measurement at most")
+    parser.add_argument(
+        "--larger", metavar="A,B", help="micro-batches to try `best` at, too; `none`: no other"
+    )
+    parser.add_argument("--profile", type=Path, metavar="DIR", help="write a step's kernels there")
     add_options(parser)
     arguments = parser.parse_args(argv)
     everything = QUICK if arguments.quick else tuple(CANDIDATES)
@@ -116,11 +124,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown := sorted(set(names) - set(CANDIDATES)):
         parser.error(f"--only: there is no {unknown[0]!r}; choose from {', '.join(CANDIDATES)}")
     sizes = PAPER_SIZES if torch.cuda.is_available() else TINY_SIZES
+    if arguments.larger:
+        larger = () if arguments.larger == "none" else map(int, arguments.larger.split(","))
+        sizes = dataclasses.replace(sizes, larger=tuple(larger))
     with tempfile.TemporaryDirectory(prefix="bench-train-") as scratch:
         bench = Bench(
-            sizes, processes=arguments.processes, steps=arguments.steps, scratch=Path(scratch)
+            sizes,
+            processes=arguments.processes,
+            steps=arguments.steps,
+            limit=arguments.limit,
+            scratch=Path(scratch),
+            profile=arguments.profile,
         )
-        report = bench.run(names, repeats=1 if arguments.quick else arguments.repeats)
+        report = bench.run(
+            names,
+            repeats=1 if arguments.quick else arguments.repeats,
+            keep=lambda found: save(found, "bench_train", argv, arguments.json),
+        )
     publish(report, "bench_train", argv, arguments.json, table=table(report))
     return int(any(row["status"] == "failed" for row in report["rows"]))
 
@@ -128,26 +148,60 @@ def main(argv: Sequence[str] | None = None) -> int:
 class Bench:
     """Runs configurations in processes of their own and keeps what each came to."""
 
-    def __init__(self, sizes: Sizes, *, processes: int, steps: int, scratch: Path) -> None:
+    def __init__(
+        self,
+        sizes: Sizes,
+        *,
+        processes: int,
+        steps: int,
+        scratch: Path,
+        limit: float | None = None,
+        profile: Path | None = None,
+    ) -> None:
         self.sizes, self.processes, self.steps = sizes, processes, steps
-        self.scratch = scratch
+        self.scratch, self.limit, self.profile = scratch, limit, profile
         self.count = 0
 
-    def run(self, names: Sequence[str], *, repeats: int) -> dict[str, Any]:
-        """Everything, as JSON values."""
+    def run(
+        self,
+        names: Sequence[str],
+        *,
+        repeats: int,
+        keep: Callable[[dict[str, Any]], Any] = lambda _: None,
+    ) -> dict[str, Any]:
+        """Everything, as JSON values; `keep` is given what there is after each measurement."""
         variants, skipped = candidates(names)
         micro_batch_size = self._common_micro_batch(variants)
-        results: dict[str, list[Result]] = {name: [] for name in variants}
+        measured: dict[tuple[str, int], list[Result]] = {}
+
+        def report() -> dict[str, Any]:
+            rows = [row(name, found, size) for (name, size), found in measured.items()]
+            return self._report(rows, micro_batch_size, repeats, skipped)
+
         for repeat in range(repeats):
             for name, variant in variants.items():
-                if results[name] and results[name][-1].status != "done":
+                found = measured.setdefault((name, micro_batch_size), [])
+                if found and found[-1].status != "done":
                     continue  # it will not fit the second time either
-                results[name].append(
-                    self._measure(f"{name} [{repeat + 1}]", variant, micro_batch_size)
-                )
-        rows = [row(name, found, micro_batch_size) for name, found in results.items()]
-        if "best" in variants:
-            rows += self._larger("best", variants["best"], repeats)
+                found.append(self._measure(f"{name} [{repeat + 1}]", variant, micro_batch_size))
+                keep(report())
+        for size in self.sizes.larger if "best" in variants else ():
+            label = f"best, micro-batch {size}"
+            found = measured.setdefault((label, size), [])
+            for repeat in range(repeats):
+                found.append(self._measure(f"{label} [{repeat + 1}]", variants["best"], size))
+                keep(report())
+            if found[0].status != "done":
+                break
+        return report()
+
+    def _report(
+        self,
+        rows: list[dict[str, Any]],
+        micro_batch_size: int,
+        repeats: int,
+        skipped: Mapping[str, str],
+    ) -> dict[str, Any]:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return {
             "title": TITLE + (" (tiny, CPU: no target is judged)" if self.sizes.tiny else ""),
@@ -176,17 +230,6 @@ class Bench:
                 return size
         return sizes[-1]
 
-    def _larger(self, name: str, variant: Variant, repeats: int) -> list[dict[str, Any]]:
-        """Rows at larger micro-batches, up to the first that does not fit."""
-        rows = []
-        for size in self.sizes.larger:
-            label = f"{name}, micro-batch {size}"
-            found = [self._measure(f"{label} [{i + 1}]", variant, size) for i in range(repeats)]
-            rows.append(row(label, found, size))
-            if found[0].status != "done":
-                break
-        return rows
-
     def _measure(
         self, label: str, variant: Variant, micro_batch_size: int, *, steps: int | None = None
     ) -> Result:
@@ -204,14 +247,19 @@ class Bench:
             document_tokens=variant.document_tokens,
             warmup_steps=2,
             timed_steps=steps or self.steps,
+            profile=self.profile is not None,
             output=str(self.scratch / str(self.count)),
         )
         try:
-            result = measure_in_subprocess(job, self.processes)
+            result = measure_in_subprocess(job, self.processes, limit=self.limit)
         except SteelError as error:  # it broke: the others are still worth measuring
             result = Result(
                 status="failed", reason=str(error)[-2000:], device="", num_devices=self.processes
             )
+        text = Path(job.output) / PROFILE_FILE
+        if self.profile is not None and text.is_file():
+            self.profile.mkdir(parents=True, exist_ok=True)
+            shutil.copy(text, self.profile / f"{label.replace(' ', '-')}.txt")
         speed = f"{result.tokens_per_second_per_device:,.0f} tokens/s"
         shown = speed if result.status == "done" else result.status
         print(f"{label}: {shown}", file=sys.stderr, flush=True)

@@ -17,6 +17,7 @@ AttentionImplementation = Literal[
     "auto",
     "eager",
     "sdpa",
+    "sdpa_cudnn",
     "varlen",
     "flex_attention",
     "flash_attention_2",

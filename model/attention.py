@@ -31,6 +31,7 @@ from transformers.utils import import_utils
 
 from common.errors import ConfigError
 from model.architecture import AttentionImplementation
+from model.cudnn_attention import CUDNN
 from model.documents import Documents
 
 VARLEN = "varlen"
@@ -44,12 +45,12 @@ HALF = (torch.bfloat16, torch.float16)
 
 SUPPORT = {
     "sdpa": "_supports_sdpa",
+    CUDNN: "_supports_sdpa",
     "flex_attention": "_supports_flex_attn",
     "flash_attention": "_supports_flash_attn",
     VARLEN: "_supports_attention_backend",
 }
 """Implementation -> attribute by which a Transformers class states that it supports it."""
-
 HEAD_SIZE_MULTIPLE = 8
 """Flash kernels need a head size that is a multiple of this."""
 
@@ -96,9 +97,10 @@ def choose_attention(
                 "this machine has"
             )
         return requested
-    candidates = ["flash_attention_3", "flash_attention_4", "flash_attention_2"]
+    candidates = ["flash_attention_3", "flash_attention_4"]
     # Without bounds SDPA has flash and cuDNN kernels itself, and there is no mask to avoid.
-    candidates += [VARLEN, "flex_attention"] if separate_documents else []
+    bounded = ["flash_attention_2", VARLEN, "flex_attention"]
+    candidates += bounded if separate_documents else [CUDNN, "flash_attention_2"]
     return next(
         name
         for name in (*candidates, "sdpa", "eager")
@@ -170,7 +172,7 @@ def _unsupported_reason(
     architecture = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     if not getattr(architecture, SUPPORT[name.rstrip("_234")]):
         return f"is not supported by {architecture.__name__}"
-    if getattr(config, "attn_logit_softcapping", None) and name in ("sdpa", VARLEN):
+    if getattr(config, "attn_logit_softcapping", None) and name in ("sdpa", CUDNN, VARLEN):
         return "has no soft capping of attention scores (attn_logit_softcapping)"
     if name == "sdpa":
         return None
@@ -189,6 +191,10 @@ def _flash_unsupported_reason(name: str, device: torch.device, dtype: torch.dtyp
     capability = torch.cuda.get_device_capability(device)
     if capability < (8, 0):
         return f"needs compute capability 8.0 or newer, this GPU has {capability}"
+    if name == CUDNN:
+        if capability < (9, 0):
+            return f"pays from compute capability 9.0, this GPU has {capability}: use sdpa"
+        return None if torch.backends.cudnn.is_available() else "needs cuDNN, which torch lacks"
     if name == VARLEN:
         return None if varlen_attn else f"is not in torch {torch.__version__} (2.11 and newer)"
     version = name[-1]
@@ -232,7 +238,7 @@ def mask_config(config: PreTrainedConfig) -> PreTrainedConfig:
 
     Transformers makes no mask for implementations that it does not know.
     """
-    if config._attn_implementation not in (VARLEN, BY_DOCUMENT):
+    if config._attn_implementation not in (VARLEN, BY_DOCUMENT, CUDNN):
         return config
     with_sdpa = copy.copy(config)
     with_sdpa._attn_implementation_internal = "sdpa"
@@ -275,7 +281,7 @@ def padded_head_size(head_size: int, choice: str | int, implementation: str | No
     """
     if isinstance(choice, int):
         return max(head_size, choice)
-    flash = implementation == VARLEN or "flash" in (implementation or "")
+    flash = implementation in (VARLEN, CUDNN) or "flash" in (implementation or "")
     if choice == "auto" and flash:
         return -(-head_size // HEAD_SIZE_MULTIPLE) * HEAD_SIZE_MULTIPLE
     return head_size

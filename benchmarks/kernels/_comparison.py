@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks._figures import add_options, publish
+from benchmarks._figures import add_options, end_with_parent, publish, save
 from benchmarks.kernels._timing import (
     Setup,
     copy_gigabytes_per_second,
@@ -88,8 +88,10 @@ def candidates(operation: str, index: int, setup: Setup) -> dict[str, Callable[.
     return found
 
 
-def compare(case: Case, setup: Setup, copy_rate: float) -> list[Row]:
-    """Measure every candidate in both passes."""
+def compare(
+    case: Case, setup: Setup, copy_rate: float, keep: Callable[[Row], Any] = lambda _: None
+) -> list[Row]:
+    """Measure every candidate in both passes; `keep` is given each row as soon as it is done."""
     rows = []
     for name, function in case.candidates.items():
         for what in ("forward", "forward + backward"):
@@ -98,13 +100,13 @@ def compare(case: Case, setup: Setup, copy_rate: float) -> list[Row]:
             rows.append(row)
             if isinstance(function, str):
                 row.note = f"skipped: {function}"
-                print(_line(row), flush=True)
-                continue
-            try:
-                _measure(row, case, function, setup, copy_rate)
-            except Exception as error:  # the failure of a candidate is a result too
-                row.note = f"failed: {_reason(error)}"
+            else:
+                try:
+                    _measure(row, case, function, setup, copy_rate)
+                except Exception as error:  # the failure of a candidate is a result too
+                    row.note = f"failed: {_reason(error)}"
             print(_line(row), flush=True)
+            keep(row)
     return rows
 
 
@@ -241,6 +243,7 @@ def run(
     more: Callable[[Setup, list[Row]], dict[str, Any]] = lambda _setup, _rows: {},
 ) -> dict[str, Any]:
     """Command line of every kernel benchmark. Returns the report that `--json` writes."""
+    end_with_parent()
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=title)
     add_options(parser)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -263,21 +266,31 @@ def run(
     if setup.tiny:
         print("No GPU: tiny sizes in fp32, which show that everything runs, not which is fastest.")
     print(f"{device_name(device)}; a copy reaches {copy_rate:.0f} GB/s")
-    rows = [row for case in cases(setup) for row in compare(case, setup, copy_rate)]
+    rows: list[Row] = []
+
+    def figures(added: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "tiny": setup.tiny,
+            "device": device_name(device),
+            "threads": torch.get_num_threads(),
+            "copy_gigabytes_per_second": copy_rate,
+            "rows": [asdict(row) for row in rows],
+            "recommendation": {} if setup.tiny else recommend(rows),
+            **added,
+        }
+
+    def keep(row: Row) -> None:
+        rows.append(row)
+        save(figures({}), module.removeprefix("benchmarks."), argv, given.json)
+
+    for case in cases(setup):
+        compare(case, setup, copy_rate, keep)
     try:
         added = more(setup, rows)
     except Exception as error:  # an illegal access ends the use of the device; the rows are valid
         print(f"not evaluated: {_reason(error)}")
         added = {"not evaluated": _reason(error)}
-    report = {
-        "tiny": setup.tiny,
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
-        "copy_gigabytes_per_second": copy_rate,
-        "rows": [asdict(row) for row in rows],
-        "recommendation": {} if setup.tiny else recommend(rows),
-        **added,
-    }
+    report = figures(added)
     text = "\n".join(_recommendation_lines(report))
     return publish(report, module.removeprefix("benchmarks."), argv, given.json, table=text)
 

@@ -11,6 +11,7 @@ configuration leaves nothing of the last one in memory.
 import dataclasses
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from common.child import Child, python, run_job
 from common.config import validate
-from common.errors import ConfigError
+from common.errors import ConfigError, StageError
 from common.files import write_json
 from common.provenance import software_versions
 from model.entry.launch import environment
@@ -58,10 +59,15 @@ def throughput(job: ThroughputJob) -> int:
     return 0
 
 
-def measure_in_subprocess(job: ThroughputJob, num_processes: int) -> Result:
+def measure_in_subprocess(
+    job: ThroughputJob, num_processes: int, *, limit: float | None = None
+) -> Result:
     """Measure in processes of their own, started from here, and wait for the result.
 
-    Raises ConfigError for a job that no machine could run, and what ended the entry otherwise.
+    limit: seconds after which they are killed; None: none.
+
+    Raises ConfigError for a job that no machine could run, StageError for one that took longer than
+    its limit, and what ended the entry otherwise.
     """
     validate(job, "throughput")
     path = Path(job.output) / "throughput.json"
@@ -69,7 +75,11 @@ def measure_in_subprocess(job: ThroughputJob, num_processes: int) -> Result:
     write_json(path, dataclasses.asdict(job))
     command = python("model.entry.launch", num_processes, __spec__.name, path)
     with Child(command, path, env=environment(num_processes)) as child:
-        child.process.wait()
+        try:
+            child.process.wait(limit)
+        except subprocess.TimeoutExpired:
+            child.grace = 0
+            raise StageError(f"throughput: not measured within {limit:g} s") from None
     if (path.parent / "result.json").is_file():
         return Result.read(path.parent)
     raise child.failure(f"throughput: {__spec__.name}")

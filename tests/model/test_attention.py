@@ -12,12 +12,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 from torch.utils.checkpoint import CheckpointPolicy
 from transformers import Gemma2Config, LlamaConfig, LlamaForCausalLM, MistralConfig, T5Config
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from common.errors import ConfigError
-from model import SteelConfig, SteelForCausalLM, attention
+from model import SteelConfig, SteelForCausalLM, attention, cudnn_attention
 from model.attention import choose_attention, padded_head_size
 from model.train.activation_checkpoint import keep_products
 from tests.gpu import on_gpu
@@ -108,9 +109,12 @@ def test_auto_on_a_cpu_is_sdpa() -> None:
         ((9, 0), (2, 4), True, "flash_attention_4"),
         ((10, 0), (2, 3, 4), True, "flash_attention_4"),
         ((8, 0), (2, 3, 4), True, "flash_attention_2"),
-        ((9, 0), (2,), False, "flash_attention_2"),
+        ((8, 0), (2,), False, "flash_attention_2"),
+        ((9, 0), (2,), False, "sdpa_cudnn"),
+        ((9, 0), (2, 3), False, "flash_attention_3"),
         ((9, 0), (), True, "varlen"),
-        ((9, 0), (), False, "sdpa"),
+        ((9, 0), (), False, "sdpa_cudnn"),
+        ((8, 0), (), False, "sdpa"),
         ((7, 0), (2,), True, "flex_attention"),
     ],
 )
@@ -123,6 +127,7 @@ def test_auto_on_a_gpu_takes_the_best_that_is_there(
 ) -> None:
     gpu(monkeypatch, capability, *installed)
     monkeypatch.setattr(attention, "varlen_attn", by_document)
+    monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
     assert chosen(documents=documents) == expected
 
 
@@ -162,6 +167,39 @@ def test_what_cannot_run_is_refused(
 def test_what_is_no_causal_language_model_is_refused() -> None:
     with pytest.raises(ConfigError, match="'t5' has no causal language model"):
         chosen(config=T5Config(), device=CPU)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # Dynamo looks at it
+@pytest.mark.parametrize("compiled", [False, True])
+def test_cudnn_first_is_sdpa(make_model: Maker, compiled: bool) -> None:
+    """Without cuDNN the next one computes; torch.compile keeps one graph, priority included."""
+    ids = torch.randint(2, 61, (2, 13), generator=torch.Generator().manual_seed(0))
+    expected, found = (
+        make_model(attn_implementation=name, pad_head_dim="off") for name in ("sdpa", "sdpa_cudnn")
+    )
+    if compiled:
+        for layer in found.model.layers:
+            layer.compile(fullgraph=True)
+    losses = [model(ids, labels=ids, use_cache=False).loss for model in (expected, found)]
+    torch.testing.assert_close(losses[1], losses[0])
+    for loss in losses:
+        loss.backward()
+    for one, other in zip(found.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_cudnn_is_asked_first_in_its_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def look(*_: object, **__: object) -> None:
+        seen.append(torch._C._get_sdp_priority_order()[0])
+
+    before = torch._C._get_sdp_priority_order()
+    monkeypatch.setattr(cudnn_attention, "sdpa_attention_forward", look)
+    x = torch.randn(1, 2, 4, 8)
+    cudnn_attention.cudnn_first_attention(torch.nn.Module(), x, x, x, None)
+    assert seen == [int(SDPBackend.CUDNN_ATTENTION)]
+    assert torch._C._get_sdp_priority_order() == before
 
 
 # ── varlen ───────────────────────────────────────────────────────────────────────────────────────

@@ -16,20 +16,21 @@ import json
 import resource
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from common.config import Config, validate
 from common.errors import ConfigError, SteelError
-from common.files import write_status
+from common.files import write_status, write_text
 from common.provenance import software_versions
 from common.ranges import Ge, Limit
 from model.attention import choose_attention
@@ -52,6 +53,10 @@ from model.train.train_step import TrainStep
 
 GB = 1e9
 """As the paper counts memory."""
+
+PROFILE_FILE = "profile.txt"
+PROFILED_KERNELS = 30
+"""Kernels of a profiled step that are listed, those that take longest."""
 
 Attention = Literal["auto", "sdpa", "flash", "other"]
 
@@ -79,6 +84,8 @@ class ThroughputJob(Config):
     """Steps before the clock starts, at least 1: compilation, autotuning, the allocator."""
     timed_steps: Annotated[int, Ge(1), Limit(10**6)] = 10
     """Steps that are timed, at least 1."""
+    profile: bool = False
+    """If true, one more step is run after the timed ones, and profile.txt tells its kernels."""
     output: str
     """Folder that receives result.json."""
 
@@ -180,7 +187,9 @@ def measure(job: ThroughputJob, ranks: DistributedContext) -> Result:
     with attention_backends(job.attention):
         for _ in range(job.warmup_steps + job.timed_steps):
             loop.step()
-    moments = loop.moments[job.warmup_steps - 1 :]
+        if job.profile and ranks.is_main:
+            write_profile(loop.step, ranks.device, Path(job.output) / PROFILE_FILE)
+    moments = loop.moments[job.warmup_steps - 1 : job.warmup_steps + job.timed_steps]
     seconds = [later - earlier for earlier, later in itertools.pairwise(moments)]
     tokens = settings.global_batch_size * settings.sequence_length
     median = statistics.median(seconds)
@@ -233,6 +242,23 @@ class _Loop:
             # No warm-up of the rate: what the numbers are does not change how long they take.
             rate=settings.learning_rate / 100,
         )
+
+
+def write_profile(step: Callable[[], Any], device: torch.device, to: Path) -> None:
+    """Run a step under torch's profiler and write its longest kernels (CPU: operators) as text."""
+    activities = [ProfilerActivity.CPU]
+    if device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities) as profiler:
+        step()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    by = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    table = profiler.key_averages().table(
+        sort_by=by, row_limit=PROFILED_KERNELS, max_name_column_width=90
+    )
+    to.parent.mkdir(parents=True, exist_ok=True)
+    write_text(to, table + "\n")
 
 
 def random_batch(

@@ -1,0 +1,106 @@
+"""A GPU session keeps what it has measured, whatever ends it; what no longer fits is left out."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gpu_session
+from benchmarks.gpu_session import STEPS, Session, Step
+
+MEASURES = """
+import json, sys, time
+from benchmarks._figures import end_with_parent, save
+end_with_parent()
+for number in range(3):
+    rows = [{"case": f"case {k}", "candidate": "triton", "what": "forward", "milliseconds": 1.0,
+             "share_of_copy": None, "note": ""} for k in range(number + 1)]
+    save({"rows": rows, "device": "none"}, "pretended", [], __import__("pathlib").Path(sys.argv[1]))
+    time.sleep(float(sys.argv[2]))
+"""
+
+
+def step(name: str, *, pause: float = 0.0, limit: float = 60, least: float = 0) -> Step:
+    return Step(
+        name=name,
+        limit=limit,
+        least=least,
+        command=lambda out: [sys.executable, "-c", MEASURES, str(out / f"{name}.json"), str(pause)],
+    )
+
+
+def rows(folder: Path, name: str) -> int:
+    return len(json.loads((folder / f"{name}.json").read_text())["rows"])
+
+
+def test_a_step_that_takes_too_long_keeps_its_rows(tmp_path: Path) -> None:
+    session = Session(tmp_path, 600)
+    session.run(step("slow", pause=600, limit=20))
+    session.run(step("quick"))
+    assert [o["outcome"] for o in session.outcomes] == ["ended after 20 s", "done"]
+    assert (rows(tmp_path, "slow"), rows(tmp_path, "quick")) == (1, 3)
+    text = (tmp_path / "summary.md").read_text()
+    assert "case 0, triton, forward: 1.000 ms" in text
+    assert text.count("case 2") == 1
+
+
+def test_what_no_longer_fits_is_left_out_by_name(tmp_path: Path) -> None:
+    session = Session(tmp_path, 30)
+    session.run(step("large", least=31))
+    session.run(step("small", least=1))
+    assert [o["outcome"] for o in session.outcomes] == ["left out: no time", "done"]
+    assert "| large | left out: no time |" in (tmp_path / "summary.md").read_text()
+
+
+def test_a_step_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    session = Session(tmp_path, 600)
+    broken = Step(name="broken", limit=60, least=0, command=lambda _: [sys.executable, "-c", "1/0"])
+    session.run(broken)
+    session.run(step("next"))
+    assert [o["outcome"] for o in session.outcomes] == ["failed", "done"]
+    assert "ZeroDivisionError" in (tmp_path / "broken.log").read_text()
+
+
+@pytest.mark.slow
+def test_every_step_names_a_command_that_is_there(tmp_path: Path) -> None:
+    for one in STEPS:
+        command = one.command(tmp_path)
+        asked = subprocess.run(
+            [*command[:3], "--help"], capture_output=True, text=True, timeout=120
+        )
+        assert asked.returncode == 0, asked.stderr
+        for word in command[3:]:
+            if word.startswith("--") and "pytest" not in command:
+                assert word.removeprefix("--no-").removeprefix("--") in asked.stdout, (one, word)
+    with pytest.raises(SystemExit):
+        gpu_session.main(["--only", "everything"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_killed_in_the_middle_it_loses_no_finished_row(
+    root: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """The real session at tiny sizes, on this CPU."""
+    command = [sys.executable, "-m", "benchmarks.gpu_session", "--out", str(tmp_path)]
+    process = subprocess.Popen(
+        [*command, "--only", "facts,best,peers", "--minutes", "20"], cwd=root, text=True
+    )
+    deadline = time.monotonic() + 600
+    peers = tmp_path / "peers.json"
+    while not peers.is_file():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.5)
+    os.kill(process.pid, number)
+    process.wait(60)
+    for name in ("facts", "best", "peers"):
+        assert json.loads((tmp_path / f"{name}.json").read_text())["software"]
+    best = json.loads((tmp_path / "best.json").read_text())["rows"]
+    assert [row["status"] for row in best] == ["done"]
+    text = (tmp_path / "summary.md").read_text()
+    assert "- best, micro-batch 2: " in text and "| peers | running |" in text
