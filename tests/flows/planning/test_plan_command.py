@@ -57,10 +57,10 @@ def test_the_papers_model_on_eight_gpus(plan: Plan) -> None:
 
 
 def test_data_that_end_before_the_horizon_are_said_before_they_are_packed(plan: Plan) -> None:
-    found = plan("steel-1b")
-    assert any("the data end before the horizon" in text for text in found["cautions"])
-    enough = plan("steel-1b", "--set", "pretrain.epochs=3.5")
-    assert not any("before the horizon" in text for text in enough["cautions"])
+    once = plan("steel-1b", "--set", "pretrain.epochs=1")
+    assert any("the data end before the horizon" in text for text in once["cautions"])
+    shipped = plan("steel-1b")
+    assert not any("before the horizon" in text for text in shipped["cautions"])
 
 
 @pytest.mark.parametrize(
