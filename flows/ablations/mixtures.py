@@ -232,6 +232,7 @@ def compare_mixtures(
                 context.tracker.show(path)
         summary = {
             "name": NAME,
+            "configuration": loaded.name,
             "store": str(context.store),
             "folder": str(table.folder),
             "findings": table.manifest["notes"]["findings"],

@@ -143,7 +143,10 @@ def _mixtures(arguments: argparse.Namespace) -> int:
         return FAILED
     folder = _print_table(summary, arguments)
     if not arguments.json:
+        from flows.services.addresses import comparison_page
+
         print(f"Figures: {folder}/accuracy.png, curves.png; by subject: by_subject.csv")
+        print(f"MLflow:  {comparison_page(Path(summary['store']), summary['configuration'])}")
     return DONE
 
 

@@ -14,12 +14,15 @@ from tasks.core.tracking import MODELS, PIPELINES, default_uri, experiment_links
 KEY = "where-to-look"
 
 
-def show_pages(name: str, store: Path, stages: Sequence[Mapping[str, Any]]) -> None:
-    """Publish the artifact, in a flow run; stages: as the tracker lists them."""
+def show_pages(
+    name: str, store: Path, stages: Sequence[Mapping[str, Any]], configuration: str
+) -> None:
+    """Publish the artifact, in a flow run; stages: as the tracker lists them; configuration: its
+    name, which the view of its models has, too."""
     if flow_run_id() is None:
         return
     uri = default_uri(store)
-    links = experiment_links(uri, name)
+    links = experiment_links(uri, configuration)
     publish_artifact(
         run_logger(),
         "markdown",

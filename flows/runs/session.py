@@ -137,7 +137,7 @@ def tracked(name: str, store: Path, config: Mapping[str, Any]) -> Iterator[Conte
             yield Context(store=store, tracker=tracker)
         if tracker.models.runs:  # the page that the artifact links to
             tracker.models.save_views()
-        show_pages(name, store, tracker.stages)
+        show_pages(name, store, tracker.stages, tracker.models.name)
         status = "FINISHED"
     except Exception:
         status = "FAILED"

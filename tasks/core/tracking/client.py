@@ -36,8 +36,9 @@ HTTP = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     # A server may ask for an hour.
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
-    # A bar for each table would bury the pipeline's own lines.
+    # A bar for each table, and two lines for each run, would bury the pipeline's own lines.
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 """Settings of MLflow's client, where the user has set none."""
 for _name, _value in HTTP.items():
@@ -110,7 +111,7 @@ class Client:
             return found
         return functools.partial(self._call, name, found)
 
-    def _call(self, name: str, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _call(self, name: str, method: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         if not self._outage.may_try():
             raise Unreachable
         limit = UPLOAD_SECONDS if name in UPLOADS else CALL_SECONDS

@@ -28,6 +28,12 @@ class ShownModels:
         self.incomplete = False
 
     @property
+    def name(self) -> str:
+        """Name that the models are registered under, and that their view has: that of the
+        configuration, also where several models of it are compared."""
+        return str(self.tracker.config.get("name") or self.tracker.pipeline)
+
+    @property
     def _client(self) -> Any:
         return self.tracker.client
 
@@ -84,18 +90,23 @@ class ShownModels:
         folder: of the stage, published. Raises what MLflow does.
         """
         run = self._client.get_run(run_id)
-        registry.log_models(self._client, run, folder, manifest, self.tracker.pipeline)
+        registry.log_models(self._client, run, folder, manifest, self.name)
         self.runs[manifest["key"]] = run_id
         self._register(manifest["key"], None)
 
     @never_fail
     def close(self) -> None:
-        """Register the models that were found, too; name the best SFT model; save the views."""
+        """Register the models that were found, too; name the best SFT model; save the views.
+
+        One model of a comparison leaves that to the comparison, which has all of them.
+        """
+        if self.tracker.parent_run is not None:
+            return
         best = self._best_sft()
         for key in self.runs:
             self._register(key, best)
         if best is not None and best not in self.runs:
-            registry.name_best(self._client, self.tracker.pipeline, best)
+            registry.name_best(self._client, self.name, best)
         if self.runs:
             self.save_views()
 
@@ -105,14 +116,13 @@ class ShownModels:
             return
         alias = logged.model_type if logged.model_type in registry.ALIASES else None
         alias = registry.BEST_SFT if key == best else alias
-        name = self.tracker.pipeline
-        registry.register(self._client, name, logged, self.runs[key], alias)
+        registry.register(self._client, self.name, logged, self.runs[key], alias)
 
     def _best_sft(self) -> str | None:
         """Key of the best SFT model: among those scored now, and the versions registered before
         that have an accuracy on the same benchmarks."""
         means = dict(self.sft)
-        for version in registry.versions(self._client, self.tracker.pipeline) if means else ():
+        for version in registry.versions(self._client, self.name) if means else ():
             key = version.tags.get("steel.key", "")
             if version.tags.get("steel.stage") == "sft" and key not in means:
                 metrics = self._client.get_run(version.run_id).data.metrics
@@ -128,6 +138,7 @@ class ShownModels:
     def save_views(self) -> None:
         """Save the page's charts for all models, and for those of this pipeline."""
         view.save_view(self._client, view.ALL, ALL_TITLE)
-        title = f"{self.tracker.pipeline}: models of the last run"
-        runs = list(dict.fromkeys(self.runs.values()))
-        view.save_view(self._client, view.slug(self.tracker.pipeline), title, runs)
+        if self.tracker.parent_run is None:
+            title = f"{self.name}: models of the last run"
+            runs = list(dict.fromkeys(self.runs.values()))
+            view.save_view(self._client, view.slug(self.name), title, runs)
