@@ -33,7 +33,7 @@ STAGES = ("clean", "pack", "pretrain", "contamination", "sft", "dpo", "evaluate"
 SHORT = ("contamination",)
 """Stages in which the run gets SIGTERM too, as Prefect's worker sends it."""
 TRAININGS = ("pretrain", "sft", "dpo")
-LONG = {"pretrain.steps": 400, "pretrain.epochs": 8, "sft.max_steps": 400, "dpo.max_steps": 400}
+LONG = {"pretrain.steps": 400, "pretrain.epochs": 20, "sft.max_steps": 400, "dpo.max_steps": 400}
 """Steps of trainings that are seen while they work."""
 
 

@@ -57,7 +57,10 @@ def continued(tracker: "Tracker", process: Mapping[str, str]) -> str | None:
         max_results=1,
         order_by=["attributes.start_time DESC"],
     )
-    if not found or not (found[0].info.status in ENDED or is_dead(found[0])):
+    if not found:
+        return None
+    status = found[0].info.status
+    if status not in ENDED and not (status == "RUNNING" and is_dead(found[0])):
         return None
     run_id, tags = str(found[0].info.run_id), found[0].data.tags
     # Runs of models are joined by it: those of before and those to come belong together.

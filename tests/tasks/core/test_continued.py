@@ -66,7 +66,8 @@ def test_a_pipeline_goes_on_in_its_runs_and_another_one_takes_its_stage_over(kil
         assert run.data.tags["pipeline_id"] == "first"
     assert stage.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert parent.data.tags["steel.flow_runs"] == "f1 f2"
-    # Finished: the same pipeline once more is a run of its own.
+    # Finished: the same pipeline once more is a run of its own, also in another process.
+    MlflowClient(default_uri(killed)).set_tag(parent.info.run_id, "steel.started", "1")
     go_on(killed, {"a": 1}, "f3")
     first, second = runs(killed, PIPELINES, "pipeline")
     assert (first.info.run_id, second.info.status) == (parent.info.run_id, "FINISHED")
