@@ -118,7 +118,7 @@ class Client:
         try:
             result = within(limit, lambda: method(*args, **kwargs))
         except Exception as error:
-            if not _is_refusal(error):
+            if not _is_refusal(error, http=self.uri.startswith("http")):
                 self._mark_away(error)
                 raise Unreachable from error
             self._mark_back()
@@ -141,11 +141,12 @@ class Client:
             log.warning("MLflow at %s answers again", redact(self.uri))
 
 
-def _is_refusal(error: BaseException) -> bool:
-    """True if a server that works did not want this very call."""
-    from mlflow.exceptions import RestException
+def _is_refusal(error: BaseException, *, http: bool = True) -> bool:
+    """True if a server, or a database, that works did not want this very call."""
+    from mlflow.exceptions import MlflowException, RestException
 
-    if not isinstance(error, RestException):
+    # Over HTTP only an answer in MLflow's own form comes from MLflow.
+    if not isinstance(error, RestException if http else MlflowException):
         return False
     status = int(error.get_http_status_code())
     return 400 <= status < 500 and status not in (401, 403, 408, 429)

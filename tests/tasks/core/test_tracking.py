@@ -64,6 +64,16 @@ def test_pipeline_has_a_parent_with_children_and_models_stand_flat(tracker: Trac
     ]
 
 
+def test_a_pipeline_that_is_refused_or_makes_nothing_leaves_no_run(store: Path) -> None:
+    for status in ("FAILED", "FINISHED"):
+        one = Tracker(store=store, pipeline="demo", pipeline_id=status, config={"a": 1})
+        one.reused("pack", "k1", {"stage": "pack", "key": "k1"})
+        one.table("rows.json", [{"a": 1}])
+        one.describe_results("| a |")
+        one.close(status)
+    assert MlflowClient(default_uri(store)).get_experiment_by_name(PIPELINES) is None
+
+
 def test_failure_and_kill_are_told_apart(tracker: Tracker, tmp_path: Path) -> None:
     statuses = {}
     for kind in (ValueError, KeyboardInterrupt):
