@@ -1,0 +1,80 @@
+"""The nightly evaluation: the newest pretraining is found, and nothing new is no work."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from common.files import write_json
+from common.recipes import load_config
+from flows import checkpoint_curves
+from flows.config import PipelineConfig
+from flows.schedules.newest_run import newest_run, own_run
+from model.train.config import PretrainJob
+from model.train.run.folder import JOB_FILE
+from tests.flows.schedules.small_pipeline import write_config, write_corpora
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> PipelineConfig:
+    path = write_config(tmp_path / "c.yaml", write_corpora(tmp_path / "data"))
+    return load_config(path, PipelineConfig)
+
+
+def begin(config: PipelineConfig, store: Path, key: str, **changes: Any) -> Path:
+    assert config.pretrain is not None
+    settings = dataclasses.replace(config.pretrain.settings, **changes)
+    folder = store / "pretrain" / f"{key}.partial"
+    folder.mkdir(parents=True)
+    job = PretrainJob(settings=settings, packed="packed", output=str(folder))
+    write_json(folder / JOB_FILE, dataclasses.asdict(job))
+    return folder
+
+
+def test_the_newest_pretraining_is_found_also_with_other_files(
+    config: PipelineConfig, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    assert newest_run(config, store) is None
+    begin(config, store, "a" * 16)  # of these settings, on files that have changed since
+    begin(config, store, "b" * 16, steps=7)
+    begin(config, store, "c" * 16, micro_batch_size=1)  # no matter of what is learned
+    for number, key in enumerate("cab"):
+        job = store / "pretrain" / f"{key * 16}.partial" / JOB_FILE
+        os.utime(job, (number, number))
+    found = newest_run(config, store)
+    assert found is not None and found.key == "a" * 16
+    own = own_run(config, store)
+    assert own is not None
+    begin(config, store, own.key)
+    found = newest_run(config, store)
+    assert found is not None and found.key == own.key
+
+
+def test_nothing_new_is_said_and_leaves_nothing(
+    config: PipelineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, folder = tmp_path / "store", tmp_path / "scores"
+    monkeypatch.setattr(checkpoint_curves, "preflight", lambda *given: config)
+    nothing = checkpoint_curves.evaluate_checkpoints(None, False, "c.yaml", str(store), [])
+    assert (nothing["run"], nothing["measured"], nothing["checkpoints"]) == (None, [], [])
+    assert not (store / "mlflow").exists(), "no run of MLflow"
+
+    begin(config, store, "a" * 16)
+    there = [SimpleNamespace(digest="first")]
+    monkeypatch.setattr(checkpoint_curves.PretrainingRun, "checkpoints", lambda run: there)
+    monkeypatch.setattr(checkpoint_curves, "_questions", lambda *given, is_own: None)
+    monkeypatch.setattr(checkpoint_curves, "scores_folder", lambda *given: folder)
+    monkeypatch.setattr(checkpoint_curves, "rows_of", lambda folder: [])
+    (folder / "steps").mkdir(parents=True)
+    record = {"step": 10, "batch": 10, "finished": 1.0, "digest": "first"}
+    (folder / "steps" / "step-00000010-first.json").write_text(json.dumps(record))
+    again = checkpoint_curves.evaluate_checkpoints(None, False, "c.yaml", str(store), [])
+    assert (again["run"], again["known"], again["measured"]) == ("a" * 16, 1, [])
+    assert not (store / "mlflow").exists()
+    there.append(SimpleNamespace(digest="second"))
+    assert checkpoint_curves._nothing_new(None, "c.yaml", store, []) is None
