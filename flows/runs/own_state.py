@@ -37,15 +37,15 @@ class OwnState:
         self.run_id, self.url, self.tell = run_id, url, tell
         self._told, self._next = False, time.monotonic()
 
-    def look(self) -> None:
-        """Ask the server, when it is time; called from a thread."""
+    def look(self, there: bool = True) -> None:
+        """Ask the server, when it is time and it is there; called from a thread."""
         if stopped() is not None:
             if not self._told:
                 # Should this process be killed before it has ended its children.
                 self._told = True
                 self.tell("CANCELLED", "stopped; what was saved until then is kept")
             return
-        if not self.run_id or time.monotonic() < self._next:
+        if not there or not self.run_id or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + LOOK_SECONDS
         try:

@@ -218,7 +218,7 @@ def prefect_server() -> Iterator[ServerWatch]:
 
 
 @contextmanager
-def watched(look: Callable[[], None]) -> Iterator[None]:
+def watched(look: Callable[[bool], None]) -> Iterator[None]:
     """Watch a flow's server, which `run_flow` does already or somebody else has started (Prefect's
     worker), for the length of the block.
 

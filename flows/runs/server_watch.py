@@ -25,8 +25,8 @@ class ServerWatch:
 
     def __init__(self, url: str) -> None:
         self.url, self.away = url, False
-        self.look: Callable[[], None] | None = None
-        """Called after each question to the server."""
+        self.look: Callable[[bool], None] | None = None
+        """Called after each question to the server; True: it has answered."""
         self.kept: collections.deque[dict[str, Any]] = collections.deque(maxlen=KEPT_LINES)
         self._silences, self._stop = 0, threading.Event()
         self._thread = threading.Thread(target=self._loop, daemon=True, name="prefect-watch")
@@ -46,7 +46,7 @@ class ServerWatch:
 
     def _loop(self) -> None:
         while not self._stop.wait(EVERY_SECONDS):
-            if answers(self.url, 5):
+            if there := answers(self.url, 5):
                 self._silences = 0
                 # Not while the process ends: Prefect's threads cannot be started any more.
                 if self.away and not self._stop.is_set():
@@ -56,7 +56,7 @@ class ServerWatch:
                 if self._silences == SILENCES:
                     self.go_away()
             if (look := self.look) is not None:
-                look()
+                look(there)
 
     def go_away(self) -> None:
         """Let calls fail at once, and keep lines of the log."""
