@@ -76,6 +76,8 @@ def _walk(
     result: StageResult, folders: Mapping[str, Path], found: dict[str, dict[str, StageResult]]
 ) -> None:
     of_stage = found.setdefault(result.stage, {})
+    if result.stage == "acquire" and result.manifest["config"].get("kind") != "corpora":
+        return  # benchmarks, and sets whose words the vocabulary covers
     if result.key in of_stage:
         return
     of_stage[result.key] = result
