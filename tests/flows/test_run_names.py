@@ -1,14 +1,15 @@
 """Names of flow runs."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prefect import flow
-from prefect.testing.utilities import prefect_test_harness
+from prefect.context import FlowRunContext
 from prefect.utilities.names import generate_slug
 
+from flows import steel
 from flows.runs.names import LIKELY, MAX_NAME, is_made_up, run_name, telling_name
 
 SMOKE = "deployments/smoke.yaml"
@@ -62,15 +63,22 @@ def test_made_up_names_are_told_from_a_users() -> None:
         assert not is_made_up(name) and LIKELY.fullmatch(name)
 
 
-@flow(name="named", flow_run_name=run_name)
-def _named(steps: int) -> str:
-    from prefect.runtime import flow_run
-
-    return str(flow_run.name)
-
-
-@pytest.mark.slow
-def test_the_users_name_stays() -> None:
-    with prefect_test_harness():
-        assert _named(3) == "-named, 3 steps"
-        assert _named.with_options(flow_run_name="mine")(3) == "mine"
+@pytest.mark.parametrize(
+    ("given_name", "name"),
+    [
+        ("mine", "mine"),
+        ("my-run", "my-run"),
+        ("pi6-coronae-borealis", "pretrain smoke, 60 steps, lr 2e-3"),
+        ("blue-whale", "pretrain smoke, 60 steps, lr 2e-3"),
+        ("Big-Run", "pretrain smoke, 60 steps, lr 2e-3 (Big-Run)"),
+        ("pretrain smoke, 60 steps, lr 2e-3", "pretrain smoke, 60 steps, lr 2e-3"),  # a retry
+    ],
+)
+def test_the_users_name_stays(given_name: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = SimpleNamespace(
+        flow=steel.pretrain,
+        flow_run=SimpleNamespace(name=given_name),
+        parameters={"config": SMOKE, "steps": 60},
+    )
+    monkeypatch.setattr(FlowRunContext, "get", lambda: context)
+    assert run_name() == name
