@@ -30,6 +30,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils import import_utils
 
 from common.errors import ConfigError
+from model import cudnn_attention
 from model.architecture import AttentionImplementation
 from model.cudnn_attention import CUDNN
 from model.documents import Documents
@@ -192,9 +193,7 @@ def _flash_unsupported_reason(name: str, device: torch.device, dtype: torch.dtyp
     if capability < (8, 0):
         return f"needs compute capability 8.0 or newer, this GPU has {capability}"
     if name == CUDNN:
-        if capability < (9, 0):
-            return f"pays from compute capability 9.0, this GPU has {capability}: use sdpa"
-        return None if torch.backends.cudnn.is_available() else "needs cuDNN, which torch lacks"
+        return cudnn_attention.unsupported_reason(capability)
     if name == VARLEN:
         return None if varlen_attn else f"is not in torch {torch.__version__} (2.11 and newer)"
     version = name[-1]

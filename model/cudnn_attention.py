@@ -7,6 +7,7 @@ has not seen, so it is for training on rows of one length; `auto` takes it for n
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
@@ -22,6 +23,14 @@ PRIORITY = [
 ]
 
 
+def unsupported_reason(capability: tuple[int, int]) -> str | None:
+    """Reason why a GPU of this compute capability has no use for it, or None."""
+    if capability < (9, 0):
+        return f"pays from compute capability 9.0, this GPU has {capability}: use sdpa"
+    found = torch.backends.cudnn.is_available()  # type: ignore[no-untyped-call]
+    return None if found else "needs cuDNN, which torch lacks"
+
+
 def cudnn_first_attention(
     module: nn.Module,
     query: Tensor,
@@ -32,7 +41,8 @@ def cudnn_first_attention(
 ) -> tuple[Tensor, None]:
     """Transformers' sdpa, with cuDNN's kernel before torch's others. Shapes: as there."""
     with sdpa_kernel(PRIORITY, set_priority=True):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return output, None
 
 
 AttentionInterface.register(CUDNN, cudnn_first_attention)

@@ -191,8 +191,9 @@ def test_cudnn_first_is_sdpa(make_model: Maker, compiled: bool) -> None:
 def test_cudnn_is_asked_first_in_its_block_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def look(*_: object, **__: object) -> None:
+    def look(*_: object, **__: object) -> tuple[None, None]:
         seen.append(torch._C._get_sdp_priority_order()[0])
+        return None, None
 
     before = torch._C._get_sdp_priority_order()
     monkeypatch.setattr(cudnn_attention, "sdpa_attention_forward", look)
