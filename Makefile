@@ -9,7 +9,7 @@ export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up down test test-slow check bench bench-gpu lock format clean
+.PHONY: help install install-dev demo up down test test-slow check bench bench-gpu docs lock format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -54,6 +54,9 @@ bench: ## do the benches run here? (quick; tiny sizes without a GPU)
 bench-gpu: ## measure training step and kernels on this GPU, into $(OUT)
 	$(BENCH_PYTHON) -m benchmarks.bench_train --json $(OUT)/train.json
 	$(BENCH_PYTHON) -m benchmarks.kernels --json $(OUT)/kernels.json
+
+docs: install ## write docs/configuration.md anew from the code
+	$(BIN)/python -m flows.configuration_page
 
 lock: ## resolve pyproject.toml anew into requirements.lock (then run every test)
 	rm -rf .venv.lock && $(PYTHON) -m venv .venv.lock

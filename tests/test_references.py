@@ -41,6 +41,7 @@ MODULE = re.compile(rf"-m ((?:{'|'.join(TOP)})(?:\.\w+)+)")
 DEPLOYMENT = re.compile(r"(?<![\w/.-])steel/([a-z][a-z-]+)(?![\w/.-]*\.\w)")
 OPTION = re.compile(r"(?<!\S)(--[a-z][a-z-]*)")
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+PLACE = re.compile(r"\]\(([^)#\s]*)#([^)\s]+)\)")
 
 
 def tracked() -> list[Path]:
@@ -202,6 +203,31 @@ def test_links_between_pages_lead_somewhere() -> None:
         if ".venv" not in page.parts
         for target in LINK.findall(page.read_text(encoding="utf-8"))
         if "://" not in target and not (page.parent / target).exists()
+    ]
+    assert not found, "\n".join(found)
+
+
+def anchors(page: Path) -> set[str]:
+    """Anchors that GitHub gives the headings of a page: lower case, punctuation left out."""
+    found: set[str] = set()
+    inside = False
+    for line in page.read_text(encoding="utf-8").splitlines():
+        inside ^= line.startswith("```")
+        if not inside and re.match(r"#{1,6} ", line):
+            text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", line.lstrip("#").strip())
+            found.add(re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-"))
+    return found
+
+
+def test_links_to_places_on_pages_lead_to_headings() -> None:
+    found = [
+        f"{page.relative_to(ROOT)}: {target}#{place}"
+        for page in tracked()
+        if page.suffix == ".md"
+        for target, place in PLACE.findall(page.read_text(encoding="utf-8"))
+        if "://" not in target
+        and (not target or target.endswith(".md"))
+        and place not in anchors(page.parent / target if target else page)
     ]
     assert not found, "\n".join(found)
 
