@@ -9,7 +9,6 @@ compares the page with the code.
 
 import ast
 import dataclasses
-import functools
 import inspect
 import re
 import textwrap
@@ -132,7 +131,6 @@ def _inner(hint: Any) -> Iterator[tuple[str, type[Any]]]:
             yield from ((f"[]{end}", found) for end, found in _inner(arguments[0]))
 
 
-@functools.cache
 def field_docs(kind: type[Any]) -> dict[str, str]:
     """Field of a dataclass -> the docstring under it, from the class or its nearest base."""
     found: dict[str, str] = {}

@@ -40,6 +40,8 @@ STEEL = re.compile(r"^(?:\.venv/bin/)?steel ([a-z][a-z-]*)(.*)")
 MODULE = re.compile(rf"-m ((?:{'|'.join(TOP)})(?:\.\w+)+)")
 DEPLOYMENT = re.compile(r"(?<![\w/.-])steel/([a-z][a-z-]+)(?![\w/.-]*\.\w)")
 OPTION = re.compile(r"(?<!\S)(--[a-z][a-z-]*)")
+SHOWN = re.compile(r"`([\w./-]+)`:\n\n```")
+"""A file whose content follows."""
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 PLACE = re.compile(r"\]\(([^)#\s]*)#([^)\s]+)\)")
 
@@ -109,9 +111,12 @@ def exists(path: str) -> bool:
 
 
 def missing_paths(text: str) -> Iterator[str]:
-    """Repository paths that do not exist."""
+    """Repository paths that do not exist, and that the page does not tell its reader to write."""
+    shown = set(SHOWN.findall(text))
     for found in PATH.findall(text):
         path = found.rstrip(".,:;-")
+        if path in shown:
+            continue
         if path.startswith("benchmarks/results/"):
             continue  # what a benchmark will write
         if path.startswith("model/") and not path.endswith((".py", "/")):

@@ -91,7 +91,7 @@ def test_the_configurations_of_the_pages_are_sound(checkout: Path) -> None:
 
 
 SLOW = {
-    "tutorial": ("check", "plan", "run deployments/mine", "explain", "verify-order", "list"),
+    "tutorial": ("check", "plan", "run", "explain", "verify-order", "list"),
     "own-sft": ("check", "run", "chat"),
 }
 """Beginnings of the commands that need no GPU, no server and nobody at a browser."""
