@@ -53,7 +53,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [row.replace("南山", f"{s}山").replace("灯笼", t) for s in shops for t in things]
     chats.write_text("\n".join(rows) + "\n", encoding="utf-8")
     (copy / "data" / "mine").mkdir()
-    for path in sorted((copy / "docs").glob("*.md")):
+    for path in [*(copy / "docs").glob("*.md"), *(copy / "docs" / "adr").glob("0*.md")]:
         shutil.copy(path, copy / "data" / "mine")
     return copy
 
