@@ -61,7 +61,7 @@ docs: install ## write docs/configuration.md anew from the code
 lock: ## resolve pyproject.toml anew into requirements.lock (then run every test)
 	rm -rf .venv.lock && $(PYTHON) -m venv .venv.lock
 	.venv.lock/bin/python -m pip install --quiet --upgrade "pip>=24"
-	.venv.lock/bin/python -m pip install --progress-bar off --editable ".[dev,tokenizer]"
+	.venv.lock/bin/python -m pip install --progress-bar off --editable ".[dev,tokenizer,energy]"
 	{ sed -n '/^#/p' requirements.lock; .venv.lock/bin/python -m pip freeze --exclude-editable \
 	    | sed -E 's/\+cpu//; s/^triton==(.*)$$/triton==\1 ; platform_system == "Linux" and platform_machine == "x86_64"/'; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock && rm -rf .venv.lock

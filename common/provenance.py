@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import platform
 import subprocess
 import sys
@@ -48,12 +49,15 @@ def software_versions() -> dict[str, str]:
 
 @functools.cache
 def git_commit() -> str | None:
-    """The project's commit, with `+` when the work tree differs from it; None outside git."""
+    """The project's commit, with `+` when the work tree differs from it; None if it is not known.
+
+    Outside git it is what `STEEL_COMMIT` says, which an image was built with.
+    """
     try:
         commit = _git("rev-parse", "HEAD").strip()
         changed = _git("status", "--porcelain", "--untracked-files=no").strip()
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("STEEL_COMMIT") or None
     return commit + ("+" if changed else "")
 
 

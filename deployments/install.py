@@ -2,6 +2,7 @@
 
     python3 deployments/install.py           what the pipeline needs
     python3 deployments/install.py --dev     and the tools of `make check` and `make test`
+    python3 deployments/install.py --extras tokenizer,s3      these optional parts of pyproject.toml
 
 uv fetches, builds and unpacks many packages at once, from where pip would fetch them: pip's own
 settings (index, mirror, certificates, folders of wheels) are handed to it. Where uv cannot do it,
@@ -22,7 +23,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "requirements.lock"
-OLDEST = (3, 11)
+OLDEST = (3, 11, 5)
+"""Before it, `re` finds wrong matches for possessive quantifiers (docs/FOOTGUNS.md)."""
 LOG = ROOT / ".steel" / "logs" / "install.log"
 DEFAULT = "tokenizer"
 """Extra that the demonstration needs."""
@@ -76,24 +78,27 @@ def main() -> int:
     """Make the environment; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dev", action="store_true", help="also what `make check` and tests need")
+    parser.add_argument("--extras", help="optional parts instead of those; names with commas")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="default: .venv")
     arguments = parser.parse_args()
     if sys.version_info < OLDEST:
         version = ".".join(map(str, sys.version_info[:3]))
         print(
-            f"Steel needs Python 3.11 or newer; this is {version}. Say which one: "
+            f"Steel needs Python 3.11.5 or newer; this is {version}. Say which one: "
             "make PYTHON=python3.11 …",
             file=sys.stderr,
         )
         return 2
-    return Installation(arguments.venv.absolute(), development=arguments.dev).run()
+    venv = arguments.venv.absolute()
+    return Installation(venv, development=arguments.dev, extras=arguments.extras).run()
 
 
 class Installation:
     """One installation, with its log and its line on the terminal."""
 
-    def __init__(self, venv: Path, *, development: bool) -> None:
+    def __init__(self, venv: Path, *, development: bool, extras: str | None = None) -> None:
         self.venv, self.development = venv, development
+        self.extras = extras or (DEVELOPMENT if development else DEFAULT)
         self.python = str(venv / "bin" / "python")
         self.log = LOG
         self.began = time.monotonic()
@@ -130,8 +135,7 @@ class Installation:
         if not self.works():
             self.call("make .venv", [sys.executable, "-m", "venv", "--clear", str(self.venv)])
         uv = pinned("uv")
-        extras = DEVELOPMENT if self.development else DEFAULT
-        common = ["--constraint", str(LOCK), "--editable", f".[{extras}]"]
+        common = ["--constraint", str(LOCK), "--editable", f".[{self.extras}]"]
         try:
             self.call("fetch uv", [self.python, "-m", "pip", "install", "--quiet", uv])
             self.call(
@@ -151,7 +155,7 @@ class Installation:
         """True if an environment is there whose Python starts and has pip."""
         try:
             done = subprocess.run(
-                [self.python, "-c", "import pip, sys; print(sys.version_info >= (3, 11))"],
+                [self.python, "-c", "import pip, sys; print(sys.version_info >= (3, 11, 5))"],
                 capture_output=True,
                 text=True,
             )

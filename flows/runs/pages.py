@@ -6,7 +6,7 @@ from typing import Any
 
 from common.paths import display
 from common.redaction import redact
-from flows.environment import MLFLOW_URI
+from flows.services.addresses import is_server, mlflow_page
 from tasks.core.artifacts import flow_run_id, publish_artifact, run_logger
 from tasks.core.markdown import markdown_table
 from tasks.core.tracking import MODELS, PIPELINES, default_uri, experiment_links
@@ -38,12 +38,8 @@ def addresses(uri: str, links: Mapping[str, str]) -> dict[str, str]:
 
     uri: of MLflow; links: its pages by experiment, below that address.
     """
-    served = redact(uri if _is_served(uri) else MLFLOW_URI).rstrip("/")
+    served = redact(mlflow_page(uri))
     return {f"MLFLOW:{experiment}:": f"{served}/{link}" for experiment, link in links.items()}
-
-
-def _is_served(uri: str) -> bool:
-    return uri.startswith(("http://", "https://"))
 
 
 def pages(
@@ -69,7 +65,7 @@ def pages(
         }
         for title, folder in folders.items()
     ]
-    if not _is_served(uri):
+    if not is_server(uri):
         lines.append("- MLflow's pages open while `make up` is running.")
     if rows:
         lines += ["", "## Stages", "", markdown_table(rows)]

@@ -10,6 +10,8 @@
                                that have no credentials of their own
     MLFLOW_DEFAULT_ARTIFACT_ROOT
                                s3://bucket/path: clients write there themselves
+    STEEL_MLFLOW_PAGE, PREFECT_UI_URL
+                               where a browser reaches the two, if elsewhere than programs do
     MLFLOW_S3_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY   of that bucket
 
 They stay in the environment: command lines are seen by everybody on a machine.
@@ -35,7 +37,7 @@ def service_environment(store: Path) -> dict[str, str]:
         "PREFECT_API_URL": os.environ.get("PREFECT_API_URL") or PREFECT_API,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    environment["PREFECT_UI_URL"] = environment["PREFECT_API_URL"].removesuffix("/api")
+    environment.setdefault("PREFECT_UI_URL", environment["PREFECT_API_URL"].removesuffix("/api"))
     given = os.environ.get("MLFLOW_TRACKING_URI", "")
     if is_server(given) and not same_place(given, MLFLOW_URI):
         return environment
@@ -91,9 +93,14 @@ def same_place(one: str, other: str) -> bool:
     return places[0] == places[1]
 
 
-def mlflow_page() -> str:
-    """Address of MLflow's pages: the user's server, else the one that `make up` starts."""
-    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+def mlflow_page(uri: str | None = None) -> str:
+    """Address of MLflow's pages, for a browser: the user's server, else the one of `make up`.
+
+    uri: the tracking URI; of the environment by default.
+    """
+    if page := os.environ.get("STEEL_MLFLOW_PAGE"):
+        return page.rstrip("/")
+    given = os.environ.get("MLFLOW_TRACKING_URI", "") if uri is None else uri
     return given.rstrip("/") if is_server(given) else MLFLOW_URI
 
 
@@ -109,5 +116,7 @@ def comparison_page(store: Path, pipeline: str = "") -> str:
 
 
 def prefect_page() -> str:
-    """Address of Prefect's pages: the user's server, else the one that `make up` starts."""
+    """Address of Prefect's pages, for a browser: the user's server, else the one of `make up`."""
+    if page := os.environ.get("PREFECT_UI_URL"):
+        return page.rstrip("/")
     return (os.environ.get("PREFECT_API_URL") or PREFECT_API).rstrip("/").removesuffix("/api")

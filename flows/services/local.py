@@ -52,8 +52,8 @@ from flows.services.addresses import (
 )
 from flows.services.keeper import OWN as KEEPER
 from flows.services.keeper import end_leftovers
+from flows.services.worker import POOL
 
-POOL = "steel"
 START_SECONDS = 240
 STOP_SECONDS = 45
 log = logging.getLogger("steel.services")
@@ -92,20 +92,28 @@ def up(store: Path) -> None:
         _wait("prefect", services["prefect"], lambda: _answers(f"{PREFECT_API}/health"))
     if "mlflow" in commands:
         _wait("mlflow", services["mlflow"], lambda: _answers(f"{MLFLOW_URI}/health"))
-    log.info("register the work pool and the deployments of prefect.yaml")
-    kept = register(environment["PREFECT_API_URL"], POOL, partial(_prefect, environment))
-    if kept:
-        log.info("%s", kept)
-    try:
-        silent_runs.register(environment["PREFECT_API_URL"])
-    except (OSError, ValueError) as error:  # a server elsewhere may not allow it
-        log.warning("runs without a sign of life will not be noticed by Prefect: %s", error)
+    register_all(environment)
     if "worker" not in services:
         start_worker(services, environment)
     if KEEPER not in services:
         command = python("flows.services.keeper", "--store", store)
         services[KEEPER] = _start(KEEPER, command, environment)
         _remember(services)
+
+
+def register_all(environment: dict[str, str]) -> None:
+    """Register the work pool, the deployments and the automation on an environment's server.
+
+    A work pool that is there, of whatever type, stays as it is.
+    """
+    url = environment["PREFECT_API_URL"]
+    log.info("register the work pool and the deployments of prefect.yaml")
+    if kept := register(url, POOL, partial(_prefect, environment)):
+        log.info("%s", kept)
+    try:
+        silent_runs.register(url)
+    except (OSError, ValueError) as error:  # a server elsewhere may not allow it
+        log.warning("runs without a sign of life will not be noticed by Prefect: %s", error)
 
 
 def start_worker(services: dict[str, Any], environment: dict[str, str]) -> None:
@@ -208,10 +216,13 @@ def _prefect(environment: dict[str, str], *arguments: str) -> None:
 
 
 def main() -> int:
-    """`python -m flows.services.local up|down [--store DIR]`."""
+    """`python -m flows.services.local up|down|register [--store DIR]`.
+
+    `register` starts nothing: it is for a server elsewhere, which `PREFECT_API_URL` names.
+    """
     install()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("action", choices=["up", "down"])
+    parser.add_argument("action", choices=["up", "down", "register"])
     parser.add_argument("--store", type=Path, default=ROOT / "store")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -219,6 +230,11 @@ def main() -> int:
     try:
         if arguments.action == "down":
             log.info("all stopped" if down() else "nothing was running")
+            return 0
+        if arguments.action == "register":
+            prepare()
+            STATE.mkdir(exist_ok=True)
+            register_all(service_environment(arguments.store.resolve()))
             return 0
         up(arguments.store.resolve())
     except SteelError as error:

@@ -6,6 +6,7 @@ asked to start; so is `steel`, whose command line is then read by the real parse
 
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import time
@@ -20,12 +21,12 @@ from common.recipes import load_config
 from flows.cli import parser
 from flows.config import PipelineConfig
 
-SCRIPTS = ("hosts.sh", "slurm.sbatch")
+SCRIPTS = ("multi-node/hosts.sh", "slurm/steel.sbatch")
 
 
 @pytest.fixture
 def folder(root: Path) -> Path:
-    return root / "deployments" / "multi-node"
+    return root / "deployments"
 
 
 @pytest.fixture
@@ -36,7 +37,8 @@ def bin_folder(tmp_path: Path) -> Path:
     calls.mkdir()
     note = f'#!/usr/bin/env bash\nprintf "%s\\n" "$@" >"{calls}/$(basename "$0")"\n'
     bodies = {
-        "scontrol": 'printf "node0\\nnode1\\nnode2\\n"\n',
+        "scontrol": '[ "$1" = show ] && printf "node0\\nnode1\\nnode2\\n" || true\n',
+        "squeue": 'echo "${JOB_STATE:-RUNNING}"\n',
         "srun": "exec sleep 60\n",
         "ssh": "exec sleep 60\n",
         "steel": 'trap "exit 143" TERM\nsleep "$STEEL_SECONDS" & wait\nexit "${STEEL_CODE:-0}"\n',
@@ -94,7 +96,7 @@ def test_the_scripts_are_valid_and_say_how_they_are_used(folder: Path, name: str
 
 def test_hosts(folder: Path, bin_folder: Path, tmp_path: Path) -> None:
     script = start(
-        folder / "hosts.sh",
+        folder / "multi-node" / "hosts.sh",
         bin_folder,
         "deployments/steel-1b.yaml",
         str(tmp_path / "store"),
@@ -112,7 +114,7 @@ def test_hosts(folder: Path, bin_folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("code", [0, 3])
 def test_slurm(folder: Path, bin_folder: Path, tmp_path: Path, code: int) -> None:
     script = start(
-        folder / "slurm.sbatch",
+        folder / "slurm" / "steel.sbatch",
         bin_folder,
         "deployments/steel-1b.yaml",
         str(tmp_path / "store"),
@@ -127,13 +129,23 @@ def test_slurm(folder: Path, bin_folder: Path, tmp_path: Path, code: int) -> Non
     check_join(" ".join(step))
 
 
-def test_slurms_signal_reaches_the_training(folder: Path, bin_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("state", "restarts", "queued"),
+    [("RUNNING", "0", True), ("RUNNING", "100", False), ("CANCELLED", "0", False)],
+    ids=["time limit", "too often", "scancel"],
+)
+def test_slurms_signal_reaches_the_training_which_goes_back_into_the_queue(
+    folder: Path, bin_folder: Path, tmp_path: Path, state: str, restarts: str, queued: bool
+) -> None:
     script = start(
-        folder / "slurm.sbatch",
+        folder / "slurm" / "steel.sbatch",
         bin_folder,
         "deployments/steel-1b.yaml",
         str(tmp_path / "store"),
         STEEL_SECONDS="60",
+        SLURM_NNODES="1",
+        SLURM_RESTART_COUNT=restarts,
+        JOB_STATE=state,
     )
     try:
         called(bin_folder, "steel")
@@ -144,10 +156,42 @@ def test_slurms_signal_reaches_the_training(folder: Path, bin_folder: Path, tmp_
     time.sleep(0.5)  # the stand-in sets its trap
     script.send_signal(signal.SIGTERM)
     assert script.wait(30) == 143
+    scontrol = bin_folder.parent / "calls" / "scontrol"
+    assert scontrol.exists() is queued
+    if queued:
+        assert called(bin_folder, "scontrol") == ["requeue", "70123"]
+
+
+def test_one_node_runs_the_stages_that_are_named(
+    folder: Path, bin_folder: Path, tmp_path: Path
+) -> None:
+    """A run that ends by itself, with an error too, does not go back into the queue."""
+    script = start(
+        folder / "slurm" / "steel.sbatch",
+        bin_folder,
+        "deployments/smoke.yaml",
+        str(tmp_path / "store"),
+        "--stages",
+        "sft,dpo",
+        SLURM_NNODES="1",
+        STEEL_SECONDS="0",
+        STEEL_CODE="3",
+    )
+    assert script.wait(30) == 3
+    given = parser().parse_args(called(bin_folder, "steel"))
+    assert (given.stages, given.overrides) == ("sft,dpo", [])
+    assert not (bin_folder.parent / "calls" / "srun").exists()
+    assert not (bin_folder.parent / "calls" / "scontrol").exists()
+
+
+def test_slurm_says_two_minutes_before_the_limit_and_may_put_the_job_back(folder: Path) -> None:
+    text = (folder / "slurm" / "steel.sbatch").read_text()
+    options = set(re.findall(r"^#SBATCH (\S+)", text, re.M))
+    assert {"--requeue", "--open-mode=append", "--signal=B:TERM@120"} <= options
 
 
 def test_kubernetes(folder: Path) -> None:
-    documents = list(yaml.safe_load_all((folder / "kubernetes.yaml").read_text()))
+    documents = list(yaml.safe_load_all((folder / "multi-node" / "kubernetes.yaml").read_text()))
     by_kind = {document["kind"]: document for document in documents}
     job = by_kind["Job"]["spec"]
     assert job["completions"] == job["parallelism"]

@@ -1,0 +1,76 @@
+"""The worker of a container ends after its runs have saved."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.processes import process_start
+from flows.services import worker
+from flows.services.worker import Worker
+
+SAVES = """
+import pathlib, signal, sys, time
+def save(*_):
+    time.sleep(0.3)
+    pathlib.Path(sys.argv[1]).write_text("saved")
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    monkeypatch.setattr(worker, "NOTES", folder)
+    monkeypatch.setattr(worker, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(
+        worker, "python", lambda *_: [sys.executable, "-c", "import time; time.sleep(60)"]
+    )
+    monkeypatch.setattr(worker.signal, "signal", lambda *_: None)  # pytest's own stay
+    return folder
+
+
+def note(folder: Path, name: str, pid: int, host: str, started: str | None) -> None:
+    (folder / f"{name}.json").write_text(json.dumps({"pid": pid, "host": host, "started": started}))
+
+
+def test_runs_of_this_machine_save_before_the_worker_is_gone(notes: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "saved"
+    run = subprocess.Popen(
+        [sys.executable, "-c", SAVES, str(saved)], stdout=subprocess.PIPE, start_new_session=True
+    )
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        assert run.stdout is not None and run.stdout.readline() == b"ready\n"
+        here = socket.gethostname()
+        note(notes, "mine", run.pid, here, process_start(run.pid))
+        note(notes, "elsewhere", other.pid, "another-host", process_start(other.pid))
+        note(notes, "number-given-again", other.pid, here, "1")
+        (notes / "half.json").write_text("{")
+        assert worker.own_runs() == [run.pid]
+        asked = Worker([])
+        asked.stopping = True
+        assert asked.run() == 0
+        assert saved.read_text() == "saved"
+        assert run.wait(10) == 143
+        assert other.poll() is None, "a process that is no run of this machine is left alone"
+    finally:
+        for process in (run, other):
+            process.kill()
+            process.wait()
+        assert run.stdout is not None
+        run.stdout.close()
+
+
+def test_a_worker_that_ends_by_itself_is_an_error(
+    notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "python", lambda *_: [sys.executable, "-c", "raise SystemExit(7)"])
+    assert Worker([]).run() == 7
