@@ -25,7 +25,7 @@ SECONDS = 10.0
 
 
 def address(command: Sequence[str]) -> str | None:
-    """Where the program of a command line answers; None for one that is no service."""
+    """Address at which the program of a command line answers; None for one that is no service."""
     names = [word.rpartition("/")[2] for word in command]
     for (program, kind), where in ADDRESSES:
         if (program, kind) in pairwise(names):
