@@ -19,8 +19,11 @@ _URL = re.compile(
     _SCHEME.pattern + r"(?:[^\s/?#@\"<>`]*@(?=[^\s\"'<>`]))?[^\s\"'<>`]+"
 )
 _QUERY = re.compile("[?#]")
-_PAGE = re.compile(r"/[a-z-]+(/[\w-]{1,40})*(\?workflowType=\w+(&compareRunsMode=\w+)?)?")
-"""Fragment that names a page: MLflow's `#/experiments/3`."""
+_PAGE = re.compile(
+    r"/[a-z-]+(/[\w-]{1,40})*"
+    r"(\?(viewStateShareKey=[\w%.-]{1,150}&)?workflowType=\w+(&compareRunsMode=\w+)?)?"
+)
+"""Fragment that names a page: MLflow's `#/experiments/3`, with or without the name of a view."""
 _UNQUOTED_PASSWORD = re.compile(
     r"://[^\s/?#@:\"'<>`]{0,100}:((?=[^@\n]{0,200}[\s\"'<>`])[^@\n]{4,200})@(?=[^\s/?#@])"
 )

@@ -45,6 +45,10 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
             "http://h/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART",
             "http://h/#/experiments/1/runs?workflowType=machine_learning&compareRunsMode=CHART",
         ),
+        (
+            "http://h/#/experiments/1/runs?viewStateShareKey=all-models&workflowType=machine_learning&compareRunsMode=CHART",
+            "http://h/#/experiments/1/runs?viewStateShareKey=all-models&workflowType=machine_learning&compareRunsMode=CHART",
+        ),
         ("http://h:5000/#/x?token=1", "http://h:5000/#***"),
         # a query without its host, as urllib3 quotes it
         (
