@@ -9,7 +9,7 @@ export DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo up down test test-slow check bench bench-gpu docs lock format clean
+.PHONY: help install install-dev demo up down test test-slow test-browser check bench bench-gpu docs lock format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ test: install-dev ## run the quick tests
 
 test-slow: install-dev ## run the long tests too, and look for new cases
 	HYPOTHESIS_PROFILE=explore $(BIN)/python -m pytest -m "slow or not slow" --timeout 1800
+
+test-browser: install-dev ## look at the pages of Prefect, MLflow and the report in Chromium
+	$(BIN)/python -m pytest -m browser tests/browser
 
 check: install-dev ## lint, format, types, layers
 	$(BIN)/ruff check .
