@@ -14,7 +14,7 @@ pytest.importorskip("playwright", reason="needs playwright: make install-dev")
 from playwright.sync_api import Browser
 
 from common.paths import ROOT
-from tests.browser.laboratory import STEPS, Laboratory
+from tests.browser.laboratory import Laboratory
 from tests.browser.pages import DESKTOP, PHONE, Look, chromium
 from tests.flows.schedules.test_server import until
 
@@ -52,7 +52,7 @@ def finished(lab: Laboratory) -> str:
 @pytest.fixture(scope="module")
 def training(lab: Laboratory, finished: str) -> str:
     """A pretraining that works."""
-    run = lab.start_run("pretrain", steps=STEPS)
+    run = lab.train()
     until(lambda: lab.progress(run, "pretrain") > 0)
     return run
 
@@ -60,7 +60,7 @@ def training(lab: Laboratory, finished: str) -> str:
 @pytest.fixture(scope="module")
 def waiting(lab: Laboratory, training: str) -> str:
     """A pretraining that waits for it."""
-    run = lab.start_run("pretrain", steps=STEPS, learning_rate=1e-3)
+    run = lab.train(learning_rate=1e-3)
     lab.wait(run, "Waiting")
     return run
 
