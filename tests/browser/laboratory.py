@@ -28,7 +28,7 @@ MARK = "TEST_BROWSER"
 GUARD = (
     "import sys; from tests.processes import kill_all; sys.stdin.read(); kill_all(*sys.argv[1:])"
 )
-STEPS = 100_000
+STEPS = 20_000
 """Of a training that is seen while it works: more than any test waits for."""
 
 
@@ -111,7 +111,7 @@ class Laboratory(Server):
 
     def train(self, **parameters: Any) -> str:
         """Start a pretraining that goes on for hours; returns its id."""
-        more = ["pretrain.epochs=2000"]
+        more = ["pretrain.epochs=1000"]
         return self.start_run("pretrain", steps=STEPS, overrides=more, **parameters)
 
     def state(self, run: str) -> dict[str, Any]:
@@ -138,7 +138,8 @@ class Laboratory(Server):
         return {one["key"]: one for one in self.ask("artifacts/filter", wanted) if one["key"]}
 
     def progress(self, run: str, stage: str) -> float:
-        """Per cent of a stage, as its artifact says; 0 without one."""
+        """Per cent of a stage, as its artifact says; 0 without one. The run must not have ended."""
+        assert self.state(run)["name"] not in {"Failed", "Crashed", "Cancelled"}, self.log(run)
         found = self.artifacts(run)
         return max(
             (

@@ -112,8 +112,8 @@ def test_a_run_that_works_shows_line_state_and_log(
     lab: Laboratory, training: str, look: Open, width: int
 ) -> None:
     page = look(width, f"{lab.page}/runs/flow-run/{training}")
-    page.sees("pretrain browser, 100,000 steps", "Running", re.compile("tokens/s"))
-    page.sees(re.compile(r"step [\d,]+/100,000, loss \d+\.\d+, [\d,]+ tokens/s"))
+    page.sees("pretrain browser, 20,000 steps", "Running", re.compile("tokens/s"))
+    page.sees(re.compile(r"step [\d,]+/20,000, loss \d+\.\d+, [\d,]+ tokens/s"))
     page.tab("Artifacts")
     page.sees(re.compile("pretrain.*progress"), re.compile(r"\d+\.\d+ ?%|\d+ ?%"))
     page.fits()
@@ -124,8 +124,8 @@ def test_a_run_that_waits_says_for_what(
     lab: Laboratory, waiting: str, look: Open, width: int
 ) -> None:
     page = look(width, f"{lab.page}/runs/flow-run/{waiting}")
-    page.sees("pretrain browser, 100,000 steps, lr 1e-3", "Waiting")
-    page.sees(re.compile("waits for pretrain browser of the run 'pretrain browser, 100,000 steps'"))
+    page.sees("pretrain browser, 20,000 steps, lr 1e-3", "Waiting")
+    page.sees(re.compile("waits for pretrain browser of the run 'pretrain browser, 20,000 steps'"))
     page.fits()
 
 
