@@ -125,7 +125,7 @@ def test_a_run_that_waits_says_for_what(
 ) -> None:
     page = look(width, f"{lab.page}/runs/flow-run/{waiting}")
     page.sees("pretrain browser, 20,000 steps, lr 1e-3", "Waiting")
-    page.sees(re.compile("waits for pretrain browser of the run 'pretrain browser, 20,000 steps'"))
+    page.sees(re.compile("waits for pretrain browser of the run 'pretrain browser, 20,000 steps"))
     page.fits()
 
 
