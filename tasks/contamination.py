@@ -66,7 +66,7 @@ class ContaminationCheckConfig(QuestionSearch, StageConfig):
         return ContaminationConfig(action="flag", **values)
 
 
-@stage(version=1)
+@stage(version=2)
 def contamination(
     run: StageRun,
     config: ContaminationCheckConfig,

@@ -60,7 +60,7 @@ class DpoConfig(DpoSettings, FinetuneConfig):
             yield from errors_of(load_set, "preferences", name)
 
 
-@stage(version=6, trains=True)
+@stage(version=7, trains=True)
 def dpo(
     run: StageRun,
     config: DpoConfig,

@@ -55,7 +55,7 @@ def needed_sets(config: SftConfig) -> list[str]:
     return [name for name, share in load_mixture(config.mixture).sets.items() if share.fraction]
 
 
-@stage(version=7, trains=True)
+@stage(version=8, trains=True)
 def sft(
     run: StageRun,
     config: SftConfig,

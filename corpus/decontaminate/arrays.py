@@ -53,6 +53,8 @@ class Arrays:
     """Question -> tokens of a stretch in which its n-grams are counted together."""
     spaced: npt.NDArray[np.bool_]
     """Question -> True if its language has blanks between words."""
+    own: npt.NDArray[np.bool_]
+    """Token of `stems` -> True if it tells a question from its siblings."""
 
 
 def arranged(
@@ -61,6 +63,7 @@ def arranged(
     grams_of_stem: Places,
     spaced: npt.NDArray[np.bool_],
     least: Shares,
+    own: list[npt.NDArray[np.bool_]],
     widths: Places,
     min_stem: int,
     benchmarks: Sequence[str],
@@ -90,21 +93,35 @@ def arranged(
         stem_starts=stem_starts,
         widths=widths.astype(np.int32),
         spaced=spaced,
+        own=np.concatenate([*own, np.zeros(0, np.bool_)]),
     )
 
 
 def thresholds(
     stems: list[Hashes], config: ContaminationConfig, benchmarks: Sequence[str]
-) -> Shares:
+) -> tuple[Shares, list[npt.NDArray[np.bool_]]]:
     """The overlap that each question must have: more if other stems of its benchmark have a part
-    of it."""
-    grams = [np.unique(ngrams(stem, SIBLING_NGRAM)) for stem in stems]
+    of it. And the tokens of each stem that no sibling has in such a part: none if it has no
+    siblings.
+
+    A text that asks another question of the same template agrees in all other tokens.
+    """
+    every = [np.unique(ngrams(stem, SIBLING_NGRAM), return_inverse=True) for stem in stems]
+    grams = [part for part, _ in every]
     sizes = np.array([len(part) for part in grams], np.int64)
     owners = np.repeat(np.arange(len(stems)), sizes)
     counts = counts_within(np.concatenate([*grams, np.zeros(0, np.uint64)]), owners, benchmarks)
     shared = np.bincount(owners, counts > 1, minlength=len(stems))
     sibling = shared > SIBLING_SHARE * sizes
-    return np.where(sibling, max(config.overlap, config.sibling_overlap), config.overlap)
+    starts = np.cumsum([0, *sizes])
+    own = [np.zeros(len(stem), np.bool_) for stem in stems]
+    for number in np.flatnonzero(sibling).tolist():
+        common = counts[starts[number] : starts[number + 1]][every[number][1]] > 1
+        own[number][:] = True
+        for k in range(SIBLING_NGRAM):
+            own[number][k : k + len(common)] &= ~common
+    least = np.where(sibling, max(config.overlap, config.sibling_overlap), config.overlap)
+    return least, own
 
 
 def counts_within(

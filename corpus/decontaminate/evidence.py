@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from corpus.decontaminate.alignment import GAP, Alignment, align
 from corpus.decontaminate.misprints import mended, misprinted_option
@@ -29,6 +30,9 @@ OPTION_LEAST = 0.7
 """Share of each option, but one, that must be there."""
 ASKING_LEAST = 0.5
 """Share of the clause that asks that must be there where no options are."""
+OWN_LEAST = 0.75
+"""Share of the tokens that tell a question from its siblings that must be there: of a name or a
+thing all, of much that is its own most."""
 ANSWER_WITHIN = 60
 """Tokens after a stem in which its answer stands."""
 WORD_WITHIN = 15
@@ -84,6 +88,7 @@ def passages(
     tokens: Tokens,
     places: Sequence[tuple[int, int]],
     least: float,
+    own: npt.NDArray[np.bool_],
     config: ContaminationConfig,
 ) -> Iterator[Passage]:
     """Yield the passages of a text that ask a question.
@@ -94,6 +99,7 @@ def passages(
         tokens: its tokens.
         places: first and last token of the stretches in which n-grams of the question were seen.
         least: share of the question from which it counts as asked.
+        own: True for each token of its stem that tells it from its siblings.
         config: lengths from which a stem is enough.
     """
     asked = prepared(question)
@@ -101,7 +107,9 @@ def passages(
         begin, end = max(0, low), min(len(tokens.hashes), high)
         found = _aligned(asked.stem, tokens, begin, end)
         if found is not None:
-            passage = _judged(asked, text, tokens, _moved(found, begin), least, config)
+            if own.any() and found.covered[own].mean() < OWN_LEAST:
+                continue  # another question of the same template
+            passage = _judged(asked, text, tokens, _moved(found, begin), least, own, config)
             if passage is not None:
                 yield passage
 
@@ -125,6 +133,7 @@ def _judged(
     tokens: Tokens,
     stem: Alignment,
     least: float,
+    own: npt.NDArray[np.bool_],
     config: ContaminationConfig,
 ) -> Passage | None:
     share = float((asked.weights * stem.covered).sum() / asked.weights.sum())
@@ -137,16 +146,24 @@ def _judged(
         return None
     if asked.asking.any() and stem.covered[asked.asking].mean() < ASKING_LEAST:
         return None
+    other_list = _other_list(text, tokens, stem)
+    if own.any() and other_list and not stem.covered.all():
+        return None  # a sibling, whose options include the answer to this one
     answered = _with_answer(asked, text, tokens, stem, share, config)
     if answered is not None:
         return answered
     if asked.weights.sum() < config.min_stem * 0.6 or len(asked.stem) < config.min_stem:
         return None
-    _, at = tokens.span(stem.last - 1, stem.last)
-    follows = _LISTED.search(text, at, at + OPTIONS_SEEN)
-    if follows is not None and follows.start() - at <= LIST_WITHIN:
+    if other_list:
         return None  # another question with the same beginning
     return Passage(share, stem.places[stem.covered])
+
+
+def _other_list(text: str, tokens: Tokens, stem: Alignment) -> bool:
+    """True if a list of options follows a stem whose own options are not there."""
+    _, at = tokens.span(stem.last - 1, stem.last)
+    follows = _LISTED.search(text, at, at + OPTIONS_SEEN)
+    return follows is not None and follows.start() - at <= LIST_WITHIN
 
 
 def _same_numbers(asked: PreparedQuestion, stem: Alignment, siblings: bool) -> bool:

@@ -112,7 +112,7 @@ class Index:
         stems = [stem.hashes for stem in tokens]
         spaced = np.array([bool(len(t.hashes)) and t.spaced.mean() > SPACED for t in tokens], bool)
         benchmarks = [question.benchmark for question in questions]
-        least = thresholds(stems, config, benchmarks)
+        least, own = thresholds(stems, config, benchmarks)
         widths = np.zeros(len(questions), np.int64)
         shares = np.zeros(len(questions), np.int64)
         for number, (question, stem) in enumerate(zip(questions, stems, strict=True)):
@@ -132,7 +132,9 @@ class Index:
         return cls(
             config,
             questions,
-            arranged(hashes, stems, shares, spaced, least, widths, config.min_stem, benchmarks),
+            arranged(
+                hashes, stems, shares, spaced, least, own, widths, config.min_stem, benchmarks
+            ),
         )
 
     @property
@@ -182,7 +184,8 @@ class Index:
         found: dict[int, tuple[Match, Passage]] = {}
         for number, stretches in self._stretches(tokens, owners, where):
             question, least = self.questions[number], float(arrays.least[number]) - 1e-9
-            every = passages(question, text, tokens, stretches, least, self.config)
+            own = arrays.own[arrays.stem_starts[number] : arrays.stem_starts[number + 1]]
+            every = passages(question, text, tokens, stretches, least, own, self.config)
             best = max(every, key=lambda passage: passage.overlap, default=None)
             if best is not None:
                 found[number] = _match(question, best, text, tokens), best

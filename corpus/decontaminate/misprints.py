@@ -13,6 +13,7 @@ import numpy as np
 import regex
 
 from corpus.decontaminate.alignment import Alignment
+from corpus.decontaminate.tokens import is_number
 
 LETTERS_AN_ERROR = 5
 """Letters for each of which one may be another, missing, added, or swapped with its neighbour."""
@@ -27,6 +28,11 @@ LEAST_LETTERS = 4
 def is_word(token: str) -> bool:
     """True for letters of an alphabet, of which a token has several."""
     return token.isalpha() and ord(token[0]) < 0x2E80
+
+
+def _may_be_misprinted(token: str) -> bool:
+    """True for a word that is no number: nine is no misprint of five."""
+    return is_word(token) and not is_number(token)
 
 
 def mended(found: Alignment, words: Sequence[str], text: Sequence[str]) -> Alignment:
@@ -44,7 +50,7 @@ def mended(found: Alignment, words: Sequence[str], text: Sequence[str]) -> Align
     for run in np.split(missing, np.flatnonzero(np.diff(missing) > 1) + 1):
         first, last = int(run[0]), int(run[-1]) + 1
         wanted = "".join(words[first:last])
-        if not all(map(is_word, words[first:last])) or len(wanted) > MOST_LETTERS:
+        if not all(map(_may_be_misprinted, words[first:last])) or len(wanted) > MOST_LETTERS:
             continue
         left = int(places[first - 1]) + 1 if first else -1
         right = int(places[last]) if last < len(places) else -1
@@ -76,7 +82,7 @@ def _enough(text: Sequence[str], places: range, letters: int) -> int:
 def misprinted_option(option: Sequence[str], text: Sequence[str]) -> tuple[int, int] | None:
     """First token of a text and the one after the last that spell an option nearly as it is."""
     wanted = "".join(option)
-    if not all(map(is_word, option)) or not LEAST_LETTERS <= len(wanted) <= MOST_LETTERS:
+    if not all(map(_may_be_misprinted, option)) or not LEAST_LETTERS <= len(wanted) <= MOST_LETTERS:
         return None
     ends = np.cumsum([len(token) for token in text])
     errors = max(1, len(wanted) // LETTERS_AN_ERROR)

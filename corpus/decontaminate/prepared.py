@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from corpus.decontaminate.questions import BenchmarkQuestion
-from corpus.decontaminate.tokens import Hashes, tokenize
+from corpus.decontaminate.tokens import Hashes, is_number, tokenize
 
 Weights = npt.NDArray[np.float64]
 
@@ -22,7 +22,6 @@ CLAUSE = 5
 _QUOTATION = re.compile('“([^”]*)”|「([^」]*)」|『([^』]*)』|"([^"]*)"|‘([^’]*)’')
 _CLAUSE = re.compile("[，。；：？！,;:?!\n]+")
 _ASKS = re.compile(r"_{2,}|[（(]\s*[)）]|[？?]|下列|以下|哪|什么|谁|几|多少|是否|何|怎")
-_NUMERALS = "零一二三四五六七八九十百千万两"
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def prepared(question: BenchmarkQuestion) -> PreparedQuestion:
         if inside.sum() >= QUOTED:
             quoted |= inside
     asking = _asking(question.stem, spans) & ~quoted
-    numbers = np.array([w.isdigit() or w in _NUMERALS for w in words], bool)
+    numbers = np.array([is_number(word) for word in words], bool)
     options = [Wording.of(option) for option in question.options]
     answers = [Wording.of(question.answer)] if question.answer else options
     return PreparedQuestion(

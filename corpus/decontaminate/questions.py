@@ -37,7 +37,7 @@ class QuestionSearch(Config):
     overlap: Annotated[float, Gt(0), Le(1)] = 0.8
     """Share of a question's tokens, 0 to 1, in order, from which a text counts as containing it."""
     sibling_overlap: Annotated[float, Gt(0), Le(1)] = 0.9
-    """The same for a question that has near-duplicates in the benchmarks, which differ from it in a
+    """The same for a question that has near-duplicates in its benchmark, which differ from it in a
     word or a number: a text must be more like it than they are."""
     min_stem: Annotated[int, Ge(0), Limit(10**6)] = 18
     """Tokens of a stem that is looked for alone; a shorter one must stand beside its options."""

@@ -33,6 +33,13 @@ _CHARACTER = np.uint32((1 << _KIND_SHIFT) - 1)
 _SEVERAL = np.uint32(1 << 31)
 """Marks a character whose canonical form is none or several; the rest is its row (see Forms)."""
 
+_ENGLISH_NUMERALS = (
+    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety "
+    "hundred thousand million billion"
+)
+_NUMERALS = frozenset("零一二三四五六七八九十百千万两") | frozenset(_ENGLISH_NUMERALS.split())
+"""Numbers that are words."""
 BREAK = "\x1f"
 """Stands between tokens where they are compared as text; never part of one."""
 
@@ -164,6 +171,11 @@ def tokenize(text: str) -> Tokens:
     if not kept.all():
         firsts, hashes = firsts[kept], hashes[kept]
     return Tokens(_mixed(hashes), codes, firsts, origin)
+
+
+def is_number(token: str) -> bool:
+    """True for a number, in digits or as a word: another one asks something else."""
+    return token.isdigit() or token in _NUMERALS
 
 
 def ngrams(hashes: Hashes, length: int) -> Hashes:

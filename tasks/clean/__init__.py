@@ -190,7 +190,7 @@ class CleanConfig(StageConfig):
         return False
 
 
-@stage(version=5, keeps="finished partitions")
+@stage(version=6, keeps="finished partitions")
 def clean(
     run: StageRun,
     config: CleanConfig,

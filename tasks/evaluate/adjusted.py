@@ -75,7 +75,7 @@ class _Benchmark:
     """Training texts that say nothing about it."""
 
 
-@stage(version=1)
+@stage(version=2)
 def adjusted_scores(
     run: StageRun,
     config: AdjustedScoresConfig,

