@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from model.train.run.folder import MODEL_FOLDER
 from tasks.core.stage import plain
 from tasks.core.tracking import MODELS, PIPELINES, default_uri
 from tests.flows.parallel_program import Job
-from tests.processes import alive
+from tests.processes import alive, kill_all
 
 MIXTURES = ("smoke-chinese", "smoke-chinese-english")
 TINY = {
@@ -46,6 +46,8 @@ TINY = {
     "mixtures": list(MIXTURES),
 }
 PROGRAM = "tests.flows.parallel_program"
+MARK = "TEST_MIXTURE_ABLATION"
+"""Environment variable by which all processes of a comparison are found."""
 log = logging.getLogger("steel.test")
 
 
@@ -56,7 +58,7 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 200.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 1200.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, "hangs"
@@ -245,6 +247,7 @@ class Comparison:
         self.store, self.output = store, store.parent / f"{store.name}.txt"
         command = [sys.executable, "-m", "flows.cli", "mixture-ablation", str(config)]
         environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}
+        environment[MARK] = str(store.parent)
         with self.output.open("a") as output:
             self.process = subprocess.Popen(
                 [*command, "--store", str(store), *arguments],
@@ -269,7 +272,7 @@ class Comparison:
         return int(wait_for(found))
 
     def wait(self) -> int:
-        return self.process.wait(600)
+        return self.process.wait(3600)
 
 
 def weights(store: Path) -> dict[str, bytes]:
@@ -294,8 +297,16 @@ BEFORE_SFT = ("acquire", "normalize", "clean", "pack", "pretrain", "cache")
 """Folders of a store that hold what comes before the fine-tuning."""
 
 
+@pytest.fixture
+def nothing_left(tmp_path: Path) -> Iterator[None]:
+    """No process of a comparison outlives the test."""
+    yield
+    kill_all(MARK, str(tmp_path))
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(7200)
+@pytest.mark.usefixtures("nothing_left")
 def test_killed_and_stopped_comparisons_end_in_the_models_of_one_after_the_other(
     config: Path, tmp_path: Path
 ) -> None:
