@@ -212,10 +212,15 @@ class StageRun:
         return f"{self.stage} begins again"
 
     def table(self, name: str, rows: list[dict[str, Any]], description: str = "") -> None:
-        """Show rows as a Prefect table artifact and keep them as an MLflow table."""
-        publish_artifact(
-            self.log, "table", key=artifact_key(name), table=rows, description=description
-        )
+        """Show rows as a Prefect table artifact and keep them as an MLflow table.
+
+        Without rows Prefect shows the description and "none": its page of an empty table is blank.
+        """
+        key = artifact_key(name)
+        if rows:
+            publish_artifact(self.log, "table", key=key, table=rows, description=description)
+        else:
+            publish_artifact(self.log, "markdown", key=key, markdown=f"{description or name}: none.")
         self.track.table(f"{name}.json", rows)
 
     def picture(self, path: Path, description: str = "") -> None:

@@ -8,6 +8,7 @@ import sys
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -68,6 +69,27 @@ def test_finished_stage_is_published_whole_and_then_skipped(context: Context) ->
     assert first.manifest["counts"]["letters"] == 5
     assert [f["path"] for f in first.manifest["files"]] == ["word"]
     assert sorted(p.name for p in first.folder.parent.iterdir()) == [first.key]
+
+
+def test_a_table_without_rows_is_a_sentence(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[dict[str, Any]] = []
+
+    def publish(log: Any, kind: str, **fields: Any) -> None:
+        shown.append({"kind": kind, **fields})
+
+    @stage(version=1)
+    def two_tables(run: StageRun, config: WordConfig) -> None:
+        run.table("near-duplicates", [], "The largest clusters of near-duplicates")
+        run.table("cleaned", [{"source": "wikipedia_cn"}], "Documents before and after")
+
+    monkeypatch.setattr("tasks.core.stage.publish_artifact", publish)
+    two_tables(WordConfig(), context=context)
+    empty, full = (one for one in shown if one["kind"] in ("table", "markdown"))
+    assert empty["markdown"] == "The largest clusters of near-duplicates: none."
+    assert (empty["key"], empty["kind"], full["kind"]) == ("near-duplicates", "markdown", "table")
+    assert full["table"] == [{"source": "wikipedia_cn"}]
 
 
 def test_a_password_that_is_a_word_of_ours_changes_no_field_that_is_read_again(
