@@ -220,7 +220,9 @@ class StageRun:
         if rows:
             publish_artifact(self.log, "table", key=key, table=rows, description=description)
         else:
-            publish_artifact(self.log, "markdown", key=key, markdown=f"{description or name}: none.")
+            publish_artifact(
+                self.log, "markdown", key=key, markdown=f"{description or name}: none."
+            )
         self.track.table(f"{name}.json", rows)
 
     def picture(self, path: Path, description: str = "") -> None:

@@ -220,6 +220,35 @@ def test_the_link_opens_a_saved_view_with_the_charts_in_order(book: Book) -> Non
         assert (name == view.ALL) != all(run_id in state["searchFilter"] for run_id in ids)
 
 
+def test_runs_that_measured_nothing_yet_leave_a_view_as_it_is(tmp_path: Path, book: Book) -> None:
+    experiment = book.client.get_experiment_by_name(MODELS)
+
+    def saved() -> dict[str, Any]:
+        tags = book.client.get_experiment_by_name(MODELS).tags
+        found: dict[str, Any] = json.loads(json.loads(tags[f"{view.SAVED_VIEW}new"])["state"])
+        return found
+
+    def is_open() -> dict[str, bool]:
+        return {one["uuid"]: one["display"] for one in saved()["compareRunSections"]}
+
+    waiting = book.client.create_run(experiment.experiment_id).info.run_id
+    dpo = book.client.create_run(experiment.experiment_id).info.run_id
+    for name in ("accuracy/ceval", "train/reward_margin"):
+        book.client.log_metric(dpo, name, 0.4)
+    training = book.client.create_run(experiment.experiment_id).info.run_id
+    book.client.log_metric(training, "train/loss", 2.0)
+    view.save_view(book.client, "new", "new", [training])
+    assert (is_open()["accuracy"], is_open()["preference"]) == (False, False), "nothing is in them"
+    assert is_open()["loss"] and is_open()["speed"]
+    view.save_view(book.client, "new", "new", [dpo])
+    assert all(is_open()[name] for name in ("accuracy", "loss", "preference", "speed"))
+    before = saved()
+    view.save_view(book.client, "new", "new", [waiting])
+    assert saved() == before
+    for run_id in (waiting, dpo, training):
+        book.client.delete_run(run_id)
+
+
 def test_descriptions_show_accuracies_and_the_reports_picture(book: Book, tmp_path: Path) -> None:
     note = book.model("k-zh").data.tags["mlflow.note.content"]
     assert "| ceval | 40.0 | 34.0 to 46.0 |" in note

@@ -124,8 +124,12 @@ def charts(benchmarks: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def sections(benchmarks: Sequence[str]) -> list[dict[str, Any]]:
-    """Sections in order: those of the chosen charts are open, the rest is closed."""
+def sections(benchmarks: Sequence[str], preferences: bool = True) -> list[dict[str, Any]]:
+    """Sections in order: those of the chosen charts are open, the rest is closed, and so is what no
+    model of the page has yet.
+
+    preferences: a model was trained on preference pairs.
+    """
     columns = max(2, min(len(benchmarks), 4))
     chosen = (
         ("accuracy", "1 Accuracy, with 95 % intervals (chance: 25 %)", columns),
@@ -133,22 +137,31 @@ def sections(benchmarks: Sequence[str]) -> list[dict[str, Any]]:
         ("preference", "3 Preference pairs", 2),
         ("speed", "4 Throughput and cost", 3),
     )
-    found = [
-        {"uuid": uuid, "name": name, "display": True, "columns": columns, "cardHeight": HEIGHT}
+    empty = {"accuracy": not benchmarks, "preference": not preferences}
+    found: list[dict[str, Any]] = [
+        {
+            "uuid": uuid,
+            "name": name,
+            "display": not empty.get(uuid, False),
+            "columns": columns,
+            "cardHeight": HEIGHT,
+        }
         for uuid, name, columns in chosen
     ]
     found += [{"uuid": f"rest-{name}", "name": name, "display": False} for name in (*CLOSED, *REST)]
     return [{"isReordered": True, "deleted": False, "isGenerated": False, **one} for one in found]
 
 
-def state(benchmarks: Sequence[str], runs: Sequence[str] = ()) -> dict[str, Any]:
+def state(
+    benchmarks: Sequence[str], runs: Sequence[str] = (), preferences: bool = True
+) -> dict[str, Any]:
     """State of the page. runs: the only ones that are shown; none: the newest."""
     metrics = [f"accuracy/{name}" for name in benchmarks] + [VALIDATION, "train/loss"]
     columns = [f"metrics.`{name}`" for name in metrics] + [f"params.`{name}`" for name in COLUMNS]
     listed = ",".join(f"'{run}'" for run in runs)
     return {
         "compareRunCharts": charts(benchmarks),
-        "compareRunSections": sections(benchmarks),
+        "compareRunSections": sections(benchmarks, preferences),
         "isAccordionReordered": True,
         "runsHiddenMode": SHOWN,
         "selectedColumns": columns,
@@ -165,22 +178,30 @@ def slug(pipeline: str) -> str:
 
 
 def save_view(client: Any, name: str, title: str, runs: Sequence[str] = ()) -> str | None:
-    """Save a view of models; returns its path below MLflow's page, None without an experiment."""
+    """Save a view of models; returns its path below MLflow's page, None without an experiment.
+
+    One of runs that have measured nothing, which wait or have just begun, leaves an older view as
+    it is: its charts would be blank, where there were some.
+    """
     experiment = client.get_experiment_by_name(MODELS)
     if experiment is None:
         return None
     shown = client.search_runs([experiment.experiment_id], max_results=100)
     if runs:
         shown = [run for run in shown if run.info.run_id in set(runs)] or shown
-    benchmarks = benchmarks_of({name for run in shown for name in run.data.metrics})
+    metrics = {metric for run in shown for metric in run.data.metrics}
     saved: str | None = experiment.tags.get(f"{SAVED_VIEW}{name}")
+    if saved and not metrics:
+        return view_path(experiment.experiment_id, name)
+    benchmarks = benchmarks_of(metrics)
+    preferences = "train/reward_margin" in metrics
     now = int(time.time() * 1000)
     created = json.loads(saved)["createdAt"] if saved else now
     envelope = {
         "name": title,
         "createdAt": created,
         "updatedAt": now,
-        "state": json.dumps(state(benchmarks, runs), separators=(",", ":")),
+        "state": json.dumps(state(benchmarks, runs, preferences), separators=(",", ":")),
     }
     text = json.dumps(envelope, separators=(",", ":"))
     client.set_experiment_tag(experiment.experiment_id, f"{SAVED_VIEW}{name}", text)
