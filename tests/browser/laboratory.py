@@ -28,7 +28,7 @@ MARK = "TEST_BROWSER"
 GUARD = (
     "import sys; from tests.processes import kill_all; sys.stdin.read(); kill_all(*sys.argv[1:])"
 )
-STEPS = 20_000
+STEPS = 200_000
 """Of a training that is seen while it works: more than any test waits for."""
 
 
@@ -111,7 +111,7 @@ class Laboratory(Server):
 
     def train(self, **parameters: Any) -> str:
         """Start a pretraining that goes on for hours; returns its id."""
-        more = ["pretrain.epochs=1000"]
+        more = ["pretrain.epochs=10000"]
         return self.start_run("pretrain", steps=STEPS, overrides=more, **parameters)
 
     def state(self, run: str) -> dict[str, Any]:

@@ -29,6 +29,9 @@ CUT = """() => [...document.querySelectorAll('td, th, h1, h2, h3, p, li, summary
   .filter(e => ['hidden', 'clip'].includes(getComputedStyle(e).overflowX)
                && e.scrollWidth > e.clientWidth + 1)
   .map(e => e.textContent.trim().slice(0, 80))"""
+DOWN = """() => [document.scrollingElement, ...document.querySelectorAll('body *')]
+  .filter(e => e.scrollHeight > e.clientHeight && getComputedStyle(e).overflowY != 'hidden')
+  .forEach(e => e.scrollBy(0, 400))"""
 EMPTY = """() => [...document.querySelectorAll('h2, h3')]
   .filter(h => { const next = h.nextElementSibling?.tagName;
                  return !next || next == h.tagName || (h.tagName == 'H3' && next == 'H2'); })
@@ -78,6 +81,16 @@ class Look:
         for text in texts:
             self.page.get_by_text(text).locator("visible=true").first.wait_for()
 
+    def finds(self, text: re.Pattern[str]) -> None:
+        """Scroll down until the text is seen: Prefect draws only those lines of a log that are."""
+        wanted = self.page.get_by_text(text).locator("visible=true")
+        for _ in range(PATIENCE_SECONDS):
+            if wanted.count():
+                return
+            self.page.evaluate(DOWN)
+            self.page.wait_for_timeout(1000)
+        raise AssertionError(f"{text.pattern} is not found:\n{self.text()}")
+
     def text(self) -> str:
         """All that is to be read."""
         return self.page.inner_text("body")
@@ -107,11 +120,12 @@ class Look:
 
     def tab(self, name: str) -> None:
         """Choose a tab of Prefect's page of a run; on a phone it is an entry of a list."""
-        self.page.get_by_text("Logs", exact=True).locator("visible=true").first.wait_for()
-        tab = self.page.get_by_text(name, exact=True).locator("visible=true")
-        if not tab.count():
-            self.page.get_by_text("Logs", exact=True).locator("visible=true").first.click()
-        tab.first.click()
+        shown = self.page.get_by_text("Logs", exact=True).locator("visible=true").first
+        shown.wait_for()
+        if not self.page.get_by_text(name, exact=True).locator("visible=true").count():
+            shown.locator("xpath=ancestor-or-self::button").focus()
+            self.page.keyboard.press("ArrowDown")
+        self.page.get_by_text(name, exact=True).locator("visible=true").first.click()
 
     def colours(self) -> list[str]:
         """Colours of the models in MLflow's list of runs."""

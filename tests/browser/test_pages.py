@@ -14,7 +14,7 @@ pytest.importorskip("playwright", reason="needs playwright: make install-dev")
 from playwright.sync_api import Browser
 
 from common.paths import ROOT
-from tests.browser.laboratory import Laboratory
+from tests.browser.laboratory import STEPS, Laboratory
 from tests.browser.pages import DESKTOP, PHONE, Look, chromium
 from tests.flows.schedules.test_server import until
 
@@ -108,47 +108,6 @@ def test_a_form_refuses_a_wrong_value_and_says_the_range(lab: Laboratory, look: 
 
 
 @BOTH
-def test_a_run_that_works_shows_line_state_and_log(
-    lab: Laboratory, training: str, look: Open, width: int
-) -> None:
-    page = look(width, f"{lab.page}/runs/flow-run/{training}")
-    page.sees("pretrain browser, 20,000 steps", "Running", re.compile("tokens/s"))
-    page.sees(re.compile(r"step [\d,]+/20,000, loss \d+\.\d+, [\d,]+ tokens/s"))
-    page.tab("Artifacts")
-    page.sees(re.compile("pretrain.*progress"), re.compile(r"\d+\.\d+ ?%|\d+ ?%"))
-    page.fits()
-
-
-@BOTH
-def test_a_run_that_waits_says_for_what(
-    lab: Laboratory, waiting: str, look: Open, width: int
-) -> None:
-    page = look(width, f"{lab.page}/runs/flow-run/{waiting}")
-    page.sees("pretrain browser, 20,000 steps, lr 1e-3", "Waiting")
-    page.sees(re.compile("waits for pretrain browser of the run 'pretrain browser, 20,000 steps"))
-    page.fits()
-
-
-def test_a_run_cancelled_in_its_page_says_what_it_kept(
-    lab: Laboratory, training: str, waiting: str, look: Open
-) -> None:
-    for run in (waiting, training):
-        page = look(DESKTOP, f"{lab.page}/runs/flow-run/{run}")
-        page.sees(re.compile("^(Running|Waiting)$"))
-        page.page.get_by_role("button", name=re.compile("^ *Cancel *$")).click()
-        page.page.get_by_role("dialog").get_by_role("button", name="Cancel").last.click()
-        lab.wait(run, "Cancelled")
-    for width in (DESKTOP, PHONE):
-        page = look(width, f"{lab.page}/runs/flow-run/{training}")
-        page.sees(re.compile("^Cancelled$"))
-        page.sees(
-            re.compile(r"stopped, pretrain browser saved step [\d,]+; the same run continues")
-        )
-        assert "Crash detected" not in page.text() and "Traceback" not in page.text()
-        page.fits()
-
-
-@BOTH
 def test_artifacts_of_a_finished_run(
     lab: Laboratory, finished: str, look: Open, width: int
 ) -> None:
@@ -157,19 +116,20 @@ def test_artifacts_of_a_finished_run(
     page.tab("Artifacts")
     page.sees("ledger", "results", "report", "where-to-look")
     found = lab.artifacts(finished)
-    assert {one["data"] for key, one in found.items() if one["type"] == "progress"} == {100.0}
-    for key, words in ARTIFACTS.items():
+    bars = {key: one["data"] for key, one in found.items() if one["type"] == "progress"}
+    assert bars and set(bars.values()) == {100.0}
+    for key, words in {next(iter(bars)): (re.compile("100 ?%"),), **ARTIFACTS}.items():
         page.open(f"{lab.page}/artifacts/artifact/{found[key]['id']}")
         page.sees(*words)
         page.fits()
 
 
 ARTIFACTS: dict[str, tuple[str | re.Pattern[str], ...]] = {
-    "pretrain-browser-progress": (re.compile("100 ?%"),),
     "ledger": ("wikipedia_cn",),
     "results": ("base", re.compile("C-Eval")),
     "where-to-look": ("Comparison of the models in MLflow", "Stages"),
     "report": ("Results",),
+    "near-duplicates": ("The largest clusters of near-duplicates: none.",),
 }
 """Key of an artifact -> what it must show."""
 
@@ -183,11 +143,55 @@ def test_the_printed_link_opens_the_comparison(lab: Laboratory, finished: str, l
         page.sees("1 Accuracy, with 95 % intervals")
         if width == PHONE:
             continue  # its charts stand beside a list of runs, which leaves them no room
-        page.sees("C-Eval: accuracy", "C-Eval: 95 % interval", "MMLU: accuracy")
+        for benchmark in ("ceval", "mmlu"):
+            page.sees(re.compile(f"^(accuracy/{benchmark}|{benchmark}: accuracy)$"))
+            page.sees(re.compile(f"^(interval_95/{benchmark}|{benchmark}: 95 % interval)$"))
         page.order("1 Accuracy", "2 Loss by tokens")
-        assert "Traces" not in page.text(), "the mode for prompts"
+        assert "Observability" not in page.text(), "the mode for prompts"
         colours = page.colours()
         assert len(colours) == len(set(colours)) == 3, "base, SFT and DPO models"
+
+
+@BOTH
+def test_a_run_that_works_shows_line_state_and_log(
+    lab: Laboratory, training: str, look: Open, width: int
+) -> None:
+    page = look(width, f"{lab.page}/runs/flow-run/{training}")
+    page.sees(f"pretrain browser, {STEPS:,} steps", "Running")
+    page.finds(re.compile(rf"step \d+/{STEPS}, loss \d+\.\d+, [\d,]+ tokens/s, MFU"))
+    page.tab("Artifacts")
+    page.sees(re.compile("pretrain.*progress"), re.compile(r"\d+\.\d+ ?%|\d+ ?%"))
+    page.fits()
+
+
+@BOTH
+def test_a_run_that_waits_says_for_what(
+    lab: Laboratory, waiting: str, look: Open, width: int
+) -> None:
+    page = look(width, f"{lab.page}/runs/flow-run/{waiting}")
+    page.sees(f"pretrain browser, {STEPS:,} steps, lr 1e-3", "Waiting")
+    other = f"waits for pretrain browser of the run 'pretrain browser, {STEPS:,} steps, lr 2e-3"
+    page.finds(re.compile(other))
+    page.fits()
+
+
+def test_a_run_cancelled_in_its_page_says_what_it_kept(
+    lab: Laboratory, training: str, waiting: str, look: Open
+) -> None:
+    for run in (waiting, training):
+        page = look(DESKTOP, f"{lab.page}/runs/flow-run/{run}")
+        page.sees(re.compile("^(Running|Waiting)$"))
+        page.page.get_by_role("button", name=re.compile("^ *Cancel *$")).click()
+        page.page.get_by_role("dialog").get_by_role("button", name="Confirm").click()
+        lab.wait(run, "Cancelled")
+    for width in (DESKTOP, PHONE):
+        page = look(width, f"{lab.page}/runs/flow-run/{training}")
+        page.sees(re.compile("^Cancelled$"))
+        page.finds(
+            re.compile(r"stopped, pretrain browser saved step [\d,]+; the same run continues")
+        )
+        assert "Crash detected" not in page.text() and "Traceback" not in page.text()
+        page.fits()
 
 
 @BOTH
@@ -208,7 +212,9 @@ def test_the_report_is_read_in_both_languages(
     assert first.get_by_text("base", exact=True).is_visible()
     right = first.locator("th", has_text="MMLU %").bounding_box()
     assert right is not None and right["x"] + right["width"] <= width, "seen without scrolling"
-    page.page.get_by_role("link", name="中文" if language == "en" else "English").click()
+    page.page.get_by_role(
+        "link", name="中文" if language == "en" else "English", exact=True
+    ).click()
     page.sees("结果" if language == "en" else "Results")
 
 
