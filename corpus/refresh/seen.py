@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common.files import complete_file, json_line, read_json_lines
+from corpus.held_out_texts import rank
 
 Digests = npt.NDArray[Any]
 """128-bit digests of texts, ascending, as 16 bytes each. Shape [N]."""
@@ -62,13 +63,23 @@ def unseen(path: Path, known: Digests, here: set[bytes]) -> Iterator[dict[str, A
             yield row
 
 
-def write_unseen(path: Path, known: Digests, here: set[bytes], target: Path) -> int:
-    """Write the unseen documents of a file; no file where there is none. Returns their number."""
-    number = 0
+def write_unseen(
+    path: Path, known: Digests, here: set[bytes], target: Path, *, held_out: float = 0.0
+) -> tuple[int, int]:
+    """Write the unseen documents of a file; no file where there is none.
+
+    held_out: share of all documents, by a hash of their text, that is left out.
+
+    Returns the number written, and that of unseen ones left out.
+    """
+    written = left_out = 0
     with complete_file(target) as file:
         for row in unseen(path, known, here):
+            if rank(row["text"]) < held_out:
+                left_out += 1
+                continue
             file.write(json_line(row))
-            number += 1
-    if not number:
+            written += 1
+    if not written:
         target.unlink()
-    return number
+    return written, left_out

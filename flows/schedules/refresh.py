@@ -29,6 +29,7 @@ from flows.schedules.newest_run import newest_run
 from model.data import PackedManifest
 from model.train.run.client import RequestResult, RunClient
 from model.train.run.length import LengthPolicy
+from model.train.run.requests import RequestFolder
 from tasks.acquire import AcquireConfig, acquire
 from tasks.checkpoint_scores.run import PretrainingRun
 from tasks.clean import clean, enforce
@@ -76,22 +77,27 @@ def refresh(
     make_folder(place / FOLDER)
     title = f"refresh of {found.key}"
     waits = StageWait(title, place / FOLDER, run_logger())
-    with StageLock(place / FOLDER / f"{found.key}.lock", what="refresh", waiting=waits):
+    with StageLock(place / FOLDER / f"{found.key}.lock", what="refresh", waiting=waits) as lock:
         waits.over()
         client, lineage = _open(found, place)
         corpora = _corpora(loaded, lineage)
         now = acquired_key(corpora, place)
-        if now in _known(lineage, place, found):
+        if now in {lineage.first("acquire").key, *_standing(lineage, place, found.key)}:
             run_logger().info("%s in the corpora of %s since its last data", NOTHING, found.key)
             return _summary(loaded, place, found, now, None, None)
         recorded = redacted({"file": display(resolve(config)), **plain(loaded)})
         with tracked(f"refresh {loaded.name}", place, recorded) as context:
             context = replace(context, when_busy=loaded.devices.when_busy)
-            parts = _NewPart(loaded, context, lineage, found.key, corpora)
-            packed = parts.packed()
+            while True:
+                packed = _NewPart(loaded, context, lineage, found.key, corpora).packed()
+                lock.check()  # another refresh may have taken over, and appended the same texts
+                client, then = _open(found, place)  # the training has gone on meanwhile
+                if {*then.of("pack")} == {*lineage.of("pack")}:
+                    break
+                run_logger().info("the data of %s changed meanwhile: looking again", found.key)
+                lineage = then
             result = None
             if packed is not None and _samples(packed, found):
-                client, _ = _open(found, place)  # the training has gone on meanwhile
                 result = client.append(packed.folder, steps=steps)
             elif packed is not None:
                 run_logger().info("the new part is shorter than a sample; it waits for more")
@@ -101,6 +107,7 @@ def refresh(
                 run=found.key,
                 begun=lineage.first("acquire").key,
                 packed=packed.key if packed is not None else "",
+                beside=tuple(lineage.of("pack")),
                 request=result.request if result is not None else "",
             ).write(place)
             return _summary(loaded, place, found, now, packed, result)
@@ -120,8 +127,15 @@ def _target(run: str | None, config: PipelineConfig, store: Path) -> Pretraining
 
 def _open(run: PretrainingRun, store: Path) -> tuple[RunClient, Lineage]:
     folder, running = find_pretraining(store, str(run.finished_folder))
+    waiting = RequestFolder(folder).pending()  # before the journal, which gets them next
     client = RunClient.open(folder, running=running)
-    return client, lineage_of(client, run.packed(), store)
+    lineage = lineage_of(client, run.packed(), store, waiting)
+    for unknown in lineage.unknown:
+        run_logger().warning(
+            "%s joined the training and was made by no stage: texts in it may be appended again",
+            display(unknown),
+        )
+    return client, lineage
 
 
 def _corpora(config: PipelineConfig, lineage: Lineage) -> AcquireConfig:
@@ -137,9 +151,22 @@ def _corpora(config: PipelineConfig, lineage: Lineage) -> AcquireConfig:
     return replace(found, commits=commits)
 
 
-def _known(lineage: Lineage, store: Path, run: PretrainingRun) -> set[str]:
-    """Keys of the states of the corpora that the training has."""
-    return {*lineage.of("acquire"), *(one.acquired for one in records_of(store, run.key))}
+def _standing(lineage: Lineage, store: Path, run: str) -> list[str]:
+    """Keys of the recorded states of the corpora that are in the training as a whole."""
+    packs = lineage.of("pack")
+    return [one.acquired for one in records_of(store, run) if one.stands(packs)]
+
+
+def _held_out(lineage: Lineage, config: PipelineConfig) -> dict[str, float]:
+    """Source -> share of its documents that is held out: as for the training, and as configured
+    now."""
+    recorded = [result.manifest["config"] for result in lineage.of("hold_out").values()]
+    shares: dict[str, float] = {}
+    for sets in (*(one["sets"] for one in recorded), plain(config.held_out)):
+        for one in sets.values():
+            for source in one["corpora"]:
+                shares[source] = max(shares.get(source, 0.0), one["fraction"])
+    return dict(sorted(shares.items()))
 
 
 def _samples(packed: StageResult, run: PretrainingRun) -> bool:
@@ -180,7 +207,7 @@ class _NewPart:
         config = replace(self.config.normalize, corpora=names, optional=names)
         normalized = normalize(config, context=self.context, label="new", raw=files)
         documents = new_documents(
-            NewDocumentsConfig(),
+            NewDocumentsConfig(held_out=_held_out(self.lineage, self.config)),
             context=self.context,
             normalized=normalized,
             known=self.lineage.of("normalize"),
@@ -209,12 +236,12 @@ class _NewPart:
         return pack(packing, context=self.context, label="new", cleaned=texts, extra_text={})
 
     def _acquired_before(self) -> dict[str, StageResult]:
-        """States of the corpora whose files the training has, or whose new part was empty."""
-        found = dict(self.lineage.of("acquire"))
-        for record in records_of(self.context.store, self.run_key):
-            folder = self.context.store / "acquire" / record.acquired
+        """Stages whose files the training has, and states of the corpora that it has."""
+        found = {**self.lineage.of("acquire"), **self.lineage.of("new_files")}
+        for key in _standing(self.lineage, self.context.store, self.run_key):
+            folder = self.context.store / "acquire" / key
             if (folder / "manifest.json").is_file():
-                found[record.acquired] = StageResult.read(folder)
+                found[key] = StageResult.read(folder)
         return found
 
     def _cleaned(self, documents: StageResult) -> StageResult:

@@ -8,7 +8,7 @@ training began with. Without the record (remove the file) it would be a training
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -37,10 +37,18 @@ class Refreshed:
     """Key of `acquire` of the corpora that it began with."""
     packed: str = ""
     """Key of the packed new part; empty where nothing was new."""
+    beside: tuple[str, ...] = ()
+    """Keys of the packed data that were in the training, or waited for it, when this was written:
+    what is in them was not taken up again."""
     request: str = ""
     """Name of the request to the training."""
     time: float = field(default_factory=time.time)
     """Seconds since 1970."""
+
+    def stands(self, packs: Collection[str]) -> bool:
+        """True if all of this state is in a training with these packed data: its own request, or
+        an earlier one, may have been refused, or removed, since."""
+        return {self.packed, *self.beside} - {""} <= set(packs)
 
     def write(self, store: Path) -> None:
         """Record it."""

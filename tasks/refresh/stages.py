@@ -35,7 +35,7 @@ def new_files(
 
     Args:
         raw: corpora as they are now.
-        known: `acquire` stages of a training's data.
+        known: `acquire` and `new_files` stages of a training's data.
     """
     seen = {entry["md5"] for result in known.values() for entry in _files(result)}
     rows: list[dict[str, Any]] = []
@@ -73,10 +73,13 @@ def _link(source: Path, target: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class NewDocumentsConfig(StageConfig):
-    """Nothing to choose: a document is new where its text is."""
+    """A document is new where its text is. Some are held out as those before were."""
+
+    held_out: Mapping[str, float] = field(default_factory=dict)
+    """Source -> share of its documents that no model is trained on, by a hash of each text."""
 
 
-@stage(version=1)
+@stage(version=2)
 def new_documents(
     run: StageRun,
     config: NewDocumentsConfig,
@@ -99,10 +102,14 @@ def new_documents(
     rows: list[dict[str, Any]] = []
     for path in files:
         before = sum(1 for _ in read_json_lines(path))
-        new = write_unseen(path, digests, here, run.folder / path.name)
-        rows.append({"source": path.stem, "documents": before, "new": new, "known": before - new})
+        share = config.held_out.get(path.stem, 0.0)
+        new, out = write_unseen(path, digests, here, run.folder / path.name, held_out=share)
+        row = {"source": path.stem, "documents": before, "new": new, "held out": out}
+        rows.append({**row, "known": before - new - out})
     run.count(
-        documents=sum(row["new"] for row in rows), known_documents=sum(r["known"] for r in rows)
+        documents=sum(row["new"] for row in rows),
+        known_documents=sum(row["known"] for row in rows),
+        documents_held_out=sum(row["held out"] for row in rows),
     )
     run.note(sources={row["source"]: row for row in rows})
     run.table("new documents", rows, "Documents of new and changed files, and those known before")

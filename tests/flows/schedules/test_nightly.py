@@ -13,10 +13,14 @@ from common.files import write_json
 from common.recipes import load_config
 from flows import checkpoint_curves
 from flows.config import PipelineConfig
+from flows.graph import Pipeline
 from flows.schedules.newest_run import newest_run, own_run
 from model.train.config import PretrainJob
 from model.train.run.folder import JOB_FILE
+from tasks.core.plan import Plan, no_tracker
+from tasks.core.stage import Context
 from tests.flows.schedules.small_pipeline import write_config, write_corpora
+from tests.flows.schedules.store_pieces import stage
 
 
 @pytest.fixture
@@ -25,12 +29,14 @@ def config(tmp_path: Path) -> PipelineConfig:
     return load_config(path, PipelineConfig)
 
 
-def begin(config: PipelineConfig, store: Path, key: str, **changes: Any) -> Path:
+def begin(
+    config: PipelineConfig, store: Path, key: str, packed: str = "packed", **changes: Any
+) -> Path:
     assert config.pretrain is not None
     settings = dataclasses.replace(config.pretrain.settings, **changes)
     folder = store / "pretrain" / f"{key}.partial"
     folder.mkdir(parents=True)
-    job = PretrainJob(settings=settings, packed="packed", output=str(folder))
+    job = PretrainJob(settings=settings, packed=packed, output=str(folder))
     write_json(folder / JOB_FILE, dataclasses.asdict(job))
     return folder
 
@@ -53,6 +59,49 @@ def test_the_newest_pretraining_is_found_also_with_other_files(
     begin(config, store, own.key)
     found = newest_run(config, store)
     assert found is not None and found.key == own.key
+
+
+def prepared(config: PipelineConfig, store: Path, key: str, **changes: Any) -> str:
+    """Data as a configuration plans them, for another state of its corpora. Returns their folder.
+
+    changes: settings by stage that were others.
+    """
+    plan = Plan()
+    Pipeline(config, Context(store=store, tracker=no_tracker(), plan=plan)).packed  # noqa: B018
+    inputs = {"acquire": {}, "normalize": {"raw": f"{key}-acquire"}}
+    inputs["clean"] = {"normalized": f"{key}-normalize"}
+    inputs["pack"] = {"cleaned": f"{key}-clean", "extra_text": {}}
+    for one in plan.stages:
+        settings = {**one.material["config"], **changes.get(one.name, {})}
+        if settings.get("kind") != "evals":
+            stage(store, one.name, f"{key}-{one.name}", inputs[one.name], **settings)
+    (store / "pack" / f"{key}-pack" / "shards").mkdir()
+    return str(store / "pack" / f"{key}-pack")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"acquire": {"datasets": {"wikipedia_cn": "elsewhere"}}},  # a mixture of fewer corpora
+        {"acquire": {"datasets": dict.fromkeys(["wikipedia_cn", "wanjuan", "skypile"], "hub")}},
+        {"acquire": {"fraction": 0.5}},
+        {"pack": {"validation_fraction": 0.2}},
+        {"clean": {"recipes": {"wikipedia": "none"}}},
+    ],
+)
+def test_a_training_on_other_data_is_not_the_newest(
+    config: PipelineConfig, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """Of a comparison of mixtures, or of ways to clean them: settings of the training are equal."""
+    store = tmp_path / "store"
+    moved = {"acquire": {"datasets": dict.fromkeys(config.corpora, "/a/newer/dump")}}
+    begin(config, store, "a" * 16, packed=prepared(config, store, "a", **moved))
+    begin(config, store, "b" * 16, packed=prepared(config, store, "b", **changes))
+    for number, key in enumerate("ab"):
+        job = store / "pretrain" / f"{key * 16}.partial" / JOB_FILE
+        os.utime(job, (number, number))
+    found = newest_run(config, store)
+    assert found is not None and found.key == "a" * 16
 
 
 def test_nothing_new_is_said_and_leaves_nothing(

@@ -14,12 +14,12 @@ import pytest
 
 from common.paths import ROOT
 from corpus.sample_data import SampleDataConfig, write_dataset
-from model.train.run.folder import REQUESTS_FOLDER
+from model.train.run.folder import REFUSED_FOLDER, REQUESTS_FOLDER
 from tests.flows.schedules.small_pipeline import CORPORA, write_config, write_corpora
 
-pytestmark = pytest.mark.slow  # a training and six refreshes, each a cleaning of its own
+pytestmark = pytest.mark.slow  # trainings and refreshes, each a cleaning of its own
 
-PATIENCE_SECONDS = 1200
+PATIENCE_SECONDS = 600
 Start = Callable[[str], "subprocess.Popen[str]"]
 
 
@@ -83,49 +83,108 @@ def journal(run: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_new_files_join_a_running_and_a_stopped_training_once(start: Start, tmp_path: Path) -> None:
-    data, store = tmp_path / "data", tmp_path / "store"
-    locations = write_corpora(data)
-    write_config(tmp_path / "c.yaml", locations, steps=200_000, epochs=20_000)
+def begin(start: Start, folder: Path) -> tuple["subprocess.Popen[str]", Path]:
+    """A training of many steps that has its first checkpoint; its process and its folder."""
+    locations = write_corpora(folder / "data")
+    write_config(folder / "c.yaml", locations, steps=200_000, epochs=20_000)
     training = start("train")
+    store = folder / "store"
     until(lambda: [*store.glob("pretrain/*.partial/checkpoints/step-*/*")], training)
     (run,) = store.glob("pretrain/*.partial")
+    return training, run
 
-    # Killed when the new part is packed and not yet asked for; then two at once.
-    add_file(data, "first.json", 99)
+
+def stop(training: "subprocess.Popen[str]") -> None:
+    training.send_signal(signal.SIGTERM)
+    training.communicate(timeout=PATIENCE_SECONDS)
+
+
+def counts(store: Path, stage: str) -> dict[str, Any]:
+    """Counts of the only result of a stage."""
+    (manifest,) = store.glob(f"{stage}/*/manifest.json")
+    found: dict[str, Any] = json.loads(manifest.read_text())["counts"]
+    return found
+
+
+def trained_texts(store: Path, run: Path) -> list[str]:
+    """All texts that were packed for a training and the parts that joined it."""
+    packed = Path(json.loads((run / "pretrain.json").read_text())["packed"])
+    folders = [packed, *((run / entry["folder"]).resolve().parent for entry in journal(run))]
+    texts = []
+    for folder in folders:
+        key = json.loads((folder / "manifest.json").read_text())["inputs"]["cleaned"]
+        (cleaned,) = store.glob(f"*/{key}/manifest.json")
+        for path in sorted(cleaned.parent.glob("*/[0-9]*.jsonl")):
+            lines = path.read_text("utf-8").split("\n")
+            texts += [json.loads(line)["text"] for line in lines if line]
+    return texts
+
+
+def check_texts(store: Path, run: Path, new: list[str]) -> None:
+    """Every new text that cleaning left as it was is trained on, and no text twice."""
+    texts = trained_texts(store, run)
+    assert len(texts) == len(set(texts))
+    assert len({*new} & {*texts}) > len(new) // 2
+
+
+def test_new_files_join_a_running_training_once(start: Start, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    training, run = begin(start, tmp_path)
+    new = add_file(tmp_path / "data", "first.json", 99)
+    assert answer(start("refresh"))["status"] in ("requested", "done")
+    until(lambda: len(journal(run)) == 1, training)  # it goes on, and has them
+    stop(training)
+    assert counts(store, "new_texts")["copies"] >= 1  # the edited row
+    assert counts(store, "new_documents")["known_documents"] == 1
+    check_texts(store, run, new)
+
+
+def test_a_killed_refresh_is_taken_up_by_one_of_two(start: Start, tmp_path: Path) -> None:
+    """Killed when the new part is packed and not yet asked for; then two at once."""
+    store = tmp_path / "store"
+    training, run = begin(start, tmp_path)
+    stop(training)
+    add_file(tmp_path / "data", "first.json", 99)
     killed = start("refresh")
     until(lambda: len([*store.glob("pack/*/manifest.json")]) == 2, killed)
     os.kill(killed.pid, signal.SIGKILL)
     both = [start("refresh"), start("refresh")]
     statuses = sorted(answer(process)["status"] for process in both)
-    assert statuses in (["nothing is new", "requested"], ["done", "nothing is new"])
-    until(lambda: len(journal(run)) == 1, training)  # it goes on, and has them
-    assert answer(start("refresh"))["status"] == "nothing is new"
-    (texts,) = store.glob("new_texts/*/manifest.json")
-    assert json.loads(texts.read_text())["counts"]["copies"] >= 1  # the edited row
-    (documents,) = store.glob("new_documents/*/manifest.json")
-    assert json.loads(documents.read_text())["counts"]["known_documents"] == 1
-
-    # Stopped: the next part waits, and joins when the same configuration is run again.
-    training.send_signal(signal.SIGTERM)
-    training.wait()
-    add_file(data, "second.json", 123)
-    later = answer(start("refresh"))
-    assert later["status"] == "requested"
-    assert later["samples"] > 0
+    # The first one may have been killed after its request.
+    assert statuses in (["nothing is new", "requested"], ["nothing is new"] * 2)
     assert len([*(run / REQUESTS_FOLDER).glob("*.json")]) == 1
+
+
+def test_new_files_wait_for_a_stopped_training(start: Start, tmp_path: Path) -> None:
+    """They join when the same configuration is run again, though its corpora are others now."""
+    store = tmp_path / "store"
+    training, run = begin(start, tmp_path)
+    stop(training)
+    new = add_file(tmp_path / "data", "first.json", 99)
+    first = answer(start("refresh"))
+    assert first["status"] == "requested"
+    assert first["samples"] > 0
+    new += add_file(tmp_path / "data", "second.json", 123)  # beside what waits
+    assert answer(start("refresh"))["status"] == "requested"
+    assert len([*(run / REQUESTS_FOLDER).glob("*.json")]) == 2
     again = start("train")
     until(lambda: len(journal(run)) == 2, again)
     assert [*store.glob("pretrain/*.partial")] == [run]
-    again.send_signal(signal.SIGTERM)
-    again.wait()
-    # No text joined twice: every packed part has its own documents.
-    folders = [entry["folder"] for entry in journal(run)]
-    assert len(set(folders)) == 2
-    assert {*CORPORA} >= {path.parent.name for path in store.glob("new_texts/*/*/*.jsonl")}
-    texts_of = [
-        {json.loads(line)["text"] for path in part.glob("*/*.jsonl") for line in path.open()}
-        for part in [*store.glob("clean/*"), *store.glob("new_texts/*")]
-        if "new" not in json.loads((part / "manifest.json").read_text())["label"]
-    ]
-    assert sum(map(len, texts_of)) == len(set().union(*texts_of))
+    stop(again)
+    assert {path.parent.name for path in store.glob("new_texts/*/*/*.jsonl")} <= {*CORPORA}
+    check_texts(store, run, new)
+
+
+def test_a_refused_part_is_taken_up_again(start: Start, tmp_path: Path) -> None:
+    """A trainer refuses a request on a full disk, for one: its texts are asked for once more."""
+    training, run = begin(start, tmp_path)
+    stop(training)
+    new = add_file(tmp_path / "data", "first.json", 99)
+    assert answer(start("refresh"))["status"] == "requested"
+    (request,) = (run / REQUESTS_FOLDER).glob("*.json")
+    refused = run / REQUESTS_FOLDER / REFUSED_FOLDER
+    refused.mkdir()
+    request.rename(refused / request.name)
+    later = answer(start("refresh"))
+    assert later["status"] == "requested"
+    assert later["documents"] >= len(new) // 2
