@@ -58,7 +58,6 @@ TARGETS: dict[Target, str] = {
 }
 """Targets, which a run can be asked for by name -> the property of `Pipeline` that makes each."""
 
-
 NO_SEARCH = ContaminationConfig(action="off")
 """In the place of settings of a search that is not made: they are in no key then."""
 
@@ -97,8 +96,7 @@ class Pipeline:
             self.benchmarks  # noqa: B018
 
     def data_sets(self, kind: DatasetKind, datasets: Mapping[str, str]) -> dict[str, StageResult]:
-        """Data sets, each brought in by a stage of its own: a location is read once, whatever
-        lists name it."""
+        """Data sets, each brought in by a stage of its own: a location is read once."""
         found = {}
         for name, location in datasets.items():
             place = (kind, name, location)
@@ -110,11 +108,16 @@ class Pipeline:
 
     @cached_property
     def corpora(self) -> StageResult:
-        """Raw pretraining corpora; where `steel refresh` has appended what is new in them to a
-        training, those that it began with."""
+        """Raw pretraining corpora; those that the training began with, if it got the new ones."""
         if not self.config.corpora:
             raise ConfigError("this configuration has no `corpora`")
-        return acquired_corpora(self.config.acquire("corpora"), self.context)
+        return acquired_corpora(self.config.acquire("corpora"), self.context, self._training_on)
+
+    def _training_on(self, corpora: StageResult, context: Context) -> str:
+        """Key of the pretraining on given corpora, as planned; empty where there is none."""
+        trial = replace(self, context=context, _made={})
+        vars(trial)["corpora"] = corpora
+        return trial.base.key if self.config.pretrain is not None else ""
 
     def sft_data(self, mixture: str) -> dict[str, StageResult]:
         """Raw SFT sets of a mixture."""
@@ -141,8 +144,7 @@ class Pipeline:
 
     @cached_property
     def screened(self) -> dict[str, StageResult]:
-        """Files of the benchmarks whose questions are looked for in data of later stages: those
-        that are evaluated, and those that are taken out of the corpora."""
+        """Files of the benchmarks whose questions are looked for in data of later stages."""
         return self._benchmarks(self.config.screened, scored=False)
 
     def _benchmarks(self, locations: Mapping[str, str], *, scored: bool) -> dict[str, StageResult]:
@@ -194,14 +196,13 @@ class Pipeline:
 
     @cached_property
     def contamination(self) -> StageResult | None:
-        """Questions of the evaluated benchmarks that the cleaned corpora contain; None where there
-        are none of either, or they are not to be looked for. No training waits for it."""
+        """Questions of the evaluated benchmarks that the cleaned corpora contain, if there are both
+        and they are to be looked for. No training waits for it."""
         config = self.config.contamination
         if not (config.enabled and self.config.corpora and self.config.benchmarks):
             return None
-        return contamination(
-            config, context=self.context, cleaned=self.cleaned, benchmarks=self.benchmarks
-        )
+        inputs = {"cleaned": self.cleaned, "benchmarks": self.benchmarks}
+        return contamination(config, context=self.context, **inputs)
 
     @cached_property
     def packed(self) -> StageResult:
@@ -282,9 +283,8 @@ class Pipeline:
 
     def _screened(self, search: ContaminationConfig) -> dict[str, StageResult] | None:
         """Benchmarks whose questions are looked for in the data of a fine-tuning; None for none."""
-        if search.action == "off":
-            return None
-        return _chosen(self.screened, search.benchmarks) or None
+        off = search.action == "off"
+        return None if off else _chosen(self.screened, search.benchmarks) or None
 
     @cached_property
     def aligned(self) -> StageResult | None:

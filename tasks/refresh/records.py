@@ -2,24 +2,25 @@
 
     STORE/refreshed/<key of acquire>.json    the corpora as they were then: {run, begun, packed, …}
 
-Written last, when the new data are requested. A configuration whose corpora are in a recorded state
-has the training that they were appended to, and no other one: its stages are those that the
-training began with. Without the record (remove the file) it would be a training on all of it, anew.
+Written last, when the new data are requested. A configuration of that training whose corpora are in
+a recorded state has the training that they were appended to: its stages are those that the training
+began with. Without the record (remove the file), without the training, and for any configuration
+that makes another one, it is a training on all of it, anew.
 """
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from common.config import from_json
 from common.errors import SteelError
-from common.files import make_folder, write_json
+from common.files import PARTIAL, make_folder, write_json
 from common.paths import display
 from tasks.acquire import AcquireConfig, acquire
 from tasks.core.artifacts import run_logger
 from tasks.core.manifest import StageResult, stage_material
-from tasks.core.plan import Plan
+from tasks.core.plan import Plan, no_tracker
 from tasks.core.stage import Context
 
 FOLDER = "refreshed"
@@ -76,14 +77,21 @@ def acquired_key(config: AcquireConfig, store: Path) -> str:
     return acquire(config, context=plan).key
 
 
-def acquired_corpora(config: AcquireConfig, context: Context) -> StageResult:
-    """The corpora of a configuration, or those that a training began with, if all that is new since
-    was appended to it."""
-    begun = _as_begun(config, context)
+def acquired_corpora(
+    config: AcquireConfig, context: Context, training: Callable[[StageResult, Context], str]
+) -> StageResult:
+    """The corpora of a configuration, or those that its training began with, if all that is new
+    since was appended to that.
+
+    training: key of the configuration's training on given corpora, in a context that plans.
+    """
+    begun = _as_begun(config, context, training)
     return acquire(config, context=context, label="corpora") if begun is None else begun
 
 
-def _as_begun(config: AcquireConfig, context: Context) -> StageResult | None:
+def _as_begun(
+    config: AcquireConfig, context: Context, training: Callable[[StageResult, Context], str]
+) -> StageResult | None:
     if not (context.store / FOLDER).is_dir():
         return None
     try:
@@ -93,9 +101,16 @@ def _as_begun(config: AcquireConfig, context: Context) -> StageResult | None:
     if record is None:
         return None
     folder = context.store / "acquire" / record.begun
+    run = context.store / "pretrain" / record.run
+    if not (run.is_dir() or run.with_name(f"{run.name}{PARTIAL}").is_dir()):
+        return None  # the training is gone, and with it what was appended
     if not (folder / "manifest.json").is_file():
         return None
     result = StageResult.read(folder)
+    plan = Plan(absent=context.plan is not None and context.plan.absent)
+    planning = Context(store=context.store, tracker=no_tracker(), plan=plan)
+    if training(result, planning) != record.run:
+        return None  # of other settings, which has nothing appended
     if context.plan is None:
         run_logger().info(
             "corpora: as the training %s began with them; what is new since was appended to it "

@@ -68,7 +68,7 @@ def prepared(config: PipelineConfig, store: Path, key: str, **changes: Any) -> s
     """
     plan = Plan()
     Pipeline(config, Context(store=store, tracker=no_tracker(), plan=plan)).packed  # noqa: B018
-    inputs = {"acquire": {}, "normalize": {"raw": f"{key}-acquire"}}
+    inputs: dict[str, dict[str, Any]] = {"acquire": {}, "normalize": {"raw": f"{key}-acquire"}}
     inputs["clean"] = {"normalized": f"{key}-normalize"}
     inputs["pack"] = {"cleaned": f"{key}-clean", "extra_text": {}}
     for one in plan.stages:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +19,76 @@ from corpus.sample_data import SampleDataConfig, write_dataset
 from model.train.run.folder import REFUSED_FOLDER, REQUESTS_FOLDER
 from tests.flows.schedules.small_pipeline import CORPORA, write_config, write_corpora
 
-pytestmark = pytest.mark.slow  # trainings and refreshes, each a cleaning of its own
+# Trainings and refreshes, each a cleaning of its own; the first test waits for the training, too.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PATIENCE_SECONDS = 600
 Start = Callable[[str], "subprocess.Popen[str]"]
 
 
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Start `train` or `refresh` in a process of its own."""
+@contextmanager
+def processes(folder: Path) -> Iterator[Start]:
+    """Start `train` or `refresh` in a process of its own; none outlives the block."""
     started: list[subprocess.Popen[str]] = []
 
     def make(action: str) -> "subprocess.Popen[str]":
         module = "tests.flows.schedules.small_pipeline"
-        command = [sys.executable, "-m", module, action, tmp_path / "c.yaml", tmp_path / "store"]
-        with (tmp_path / f"{action}-{len(started)}.log").open("w") as log:
+        command = [sys.executable, "-m", module, action, folder / "c.yaml", folder / "store"]
+        with (folder / f"{action}-{len(started)}.log").open("w") as log:
             process = subprocess.Popen(
                 list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True
             )
         started.append(process)
         return process
 
-    yield make
-    for process in started:
-        process.kill()
-        process.communicate()
+    try:
+        yield make
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A training of many steps, stopped after its first checkpoint; its folder, and a copy of it.
+
+    A training takes minutes to begin, so that all tests go on from this one, each from the state
+    in the copy, at the same place: keys know the places of corpora.
+    """
+    folder = tmp_path_factory.mktemp("refreshed")
+    write_config(folder / "c.yaml", write_corpora(folder / "data"), steps=200_000, epochs=20_000)
+    with processes(folder) as start:
+        training = start("train")
+        store = folder / "store"
+        until(lambda: [*store.glob("pretrain/*.partial/checkpoints/step-*/*")], training)
+        stop(training)
+    copy = folder.with_name(f"{folder.name}-copy")
+    shutil.copytree(folder, copy)
+    return folder, copy
+
+
+@pytest.fixture
+def folder(stopped: tuple[Path, Path]) -> Path:
+    """The folder of the stopped training, as it was."""
+    place, copy = stopped
+    shutil.rmtree(place)
+    shutil.copytree(copy, place)
+    return place
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Start]:
+    """Start `train` or `refresh` beside this training."""
+    with processes(folder) as make:
+        yield make
+
+
+@pytest.fixture
+def run(folder: Path) -> Path:
+    """Folder of the training."""
+    (found,) = folder.glob("store/pretrain/*.partial")
+    return found
 
 
 def until(condition: Callable[[], Any], *processes: "subprocess.Popen[str]") -> None:
@@ -83,15 +130,11 @@ def journal(run: Path) -> list[dict[str, Any]]:
     return found
 
 
-def begin(start: Start, folder: Path) -> tuple["subprocess.Popen[str]", Path]:
-    """A training of many steps that has its first checkpoint; its process and its folder."""
-    locations = write_corpora(folder / "data")
-    write_config(folder / "c.yaml", locations, steps=200_000, epochs=20_000)
+def resume(start: Start, run: Path) -> "subprocess.Popen[str]":
+    """Let the training go on."""
     training = start("train")
-    store = folder / "store"
-    until(lambda: [*store.glob("pretrain/*.partial/checkpoints/step-*/*")], training)
-    (run,) = store.glob("pretrain/*.partial")
-    return training, run
+    until(lambda: (run / "sessions.jsonl").read_text().count('"begin"') == 2, training)
+    return training
 
 
 def stop(training: "subprocess.Popen[str]") -> None:
@@ -127,10 +170,10 @@ def check_texts(store: Path, run: Path, new: list[str]) -> None:
     assert len({*new} & {*texts}) > len(new) // 2
 
 
-def test_new_files_join_a_running_training_once(start: Start, tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    training, run = begin(start, tmp_path)
-    new = add_file(tmp_path / "data", "first.json", 99)
+def test_new_files_join_a_running_training_once(start: Start, folder: Path, run: Path) -> None:
+    store = folder / "store"
+    training = resume(start, run)
+    new = add_file(folder / "data", "first.json", 99)
     assert answer(start("refresh"))["status"] in ("requested", "done")
     until(lambda: len(journal(run)) == 1, training)  # it goes on, and has them
     stop(training)
@@ -139,12 +182,10 @@ def test_new_files_join_a_running_training_once(start: Start, tmp_path: Path) ->
     check_texts(store, run, new)
 
 
-def test_a_killed_refresh_is_taken_up_by_one_of_two(start: Start, tmp_path: Path) -> None:
+def test_a_killed_refresh_is_taken_up_by_one_of_two(start: Start, folder: Path, run: Path) -> None:
     """Killed when the new part is packed and not yet asked for; then two at once."""
-    store = tmp_path / "store"
-    training, run = begin(start, tmp_path)
-    stop(training)
-    add_file(tmp_path / "data", "first.json", 99)
+    store = folder / "store"
+    add_file(folder / "data", "first.json", 99)
     killed = start("refresh")
     until(lambda: len([*store.glob("pack/*/manifest.json")]) == 2, killed)
     os.kill(killed.pid, signal.SIGKILL)
@@ -155,16 +196,14 @@ def test_a_killed_refresh_is_taken_up_by_one_of_two(start: Start, tmp_path: Path
     assert len([*(run / REQUESTS_FOLDER).glob("*.json")]) == 1
 
 
-def test_new_files_wait_for_a_stopped_training(start: Start, tmp_path: Path) -> None:
+def test_new_files_wait_for_a_stopped_training(start: Start, folder: Path, run: Path) -> None:
     """They join when the same configuration is run again, though its corpora are others now."""
-    store = tmp_path / "store"
-    training, run = begin(start, tmp_path)
-    stop(training)
-    new = add_file(tmp_path / "data", "first.json", 99)
+    store = folder / "store"
+    new = add_file(folder / "data", "first.json", 99)
     first = answer(start("refresh"))
     assert first["status"] == "requested"
     assert first["samples"] > 0
-    new += add_file(tmp_path / "data", "second.json", 123)  # beside what waits
+    new += add_file(folder / "data", "second.json", 123)  # beside what waits
     assert answer(start("refresh"))["status"] == "requested"
     assert len([*(run / REQUESTS_FOLDER).glob("*.json")]) == 2
     again = start("train")
@@ -175,11 +214,9 @@ def test_new_files_wait_for_a_stopped_training(start: Start, tmp_path: Path) -> 
     check_texts(store, run, new)
 
 
-def test_a_refused_part_is_taken_up_again(start: Start, tmp_path: Path) -> None:
+def test_a_refused_part_is_taken_up_again(start: Start, folder: Path, run: Path) -> None:
     """A trainer refuses a request on a full disk, for one: its texts are asked for once more."""
-    training, run = begin(start, tmp_path)
-    stop(training)
-    new = add_file(tmp_path / "data", "first.json", 99)
+    new = add_file(folder / "data", "first.json", 99)
     assert answer(start("refresh"))["status"] == "requested"
     (request,) = (run / REQUESTS_FOLDER).glob("*.json")
     refused = run / REQUESTS_FOLDER / REFUSED_FOLDER

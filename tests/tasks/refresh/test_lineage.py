@@ -16,7 +16,7 @@ from tests.flows.schedules.store_pieces import stage
 
 
 def client(joined: Sequence[Path] = (), pending: Sequence[PendingRequest] = ()) -> Any:
-    """What is read of a training: its journal, and its requests."""
+    """Stands for a training as it is read: journal, and requests."""
     entries = [
         SimpleNamespace(data=SimpleNamespace(manifest=SimpleNamespace(folder=path / "shards")))
         for path in joined
