@@ -135,7 +135,12 @@ def test_an_interrupted_installation_ends_its_program_and_is_not_complete(tmp_pa
         f"sys.exit(install.Installation(pathlib.Path({str(venv)!r}), development=False).run())"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where tests run in a shell's background they ignore Ctrl-C, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     while not (pid.exists() and pid.read_text()):
         assert process.poll() is None
