@@ -81,15 +81,18 @@ class Look:
         for text in texts:
             self.page.get_by_text(text).locator("visible=true").first.wait_for()
 
-    def finds(self, text: re.Pattern[str]) -> None:
-        """Scroll down until the text is seen: Prefect draws only those lines of a log that are."""
-        wanted = self.page.get_by_text(text).locator("visible=true")
+    def finds(self, *texts: str | re.Pattern[str]) -> None:
+        """Scroll down until each text was seen: Prefect draws only those lines of a log, and those
+        artifacts, that are on the screen."""
+        left = list(texts)
         for _ in range(PATIENCE_SECONDS):
-            if wanted.count():
+            page = self.page
+            left = [t for t in left if not page.get_by_text(t).locator("visible=true").count()]
+            if not left:
                 return
-            self.page.evaluate(DOWN)
-            self.page.wait_for_timeout(1000)
-        raise AssertionError(f"{text.pattern} is not found:\n{self.text()}")
+            page.evaluate(DOWN)
+            page.wait_for_timeout(1000)
+        raise AssertionError(f"{left} not found:\n{self.text()}")
 
     def text(self) -> str:
         """All that is to be read."""

@@ -114,7 +114,7 @@ def test_artifacts_of_a_finished_run(
     page = look(width, f"{lab.page}/runs/flow-run/{finished}")
     page.sees("Completed")
     page.tab("Artifacts")
-    page.sees("ledger", "results", "report", "where-to-look")
+    page.finds("ledger", "results", "report", "where-to-look")
     found = lab.artifacts(finished)
     bars = {key: one["data"] for key, one in found.items() if one["type"] == "progress"}
     assert bars and set(bars.values()) == {100.0}
@@ -160,7 +160,7 @@ def test_a_run_that_works_shows_line_state_and_log(
     page.sees(f"pretrain browser, {STEPS:,} steps", "Running")
     page.finds(re.compile(rf"step \d+/{STEPS}, loss \d+\.\d+, [\d,]+ tokens/s, MFU"))
     page.tab("Artifacts")
-    page.sees(re.compile("pretrain.*progress"), re.compile(r"\d+\.\d+ ?%|\d+ ?%"))
+    page.finds(re.compile("pretrain.*progress"), re.compile(r"\d+ ?%"))
     page.fits()
 
 
