@@ -259,7 +259,7 @@ def test_interrupted_while_pruning_leaves_nothing(
         patch.setattr(module.Texts, "__iter__", stopping)
         with pytest.raises(KeyboardInterrupt):
             pack_in(tmp_path / "out", cleaned, prune=True)
-    assert not list((tmp_path / "out").iterdir())
+    assert not files(tmp_path / "out")
     pack_in(tmp_path / "out", cleaned, prune=True)
     pack_in(tmp_path / "straight", cleaned, prune=True)
     assert files(tmp_path / "out") == files(tmp_path / "straight")

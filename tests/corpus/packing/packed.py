@@ -11,6 +11,7 @@ from model.data import PackedManifest
 from model.data.shards import map_starts, open_tokens
 from tasks.core.manifest import StageResult
 from tasks.core.stage import StageRun
+from tasks.core.waiting.words import PROGRESS
 from tasks.pack import PackConfig, pack
 from tests.tasks.running import stage_run
 
@@ -69,8 +70,9 @@ def documents(folder: Path) -> dict[str, list[list[int]]]:
 
 
 def files(folder: Path) -> dict[str, bytes]:
+    """Content by name, but for what a stage that works tells of its progress."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.relative_to(folder) != PROGRESS
     }
