@@ -19,7 +19,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -73,6 +73,12 @@ def process_start(pid: int) -> str | None:
     # The command name may hold blanks and brackets: fields are counted after its last bracket.
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] == "Z" else fields[19]
+
+
+def still_runs(process: Mapping[str, Any]) -> bool:
+    """True if the very process still runs that was noted down as its number `pid` and its start
+    `started`: a number alone may have been given to another one since."""
+    return bool(process_start(process["pid"]) == process["started"])
 
 
 # ── being asked to stop ──────────────────────────────────────────────────────────────────────────

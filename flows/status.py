@@ -25,7 +25,7 @@ WAITING = ("SCHEDULED", "PENDING", "PAUSED")
 
 def status(store: Path) -> dict[str, Any]:
     """Everything `steel status` shows, as JSON values."""
-    from common.processes import process_start
+    from common.processes import still_runs
     from tasks.core.results.entries import entries
 
     everything = entries(store) if store.is_dir() else []
@@ -36,7 +36,7 @@ def status(store: Path) -> dict[str, Any]:
     usage = shutil.disk_usage(store if store.is_dir() else Path.cwd())
     return {
         "services": [
-            {"name": name, "pid": s["pid"], "runs": process_start(s["pid"]) == s["started"]}
+            {"name": name, "pid": s["pid"], "runs": still_runs(s)}
             for name, s in running_services().items()
         ],
         "running": [_running(entry) for entry in running],

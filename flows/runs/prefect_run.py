@@ -13,7 +13,6 @@ docs/adr/0033
 import atexit
 import contextlib
 import functools
-import json
 import logging
 import os
 import sys
@@ -27,9 +26,10 @@ from common.errors import ConfigError, StageError
 from common.processes import RunStopped, stop_on_signals
 from common.redaction import redact
 from flows.environment import PREFECT_API, PREFECT_PORT, answers, listening
+from flows.runs.notes import read_note, write_note
 from flows.runs.own_state import OwnState
 from flows.runs.server_watch import ServerWatch
-from flows.runs.watchdog import NOTES, Watch, write_note
+from flows.runs.watchdog import Watch
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -103,9 +103,9 @@ def _tell_state(run_id: str, url: str, state: str, message: str = "") -> None:
         worker="PREFECT__FLOW_RUN_ID" in os.environ,
     )
     # The watchdog may be gone too; the next one reads its note.
-    with contextlib.suppress(OSError, ValueError):
-        known = json.loads((NOTES / f"{run_id}.json").read_text("utf-8"))
-        write_note(run_id, {**known, "state": state, "message": message})
+    if (known := read_note(run_id)) is not None:
+        with contextlib.suppress(OSError):
+            write_note(run_id, {**known, "state": state, "message": message})
 
 
 def run_flow(flow: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

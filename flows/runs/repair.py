@@ -11,7 +11,6 @@ shows what is found, `steel doctor --repair` repairs it, and so does `make up`. 
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -25,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from common.paths import ROOT
-from common.processes import PARENT, process_start
+from common.processes import PARENT, process_start, still_runs
 from common.redaction import install
 from flows.environment import PREFECT_API, answers, prepare, request, running_services
-from flows.runs.watchdog import KILLED, NOTES, settle
+from flows.runs.notes import notes_of_this_machine, read_note, remove_note
+from flows.runs.watchdog import KILLED, settle
 
 SILENT_SECONDS = 150.0
 """A run of another machine counts as dead when it gave no heartbeat for so long."""
@@ -134,10 +134,10 @@ def _flow_runs(url: str, *, repair: bool) -> Iterator[Leftover]:
                 if waits:
                     _queue_again(url, run["id"])
                 else:
-                    note = _note(run["id"]) or {}
+                    note = read_note(run["id"]) or {}
                     state = str(note.get("state", "CRASHED"))
                     settle(url, run["id"], state, str(note.get("message", "")) or KILLED)
-                (NOTES / f"{run['id']}.json").unlink(missing_ok=True)
+                remove_note(run["id"])
                 done = True
         yield Leftover(
             what=f'Prefect: the run "{run["name"]}" is {shown}',
@@ -153,37 +153,25 @@ def _flow_runs(url: str, *, repair: bool) -> Iterator[Leftover]:
 
 def _forget_ended(url: str, unfinished: set[str]) -> None:
     """Remove notes of runs whose process is gone and whose end Prefect knows."""
-    for path in NOTES.glob("*.json"):
-        note = _note(path.stem)
-        if path.stem in unfinished or note is None or note.get("host") != socket.gethostname():
+    for flow_run, note in notes_of_this_machine():
+        if flow_run in unfinished or still_runs(note):
             continue
-        with contextlib.suppress(OSError, ValueError, KeyError):  # or it is another server's
-            if process_start(int(note["pid"])) != note["started"]:
-                request(f"{url}/flow_runs/{path.stem}")
-                path.unlink(missing_ok=True)
-
-
-def _note(run_id: str) -> dict[str, Any] | None:
-    try:
-        note = json.loads((NOTES / f"{run_id}.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return note if isinstance(note, dict) else None
+        with contextlib.suppress(OSError, ValueError):  # or it is another server's
+            request(f"{url}/flow_runs/{flow_run}")
+            remove_note(flow_run)
 
 
 def _dead_because(url: str, run: Mapping[str, Any]) -> str | None:
     """Reason to take an unfinished run for dead; None if something works on it, or may."""
-    note = _note(run["id"])
+    note = read_note(run["id"])
     if note is not None and note.get("host") == socket.gethostname():
-        alive = process_start(int(note["pid"])) == note["started"]
-        return None if alive else f"its process {note['pid']} on this machine is gone"
+        return None if still_runs(note) else f"its process {note['pid']} on this machine is gone"
     if _has_process(run["id"]):
         return None
     age = _age(run["state"]["timestamp"])
     if run["state"]["type"] == "PENDING":
         worker = running_services().get("worker")
-        gone = worker is not None and process_start(worker["pid"]) != worker["started"]
-        if gone:
+        if worker is not None and not still_runs(worker):
             return "the worker that was to start it is gone"
         return f"no worker has started it in {age / 60:.0f} min" if age > PENDING_SECONDS else None
     if age < SILENT_SECONDS or _heard(url, run["id"]):

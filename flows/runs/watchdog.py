@@ -12,7 +12,7 @@ whatever ended the other side. docs/adr/0033
     python -m flows.runs.watchdog               lines of JSON from standard input: what to watch
     python -m flows.runs.watchdog serve PORT    the temporary server
 
-Its own notes (.steel/runs/<flow run>.json) tell the next watchdog what one that was killed with its
+Its own notes (flows/runs/notes.py) tell the next watchdog what one that was killed with its
 run, or a power cut, has left.
 """
 
@@ -32,12 +32,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from common.child import Child, python
-from common.files import write_status
-from common.processes import die_with_parent, process_start
+from common.processes import die_with_parent, process_start, still_runs
 from common.redaction import install, redact
 from flows.environment import HOST, STATE, answers, prepare, request
+from flows.runs.notes import notes_of_this_machine, remove_note, write_note
 
-NOTES = STATE / "runs"
 LOG = STATE / "logs" / "watchdog.log"
 START_SECONDS = float(os.environ.get("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180"))
 """Longest wait for the temporary server's first answer."""
@@ -161,18 +160,15 @@ class Watchdog:
 
     def clear_up(self, url: str, kind: str) -> None:
         """Record the end of runs that were killed together with their watchdog."""
-        for path in NOTES.glob("*.json"):
+        for flow_run, note in notes_of_this_machine():
             with contextlib.suppress(OSError, ValueError, KeyError):
-                note = json.loads(path.read_text("utf-8"))
-                here = note["host"] == socket.gethostname()
-                dead = process_start(note["pid"]) != note["started"]
-                if here and dead and note["server"] == kind:
+                if not still_runs(note) and note["server"] == kind:
                     try:
-                        settle(url, path.stem, note["state"], note.get("message", ""))
+                        settle(url, flow_run, note["state"], note.get("message", ""))
                     except urllib.error.HTTPError as error:
                         if error.code != 404:  # the database is another one by now
                             raise
-                    path.unlink()
+                    remove_note(flow_run)
 
     def end(self) -> None:
         """Record the end of the run, and stop the server."""
@@ -181,7 +177,7 @@ class Watchdog:
                 if self.server is not None and flow["url"] == self.server.url:
                     self.server.wait()
                 settle(flow["url"], number, flow["state"], flow["message"])
-                (NOTES / f"{number}.json").unlink(missing_ok=True)
+                remove_note(number)
         if self.server is not None:
             self.server.stop()
         for uri in self.trackers:
@@ -189,12 +185,6 @@ class Watchdog:
         for number, flow in self.flows.items():
             if flow["worker"] and flow["state"] == "CANCELLED":
                 _keep_message(flow["url"], number, flow["message"])
-
-
-def write_note(flow_run: str, note: Mapping[str, Any]) -> None:
-    """Write the note of a flow run; its own process and its watchdog may do so at the same time."""
-    NOTES.mkdir(parents=True, exist_ok=True)
-    write_status(NOTES / f"{flow_run}.json", note)
 
 
 def kind_of(url: str, *, temporary: bool) -> str:

@@ -13,11 +13,9 @@ Servers are started by `make up` alone. It ends with the last service. docs/adr/
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from common.child import python
-from common.processes import process_start
+from common.processes import process_start, still_runs
 from common.redaction import install
 from flows.environment import ROOT, answers, prepare, running_services
-from flows.runs.watchdog import LAST_SECONDS, NOTES
+from flows.runs.notes import notes_of_this_machine
+from flows.runs.watchdog import LAST_SECONDS
 
 LOOK_SECONDS = 20.0
 OWN = "keeper"
@@ -51,19 +50,12 @@ def end_leftovers(services: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def killed_runs() -> list[str]:
     """Flow runs of this machine whose process is gone, and whose watchdog has not said so."""
-    found = []
-    for path in NOTES.glob("*.json"):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            note = json.loads(path.read_text("utf-8"))
-            here = note["host"] == socket.gethostname()
-            if here and process_start(note["pid"]) != note["started"]:
-                found.append(path.stem)
-    return found
+    return [flow_run for flow_run, note in notes_of_this_machine() if not still_runs(note)]
 
 
 def keep(store: Path) -> None:
     """Repair what was killed before, then look until no service is left."""
-    _repair(store)
+    repair_killed(store)
     known: set[str] = set()
     repaired: set[str] = set()
     while True:
@@ -71,9 +63,7 @@ def keep(store: Path) -> None:
         services = running_services()
         for name in end_leftovers(services):
             log.warning("%s was killed; what was left of it is ended. `make up` starts it", name)
-        dead_services = {
-            name for name, s in services.items() if process_start(s["pid"]) != s["started"]
-        }
+        dead_services = {name for name, service in services.items() if not still_runs(service)}
         if "worker" in dead_services and answers(os.environ.get("PREFECT_API_URL", ""), 5):
             _restart_worker()
         elif not services.keys() - dead_services - {OWN}:
@@ -81,7 +71,7 @@ def keep(store: Path) -> None:
         dead = set(killed_runs()) - repaired
         if again := dead & known:  # its watchdog would have done it by now
             log.warning("repair what is left of killed runs: %s", ", ".join(sorted(again)))
-            _repair(store)
+            repair_killed(store)
             repaired |= again
         known = dead
 
@@ -93,7 +83,8 @@ def _restart_worker() -> None:
     start_worker(running_services(), dict(os.environ))
 
 
-def _repair(store: Path) -> None:
+def repair_killed(store: Path) -> None:
+    """Repair what killed runs and services have left (flows/runs/repair.py)."""
     # A process of its own: what it imports would stay in this one's memory for ever.
     command = python("flows.runs.repair", "--store", store)
     with contextlib.suppress(subprocess.TimeoutExpired):

@@ -24,7 +24,7 @@ from typing import Any
 from common.child import python
 from common.errors import SteelError
 from common.files import write_json
-from common.processes import process_start
+from common.processes import process_start, still_runs
 from common.redaction import install, redact
 from flows.environment import (
     HOST,
@@ -68,7 +68,7 @@ def up(store: Path) -> None:
     prepare()
     STATE.mkdir(exist_ok=True)
     end_leftovers(running_services())
-    services = {name: s for name, s in running_services().items() if alive(s)}
+    services = {name: s for name, s in running_services().items() if still_runs(s)}
     environment = service_environment(store)
     commands = {
         "prefect": python("prefect", "server", "start", f"--host={HOST}", f"--port={PREFECT_PORT}"),
@@ -126,19 +126,13 @@ def start_worker(services: dict[str, Any], environment: dict[str, str]) -> None:
 def down() -> bool:
     """Stop the services, the worker first so that it can end its runs. Return False if none ran."""
     end_leftovers(running_services())
-    services = {name: s for name, s in running_services().items() if alive(s)}
+    services = {name: s for name, s in running_services().items() if still_runs(s)}
     for name in (KEEPER, "worker", "mlflow", "prefect"):
         if name in services:
             log.info("stop %s", name)
             stop(services[name])
     SERVICES.unlink(missing_ok=True)
     return bool(services)
-
-
-def alive(service: dict[str, Any]) -> bool:
-    """Return True if the very process that was started still runs."""
-    started: str | None = service["started"]
-    return process_start(service["pid"]) == started
 
 
 def stop(service: dict[str, Any]) -> None:
@@ -150,7 +144,7 @@ def stop(service: dict[str, Any]) -> None:
         except ProcessLookupError:
             return
         deadline = time.monotonic() + STOP_SECONDS
-        while time.monotonic() < deadline and alive(service):
+        while time.monotonic() < deadline and still_runs(service):
             time.sleep(0.2)
 
 
@@ -181,7 +175,7 @@ def _remember(services: dict[str, Any]) -> None:
 def _wait(name: str, service: dict[str, Any], ready: Callable[[], bool]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not ready():
-        if not alive(service):
+        if not still_runs(service):
             tail = (STATE / "logs" / f"{name}.log").read_text(errors="replace").splitlines()[-15:]
             raise SteelError(f"{name} did not start:\n" + "\n".join(tail))
         if time.monotonic() > deadline:

@@ -13,11 +13,9 @@ killed before is repaired first. docs/adr/0081
 
 import argparse
 import contextlib
-import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,10 +24,11 @@ from pathlib import Path
 from types import FrameType
 
 from common.child import python
-from common.processes import process_start
+from common.processes import still_runs
 from common.redaction import install
 from flows.environment import ROOT, prepare
-from flows.runs.watchdog import LAST_SECONDS, NOTES
+from flows.runs.notes import notes_of_this_machine
+from flows.services.keeper import repair_killed
 
 POOL = "steel"
 STOP_SECONDS = 100.0
@@ -40,14 +39,7 @@ log = logging.getLogger("steel.worker")
 
 def own_runs() -> list[int]:
     """Processes of this machine's flow runs that are alive."""
-    found = []
-    for path in NOTES.glob("*.json"):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            note = json.loads(path.read_text("utf-8"))
-            here = note["host"] == socket.gethostname()
-            if here and process_start(note["pid"]) == note["started"]:
-                found.append(int(note["pid"]))
-    return found
+    return [int(note["pid"]) for _, note in notes_of_this_machine() if still_runs(note)]
 
 
 class Worker:
@@ -111,9 +103,7 @@ def main() -> int:
     prepare()
     arguments = arguments_of(sys.argv[1:])
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    repair = python("flows.runs.repair", "--store", arguments.store)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        subprocess.run(repair, cwd=ROOT, timeout=LAST_SECONDS, check=False)
+    repair_killed(arguments.store)
     return Worker(arguments.arguments).run()
 
 

@@ -19,7 +19,7 @@ from mlflow.tracking import MlflowClient
 
 from common.errors import ConfigError
 from flows.environment import answers
-from flows.runs import prefect_run, watchdog
+from flows.runs import notes, prefect_run
 from tests.processes import alive, kill_all
 
 MARK = "TEST_ENDS_STORE"
@@ -283,12 +283,12 @@ def test_a_server_of_the_users_that_is_not_there(
 def test_a_run_and_its_watchdog_write_one_note_at_the_same_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watchdog, "NOTES", tmp_path)
+    monkeypatch.setattr(notes, "NOTES", tmp_path)
     states = ["CRASHED", "COMPLETED"] * 200
 
     def write(name: str) -> None:
         for state in states:
-            watchdog.write_note("run", {"from": name, "state": state})
+            notes.write_note("run", {"from": name, "state": state})
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(write, "abcd"))  # raises what a writer has raised

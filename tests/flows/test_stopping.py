@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from common.processes import RunStopped, interruptible, stop_on_signals, stopped, uninterrupted
-from flows.runs import repair, watchdog
+from flows.runs import notes, repair, watchdog
 from flows.runs.own_state import MISSED, OwnState
 from flows.services import keeper
 from tests.processes import alive
@@ -212,7 +212,7 @@ def run_of(kind: str, **more: Any) -> dict[str, Any]:
 def test_runs_that_nothing_works_on_are_repaired_and_those_that_beat_are_not(
     kind: str, beats: list[Any], last: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repair, "NOTES", tmp_path)
+    monkeypatch.setattr(notes, "NOTES", tmp_path)
     monkeypatch.setattr(repair, "running_services", dict)
     with serving() as api:
         api.state = {"type": kind, "name": kind.capitalize()}
@@ -228,11 +228,10 @@ def test_runs_that_nothing_works_on_are_repaired_and_those_that_beat_are_not(
 def test_a_note_tells_a_live_run_from_a_dead_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repair, "NOTES", tmp_path)
-    monkeypatch.setattr(watchdog, "NOTES", tmp_path)
+    monkeypatch.setattr(notes, "NOTES", tmp_path)
     note = {"host": repair.socket.gethostname(), "pid": os.getpid(), "state": "CRASHED"}
     for started, dead in ((repair.process_start(os.getpid()), False), ("1", True)):
-        watchdog.write_note("r1", {**note, "started": started})
+        notes.write_note("r1", {**note, "started": started})
         assert (repair._dead_because("http://127.0.0.1:9/api", run_of("RUNNING")) is not None) is (
             dead
         )
@@ -269,10 +268,10 @@ def test_the_keeper_starts_a_worker_that_gave_up_once_its_server_answers(
     seen = [{"prefect": own, "worker": gone}, {"prefect": gone}]
     restarted: list[bool] = []
     monkeypatch.setattr(keeper, "LOOK_SECONDS", 0)
-    monkeypatch.setattr(keeper, "NOTES", tmp_path)
+    monkeypatch.setattr(notes, "NOTES", tmp_path)
     monkeypatch.setattr(keeper, "running_services", lambda: seen.pop(0))
     monkeypatch.setattr(keeper, "answers", lambda url, seconds: there)
-    monkeypatch.setattr(keeper, "_repair", lambda store: None)
+    monkeypatch.setattr(keeper, "repair_killed", lambda store: None)
     monkeypatch.setattr(keeper, "_restart_worker", lambda: restarted.append(True))
     keeper.keep(tmp_path)
     assert len(restarted) == started and not seen, "it ends with the last service"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.processes import process_start
+from flows.runs import notes as notes_module
 from flows.services import worker
 from flows.services.worker import Worker
 
@@ -28,7 +29,7 @@ time.sleep(60)
 def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "runs"
     folder.mkdir()
-    monkeypatch.setattr(worker, "NOTES", folder)
+    monkeypatch.setattr(notes_module, "NOTES", folder)
     monkeypatch.setattr(worker, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(
         worker, "python", lambda *_: [sys.executable, "-c", "import time; time.sleep(60)"]
