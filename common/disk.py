@@ -16,6 +16,18 @@ FULL_BELOW = 1024**2
 """Free bytes below which a disk counts as full when something ended on it without a word."""
 
 
+def nearest_existing(path: Path) -> Path:
+    """A path itself, or the nearest folder around it that exists."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that are free on the disk on which a path is, or would be."""
+    return shutil.disk_usage(nearest_existing(path)).free
+
+
 def require_free_space(
     folder: Path, bytes_needed: int, what: str, remedy: str = "choose another disk with --store"
 ) -> None:
@@ -23,10 +35,7 @@ def require_free_space(
 
     The folder need not exist yet: its nearest existing parent is looked at.
     """
-    place = folder
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    free = free_bytes(folder)
     if free < bytes_needed + RESERVE:
         raise DataError(
             f"{what} needs about {format_bytes(bytes_needed + RESERVE)} in {display(folder)}, but "

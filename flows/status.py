@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.disk import format_bytes
+from common.disk import format_bytes, nearest_existing
 from flows.environment import PREFECT_API, PREFECT_PORT, listening, request, running_services
 
 NEWEST = 3
@@ -33,7 +33,7 @@ def status(store: Path) -> dict[str, Any]:
     finished = [entry for entry in everything if entry.state == "finished"]
     url = os.environ.get("PREFECT_API_URL") or PREFECT_API
     flows = flow_runs(url) if "PREFECT_API_URL" in os.environ or listening(PREFECT_PORT) else []
-    usage = shutil.disk_usage(store if store.is_dir() else Path.cwd())
+    usage = shutil.disk_usage(nearest_existing(store))
     return {
         "services": [
             {"name": name, "pid": s["pid"], "runs": still_runs(s)}

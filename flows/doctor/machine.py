@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.disk import format_bytes
+from common.disk import format_bytes, free_bytes, nearest_existing
 from common.paths import display
 from flows.doctor.finding import Finding, note, ok, problem
 
@@ -54,10 +54,7 @@ def disks(store: Path) -> Iterator[Finding]:
         ("the hub's cache", Path(cache).expanduser(), LEAST_TEMPORARY, "set HF_HOME"),
     )
     for what, path, least, remedy in places:
-        place = path
-        while not place.exists() and place != place.parent:
-            place = place.parent
-        free = shutil.disk_usage(place).free
+        place, free = nearest_existing(path), free_bytes(path)
         where = f"{what} ({display(path)})"
         if not os.access(place, os.W_OK | os.X_OK) or not place.is_dir():
             yield problem("disk", f"{where}: this user may not write there", remedy)
@@ -69,14 +66,13 @@ def disks(store: Path) -> Iterator[Finding]:
             )
         else:
             yield ok("disk", f"{where}: {format_bytes(free)} free")
-    status = shutil.disk_usage(store if store.exists() else Path.cwd())
-    with contextlib.suppress(OSError, ZeroDivisionError):
-        inodes = os.statvfs(store if store.exists() else Path.cwd())
+    with contextlib.suppress(OSError):
+        inodes = os.statvfs(nearest_existing(store))
         if inodes.f_files and inodes.f_favail < 10_000:
             yield problem(
                 "disk",
                 f"the store's disk has {inodes.f_favail:,} free inodes of {inodes.f_files:,} "
-                f"({format_bytes(status.free)} free)",
+                f"({format_bytes(free_bytes(store))} free)",
                 "remove small files, or choose another disk with --store",
             )
 

@@ -1,10 +1,8 @@
 """Disk by stage, against what is free."""
 
 import contextlib
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from common.errors import SteelError
 from flows.config import PipelineConfig
@@ -61,14 +59,6 @@ def disk_of(
         three = 3 * (1 + MOMENTS) * weights
         rows += [_estimated("checkpoints of a fine-tuning", three, lasting=False)]
     return rows
-
-
-def free_bytes(store: Path) -> int:
-    """Bytes that are free where a store is, or would be."""
-    place = store
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    return shutil.disk_usage(place).free
 
 
 def _data(

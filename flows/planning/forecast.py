@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from common.disk import free_bytes
 from flows.config import PipelineConfig
 from flows.graph import planned
 from flows.planning.cautions import cautions_of
 from flows.planning.changes import Change, changes
 from flows.planning.corpora import Source, sources_of, trained_on
-from flows.planning.disk import DiskUse, disk_of, free_bytes
+from flows.planning.disk import DiskUse, disk_of
 from flows.planning.trainings import (
     Finetuning,
     cpu_ranks,
