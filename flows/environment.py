@@ -91,18 +91,37 @@ def request(url: str, body: Any = None, *, seconds: float = 10.0) -> Any:
     Raises OSError (which urllib's errors are) or ValueError.
     """
     data = None if body is None else json.dumps(body).encode()
-    # Prefect's client takes user and password from the address, too; urllib would look up a host
-    # of that name.
+    key, pair = os.environ.get("PREFECT_API_KEY"), os.environ.get("PREFECT_API_AUTH_STRING", "")
+    content = fetch(url, data, bearer=key or "", basic=pair, seconds=seconds)
+    return json.loads(content or b"null")
+
+
+def fetch(
+    url: str, data: bytes | None = None, *, bearer: str = "", basic: str = "", seconds: float = 10.0
+) -> bytes:
+    """The bytes that a server answers to a GET, or to a POST of JSON.
+
+    Args:
+        url: user and password in it are sent where no others are given.
+        data: JSON.
+        bearer, basic: a key; else `user:password`.
+        seconds: longest wait.
+
+    Raises OSError (which urllib's errors are) or ValueError.
+    """
+    # Clients of Prefect and MLflow take user and password from the address, too; urllib would look
+    # up a host of that name.
     parts = urlsplit(url)
     userinfo, _, place = parts.netloc.rpartition("@")
     url = urlunsplit(parts._replace(netloc=place))
     asked = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    if key := os.environ.get("PREFECT_API_KEY"):
-        asked.add_header("Authorization", f"Bearer {key}")
-    elif pair := os.environ.get("PREFECT_API_AUTH_STRING") or unquote(userinfo):
+    if bearer:
+        asked.add_header("Authorization", f"Bearer {bearer}")
+    elif pair := basic or unquote(userinfo):
         asked.add_header("Authorization", f"Basic {base64.b64encode(pair.encode()).decode()}")
     with _opener(url).open(asked, timeout=seconds) as response:
-        return json.loads(response.read() or b"null")
+        content: bytes = response.read()
+    return content
 
 
 def answers(url: str, seconds: float) -> bool:

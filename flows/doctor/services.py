@@ -1,10 +1,10 @@
 """Ports, and the Prefect and MLflow servers: reachable, and of the client's version."""
 
 import contextlib
+import json
 import os
 import urllib.error
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 
 import psutil
@@ -16,6 +16,7 @@ from flows.environment import (
     MLFLOW_URI,
     PREFECT_API,
     PREFECT_PORT,
+    fetch,
     listening,
     request,
     running_services,
@@ -84,63 +85,72 @@ def _servers() -> Iterator[Finding]:
     prefect = os.environ.get("PREFECT_API_URL") or (PREFECT_API if listening(PREFECT_PORT) else "")
     mlflow = os.environ.get("MLFLOW_TRACKING_URI") or (MLFLOW_URI if listening(MLFLOW_PORT) else "")
     if prefect:
-        yield from _versions(
-            "prefect", prefect, f"{prefect.rstrip('/')}/admin/version", "PREFECT_API_URL"
-        )
+        yield from _versions("prefect", prefect, _prefect_version, "PREFECT_API_URL")
     if mlflow.startswith("http"):
-        yield from _versions(
-            "mlflow", mlflow, f"{mlflow.rstrip('/')}/version", "MLFLOW_TRACKING_URI"
-        )
+        yield from _versions("mlflow", mlflow, _mlflow_version, "MLFLOW_TRACKING_URI")
 
 
-def _versions(name: str, shown: str, url: str, variable: str) -> Iterator[Finding]:
+def _versions(
+    name: str, address: str, version: Callable[[str], str], variable: str
+) -> Iterator[Finding]:
+    """Findings about one server.
+
+    version: asks an address for it; raises OSError (HTTPError is one) or ValueError.
+    """
     client = metadata.version(name)
     given = variable in os.environ
     try:
-        server = _version(url)
+        server = version(address)
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             yield problem(
                 "services",
-                f"{name} at {redact(shown)} refuses this user ({error.code})",
+                f"{name} at {redact(address)} refuses this user ({error.code})",
                 "set its password: PREFECT_API_KEY, PREFECT_API_AUTH_STRING, or "
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
             )
         else:
             yield problem(
                 "services",
-                f"{redact(shown)} is no {name} server: it answers {error.code}",
+                f"{redact(address)} is no {name} server: it answers {error.code}",
                 f"correct {variable}" if given else "make down && make up",
             )
         return
     except (OSError, ValueError) as error:
         yield problem(
             "services",
-            f"{name} at {redact(shown)} does not answer ({redact(str(error))[:100]})",
+            f"{name} at {redact(address)} does not answer ({redact(str(error))[:100]})",
             f"start it, or unset {variable}" if given else "make down && make up",
         )
         return
     if server != client:
         yield problem(
             "services",
-            f"the {name} server at {redact(shown)} is {server}, this installation {client}",
+            f"the {name} server at {redact(address)} is {server}, this installation {client}",
             "make down && make up" if not given else f"pip install {name}=={server}, or update it",
         )
     else:
-        yield ok("services", f"{name} {server} answers at {redact(shown)}")
+        yield ok("services", f"{name} {server} answers at {redact(address)}")
 
 
-def _version(url: str) -> str:
-    """The version that a server says it has: text, or JSON text.
-
-    Raises OSError (HTTPError is one) or ValueError.
-    """
+def _prefect_version(address: str) -> str:
     try:
-        return str(request(url, seconds=SECONDS))
-    except ValueError:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(url, timeout=SECONDS) as response:
-            text = response.read(200).decode(errors="replace").strip()
+        return str(request(f"{address.rstrip('/')}/admin/version", seconds=SECONDS))
+    except json.JSONDecodeError:
+        raise ValueError("it says no version") from None
+
+
+def _mlflow_version(address: str) -> str:
+    names = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+    user, password, token = (os.environ.get(name, "") for name in names)
+    basic = f"{user}:{password}" if user and password else ""
+    content = fetch(
+        f"{address.rstrip('/')}/version",
+        bearer="" if basic else token,
+        basic=basic,
+        seconds=SECONDS,
+    )
+    text = content[:200].decode(errors="replace").strip()
     if not text[:1].isdigit():
         raise ValueError("it says no version")
-    return str(text)
+    return text

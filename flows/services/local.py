@@ -8,14 +8,13 @@ process numbers and start times, so that `down` never stops another process that
 """
 
 import argparse
+import http.client
 import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -35,6 +34,8 @@ from flows.environment import (
     ROOT,
     SERVICES,
     STATE,
+    answers,
+    fetch,
     listening,
     prepare,
     running_services,
@@ -89,9 +90,9 @@ def up(store: Path) -> None:
             services[name] = _start(name, command, environment)
             _remember(services)
     if "prefect" in commands:
-        _wait("prefect", services["prefect"], lambda: _answers(f"{PREFECT_API}/health"))
+        _wait("prefect", services["prefect"], lambda: answers(PREFECT_API, 5))
     if "mlflow" in commands:
-        _wait("mlflow", services["mlflow"], lambda: _answers(f"{MLFLOW_URI}/health"))
+        _wait("mlflow", services["mlflow"], _mlflow_answers)
     register_all(environment)
     if "worker" not in services:
         start_worker(services, environment)
@@ -183,12 +184,12 @@ def _wait(name: str, service: dict[str, Any], ready: Callable[[], bool]) -> None
         time.sleep(0.5)
 
 
-def _answers(url: str) -> bool:
+def _mlflow_answers() -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
+        fetch(f"{MLFLOW_URI}/health", seconds=5)
+    except (OSError, ValueError, http.client.HTTPException):
         return False
+    return True
 
 
 def _prefect(environment: dict[str, str], *arguments: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from flows.doctor import network, services
 from flows.doctor.finding import Finding
+from tests.loopback import Answering, answering
 
 
 @contextmanager
@@ -108,6 +109,36 @@ def test_a_server_that_asks_for_a_password_is_not_shown_the_users(
         monkeypatch.setenv("PREFECT_API_URL", f"{address}/api")
         (found,) = bad(services.findings())
     assert "refuses this user (401)" in found.text and "geheimes-wort" not in found.text
+
+
+@pytest.mark.parametrize("place", ["address", "environment"])
+def test_mlflow_is_asked_with_its_own_password_and_never_with_prefects(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str | None] = []
+
+    class Guarded(Answering):
+        def answer(self, *, body: bool) -> None:
+            sent.append(self.headers["Authorization"])
+            text = services.metadata.version("mlflow").encode()
+            self.send_response(200 if sent[-1] else 401)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+    monkeypatch.setenv("PREFECT_API_KEY", "prefects-key")
+    with answering(Guarded) as url:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", url)
+        (found,) = bad(services.findings())
+        assert "refuses this user (401)" in found.text and sent == [None]
+        if place == "address":
+            address = url.replace("http://", "http://me:geheim@")
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        else:
+            monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+            monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "geheim")
+        assert bad(services.findings()) == []
+    assert sent[1:] == ["Basic bWU6Z2VoZWlt"]
 
 
 def test_hubs(monkeypatch: pytest.MonkeyPatch) -> None:
