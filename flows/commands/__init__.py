@@ -21,6 +21,7 @@ arguments to the exit code. Imports that take long stand inside these functions,
 """
 
 import argparse
+import importlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -68,6 +69,33 @@ def add_options(command: argparse.ArgumentParser, *names: str) -> None:
     """Give a command some of `OPTIONS`."""
     for name in names:
         command.add_argument(f"--{name}", **OPTIONS[name])
+
+
+def overrides_of(arguments: argparse.Namespace) -> list[str]:
+    """Changes to the configuration that the command line gives, as `section.key=value`."""
+    sample = {name: getattr(arguments, name, None) for name in ("fraction", "limit")}
+    given = [f"sample.{key}={value}" for key, value in sample.items() if value is not None]
+    return [*arguments.overrides, *given]
+
+
+def run_steel(name: str, arguments: argparse.Namespace, /, **fields: Any) -> dict[str, Any]:
+    """Run a flow of flows/steel.py for a command; returns its summary. All that can be checked
+    without a Prefect server is to be checked before.
+
+    name: of its function; arguments: have its store, and its configuration if it takes one;
+    fields: its other parameters.
+    """
+    from flows.runs.prefect_run import ask_for_server, run_flow
+
+    ask_for_server()  # it starts while Prefect is imported here
+    from flows.runs.first_look import shown
+
+    flow = getattr(importlib.import_module("flows.steel"), name)
+    fields["store"] = arguments.store
+    if "config" in arguments:
+        fields |= {"config": arguments.config, "overrides": shown(overrides_of(arguments))}
+    summary: dict[str, Any] = run_flow(flow, **fields)
+    return summary
 
 
 def choices(option: str, text: str, known: Sequence[Name]) -> list[Name]:

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from common.ranges import Ge, Limit, Processes
-from flows.commands import DONE, FAILED, add_options, choices, number, print_table, whole_numbers
+from flows.commands import (
+    DONE,
+    FAILED,
+    add_options,
+    choices,
+    number,
+    print_table,
+    run_steel,
+    whole_numbers,
+)
 
 Steps = Annotated[int, Ge(1), Limit(10**10)]
 TimedSteps = Annotated[int, Ge(1), Limit(10**6)]
@@ -123,19 +132,9 @@ def _mixtures(arguments: argparse.Namespace) -> int:
     # Once here, before a server is started.
     place = resolve(arguments.store)
     load(arguments.config, place, arguments.overrides, names, seeds, arguments.parallel)
-    from flows.runs.first_look import shown
-    from flows.runs.prefect_run import run_flow
-    from flows.steel import mixture_ablation
-
     try:
-        summary = run_flow(
-            mixture_ablation,
-            mixtures=names,
-            seeds=seeds,
-            parallel=arguments.parallel,
-            config=arguments.config,
-            store=arguments.store,
-            overrides=shown(arguments.overrides),
+        summary = run_steel(
+            "mixture_ablation", arguments, mixtures=names, seeds=seeds, parallel=arguments.parallel
         )
     except FailedModelsError as error:
         _print_table(error.summary, arguments)
@@ -157,15 +156,12 @@ def _kernels(arguments: argparse.Namespace) -> int:
     numbers = None if given is None else whole_numbers("--experiments", given)
     for column in numbers or []:  # once here, before a server is started
         load_table2().experiment(column)
-    from flows.runs.prefect_run import run_flow
-    from flows.steel import kernel_ablation
-
-    summary = run_flow(
-        kernel_ablation,
+    summary = run_steel(
+        "kernel_ablation",
+        arguments,
         experiments=numbers,
         num_processes=arguments.processes,
         timed_steps=arguments.steps,
-        store=arguments.store,
     )
     _print_table(summary, arguments)
     return DONE
@@ -179,17 +175,7 @@ def _ffn(arguments: argparse.Namespace) -> int:
     routings: list[Any] = choices("--routings", arguments.routings, get_args(Routing))
     # Once here, before a server is started.
     preflight(arguments.config, arguments.overrides, resolve(arguments.store))
-    from flows.runs.first_look import shown
-    from flows.runs.prefect_run import run_flow
-    from flows.steel import ffn_ablation
-
-    summary = run_flow(
-        ffn_ablation,
-        routings=routings,
-        config=arguments.config,
-        store=arguments.store,
-        overrides=shown(arguments.overrides),
-    )
+    summary = run_steel("ffn_ablation", arguments, routings=routings)
     if arguments.json:
         print(json.dumps(summary, indent=1))
     else:
@@ -211,18 +197,8 @@ def _data(arguments: argparse.Namespace) -> int:
     # Once here, before a server is started.
     config = preflight(arguments.config, arguments.overrides, resolve(arguments.store))
     variants(config, recipes, seeds, arguments.steps)
-    from flows.runs.first_look import shown
-    from flows.runs.prefect_run import run_flow
-    from flows.steel import data_ablation
-
-    summary = run_flow(
-        data_ablation,
-        recipes=recipes,
-        seeds=seeds,
-        steps=arguments.steps,
-        config=arguments.config,
-        store=arguments.store,
-        overrides=shown(arguments.overrides),
+    summary = run_steel(
+        "data_ablation", arguments, recipes=recipes, seeds=seeds, steps=arguments.steps
     )
     folder = _print_table(summary, arguments)
     if not arguments.json:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flows.commands import DONE, FAILED, add_options, choices, print_table
+from flows.commands import DONE, FAILED, add_options, choices, overrides_of, print_table, run_steel
 from flows.commands.chat import MODEL_HELP
 from flows.environment import PREFECT_API, running_services
 
@@ -89,13 +89,6 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     explain.set_defaults(run=_explain)
 
 
-def overrides_of(arguments: argparse.Namespace) -> list[str]:
-    """Changes to the configuration that the command line gives, as `section.key=value`."""
-    sample = {"fraction": arguments.fraction, "limit": arguments.limit}
-    given = [f"sample.{key}={value}" for key, value in sample.items() if value is not None]
-    return [*arguments.overrides, *given]
-
-
 def _run(arguments: argparse.Namespace) -> int:
     from common.paths import resolve
     from flows.runs.first_look import read_first
@@ -107,23 +100,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     # Here, before a server is started; the flow itself checks for those who start it elsewhere.
     preflight_ahead(arguments.config, overrides_of(arguments), resolve(arguments.store))
-    from flows.runs.prefect_run import ask_for_server, run_flow
-
-    ask_for_server()
-    from flows.runs.first_look import shown
-    from flows.steel import pipeline
-
-    summary = run_flow(
-        pipeline,
-        config=arguments.config,
-        store=arguments.store,
-        overrides=shown(overrides_of(arguments)),
-        stages=stages,
-    )
-    if arguments.json:
-        print(json.dumps(summary, indent=1, ensure_ascii=False))
-    else:
-        _show(summary)
+    _show(run_steel("pipeline", arguments, stages=stages), arguments)
     return DONE
 
 
@@ -165,28 +142,15 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         place = find_model(resolve(arguments.store), arguments.model).place
     model = str(place)
     check_given_model(model)  # before a server is started
-    from flows.runs.prefect_run import ask_for_server, run_flow
-
-    ask_for_server()
-    from flows.runs.first_look import shown
-    from flows.steel import evaluate
-
-    summary = run_flow(
-        evaluate,
-        config=arguments.config,
-        store=arguments.store,
-        model=model,
-        overrides=shown(arguments.overrides),
-    )
-    if arguments.json:
-        print(json.dumps(summary, indent=1, ensure_ascii=False))
-    else:
-        _show(summary)
+    _show(run_steel("evaluate", arguments, model=model), arguments)
     return DONE
 
 
-def _show(summary: dict[str, Any]) -> None:
+def _show(summary: dict[str, Any], arguments: argparse.Namespace) -> None:
     """Print a run's scores, its report and the pages to open next."""
+    if arguments.json:
+        print(json.dumps(summary, indent=1, ensure_ascii=False))
+        return
     from common.redaction import redact
     from flows.services.addresses import comparison_page, prefect_page
 

@@ -6,7 +6,7 @@ import json
 from typing import Annotated
 
 from common.ranges import Ge, Gt, Le, Limit
-from flows.commands import DONE, add_options, number, print_table
+from flows.commands import DONE, add_options, number, overrides_of, print_table
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -51,7 +51,6 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 def _plan(arguments: argparse.Namespace) -> int:
     from common.config import problems, raise_all
     from common.paths import display, resolve
-    from flows.commands.pipeline import overrides_of
     from flows.config import PipelineConfig, parse_pipeline
     from flows.planning.forecast import forecast_pipeline
     from flows.planning.table import headline, tables

@@ -17,6 +17,7 @@ from flows.commands import (
     number,
     print_table,
     progress_line,
+    run_steel,
     weights,
 )
 
@@ -211,19 +212,8 @@ def _evaluate_checkpoints(arguments: argparse.Namespace) -> int:
     if arguments.run_folder:
         PretrainingRun.find(resolve(arguments.store), arguments.run_folder)
     preflight_ahead(arguments.config, arguments.overrides, resolve(arguments.store))
-    from flows.runs.prefect_run import ask_for_server, run_flow
-
-    ask_for_server()
-    from flows.runs.first_look import shown
-    from flows.steel import evaluate_checkpoints
-
-    summary = run_flow(
-        evaluate_checkpoints,
-        run=arguments.run_folder,
-        watch=arguments.watch,
-        config=arguments.config,
-        store=arguments.store,
-        overrides=shown(arguments.overrides),
+    summary = run_steel(
+        "evaluate_checkpoints", arguments, run=arguments.run_folder, watch=arguments.watch
     )
     if arguments.json:
         print(json.dumps(summary, indent=1, ensure_ascii=False))
@@ -237,20 +227,7 @@ def _refresh(arguments: argparse.Namespace) -> int:
     from flows.preflight import preflight_ahead
 
     preflight_ahead(arguments.config, arguments.overrides, resolve(arguments.store))
-    from flows.runs.prefect_run import ask_for_server, run_flow
-
-    ask_for_server()
-    from flows.runs.session import shown
-    from flows.steel import refresh
-
-    summary = run_flow(
-        refresh,
-        run=arguments.run_folder,
-        length=arguments.steps,
-        config=arguments.config,
-        store=arguments.store,
-        overrides=shown(arguments.overrides),
-    )
+    summary = run_steel("refresh", arguments, run=arguments.run_folder, length=arguments.steps)
     if arguments.json:
         print(json.dumps(summary, indent=1, ensure_ascii=False))
     elif summary["packed"] is None:

@@ -132,7 +132,7 @@ class Runner:
         corpus.tokenizer.files_are_qwen = proof  # type: ignore[attr-defined]
         parsed = functools.lru_cache(200)(common.recipes._parse)
         common.recipes._parse = lambda text: copy.deepcopy(parsed(text))
-        flows.commands.pipeline._show = lambda summary: None  # it would make MLflow's database
+        flows.commands.pipeline._show = lambda *given: None  # it would make MLflow's database
         sys.modules["flows.steel"] = types.ModuleType("flows.steel")
         sys.modules["flows.steel"].pipeline = self._pipeline  # type: ignore[attr-defined]
 

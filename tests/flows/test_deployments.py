@@ -1,5 +1,6 @@
 """Every shipped configuration and deployment is sound."""
 
+import ast
 import importlib
 import inspect
 from importlib import metadata
@@ -125,3 +126,18 @@ def test_no_installed_distribution_claims_our_packages() -> None:
     owners = metadata.packages_distributions()
     for package in ("flows", "tasks", "model"):
         assert set(owners.get(package, [])) <= {"steel-lm"}, package
+
+
+def test_commands_give_flows_parameters_that_they_have(root: Path) -> None:
+    calls = [
+        call
+        for path in sorted((root / "flows" / "commands").glob("*.py"))
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "run_steel"
+    ]
+    assert len(calls) == 8
+    for call in calls:
+        name = ast.literal_eval(call.args[0])
+        flow = getattr(importlib.import_module("flows.steel"), name)
+        given = {keyword.arg for keyword in call.keywords}
+        assert given <= inspect.signature(flow.fn).parameters.keys(), name

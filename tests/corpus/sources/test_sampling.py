@@ -25,7 +25,7 @@ from corpus.sources import sampling
 from corpus.sources.sampling import evenly_spaced
 from corpus.sources.source import StoredFile
 from flows.cli import main, parser
-from flows.commands.pipeline import overrides_of
+from flows.commands import overrides_of
 from flows.config import PipelineConfig
 from tasks.acquire import AcquireConfig, acquire
 from tests.corpus.sources.archive_files import make_zip
