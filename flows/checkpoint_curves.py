@@ -14,9 +14,10 @@ from prefect.runtime import flow_run
 from common.errors import ConfigError
 from common.files import PARTIAL
 from common.paths import display, resolve
+from common.redaction import hidden_in_errors
 from flows.config import PipelineConfig
 from flows.graph import Pipeline
-from flows.preflight import preflight
+from flows.preflight import preflight_once
 from flows.runs.first_look import given
 from flows.runs.session import Session, session
 from flows.schedules.newest_run import newest_run, own_run
@@ -31,6 +32,9 @@ from tasks.core.stage import Context, NotMadeError
 from tasks.core.tracking.points import PointsOfModel
 from tasks.hold_out import FOLDER
 
+LOOKED_UP = frozenset({"acquire", "normalize", "hold_out"})
+"""Stages of the held-out texts: they are taken if they stand in the store, and not made."""
+
 
 def evaluate_checkpoints(
     run: str | None, watch: bool, config: str, store: str, overrides: list[str]
@@ -42,24 +46,22 @@ def evaluate_checkpoints(
     if not watch and (summary := _nothing_new(run, config, resolve(store), overrides)):
         return summary
     with session(config, store, overrides) as opened:
-        own = own_run(opened.config, opened.context.store)
-        newest = own if watch else newest_run(opened.config, opened.context.store)
-        found = PretrainingRun.find(opened.context.store, run) if run else newest
+        place = opened.context.store
+        configured = own_run if watch else newest_run
+        found = PretrainingRun.find(place, run) if run else configured(opened.config, place)
         if found is None:
             raise ConfigError(f"{opened.config.name} has no pretraining of its own: name a run")
         _await_beginning(found, opened.config, watch=watch)
-        questions = _questions(
-            opened.pipeline, found, is_own=own is not None and found.key == own.key
-        )
+        questions = _questions(opened.pipeline, found)
         in_mlflow = PointsOfModel(opened.context.tracker, found.key)
         watcher = Watcher(
             found,
             questions,
-            store=opened.context.store,
+            store=place,
             log=run_logger(),
             on_record=lambda records: in_mlflow.send(points(records)),
         )
-        return _summary(opened, found, watcher(watch=watch))
+        return _show(opened, found, watcher(watch=watch))
 
 
 def _nothing_new(
@@ -67,31 +69,17 @@ def _nothing_new(
 ) -> dict[str, Any] | None:
     """The result where every checkpoint of the pretraining is measured, or, if none is named,
     none has begun; None where there is something to do. Nothing is recorded for it in MLflow."""
-    config = preflight(file, given(overrides), store)
+    with hidden_in_errors():
+        config = preflight_once(file, given(overrides), store)
     found = PretrainingRun.find(store, run) if run else newest_run(config, store)
-    summary: dict[str, Any] = {
-        "name": config.name,
-        "store": str(store),
-        "run": found.key if found is not None else None,
-        "folder": None,
-        "measured": [],
-        "known": 0,
-        "gone": [],
-        "failed": {},
-        "ended": found is not None and found.finished,
-        "checkpoints": [],
-    }
     if found is None or not (found.folder / JOB_FILE).is_file():
         if run or not config.pretrains:
             return None  # refused below
         run_logger().info("no pretraining of %s has begun: nothing to evaluate", config.name)
-        return summary
-    looked_up = frozenset({"acquire", "normalize", "hold_out"})
-    context = Context(store=store, tracker=no_tracker(), not_made=looked_up, is_task=False)
-    own = own_run(config, store)
-    is_own = own is not None and found.key == own.key
+        return _summary(config, store, found, None, [])
+    context = Context(store=store, tracker=no_tracker(), not_made=LOOKED_UP, is_task=False)
     try:
-        asked = _questions(Pipeline(config, context), found, is_own=is_own)
+        asked = _questions(Pipeline(config, context), found)
     except NotMadeError:
         return None
     folder = scores_folder(store, found, asked)
@@ -99,7 +87,8 @@ def _nothing_new(
     if any(checkpoint.digest not in known for checkpoint in found.checkpoints()):
         return None
     run_logger().info("%s has no checkpoint that is not measured: nothing is new", found.key)
-    return {**summary, "folder": str(folder), "known": len(known), "checkpoints": rows_of(folder)}
+    result = Watched(folder=folder, known=len(known), ended=found.finished)
+    return _summary(config, store, found, result, rows_of(folder))
 
 
 def _await_beginning(run: PretrainingRun, config: PipelineConfig, *, watch: bool) -> None:
@@ -115,16 +104,16 @@ def _await_beginning(run: PretrainingRun, config: PipelineConfig, *, watch: bool
         time.sleep(POLL_SECONDS)
 
 
-def _questions(pipeline: Pipeline, run: PretrainingRun, *, is_own: bool) -> Questions:
+def _questions(pipeline: Pipeline, run: PretrainingRun) -> Questions:
     config, context = pipeline.config, pipeline.context
     chosen = config.checkpoint_scores.benchmarks or list(config.benchmarks)
     acquired = pipeline.benchmarks if chosen else {}
     held_out: dict[str, Path] = {}
+    own = own_run(config, context.store) if config.held_out else None
     # Of another run these documents may be training data.
-    if is_own and config.held_out:
-        looked_up = frozenset({"acquire", "normalize", "hold_out"})
+    if own is not None and run.key == own.key:
         try:
-            result = Pipeline(config, replace(context, not_made=looked_up)).held_out
+            result = Pipeline(config, replace(context, not_made=LOOKED_UP)).held_out
         except NotMadeError:
             result = None
         if result is not None:
@@ -138,7 +127,8 @@ def _questions(pipeline: Pipeline, run: PretrainingRun, *, is_own: bool) -> Ques
     )
 
 
-def _summary(opened: Session, run: PretrainingRun, result: Watched) -> dict[str, Any]:
+def _show(opened: Session, run: PretrainingRun, result: Watched) -> dict[str, Any]:
+    """Show an outcome in MLflow and Prefect; returns its summary."""
     rows = rows_of(result.folder)
     picture = result.folder / "curves.png"
     tracker = opened.context.tracker
@@ -155,11 +145,23 @@ def _summary(opened: Session, run: PretrainingRun, result: Watched) -> dict[str,
             table=rows,
             description=f"Checkpoints of {display(resolve(run.folder))}",
         )
+    return _summary(opened.config, opened.context.store, run, result, rows)
+
+
+def _summary(
+    config: PipelineConfig,
+    store: Path,
+    run: PretrainingRun | None,
+    found: Watched | None,
+    rows: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """The result of a flow; run and found: None where no pretraining has begun."""
+    result = found or Watched(folder=store)
     return {
-        "name": opened.config.name,
-        "store": str(opened.context.store),
-        "run": run.key,
-        "folder": str(result.folder),
+        "name": config.name,
+        "store": str(store),
+        "run": run.key if run is not None else None,
+        "folder": str(found.folder) if found is not None else None,
         "measured": result.measured,
         "known": result.known,
         "gone": result.gone,

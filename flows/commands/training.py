@@ -251,7 +251,8 @@ def _show_checkpoints(summary: dict[str, Any]) -> None:
     print(f"{len(summary['measured'])} checkpoints measured, {summary['known']} before.")
     if not summary["ended"]:
         print("The pretraining has not ended: the same command goes on from here.")
-    print(f"Curves: {summary['folder']}/curves.png")
+    if summary["folder"]:
+        print(f"Curves: {summary['folder']}/curves.png")
 
 
 def _print(

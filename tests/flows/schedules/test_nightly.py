@@ -108,7 +108,7 @@ def test_nothing_new_is_said_and_leaves_nothing(
     config: PipelineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, folder = tmp_path / "store", tmp_path / "scores"
-    monkeypatch.setattr(checkpoint_curves, "preflight", lambda *given: config)
+    monkeypatch.setattr(checkpoint_curves, "preflight_once", lambda *given: config)
     nothing = checkpoint_curves.evaluate_checkpoints(None, False, "c.yaml", str(store), [])
     assert (nothing["run"], nothing["measured"], nothing["checkpoints"]) == (None, [], [])
     assert not (store / "mlflow").exists(), "no run of MLflow"
@@ -116,7 +116,7 @@ def test_nothing_new_is_said_and_leaves_nothing(
     begin(config, store, "a" * 16)
     there = [SimpleNamespace(digest="first")]
     monkeypatch.setattr(checkpoint_curves.PretrainingRun, "checkpoints", lambda run: there)
-    monkeypatch.setattr(checkpoint_curves, "_questions", lambda *given, is_own: None)
+    monkeypatch.setattr(checkpoint_curves, "_questions", lambda *given: None)
     monkeypatch.setattr(checkpoint_curves, "scores_folder", lambda *given: folder)
     monkeypatch.setattr(checkpoint_curves, "rows_of", lambda folder: [])
     (folder / "steps").mkdir(parents=True)
