@@ -8,16 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from common.config import INCOMPLETE, Config, did_you_mean, problems, shown_place
+from common.config import INCOMPLETE, Config, did_you_mean, problems, raise_all, shown_place
 from common.errors import ConfigError, SteelError, shown
 from common.names import Distinct, Name, NamesOf
-from common.paths import resolve
+from common.paths import display, resolve
 from common.ranges import Gt, Le, NonNegativeInt
 from common.recipes import Parsed, apply_overrides, parse, read_yaml
 from corpus.held_out_texts import HeldOutSet
 from corpus.sample_data import DatasetKind, SampleDataConfig
 from flows.checks.contradictions import benchmark_list_problems, post_training_problems
-from flows.targets import Target as Target
+from flows.targets import Target
 from model.architecture import LEAKING_ROUTINGS
 from tasks.acquire import AcquireConfig
 from tasks.checkpoint_scores import CheckpointScoresConfig
@@ -254,6 +254,15 @@ def parse_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Parsed[Pi
     refused = list(_refuse_second_list(data))
     parsed = parse(PipelineConfig, data)
     return replace(parsed, problems=[*refused, *parsed.problems])
+
+
+def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> PipelineConfig:
+    """`deployments/<x>.yaml` with overrides. Raises ConfigError that lists every wrong key and
+    value; data and contradictions are looked at by flows/preflight.py."""
+    parsed = parse_pipeline(path, overrides)
+    raise_all(parsed.problems, display(resolve(path)))
+    assert parsed.value is not None
+    return parsed.value
 
 
 def _refuse_second_list(data: dict[str, Any]) -> Iterator[SteelError]:

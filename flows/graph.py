@@ -26,7 +26,7 @@ from corpus.benchmarks.open_questions import is_open
 from corpus.decontaminate import ContaminationConfig
 from corpus.sample_data import DatasetKind
 from flows.config import PipelineConfig
-from flows.targets import Target as Target
+from flows.targets import Target
 from flows.training_texts import adjusted_config, training_texts
 from tasks.acquire import acquire
 from tasks.bits_per_byte import BitsPerByteConfig, bits_per_byte

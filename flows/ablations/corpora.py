@@ -16,7 +16,8 @@ from common.redaction import hidden_in_errors, redacted
 from flows.config import PipelineConfig
 from flows.graph import Pipeline
 from flows.preflight import preflight
-from flows.runs.session import given, tracked
+from flows.runs.first_look import given
+from flows.runs.session import tracked
 from tasks.clean import CleanConfig
 from tasks.core.artifacts import run_logger, shorten_user_errors
 from tasks.core.stage import StageResult, plain

@@ -23,7 +23,8 @@ from flows.ablations.parallel import gpu_shares, run_all, share_size
 from flows.config import PipelineConfig
 from flows.graph import Pipeline
 from flows.preflight import preflight
-from flows.runs.session import given, tracked
+from flows.runs.first_look import given
+from flows.runs.session import tracked
 from tasks.core.artifacts import flow_run_id, run_logger, shorten_user_errors
 from tasks.core.plan import Plan, no_tracker
 from tasks.core.stage import Context, NotMadeError, StageResult, plain

@@ -15,10 +15,9 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from common.child import run_job
-from common.config import raise_all
 from common.processes import die_with_parent
 from common.provenance import git_commit
-from common.recipes import parse
+from common.recipes import build
 from flows.config import PipelineConfig
 from flows.graph import Pipeline
 from tasks.core.stage import Context, StageResult, plain
@@ -97,10 +96,7 @@ def score_name(mixture: str, label: str) -> str:
 
 def make(job: MixtureJob) -> None:
     """Train and evaluate one model, recorded in an MLflow run below that of the comparison."""
-    parsed = parse(PipelineConfig, job.config)
-    raise_all(parsed.problems, job.label)
-    assert parsed.value is not None
-    config = parsed.value
+    config = build(PipelineConfig, job.config, where=job.label)
     tracker = Tracker(
         store=Path(job.store),
         pipeline=job.label,

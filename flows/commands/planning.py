@@ -49,22 +49,16 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from common.config import problems, raise_all
-    from common.paths import display, resolve
-    from flows.config import PipelineConfig, parse_pipeline
+    from common.config import problems
+    from common.paths import resolve
+    from flows.config import load_pipeline
     from flows.planning.forecast import forecast_pipeline
     from flows.planning.table import headline, tables
     from model.cost.gpus import gpu_of_word
 
-    def read(path: str, overrides: list[str]) -> PipelineConfig:
-        parsed = parse_pipeline(path, overrides)
-        raise_all(list(parsed.problems), display(resolve(path)))
-        assert parsed.value is not None
-        return parsed.value
-
     gpu = gpu_of_word(arguments.gpu) if arguments.gpu else None
-    config = read(arguments.config, overrides_of(arguments))
-    other = read(arguments.against, []) if arguments.against else None
+    config = load_pipeline(arguments.config, overrides_of(arguments))
+    other = load_pipeline(arguments.against) if arguments.against else None
     forecast = forecast_pipeline(
         config,
         resolve(arguments.store),

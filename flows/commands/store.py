@@ -241,18 +241,13 @@ def wanted_keys(store: Path, configs: list[str]) -> set[str]:
 
 
 def _keys_of(path: str, store: Path) -> Iterator[str]:
-    from common.config import raise_all
     from common.paths import resolve
     from common.reading.files import read_text
-    from flows.config import parse_pipeline
+    from flows.config import load_pipeline
     from flows.graph import planned
     from tasks.core.results.entries import KEY
 
-    parsed = parse_pipeline(path)
-    if parsed.value is None or parsed.problems:
-        raise_all(parsed.problems, path)
-        return
-    yield from (row.key for row in planned(parsed.value, store))
+    yield from (row.key for row in planned(load_pipeline(path), store))
     yield from KEY.findall(read_text(resolve(path)))
 
 

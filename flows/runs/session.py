@@ -20,12 +20,12 @@ from common.provenance import git_commit
 from common.redaction import hidden_in_errors, redacted
 from flows.checks.contradictions import cautions
 from flows.config import PipelineConfig
-from flows.graph import TARGETS, Pipeline, Target
+from flows.graph import TARGETS, Pipeline
 from flows.preflight import preflight_once
-from flows.runs.first_look import given as given
-from flows.runs.first_look import shown as shown
+from flows.runs.first_look import given
 from flows.runs.pages import show_pages
 from flows.runs.prefect_run import watchdog
+from flows.targets import Target
 from tasks.core.artifacts import publish_artifact, run_logger, shorten_user_errors
 from tasks.core.markdown import markdown_table
 from tasks.core.stage import Context, StageResult, plain

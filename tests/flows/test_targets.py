@@ -3,7 +3,8 @@
 import typing
 from functools import cached_property
 
-from flows.graph import TARGETS, Pipeline, Target
+from flows.graph import TARGETS, Pipeline
+from flows.targets import Target
 
 
 def test_every_target_is_a_property_of_the_graph() -> None:
