@@ -78,6 +78,11 @@ def prepare() -> None:
         os.environ.setdefault(name, value)
 
 
+def prefect_api() -> str:
+    """Address of the Prefect server's API: the user's, else the one of `make up`."""
+    return os.environ.get("PREFECT_API_URL") or PREFECT_API
+
+
 def listening(port: int) -> bool:
     """Return True if a program accepts connections at a port of this machine's loopback."""
     with socket.socket() as probe:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.disk import format_bytes, nearest_existing
-from flows.environment import PREFECT_API, PREFECT_PORT, listening, request, running_services
+from flows.environment import PREFECT_PORT, listening, prefect_api, request, running_services
 
 NEWEST = 3
 """Results that are shown."""
@@ -31,7 +31,7 @@ def status(store: Path) -> dict[str, Any]:
     everything = entries(store) if store.is_dir() else []
     running = [entry for entry in everything if entry.state == "running"]
     finished = [entry for entry in everything if entry.state == "finished"]
-    url = os.environ.get("PREFECT_API_URL") or PREFECT_API
+    url = prefect_api()
     flows = flow_runs(url) if "PREFECT_API_URL" in os.environ or listening(PREFECT_PORT) else []
     usage = shutil.disk_usage(nearest_existing(store))
     return {

@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.commands import DONE, FAILED, add_options, choices, overrides_of, print_table, run_steel
 from flows.commands.chat import MODEL_HELP
-from flows.environment import PREFECT_API, running_services
+from flows.environment import prefect_api, running_services
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -113,7 +113,7 @@ def _start(arguments: argparse.Namespace) -> int:
     from common.redaction import redact
     from flows.environment import ROOT, answers
 
-    url = os.environ.get("PREFECT_API_URL") or PREFECT_API
+    url = prefect_api()
     if not answers(url, 10):
         raise ConfigError(
             f"no Prefect server answers at {redact(url)}: start it with `make up` (or correct "

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from common.processes import RunStopped, request_stop, stopped
 from flows.environment import request
+from flows.runs.watchdog import STOPPED, set_state
 
 LOOK_SECONDS = 4.0
 """Between two looks at the own state."""
@@ -43,7 +44,7 @@ class OwnState:
             if not self._told:
                 # Should this process be killed before it has ended its children.
                 self._told = True
-                self.tell("CANCELLED", "stopped; what was saved until then is kept")
+                self.tell("CANCELLED", STOPPED)
             return
         if not there or not self.run_id or time.monotonic() < self._next:
             return
@@ -71,7 +72,7 @@ class OwnState:
         end = Abort(stop.message)
         if not away:
             try:
-                self._set("CANCELLED", "Cancelled", stop.message)
+                self._set("CANCELLED", stop.message)
                 # Prefect's engine takes it for its own last state.
                 end.state = Cancelled(message=stop.message)  # type: ignore[attr-defined]
             except (OSError, ValueError, KeyError) as error:
@@ -80,7 +81,7 @@ class OwnState:
 
     def _live_on(self) -> None:
         try:
-            self._set("RUNNING", "Running", "It runs: its heartbeats did not come through.")
+            self._set("RUNNING", "It runs: its heartbeats did not come through.")
         except (OSError, ValueError, KeyError) as error:
             log.debug("the state could not be corrected: %s", error)
             return
@@ -90,7 +91,5 @@ class OwnState:
         state: dict[str, str] = request(f"{self.url}/flow_runs/{self.run_id}")["state"]
         return state
 
-    def _set(self, kind: str, name: str, message: str) -> None:
-        state = {"type": kind, "name": name, "message": message}
-        place = f"{self.url}/flow_runs/{self.run_id}/set_state"
-        request(place, {"state": state, "force": True})
+    def _set(self, kind: str, message: str) -> None:
+        set_state(f"{self.url}/flow_runs/{self.run_id}", kind, message)

@@ -26,9 +26,9 @@ from typing import Any
 from common.paths import ROOT
 from common.processes import PARENT, process_start, still_runs
 from common.redaction import install
-from flows.environment import PREFECT_API, answers, prepare, request, running_services
+from flows.environment import answers, prefect_api, prepare, request, running_services
 from flows.runs.notes import notes_of_this_machine, read_note, remove_note
-from flows.runs.watchdog import KILLED, settle
+from flows.runs.watchdog import KILLED, set_state, settle
 
 SILENT_SECONDS = 150.0
 """A run of another machine counts as dead when it gave no heartbeat for so long."""
@@ -67,7 +67,7 @@ def leftovers(store: Path, *, repair: bool = False) -> list[Leftover]:
 
 
 def _prefect(*, repair: bool) -> Iterator[Leftover]:
-    url = os.environ.get("PREFECT_API_URL") or PREFECT_API
+    url = prefect_api()
     if answers(url, 5):
         yield from _flow_runs(url, repair=repair)
         return
@@ -209,14 +209,12 @@ def _heard(url: str, run_id: str) -> bool:
 
 
 def _queue_again(url: str, run_id: str) -> None:
-    now = datetime.now(UTC).isoformat()
-    state = {
-        "type": "SCHEDULED",
-        "name": "Scheduled",
-        "message": "The worker that was to start it is gone; it waits for the next one.",
-        "state_details": {"scheduled_time": now},
-    }
-    request(f"{url}/flow_runs/{run_id}/set_state", {"state": state, "force": True})
+    set_state(
+        f"{url}/flow_runs/{run_id}",
+        "SCHEDULED",
+        "The worker that was to start it is gone; it waits for the next one.",
+        state_details={"scheduled_time": datetime.now(UTC).isoformat()},
+    )
 
 
 # ── MLflow ───────────────────────────────────────────────────────────────────────────────────────

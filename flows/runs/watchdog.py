@@ -50,6 +50,7 @@ SILENT_SECONDS = 90.0
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 """States of a flow run that are left as they are."""
 KILLED = "The process that ran it was killed; start it again, and it goes on."
+STOPPED = "stopped; what was saved until then is kept"
 WORKER_SECONDS = 60.0
 """Longest time in which Prefect's worker writes its own message about a run that it cancelled."""
 
@@ -192,6 +193,15 @@ def kind_of(url: str, *, temporary: bool) -> str:
     return f"temporary {os.environ['PREFECT_HOME']}" if temporary else redact(url)
 
 
+def set_state(place: str, kind: str, message: str, **more: Any) -> None:
+    """Give a flow run or a task run a state, whatever it has. place: its address on the server.
+
+    Raises OSError or ValueError when the server does not take it.
+    """
+    state = {"type": kind, "name": kind.capitalize(), "message": message, **more}
+    request(f"{place}/set_state", {"state": state, "force": True})
+
+
 def settle(url: str, flow_run: str, state: str, message: str = "") -> None:
     """Give a flow run that is none the wiser its last state, and so its task runs.
 
@@ -201,16 +211,15 @@ def settle(url: str, flow_run: str, state: str, message: str = "") -> None:
     if now in FINAL:
         return
     if now == "CANCELLING" and state == "CRASHED":
-        state, message = "CANCELLED", "stopped; what was saved until then is kept"
+        state, message = "CANCELLED", STOPPED
     message = message or (KILLED if state == "CRASHED" else "Recorded late.")
-    last = {"type": state, "name": state.capitalize(), "message": message}
-    request(f"{url}/flow_runs/{flow_run}/set_state", {"state": last, "force": True})
+    set_state(f"{url}/flow_runs/{flow_run}", state, message)
     running = {
         "flow_runs": {"id": {"any_": [flow_run]}},
         "task_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}}},
     }
     for task in request(f"{url}/task_runs/filter", running):
-        request(f"{url}/task_runs/{task['id']}/set_state", {"state": last, "force": True})
+        set_state(f"{url}/task_runs/{task['id']}", state, message)
 
 
 def _keep_message(url: str, flow_run: str, message: str) -> None:
@@ -222,8 +231,7 @@ def _keep_message(url: str, flow_run: str, message: str) -> None:
             if now["type"] != "CANCELLED":
                 return  # it runs again
             if now["message"] != message:
-                last = {"type": "CANCELLED", "name": "Cancelled", "message": message}
-                request(f"{url}/flow_runs/{flow_run}/set_state", {"state": last, "force": True})
+                set_state(f"{url}/flow_runs/{flow_run}", "CANCELLED", message)
                 return
         time.sleep(2)
 

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 from common.child import python
 from common.redaction import redact
-from flows.environment import HOST, MLFLOW_PORT, MLFLOW_URI, PREFECT_API
+from flows.environment import HOST, MLFLOW_PORT, MLFLOW_URI, PREFECT_API, prefect_api
 
 
 def service_environment(store: Path) -> dict[str, str]:
@@ -34,7 +34,7 @@ def service_environment(store: Path) -> dict[str, str]:
     """
     environment = {
         **os.environ,
-        "PREFECT_API_URL": os.environ.get("PREFECT_API_URL") or PREFECT_API,
+        "PREFECT_API_URL": prefect_api(),
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
     environment.setdefault("PREFECT_UI_URL", environment["PREFECT_API_URL"].removesuffix("/api"))
@@ -119,4 +119,4 @@ def prefect_page() -> str:
     """Address of Prefect's pages, for a browser: the user's server, else the one of `make up`."""
     if page := os.environ.get("PREFECT_UI_URL"):
         return page.rstrip("/")
-    return (os.environ.get("PREFECT_API_URL") or PREFECT_API).rstrip("/").removesuffix("/api")
+    return prefect_api().rstrip("/").removesuffix("/api")
