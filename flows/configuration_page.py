@@ -26,7 +26,7 @@ from common.paths import ROOT
 from common.ranges import Limit, expected, members, unwrapped
 from common.recipes import read_yaml
 from flows.config import PipelineConfig
-from flows.forms.choices import short_number
+from flows.forms.choices import short_number, value_at
 from model.architecture import SteelArchitecture
 
 PAGE = ROOT / "docs" / "configuration.md"
@@ -107,10 +107,15 @@ def _groups(kind: type[Any], place: str, in_key: bool = True) -> Iterator[Group]
     hints = field_types(kind)
     for field in dataclasses.fields(kind):
         dotted = f"{place}.{field.name}".strip(".")
-        if dotted == "pretrain.model":
-            yield Group(dotted, SteelArchitecture)
-        for suffix, inner in _inner(hints[field.name]):
-            yield from _groups(inner, f"{dotted}{suffix}", in_key and _in_key(field))
+        for inside, inner in _inside(dotted, hints[field.name]):
+            yield from _groups(inner, inside, in_key and _in_key(field))
+
+
+def _inside(dotted: str, hint: Any) -> list[tuple[str, type[Any]]]:
+    """Places of the groups that a key holds, and the dataclasses that declare them."""
+    if dotted == "pretrain.model":  # by its type any mapping: another architecture's has other keys
+        return [(dotted, SteelArchitecture)]
+    return [(f"{dotted}{suffix}", inner) for suffix, inner in _inner(hint)]
 
 
 def _in_key(field: "dataclasses.Field[Any]") -> bool:
@@ -220,9 +225,7 @@ def default(field: "dataclasses.Field[Any]") -> str:
 
 
 def _papers(content: Mapping[str, Any], dotted: str) -> str:
-    value: Any = content
-    for part in dotted.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
+    value = value_at(content, dotted)
     if value is None:
         return ""
     if isinstance(value, Mapping | list) and len(shown(value)) > 60:
@@ -231,7 +234,7 @@ def _papers(content: Mapping[str, Any], dotted: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text for a cell of a table: no bars, and addresses of the root rather than of the page."""
+    """Text for a cell of a table: one line, and its bars are none of the table's."""
     return re.sub(r"\s+", " ", text).replace("|", "\\|")
 
 
@@ -249,9 +252,7 @@ def table(group: Group, papers: Mapping[str, Any]) -> Iterator[str]:
     for field in dataclasses.fields(group.kind):
         dotted = f"{group.place}.{field.name}".strip(".")
         hint = hints[field.name]
-        inside = [f"{dotted}{end}" for end, _ in _inner(hint)]
-        if dotted == "pretrain.model":
-            inside = [dotted]
+        inside = [place for place, _ in _inside(dotted, hint)]
         more = "".join(f" See [`{place}`](#{anchor(place)})." for place in inside)
         mark = "" if group.in_key and _in_key(field) else " **°**"
         cells = (

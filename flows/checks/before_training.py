@@ -136,9 +136,10 @@ def _benchmarks(config: "PipelineConfig") -> Iterator[SteelError]:
     for name, location in config.benchmarks.items():
         if not recipe_path("evals", name).is_file():
             continue  # reported with its location
-        yield from errors_of(check_task_file, name)
+        wrong = list(errors_of(check_task_file, name))
+        yield from wrong
         yield from errors_of(check_runs_code, config.evaluate, name)
-        if is_open(name) and not list(errors_of(check_task_file, name)):
+        if is_open(name) and not wrong:
             yield from _room_for_answers(config, name)
         yield from errors_of(_check_num_examples, config, name, location)
 

@@ -54,9 +54,7 @@ def configured(key: str, otherwise: str = "") -> str:
     """
     said: dict[str, list[str]] = {}
     for name in sorted(_configurations(), key=lambda name: (name == PAPERS, name)):
-        value: Any = _configurations()[name]
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
+        value = value_at(_configurations()[name], key)
         if value is None or isinstance(value, Mapping):
             section = key.partition(".")[0]
             text = (
@@ -75,6 +73,14 @@ def _text(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return short_number(value)
+
+
+def value_at(data: Mapping[str, Any], dotted: str) -> Any:
+    """The value of a configuration under `section.key`; None where there is none."""
+    value: Any = data
+    for key in dotted.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def short_number(value: float) -> str:

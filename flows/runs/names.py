@@ -15,7 +15,7 @@ from common.errors import SteelError
 from common.paths import resolve
 from common.recipes import apply_overrides, read_yaml
 from common.redaction import is_secret_name, redact
-from flows.forms.choices import short_number
+from flows.forms.choices import short_number, value_at
 
 MAX_NAME = 120
 """Characters of a name: a line of the page's list of runs."""
@@ -146,8 +146,7 @@ def _configured(function: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {}
     for name, key in empty.items():
-        section, _, last = key.partition(".")
-        value = (read.get(section) or {}).get(last)
+        value = value_at(read, key)
         if isinstance(value, int | float) and not isinstance(value, bool) and value:
             found[name] = value
     return found
