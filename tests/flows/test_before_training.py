@@ -261,13 +261,22 @@ def test_check_ends_with_one_message(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err.count("error: ") == 1
 
 
+@pytest.mark.parametrize(
+    ("there", "said"),
+    [
+        (True, "no Transformers folder of a model: it has no config.json"),
+        (False, "no-model', neither as a path nor in "),
+    ],
+)
 def test_evaluate_looks_at_the_model_before_it_starts_a_server(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    there: bool, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if there:
+        (tmp_path / "no-model").mkdir()
     command = ["evaluate", str(tmp_path / "no-model"), "--store", str(tmp_path / "store")]
     assert main(command) == BAD_INPUT
     message = capsys.readouterr().err
-    assert "no Transformers folder of a model" in message
+    assert said in message
     assert message.count("error: ") == 1
     assert not (tmp_path / "store").exists()
 
