@@ -14,8 +14,6 @@ from tasks.core.plan import PlannedStage
 
 MOST_REASONS = 6
 """Reasons of a stage that are listed; the others are counted."""
-PREFIX = {"pretrain": "pretrain", "clean": "clean", "pack": "pack", "sft": "sft", "dpo": "dpo"}
-"""Stages whose settings are a section of the configuration of the same name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +79,8 @@ def _reasons(new: PlannedStage, other: PlannedStage) -> Iterator[str]:
     if not (new.material and other.material):
         yield "a result that stands under a key of its own"
         return
-    section = PREFIX.get(new.name, new.name)
     for path, before, after in _differences(other.material["config"], new.material["config"]):
-        yield f"{section}{path}: {_shown(before)} -> {_shown(after)}"
+        yield f"{new.name}{path}: {_shown(before)} -> {_shown(after)}"
     if other.material["version"] != new.material["version"]:
         yield f"version of the stage: {other.material['version']} -> {new.material['version']}"
     for path, before, after in _differences(other.material["inputs"], new.material["inputs"]):
@@ -106,11 +103,10 @@ def _unkeyed(new: PlannedStage, other: PlannedStage) -> Iterator[str]:
     """Settings that differ and are in no key."""
     if not (new.material and other.material):
         return
-    section = PREFIX.get(new.name, new.name)
     keyed = {path for path, _, _ in _differences(other.material["config"], new.material["config"])}
     for path, before, after in _differences(plain(other.config), plain(new.config)):
         if path not in keyed:
-            yield f"{section}{path}: {_shown(before)} -> {_shown(after)}"
+            yield f"{new.name}{path}: {_shown(before)} -> {_shown(after)}"
 
 
 class _Absent:

@@ -60,22 +60,27 @@ def sources_of(config: PipelineConfig, stages: Sequence[PlannedStage], store: Pa
         if stage.state == "finished" and (stage.name != "acquire" or stage.stage.endswith(CORPORA))
     }
     ratios = _measured_ratios(store)
+    cleaned, packed = (_counts_of(by_name.get(stage)) for stage in ("clean", "pack"))
+    acquired = by_name["acquire"].folder if "acquire" in by_name else None
     return [
-        _source(config, name, location, by_name, ratios)
-        for name, location in sorted(config.corpora.items())
+        _source(config, name, acquired, ratios, cleaned.get(name), packed.get(name))
+        for name in sorted(config.corpora)
     ]
 
 
 def _source(
     config: PipelineConfig,
     name: str,
-    location: str,
-    finished: Mapping[str, PlannedStage],
+    acquired: Path | None,
     measured: Mapping[str, FamilyRatios],
+    cleaned: Mapping[str, float] | None,
+    packed: Mapping[str, float] | None,
 ) -> Source:
+    """One corpus; acquired: folder of all, if they are there; cleaned, packed: its counts."""
+    location = config.corpora[name]
     family = known_sizes().families[corpus(name).family]
     ratio, by = (measured[name], "a run in the store") if name in measured else (family, "samples")
-    stored, basis = _stored(config, name, location, finished, ratio)
+    stored, basis = _stored(config, name, acquired, ratio)
     text = None if stored is None else stored * ratio.text
     stated = known_sizes().corpora.get(name)
     if location in HUBS or basis.startswith("stated"):  # statements are of text, not of files
@@ -85,12 +90,12 @@ def _source(
     held_out = config.pack.validation_fraction
     tokens = None if tokens is None else tokens * (1 - held_out)
     said = f"estimated: {basis}, ratios of {by}" if tokens is not None else f"no figure: {basis}"
-    if (row := _of_source(finished.get("clean"), name)) is not None:
-        text, kept = row["bytes_in"], row["bytes_kept"]
+    if cleaned is not None:
+        text, kept = cleaned["bytes_in"], cleaned["bytes_kept"]
         tokens = kept * ratio.tokens * (1 - held_out)
         said = f"estimated: kept text measured, tokens of a byte of {by}"
-    if (row := _of_source(finished.get("pack"), name)) is not None:
-        tokens, said = row["tokens"], "measured: packed"
+    if packed is not None:
+        tokens, said = packed["tokens"], "measured: packed"
     return Source(
         source=name,
         stored_bytes=stored,
@@ -102,15 +107,12 @@ def _source(
 
 
 def _stored(
-    config: PipelineConfig,
-    name: str,
-    location: str,
-    finished: Mapping[str, PlannedStage],
-    ratio: FamilyRatios,
+    config: PipelineConfig, name: str, acquired: Path | None, ratio: FamilyRatios
 ) -> tuple[float | None, str]:
     """Bytes of a corpus as stored, and where that is from."""
-    if (acquired := finished.get("acquire")) is not None and (acquired.folder / name).is_dir():
-        return _bytes_below(acquired.folder / name), "acquired"
+    if acquired is not None and (acquired / name).is_dir():
+        return _bytes_below(acquired / name), "acquired"
+    location = config.corpora[name]
     taken = config.sample.fraction
     limit = config.sample.limit
     found: float | None = None
@@ -140,14 +142,14 @@ def _measured_ratios(store: Path) -> dict[str, FamilyRatios]:
         rows = packed.manifest["notes"].get("sources")
         if cleaned is None or not isinstance(rows, Mapping):
             continue
+        raw = _raw_folder(store, cleaned)
         for name, row in rows.items():
             if name in found:
                 continue
             text = cleaned.manifest["notes"].get("sources", {}).get(name)
-            raw = _raw_folder(store, cleaned, name)
             if not text or not text["bytes_in"] or not text["bytes_kept"]:
                 continue
-            stored = _bytes_below(raw) if raw is not None else 0
+            stored = _bytes_below(raw / name) if raw is not None else 0
             tokens = row["tokens"] + row["tokens_held_out"]
             found[name] = FamilyRatios(
                 text=text["bytes_in"] / stored if stored else 1.0,
@@ -158,16 +160,15 @@ def _measured_ratios(store: Path) -> dict[str, FamilyRatios]:
     return found
 
 
-def _raw_folder(store: Path, cleaned: StageResult, name: str) -> Path | None:
-    """Folder of a source's stored files, from which some cleaned texts were made."""
+def _raw_folder(store: Path, cleaned: StageResult) -> Path | None:
+    """Folder of the stored files of all sources that cleaned texts were made from."""
     inputs = cleaned.manifest["inputs"]
     normalized = _input(store, "normalize", inputs.get("normalized"))
     if normalized is None and (held := _input(store, "hold_out", inputs.get("normalized"))):
         normalized = _input(store, "normalize", held.manifest["inputs"].get("normalized"))
     if normalized is None:
         return None
-    folder = store / "acquire" / str(normalized.manifest["inputs"].get("raw")) / name
-    return folder if folder.is_dir() else None
+    return store / "acquire" / str(normalized.manifest["inputs"].get("raw"))
 
 
 def _input(store: Path, stage: str, key: object) -> StageResult | None:
@@ -179,14 +180,13 @@ def _input(store: Path, stage: str, key: object) -> StageResult | None:
     return None
 
 
-def _of_source(stage: PlannedStage | None, name: str) -> Mapping[str, float] | None:
-    """Counts of a source by a finished stage."""
-    if stage is None:
-        return None
-    with contextlib.suppress(SteelError):
-        rows = StageResult.read(stage.folder).manifest["notes"].get("sources", {})
-        return rows.get(name) if isinstance(rows, Mapping) else None
-    return None
+def _counts_of(stage: PlannedStage | None) -> Mapping[str, Mapping[str, float]]:
+    """Counts of each source by a finished stage."""
+    if stage is not None:
+        with contextlib.suppress(SteelError):
+            rows = StageResult.read(stage.folder).manifest["notes"].get("sources", {})
+            return rows if isinstance(rows, Mapping) else {}
+    return {}
 
 
 def _bytes_below(folder: Path) -> int:
