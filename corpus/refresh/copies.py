@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.files import canonical_json, complete_file, digest_of, make_folder
-from corpus.cleaning.deduplication.band_buckets import KEYS, find_buckets
+from corpus.cleaning.deduplication.band_buckets import KEYS, find_buckets, read_keys
 from corpus.cleaning.deduplication.verified_copies import CopyFinder
 from corpus.cleaning.fast.minhash import MinHash
 from corpus.cleaning.recipe import MINHASH, Recipe
@@ -91,36 +91,37 @@ def find_copies(
     for number, path in enumerate(files):
         folder = cache if number < len(known) else scratch
         tables.append(_keys(path, minhash, parameters, folder, tick))
-    fresh = [_read(table, minhash.bands) for table in tables[len(known) :]]
+    fresh = [read_keys(table, minhash.bands) for table in tables[len(known) :]]
     every = np.concatenate(fresh) if fresh else np.zeros((0, minhash.bands), np.uint64)
     asked = [np.unique(every[:, band]) for band in range(minhash.bands)]
     rows: list[npt.NDArray[np.int64]] = []
-    start = 0
-    for number, table in enumerate(tables):
-        keys = _read(table, minhash.bands)
-        if number < len(known):
-            alike = np.zeros(len(keys), bool)
-            for band, values in enumerate(asked):
-                alike |= np.isin(keys[:, band], values)
-            rows.append(np.flatnonzero(alike) + start)
-        else:
-            rows.append(np.arange(start, start + len(keys)))
-        start += len(keys)
+    counts: list[int] = []
+    for table in tables[: len(known)]:
+        keys = read_keys(table, minhash.bands)
+        alike = np.zeros(len(keys), bool)
+        for band, values in enumerate(asked):
+            alike |= np.isin(keys[:, band], values)
+        rows.append(np.flatnonzero(alike))
+        counts.append(len(keys))
         tick()
-    chosen = np.concatenate(rows) if rows else np.zeros(0, np.int64)
-    first_new = sum(len(one) for one in rows[: len(known)])
-    lines = _Lines(files)
+    first_new = sum(len(one) for one in rows)
+    rows += [np.arange(len(keys)) for keys in fresh]
+    counts += [len(keys) for keys in fresh]
+    starts = np.cumsum([0, *counts])
+    shifted = [own + start for own, start in zip(rows, starts, strict=False)]
+    chosen = np.concatenate(shifted) if shifted else np.zeros(0, np.int64)
+    lines = _Lines(files, rows)
     finder = CopyFinder(
         minhash=minhash,
         threshold=parameters["jaccard_threshold"],
         buckets=find_buckets(tables, chosen, minhash.bands, scratch / "buckets"),
-        text=lambda row: str(lines[int(chosen[row])]["text"]),
+        text=lambda row: str(lines[row]["text"]),
         scratch=scratch,
     )
     return [
         Copy(
-            document=str(lines[int(chosen[row])].get("id", "")),
-            kept=str(lines[int(chosen[kept])].get("id", "")),
+            document=str(lines[row].get("id", "")),
+            kept=str(lines[kept].get("id", "")),
             similarity=round(float(similarity), 4),
         )
         for part in finder.find(workers, tick)
@@ -167,29 +168,24 @@ def _batches(path: Path) -> Iterator[list[str]]:
         yield texts
 
 
-def _read(table: Path, bands: int) -> npt.NDArray[np.uint64]:
-    """Keys of a file's texts. Shape [N, bands]."""
-    column = pq.read_table(table, columns=[KEYS])[KEYS]
-    whole = b"".join(value.as_py() for value in column)
-    return np.frombuffer(whole, "<u8").reshape(-1, bands)
-
-
 class _Lines:
-    """Rows of several files by their number over all of them, read one at a time."""
+    """Chosen lines of several files by their number among the chosen ones, read one at a time."""
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[Path], rows: Sequence[npt.NDArray[np.int64]]) -> None:
+        """Take files and the numbers of each one's chosen lines. Of others nothing is read."""
         self._files = files
-        self._starts: list[npt.NDArray[np.int64]] = []
-        for path in files:
-            with path.open("rb") as file:
-                sizes = [len(line) for line in file]
-            self._starts.append(np.cumsum([0, *sizes], dtype=np.int64))
-        self._firsts = np.cumsum([0, *(len(one) - 1 for one in self._starts)])
+        lengths = np.array([len(own) for own in rows], np.int64)
+        self._file = np.repeat(np.arange(len(files)), lengths)
+        bounds = [np.zeros((0, 2), np.int64)]
+        for path, own in zip(files, rows, strict=True):
+            if len(own):
+                with path.open("rb") as file:
+                    ends = np.cumsum([0, *(len(line) for line in file)], dtype=np.int64)
+                bounds.append(np.stack([ends[own], ends[own + 1]], axis=1))
+        self._bounds = np.concatenate(bounds)
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        which = int(np.searchsorted(self._firsts, number, side="right")) - 1
-        row = number - int(self._firsts[which])
-        start, end = self._starts[which][row : row + 2].tolist()
-        with self._files[which].open("rb") as file:
+        start, end = self._bounds[number].tolist()
+        with self._files[self._file[number]].open("rb") as file:
             found: dict[str, Any] = json.loads(os.pread(file.fileno(), end - start, start))
         return found

@@ -4,7 +4,7 @@ known <source>.jsonl … ─▶ 16 bytes a document, sorted ─▶ documents tha
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,30 +51,26 @@ def contains(digests: Digests, one: bytes) -> bool:
     return place < len(digests) and bool(digests[place] == wanted)
 
 
-def unseen(path: Path, known: Digests, here: set[bytes]) -> Iterator[dict[str, Any]]:
-    """Yield the documents of a file whose text is neither known nor in an earlier line.
-
-    here: digests of the new part so far; grows.
-    """
-    for row in read_json_lines(path):
-        own = digest(row["text"])
-        if own not in here and not contains(known, own):
-            here.add(own)
-            yield row
-
-
 def write_unseen(
     path: Path, known: Digests, here: set[bytes], target: Path, *, held_out: float = 0.0
-) -> tuple[int, int]:
-    """Write the unseen documents of a file; no file where there is none.
+) -> tuple[int, int, int]:
+    """Write the documents of a file whose text is neither known nor in an earlier line; no file
+    where there is none.
 
-    held_out: share of all documents, by a hash of their text, that is left out.
+    Args:
+        here: digests of the new part so far; grows.
+        held_out: share of all documents, by a hash of their text, that is left out.
 
-    Returns the number written, and that of unseen ones left out.
+    Returns the number written, that of unseen ones left out, and that of seen ones.
     """
-    written = left_out = 0
+    written = left_out = seen = 0
     with complete_file(target) as file:
-        for row in unseen(path, known, here):
+        for row in read_json_lines(path):
+            own = digest(row["text"])
+            if own in here or contains(known, own):
+                seen += 1
+                continue
+            here.add(own)
             if rank(row["text"]) < held_out:
                 left_out += 1
                 continue
@@ -82,4 +78,4 @@ def write_unseen(
             written += 1
     if not written:
         target.unlink()
-    return written, left_out
+    return written, left_out, seen

@@ -101,11 +101,10 @@ def new_documents(
     here: set[bytes] = set()
     rows: list[dict[str, Any]] = []
     for path in files:
-        before = sum(1 for _ in read_json_lines(path))
         share = config.held_out.get(path.stem, 0.0)
-        new, out = write_unseen(path, digests, here, run.folder / path.name, held_out=share)
-        row = {"source": path.stem, "documents": before, "new": new, "held out": out}
-        rows.append({**row, "known": before - new - out})
+        new, out, seen = write_unseen(path, digests, here, run.folder / path.name, held_out=share)
+        row = {"source": path.stem, "documents": new + out + seen, "new": new, "held out": out}
+        rows.append({**row, "known": seen})
     run.count(
         documents=sum(row["new"] for row in rows),
         known_documents=sum(row["known"] for row in rows),
@@ -175,8 +174,9 @@ def new_texts(
     for path in files:
         name = path.parent.name
         row = rows.setdefault(name, {"source": name, "documents": 0, "copies": 0, "bytes": 0})
-        kept = [line for line in read_json_lines(path) if line["id"] not in copies]
-        row["copies"] += sum(1 for line in read_json_lines(path) if line["id"] in copies)
+        lines = list(read_json_lines(path))
+        kept = [line for line in lines if line["id"] not in copies]
+        row["copies"] += len(lines) - len(kept)
         row["documents"] += len(kept)
         row["bytes"] += sum(len(line["text"].encode("utf-8", "surrogatepass")) for line in kept)
         if kept:

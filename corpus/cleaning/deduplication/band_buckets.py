@@ -122,6 +122,14 @@ def _equal_runs(values: Hashes, at: Ints) -> tuple[Ints, Ints]:
     return at[order[np.repeat(repeated, sizes)]], sizes[repeated]
 
 
+def read_keys(file: Path, bands: int) -> Hashes:
+    """The keys of a table's documents. Shape [N, bands]."""
+    column = pq.read_table(file, columns=[KEYS])[KEYS].combine_chunks()
+    if not len(column):
+        return np.zeros((0, bands), np.uint64)
+    return np.frombuffer(column.buffers()[1], "<u8", len(column) * bands).reshape(-1, bands)
+
+
 def _gather(
     files: Sequence[Path], rows: npt.NDArray[np.int64] | None, bands: int, path: Path
 ) -> Hashes:
@@ -130,10 +138,7 @@ def _gather(
     keys: Hashes = _mapped(path, np.uint64, (bands, sum(counts) if rows is None else len(rows)))
     start = done = 0
     for file, count in zip(files, counts, strict=True):
-        if not count:
-            continue
-        column = pq.read_table(file, columns=[KEYS])[KEYS].combine_chunks()
-        here = np.frombuffer(column.buffers()[1], "<u8", count * bands).reshape(count, bands)
+        here = read_keys(file, bands)
         if rows is not None:
             first, last = np.searchsorted(rows, [start, start + count])
             here = here[rows[first:last] - start]

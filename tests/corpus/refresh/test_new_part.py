@@ -33,11 +33,11 @@ def test_unseen_are_the_texts_that_a_set_lacks(
 ) -> None:
     folder = tmp_path_factory.mktemp("seen")
     known = digests_of([write(folder / "old.jsonl", old)])
-    number, _ = write_unseen(
+    number, _, seen = write_unseen(
         write(folder / "new.jsonl", new), known, set(), folder / "unseen.jsonl"
     )
     expected = list(dict.fromkeys(text for text in new if text not in set(old)))
-    assert number == len(expected)
+    assert number == len(expected) and seen == len(new) - len(expected)
     assert (folder / "unseen.jsonl").exists() == bool(expected)
     if expected:
         assert [row["text"] for row in read(folder / "unseen.jsonl")] == expected
