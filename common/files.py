@@ -168,6 +168,14 @@ def remove_folder(folder: Path) -> None:
         shutil.rmtree(old)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name without copying its bytes; where that cannot be, copy it."""
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without them
+        shutil.copyfile(source, target)
+
+
 def json_line(value: Any) -> bytes:
     """A value as one line of a JSON-lines file, in UTF-8 as people read it."""
     return json.dumps(value, ensure_ascii=False).encode() + b"\n"

@@ -7,16 +7,13 @@ STORE/pretrain/KEY.partial/checkpoints/step-00000120/   retention may remove it 
 """
 
 import contextlib
-import errno
 import hashlib
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.errors import DataError, shown
-from common.files import PARTIAL, canonical_json, remove_folder
+from common.files import PARTIAL, canonical_json, link_or_copy, remove_folder
 from common.paths import display, resolve
 from common.reading.files import read_json_object, read_text
 from model.train.checkpoint.folders import MARKER, complete_checkpoints, read_marker
@@ -28,9 +25,6 @@ from tasks.core.results.names import matches
 
 SHORTEST_KEY = 4
 """Characters of a key's beginning that name a run."""
-
-NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EACCES)
-"""Errors of a file system that has no hard links, or none of this file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +149,7 @@ def hold(checkpoint: Checkpoint, folder: Path) -> Path | None:
         for name in names:
             place = target / name
             place.parent.mkdir(parents=True, exist_ok=True)
-            _link(checkpoint.path / name, place)
+            link_or_copy(checkpoint.path / name, place)
         held = read_checkpoint(target)
     except (FileNotFoundError, DataError):
         held = None
@@ -163,12 +157,3 @@ def hold(checkpoint: Checkpoint, folder: Path) -> Path | None:
         remove_folder(target)
         return None
     return target
-
-
-def _link(path: Path, target: Path) -> None:
-    try:
-        os.link(path, target)
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        shutil.copyfile(path, target)

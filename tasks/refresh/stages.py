@@ -1,7 +1,6 @@
 """Stages that leave only what a training does not have yet: files, documents, cleaned texts."""
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from common.config import NOT_IN_KEY, StageConfig
 from common.disk import require_free_space, total_bytes
-from common.files import complete_file, json_line, make_folder, read_json_lines
+from common.files import complete_file, json_line, link_or_copy, make_folder, read_json_lines
 from common.names import Name
 from corpus.cleaning import recipe as recipes
 from corpus.recipes import corpus
@@ -46,7 +45,7 @@ def new_files(
             target = run.folder / entry["path"]
             make_folder(target.parent)
             target.unlink(missing_ok=True)  # of an interrupted attempt
-            _link(raw.folder / entry["path"], target)
+            link_or_copy(raw.folder / entry["path"], target)
         rows.append(
             {
                 "corpus": name,
@@ -62,13 +61,6 @@ def new_files(
 
 def _files(result: StageResult) -> Iterator[dict[str, Any]]:
     yield from result.manifest.get("files", [])
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Checkpoints of a pretraining: held, measured once each, on the path to the newest weights."""
 
+import errno
 import json
 import os
 import shutil
@@ -18,7 +19,6 @@ from common.files import write_json
 from model.train.checkpoint.folders import MARKER, folder_name
 from model.train.run.folder import CHECKPOINTS_FOLDER, JOB_FILE, PROGRESS_FILE
 from tasks.checkpoint_scores import CheckpointScoresConfig
-from tasks.checkpoint_scores import run as run_module
 from tasks.checkpoint_scores import watch as watch_module
 from tasks.checkpoint_scores.curves import (
     curves,
@@ -116,7 +116,7 @@ def test_a_checkpoint_that_goes_while_it_is_held_is_gone(
             shutil.rmtree(path)
         link(source, target)
 
-    monkeypatch.setattr(run_module.os, "link", remove_first)
+    monkeypatch.setattr(os, "link", remove_first)
     assert hold(checkpoint, tmp_path / "held") is None
     assert list((tmp_path / "held").iterdir()) == []
 
@@ -136,9 +136,9 @@ def test_without_hard_links_a_checkpoint_is_copied(
     path = write_checkpoint(tmp_path / "run", 4)
 
     def no_links(source: Path, target: Path) -> None:
-        raise OSError(run_module.errno.EXDEV, "other file system")
+        raise OSError(errno.EXDEV, "other file system")
 
-    monkeypatch.setattr(run_module.os, "link", no_links)
+    monkeypatch.setattr(os, "link", no_links)
     held = hold(read_checkpoint(path), tmp_path / "held")
     assert held is not None and (held / "__0_0.distcp").read_text() == "weights"
 
