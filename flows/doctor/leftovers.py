@@ -5,7 +5,6 @@ flows/runs/repair.py.
 """
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,15 +43,12 @@ def findings(store: Path) -> Iterator[Finding]:
 
 def mend(store: Path) -> list[str]:
     """Remove leftovers, end orphans, record the end of dead runs. Returns a line for each."""
-    from tasks.core.results.leftovers import leftovers
+    from tasks.core.results.leftovers import leftovers, remove_leftover
 
     done = []
     for path, _, _ in leftovers(store):
         with contextlib.suppress(OSError):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            remove_leftover(path)
             done.append(f"removed {display(path)}")
     return [*done, *(f"{one.what}: {one.action}" for one in _runs(store, repair=True))]
 

@@ -11,12 +11,13 @@ TMP/steel-…                           working folders of a chat, a sandbox, a 
 
 import contextlib
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.files import PARTIAL
+from common.files import PARTIAL, remove_folder
 from common.paths import resolve
 from tasks.core.lock import is_held
 from tasks.core.manifest import SCRATCH
@@ -38,6 +39,16 @@ def leftovers(store: Path, *, quiet: float = QUIET_SECONDS) -> list[Leftover]:
     """
     store = resolve(store)
     return [*_locks(store, quiet), *_half_written(store, quiet), *_temporary(quiet)]
+
+
+def remove_leftover(path: Path) -> None:
+    """Remove a leftover, so that half of it never looks complete. Raises OSError."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    elif path.name.endswith(PARTIAL):
+        shutil.rmtree(path)
+    else:
+        remove_folder(path)
 
 
 def _locks(store: Path, quiet: float) -> Iterator[Leftover]:

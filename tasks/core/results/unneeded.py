@@ -11,7 +11,6 @@ left under `.old.partial` goes next time. docs/adr/0079
 
 import contextlib
 import os
-import shutil
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from tasks.core.lock import StageLock
 from tasks.core.manifest import StageResult
 from tasks.core.results.entries import KEY, Entry, entries, folder_bytes, links_of, with_inputs
 from tasks.core.results.in_use import to_be_removed
-from tasks.core.results.leftovers import leftovers
+from tasks.core.results.leftovers import leftovers, remove_leftover
 
 Kind = Literal["stage", "model", "unfinished", "checkpoint", "cache", "leftover"]
 
@@ -203,7 +202,7 @@ def remove(store: Path, one: Unneeded) -> bool:
     if not one.path.exists() and not one.path.is_symlink():
         return False
     if one.kind in ("cache", "leftover"):
-        _remove(one.path)
+        remove_leftover(one.path)
         return True
     final = one.path if one.kind != "checkpoint" else _stage_folder(one)
     lock = StageLock(final.with_name(f"{one.key}.lock"), what=one.words)
@@ -243,13 +242,3 @@ def _remove_checkpoint(folder: Path, one: Unneeded) -> bool:
             os.utime(folder / "manifest.json", (changed.st_atime, changed.st_mtime))
     remove_folder(one.path)
     return True
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        if path.name.endswith(PARTIAL):
-            shutil.rmtree(path)
-        else:
-            remove_folder(path)
-    else:
-        path.unlink(missing_ok=True)
