@@ -18,7 +18,7 @@ from model.data.manifest import FILE_NAME
 from model.data.verify.shards import verify_shards
 from model.train.run.folder import MODEL_FOLDER
 from tasks.core.lock import is_held
-from tasks.core.results.entries import entries
+from tasks.core.results.entries import entries, finished_at, finished_folders
 from tasks.core.results.names import find_stage, matches
 from tasks.core.stage import StageResult
 
@@ -99,17 +99,14 @@ def finished_stages(store: Path) -> Iterator[StageResult]:
     store = resolve(store)
     if not store.is_dir():
         raise DataError(f"there is no store at {display(store)}; `steel run` makes one")
-    manifests = sorted(store.glob("*/*/manifest.json"), key=lambda path: path.stat().st_mtime)
-    folders = (path.parent for path in manifests if path.parent.suffix != ".partial")
+    folders = sorted(finished_folders(store), key=finished_at)
     return (StageResult.read(folder) for folder in folders)
 
 
 def newest(store: Path, stage: str) -> StageResult | None:
     """The stage's result that was finished last; None where there is none."""
-    manifests = [p for p in store.glob(f"{stage}/*/manifest.json") if p.parent.suffix != ".partial"]
-    if not manifests:
-        return None
-    return StageResult.read(max(manifests, key=lambda path: path.stat().st_mtime).parent)
+    folder = max(finished_folders(store, stage), key=finished_at, default=None)
+    return None if folder is None else StageResult.read(folder)
 
 
 def named_packed(store: Path, words: str) -> Path:
@@ -122,10 +119,9 @@ def named_packed(store: Path, words: str) -> Path:
 
 def newest_first(store: Path, stage: str) -> Iterator[StageResult]:
     """Finished stages of one name, newest first; damaged ones are passed over."""
-    paths = [p for p in store.glob(f"{stage}/*/manifest.json") if p.parent.suffix != ".partial"]
-    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
+    for folder in sorted(finished_folders(store, stage), key=finished_at, reverse=True):
         with contextlib.suppress(SteelError):
-            yield StageResult.read(path.parent)
+            yield StageResult.read(folder)
 
 
 def find_packed(store: Path, data: str) -> Path:

@@ -15,6 +15,7 @@ from common.paths import display
 from model.train.run.client import RunClient
 from model.train.run.requests import AppendRequest, PendingRequest
 from tasks.core.manifest import StageResult
+from tasks.core.results.entries import folders_by_key
 
 TEXTS_FROM: Mapping[str, str] = {
     "pack": "cleaned",
@@ -68,7 +69,7 @@ def lineage_of(
     """
     begun = StageResult.read(packed)
     found: dict[str, dict[str, StageResult]] = {}
-    folders = _folders(store)
+    folders = folders_by_key(store)
     unknown = []
     for folder in (packed, *_joined(client, waiting)):
         if (folder / "manifest.json").is_file():
@@ -86,7 +87,7 @@ def lineage_of(
 def texts_of(packed: Path, store: Path) -> list[StageResult]:
     """The stages that packed data came from, themselves first. Raises DataError for lost ones."""
     found: dict[str, dict[str, StageResult]] = {}
-    _walk(StageResult.read(packed), _folders(store), found)
+    _walk(StageResult.read(packed), folders_by_key(store), found)
     return [result for of_stage in found.values() for result in of_stage.values()]
 
 
@@ -99,11 +100,6 @@ def _joined(client: RunClient, waiting: Sequence[PendingRequest]) -> Iterator[Pa
     for pending in (*waiting, *client.requests.pending()):
         if isinstance(pending.request, AppendRequest):
             yield Path(pending.request.folder).parent
-
-
-def _folders(store: Path) -> dict[str, Path]:
-    found = store.glob("*/*/manifest.json")
-    return {path.parent.name: path.parent for path in found if path.parent.suffix != ".partial"}
 
 
 def _walk(

@@ -99,6 +99,23 @@ def entries(store: Path, stages: Collection[str] = ()) -> list[Entry]:
     return sorted(found, key=lambda entry: entry.at)
 
 
+def finished_folders(store: Path, stage: str = "*") -> Iterator[Path]:
+    """Yield the folders of the finished stages of a store, or of those of one name."""
+    for manifest in store.glob(f"{stage}/*/manifest.json"):
+        if manifest.parent.suffix != PARTIAL:
+            yield manifest.parent
+
+
+def folders_by_key(store: Path) -> dict[str, Path]:
+    """Key -> folder of every finished stage of a store."""
+    return {folder.name: folder for folder in finished_folders(store)}
+
+
+def finished_at(folder: Path) -> float:
+    """Time at which a stage was finished, in seconds since 1970."""
+    return (folder / "manifest.json").stat().st_mtime
+
+
 def _entry(place: Path) -> Entry | None:
     if place.suffix == "" and (place / "manifest.json").is_file():
         result = StageResult.read(place)
@@ -107,7 +124,7 @@ def _entry(place: Path) -> Entry | None:
             key=result.key,
             folder=place,
             state="finished",
-            at=(place / "manifest.json").stat().st_mtime,
+            at=finished_at(place),
             about=result.manifest,
         )
     key = place.name.removesuffix(PARTIAL)

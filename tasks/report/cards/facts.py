@@ -10,9 +10,10 @@ from common.reading.files import read_json_object
 from corpus.chats import load_set
 from corpus.recipes import corpus
 from tasks.core.manifest import StageResult
+from tasks.core.results.entries import folders_by_key
 from tasks.report.data import count_parameters
 from tasks.report.results import parameters_of, read_results
-from tasks.report.trace.lineage import input_keys_of, stage_folders
+from tasks.report.trace.lineage import input_keys_of
 from tasks.report.trace.numbers import Known, known
 
 TRAININGS = ("pretrain", "sft", "dpo")
@@ -99,7 +100,7 @@ def gather_facts(
         facts.config = read_json_object(folder / "config.json")
     if list(folder.glob("*.safetensors")):
         facts.parameters = count_parameters(folder)
-    folders = stage_folders(store)
+    folders = folders_by_key(store)
     acquired: list[StageResult] = []
     for result in _ancestors(model, folders):
         if result.stage in TRAININGS:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError, DataError, shown
-from common.files import PARTIAL
 from common.paths import display, resolve
 from tasks.core.manifest import StageResult
+from tasks.core.results.entries import finished_at, finished_folders, folders_by_key
 from tasks.report.trace.now import origins, points_of, state_of
 from tasks.report.trace.numbers import ANCHOR, Number, read_numbers
 
@@ -110,8 +110,7 @@ def trace(store: Path, name: str, card: Path | None = None) -> Lineage:
 
 def _reports(store: Path) -> list[Path]:
     """Folders of reports, oldest first."""
-    found = [p for p in store.glob("report/*/manifest.json") if p.parent.suffix != PARTIAL]
-    return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+    return sorted(finished_folders(store, "report"), key=finished_at)
 
 
 def _id(name: str, known: Mapping[str, tuple[Number, Path]]) -> str:
@@ -132,7 +131,7 @@ def _id(name: str, known: Mapping[str, tuple[Number, Path]]) -> str:
 def walk(store: Path, numbers: Iterable[Number]) -> Iterator[Link]:
     """Yield the stages that wrote numbers, then their inputs and theirs, each before its own."""
     seen: set[str] = set()
-    folders = stage_folders(store)
+    folders = folders_by_key(store)
     read = [number.place for number in numbers if number.place is not None]
     places = {place.key: place for place in read}
     sources = {place.part for place in read}
@@ -169,12 +168,6 @@ def walk(store: Path, numbers: Iterable[Number]) -> Iterator[Link]:
             (name, each, depth + 1, _given(result, name))
             for name, each in reversed(list(input_keys_of(result.manifest["inputs"])))
         ]
-
-
-def stage_folders(store: Path) -> dict[str, Path]:
-    """Key -> folder of every finished stage."""
-    found = store.glob("*/*/manifest.json")
-    return {p.parent.name: p.parent for p in found if p.parent.suffix != PARTIAL}
 
 
 def input_keys_of(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
