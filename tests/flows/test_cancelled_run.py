@@ -21,6 +21,7 @@ from mlflow.tracking import MlflowClient
 from common.child import python
 from common.paths import ROOT
 from flows.environment import DEFAULTS, answers, request
+from model.train.run.folder import METRICS_FILE
 from tasks.core.tracking import PIPELINES, default_uri
 from tests.flows.whole_run import write_config
 from tests.processes import kill_all, started_with
@@ -109,7 +110,7 @@ class Engine:
         partial = list((self.store / stage).glob("*.partial"))
         if stage not in TRAININGS:
             return bool(partial)
-        return any((folder / "metrics.jsonl").is_file() for folder in partial)
+        return any((folder / METRICS_FILE).is_file() for folder in partial)
 
 
 @pytest.fixture(scope="module")

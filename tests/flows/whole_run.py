@@ -17,6 +17,7 @@ import yaml
 from common.files import sha256_of_file
 from common.paths import ROOT
 from corpus.sample_data import SampleDataConfig, write_dataset
+from model.train.run.folder import METRICS_FILE, SESSIONS_FILE
 from tests.faults.places import Fault, place, with_fault
 from tests.tasks.test_evaluate_open import write_gsm8k, write_humaneval
 
@@ -154,7 +155,7 @@ RESULTS = (
     *("evaluate/*/results.json", "evaluate/*/samples/*", "adjusted_scores/*/*.json*"),
 )
 """Files of a store whose bytes an interruption must not change."""
-NOT_COMPARED = ("sessions.jsonl", "metrics.jsonl", "manifest.json")
+NOT_COMPARED = (SESSIONS_FILE, METRICS_FILE, "manifest.json")
 """Files with times in them, by name; `result` compares the measurements of training apart."""
 
 

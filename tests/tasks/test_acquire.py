@@ -21,6 +21,7 @@ from corpus.sources.datasets import local_dataset
 from corpus.sources.local import LocalSource, local_files
 from tasks.acquire import AcquireConfig, acquire
 from tasks.core.stage import stage_key
+from tasks.core.waiting.words import PROGRESS
 from tests.corpus.sources.fake_hub import COMMIT, Hub, serving
 from tests.tasks.running import run_stage
 
@@ -41,7 +42,10 @@ def raw(tmp_path: Path) -> Path:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    """Content by name, but for what a stage that works tells of its progress."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    names = {path.relative_to(folder): path for path in paths}
+    return {str(name): path.read_bytes() for name, path in names.items() if name != PROGRESS}
 
 
 def test_folder_is_copied_byte_by_byte_without_hidden_files(raw: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from model.train.run.folder import METRICS_FILE, SESSIONS_FILE
+from model.train.run.folder import METRICS_FILE, PREPARED_FILE, SESSIONS_FILE
 from model.train.run.metrics import JsonLines
 from tasks.core import finetune
 from tasks.core.manifest import StageResult
@@ -38,6 +38,7 @@ def test_sft_and_dpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finetune, "torchrun", trained)
     monkeypatch.setattr(finetune, "_steps_made", lambda checkpoints: 1)
     run = stage_run(tmp_path)
+    (tmp_path / PREPARED_FILE).write_text('{"sets": {}}')
     job = cast("Any", SimpleNamespace(method="sft", scratch=str(tmp_path)))
     finetune.train(run, job, "pairs", num_processes=1, count=lambda *_: None)
     assert run.counts["energy_joules"] == 7_200_000.5

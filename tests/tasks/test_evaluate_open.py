@@ -28,7 +28,7 @@ from corpus.decontaminate.questions import read_questions
 from model.evaluate.answers import read_answers
 from model.evaluate.job import EvaluateJob
 from model.evaluate.sandbox import check_sandbox
-from model.train.run.folder import MODEL_FOLDER
+from model.train.run.folder import METRICS_FILE, MODEL_FOLDER
 from tasks.core.stage import Context, StageResult
 from tasks.evaluate import EvaluateConfig, benchmark_problems, evaluate
 from tasks.report.cards.facts import Facts
@@ -226,7 +226,7 @@ def test_killed_half_way_it_keeps_what_is_answered(
         job = EvaluateJob(
             model=str(tmp_path / "model" / MODEL_FOLDER),
             subjects=subjects,
-            metrics=str(place / "metrics.jsonl"),
+            metrics=str(place / METRICS_FILE),
             chat=False,
             limit=None,
             batch_size=2,

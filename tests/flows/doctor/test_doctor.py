@@ -13,6 +13,7 @@ from common.paths import ROOT
 from flows import status as status_module
 from flows.cli import main
 from flows.doctor import leftovers
+from model.train.run.folder import JOB_FILE, METRICS_FILE
 from tasks.core.lock import StageLock
 from tests.tasks.core.results.stages import finished, interrupted, key, pipeline
 
@@ -158,9 +159,9 @@ def test_status_shows_step_loss_and_remaining_time(
     monkeypatch.setattr(status_module, "running_services", dict)
     monkeypatch.setattr(status_module, "listening", lambda port: False)
     folder = interrupted(store, "pretrain", 0x300, label="mine", started=999.0)
-    (folder / "pretrain.json").write_text(json.dumps({"settings": {"steps": 40}}))
+    (folder / JOB_FILE).write_text(json.dumps({"settings": {"steps": 40}}))
     lines = [json.dumps(row) for row in METRICS]
-    (folder / "metrics.jsonl").write_text("\n".join([*lines, '{"time": 1022.0, "st']))
+    (folder / METRICS_FILE).write_text("\n".join([*lines, '{"time": 1022.0, "st']))
     with StageLock(store / "pretrain" / f"{key(0x300)}.lock", what="a training"):
         assert main(["status", "--store", str(store)]) == 0
         shown = capsys.readouterr().out

@@ -16,7 +16,13 @@ import pytest
 
 from common.paths import ROOT
 from corpus.sample_data import SampleDataConfig, write_dataset
-from model.train.run.folder import REFUSED_FOLDER, REQUESTS_FOLDER
+from model.train.run.folder import (
+    JOB_FILE,
+    JOURNAL_FILE,
+    REFUSED_FOLDER,
+    REQUESTS_FOLDER,
+    SESSIONS_FILE,
+)
 from tests.flows.schedules.small_pipeline import CORPORA, write_config, write_corpora
 
 # Trainings and refreshes, each a cleaning of its own; the first test waits for the training, too.
@@ -124,7 +130,7 @@ WIKIPEDIA = "wikipedia-cn-20230720-filtered.json"
 
 def journal(run: Path) -> list[dict[str, Any]]:
     try:
-        found: list[dict[str, Any]] = json.loads((run / "journal.json").read_text())["entries"]
+        found: list[dict[str, Any]] = json.loads((run / JOURNAL_FILE).read_text())["entries"]
     except FileNotFoundError:
         return []
     return found
@@ -133,7 +139,7 @@ def journal(run: Path) -> list[dict[str, Any]]:
 def resume(start: Start, run: Path) -> "subprocess.Popen[str]":
     """Let the training go on."""
     training = start("train")
-    until(lambda: (run / "sessions.jsonl").read_text().count('"begin"') == 2, training)
+    until(lambda: (run / SESSIONS_FILE).read_text().count('"begin"') == 2, training)
     return training
 
 
@@ -151,7 +157,7 @@ def counts(store: Path, stage: str) -> dict[str, Any]:
 
 def trained_texts(store: Path, run: Path) -> list[str]:
     """All texts that were packed for a training and the parts that joined it."""
-    packed = Path(json.loads((run / "pretrain.json").read_text())["packed"])
+    packed = Path(json.loads((run / JOB_FILE).read_text())["packed"])
     folders = [packed, *((run / entry["folder"]).resolve().parent for entry in journal(run))]
     texts = []
     for folder in folders:

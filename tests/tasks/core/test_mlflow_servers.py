@@ -20,6 +20,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from flows.services.addresses import comparison_page, mlflow_command, service_environment
+from model.train.run.folder import METRICS_FILE
 from tasks.core.tracking import MODELS, Tracker
 from tests.tasks.core import recorded
 
@@ -162,7 +163,7 @@ def test_system_metrics_of_a_training_are_recorded(
         tracker.stage(
             "sft", label="load", key="k-load", folder=folder, config={}, inputs={}, trains=True
         ) as track,
-        track.follow(folder / "metrics.jsonl"),
+        track.follow(folder / METRICS_FILE),
     ):
         deadline = time.monotonic() + 120
         machine = folder / ".scratch" / "machine.jsonl"

@@ -12,7 +12,7 @@ from model.cost.training import checkpoint_bytes
 from model.train.checkpoint.retention import CheckpointSettings
 from model.train.config import PretrainSettings
 from model.train.model_settings import architecture_of
-from model.train.run.folder import PLAN_FILE
+from model.train.run.folder import METRICS_FILE, PLAN_FILE
 from tasks.core.manifest import StageResult
 from tasks.pretrain.predicted import predict, speed_of
 from tasks.report.data import gather
@@ -68,7 +68,7 @@ def test_a_second_run_is_predicted_at_the_speed_of_the_first(tmp_path: Path) -> 
     manifest = {"schema": 1, "stage": "pretrain", "key": "a", "notes": {"num_processes": 2}}
     first.write_text(json.dumps(manifest), "utf-8")
     line = {"step": 1, "time": 1.0, "metrics": {"perf/tflops_per_device": 0.001}}
-    (first.parent / "metrics.jsonl").write_text(json.dumps(line) + "\n", "utf-8")
+    (first.parent / METRICS_FILE).write_text(json.dumps(line) + "\n", "utf-8")
     assert speed_of(tmp_path).flops_per_second == pytest.approx(2e9)
     plan = predicted(tmp_path / "run", tmp_path)
     assert plan["seconds"] == pytest.approx(plan["flops"] / 2e9)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from common import files
+from model.train.run.folder import JOURNAL_FILE
 from tasks.core.lock import StageLock
 from tasks.core.results.entries import entries
 from tasks.core.results.in_use import Uses, to_be_removed
@@ -81,7 +82,7 @@ def test_what_an_unfinished_training_reads_stays_while_it_stands(store: Path) ->
     assert {key(0x300), key(0x100), key(0x101)} <= gone
     # Appended data are named in its journal.
     (folder / ".scratch" / "begun.json").write_text("{}")
-    (folder / "journal.json").write_text(json.dumps([{"data": f"../../pack/{key(0x101)}"}]))
+    (folder / JOURNAL_FILE).write_text(json.dumps([{"data": f"../../pack/{key(0x101)}"}]))
     with StageLock(store / "pretrain" / f"{key(0x300)}.lock", what="a training"):
         assert key(0x101) not in keys(unneeded(store, (), keep=0, models=True))
 
