@@ -8,9 +8,8 @@
     sdpa, eager         mask [B, 1, M, M]                  sdpa: none needed (is_causal)
 
 `attn_implementation: auto` takes the first that this device, precision and installation support.
-`varlen` (torch.nn.attention.varlen, torch 2.11 and newer) is registered with Transformers here, so
-any of its models may use it. It is for training: for models other than Steel, Transformers makes no
-mask for it, so padding is not masked.
+`varlen` (torch.nn.attention.varlen, torch 2.11 and newer) is registered with Transformers here, for
+training any of its models: for those other than Steel it makes no mask, so padding is not masked.
 
 Shapes: B = rows, M = tokens of a row, T = B M, H = query heads, D = head size, N = documents.
 """
@@ -81,12 +80,13 @@ def choose_attention(
     device: torch.device,
     dtype: torch.dtype,
     separate_documents: bool,
+    one_length: bool = True,
 ) -> str:
     """Choose the implementation to train a model of this config with; return Transformers' name.
 
     dtype: of the forward pass. separate_documents: true if rows pack documents that must not see
-    each other. Raises ConfigError where the request is unknown or cannot run here, and for an
-    architecture that is no causal language model.
+    each other. one_length: false if rows differ in length, for which `auto` leaves out cuDNN.
+    Raises ConfigError for a request that is unknown or cannot run here, and as `check_causal`.
     """
     check_attention(requested)
     check_causal(config)
@@ -105,7 +105,7 @@ def choose_attention(
     return next(
         name
         for name in (*candidates, "sdpa", "eager")
-        if not _unsupported_reason(name, config, device, dtype)
+        if (one_length or name != CUDNN) and not _unsupported_reason(name, config, device, dtype)
     )
 
 

@@ -11,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 import model.modeling_steel as _registers_auto_classes  # noqa: F401
 from common.errors import ConfigError, DataError
 from model.attention import check_causal, check_runnable
+from model.cudnn_attention import CUDNN
 
 INDEX = "model.safetensors.index.json"
 
@@ -18,6 +19,8 @@ INDEX = "model.safetensors.index.json"
 def load_config(folder: str | Path) -> PreTrainedConfig:
     """Load the config of a causal language model, without what it says about code in the folder.
 
+    A config that asks for cuDNN's attention is given torch's own choice: what is loaded here reads
+    rows of every length, and cuDNN would plan anew for each.
     Raises ConfigError for an architecture that this Transformers has no code or package for.
     """
     try:
@@ -31,6 +34,8 @@ def load_config(folder: str | Path) -> PreTrainedConfig:
     vars(config).pop("auto_map", None)
     check_causal(config)
     assert isinstance(config, PreTrainedConfig)
+    if config._attn_implementation == CUDNN:
+        config._attn_implementation = "sdpa"
     return config
 
 

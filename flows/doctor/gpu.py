@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -24,6 +25,38 @@ LEAST_CAPABILITY = {11: (3, 7), 12: (5, 0), 13: (7, 5)}
 notes)."""
 BFLOAT16 = (8, 0)
 """Compute capability from which bfloat16 is computed in hardware."""
+PIP = ".venv/bin/python -m pip"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FlashAttention:
+    """A package of FlashAttention."""
+
+    package: str
+    name: str
+    """Value of `attn_implementation`."""
+    capability: tuple[int, int]
+    """Oldest compute capability that it is for."""
+    command: str
+    """Installs it."""
+
+
+FLASH_ATTENTION = (
+    _FlashAttention(
+        package="flash-attn-4",
+        name="flash_attention_4",
+        capability=(9, 0),
+        command=f"{PIP} install -c requirements.lock -e '.[flash-attn-4]'",
+    ),
+    _FlashAttention(
+        package="flash-attn",
+        name="flash_attention_2",
+        capability=(8, 0),
+        command=f"{PIP} install --no-build-isolation -c requirements.lock -e '.[flash-attn]' "
+        "(compiles for long, with nvcc: docs/pretraining.md)",
+    ),
+)
+"""In order of preference."""
 FIELDS = ("name", "driver_version", "memory.total", "compute_cap", "mig.mode.current")
 
 
@@ -174,16 +207,29 @@ def _nccl() -> Iterator[Finding]:
 
 
 def _flash_attention(gpus: list[list[str]]) -> Iterator[Finding]:
-    for name in ("flash-attn", "flash-attn-4"):
+    """FlashAttention that is there, and the one that these GPUs would have use of."""
+    texts = [gpu[3] for gpu in gpus if len(gpu) > 3 and re.fullmatch(r"\d+\.\d+", gpu[3])]
+    if not texts:
+        return
+    oldest = min(tuple(map(int, text.split("."))) for text in texts)
+    fitting = [one for one in FLASH_ATTENTION if one.capability <= oldest]
+    for one in FLASH_ATTENTION:
         try:
-            version = metadata.version(name)
+            version = metadata.version(one.package)
         except metadata.PackageNotFoundError:
             continue
-        module = "flash_attn" if name == "flash-attn" else "flash_attn_4"
-        yield ok("gpu", f"{name} {version} (attn_implementation may name it: {module})")
-        return
-    yield note(
-        "gpu",
-        "flash-attn is not installed; torch's own attention (sdpa) is the default",
-        "pip install flash-attn-4",
-    )
+        if one in fitting:
+            yield ok("gpu", f"{one.package} {version}: attn_implementation auto or {one.name}")
+            return
+        needed = ".".join(map(str, one.capability))
+        yield note(
+            "gpu",
+            f"{one.package} {version} is not used: it needs compute capability {needed}",
+            f"{PIP} uninstall {one.package}",
+        )
+    if fitting:
+        yield note(
+            "gpu",
+            f"{fitting[0].package} is not installed; torch's own attention is used",
+            fitting[0].command,
+        )

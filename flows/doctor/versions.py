@@ -22,6 +22,8 @@ from flows.doctor.finding import Finding, note, ok, problem
 AREA = "versions"
 LOCK = ROOT / "requirements.lock"
 PROJECT = ROOT / "pyproject.toml"
+FOR_SOME_GPUS = ("flash-attn", "flash-attn-4")
+"""Optional parts that are named where there is a GPU that they fit (flows/doctor/gpu.py)."""
 PIP = ".venv/bin/python -m pip install"
 
 KNOWN_BAD: tuple[tuple[str, str, str, str], ...] = (
@@ -145,6 +147,8 @@ def _extras(extras: Mapping[str, list[str]], there: Mapping[str, str]) -> Iterat
     """Optional parts that are not installed, as one note."""
     absent = []
     for extra, lines in sorted(extras.items()):
+        if extra in FOR_SOME_GPUS:
+            continue
         wanted = [canonicalize_name(r.name) for r in _requirements(lines)]
         if any(name not in there for name in wanted):
             absent.append(extra)

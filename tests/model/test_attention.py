@@ -131,6 +131,16 @@ def test_auto_on_a_gpu_takes_the_best_that_is_there(
     assert chosen(documents=documents) == expected
 
 
+@pytest.mark.parametrize(("installed", "expected"), [((), "sdpa"), ((2,), "flash_attention_2")])
+def test_cudnn_is_not_taken_for_rows_of_every_length(
+    monkeypatch: pytest.MonkeyPatch, installed: tuple[int, ...], expected: str
+) -> None:
+    gpu(monkeypatch, (9, 0), *installed)
+    monkeypatch.setattr(torch.backends.cudnn, "is_available", lambda: True)
+    where = {"device": GPU, "dtype": torch.bfloat16, "separate_documents": False}
+    assert choose_attention("auto", STEEL, one_length=False, **where) == expected
+
+
 def test_auto_avoids_what_cannot_compute_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu(monkeypatch, (9, 0))
     monkeypatch.setattr(attention, "varlen_attn", by_document)

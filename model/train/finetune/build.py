@@ -20,7 +20,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from common.errors import ConfigError, DataError
-from model.attention import choose_for_documents
+from model.attention import choose_attention, choose_for_documents
 from model.config import SteelConfig
 from model.tokenizer.conversation import conversation_encoder, protect_chat_template
 from model.tokenizer.folder import check_model_folder, load_folder_tokenizer
@@ -144,15 +144,20 @@ def choose_packing(job: FinetuneJob, device: torch.device) -> _Attention:
     config, wanted = folder_config(Path(job.model)), getattr(job.settings, "packing", "auto")
     dtype = resolve_precision(loop_settings(job, 1, packed=True), device)
     name, unmasked = choose_for_documents("auto", config, device=device, dtype=dtype)
+    # Each batch is as long as its longest sample.
+    alone = choose_attention(
+        "auto", config, device=device, dtype=dtype, separate_documents=False, one_length=False
+    )
+    padded = _Attention(name=alone, packed=False, masked=False)
     if wanted is False or (wanted == "auto" and not unmasked):
-        return _Attention(name="", packed=False, masked=False)
+        return padded
     if config.model_type != SteelConfig.model_type:
         try:
             check_architecture(config, attention="sdpa", separate_documents=True)
         except ConfigError as error:
             if wanted == "auto":
                 log.info("not packed: %s", error)
-                return _Attention(name="", packed=False, masked=False)
+                return padded
             raise ConfigError(f"packing: true: {error}; or set packing: false") from error
     return _Attention(name=name, packed=True, masked=not unmasked)
 

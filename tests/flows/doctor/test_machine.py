@@ -117,6 +117,55 @@ def test_gpus_that_do_not_fit(
     assert len(found) == 1 and text in found[0].text and found[0].mend
 
 
+A100 = "NVIDIA A100, 580.82, 81920, 8.0, Disabled"
+T4 = "Tesla T4, 580.82, 15360, 7.5, [N/A]"
+
+
+@pytest.mark.parametrize(
+    ("rows", "installed", "expected"),
+    [
+        ([H200], {}, [("note", "flash-attn-4 is not installed", "-e '.[flash-attn-4]'")]),
+        ([A100], {}, [("note", "flash-attn is not", "--no-build-isolation")]),
+        ([H200, A100], {}, [("note", "flash-attn is not", "--no-build-isolation")]),
+        ([T4], {}, []),
+        ([A100], {"flash-attn": "2.8.3"}, [("ok", "auto or flash_attention_2", "")]),
+        ([H200], {"flash-attn": "2.8.3"}, [("ok", "flash-attn 2.8.3", "")]),
+        ([H200], {"flash-attn-4": "4.0.0b36"}, [("ok", "auto or flash_attention_4", "")]),
+        (
+            [A100],
+            {"flash-attn-4": "4.0.0b36"},
+            [
+                ("note", "it needs compute capability 9.0", "uninstall"),
+                ("note", "flash-attn is", ""),
+            ],
+        ),
+    ],
+)
+def test_flash_attention_is_named_where_it_fits(
+    rows: list[str],
+    installed: dict[str, str],
+    expected: list[tuple[str, str, str]],
+    smi: Smi,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = gpu.metadata.version
+
+    def version(name: str) -> str:
+        if not name.startswith("flash-attn"):
+            return real(name)
+        if name not in installed:
+            raise gpu.metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(gpu, "torch_cuda", lambda: "13.0")
+    monkeypatch.setattr(gpu.metadata, "version", version)
+    found = gpu.findings(smi(answer("".join(f"{row}\\n" for row in rows))))
+    about = [one for one in found if "flash-attn" in one.text]
+    assert len(about) == len(expected)
+    for one, (level, text, mend) in zip(about, expected, strict=True):
+        assert one.level == level and text in one.text and mend in (one.mend or "")
+
+
 def test_gpus_without_direct_access(smi: Smi, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "torch_cuda", lambda: "13.0")
     rows = f"{H200}\\n{H200}\\n"

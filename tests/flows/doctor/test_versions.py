@@ -77,3 +77,8 @@ def test_the_lock_holds_nothing_that_is_known_to_be_bad() -> None:
     locked = installed_packages() | {name.lower(): v.strip() for name, v in pins.items()}
     assert problems(locked) == []
     assert all(effect for *_, effect in KNOWN_BAD)
+
+
+def test_what_only_some_gpus_have_use_of_is_not_offered_to_all() -> None:
+    (optional,) = (one for one in findings() if "optional parts" in one.text)
+    assert "flash-attn" not in optional.text + (optional.mend or "")
