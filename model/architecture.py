@@ -11,7 +11,7 @@ from common.config import field_types, refusal
 from common.errors import ConfigError
 from common.ranges import Ge, Limit, Lt, PositiveFloat, fits
 
-Routing = Literal["token", "sequence", "reference_norm", "dense"]
+Routing = Literal["token", "sequence", "reference_norm", "uniform", "dense"]
 
 AttentionImplementation = Literal[
     "auto",
@@ -72,8 +72,9 @@ class SteelArchitecture:
 
     routing: Routing = "token"
     """Routing of tokens to experts (model/soft_moe.py): `token` (causal, default), `sequence` (the
-    paper's equations; leaks), `reference_norm` (the published code; leaks), `dense` (one SwiGLU FFN
-    of equal parameters)."""
+    paper's equations; leaks), `reference_norm` (the published code; leaks), `uniform` (every expert
+    with the same weight, no router: what routing is measured against), `dense` (one SwiGLU FFN of
+    equal parameters)."""
 
     gain: PositiveFloat = 1.0
     """Factor on the output of the routed FFN, > 0. 1 is the paper's equation."""
@@ -161,6 +162,11 @@ class SteelArchitecture:
         return self.routing in LEAKING_ROUTINGS
 
     @property
+    def has_router(self) -> bool:
+        """True if weights of experts are learned: there are keys and a scale."""
+        return self.routing not in ("uniform", "dense")
+
+    @property
     def dense_intermediate_size(self) -> int:
         """Width of the `dense` FFN (three matrices) with as many weights as the experts (four)."""
         return round(4 * self.num_experts * self.expert_intermediate_size / 3)
@@ -176,8 +182,9 @@ class SteelArchitecture:
         if self.routing == "dense":
             ffn = 3 * d * self.dense_intermediate_size
         else:
+            router = d * self.num_experts * self.slots_per_expert + 1 if self.has_router else 0
             experts = 4 * self.num_experts * self.expert_intermediate_size * d
-            ffn = experts + d * self.num_experts * self.slots_per_expert + 1 + int(self.learn_gain)
+            ffn = experts + router + int(self.learn_gain)
         embeddings = self.vocab_size * d * (1 if self.tie_word_embeddings else 2)
         return embeddings + self.num_hidden_layers * (attention + ffn + 2 * d) + d
 

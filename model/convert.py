@@ -88,13 +88,16 @@ def import_published(source: Path, output: Path, routing: Routing = "reference_n
 
     routing: of the new model; `reference_norm` computes the published function.
 
-    Raises ConfigError when `output` exists or the routing has no experts, DataError when the source
+    Raises ConfigError when `output` exists or the routing has no router, DataError when the source
     is another architecture, holds pickled weights, lacks a tensor, has one that is not known, in
     another shape or with values that are not finite, or a tokenizer that cannot be loaded. Nothing
     is left behind then.
     """
-    if routing == "dense":
-        raise ConfigError("routing 'dense' has no experts to import: choose reference_norm")
+    if routing in ("dense", "uniform"):
+        missing = "experts" if routing == "dense" else "router"
+        raise ConfigError(
+            f"routing {routing!r} has no {missing} to import the weights to: choose reference_norm"
+        )
     if output.exists():
         raise ConfigError(f"{output} exists: give a new folder, or remove it first")
     config = read_config(source, routing)

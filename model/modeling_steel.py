@@ -177,8 +177,9 @@ class SteelPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, SoftMoE):
             # LeCun normal, as in Puigcerver et al. 2024 and the published code.
-            init.normal_(module.phi, mean=0.0, std=1 / math.sqrt(module.phi.shape[0]))
-            init.ones_(module.scale)
+            if self.config.has_router:
+                init.normal_(module.phi, mean=0.0, std=1 / math.sqrt(module.phi.shape[0]))
+                init.ones_(module.scale)
             if module.gain is not None:
                 init.constant_(module.gain, self.config.gain)
         elif isinstance(module, Experts):

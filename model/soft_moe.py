@@ -14,6 +14,8 @@ Modes (docs/FOOTGUNS.md: the effect of leaking in practice)
 - `sequence`: section 3.1 of the paper. D = softmax of l over all M tokens, X~ = D^T X,
   Y~ = E(X~), y = g C Y~. Position i sees later tokens of its document.
 - `reference_norm`: as the published code, whose experts are fed x^ instead of x.
+- `uniform`: C = 1/n for each expert, y = g mean_k E_k(x), without phi and s: `token` with a router
+  that decides nothing, the baseline that tells what routing adds.
 - `dense`: one SwiGLU FFN with as many weights as the experts.
 
 Checkpoint names: `mlp.experts.gate_in`, `up_in` (W1, W2), `gate_out`, `up_out` (W3, W4) are each
@@ -87,7 +89,7 @@ class SoftMoE(nn.Module):
 
     token_mask marks real tokens; padding takes no part in the sequence modes' dispatch. tiles: the
     rows' documents, each of which then has slots of its own, as if it were a row; without it every
-    row is one document. In `token` mode neither has an effect.
+    row is one document. In `token` and `uniform` mode neither has an effect.
     """
 
     own_weights_in_fp32 = True
@@ -103,9 +105,10 @@ class SoftMoE(nn.Module):
         self.slots_per_expert = config.slots_per_expert
         self.num_slots = config.num_experts * config.slots_per_expert
         self.constant_gain = config.gain
-        self.phi = nn.Parameter(torch.empty(config.hidden_size, self.num_slots))
-        # One element, not none: FSDP2 cannot shard a scalar.
-        self.scale = nn.Parameter(torch.empty(1))
+        if config.has_router:
+            self.phi = nn.Parameter(torch.empty(config.hidden_size, self.num_slots))
+            # One element, not none: FSDP2 cannot shard a scalar.
+            self.scale = nn.Parameter(torch.empty(1))
         self.gain = nn.Parameter(torch.empty(1)) if config.learn_gain else None
         self.experts = Experts(config, kernels)
 
@@ -129,16 +132,24 @@ class SoftMoE(nn.Module):
     def forward(
         self, x: Tensor, token_mask: Tensor | None = None, tiles: Tiles | None = None
     ) -> Tensor:
-        y = self._token(x) if self.routing == "token" else self._sequence(x, token_mask, tiles)
+        each_token = self.routing in ("token", "uniform")
+        y = self._token(x) if each_token else self._sequence(x, token_mask, tiles)
         gain = self.constant_gain if self.gain is None else self.gain.to(y.dtype)
         return y if isinstance(gain, float) and gain == 1.0 else y * gain
 
     def _token(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        combine = self.kernels.route(flat, self.keys())  # [T, n p]
+        return _in_rows(self.experts(flat, self._weights(flat)), x)
+
+    def _weights(self, x: Tensor) -> Tensor:
+        """Weights of experts by token: x [T, d] -> fp32 [T, n]."""
+        if self.routing == "uniform":
+            even = x.new_full((1, self.num_experts), 1 / self.num_experts, dtype=torch.float32)
+            return even.expand(len(x), -1)
+        combine = self.kernels.route(x, self.keys())  # [T, n p]
         if self.slots_per_expert > 1:
             combine = combine.view(-1, self.num_experts, self.slots_per_expert).sum(dim=-1)
-        return _in_rows(self.experts(flat, combine), x)
+        return combine
 
     def _sequence(self, x: Tensor, token_mask: Tensor | None, tiles: Tiles | None) -> Tensor:
         logits = self.logits(x)  # [B, M, n p]

@@ -27,11 +27,11 @@ MAX_PROCESSES = 4096
 SMOKE = "deployments/smoke.yaml"
 STORE = "store"
 
-ROUTINGS: tuple[Routing, ...] = ("token", "sequence", "reference_norm", "dense")
+ROUTINGS: tuple[Routing, ...] = ("token", "sequence", "reference_norm", "uniform", "dense")
 ROUTING_HELP = (
     "`token`: each token by itself, safe to generate with; `sequence`: the paper's equations, and "
-    "`reference_norm`: its published code, in both of which a position sees later tokens; `dense`: "
-    "one SwiGLU FFN of the same size, no experts."
+    "`reference_norm`: its published code, in both of which a position sees later tokens; "
+    "`uniform`: all experts alike, no router; `dense`: one SwiGLU FFN of the same size, no experts."
 )
 
 

@@ -183,6 +183,9 @@ def _ffn(a: SteelArchitecture, e: int, fused: bool, length: int) -> float:
     if a.routing == "dense":
         return (3 if fused else 4) * e * a.dense_intermediate_size
     inner = n * a.expert_intermediate_size
+    if a.routing == "uniform":
+        weights = e * n if e < FP32 and not fused else 0
+        return weights + e * ((3 if fused else 5) * inner + (2 if fused else 3) * n * d)
     if a.routing == "token":
         summed = FP32 * n if a.slots_per_expert > 1 else 0
         if fused:
@@ -203,7 +206,7 @@ def _ffn(a: SteelArchitecture, e: int, fused: bool, length: int) -> float:
 
 def _keys(a: SteelArchitecture, e: int) -> float:
     """Bytes that the router keeps once a layer: copies of its keys in fp32."""
-    if a.routing == "dense":
+    if not a.has_router:
         return 0
     copies = 3 if e < FP32 else 2
     return FP32 * (copies * a.hidden_size + 2) * num_slots(a)
@@ -216,7 +219,7 @@ def _products(a: SteelArchitecture, e: int) -> float:
     attention = e * (2 * q + 2 * kv + d) + FP32 * a.num_attention_heads
     if a.routing == "dense":
         ffn = e * (2 * a.dense_intermediate_size + d)
-    elif a.routing == "token":
+    elif a.routing in ("token", "uniform"):
         ffn = e * 2 * a.num_experts * (a.expert_intermediate_size + d)
     else:
         ffn = FP32 * num_slots(a) + e * d

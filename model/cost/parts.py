@@ -44,7 +44,9 @@ def parameters_of(architecture: SteelArchitecture) -> Parameters:
         ffn = layers * 3 * d * architecture.dense_intermediate_size
     else:
         ffn = layers * 4 * architecture.num_experts * architecture.expert_intermediate_size * d
-        router = layers * (d * num_slots(architecture) + 1 + int(architecture.learn_gain))
+        router = layers * int(architecture.learn_gain)
+        if architecture.has_router:
+            router += layers * (d * num_slots(architecture) + 1)
     norms = layers * 2 * d + d
     embedding = architecture.vocab_size * d
     head = 0 if architecture.tie_word_embeddings else embedding
@@ -74,7 +76,7 @@ def weights_per_token(architecture: SteelArchitecture, sequence_length: int) -> 
     experts, keys = 1.0, 1.0
     if architecture.leaks:
         experts, keys = architecture.slots_per_expert / sequence_length, 3.0
-    router = 0 if architecture.routing == "dense" else layers * d * num_slots(architecture)
+    router = layers * d * num_slots(architecture) if architecture.has_router else 0
     projections = layers * (2 * d * q + 2 * d * kv)
     return projections + experts * parts.ffn + keys * router + (parts.head or parts.embedding)
 

@@ -37,7 +37,7 @@ def obstacle(config: PreTrainedConfig) -> str:
     if not isinstance(config, SteelConfig):
         return f"it is a {config.model_type} model already known to Transformers"
     if config.routing != "dense":
-        return f"it routes to experts (routing: {config.routing}), and Qwen2 has one dense FFN"
+        return f"its FFN has experts (routing: {config.routing}), and Qwen2 has one dense FFN"
     return heads_obstacle(config)
 
 

@@ -26,7 +26,7 @@ from flows.forms.publish import published
 from flows.targets import TARGET_NAMES
 
 DEADLINE_SECONDS = 300
-ROUTINGS = ["token", "sequence", "reference_norm", "dense"]
+ROUTINGS = ["token", "sequence", "reference_norm", "uniform", "dense"]
 FLOWS = {
     name.replace("_", "-"): value for name, value in vars(steel).items() if isinstance(value, Flow)
 }

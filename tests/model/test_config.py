@@ -50,11 +50,17 @@ def test_dense_baseline_has_as_many_parameters_as_table_1() -> None:
     assert routed - dense == router
 
 
+def test_even_routing_has_the_experts_of_table_1_and_nothing_else_to_learn() -> None:
+    routed = SteelConfig().num_parameters()
+    assert routed - SteelConfig(routing="uniform").num_parameters() == 18 * (1792 * 6 + 1)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {},
         {"routing": "dense"},
+        {"routing": "uniform", "learn_gain": True},
         {"learn_gain": True, "slots_per_expert": 3},
         {"num_key_value_heads": 2, "head_dim": 6},
         {"tie_word_embeddings": True},

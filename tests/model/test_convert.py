@@ -354,6 +354,18 @@ def test_pickled_and_damaged_weights_are_not_opened(
         import_published(source, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("routing", "lacks"), [("dense", "no experts to import"), ("uniform", "no router to import")]
+)
+def test_a_routing_without_a_place_for_all_weights_is_refused(
+    tmp_path: Path, tensors: dict[str, Tensor], routing: Any, lacks: str
+) -> None:
+    source = write(tmp_path / "source", tensors)
+    with pytest.raises(ConfigError, match=f"'{routing}' has {lacks}.*choose reference_norm"):
+        import_published(source, tmp_path / "output", routing)
+    assert not (tmp_path / "output").exists()
+
+
 def test_an_output_that_exists_is_left_alone(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
     source = write(tmp_path / "source", tensors)
     (tmp_path / "out").mkdir()

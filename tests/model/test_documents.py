@@ -23,7 +23,7 @@ from model.documents import (
 )
 from model.train.activation_checkpoint import ActivationCheckpointing, checkpoint_activations
 
-ROUTINGS = ["token", "sequence", "reference_norm", "dense"]
+ROUTINGS = ["token", "sequence", "reference_norm", "uniform", "dense"]
 Maker = Callable[..., SteelForCausalLM]
 
 

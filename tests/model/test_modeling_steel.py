@@ -13,7 +13,7 @@ from model.soft_moe import LeakWarning
 from model.train.loss import ModelWithLoss
 from tests.model.references import loss_of_prefixes
 
-CAUSAL = ["token", "dense"]
+CAUSAL = ["token", "uniform", "dense"]
 LEAKING = ["sequence", "reference_norm"]
 Maker = Callable[..., SteelForCausalLM]
 

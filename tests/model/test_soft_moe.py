@@ -36,7 +36,8 @@ def make_layer(
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
-        layer.scale.fill_(2.5)
+        if config.has_router:
+            layer.scale.fill_(2.5)
     return layer, config
 
 
@@ -74,6 +75,11 @@ def by_hand(layer: SoftMoE, config: SteelConfig, rows: Tensor) -> Tensor:
     """One row [M, D] through section 3.1's equations with normalised logits."""
     tokens: list[list[float]] = rows.detach().double().tolist()
     n, p = config.num_experts, config.slots_per_expert
+    gain = config.gain if layer.gain is None else float(layer.gain.detach())
+    if config.routing == "uniform":
+        experts = [[expert_by_hand(layer, k, x) for k in range(n)] for x in tokens]
+        means = [[gain * sum(y[c] for y in ys) / n for c in range(D)] for ys in experts]
+        return torch.tensor(means, dtype=torch.float64)
     phi: list[list[float]] = layer.phi.detach().double().T.tolist()
     scale = float(layer.scale.detach())
     logits = [
@@ -81,7 +87,6 @@ def by_hand(layer: SoftMoE, config: SteelConfig, rows: Tensor) -> Tensor:
         for x in tokens
     ]
     combine = [[math.exp(v) / sum(map(math.exp, row)) for v in row] for row in logits]
-    gain = config.gain if layer.gain is None else float(layer.gain.detach())
     output = []
     if config.routing == "token":
         for x, weights in zip(tokens, combine, strict=True):
@@ -110,7 +115,7 @@ def by_hand(layer: SoftMoE, config: SteelConfig, rows: Tensor) -> Tensor:
     return torch.tensor(output, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("routing", ["token", "sequence", "reference_norm"])
+@pytest.mark.parametrize("routing", ["token", "sequence", "reference_norm", "uniform"])
 @pytest.mark.parametrize(("num_experts", "slots"), [(3, 1), (2, 3), (1, 1)])
 def test_agrees_with_the_equations(routing: str, num_experts: int, slots: int) -> None:
     layer, config = make_layer(routing, num_experts, slots, gain=1.7)
@@ -159,7 +164,7 @@ def test_a_zero_token_is_routed_evenly_and_gives_no_nan() -> None:
     assert x.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("routing", ["token", "sequence"])
+@pytest.mark.parametrize("routing", ["token", "sequence", "uniform"])
 def test_gradients_agree_with_differences(routing: str) -> None:
     # Router logits are fp32 by contract, so the differences need a wide step.
     layer, _ = make_layer(routing, slots=2)
@@ -199,6 +204,19 @@ def test_every_expert_learns_from_every_token_in_token_mode() -> None:
         assert (by_expert.abs().sum(dim=1) > 0).all()
 
 
+@torch.no_grad()
+def test_even_routing_is_token_routing_whose_logits_are_all_zero() -> None:
+    routed, _ = make_layer("token", num_experts=4, slots=2)
+    even, _ = make_layer("uniform", num_experts=4, slots=2)
+    routed.scale.fill_(0.0)
+    even.experts.load_state_dict(routed.experts.state_dict())
+    assert {name for name, _ in routed.named_parameters()} - {
+        name for name, _ in even.named_parameters()
+    } == {"phi", "scale"}
+    x = torch.randn(2, 5, D, generator=torch.Generator().manual_seed(11))
+    torch.testing.assert_close(even(x), routed(x), rtol=1e-6, atol=1e-6)
+
+
 def test_padding_takes_no_part_in_the_dispatch() -> None:
     layer, _ = make_layer("sequence")
     x = torch.randn(1, 4, D, generator=torch.Generator().manual_seed(10))
@@ -215,7 +233,7 @@ def test_only_the_sequence_modes_warn_that_they_leak(
         config = make_model(routing=routing).config
         with pytest.warns(LeakWarning, match=f"{routing}.*later tokens"):
             SteelForCausalLM(config)
-    for routing in ("token", "dense"):
+    for routing in ("token", "uniform", "dense"):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             warn_if_leaking(make_model(routing=routing).config)

@@ -145,7 +145,8 @@ def distribute(
         if mesh is not None and dtype != torch.float32 and unit in layers:
             reshard = settings.parallel.reshard_after_forward
             for part in unit.modules():
-                if getattr(part, "own_weights_in_fp32", False):
+                own = any(True for _ in part.parameters(recurse=False))
+                if own and getattr(part, "own_weights_in_fp32", False):
                     _shard_in_fp32(part, mesh, policy, reshard_after_forward=reshard)
         if mesh is not None and (large or unit is module):
             fully_shard(

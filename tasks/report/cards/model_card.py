@@ -82,7 +82,8 @@ def metadata(
     """The metadata of the hub: languages, licence, data sets, results."""
     repositories = [d.repository for d in facts.data if d.repository]
     results = [_eval_result(name, result) for name, result in scores.items()]
-    tags = ["steel", *(["soft-moe"] if facts.config.get("routing", "dense") != "dense" else [])]
+    routed = facts.config.get("routing", "dense") not in ("dense", "uniform")
+    tags = ["steel", *(["soft-moe"] if routed else [])]
     if any(training.stage != "pretrain" for training in facts.trainings):
         tags.append("conversational")
     licence: dict[str, Any] = {"license": loading.licence or "other"}

@@ -71,7 +71,7 @@ def kept_bytes(model: SteelForCausalLM, length: int = LENGTH) -> int:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("slots", [1, 3])
-@pytest.mark.parametrize("routing", ["token", "dense", "sequence", "reference_norm"])
+@pytest.mark.parametrize("routing", ["token", "uniform", "dense", "sequence", "reference_norm"])
 def test_activations_are_what_autograd_keeps_on_a_cpu(
     routing: str, slots: int, dtype: torch.dtype
 ) -> None:
@@ -85,7 +85,7 @@ def test_activations_are_what_autograd_keeps_on_a_cpu(
         gpu=False,
         documents=False,
     )
-    exact = routing in ("token", "dense")
+    exact = routing in ("token", "uniform", "dense")
     assert kept_bytes(built(config, dtype)) == pytest.approx(expected, rel=1e-3 if exact else 0.03)
 
 
@@ -105,7 +105,7 @@ def _flash(_: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **opti
 
 
 @pytest.mark.parametrize("slots", [1, 3])
-@pytest.mark.parametrize("routing", ["token", "dense", "sequence", "reference_norm"])
+@pytest.mark.parametrize("routing", ["token", "uniform", "dense", "sequence", "reference_norm"])
 def test_activations_are_what_autograd_keeps_of_fused_kernels(
     routing: str, slots: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +117,7 @@ def test_activations_are_what_autograd_keeps_of_fused_kernels(
     expected = activation_bytes(config, rows=ROWS, length=LENGTH, documents=False)
     with FakeTensorMode():
         kept = kept_bytes(built(config, torch.bfloat16))
-    exact = routing in ("token", "dense")
+    exact = routing in ("token", "uniform", "dense")
     assert kept == pytest.approx(expected, rel=1e-3 if exact else 0.03)
 
 
@@ -154,7 +154,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("amount", ["none", "selective", "full"])
-@pytest.mark.parametrize("routing", ["token", "dense"])
+@pytest.mark.parametrize("routing", ["token", "uniform", "dense"])
 def test_recomputed_activations_are_not_held_between_the_passes(routing: str, amount: Any) -> None:
     config = small(routing, kernels="eager")
     network = built(config, torch.float32)

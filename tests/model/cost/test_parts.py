@@ -38,7 +38,7 @@ def on_meta(config: SteelConfig) -> SteelForCausalLM:
 
 @settings(max_examples=12, deadline=None)
 @given(
-    routing=st.sampled_from(["token", "sequence", "reference_norm", "dense"]),
+    routing=st.sampled_from(["token", "sequence", "reference_norm", "uniform", "dense"]),
     heads=st.sampled_from([(4, 4), (4, 2), (6, 3)]),
     fields=st.fixed_dictionaries(
         {

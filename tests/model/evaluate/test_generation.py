@@ -15,7 +15,7 @@ from model.evaluate.generation import ROUNDING, Generator, StableChoice
 from model.train.loss import plain_head
 from tests.tiny_chat import byte_tokenizer
 
-ROUTINGS = ("token", "sequence", "reference_norm", "dense")
+ROUTINGS = ("token", "sequence", "reference_norm", "uniform", "dense")
 TOKENIZER = byte_tokenizer()
 
 pytestmark = pytest.mark.filterwarnings("ignore::model.soft_moe.LeakWarning")

@@ -82,6 +82,7 @@ def test_others_load_it_without_the_project(
     kinds: dict[str, tuple[Any, dict[str, Any]]] = {
         "token": (few_tokens, {"learn_gain": True, "gain": 1.3}),
         "sequence": (few_tokens, {"routing": "sequence", "slots_per_expert": 2}),
+        "uniform": (few_tokens, {"routing": "uniform"}),
         "bytes": (byte_tokenizer(), {"tie_word_embeddings": True}),
         "dense": (few_tokens, {"routing": "dense", "tie_word_embeddings": True}),
         "dense-bytes": (byte_tokenizer(), {"routing": "dense"}),

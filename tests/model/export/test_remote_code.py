@@ -59,6 +59,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"routing": "reference_norm", "slots_per_expert": 2},
     {"routing": "sequence", "decode_with_cache": True},
     {"routing": "dense"},
+    {"routing": "uniform", "learn_gain": True},
     {"slots_per_expert": 3, "num_experts": 2},
     {"learn_gain": True, "gain": 1.7},
     {"gain": 0.5, "tie_word_embeddings": True, "head_dim": None},

@@ -24,7 +24,7 @@ CONFIG = {
 @pytest.mark.parametrize(
     ("name", "device"), [case for case in cases("soft_moe") if case.values[0] != "eager"]
 )
-@pytest.mark.parametrize("routing", ["token", "dense"])
+@pytest.mark.parametrize("routing", ["token", "uniform", "dense"])
 @pytest.mark.parametrize("recomputed", [False, True])
 def test_loss_and_gradients(name: str, device: str, routing: str, recomputed: bool) -> None:
     kernels = dict.fromkeys(OPERATIONS, name)

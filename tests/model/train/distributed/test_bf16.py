@@ -42,7 +42,7 @@ def log(job: Path) -> str:
 @pytest.mark.parametrize(
     ("routing", "sharding"),
     [("token", name) for name in SHARDINGS]
-    + [(name, "layer by layer") for name in ("dense", "sequence", "reference_norm")],
+    + [(name, "layer by layer") for name in ("uniform", "dense", "sequence", "reference_norm")],
 )
 def test_two_ranks_that_were_killed_and_stopped_equal_those_that_were_not(
     packed: Path, tmp_path: Path, routing: str, sharding: str
@@ -63,7 +63,7 @@ def test_two_ranks_that_were_killed_and_stopped_equal_those_that_were_not(
     assert models[0].read_bytes() == models[1].read_bytes()
 
 
-@pytest.mark.parametrize("routing", ["token", "dense", "sequence", "reference_norm"])
+@pytest.mark.parametrize("routing", ["token", "uniform", "dense", "sequence", "reference_norm"])
 def test_two_ranks_learn_as_one(packed: Path, tmp_path: Path, routing: str) -> None:
     """The micro-batches are the same ones: the first step differs by the order of sums in fp32,
     later ones by weights that round to another bf16 number."""

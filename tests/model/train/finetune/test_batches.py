@@ -30,7 +30,7 @@ from model.train.loss import ModelWithLoss, document_arguments
 
 pytestmark = pytest.mark.filterwarnings("ignore::model.soft_moe.LeakWarning")
 
-ROUTINGS = ("token", "dense", "sequence", "reference_norm")
+ROUTINGS = ("token", "uniform", "dense", "sequence", "reference_norm")
 
 
 @pytest.fixture(autouse=True, scope="module")
