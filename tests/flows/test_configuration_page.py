@@ -46,7 +46,12 @@ def test_every_key_is_there_and_explained(rows: ROWS) -> None:
             "1_070_000",
         ),
         ("pretrain.learning_rate", "a number above 0, at most 100", "3e-4", "3e-4"),
-        ("pretrain.model.routing", "token, sequence, reference_norm or dense", "token", "token"),
+        (
+            "pretrain.model.routing",
+            "token, sequence, reference_norm, uniform or dense",
+            "token",
+            "token",
+        ),
         ("pretrain.checkpoints.interval", "steps", "1000", "250"),
         ("sft.identity.name", "text", "", ""),
         ("dpo.beta", "a number above 0", "0.1", "0.1"),
