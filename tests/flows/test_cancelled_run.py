@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 MARK = "TEST_CANCELLED_RUN"
 LONGEST = 600.0
-STAGES = ("clean", "pack", "pretrain", "contamination", "sft", "dpo", "evaluate")
+STAGES = ("clean", "pack", "pretrain", "sft", "dpo", "evaluate", "contamination")
 SHORT = ("contamination",)
 """Stages in which the run gets SIGTERM too, as Prefect's worker sends it."""
 TRAININGS = ("pretrain", "sft", "dpo")
