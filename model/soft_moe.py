@@ -67,11 +67,15 @@ class Experts(nn.Module):
     def _all_experts(self, x: Tensor, weights: Tensor) -> Tensor:
         """The first layers of all experts are one matrix product."""
         hidden = self.kernels.swiglu(
-            functional.linear(x, self.gate_in), functional.linear(x, self.up_in)
+            self.first_layer(x, self.gate_in), self.first_layer(x, self.up_in)
         )
         return self.kernels.combine(
             hidden, self._stacked(self.gate_out), self._stacked(self.up_out), weights
         )
+
+    def first_layer(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x [T, d], W1 or W2 of all experts [n h, d] -> [T, n h]; `precision: fp8` replaces it."""
+        return functional.linear(x, weight)
 
     def _each_expert(self, slots: Tensor) -> Tensor:
         hidden = self.kernels.swiglu(

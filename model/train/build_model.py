@@ -19,11 +19,14 @@ import model.modeling_steel as _registers_auto_classes  # noqa: F401
 from common.errors import ConfigError
 from model.attention import choose_attention
 from model.config import SteelConfig
+from model.fp8 import use_fp8
 from model.train.activation_checkpoint import checkpoint_activations
 from model.train.architectures.probe import check_before_start, check_on_gpu, on_meta
 from model.train.architectures.tested import remarks
 from model.train.config import PretrainSettings
 from model.train.distributed.context import DistributedContext, distribute, resolve_precision
+from model.train.distributed.device import capability_of
+from model.train.distributed.gpus import check_fp8
 from model.train.distributed.initialise import FolderWeights, RandomWeights
 from model.train.loss import ModelWithLoss
 from model.train.model_settings import check_folder, folder_config, model_config
@@ -41,9 +44,11 @@ def build_model(
     """The model on the meta device, and where its fp32 weights come from: the seed, or a folder.
 
     device: where it will run, which decides about its attention, unless `attention` names one that
-    was chosen already. Raises ConfigError for an unknown
-    key or architecture, DataError for an unreadable folder.
+    was chosen already. Raises ConfigError for an unknown key or architecture, and for fp8 on a
+    device without; DataError for an unreadable folder.
     """
+    if settings.precision == "fp8":
+        check_fp8(capability_of(device))
     folder = Path(settings.model) if isinstance(settings.model, str) else None
     if folder is None:
         config = model_config(settings, tokenizer_values(settings, tokenizer))
@@ -170,9 +175,19 @@ def parallelize(
     settings: PretrainSettings,
     ranks: DistributedContext,
 ) -> None:
-    """Recomputed and compiled as the settings say, with its weights, sharded, in training mode."""
+    """Recomputed and compiled as the settings say, with its weights, sharded, in training mode.
+
+    Raises ConfigError for fp8 in a model without a layer that it is for.
+    """
     model_with_loss.train()
     layers = decoder_layers(language_model)
+    if settings.precision == "fp8":
+        log.info("fp8: products with %d weights", use_fp8(layers))
+        if not settings.compile:
+            log.warning(
+                "precision: fp8 without compile: true finds scales and rounds in passes of its "
+                "own, which may take longer than the products save"
+            )
     checkpoint_activations(layers, settings.activation_checkpointing)
     if settings.compile:
         for layer in layers:

@@ -80,9 +80,10 @@ class PretrainSettings(BatchSettings):
     """Decoupled decay of matrices; vectors (norms, biases, scales) have none. Section 5: 0.05."""
     max_grad_norm: PositiveFloat = 1.0
     """Largest global gradient norm. Section 5: 1.0."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp8"] = "auto"
     """Precision of the forward and backward pass; auto: bf16 on a GPU that has it, else fp32.
-    Weights, optimizer and reductions are fp32 in either."""
+    Weights, optimizer and reductions are fp32 in any. fp8: bf16, and the linear layers' products in
+    8 bits (compute capability 9.0 and newer; with `compile`; docs/adr/0085)."""
     epochs: Epochs = 1.0
     """Epochs of every source that `weights` does not name, fractions allowed; 0 or more."""
     weights: dict[str, Epochs] = field(default_factory=dict)

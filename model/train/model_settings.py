@@ -20,7 +20,7 @@ from common.ranges import fits
 from common.reading.files import read_json_object
 from model.architecture import SteelArchitecture
 from model.train.config import PretrainSettings
-from model.train.distributed.gpus import num_gpus
+from model.train.distributed.gpus import check_fp8, num_gpus, oldest_capability
 from model.train.model_sizes import check_parameters, check_sizes
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ def check_model(settings: PretrainSettings) -> None:
             f"pretrain: attn_implementation {settings.attn_implementation!r} needs a GPU, and "
             "there is none here; use auto (on a CPU: sdpa, or eager)"
         )
+    if settings.precision == "fp8":
+        check_fp8(oldest_capability())
     if isinstance(settings.model, dict):
         check_sizes(settings.model)
     if isinstance(settings.model, str):

@@ -23,13 +23,14 @@ if TYPE_CHECKING:
 def resolved_settings(trainer: "Trainer") -> dict[str, Any]:
     """Values that a training uses where its configuration says `auto` or 0; the model's size."""
     settings, ranks = trainer.settings, trainer.ranks
+    dtype = str(resolve_precision(settings, ranks.device)).removeprefix("torch.")
     model = trainer.train_step.model_with_loss.model
     return {
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "steps": trainer.total_steps,
         "warmup_steps": settings.warmup_steps,
         "eval_interval": settings.eval_interval,
-        "precision": str(resolve_precision(settings, ranks.device)).removeprefix("torch."),
+        "precision": "fp8" if settings.precision == "fp8" else dtype,
         "attn_implementation": getattr(model.config, "_attn_implementation", None) or "unknown",
         "num_processes": ranks.world_size,
         "device": device_name(ranks.device),

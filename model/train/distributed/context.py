@@ -107,11 +107,11 @@ def distributed_context(*, timeout_minutes: float = 10.0) -> Iterator[Distribute
 
 
 def resolve_precision(settings: PretrainSettings, device: torch.device) -> torch.dtype:
-    """The dtype of the forward and backward pass on this device."""
+    """The dtype of the forward and backward pass on this device; with fp8, of all but products."""
     if settings.precision == "auto":
         has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
         return torch.bfloat16 if has_bf16 else torch.float32
-    return torch.bfloat16 if settings.precision == "bf16" else torch.float32
+    return torch.float32 if settings.precision == "fp32" else torch.bfloat16
 
 
 def distribute(

@@ -72,6 +72,54 @@ def _words(total: int) -> list[str]:
     return words if len(words) >= total else [str(number) for number in range(total)]
 
 
+CAPABILITY = """
+import ctypes
+driver, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+assert not driver.cuInit(0) and not driver.cuDeviceGetCount(ctypes.byref(count))
+found = []
+for number in range(count.value):
+    device, values = ctypes.c_int(), (ctypes.c_int(), ctypes.c_int())
+    assert not driver.cuDeviceGet(ctypes.byref(device), number)
+    for attribute, value in zip((75, 76), values):  # ..._COMPUTE_CAPABILITY_MAJOR, _MINOR
+        assert not driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+    found.append([value.value for value in values])
+print(*min(found))
+"""
+
+FP8_CAPABILITY = (9, 0)
+"""Oldest compute capability on which `precision: fp8` gains anything (Hopper)."""
+
+
+def oldest_capability() -> tuple[int, int] | None:
+    """Oldest compute capability of the GPUs that a training may use; None where there is none.
+
+    In a process of its own, also where torch is loaded: it would initialise the driver here.
+    """
+    if not num_gpus():
+        return None
+    told = subprocess.run([sys.executable, "-c", CAPABILITY], capture_output=True, text=True)
+    if told.returncode:
+        return None
+    major, minor = map(int, told.stdout.split())
+    return major, minor
+
+
+def check_fp8(capability: tuple[int, int] | None) -> None:
+    """Raise ConfigError where `precision: fp8` cannot be computed, or gains nothing.
+
+    capability: compute capability of the oldest GPU; None: there is none of NVIDIA.
+    """
+    if capability is None or capability < FP8_CAPABILITY:
+        here = "there is none here"
+        if capability is not None:
+            here = f"here is {'.'.join(map(str, capability))}"
+        raise ConfigError(
+            "pretrain: precision: fp8 needs an NVIDIA GPU of compute capability "
+            f"{'.'.join(map(str, FP8_CAPABILITY))} (Hopper) or newer, and {here}; set "
+            "pretrain.precision to bf16, or to auto: bf16 where a GPU has it, else fp32"
+        )
+
+
 def check_one_each(ranks_here: int, available: int) -> None:
     """Raise ConfigError when ranks of this machine would have to share its GPUs.
 

@@ -42,7 +42,8 @@ from model.train.build_model import parallelize
 from model.train.callbacks.speed import flops_per_token
 from model.train.config import PretrainSettings
 from model.train.distributed.context import DistributedContext, resolve_precision
-from model.train.distributed.device import device_name
+from model.train.distributed.device import capability_of, device_name
+from model.train.distributed.gpus import check_fp8
 from model.train.distributed.initialise import RandomWeights
 from model.train.distributed.step_outcome import mean_loss
 from model.train.loss import ModelWithLoss
@@ -131,7 +132,7 @@ class Result:
     mfu_datasheet: float | None = None
     """Share of the datasheet's bf16 peak; None where that isn't known."""
     mfu_measured: float | None = None
-    """Share of the matmul speed measured just before, in the same precision."""
+    """Share of the matmul speed measured just before, in the same precision (fp8: in bf16)."""
     measured_peak: float = 0.0
     """That speed, FLOP/s of one device."""
     kernels: dict[str, str] = field(default_factory=dict)
@@ -159,6 +160,8 @@ def measure(job: ThroughputJob, ranks: DistributedContext) -> Result:
     validate(job, "throughput")
     settings = job.settings
     settings.check_ranks(ranks.world_size)
+    if settings.precision == "fp8":
+        check_fp8(capability_of(ranks.device))
     precision = resolve_precision(settings, ranks.device)
     peak = matmul_flops(ranks.device, precision)
     config = model_config(settings, {})

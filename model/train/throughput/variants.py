@@ -61,6 +61,8 @@ class Variant:
     """FSDP frees gathered weights between forward and backward."""
     compile: bool = False
     """torch.compile each layer."""
+    precision: Literal["auto", "fp8"] = "auto"
+    """As PretrainSettings.precision."""
     model: dict[str, Any] = field(default_factory=dict)
     """Changes to the model's config."""
 
@@ -82,6 +84,7 @@ class Variant:
             parallel=ParallelSettings(reshard_after_forward=self.reshard_after_forward),
             activation_checkpointing=self.activation_checkpointing,
             compile=self.compile,
+            precision=self.precision,
         )
 
 
