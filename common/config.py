@@ -39,6 +39,11 @@ NOT_IN_KEY = {"in_key": False}
 """Metadata of a field that changes how a run works, not what comes out of it: a finished stage
 serves whatever the field says (tasks/core/manifest.py)."""
 
+UNLESS_DEFAULT = "unless default"
+IN_KEY_UNLESS_DEFAULT = {"in_key": UNLESS_DEFAULT}
+"""Metadata of a field that came after its group had finished stages: at its default, where the
+result is what it was before, keys are as they were."""
+
 INCOMPLETE = {"complete": False}
 """Metadata of a field whose config gets a value later that it cannot be without: its ranges are
 validated, its `check` is not called."""
@@ -89,6 +94,16 @@ class StageConfig(Config):
 
     def check_finished(self, folder: Path, manifest: Mapping[str, Any]) -> None:
         """Raise ConfigError if a finished stage of this key is not what the config asks for."""
+
+
+def is_in_key(config: Any, field: "dataclasses.Field[Any]") -> bool:
+    """Return True if a stage's key depends on a field as this config has it."""
+    rule = field.metadata.get("in_key", True)
+    if rule != UNLESS_DEFAULT:
+        return bool(rule)
+    missing = dataclasses.MISSING
+    default = field.default if field.default_factory is missing else field.default_factory()
+    return bool(getattr(config, field.name) != default)
 
 
 def renamed_keys(cls: type[Any]) -> dict[str, str]:

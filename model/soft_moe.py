@@ -54,6 +54,12 @@ class Experts(nn.Module):
         self.gate_out = nn.Parameter(torch.empty(shape))
         self.up_out = nn.Parameter(torch.empty(shape))
 
+    @property
+    def num_stacked_matrices(self) -> int:
+        """Matrices that lie below each other in each weight: what works on a matrix as a whole
+        takes each expert's by itself (model/train/optim/parameters.py)."""
+        return self.num_experts
+
     def _stacked(self, weight: Tensor) -> Tensor:
         """[n h, d] -> [n, h, d]"""
         return weight.view(self.num_experts, -1, weight.shape[-1])

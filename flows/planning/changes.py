@@ -105,7 +105,7 @@ def _unkeyed(new: PlannedStage, other: PlannedStage) -> Iterator[str]:
         return
     keyed = {path for path, _, _ in _differences(other.material["config"], new.material["config"])}
     for path, before, after in _differences(plain(other.config), plain(new.config)):
-        if path not in keyed:
+        if not any(path == key or path.startswith(f"{key}.") for key in keyed):
             yield f"{new.name}{path}: {_shown(before)} -> {_shown(after)}"
 
 

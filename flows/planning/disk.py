@@ -82,8 +82,9 @@ def _pretraining(
     config: PipelineConfig, stages: Sequence[PlannedStage], training: Training, weights: float
 ) -> list[DiskUse]:
     assert config.pretrain is not None
-    saved = checkpoint_bytes(config.pretrain.settings, training.steps, weights)
-    one = (1 + MOMENTS) * weights
+    moments = training.moments
+    saved = checkpoint_bytes(config.pretrain.settings, training.steps, weights, moments)
+    one = (1 + moments) * weights
     rows = [
         *(_estimated(what, size) for what, size in saved.items() if size),
         _estimated("the last model", weights),

@@ -13,7 +13,7 @@ Rows = list[dict[str, str]]
 MEMORY = {
     "weights": "weights, fp32 shard",
     "gradients": "gradients, fp32",
-    "optimizer": "AdamW's moments, fp32 shard",
+    "optimizer": "optimizer's state, fp32 shard",
     "gathered": "gathered weights",
     "activations": "activations of a micro-batch",
     "loss": "logits and gradients of the loss",

@@ -1,6 +1,6 @@
 """Memory of one GPU while it trains our architecture, by part.
 
-    between steps   weights 4 N / W · AdamW 8 N / W                     fp32, over W ranks
+    between steps   weights 4 N / W · optimizer 8 N / W (Muon: 4)       fp32, over W ranks
     in a step       gathered weights · gradients                        of all layers, or of two
                     activations                                         kept for the backward pass
                     loss                                                a chunk of logits, gradients
@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from model.architecture import SteelArchitecture
-from model.cost.parts import num_slots, parameters_of, widths
+from model.cost.parts import hidden_weights, num_slots, parameters_of, widths
 
 FP32 = 4
 LOGITS_BUDGET = 5 * 2**28
@@ -45,7 +45,7 @@ class Memory:
     """This rank's shard of the fp32 gradients, and with several micro-batches a step the sums of
     all gradients that are not reduced yet."""
     optimizer: float
-    """This rank's shard of AdamW's two moments."""
+    """This rank's shard of AdamW's two moments, and of Muon's one of the matrices that it has."""
     gathered: float
     """Weights of other ranks' shards in the precision of the forward pass."""
     activations: float
@@ -75,6 +75,7 @@ def memory_of(
     loss: Loss = "fused",
     gpu: bool = True,
     documents: bool = True,
+    optimizer: str = "adamw",
 ) -> Memory:
     """Memory of one rank.
 
@@ -91,6 +92,7 @@ def memory_of(
         loss: implementation of the cross entropy.
         gpu: False counts as on a CPU: without runtime, attention copies its output.
         documents: True where positions restart within rows.
+        optimizer: `pretrain.optimizer`.
     """
     parameters = parameters_of(architecture).total
     tokens = micro_batch_size * sequence_length
@@ -109,12 +111,18 @@ def memory_of(
     return Memory(
         weights=FP32 * parameters / width,
         gradients=FP32 * parameters / width + unreduced,
-        optimizer=2 * FP32 * parameters / width,
+        optimizer=moments(optimizer, parameters, hidden_weights(architecture)) * FP32 / width,
         gathered=0 if plain else element * _gathered(architecture, reshard),
         activations=activations,
         loss=loss_bytes(architecture, tokens, element=element, loss=loss),
         runtime=RUNTIME if gpu else 0,
     )
+
+
+def moments(optimizer: str, total: int, hidden: int) -> int:
+    """Elements of an optimizer's state: two for each of `total` parameters, but one for each of the
+    `hidden` ones that Muon updates."""
+    return 2 * total - (hidden if optimizer == "muon" else 0)
 
 
 def _gathered(architecture: SteelArchitecture, reshard: bool) -> int:

@@ -63,6 +63,15 @@ def parameters_of(architecture: SteelArchitecture) -> Parameters:
     return Parameters(**parts, active=sum(parts.values()) - other_rows)
 
 
+def hidden_weights(architecture: SteelArchitecture) -> int:
+    """Parameters of the matrices of hidden layers, which Muon updates: projections and experts
+    (model/train/optim/parameters.py)."""
+    parts = parameters_of(architecture)
+    q, kv = widths(architecture)
+    biases = architecture.num_hidden_layers * (q + 2 * kv)
+    return parts.attention - biases + parts.ffn
+
+
 def weights_per_token(architecture: SteelArchitecture, sequence_length: int) -> float:
     """Weights of matrices that multiply one token, each counted as often as it does.
 

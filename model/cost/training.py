@@ -13,8 +13,8 @@ from common.config import field_types
 from common.reading.files import read_json_object
 from model.architecture import SteelArchitecture
 from model.cost.gpus import Gpu
-from model.cost.memory import FP32, Loss, memory_of
-from model.cost.parts import flops_per_token, parameters_of
+from model.cost.memory import FP32, Loss, memory_of, moments
+from model.cost.parts import flops_per_token, hidden_weights, parameters_of
 from model.train.config import PretrainSettings
 from model.train.model_settings import architecture_of, model_config
 
@@ -22,7 +22,7 @@ ASSUMED_MFU = 0.40
 """Share of the datasheet's peak that is assumed where none was measured. The paper's Table 2 has
 0.33 to 0.47 of an A100's (model of 1.84 B parameters, 10,500 to 15,000 tokens a second)."""
 MOMENTS = 2
-"""Tensors of AdamW's state of each weight."""
+"""Tensors of AdamW's state of each weight, which fine-tunings have."""
 MFU_RANGE = (0.30, 0.50)
 """Between these most trainings lie that were tuned for their machine, and those that were not."""
 
@@ -39,6 +39,8 @@ class Training:
     """Tokens of all steps."""
     parameters: dict[str, int]
     """By part, with `total` and `active`; of another architecture these two alone."""
+    moments: float
+    """Elements of the optimizer's state for each parameter: 2, less where Muon has matrices."""
     vocabulary: int
     """Rows of the embedding."""
     flops_per_token: float
@@ -110,10 +112,11 @@ def forecast(
     architecture = own_architecture(settings, vocabulary)
     memory: dict[str, float] = {}
     if architecture is None:
-        parameters, flops = _of_other(settings, vocabulary)
+        parameters, hidden, flops = _of_other(settings, vocabulary)
     else:
         parts = parameters_of(architecture)
         parameters = {**asdict(parts), "total": parts.total}
+        hidden = hidden_weights(architecture)
         vocabulary = architecture.vocab_size
         flops = flops_per_token(architecture, settings.sequence_length)
         fp32 = settings.precision == "fp32" or (settings.precision == "auto" and not gpu)
@@ -133,6 +136,7 @@ def forecast(
             loss=loss,
             gpu=gpu,
             documents=settings.separate_documents,
+            optimizer=settings.optimizer,
         )
         memory = {**asdict(used), "total": used.total}
     return Training(
@@ -140,6 +144,7 @@ def forecast(
         tokens_per_step=tokens_per_step,
         tokens=tokens,
         parameters=parameters,
+        moments=moments(settings.optimizer, parameters["total"], hidden) / parameters["total"],
         vocabulary=vocabulary,
         flops_per_token=flops,
         flops=flops * tokens,
@@ -186,15 +191,18 @@ def hours_on(
     )
 
 
-def checkpoint_bytes(settings: PretrainSettings, steps: int, weights: float) -> dict[str, float]:
+def checkpoint_bytes(
+    settings: PretrainSettings, steps: int, weights: float, moments: float = MOMENTS
+) -> dict[str, float]:
     """Bytes that a pretraining leaves beside its last model: its checkpoints and exports.
 
-    A checkpoint holds fp32 weights and AdamW's two moments; an export is counted in fp32.
+    A checkpoint holds fp32 weights and the optimizer's state; an export is counted in fp32.
 
     Args:
         settings: of the run.
         steps: that it makes.
         weights: bytes of the model in fp32.
+        moments: elements of the optimizer's state for each parameter (`Training.moments`).
     """
     saved = settings.checkpoints
     for_good = steps // saved.keep_every if saved.keep_every else 0
@@ -202,7 +210,7 @@ def checkpoint_bytes(settings: PretrainSettings, steps: int, weights: float) -> 
     extra = 1 if steps % saved.interval else 0  # the last step's, which takes no other's place
     last = min(saved.keep_last, reached) + extra
     best = min(saved.keep_best, reached) if settings.eval_interval else 0
-    checkpoint = (1 + MOMENTS) * weights
+    checkpoint = (1 + moments) * weights
     return {
         f"checkpoints: last {last}, best {best}": (last + best) * checkpoint,
         f"checkpoints kept for good: {for_good}": for_good * checkpoint,
@@ -230,12 +238,13 @@ def _width(settings: PretrainSettings, ranks: int, ranks_per_node: int) -> int:
     return ranks if shard == "all" else min(ranks, ranks_per_node)
 
 
-def _of_other(settings: PretrainSettings, vocabulary: int) -> tuple[dict[str, int], float]:
-    """Parameters and FLOPs of a token of another architecture: its model is built, without
-    memory."""
+def _of_other(settings: PretrainSettings, vocabulary: int) -> tuple[dict[str, int], int, float]:
+    """Parameters, those of them in matrices of hidden layers, and FLOPs of a token of another
+    architecture: its model is built, without memory."""
     from model.train.architectures.probe import on_meta
     from model.train.callbacks.speed import flops_per_token as flops_of_model
     from model.train.model_settings import folder_config
+    from model.train.optim.parameters import num_hidden
 
     if isinstance(settings.model, str):
         config: Any = folder_config(Path(settings.model))
@@ -246,4 +255,5 @@ def _of_other(settings: PretrainSettings, vocabulary: int) -> tuple[dict[str, in
     embedding = network.get_input_embeddings().weight
     tied = bool(getattr(config, "tie_word_embeddings", False))
     active = total - (0 if tied else embedding.numel() - embedding.shape[1])
-    return {"total": total, "active": active}, flops_of_model(network, settings.sequence_length)
+    flops = flops_of_model(network, settings.sequence_length)
+    return {"total": total, "active": active}, num_hidden(network), flops

@@ -84,7 +84,7 @@ def build(
     language_model, weights = build_model(settings, tokenizer, ranks.device)
     flops = flops_per_token(language_model, settings.sequence_length)
     num_parameters = language_model.num_parameters()
-    check_memory(num_parameters, settings, ranks)
+    check_memory(language_model, settings, ranks)
     model_with_loss = ModelWithLoss(language_model)
     parallelize(model_with_loss, language_model, weights, settings, ranks)
     verifier = open_shard_verifier(lease)

@@ -19,6 +19,7 @@ import model.modeling_steel as _registers_auto_classes  # noqa: F401
 from common.errors import ConfigError
 from model.attention import choose_attention
 from model.config import SteelConfig
+from model.cost.memory import FP32, moments
 from model.fp8 import use_fp8
 from model.train.activation_checkpoint import checkpoint_activations
 from model.train.architectures.probe import check_before_start, check_on_gpu, on_meta
@@ -30,6 +31,7 @@ from model.train.distributed.gpus import check_fp8
 from model.train.distributed.initialise import FolderWeights, RandomWeights
 from model.train.loss import ModelWithLoss
 from model.train.model_settings import check_folder, folder_config, model_config
+from model.train.optim.parameters import num_hidden
 
 log = logging.getLogger(__name__)
 
@@ -111,14 +113,16 @@ def try_out(
 
 
 def check_memory(
-    num_parameters: int, settings: PretrainSettings, ranks: DistributedContext
+    network: PreTrainedModel, settings: PretrainSettings, ranks: DistributedContext
 ) -> None:
-    """Refuse a model whose fp32 weights and AdamW moments alone are more than a rank's memory.
+    """Refuse a model whose fp32 weights and optimizer state alone are more than a rank's memory.
 
-    Raises ConfigError.
+    network: on the meta device. Raises ConfigError.
     """
     width = settings.parallel.width(ranks.world_size, ranks.ranks_per_node)
-    needed = 12 * num_parameters / width
+    num_parameters = network.num_parameters()
+    state = moments(settings.optimizer, num_parameters, num_hidden(network))
+    needed = FP32 * (num_parameters + state) / width
     if ranks.device.type == "cuda":
         there = float(torch.cuda.get_device_properties(ranks.device).total_memory)
     else:  # ranks of a machine share its memory

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from common.config import NOT_IN_KEY
+from common.config import IN_KEY_UNLESS_DEFAULT, NOT_IN_KEY
 from common.errors import ConfigError, SteelError
 from common.ranges import (
     Epochs,
@@ -30,6 +30,7 @@ from model.train.callbacks.profiler import ProfileSettings
 from model.train.checkpoint.retention import CheckpointSettings
 from model.train.distributed.config import ParallelSettings
 from model.train.health import HealthSettings
+from model.train.optim.config import MuonSettings
 
 Beta = Annotated[float, Ge(0), Lt(1)]
 """Decay rate of one of AdamW's moments."""
@@ -70,8 +71,11 @@ class PretrainSettings(BatchSettings):
     decay_fraction: Annotated[float, Gt(0), Le(1)] = 0.1
     """wsd only: the last fraction of all steps in which the rate decays linearly; (0, 1]. It moves
     with the end of the run (`steel append --steps extend`, `steel reschedule`)."""
-    optimizer: Literal["adamw"] = "adamw"
-    """Algorithm of the update: an entry of model/train/optim/optimizer.py. Section 5: AdamW."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """Algorithm of the update: AdamW (section 5), or Muon for the matrices of hidden layers, expert
+    by expert, and AdamW for embeddings, head, routing, norms and biases (ADR 0086)."""
+    muon: MuonSettings = field(default_factory=MuonSettings, metadata=IN_KEY_UNLESS_DEFAULT)
+    """Settings of Muon."""
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     """AdamW's decay rates of the two moments. Section 5."""
     epsilon: Annotated[float, Gt(0), Limit(1)] = 1e-8

@@ -178,7 +178,7 @@ class TrainStep:
         return weight / len(micro_batches) * num_targets / (num_tokens * self.ranks.world_size)
 
     def update(self, gradients: Gradients, *, num_targets: int, norm: float, rate: float) -> None:
-        """Clip to the settings' norm and step AdamW with this rate; the gradients are used up.
+        """Clip to the settings' norm and step the optimizer at this rate; uses up the gradients.
 
         num_targets: of the global batch, at least 1. norm: of the gradient of the mean over them.
         """

@@ -2,14 +2,14 @@
 
     resume ─▶ ┌ batch b: samples [b G, (b+1) G) split over ranks ─▶ loss, gradients          ┐
       ▲       │   one all-reduce: grad norm, loss per source, flags: stop, requests …        │
-      │       │   healthy? clip, AdamW: a step; not? weights untouched: skip, go back, stop  │
+      │       │   healthy? clip, update: a step; not? weights untouched: skip, go back, stop │
       │       └ every n steps: metrics, callbacks, checkpoint; when asked to stop, too       ┘
       └─────────────────────────────────────── more steps and data? ───────────────────────▶ end
 
 The host waits for the device once a step (to read that all-reduce), never per micro-batch. What a
-step does depends on (settings, step, batch, health, weights, AdamW state) alone, all of it in every
-checkpoint, so a run that was killed and resumed repeats the very same numbers (on a GPU up to the
-order in which attention's backward pass adds: docs/FOOTGUNS.md).
+step does depends on (settings, step, batch, health, weights, optimizer state) alone, all of it in
+every checkpoint, so a run that was killed and resumed repeats the very same numbers (on a GPU up to
+the order in which attention's backward pass adds: docs/FOOTGUNS.md).
 
 What only watches (validation, speed, logs, traces …) is a callback: model/train/callbacks.
 """

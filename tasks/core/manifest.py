@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from common.config import NOT_IN_KEY as NOT_IN_KEY
-from common.config import StageConfig
+from common.config import StageConfig, is_in_key
 from common.errors import DataError, SteelError, shown
 from common.files import md5_of_file, publish_folder, sync, write_json
 from common.names import is_relative_path
@@ -129,12 +129,12 @@ StageInput: TypeAlias = "StageResult | Mapping[str, StageResult] | None"
 
 def plain(value: Any, *, key: bool = False) -> Any:
     """A config as JSON values, without the passwords and signatures in URLs; for a stage's key
-    also without the fields marked NOT_IN_KEY."""
+    also without the fields that are not in it (common/config.py)."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             f.name: plain(getattr(value, f.name), key=key)
             for f in dataclasses.fields(value)
-            if not key or f.metadata.get("in_key", True)
+            if not key or is_in_key(value, f)
         }
     if isinstance(value, Mapping):
         return {str(k): plain(v, key=key) for k, v in value.items()}

@@ -95,7 +95,7 @@ class PretrainConfig(PretrainSettings, StageConfig):
     def bytes_needed(self) -> int:
         """Bytes of the kept checkpoints, one that is being written, and the exports, at the most.
 
-        A checkpoint holds fp32 weights and AdamW's two moments: 12 bytes a parameter. An export is
+        A checkpoint holds fp32 weights and at most two moments: 12 bytes a parameter. An export is
         counted in fp32. Where `steps` is left to the data, those kept for good by `keep_every` are
         not counted; where `model` leaves out `vocab_size`, the embedding is not.
         """

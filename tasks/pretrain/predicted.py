@@ -89,7 +89,7 @@ def _plan(
     elif speed.flops_per_second and not on_gpu:
         seconds, basis = training.flops / speed.flops_per_second, speed.source
     weights = 4 * training.parameters["total"]
-    saved = checkpoint_bytes(settings, steps, weights)
+    saved = checkpoint_bytes(settings, steps, weights, training.moments)
     return {
         "schema": SCHEMA,
         "tokens": training.tokens,

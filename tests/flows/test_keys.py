@@ -17,7 +17,9 @@ from corpus.decontaminate import ContaminationConfig
 from flows.config import PipelineConfig
 from flows.graph import Pipeline, planned
 from flows.preflight import preflight
+from model.train.optim.config import MuonSettings
 from tasks.core.finetune import FinetuneConfig
+from tasks.core.manifest import plain
 from tasks.core.plan import Plan, PlannedStage, no_tracker
 from tasks.core.stage import Context
 from tasks.pack import VocabularyConfig
@@ -179,6 +181,21 @@ def test_a_benchmark_in_both_lists_is_acquired_once(tmp_path: Path) -> None:
     path = RECIPES.parent / "deployments" / "smoke.yaml"
     rows = planned(load_config(path, PipelineConfig), tmp_path / "store")
     assert [row.stage for row in rows].count("acquire evals ceval") == 1
+
+
+def test_settings_of_muon_are_in_the_key_once_they_are_set(tmp_path: Path) -> None:
+    """Their group came later than finished pretrainings, whose keys stay."""
+    config = load_config(RECIPES.parent / "deployments" / "smoke.yaml", PipelineConfig)
+    assert config.pretrain is not None
+    assert "muon" not in plain(config.pretrain, key=True)
+    assert plain(config.pretrain)["muon"]["momentum"] == 0.95
+    settings = (MuonSettings(), MuonSettings(momentum=0.9), MuonSettings(newton_schulz_steps=4))
+    changed = [replace(config.pretrain, muon=one) for one in settings]
+    changed.append(replace(config.pretrain, optimizer="muon"))
+    found = [keys(replace(config, pretrain=one), tmp_path) for one in changed]
+    assert found[0] == keys(config, tmp_path)
+    assert len({one["pretrain"] for one in found}) == 4
+    assert len({one["pack"] for one in found}) == 1
 
 
 # ── settings that change speed alone ─────────────────────────────────────────────────────────────

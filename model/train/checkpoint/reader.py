@@ -5,7 +5,7 @@ Torch's DCP keeps its index (.metadata) as a pickle; here only an index's own ty
 
 import pickle
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from common.errors import DataError
 
 METADATA = ".metadata"
+OPTIMIZER = "optimizer."
+"""Prefix of the optimizer's tensors in a checkpoint."""
 READ_AT_ONCE = 1 << 30
 """Bytes of tensors that `read_tensors` holds beside what its caller keeps."""
 
@@ -32,7 +34,8 @@ def load_into(
     Raises DataError when the checkpoint holds others, or its index is none.
     """
     reader = _Reader(checkpoint)
-    reader.read_metadata()  # here as well, because torch 2.11's `load` hides what it raises
+    # Here as well, because torch 2.11's `load` hides what it raises.
+    _check_optimizer(checkpoint, reader.read_metadata().state_dict_metadata, tensors)
     try:
         with warnings.catch_warnings():
             # Reading alone is meant.
@@ -42,6 +45,22 @@ def load_into(
         raise DataError(
             f"checkpoint {checkpoint} does not fit this model: {failures(error)}"
         ) from error
+
+
+def _check_optimizer(checkpoint: Path, saved: Collection[str], wanted: Collection[str]) -> None:
+    """Raise DataError where a checkpoint has all weights, and another optimizer's state."""
+    lacking = [name for name in wanted if name not in saved]
+    if lacking and all(name.startswith(OPTIMIZER) for name in lacking):
+        there, needed = (
+            ", ".join(sorted({name.rpartition(".")[2] for name in names}))
+            for names in ([name for name in saved if name.startswith(OPTIMIZER)], lacking)
+        )
+        raise DataError(
+            f"checkpoint {checkpoint} holds the state of another optimizer than this run's (it has "
+            f"{there}; this run needs {needed}): set pretrain.optimizer to what config.json in "
+            "the checkpoint says, or start a new run from its weights (`steel export RUN --to "
+            "FOLDER`, pretrain.model: FOLDER)"
+        )
 
 
 def read_tensors(checkpoint: Path, prefix: str) -> Iterator[tuple[str, Tensor]]:

@@ -1,11 +1,11 @@
 """The tensors of a run, and their copy in host memory that a checkpoint is written from.
 
-    weights, AdamW's moments (a slice per rank) ──copy──▶ host buffers ──background──▶ files
+    weights, optimizer state (a slice per rank) ──copy──▶ host buffers ──background──▶ files
     the training loop waits for ────────────────────────┘
 
 The buffers are made once, pinned beside a GPU (a pageable copy is several times slower), and hold
-12 bytes for each parameter of this rank's slice; pinned ones take up to twice that, since torch
-rounds each up to a power of two.
+12 bytes for each parameter of this rank's slice (8 for a matrix that Muon updates); pinned ones
+take up to twice that, since torch rounds each up to a power of two.
 """
 
 import logging
@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+
+from model.train.checkpoint.reader import OPTIMIZER
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +34,8 @@ def training_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dic
         if not parameter.requires_grad:
             continue
         state = optimizer.state[parameter].items()
-        tensors |= {f"optimizer.{name}.{kind}": value for kind, value in state if kind != "step"}
-    tensors["optimizer.step"] = next(_steps(optimizer))
+        tensors |= {f"{OPTIMIZER}{name}.{kind}": value for kind, value in state if kind != "step"}
+    tensors[f"{OPTIMIZER}step"] = next(_steps(optimizer))
     return tensors
 
 

@@ -1,18 +1,18 @@
 """Ranks: process group, device, FSDP2, and the few collectives that the trainer needs.
 
 data ranks r = 0 … W-1; each trains on its part of every step
-weights, gradients, AdamW state: sharded by fully_shard (FSDP2) over a mesh
+weights, gradients, optimizer state: sharded by fully_shard (FSDP2) over a mesh
     one copy (parallel.shard: all)       [0 1 2 3 4 5 6 7]
     a copy per group (node, or number)   [0 1 2 3]    rows: gather weights, reduce-scatter gradients
                                          [4 5 6 7]    columns: all-reduce gradients (HSDP)
 one all-reduce a step carries grad norm, losses and the flag to stop
 control group: gloo, for agreement on small Python values, also beside NCCL
 
-Precision: weights, AdamW state and accumulated gradients are fp32. In bf16 a layer computes with a
-bf16 copy of its weights and gives bf16 gradients, which are added up over micro-batches and reduced
-over ranks in fp32. What the model keeps in fp32 (rotary angles, norms' insides, losses) stays so;
-weights of modules that say `own_weights_in_fp32` (soft routing) are units of their own, and no copy
-is made of them.
+Precision: weights, optimizer state and accumulated gradients are fp32. In bf16 a layer computes
+with a bf16 copy of its weights and gives bf16 gradients, which are added up over micro-batches and
+reduced over ranks in fp32. What the model keeps in fp32 (rotary angles, norms' insides, losses)
+stays so; weights of modules that say `own_weights_in_fp32` (soft routing) are units of their own,
+and no copy is made of them.
 """
 
 import contextlib

@@ -196,7 +196,7 @@ def build(
     set_generation(language_model, Path(job.model), tokenizer)
     flops = flops_per_token(language_model, settings.max_length)
     num_parameters = language_model.num_parameters()
-    check_memory(num_parameters, loop, ranks)
+    check_memory(language_model, loop, ranks)
     model_with_loss = ModelWithLoss(language_model)
     parallelize(model_with_loss, language_model, weights, loop, ranks)
     in_a_row = 1 if attention.masked else settings.micro_batch_size

@@ -125,6 +125,26 @@ def test_an_edit_redoes_what_depends_on_it_and_says_why(plan: Plan) -> None:
     assert {change["state"] for change in unkeyed} == {"same"}
 
 
+def test_another_optimizer_is_a_reason_and_has_smaller_checkpoints(plan: Plan) -> None:
+    muon = plan(
+        "steel-1b",
+        "--against",
+        "deployments/steel-1b.yaml",
+        "--set",
+        "pretrain.optimizer=muon",
+        "--set",
+        "pretrain.muon.momentum=0.9",
+    )
+    [base] = [change for change in muon["changes"] if change["stage"] == "pretrain steel-1b"]
+    assert base["reasons"][0] == "pretrain.optimizer: adamw -> muon"
+    assert len(base["reasons"]) == 2 and base["unkeyed"] == []
+    saved = [
+        {row["what"]: row["bytes"] for row in found["disk"]} for found in (plan("steel-1b"), muon)
+    ]
+    being_written = "checkpoint that is being written"
+    assert saved[1][being_written] < 0.84 * saved[0][being_written]
+
+
 def test_new_and_dropped_stages_are_named(plan: Plan) -> None:
     found = plan("smoke-mixtures", "--against", "deployments/smoke.yaml")["changes"]
     states = {change["stage"]: change["state"] for change in found}

@@ -2,6 +2,7 @@
 
 import warnings
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -193,10 +194,12 @@ def test_the_loss_takes_what_is_said() -> None:
     assert 0.7 * live.peak < expected < 1.3 * live.peak
 
 
-def test_weights_gradients_and_moments_are_those_of_a_step() -> None:
-    config = small("token", kernels="eager")
+@pytest.mark.parametrize("routing", ["token", "dense"])
+@pytest.mark.parametrize("algorithm", ["adamw", "muon"])
+def test_weights_gradients_and_moments_are_those_of_a_step(algorithm: Any, routing: str) -> None:
+    config = small(routing, kernels="eager")
     network = ModelWithLoss(built(config, torch.float32))
-    optimizer = build_optimizer(network, PretrainSettings(model={}))
+    optimizer = build_optimizer(network, PretrainSettings(model={}, optimizer=algorithm))
     ids = torch.ones(ROWS, LENGTH, dtype=torch.int64)
     network(ids, ids).total.backward()
     found = memory_of(
@@ -208,6 +211,7 @@ def test_weights_gradients_and_moments_are_those_of_a_step() -> None:
         loss="chunked",
         gpu=False,
         documents=False,
+        optimizer=algorithm,
     )
     weights = list(network.parameters())
     moments = [t for state in optimizer.state.values() for t in state.values() if t.ndim]
@@ -215,6 +219,17 @@ def test_weights_gradients_and_moments_are_those_of_a_step() -> None:
     assert found.gradients == sum(p.grad.nbytes for p in weights if p.grad is not None)
     assert found.optimizer == sum(t.nbytes for t in moments)
     assert (found.gathered, found.runtime) == (0, 0)
+
+
+def test_muon_keeps_one_momentum_where_adamw_keeps_two_moments() -> None:
+    table_1 = SteelConfig()
+    adamw, muon = (
+        memory_of(table_1, micro_batch_size=8, sequence_length=2048, width=8, optimizer=name)
+        for name in ("adamw", "muon")
+    )
+    hidden = 18 * (4 * 1792**2 + 4 * 6 * 448 * 1792)
+    assert adamw.optimizer - muon.optimizer == 4 * hidden / 8
+    assert replace(muon, optimizer=adamw.optimizer) == adamw
 
 
 def test_ranks_share_all_but_activations_and_gathered_weights() -> None:
