@@ -66,7 +66,7 @@ class Round:
     """Matrices that are worked on at once, by all ranks."""
 
     pieces: list[Piece]
-    """What this rank sends: the parts of each rank's matrices, rank after rank."""
+    """Pieces that this rank sends: of each rank's matrices, rank after rank."""
     sent: list[int]
     """Elements that go to each rank."""
     owned: list[tuple[int, int]]
@@ -189,7 +189,7 @@ def _dealt_to(rank: int, turns: list[list[tuple[int, int]]]) -> list[tuple[int, 
 
 
 def _overlap(stack: Stack, matrix: int, rank: int, width: int) -> tuple[int, int]:
-    """What a rank has of a matrix: a range of its flattened shard; as long as 0 if nothing."""
+    """Part of a matrix that a rank has: a range of its flattened shard, an empty one if none."""
     size = math.prod(stack.matrix_shape)
     low, high = stack.shard(rank, width)
     start, stop = max(low, matrix * size), min(high, (matrix + 1) * size)

@@ -30,7 +30,7 @@ def whole_weights() -> list[Tensor]:
 
 
 def signed(matrix: Tensor) -> Tensor:
-    """What can only be made of a whole matrix, and is another for each."""
+    """A result that only a whole matrix gives, and each another one."""
     return matrix.flip(0) * matrix.sum() + matrix.shape[1]
 
 

@@ -22,7 +22,7 @@ Matrix = npt.NDArray[np.float64]
 
 
 def newton_schulz_of_singular_values(values: Matrix, steps: int) -> Matrix:
-    """What the iteration makes of each singular value, as numbers of float64."""
+    """The iteration on singular values themselves, as numbers of float64."""
     x = values / math.sqrt(float((values**2).sum()))
     for _ in range(steps):
         x = 3.4445 * x - 4.7750 * x**3 + 2.0315 * x**5

@@ -1,4 +1,4 @@
-"""Which weights are matrices of hidden layers."""
+"""Matrices of hidden layers are told from all other weights."""
 
 from typing import Any
 
@@ -97,7 +97,7 @@ def test_routing_embedding_and_head_are_none() -> None:
         assert id(network.get_parameter(name)) in others, name
 
 
-@pytest.mark.parametrize("routing", ["token", "dense"])
+@pytest.mark.parametrize("routing", ["token", "uniform", "dense"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_arithmetic_of_a_plan_counts_the_same(routing: str, tied: bool) -> None:
     fields = {**CASES["steel"][0], "routing": routing, "tie_word_embeddings": tied}
