@@ -12,7 +12,7 @@ with another. Ours are registered as torch operators (`torch.ops.steel.*`): torc
 without a graph break, and a policy for activation checkpointing can name them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any
@@ -118,6 +118,47 @@ LIBRARIES = ("torch", "liger")
 """Implementations that exist for some operations only. As the choice for all operations they
 mean: the library's implementation if it has one, else the eager reference."""
 
+_failing: dict[tuple[str, str], str] = {}
+"""(operation, implementation) that failed on the devices of this process's run -> the reason."""
+
+
+def replace_failing(failing: Mapping[tuple[str, str], str]) -> None:
+    """From now on, in this process, `choose` gives the reference for these (operation,
+    implementation), and for no others: `eager`, or of the loss `chunked`, whose logits fit.
+
+    failing: with reasons, found out by model/kernels/self_test.py. The config of a model keeps its
+    choice: it is the device of this run that cannot, and the model may move on to another one.
+    """
+    _failing.clear()
+    _failing.update(failing)
+
+
+def replacements() -> dict[str, str]:
+    """Replacements of this process in words, with reasons, by operation."""
+    return {
+        operation: f"{name} -> {used(operation, name)}: {reason}"
+        for (operation, name), reason in _failing.items()
+    }
+
+
+def resolve(choice: str | dict[str, str], *, cuda: bool) -> dict[str, str]:
+    """Implementation of each operation that a config's choice comes to on a GPU, or elsewhere,
+    whether or not it works there."""
+    auto = AUTO_ON_GPU if cuda and triton_support.INSTALLED else AUTO_ELSEWHERE
+    names = choice if isinstance(choice, dict) else dict.fromkeys(IMPLEMENTATIONS, choice)
+    found = {}
+    for operation, implementations in IMPLEMENTATIONS.items():
+        name = names.get(operation, "auto")
+        if name in LIBRARIES and name not in implementations:
+            name = "eager"
+        found[operation] = auto[operation] if name == "auto" else name
+    return found
+
+
+def used(operation: str, name: str) -> str:
+    """Implementation that this process uses where `name` is asked for."""
+    return AUTO_ELSEWHERE[operation] if (operation, name) in _failing else name
+
 
 def check_choice(choice: str | dict[str, str]) -> None:
     """Raise ConfigError for an unknown name; an implementation that this machine lacks passes."""
@@ -151,10 +192,10 @@ def choose(choice: str | dict[str, str]) -> Kernels:
         if name in LIBRARIES and name not in implementations:
             name = "eager"
         if name == "auto":
-            functions = _by_device(operation)
+            functions = _by_device(operation, used(operation, AUTO_ON_GPU[operation]))
         else:
             _check_available(operation, name)
-            functions = implementations[name]
+            functions = implementations[used(operation, name)]
         chosen.update(zip(OPERATIONS[operation], functions, strict=True))
     return Kernels(**chosen)
 
@@ -172,10 +213,10 @@ def _check_available(operation: str, name: str) -> None:
 
 
 @cache
-def _by_device(operation: str) -> tuple[Callable[..., Any], ...]:
+def _by_device(operation: str, on_gpu_name: str) -> tuple[Callable[..., Any], ...]:
     """Functions of `auto`; the same objects at every call, so that equal choices are equal."""
     implementations = IMPLEMENTATIONS[operation]
-    on_gpu = implementations[AUTO_ON_GPU[operation]]
+    on_gpu = implementations[on_gpu_name]
     elsewhere = implementations[AUTO_ELSEWHERE[operation]]
     return tuple(_Auto(*pair) for pair in zip(on_gpu, elsewhere, strict=True))
 

@@ -11,7 +11,7 @@ from common.config import validate
 from common.errors import ConfigError
 from model.data import PackedDataset, PackedManifest, StepLoader
 from model.data.shard_verifier import ShardVerifier, marks_folder
-from model.train.build_model import build_model, check_memory, parallelize
+from model.train.build_model import build_model, check_memory, parallelize, replace_wrong_kernels
 from model.train.callbacks.callback import Callback
 from model.train.callbacks.causal_validation import check_measurable
 from model.train.callbacks.console import ConsoleLog
@@ -81,6 +81,7 @@ def build(
         watchdog.follow(lease)
     # Journal and requests are read from here on: no other session changes them any more.
     handler = RequestHandler(lease, ranks, settings, manifest)
+    replace_wrong_kernels(settings, tokenizer, ranks)
     language_model, weights = build_model(settings, tokenizer, ranks.device)
     flops = flops_per_token(language_model, settings.sequence_length)
     num_parameters = language_model.num_parameters()

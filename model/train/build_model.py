@@ -29,6 +29,7 @@ from model.train.distributed.context import DistributedContext, distribute, reso
 from model.train.distributed.device import capability_of
 from model.train.distributed.gpus import check_fp8
 from model.train.distributed.initialise import FolderWeights, RandomWeights
+from model.train.distributed.tested_kernels import check_kernels
 from model.train.loss import ModelWithLoss
 from model.train.model_settings import check_folder, folder_config, model_config
 from model.train.optim.parameters import num_hidden
@@ -52,11 +53,7 @@ def build_model(
     if settings.precision == "fp8":
         check_fp8(capability_of(device))
     folder = Path(settings.model) if isinstance(settings.model, str) else None
-    if folder is None:
-        config = model_config(settings, tokenizer_values(settings, tokenizer))
-    else:
-        check_folder(folder)
-        config = folder_config(folder)
+    config = config_of(settings, tokenizer)
     dtype = resolve_precision(settings, device)
     attention = attention or choose_attention(
         settings.attn_implementation,
@@ -93,6 +90,27 @@ def build_model(
     )
     assert isinstance(loaded, PreTrainedModel)
     return loaded, RandomWeights(loaded, settings.seed)
+
+
+def config_of(settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The Transformers config of the model. Raises ConfigError and DataError as build_model."""
+    if isinstance(settings.model, dict):
+        return model_config(settings, tokenizer_values(settings, tokenizer))
+    check_folder(Path(settings.model))
+    return folder_config(Path(settings.model))
+
+
+def replace_wrong_kernels(
+    settings: PretrainSettings, tokenizer: PreTrainedTokenizerBase, ranks: DistributedContext
+) -> None:
+    """Test the kernels of the model that is to be built; called by all ranks before they build it
+    (model/train/distributed/tested_kernels.py)."""
+    check_kernels(
+        config_of(settings, tokenizer),
+        ranks,
+        resolve_precision(settings, ranks.device),
+        self_test=settings.kernels.self_test,
+    )
 
 
 def try_out(

@@ -28,7 +28,7 @@ from model.architecture import AttentionImplementation
 from model.train.batch import BatchSettings
 from model.train.callbacks.profiler import ProfileSettings
 from model.train.checkpoint.retention import CheckpointSettings
-from model.train.distributed.config import ParallelSettings
+from model.train.distributed.config import KernelSettings, ParallelSettings
 from model.train.health import HealthSettings
 from model.train.optim.config import MuonSettings
 
@@ -116,6 +116,8 @@ class PretrainSettings(BatchSettings):
     """Steps that are traced."""
     parallel: ParallelSettings = field(default_factory=ParallelSettings, metadata=NOT_IN_KEY)
     """Sharding of the model over ranks."""
+    kernels: KernelSettings = field(default_factory=KernelSettings, metadata=NOT_IN_KEY)
+    """Test of the fused operations that `model.kernels` chooses."""
     seed: Seed = 0
     """Seed of the initial weights, of the data order and of dropout."""
     deterministic: bool = field(default=False, metadata=NOT_IN_KEY)

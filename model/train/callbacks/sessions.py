@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common.provenance import git_commit, software_versions
+from model.kernels import replacements, used
 from model.train.callbacks.callback import Callback
 from model.train.distributed.context import resolve_precision
 from model.train.distributed.device import device_name
 from model.train.distributed.signals import Stopped
+from model.train.distributed.tested_kernels import kernels_of
 from model.train.run.lease import Lease
 from model.train.run.metrics import JsonLines
 
@@ -25,6 +27,8 @@ def resolved_settings(trainer: "Trainer") -> dict[str, Any]:
     settings, ranks = trainer.settings, trainer.ranks
     dtype = str(resolve_precision(settings, ranks.device)).removeprefix("torch.")
     model = trainer.train_step.model_with_loss.model
+    kernels = kernels_of(model.config, cuda=ranks.device.type == "cuda")
+    replaced = replacements()
     return {
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "steps": trainer.total_steps,
@@ -34,6 +38,8 @@ def resolved_settings(trainer: "Trainer") -> dict[str, Any]:
         "attn_implementation": getattr(model.config, "_attn_implementation", None) or "unknown",
         "num_processes": ranks.world_size,
         "device": device_name(ranks.device),
+        "kernels": {operation: used(operation, name) for operation, name in kernels.items()},
+        **({"kernels_replaced": replaced} if replaced else {}),
     }
 
 

@@ -1,4 +1,7 @@
-"""Sharding of a model over ranks, the settings' group `parallel`: speed and memory, not samples."""
+"""Sharding over ranks and the test of kernels, the settings' groups `parallel` and `kernels`.
+
+They decide about speed, memory and safety, not about samples.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -34,3 +37,14 @@ class ParallelSettings(Config):
                 f"{num_ranks} rank(s) into equal groups; give all, node, or a divisor of them"
             )
         return width
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelSettings(Config):
+    """Use of fused operations; the choice among them is the model's (`model.kernels`)."""
+
+    self_test: bool = True
+    """At each start compare the chosen kernels (Triton's, Liger's) with the eager reference on the
+    devices of the run, forward and backward, in a process of their own; one that fails is replaced
+    by the reference, on all ranks, and named in the log, the manifest and MLflow. Takes seconds,
+    and none where `auto` chooses no kernel, as on a CPU."""

@@ -26,7 +26,7 @@ from model.tokenizer.conversation import conversation_encoder, protect_chat_temp
 from model.tokenizer.folder import check_model_folder, load_folder_tokenizer
 from model.train.architectures.probe import check_architecture
 from model.train.build import measure_peak_flops, recording_callbacks
-from model.train.build_model import build_model, check_memory, parallelize
+from model.train.build_model import build_model, check_memory, parallelize, replace_wrong_kernels
 from model.train.callbacks.causal_validation import leaks
 from model.train.callbacks.speed import SpeedMonitor, flops_per_token
 from model.train.callbacks.watchdog import Watchdog
@@ -121,6 +121,7 @@ def loop_settings(job: FinetuneJob, total_steps: int, *, packed: bool) -> Pretra
         separate_documents=packed,
         activation_checkpointing="full" if settings.activation_checkpointing else "none",
         parallel=settings.parallel,
+        kernels=settings.kernels,
         seed=settings.seed,
         log_interval=settings.log_interval,
     )
@@ -192,6 +193,7 @@ def build(
     lease = Lease.share(Path(job.scratch), ranks)
     if watchdog is not None:
         watchdog.follow(lease)
+    replace_wrong_kernels(loop, tokenizer, ranks)
     language_model, weights = build_model(loop, tokenizer, ranks.device, attention=attention.name)
     set_generation(language_model, Path(job.model), tokenizer)
     flops = flops_per_token(language_model, settings.max_length)

@@ -13,7 +13,7 @@ from common.config import NOT_IN_KEY
 from common.ranges import Ge, Gt, Limit, Lt, PositiveFloat, Rate, Samples, Seed, Steps
 from model.train.batch import BatchSettings
 from model.train.config import Beta
-from model.train.distributed.config import ParallelSettings
+from model.train.distributed.config import KernelSettings, ParallelSettings
 from model.train.health import HealthSettings
 
 
@@ -77,6 +77,8 @@ class FinetuneSettings(BatchSettings):
     """Seed of the order of samples."""
     parallel: ParallelSettings = field(default_factory=ParallelSettings, metadata=NOT_IN_KEY)
     """Sharding of the model over ranks."""
+    kernels: KernelSettings = field(default_factory=KernelSettings, metadata=NOT_IN_KEY)
+    """Test of the fused operations that the model's config chooses."""
     health: HealthSettings = field(default_factory=lambda: HealthSettings(spike="off"))
     """Reaction to losses and gradients that go wrong, or to a training that hangs."""
 

@@ -2,7 +2,8 @@
 
     {"time": …, "event": "begin", "session": 3, "step": 120, "batch": 120, "num_processes": 2,
      "device": "NVIDIA H200", "host": "node-3", "commit": "1f0c…", "software": {"torch": …},
-     "resolved": {"num_parameters": 1120000000, "steps": 1060000, "precision": "bfloat16", …}}
+     "resolved": {"num_parameters": 1120000000, "steps": 1060000, "precision": "bfloat16",
+                  "kernels": {"swiglu": "eager", …}, "kernels_replaced": {"swiglu": "triton -> …"}}}
     {"time": …, "event": "energy", "session": 3, "step": 130, "joules": 81230.5}
     {"time": …, "event": "end", "session": 3, "step": 250, "how": "stopped"}
 

@@ -37,7 +37,7 @@ from model.attention import choose_attention
 from model.data import MicroBatch
 from model.data.boundaries import Boundaries
 from model.data.dataset import IGNORED
-from model.kernels import AUTO_ELSEWHERE, AUTO_ON_GPU, IMPLEMENTATIONS, triton_support
+from model.kernels import resolve
 from model.train.build_model import parallelize
 from model.train.callbacks.speed import flops_per_token
 from model.train.config import PretrainSettings
@@ -310,19 +310,7 @@ def attention_backends(attention: Attention) -> AbstractContextManager[None]:
 def _implementations(language_model: PreTrainedModel, device: torch.device) -> dict[str, str]:
     """Kernels that a Steel model's choice comes to on a device, by operation."""
     choice = getattr(language_model.config, "kernels", None)
-    if choice is None:
-        return {}
-    fast = device.type == "cuda" and triton_support.INSTALLED
-    auto = AUTO_ON_GPU if fast else AUTO_ELSEWHERE
-    names = choice if isinstance(choice, dict) else dict.fromkeys(IMPLEMENTATIONS, choice)
-    asked = {name: names.get(name, "auto") for name in IMPLEMENTATIONS}
-    return {
-        operation: auto[operation]
-        if name == "auto"
-        # A library stands for all its operations; the others are eager (model/kernels).
-        else (name if name in IMPLEMENTATIONS[operation] else "eager")
-        for operation, name in asked.items()
-    }
+    return {} if choice is None else resolve(choice, cuda=device.type == "cuda")
 
 
 def _peak_memory(ranks: DistributedContext) -> tuple[float, float]:
