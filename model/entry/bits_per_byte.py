@@ -22,7 +22,7 @@ from common.child import run_job
 from common.errors import DataError
 from common.files import read_json_lines, write_json
 from common.processes import die_with_parent
-from model.entry.evaluate import load_model
+from model.entry.evaluate import check_kernels_of, dtype_on, load_model
 from model.evaluate.choice_lm import ChoiceLM
 from model.evaluate.job import BitsPerByteJob
 from model.train.distributed.context import distributed_context
@@ -46,6 +46,7 @@ class TextLM(ChoiceLM):
 def measure(job: BitsPerByteJob) -> None:
     """Measure each kind of text in this process."""
     with distributed_context(timeout_minutes=120) as ranks:
+        check_kernels_of(job.model, dtype_on(ranks.device, job.dtype), ranks)
         model, tokenizer = load_model(Path(job.model), job.dtype, ranks.device)
         size = max(1, BATCH_LOGITS // (job.window * len(tokenizer)))
         if getattr(model.config, "leaks", False):

@@ -31,9 +31,10 @@ from model.evaluate.cloze import by_cloze
 from model.evaluate.forward import Forward
 from model.evaluate.generative import by_generation, by_task
 from model.evaluate.job import EvaluateJob, Mode, SubjectJob, resolved_dtype
-from model.load import load_causal_lm
+from model.load import load_causal_lm, load_config
 from model.tokenizer.folder import check_model_folder, load_folder_tokenizer
 from model.train.distributed.context import DistributedContext, distributed_context
+from model.train.distributed.tested_kernels import check_kernels
 from model.train.run.metrics import JsonlSink
 
 log = logging.getLogger("steel.evaluate")
@@ -54,7 +55,14 @@ LONGEST_WAIT_MINUTES = 24 * 60
 def evaluate(job: EvaluateJob) -> None:
     """Evaluate a model in this rank."""
     with distributed_context(timeout_minutes=LONGEST_WAIT_MINUTES) as ranks:
+        check_kernels_of(job.model, resolved_dtype(job.dtype), ranks)
         run(job, load(job, ranks.device), ranks)
+
+
+def check_kernels_of(model: str, dtype: str, ranks: DistributedContext) -> None:
+    """Have the reference compute what a kernel gets wrong here, so that no figure depends on it;
+    called by all ranks before the model is loaded. Raises ConfigError for a folder of no model."""
+    check_kernels(load_config(model), ranks, getattr(torch, dtype))
 
 
 def load(job: EvaluateJob, device: torch.device) -> ChoiceLM:
@@ -97,13 +105,19 @@ def _finer(job: EvaluateJob, device: torch.device, network: Any) -> list[Finer]:
     return steps
 
 
+def dtype_on(device: torch.device, dtype: str) -> str:
+    """A torch dtype's name; that of "auto" is bfloat16 on a GPU and float32 on the CPU."""
+    if dtype != "auto":
+        return dtype
+    return "bfloat16" if device.type == "cuda" else "float32"
+
+
 def load_model(folder: Path, dtype: str, device: torch.device) -> tuple[Any, Any]:
     """Load a model to be measured, and its tokenizer. Raises DataError where they do not fit.
 
-    dtype: a torch dtype's name, or "auto": bfloat16 on a GPU and float32 on the CPU.
+    dtype: as of `dtype_on`.
     """
-    if dtype == "auto":
-        dtype = "bfloat16" if device.type == "cuda" else "float32"
+    dtype = dtype_on(device, dtype)
     tokenizer = load_folder_tokenizer(folder)
     check_model_folder(folder, tokenizer)
     network = load_causal_lm(str(folder), getattr(torch, dtype), device)

@@ -20,7 +20,7 @@ from common.files import read_json_lines, write_json
 from common.processes import NICENESS, die_with_parent
 from model.entry import evaluate
 from model.entry.bits_per_byte import BATCH_LOGITS, TextLM, bits_per_byte
-from model.evaluate.job import CheckpointJob
+from model.evaluate.job import CheckpointJob, resolved_dtype
 from model.train.distributed.context import distributed_context
 
 log = logging.getLogger("steel.score_checkpoint")
@@ -31,8 +31,10 @@ def score(job: CheckpointJob) -> None:
     os.nice(NICENESS)
     torch.set_num_threads(job.threads)
     with distributed_context(timeout_minutes=60) as ranks:
-        lm = evaluate.load(job.evaluate, ranks.device)
-        evaluate.run(job.evaluate, lm, ranks)
+        scored = job.evaluate
+        evaluate.check_kernels_of(scored.model, resolved_dtype(scored.dtype), ranks)
+        lm = evaluate.load(scored, ranks.device)
+        evaluate.run(scored, lm, ranks)
         network, tokenizer = lm.model, lm.tokenizer
         size = max(1, BATCH_LOGITS // (job.window * len(tokenizer)))
         texts = TextLM(network, tokenizer, batch_size=size, max_length=job.window)

@@ -362,3 +362,12 @@ def test_every_subject_stands_in_the_report(pipeline: Pipeline) -> None:
             (row,) = (line for line in section.splitlines() if line.startswith(f"| {subject} |"))
             cells = [f"{100 * s['subjects'][subject]['accuracy']:.1f}" for s in scored.values()]
             assert row.strip("| ").split(" | ")[2:] == cells
+
+
+def test_kernels_that_failed_their_self_test_are_named(pipeline: Pipeline) -> None:
+    assert "self-test" not in text_of(gather(**pipeline.inputs()))
+    settled = pipeline.pretrain.manifest["notes"].setdefault("settled", {})
+    settled["kernels_replaced"] = {"rope": "triton -> eager: result 1 has a NaN, on a GPU"}
+    text = text_of(gather(**pipeline.inputs()))
+    assert "base: kernels that failed their self-test were replaced" in text
+    assert "rope (triton -> eager)" in text and "has a NaN" not in text

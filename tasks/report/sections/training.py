@@ -48,8 +48,23 @@ def training_section(data: ReportData, picture: Callable[[str], str], say: Write
         parts += [markdown_table(rows, right=list(rows[0])[1:]), say("training.legend")]
     else:
         parts.append(f"*{say('not_run')}.*")
+    parts += [_replaced_kernels(data, name, say) for name in data.trainings]
     parts += [_mixture(data, t, say) for t in data.trainings.values() if t.mixture]
     return "\n\n".join(part for part in parts if part)
+
+
+def _replaced_kernels(data: ReportData, name: str, say: Writer) -> str:
+    """Say which kernels of a training failed their self-test; nothing where all passed.
+
+    The reasons, which are full of numbers, stand in its manifest.
+    """
+    stage = data.stages.get(name)
+    settled = stage.manifest["notes"].get("settled", {}) if stage else {}
+    replaced: Mapping[str, str] = settled.get("kernels_replaced", {})
+    if not replaced:
+        return ""
+    operations = ", ".join(f"{key} ({what.partition(':')[0]})" for key, what in replaced.items())
+    return say("training.kernels_replaced", name=name, operations=operations)
 
 
 def _curves(

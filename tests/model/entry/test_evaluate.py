@@ -1,5 +1,6 @@
 """Answers: prompted as by lm-eval, scored as by an independent forward pass."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -28,6 +29,7 @@ from model.evaluate.forward import Forward
 from model.evaluate.job import EvaluateJob, SubjectJob
 from model.train.distributed.context import DistributedContext, distributed_context
 from model.train.run.folder import METRICS_FILE
+from tests.faults.wrong_kernels import enter_faults
 from tests.tiny_benchmarks import write_benchmarks, write_model
 
 AnswersOf = Callable[[EvaluateJob], list[dict[str, Any]]]
@@ -374,3 +376,22 @@ def test_a_diverged_model_is_refused(
     with pytest.raises(DataError, match="not finite"):
         entry.run(task, lm, alone)
     assert not any(Path(subject.answers).exists() for subject in task.subjects)
+
+
+def test_no_figure_depends_on_a_wrong_kernel(
+    job: Callable[..., EvaluateJob],
+    alone: DistributedContext,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(entry, "distributed_context", lambda **_: contextlib.nullcontext(alone))
+    enter_faults(monkeypatch, {"rope": ("faulty", "values")})
+    found = []
+    for kernel in ("eager", "faulty"):
+        folder = write_model(tmp_path / kernel)
+        config = json.loads((folder / "config.json").read_text()) | {"kernels": {"rope": kernel}}
+        (folder / "config.json").write_text(json.dumps(config))
+        asked = job(f"by-{kernel}", model=str(folder))
+        entry.evaluate(asked)
+        found.append([answer["log_likelihoods"] for answer in read_all(asked)])
+    assert found[0] == found[1]
