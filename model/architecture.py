@@ -26,6 +26,9 @@ AttentionImplementation = Literal[
 ]
 """Values of `attn_implementation` (model/attention.py)."""
 
+MergedProduct = Literal["qkv", "ffn_in", "ffn_out"]
+"""Values of `merged_products` (model/merged_products.py)."""
+
 MAX_PARAMETERS = 10**14
 """Of a model that anybody can train: with AdamW in fp32 the memory of 20,000 GPUs of 80 GB."""
 

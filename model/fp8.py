@@ -73,8 +73,13 @@ class Fp8Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # (torch's name)
         """[..., K] -> [..., N]"""
-        product = fp8_linear if self.training else functional.linear
+        product = fp8_linear if computes_in_fp8(self) else functional.linear
         return product(input, self.weight, self.bias)
+
+
+def computes_in_fp8(layer: nn.Linear) -> bool:
+    """True for a layer whose products are in 8 bits now."""
+    return isinstance(layer, Fp8Linear) and layer.training
 
 
 class Fp8Experts(Experts):

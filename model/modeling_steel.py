@@ -93,16 +93,7 @@ class SteelAttention(nn.Module):
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """hidden_states [B, M, d] -> ([B, M, d], attention weights or None)."""
-        leading = hidden_states.shape[:-1]
-
-        def heads(x: Tensor) -> Tensor:
-            return x.view(*leading, -1, self.head_dim).transpose(1, 2)
-
-        cos, sin = position_embeddings
-        query, key = self.kernels.rope(
-            heads(self.q_proj(hidden_states)), heads(self.k_proj(hidden_states)), cos, sin
-        )
-        value = heads(self.v_proj(hidden_states))
+        query, key, value = self.project(hidden_states, *position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
         implementation = self.config._attn_implementation
@@ -125,7 +116,21 @@ class SteelAttention(nn.Module):
             scaling=self.scaling,
             **kwargs,
         )
+        leading = hidden_states.shape[:-1]
         return self.o_proj(output[..., : self.head_dim].reshape(*leading, -1)), weights
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [B, M, d] -> query, key (both rotated) and value, each [B, heads, M, head_dim].
+
+        May be replaced by one with merged operands (model/merged_products.py).
+        """
+
+        def heads(projection: nn.Linear) -> Tensor:
+            y: Tensor = projection(x)
+            return y.view(*x.shape[:-1], -1, self.head_dim).transpose(1, 2)
+
+        query, key = self.kernels.rope(heads(self.q_proj), heads(self.k_proj), cos, sin)
+        return query, key, heads(self.v_proj)
 
 
 class SteelDecoderLayer(GradientCheckpointingLayer):

@@ -60,7 +60,7 @@ class Experts(nn.Module):
         takes each expert's by itself (model/train/optim/parameters.py)."""
         return self.num_experts
 
-    def _stacked(self, weight: Tensor) -> Tensor:
+    def stacked(self, weight: Tensor) -> Tensor:
         """[n h, d] -> [n, h, d]"""
         return weight.view(self.num_experts, -1, weight.shape[-1])
 
@@ -68,29 +68,40 @@ class Experts(nn.Module):
         """With weights [T, n]: the weighted sum of all experts for each token, x [T, d] -> [T, d].
         Without: each expert applied to its own slots, x [n, S, d] -> [n, S, d].
         """
-        return self._each_expert(x) if weights is None else self._all_experts(x, weights)
+        if weights is None:
+            return self.second_layers_of_slots(self.first_layers_of_slots(x))
+        return self.second_layers(self.first_layers(x), weights)
 
-    def _all_experts(self, x: Tensor, weights: Tensor) -> Tensor:
-        """The first layers of all experts are one matrix product."""
-        hidden = self.kernels.swiglu(
+    # Each of these four may be replaced by one with merged operands (model/merged_products.py).
+
+    def first_layers(self, x: Tensor) -> Tensor:
+        """[T, d] -> [T, n h], the first layers of all experts by two matrix products."""
+        return self.kernels.swiglu(
             self.first_layer(x, self.gate_in), self.first_layer(x, self.up_in)
         )
+
+    def second_layers(self, hidden: Tensor, weights: Tensor) -> Tensor:
+        """[T, n h] -> [T, d], the weighted sum of the experts' second layers."""
         return self.kernels.combine(
-            hidden, self._stacked(self.gate_out), self._stacked(self.up_out), weights
+            hidden, self.stacked(self.gate_out), self.stacked(self.up_out), weights
         )
 
     def first_layer(self, x: Tensor, weight: Tensor) -> Tensor:
         """x [T, d], W1 or W2 of all experts [n h, d] -> [T, n h]; `precision: fp8` replaces it."""
         return functional.linear(x, weight)
 
-    def _each_expert(self, slots: Tensor) -> Tensor:
-        hidden = self.kernels.swiglu(
-            torch.bmm(slots, self._stacked(self.gate_in).transpose(1, 2)),
-            torch.bmm(slots, self._stacked(self.up_in).transpose(1, 2)),
-        )
+    def first_layers_of_slots(self, slots: Tensor) -> Tensor:
+        """[n, S, d] -> [n, S, h]"""
         return self.kernels.swiglu(
-            torch.bmm(hidden, self._stacked(self.gate_out)),
-            torch.bmm(hidden, self._stacked(self.up_out)),
+            torch.bmm(slots, self.stacked(self.gate_in).transpose(1, 2)),
+            torch.bmm(slots, self.stacked(self.up_in).transpose(1, 2)),
+        )
+
+    def second_layers_of_slots(self, hidden: Tensor) -> Tensor:
+        """[n, S, h] -> [n, S, d]"""
+        return self.kernels.swiglu(
+            torch.bmm(hidden, self.stacked(self.gate_out)),
+            torch.bmm(hidden, self.stacked(self.up_out)),
         )
 
 
@@ -214,8 +225,12 @@ class DenseFFN(nn.Module):
         self, x: Tensor, token_mask: Tensor | None = None, tiles: Tiles | None = None
     ) -> Tensor:
         """x [..., d] -> [..., d]; mask and documents have no effect."""
-        output: Tensor = self.down_proj(self.kernels.swiglu(self.gate_proj(x), self.up_proj(x)))
+        output: Tensor = self.down_proj(self.inner(x))
         return output
+
+    def inner(self, x: Tensor) -> Tensor:
+        """[..., d] -> [..., width]; may be replaced as the layers of Experts."""
+        return self.kernels.swiglu(self.gate_proj(x), self.up_proj(x))
 
 
 def build_ffn(config: SteelConfig, kernels: Kernels) -> SoftMoE | DenseFFN:

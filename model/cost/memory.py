@@ -14,10 +14,11 @@ Letters: N = parameters, T = tokens of a micro-batch, d = hidden size, V = vocab
 h = expert width, S = slots of a layer, e = bytes of a number in the forward pass.
 """
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from model.architecture import SteelArchitecture
+from model.architecture import MergedProduct, SteelArchitecture
 from model.cost.parts import hidden_weights, num_slots, parameters_of, widths
 
 FP32 = 4
@@ -76,6 +77,7 @@ def memory_of(
     gpu: bool = True,
     documents: bool = True,
     optimizer: str = "adamw",
+    merged: Collection[MergedProduct] = (),
 ) -> Memory:
     """Memory of one rank.
 
@@ -93,6 +95,7 @@ def memory_of(
         gpu: False counts as on a CPU: without runtime, attention copies its output.
         documents: True where positions restart within rows.
         optimizer: `pretrain.optimizer`.
+        merged: `merged_products`.
     """
     parameters = parameters_of(architecture).total
     tokens = micro_batch_size * sequence_length
@@ -107,6 +110,7 @@ def memory_of(
         fused=fused,
         gpu=gpu,
         documents=documents,
+        merged=merged,
     )
     return Memory(
         weights=FP32 * parameters / width,
@@ -144,6 +148,7 @@ def activation_bytes(
     fused: bool = True,
     gpu: bool = True,
     documents: bool = True,
+    merged: Collection[MergedProduct] = (),
 ) -> float:
     """Bytes that the model's body keeps for its backward pass, of rows x length tokens.
 
@@ -151,9 +156,8 @@ def activation_bytes(
     """
     tokens, d = rows * length, architecture.hidden_size
     assert architecture.head_dim is not None
-    of_layer = tokens * _layer(architecture, element, fused, gpu, length) + _keys(
-        architecture, element
-    )
+    of_layer = tokens * _layer(architecture, element, fused, gpu, length, merged)
+    of_layer += _keys(architecture, element) + element * _merged_weights(architecture, merged)
     positions = tokens if documents else length
     shared = 8 * tokens + FP32 * architecture.head_dim * positions
     shared += tokens * ((element if fused else FP32 + element) * d + FP32)  # the last norm
@@ -164,15 +168,23 @@ def activation_bytes(
     return shared + layers * tokens * kept + of_layer
 
 
-def _layer(a: SteelArchitecture, e: int, fused: bool, gpu: bool, length: int) -> float:
+def _layer(
+    a: SteelArchitecture,
+    e: int,
+    fused: bool,
+    gpu: bool,
+    length: int,
+    merged: Collection[MergedProduct],
+) -> float:
     """Bytes that a layer keeps for each token."""
     d = a.hidden_size
     # x and its norm; eager keeps x in fp32 and the norm before and after the weight.
     norm = 2 * e * d + FP32 if fused else (FP32 + 2 * e) * d + FP32
-    return 2 * norm + _attention(a, e, gpu) + _ffn(a, e, fused, length)
+    attention = _attention(a, e, gpu, "qkv" in merged)
+    return 2 * norm + attention + _ffn(a, e, fused, length, "ffn_out" in merged)
 
 
-def _attention(a: SteelArchitecture, e: int, gpu: bool) -> float:
+def _attention(a: SteelArchitecture, e: int, gpu: bool, merged_qkv: bool) -> float:
     """Queries, keys, values, output and log-sums of a flash kernel."""
     assert a.head_dim is not None
     q, kv = widths(a)
@@ -182,26 +194,29 @@ def _attention(a: SteelArchitecture, e: int, gpu: bool) -> float:
     elif a.pad_head_dim == "auto" and gpu:
         padded = -(-padded // HEAD_MULTIPLE) * HEAD_MULTIPLE
     kept = e * (2 * q + 2 * kv) * padded / a.head_dim + FP32 * a.num_attention_heads
+    if merged_qkv and padded == a.head_dim:
+        kept += e * (q + kv)  # values are a part of one product, and hold the rest of it
     copied = padded > a.head_dim or not gpu  # the output, for the projection
     return kept + (e * q if copied else 0)
 
 
-def _ffn(a: SteelArchitecture, e: int, fused: bool, length: int) -> float:
+def _ffn(a: SteelArchitecture, e: int, fused: bool, length: int, merged_out: bool) -> float:
     d, n, slots = a.hidden_size, a.num_experts, num_slots(a)
     if a.routing == "dense":
         return (3 if fused else 4) * e * a.dense_intermediate_size
     inner = n * a.expert_intermediate_size
+    # Eager: weights of experts multiply the input of W4; where W3 and W4 are one, what comes out.
+    products = (3 * inner + 2 * n * d) if fused else (4 * inner + 3 * n * d)
+    products += 0 if fused else n * d if merged_out else inner
     if a.routing == "uniform":
-        weights = e * n if e < FP32 and not fused else 0
-        return weights + e * ((3 if fused else 5) * inner + (2 if fused else 3) * n * d)
+        return e * (products + (n if e < FP32 and not fused else 0))
     if a.routing == "token":
         summed = FP32 * n if a.slots_per_expert > 1 else 0
         if fused:
-            return e * (3 * inner + 2 * n * d) + 2 * FP32 * slots + FP32 + summed
+            return e * products + 2 * FP32 * slots + FP32 + summed
         weights = e * n if e < FP32 else summed
         wide = FP32 * d if e < FP32 else 0
-        routed = wide + 2 * FP32 + 2 * FP32 * slots + weights
-        return routed + e * (5 * inner + 3 * n * d)
+        return wide + 2 * FP32 + 2 * FP32 * slots + weights + e * products
     # Logits, weights over slots and over tokens, lengths; experts see slots of each row.
     routed = 2 * FP32 + 2 * FP32 * slots + e * slots
     routed += (FP32 * d + FP32 * slots + e * slots) if e < FP32 else 0
@@ -210,6 +225,16 @@ def _ffn(a: SteelArchitecture, e: int, fused: bool, length: int) -> float:
     fed, half = slots * d, a.slots_per_expert * inner
     by_slot = fed + (3 if fused else 4) * half + (3 if fused else 4) * fed
     return routed + e * by_slot / length
+
+
+def _merged_weights(a: SteelArchitecture, merged: Collection[MergedProduct]) -> int:
+    """Weights of a layer that are put side by side: copies that the backward pass needs."""
+    d, (q, kv) = a.hidden_size, widths(a)
+    dense = a.routing == "dense"
+    inner = a.dense_intermediate_size if dense else a.num_experts * a.expert_intermediate_size
+    number = d * (q + 2 * kv) if "qkv" in merged else 0
+    number += 2 * d * inner if "ffn_in" in merged else 0
+    return number + (2 * d * inner if "ffn_out" in merged and not dense else 0)
 
 
 def _keys(a: SteelArchitecture, e: int) -> float:

@@ -137,6 +137,7 @@ def forecast(
             gpu=gpu,
             documents=settings.separate_documents,
             optimizer=settings.optimizer,
+            merged=settings.merged_products,
         )
         memory = {**asdict(used), "total": used.total}
     return Training(

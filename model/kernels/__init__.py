@@ -21,17 +21,25 @@ from torch import Tensor
 
 from common.errors import ConfigError
 from model.kernels import liger, triton_support
-from model.kernels.combine import combine_eager, combine_triton
+from model.kernels.combine import (
+    combine_eager,
+    combine_halves_eager,
+    combine_halves_triton,
+    combine_triton,
+)
 from model.kernels.cross_entropy import (
     linear_cross_entropy,
     linear_cross_entropy_eager,
     linear_cross_entropy_triton,
+    linear_cross_entropy_triton8,
 )
 from model.kernels.liger import (
     add_rms_norm_liger,
     linear_cross_entropy_liger,
     rms_norm_liger,
     rope_liger,
+    rope_qkv_liger,
+    swiglu_halves_liger,
     swiglu_liger,
 )
 from model.kernels.rms_norm import (
@@ -42,9 +50,14 @@ from model.kernels.rms_norm import (
     rms_norm_torch,
     rms_norm_triton,
 )
-from model.kernels.rope import rope_eager, rope_triton
+from model.kernels.rope import rope_eager, rope_qkv_eager, rope_qkv_triton, rope_triton
 from model.kernels.route import route_eager, route_triton
-from model.kernels.swiglu import swiglu_eager, swiglu_triton
+from model.kernels.swiglu import (
+    swiglu_eager,
+    swiglu_halves_eager,
+    swiglu_halves_triton,
+    swiglu_triton,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +74,15 @@ class Kernels:
     """(query [B, heads, M, d], key [B, key heads, M, d], cos, sin [B or 1, 1, M, d/2]) -> both
     rotated"""
 
+    rope_qkv: Callable[[Tensor, int, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+    """The same of one product: (product [B, M, (heads + 2 key heads) d], number of key heads, cos,
+    sin) -> query and key, rotated, and value [B, key heads, M, d]"""
+
     swiglu: Callable[[Tensor, Tensor], Tensor]
     """(gate [...], up [...]) -> [...]"""
+
+    swiglu_halves: Callable[[Tensor], Tensor]
+    """The same of one product: gate and up side by side, [..., 2h] -> [..., h]"""
 
     route: Callable[[Tensor, Tensor], Tensor]
     """(x [T, d], keys fp32 [S, d]) -> softmax over slots of keys . x / |x|, fp32 [T, S]"""
@@ -71,6 +91,10 @@ class Kernels:
     """(hidden [T, n h], gate_out, up_out [n, h, d], weights [T, n]) -> [T, d], the weighted sum of
     the experts' second layers"""
 
+    combine_halves: Callable[[Tensor, Tensor, Tensor], Tensor]
+    """The same of one operand: (hidden [T, n h], gate_up_out [n, h, 2d], weights [T, n]) ->
+    [T, d]"""
+
     cross_entropy: Callable[..., Tensor]
     """(hidden [T, d], weight [V, d], targets [T], ignore_index, chunk_size, reduction,
     token_losses) -> scalar"""
@@ -78,9 +102,9 @@ class Kernels:
 
 OPERATIONS: dict[str, tuple[str, ...]] = {
     "rms_norm": ("rms_norm", "add_rms_norm"),
-    "rope": ("rope",),
-    "swiglu": ("swiglu",),
-    "soft_moe": ("route", "combine"),
+    "rope": ("rope", "rope_qkv"),
+    "swiglu": ("swiglu", "swiglu_halves"),
+    "soft_moe": ("route", "combine", "combine_halves"),
     "cross_entropy": ("cross_entropy",),
 }
 """Operation that a config can choose for -> the fields of Kernels that it sets."""
@@ -92,13 +116,25 @@ IMPLEMENTATIONS: dict[str, dict[str, tuple[Callable[..., Any], ...]]] = {
         "triton": (rms_norm_triton, add_rms_norm_triton),
         "liger": (rms_norm_liger, add_rms_norm_liger),
     },
-    "rope": {"eager": (rope_eager,), "triton": (rope_triton,), "liger": (rope_liger,)},
-    "swiglu": {"eager": (swiglu_eager,), "triton": (swiglu_triton,), "liger": (swiglu_liger,)},
-    "soft_moe": {"eager": (route_eager, combine_eager), "triton": (route_triton, combine_triton)},
+    "rope": {
+        "eager": (rope_eager, rope_qkv_eager),
+        "triton": (rope_triton, rope_qkv_triton),
+        "liger": (rope_liger, rope_qkv_liger),
+    },
+    "swiglu": {
+        "eager": (swiglu_eager, swiglu_halves_eager),
+        "triton": (swiglu_triton, swiglu_halves_triton),
+        "liger": (swiglu_liger, swiglu_halves_liger),
+    },
+    "soft_moe": {
+        "eager": (route_eager, combine_eager, combine_halves_eager),
+        "triton": (route_triton, combine_triton, combine_halves_triton),
+    },
     "cross_entropy": {
         "eager": (linear_cross_entropy_eager,),
         "chunked": (linear_cross_entropy,),
         "triton": (linear_cross_entropy_triton,),
+        "triton8": (linear_cross_entropy_triton8,),
         "liger": (linear_cross_entropy_liger,),
     },
 }
@@ -201,9 +237,11 @@ def choose(choice: str | dict[str, str]) -> Kernels:
 
 
 def _check_available(operation: str, name: str) -> None:
-    reason = {"triton": triton_support.unavailable_reason, "liger": liger.unavailable_reason}.get(
-        name, lambda: None
-    )()
+    reason = None
+    if name.startswith("triton"):
+        reason = triton_support.unavailable_reason()
+    elif name == "liger":
+        reason = liger.unavailable_reason()
     if reason is not None:
         raise ConfigError(
             f"kernels asks for {name!r} for {operation}, but {reason}; "

@@ -19,6 +19,7 @@ backward multiplies them by the incoming gradient.
 (torch 2.13's own F.linear_cross_entropy is wrong in bf16: see docs/FOOTGUNS.md.)
 """
 
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -29,7 +30,8 @@ from model.cost.memory import chunk_rows
 from model.kernels.triton_support import jit, on_device, power_of_2, tl
 
 VECTOR = 16
-"""Logits that a lane of the kernel loads at a time."""
+"""Logits that a lane of the kernel loads at a time. `triton8` loads 8: half as many registers for
+them, twice as many turns of the loop. Which is faster a GPU decides (docs/adr/0015)."""
 
 Reduction = Literal["mean", "sum"]
 
@@ -61,7 +63,7 @@ def linear_cross_entropy(
     reduction: Reduction = "mean",
     token_losses: Tensor | None = None,
     *,
-    fused: bool = False,
+    vector: int = 0,
 ) -> Tensor:
     """Cross entropy of softmax(hidden weight^T) against targets, chunk by chunk.
 
@@ -70,7 +72,8 @@ def linear_cross_entropy(
     chunk_size: tokens whose logits exist at once; None: as LOGITS_BUDGET (model/cost) holds.
     token_losses: fp32 [T] that receives each token's loss (0 where it does not count), for
     statistics by source; no gradient flows through it.
-    fused: by `linear_cross_entropy_triton`'s kernel. Raises ValueError for shapes that do not fit.
+    vector: logits that a lane of the Triton kernel loads at a time, a power of 2; 0: torch's own
+    operations. Raises ValueError for shapes that do not fit.
     """
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
@@ -92,7 +95,7 @@ def linear_cross_entropy(
         targets,
         ignore_index,
         chunk_size or 0,
-        fused,
+        vector,
         learns and hidden.requires_grad,
         learns and weight.requires_grad,
     )
@@ -107,7 +110,12 @@ def linear_cross_entropy_triton(*arguments: Any, **options: Any) -> Tensor:
 
     A target outside of [0, V) that is not ignore_index gives a loss of NaN.
     """
-    return linear_cross_entropy(*arguments, **options, fused=True)
+    return linear_cross_entropy(*arguments, **options, vector=VECTOR)
+
+
+def linear_cross_entropy_triton8(*arguments: Any, **options: Any) -> Tensor:
+    """As linear_cross_entropy_triton, with lanes that load 8 logits at a time."""
+    return linear_cross_entropy(*arguments, **options, vector=8)
 
 
 def num_kept(targets: Tensor, ignore_index: int) -> Tensor:
@@ -122,14 +130,14 @@ def _linear_cross_entropy(
     targets: Tensor,
     ignore_index: int,
     chunk_size: int,
-    fused: bool,
+    vector: int,
     need_hidden: bool,
     need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Sum of losses, losses [T], and the sum's gradients dH, dW (empty where not needed)."""
     with torch.autocast(device_type=hidden.device.type, enabled=False):
         return _run(
-            hidden, weight, targets, ignore_index, chunk_size, fused, need_hidden, need_weight
+            hidden, weight, targets, ignore_index, chunk_size, vector, need_hidden, need_weight
         )
 
 
@@ -140,7 +148,7 @@ def _(
     targets: Tensor,
     ignore_index: int,
     chunk_size: int,
-    fused: bool,
+    vector: int,
     need_hidden: bool,
     need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -165,13 +173,13 @@ def _run(
     targets: Tensor,
     ignore_index: int,
     chunk_size: int,
-    fused: bool,
+    vector: int,
     need_hidden: bool,
     need_weight: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     num_tokens, vocabulary, targets = hidden.shape[0], weight.shape[0], targets.contiguous()
     _, losses, grad_hidden, grad_weight = _outputs(hidden, weight, need_hidden, need_weight)
-    products = _Products(weight, wide=not fused)
+    products = _Products(weight, wide=not vector)
     row_bytes = vocabulary * products.dtype.itemsize
     if products.dtype != hidden.dtype:
         row_bytes += vocabulary * hidden.itemsize  # the gradient, rounded
@@ -185,7 +193,7 @@ def _run(
         logits = buffer[: chunk.stop - start]
         products.logits(hidden[chunk], logits)
         with_gradient = need_hidden or need_weight
-        rows_to_losses = _losses_triton if fused else _losses_torch
+        rows_to_losses = partial(_losses_triton, vector) if vector else _losses_torch
         rows_to_losses(logits, targets[chunk], losses[chunk], ignore_index, with_gradient)
         if not with_gradient:
             continue
@@ -245,10 +253,15 @@ def _losses_torch(
 
 
 def _losses_triton(
-    logits: Tensor, targets: Tensor, losses: Tensor, ignore_index: int, with_gradient: bool
+    vector: int,
+    logits: Tensor,
+    targets: Tensor,
+    losses: Tensor,
+    ignore_index: int,
+    with_gradient: bool,
 ) -> None:
     """As _losses_torch, in one kernel, a program for each row."""
-    lanes = min(power_of_2(-(-logits.shape[1] // VECTOR)), 1024)
+    lanes = min(power_of_2(-(-logits.shape[1] // vector)), 1024)
     with on_device(logits):
         _losses_kernel[(logits.shape[0],)](
             logits,
@@ -259,7 +272,7 @@ def _losses_triton(
             ignore_index,
             WITH_GRADIENT=with_gradient,
             LANES=lanes,
-            VECTOR=VECTOR,
+            VECTOR=vector,
             # 32 warps fill a multiprocessor with one row. 132 rows of 304 KB then are in flight,
             # which fit into an H200's L2 cache, so that the second reading comes from there.
             num_warps=max(1, lanes // 32),

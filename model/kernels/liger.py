@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from model.kernels.cross_entropy import Reduction, num_kept
+from model.kernels.rope import split_heads
 
 
 def unavailable_reason() -> str | None:
@@ -52,10 +53,23 @@ def rope_liger(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Te
     return rotated
 
 
+def rope_qkv_liger(
+    product: Tensor, num_key_heads: int, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As rope_qkv_eager. Liger copies what is not contiguous, and so overwrites nothing here."""
+    query, key, value = split_heads(product, num_key_heads, 2 * cos.shape[-1])
+    return (*rope_liger(query, key, cos, sin), value)
+
+
 def swiglu_liger(gate: Tensor, up: Tensor) -> Tensor:
     """gate, up [...] -> [...]"""
     y: Tensor = _apply("swiglu", "LigerSiLUMulFunction", gate, up)
     return y
+
+
+def swiglu_halves_liger(both: Tensor) -> Tensor:
+    """both [..., 2h], gate and up side by side -> [..., h]"""
+    return swiglu_liger(*both.chunk(2, dim=-1))
 
 
 def linear_cross_entropy_liger(

@@ -9,6 +9,10 @@ is the rotation by the opposite angle, so nothing but the angles is kept for it.
 The Triton kernel rotates query and key in one launch. Its programs divide the flat list of pairs,
 not heads padded to a power of two, so a head of 56 costs exactly 28 pairs. Bytes: each element read
 once and written once.
+
+`rope_qkv` takes queries, keys and values side by side, as one matrix product gives them (model/
+merged_products.py). Values are not copied: they stay where they are, and so keep the product alive.
+The three gradients are written side by side, ready for one product each.
 """
 
 import math
@@ -53,20 +57,105 @@ def rope_triton(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[T
     return rotated
 
 
+def rope_qkv_eager(
+    product: Tensor, num_key_heads: int, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """product [B, M, (heads + 2 key heads) d] -> query [B, heads, M, d] and key, rotated, value
+    [B, key heads, M, d], a view of the product."""
+    query, key, value = split_heads(product, num_key_heads, 2 * cos.shape[-1])
+    return (*rope_eager(query, key, cos, sin), value)
+
+
+def rope_qkv_triton(
+    product: Tensor, num_key_heads: int, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As rope_qkv_eager; no gradient flows to the angles."""
+    heads: tuple[Tensor, Tensor, Tensor] = _RopeQkv.apply(product, num_key_heads, cos, sin)  # type: ignore[no-untyped-call]
+    return heads
+
+
+def split_heads(product: Tensor, num_key_heads: int, head_dim: int) -> list[Tensor]:
+    """product [B, M, W] -> views of queries, keys and values, each [B, heads, M, head_dim]."""
+    heads = product.view(*product.shape[:-1], -1, head_dim).transpose(1, 2)
+    num_heads = heads.shape[1] - 2 * num_key_heads
+    return list(torch.split_with_sizes(heads, [num_heads, num_key_heads, num_key_heads], dim=1))
+
+
+class _RopeQkv(torch.autograd.Function):
+    """A function and not an operator: an operator may not return a view."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, product: Tensor, num_key_heads: int, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, value = split_heads(product, num_key_heads, 2 * cos.shape[-1])
+        ctx.save_for_backward(cos, sin)
+        return (*_rope(query, key, cos, sin, False), value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        return _rope_qkv_backward(*grads, *ctx.saved_tensors), None, None, None
+
+
+@torch.library.custom_op("steel::rope_qkv_backward", mutates_args=())
+def _rope_qkv_backward(
+    grad_query: Tensor, grad_key: Tensor, grad_value: Tensor, cos: Tensor, sin: Tensor
+) -> Tensor:
+    """Gradient of the product [B, M, (heads + 2 key heads) d]."""
+    gradient = _empty_product(grad_query, grad_key)
+    query, key, value = split_heads(gradient, grad_key.shape[1], grad_key.shape[-1])
+    _rotate_into(query, key, grad_query, grad_key, cos, sin, backwards=True)
+    value.copy_(grad_value)
+    return gradient
+
+
+@_rope_qkv_backward.register_fake
+def _(grad_query: Tensor, grad_key: Tensor, grad_value: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    return _empty_product(grad_query, grad_key)
+
+
+def _empty_product(query: Tensor, key: Tensor) -> Tensor:
+    rows, heads, length, width = query.shape
+    return query.new_empty((rows, length, (heads + 2 * key.shape[1]) * width))
+
+
 @torch.library.custom_op("steel::rope", mutates_args=())
 def _rope(
     query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, backwards: bool
 ) -> tuple[Tensor, Tensor]:
     """Rotate both (backwards: by the opposite angles), into the projections' memory layout."""
+    rotated_query, rotated_key = _like_a_projection(query), _like_a_projection(key)
+    _rotate_into(rotated_query, rotated_key, query, key, cos, sin, backwards=backwards)
+    return rotated_query, rotated_key
+
+
+@_rope.register_fake
+def _(
+    query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, backwards: bool
+) -> tuple[Tensor, Tensor]:
+    return _like_a_projection(query), _like_a_projection(key)
+
+
+def _rotate_into(
+    rotated_query: Tensor,
+    rotated_key: Tensor,
+    query: Tensor,
+    key: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    *,
+    backwards: bool,
+) -> None:
+    """Rotate both into tensors whose memory is ordered by row, token, head, place in the head."""
     query, key = (x if x.stride(-1) == 1 else x.contiguous() for x in (query, key))
     cos, sin = cos.contiguous(), sin.contiguous()
-    rotated_query, rotated_key = _like_a_projection(query), _like_a_projection(key)
     num_tokens, length, half = query.shape[0] * query.shape[2], query.shape[2], cos.shape[-1]
     query_pairs, key_pairs = (num_tokens * x.shape[1] * half for x in (query, key))
     query_programs, key_programs = -(-query_pairs // BLOCK), -(-key_pairs // BLOCK)
     if query_programs + key_programs == 0:
-        return rotated_query, rotated_key
-    strides = (*query.stride()[:3], *key.stride()[:3])
+        return
+    outputs = (rotated_query, rotated_key)
+    strides = (*query.stride()[:3], *key.stride()[:3], *(x.stride(2) for x in outputs))
     unit = math.gcd(8, half, *strides)
     with on_device(query):
         _rope_kernel[(query_programs + key_programs,)](
@@ -74,8 +163,7 @@ def _rope(
             key,
             cos,
             sin,
-            rotated_query,
-            rotated_key,
+            *outputs,
             query_programs,
             query_pairs,
             key_pairs,
@@ -87,17 +175,9 @@ def _rope(
             HALF=half,
             UNIT=unit,
             BACKWARDS=backwards,
-            WIDE=max(_extent(query), _extent(key)) >= 2**31,
+            WIDE=max(_extent(x) for x in (query, key, *outputs)) >= 2**31,
             BLOCK=BLOCK,
         )
-    return rotated_query, rotated_key
-
-
-@_rope.register_fake
-def _(
-    query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, backwards: bool
-) -> tuple[Tensor, Tensor]:
-    return _like_a_projection(query), _like_a_projection(key)
 
 
 def _like_a_projection(x: Tensor) -> Tensor:
@@ -131,6 +211,8 @@ def _rope_kernel(  # type: ignore[no-untyped-def]
     key_row,
     key_head,
     key_token,
+    query_out_token,
+    key_out_token,
     QUERY_HEADS: tl.constexpr,
     KEY_HEADS: tl.constexpr,
     HALF: tl.constexpr,
@@ -153,6 +235,7 @@ def _rope_kernel(  # type: ignore[no-untyped-def]
             query_row,
             query_head,
             query_token,
+            query_out_token,
             QUERY_HEADS,
             HALF,
             UNIT,
@@ -173,6 +256,7 @@ def _rope_kernel(  # type: ignore[no-untyped-def]
             key_row,
             key_head,
             key_token,
+            key_out_token,
             KEY_HEADS,
             HALF,
             UNIT,
@@ -195,6 +279,7 @@ def _rotate(  # type: ignore[no-untyped-def]
     stride_row,
     stride_head,
     stride_token,
+    out_token,
     HEADS: tl.constexpr,
     HALF: tl.constexpr,
     UNIT: tl.constexpr,
@@ -223,7 +308,7 @@ def _rotate(  # type: ignore[no-untyped-def]
     place = (row * stride_row + head * stride_head + position * stride_token) * UNIT + i
     a = tl.load(x_in + place, mask=mask, other=0.0).to(tl.float32)
     b = tl.load(x_in + place + HALF, mask=mask, other=0.0).to(tl.float32)
-    out = vector * (2 * HALF) + i
+    out = token * out_token * UNIT + head * (2 * HALF) + i
     tl.store(y_out + out, (a * cos - b * sin).to(y_out.dtype.element_ty), mask=mask)
     tl.store(y_out + out + HALF, (b * cos + a * sin).to(y_out.dtype.element_ty), mask=mask)
 

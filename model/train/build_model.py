@@ -21,6 +21,7 @@ from model.attention import choose_attention
 from model.config import SteelConfig
 from model.cost.memory import FP32, moments
 from model.fp8 import use_fp8
+from model.merged_products import merge_products
 from model.train.activation_checkpoint import checkpoint_activations
 from model.train.architectures.probe import check_before_start, check_on_gpu, on_meta
 from model.train.architectures.tested import remarks
@@ -197,11 +198,13 @@ def parallelize(
     settings: PretrainSettings,
     ranks: DistributedContext,
 ) -> None:
-    """Recomputed and compiled as the settings say, with its weights, sharded, in training mode.
+    """Merged, recomputed and compiled as the settings say, with its weights, sharded, in training
+    mode.
 
     Raises ConfigError for fp8 in a model without a layer that it is for.
     """
     model_with_loss.train()
+    merge_products(language_model, settings.merged_products)
     layers = decoder_layers(language_model)
     if settings.precision == "fp8":
         log.info("fp8: products with %d weights", use_fp8(layers))

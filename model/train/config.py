@@ -24,7 +24,7 @@ from common.ranges import (
     Seed,
     Steps,
 )
-from model.architecture import AttentionImplementation
+from model.architecture import AttentionImplementation, MergedProduct
 from model.train.batch import BatchSettings
 from model.train.callbacks.profiler import ProfileSettings
 from model.train.checkpoint.retention import CheckpointSettings
@@ -112,6 +112,11 @@ class PretrainSettings(BatchSettings):
     products and attention (selective); or every layer whole (full)."""
     compile: bool = field(default=False, metadata=NOT_IN_KEY)
     """torch.compile each layer."""
+    merged_products: tuple[MergedProduct, ...] = field(default=(), metadata=NOT_IN_KEY)
+    """Matrix products of Steel's own layers that are computed as one each: `qkv` (queries, keys,
+    values), `ffn_in` (gate and up of the FFN's or the experts' first layer), `ffn_out` (of the
+    experts' second). The same weights, results up to rounding; none until a GPU has measured it
+    (docs/adr/0015)."""
     profile: ProfileSettings = field(default_factory=ProfileSettings, metadata=NOT_IN_KEY)
     """Steps that are traced."""
     parallel: ParallelSettings = field(default_factory=ParallelSettings, metadata=NOT_IN_KEY)

@@ -60,6 +60,11 @@ def check_model(settings: PretrainSettings) -> None:
         config = model_config(settings, {})
         if config.model_type == SteelArchitecture.model_type:
             return
+    if settings.merged_products:
+        raise ConfigError(
+            f"pretrain: merged_products = {list(settings.merged_products)} is for Steel's own "
+            f"layers, and the model is of model_type {config.model_type!r}; leave it out"
+        )
     from model.train.architectures.probe import check_before_start, on_meta
 
     on_meta(config)

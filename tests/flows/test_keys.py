@@ -215,6 +215,7 @@ OPERATIONAL = {
     "log_interval",
     "max_drop",
     "max_drop_bytes",
+    "merged_products",
     "micro_batch_size",
     "nodes",
     "num_processes",

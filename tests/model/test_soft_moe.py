@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from model import SteelConfig, SteelForCausalLM, SteelModel
+from model.architecture import MergedProduct
 from model.kernels import choose
+from model.merged_products import merge_products
 from model.soft_moe import MAX_LOGIT_SCALE, LeakWarning, SoftMoE, warn_if_leaking
 
 D, H = 7, 5
@@ -115,10 +117,14 @@ def by_hand(layer: SoftMoE, config: SteelConfig, rows: Tensor) -> Tensor:
     return torch.tensor(output, dtype=torch.float64)
 
 
+@pytest.mark.parametrize("merged", [(), ("ffn_in", "ffn_out")], ids=["separate", "merged"])
 @pytest.mark.parametrize("routing", ["token", "sequence", "reference_norm", "uniform"])
 @pytest.mark.parametrize(("num_experts", "slots"), [(3, 1), (2, 3), (1, 1)])
-def test_agrees_with_the_equations(routing: str, num_experts: int, slots: int) -> None:
+def test_agrees_with_the_equations(
+    routing: str, num_experts: int, slots: int, merged: tuple[MergedProduct, ...]
+) -> None:
     layer, config = make_layer(routing, num_experts, slots, gain=1.7)
+    merge_products(layer, merged)
     x = torch.randn(2, 5, D, generator=torch.Generator().manual_seed(4))
     expected = torch.stack([by_hand(layer, config, row) for row in x])
     torch.testing.assert_close(layer(x).double(), expected, rtol=2e-5, atol=2e-5)
@@ -164,10 +170,12 @@ def test_a_zero_token_is_routed_evenly_and_gives_no_nan() -> None:
     assert x.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("merged", [(), ("ffn_in", "ffn_out")], ids=["separate", "merged"])
 @pytest.mark.parametrize("routing", ["token", "sequence", "uniform"])
-def test_gradients_agree_with_differences(routing: str) -> None:
+def test_gradients_agree_with_differences(routing: str, merged: tuple[MergedProduct, ...]) -> None:
     # Router logits are fp32 by contract, so the differences need a wide step.
     layer, _ = make_layer(routing, slots=2)
+    merge_products(layer, merged)
     layer = layer.double()
     with torch.no_grad():
         for parameter in layer.experts.parameters():

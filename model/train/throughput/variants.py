@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 
 from common.errors import ConfigError
+from model.architecture import MergedProduct
 from model.kernels import IMPLEMENTATIONS
 from model.train.activation_checkpoint import ActivationCheckpointing
 from model.train.config import PretrainSettings
@@ -63,6 +64,8 @@ class Variant:
     """torch.compile each layer."""
     precision: Literal["auto", "fp8"] = "auto"
     """As PretrainSettings.precision."""
+    merged_products: tuple[MergedProduct, ...] = ()
+    """Matrix products that are computed as one each."""
     model: dict[str, Any] = field(default_factory=dict)
     """Changes to the model's config."""
 
@@ -85,6 +88,7 @@ class Variant:
             activation_checkpointing=self.activation_checkpointing,
             compile=self.compile,
             precision=self.precision,
+            merged_products=self.merged_products,
         )
 
 

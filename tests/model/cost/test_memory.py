@@ -14,10 +14,12 @@ from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface
 
 import model.kernels
+from model.architecture import MergedProduct
 from model.config import SteelConfig
 from model.cost.memory import activation_bytes, loss_bytes, memory_of
 from model.cost.parts import parameters_of
 from model.kernels import cross_entropy
+from model.merged_products import merge_products
 from model.modeling_steel import SteelForCausalLM
 from model.train.activation_checkpoint import checkpoint_activations
 from model.train.config import PretrainSettings
@@ -41,15 +43,19 @@ def small(routing: str, **fields: Any) -> SteelConfig:
     return SteelConfig(**{**sizes, "routing": routing, "attn_implementation": "sdpa", **fields})
 
 
-def built(config: SteelConfig, dtype: torch.dtype) -> SteelForCausalLM:
+def built(
+    config: SteelConfig, dtype: torch.dtype, merged: tuple[MergedProduct, ...] = ()
+) -> SteelForCausalLM:
     """The model in training mode, its weights made in `dtype`."""
     torch.set_default_dtype(dtype)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return SteelForCausalLM(config).train()
+            model = SteelForCausalLM(config).train()
     finally:
         torch.set_default_dtype(torch.float32)
+    merge_products(model, merged)
+    return model
 
 
 def kept_bytes(model: SteelForCausalLM, length: int = LENGTH) -> int:
@@ -70,11 +76,15 @@ def kept_bytes(model: SteelForCausalLM, length: int = LENGTH) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
+MERGED: tuple[tuple[MergedProduct, ...], ...] = ((), ("qkv",), ("ffn_in", "ffn_out"))
+
+
+@pytest.mark.parametrize("merged", MERGED, ids="+".join)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("slots", [1, 3])
 @pytest.mark.parametrize("routing", ["token", "uniform", "dense", "sequence", "reference_norm"])
 def test_activations_are_what_autograd_keeps_on_a_cpu(
-    routing: str, slots: int, dtype: torch.dtype
+    routing: str, slots: int, dtype: torch.dtype, merged: tuple[MergedProduct, ...]
 ) -> None:
     config = small(routing, slots_per_expert=slots, kernels="eager")
     expected = activation_bytes(
@@ -85,9 +95,11 @@ def test_activations_are_what_autograd_keeps_on_a_cpu(
         fused=False,
         gpu=False,
         documents=False,
+        merged=merged,
     )
     exact = routing in ("token", "uniform", "dense")
-    assert kept_bytes(built(config, dtype)) == pytest.approx(expected, rel=1e-3 if exact else 0.03)
+    found = kept_bytes(built(config, dtype, merged))
+    assert found == pytest.approx(expected, rel=1e-3 if exact else 0.03)
 
 
 class _Flash(torch.autograd.Function):
@@ -105,19 +117,20 @@ def _flash(_: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **opti
     return _Flash.apply(query, key, value).transpose(1, 2), None
 
 
+@pytest.mark.parametrize("merged", MERGED, ids="+".join)
 @pytest.mark.parametrize("slots", [1, 3])
 @pytest.mark.parametrize("routing", ["token", "uniform", "dense", "sequence", "reference_norm"])
 def test_activations_are_what_autograd_keeps_of_fused_kernels(
-    routing: str, slots: int, monkeypatch: pytest.MonkeyPatch
+    routing: str, slots: int, merged: tuple[MergedProduct, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Their shapes are known without a GPU; only running them needs one.
     monkeypatch.setattr(model.kernels, "_check_available", lambda *_: None)
     AttentionInterface.register("stand_in", _flash)
     config = small(routing, slots_per_expert=slots, kernels="triton")
     config._attn_implementation = "stand_in"
-    expected = activation_bytes(config, rows=ROWS, length=LENGTH, documents=False)
+    expected = activation_bytes(config, rows=ROWS, length=LENGTH, documents=False, merged=merged)
     with FakeTensorMode():
-        kept = kept_bytes(built(config, torch.bfloat16))
+        kept = kept_bytes(built(config, torch.bfloat16, merged))
     exact = routing in ("token", "uniform", "dense")
     assert kept == pytest.approx(expected, rel=1e-3 if exact else 0.03)
 

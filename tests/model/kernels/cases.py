@@ -27,10 +27,11 @@ def cases(operation: str) -> list[Any]:
     """Parameters (implementation, device) for an operation of a config."""
     found = []
     for name in IMPLEMENTATIONS[operation]:
-        if name not in ("triton", "liger"):
+        ours = name.startswith("triton")
+        if not ours and name != "liger":
             found.append(pytest.param(name, "cpu", id=f"{name}-cpu"))
-        elif name == "triton" and triton_support.INTERPRETED:
-            found.append(pytest.param(name, "cpu", id="triton-interpreted"))
+        elif ours and triton_support.INTERPRETED:
+            found.append(pytest.param(name, "cpu", id=f"{name}-interpreted"))
         if not triton_support.INTERPRETED:
             marks = [*ON_GPU, *([NO_LIGER] if name == "liger" else [])]
             found.append(pytest.param(name, "cuda", id=f"{name}-cuda", marks=marks))

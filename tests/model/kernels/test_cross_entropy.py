@@ -125,7 +125,7 @@ def test_gradients_summed_over_many_chunks_stay_good(name: str, device: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "device"), [c for c in cases("cross_entropy") if c.values[0] == "triton"]
+    ("name", "device"), [c for c in cases("cross_entropy") if c.values[0].startswith("triton")]
 )
 def test_a_target_outside_of_the_vocabulary_is_not_read(name: str, device: str) -> None:
     hidden, weight, targets = loss_inputs((5, 7, 11), torch.float32)

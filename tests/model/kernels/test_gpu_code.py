@@ -70,27 +70,49 @@ def rms_norm() -> None:
 
 
 def rope() -> None:
-    (turn,) = IMPLEMENTATIONS["rope"]["triton"]
+    turn, _ = IMPLEMENTATIONS["rope"]["triton"]
     angles = torch.zeros(1, 1, 16, 28)
     query, key = turn(*(bf16(2, 16, 32, 56).transpose(1, 2) for _ in range(2)), angles, angles)
     (query + key).sum().backward()
 
 
+def rope_qkv() -> None:
+    _, turn = IMPLEMENTATIONS["rope"]["triton"]
+    angles = torch.zeros(1, 1, 16, 28)
+    query, key, value = turn(bf16(2, 16, 96 * 56), 32, angles, angles)
+    (query + key + value).sum().backward()
+
+
 def swiglu() -> None:
-    (gate,) = IMPLEMENTATIONS["swiglu"]["triton"]
+    gate, _ = IMPLEMENTATIONS["swiglu"]["triton"]
     gate(bf16(16, 2688), bf16(16, 2688)).sum().backward()
 
 
+def swiglu_halves() -> None:
+    _, gate = IMPLEMENTATIONS["swiglu"]["triton"]
+    gate(bf16(16, 2 * 2688)).sum().backward()
+
+
 def soft_moe() -> None:
-    route, combine = IMPLEMENTATIONS["soft_moe"]["triton"]
+    route, combine, _ = IMPLEMENTATIONS["soft_moe"]["triton"]
     keys = torch.zeros(6, 1792).requires_grad_()
     weights = route(bf16(16, 1792), keys)
     combine(bf16(16, 6 * 448), bf16(6, 448, 1792), bf16(6, 448, 1792), weights).sum().backward()
 
 
-def cross_entropy() -> None:
-    (loss,) = IMPLEMENTATIONS["cross_entropy"]["triton"]
+def combine_halves() -> None:
+    _, _, combine = IMPLEMENTATIONS["soft_moe"]["triton"]
+    weights = torch.zeros(16, 6).requires_grad_()
+    combine(bf16(16, 6 * 448), bf16(6, 448, 2 * 1792), weights).sum().backward()
+
+
+def cross_entropy(name: str = "triton") -> None:
+    (loss,) = IMPLEMENTATIONS["cross_entropy"][name]
     loss(bf16(16, 8), bf16(151_936, 8), torch.zeros(16, dtype=torch.long)).backward()
+
+
+def cross_entropy_of_8() -> None:
+    cross_entropy("triton8")
 
 
 def resources(ptx: str, folder: Path) -> str:
@@ -110,9 +132,13 @@ def resources(ptx: str, folder: Path) -> str:
     [
         (rms_norm, {"_forward_kernel", "_backward_kernel"}),
         (rope, {"_rope_kernel"}),
+        (rope_qkv, {"_rope_kernel"}),
         (swiglu, {"_forward_kernel", "_backward_kernel"}),
+        (swiglu_halves, {"_forward_kernel", "_backward_kernel"}),
+        (combine_halves, {"_combine_kernel", "_combine_backward_kernel"}),
         (soft_moe, {"_route_kernel", "_combine_kernel", "_combine_backward_kernel"}),
         (cross_entropy, {"_losses_kernel"}),
+        (cross_entropy_of_8, {"_losses_kernel"}),
     ],
 )
 def test_compiles_without_spills_and_moves_its_tensors_in_vectors(

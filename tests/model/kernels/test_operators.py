@@ -45,14 +45,38 @@ def operator_calls(device: str) -> dict[str, tuple[Callable[..., Any], tuple[Any
         "rope": (rope._rope, (make(2, 4, 4, 6), make(2, 2, 4, 6), angles, angles, False)),
         "swiglu": (swiglu._swiglu, (make(3, 8), make(3, 8))),
         "swiglu_backward": (swiglu._swiglu_backward, (plain, plain + 1, plain + 2)),
+        "rope_qkv_backward": (
+            rope._rope_qkv_backward,
+            (*(make(2, n, 4, 6).detach() for n in (4, 2, 2)), angles, angles),
+        ),
+        "swiglu_halves": (swiglu._swiglu_halves, (make(3, 8),)),
+        "swiglu_halves_backward": (
+            swiglu._swiglu_halves_backward,
+            (plain[:, :4].contiguous(), plain + 1),
+        ),
         "route": (route._route, (make(3, 8), make(2, 8))),
         "weighted_swiglu": (
             combine._weighted_swiglu,
             tuple(make(*shape).detach() for shape in ((2, 3, 8), (2, 3, 8), (3, 2))),
         ),
+        "weighted_swiglu_halves": (
+            combine._weighted_swiglu_halves,
+            tuple(make(*shape).detach() for shape in ((2, 3, 8), (3, 2))),
+        ),
+        "weighted_swiglu_halves_backward": (
+            combine._weighted_swiglu_halves_backward,
+            tuple(make(*shape).detach() for shape in ((3, 4), (2, 3, 8), (3, 2))),
+        ),
+        "hidden_gradient": (
+            combine._hidden_gradient,
+            (
+                [make(2, 3, 8).detach(), make(2, 3, 8, seed=1).detach()],
+                [make(2, 5, 8).detach(), make(2, 5, 8, seed=1).detach()],
+            ),
+        ),
         "linear_cross_entropy": (
             cross_entropy._linear_cross_entropy,
-            (make(5, 4), make(6, 4), targets, -100, 2, True, True, True),
+            (make(5, 4), make(6, 4), targets, -100, 2, 16, True, True),
         ),
     }
 
@@ -73,9 +97,9 @@ def test_schema_shapes_and_gradients_are_what_was_registered(operator: str, devi
 def layer(operations: dict[str, tuple[Callable[..., Any], ...]]) -> Callable[..., Tensor]:
     """A function that goes through every operation, as a decoder layer and the loss would."""
     norm, add_norm = operations["rms_norm"]
-    (turn,) = operations["rope"]
-    (gate,) = operations["swiglu"]
-    route, combine = operations["soft_moe"]
+    turn, turn_product = operations["rope"]
+    gate, gate_halves = operations["swiglu"]
+    route, combine, combine_halves = operations["soft_moe"]
     (loss,) = operations["cross_entropy"]
 
     def run(x: Tensor, weight: Tensor, inner: Tensor, cos: Tensor, targets: Tensor) -> Tensor:
@@ -87,6 +111,11 @@ def layer(operations: dict[str, tuple[Callable[..., Any], ...]]) -> Callable[...
         weights = route(y, inner[0, :2].float())
         hidden = gate(y, x)
         y = combine(hidden, inner[:, :4], inner[:, 4:], weights)
+        product = torch.cat((x, y), dim=-1).view(2, 3, 16)
+        query, key, value = turn_product(product, 1, cos, cos.clone())
+        y = (query[:, :1] + query[:, 1:] + key + value).transpose(1, 2).reshape(6, 4).repeat(1, 2)
+        hidden = gate_halves(torch.cat((y, x), dim=-1))
+        y = combine_halves(hidden, inner[:, :4].repeat(1, 1, 2), weights)
         losses = torch.empty(6, device=x.device)
         total: Tensor = loss(x + y, inner[0], targets, token_losses=losses)
         return total + 0 * losses.sum()

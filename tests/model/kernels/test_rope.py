@@ -29,7 +29,7 @@ def test_turns_pairs_by_angles_that_fall_geometrically(
                 wanted[row, :, place, half + i] = b * math.cos(angle) + a * math.sin(angle)
     angles = rope_angles(positions.to(device), head_dim, 1e6)
     assert angles[0].dtype == torch.float32
-    (rope,) = functions("rope", name)
+    rope, _ = functions("rope", name)
     # fp32 angles near 2,047 are exact to 1e-4.
     turned, _ = rope(x.to(device), x[:, :1].clone().to(device), *angles)
     close(turned, wanted, 5e-4 if dtype == torch.float32 else 8e-3)
@@ -54,7 +54,7 @@ def test_pair_values_and_gradients(
     rows_of_angles: int,
     angles_dtype: torch.dtype,
 ) -> None:
-    (rope,) = functions("rope", name)
+    rope, _ = functions("rope", name)
     angles = 3 * random(rows_of_angles, 1, 5, head_dim // 2, seed=3)
     # bf16: what a caller has who lets FSDP cast them. Wrong for a model, but the same function.
     cos, sin = angles.cos().to(angles_dtype), angles.sin().to(angles_dtype)
@@ -78,8 +78,41 @@ def test_pair_values_and_gradients(
 
 
 @pytest.mark.parametrize(("name", "device"), cases("rope"))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("heads", "key_heads", "head_dim"), [(6, 6, 56), (4, 1, 10), (3, 3, 64)])
+@pytest.mark.parametrize("rows_of_angles", [1, 2])
+def test_queries_keys_and_values_of_one_product(
+    name: str,
+    device: str,
+    dtype: torch.dtype,
+    heads: int,
+    key_heads: int,
+    head_dim: int,
+    rows_of_angles: int,
+) -> None:
+    _, rope_qkv = functions("rope", name)
+    angles = 3 * random(rows_of_angles, 1, 5, head_dim // 2, seed=3)
+    cos, sin = angles.cos().float(), angles.sin().float()
+
+    def formula(product: Tensor) -> tuple[Tensor, ...]:
+        c, s = cos.double(), sin.double()
+        ends = (heads * head_dim, (heads + key_heads) * head_dim)
+        parts = (product[..., : ends[0]], product[..., ends[0] : ends[1]], product[..., ends[1] :])
+        query, key, value = (x.reshape(2, 5, -1, head_dim).transpose(1, 2) for x in parts)
+        halves = (x.chunk(2, dim=-1) for x in (query, key))
+        turned = (torch.cat((a * c - b * s, b * c + a * s), dim=-1) for a, b in halves)
+        return (*turned, value)
+
+    def found(product: Tensor) -> tuple[Tensor, ...]:
+        return rope_qkv(product, key_heads, cos.to(device), sin.to(device))
+
+    inputs = [random(2, 5, (heads + 2 * key_heads) * head_dim)]
+    agree(found, formula, inputs, [dtype], device)
+
+
+@pytest.mark.parametrize(("name", "device"), cases("rope"))
 def test_keeps_lengths_and_depends_on_differences_of_positions_only(name: str, device: str) -> None:
-    (rope,) = functions("rope", name)
+    rope, _ = functions("rope", name)
     query = random(1, 1, 1, 8).float().to(device)
     key = random(1, 1, 1, 8, seed=1).float().to(device)
 

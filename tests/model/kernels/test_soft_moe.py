@@ -30,14 +30,14 @@ def combined(hidden: Tensor, gate_out: Tensor, up_out: Tensor, weights: Tensor) 
 def test_route(
     name: str, device: str, dtype: torch.dtype, tokens: int, width: int, slots: int
 ) -> None:
-    route, _ = functions("soft_moe", name)
+    route, _, _ = functions("soft_moe", name)
     inputs = random(tokens, width), random(slots, width, seed=1)
     agree(route, weights_of, inputs, [dtype, torch.float32], device)
 
 
 @pytest.mark.parametrize(("name", "device"), cases("soft_moe"))
 def test_route_with_logits_at_their_bound_and_layouts(name: str, device: str) -> None:
-    route, _ = functions("soft_moe", name)
+    route, _, _ = functions("soft_moe", name)
     keys = random(3, 20, seed=1)
     keys *= 40 / keys.norm(dim=-1, keepdim=True)
     inputs = torch.cat((random(4, 20), keys, -keys)), keys
@@ -47,7 +47,7 @@ def test_route_with_logits_at_their_bound_and_layouts(name: str, device: str) ->
 
 @pytest.mark.parametrize(("name", "device"), cases("soft_moe"))
 def test_route_of_an_empty_token(name: str, device: str) -> None:
-    route, _ = functions("soft_moe", name)
+    route, _, _ = functions("soft_moe", name)
     x = torch.zeros(2, 9, device=device, requires_grad=True)
     weights = route(x, random(4, 9, seed=1).float().to(device))
     close(weights, torch.full((2, 4), 0.25, dtype=torch.float64), 1e-6)
@@ -57,7 +57,7 @@ def test_route_of_an_empty_token(name: str, device: str) -> None:
 
 @pytest.mark.parametrize(("name", "device"), cases("soft_moe"))
 def test_route_to_very_many_slots(name: str, device: str) -> None:
-    route, _ = functions("soft_moe", name)
+    route, _, _ = functions("soft_moe", name)
     inputs = random(3, 5), random(MAX_SLOTS + 1, 5, seed=1)
     agree(route, weights_of, inputs, [torch.float32] * 2, device)
 
@@ -70,7 +70,7 @@ def test_route_to_very_many_slots(name: str, device: str) -> None:
 def test_combine(
     name: str, device: str, dtype: torch.dtype, tokens: int, experts: int, inner: int, width: int
 ) -> None:
-    _, combine = functions("soft_moe", name)
+    _, combine, combine_halves = functions("soft_moe", name)
     inputs = (
         random(tokens, experts * inner),
         random(experts, inner, width, seed=1) / inner**0.5,
@@ -82,10 +82,15 @@ def test_combine(
     dtypes = [dtype] * 3 + [torch.float32]
     agree(combine, combined, inputs, dtypes, device, tolerance=tolerance)
 
+    def of_one_operand(hidden: Tensor, gate_out: Tensor, up_out: Tensor, weights: Tensor) -> Tensor:
+        return combine_halves(hidden, torch.cat((gate_out, up_out), dim=-1), weights)
+
+    agree(of_one_operand, combined, inputs, dtypes, device, tolerance=tolerance)
+
 
 @pytest.mark.parametrize(("name", "device"), cases("soft_moe"))
 def test_combine_under_autocast(name: str, device: str) -> None:
-    _, combine = functions("soft_moe", name)
+    _, combine, combine_halves = functions("soft_moe", name)
     inputs = [
         x.float().to(device).requires_grad_()
         for x in (
@@ -95,9 +100,15 @@ def test_combine_under_autocast(name: str, device: str) -> None:
             random(9, 2, seed=3),
         )
     ]
+    hidden, gate_out, up_out, weights = inputs
     with torch.autocast(device_type=device, dtype=torch.bfloat16):
-        y = combine(*inputs)
-    y.float().sum().backward()
-    close(y, combined(*(x.detach().double().cpu() for x in inputs)), 3e-2)
-    for x in inputs:
-        assert x.grad is not None and x.grad.dtype == torch.float32
+        found = (
+            combine(*inputs),
+            combine_halves(hidden, torch.cat((gate_out, up_out), dim=-1), weights),
+        )
+    for y in found:
+        y.float().sum().backward()
+        close(y, combined(*(x.detach().double().cpu() for x in inputs)), 3e-2)
+        for x in inputs:
+            assert x.grad is not None and x.grad.dtype == torch.float32
+            x.grad = None

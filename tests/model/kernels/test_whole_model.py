@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from model.architecture import MergedProduct
 from model.config import SteelConfig
 from model.kernels import OPERATIONS
+from model.merged_products import merge_products
 from model.modeling_steel import SteelForCausalLM
 from model.train.loss import ModelWithLoss
 from tests.model.kernels.cases import cases
@@ -26,12 +28,16 @@ CONFIG = {
 )
 @pytest.mark.parametrize("routing", ["token", "uniform", "dense"])
 @pytest.mark.parametrize("recomputed", [False, True])
-def test_loss_and_gradients(name: str, device: str, routing: str, recomputed: bool) -> None:
+@pytest.mark.parametrize("merged", [(), ("qkv", "ffn_in", "ffn_out")], ids=["separate", "merged"])
+def test_loss_and_gradients(
+    name: str, device: str, routing: str, recomputed: bool, merged: tuple[MergedProduct, ...]
+) -> None:
     kernels = dict.fromkeys(OPERATIONS, name)
     torch.manual_seed(0)
     reference = SteelForCausalLM(SteelConfig(**CONFIG, routing=routing, kernels="eager"))
     model = SteelForCausalLM(SteelConfig(**CONFIG, routing=routing, kernels=kernels))
     model.load_state_dict(reference.state_dict())
+    merge_products(model, merged)
     if recomputed:
         model.gradient_checkpointing_enable()
     ids = torch.randint(0, 37, (2, 7), generator=torch.Generator().manual_seed(1))

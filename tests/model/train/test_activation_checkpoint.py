@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import model.modeling_steel as _registers  # noqa: F401
+from model.merged_products import merge_products
 from model.train.activation_checkpoint import (
     MATRIX_PRODUCTS,
     ActivationCheckpointing,
@@ -18,6 +19,7 @@ from model.train.build_model import decoder_layers
 
 MODELS: dict[str, dict[str, Any]] = {
     "steel": {"num_experts": 3, "expert_intermediate_size": 8, "attention_dropout": 0.2},
+    "steel merged": {"num_experts": 3, "expert_intermediate_size": 8, "attention_dropout": 0.2},
     "steel dense": {"routing": "dense", "expert_intermediate_size": 8},
     "qwen2": {"model_type": "qwen2", "intermediate_size": 48, "num_key_value_heads": 2},
     "llama": {"model_type": "llama", "intermediate_size": 48, "num_key_value_heads": 2},
@@ -62,6 +64,8 @@ def build(name: str, amount: ActivationCheckpointing, attention: str = "sdpa") -
         AutoConfig.for_model(**values), attn_implementation=attention, dtype=torch.float32
     )
     model.train()
+    if name.endswith("merged"):
+        merge_products(model, ("qkv", "ffn_in", "ffn_out"))
     checkpoint_activations(decoder_layers(model), amount)  # type: ignore[arg-type]
     return model
 
