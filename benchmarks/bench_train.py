@@ -15,10 +15,13 @@ measurement has a process of its own, which may take `--limit` seconds; repeats 
     dense, sequence                                            the other routings
     selective, full                                            activations recomputed
     heads of 64    56 filled up with zeros
+    merged         `best` with products that share an operand merged; also each of them alone
+    loss of 8      `best` with a loss kernel of 8 logits a lane instead of 16
 
-All at one micro-batch: the paper's 8, or the largest at which `plain` fits. `best` is also tried at
-the `--larger` ones, and its fastest counts for MFU. On a CPU the sizes are tiny, marked as such,
-and no target is judged.
+All at one micro-batch: the paper's 8, or the largest at which `plain` fits. `best` and `merged` are
+also tried at the `--larger` ones, and the fastest of `best` counts for MFU. What is not the default
+yet is compared with `best`; where it wins, the line for a configuration is printed. On a CPU the
+sizes are tiny, marked as such, and nothing is judged.
 """
 
 import argparse
@@ -28,79 +31,30 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks._figures import add_options, end_with_parent, publish, save
+from benchmarks._training_rows import (
+    AT_LARGER,
+    CANDIDATES,
+    CHALLENGERS,
+    GAIN,
+    PAPER_SIZES,
+    QUICK,
+    TINY_SIZES,
+    Sizes,
+)
 from common.errors import ConfigError, SteelError
 from model.entry.throughput import measure_in_subprocess
 from model.train.distributed.device import device_name
 from model.train.throughput.measure import PROFILE_FILE, Result, ThroughputJob
 from model.train.throughput.peak_flops import datasheet_peak
-from model.train.throughput.variants import (
-    OURS,
-    PLAIN,
-    STEEL_1B,
-    TINY,
-    TINY_MICRO_BATCH,
-    TINY_SEQUENCE,
-    Variant,
-    liger,
-)
+from model.train.throughput.variants import Variant, liger
 
-DOCUMENT_TOKENS = 512
 TITLE = "A full training step"
-
-CANDIDATES: dict[str, Variant] = {
-    "best": Variant(compile=True),
-    "interpreted": OURS,
-    "documents": Variant(compile=True, document_tokens=DOCUMENT_TOKENS),
-    "plain": PLAIN,
-    "liger": OURS,  # both replaced below, or skipped with the reason
-    "liger compiled": OURS,
-    "dense": Variant(compile=True, model={"routing": "dense"}),
-    "sequence": Variant(compile=True, model={"routing": "sequence"}),
-    "selective": Variant(compile=True, activation_checkpointing="selective"),
-    "full": Variant(compile=True, activation_checkpointing="full"),
-    "heads of 64": Variant(compile=True, model={"pad_head_dim": 64}),
-}
-QUICK = ("best", "interpreted", "plain", "liger", "liger compiled")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """Model and batches of one benchmark."""
-
-    model: dict[str, Any]
-    sequence_length: int
-    micro_batches: tuple[int, ...]
-    """Tried in this order until `plain` fits; the paper's comes first."""
-    larger: tuple[int, ...]
-    """Also tried for `best`, until one does not fit."""
-    accumulation: int
-    """Micro-batches in a step. Section 5: 8."""
-    tiny: bool
-
-
-PAPER_SIZES = Sizes(
-    model=STEEL_1B,
-    sequence_length=2048,
-    micro_batches=(8, 4, 2, 1),
-    larger=(16, 32, 64),
-    accumulation=8,
-    tiny=False,
-)
-TINY_SIZES = Sizes(
-    model=STEEL_1B | TINY,
-    sequence_length=TINY_SEQUENCE,
-    micro_batches=(TINY_MICRO_BATCH,),
-    larger=(2 * TINY_MICRO_BATCH,),
-    accumulation=2,
-    tiny=True,
-)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -185,14 +139,16 @@ class Bench:
                     continue  # it will not fit the second time either
                 found.append(self._measure(f"{name} [{repeat + 1}]", variant, micro_batch_size))
                 keep(report())
-        for size in self.sizes.larger if "best" in variants else ():
-            label = f"best, micro-batch {size}"
-            found = measured.setdefault((label, size), [])
+        fitting = [name for name in AT_LARGER if name in variants]
+        for size in self.sizes.larger:
+            at_size: dict[str, list[Result]] = {}
             for repeat in range(repeats):
-                found.append(self._measure(f"{label} [{repeat + 1}]", variants["best"], size))
-                keep(report())
-            if found[0].status != "done":
-                break
+                for name in fitting:
+                    label = f"{name}, micro-batch {size}"
+                    found = at_size[name] = measured.setdefault((label, size), [])
+                    found.append(self._measure(f"{label} [{repeat + 1}]", variants[name], size))
+                    keep(report())
+            fitting = [name for name in fitting if at_size[name][0].status == "done"]
         return report()
 
     def _report(
@@ -217,6 +173,7 @@ class Bench:
             "rows": rows,
             "skipped": skipped,
             "targets": targets(rows, judged=not self.sizes.tiny),
+            "choices": choices(rows, judged=not self.sizes.tiny),
         }
 
     def _common_micro_batch(self, variants: Mapping[str, Variant]) -> int:
@@ -348,6 +305,26 @@ def targets(rows: Sequence[Mapping[str, Any]], *, judged: bool) -> list[dict[str
     ]
 
 
+def choices(rows: Sequence[Mapping[str, Any]], *, judged: bool) -> list[dict[str, Any]]:
+    """Each row that may become the default, beside `best` at its micro-batch: times its speed, and
+    whether that is worth it (None where it is not judged)."""
+    speeds = {r["name"]: r["tokens_per_second_per_device"] for r in rows if r["status"] == "done"}
+    found = []
+    for name, speed in speeds.items():
+        row, _, size = name.partition(", micro-batch ")
+        if row == "best" and size:
+            peer, setting = "best", f"pretrain.micro_batch_size: {size}"
+        elif row in CHALLENGERS:
+            peer, setting = name.replace(row, "best", 1), CHALLENGERS[row]
+        else:
+            continue
+        if peer in speeds:
+            ratio = speed / speeds[peer]
+            wins = ratio >= GAIN if judged else None
+            found.append({"row": name, "setting": setting, "times_best": ratio, "wins": wins})
+    return found
+
+
 def table(report: Mapping[str, Any]) -> str:
     """The report for people."""
     lines = [
@@ -372,6 +349,10 @@ def table(report: Mapping[str, Any]) -> str:
     for t in report["targets"]:
         value = "not measured" if t["value"] is None else f"{t['value']:.3f}"
         lines.append(f"{t['target']:40} {value:>13}   wanted {t['wanted']}: {verdicts[t['met']]}")
+    verdicts = {None: "not judged", True: "take", False: "leave"}
+    for c in report.get("choices", ()):
+        times = f"{c['times_best']:.3f} x best"
+        lines.append(f"{c['row']:40} {times:>13}   {verdicts[c['wins']]} {c['setting']}")
     return "\n".join(lines)
 
 

@@ -6,9 +6,11 @@
     tests      the GPU tests
     best       the best configuration of the training step: the first MFU
     profile    its 30 longest kernels, as text
+    merged     products that share an operand merged, and the loss of 8 logits a lane, beside `best`
+    larger     `best` and `merged` at micro-batch 16
     attention  attention, with and without packed documents
     peers      plain, Liger, Liger compiled, interpreted, documents, heads of 64
-    larger     the best configuration at micro-batch 16
+    parts      each of the merged products alone
     kernels    every kernel against its peers, without torch.compile
 
 Each step is a process of its own with a limit; one that no longer fits is left out, and said to be.
@@ -37,6 +39,8 @@ SECONDS_LEFT_OUT = 5.0
 GRACE_SECONDS = 3.0
 """Seconds that a step has to end when its time is over."""
 PEERS = "plain,liger,liger compiled,interpreted,documents,heads of 64"
+MERGED = "best,merged,loss of 8"
+PARTS = "best,merged qkv,merged ffn_in,merged ffn_out"
 ONCE = ("--repeats", "1", "--steps", "3")
 WORKERS = 12
 """Processes that share the GPU tests, where pytest-xdist is installed."""
@@ -85,6 +89,20 @@ STEPS = (
     ),
     Step(name="profile", limit=90, least=45, command=_profile),
     Step(
+        name="merged",
+        limit=210,
+        least=75,
+        command=_module("bench_train", "merged.json", "--only", MERGED, "--larger", "none", *ONCE),
+    ),
+    Step(
+        name="larger",
+        limit=240,
+        least=75,
+        command=_module(
+            "bench_train", "larger.json", "--only", "best,merged", "--larger", "16", *ONCE
+        ),
+    ),
+    Step(
         name="attention",
         limit=60,
         least=20,
@@ -103,10 +121,10 @@ STEPS = (
         command=_module("bench_train", "peers.json", "--only", PEERS, *ONCE),
     ),
     Step(
-        name="larger",
-        limit=150,
-        least=60,
-        command=_module("bench_train", "larger.json", "--only", "best", "--larger", "16", *ONCE),
+        name="parts",
+        limit=240,
+        least=75,
+        command=_module("bench_train", "parts.json", "--only", PARTS, "--larger", "none", *ONCE),
     ),
     Step(
         name="kernels",
@@ -216,7 +234,11 @@ def _read(path: Path) -> dict[str, Any] | None:
 def _figures(report: dict[str, Any]) -> list[str]:
     """Lines of a report's figures."""
     if "targets" in report and "micro_batch_size" in report:
-        return [*map(_training_line, report["rows"]), *map(_target_line, report["targets"])]
+        return [
+            *map(_training_line, report["rows"]),
+            *map(_target_line, report["targets"]),
+            *map(_choice_line, report.get("choices", ())),
+        ]
     if "rows" in report:
         return [_kernel_line(row) for row in report["rows"]]
     return ["```", json.dumps(report, indent=1, ensure_ascii=False), "```"]
@@ -240,6 +262,12 @@ def _target_line(target: dict[str, Any]) -> str:
     value = "not measured" if target["value"] is None else f"{target['value']:.3f}"
     verdict = {None: "not judged", True: "met", False: "missed"}[target["met"]]
     return f"- target: {target['target']}: {value}, wanted {target['wanted']}: {verdict}"
+
+
+def _choice_line(choice: dict[str, Any]) -> str:
+    verdict = {None: "not judged", True: "take", False: "leave"}[choice["wins"]]
+    times = f"{choice['times_best']:.3f} times the speed of best"
+    return f"- choice: {choice['row']}: {times}: {verdict} `{choice['setting']}`"
 
 
 def _kernel_line(row: dict[str, Any]) -> str:

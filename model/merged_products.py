@@ -56,7 +56,7 @@ def _inner(self: DenseFFN, x: Tensor) -> Tensor:
 def _linear(x: Tensor, *layers: nn.Linear) -> Tensor:
     """The outputs of all layers, side by side."""
     weight = torch.cat([layer.weight for layer in layers])
-    biases = [layer.bias for layer in layers if layer.bias is not None]
+    biases: list[Tensor] = [layer.bias for layer in layers if layer.bias is not None]
     product = fp8_linear if all(map(computes_in_fp8, layers)) else functional.linear
     return product(x, weight, torch.cat(biases) if biases else None)
 

@@ -13,6 +13,7 @@ from typing import Any
 from benchmarks.kernels import (
     bench_attention,
     bench_cross_entropy,
+    bench_merged,
     bench_rms_norm,
     bench_rope,
     bench_soft_moe,
@@ -25,9 +26,9 @@ BENCHES = (bench_rms_norm, bench_rope, bench_swiglu, bench_soft_moe, bench_cross
 
 
 def cases(setup: Setup) -> list[Case]:
-    """The cases of all benchmarks, attention last."""
+    """The cases of all benchmarks, those that are no operation of a config last."""
     found = [case for bench in BENCHES for case in bench.cases(setup)]
-    return [*found, *bench_attention.cases(setup)]
+    return [*found, *bench_merged.cases(setup), *bench_attention.cases(setup)]
 
 
 def targets(setup: Setup, rows: list[Row]) -> dict[str, Any]:

@@ -19,7 +19,15 @@ def cases(setup: Setup) -> list[Case]:
             make=lambda: (setup.random(tokens, width), setup.random(tokens, width)),
             forward_bytes=3 * size,
             both_bytes=8 * size,
-        )
+        ),
+        Case(
+            name="swiglu, halves of one",
+            operation="merged",
+            candidates=candidates("swiglu", 1, setup),
+            make=lambda: (setup.random(tokens, 2 * width),),
+            forward_bytes=3 * size,
+            both_bytes=8 * size,
+        ),
     ]
 
 

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from benchmarks import bench_train
+from benchmarks._training_rows import CANDIDATES, CHALLENGERS
 from model.train.throughput.measure import Result
+from model.train.throughput.variants import STEEL_1B
 
 HEAVY = ("flows", "tasks", "prefect", "mlflow", "pydantic", "datasets", "trl", "lm_eval")
 
@@ -102,6 +105,68 @@ def test_the_micro_batch_is_the_largest_at_which_plain_fits(tmp_path: Path) -> N
     # Interleaved, then `best` at larger sizes until one does not fit.
     assert tried[3:7] == [("best", 2), ("plain", 2)] * 2
     assert {size for _, size in tried[7:]} == {16}
+
+
+def test_what_is_faster_than_the_best_is_named_with_its_setting() -> None:
+    found = bench_train.choices(
+        rows(
+            **{
+                "best": [done(100, 1)],
+                "plain": [done(300, 1)],
+                "merged": [done(104, 1)],
+                "loss of 8": [done(99, 1)],
+                "merged qkv": [FULL],
+                "best, micro-batch 16": [done(110, 1)],
+                "merged, micro-batch 16": [done(110.1, 1)],
+                "merged, micro-batch 32": [done(500, 1)],
+            }
+        ),
+        judged=True,
+    )
+    assert {choice["row"]: (choice["times_best"], choice["wins"]) for choice in found} == {
+        "merged": (pytest.approx(1.04), True),
+        "loss of 8": (pytest.approx(0.99), False),
+        "best, micro-batch 16": (pytest.approx(1.1), True),
+        "merged, micro-batch 16": (pytest.approx(1.001, abs=1e-4), False),
+    }
+    by_row = {choice["row"]: choice["setting"] for choice in found}
+    assert by_row["merged"] == "pretrain.merged_products: [qkv, ffn_in, ffn_out]"
+    assert by_row["best, micro-batch 16"] == "pretrain.micro_batch_size: 16"
+    [unjudged] = bench_train.choices(rows(best=[done(1, 1)], merged=[done(9, 1)]), judged=False)
+    assert unjudged["wins"] is None
+
+
+def test_every_row_that_may_become_the_default_is_a_setting_of_a_run() -> None:
+    for name, setting in CHALLENGERS.items():
+        key, _, value = setting.partition(": ")
+        run = CANDIDATES[name].settings(STEEL_1B, num_processes=1, micro_batch_size=8)
+        assert isinstance(run.model, dict)
+        of_model = key.removeprefix("pretrain.model.")
+        found = run.model[of_model] if of_model != key else getattr(run, key.split(".")[1])
+        wanted = yaml.safe_load(value)
+        assert (list(found) if isinstance(found, tuple) else found) == wanted, name
+
+
+def test_merged_is_measured_beside_the_best_at_larger_micro_batches(tmp_path: Path) -> None:
+    tried = []
+
+    class Small(bench_train.Bench):
+        def _measure(self, label, variant, micro_batch_size, *, steps=None):  # type: ignore[no-untyped-def]
+            tried.append((label.split(",")[0].split(" [")[0], micro_batch_size))
+            fits = micro_batch_size < 16 or not variant.merged_products
+            return done(1, 1) if fits else FULL
+
+    Small(bench_train.PAPER_SIZES, processes=1, steps=1, scratch=tmp_path).run(
+        ["best", "merged"], repeats=1
+    )
+    assert tried == [
+        ("best", 8),
+        ("merged", 8),
+        ("best", 16),
+        ("merged", 16),
+        ("best", 32),
+        ("best", 64),
+    ]
 
 
 def test_a_plain_model_that_breaks_does_not_make_the_others_small(tmp_path: Path) -> None:

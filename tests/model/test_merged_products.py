@@ -144,7 +144,7 @@ def test_products_in_8_bits_are_merged_too(routing: str) -> None:
             )
         )
     assert numbers[0] - numbers[1] == LAYERS * 3 and numbers[1] >= LAYERS * 3
-    assert (errors[1] <= (1.5 * errors[0]).clamp_min(0.1)).all()
+    assert errors[1].mean() <= 1.2 * errors[0].mean()
 
 
 @pytest.mark.parametrize("routing", ROUTINGS)
