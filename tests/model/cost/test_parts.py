@@ -12,8 +12,13 @@ from common.errors import ConfigError
 from model.config import SteelConfig
 from model.cost.gpus import GPUS, gpu_of_driver, gpu_of_word
 from model.cost.parts import flops_per_token, parameters_of
+from model.cost.training import checkpoint_bytes, forecast
 from model.modeling_steel import SteelForCausalLM
+from model.train.architectures import probe
 from model.train.callbacks.speed import flops_per_token as flops_of_model
+from model.train.config import PretrainSettings
+from model.train.model_settings import model_config
+from model.train.optim.parameters import num_hidden
 
 PARTS = {
     "embed_tokens": "embedding",
@@ -113,3 +118,20 @@ def test_every_price_and_figure_has_a_source() -> None:
         if gpu.price is not None:
             assert 0 < gpu.price[0] <= gpu.price[1]
             assert any(year in gpu.price_source for year in ("2025", "2026")), "no date"
+
+
+@pytest.mark.parametrize("model", [{}, {"model_type": "qwen2", "num_hidden_layers": 2}])
+def test_moments_of_any_architecture_are_counted(model: dict[str, Any]) -> None:
+    """AdamW has two for each parameter, Muon one for those of hidden matrices."""
+    found = [
+        forecast(PretrainSettings(model=model, optimizer=name), vocabulary=1024, steps=1)  # type: ignore[arg-type]
+        for name in ("adamw", "muon")
+    ]
+    network = probe.on_meta(model_config(PretrainSettings(model=model), {"vocab_size": 1024}))
+    assert found[0].moments == 2
+    assert 2 - found[1].moments == num_hidden(network) / found[1].parameters["total"] > 0.5
+    sizes = [
+        next(iter(checkpoint_bytes(PretrainSettings(), 10**4, 1.0, one.moments).values()))
+        for one in found
+    ]
+    assert sizes[1] / sizes[0] == pytest.approx((1 + found[1].moments) / 3)

@@ -227,19 +227,21 @@ def test_a_level_that_stays_stops_a_run_that_skips(make_run: MakeRun, scaled: An
     assert run.progress.step == 8
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_rollback_skips_from_the_checkpoint_through_the_spike(
-    make_run: MakeRun, scaled: Any
+    make_run: MakeRun, scaled: Any, optimizer: str
 ) -> None:
     settings = {**SPIKES, "spike": "rollback", "non_finite": "skip"}
+    changes = {"steps": 12, "checkpoints": {"interval": 4}, "optimizer": optimizer}
     scaled({9: 10.0})
-    run = make_run(steps=12, health=settings, checkpoints={"interval": 4})
+    run = make_run(health=settings, **changes)
     run.fit()
     assert (run.progress.step, run.progress.batch) == (12, 14)
     [event] = events(output_of(run))
     assert (event["action"], event["to_step"], event["skipped"]) == ("rollback", 8, [8, 9])
     # A run in which these two batches never counted is this run.
     scaled({8: NAN, 9: NAN})
-    reference = make_run("reference", steps=12, health=settings, checkpoints={"interval": 4})
+    reference = make_run("reference", health=settings, **changes)
     reference.fit()
     assert_same_weights(run, reference)
     assert ranks.read_run(output_of(run)) == ranks.read_run(output_of(reference))

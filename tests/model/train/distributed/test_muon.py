@@ -119,6 +119,19 @@ def test_layer_by_layer_learns_as_one_unit(packed: Path, on_two: Path, tmp_path:
     assert_alike(tmp_path, on_two)
 
 
+def test_one_rank_learns_as_two_in_bf16(packed: Path, tmp_path: Path) -> None:
+    """Up to the rounding of bf16, which orthogonalisation passes on as it is: it is no larger than
+    the noise of a batch."""
+    losses = []
+    for world_size in (1, 2):
+        values = muon_settings(precision="bf16")
+        finish(ranks.write_job(packed, tmp_path / str(world_size), values), world_size)
+        run = ranks.read_run(tmp_path / str(world_size))
+        losses.append([run[step]["train/loss"] for step in sorted(run)])
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert losses[0][-1] < losses[0][0] - 0.3
+
+
 def test_it_is_another_training_than_adamws(on_two: Path, uninterrupted: Path) -> None:
     assert ranks.read_run(on_two)[12] != pytest.approx(ranks.read_run(uninterrupted)[12], rel=1e-2)
     losses = [ranks.read_run(on_two)[step]["train/loss"] for step in (1, 12)]
@@ -147,10 +160,12 @@ def test_kills_leave_no_trace_on_two_ranks(packed: Path, on_two: Path, tmp_path:
     assert weights(tmp_path) == weights(on_two)
 
 
-def test_a_kill_leaves_no_trace_on_one_rank(packed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_kill_leaves_no_trace_on_one_rank(packed: Path, tmp_path: Path, precision: str) -> None:
+    """In bf16 a rank alone has shards, too, all of them."""
+    values = muon_settings(steps=8, precision=precision)
     whole, broken = (
-        ranks.write_job(packed, tmp_path / name, muon_settings(steps=8))
-        for name in ("whole", "broken")
+        ranks.write_job(packed, tmp_path / name, values) for name in ("whole", "broken")
     )
     finish(whole, 1)
     assert ranks.run_ranks(broken, 1, Fault(step=6)) == [-signal.SIGKILL]

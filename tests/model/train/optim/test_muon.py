@@ -16,6 +16,7 @@ from model.train.config import PretrainSettings
 from model.train.optim.config import MuonSettings
 from model.train.optim.muon import MuonAndAdamW, orthogonalize, orthogonalize_all
 from model.train.optim.optimizer import build_optimizer, set_learning_rate
+from tests.gpu import on_gpu
 
 EXPERTS, WIDTH, HIDDEN = 3, 8, 32
 Matrix = npt.NDArray[np.float64]
@@ -222,6 +223,31 @@ def test_updates_have_the_root_mean_square_of_adamw() -> None:
         if is_hidden(name):
             rms = float((parameter - before[name]).detach().square().mean().sqrt())
             assert 0.5 < rms / (0.2 * 1e-2) < 1.3, name
+
+
+@on_gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gpu_makes_the_same_updates(precision: str) -> None:
+    """fp32 is the CPU's up to rounding; bf16 is off by its own, which five steps enlarge."""
+    moved = []
+    for device in ("cpu", "cuda"):
+        model = small_model()
+        random_gradients(model, 7)
+        gradients = {name: p.grad for name, p in model.named_parameters()}
+        model.to(device)
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        for name, parameter in model.named_parameters():
+            gradient = gradients[name]
+            assert gradient is not None
+            parameter.grad = gradient.to(device)
+        of_device = precision if device == "cuda" else "fp32"
+        optimizer = build_optimizer(model, settings_of(precision=of_device, weight_decay=0.0))
+        optimizer.step()
+        moved.append({n: (p - before[n]).detach().cpu() for n, p in model.named_parameters()})
+    for name, expected in moved[0].items():
+        if is_hidden(name):
+            difference = float((moved[1][name] - expected).norm() / expected.norm())
+            assert difference < (0.1 if precision == "bf16" else 1e-3), name
 
 
 def test_a_model_without_hidden_matrices_is_refused() -> None:
