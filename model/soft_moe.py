@@ -132,6 +132,11 @@ class SoftMoE(nn.Module):
             self.scale = nn.Parameter(torch.empty(1))
         self.gain = nn.Parameter(torch.empty(1)) if config.learn_gain else None
         self.experts = Experts(config, kernels)
+        self.sums: Tensor | None = None
+        """Float64 [n + 2] where somebody watches (model/routing_statistics.py): all tokens' sums of
+        the entropy of their weights in nats, of the weights by expert, and of ones."""
+        self.fixed_weights: Tensor | None = None
+        """Fp32 [n], in `token` mode: every token's weights in place of its own."""
 
     def keys(self) -> Tensor:
         """Keys that tokens of unit length are compared with: s phi^, fp32 [n p, d]."""
@@ -160,21 +165,38 @@ class SoftMoE(nn.Module):
 
     def _token(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        return _in_rows(self.experts(flat, self._weights(flat)), x)
+        weights = self._weights(flat)
+        self._note(weights)
+        return _in_rows(self.experts(flat, weights), x)
 
     def _weights(self, x: Tensor) -> Tensor:
         """Weights of experts by token: x [T, d] -> fp32 [T, n]."""
         if self.routing == "uniform":
             even = x.new_full((1, self.num_experts), 1 / self.num_experts, dtype=torch.float32)
             return even.expand(len(x), -1)
+        if self.fixed_weights is not None:
+            return self.fixed_weights.expand(len(x), -1)
         combine = self.kernels.route(x, self.keys())  # [T, n p]
         if self.slots_per_expert > 1:
             combine = combine.view(-1, self.num_experts, self.slots_per_expert).sum(dim=-1)
         return combine
 
+    def _note(self, weights: Tensor) -> None:
+        """Add weights of experts or of slots, [..., n] or [..., n p], to `sums` where somebody
+        watches."""
+        if self.sums is None:
+            return
+        by_token = weights.detach().flatten(0, -2)
+        by_token = by_token.view(len(by_token), self.num_experts, -1).sum(dim=-1)
+        by_expert = by_token.sum(dim=0)
+        entropy = torch.special.entr(by_token).sum().view(1)
+        self.sums.add_(torch.cat([entropy, by_expert, by_expert.new_full((1,), len(by_token))]))
+
     def _sequence(self, x: Tensor, token_mask: Tensor | None, tiles: Tiles | None) -> Tensor:
         logits = self.logits(x)  # [B, M, n p]
-        combine = logits.softmax(dim=-1).to(x.dtype)
+        combine = logits.softmax(dim=-1)
+        self._note(combine)
+        combine = combine.to(x.dtype)
         if token_mask is not None:
             # The lowest number, not -inf: a row of padding alone must not become NaN.
             padding = ~token_mask.to(torch.bool).unsqueeze(-1)

@@ -11,6 +11,7 @@ from common.config import validate
 from common.errors import ConfigError
 from model.data import PackedDataset, PackedManifest, StepLoader
 from model.data.shard_verifier import ShardVerifier, marks_folder
+from model.routing_statistics import RoutingStatistics
 from model.train.build_model import build_model, check_memory, parallelize, replace_wrong_kernels
 from model.train.callbacks.callback import Callback
 from model.train.callbacks.causal_validation import check_measurable
@@ -100,6 +101,7 @@ def build(
             optimizer=build_optimizer(model_with_loss, settings),
             settings=settings,
             ranks=ranks,
+            routing=RoutingStatistics.of(language_model, ranks.device),
         ),
         open_data=lambda: open_data(handler.plan, ranks, verifier),
         request_handler=handler,

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from model.data import MicroBatch
 from model.data.dataset import IGNORED
+from model.routing_statistics import RoutingStatistics
 from model.train.config import PretrainSettings
 from model.train.distributed.context import DistributedContext, num_copies, synchronise_gradients
 from model.train.loss import Losses, ModelWithLoss, document_arguments
@@ -64,6 +65,9 @@ class Gradients:
     the model has no such loss."""
     statistics: Tensor
     """Float64 [K]: sums of `TrainStep.statistics` over this rank's targets."""
+    routing: Tensor
+    """Float64 [layers, n + 2]: sums over this rank's tokens (model/routing_statistics.py); [0]
+    where no router is watched."""
     losses: list[Tensor]
     """Summed losses [B] of each micro-batch, or of each target [B, L] where rows pack samples."""
     samples: list[Tensor]
@@ -87,6 +91,8 @@ class TrainStep:
     optimizer: torch.optim.Optimizer
     settings: PretrainSettings
     ranks: DistributedContext
+    routing: RoutingStatistics | None = None
+    """The model's routers, where they are watched."""
     on_micro_batch: Callable[[], Any] = field(default=lambda: None)
     """Called before each micro-batch: a sign of progress."""
     statistics: ClassVar[tuple[str, ...]] = ()
@@ -110,6 +116,8 @@ class TrainStep:
             len(self.statistics), dtype=torch.float64, device=self.ranks.device
         )
         losses: list[Tensor] = []
+        if self.routing is not None:
+            self.routing.start()
         router = torch.zeros(2, dtype=torch.float64, device=self.ranks.device)
         if num_tokens is None:
             num_tokens = sum(micro_batch["labels"].numel() for micro_batch in micro_batches)
@@ -142,6 +150,7 @@ class TrainStep:
             num_tokens=num_tokens * self.ranks.world_size,
             router=router,
             statistics=statistics,
+            routing=totals.new_zeros(0) if self.routing is None else self.routing.sums(),
             losses=losses,
             samples=[micro_batch["samples"] for micro_batch in micro_batches],
         )

@@ -274,6 +274,7 @@ class Trainer:
             ),
             **{f"train/loss_{name}": loss for name, loss in outcome.loss_by_source.items()},
             **self.train_step.measurements(outcome.statistics),
+            **outcome.routing,
             **self.data.position(self.progress.batch),
         }
         if outcome.router_loss is not None:

@@ -190,6 +190,8 @@ def summary(metrics: Path) -> dict[str, float]:
         "learning_rate": "train/learning_rate",
         "validation_loss": "validation/loss",
         "causal_loss": "validation/causal_loss",  # of routings that leak
+        "routing_entropy": "routing/entropy",
+        "routing_effect": "routing/effect",  # of routing `token`
     }
     values = {name: last_value(metrics, metric) for name, metric in names.items()}
     counts = {name: value for name, value in values.items() if value is not None}

@@ -6,9 +6,11 @@ the lowest are kept (`checkpoints.keep_best`).
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from model.data import PackedDataset
 from model.train.callbacks.callback import Callback
@@ -85,41 +87,78 @@ def validate(
 ) -> dict[str, float] | None:
     """Mean loss over all targets of samples [0, num_samples), in nats, and by source.
 
-    For routings that leak also the causal loss (model/train/callbacks/causal_validation.py).
+    For routings that leak also the causal loss (model/train/callbacks/causal_validation.py). Where
+    routers are watched, what they gave; where their weights may be replaced, the loss with the mean
+    of each layer's over the same samples, which takes as long again.
 
     All ranks make the same number of calls. Before each of them they agree whether one was asked to
     stop (`stop`), since a validation may take longer than a stop may; None then.
     beat: called before each batch.
     """
-    ranks, size = train_step.ranks, train_step.settings.micro_batch_size
-    separate = train_step.settings.separate_documents
-    totals = train_step.zeros(len(sources))
+    routing = train_step.routing
+    once = partial(_one_pass, train_step, dataset, num_samples, len(sources), beat, stop)
+    causal = replaced = None
     train_step.model_with_loss.eval()
     try:
-        for first in range(0, num_samples, size * ranks.world_size):
-            beat()
-            if any(ranks.gather(stop())):
-                return None
-            mine = first + size * ranks.rank
-            rows = range(mine, min(mine + size, num_samples))
-            # FSDP gathers weights in every forward call, so a rank without rows computes some too.
-            batch = dataset.batch(rows or [0], separate_documents=separate)
-            losses = train_step.forward(batch)
-            if rows:
-                train_step.add_by_source(totals, batch, losses)
-        causal = None
+        found = once()
+        if found is None:
+            return None
         if leaks(train_step.model_with_loss):
             causal = validate_causally(train_step, dataset, num_samples, beat=beat, stop=stop)
             if causal is None:
                 return None
+        sums, noted = found
+        if routing is not None and routing.replaceable:
+            with routing.replaced(noted):
+                replaced = once()
+            if replaced is None:
+                return None
     finally:
         train_step.model_with_loss.train()
-    sums = ranks.all_reduce_sum(totals).tolist()
-    loss, num_targets = mean_loss([value for pair in sums for value in pair])
+    loss, num_targets = mean_loss(sums)
     metrics = {"validation/loss": loss, "validation/targets": float(num_targets)}
-    for name, (total, number) in zip(sources, sums, strict=True):
+    for name, total, number in zip(sources, sums[::2], sums[1::2], strict=True):
         if number:
             metrics[f"validation/loss_{name}"] = total / number
     if causal is not None:
         metrics["validation/causal_loss"] = causal
+    if routing is not None:
+        metrics |= routing.figures_by_layer(noted.cpu())
+    if replaced is not None:
+        metrics["validation/loss_mean_routing"], _ = mean_loss(replaced[0])
+        metrics["routing/effect"] = metrics["validation/loss_mean_routing"] - loss
     return metrics
+
+
+def _one_pass(
+    train_step: TrainStep,
+    dataset: PackedDataset,
+    num_samples: int,
+    num_sources: int,
+    beat: Callable[[], Any],
+    stop: Callable[[], bool],
+) -> tuple[list[float], Tensor] | None:
+    """Sum of losses and number of targets, source by source, and what the routers gave, float64
+    [layers, n + 2], all over the samples of all ranks; None when asked to stop."""
+    ranks, size = train_step.ranks, train_step.settings.micro_batch_size
+    separate, routing = train_step.settings.separate_documents, train_step.routing
+    totals = train_step.zeros(num_sources)
+    noted = totals.new_zeros(0) if routing is None else torch.zeros_like(routing.sums())
+    for first in range(0, num_samples, size * ranks.world_size):
+        beat()
+        if any(ranks.gather(stop())):
+            return None
+        mine = first + size * ranks.rank
+        rows = range(mine, min(mine + size, num_samples))
+        # FSDP gathers weights in every forward call, so a rank without rows computes some too.
+        batch = dataset.batch(rows or [0], separate_documents=separate)
+        if routing is not None:
+            routing.start()
+        losses = train_step.forward(batch)
+        if rows:
+            train_step.add_by_source(totals, batch, losses)
+        if rows and routing is not None:
+            noted += routing.sums()
+    summed = ranks.all_reduce_sum(torch.cat([totals.flatten(), noted.flatten()]))
+    losses_and_targets: list[float] = summed[: totals.numel()].tolist()
+    return losses_and_targets, summed[totals.numel() :].view_as(noted)

@@ -26,6 +26,9 @@ class StepOutcome:
     model has none. It is no part of `loss`, and part of the gradient."""
     statistics: dict[str, float]
     """Means over all targets of the global batch, by name (`TrainStep.statistics`)."""
+    routing: dict[str, float]
+    """Measurements of the routers over all tokens of the global batch; empty where none is
+    watched (model/routing_statistics.py)."""
     grad_norm: float
     """Of the gradient of the mean (and the router's loss), before clipping."""
     stop: bool
@@ -64,10 +67,11 @@ def reduce_over_ranks(
     # there is one process: in both cases the squares add up to the global norm. Where several
     # copies are held, each adds its part of it.
     parts = [gradients.squares.view(1), train_step.place(flags), gradients.router]
-    parts.append(gradients.statistics)
-    vector = torch.cat([*parts, gradients.totals.flatten()])
-    summed = train_step.ranks.all_reduce_sum(vector).tolist()
-    squares, any_stop, any_request, any_failure, router, num_routed, *rest = summed
+    parts += [gradients.statistics, gradients.totals.flatten()]
+    vector = torch.cat([*parts, gradients.routing.flatten()])
+    reduced = train_step.ranks.all_reduce_sum(vector).cpu()
+    summed, routed = reduced.tensor_split([len(reduced) - gradients.routing.numel()])
+    squares, any_stop, any_request, any_failure, router, num_routed, *rest = summed.tolist()
     names = train_step.statistics
     statistics, sums = rest[: len(names)], rest[len(names) :]
     loss, num_targets = mean_loss(sums)
@@ -84,6 +88,9 @@ def reduce_over_ranks(
         statistics={
             name: value / num_targets for name, value in zip(names, statistics, strict=True)
         },
+        routing={}
+        if train_step.routing is None
+        else train_step.routing.figures(routed.view_as(gradients.routing)),
         grad_norm=norm,
         stop=any_stop > 0,
         requests=any_request > 0,

@@ -38,6 +38,7 @@ from model.data import MicroBatch
 from model.data.boundaries import Boundaries
 from model.data.dataset import IGNORED
 from model.kernels import resolve
+from model.routing_statistics import RoutingStatistics
 from model.train.build_model import parallelize
 from model.train.callbacks.speed import flops_per_token
 from model.train.config import PretrainSettings
@@ -182,7 +183,11 @@ def measure(job: ThroughputJob, ranks: DistributedContext) -> Result:
     batch = random_batch(settings, ranks, int(config.vocab_size), job.document_tokens)
     optimizer = build_optimizer(model_with_loss, settings)
     train_step = TrainStep(
-        model_with_loss=model_with_loss, optimizer=optimizer, settings=settings, ranks=ranks
+        model_with_loss=model_with_loss,
+        optimizer=optimizer,
+        settings=settings,
+        ranks=ranks,
+        routing=RoutingStatistics.of(language_model, ranks.device),
     )
     loop = _Loop(train_step, batch)
     if ranks.device.type == "cuda":

@@ -27,6 +27,8 @@ NOT_CHARTED = frozenset(
 NOT_CHARTED_PREFIXES = ("data/epochs_",)
 BY_SOURCE = ("train", "validation")
 """Sections whose metrics by source stand in sections of their own."""
+NOT_BY_SOURCE = ("validation/loss_mean_routing",)
+"""Names that only look like those of a source."""
 COUNTERS = ("perf/", "health/", "data/")
 """Beginnings of metrics that say something only when they are not zero."""
 VALIDATION, TOKENS = "validation/loss", "data/tokens"
@@ -46,7 +48,7 @@ def charted(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def _section_name(name: str, metrics: Mapping[str, float]) -> str:
     section, _, rest = name.partition("/")
-    if section not in BY_SOURCE:
+    if section not in BY_SOURCE or name in NOT_BY_SOURCE:
         return name
     # `loss_skypile` is the loss of a source where `loss` stands beside it.
     parts = rest.split("_")

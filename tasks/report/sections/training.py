@@ -13,6 +13,10 @@ from tasks.report.results import loss_text
 from tasks.report.timeline import Timeline
 from tasks.report.trace.numbers import Known, Place, computed, known, place_in, pointer
 
+ALIVE = 0.01
+"""Nats by which mean routing weights change the held-out loss of a model whose routing decides
+something: 0.002 and less where it does not, 0.1 where it does (docs/adr/0087)."""
+
 DRAWN = {
     "train/loss": "training.curve_loss",
     "validation/loss": "training.curve_held_out",
@@ -33,6 +37,7 @@ def training_section(data: ReportData, picture: Callable[[str], str], say: Write
     parts = [
         picture("pretraining"),
         _curves(data, ["base"], say),
+        _routing(data, say),
         _timeline(data, data.timeline, say),
         _checkpoints(data, picture, say),
         picture("sft"),
@@ -80,6 +85,21 @@ def _curves(
                 words = name if len(only) == 1 else say(DRAWN[metric])
                 curves.append((words, f"{name}, {metric} by step", place))
     return say.curves(curves)
+
+
+def _routing(data: ReportData, say: Writer) -> str:
+    """Say whether the base's routing decides anything; nothing where that was not measured."""
+    stage = data.stages.get("base")
+    effect = known(stage, "loss with mean routing weights, minus loss", "counts", "routing_effect")
+    entropy = known(stage, "entropy of routing weights", "counts", "routing_entropy")
+    if effect is None or effect.value is None:
+        return ""
+    alive = abs(effect.value) >= ALIVE
+    return say(
+        "training.routing_alive" if alive else "training.routing_inert",
+        effect=say.known("{:+.4f}".format, effect),
+        entropy=say.known("{:.3f}".format, entropy),
+    )
 
 
 def _checkpoints(data: ReportData, picture: Callable[[str], str], say: Writer) -> str:

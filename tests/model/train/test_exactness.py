@@ -143,9 +143,10 @@ def test_ranks_talk_once_a_step(uninterrupted: Path) -> None:
     steps, validations = 12, 4
     held_out = counted["all_gather"] - steps
     # Once in each pass without gradients, after which the weights are freed.
-    assert 0 < held_out <= validations * 8, "a small model is one unit"
+    # Every batch is looked at twice: as it is routed, and with each layer's mean weights.
+    assert 0 < held_out <= validations * 2 * 8, "a small model is one unit"
     assert counted["reduce_scatter"] == steps
-    assert counted["all_reduce"] == steps + validations
+    assert counted["all_reduce"] == steps + validations * 2
 
 
 def test_deterministic_operations_are_not_only_wished_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,8 +60,10 @@ def test_lines_become_metrics_whose_sections_sort_and_that_say_something() -> No
         "perf/checkpoint_stall_seconds": 0.0,
     }
     assert charted(second["metrics"])["validation_by_source/loss_skypile"] == 2.3
-    # A name that only looks like a source's.
+    # Names that only look like a source's.
     assert charted({"train/logp_chosen": 1.0}) == {"train/logp_chosen": 1.0}
+    both = {"validation/loss": 2.0, "validation/loss_mean_routing": 2.5}
+    assert charted(both) == both
 
 
 def test_counters_are_left_out_while_they_are_zero(book: Book, tmp_path: Path) -> None:
@@ -238,8 +240,13 @@ def test_runs_that_measured_nothing_yet_leave_a_view_as_it_is(tmp_path: Path, bo
     training = book.client.create_run(experiment.experiment_id).info.run_id
     book.client.log_metric(training, "train/loss", 2.0)
     view.save_view(book.client, "new", "new", [training])
-    assert (is_open()["accuracy"], is_open()["preference"]) == (False, False), "nothing is in them"
+    empty = ("accuracy", "preference", "routing")
+    assert not any(is_open()[name] for name in empty), "nothing is in them"
     assert is_open()["loss"] and is_open()["speed"]
+    book.client.log_metric(training, "routing/effect", 0.1)
+    view.save_view(book.client, "new", "new", [training])
+    assert is_open()["routing"]
+    assert "metrics.`routing/effect`" in saved()["selectedColumns"]
     view.save_view(book.client, "new", "new", [dpo])
     assert all(is_open()[name] for name in ("accuracy", "loss", "preference", "speed"))
     before = saved()

@@ -38,6 +38,8 @@ SMOOTHING = 60
 SHOWN = "FIRST_20_RUNS"
 HEIGHT = 300
 """Pixels of a chart."""
+ROUTING = "routing/effect"
+"""Nats by which mean routing weights change the held-out loss (model/routing_statistics.py)."""
 COLUMNS = ("num_parameters", "tokens", "steps", "learning_rate", "seed", "mixture")
 """Parameters shown in the table of runs, beside the accuracies and the losses."""
 CLOSED = (
@@ -45,6 +47,7 @@ CLOSED = (
     "train_by_source",
     "validation",
     "validation_by_source",
+    "routing_layers",
     "perf",
     "data",
     "health",
@@ -121,14 +124,19 @@ def charts(benchmarks: Sequence[str]) -> list[dict[str, Any]]:
         _line("speed", "MFU", "perf/mfu", by=TOKENS, smooth=SMOOTHING),
         _card("BAR", "speed", "hours", "cost/hours"),
         _card("BAR", "speed", "energy", "cost/kilowatt_hours"),
+        _line("routing", "loss with mean routing, minus loss", ROUTING, points=True),
+        _line("routing", "entropy of a token's weights", "routing/entropy", smooth=SMOOTHING),
     ]
 
 
-def sections(benchmarks: Sequence[str], preferences: bool = True) -> list[dict[str, Any]]:
+def sections(
+    benchmarks: Sequence[str], preferences: bool = True, routing: bool = True
+) -> list[dict[str, Any]]:
     """Sections in order: those of the chosen charts are open, the rest is closed, and so is what no
     model of the page has yet.
 
-    preferences: a model was trained on preference pairs.
+    preferences: a model was trained on preference pairs. routing: one was validated with its mean
+    routing weights, too.
     """
     columns = max(2, min(len(benchmarks), 4))
     chosen = (
@@ -136,8 +144,9 @@ def sections(benchmarks: Sequence[str], preferences: bool = True) -> list[dict[s
         ("loss", "2 Loss by tokens", 2),
         ("preference", "3 Preference pairs", 2),
         ("speed", "4 Throughput and cost", 3),
+        ("routing", "5 Routing: inert where mean weights do as well", 2),
     )
-    empty = {"accuracy": not benchmarks, "preference": not preferences}
+    empty = {"accuracy": not benchmarks, "preference": not preferences, "routing": not routing}
     found: list[dict[str, Any]] = [
         {
             "uuid": uuid,
@@ -153,15 +162,19 @@ def sections(benchmarks: Sequence[str], preferences: bool = True) -> list[dict[s
 
 
 def state(
-    benchmarks: Sequence[str], runs: Sequence[str] = (), preferences: bool = True
+    benchmarks: Sequence[str],
+    runs: Sequence[str] = (),
+    preferences: bool = True,
+    routing: bool = True,
 ) -> dict[str, Any]:
     """State of the page. runs: the only ones that are shown; none: the newest."""
     metrics = [f"accuracy/{name}" for name in benchmarks] + [VALIDATION, "train/loss"]
+    metrics += [ROUTING] if routing else []
     columns = [f"metrics.`{name}`" for name in metrics] + [f"params.`{name}`" for name in COLUMNS]
     listed = ",".join(f"'{run}'" for run in runs)
     return {
         "compareRunCharts": charts(benchmarks),
-        "compareRunSections": sections(benchmarks, preferences),
+        "compareRunSections": sections(benchmarks, preferences, routing),
         "isAccordionReordered": True,
         "runsHiddenMode": SHOWN,
         "selectedColumns": columns,
@@ -194,14 +207,14 @@ def save_view(client: Any, name: str, title: str, runs: Sequence[str] = ()) -> s
     if saved and not metrics:
         return view_path(experiment.experiment_id, name)
     benchmarks = benchmarks_of(metrics)
-    preferences = "train/reward_margin" in metrics
+    preferences, routing = "train/reward_margin" in metrics, ROUTING in metrics
     now = int(time.time() * 1000)
     created = json.loads(saved)["createdAt"] if saved else now
     envelope = {
         "name": title,
         "createdAt": created,
         "updatedAt": now,
-        "state": json.dumps(state(benchmarks, runs, preferences), separators=(",", ":")),
+        "state": json.dumps(state(benchmarks, runs, preferences, routing), separators=(",", ":")),
     }
     text = json.dumps(envelope, separators=(",", ":"))
     client.set_experiment_tag(experiment.experiment_id, f"{SAVED_VIEW}{name}", text)
