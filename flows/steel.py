@@ -238,18 +238,17 @@ def report(
 @published
 def ffn_ablation(
     config: fields.Config = SMOKE,
-    routings: fields.Routings = ["token", "dense", "sequence"],  # noqa: B006
+    routings: fields.Routings = ["token", "uniform", "dense"],  # noqa: B006
+    seeds: fields.RoutingSeeds = [1, 2, 3],  # noqa: B006
     store: fields.Store = STORE,
     overrides: fields.Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:
-    """The same pretraining with each Soft MoE routing and with a dense FFN."""
+    """The same pretraining with each Soft MoE routing, with even weights and with a dense FFN;
+    several seeds, held-out losses with intervals."""
     read_first(config, overrides)
-    from flows.ablations.pretrainings import pretrain_variants
+    from flows.ablations.pretrainings import compare_routings
 
-    variants: dict[str, dict[str, Any]] = {
-        routing: {"pretrain.model.routing": routing} for routing in routings
-    }
-    return pretrain_variants("ffn-ablation", variants, config, store, overrides)
+    return compare_routings(routings, seeds, config, store, overrides)
 
 
 @flow(name="steel", flow_run_name=run_name)

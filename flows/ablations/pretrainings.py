@@ -1,43 +1,117 @@
-"""The same pretraining with each of several settings, in one table (steel/ffn-ablation)."""
+"""The same pretraining with each of several routings and seeds, in one table (steel/ffn-ablation).
 
-from collections.abc import Mapping
+packed ──▶ pretrain[routing/seed] ──held-out losses──▶ ffn_comparison
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from common.errors import SteelError
-from flows.runs.session import session
-from tasks.core.artifacts import publish_artifact, run_logger
+from common.config import problems, raise_all
+from common.errors import ConfigError, SteelError
+from common.paths import resolve
+from common.redaction import hidden_in_errors, redacted
+from flows.config import PipelineConfig
+from flows.graph import Pipeline
+from flows.preflight import preflight
+from flows.runs.first_look import given
+from flows.runs.session import tracked
+from model.architecture import Routing
+from tasks.core.artifacts import run_logger, shorten_user_errors
+from tasks.core.stage import StageResult, plain
+from tasks.ffn_comparison import KEY, FfnComparisonConfig, ffn_comparison
+
+NAME = KEY
+LAST_ONLY = 10**9
+"""Steps between validations where there is to be one at the end alone."""
+BASELINE: Routing = "token"
+"""Routing that the others are compared with, where it is among them; else the first."""
 
 
-def pretrain_variants(
-    name: str,
-    changes_by_variant: Mapping[str, Mapping[str, Any]],
-    config: str,
-    store: str,
-    overrides: list[str],
+def compare_routings(
+    routings: Sequence[Routing], seeds: Sequence[int], config: str, store: str, overrides: list[str]
 ) -> dict[str, Any]:
-    """Pretrain each variant of one configuration and show their figures side by side.
+    """Pretrain with each routing and seed, on the same packed data, and make the table.
 
-    A variant that this machine or this version cannot run is listed with the reason; the others
-    go on. Raises the first one's error when none could run.
+    What is finished is found in the store, what was interrupted goes on. A training that this
+    machine or this version cannot make is listed with the reason; the others go on.
+
+    Raises:
+        ConfigError, DataError: before any work, for what cannot be compared.
+        SteelError: the first training's, when none could be made.
     """
-    log = run_logger()
-    rows: list[dict[str, Any]] = []
-    errors: list[SteelError] = []
-    for variant, changes in changes_by_variant.items():
-        try:
-            with session(config, store, overrides, {"name": f"{name} {variant}", **changes}) as run:
-                run.make("pretrain")
-                counts = run.pipeline.base.manifest["counts"]
-            rows.append({"variant": variant, "status": "done", **counts})
-        except SteelError as error:
-            log.warning("%s %s: %s", name, variant, error)
-            errors.append(error)
-            rows.append({"variant": variant, "status": str(error).splitlines()[0]})
-    if len(errors) == len(rows):
-        raise errors[0]
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = [{column: row.get(column) for column in columns} for row in rows]
-    publish_artifact(
-        log, "table", key=name, table=table, description=f"{name}: one row per variant"
-    )
-    return {"name": name, "results": table}
+    shorten_user_errors()
+    with hidden_in_errors():
+        loaded = preflight(config, given(overrides), resolve(store))
+        configs = variants(loaded, routings, seeds)
+        recorded = redacted({"file": config, "seeds": list(seeds), **plain(loaded)})
+    with tracked(f"{NAME} {loaded.name}", resolve(store), recorded) as context:
+        context = replace(context, when_busy=loaded.devices.when_busy)
+        packed = Pipeline(loaded, context).packed
+        models: dict[str, StageResult] = {}
+        errors: dict[str, SteelError] = {}
+        for name, one in configs.items():
+            pipeline = Pipeline(one, context)
+            vars(pipeline).update(packed=packed)
+            try:
+                models[name] = pipeline.base
+            except SteelError as error:
+                run_logger().warning("%s: %s: %s", NAME, name, error)
+                errors[name] = error
+        if not models:
+            raise next(iter(errors.values()))
+        table = ffn_comparison(
+            FfnComparisonConfig(
+                baseline=BASELINE if BASELINE in routings else routings[0],
+                failed={name: str(error).splitlines()[0] for name, error in errors.items()},
+            ),
+            context=context,
+            label=loaded.name,
+            models=models,
+        )
+        return {
+            "name": NAME,
+            "store": str(context.store),
+            "folder": str(table.folder),
+            "results": table.manifest["notes"]["rows"],
+        }
+
+
+def variants(
+    config: PipelineConfig, routings: Sequence[Routing], seeds: Sequence[int]
+) -> dict[str, PipelineConfig]:
+    """The configuration of each training by `<routing>/<seed>`, seed after seed, so that a
+    comparison that is stopped early has one of each routing.
+
+    Raises ConfigError for what cannot be compared.
+    """
+    if len(set(routings)) < len(routings) or not routings:
+        raise ConfigError(f"{NAME}: name one or more routings, each once: {list(routings)}")
+    if len(set(seeds)) < len(seeds) or not seeds:
+        raise ConfigError(f"{NAME}: give one or more seeds, each once: {list(seeds)}")
+    pretrain = config.pretrain
+    if pretrain is None:
+        raise ConfigError(f"{NAME} trains models: give `pretrain`")
+    if not isinstance(pretrain.model, dict):
+        raise ConfigError(
+            f"{NAME} starts from random weights, and pretrain.model = {pretrain.model!r} is a "
+            "trained model: give the fields of a model's config instead"
+        )
+    fields: dict[str, Any] = pretrain.model
+    if not config.pack.validation_fraction:
+        raise ConfigError(
+            f"{NAME} compares losses of held-out documents, and pack.validation_fraction = 0 holds "
+            "none out: set it (0.02, say)"
+        )
+    # Where it validates on the way, a training without a block to validate with is refused before
+    # its first step.
+    pretrain = replace(pretrain, eval_interval=pretrain.eval_interval or LAST_ONLY)
+    found = {}
+    for seed in seeds:
+        for routing in routings:
+            name = f"{routing}/{seed}"
+            own = replace(pretrain, model={**fields, "routing": routing}, seed=seed)
+            raise_all([*problems(own, "pretrain")], f"{NAME}, {name}")
+            label = f"{config.name}-{routing}-seed-{seed}"
+            found[name] = replace(config, name=label, pretrain=own)
+    return found

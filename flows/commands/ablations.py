@@ -22,7 +22,7 @@ from flows.commands import (
 Steps = Annotated[int, Ge(1), Limit(10**10)]
 TimedSteps = Annotated[int, Ge(1), Limit(10**6)]
 
-ROUTINGS = ("token", "dense", "sequence")
+ROUTINGS = ("token", "uniform", "dense")
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -73,14 +73,18 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     kernels.set_defaults(run=_kernels)
 
     ffn = commands.add_parser(
-        "ffn-ablation", help="compare pretrainings with each Soft MoE routing and with a dense FFN"
+        "ffn-ablation",
+        help="compare pretrainings by routing: soft, even weights, dense; several seeds, intervals",
     )
     ffn.add_argument("config", metavar="CONFIG.yaml", help="a file of deployments/")
     ffn.add_argument(
         "--routings",
         default=",".join(ROUTINGS),
         metavar="A,B",
-        help="token, dense, sequence, reference_norm (default: %(default)s)",
+        help="token, uniform, dense, sequence, reference_norm (default: %(default)s)",
+    )
+    ffn.add_argument(
+        "--seeds", metavar="1,2", default="1,2,3", help="a model for each (default: %(default)s)"
     )
     add_options(ffn, "store", "set", "json")
     ffn.set_defaults(run=_ffn)
@@ -169,21 +173,16 @@ def _kernels(arguments: argparse.Namespace) -> int:
 
 def _ffn(arguments: argparse.Namespace) -> int:
     from common.paths import resolve
+    from flows.ablations.pretrainings import variants
     from flows.preflight import preflight
     from model.architecture import Routing
 
     routings: list[Any] = choices("--routings", arguments.routings, get_args(Routing))
+    seeds = whole_numbers("--seeds", arguments.seeds, least=0)
     # Once here, before a server is started.
-    preflight(arguments.config, arguments.overrides, resolve(arguments.store))
-    summary = run_steel("ffn_ablation", arguments, routings=routings)
-    if arguments.json:
-        print(json.dumps(summary, indent=1))
-    else:
-        rows = [
-            {k: f"{v:,.4g}" if isinstance(v, float) else v for k, v in row.items()}
-            for row in summary["results"]
-        ]
-        print_table(rows, width=160)
+    config = preflight(arguments.config, arguments.overrides, resolve(arguments.store))
+    variants(config, routings, seeds)
+    _print_table(run_steel("ffn_ablation", arguments, routings=routings, seeds=seeds), arguments)
     return DONE
 
 

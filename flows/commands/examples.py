@@ -32,7 +32,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "steel mixture-ablation deployments/smoke-mixtures.yaml --seeds 1,2,3 --parallel 2",
     ),
     "kernel-ablation": ("steel kernel-ablation --experiments 1,8 --steps 20",),
-    "ffn-ablation": ("steel ffn-ablation deployments/smoke.yaml --routings token,dense",),
+    "ffn-ablation": (
+        "steel ffn-ablation deployments/smoke.yaml --routings token,uniform,dense --seeds 1,2,3",
+    ),
     "data-ablation": (
         "steel data-ablation --recipes paper,repaired --seeds 1,2",
         "steel data-ablation deployments/data-ablation.yaml --steps 300",

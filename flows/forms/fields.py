@@ -302,6 +302,15 @@ CorpusSeeds = Annotated[
         "show how much is chance.",
     ),
 ]
+RoutingSeeds = Annotated[
+    list[Annotated[int, Field(ge=0, le=SEEDS)]],
+    Field(min_length=1, max_length=MAX_ENTRIES),
+    Entry(
+        "Seeds",
+        "A model of each variant for each seed, 0 to 4,294,967,295; one or more, each once. Two or "
+        "more give an interval.",
+    ),
+]
 CorpusSteps = Annotated[
     int | None,
     Field(ge=1, le=MAX_STEPS),

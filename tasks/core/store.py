@@ -87,6 +87,7 @@ STAGES = (
     "adjusted_scores",
     "bits_per_byte",
     "data_comparison",
+    "ffn_comparison",
     "report",
     "throughput",
     "kernel_table",

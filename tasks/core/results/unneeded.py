@@ -33,7 +33,10 @@ Kind = Literal["stage", "model", "unfinished", "checkpoint", "cache", "leftover"
 
 MODELS = ("pretrain", "sft", "dpo")
 """Stages whose result is a model."""
-FINDINGS = ("report", "kernel_table", "throughput", "data_comparison", "mixture_comparison")
+FINDINGS = (
+    *("report", "kernel_table", "throughput"),
+    *("data_comparison", "mixture_comparison", "ffn_comparison"),
+)
 """Stages whose result is small, and is what was found out: it stays."""
 CACHE_DAYS = 7
 """Days without a reader after which an entry of the cache may go."""
