@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from common.errors import ConfigError
+from common.network import interface_of, is_here, is_loopback, own_address_towards, wait_until_open
 from common.processes import die_with_parent
 from common.redaction import install
 
@@ -118,13 +119,58 @@ class Nodes:
                 "--rdzv-endpoint=127.0.0.1:0",
                 "--local-addr=127.0.0.1",
             ]
+        # torch asks this machine's name whether it is the one that opens the place, and tells the
+        # others that name: it may lead to loopback (Debian's /etc/hosts), or nowhere.
+        host, _ = self.place()
+        opens = ",is_host=1" if is_here(host) and not is_loopback(host) else ""
+        own = None if "PET_LOCAL_ADDR" in os.environ else self.own_address()
         return [
             f"--nnodes={self.num}",
             "--rdzv-backend=c10d",
             f"--rdzv-endpoint={self.rendezvous}",
             f"--rdzv-id={self.run_id}",
-            f"--rdzv-conf=join_timeout={JOIN_SECONDS}",
+            f"--rdzv-conf=join_timeout={JOIN_SECONDS}{opens}",
+            *([f"--local-addr={own}"] if own else []),
         ]
+
+    def place(self) -> tuple[str, int]:
+        """Host and port of the rendezvous."""
+        host, _, port = self.rendezvous.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    def environment(self) -> dict[str, str]:
+        """Interfaces for gloo and NCCL where the user has named none.
+
+        One machine's listen on loopback. Of several, gloo's use the interface on which they reach
+        the rendezvous: by itself it takes the one that the machine's name leads to. NCCL looks for
+        the best by itself.
+        """
+        if self.num == 1:
+            return {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+        own = self.own_address()
+        interface = interface_of(own) if own else None
+        return {"GLOO_SOCKET_IFNAME": interface} if interface else {}
+
+    def own_address(self) -> str | None:
+        """Address under which the other machines reach this one; None leaves it to torch."""
+        host, _ = self.place()
+        is_address = host.replace(".", "").isdigit() or ":" in host
+        return None if is_address and is_loopback(host) else own_address_towards(host)
+
+    def wait(self) -> None:
+        """Wait until the machine that opens the rendezvous has done so; torch waits for a minute.
+
+        Raises ConfigError when nothing listens there in time.
+        """
+        if self.num == 1:
+            return
+        host, port = self.place()
+        if is_here(host) or wait_until_open(host, port, JOIN_SECONDS):
+            return
+        raise ConfigError(
+            f"rendezvous = {self.rendezvous!r}: nothing has listened there for {JOIN_SECONDS} s. "
+            "Is the machine started, and is it reached by this name from here?"
+        )
 
 
 def exit_now(code: int) -> NoReturn:
@@ -150,6 +196,7 @@ def main(argv: list[str]) -> None:
         nodes = Nodes(num=given.nodes, rendezvous=given.rendezvous, run_id=given.run_id)
     try:
         nodes.check()
+        nodes.wait()
     except ConfigError as error:
         print(f"launch: {error}", file=sys.stderr)
         sys.exit(2)
@@ -170,9 +217,8 @@ def main(argv: list[str]) -> None:
         sys.argv = [given.module, *given.arguments]
         runpy.run_module(given.module, run_name="__main__", alter_sys=True)
         return
-    if nodes.num == 1:  # what listens does so on loopback
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")
+    for name, value in nodes.environment().items():
+        os.environ.setdefault(name, value)
     from torch.distributed.run import get_args_parser
     from torch.distributed.run import main as torchrun
 

@@ -1,0 +1,171 @@
+"""Two machines with a network between them: two network namespaces, joined by a cable."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from common import network
+from common.errors import ConfigError
+from model.entry.launch import Nodes
+from model.train.checkpoint.writer import complete_checkpoints
+from model.train.run.folder import CHECKPOINTS_FOLDER
+from tests.model.train import ranks
+
+PATIENCE_SECONDS = 240
+PORT = 29400
+
+
+class Machine:
+    """A network namespace with one end of the cable; its loopback is its own."""
+
+    def __init__(self, number: int) -> None:
+        self.name = f"steel-{os.getpid()}-{number}"
+        self.device = f"st{os.getpid() % 10**6}-{number}"
+        self.address = f"10.213.7.{number + 1}"
+        ip("netns", "add", self.name)
+
+    def connect(self) -> None:
+        ip("link", "set", self.device, "netns", self.name)
+        self.inside("addr", "add", f"{self.address}/24", "dev", self.device)
+        for device in ("lo", self.device):
+            self.inside("link", "set", device, "up")
+
+    def inside(self, *arguments: str) -> None:
+        ip("-n", self.name, *arguments)
+
+    def unplug(self) -> None:
+        self.inside("link", "set", self.device, "down")
+
+    def remove(self) -> None:
+        """The cable goes with the first of its ends."""
+        subprocess.run(["ip", "netns", "delete", self.name], capture_output=True)
+
+    def start(self, root: Path, log: Path, *arguments: object) -> "subprocess.Popen[bytes]":
+        # The name of this machine leads to none of the two.
+        names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "PET_LOCAL_ADDR")
+        env = {name: value for name, value in os.environ.items() if name not in names}
+        with log.open("ab") as file:
+            return subprocess.Popen(
+                ["ip", "netns", "exec", self.name, sys.executable, "-m", *map(str, arguments)],
+                cwd=root,
+                stdout=file,
+                stderr=file,
+                stdin=subprocess.DEVNULL,
+                env={**env, "OMP_NUM_THREADS": "1"},
+            )
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+@pytest.fixture
+def machines() -> Iterator[list[Machine]]:
+    found: list[Machine] = []
+    try:
+        try:
+            found += [Machine(0)]
+            found += [Machine(1)]
+            names = [machine.device for machine in found]
+            ip("link", "add", names[0], "type", "veth", "peer", "name", names[1])
+            for machine in found:
+                machine.connect()
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("this system does not let users make network namespaces (ip netns)")
+        yield found
+    finally:
+        for machine in found:
+            machine.remove()
+
+
+def launch(machines: list[Machine], root: Path, folder: Path, job: Path, run_id: str) -> list:
+    where = ("--nodes", 2, "--rendezvous", f"{machines[0].address}:{PORT}", "--run-id", run_id)
+    command = ("model.entry.launch", *where, 1, "model.entry.pretrain", job)
+    return [
+        machine.start(root, folder / f"{run_id}-{number}.txt", *command)
+        for number, machine in enumerate(machines)
+    ]
+
+
+def ended(processes: list["subprocess.Popen[bytes]"]) -> list[int]:
+    return [process.wait(PATIENCE_SECONDS) for process in processes]
+
+
+def wait_for(condition: Callable[[], object], told: Callable[[], str]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, told()
+        time.sleep(0.05)
+
+
+def logs(folder: Path, run_id: str) -> list[str]:
+    return [path.read_text() for path in sorted(folder.glob(f"{run_id}-*.txt"))]
+
+
+def texts(folder: Path, run_id: str) -> str:
+    return "\n".join(logs(folder, run_id))
+
+
+def test_a_machine_knows_its_own_addresses() -> None:
+    """What a launch asks for, of this machine and of others."""
+    assert network.is_here("127.0.0.1") and network.is_loopback("localhost")
+    assert not network.is_here("192.0.2.7"), "an address that nobody has"
+    assert network.addresses("no-such-host.invalid") == []
+    assert not network.is_loopback("no-such-host.invalid")
+    assert network.interface_of("127.0.0.1") == "lo"
+    assert network.interface_of("192.0.2.7") is None
+    own = network.own_address_towards("192.0.2.7")
+    assert own is None or (network.is_here(own) and network.interface_of(own))
+    assert network.own_address_towards("localhost") == own, "others do not reach its loopback"
+
+
+def test_a_place_that_nobody_opens_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.entry.launch.JOIN_SECONDS", 0)
+    monkeypatch.setattr("common.network.CONNECT_SECONDS", 0.2)
+    with pytest.raises(ConfigError, match=r"192\.0\.2\.7:29400.* nothing has listened there"):
+        Nodes(num=2, rendezvous="192.0.2.7:29400").wait()
+    Nodes(num=2, rendezvous="127.0.0.1:29400").wait()  # is opened here
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_they_train_as_one_and_a_cut_cable_costs_what_follows_the_last_checkpoint(
+    machines: list[Machine], packed: Path, tmp_path: Path, root: Path
+) -> None:
+    changes = ranks.settings(
+        steps=40,
+        weights={"alpha": 4.0, "beta": 4.0},
+        checkpoints={"interval": 5},
+        health={"step_timeout_minutes": 0.5, "first_step_timeout_minutes": 2.0},
+    )
+    expected = ranks.write_job(packed, tmp_path / "expected", changes)
+    assert ended(launch(machines, root, tmp_path, expected, "whole")) == [0, 0], texts(
+        tmp_path, "whole"
+    )
+    whole = ranks.read_run(tmp_path / "expected")
+    assert sorted(whole) == list(range(1, 41))
+
+    job = ranks.write_job(packed, tmp_path / "cut", changes)
+    processes = launch(machines, root, tmp_path, job, "cut")
+    wait_for(
+        lambda: complete_checkpoints(tmp_path / "cut" / CHECKPOINTS_FOLDER),
+        lambda: texts(tmp_path, "cut"),
+    )
+    machines[1].unplug()
+    # Ranks end by themselves, on both. torchrun's agent on the machine that is cut off still asks
+    # for the others for five minutes: `model.entry.join` ends it when it is called again.
+    wait_for(
+        lambda: all("(allowed: 30)" in log for log in logs(tmp_path, "cut")),
+        lambda: texts(tmp_path, "cut"),
+    )
+    processes[1].terminate()
+    assert 0 not in ended(processes), texts(tmp_path, "cut")
+    machines[1].inside("link", "set", machines[1].device, "up")
+    again = launch(machines, root, tmp_path, job, "again")
+    assert ended(again) == [0, 0], texts(tmp_path, "again")
+    assert ranks.read_run(tmp_path / "cut") == whole
