@@ -11,11 +11,10 @@ import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from common.child import run_job
-from common.processes import die_with_parent
+from common.processes import RunStopped, die_with_parent, stop_on_signals
 from common.provenance import git_commit
 from common.recipes import build
 from flows.config import PipelineConfig
@@ -109,30 +108,23 @@ def make(job: MixtureJob) -> None:
     context = Context(
         store=Path(job.store), tracker=tracker, when_busy=config.devices.when_busy, is_task=False
     )
-    status = "KILLED"
-    try:
+    with tracker.recorded():
         pipeline = Upstream.read(job).pipeline(config, context)
         model = model_of(pipeline, job.mixture, job.label)
         pipeline.score(score_name(job.mixture, job.label), model)
-        status = "FINISHED"
-    except Exception:
-        status = "FAILED"
-        raise
-    finally:
-        tracker.close(status)
 
 
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    # An exception, so that the training under way is let to save, and its runs are ended. A second
-    # signal must not interrupt that.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.exit(128 + number)
+def main(argv: list[str]) -> int:
+    """Make the model of a job; returns the exit code. What is stopped saves, and is KILLED."""
+    try:
+        with stop_on_signals():
+            return run_job(MixtureJob, make, argv)
+    except RunStopped as stop:
+        logging.getLogger(__name__).warning("%s", stop.message)
+        return 128 + stop.number
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
     die_with_parent(signal.SIGTERM)
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    sys.exit(run_job(MixtureJob, make, sys.argv[1:]))
+    sys.exit(main(sys.argv[1:]))

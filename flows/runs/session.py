@@ -131,19 +131,14 @@ def tracked(name: str, store: Path, config: Mapping[str, Any]) -> Iterator[Conte
         config=config,
         git_commit=git_commit(),
     )
-    status = "KILLED"
     try:
-        with hidden_in_errors():
-            yield Context(store=store, tracker=tracker)
-        if tracker.models.runs:  # the page that the artifact links to
-            tracker.models.save_views()
-        show_pages(name, store, tracker.stages, tracker.models.name)
-        status = "FINISHED"
-    except Exception:
-        status = "FAILED"
-        raise
+        with tracker.recorded():
+            with hidden_in_errors():
+                yield Context(store=store, tracker=tracker)
+            if tracker.models.runs:  # the page that the artifact links to
+                tracker.models.save_views()
+            show_pages(name, store, tracker.stages, tracker.models.name)
     finally:
-        tracker.close(status)
         tell(watch="tracker", uri=uri, open=False)
 
 

@@ -24,7 +24,7 @@ from common.disk import told_when_full
 from common.errors import StageError
 from common.files import make_folder, write_status
 from common.paths import display
-from common.processes import RunStopped
+from common.processes import RunStopped, uninterrupted
 from common.redaction import hidden_in_errors, recorded
 from tasks.core.artifacts import (
     Logger,
@@ -338,9 +338,10 @@ def stage(
                         run.count(seconds_waited=round(run.waited, 3))
                     track.counts(run.counts)
                     manifest = manifest_of(name, version, label, run, config, inputs, started)
-                    publish(partial, folder, manifest, check=lock.check)
-                    context.uses.hold(folder)
-                    track.manifest(manifest)
+                    with uninterrupted():
+                        publish(partial, folder, manifest, check=lock.check)
+                        context.uses.hold(folder)
+                        track.manifest(manifest)
                     run.done()
             log.info("%s: done in %.0f s", title, run.counts["seconds"])
             return StageResult.read(folder, reused=False)

@@ -22,6 +22,7 @@ from common.child import python
 from common.paths import ROOT
 from flows.environment import DEFAULTS, answers, request
 from model.train.run.folder import METRICS_FILE
+from tasks.core.manifest import BEGUN
 from tasks.core.tracking import PIPELINES, default_uri
 from tests.flows.whole_run import write_config
 from tests.processes import kill_all, started_with
@@ -109,7 +110,7 @@ class Engine:
         """True once the stage has begun to work; a training, when it has made a step."""
         partial = list((self.store / stage).glob("*.partial"))
         if stage not in TRAININGS:
-            return bool(partial)
+            return any((folder / BEGUN).is_file() for folder in partial)
         return any((folder / METRICS_FILE).is_file() for folder in partial)
 
 

@@ -32,6 +32,8 @@ class StageTrack:
     """True for a stage that makes a model."""
     incomplete: bool = False
     """True if MLflow lacks something that this stage had for it."""
+    finished: bool = False
+    """True once the stage's result stands in the store: whatever stops the run then."""
     metrics: str = ""
     """Path of the metrics file that was followed, below `folder`."""
     sent: dict[str, int] = field(default_factory=dict)
@@ -100,6 +102,7 @@ class StageTrack:
     @never_fail
     def manifest(self, manifest: dict[str, Any]) -> None:
         """The manifest of the stage, which stands in the store now, and the models that it made."""
+        self.finished = True
         if self.run_id:
             self.tracker.client.log_dict(self.run_id, redacted(manifest), "manifest.json")
         if self.model_run_id and self.trains:

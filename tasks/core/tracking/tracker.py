@@ -11,6 +11,7 @@ from typing import Any
 
 import mlflow
 
+from common.processes import uninterrupted
 from common.redaction import redact, redacted
 from common.urls import HIDDEN
 from tasks.core.tracking.client import (
@@ -28,6 +29,7 @@ from tasks.core.tracking.killed import end_killed_runs, this_process
 from tasks.core.tracking.models.colours import PLACE, colour, one_at_a_time, place_of
 from tasks.core.tracking.models.shown import ShownModels
 from tasks.core.tracking.models.view import experiment_tags
+from tasks.core.tracking.outcome import ended_by_outcome
 from tasks.core.tracking.parameters import log_config, log_inputs, telling_name
 from tasks.core.tracking.stage_track import StageTrack
 from tasks.core.tracking.unsent import keep_stage, missing_names, send, stage_tags
@@ -90,8 +92,15 @@ class Tracker:
         """Id of the pipeline's own run, which is made now if it is not there; None without
         MLflow."""
         if self.run_id is None:
-            self._open()
+            with uninterrupted():  # a run that is made and not known would never be ended
+                self._open()
         return self.run_id
+
+    @contextlib.contextmanager
+    def recorded(self) -> Iterator[None]:
+        """The pipeline's own run, ended as FINISHED, FAILED or KILLED by how the block ends."""
+        with ended_by_outcome(lambda: None, self.close):
+            yield
 
     @never_fail
     def _open(self) -> None:
@@ -184,18 +193,15 @@ class Tracker:
         track = StageTrack(tracker=self, folder=folder, trains=trains)
         started = time.time()
         compared_in = MODELS if trains else SPEED if measures else None
-        self.opened()
-        self.incomplete = False
-        self._begin(track, name, label, key, config, inputs, compared_in)
-        track.incomplete = self.incomplete
-        status = "KILLED"
-        try:
-            yield track
-            status = "FINISHED"
-        except Exception:
-            status = "FAILED"
-            raise
-        finally:
+
+        def begin() -> None:
+            self.opened()
+            self.incomplete = False
+            self._begin(track, name, label, key, config, inputs, compared_in)
+            track.incomplete = self.incomplete
+
+        def end(status: str) -> None:
+            status = "FINISHED" if track.finished else status
             self._end(track, status)
             if track.incomplete and status == "FINISHED":
                 self._keep(track, name, label, key, config, inputs, compared_in, started)
@@ -208,6 +214,9 @@ class Tracker:
                     "seconds": round(time.time() - started, 1),
                 }
             )
+
+        with ended_by_outcome(begin, end):
+            yield track
 
     @never_fail
     def _begin(
