@@ -59,18 +59,20 @@ class Laboratory(Server):
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "STEEL_DEVICES_FOLDER": str(self.folder / "devices"),
         }
-        self._mlflow()
+        tracker = self._mlflow()
         super().start()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(registration, "MERGED", self.folder / "merged.yaml")
             patch.setattr(registration, "REGISTERED", self.folder / "registered.json")
             register(self.api, "steel", self.prefect)
-        self.spawn("worker", "start", "--pool", "steel")
+        # Kept until they have ended: Python warns of a process that nobody waits for.
+        self.others = (tracker, self.spawn("worker", "start", "--pool", "steel"))
 
     def close(self) -> None:
         """End every process, those of runs too."""
         kill_all(MARK, str(self.folder))
-        self.process.wait()
+        for process in (self.process, *self.others):
+            process.wait()
         self.guard.communicate()
 
     def ask(self, path: str, body: Any = None, method: str = "") -> Any:
@@ -88,11 +90,11 @@ class Laboratory(Server):
         until(answered)
         return found[0]
 
-    def _mlflow(self) -> None:
+    def _mlflow(self) -> "subprocess.Popen[bytes]":
         port = self.mlflow.rpartition(":")[2]
         arguments = ("--host=127.0.0.1", f"--port={port}", "--workers=1", "--no-serve-artifacts")
         with (self.folder / "mlflow.log").open("ab") as log:
-            subprocess.Popen(
+            return subprocess.Popen(
                 [sys.executable, "-m", "mlflow", "server", *arguments],
                 env=self.environment,
                 stdout=log,

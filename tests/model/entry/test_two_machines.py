@@ -157,13 +157,13 @@ def test_they_train_as_one_and_a_cut_cable_costs_what_follows_the_last_checkpoin
         lambda: texts(tmp_path, "cut"),
     )
     machines[1].unplug()
-    # Ranks end by themselves, on both. torchrun's agent on the machine that is cut off still asks
-    # for the others for five minutes: `model.entry.join` ends it when it is called again.
+    # Ranks end by themselves, on both. torchrun's agent on the machine that is cut off asks for the
+    # others for five minutes more, deaf to SIGTERM: `model.entry.join` kills it for a new launch.
     wait_for(
         lambda: all("(allowed: 30)" in log for log in logs(tmp_path, "cut")),
         lambda: texts(tmp_path, "cut"),
     )
-    processes[1].terminate()
+    processes[1].kill()
     assert 0 not in ended(processes), texts(tmp_path, "cut")
     machines[1].inside("link", "set", machines[1].device, "up")
     again = launch(machines, root, tmp_path, job, "again")
