@@ -164,9 +164,9 @@ def walk(store: Path, numbers: Iterable[Number]) -> Iterator[Link]:
             continue
         seen.add(key)
         yield _link(result, role, depth, part)
+        inputs = [*input_keys_of(result.manifest["inputs"]), *_joined(result, folders)]
         waiting += [
-            (name, each, depth + 1, _given(result, name))
-            for name, each in reversed(list(input_keys_of(result.manifest["inputs"])))
+            (name, each, depth + 1, _given(result, name)) for name, each in reversed(inputs)
         ]
 
 
@@ -182,6 +182,18 @@ def input_keys_of(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                     by_key.setdefault(key, []).append(str(label))
             for key, labels in by_key.items():
                 yield f"{name} {', '.join(labels)}", key
+
+
+def _joined(result: StageResult, folders: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
+    """(role, key) of the packed data that joined a training after its start, in their order.
+
+    Shards that no stage of this store made have their folder for a key.
+    """
+    journal = result.manifest["notes"].get("journal")
+    for row in journal if isinstance(journal, list) else []:
+        if isinstance(row, Mapping) and isinstance(place := row.get("folder"), str):
+            key = next((part for part in Path(place).parts if part in folders), display(place))
+            yield f"joined at step {row['step']}", key
 
 
 def _given(result: StageResult, role: str) -> str:

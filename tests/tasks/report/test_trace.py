@@ -130,6 +130,26 @@ def test_a_score_leads_to_raw_files(store: Store) -> None:
     )  # SFT data, not made here
 
 
+def test_data_that_joined_a_training_are_part_of_the_chain(store: Store) -> None:
+    later = store.stage("acquire", "later", files={"wiki/new.jsonl": "z"})
+    joined = store.stage("pack", "joined", files={"shards/wiki-0.bin": "t"})
+    joined.manifest["inputs"] = {"raw": later.key}
+    elsewhere = "/elsewhere/packed/shards"
+    rows = [{"folder": str(joined.folder / "shards"), "step": 40}, {"kind": "length", "step": 50}]
+    base = store.pipeline.pretrain
+    base.manifest["notes"] = {"journal": [*rows, {"folder": elsewhere, "step": 60}]}
+    for result in (later, joined, base):
+        store.write(result)
+    links = trace(store.folder, store.id_of(DPO)).links
+    steps = [(link.role, link.stage, link.key) for link in links if "joined" in link.role]
+    assert steps == [
+        ("joined at step 40", "pack", joined.key),
+        ("joined at step 60", "", elsewhere),
+    ]
+    (raw,) = (link for link in links if link.key == later.key)
+    assert [e["path"] for e in raw.files] == ["wiki/new.jsonl"]
+
+
 def test_a_number_of_one_source_leads_to_its_files_alone(store: Store) -> None:
     found = trace(store.folder, store.id_of("SkyPile-150B, documents after cleaning"))
     raw = next(link for link in found.links if link.stage == "acquire")
