@@ -61,9 +61,10 @@ class Server:
     """The temporary Prefect server, on a free port of loopback."""
 
     def __init__(self) -> None:
-        with socket.socket() as free:
-            free.bind((HOST, 0))
-            self.port = int(free.getsockname()[1])
+        # Bound here for good and handed on: nobody else gets the port, also between two starts.
+        self.socket = socket.socket()
+        self.socket.bind((HOST, 0))
+        self.port = int(self.socket.getsockname()[1])
         self.url = f"http://{HOST}:{self.port}/api"
         self.starts, self.answered = 0, time.monotonic()
         self.start()
@@ -81,8 +82,9 @@ class Server:
         }
         with LOG.open("ab") as output:
             self.child = Child(
-                python("flows.runs.watchdog", "serve", self.port),
+                python("flows.runs.watchdog", "serve", self.socket.fileno()),
                 None,
+                pass_fds=(self.socket.fileno(),),
                 env=environment,
                 grace=STOP_SECONDS,
                 stdout=output,
@@ -115,8 +117,12 @@ class Server:
             log.warning("the server at %s has ended; it is started again", self.url)
             self.start()
 
+        else:
+            self.socket.close()  # who asks is refused, and does not wait
+
     def stop(self) -> None:
         """Stop it."""
+        self.socket.close()
         self.child.stop()
 
 
@@ -284,24 +290,27 @@ def watch() -> int:
     return 0
 
 
-def serve(port: int) -> int:
-    """The temporary server, until the watchdog ends it or dies."""
+def serve(descriptor: int) -> int:
+    """The temporary server, until the watchdog ends it or dies. descriptor: of its socket."""
     die_with_parent(signal.SIGTERM)
     import uvicorn
 
-    uvicorn.run(
+    own = socket.socket(fileno=descriptor)
+    config = uvicorn.Config(
         "prefect.server.api.server:create_app",
         factory=True,
         host=HOST,
-        port=port,
+        port=int(own.getsockname()[1]),
         log_level="error",
         lifespan="on",
     )
-    return 0
+    server = uvicorn.Server(config)
+    server.run(sockets=[own])
+    return 0 if server.started else 3
 
 
 def main(argv: list[str]) -> int:
-    """`python -m flows.runs.watchdog [serve PORT]`."""
+    """`python -m flows.runs.watchdog [serve DESCRIPTOR]`."""
     install()
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
