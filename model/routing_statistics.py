@@ -67,7 +67,7 @@ class RoutingStatistics:
             layer.sums.zero_()
 
     def sums(self) -> Tensor:
-        """What was noted since `start`, float64 [layers, n + 2]: to be added up over ranks."""
+        """Sums noted since `start`, float64 [layers, n + 2]: to be added up over ranks."""
         return torch.stack([layer.sums for layer in self.layers if layer.sums is not None])
 
     @contextlib.contextmanager

@@ -52,7 +52,7 @@ def weights_by_hand(layer: SoftMoE, x: Tensor) -> list[list[float]]:
 
 
 def inputs_of_layers(model: SteelForCausalLM, tokens: Tensor) -> list[Tensor]:
-    """What each routed layer is fed, [T, d]."""
+    """Inputs of each routed layer, [T, d]."""
     seen: list[Tensor] = []
     hooks = [
         layer.register_forward_hook(lambda _, given, __: seen.append(given[0].flatten(0, 1)))

@@ -58,7 +58,7 @@ class Reference:
 
 
 def figures(weights: list[Tensor]) -> dict[str, float]:
-    """What a line should say."""
+    """Figures that a line should have."""
     entropies = [-(w * w.log()).sum(dim=1).mean() / math.log(EXPERTS) for w in weights]
     means = torch.stack([w.mean(dim=0) for w in weights])
     return {
