@@ -243,6 +243,15 @@ def _rope(sizes: Widths, tokens: int, dtype: torch.dtype) -> Iterator[Case]:
             call=call,
             others=(angles.cos(), angles.sin()),
         )
+    product = _normal(2, tokens, (sizes.heads + 2 * sizes.key_heads) * 2 * half)
+    yield Case(
+        name=f"rope_qkv {list(product.shape)}",
+        function=1,
+        inputs=(product,),
+        dtypes=(dtype,),
+        call=lambda f, product, cos, sin: f(product, sizes.key_heads, cos, sin),
+        others=(angles.cos(), angles.sin()),
+    )
 
 
 def _swiglu(sizes: Widths, tokens: int, dtype: torch.dtype) -> Iterator[Case]:
@@ -252,6 +261,13 @@ def _swiglu(sizes: Widths, tokens: int, dtype: torch.dtype) -> Iterator[Case]:
         function=0,
         inputs=(_normal(*shape), _normal(*shape, seed=1)),
         dtypes=(dtype, dtype),
+        call=_one,
+    )
+    yield Case(
+        name=f"swiglu_halves {list(shape)} twice",
+        function=1,
+        inputs=(_normal(shape[0], 2 * shape[1]),),
+        dtypes=(dtype,),
         call=_one,
     )
 
@@ -272,6 +288,13 @@ def _soft_moe(sizes: Widths, tokens: int, dtype: torch.dtype) -> Iterator[Case]:
         function=1,
         inputs=(_normal(tokens, n * h), *second, weights),
         dtypes=(dtype, dtype, dtype, torch.float32),
+        call=_one,
+    )
+    yield Case(
+        name=f"combine_halves [{tokens}, {n} x {h}] to {d}",
+        function=2,
+        inputs=(_normal(tokens, n * h), torch.cat(second, dim=-1), weights),
+        dtypes=(dtype, dtype, torch.float32),
         call=_one,
     )
 

@@ -39,7 +39,8 @@ def check(choice: str | dict[str, str], **options: float | bool) -> dict[str, st
     return replacements()
 
 
-PLAIN = [(o, n) for o, names in TABLE.items() for n in names if n not in ("triton", "liger")]
+NEED_A_GPU = ("triton", "triton8", "liger")
+PLAIN = [(o, n) for o, names in TABLE.items() for n in names if n not in NEED_A_GPU]
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -84,6 +85,22 @@ def test_a_result_of_another_shape_and_a_missing_gradient_are_found(
     assert found.endswith("gradient 2 is missing")
 
 
+@pytest.mark.parametrize(
+    ("operation", "number", "name"),
+    [("rope", 1, "rope_qkv"), ("swiglu", 1, "swiglu_halves"), ("soft_moe", 2, "combine_halves")],
+)
+@pytest.mark.parametrize("fault", ["values", "gradients"])
+def test_functions_of_merged_products_are_tested_too(
+    monkeypatch: pytest.MonkeyPatch, operation: str, number: int, name: str, fault: str
+) -> None:
+    enter_faults(monkeypatch, {operation: ("faulty", fault)})
+    mixed = list(TABLE[operation]["eager"])
+    mixed[number] = IMPLEMENTATIONS[operation]["faulty"][number]
+    IMPLEMENTATIONS[operation]["faulty"] = tuple(mixed)
+    found = compare(operation, "faulty", device=CPU, dtype=torch.bfloat16, widths=ODD)
+    assert found.startswith(f"{name} ")
+
+
 def test_each_of_several_faults_is_judged_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a kernel ends the process that tests it, or never ends."""
     faults = {
@@ -101,10 +118,8 @@ def test_each_of_several_faults_is_judged_by_itself(monkeypatch: pytest.MonkeyPa
     assert "ended its process by SIGSEGV" in replaced["soft_moe"]
     assert "faulty -> chunked: gave no result within 30 s" in replaced["cross_entropy"]
     kernels = choose(dict.fromkeys(faults, "faulty"))
-    assert (kernels.rope, kernels.combine) == (
-        TABLE["rope"]["eager"][0],
-        *TABLE["soft_moe"]["eager"][1:],
-    )
+    assert (kernels.rope, kernels.rope_qkv) == TABLE["rope"]["eager"]
+    assert (kernels.route, kernels.combine, kernels.combine_halves) == TABLE["soft_moe"]["eager"]
     assert kernels.swiglu is IMPLEMENTATIONS["swiglu"]["faulty"][0]
     assert kernels.cross_entropy is linear_cross_entropy
 
