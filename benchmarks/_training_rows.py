@@ -26,6 +26,7 @@ CANDIDATES: dict[str, Variant] = {
     "sequence": Variant(compile=True, model={"routing": "sequence"}),
     "selective": Variant(compile=True, activation_checkpointing="selective"),
     "full": Variant(compile=True, activation_checkpointing="full"),
+    "fp8": Variant(compile=True, precision="fp8"),
     "heads of 64": Variant(compile=True, model={"pad_head_dim": 64}),
     "merged": Variant(compile=True, merged_products=("qkv", "ffn_in", "ffn_out")),
     "merged qkv": Variant(compile=True, merged_products=("qkv",)),

@@ -14,6 +14,7 @@ measurement has a process of its own, which may take `--limit` seconds; repeats 
                    and the faster of the two is the peer
     dense, sequence                                            the other routings
     selective, full                                            activations recomputed
+    fp8            `best` with products of linear layers in 8 bits
     heads of 64    56 filled up with zeros
     merged         `best` with products that share an operand merged; also each of them alone
     loss of 8      `best` with a loss kernel of 8 logits a lane instead of 16
@@ -37,6 +38,7 @@ from typing import Any
 import torch
 
 from benchmarks._figures import add_options, end_with_parent, publish, save
+from benchmarks._targets import targets
 from benchmarks._training_rows import (
     AT_LARGER,
     CANDIDATES,
@@ -266,43 +268,6 @@ def row(name: str, found: Sequence[Result], micro_batch_size: int) -> dict[str, 
         "first_loss": done[0].losses[0],
         "last_loss": done[0].losses[-1],
     }
-
-
-def targets(rows: Sequence[Mapping[str, Any]], *, judged: bool) -> list[dict[str, Any]]:
-    """Each target with its value and whether it was met; None where it could not be judged."""
-    by_name = {r["name"]: r for r in rows if r["status"] == "done"}
-    speed, memory = "tokens_per_second_per_device", "memory_gb"
-
-    def ratio(field: str, ours: str, *theirs: str) -> float | None:
-        peers = [by_name[name][field] for name in theirs if name in by_name]
-        if ours not in by_name or not peers:
-            return None
-        return float(by_name[ours][field] / max(peers))
-
-    utilisation = [
-        r["mfu_datasheet"]
-        for name, r in by_name.items()
-        if name.startswith("best") and r["mfu_datasheet"] is not None
-    ]
-    wanted = [
-        ("MFU of the datasheet's peak, best", max(utilisation, default=None), ">=", 0.50),
-        ("throughput, best / plain", ratio(speed, "best", "plain"), ">=", 1.6),
-        ("memory, best / plain", ratio(memory, "best", "plain"), "<=", 0.6),
-        ("throughput, best / liger", ratio(speed, "best", "liger", "liger compiled"), ">=", 1.1),
-    ]
-    return [
-        {
-            "target": name,
-            "value": value,
-            "wanted": f"{sign} {bound}",
-            "met": None
-            if value is None or not judged
-            else value >= bound
-            if sign == ">="
-            else value <= bound,
-        }
-        for name, value, sign, bound in wanted
-    ]
 
 
 def choices(rows: Sequence[Mapping[str, Any]], *, judged: bool) -> list[dict[str, Any]]:

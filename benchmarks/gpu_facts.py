@@ -21,7 +21,15 @@ from benchmarks._figures import add_options, end_with_parent, publish
 from model.attention import VARLEN_GROUPS_HEADS, varlen_attn
 from model.train.distributed.device import device_name
 
-PACKAGES = ("triton", "transformers", "flash-attn", "flash-attn-4", "liger-kernel", "numpy")
+PACKAGES = (
+    "triton",
+    "transformers",
+    "flash-attn",
+    "flash-attn-3",
+    "flash-attn-4",
+    "liger-kernel",
+    "numpy",
+)
 QUERY = "name,driver_version,memory.total,power.limit,clocks.sm,clocks.max.sm,temperature.gpu"
 BACKENDS = (
     SDPBackend.CUDNN_ATTENTION,

@@ -8,15 +8,17 @@
     profile    its 30 longest kernels, as text
     merged     products that share an operand merged, and the loss of 8 logits a lane, beside `best`
     larger     `best` and `merged` at micro-batch 16
-    attention  attention, with and without packed documents
+    attention  attention of whole rows: torch's backends, FlashAttention 2, 3 and 4
+    documents  attention of packed documents: varlen, flex, FlashAttention 2, 3 and 4
     peers      plain, Liger, Liger compiled, interpreted, documents, heads of 64
+    fp8        `best` with products in 8 bits
     parts      each of the merged products alone
     kernels    every kernel against its peers, without torch.compile
 
 Each step is a process of its own with a limit; one that no longer fits is left out, and said to be.
 A step writes its JSON while it measures, so that whatever ends this program, Ctrl-C or SIGKILL,
 finished rows stay; summary.md is written anew after each step. Needs what a bare GPU machine has.
-Without a GPU all sizes are tiny: that shows that it runs.
+Without a GPU all sizes are tiny, and limits longer: that shows that it runs.
 """
 
 import argparse
@@ -31,8 +33,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks._targets import beside_best, targets
 from common.child import Child
 from common.files import write_json, write_text
+from model.train.distributed.gpus import num_gpus
 
 SECONDS_LEFT_OUT = 5.0
 """Time that is kept for the summary."""
@@ -42,6 +46,11 @@ PEERS = "plain,liger,liger compiled,interpreted,documents,heads of 64"
 MERGED = "best,merged,loss of 8"
 PARTS = "best,merged qkv,merged ffn_in,merged ffn_out"
 ONCE = ("--repeats", "1", "--steps", "3")
+"""A measurement of a step is short: the median of three, once."""
+MEASUREMENT_SECONDS = 120.0
+"""Limit of one measurement of a step, of which a step of the session may have several."""
+PATIENCE_ON_CPU = 6.0
+"""Factor of all limits without a GPU: compiling for a CPU is slow, and others may share it."""
 WORKERS = 12
 """Processes that share the GPU tests, where pytest-xdist is installed."""
 
@@ -55,84 +64,69 @@ class Step:
     """Seconds after which it is ended."""
     least: float
     """Seconds that must be left for it to be begun."""
-    command: Callable[[Path], list[str]]
-    """Its command, given the output folder."""
+    command: Callable[[Path, float], list[str]]
+    """Its command, given the output folder and a factor of its own limits."""
 
 
-def _module(name: str, file: str, *arguments: str) -> Callable[[Path], list[str]]:
-    return lambda out: [
-        sys.executable, "-m", f"benchmarks.{name}", *arguments, "--json", str(out / file),
-    ]  # fmt: skip
+def module_step(name: str, module: str, *arguments: str, limit: float, least: float) -> Step:
+    """`python -m benchmarks.<module>`, which writes <name>.json while it measures."""
+
+    def command(out: Path, _: float) -> list[str]:
+        start = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+        return [*start, "--json", str(out / f"{name}.json")]
+
+    return Step(name=name, limit=limit, least=least, command=command)
 
 
-def _tests(out: Path) -> list[str]:
+def training_step(
+    name: str,
+    rows: str,
+    *,
+    larger: str = "none",
+    limit: float = 150,
+    least: float = 60,
+    profile: bool = False,
+) -> Step:
+    """Rows of bench_train (its CANDIDATES, with commas), once each.
+
+    larger: micro-batches at which `best` is tried besides, with commas.
+    """
+
+    def command(out: Path, patience: float) -> list[str]:
+        start = [sys.executable, "-m", "benchmarks.bench_train", "--only", rows, *ONCE]
+        start += ["--larger", larger, "--limit", f"{patience * MEASUREMENT_SECONDS:g}"]
+        start += ["--profile", str(out / name)] if profile else []
+        return [*start, "--json", str(out / f"{name}.json")]
+
+    return Step(name=name, limit=limit, least=least, command=command)
+
+
+def kernel_step(name: str, module: str, *, limit: float = 60) -> Step:
+    """A comparison of kernels, without torch.compile, which takes longer than all others."""
+    return module_step(name, module, "--no-compile", limit=limit, least=20)
+
+
+def _tests(out: Path, patience: float) -> list[str]:
     shared = ["-n", str(WORKERS)] if importlib.util.find_spec("xdist") else []
     return [sys.executable, "-m", "pytest", "-m", "gpu", "tests/model", "-q", *shared]
 
 
-def _profile(out: Path) -> list[str]:
-    make = _module(
-        "bench_train", "profile.json", "--only", "best", "--larger", "none", *ONCE,
-        "--profile", str(out / "profile"),
-    )  # fmt: skip
-    return make(out)
-
-
 STEPS = (
-    Step(name="facts", limit=45, least=15, command=_module("gpu_facts", "facts.json")),
+    module_step("facts", "gpu_facts", limit=45, least=15),
     Step(name="tests", limit=120, least=30, command=_tests),
-    Step(
-        name="best",
-        limit=150,
-        least=60,
-        command=_module("bench_train", "best.json", "--only", "best", "--larger", "none", *ONCE),
-    ),
-    Step(name="profile", limit=90, least=45, command=_profile),
-    Step(
-        name="merged",
-        limit=210,
-        least=75,
-        command=_module("bench_train", "merged.json", "--only", MERGED, "--larger", "none", *ONCE),
-    ),
-    Step(
-        name="larger",
-        limit=240,
-        least=75,
-        command=_module(
-            "bench_train", "larger.json", "--only", "best,merged", "--larger", "16", *ONCE
-        ),
-    ),
-    Step(
-        name="attention",
-        limit=60,
-        least=20,
-        command=_module("kernels.bench_attention", "attention.json", "--no-compile"),
-    ),
-    Step(
-        name="documents",
-        limit=60,
-        least=20,
-        command=_module("kernels.bench_documents", "documents.json", "--no-compile"),
-    ),
-    Step(
-        name="peers",
-        limit=300,
-        least=60,
-        command=_module("bench_train", "peers.json", "--only", PEERS, *ONCE),
-    ),
-    Step(
-        name="parts",
-        limit=240,
-        least=75,
-        command=_module("bench_train", "parts.json", "--only", PARTS, "--larger", "none", *ONCE),
-    ),
-    Step(
-        name="kernels",
-        limit=600,
-        least=20,
-        command=_module("kernels", "kernels.json", "--no-compile"),
-    ),
+    training_step("best", "best"),
+    training_step("profile", "best", profile=True, limit=90, least=45),
+    training_step("merged", MERGED, limit=210, least=75),
+    training_step("larger", "best,merged", larger="16", limit=240, least=75),
+    kernel_step("attention", "kernels.bench_attention"),
+    kernel_step("documents", "kernels.bench_documents"),
+    training_step("peers", PEERS, limit=300),
+    training_step("fp8", "fp8", limit=150, least=45),
+    training_step("parts", PARTS, limit=240, least=75),
+    kernel_step("kernels", "kernels", limit=600),
 )
+"""In order of worth. A new configuration of the training step is a row of bench_train.CANDIDATES
+and a `training_step` here."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -147,7 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--only: there is no step {unknown[0]!r}")
     # A signal ends the step that runs, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    session = Session(arguments.out, 60 * arguments.minutes)
+    patience = 1.0 if num_gpus() else PATIENCE_ON_CPU
+    session = Session(arguments.out, 60 * arguments.minutes, patience=patience)
     for step in STEPS:
         if step.name in names:
             session.run(step)
@@ -164,17 +159,18 @@ class Session:
     Args:
         out: folder of the results.
         seconds: time that there is.
+        patience: factor of the steps' limits.
     """
 
-    def __init__(self, out: Path, seconds: float) -> None:
-        self.out, self.end = out, time.monotonic() + seconds
+    def __init__(self, out: Path, seconds: float, *, patience: float = 1.0) -> None:
+        self.out, self.end, self.patience = out, time.monotonic() + seconds, patience
         self.outcomes: list[dict[str, Any]] = []
         out.mkdir(parents=True, exist_ok=True)
 
     def run(self, step: Step) -> None:
         """Run a step, or leave it out; write what came of it."""
         left = self.end - time.monotonic() - SECONDS_LEFT_OUT
-        command = step.command(self.out)
+        command = step.command(self.out, self.patience)
         found: dict[str, Any] = {
             "step": step.name,
             "command": " ".join(["python", *command[1:]]),
@@ -186,7 +182,8 @@ class Session:
             found["outcome"] = "running"
             self._write()
             start = time.monotonic()
-            found["outcome"] = self._outcome(step, command, min(step.limit, left))
+            limit = min(self.patience * step.limit, left)
+            found["outcome"] = self._outcome(step, command, limit)
             found["seconds"] = round(time.monotonic() - start, 1)
         self._write()
         print(f"{step.name}: {found['outcome']} ({found['seconds']} s)", flush=True)
@@ -212,14 +209,29 @@ def summary(out: Path, outcomes: Sequence[dict[str, Any]]) -> str:
         f"| {o['step']} | {o['outcome']} | {o['seconds']:.0f} | `{o['command']}` |"
         for o in outcomes
     ]
+    trained: dict[str, dict[str, Any]] = {}
+    tiny = True
     for name in [o["step"] for o in outcomes]:
         report = _read(out / f"{name}.json")
+        if report is not None and _is_training(report):
+            tiny = report["tiny"]
+            for row in report["rows"]:
+                if name != "profile":  # the profiler is in its memory
+                    trained.setdefault(row["name"], row)
         if report is not None:
             lines += ["", f"## {name}", "", f"{report.get('device', '')}", "", *_figures(report)]
         log = out / f"{name}.log"
         if name == "tests" and log.is_file():
             last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]
             lines += ["", "## tests", "", *last]
+    if trained:
+        rows = list(trained.values())
+        lines += ["", "## training steps together", ""]
+        lines += [
+            f"- {name}: {speed:.3f} of the tokens/s of best, {memory:.3f} of its memory"
+            for name, speed, memory in beside_best(rows)
+        ]
+        lines += map(_target_line, targets(rows, judged=not tiny))
     return "\n".join(lines) + "\n"
 
 
@@ -233,21 +245,25 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _figures(report: dict[str, Any]) -> list[str]:
     """Lines of a report's figures."""
-    if "targets" in report and "micro_batch_size" in report:
-        return [
-            *map(_training_line, report["rows"]),
-            *map(_target_line, report["targets"]),
-            *map(_choice_line, report.get("choices", ())),
-        ]
+    if _is_training(report):
+        return [*map(_training_line, report["rows"]), *map(_choice_line, report.get("choices", ()))]
     if "rows" in report:
         return [_kernel_line(row) for row in report["rows"]]
     return ["```", json.dumps(report, indent=1, ensure_ascii=False), "```"]
 
 
+def _is_training(report: dict[str, Any]) -> bool:
+    return "targets" in report and "micro_batch_size" in report
+
+
 def _training_line(row: dict[str, Any]) -> str:
-    start = f"- {row['name']}, micro-batch {row['micro_batch_size']}: "
+    name = row["name"].split(", micro-batch")[0]
+    start = f"- {name}, micro-batch {row['micro_batch_size']}: "
     if row["status"] != "done":
-        return start + f"{row['status']}: {' '.join(row['reason'].split())[-200:]}"
+        reason = " ".join(row["reason"].split())
+        # Why it broke stands at the end of what a process said.
+        short = reason[-200:] if row["status"] == "failed" else reason[:300]
+        return start + f"{row['status']}: {short}"
     mfu = row["mfu_datasheet"]
     return start + ", ".join(
         [

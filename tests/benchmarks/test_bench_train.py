@@ -201,12 +201,15 @@ def test_an_unknown_configuration_is_refused(capsys: pytest.CaptureFixture[str])
 @pytest.mark.slow
 def test_one_command_measures_and_writes_json(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    command = ["--only", "interpreted,documents,plain", "--repeats", "1", "--steps", "1"]
+    command = ["--only", "interpreted,documents,plain,fp8", "--repeats", "1", "--steps", "1"]
     assert bench_train.main([*command, "--json", str(out)]) == 0
     report = json.loads(out.read_text())
-    assert [row["status"] for row in report["rows"]] == ["done"] * 3
+    *rows, fp8 = report["rows"]
+    assert [row["status"] for row in rows] == ["done"] * 3
     assert report["command"].startswith("python -m benchmarks.bench_train --only interpreted,")
     assert report["software"]["torch"] == torch.__version__
     assert report["tiny"] == (not torch.cuda.is_available())
-    for row in report["rows"]:
+    if report["tiny"]:
+        assert fp8["status"] == "not possible here" and "9.0 (Hopper)" in fp8["reason"]
+    for row in rows:
         assert row["tokens_per_second_per_device"] > 0 and row["memory_gb"] > 0

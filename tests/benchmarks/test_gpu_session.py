@@ -30,7 +30,13 @@ def step(name: str, *, pause: float = 0.0, limit: float = 60, least: float = 0) 
         name=name,
         limit=limit,
         least=least,
-        command=lambda out: [sys.executable, "-c", MEASURES, str(out / f"{name}.json"), str(pause)],
+        command=lambda out, _: [
+            sys.executable,
+            "-c",
+            MEASURES,
+            str(out / f"{name}.json"),
+            str(pause),
+        ],
     )
 
 
@@ -59,7 +65,9 @@ def test_what_no_longer_fits_is_left_out_by_name(tmp_path: Path) -> None:
 
 def test_a_step_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     session = Session(tmp_path, 600)
-    broken = Step(name="broken", limit=60, least=0, command=lambda _: [sys.executable, "-c", "1/0"])
+    broken = Step(
+        name="broken", limit=60, least=0, command=lambda *_: [sys.executable, "-c", "1/0"]
+    )
     session.run(broken)
     session.run(step("next"))
     assert [o["outcome"] for o in session.outcomes] == ["failed", "done"]
@@ -69,7 +77,7 @@ def test_a_step_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_every_step_names_a_command_that_is_there(tmp_path: Path) -> None:
     for one in STEPS:
-        command = one.command(tmp_path)
+        command = one.command(tmp_path, 1.0)
         asked = subprocess.run(
             [*command[:3], "--help"], capture_output=True, text=True, timeout=120
         )

@@ -134,7 +134,32 @@ def main() -> dict[str, Any]:
         }
         models["flash_attention_2"].load_state_dict(models["sdpa"].state_dict())
         found["steps"][kind] = [_step(models, documents=documents) for documents in (True, False)]
+    found["race"] = _race()
     return found
+
+
+def _race() -> dict[str, Any]:
+    """The benchmark of documents: differences of its row from sdpa with a mask, and its calls."""
+    import flash_attn
+    import torch
+
+    from benchmarks.kernels._timing import Setup
+    from benchmarks.kernels.bench_documents import HEAD, PADDED, attend, draw
+    from model import SteelConfig
+
+    documents = draw(Setup(device=torch.device("cpu"), compiled=False, seconds=0.1))
+    config = SteelConfig(hidden_size=2 * HEAD, num_attention_heads=2)
+    rows, length = documents.positions.shape
+    inputs = [torch.randn(rows, length, 2, HEAD).bfloat16().transpose(1, 2) for _ in range(3)]
+    expected = attend("sdpa", HEAD, documents, config)(*inputs)
+    flash_attn.calls.clear()
+    widths = (HEAD, PADDED)
+    outputs = [attend("flash_attention_2", w, documents, config)(*inputs) for w in widths]
+    return {
+        "differences": [float((output - expected).abs().max()) for output in outputs],
+        "calls": list(flash_attn.calls),
+        "bounds": documents.cu_seqlens.tolist(),
+    }
 
 
 def _step(models: dict[str, Any], *, documents: bool) -> dict[str, Any]:

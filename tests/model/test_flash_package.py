@@ -37,3 +37,6 @@ def test_the_package_is_chosen_and_told_where_documents_begin(tmp_path: Path) ->
         assert apart["calls"] == [call] * 2, (kind, "once a layer")
         assert joined["calls"] == [{"entry": "whole", "rows": 2, "longest": 16}] * 2, kind
         assert max(apart["differences"] + joined["differences"]) < 2e-4, kind
+    race = found["race"]
+    assert [call["bounds"] for call in race["calls"]] == [race["bounds"]] * 2
+    assert max(race["differences"]) < 4e-2, "bf16"
