@@ -7,12 +7,10 @@ Reads a `DpoJob`, continues what its scratch folder holds, trains to the end and
 computed once and kept (model/train/finetune/preferences). Exit codes: model/train/run/program.py.
 """
 
-import sys
-
 from transformers.utils.logging import disable_progress_bar
 
 from common.child import run_job
-from model.entry.launch import exit_now
+from model.entry.launch import run_and_exit
 from model.train.finetune.config import DpoJob
 from model.train.finetune.preferences.method import dpo_method
 from model.train.finetune.program import finetune
@@ -30,4 +28,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    exit_now(main(sys.argv[1:]))
+    run_and_exit(main)

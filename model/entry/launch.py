@@ -21,6 +21,7 @@ import logging
 import os
 import runpy
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -184,6 +185,17 @@ def exit_now(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def run_and_exit(main: Callable[[list[str]], int]) -> NoReturn:
+    """Run an entry's main function and end this process at once, with what it returns, or with 1
+    and a traceback for an error: threads that wait for other ranks are still inside torch then."""
+    try:
+        code = main(sys.argv[1:])
+    except BaseException:
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        code = 1
+    exit_now(code)
 
 
 def main(argv: list[str]) -> None:

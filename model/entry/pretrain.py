@@ -6,14 +6,13 @@ Reads a `PretrainJob`, continues whatever its output folder holds, trains to the
 <output>/model. Exit codes: model/train/run/program.py.
 """
 
-import sys
 import warnings
 from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
 from common.child import run_job
-from model.entry.launch import exit_now
+from model.entry.launch import run_and_exit
 from model.train.build import build
 from model.train.config import PretrainJob
 from model.train.run.folder import MODEL_FOLDER
@@ -42,4 +41,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    exit_now(main(sys.argv[1:]))
+    run_and_exit(main)

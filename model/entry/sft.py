@@ -6,12 +6,10 @@ Reads an `SftJob`, continues what its scratch folder holds, trains to the end an
 <output>/model. Exit codes: model/train/run/program.py.
 """
 
-import sys
-
 from transformers.utils.logging import disable_progress_bar
 
 from common.child import run_job
-from model.entry.launch import exit_now
+from model.entry.launch import run_and_exit
 from model.train.finetune.build import sft_method
 from model.train.finetune.config import SftJob
 from model.train.finetune.program import finetune
@@ -29,4 +27,4 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    exit_now(main(sys.argv[1:]))
+    run_and_exit(main)

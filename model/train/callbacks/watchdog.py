@@ -6,9 +6,11 @@
        stack traces, who is where (the other ranks' files, the state of their processes), exit 3
 
 A rank that is stopped or stuck makes the others wait in a collective; their own watchdogs end them,
-and torchrun ends the rest. A rank that dies breaks the others' collectives: `explain` turns their
-error into the same sentence. Should this process not even run its Python threads (a lock held in
-native code), faulthandler's own thread, which needs no lock, writes the stacks and ends it.
+and torchrun ends the rest. A rank that dies breaks the others' collectives over gloo: `explain`
+turns their error into the same sentence. NCCL's hang then: the lifeline tells `lost`
+(model/train/distributed/lifeline.py), and the rank ends alike. Should this process not even run its
+Python threads (a lock held in native code), faulthandler's own thread, which needs no lock, writes
+the stacks and ends it.
 """
 
 import faulthandler
@@ -20,7 +22,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from model.train.callbacks.callback import Callback
 from model.train.run.folder import RANKS_FOLDER
@@ -34,6 +36,9 @@ log = logging.getLogger(__name__)
 
 EXIT_HANGING = 3
 """Exit code when no progress was made for too long, or another rank is gone."""
+NOTICE_SECONDS = 5.0
+"""Seconds for the training thread to notice by itself that another rank is gone. Much less than
+torchrun's time between SIGTERM and SIGKILL."""
 PROCESS_STATES = {
     "T": "is stopped (SIGSTOP)",
     "t": "is held by a debugger",
@@ -108,14 +113,28 @@ class Watchdog(Callback):
             if self._lease is not None:
                 self._lease.remove(self._path(self.rank))
 
-    def explain(self, error: BaseException) -> str:
-        """One sentence for an error of a collective: who is gone, and where this rank was."""
+    def explain(self, error: BaseException, gone: int | None = None) -> str:
+        """One sentence for an error of a collective: who is gone, and where this rank was.
+
+        gone: a rank of which that is known.
+        """
         first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         return (
             f"rank {self.rank} lost another rank in phase '{self._phase}', after step "
-            f"{self._step}. {self._others()} The training resumes from its newest checkpoint when "
-            f"started again. ({first})"
+            f"{self._step}. {self._others(gone)} The training resumes from its newest checkpoint "
+            f"when started again. ({first})"
         )
+
+    def lost(self, rank: int, left: threading.Event) -> None:
+        """End this rank because another one is gone, unless its training thread does so by itself.
+
+        left: set when that thread has noticed. Called by a thread of the lifeline.
+        """
+        if left.wait(NOTICE_SECONDS):
+            return
+        self._publish()  # a session that was replaced ends here, for that reason
+        log.error("%s", self.explain(RuntimeError("its connection broke"), gone=rank))
+        _exit_hanging()
 
     def _watch(self) -> None:
         interval = min(self.timeout, self._allowed) / 4
@@ -142,14 +161,10 @@ class Watchdog(Callback):
             self._step,
             self._others(),
         )
-        for handler in logging.getLogger().handlers:
-            handler.flush()
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
-        sys.stderr.flush()
-        # Not sys.exit: the training thread hangs, and the interpreter would wait for it.
-        os._exit(EXIT_HANGING)
+        _exit_hanging()
 
-    def _others(self) -> str:
+    def _others(self, gone: int | None = None) -> str:
         """Say where the other ranks are, the suspicious ones only if there are any."""
         sentences, suspects = [], []
         for path in sorted(self.folder.glob("rank-*.json")):
@@ -163,16 +178,21 @@ class Watchdog(Callback):
             silence = time.time() - seen["time"]
             where = f"in phase '{seen['phase']}' after step {seen['step']}"
             who = f"Rank {seen['rank']} (host {seen['host']}, process {seen['pid']})"
+            if not state and seen["rank"] == gone:
+                state = "is gone"
             if state:
                 suspects.append(f"{who} {state}; it was {where}.")
             elif silence > 2 * min(self._allowed, 20.0):
                 suspects.append(f"{who} gives no sign since {silence:.0f} s; it was {where}.")
             else:
                 sentences.append(f"{who} is {where}.")
+            gone = None if seen["rank"] == gone else gone
+        if gone is not None:  # it took its file with it
+            suspects.append(f"Rank {gone} has ended; its own last message says why.")
         shown = suspects or sentences[:8]
         if not shown and self._lease is None:
             return "Where the others are is not known: they have not taken the run up yet."
-        return " ".join(shown) or "It is the only rank."
+        return " ".join(shown) or "No other rank shows where it is."
 
     def _publish(self) -> None:
         if self._lease is None:
@@ -192,6 +212,14 @@ class Watchdog(Callback):
 
     def _path(self, rank: int) -> Path:
         return self.folder / f"rank-{rank:05d}.json"
+
+
+def _exit_hanging() -> NoReturn:
+    for handler in logging.getLogger().handlers:
+        handler.flush()
+    sys.stderr.flush()
+    # Not sys.exit: the training thread hangs, and the interpreter would wait for it.
+    os._exit(EXIT_HANGING)
 
 
 def _process_state(seen: dict[str, Any]) -> str:

@@ -37,6 +37,9 @@ LIMIT_SECONDS = 180.0
 """Seconds without news after which a child counts as hanging. An operation takes one; ten when its
 kernels are compiled first, on a busy machine more."""
 
+START_SECONDS = 600.0
+"""Seconds for a child to import torch and to open the device, which is no kernel's doing."""
+
 POLL_SECONDS = 0.05
 
 
@@ -72,20 +75,21 @@ def check_kernels(
     replace_failing({})
     chosen = kernels_of(config, cuda=ranks.device.type == "cuda")
     to_test = needs_test(chosen)
-    if not (self_test and to_test):
+    if not self_test:
         return
     began = time.monotonic()
     mine = Verdict()
-    if ranks.rank % ranks.ranks_per_node == 0:
+    if to_test and ranks.rank % ranks.ranks_per_node == 0:
         for device in device_kinds(ranks):
             verdict = judge(to_test, device, dtype, widths_of(config), limit)
             mine.failing.update(verdict.failing)
             mine.untested = mine.untested or verdict.untested
+    # Also where nothing is tested: a machine may lack what another one has.
     verdicts: list[Verdict] = ranks.gather(mine)
     failing = {name: reason for verdict in verdicts for name, reason in verdict.failing.items()}
     untested = next((verdict.untested for verdict in verdicts if verdict.untested), "")
-    replace_failing({(name, to_test[name]): reason for name, reason in failing.items()})
-    if ranks.is_main:
+    replace_failing({(name, chosen[name]): reason for name, reason in failing.items()})
+    if ranks.is_main and to_test:
         _report(to_test, untested, time.monotonic() - began)
 
 
@@ -184,8 +188,9 @@ def _wait(child: Child, results: Path, limit: float) -> _End:
         now = results.stat().st_size if results.exists() else 0
         if now != size:
             size, heard = now, time.monotonic()
-        if time.monotonic() - heard > limit:
-            return _End(f"gave no result within {limit:g} s", True)
+        allowed = limit if size > 0 else START_SECONDS
+        if time.monotonic() - heard > allowed:
+            return _End(f"gave no result within {allowed:g} s", True)
         time.sleep(POLL_SECONDS)
     if code < 0:
         name = signal.Signals(-code).name

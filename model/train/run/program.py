@@ -19,6 +19,7 @@ from model.train.checkpoint.export import write_model
 from model.train.checkpoint.folders import complete_checkpoints, read_info
 from model.train.checkpoint.retention import best_steps
 from model.train.distributed.context import DistributedContext, distributed_context
+from model.train.distributed.lifeline import lifeline
 from model.train.distributed.lost_rank import RankLostError, is_lost_rank
 from model.train.distributed.signals import EXIT_STOPPED, StopFlag, Stopped
 from model.train.health import HealthSettings
@@ -63,13 +64,17 @@ def _train(build: Build, status: Path, model: Path, health: HealthSettings, best
     ).start()
     try:
         # Messages may take longer than the watchdog allows: it is the one who knows the reason.
-        with distributed_context(timeout_minutes=max(allowed) / 60 + 5) as ranks:
+        with (
+            distributed_context(timeout_minutes=max(allowed) / 60 + 5) as ranks,
+            lifeline(ranks, watchdog.lost) as leave_line,
+        ):
             trainer = build(ranks, stop, watchdog)
             with trainer.lease.guard():  # whatever ends a session that was replaced, that is why
                 try:
                     trainer.fit()
                     publish(trainer, model, best=best)
                 finally:
+                    leave_line()  # what follows meets the others through gloo alone, or not at all
                     trainer.close()
             ranks.barrier()  # no rank checks shards or its lease any more
             if ranks.is_main:

@@ -111,12 +111,12 @@ def test_each_of_several_faults_is_judged_by_itself(monkeypatch: pytest.MonkeyPa
         "cross_entropy": ("faulty", "hang"),
     }
     enter_faults(monkeypatch, faults)
-    replaced = check(dict.fromkeys(faults, "faulty"), limit=30.0)
+    replaced = check(dict.fromkeys(faults, "faulty"), limit=45.0)
     assert replaced.keys() == {"rms_norm", "rope", "soft_moe", "cross_entropy"}
     assert "faulty -> eager: RuntimeError: CUDA error: an illegal memory" in replaced["rms_norm"]
     assert "faulty -> eager: ended its process by SIGSEGV, on " in replaced["rope"]
     assert "ended its process by SIGSEGV" in replaced["soft_moe"]
-    assert "faulty -> chunked: gave no result within 30 s" in replaced["cross_entropy"]
+    assert "faulty -> chunked: gave no result within 45 s" in replaced["cross_entropy"]
     kernels = choose(dict.fromkeys(faults, "faulty"))
     assert (kernels.rope, kernels.rope_qkv) == TABLE["rope"]["eager"]
     assert (kernels.route, kernels.combine, kernels.combine_halves) == TABLE["soft_moe"]["eager"]
@@ -164,7 +164,7 @@ def test_what_is_tested_is_what_a_model_uses(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_device_that_cannot_be_had_blames_no_kernel() -> None:
-    verdict = judge({"swiglu": "triton"}, torch.device("cuda", 7), torch.float32, ODD, limit=60.0)
+    verdict = judge({"swiglu": "triton"}, torch.device("cuda", 7), torch.float32, ODD, limit=180.0)
     assert not verdict.failing
     assert verdict.untested.startswith("the test ended with exit code 1 (")
 
