@@ -16,7 +16,7 @@ judges. All results and all gradients, of a random weighting of the results, are
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -89,6 +89,8 @@ class SelfTestJob:
     """Torch's name of the training's dtype."""
     widths: Widths
     """Sizes of the model."""
+    merged: list[str]
+    """Merged products of the model, whose functions are tested, too (model/merged_products.py)."""
     results: str
     """File of results, a line each."""
 
@@ -109,6 +111,8 @@ class Case:
     """Calls a function with the inputs and `others`; returns all results."""
     others: tuple[Tensor, ...] = field(default=())
     """Further arguments of `call`, without gradient."""
+    products: tuple[str, ...] = ()
+    """Merged products, one of which a model must have to call this function; empty: all call it."""
 
 
 def needs_test(implementations: dict[str, str]) -> dict[str, str]:
@@ -117,14 +121,22 @@ def needs_test(implementations: dict[str, str]) -> dict[str, str]:
 
 
 def compare(
-    operation: str, name: str, *, device: torch.device, dtype: torch.dtype, widths: Widths
+    operation: str,
+    name: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    widths: Widths,
+    merged: Collection[str] = (),
 ) -> str:
-    """Compare an implementation with the reference.
+    """Compare an implementation with the reference, for a model with these merged products.
 
     Returns the first difference in words; "" where there is none. Raises what the kernel raises.
     """
     for sizes, tokens in ((ODD, 33), (widths, TOKENS)):
         for case in CASES[operation](sizes, tokens, dtype):
+            if case.products and not set(case.products) & set(merged):
+                continue
             found = _run(IMPLEMENTATIONS[operation][name], case, device, case.dtypes)
             wide = (torch.float32,) * len(case.dtypes)
             reference = IMPLEMENTATIONS[operation]["eager"]
@@ -243,15 +255,16 @@ def _rope(sizes: Widths, tokens: int, dtype: torch.dtype) -> Iterator[Case]:
             call=call,
             others=(angles.cos(), angles.sin()),
         )
-    product = _normal(2, tokens, (sizes.heads + 2 * sizes.key_heads) * 2 * half)
-    yield Case(
-        name=f"rope_qkv {list(product.shape)}",
-        function=1,
-        inputs=(product,),
-        dtypes=(dtype,),
-        call=lambda f, product, cos, sin: f(product, sizes.key_heads, cos, sin),
-        others=(angles.cos(), angles.sin()),
-    )
+        product = _normal(2, tokens, (sizes.heads + 2 * sizes.key_heads) * 2 * half)
+        yield Case(
+            name=f"rope_qkv {list(product.shape)}",
+            function=1,
+            inputs=(product,),
+            dtypes=(dtype,),
+            call=lambda f, x, cos, sin: f(x, sizes.key_heads, cos, sin),
+            others=(angles.cos(), angles.sin()),
+            products=("qkv",),
+        )
 
 
 def _swiglu(sizes: Widths, tokens: int, dtype: torch.dtype) -> Iterator[Case]:
@@ -264,11 +277,12 @@ def _swiglu(sizes: Widths, tokens: int, dtype: torch.dtype) -> Iterator[Case]:
         call=_one,
     )
     yield Case(
-        name=f"swiglu_halves {list(shape)} twice",
+        name=f"swiglu_halves {list(shape)}",
         function=1,
-        inputs=(_normal(shape[0], 2 * shape[1]),),
+        inputs=(_normal(tokens, 2 * shape[1]),),
         dtypes=(dtype,),
         call=_one,
+        products=("ffn_in", "ffn_out"),
     )
 
 
@@ -296,6 +310,7 @@ def _soft_moe(sizes: Widths, tokens: int, dtype: torch.dtype) -> Iterator[Case]:
         inputs=(_normal(tokens, n * h), torch.cat(second, dim=-1), weights),
         dtypes=(dtype, dtype, torch.float32),
         call=_one,
+        products=("ffn_out",),
     )
 
 
@@ -352,7 +367,14 @@ def run(job: SelfTestJob) -> None:
         for operation, name in job.implementations.items():
             told(operation=operation, state="begun")
             try:
-                reason = compare(operation, name, device=device, dtype=dtype, widths=job.widths)
+                reason = compare(
+                    operation,
+                    name,
+                    device=device,
+                    dtype=dtype,
+                    widths=job.widths,
+                    merged=job.merged,
+                )
             except torch.OutOfMemoryError:
                 raise  # others have the memory: nothing is known of the kernel
             except Exception as error:  # whatever a compiler, a driver or a library raises

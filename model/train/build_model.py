@@ -110,6 +110,7 @@ def replace_wrong_kernels(
         config_of(settings, tokenizer),
         ranks,
         resolve_precision(settings, ranks.device),
+        merged=settings.merged_products,
         self_test=settings.kernels.self_test,
     )
 

@@ -16,7 +16,7 @@ import logging
 import signal
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,6 +58,7 @@ def check_kernels(
     ranks: DistributedContext,
     dtype: torch.dtype,
     *,
+    merged: Sequence[str] = (),
     self_test: bool = True,
     limit: float = LIMIT_SECONDS,
 ) -> None:
@@ -69,6 +70,7 @@ def check_kernels(
         config: the model's Transformers config; another one than ours uses the loss alone.
         ranks: this rank among all.
         dtype: of the forward and backward pass.
+        merged: merged products of the model.
         self_test: whether to test at all; if not, each is used as it was chosen.
         limit: seconds without news of a test after which it counts as hanging.
     """
@@ -81,7 +83,7 @@ def check_kernels(
     mine = Verdict()
     if to_test and ranks.rank % ranks.ranks_per_node == 0:
         for device in device_kinds(ranks):
-            verdict = judge(to_test, device, dtype, widths_of(config), limit)
+            verdict = judge(to_test, device, dtype, widths_of(config), limit, merged)
             mine.failing.update(verdict.failing)
             mine.untested = mine.untested or verdict.untested
     # Also where nothing is tested: a machine may lack what another one has.
@@ -137,6 +139,7 @@ def judge(
     dtype: torch.dtype,
     widths: Widths,
     limit: float,
+    merged: Sequence[str] = (),
 ) -> Verdict:
     """Test implementations on one device, in as many children as it takes."""
     verdict, left = Verdict(), dict(implementations)
@@ -149,6 +152,7 @@ def judge(
                 device=str(device),
                 dtype=str(dtype).removeprefix("torch."),
                 widths=widths,
+                merged=list(merged),
                 results=str(results),
             )
             write_json(path, dataclasses.asdict(job))

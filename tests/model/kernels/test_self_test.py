@@ -6,15 +6,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
+from model.architecture import MergedProduct
 from model.config import SteelConfig
 from model.kernels import IMPLEMENTATIONS, choose, replace_failing, replacements, resolve
 from model.kernels import triton_support as triton
 from model.kernels.cross_entropy import linear_cross_entropy
-from model.kernels.self_test import ODD, TOLERANCE, compare, needs_test
+from model.kernels.self_test import ODD, OF_TORCH, TOLERANCE, compare, needs_test
 from model.kernels.swiglu import swiglu_eager, swiglu_triton
 from model.train.distributed.context import distributed_context
 from model.train.distributed.tested_kernels import check_kernels, judge, kernels_of, widths_of
@@ -39,14 +41,15 @@ def check(choice: str | dict[str, str], **options: float | bool) -> dict[str, st
     return replacements()
 
 
-NEED_A_GPU = ("triton", "triton8", "liger")
-PLAIN = [(o, n) for o, names in TABLE.items() for n in names if n not in NEED_A_GPU]
+MERGED = get_args(MergedProduct)
+PLAIN = [(o, n) for o, names in TABLE.items() for n in names if n in OF_TORCH]
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("operation", "name"), PLAIN)
 def test_right_implementations_pass(operation: str, name: str, dtype: torch.dtype) -> None:
-    assert compare(operation, name, device=CPU, dtype=dtype, widths=widths_of(SMALL)) == ""
+    small = widths_of(SMALL)
+    assert compare(operation, name, device=CPU, dtype=dtype, widths=small, merged=MERGED) == ""
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -90,15 +93,18 @@ def test_a_result_of_another_shape_and_a_missing_gradient_are_found(
     [("rope", 1, "rope_qkv"), ("swiglu", 1, "swiglu_halves"), ("soft_moe", 2, "combine_halves")],
 )
 @pytest.mark.parametrize("fault", ["values", "gradients"])
-def test_functions_of_merged_products_are_tested_too(
+def test_functions_of_merged_products_are_tested_where_a_model_has_them(
     monkeypatch: pytest.MonkeyPatch, operation: str, number: int, name: str, fault: str
 ) -> None:
     enter_faults(monkeypatch, {operation: ("faulty", fault)})
     mixed = list(TABLE[operation]["eager"])
     mixed[number] = IMPLEMENTATIONS[operation]["faulty"][number]
     IMPLEMENTATIONS[operation]["faulty"] = tuple(mixed)
-    found = compare(operation, "faulty", device=CPU, dtype=torch.bfloat16, widths=ODD)
-    assert found.startswith(f"{name} ")
+    found = [
+        compare(operation, "faulty", device=CPU, dtype=torch.bfloat16, widths=ODD, merged=merged)
+        for merged in ((), MERGED)
+    ]
+    assert found[0] == "" and found[1].startswith(f"{name} ")
 
 
 def test_each_of_several_faults_is_judged_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,12 +190,15 @@ def test_kernels_pass_on_this_gpu(device: str, name: str, dtype: torch.dtype) ->
 
 INTERPRETED = """
 import sys, torch
+from typing import get_args
+from model.architecture import MergedProduct
 from model.kernels import OPERATIONS, triton_support
 from model.kernels.self_test import ODD
 from model.train.distributed.tested_kernels import judge
 assert triton_support.INTERPRETED
 for dtype in (torch.float32, torch.bfloat16):
-    print(judge(dict.fromkeys(OPERATIONS, "triton"), torch.device("cpu"), dtype, ODD, 120.0))
+    kernels, merged = dict.fromkeys(OPERATIONS, "triton"), get_args(MergedProduct)
+    print(judge(kernels, torch.device("cpu"), dtype, ODD, 120.0, merged))
 """
 
 
