@@ -26,9 +26,15 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from common.errors import ConfigError
-from common.network import interface_of, is_here, is_loopback, own_address_towards, wait_until_open
 from common.processes import die_with_parent
 from common.redaction import install
+from model.train.distributed.network import (
+    interface_of,
+    is_here,
+    is_loopback,
+    own_address_towards,
+    wait_until_open,
+)
 
 SHUTDOWN_SECONDS = 20
 """Grace: how long torchrun lets the ranks save after SIGTERM before it kills them. In it fall the

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from common import network
 from common.errors import ConfigError
 from model.entry.launch import Nodes
 from model.train.checkpoint.writer import complete_checkpoints
+from model.train.distributed import network
 from model.train.run.folder import CHECKPOINTS_FOLDER
 from tests.model.train import ranks
 
@@ -112,7 +112,7 @@ def texts(folder: Path, run_id: str) -> str:
 
 
 def test_a_machine_knows_its_own_addresses() -> None:
-    """What a launch asks for, of this machine and of others."""
+    """Answers to all that a launch asks for, of this machine and of others."""
     assert network.is_here("127.0.0.1") and network.is_loopback("localhost")
     assert not network.is_here("192.0.2.7"), "an address that nobody has"
     assert network.addresses("no-such-host.invalid") == []
@@ -126,7 +126,7 @@ def test_a_machine_knows_its_own_addresses() -> None:
 
 def test_a_place_that_nobody_opens_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model.entry.launch.JOIN_SECONDS", 0)
-    monkeypatch.setattr("common.network.CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr("model.train.distributed.network.CONNECT_SECONDS", 0.2)
     with pytest.raises(ConfigError, match=r"192\.0\.2\.7:29400.* nothing has listened there"):
         Nodes(num=2, rendezvous="192.0.2.7:29400").wait()
     Nodes(num=2, rendezvous="127.0.0.1:29400").wait()  # is opened here
