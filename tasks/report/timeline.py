@@ -25,7 +25,10 @@ class TimelineEvent:
     step: int
     """Completed steps."""
     kind: EventKind
-    text: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Facts for its sentence, which the report writes in its own language: `how` the session before
+    ended; processes `before` and `after`; `total` steps; `what` was found at which `batch`, the
+    `action`, and the step that a rollback went to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +47,8 @@ def read_timeline(run: Path) -> Timeline:
     events = [*_session_events(sessions), *map(_from_health, _health_events(run / HEALTH_FILE))]
     for row in read_journal_rows(run):
         kind: EventKind = "data appended" if row["kind"] == "append" else "length changed"
-        text = f"{kind}: {row['total_steps']:,} steps from here on"
-        events.append(TimelineEvent(step=row["step"], kind=kind, text=text))
+        fields = {"total": row["total_steps"]}
+        events.append(TimelineEvent(step=row["step"], kind=kind, fields=fields))
     return Timeline(sessions=sessions, events=sorted(events, key=lambda event: event.step))
 
 
@@ -53,17 +56,13 @@ def _session_events(sessions: list[Session]) -> list[TimelineEvent]:
     """An event for each session but the first: `rescaled` where the number of processes differs."""
     events = []
     for before, session in itertools.pairwise(sessions):
-        how = "after a kill" if before.how == "killed" else f"after it {_ended(before)}"
+        fields: dict[str, Any] = {"how": before.how}
+        kind: EventKind = "resumed"
         if before.num_processes != session.num_processes:
-            text = f"{before.num_processes} -> {session.num_processes} processes, {how}"
-            events.append(TimelineEvent(step=session.step, kind="rescaled", text=text))
-        else:
-            events.append(TimelineEvent(step=session.step, kind="resumed", text=f"resumed {how}"))
+            kind = "rescaled"
+            fields |= {"before": before.num_processes, "after": session.num_processes}
+        events.append(TimelineEvent(step=session.step, kind=kind, fields=fields))
     return events
-
-
-def _ended(session: Session) -> str:
-    return {"stopped": "was stopped", "done": "was done"}.get(session.how, session.how)
 
 
 def _health_events(path: Path) -> list[dict[str, Any]]:
@@ -72,9 +71,8 @@ def _health_events(path: Path) -> list[dict[str, Any]]:
 
 
 def _from_health(event: dict[str, Any]) -> TimelineEvent:
-    text = f"{event['what']} at batch {event['batch']}: {event['action']}"
-    if event["action"] == "rollback":
-        text += f" to step {event['to_step']}"
+    told = ("what", "batch", "action", "to_step")
     # A step that did not happen is the boundary before it.
     step = event.get("to_step", event["step"] - 1)
-    return TimelineEvent(step=step, kind="batches skipped", text=text)
+    fields = {name: event[name] for name in told if name in event}
+    return TimelineEvent(step=step, kind="batches skipped", fields=fields)

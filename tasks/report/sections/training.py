@@ -10,7 +10,7 @@ from tasks.core.markdown import markdown_table
 from tasks.report.data import Curve, ReportData, Training
 from tasks.report.language import Writer
 from tasks.report.results import loss_text
-from tasks.report.timeline import Timeline
+from tasks.report.timeline import Timeline, TimelineEvent
 from tasks.report.trace.numbers import Known, Place, computed, known, place_in, pointer
 
 ALIVE = 0.01
@@ -237,7 +237,7 @@ def _timeline(data: ReportData, timeline: Timeline | None, say: Writer) -> str:
             else number(session.last_step, place, "last step"),
             "processes": number(session.num_processes, place, "processes"),
             "device": session.device,
-            "ended": session.how,
+            "ended": say.word("ended", session.how),
         }
         for place, session in enumerate(timeline.sessions, 1)
     ]
@@ -248,11 +248,21 @@ def _timeline(data: ReportData, timeline: Timeline | None, say: Writer) -> str:
         return say.in_text(text, f"timeline, event {place}", at)
 
     events = "\n".join(
-        event(place, say("training.event", step=f"{event_.step:,}", text=event_.text))
+        event(place, say("training.event", step=f"{event_.step:,}", text=_event(event_, say)))
         for place, event_ in enumerate(timeline.events, 1)
     )
     right = [say(f"column.{c}") for c in ("session", "from step", "to step", "processes")]
     return f"### {say('training.timeline')}\n\n{events}\n\n{markdown_table(named, right=right)}"
+
+
+def _event(event: TimelineEvent, say: Writer) -> str:
+    """What happened, in a few words."""
+    fields = {
+        name: f"{value:,}" if isinstance(value, int) else say.word(name, value)
+        for name, value in event.fields.items()
+    }
+    key = "rolled_back" if "to_step" in fields else event.kind.replace(" ", "_")
+    return say(f"happened.{key}", **fields)
 
 
 def training_row(training: Training, stage: StageResult | None, say: Writer) -> dict[str, str]:

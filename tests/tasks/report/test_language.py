@@ -9,7 +9,7 @@ from tasks.report import language as texts_folder
 from tasks.report.language import LANGUAGES, Language, Writer, fields_of, texts
 
 CODE = Path(texts_folder.__file__).parents[1]
-FREE = ("form.", "column.", "group.", "event.", "figure.")
+FREE = ("form.", "column.", "group.", "event.", "figure.", "how.", "ended.", "what.", "action.")
 """Words for names from data, of which some may not occur."""
 
 
