@@ -51,6 +51,8 @@ MEASUREMENT_SECONDS = 120.0
 """Limit of one measurement of a step, of which a step of the session may have several."""
 PATIENCE_ON_CPU = 6.0
 """Factor of all limits without a GPU: compiling for a CPU is slow, and others may share it."""
+LEFT_OUT = "left out: no time"
+"""Outcome of a step that was not begun."""
 WORKERS = 12
 """Processes that share the GPU tests, where pytest-xdist is installed."""
 
@@ -174,12 +176,13 @@ class Session:
         found: dict[str, Any] = {
             "step": step.name,
             "command": " ".join(["python", *command[1:]]),
-            "outcome": "left out: no time",
+            "outcome": LEFT_OUT,
             "seconds": 0.0,
         }
         self.outcomes.append(found)
         if left >= step.least:
             found["outcome"] = "running"
+            (self.out / f"{step.name}.json").unlink(missing_ok=True)  # of an earlier session
             self._write()
             start = time.monotonic()
             limit = min(self.patience * step.limit, left)
@@ -211,13 +214,16 @@ def summary(out: Path, outcomes: Sequence[dict[str, Any]]) -> str:
     ]
     trained: dict[str, dict[str, Any]] = {}
     tiny = True
-    for name in [o["step"] for o in outcomes]:
+    # What a step that was left out has there is an earlier session's: other code, another machine.
+    for name in [o["step"] for o in outcomes if o["outcome"] != LEFT_OUT]:
         report = _read(out / f"{name}.json")
         if report is not None and _is_training(report):
             tiny = report["tiny"]
             for row in report["rows"]:
-                if name != "profile":  # the profiler is in its memory
-                    trained.setdefault(row["name"], row)
+                # The profiler is in its memory. A row that broke once may be done in another step.
+                known = trained.get(row["name"])
+                if name != "profile" and (known is None or known["status"] != "done"):
+                    trained[row["name"]] = row
         if report is not None:
             lines += ["", f"## {name}", "", f"{report.get('device', '')}", "", *_figures(report)]
         log = out / f"{name}.log"

@@ -112,6 +112,32 @@ def test_training_steps_of_all_files_are_judged_together(tmp_path: Path) -> None
     assert "not possible here: no package no package" in text
 
 
+def test_a_row_that_broke_is_taken_from_the_step_where_it_did_not(tmp_path: Path) -> None:
+    broken = {"name": "best", "micro_batch_size": 8, "status": "failed", "reason": "no time"}
+    files = {"best": [broken], "merged": [training("best", 1000), training("merged", 1200)]}
+    for name, found in files.items():
+        report = {"rows": found, "targets": [], "micro_batch_size": 8, "tiny": False}
+        (tmp_path / f"{name}.json").write_text(json.dumps(report))
+    outcomes = [{"step": n, "outcome": "done", "seconds": 1.0, "command": ""} for n in files]
+    text = gpu_session.summary(tmp_path, outcomes)
+    assert "- merged: 1.200 of the tokens/s of best, 1.000 of its memory" in text
+
+
+def test_figures_of_an_earlier_session_are_not_this_ones(tmp_path: Path) -> None:
+    """Neither those of a step that is left out, nor of one that ends before it has measured."""
+    Session(tmp_path, 600).run(step("large"))
+    Session(tmp_path, 600).run(step("broken"))
+    assert "- case 2" in (tmp_path / "summary.md").read_text()
+    session = Session(tmp_path, 600)
+    session.run(step("large", least=601))
+    session.run(
+        Step(name="broken", limit=60, least=0, command=lambda *_: [sys.executable, "-c", "1/0"])
+    )
+    assert [o["outcome"] for o in session.outcomes] == ["left out: no time", "failed"]
+    assert "- case" not in (tmp_path / "summary.md").read_text()
+    assert rows(tmp_path, "large") == 3, "it stays a file"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # torch is imported for each module, on a machine that others may share
 def test_every_step_names_a_command_that_is_there(tmp_path: Path) -> None:
