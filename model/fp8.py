@@ -17,6 +17,7 @@ matrices than they are given, so that rounding those costs what it saves (docs/a
 Shapes: T = tokens, K = a layer's inputs, N = its outputs.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -32,8 +33,8 @@ MULTIPLE = 16
 """Rows and columns of the tensor cores' 8-bit products: other layers stay as they are."""
 LEAST = 1e-30
 """Largest values below it count as this one: a tensor of zeros has a finite scale."""
-ROUTERS = frozenset({"gate", "router"})
-"""Names of modules that choose among experts, where an architecture has them as linear layers."""
+ROUTER = re.compile(r"(^|\.)(gate|\w*router\w*)(\.|$)")
+"""Places of modules that choose among experts: linear layers, or what has some (`router.layer`)."""
 
 
 def use_fp8(layers: Iterable[nn.Module]) -> int:
@@ -45,7 +46,7 @@ def use_fp8(layers: Iterable[nn.Module]) -> int:
     number = 0
     for layer in layers:
         for name, module in layer.named_modules():
-            if type(module) is nn.Linear and fits(module.weight) and not _routes(name):
+            if type(module) is nn.Linear and fits(module.weight) and not routes(name):
                 module.__class__ = Fp8Linear
                 number += 1
             elif type(module) is Experts and fits(module.gate_in):
@@ -64,8 +65,9 @@ def fits(weight: Tensor) -> bool:
     return not any(size % MULTIPLE for size in weight.shape)
 
 
-def _routes(name: str) -> bool:
-    return not ROUTERS.isdisjoint(name.split("."))
+def routes(name: str) -> bool:
+    """Return True if a module at this place chooses among experts, in any architecture."""
+    return bool(ROUTER.search(name))
 
 
 class Fp8Linear(nn.Linear):

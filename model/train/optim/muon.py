@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor, Shard
 from model.train.optim.exchange import Exchange, Piece, Stack
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of x, x^3, x^5: small singular values grow fast, large ones stay between 0.68 and 1.14."""
+"""Of x, x^3, x^5: small singular values grow fast, large ones stay between 0.68 and 1.21."""
 EPSILON = 1e-7
 """Least norm by which a matrix is divided: one without a gradient stays 0."""
 ADAMW_RMS = 0.2

@@ -17,10 +17,12 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from model.fp8 import routes
+
 Parameters = list[nn.Parameter]
 
-NOT_HIDDEN = re.compile(r"^gate$|router$|^lm_head$")
-"""Names of linear layers whose outputs are no hidden states but choices: experts, tokens."""
+HEAD = re.compile(r"(^|\.)lm_head$")
+"""Place of a linear layer whose outputs are no hidden states but choices of tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +72,13 @@ def _hidden(module: nn.Module) -> Iterator[tuple[nn.Parameter, int]]:
 
 
 def _num_matrices(name: str, part: nn.Module, parameter: nn.Parameter) -> int:
-    """Matrices in a parameter of a module with this name; 0 for no hidden weight.
+    """Matrices in a parameter of the module at this place; 0 for no hidden weight.
 
     What isn't known to be one is none: AdamW trains anything.
     """
     number = 0
     if parameter.ndim == 2 and isinstance(part, nn.Linear | Conv1D):
-        number = 0 if NOT_HIDDEN.search(name.rpartition(".")[2]) else 1
+        number = 0 if routes(name) or HEAD.search(name) else 1
     elif parameter.ndim == 2:
         number = getattr(part, "num_stacked_matrices", 0)
     elif parameter.ndim == 3 and type(part).__name__.endswith("Experts"):  # Transformers' naming

@@ -59,6 +59,14 @@ def test_five_steps_bring_singular_values_near_1(dtype: torch.dtype) -> None:
     assert float(singular.min()) > 0.6 and float(singular.max()) < 1.25
 
 
+def test_five_steps_do_what_the_setting_says() -> None:
+    values = torch.logspace(0, -3.5, 200)
+    found = orthogonalize(values.diag()[None], 5)[0].diagonal()
+    reached = found[values > float(values.norm()) / 600]
+    assert float(reached.min()) > 0.68 and float(found.max()) < 1.21
+    assert float(found[values < float(values.norm()) / 1000].max()) < 0.5, "smaller ones need more"
+
+
 def test_a_matrix_of_zeros_stays_zero() -> None:
     assert not orthogonalize(torch.zeros(2, 4, 6), 5).any()
 

@@ -60,6 +60,16 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
         | {"self_attn.gate_proj": 1, "experts.gate_up_proj": 5, "experts.down_proj": 5}
         | {f"shared_experts.{name}": number for name, number in DENSE.items()},
     ),
+    "jetmoe": (  # its routers are linear layers inside of modules of that name
+        {"model_type": "jetmoe", **MIXTURE, "kv_channels": 8, "num_local_experts": 5},
+        {
+            "mlp.input_linear": 5,
+            "mlp.output_linear": 5,
+            "experts.input_linear": 5,
+            "experts.output_linear": 5,
+            "kv_proj": 1,
+        },
+    ),
 }
 
 
