@@ -172,7 +172,7 @@ class Nodes:
         if self.num == 1:
             return
         host, port = self.place()
-        if is_here(host) or wait_until_open(host, port, JOIN_SECONDS):
+        if wait_until_open(host, port, JOIN_SECONDS):
             return
         raise ConfigError(
             f"rendezvous = {self.rendezvous!r}: nothing has listened there for {JOIN_SECONDS} s. "

@@ -76,9 +76,15 @@ def interface_of(address: str) -> str | None:
 
 
 def wait_until_open(host: str, port: int, seconds: float) -> bool:
-    """Wait until something listens at HOST:PORT, at most `seconds`; False when nothing does."""
+    """Wait until something listens at HOST:PORT, or it is this machine that has to, at most
+    `seconds`; False when neither is so.
+
+    A cluster may know a machine's name some seconds after it has started, its own one, too.
+    """
     deadline = time.monotonic() + seconds
     while True:
+        if is_here(host):
+            return True
         with contextlib.suppress(OSError):
             socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
             return True

@@ -132,6 +132,14 @@ def test_a_place_that_nobody_opens_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     Nodes(num=2, rendezvous="127.0.0.1:29400").wait()  # is opened here
 
 
+def test_a_name_may_lead_here_only_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pod of Kubernetes starts before the cluster's names have its own."""
+    answers = iter([[], []])
+    monkeypatch.setattr(network, "addresses", lambda host: next(answers, ["127.0.0.1"]))
+    monkeypatch.setattr("model.entry.launch.JOIN_SECONDS", 20)
+    Nodes(num=2, rendezvous="steel-0.steel.invalid:29400").wait()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_they_train_as_one_and_a_cut_cable_costs_what_follows_the_last_checkpoint(
