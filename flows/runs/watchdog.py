@@ -82,7 +82,7 @@ class Server:
         }
         with LOG.open("ab") as output:
             self.child = Child(
-                python("flows.runs.watchdog", "serve", self.socket.fileno()),
+                python("flows.runs.watchdog", "serve", self.socket.fileno(), self.port),
                 None,
                 pass_fds=(self.socket.fileno(),),
                 env=environment,
@@ -290,34 +290,36 @@ def watch() -> int:
     return 0
 
 
-def serve(descriptor: int) -> int:
-    """The temporary server, until the watchdog ends it or dies. descriptor: of its socket."""
+def serve(descriptor: int, port: int) -> int:
+    """The temporary server, until the watchdog ends it or dies.
+
+    descriptor: of its socket, which is bound to this port.
+    """
     die_with_parent(signal.SIGTERM)
     import uvicorn
 
-    own = socket.socket(fileno=descriptor)
     config = uvicorn.Config(
         "prefect.server.api.server:create_app",
         factory=True,
         host=HOST,
-        port=int(own.getsockname()[1]),
+        port=port,
         log_level="error",
         lifespan="on",
     )
     server = uvicorn.Server(config)
-    server.run(sockets=[own])
+    server.run(sockets=[socket.socket(fileno=descriptor)])
     return 0 if server.started else 3
 
 
 def main(argv: list[str]) -> int:
-    """`python -m flows.runs.watchdog [serve DESCRIPTOR]`."""
+    """`python -m flows.runs.watchdog [serve DESCRIPTOR PORT]`."""
     install()
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
     prepare()
     if argv:
-        return serve(int(argv[1]))
+        return serve(int(argv[1]), int(argv[2]))
     code = watch()
     logging.shutdown()
     os._exit(code)  # Python cannot end in order while a thread reads standard input

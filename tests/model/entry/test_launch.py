@@ -118,7 +118,7 @@ def test_two_nodes_train_as_one(packed: Path, tmp_path: Path, root: Path) -> Non
     assert sorted(found) == [1, 2, 3, 4]
     for step, metrics in expected.items():
         # One copy over two ranks adds gradients in another order than a copy on each.
-        assert found[step] == pytest.approx(metrics, rel=1e-4), step
+        assert found[step] == ranks.alike(metrics), step
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pytest
 import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
@@ -360,6 +361,11 @@ def read_run(output: Path) -> dict[int, dict[str, float]]:
         assert not steps.get(line["step"], {}).keys() & values.keys(), "a step is logged twice"
         steps.setdefault(line["step"], {}).update(values)
     return steps
+
+
+def alike(metrics: Mapping[str, float]) -> Any:
+    """Equal to a step's measurements but for rounding; some are differences of losses, near 0."""
+    return pytest.approx(metrics, rel=1e-4, abs=1e-6)
 
 
 def read_contents(output: Path) -> dict[int, int]:

@@ -47,7 +47,7 @@ def assert_alike(found: Path, expected: Path) -> None:
     wanted, there = ranks.read_run(expected), ranks.read_run(found)
     assert there.keys() == wanted.keys()
     for step, metrics in wanted.items():
-        assert there[step] == pytest.approx(metrics, rel=1e-4), step
+        assert there[step] == ranks.alike(metrics), step
 
 
 @pytest.fixture(scope="module")

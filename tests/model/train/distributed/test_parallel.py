@@ -158,14 +158,15 @@ def test_copies_of_the_weights_learn_the_same(
     expected, found = ranks.read_run(uninterrupted), ranks.read_run(tmp_path)
     assert found.keys() == expected.keys()
     for step, metrics in expected.items():
-        assert found[step] == pytest.approx(metrics, rel=1e-4), step
+        assert found[step] == ranks.alike(metrics), step
     for step, samples in ranks.read_samples(uninterrupted).items():
         assert sorted(ranks.read_samples(tmp_path)[step]) == sorted(samples)
     # Two micro-batches a step, but the copies exchange gradients once, beside the agreement.
     counted = json.loads((tmp_path / "collectives-0.json").read_text())
     steps, validations = 12, 4
     assert counted["reduce_scatter"] == steps
-    assert counted["all_reduce"] == 2 * steps + validations
+    # A validation sums once as the model is, and once with mean routing.
+    assert counted["all_reduce"] == 2 * steps + 2 * validations
 
 
 @pytest.mark.slow
@@ -189,7 +190,7 @@ def test_copies_that_were_killed_and_moved_go_on(packed: Path, tmp_path: Path) -
     assert ranks.run_ranks(ranks.write_job(packed, moved.parent, one_copy), 2) == [0, 0]
     expected = ranks.read_run(whole.parent)
     for step, metrics in ranks.read_run(moved.parent).items():
-        assert metrics == pytest.approx(expected[step], rel=1e-4), step
+        assert metrics == ranks.alike(expected[step]), step
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "gpt2"])
@@ -205,7 +206,7 @@ def test_other_architectures_and_tied_weights_train_alike(
         assert codes == [0] * world_size, (job.parent / "rank-0.log").read_text()
         runs.append(ranks.read_run(job.parent))
     for step, metrics in runs[0].items():
-        assert runs[1][step] == pytest.approx(metrics, rel=1e-4), step
+        assert runs[1][step] == ranks.alike(metrics), step
 
 
 @pytest.mark.parametrize("changes", [{"reshard_after_forward": False}, {"shard": 1}])
@@ -218,7 +219,7 @@ def test_keeping_weights_changes_nothing(
     ).read_text()
     expected, found = ranks.read_run(uninterrupted), ranks.read_run(tmp_path)
     for step, metrics in expected.items():
-        assert found[step] == pytest.approx(metrics, rel=1e-4), step
+        assert found[step] == ranks.alike(metrics), step
 
 
 def test_gradients_are_added_up_in_fp32(packed: Path, tmp_path: Path) -> None:
