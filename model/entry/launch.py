@@ -32,6 +32,7 @@ from model.train.distributed.network import (
     interface_of,
     is_here,
     is_loopback,
+    is_possible,
     own_address_towards,
     wait_until_open,
 )
@@ -108,7 +109,8 @@ class Nodes:
         if self.num < 1:
             raise ConfigError(f"nodes = {self.num}; give 1 or more")
         host, _, port = self.rendezvous.rpartition(":")
-        if self.num > 1 and not (host and port.isdigit() and 0 < int(port) < 65536):
+        fits = port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536
+        if self.num > 1 and not (host and is_possible(host) and fits):
             raise ConfigError(
                 f"rendezvous = {self.rendezvous!r}: {self.num} nodes need the HOST:PORT of one of "
                 "them, as the others reach it (for example node0:29400)"

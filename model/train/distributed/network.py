@@ -19,10 +19,19 @@ IPV6_INTERFACES = Path("/proc/net/if_inet6")
 
 def addresses(host: str) -> list[str]:
     """IP addresses of a host's name; none for a name that leads nowhere."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UnicodeError):  # the latter: no possible name, as `a..b`
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
         return list(dict.fromkeys(str(entry[4][0]).partition("%")[0] for entry in found))
     return []
+
+
+def is_possible(host: str) -> bool:
+    """False for what can be no name of a host, such as `a..b`."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def is_loopback(host: str) -> bool:

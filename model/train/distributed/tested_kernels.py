@@ -199,8 +199,10 @@ def _wait(child: Child, results: Path, limit: float) -> _End:
     if code < 0:
         name = signal.Signals(-code).name
         return _End(f"ended its process by {name}", code != -signal.SIGKILL)
-    said = "".join(f" ({line.strip()[:300]})" for line in child.tail().splitlines()[-1:])
-    return _End(f"ended with exit code {code}{said}", "OutOfMemoryError" not in said)
+    tail = child.tail()
+    said = "".join(f" ({line.strip()[:300]})" for line in tail.splitlines()[-1:])
+    # So say torch's allocator, CUDA and Triton's loader, not all of them in the last line.
+    return _End(f"ended with exit code {code}{said}", "out of memory" not in tail)
 
 
 def _read(results: Path) -> list[dict[str, str]]:

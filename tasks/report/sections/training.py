@@ -256,7 +256,7 @@ def _timeline(data: ReportData, timeline: Timeline | None, say: Writer) -> str:
 
 
 def _event(event: TimelineEvent, say: Writer) -> str:
-    """What happened, in a few words."""
+    """The event in a few words."""
     fields = {
         name: f"{value:,}" if isinstance(value, int) else say.word(name, value)
         for name, value in event.fields.items()

@@ -54,13 +54,15 @@ def faulty(function: Callable[..., Any], fault: str) -> Callable[..., Any]:
     """A function with a fault.
 
     sound: none. values: the last column of the first result is not computed. gradients: only its
-    gradient lacks it. nan: one NaN. shape: a row too few. raise: an error. segfault, hang: at the
-    call; segfault backward: in the backward pass.
+    gradient lacks it. nan: one NaN. shape: a row too few. raise, no memory: an error. segfault,
+    hang: at the call; segfault backward: in the backward pass.
     """
 
     def wrong(*arguments: Any, **options: Any) -> Any:
         if fault == "raise":
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if fault == "no memory":  # as a driver says it, in several lines, and not torch's allocator
+            raise RuntimeError("Triton Error [CUDA]: out of memory\nSearch for it in the manual.")
         if fault == "segfault":
             os.kill(os.getpid(), signal.SIGSEGV)
         if fault == "hang":

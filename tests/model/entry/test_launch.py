@@ -167,7 +167,9 @@ def test_only_our_entries_are_started_by_a_launch(tmp_path: Path) -> None:
         LaunchSpec.read(tmp_path)
 
 
-@pytest.mark.parametrize("rendezvous", ["", "node0", "node0:", ":29400", "node0:99999"])
+@pytest.mark.parametrize(
+    "rendezvous", ["", "node0", "node0:", ":29400", "node0:99999", "a..b:29400", "node0:²"]
+)
 def test_machines_need_a_place_to_meet(rendezvous: str) -> None:
     with pytest.raises(ConfigError, match=r"HOST:PORT"):
         Nodes(num=2, rendezvous=rendezvous).check()

@@ -115,7 +115,7 @@ def test_a_machine_knows_its_own_addresses() -> None:
     """Answers to all that a launch asks for, of this machine and of others."""
     assert network.is_here("127.0.0.1") and network.is_loopback("localhost")
     assert not network.is_here("192.0.2.7"), "an address that nobody has"
-    assert network.addresses("no-such-host.invalid") == []
+    assert network.addresses("no-such-host.invalid") == network.addresses("a..b") == []
     assert not network.is_loopback("no-such-host.invalid")
     assert network.interface_of("127.0.0.1") == "lo"
     assert network.interface_of("192.0.2.7") is None

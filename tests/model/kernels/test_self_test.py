@@ -169,6 +169,13 @@ def test_what_is_tested_is_what_a_model_uses(monkeypatch: pytest.MonkeyPatch) ->
     assert resolve({"rope": "eager"}, cuda=False)["cross_entropy"] == "chunked"
 
 
+def test_memory_that_others_have_blames_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    enter_faults(monkeypatch, {"swiglu": ("faulty", "no memory")})
+    verdict = judge({"swiglu": "faulty"}, torch.device("cpu"), torch.float32, ODD, limit=180.0)
+    assert not verdict.failing
+    assert verdict.untested.startswith("the test ended with exit code 1 (")
+
+
 def test_a_device_that_cannot_be_had_blames_no_kernel() -> None:
     verdict = judge({"swiglu": "triton"}, torch.device("cuda", 7), torch.float32, ODD, limit=180.0)
     assert not verdict.failing
