@@ -29,9 +29,9 @@ class Job:
 def work(job: Job) -> None:
     folder = Path(job.folder)
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    (folder / f"{job.name}.began").write_text(f"{os.getpid()} {devices}")
-    logging.getLogger("steel").info("%s works", job.name)
     try:
+        (folder / f"{job.name}.began").write_text(f"{os.getpid()} {devices}")
+        logging.getLogger("steel").info("%s works", job.name)
         while job.waits_for and not (folder / job.waits_for).exists():
             time.sleep(0.02)
     finally:

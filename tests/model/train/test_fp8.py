@@ -25,7 +25,7 @@ from model.train.config import PretrainSettings
 from model.train.distributed import gpus
 from model.train.finetune.config import DpoSettings, SftSettings
 from model.train.model_settings import check_model
-from model.train.run.folder import MODEL_FOLDER
+from model.train.run.folder import MODEL_FOLDER, SESSIONS_FILE
 from model.train.throughput.measure import ThroughputJob, measure
 from tests.model.train import ranks
 from tests.model.train.ranks import Fault
@@ -69,7 +69,7 @@ def test_two_ranks_that_were_killed_equal_those_that_were_not(
     files = [job.parent / MODEL_FOLDER / "model.safetensors" for job in (whole, broken)]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert "fp8: products with 12 weights" in log(whole)
-    sessions = (whole.parent / "sessions.jsonl").read_text().splitlines()
+    sessions = (whole.parent / SESSIONS_FILE).read_text().splitlines()
     assert json.loads(sessions[0])["resolved"]["precision"] == "fp8"
 
     # It learns, and what it publishes is a bf16 model like any other.

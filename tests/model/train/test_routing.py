@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from model.data.dataset import IGNORED
 from model.kernels.route import route_eager
+from model.train.run.folder import METRICS_FILE
 from model.train.run.metrics import read_metrics
 from model.train.trainer import Trainer
 from tests.model.train import ranks
@@ -153,5 +154,5 @@ def test_two_ranks_say_what_one_says(
 
 def validation_line(folder: Path) -> dict[str, float]:
     """Measurements of the last validation."""
-    lines = [line["metrics"] for line in read_metrics(folder / "metrics.jsonl")]
+    lines = [line["metrics"] for line in read_metrics(folder / METRICS_FILE)]
     return next(line for line in reversed(lines) if "validation/loss" in line)

@@ -17,7 +17,7 @@ from model.train.distributed import context
 from model.train.distributed.config import ParallelSettings
 from model.train.distributed.context import distributed_context
 from model.train.optim.optimizer import build_optimizer
-from model.train.run.folder import CHECKPOINTS_FOLDER, MODEL_FOLDER
+from model.train.run.folder import CHECKPOINTS_FOLDER, HEALTH_FILE, MODEL_FOLDER
 from tests.model.train import ranks
 from tests.model.train.distributed.test_parallel import ARCHITECTURES
 from tests.model.train.programs import place
@@ -215,4 +215,4 @@ def test_batches_that_are_skipped_leave_momentum_alone(packed: Path, tmp_path: P
     assert ranks.run_ranks(job, 2, None, {3: float("nan")}) == [0, 0]
     losses = [m["train/loss"] for _, m in sorted(ranks.read_run(tmp_path).items())]
     assert all(loss == loss for loss in losses) and losses[-1] < losses[0]
-    assert json.loads((tmp_path / "health.jsonl").read_text().splitlines()[0])["action"] == "skip"
+    assert json.loads((tmp_path / HEALTH_FILE).read_text().splitlines()[0])["action"] == "skip"
