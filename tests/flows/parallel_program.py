@@ -42,6 +42,8 @@ def work(job: Job) -> None:
 
 
 def stop(number: int, frame: FrameType | None) -> NoReturn:
+    # Asked by its parent, and by the kernel when that is gone: the second must not end the saving.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(128 + number)
 
 
