@@ -111,6 +111,14 @@ def test_the_report_tells_the_sessions(run: Path) -> None:
     assert "Timeline of the pretraining" not in format_report(calm, load_paper(), [])
 
 
+def test_a_session_that_failed_is_told_with_its_error(run: Path) -> None:
+    path = run / SESSIONS_FILE
+    path.write_text(path.read_text().replace('"stopped"', '"failed: DataError"'))
+    assert "- step 20: resumed after it failed: DataError" in format_report(
+        data_of(run), load_paper(), []
+    )
+
+
 def test_the_picture_has_a_mark_for_each_event_in_every_panel(run: Path) -> None:
     data = data_of(run)
     for theme in (LIGHT, DARK):

@@ -261,6 +261,9 @@ def _event(event: TimelineEvent, say: Writer) -> str:
         name: f"{value:,}" if isinstance(value, int) else say.word(name, value)
         for name, value in event.fields.items()
     }
+    how = event.fields.get("how", "")
+    if how.startswith("failed"):  # with what: no fixed word
+        fields["how"] = say("happened.failed", how=how)
     key = "rolled_back" if "to_step" in fields else event.kind.replace(" ", "_")
     return say(f"happened.{key}", **fields)
 
