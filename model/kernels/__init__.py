@@ -181,14 +181,17 @@ def resolve(choice: str | dict[str, str], *, cuda: bool) -> dict[str, str]:
     """Implementation of each operation that a config's choice comes to on a GPU, or elsewhere,
     whether or not it works there."""
     auto = AUTO_ON_GPU if cuda and triton_support.INSTALLED else AUTO_ELSEWHERE
-    names = choice if isinstance(choice, dict) else dict.fromkeys(IMPLEMENTATIONS, choice)
-    found = {}
-    for operation, implementations in IMPLEMENTATIONS.items():
-        name = names.get(operation, "auto")
-        if name in LIBRARIES and name not in implementations:
-            name = "eager"
-        found[operation] = auto[operation] if name == "auto" else name
-    return found
+    asked = {operation: _asked(choice, operation) for operation in IMPLEMENTATIONS}
+    return {
+        operation: auto[operation] if name == "auto" else name for operation, name in asked.items()
+    }
+
+
+def _asked(choice: str | dict[str, str], operation: str) -> str:
+    """Name that a choice has for an operation, or `auto`; `eager` where a library lacks it."""
+    name = choice.get(operation, "auto") if isinstance(choice, dict) else choice
+    lacks = name in LIBRARIES and name not in IMPLEMENTATIONS[operation]
+    return "eager" if lacks else name
 
 
 def used(operation: str, name: str) -> str:
@@ -224,9 +227,7 @@ def choose(choice: str | dict[str, str]) -> Kernels:
     check_choice(choice)
     chosen: dict[str, Callable[..., Any]] = {}
     for operation, implementations in IMPLEMENTATIONS.items():
-        name = choice.get(operation, "auto") if isinstance(choice, dict) else choice
-        if name in LIBRARIES and name not in implementations:
-            name = "eager"
+        name = _asked(choice, operation)
         if name == "auto":
             functions = _by_device(operation, used(operation, AUTO_ON_GPU[operation]))
         else:
