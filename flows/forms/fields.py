@@ -284,8 +284,10 @@ Watch = Annotated[
     ),
 ]
 
+SeedNumbers = list[Annotated[int, Field(ge=0, le=SEEDS)]]
+SomeSeeds = Annotated[SeedNumbers, Field(min_length=1, max_length=MAX_ENTRIES)]
 Seeds = Annotated[
-    list[Annotated[int, Field(ge=0, le=SEEDS)]],
+    SeedNumbers,
     Field(max_length=MAX_ENTRIES),
     Entry(
         "Seeds",
@@ -294,8 +296,7 @@ Seeds = Annotated[
     ),
 ]
 CorpusSeeds = Annotated[
-    list[Annotated[int, Field(ge=0, le=SEEDS)]],
-    Field(min_length=1, max_length=MAX_ENTRIES),
+    SomeSeeds,
     Entry(
         "Seeds",
         "A model of each corpus for each seed, 0 to 4,294,967,295; one or more, each once. Several "
@@ -303,8 +304,7 @@ CorpusSeeds = Annotated[
     ),
 ]
 RoutingSeeds = Annotated[
-    list[Annotated[int, Field(ge=0, le=SEEDS)]],
-    Field(min_length=1, max_length=MAX_ENTRIES),
+    SomeSeeds,
     Entry(
         "Seeds",
         "A model of each variant for each seed, 0 to 4,294,967,295; one or more, each once. Two or "
