@@ -11,8 +11,9 @@ from common.paths import resolve
 from common.recipes import load_config
 from flows.ablations.corpora import variants
 from flows.cli import main
-from flows.commands import BAD_INPUT, DONE
+from flows.commands import DONE
 from flows.config import PipelineConfig
+from tests.flows.refused import assert_refused
 
 SMOKE = {
     "base": str(resolve("deployments/smoke.yaml")),
@@ -58,11 +59,8 @@ def test_wrong_requests_are_refused_before_work(
     arguments: list[str],
     message: str,
 ) -> None:
-    store = tmp_path / "store"
-    assert main(["data-ablation", str(config), "--store", str(store), *arguments]) == BAD_INPUT
-    error = capsys.readouterr().err
-    assert message in error and "Traceback" not in error
-    assert not store.exists()
+    command = ["data-ablation", str(config), *arguments]
+    assert_refused(capsys, tmp_path / "store", command, message)
 
 
 def test_variants_differ_in_their_recipes_alone(config: Path) -> None:

@@ -10,8 +10,9 @@ from common.errors import ConfigError
 from common.recipes import load_config
 from flows.ablations.pretrainings import variants
 from flows.cli import main
-from flows.commands import BAD_INPUT, DONE
+from flows.commands import DONE
 from flows.config import PipelineConfig
+from tests.flows.refused import assert_refused
 from tests.flows.test_data_ablation import SMOKE
 
 TINY = {key: value for key, value in SMOKE.items() if key != "held_out"} | {
@@ -53,11 +54,8 @@ def test_wrong_requests_are_refused_before_work(
     arguments: list[str],
     message: str,
 ) -> None:
-    store = tmp_path / "store"
-    assert main(["ffn-ablation", str(config), "--store", str(store), *arguments]) == BAD_INPUT
-    error = capsys.readouterr().err
-    assert message in error and "Traceback" not in error
-    assert not store.exists()
+    command = ["ffn-ablation", str(config), *arguments]
+    assert_refused(capsys, tmp_path / "store", command, message)
 
 
 def test_variants_differ_in_routing_and_seed_alone(config: Path) -> None:
