@@ -178,7 +178,8 @@ def test_error_that_lasts_is_not_tried_for_ever(web: Web, tmp_path: Path) -> Non
     assert sum(r[0] == "GET" for r in web.requests) <= 2 * retry.ATTEMPTS
 
 
-def run_until_killed(web: Web, folder: Path, half: Path, at_least: int, root: Path) -> None:
+def run_until_killed(web: Web, folder: Path, reached: Callable[[], bool], root: Path) -> None:
+    """Acquire the server's folder d in a process that is killed once `reached` is true."""
     program = root / "tests" / "corpus" / "sources" / "acquire_program.py"
     environment = {**os.environ, "PYTHONPATH": str(root), "NO_PROXY": "127.0.0.1"}
     process = subprocess.Popen(
@@ -186,7 +187,7 @@ def run_until_killed(web: Web, folder: Path, half: Path, at_least: int, root: Pa
     )
     try:
         deadline = time.monotonic() + 120
-        while not (half.exists() and half.stat().st_size >= at_least):
+        while not reached():
             assert process.poll() is None, "it has ended by itself"
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -210,12 +211,16 @@ def test_killed_download_continues_unless_the_file_has_changed(
 
     web.spoil = stall
     out = tmp_path / "out"
+    half = out / ".scratch" / "skypile" / "half" / "big.jsonl"
+    finished = out / "skypile" / "a.jsonl"
+
+    def one_finished_the_other_half_there() -> bool:  # they are fetched side by side
+        return finished.exists() and half.exists() and half.stat().st_size >= remote.BLOCK
+
     try:
-        half = out / ".scratch" / "skypile" / "half" / "big.jsonl"
-        run_until_killed(web, out, half, remote.BLOCK, root)
+        run_until_killed(web, out, one_finished_the_other_half_there, root)
     finally:
         released.set()
-    finished = out / "skypile" / "a.jsonl"
     assert finished.read_bytes() == small
     assert not (out / "skypile" / "big.jsonl").exists(), "half a file is not seen"
     stamp = finished.stat().st_mtime_ns
