@@ -39,7 +39,7 @@ class MixtureComparisonConfig(StageConfig):
         return [recipe_path("paper", "table3")]
 
 
-@stage(version=1)
+@stage(version=2)
 def mixture_comparison(
     run: StageRun,
     config: MixtureComparisonConfig,

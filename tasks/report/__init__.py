@@ -49,7 +49,7 @@ class ReportConfig(StageConfig):
         yield from errors_of(load_paper)
 
 
-@stage(version=7)
+@stage(version=8)
 def report(
     run: StageRun,
     config: ReportConfig,

@@ -69,8 +69,8 @@ def points(share: float) -> str:
 
 
 def p_text(p: float) -> str:
-    """Format a p-value: 0.0312, or < 0.0001."""
-    return "< 0.0001" if p < 0.0001 else f"{p:.4f}"
+    """Format a p-value with two digits: 0.031, 1.0, or < 0.0001."""
+    return "< 0.0001" if p < 0.0001 else f"{p:#.2g}"
 
 
 def loss_text(nats: float) -> str:
