@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from model.architecture import SteelArchitecture
 from model.kernels import check_choice
@@ -21,3 +21,7 @@ class SteelConfig(SteelArchitecture, PreTrainedConfig):
         self.complete()
         check_choice(self.kernels)
         super().__post_init__(**kwargs)
+
+
+# Auto classes read config.json for a tokenizer, too, where no model is loaded.
+AutoConfig.register("steel", SteelConfig, exist_ok=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
@@ -389,8 +389,8 @@ class SteelForCausalLM(SteelPreTrainedModel, GenerationMixin):
 
 
 def register() -> None:
-    """Make Transformers' Auto classes know `model_type: steel` in this process."""
-    AutoConfig.register("steel", SteelConfig, exist_ok=True)
+    """Make Transformers' Auto classes know Steel's models in this process (model/config.py: their
+    config)."""
     AutoModel.register(SteelConfig, SteelModel, exist_ok=True)
     AutoModelForCausalLM.register(SteelConfig, SteelForCausalLM, exist_ok=True)
 

@@ -17,6 +17,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+import model.config as _registers_our_config  # noqa: F401
 from common.errors import DataError
 from common.files import write_json
 from model.tokenizer.digest import TokenizerDigest, describe_difference, digest_tokenizer

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from common.errors import DataError
+from common.paths import ROOT
 from model.tokenizer.digest import digest_tokenizer
 from model.tokenizer.folder import (
     check_model_folder,
@@ -38,6 +41,24 @@ def edit(path: Path, **changes: Any) -> None:
 def test_a_sound_folder_passes(folder: Path) -> None:
     check_model_folder(folder)
     assert digest_tokenizer(load_folder_tokenizer(folder)) == digest_tokenizer(byte_tokenizer())
+
+
+def test_the_type_of_our_models_is_known_where_only_the_tokenizer_is_read(tmp_path: Path) -> None:
+    """Otherwise Transformers warns of a model of an unknown type, into every log."""
+    write_model(tmp_path / "model")
+    # A class of tokenizer for which AutoTokenizer looks into config.json.
+    tokenizer = build_tokenizer({c: i for i, c in enumerate(byte_characters())}, [])
+    save_tokenizer(tokenizer, tmp_path / "t")
+    shutil.copy(tmp_path / "model" / "config.json", tmp_path / "t")
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from model.tokenizer.folder import load_folder_tokenizer\n"
+        "load_folder_tokenizer(Path(sys.argv[1]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "t")], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_folder_without_a_tokenizer(folder: Path) -> None:
