@@ -27,6 +27,7 @@ from tasks.checkpoint_scores.questions import Questions, read_questions
 from tasks.checkpoint_scores.run import PretrainingRun
 from tasks.checkpoint_scores.watch import POLL_SECONDS, Watched, Watcher, scores_folder
 from tasks.core.artifacts import publish_artifact, run_logger
+from tasks.core.lock import LockedError
 from tasks.core.plan import no_tracker
 from tasks.core.stage import Context, NotMadeError
 from tasks.core.tracking.points import PointsOfModel
@@ -61,7 +62,16 @@ def evaluate_checkpoints(
             log=run_logger(),
             on_record=lambda records: in_mlflow.send(points(records)),
         )
-        return _show(opened, found, watcher(watch=watch))
+        try:
+            result = watcher(watch=watch)
+        except LockedError as error:
+            if watch:
+                raise
+            # A schedule that fires again, or beside one who watches: it measures all that is new.
+            run_logger().info("nothing is left to do here: %s", error)
+            result = replace(watcher.result, known=len(read_records(watcher.folder)))
+            return _summary(opened.config, place, found, result, rows_of(watcher.folder))
+        return _show(opened, found, result)
 
 
 def _nothing_new(

@@ -84,7 +84,7 @@ class Watcher:
     def __call__(self, *, watch: bool, poll_seconds: float = POLL_SECONDS) -> Watched:
         """Measure what is there and, with `watch`, what comes, until the run ends.
 
-        Raises StageError where another process measures the same.
+        Raises LockedError where another process measures the same.
         """
         make_folder(self.folder / "steps")
         what = f"the evaluation of checkpoints of {self.run.key}"

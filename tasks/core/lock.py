@@ -51,8 +51,12 @@ class WorkedSeconds:
             write_status(self.path, {"seconds": round(self.total(waited), 3)})
 
 
+class LockedError(StageError):
+    """Another process holds a lock, and is not waited for."""
+
+
 class StageLock:
-    """Context manager that holds the lock file, or raises StageError naming who holds it.
+    """Context manager that holds the lock file, or raises LockedError naming who holds it.
 
     waiting: called with the owner every second or so while there is one; may raise. With it the
     lock is waited for; without it a lock that is held is an error at once.
@@ -79,7 +83,7 @@ class StageLock:
                     self.waiting(owner)
                     time.sleep(POLL_SECONDS)
                     continue
-                raise StageError(
+                raise LockedError(
                     f"{self.what} is being made by process {owner.get('pid')} on "
                     f"{owner.get('host')} (lock {display(self.path)}). Wait for it, or stop it."
                 )

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +16,11 @@ from common.recipes import load_config
 from flows import checkpoint_curves
 from flows.config import PipelineConfig
 from flows.graph import Pipeline
+from flows.runs.session import Session
 from flows.schedules.newest_run import newest_run, own_run
 from model.train.config import PretrainJob
 from model.train.run.folder import JOB_FILE
+from tasks.core.lock import LockedError, StageLock
 from tasks.core.plan import Plan, no_tracker
 from tasks.core.stage import Context
 from tests.flows.schedules.small_pipeline import write_config, write_corpora
@@ -127,3 +131,29 @@ def test_nothing_new_is_said_and_leaves_nothing(
     assert not (store / "mlflow").exists()
     there.append(SimpleNamespace(digest="second"))
     assert checkpoint_curves._nothing_new(None, "c.yaml", store, []) is None
+
+
+def test_a_firing_beside_another_evaluation_leaves_the_work_to_it(
+    config: PipelineConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A schedule fires while its last run is at work, or somebody watches: no failure."""
+    store, key = tmp_path / "store", "a" * 16
+    begin(config, store, key)
+
+    @contextmanager
+    def opened(*given: Any) -> Iterator[Session]:
+        context = Context(store=store, tracker=no_tracker())
+        yield Session(pipeline=Pipeline(config, context), config=config, context=context)
+
+    asked, there = SimpleNamespace(key="asked"), [SimpleNamespace(digest="first")]
+    monkeypatch.setattr(checkpoint_curves, "preflight_once", lambda *given: config)
+    monkeypatch.setattr(checkpoint_curves, "session", opened)
+    monkeypatch.setattr(checkpoint_curves, "_questions", lambda *given: asked)
+    monkeypatch.setattr(checkpoint_curves.PretrainingRun, "checkpoints", lambda run: there)
+    lock = store / "checkpoint_scores" / key / "asked.lock"
+    lock.parent.mkdir(parents=True)
+    with StageLock(lock, what="the evaluation"):
+        found = checkpoint_curves.evaluate_checkpoints(key, False, "c.yaml", str(store), [])
+        with pytest.raises(LockedError, match="is being made by process"):
+            checkpoint_curves.evaluate_checkpoints(key, True, "c.yaml", str(store), [])
+    assert (found["run"], found["measured"], found["failed"]) == (key, [], {})
