@@ -74,3 +74,8 @@ def shown(value: Any) -> str:
     """A value for a message, as `repr` shows it: control characters escaped, never long."""
     text = _Shown().repr(value)
     return text if len(text) <= 2 * MAX_SHOWN else f"{text[: 2 * MAX_SHOWN]}…"
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error's message; the error's kind where it has no message."""
+    return next(filter(None, map(str.strip, str(error).splitlines())), type(error).__name__)

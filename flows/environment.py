@@ -112,7 +112,8 @@ def fetch(
         bearer, basic: a key; else `user:password`.
         seconds: longest wait.
 
-    Raises OSError (which urllib's errors are) or ValueError.
+    Raises OSError (which urllib's errors are) or ValueError, also for an answer that breaks off or
+    is no HTTP.
     """
     # Clients of Prefect and MLflow take user and password from the address, too; urllib would look
     # up a host of that name.
@@ -124,8 +125,11 @@ def fetch(
         asked.add_header("Authorization", f"Bearer {bearer}")
     elif pair := basic or unquote(userinfo):
         asked.add_header("Authorization", f"Basic {base64.b64encode(pair.encode()).decode()}")
-    with _opener(url).open(asked, timeout=seconds) as response:
-        content: bytes = response.read()
+    try:
+        with _opener(url).open(asked, timeout=seconds) as response:
+            content: bytes = response.read()
+    except http.client.HTTPException as error:  # which urllib passes on, and is no OSError
+        raise ConnectionError(f"no whole answer: {type(error).__name__}: {error}") from error
     return content
 
 
@@ -135,7 +139,7 @@ def answers(url: str, seconds: float) -> bool:
         request(f"{url}/health", seconds=seconds)
     except urllib.error.HTTPError as error:
         return error.code in (401, 403, 404)  # a server of another kind knows no /health
-    except (OSError, ValueError, http.client.HTTPException):
+    except (OSError, ValueError):
         return False
     return True
 

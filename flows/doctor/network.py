@@ -1,6 +1,7 @@
 """The hub or its mirror, and the machine's clock against theirs."""
 
 import email.utils
+import http.client
 import os
 import time
 import urllib.error
@@ -71,7 +72,7 @@ def ask(url: str) -> tuple[bool, str, float | None]:
     except urllib.error.HTTPError as error:
         answers = error.code < 500
         return answers, f"it answers {error.code}", _time(error.headers.get("Date"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         return False, redact(str(reason))[:120] or type(error).__name__, None
 

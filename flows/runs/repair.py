@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from common.errors import first_line
 from common.paths import ROOT
 from common.processes import PARENT, process_start, still_runs
 from common.redaction import install
@@ -239,7 +240,7 @@ def _mlflow(store: Path, *, repair: bool) -> Iterator[Leftover]:
     except Exception as error:
         yield Leftover(
             what="MLflow: its runs were not looked at",
-            why=f"{type(error).__name__}: {str(error).splitlines()[0]}",
+            why=f"{type(error).__name__}: {first_line(error)}",
             action="see .steel/logs/mlflow.log, and run this again",
         )
 

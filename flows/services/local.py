@@ -8,7 +8,6 @@ process numbers and start times, so that `down` never stops another process that
 """
 
 import argparse
-import http.client
 import logging
 import os
 import signal
@@ -187,7 +186,7 @@ def _wait(name: str, service: dict[str, Any], ready: Callable[[], bool]) -> None
 def _mlflow_answers() -> bool:
     try:
         fetch(f"{MLFLOW_URI}/health", seconds=5)
-    except (OSError, ValueError, http.client.HTTPException):
+    except (OSError, ValueError):
         return False
     return True
 
