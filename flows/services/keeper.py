@@ -3,7 +3,8 @@
     at first     what was killed before is repaired (flows/runs/repair.py)
     every 20 s   a service whose first process was killed: what is left of its group is ended
                  (MLflow's server has a second process, which would keep the port)
-                 a run whose process and watchdog are gone: the same repair
+                 a run whose process and watchdog are gone: the same repair, tried again while
+                 its note stays (its server may be away)
 
                  the worker, when it has ended and Prefect answers: it is started again (it gives
                  up when the server has been away for about a minute)
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ from flows.runs.notes import notes_of_this_machine
 from flows.runs.watchdog import LAST_SECONDS
 
 LOOK_SECONDS = 20.0
+MOST_LOOKS = 45
+"""Most looks between two repairs of one run: a quarter of an hour."""
 OWN = "keeper"
 """Its name among the services."""
 log = logging.getLogger("steel.keeper")
@@ -53,11 +57,28 @@ def killed_runs() -> list[str]:
     return [flow_run for flow_run, note in notes_of_this_machine() if not still_runs(note)]
 
 
+@dataclass
+class _Tries:
+    """Repairs of one killed run, each after twice as many looks as the one before: its server may
+    be away for a night, and a run of another server cannot be repaired here at all."""
+
+    looks: int = 0
+    pause: int = 1
+
+    def is_due(self) -> bool:
+        """True if it is to be tried at this look."""
+        self.looks += 1
+        if self.looks < self.pause:
+            return False
+        self.looks, self.pause = 0, min(2 * self.pause, MOST_LOOKS)
+        return True
+
+
 def keep(store: Path) -> None:
     """Repair what was killed before, then look until no service is left."""
     repair_killed(store)
     known: set[str] = set()
-    repaired: set[str] = set()
+    tries: dict[str, _Tries] = {}
     while True:
         time.sleep(LOOK_SECONDS)
         services = running_services()
@@ -68,11 +89,12 @@ def keep(store: Path) -> None:
             _restart_worker()
         elif not services.keys() - dead_services - {OWN}:
             return
-        dead = set(killed_runs()) - repaired
-        if again := dead & known:  # its watchdog would have done it by now
+        dead = set(killed_runs())
+        tries = {flow_run: tries.get(flow_run, _Tries()) for flow_run in dead}
+        # Its watchdog would have done it by now.
+        if again := {flow_run for flow_run in dead & known if tries[flow_run].is_due()}:
             log.warning("repair what is left of killed runs: %s", ", ".join(sorted(again)))
             repair_killed(store)
-            repaired |= again
         known = dead
 
 

@@ -4,6 +4,7 @@ import http.server
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -275,3 +276,21 @@ def test_the_keeper_starts_a_worker_that_gave_up_once_its_server_answers(
     monkeypatch.setattr(keeper, "_restart_worker", lambda: restarted.append(True))
     keeper.keep(tmp_path)
     assert len(restarted) == started and not seen, "it ends with the last service"
+
+
+def test_the_keeper_repairs_again_what_a_server_that_was_away_did_not_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ever more rarely: what is not of this server cannot be repaired at all."""
+    own = {"pid": os.getpid(), "started": keeper.process_start(os.getpid())}
+    looks = 40
+    seen = [{"prefect": own}] * looks + [{"prefect": own | {"started": "1"}}]
+    repaired: list[int] = []
+    monkeypatch.setattr(keeper, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(notes, "NOTES", tmp_path)
+    monkeypatch.setattr(keeper, "running_services", lambda: seen.pop(0))
+    monkeypatch.setattr(keeper, "repair_killed", lambda store: repaired.append(len(seen)))
+    notes.write_note("r", {"host": socket.gethostname(), "pid": os.getpid(), "started": "1"})
+    keeper.keep(tmp_path)
+    tried = [looks + 1 - left for left in repaired]
+    assert tried == [0, 2, 4, 8, 16, 32], "at once, and from the second look on"
