@@ -10,17 +10,17 @@ from dataclasses import replace
 from typing import Any
 
 from common.config import problems, raise_all
-from common.errors import ConfigError, SteelError
+from common.errors import ConfigError, SteelError, first_line
 from common.paths import resolve
-from common.redaction import hidden_in_errors, redacted
+from common.redaction import hidden_in_errors
+from flows.ablations.comparison import compared, each_once
 from flows.config import PipelineConfig
 from flows.graph import Pipeline
 from flows.preflight import preflight
 from flows.runs.first_look import given
-from flows.runs.session import tracked
 from tasks.clean import CleanConfig
 from tasks.core.artifacts import run_logger, shorten_user_errors
-from tasks.core.stage import StageResult, plain
+from tasks.core.stage import StageResult
 from tasks.data_comparison import DataComparisonConfig, data_comparison
 
 NAME = "data-ablation"
@@ -47,8 +47,8 @@ def compare_corpora(
     with hidden_in_errors():
         loaded = preflight(config, given(overrides), place)
         configs = variants(loaded, recipes, seeds, steps)
-        recorded = redacted({"file": config, **plain(loaded)})
-    with tracked(f"{NAME} {loaded.name}", place, recorded) as context:
+    asked = {"file": config, "recipes": recipes, "seeds": seeds}
+    with compared(NAME, loaded, place, asked) as context:
         pipelines = {name: Pipeline(one, context) for name, one in configs.items()}
         held_out = next(iter(pipelines.values())).held_out
         for pipeline in pipelines.values():
@@ -92,10 +92,8 @@ def variants(
         raise ConfigError(
             f"{NAME} needs texts to score models on: give `held_out` (deployments/{NAME}.yaml)"
         )
-    if len(set(recipes)) < len(recipes) or not recipes:
-        raise ConfigError(f"{NAME}: name one or more sets of recipes, each once: {list(recipes)}")
-    if len(set(seeds)) < len(seeds) or not seeds:
-        raise ConfigError(f"{NAME}: give one or more seeds, each once: {list(seeds)}")
+    each_once(NAME, "sets of recipes", recipes)
+    each_once(NAME, "seeds", seeds)
     if config.pretrain is None:
         raise ConfigError(f"{NAME} trains models: give `pretrain`")
     pretrain = config.pretrain if steps is None else replace(config.pretrain, steps=steps)
@@ -121,7 +119,7 @@ def _cleaned(pipelines: Mapping[str, Pipeline]) -> tuple[dict[str, StageResult],
         except SteelError as error:
             run_logger().warning("%s: recipes %s: %s", NAME, name, error)
             errors.append(error)
-            failed[name] = str(error).splitlines()[0]
+            failed[name] = first_line(error)
     if not found:
         raise errors[0]
     return found, failed

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from common.config import raise_all
-from common.errors import ConfigError, StageError, SteelError
+from common.errors import ConfigError, StageError, SteelError, first_line
 from common.files import make_folder, write_json
 from common.paths import display, resolve
 from common.reading.files import read_json_object
-from common.redaction import hidden_in_errors, redacted
+from common.redaction import hidden_in_errors
 from corpus.chats import load_mixture
+from flows.ablations.comparison import compared, each_once
 from flows.ablations.one_mixture import MixtureJob, Upstream, model_of, score_name
 from flows.ablations.parallel import gpu_shares, run_all, share_size
 from flows.config import PipelineConfig
 from flows.graph import Pipeline
 from flows.preflight import preflight
 from flows.runs.first_look import given
-from flows.runs.session import tracked
 from tasks.core.artifacts import flow_run_id, run_logger, shorten_user_errors
 from tasks.core.plan import Plan, no_tracker
 from tasks.core.stage import Context, NotMadeError, StageResult, plain
@@ -86,9 +86,9 @@ def load(
     Raises ConfigError or DataError for what cannot be compared.
     """
     changes = ["dpo=null", "dpo_policy=null"]
+    each_once(NAME, "seeds", seeds, least=0)
     if mixtures is not None:
-        if len(set(mixtures)) < len(mixtures) or not mixtures:
-            raise ConfigError(f"{NAME}: name one or more mixtures, each once: {list(mixtures)}")
+        each_once(NAME, "mixtures", mixtures)
         changes.append(f"mixtures={json.dumps(list(mixtures))}")
     with hidden_in_errors():
         loaded = preflight(config, [*given(list(overrides)), *changes], store)
@@ -99,8 +99,6 @@ def load(
         found.append(ConfigError(f"a mixture named {BASE} would be taken for the base: rename it"))
     if not loaded.benchmarks:
         found.append(ConfigError(f"{NAME} compares answers to questions: give `benchmarks`"))
-    if len(set(seeds)) < len(seeds):
-        found.append(ConfigError(f"{NAME}: give seeds, each once: {list(seeds)}"))
     raise_all(found, display(resolve(config)))
     gpu_shares(parallel)
     _check_ranks(loaded, parallel)
@@ -204,10 +202,8 @@ def compare_mixtures(
     place = resolve(store)
     loaded = load(config, place, overrides, mixtures, seeds, parallel)
     models = models_of(loaded, seeds)
-    recorded = redacted(
-        {"file": config, "seeds": list(seeds), "parallel": parallel, **plain(loaded)}
-    )
-    with tracked(f"{NAME} {loaded.name}", place, recorded) as context:
+    asked = {"file": config, "seeds": seeds, "parallel": parallel}
+    with compared(NAME, loaded, place, asked) as context:
         states, failed = _make(models, parallel, context)
         evaluated = {m.key: s.evaluated for m in models if (s := states[m.key]).evaluated}
         if not any(model.mixture and model.key in evaluated for model in models):
@@ -217,7 +213,7 @@ def compare_mixtures(
                 mixtures=loaded.mixtures,
                 titles={name: load_mixture(name).title for name in loaded.mixtures},
                 seeds=list(dict.fromkeys(m.seed for m in models if m.mixture)),
-                failed={key: str(error).splitlines()[0] for key, error in failed.items()},
+                failed={key: first_line(error) for key, error in failed.items()},
             ),
             context=context,
             label=loaded.name,
@@ -237,7 +233,7 @@ def compare_mixtures(
             "store": str(context.store),
             "folder": str(table.folder),
             "findings": table.manifest["notes"]["findings"],
-            "failed": {key: str(error).splitlines()[0] for key, error in failed.items()},
+            "failed": {key: first_line(error) for key, error in failed.items()},
         }
         if failed:
             listed = "".join(f"\n  {key}: {why}" for key, why in summary["failed"].items())

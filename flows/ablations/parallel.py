@@ -18,7 +18,7 @@ from pathlib import Path
 
 from common.child import Child, python
 from common.devices import WhenBusy
-from common.errors import ConfigError, SteelError
+from common.errors import ConfigError, SteelError, first_line
 from common.paths import display
 from common.processes import RunStopped
 from model.entry.launch import GRACE_SECONDS
@@ -111,7 +111,7 @@ def run_all(
                         log.error(
                             "%s failed: %s (log %s). The others go on",
                             running.label,
-                            str(error).splitlines()[0],
+                            first_line(error),
                             display(running.child.log),
                         )
             if done != told:

@@ -8,17 +8,17 @@ from dataclasses import replace
 from typing import Any
 
 from common.config import problems, raise_all
-from common.errors import ConfigError, SteelError
+from common.errors import ConfigError, SteelError, first_line
 from common.paths import resolve
-from common.redaction import hidden_in_errors, redacted
+from common.redaction import hidden_in_errors
+from flows.ablations.comparison import compared, each_once
 from flows.config import PipelineConfig
 from flows.graph import Pipeline
 from flows.preflight import preflight
 from flows.runs.first_look import given
-from flows.runs.session import tracked
 from model.architecture import Routing
 from tasks.core.artifacts import run_logger, shorten_user_errors
-from tasks.core.stage import StageResult, plain
+from tasks.core.stage import StageResult
 from tasks.ffn_comparison import KEY, FfnComparisonConfig, ffn_comparison
 
 NAME = KEY
@@ -41,12 +41,12 @@ def compare_routings(
         SteelError: the first training's, when none could be made.
     """
     shorten_user_errors()
+    place = resolve(store)
     with hidden_in_errors():
-        loaded = preflight(config, given(overrides), resolve(store))
+        loaded = preflight(config, given(overrides), place)
         configs = variants(loaded, routings, seeds)
-        recorded = redacted({"file": config, "seeds": list(seeds), **plain(loaded)})
-    with tracked(f"{NAME} {loaded.name}", resolve(store), recorded) as context:
-        context = replace(context, when_busy=loaded.devices.when_busy)
+    asked = {"file": config, "routings": routings, "seeds": seeds}
+    with compared(NAME, loaded, place, asked) as context:
         packed = Pipeline(loaded, context).packed
         models: dict[str, StageResult] = {}
         errors: dict[str, SteelError] = {}
@@ -63,7 +63,7 @@ def compare_routings(
         table = ffn_comparison(
             FfnComparisonConfig(
                 baseline=BASELINE if BASELINE in routings else routings[0],
-                failed={name: str(error).splitlines()[0] for name, error in errors.items()},
+                failed={name: first_line(error) for name, error in errors.items()},
             ),
             context=context,
             label=loaded.name,
@@ -85,10 +85,8 @@ def variants(
 
     Raises ConfigError for what cannot be compared.
     """
-    if len(set(routings)) < len(routings) or not routings:
-        raise ConfigError(f"{NAME}: name one or more routings, each once: {list(routings)}")
-    if len(set(seeds)) < len(seeds) or not seeds:
-        raise ConfigError(f"{NAME}: give one or more seeds, each once: {list(seeds)}")
+    each_once(NAME, "routings", routings)
+    each_once(NAME, "seeds", seeds)
     pretrain = config.pretrain
     if pretrain is None:
         raise ConfigError(f"{NAME} trains models: give `pretrain`")
