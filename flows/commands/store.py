@@ -216,7 +216,7 @@ def wanted_keys(store: Path, configs: list[str]) -> set[str]:
 
     Raises SteelError for a given one that cannot be planned.
     """
-    from common.errors import SteelError
+    from common.errors import SteelError, first_line
     from common.paths import ROOT, display
     from common.recipes import read_yaml
     from tasks.core.results.names import belonging
@@ -232,7 +232,7 @@ def wanted_keys(store: Path, configs: list[str]) -> set[str]:
             if configs:
                 raise
             wanted |= belonging(store, str(about["name"]))
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             print(
                 f"note: {display(path)} cannot be planned here; what has its name stays ({reason})",
                 file=sys.stderr,

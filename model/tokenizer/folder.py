@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 import model.config as _registers_our_config  # noqa: F401
-from common.errors import DataError
+from common.errors import DataError, first_line
 from common.files import write_json
 from model.tokenizer.digest import TokenizerDigest, describe_difference, digest_tokenizer
 from model.tokenizer.identity import SEAL, TOKENIZER_FILES
@@ -67,8 +67,9 @@ def load_folder_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             folder, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # the tokenizers library raises bare ones
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"the tokenizer in {folder} cannot be loaded: {reason}") from error
+        raise DataError(
+            f"the tokenizer in {folder} cannot be loaded: {first_line(error)}"
+        ) from error
     found = digest_tokenizer(tokenizer)
     _check_as_in_file(folder, tokenizer)
     _check_seal(folder, found)

@@ -19,7 +19,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.qwen2 import Qwen2Tokenizer
 
-from common.errors import DataError
+from common.errors import DataError, first_line
 from common.files import digest_of, md5_of_file, sync, write_json
 from model.tokenizer.folder import save_digest
 from model.tokenizer.identity import (
@@ -97,8 +97,9 @@ def _from_transformers(source: str, *, local_files_only: bool = False) -> PreTra
             source, local_files_only=local_files_only, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DataError(f"no tokenizer could be loaded from {source!r}: {reason}") from error
+        raise DataError(
+            f"no tokenizer could be loaded from {source!r}: {first_line(error)}"
+        ) from error
     # Before the canonical form is made, which would hide, for example, a pattern that groups
     # digits.
     verify_tokenizer(loaded, where=source)

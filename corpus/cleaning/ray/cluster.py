@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.errors import ConfigError
+from common.errors import ConfigError, first_line
 from common.paths import RECIPES, ROOT
 from corpus.cleaning import offline
 from corpus.cleaning.ray.plan import RayConfig
@@ -41,7 +41,7 @@ def check_address(config: RayConfig) -> None:
 def _no_cluster(config: RayConfig, error: Exception) -> ConfigError:
     return ConfigError(
         f"No Ray cluster answers at ray.address={config.address!r} "
-        f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason'}). "
+        f"({type(error).__name__}: {first_line(error)}). "
         "Start one with `ray start --head` (and `ray start --address=<head>:6379` on the other "
         "nodes), or set ray.address to local"
     )

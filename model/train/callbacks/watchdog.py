@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from common.errors import first_line
 from model.train.callbacks.callback import Callback
 from model.train.run.folder import RANKS_FOLDER
 from model.train.run.lease import Lease
@@ -118,11 +119,10 @@ class Watchdog(Callback):
 
         gone: a rank of which that is known.
         """
-        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         return (
             f"rank {self.rank} lost another rank in phase '{self._phase}', after step "
             f"{self._step}. {self._others(gone)} The training resumes from its newest checkpoint "
-            f"when started again. ({first})"
+            f"when started again. ({first_line(error)})"
         )
 
     def lost(self, rank: int, left: threading.Event) -> None:
