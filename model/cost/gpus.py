@@ -5,6 +5,7 @@ range of public offers for one GPU and hour, in US dollars, as one page listed t
 (`price_source`): they change by the month and by the contract, so give your own where it matters.
 """
 
+import re
 from dataclasses import dataclass
 
 from common.config import did_you_mean
@@ -64,6 +65,7 @@ GPUS = (
         price=(2.50, 7.00),
         price_source=SPREAD,
     ),
+    Gpu(name="GH200", flops=989e12, memory_gib=95, watts=1000, source=DATASHEETS + "gh200/"),
     Gpu(
         name="H100 PCIe",
         flops=756e12,
@@ -83,6 +85,7 @@ GPUS = (
         price=(1.99, 5.00),
         price_source=SPREAD,
     ),
+    Gpu(name="H800 PCIe", flops=756e12, memory_gib=80, watts=350, source=DATASHEETS + "h100/"),
     Gpu(name="H800", flops=989e12, memory_gib=80, watts=700, source=DATASHEETS + "h100/"),
     Gpu(name="H20", flops=148e12, memory_gib=96, watts=400, source=DATASHEETS + "h100/"),
     Gpu(
@@ -138,8 +141,13 @@ GPUS = (
 
 
 def gpu_of_driver(name: str) -> Gpu | None:
-    """The GPU that a driver's name names; None for one that is not in the table."""
-    fitting = [gpu for gpu in GPUS if gpu.name in name]
+    """The GPU that a driver's name names; None for one that is not in the table.
+
+    An `RTX A1000` is no A100, and of a laptop's or a `D` version the figures are others.
+    """
+    if re.search(r"\b(Laptop|D|Max-Q)\b", name):
+        return None
+    fitting = [gpu for gpu in GPUS if re.search(rf"\b{re.escape(gpu.name)}(?!\d)", name)]
     return max(fitting, key=lambda gpu: len(gpu.name)) if fitting else None
 
 

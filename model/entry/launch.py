@@ -23,10 +23,11 @@ import runpy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NoReturn
 
 from common.errors import ConfigError
-from common.processes import die_with_parent
+from common.processes import PARENT, die_with_parent
 from common.redaction import install
 from model.train.distributed.network import (
     interface_of,
@@ -132,7 +133,7 @@ class Nodes:
         # others that name: it may lead to loopback (Debian's /etc/hosts), or nowhere.
         host, _ = self.place()
         opens = ",is_host=1" if is_here(host) and not is_loopback(host) else ""
-        own = None if "PET_LOCAL_ADDR" in os.environ else self.own_address()
+        own = None if "PET_LOCAL_ADDR" in os.environ else self.own_address
         return [
             f"--nnodes={self.num}",
             "--rdzv-backend=c10d",
@@ -156,12 +157,14 @@ class Nodes:
         """
         if self.num == 1:
             return {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-        own = self.own_address()
+        own = self.own_address
         interface = interface_of(own) if own else None
         return {"GLOO_SOCKET_IFNAME": interface} if interface else {}
 
+    @cached_property
     def own_address(self) -> str | None:
-        """Address under which the other machines reach this one; None leaves it to torch."""
+        """Address under which the other machines reach this one; None leaves it to torch. Looked up
+        once, after `wait`: before it a cluster may not know the names."""
         host, _ = self.place()
         is_address = host.replace(".", "").isdigit() or ":" in host
         return None if is_address and is_loopback(host) else own_address_towards(host)
@@ -239,6 +242,7 @@ def main(argv: list[str]) -> None:
         return
     for name, value in nodes.environment().items():
         os.environ.setdefault(name, value)
+    os.environ[PARENT] = str(os.getpid())  # a rank that is started while this one dies ends, too
     from torch.distributed.run import get_args_parser
     from torch.distributed.run import main as torchrun
 

@@ -111,6 +111,28 @@ def test_the_longer_name_of_a_driver_counts() -> None:
     assert gpu_of_driver("Intel Xeon") is None
 
 
+@pytest.mark.parametrize(
+    ("driver", "name"),
+    [
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA H20", "H20"),
+        ("NVIDIA GH200 480GB", "GH200"),
+        ("NVIDIA H800 PCIe", "H800 PCIe"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA RTX A1000", None),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GB200", "GB200"),
+        ("NVIDIA GB300", None),
+        ("NVIDIA B200", "B200"),
+    ],
+)
+def test_a_name_that_holds_anothers_is_not_taken_for_it(driver: str, name: str | None) -> None:
+    found = gpu_of_driver(driver)
+    assert (found and found.name) == name
+
+
 def test_every_price_and_figure_has_a_source() -> None:
     for gpu in GPUS:
         assert gpu.source.startswith("https://")

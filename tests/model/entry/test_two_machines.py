@@ -132,6 +132,21 @@ def test_a_place_that_nobody_opens_is_named(monkeypatch: pytest.MonkeyPatch) -> 
     Nodes(num=2, rendezvous="127.0.0.1:29400").wait()  # is opened here
 
 
+def test_a_launch_looks_up_its_own_address_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def towards(host: str) -> str:
+        asked.append(host)
+        return "127.0.0.1"
+
+    monkeypatch.delenv("PET_LOCAL_ADDR", raising=False)
+    monkeypatch.setattr("model.entry.launch.own_address_towards", towards)
+    nodes = Nodes(num=2, rendezvous="node0.invalid:29400")
+    assert nodes.environment() == {"GLOO_SOCKET_IFNAME": "lo"}
+    assert "--local-addr=127.0.0.1" in nodes.torchrun_options()
+    assert asked == ["node0.invalid"]
+
+
 def test_a_name_may_lead_here_only_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pod of Kubernetes starts before the cluster's names have its own."""
     answers = iter([[], []])
