@@ -11,6 +11,7 @@ configuration leaves nothing of the last one in memory.
 import dataclasses
 import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +21,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from common.child import Child, python, run_job
 from common.config import validate
-from common.errors import ConfigError, StageError
+from common.errors import ConfigError, StageError, first_line
 from common.files import write_json
+from common.processes import die_with_parent
 from common.provenance import software_versions
 from model.entry.launch import environment
 from model.train.distributed.context import DistributedContext, distributed_context
@@ -101,7 +103,7 @@ def _end_without_figures(
     status: Status, error: Exception, job: ThroughputJob, ranks: DistributedContext
 ) -> None:
     """Write the reason and end at once: the other ranks may be waiting in a collective call."""
-    first = (str(error).splitlines() or [type(error).__name__])[0]
+    first = first_line(error)
     log.warning("%s: %s", status, first)
     Result(
         status=status,
@@ -116,6 +118,9 @@ def _end_without_figures(
 
 def main(argv: list[str]) -> int:
     """Run the job in the JSON file `argv[0]`; returns the exit code."""
+    # torchrun's ranks are in sessions of their own: a launch that is killed when its time is over
+    # would leave them on their GPUs.
+    die_with_parent(signal.SIGKILL)
     disable_progress_bar()
     return run_job(ThroughputJob, throughput, argv)
 

@@ -3,15 +3,20 @@
 import copy
 import itertools
 import math
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import EventList, FunctionEventAvg
 from transformers import AutoModelForCausalLM
 
 from common.config import validate
-from common.errors import ConfigError
+from common.errors import ConfigError, StageError
 from model.data.dataset import IGNORED
 from model.entry.throughput import _outcome, measure_in_subprocess
 from model.kernels import IMPLEMENTATIONS
@@ -22,8 +27,16 @@ from model.train.distributed.initialise import RandomWeights
 from model.train.loss import ModelWithLoss
 from model.train.model_settings import model_config
 from model.train.optim.optimizer import build_optimizer
-from model.train.throughput.measure import ThroughputJob, _Loop, attention_backends, random_batch
+from model.train.throughput.measure import (
+    PROFILE_FILE,
+    ThroughputJob,
+    _Loop,
+    attention_backends,
+    longest,
+    random_batch,
+)
 from model.train.train_step import TrainStep
+from tests.processes import alive, processes_of
 
 MODEL: dict[str, Any] = {
     "vocab_size": 128,
@@ -83,12 +96,17 @@ def test_the_timed_step_is_forward_backward_clip_and_adamw() -> None:
 
 def test_a_result_agrees_with_itself(tmp_path: Path) -> None:
     job = ThroughputJob(
-        settings=settings(micro_batch_size=1), warmup_steps=2, timed_steps=3, output=str(tmp_path)
+        settings=settings(micro_batch_size=1),
+        warmup_steps=2,
+        timed_steps=3,
+        profile=True,  # a step of all ranks, whose profile one writes
+        output=str(tmp_path),
     )
     result = measure_in_subprocess(job, num_processes := 2)
     assert (result.status, result.num_devices) == ("done", num_processes)
     assert result.tokens_per_step == 4 * 16
-    assert len(result.steps_seconds) == 3 and len(result.losses) == 5
+    assert len(result.steps_seconds) == 3 and len(result.losses) == 5 + 1
+    assert "aten::mm" in (tmp_path / PROFILE_FILE).read_text()
     assert result.step_seconds == sorted(result.steps_seconds)[1]
     speed = result.tokens_per_step / result.step_seconds / num_processes
     assert result.tokens_per_second_per_device == pytest.approx(speed)
@@ -100,6 +118,39 @@ def test_a_result_agrees_with_itself(tmp_path: Path) -> None:
     assert all(math.isfinite(loss) for loss in result.losses)
     assert 0.01 < result.memory_gb < 100
     assert result.kernels.keys() == IMPLEMENTATIONS.keys()
+
+
+@pytest.mark.slow
+def test_ranks_of_a_measurement_whose_time_is_over_do_not_stay(tmp_path: Path) -> None:
+    """They are in sessions of their own, and would keep their GPUs from what is measured next."""
+    job = ThroughputJob(
+        settings=settings(micro_batch_size=1), timed_steps=10**6, output=str(tmp_path)
+    )
+    with pytest.raises(StageError, match="not measured within 45 s"):
+        measure_in_subprocess(job, 2, limit=45)
+    deadline = time.monotonic() + 60
+    try:
+        while left := [pid for pid in processes_of(tmp_path / "throughput.json") if alive(pid)]:
+            assert time.monotonic() < deadline, left
+            time.sleep(0.2)
+    finally:
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_of_a_gpus_profile_its_kernels_are_listed() -> None:
+    """An operator has its kernels' time once more."""
+
+    def average(name: str, kind: DeviceType) -> FunctionEventAvg:
+        one = FunctionEventAvg()
+        one.key, one.device_type, one.use_device = name, kind, "cuda"
+        return one
+
+    whole = [average("aten::mm", DeviceType.CPU), average("gemm", DeviceType.CUDA)]
+    device = torch.device("cuda")
+    assert [one.key for one in longest(EventList(whole, use_device="cuda"), device)] == ["gemm"]
+    alone = EventList(whole[:1], use_device="cuda")
+    assert [one.key for one in longest(alone, device)] == ["aten::mm"], "rather than nothing"
 
 
 def test_what_does_not_fit_is_a_result_and_ends_all_ranks(tmp_path: Path) -> None:
