@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -66,7 +67,7 @@ def save(
     given = sys.argv[1:] if argv is None else argv
     words = [word for word in given if word != "--json" and word != str(to)]
     report = {
-        "command": " ".join(["python -m", f"benchmarks.{module}", *words]),
+        "command": shlex.join(["python", "-m", f"benchmarks.{module}", *words]),
         **figures,
         "software": software_versions() | package_versions(packages),
         "machine": _machine(),

@@ -9,27 +9,25 @@ from typing import Any
 
 def targets(rows: Sequence[Mapping[str, Any]], *, judged: bool) -> list[dict[str, Any]]:
     """Each target with its value and whether it was met; None where it could not be judged."""
-    by_name = {r["name"]: r for r in rows if r["status"] == "done"}
+    done = [r for r in rows if r["status"] == "done"]
     speed, memory = "tokens_per_second_per_device", "memory_gb"
 
-    def ratio(field: str, ours: str, *theirs: str) -> float | None:
-        peers = [
-            by_name[name][field]
-            for name in theirs
-            if ours in by_name and name in by_name and same_batch(by_name[name], by_name[ours])
-        ]
-        return float(by_name[ours][field] / max(peers)) if peers else None
+    def ratio(field: str, *theirs: str) -> float | None:
+        """Of `best`, over the larger of these at a micro-batch of both."""
+        pairs = [(best_beside(r, done), r) for r in done if r["name"] in theirs]
+        found = [(peer[field], best[field]) for best, peer in pairs if best is not None]
+        return float(max(found)[1] / max(found)[0]) if found else None
 
     utilisation = [
         r["mfu_datasheet"]
-        for name, r in by_name.items()
-        if name.startswith("best") and r["mfu_datasheet"] is not None
+        for r in done
+        if r["name"].split(", micro-batch")[0] == "best" and r["mfu_datasheet"] is not None
     ]
     wanted = [
         ("MFU of the datasheet's peak, best", max(utilisation, default=None), ">=", 0.50),
-        ("throughput, best / plain", ratio(speed, "best", "plain"), ">=", 1.6),
-        ("memory, best / plain", ratio(memory, "best", "plain"), "<=", 0.6),
-        ("throughput, best / liger", ratio(speed, "best", "liger", "liger compiled"), ">=", 1.1),
+        ("throughput, best / plain", ratio(speed, "plain"), ">=", 1.6),
+        ("memory, best / plain", ratio(memory, "plain"), "<=", 0.6),
+        ("throughput, best / liger", ratio(speed, "liger", "liger compiled"), ">=", 1.1),
     ]
     return [
         {
@@ -46,16 +44,19 @@ def targets(rows: Sequence[Mapping[str, Any]], *, judged: bool) -> list[dict[str
     ]
 
 
-def same_batch(row: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """True for two rows of one micro-batch size, whose figures may be compared."""
-    return bool(row["micro_batch_size"] == other["micro_batch_size"])
+def best_beside(
+    row: Mapping[str, Any], done: Sequence[Mapping[str, Any]]
+) -> Mapping[str, Any] | None:
+    """`best` at a row's micro-batch, beside which its figures may be put; None where there is none
+    among the rows that are done."""
+    own = row["micro_batch_size"]
+    return next((r for r in done if r["name"] == "best" and r["micro_batch_size"] == own), None)
 
 
 def beside_best(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, float]]:
-    """Name of each other configuration of the same micro-batch, its tokens/s over those of `best`,
-    and its memory over that of `best`. Empty where `best` was not measured."""
+    """Name of each other configuration, its tokens/s over those of `best` at the same micro-batch,
+    and its memory over that of `best`. Those without such a `best` are left out."""
     done = [row for row in rows if row["status"] == "done"]
-    best = next((row for row in done if row["name"] == "best"), None)
     return [
         (
             row["name"],
@@ -63,5 +64,5 @@ def beside_best(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, flo
             row["memory_gb"] / best["memory_gb"],
         )
         for row in done
-        if best is not None and row["name"] != "best" and same_batch(row, best)
+        if row["name"] != "best" and (best := best_beside(row, done)) is not None
     ]

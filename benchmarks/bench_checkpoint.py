@@ -208,7 +208,7 @@ def _raw(path: Path, host: dict[str, Tensor]) -> None:
     path.mkdir()
     with (path / "state.bin").open("wb", buffering=0) as file:
         for tensor in host.values():
-            content = memoryview(tensor.numpy()).cast("B")
+            content = tensor.numpy().reshape(-1).view("uint8").data
             for first in range(0, len(content), WRITE_BYTES):
                 file.write(content[first : first + WRITE_BYTES])
         os.fsync(file.fileno())

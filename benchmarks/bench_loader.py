@@ -251,7 +251,7 @@ def copy_limit(ids: Ids, arguments: argparse.Namespace) -> float:
         block.copy()
         block.copy()
         count += 1
-    return count * tokens / (now - started)
+    return float(count * tokens / (now - started))
 
 
 def check_speed(manifest: PackedManifest) -> float:

@@ -129,7 +129,7 @@ def our_steps(run: Trainer, output: Path) -> float:
         for line in read_metrics(output / METRICS_FILE)
         if "train/loss" in line["metrics"]
     ]
-    return statistics.median(np.diff(lines[5:]).tolist())
+    return float(statistics.median(np.diff(lines[5:]).tolist()))
 
 
 def pack(folder: Path, steps: int) -> None:

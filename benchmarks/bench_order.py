@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,12 +135,11 @@ def restore(
 def look_ups(order: SampleOrder) -> dict[str, int]:
     """Samples located a second, by how many at once; late, where appends weigh most."""
     first = order.num_samples - 2 * CHUNK
-    return {
-        str(size): round(
-            size / _time(lambda s=size: order.locate_many(np.arange(first, first + s)))
-        )
-        for size in (*LOOK_UPS, CHUNK)
-    }
+
+    def locate(size: int) -> None:
+        order.locate_many(np.arange(first, first + size))
+
+    return {str(size): round(size / _time(partial(locate, size))) for size in (*LOOK_UPS, CHUNK)}
 
 
 def race(n: int, scratch: Path) -> dict[str, Any]:

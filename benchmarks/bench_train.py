@@ -19,10 +19,11 @@ measurement has a process of its own, which may take `--limit` seconds; repeats 
     merged         `best` with products that share an operand merged; also each of them alone
     loss of 8      `best` with a loss kernel of 8 logits a lane instead of 16
 
-All at one micro-batch: the paper's 8, or the largest at which `plain` fits. `best` and `merged` are
-also tried at the `--larger` ones, and the fastest of `best` counts for MFU. What is not the default
-yet is compared with `best`; where it wins, the line for a configuration is printed. On a CPU the
-sizes are tiny, marked as such, and nothing is judged.
+All at one micro-batch: the paper's 8, or the largest at which `plain` fits, with `best` beside it
+then. `best` and `merged` are also tried at the `--larger` ones, and the fastest of `best` counts
+for MFU, which takes each row for one document. What is not the default yet is compared with `best`;
+where it wins, the line for a configuration is printed. On a CPU the sizes are tiny, marked as such,
+and nothing is judged.
 """
 
 import argparse
@@ -127,7 +128,10 @@ class Bench:
     ) -> dict[str, Any]:
         """Everything, as JSON values; `keep` is given what there is after each measurement."""
         variants, skipped = candidates(names)
+        largest, *_ = self.sizes.micro_batches
         micro_batch_size = self._common_micro_batch(variants)
+        if micro_batch_size < largest:  # nothing else has measured what the others are put beside
+            variants = {"best": CANDIDATES["best"], **variants}
         measured: dict[tuple[str, int], list[Result]] = {}
 
         def report() -> dict[str, Any]:
@@ -142,12 +146,14 @@ class Bench:
                 found.append(self._measure(f"{name} [{repeat + 1}]", variant, micro_batch_size))
                 keep(report())
         fitting = [name for name in AT_LARGER if name in variants]
-        for size in self.sizes.larger:
+        for size in self._larger_than(micro_batch_size):
             at_size: dict[str, list[Result]] = {}
             for repeat in range(repeats):
                 for name in fitting:
                     label = f"{name}, micro-batch {size}"
                     found = at_size[name] = measured.setdefault((label, size), [])
+                    if found and found[-1].status != "done":
+                        continue
                     found.append(self._measure(f"{label} [{repeat + 1}]", variants[name], size))
                     keep(report())
             fitting = [name for name in fitting if at_size[name][0].status == "done"]
@@ -188,6 +194,11 @@ class Bench:
             if probe.status != "out of memory":  # what breaks breaks at any size
                 return size
         return sizes[-1]
+
+    def _larger_than(self, common: int) -> list[int]:
+        """Micro-batches to try besides, smallest first; also where `plain` does not fit."""
+        before = [size for size in self.sizes.micro_batches if size > common]
+        return sorted({*before, *self.sizes.larger}) if self.sizes.larger else []
 
     def _measure(
         self, label: str, variant: Variant, micro_batch_size: int, *, steps: int | None = None

@@ -11,7 +11,7 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -66,8 +66,8 @@ def facts() -> dict[str, Any]:
     if on_gpu:
         found |= {
             "capability": list(torch.cuda.get_device_capability()),
-            "cudnn": torch.backends.cudnn.version(),
-            "nccl": list(torch.cuda.nccl.version()),
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+            "nccl": list(torch.cuda.nccl.version()),  # type: ignore[no-untyped-call]
             "sdpa_priority": [SDPBackend(b).name for b in torch._C._get_sdp_priority_order()],
             "driver": nvidia_smi(),
         }
@@ -92,29 +92,33 @@ def attention_times(device: torch.device, width: int) -> dict[str, float | str]:
     on_gpu = device.type == "cuda"
     shape = (8, 32, 2048, width) if on_gpu else (1, 2, 64, width)
     dtype = torch.bfloat16 if on_gpu else torch.float32
-    inputs = [torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3)]
+    query, key, value = (
+        torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for _ in range(3)
+    )
+    slope = torch.randn_like(query)  # of a sum it would have strides of 0, as in no training
+
+    def both() -> None:
+        y = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        torch.autograd.grad(y, (query, key, value), slope)
+
     found: dict[str, float | str] = {}
     for backend in BACKENDS:
         try:
             with sdpa_kernel(backend):
-                found[backend.name] = _milliseconds(inputs, on_gpu)
+                found[backend.name] = _milliseconds(both, on_gpu)
         except RuntimeError as error:
             found[backend.name] = str(error).splitlines()[0][:120]
     return found
 
 
-def _milliseconds(inputs: list[torch.Tensor], on_gpu: bool) -> float:
-    def both() -> None:
-        y = torch.nn.functional.scaled_dot_product_attention(*inputs, is_causal=True)
-        torch.autograd.grad(y.sum(), inputs)
-
+def _milliseconds(work: Callable[[], None], on_gpu: bool) -> float:
     for _ in range(2):
-        both()
+        work()
     if on_gpu:
         torch.cuda.synchronize()
     start = time.perf_counter()
     for _ in range(REPEATS):
-        both()
+        work()
     if on_gpu:
         torch.cuda.synchronize()
     return 1e3 * (time.perf_counter() - start) / REPEATS

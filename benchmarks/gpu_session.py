@@ -24,6 +24,8 @@ Without a GPU all sizes are tiny, and limits longer: that shows that it runs.
 import argparse
 import importlib.util
 import json
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,7 +177,7 @@ class Session:
         command = step.command(self.out, self.patience)
         found: dict[str, Any] = {
             "step": step.name,
-            "command": " ".join(["python", *command[1:]]),
+            "command": shlex.join(["python", *command[1:]]),
             "outcome": LEFT_OUT,
             "seconds": 0.0,
         }
@@ -183,6 +185,7 @@ class Session:
         if left >= step.least:
             found["outcome"] = "running"
             (self.out / f"{step.name}.json").unlink(missing_ok=True)  # of an earlier session
+            shutil.rmtree(self.out / step.name, ignore_errors=True)
             self._write()
             start = time.monotonic()
             limit = min(self.patience * step.limit, left)
@@ -192,13 +195,16 @@ class Session:
         print(f"{step.name}: {found['outcome']} ({found['seconds']} s)", flush=True)
 
     def _outcome(self, step: Step, command: list[str], limit: float) -> str:
-        with (self.out / f"{step.name}.log").open("w", encoding="utf-8") as log:
-            options = {"stdout": log, "stderr": subprocess.STDOUT, "grace": GRACE_SECONDS}
-            with Child(command, None, **options) as child:
-                try:
-                    return "done" if child.process.wait(limit) == 0 else "failed"
-                except subprocess.TimeoutExpired:
-                    return f"ended after {limit:.0f} s"
+        with (
+            (self.out / f"{step.name}.log").open("w", encoding="utf-8") as log,
+            Child(
+                command, None, grace=GRACE_SECONDS, stdout=log, stderr=subprocess.STDOUT
+            ) as child,
+        ):
+            try:
+                return "done" if child.process.wait(limit) == 0 else "failed"
+            except subprocess.TimeoutExpired:
+                return f"ended after {limit:.0f} s"
 
     def _write(self) -> None:
         write_json(self.out / "session.json", self.outcomes)
@@ -212,7 +218,7 @@ def summary(out: Path, outcomes: Sequence[dict[str, Any]]) -> str:
         f"| {o['step']} | {o['outcome']} | {o['seconds']:.0f} | `{o['command']}` |"
         for o in outcomes
     ]
-    trained: dict[str, dict[str, Any]] = {}
+    trained: dict[tuple[str, int], dict[str, Any]] = {}
     tiny = True
     # What a step that was left out has there is an earlier session's: other code, another machine.
     for name in [o["step"] for o in outcomes if o["outcome"] != LEFT_OUT]:
@@ -221,11 +227,13 @@ def summary(out: Path, outcomes: Sequence[dict[str, Any]]) -> str:
             tiny = report["tiny"]
             for row in report["rows"]:
                 # The profiler is in its memory. A row that broke once may be done in another step.
-                known = trained.get(row["name"])
+                what = (row["name"], row["micro_batch_size"])
+                known = trained.get(what)
                 if name != "profile" and (known is None or known["status"] != "done"):
-                    trained[row["name"]] = row
+                    trained[what] = row
         if report is not None:
             lines += ["", f"## {name}", "", f"{report.get('device', '')}", "", *_figures(report)]
+            lines += [f"- text: {name}/{path.name}" for path in sorted(out.glob(f"{name}/*.txt"))]
         log = out / f"{name}.log"
         if name == "tests" and log.is_file():
             last = log.read_text(encoding="utf-8", errors="replace").splitlines()[-1:]

@@ -153,7 +153,7 @@ def _error(case: Case, function: Callable[..., Any]) -> float:
     assert not isinstance(reference, str)
     inputs = case.make()
     wanted, found = (_results(f, inputs) for f in (reference, function))
-    errors = [
+    errors: list[float] = [
         ((a.double() - b.double()).norm() / b.double().norm().clamp_min(1e-30)).item()
         for a, b in zip(found, wanted, strict=True)
     ]

@@ -56,10 +56,10 @@ def seconds_per_call(function: Callable[[], Any], setup: Setup, *, captured: boo
     keep the GPU busy longer than Python takes to launch them, and for those that a graph cannot
     hold (Liger's loss waits for the GPU).
     """
+    times: list[float] = []
     for _ in range(3):  # compile, tune, fill caches
         function()
     if setup.tiny:
-        times = []
         end = time.perf_counter() + setup.seconds
         while not times or time.perf_counter() < end:
             start = time.perf_counter()
@@ -74,16 +74,19 @@ def seconds_per_call(function: Callable[[], Any], setup: Setup, *, captured: boo
         with torch.cuda.graph(graph):
             function()
         calls, replay = 1, graph.replay
-    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    times = []
+    marks: list[Any] = [
+        torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        for _ in range(2)
+    ]
+    first, last = marks
     end = time.perf_counter() + setup.seconds
     while len(times) < 5 or time.perf_counter() < end:
-        start.record()
+        first.record()
         for _ in range(calls):
             replay()
-        stop.record()
-        stop.synchronize()
-        times.append(start.elapsed_time(stop) / 1e3 / calls)
+        last.record()
+        last.synchronize()
+        times.append(first.elapsed_time(last) / 1e3 / calls)
     return statistics.median(times)
 
 

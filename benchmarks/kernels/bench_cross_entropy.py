@@ -3,6 +3,7 @@
 python -m benchmarks.kernels.bench_cross_entropy [--json out.json]
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -47,9 +48,9 @@ def cases(setup: Setup) -> list[Case]:
     )
     if isinstance(loss.candidates["triton"], str):
         return [loss]
-    chunks = {"by memory": linear_cross_entropy_triton} | {
-        str(rows): partial(linear_cross_entropy_triton, chunk_size=rows) for rows in CHUNKS
-    }
+    chunks: dict[str, Callable[..., Any] | str] = {"by memory": linear_cross_entropy_triton}
+    for rows in CHUNKS:
+        chunks[str(rows)] = partial(linear_cross_entropy_triton, chunk_size=rows)
     sizes = Case(
         name="triton, chunks of", operation="", candidates=chunks, make=make, forward_flops=flops
     )

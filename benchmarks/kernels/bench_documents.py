@@ -130,7 +130,11 @@ def block_mask(documents: Documents) -> Any:
 
 def routing(setup: Setup, documents: Documents) -> Case:
     """One Soft MoE layer in `sequence` mode, [B, M, d] -> [B, M, d]."""
-    shape = {"hidden_size": 32, "num_attention_heads": 2, "expert_intermediate_size": 8}
+    shape: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "expert_intermediate_size": 8,
+    }
     config = SteelConfig(routing="sequence", **(shape if setup.tiny else {}))
     layer = SoftMoE(config, choose("eager"))
     for parameter in layer.parameters():
@@ -140,7 +144,7 @@ def routing(setup: Setup, documents: Documents) -> Case:
     lengths = documents.cu_seqlens.diff().tolist()
 
     def one_by_one(x: Tensor) -> Tensor:
-        parts = x.flatten(0, 1).split(lengths)
+        parts = torch.split(x.flatten(0, 1), lengths)
         return torch.cat([layer(part[None])[0] for part in parts]).view_as(x)
 
     rows, length = documents.positions.shape

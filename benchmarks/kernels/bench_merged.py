@@ -24,7 +24,11 @@ from model.merged_products import merge_products
 from model.modeling_steel import SteelAttention
 from model.soft_moe import DenseFFN, Experts
 
-CPU_SIZES = {"hidden_size": 256, "num_attention_heads": 4, "expert_intermediate_size": 64}
+CPU_SIZES: dict[str, Any] = {
+    "hidden_size": 256,
+    "num_attention_heads": 4,
+    "expert_intermediate_size": 64,
+}
 """As a small model that a CPU trains; more would take minutes."""
 
 

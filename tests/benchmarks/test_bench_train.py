@@ -104,7 +104,37 @@ def test_the_micro_batch_is_the_largest_at_which_plain_fits(tmp_path: Path) -> N
     assert [size for _, size in tried[:3]] == [8, 4, 2]
     # Interleaved, then `best` at larger sizes until one does not fit.
     assert tried[3:7] == [("best", 2), ("plain", 2)] * 2
-    assert {size for _, size in tried[7:]} == {16}
+    # Also those that are too large for `plain` alone; what does not fit is not tried again.
+    assert [size for _, size in tried[7:]] == [4]
+
+
+def test_where_plain_needs_a_smaller_micro_batch_the_best_is_measured_there_too(
+    tmp_path: Path,
+) -> None:
+    """Of a session of several steps `best` alone has another one, with the largest micro-batch."""
+
+    class Small(bench_train.Bench):
+        def _measure(self, label, variant, micro_batch_size, *, steps=None):  # type: ignore[no-untyped-def]
+            fits = micro_batch_size <= 4 or "plain" not in label
+            return done(100 if "plain" in label else 170, 1) if fits else FULL
+
+    sizes = dataclasses.replace(bench_train.PAPER_SIZES, larger=())
+    bench = Small(sizes, processes=1, steps=1, scratch=tmp_path)
+    report = bench.run(["plain"], repeats=1)
+    assert [(row["name"], row["micro_batch_size"]) for row in report["rows"]] == [
+        ("best", 4),
+        ("plain", 4),
+    ]
+    elsewhere = bench_train.row("best", [done(500, 1)], 8)
+    (judged,) = [
+        target["value"]
+        for target in bench_train.targets([elsewhere, *report["rows"]], judged=True)
+        if target["target"] == "throughput, best / plain"
+    ]
+    assert judged == pytest.approx(1.7), "at the micro-batch of both"
+    whole = dataclasses.replace(bench_train.PAPER_SIZES, larger=(16,))
+    rows = Small(whole, processes=1, steps=1, scratch=tmp_path).run(["plain"], repeats=1)["rows"]
+    assert [row["micro_batch_size"] for row in rows if row["name"].startswith("best")] == [4, 8, 16]
 
 
 def test_what_is_faster_than_the_best_is_named_with_its_setting() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 
 from benchmarks import gpu_session
-from benchmarks.gpu_session import STEPS, Session, Step
+from benchmarks._figures import save
+from benchmarks.gpu_session import STEPS, Session, Step, training_step
 
 MEASURES = """
 import json, sys, time
@@ -54,6 +56,35 @@ def test_a_step_that_takes_too_long_keeps_its_rows(tmp_path: Path) -> None:
     text = (tmp_path / "summary.md").read_text()
     assert "case 0, triton, forward: 1.000 ms" in text
     assert text.count("case 2") == 1
+
+
+def test_a_step_is_told_with_a_command_that_can_be_repeated(tmp_path: Path) -> None:
+    """Rows have names with spaces, and so may folders."""
+    out = tmp_path / "结果 of today"
+    Session(out, 0).run(training_step("peers", "plain,liger compiled"))
+    (told,) = json.loads((out / "session.json").read_text())
+    words = shlex.split(told["command"])
+    assert words[words.index("--only") + 1] == "plain,liger compiled"
+    assert words[-1] == str(out / "peers.json")
+    saved = save({}, "bench_train", ["--only", "liger compiled", "--json", "x"], Path(out / "x"))
+    assert "'liger compiled'" in saved["command"]
+
+
+def test_texts_of_a_step_are_named_and_those_of_an_earlier_session_are_not(tmp_path: Path) -> None:
+    writes = "; ".join(
+        [
+            "import sys; from pathlib import Path; to = Path(sys.argv[1])",
+            "to.mkdir(); (to / sys.argv[2]).write_text('kernels')",
+            "(to.parent / 'profile.json').write_text('{}')",
+        ]
+    )
+
+    for name in ("before.txt", "best-[1].txt"):
+        command = [sys.executable, "-c", writes, str(tmp_path / "profile"), name]
+        one = Step(name="profile", limit=60, least=0, command=lambda *_, given=command: given)
+        Session(tmp_path, 600).run(one)
+    text = (tmp_path / "summary.md").read_text()
+    assert "- text: profile/best-[1].txt" in text and "before" not in text
 
 
 def test_what_no_longer_fits_is_left_out_by_name(tmp_path: Path) -> None:
