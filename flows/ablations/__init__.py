@@ -1,6 +1,6 @@
 """Runs that differ in one thing, compared in one table.
 
-comparison.py   what they share: the check of what is asked for, the open run
+comparison.py   shared by them: the check of what is asked for, the open run
 pretrainings.py the same pretraining with each setting
 variants.py     speed by choice of kernels (Table 2)
 corpora.py      the same small model on corpora that were cleaned in different ways

@@ -1,4 +1,4 @@
-"""What all comparisons of trainings share: the check of what is asked for, and the open run."""
+"""Parts that all comparisons of trainings share: the check of what is asked for, the open run."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

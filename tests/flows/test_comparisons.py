@@ -1,4 +1,4 @@
-"""What all comparisons of trainings have in common."""
+"""Parts that all comparisons of trainings have in common."""
 
 from collections.abc import Callable
 from contextlib import nullcontext

@@ -14,7 +14,7 @@ from flows.runs.own_state import OwnState
 from flows.runs.server_watch import ServerWatch
 
 HALF = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"
-"""What is left of an answer when the server is killed while it writes."""
+"""Beginning of an answer whose server is killed while it writes."""
 OTHER = b"SSH-2.0-OpenSSH_9.6\r\n"
 
 
