@@ -116,11 +116,11 @@ def _run(program: str, limits: Limits, *, user_namespace: bool) -> Outcome:
                 child.process.stderr,
             )
             assert given is not None and answer is not None and errors is not None
-            with answer, errors, contextlib.suppress(BrokenPipeError):
-                with given:
+            with answer, errors:
+                # One that has ended before it was told says why, like one that ends behind it.
+                with contextlib.suppress(BrokenPipeError), given:
                     given.write(json.dumps(job).encode())
                 return _outcome(child, answer, errors, token, limits.seconds)
-    raise SandboxError("the sandbox ended before it was told what to run")
 
 
 def _outcome(
@@ -132,7 +132,8 @@ def _outcome(
         if not answer.until(READY, STARTUP_SECONDS):
             child.stop()
             said = answer.content + stderr.read(MAX_ANSWER_BYTES)
-            raise SandboxError(_first_line(said) or "the sandbox did not start in time")
+            late = "the sandbox ended" if answer.ended else "the sandbox did not start in time"
+            raise SandboxError(_first_line(said) or late)
         wanted = READY + token.encode()
         if answer.until(wanted, seconds):
             return "passed"
