@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from common.paths import resolve
 from common.recipes import load_config
 from flows.cli import parser
 from flows.config import PipelineConfig
+from tests.processes import PATIENCE_SECONDS, wait_until
 
 SCRIPTS = ("multi-node/hosts.sh", "slurm/steel.sbatch")
 
@@ -31,20 +31,27 @@ def folder(root: Path) -> Path:
 
 @pytest.fixture
 def bin_folder(tmp_path: Path) -> Path:
-    """Commands that append their names and arguments, one a line, to calls/<name>."""
+    """Commands that note their arguments, one a line, in calls/<name>.
+
+    `steel` ends once STEEL_AFTER's files are there too, and `never` with nothing
+    but a signal.
+    """
     folder, calls = tmp_path / "bin", tmp_path / "calls"
     folder.mkdir()
     calls.mkdir()
-    note = f'#!/usr/bin/env bash\nprintf "%s\\n" "$@" >"{calls}/$(basename "$0")"\n'
+    # By a rename, so that a file that is seen is whole.
+    note = f'printf "%s\\n" "$@" >"{calls}/.$$"\nmv "{calls}/.$$" "{calls}/$(basename "$0")"\n'
     bodies = {
         "scontrol": '[ "$1" = show ] && printf "node0\\nnode1\\nnode2\\n" || true\n',
         "squeue": 'echo "${JOB_STATE:-RUNNING}"\n',
-        "srun": "exec sleep 60\n",
-        "ssh": "exec sleep 60\n",
-        "steel": 'trap "exit 143" TERM\nsleep "$STEEL_SECONDS" & wait\nexit "${STEEL_CODE:-0}"\n',
+        "srun": "exec sleep 600\n",
+        "ssh": f'touch "{calls}/ssh-$4"\nexec sleep 600\n',
+        "steel": f'for name in ${{STEEL_AFTER:-}}; do until [ -e "{calls}/$name" ]; do sleep 0.05; '
+        'done; done\nexit "${STEEL_CODE:-0}"\n',
     }
     for name, body in bodies.items():
-        (folder / name).write_text(note + body)
+        first = 'trap "exit 143" TERM\n' if name == "steel" else ""  # before anybody knows of it
+        (folder / name).write_text(f"#!/usr/bin/env bash\n{first}{note}{body}")
         (folder / name).chmod(0o755)
     return folder
 
@@ -65,10 +72,7 @@ def start(script: Path, bin_folder: Path, *arguments: str, **env: str) -> "subpr
 
 def called(bin_folder: Path, name: str) -> list[str]:
     path = bin_folder.parent / "calls" / name
-    deadline = time.monotonic() + 30
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{name} was not called"
-        time.sleep(0.02)
+    wait_until(path.exists, f"{name} is called")
     return path.read_text().splitlines()
 
 
@@ -102,9 +106,9 @@ def test_hosts(folder: Path, bin_folder: Path, tmp_path: Path) -> None:
         str(tmp_path / "store"),
         "node1",
         "node2",
-        STEEL_SECONDS="1",
+        STEEL_AFTER="ssh-node1 ssh-node2",
     )
-    assert script.wait(30) == 0
+    assert script.wait(PATIENCE_SECONDS) == 0
     config = check_run(called(bin_folder, "steel"))
     assert (config.nodes, config.rendezvous) == (3, "node0:29400")
     check_join(" ".join(called(bin_folder, "ssh")))
@@ -118,10 +122,10 @@ def test_slurm(folder: Path, bin_folder: Path, tmp_path: Path, code: int) -> Non
         bin_folder,
         "deployments/steel-1b.yaml",
         str(tmp_path / "store"),
-        STEEL_SECONDS="1",
+        STEEL_AFTER="srun",
         STEEL_CODE=str(code),
     )
-    assert script.wait(30) == code
+    assert script.wait(PATIENCE_SECONDS) == code
     config = check_run(called(bin_folder, "steel"))
     assert (config.nodes, config.rendezvous) == (3, "node0:30123")
     step = called(bin_folder, "srun")
@@ -142,7 +146,7 @@ def test_slurms_signal_reaches_the_training_which_goes_back_into_the_queue(
         bin_folder,
         "deployments/steel-1b.yaml",
         str(tmp_path / "store"),
-        STEEL_SECONDS="60",
+        STEEL_AFTER="never",
         SLURM_NNODES="1",
         SLURM_RESTART_COUNT=restarts,
         JOB_STATE=state,
@@ -153,9 +157,8 @@ def test_slurms_signal_reaches_the_training_which_goes_back_into_the_queue(
         script.kill()
         script.wait()
         raise
-    time.sleep(0.5)  # the stand-in sets its trap
     script.send_signal(signal.SIGTERM)
-    assert script.wait(30) == 143
+    assert script.wait(PATIENCE_SECONDS) == 143
     scontrol = bin_folder.parent / "calls" / "scontrol"
     assert scontrol.exists() is queued
     if queued:
@@ -174,10 +177,9 @@ def test_one_node_runs_the_stages_that_are_named(
         "--stages",
         "sft,dpo",
         SLURM_NNODES="1",
-        STEEL_SECONDS="0",
         STEEL_CODE="3",
     )
-    assert script.wait(30) == 3
+    assert script.wait(PATIENCE_SECONDS) == 3
     given = parser().parse_args(called(bin_folder, "steel"))
     assert (given.stages, given.overrides) == ("sft,dpo", [])
     assert not (bin_folder.parent / "calls" / "srun").exists()
