@@ -1,4 +1,4 @@
-"""Faults at named places of a program, for tests that kill it or fill its disk.
+"""Faults at named places of a program, for tests that kill it, fill its disk or let it wait.
 
 Fault("group", "os.rename", r"/sft/.*/model$")  ──with_fault(folder, …)──▶ environment
                                                  tests/faults/hook strikes in the program
@@ -16,9 +16,9 @@ class Fault:
     """A fault of a run, and its place."""
 
     do: str
-    """Victim of a kill, or `fill` (tests/faults/hook/sitecustomize.py)."""
+    """Victim of a kill, a signal, `fill` or `wait` (tests/faults/hook/sitecustomize.py)."""
     event: str
-    """`open`, `os.rename` or `subprocess.Popen`."""
+    """`open`, `os.listdir`, `os.rename` or `subprocess.Popen`."""
     pattern: str
     """Regular expression for the name of the file, or the command."""
     count: int = 1
@@ -35,7 +35,7 @@ def place(store: Path) -> Path:
 def with_fault(store: Path, fault: Fault) -> dict[str, str]:
     """Environment of a run that a fault strikes. Forgets a former one."""
     folder = place(store)
-    for name in ("events", "done", "steel"):
+    for name in ("events", "done", "steel", "go"):
         (folder / name).unlink(missing_ok=True)
     spec = {**vars(fault), "folder": str(folder), "ballast": str(store / "ballast")}
     return {"PYTHONPATH": str(HOOK), "STEEL_TEST_FAULT": json.dumps(spec)}
@@ -44,3 +44,8 @@ def with_fault(store: Path, fault: Fault) -> dict[str, str]:
 def struck(store: Path) -> bool:
     """True if the fault has happened."""
     return (place(store) / "done").exists()
+
+
+def go_on(store: Path) -> None:
+    """End the wait of whoever waits there."""
+    (place(store) / "go").touch()

@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,9 @@ from tasks.core.stage import Context, stage_key
 from tasks.core.tracking import default_uri
 from tasks.pretrain import PretrainConfig, pretrain
 from tasks.pretrain.appends import AppendConfig, check_data, check_trained
+from tests.faults.places import Fault, go_on, struck, with_fault
 from tests.model.train.ranks import settings, write_packed
+from tests.processes import wait_until
 from tests.tasks.running import result_of, run_stage, stage_run
 
 KEY = "0123456789abcdef"
@@ -45,21 +45,8 @@ def packed(store: Path, key: str, seed: int, tokens: int = 12_000) -> StageResul
     return StageResult.read(folder)
 
 
-def once(ready: Callable[[], bool], act: Callable[[], None]) -> threading.Thread:
-    """A thread that does something as soon as it can."""
-
-    def wait() -> None:
-        while not ready():
-            time.sleep(0.01)
-        act()
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    return thread
-
-
 def test_a_command_appends_while_the_stage_trains(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two appends to one run: by configuration at a step, and by command in the middle."""
     store = tmp_path / "store"
@@ -68,12 +55,23 @@ def test_a_command_appends_while_the_stage_trains(
     folder = store / "pretrain" / f"{KEY}.partial"
     codes: list[int] = []
 
+    # The training waits when it looks for requests for the 12th time, so that it has not ended
+    # before the command is given.
+    for name, value in with_fault(store, Fault("wait", "os.listdir", r"/requests$", 12)).items():
+        monkeypatch.setenv(name, value)
+
     def append() -> None:
         arguments = ["append", KEY, more.key, "--store", str(store), "--steps", "extend"]
-        codes.append(main([*arguments, "--weight", "beta=2", "--json"]))
-        codes.append(main(arguments))
+        try:
+            wait_until(lambda: struck(store), "the training is under way")
+            assert newest_step(folder / METRICS_FILE) >= 8
+            codes.append(main([*arguments, "--weight", "beta=2", "--json"]))
+            codes.append(main(arguments))
+        finally:
+            go_on(store)
 
-    command = once(lambda: newest_step(folder / METRICS_FILE) >= 8, append)
+    command = threading.Thread(target=append)
+    command.start()
     wanted = AppendConfig(packed=named.key, at_step=5)
     quick = {"steps": 0, "eval_interval": 0, "checkpoints": {"interval": 1000}}
     run = run_stage(pretrain, folder, config(wanted, **quick), packed=first)
@@ -236,10 +234,11 @@ def interrupted(context: Context, plain: PretrainConfig, first: StageResult, key
     folder = context.store / "pretrain" / f"{key}.partial"
 
     def stop() -> None:
+        wait_until(lambda: newest_step(folder / METRICS_FILE) >= 1, "a step is made")
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             words = path.read_bytes().split(b"\0") if path.exists() else []
             if os.fsencode(folder / JOB_FILE) in words and b"model.entry.launch" in words:
                 os.kill(int(path.parent.name), signal.SIGTERM)
 
-    once(lambda: newest_step(folder / METRICS_FILE) >= 1, stop)
+    threading.Thread(target=stop).start()
     pretrain(plain, context=context, packed=first)

@@ -5,9 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +26,8 @@ from corpus.partitions import cut
 from tasks.core.stage import StageRun
 from tasks.pack import PackConfig
 from tests.corpus.packing.packed import TEXTS, files, pack_in, result, write_cleaned
-from tests.processes import alive
+from tests.faults.places import Fault, struck, with_fault
+from tests.processes import alive, wait_until
 
 # ── partitions ───────────────────────────────────────────────────────────────────────────────────
 
@@ -157,21 +156,15 @@ def test_no_more_workers_than_the_text_is_worth() -> None:
 # ── killed ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def when_shards_appear(folder: Path, number: int, act: Callable[[], None]) -> threading.Thread:
-    """Do something as soon as so many shards are published."""
-
-    def wait() -> None:
-        while len(list((folder / "shards").glob("*.bin"))) < number:
-            time.sleep(0.002)
-        act()
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    return thread
+def strike(patch: pytest.MonkeyPatch, folder: Path, number: signal.Signals) -> None:
+    """Let the worker that is about to publish the fourth shard end by this signal."""
+    fault = Fault(number.name, "os.rename", r"/shards/[^/]*\.bin$", 4)
+    for name, value in with_fault(folder, fault).items():
+        patch.setenv(name, value)
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"),
+    ("number", "message"),
     [
         (signal.SIGKILL, r"packed .*00000\.jsonl was killed, most likely because memory ran out"),
         (signal.SIGILL, r"was ended by SIGILL.*pack\.encoder: transformers"),
@@ -183,13 +176,14 @@ def test_a_killed_worker_is_an_error_and_no_loss(
     straight: dict[str, bytes],
     tmp_path: Path,
     children: list["subprocess.Popen[bytes]"],
-    fault: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
     message: str,
 ) -> None:
-    killer = when_shards_appear(tmp_path, 3, lambda: children[0].send_signal(fault))
+    strike(monkeypatch, tmp_path, number)
     with pytest.raises(StageError, match=message):
         pack_in(tmp_path, result(corpus), workers=2, **SETTINGS)
-    killer.join()
+    assert struck(tmp_path) and -number in [child.returncode for child in children]
     assert not (tmp_path / "shards" / "manifest.json").exists()
     pack_in(tmp_path, result(corpus), workers=2, **SETTINGS)
     assert packed(tmp_path) == straight
@@ -240,7 +234,8 @@ def test_workers_die_with_their_parent(
     small.save_pretrained(tmp_path / "tokenizer")
     arguments = [str(path) for path in (corpus, tmp_path / "out", tmp_path / "tokenizer")]
     parent = subprocess.Popen([sys.executable, "-c", PARENT, *arguments], cwd=root)
-    when_shards_appear(tmp_path / "out", after, lambda: None).join()
+    shards = tmp_path / "out" / "shards"
+    wait_until(lambda: len(list(shards.glob("*.bin"))) >= after, "shards", process=parent)
     of_parent = children_of(parent.pid)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
@@ -283,12 +278,15 @@ def test_a_worker_names_file_and_line(
 
 
 def test_a_flipped_byte_in_a_finished_shard_is_found_on_resuming(
-    small: PreTrainedTokenizerBase, corpus: Path, tmp_path: Path, children: list[Any]
+    small: PreTrainedTokenizerBase,
+    corpus: Path,
+    tmp_path: Path,
+    children: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    killer = when_shards_appear(tmp_path, 3, lambda: children[1].kill())
+    strike(monkeypatch, tmp_path, signal.SIGKILL)
     with pytest.raises(StageError):
         pack_in(tmp_path, result(corpus), workers=2, **SETTINGS)
-    killer.join()
     finished = sorted((tmp_path / "shards").glob("*.json"))[0].with_suffix(".bin")
     data = bytearray(finished.read_bytes())
     data[77] ^= 1

@@ -3,11 +3,14 @@
     PYTHONPATH=tests/faults/hook STEEL_TEST_FAULT='{"event": …}' python -m flows.cli run …
 
 Python imports this module in every process of the run. An audit hook then sees each file that is
-opened or renamed and each program that is started, and at the `count`th one whose name matches
+opened or renamed, each folder that is listed and each program that is started, and at the `count`th
+one whose name matches
 
     kill   SIGKILL to the process group of `steel` and to this process ("group"), to `steel` alone
            ("steel"), or to this process alone ("here")
+    SIG…   the signal of this name to this process alone
     fill   the disk is filled to its last byte
+    wait   this thread waits, before it, until the file `go` is in `folder`
 
 It does so once: a file in `folder` says that it was done. Imports nothing of the project.
 """
@@ -17,6 +20,7 @@ import os
 import re
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +39,9 @@ class Fault:
         self.busy = False
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Look at one event: `open` (path, …), `os.rename` (from, to, …), `subprocess.Popen`."""
+        """Look at one event: `open` (path, …), `os.listdir` (path), `os.rename` (from, to, …),
+        `subprocess.Popen`."""
+        event = "os.listdir" if event == "os.scandir" else event  # Python's versions differ
         if event != self.event or self.busy:
             return
         self.busy = True
@@ -74,6 +80,10 @@ class Fault:
                     except OSError:
                         continue
             return
+        if self.do == "wait":
+            while not (self.folder / "go").exists():
+                time.sleep(0.01)
+            return
         if self.do in ("group", "steel"):
             steel = int((self.folder / "steel").read_text())
             if self.do == "group":
@@ -82,6 +92,8 @@ class Fault:
                 os.kill(steel, signal.SIGKILL)
         if self.do in ("group", "here"):
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.do.startswith("SIG"):
+            os.kill(os.getpid(), signal.Signals[self.do])
 
 
 if "STEEL_TEST_FAULT" in os.environ:

@@ -3,21 +3,18 @@
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from transformers import AutoModelForCausalLM
 
 from model.train.checkpoint.folders import complete_checkpoints
 from model.train.run.folder import CHECKPOINTS_FOLDER, MODEL_FOLDER
+from tests.faults.places import Fault, go_on, struck, with_fault
 from tests.model.train import ranks
-from tests.processes import processes_of
-
-PATIENCE_SECONDS = 120
+from tests.processes import PATIENCE_SECONDS, processes_of, wait_until
 
 
-def launch(job: Path, root: Path) -> "subprocess.Popen[bytes]":
+def launch(job: Path, root: Path, **env: str) -> "subprocess.Popen[bytes]":
     with (job.parent / "launch.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "model.entry.launch", "2", "model.entry.pretrain", str(job)],
@@ -25,15 +22,8 @@ def launch(job: Path, root: Path) -> "subprocess.Popen[bytes]":
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **env},
         )
-
-
-def wait_for(condition: Callable[[], object], log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.02)
 
 
 def test_a_killed_launcher_leaves_a_complete_checkpoint_and_no_ranks(
@@ -44,12 +34,19 @@ def test_a_killed_launcher_leaves_a_complete_checkpoint_and_no_ranks(
         packed, tmp_path, ranks.settings(steps=60, weights=weights, checkpoints={"interval": 1000})
     )
     log = tmp_path / "launch.log"
-    first = launch(job, root)
-    wait_for(lambda: len(ranks.read_run(tmp_path)) >= 3, log)
-    assert len(processes_of(job)) == 3, "launcher and two ranks"
-    first.kill()
-    first.wait()
-    wait_for(lambda: not processes_of(job), log)
+    # Rank 0 waits when it looks for requests for the eighth time, so that the training has not
+    # ended before its launcher is killed.
+    held = tmp_path / "held"
+    first = launch(job, root, **with_fault(held, Fault("wait", "os.listdir", r"/requests$", 8)))
+    try:
+        wait_until(lambda: struck(held), "rank 0 trains", process=first, log=log)
+        assert len(ranks.read_run(tmp_path)) >= 3
+        assert len(processes_of(job)) == 3, "launcher and two ranks"
+    finally:
+        first.kill()
+        first.wait()
+        go_on(held)
+    wait_until(lambda: not processes_of(job), "the ranks are gone", log=log)
     [saved] = complete_checkpoints(tmp_path / CHECKPOINTS_FOLDER)
     last = max(ranks.read_run(tmp_path))
     assert saved.name == f"step-{last:08d}" and last < 60

@@ -1,10 +1,9 @@
 """Data that join a run: what is trained on is the formula's, sample by sample."""
 
 import json
+import os
 import random
 import signal
-import threading
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from model.train.run.plan import RunPlan, sample_order
 from model.train.run.requests import RequestFolder
 from tests.model.train import ranks
 from tests.model.train.ranks import Fault
+from tests.processes import PATIENCE_SECONDS, wait_until
 
 pytestmark = pytest.mark.usefixtures("fork_server")
 
@@ -184,14 +184,23 @@ def test_append_from_outside_while_two_ranks_train(
     packed: Path, more: list[Path], tmp_path: Path
 ) -> None:
     job = ranks.write_job(packed, tmp_path, ranks.settings(steps=0, checkpoints={"interval": 100}))
-    training = threading.Thread(target=finish, args=(job,))
-    training.start()
-    while len(ranks.read_run(tmp_path)) < 3:
-        assert training.is_alive(), (tmp_path / "rank-0.log").read_text()
-        time.sleep(0.005)
-    answer = append(tmp_path, more[0], running=True, steps="extend")
-    assert append(tmp_path, more[0], running=True, steps="extend").status in ("pending", "done")
-    training.join()
+    pause = Fault(step=4, number=signal.SIGSTOP)  # so that it has not ended before it is asked
+    training = ranks.start_ranks(ranks._train, 2, job, pause, {}, {})
+    try:
+        log = tmp_path / "rank-0.log"
+        stopped = lambda: ranks.is_stopped(training[0])  # noqa: E731
+        wait_until(stopped, "rank 0 has made four steps", rank=training[0], log=log)
+        answer = append(tmp_path, more[0], running=True, steps="extend")
+        assert append(tmp_path, more[0], running=True, steps="extend").status == "pending"
+        assert training[0].pid
+        os.kill(training[0].pid, signal.SIGCONT)
+        for process in training:
+            process.join(PATIENCE_SECONDS)
+        assert [process.exitcode for process in training] == [0, 0], log.read_text()
+    finally:
+        for process in training:
+            process.kill()
+            process.join()
     plan = plan_of(tmp_path)
     [entry] = plan.appends
     assert entry.at >= 3 * BATCH and entry.at % BATCH == 0
