@@ -14,6 +14,7 @@ from benchmarks import bench_train
 from benchmarks._training_rows import CANDIDATES, CHALLENGERS
 from model.train.throughput.measure import Result
 from model.train.throughput.variants import STEEL_1B
+from tests.processes import PATIENCE_SECONDS
 
 HEAVY = ("flows", "tasks", "prefect", "mlflow", "pydantic", "datasets", "trl", "lm_eval")
 
@@ -218,7 +219,7 @@ def test_it_needs_only_model_and_benchmarks() -> None:
         f"for name in {HEAVY!r}: sys.modules[name] = None\n"
         "import benchmarks.bench_train, model.entry.throughput, model.entry.launch\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=PATIENCE_SECONDS)
 
 
 def test_an_unknown_configuration_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from common.child import Child, Progress, ProgressFile, python, run_job
 from common.errors import ConfigError, DataError, StageError, SteelError
 from common.files import write_json
 from common.processes import die_with_parent
-from tests.processes import alive
+from tests.processes import alive, wait_until
 
 ERRORS = {"config": ConfigError, "data": DataError, "stage": StageError}
 
@@ -37,6 +36,8 @@ class Job:
 def work(job: Job) -> int:
     report = ProgressFile(Path(sys.argv[1]))
     print(job.say, flush=True)
+    if job.do == "say nothing":
+        return 5
     report(3, 4, "of the work")
     match job.do:
         case "end":
@@ -61,13 +62,6 @@ def start(folder: Path, do: str, say: str = "", *, grace: float = 10.0) -> Child
     path = folder / "job.json"
     write_json(path, {"do": do, "say": say})
     return Child(python("tests.common.test_child", path), path, grace=grace)
-
-
-def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(("do", "code"), [("config", 2), ("data", 2), ("stage", 1)])
@@ -111,8 +105,9 @@ def test_progress_and_exit_code(tmp_path: Path) -> None:
     with start(tmp_path, "end") as child:
         assert child.process.wait() == 5
     assert child.progress() == Progress(3, 4, "of the work")
-    with start(tmp_path, "end") as child:
-        assert child.progress() is None, "of this attempt"
+    with start(tmp_path, "say nothing") as child:
+        assert child.process.wait() == 5
+    assert child.progress() is None, "of this attempt"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +115,8 @@ def test_progress_and_exit_code(tmp_path: Path) -> None:
 )
 def test_stopping_is_asked_for_first(tmp_path: Path, do: str, status: int) -> None:
     with start(tmp_path, do, grace=0.5) as child:
-        wait_for(lambda: (child.progress() or Progress(0, 4, "")).done == 4)
+        at_work = lambda: (child.progress() or Progress(0, 4, "")).done == 4  # noqa: E731
+        wait_until(at_work, "the child is at work", process=child.process, log=child.log)
     assert child.poll() == status
 
 
@@ -132,11 +128,16 @@ def test_a_child_dies_with_its_parent(tmp_path: Path, do: str) -> None:
     )
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)])
     report = tmp_path / "job.progress"
-    wait_for(lambda: report.exists() and json.loads(report.read_text())[0] == 4)
+    wait_until(
+        lambda: report.exists() and json.loads(report.read_text())[0] == 4,
+        "the child is at work",
+        process=parent,
+        log=tmp_path / "job.log",
+    )
     child = int(json.loads(report.read_text())[2])
     parent.kill()
     parent.wait()
-    wait_for(lambda: not alive(child))
+    wait_until(lambda: not alive(child), "the child is gone")
 
 
 def test_a_job_is_checked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

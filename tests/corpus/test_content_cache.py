@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from common.errors import DataError
 from corpus.content_cache import CHECKSUMS, made_once
+from tests.processes import PATIENCE_SECONDS
 
 FILES = {"model.bin": bytes(range(256)) * 40, "notes.json": b'{"documents": 3}\n'}
 
@@ -94,7 +95,7 @@ def _make_at_once(
     cache: Path, folder: Path, barrier: "multiprocessing.synchronize.Barrier"
 ) -> None:
     def make() -> list[str]:
-        barrier.wait(60)  # none of them has kept anything yet
+        barrier.wait(PATIENCE_SECONDS)  # none of them has kept anything yet
         return maker(folder, [])()
 
     made_once(cache, "model", "a", folder, make)
@@ -111,7 +112,7 @@ def test_processes_that_make_the_same_at_once(tmp_path: Path) -> None:
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(PATIENCE_SECONDS)
     assert [worker.exitcode for worker in workers] == [0] * 4
     assert all(content(folder) == FILES for folder in made)
     (entry,) = (tmp_path / "cache").iterdir()

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from common.paths import ROOT
+from tests.processes import PATIENCE_SECONDS, default_sigint, wait_until
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_an_interrupted_installation_ends_its_program_and_is_not_complete(tmp_pa
     pid = tmp_path / "pid"
     program = (
         f"{WORKS}elif words[1] == 'uv':\n"
-        f"    import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(60)\n"
+        f"    import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)\n"
     )
     venv = fake_python(tmp_path / "venv", program)
     script = (
@@ -139,14 +139,11 @@ def test_an_interrupted_installation_ends_its_program_and_is_not_complete(tmp_pa
         cwd=ROOT,
         stderr=subprocess.PIPE,
         text=True,
-        # Where tests run in a shell's background they ignore Ctrl-C, and so would their children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=default_sigint,
     )
-    while not (pid.exists() and pid.read_text()):
-        assert process.poll() is None
-        time.sleep(0.05)
+    wait_until(lambda: pid.exists() and pid.read_text(), "uv works", process=process)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130
     assert "stopped; the same command continues" in error
     with pytest.raises(ProcessLookupError):

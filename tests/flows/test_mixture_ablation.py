@@ -9,8 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from tasks.core.stage import plain
 from tasks.core.tracking import MODELS, PIPELINES, default_uri
 from tests.flows.parallel_program import Job
 from tests.flows.refused import assert_refused
-from tests.processes import alive, kill_all
+from tests.processes import PATIENCE_SECONDS, alive, kill_all, wait_until
 
 MIXTURES = ("smoke-chinese", "smoke-chinese-english")
 TINY = {
@@ -57,14 +56,6 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(TINY))
     return path
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 1200.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, "hangs"
-        time.sleep(0.02)
-    return value
 
 
 # --- before any work
@@ -185,10 +176,13 @@ def test_a_child_that_fails_or_is_killed_does_not_stop_the_others(
     began = {name: tmp_path / f"{name}.began" for name in jobs}
 
     def kill() -> None:
-        wait_for(lambda: began["killed"].is_file() and began["killed"].read_text(), 60)
-        os.kill(int(began["killed"].read_text().split()[0]), signal.SIGKILL)
-        wait_for(lambda: began["last"].is_file(), 60)
-        (tmp_path / "end").touch()
+        try:
+            told = lambda: began["killed"].is_file() and began["killed"].read_text()  # noqa: E731
+            pid = wait_until(told, "the child that is to be killed works").split()[0]
+            os.kill(int(pid), signal.SIGKILL)
+            wait_until(began["last"].is_file, "the last child works")
+        finally:  # or the others wait for ever
+            (tmp_path / "end").touch()
 
     thread = threading.Thread(target=kill)
     thread.start()
@@ -225,11 +219,12 @@ def test_whatever_ends_the_parent_lets_every_child_save(tmp_path: Path) -> None:
             [sys.executable, "-c", script, argument], cwd=ROOT, stderr=subprocess.DEVNULL
         )
         both = [tmp_path / "one.began", tmp_path / "two.began"]
-        wait_for(lambda: all(p.is_file() and p.read_text() for p in both), 60)  # noqa: B023
+        begun = lambda: all(p.is_file() and p.read_text() for p in both)  # noqa: B023, E731
+        wait_until(begun, "two children work", process=parent)
         pids = [int(path.read_text().split()[0]) for path in both]
         parent.send_signal(number)
-        assert parent.wait(60) != 0
-        wait_for(lambda: not any(map(alive, pids)), 60)  # noqa: B023
+        assert parent.wait(PATIENCE_SECONDS) != 0
+        wait_until(lambda: not any(map(alive, pids)), "the children are gone")  # noqa: B023
         assert {path.stem for path in tmp_path.glob("*.saved")} == {"one", "two"}
         assert not (tmp_path / "third.began").exists()
 
@@ -266,7 +261,7 @@ class Comparison:
                         return int(path.parent.name)
             return 0
 
-        return int(wait_for(found))
+        return int(wait_until(found, f"{label} is made", seconds=1200))
 
     def wait(self) -> int:
         return self.process.wait(3600)
@@ -317,7 +312,13 @@ def test_killed_and_stopped_comparisons_end_in_the_models_of_one_after_the_other
         shutil.copytree(tmp_path / "sequential" / name, store / name)
     first = Comparison(config, store, "--seeds", "3", "--parallel", "2")
     victim = first.child("smoke-chinese")
-    wait_for(lambda: any(steps > 0 for steps in steps_of(store)))
+    wait_until(
+        lambda: any(steps > 0 for steps in steps_of(store)),
+        "a training is under way",
+        process=first.process,
+        log=first.output,
+        seconds=1200,
+    )
     os.kill(victim, signal.SIGKILL)
     assert first.wait() == FAILED
     text = first.output.read_text()
@@ -329,7 +330,7 @@ def test_killed_and_stopped_comparisons_end_in_the_models_of_one_after_the_other
     child = second.child("smoke-chinese")
     second.process.send_signal(signal.SIGTERM)  # as Prefect's worker or a cluster ends it
     assert second.wait() != DONE
-    wait_for(lambda: not alive(child))
+    wait_until(lambda: not alive(child), "the child is gone", seconds=1200)
     third = Comparison(config, store, "--seeds", "3", "--parallel", "2", "--json")
     assert third.wait() == DONE, third.output.read_text()
     assert weights(store) == expected

@@ -19,7 +19,7 @@ from common.processes import RunStopped, interruptible, stop_on_signals, stopped
 from flows.runs import notes, repair, watchdog
 from flows.runs.own_state import MISSED, OwnState
 from flows.services import keeper
-from tests.processes import alive
+from tests.processes import PATIENCE_SECONDS, alive, wait_until
 
 WAITS = threading.Event()
 
@@ -156,7 +156,7 @@ def test_a_cancelled_run_stops_itself_without_a_worker(kind: str) -> None:
             thread = threading.Thread(target=own.look)  # as the server's watch does
             thread.start()
             thread.join()
-            WAITS.wait(30)
+            WAITS.wait(PATIENCE_SECONDS)
             pytest.fail("it goes on")
     assert caught.value.message == "stopped, finished stages are kept; the same run continues"
 
@@ -253,11 +253,7 @@ def test_what_is_left_of_a_service_is_ended_and_nothing_else() -> None:
     assert keeper.end_leftovers({"mlflow": {"pid": first.pid, "started": "1"}, "worker": own}) == [
         "mlflow"
     ]
-    for _ in range(100):
-        if not alive(second):
-            break
-        WAITS.wait(0.1)
-    assert not alive(second)
+    wait_until(lambda: not alive(second), "the second process is gone")
 
 
 @pytest.mark.parametrize(("there", "started"), [(True, 1), (False, 0)])

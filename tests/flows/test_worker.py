@@ -12,6 +12,7 @@ from common.processes import process_start
 from flows.runs import notes as notes_module
 from flows.services import worker
 from flows.services.worker import Worker
+from tests.processes import PATIENCE_SECONDS
 
 SAVES = """
 import pathlib, signal, sys, time
@@ -21,7 +22,7 @@ def save(*_):
     sys.exit(143)
 signal.signal(signal.SIGTERM, save)
 print("ready", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -32,7 +33,7 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(notes_module, "NOTES", folder)
     monkeypatch.setattr(worker, "LOOK_SECONDS", 0.05)
     monkeypatch.setattr(
-        worker, "python", lambda *_: [sys.executable, "-c", "import time; time.sleep(60)"]
+        worker, "python", lambda *_: [sys.executable, "-c", "import time; time.sleep(600)"]
     )
     monkeypatch.setattr(worker.signal, "signal", lambda *_: None)  # pytest's own stay
     return folder
@@ -47,7 +48,7 @@ def test_runs_of_this_machine_save_before_the_worker_is_gone(notes: Path, tmp_pa
     run = subprocess.Popen(
         [sys.executable, "-c", SAVES, str(saved)], stdout=subprocess.PIPE, start_new_session=True
     )
-    other = subprocess.Popen(["sleep", "60"])
+    other = subprocess.Popen(["sleep", "600"])
     try:
         assert run.stdout is not None and run.stdout.readline() == b"ready\n"
         here = socket.gethostname()
@@ -60,7 +61,7 @@ def test_runs_of_this_machine_save_before_the_worker_is_gone(notes: Path, tmp_pa
         asked.stopping = True
         assert asked.run() == 0
         assert saved.read_text() == "saved"
-        assert run.wait(10) == 143
+        assert run.wait(PATIENCE_SECONDS) == 143
         assert other.poll() is None, "a process that is no run of this machine is left alone"
     finally:
         for process in (run, other):

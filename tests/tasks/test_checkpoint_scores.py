@@ -7,8 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +32,7 @@ from tasks.checkpoint_scores.texts import held_out_texts
 from tasks.checkpoint_scores.watch import Watcher
 from tasks.core.lock import StageLock
 from tests.model.train import ranks
-from tests.processes import kill_all, started_with
+from tests.processes import kill_all, started_with, wait_until
 from tests.tasks.checkpoint_watcher import KEY, questions_of
 from tests.tiny_benchmarks import write_benchmarks
 from tests.tiny_texts import SENTENCES, write_packed_texts
@@ -284,13 +282,6 @@ def test_a_run_that_stays_stopped_is_left_and_a_damaged_checkpoint_named(
     assert not (result.folder / "work").exists()
 
 
-def wait_for(condition: Callable[[], object], logs: list[Path]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "\n".join(p.read_text()[-3000:] for p in logs)
-        time.sleep(0.05)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_each_checkpoint_of_a_live_training_is_measured_once_though_the_watcher_is_killed(
@@ -301,6 +292,7 @@ def test_each_checkpoint_of_a_live_training_is_measured_once_though_the_watcher_
     benchmarks = write_benchmarks(tmp_path / "benchmarks")
     mark = {"STEEL_TEST_WATCHER": str(tmp_path)}
     log = tmp_path / "watcher.log"
+    patient: dict[str, Any] = {"seconds": PATIENCE_SECONDS, "log": log}
 
     def start(module: str, *arguments: object, **env: str) -> "subprocess.Popen[bytes]":
         with log.open("ab") as output:
@@ -323,12 +315,14 @@ def test_each_checkpoint_of_a_live_training_is_measured_once_though_the_watcher_
         with StageLock(run.finished_folder.with_name(f"{KEY}.lock"), what="the training"):
             training = start("model.entry.pretrain", run.folder / JOB_FILE)
             watcher = watch()
-            wait_for(records, [log])
+            wait_until(records, "a checkpoint is measured", process=watcher, **patient)
             work = Watcher(run, questions_of(run, benchmarks), store=tmp_path).folder / "work"
-            wait_for((work / "score_checkpoint.json").exists, [log])
+            at_it = (work / "score_checkpoint.json").exists
+            wait_until(at_it, "the next one is being measured", process=watcher, **patient)
             watcher.send_signal(signal.SIGKILL)  # in the midst of the second one
             watcher.wait()
-            wait_for(lambda: not started_with(*next(iter(mark.items()))), [log])
+            gone = lambda: not started_with(*next(iter(mark.items())))  # noqa: E731
+            wait_until(gone, "what the watcher started is gone", **patient)
             watcher = watch()
             assert training.wait(PATIENCE_SECONDS) == 0, log.read_text()
             run.folder.rename(run.finished_folder)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -16,6 +17,7 @@ from corpus.cleaning.review.sample import KEPT, write_sample
 from corpus.cleaning.review.verdicts import append_verdict
 from flows import cli
 from tasks import review
+from tests.processes import default_sigint
 
 COMPARISON = "设 x<a 且 b>c，则 if x<a and b>c: 成立。" + "这句话只是为了把文章写长一些。" * 3
 PAGE = "<div><p>院子里的花都开了。</p><br/><p>邻居们都说好看。</p></div>"
@@ -154,7 +156,9 @@ def test_a_text_that_is_another_one_is_not_replayed(store: Path, tmp_path: Path)
 
 def test_the_command_serves_and_sums_up(store: Path, root: Path) -> None:
     command = [sys.executable, "-m", "flows.cli", "review", str(store), "--no-browser"]
-    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=root, stdout=subprocess.PIPE, text=True, preexec_fn=default_sigint
+    ) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/[\w-]{32}/", url)
@@ -165,7 +169,7 @@ def test_the_command_serves_and_sums_up(store: Path, root: Path) -> None:
         request = urllib.request.Request(f"{url}verdict", body, {"Origin": origin})
         with urllib.request.urlopen(request) as answer:
             assert json.load(answer)["judged"] == 1
-        process.send_signal(2)
+        process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
     assert process.returncode == 0
     assert f"1 of {len(SAMPLE)} documents judged" in rest

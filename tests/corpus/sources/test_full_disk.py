@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.corpus.sources.fake_web import Web, serving
+from tests.processes import PATIENCE_SECONDS
 
 SMALL = random.Random(1).randbytes(1024**2)
 BIG = random.Random(2).randbytes(7 * 1024**2)
@@ -87,7 +88,7 @@ def test_full_disk_is_one_clear_error_and_the_run_continues(
         env={**os.environ, "PYTHONPATH": str(root), "NO_PROXY": "127.0.0.1"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

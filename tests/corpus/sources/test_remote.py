@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from corpus.sources import remote, retry
 from tasks.acquire import AcquireConfig, acquire
 from tasks.core.stage import plain, stage_key
 from tests.corpus.sources.fake_web import Web, serving
+from tests.processes import wait_until
 from tests.tasks.running import RecordingTrack, run_stage
 
 LINES = b"".join(b'{"text": "%d"}\n' % i for i in range(50))
@@ -186,11 +186,7 @@ def run_until_killed(web: Web, folder: Path, reached: Callable[[], bool], root: 
         [sys.executable, str(program), str(folder), f"{web.url}/d/*"], env=environment, cwd=root
     )
     try:
-        deadline = time.monotonic() + 120
-        while not reached():
-            assert process.poll() is None, "it has ended by itself"
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(reached, "the download is as far as it is to be", process=process)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -206,7 +202,7 @@ def test_killed_download_continues_unless_the_file_has_changed(
 
     def stall(path: str, start: int, data: bytes) -> bytes:
         if path == "d/big.jsonl" and start >= remote.BLOCK:
-            released.wait(120)
+            released.wait()
         return data
 
     web.spoil = stall

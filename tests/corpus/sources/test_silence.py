@@ -28,7 +28,7 @@ def black_hole(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, list[int]
         yield f"http://127.0.0.1:{server.getsockname()[1]}", attempts
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(200)
 def test_a_silent_hub(
     black_hole: tuple[str, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -38,7 +38,7 @@ def test_a_silent_hub(
         hub.HubRepository(source, tmp_path, {})
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(200)
 def test_a_silent_web_server(black_hole: tuple[str, list[int]], tmp_path: Path) -> None:
     url, attempts = black_hole
     with pytest.raises(DataError, match="cannot be listed"):

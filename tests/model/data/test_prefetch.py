@@ -13,6 +13,7 @@ import torch
 from common.errors import DataError
 from model.data import MicroBatch, PackedDataset, PackedManifest, SampleOrder, StepLoader
 from tests.model.data.blocks import locate
+from tests.processes import PATIENCE_SECONDS, wait_until
 
 Pack = Callable[..., PackedManifest]
 
@@ -21,8 +22,8 @@ Pack = Callable[..., PackedManifest]
 def no_thread_is_left_behind() -> Iterator[None]:
     yield
     gc.collect()
-    left = [thread.name for thread in threading.enumerate() if is_ours(thread)]
-    assert not left
+    # What hashes a shard that nobody needs any more ends behind it.
+    wait_until(lambda: not any(map(is_ours, threading.enumerate())), "no thread is left behind")
 
 
 def is_ours(thread: threading.Thread) -> bool:
@@ -87,10 +88,10 @@ def test_reads_no_further_than_told(
     monkeypatch.setattr(PackedDataset, "batches", counting)
     loader.step(0)
     for _ in range(3):  # the step that was taken, and two more
-        assert read.acquire(timeout=30)
+        assert read.acquire(timeout=PATIENCE_SECONDS)
     assert not read.acquire(timeout=0.2)
     loader.step(1)
-    assert read.acquire(timeout=30)
+    assert read.acquire(timeout=PATIENCE_SECONDS)
     assert not read.acquire(timeout=0.2)
     loader.close()
     assert len(count) == 4
@@ -152,8 +153,8 @@ def test_survives_fork_and_spawn(packed: PackedManifest, method: str) -> None:
     results = context.Queue()
     child = context.Process(target=read_elsewhere, args=(loader, results))
     child.start()
-    found = results.get(timeout=120)
-    child.join(timeout=60)
+    found = results.get(timeout=PATIENCE_SECONDS)
+    child.join(timeout=PATIENCE_SECONDS)
     assert child.exitcode == 0
     expected += [plain(loader.step(step)) for step in (3, 4)]
     loader.close()

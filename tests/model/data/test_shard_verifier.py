@@ -25,6 +25,7 @@ from model.data import (
 )
 from model.data.shard_verifier import marks_folder
 from tests.model.data.blocks import locate
+from tests.processes import PATIENCE_SECONDS
 
 Fault = Callable[[Path], None]
 
@@ -148,7 +149,7 @@ def _rank(dataset: PackedDataset, together: Barrier, steps: range) -> None:
     loader = StepLoader(
         dataset, global_batch_size=8, micro_batch_size=4, rank=steps.start, world_size=2, prefetch=2
     )
-    together.wait(60)
+    together.wait(PATIENCE_SECONDS)
     for step in range(loader.num_steps):
         loader.step(step)
     loader.close()
@@ -166,13 +167,13 @@ def test_two_ranks_share_the_work(
     for child in children:
         child.start()
     for child in children:
-        child.join(60)
+        child.join(PATIENCE_SECONDS)
     assert [child.exitcode for child in children] == [0, 0]
     assert hashed() == sorted(shard.name for shard in packed.shards)
 
 
 def _open_after(dataset: PackedDataset, go: Event, results: Any) -> None:
-    go.wait(60)
+    go.wait(PATIENCE_SECONDS)
     messages = {}
     for number in range(len(dataset)):
         try:
@@ -196,8 +197,8 @@ def test_damage_after_another_rank_marked_the_shard(
     read_all(dataset_of(packed, tmp_path / "marks"))
     fault(file_of(packed, 2))
     go.set()
-    messages = results.get(timeout=60)
-    second.join(60)
+    messages = results.get(timeout=PATIENCE_SECONDS)
+    second.join(PATIENCE_SECONDS)
     assert set(messages) == {2}
     assert packed.shards[2].name in messages[2] and message in messages[2]
 
@@ -264,13 +265,13 @@ def test_a_killed_rank_leaves_no_lock(packed: PackedManifest, tmp_path: Path) ->
     dataset = dataset_of(packed, tmp_path / "marks")
     child = context.Process(target=_die_while_hashing, args=(dataset, hashing))
     child.start()
-    assert hashing.wait(60)
+    assert hashing.wait(PATIENCE_SECONDS)
     assert child.pid
     waiting = threading.Thread(target=read_all, args=(dataset,), daemon=True)
     waiting.start()
     os.kill(child.pid, signal.SIGKILL)
-    child.join(60)
-    waiting.join(60)
+    child.join(PATIENCE_SECONDS)
+    waiting.join(PATIENCE_SECONDS)
     assert not waiting.is_alive()
 
 
@@ -286,7 +287,7 @@ def test_many_threads_hash_each_shard_once(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE_SECONDS)
     verifier.close()
     assert hashed() == sorted(shard.name for shard in packed.shards)
     copy: ShardVerifier = pickle.loads(pickle.dumps(verifier))  # noqa: S301

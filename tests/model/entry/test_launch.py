@@ -6,8 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,8 +16,8 @@ from model.entry.launch import Nodes, environment
 from model.train.checkpoint.writer import complete_checkpoints
 from model.train.run.folder import CHECKPOINTS_FOLDER
 from tests.model.train import ranks
+from tests.processes import PATIENCE_SECONDS, wait_until
 
-PATIENCE_SECONDS = 120
 LOOPBACK = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PET_LOCAL_ADDR": "127.0.0.1"}
 
 
@@ -33,13 +31,6 @@ def start(root: Path, log: Path, *arguments: object) -> "subprocess.Popen[bytes]
             stdin=subprocess.DEVNULL,
             env={**os.environ, **LOOPBACK},
         )
-
-
-def wait_for(condition: Callable[[], object], log: Path) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.05)
 
 
 def free_port() -> int:
@@ -77,7 +68,8 @@ def test_one_machine_listens_on_loopback_only(
     log = tmp_path / "log"
     launcher = start(root, log, "model.entry.launch", num_processes, "tests.entry_program", config)
     try:
-        wait_for(lambda: len(list(tmp_path.glob("rank-*.json"))) == num_processes, log)
+        begun = lambda: len(list(tmp_path.glob("rank-*.json"))) == num_processes  # noqa: E731
+        wait_until(begun, "all ranks work", process=launcher, log=log)
         pids = {json.loads(p.read_text())["pid"] for p in tmp_path.glob("rank-*.json")}
         found = listening({launcher.pid, *pids})
         assert found, "gloo's ranks and the store listen somewhere"
@@ -144,7 +136,8 @@ def test_a_machine_that_joins_serves_one_launch_after_the_other(
             with spec.published(store):
                 here = start(root, log, *spec.command()[2:])
                 if number == 0:
-                    wait_for(lambda: len(ranks.read_run(store / "first")) >= 2, log)
+                    trains = lambda: len(ranks.read_run(store / "first")) >= 2  # noqa: E731
+                    wait_until(trains, "both machines train", process=here, log=log)
                     here.terminate()
                     here.wait(PATIENCE_SECONDS)
                 else:

@@ -3,8 +3,7 @@
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +14,8 @@ from model.train.checkpoint.writer import complete_checkpoints
 from model.train.distributed import network
 from model.train.run.folder import CHECKPOINTS_FOLDER
 from tests.model.train import ranks
+from tests.processes import PATIENCE_SECONDS, wait_until
 
-PATIENCE_SECONDS = 240
 PORT = 29400
 
 
@@ -96,13 +95,6 @@ def ended(processes: list["subprocess.Popen[bytes]"]) -> list[int]:
     return [process.wait(PATIENCE_SECONDS) for process in processes]
 
 
-def wait_for(condition: Callable[[], object], told: Callable[[], str]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, told()
-        time.sleep(0.05)
-
-
 def logs(folder: Path, run_id: str) -> list[str]:
     return [path.read_text() for path in sorted(folder.glob(f"{run_id}-*.txt"))]
 
@@ -151,7 +143,7 @@ def test_a_name_may_lead_here_only_after_a_while(monkeypatch: pytest.MonkeyPatch
     """A pod of Kubernetes starts before the cluster's names have its own."""
     answers = iter([[], []])
     monkeypatch.setattr(network, "addresses", lambda host: next(answers, ["127.0.0.1"]))
-    monkeypatch.setattr("model.entry.launch.JOIN_SECONDS", 20)
+    monkeypatch.setattr("model.entry.launch.JOIN_SECONDS", PATIENCE_SECONDS)
     Nodes(num=2, rendezvous="steel-0.steel.invalid:29400").wait()
 
 
@@ -175,16 +167,19 @@ def test_they_train_as_one_and_a_cut_cable_costs_what_follows_the_last_checkpoin
 
     job = ranks.write_job(packed, tmp_path / "cut", changes)
     processes = launch(machines, root, tmp_path, job, "cut")
-    wait_for(
+    wait_until(
         lambda: complete_checkpoints(tmp_path / "cut" / CHECKPOINTS_FOLDER),
-        lambda: texts(tmp_path, "cut"),
+        "a checkpoint is there",
+        process=processes[0],
+        log=tmp_path / "cut-0.txt",
     )
     machines[1].unplug()
     # Ranks end by themselves, on both. torchrun's agent on the machine that is cut off asks for the
     # others for five minutes more, deaf to SIGTERM: `model.entry.join` kills it for a new launch.
-    wait_for(
+    wait_until(
         lambda: all("(allowed: 30)" in log for log in logs(tmp_path, "cut")),
-        lambda: texts(tmp_path, "cut"),
+        "the ranks have ended on both machines",
+        log=tmp_path / "cut-0.txt",
     )
     processes[1].kill()
     assert 0 not in ended(processes), texts(tmp_path, "cut")

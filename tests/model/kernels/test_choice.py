@@ -12,6 +12,7 @@ from model.kernels import IMPLEMENTATIONS, OPERATIONS, check_choice, choose, lig
 from model.kernels.cross_entropy import linear_cross_entropy_eager
 from model.kernels.rms_norm import rms_norm_torch
 from model.kernels.rope import rope_eager
+from tests.processes import PATIENCE_SECONDS
 
 
 def test_every_implementation_has_every_function_of_its_operation() -> None:
@@ -89,4 +90,4 @@ def test_everything_imports_and_runs_without_triton() -> None:
         "y = choose('auto').swiglu(torch.ones(3), torch.ones(3))\n"
         "assert y.isfinite().all()\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=PATIENCE_SECONDS)

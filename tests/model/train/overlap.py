@@ -35,9 +35,7 @@ from model.train.run.folder import (
     SESSIONS_FILE,
 )
 from tests.model.train import ranks
-
-PATIENCE = 120.0
-"""Seconds after which a rank counts as hanging."""
+from tests.processes import PATIENCE_SECONDS
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,7 @@ class Session:
 
     def wait_until_stopped(self, rank: int) -> bool:
         """Return True when this rank is stopped, False when it has ended."""
-        process, deadline = self.processes[rank], time.monotonic() + PATIENCE
+        process, deadline = self.processes[rank], time.monotonic() + PATIENCE_SECONDS
         while process.is_alive() and not ranks.is_stopped(process):
             assert time.monotonic() < deadline, f"rank {rank} hangs\n{self.log.read_text()}"
             time.sleep(0.01)
@@ -81,7 +79,7 @@ class Session:
     def wait(self) -> list[int]:
         """Wait for the end; exit codes, negative for signals."""
         for process in self.processes:
-            process.join(PATIENCE)
+            process.join(PATIENCE_SECONDS)
             if process.is_alive():
                 self.signal(signal.SIGUSR1)  # stack traces into the log
                 time.sleep(1)

@@ -36,6 +36,7 @@ from model.train.run.folder import JOB_FILE, METRICS_FILE
 from model.train.run.lease import Lease
 from model.train.train_step import TrainStep
 from tests.model.data.blocks import write_documents
+from tests.processes import PATIENCE_SECONDS
 
 VOCABULARY = 64
 END = VOCABULARY - 3
@@ -163,7 +164,7 @@ def run_function(function: Callable[..., Any], world_size: int, *arguments: Any)
     ranks = start_ranks(function, world_size, *arguments)
     try:
         for process in ranks:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + PATIENCE_SECONDS
             while process.is_alive() and not (is_stopped(process) and _any_failed(ranks)):
                 assert time.monotonic() < deadline, "a rank hangs"
                 process.join(0.05)

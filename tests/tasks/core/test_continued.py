@@ -4,12 +4,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from tasks.core import lock
 from tasks.core.lock import WorkedSeconds
 from tasks.core.tracking import MODELS, PIPELINES, Tracker, default_uri
 
@@ -91,16 +93,20 @@ def test_the_run_of_a_pipeline_that_lives_is_not_taken(store: Path) -> None:
             assert one.run_id != other.run_id
 
 
-def test_seconds_are_summed_over_sessions_and_a_damaged_file_starts_anew(tmp_path: Path) -> None:
+def test_seconds_are_summed_over_sessions_and_a_damaged_file_starts_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(lock, "time", SimpleNamespace(monotonic=lambda: now[0]))
     path = tmp_path / "seconds.json"
     first = WorkedSeconds(path)
-    first.began -= 100
+    now[0] += 100
     first.note(waited=30)  # and is killed
     second = WorkedSeconds(path)
-    second.began -= 10
-    assert 80 <= second.total() < 81
-    assert 76 <= second.total(waited=4) < 77
+    now[0] += 10
+    assert second.total() == 80
+    assert second.total(waited=4) == 76
     second.note()
-    assert 80 <= json.loads(path.read_text())["seconds"] < 81
+    assert json.loads(path.read_text())["seconds"] == 80
     path.write_text("{")
     assert WorkedSeconds(path).before == 0

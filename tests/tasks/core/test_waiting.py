@@ -25,7 +25,7 @@ from tasks.core.stage import Context, StageRun, stage
 from tasks.core.waiting import devices
 from tasks.core.waiting.devices import devices_for
 from tasks.core.waiting.words import PROGRESS, described, tell_progress
-from tests.processes import alive
+from tests.processes import PATIENCE_SECONDS, alive, wait_until
 from tests.tasks.running import stage_run
 
 FLOW = """
@@ -79,10 +79,8 @@ def test_a_second_training_begins_when_the_ranks_of_a_killed_one_have_saved(
     start: Start, tmp_path: Path
 ) -> None:
     first = start(tmp_path / "one", 100_000)
-    deadline = time.monotonic() + 90
-    while len(list((tmp_path / "one").glob("rank-*.json"))) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    begun = lambda: len(list((tmp_path / "one").glob("rank-*.json"))) == 2  # noqa: E731
+    wait_until(begun, "the ranks of the first training work", process=first)
     second = start(tmp_path / "two", 2)
     line = read_until(second, "waits for")
     assert "pretrain two waits for pretrain one, since" in line
@@ -132,7 +130,7 @@ def slow(run: StageRun, config: NoConfig) -> None:
     CALLS.append(run.stage)
     run.progress(30, 100, "step 30/100")
     BEGUN.set()
-    assert GO_ON.wait(60)
+    assert GO_ON.wait(PATIENCE_SECONDS)
     (run.folder / "model").write_text("model")
 
 
@@ -146,7 +144,7 @@ def test_the_same_stage_twice_is_made_once(
     CALLS.clear()
     first = threading.Thread(target=lambda: slow(NoConfig(), context=context))
     first.start()
-    assert BEGUN.wait(60)
+    assert BEGUN.wait(PATIENCE_SECONDS)
     with pytest.raises(StageError, match="is being made by process"):
         slow(NoConfig(), context=replace(context, when_busy="refuse"))
     with caplog.at_level(logging.INFO, "steel"):

@@ -9,6 +9,7 @@ import pytest
 
 from common.errors import StageError
 from corpus.cleaning.engine.workers import map_in_workers
+from tests.processes import wait_until
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -22,6 +23,7 @@ def test_results_come_in_the_order_of_the_work(workers: int) -> None:
 def test_killed_worker_is_one_clear_error(tmp_path: Path) -> None:
     def work(n: int) -> int:
         if n == 5:
+            wait_until((tmp_path / "0").exists, "another worker has done its part")
             os.kill(os.getpid(), signal.SIGKILL)
         (tmp_path / str(n)).touch()
         return n

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corpus.cleaning.fast.minhash import MinHash, _ignored_characters, jaccard
+from tests.processes import PATIENCE_SECONDS
 
 OPERATOR = DocumentMinhashDeduplicator(
     tokenization="character",
@@ -130,7 +131,7 @@ def test_a_forked_worker_goes_on_where_its_parent_has_used_the_library() -> None
     texts = ["山高水长风和日丽" * 900] * 40
     own = _keys_in_child(texts)
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        found = pool.map_async(_keys_in_child, [texts, texts]).get(timeout=60)
+        found = pool.map_async(_keys_in_child, [texts, texts]).get(timeout=PATIENCE_SECONDS)
     assert found == [own, own]
 
 

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,10 @@ from model.train.checkpoint.folders import complete_checkpoints
 from model.train.run.folder import CHECKPOINTS_FOLDER, RANKS_FOLDER
 from tests.model.train import ranks
 from tests.model.train.ranks import Fault
-from tests.processes import processes_of
+from tests.processes import PATIENCE_SECONDS, processes_of, wait_until
 
 EXIT_HANGING = 3
-QUICKLY = {"step_timeout_minutes": 0.05, "first_step_timeout_minutes": 1.0}
+QUICKLY = {"step_timeout_minutes": 0.1, "first_step_timeout_minutes": 4.0}
 
 
 @pytest.mark.usefixtures("fork_server")
@@ -26,12 +25,13 @@ def test_a_stopped_rank_ends_the_others(packed: Path, tmp_path: Path) -> None:
     stop = Fault(step=6, number=signal.SIGSTOP, rank=1)
     assert ranks.run_ranks(job, 2, stop) == [EXIT_HANGING, -signal.SIGKILL]
     log = (tmp_path / "rank-0.log").read_text()
-    # Looked at every 0.75 s, by a thread that a loaded machine may let wait.
-    hanging = r"no progress for [34] s \(allowed: 3\) in phase 'forward_backward', after step 6"
-    assert re.search(f"rank 0 made {hanging}", log)
+    hanging = r"no progress for (\d+) s \(allowed: 6\) in phase 'forward_backward', after step 6"
+    found = re.search(f"rank 0 made {hanging}", log)
+    assert found and int(found[1]) >= 6, log  # by a thread that a loaded machine may let wait
     assert "Rank 1 " in log and "is stopped (SIGSTOP); it was in phase " in log
     assert "Current thread" in log and "trainer.py" in log, "stack traces"
-    # And the run goes on from its checkpoint.
+    # And the run goes on from its checkpoint, at whatever pace.
+    job = ranks.write_job(packed, tmp_path, ranks.settings())
     assert ranks.run_ranks(job, 2) == [0, 0]
     assert not list((tmp_path / RANKS_FOLDER).iterdir())
 
@@ -52,14 +52,16 @@ def test_a_dead_rank_is_named(packed: Path, tmp_path: Path) -> None:
 
 
 HELD = """
-import ctypes, sys, time
+import ctypes, faulthandler, sys, threading
 from pathlib import Path
 from model.train.callbacks.watchdog import Watchdog
 
-watchdog = Watchdog(Path(sys.argv[1]), 0, first_timeout=1, timeout=1, margin=1).start()
+armed, arm = threading.Event(), faulthandler.dump_traceback_later
+faulthandler.dump_traceback_later = lambda *given, **more: (arm(*given, **more), armed.set())
+watchdog = Watchdog(Path(sys.argv[1]), 0, first_timeout=3, timeout=1, margin=1).start()
+armed.wait()
 watchdog.beat("step", 7)
-time.sleep(0.6)  # until it is armed
-ctypes.PyDLL(None).sleep(60)  # holds the interpreter's lock: no Python thread runs
+ctypes.PyDLL(None).sleep(600)  # holds the interpreter's lock: no Python thread runs
 """
 
 
@@ -67,7 +69,7 @@ def test_a_process_whose_python_hangs_ends_too(tmp_path: Path, root: Path) -> No
     done = subprocess.run(
         [sys.executable, "-c", HELD, str(tmp_path)],
         cwd=root,
-        timeout=50,
+        timeout=PATIENCE_SECONDS,
         capture_output=True,
         text=True,
         check=False,
@@ -93,12 +95,15 @@ def test_torchrun_ends_with_all_its_ranks(
             env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
         )
     try:
-        while not complete_checkpoints(tmp_path / CHECKPOINTS_FOLDER):
-            assert launcher.poll() is None, (tmp_path / "launch.log").read_text()
-            time.sleep(0.02)
+        wait_until(
+            lambda: complete_checkpoints(tmp_path / CHECKPOINTS_FOLDER),
+            "a checkpoint is there",
+            process=launcher,
+            log=tmp_path / "launch.log",
+        )
         victims = [pid for pid in processes_of(job) if pid != launcher.pid]
         os.kill(max(victims), number)
-        assert launcher.wait(100) != 0
+        assert launcher.wait(PATIENCE_SECONDS) != 0
     finally:
         launcher.kill()
     assert not processes_of(job)

@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from model.train.run.lease import Lease
 from model.train.trainer import Trainer
 from tests.model.train import ranks
 from tests.model.train.ranks import Fault
+from tests.processes import wait_until
 
 MakeRun = Callable[..., Trainer]
 KEPT = {"interval": 2, "keep_last": 1, "keep_every": 4, "keep_best": 0, "export": True}
@@ -73,11 +73,10 @@ def test_a_checkpoint_that_is_being_read_stays(make_run: MakeRun, tmp_path: Path
     run = make_run(steps=4, checkpoints={"interval": 2})
     run.fit()
     first, second = complete_checkpoints(run.checkpoints.folder)
-    exporter = BackgroundExport(tmp_path / EXPORTS_FOLDER, Lease.take(tmp_path))
+    exporter = SlowExport(tmp_path / EXPORTS_FOLDER, Lease.take(tmp_path))
     exporter.keep_checkpoints([first])
-    while exporter._current is None:
-        pass
-    assert exporter.keep_checkpoints([second]) == {first}, "busy for the seconds that imports take"
+    wait_until(lambda: exporter._current is not None, "the export has begun")
+    assert exporter.keep_checkpoints([second]) == {first}
     exporter.close()
     assert not list((tmp_path / EXPORTS_FOLDER).glob("step-00000004"))
 
@@ -100,8 +99,7 @@ def test_what_a_rollback_removed_is_not_taken_for_what_replaces_it(tmp_path: Pat
     (checkpoint / "complete.json").write_text("first run")
     exporter = SlowExport(tmp_path / EXPORTS_FOLDER, Lease.take(tmp_path))
     exporter.keep_checkpoints([checkpoint])
-    while not (exporter._made(checkpoint) / "complete.json").exists():
-        time.sleep(0.01)
+    wait_until((exporter._made(checkpoint) / "complete.json").exists, "the export has begun")
     # Rolled back: nothing is wanted for now, and training comes by the same step again.
     shutil.rmtree(checkpoint)
     exporter.keep_checkpoints([])

@@ -22,6 +22,7 @@ from model.train.distributed.lifeline import lifeline
 from model.train.distributed.signals import Stopped
 from tests.model.train import ranks
 from tests.model.train.ranks import Fault
+from tests.processes import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.usefixtures("fork_server")
 
@@ -121,10 +122,10 @@ def test_sigterm_of_torchrun_changes_nothing(packed: Path, tmp_path: Path) -> No
     """torchrun sends it to the others when one has died; the thread that hangs does not hear it."""
     job = ranks.write_job(packed, tmp_path, ranks.settings())
     first, second = ranks.start_ranks(train, 2, job, Fault(step=6, rank=1))
-    second.join(100)
+    second.join(PATIENCE_SECONDS)
     assert second.exitcode == -signal.SIGKILL and first.pid
     os.kill(first.pid, signal.SIGTERM)
-    first.join(100)
+    first.join(PATIENCE_SECONDS)
     assert first.exitcode == EXIT_HANGING
     assert "Rank 1 " in sentence(tmp_path, 0)
 

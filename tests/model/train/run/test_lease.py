@@ -17,6 +17,7 @@ from model.train.run import metrics as metrics_module
 from model.train.run.folder import LEASE_FOLDER, METRICS_FILE
 from model.train.run.lease import EXIT_REPLACED, LEASE_FILE, Lease
 from model.train.run.metrics import JsonLines
+from tests.processes import PATIENCE_SECONDS
 
 Act = Callable[[Lease], None]
 
@@ -184,7 +185,7 @@ def test_of_many_at_the_same_moment_one_has_the_run(tmp_path: Path) -> None:
         for contender in contenders:
             contender.start()
         for contender in contenders:
-            contender.join(60)
+            contender.join(PATIENCE_SECONDS)
         assert {contender.exitcode for contender in contenders} <= {0, EXIT_REPLACED}
         [holder] = (tmp_path / LEASE_FOLDER).glob("*-*")
         number, _, token = holder.name.partition("-")
