@@ -13,8 +13,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 240.0
-"""Seconds until a wait counts as a hang, however busy the machine is; less than pytest's own limit,
-which cannot say what was waited for."""
+"""Seconds until a wait counts as a hang, however busy the machine is; a test may have two or three
+before pytest's own limit, which cannot say what was waited for."""
 
 
 def wait_until(

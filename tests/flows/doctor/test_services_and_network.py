@@ -15,6 +15,7 @@ import pytest
 from flows.doctor import network, services
 from flows.doctor.finding import Finding
 from tests.loopback import Answering, answering
+from tests.processes import PATIENCE_SECONDS
 
 
 @contextmanager
@@ -58,6 +59,8 @@ def nothing_is_configured(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(services, "PREFECT_PORT", one.getsockname()[1])
         monkeypatch.setattr(services, "MLFLOW_PORT", two.getsockname()[1])
     monkeypatch.setattr(services, "running_services", dict)
+    for module in (services, network):  # the servers here are threads of a process that may wait
+        monkeypatch.setattr(module, "SECONDS", PATIENCE_SECONDS)
 
 
 def bad(found: Iterator[Finding]) -> list[Finding]:

@@ -223,7 +223,7 @@ def test_our_kernels_pass_in_the_interpreter_but_one_that_is_broken(root: Path) 
         },
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=800,
         check=True,
     ).stdout.splitlines()
     assert len(found) == 2

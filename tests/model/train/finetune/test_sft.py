@@ -32,11 +32,10 @@ from model.train.run.lease import EXIT_REPLACED
 from model.train.run.metrics import read_metrics
 from tests.model.train.finetune.gradients import chatml
 from tests.model.train.finetune.recording import Killed, curve, train, weights
+from tests.processes import PATIENCE_SECONDS
 from tests.tiny_chat import byte_tokenizer, conversations, write_lines, write_model
 
 pytestmark = pytest.mark.usefixtures("in_this_process")
-
-PATIENCE_SECONDS = 200
 
 
 @pytest.fixture
