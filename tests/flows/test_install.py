@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from common.paths import ROOT
-from tests.processes import PATIENCE_SECONDS, default_sigint, wait_until
+from tests.processes import default_sigint, wait_until
 
 
 @pytest.fixture
@@ -141,9 +141,12 @@ def test_an_interrupted_installation_ends_its_program_and_is_not_complete(tmp_pa
         text=True,
         preexec_fn=default_sigint,
     )
-    wait_until(lambda: pid.exists() and pid.read_text(), "uv works", process=process)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=PATIENCE_SECONDS)
+    with process:
+        assert process.stderr is not None
+        assert any("unpack the libraries" in line for line in process.stderr), "it watches uv now"
+        wait_until(lambda: pid.exists() and pid.read_text(), "uv works", process=process)
+        process.send_signal(signal.SIGINT)
+        error = process.stderr.read()
     assert process.returncode == 130
     assert "stopped; the same command continues" in error
     with pytest.raises(ProcessLookupError):
