@@ -31,7 +31,7 @@ def needs_a_sandbox() -> None:
 
 
 def outcome(program: str, **limits: float) -> str:
-    """What came of a program. Its time is over only where a test says so, on a busy machine too."""
+    """End of a program, whose time is over only where a test says so, on a busy machine too."""
     return run_program(dedent(program), Limits(**{"seconds": PATIENCE_SECONDS, **limits}))  # type: ignore[arg-type]
 
 
