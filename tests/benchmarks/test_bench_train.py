@@ -138,6 +138,26 @@ def test_where_plain_needs_a_smaller_micro_batch_the_best_is_measured_there_too(
     assert [row["micro_batch_size"] for row in rows if row["name"].startswith("best")] == [4, 8, 16]
 
 
+def test_each_measurement_is_kept_as_soon_as_it_is_done(tmp_path: Path) -> None:
+    """Whatever ends the program has then cost the one under way, and no other."""
+
+    class Cut(bench_train.Bench):
+        def _measure(self, label, variant, micro_batch_size, *, steps=None):  # type: ignore[no-untyped-def]
+            if "16" in label:
+                raise KeyboardInterrupt
+            return done(1, 1)
+
+    kept: list[list[str]] = []
+    bench = Cut(bench_train.PAPER_SIZES, processes=1, steps=1, scratch=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(
+            ["best", "plain"],
+            repeats=1,
+            keep=lambda report: kept.append([row["name"] for row in report["rows"]]),
+        )
+    assert kept == [["best"], ["best", "plain"]]
+
+
 def test_what_is_faster_than_the_best_is_named_with_its_setting() -> None:
     found = bench_train.choices(
         rows(

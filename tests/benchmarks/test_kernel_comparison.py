@@ -52,6 +52,27 @@ def test_figures_are_written_although_evaluating_them_fails(tmp_path: Path) -> N
     assert all(row["milliseconds"] > 0 for row in report["rows"])
 
 
+def test_a_row_is_written_as_soon_as_it_is_measured(tmp_path: Path) -> None:
+    def cut(_: torch.Tensor) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    def cases(setup: Setup) -> list[Case]:
+        inputs = (setup.random(4),)
+        functions = {"eager": abs, "cut": cut}
+        return [Case(name="n", operation="o", candidates=functions, make=lambda: inputs)]
+
+    output = tmp_path / "out.json"
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            "t", cases, ["--device", "cpu", "--seconds", "0.001", "--json", str(output)], module="x"
+        )
+    rows = json.loads(output.read_text())["rows"]
+    assert [(row["candidate"], row["what"]) for row in rows] == [
+        ("eager", "forward"),
+        ("eager", "forward + backward"),
+    ]
+
+
 def test_a_wrong_or_failing_candidate_gets_no_time(setup: Setup) -> None:
     def silent(x: torch.Tensor) -> torch.Tensor:
         raise AssertionError

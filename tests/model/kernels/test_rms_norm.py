@@ -91,6 +91,7 @@ def test_tiny_bf16_values_do_not_underflow(name: str, device: str) -> None:
     norm, _ = functions("rms_norm", name)
     # Their squares are normal numbers: a GPU takes smaller ones for zero (rsqrt.approx.ftz).
     x = torch.full((1, 64), 1e-18, dtype=torch.bfloat16, device=device)
+    assert float(x[0, 0]) ** 2 > torch.finfo(torch.float32).tiny
     y = norm(x, torch.ones(64, device=device), 1e-45)
     assert y.dtype == torch.bfloat16
     assert (y == 1).all()

@@ -1,6 +1,7 @@
 """Measuring a step: it is a whole one, its figures agree with each other, failures are results."""
 
 import copy
+import dataclasses
 import itertools
 import math
 import os
@@ -33,6 +34,7 @@ from model.train.throughput.measure import (
     _Loop,
     attention_backends,
     longest,
+    measure,
     random_batch,
 )
 from model.train.train_step import TrainStep
@@ -118,6 +120,22 @@ def test_a_result_agrees_with_itself(tmp_path: Path) -> None:
     assert all(math.isfinite(loss) for loss in result.losses)
     assert 0.01 < result.memory_gb < 100
     assert result.kernels.keys() == IMPLEMENTATIONS.keys()
+
+
+def test_weights_are_drawn_where_they_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A billion of them on one thread of the processor cost more than what is measured."""
+    drawn: list[torch.device] = []
+
+    class Weights(RandomWeights):
+        def __init__(self, *_: Any, draw_on: torch.device = torch.device("cpu"), **__: Any) -> None:
+            drawn.append(draw_on)
+            raise ConfigError("enough is known")
+
+    monkeypatch.setattr("model.train.throughput.measure.RandomWeights", Weights)
+    job = ThroughputJob(settings=settings(), output="unused")
+    with distributed_context() as alone, pytest.raises(ConfigError, match="enough is known"):
+        measure(job, dataclasses.replace(alone, device=torch.device("cpu", 0)))
+    assert drawn == [torch.device("cpu", 0)], "and not the default, which is `cpu`"
 
 
 @pytest.mark.slow
