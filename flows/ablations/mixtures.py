@@ -13,7 +13,7 @@ from typing import Any
 
 from common.config import raise_all
 from common.errors import ConfigError, StageError, SteelError, first_line
-from common.files import make_folder, write_json
+from common.files import hash_of, make_folder, write_json
 from common.paths import display, resolve
 from common.reading.files import read_json_object
 from common.redaction import hidden_in_errors
@@ -257,9 +257,8 @@ def _make(
     log.info("%s: every model starts from %s", NAME, display(start.model_folder))
     states = {model.key: look_up(model, only_upstream, Upstream.of(first)) for model in models}
     missing = [model for model in models if states[model.key].evaluated is None]
-    folder = context.store / NAME
-    make_folder(folder)
-    jobs = {model.label: folder / f"{model.label}.json" for model in missing}
+    make_folder(context.store / NAME)
+    jobs = {model.label: job_file(model, context.store) for model in missing}
     if missing:
         context.tracker.opened()  # the children's runs stand below it
     for model in missing:
@@ -268,8 +267,22 @@ def _make(
     errors = run_all("flows.ablations.one_mixture", jobs, shares, log, NAME, context.when_busy)
     for model in missing:
         if model.label not in errors:
-            states[model.key] = look_up(model, only_upstream, Upstream.of(first))
+            found = look_up(model, only_upstream, Upstream.of(first))
+            states[model.key] = found
+            if found.evaluated is None:
+                told = display(jobs[model.label].with_suffix(".log"))
+                errors[model.label] = StageError(
+                    f"{model.label}: its process has ended, and its results are not in the store. "
+                    f"Was a recipe changed meanwhile? (log {told})"
+                )
     return states, {model.key: errors[model.label] for model in missing if model.label in errors}
+
+
+def job_file(model: Model, store: Path) -> Path:
+    """Job of a model's process, its log beside it. Comparisons of one store that differ in anything
+    have different ones: a job may wait for hours until it is begun."""
+    own = hash_of(plain(model.config))[:8]
+    return store / NAME / f"{model.label} {own}.json"
 
 
 def _job(model: Model, upstream: Upstream, context: Context) -> MixtureJob:
