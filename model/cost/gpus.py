@@ -56,6 +56,7 @@ GPUS = (
     Gpu(
         name="GB200", flops=2500e12, memory_gib=185, watts=1200, source=DATASHEETS + "gb200-nvl72/"
     ),
+    Gpu(name="H200 NVL", flops=835e12, memory_gib=140, watts=600, source=DATASHEETS + "h200/"),
     Gpu(
         name="H200",
         flops=989e12,

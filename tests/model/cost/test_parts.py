@@ -115,6 +115,7 @@ def test_the_longer_name_of_a_driver_counts() -> None:
     ("driver", "name"),
     [
         ("NVIDIA H200", "H200"),
+        ("NVIDIA H200 NVL", "H200 NVL"),
         ("NVIDIA H20", "H20"),
         ("NVIDIA GH200 480GB", "GH200"),
         ("NVIDIA H800 PCIe", "H800 PCIe"),
