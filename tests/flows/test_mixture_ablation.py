@@ -12,7 +12,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,15 +21,14 @@ from mlflow.tracking import MlflowClient
 from common.errors import ConfigError, DataError, StageError
 from common.paths import ROOT, resolve
 from common.recipes import load_config, parse
-from flows.ablations import mixtures, parallel
-from flows.ablations.mixtures import job_file, models_of
-from flows.ablations.one_mixture import Upstream
+from flows.ablations import parallel
+from flows.ablations.mixtures import models_of
 from flows.ablations.parallel import gpu_shares, run_all
 from flows.cli import main
 from flows.commands import BAD_INPUT, DONE, FAILED
 from flows.config import PipelineConfig
 from model.train.run.folder import MODEL_FOLDER
-from tasks.core.stage import Context, plain
+from tasks.core.stage import plain
 from tasks.core.tracking import MODELS, PIPELINES, default_uri
 from tests.flows.parallel_program import Job
 from tests.flows.refused import assert_refused
@@ -229,51 +227,6 @@ def test_whatever_ends_the_parent_lets_every_child_save(tmp_path: Path) -> None:
         wait_until(lambda: not any(map(alive, pids)), "the children are gone")  # noqa: B023
         assert {path.stem for path in tmp_path.glob("*.saved")} == {"one", "two"}
         assert not (tmp_path / "third.began").exists()
-
-
-# --- jobs of a comparison
-
-
-def test_comparisons_that_differ_do_not_write_each_others_jobs(
-    config: Path, tmp_path: Path
-) -> None:
-    """A job waits until a slot is free; another comparison of the store may begin meanwhile."""
-    one, same, other = (
-        models_of(load_config(config, PipelineConfig, changes), [3])[1]
-        for changes in ([], [], ["sft.learning_rate=1e-6"])
-    )
-    assert one.label == other.label
-    assert job_file(one, tmp_path) == job_file(same, tmp_path) != job_file(other, tmp_path)
-
-
-def test_a_model_whose_results_are_not_found_counts_as_failed(
-    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its recipe may have been changed while it was trained."""
-    models = models_of(load_config(config, PipelineConfig, []), [3])
-    started: list[str] = []
-
-    class Prepared:
-        start = SimpleNamespace(model_folder=tmp_path)
-
-        def __init__(self, *_: object) -> None:
-            self._made: dict[Any, Any] = {}
-
-        def prepare(self, target: str) -> None:
-            pass
-
-    def run(module: str, jobs: Mapping[str, Path], *_: object) -> dict[str, Any]:
-        started.extend(jobs)
-        return {}
-
-    monkeypatch.setattr(mixtures, "Pipeline", Prepared)
-    monkeypatch.setattr(mixtures, "look_up", lambda *_: mixtures.State(upstream=Upstream()))
-    monkeypatch.setattr(mixtures, "run_all", run)
-    tracker: Any = SimpleNamespace(opened=lambda: None, pipeline_id="p", run_id="r")
-    _, failed = mixtures._make(models, 1, Context(store=tmp_path, tracker=tracker))
-    assert started == [model.label for model in models]
-    assert set(failed) == {model.key for model in models}
-    assert "results are not in the store" in str(failed["base"])
 
 
 # --- for real
