@@ -190,7 +190,7 @@ def evaluate_checkpoints(
     config: fields.Config = SMOKE,
     run: fields.Pretraining = None,
     benchmarks: fields.Benchmarks = None,
-    watch: fields.Watch = True,
+    watch: fields.Watch = False,
     store: fields.Store = STORE,
     overrides: fields.Overrides = [],  # noqa: B006
 ) -> dict[str, Any]:

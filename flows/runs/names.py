@@ -55,7 +55,7 @@ WORDS: Mapping[str, Callable[[Any], str]] = {
     "run": lambda value: f"of {_folder(value)}",
     "beta": lambda value: f"beta {value:g}",
     "benchmarks": lambda value: _list(value),
-    "watch": lambda value: "" if value else "those that are there",
+    "watch": lambda value: "as they are written" if value else "",
     "routings": lambda value: _list(value),
     "experiments": lambda value: f"columns {_list(value)}",
     "num_processes": lambda value: f"{value} GPU{'' if value == 1 else 's'}",

@@ -120,6 +120,7 @@ def test_deployments_have_dotted_entrypoints_and_valid_parameters(root: Path) ->
         flow.validate_parameters(deployment["parameters"])
         for schedule in deployment.get("schedules", []):
             assert schedule["active"] is False
+            assert "parameters" not in schedule, "Prefect drops them when it is switched on"
 
 
 def test_no_installed_distribution_claims_our_packages() -> None:

@@ -31,7 +31,12 @@ SMOKE = "deployments/smoke.yaml"
         ("mixture_ablation", {"seeds": [1, 2], "parallel": 1}, "mixture-ablation smoke, seeds 1 2"),
         ("pipeline", {"stages": ["data", "sft"]}, "pipeline smoke, data + sft"),
         ("report", {}, "report smoke"),
-        ("evaluate_checkpoints", {"watch": True}, "evaluate-checkpoints smoke"),
+        ("evaluate_checkpoints", {"watch": False}, "evaluate-checkpoints smoke"),
+        (
+            "evaluate_checkpoints",
+            {"watch": True},
+            "evaluate-checkpoints smoke, as they are written",
+        ),
         ("pretrain", {"config": "no/such.yaml"}, "pretrain such"),
     ],
 )
