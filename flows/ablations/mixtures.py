@@ -232,6 +232,7 @@ def compare_mixtures(
             "configuration": loaded.name,
             "store": str(context.store),
             "folder": str(table.folder),
+            "views": context.tracker.models.views,
             "findings": table.manifest["notes"]["findings"],
             "failed": {key: first_line(error) for key, error in failed.items()},
         }

@@ -149,7 +149,7 @@ def _mixtures(arguments: argparse.Namespace) -> int:
         from flows.services.addresses import comparison_page
 
         print(f"Figures: {folder}/accuracy.png, curves.png; by subject: by_subject.csv")
-        print(f"MLflow:  {comparison_page(Path(summary['store']), summary['configuration'])}")
+        print(f"MLflow:  {comparison_page(Path(summary['store']), *summary['views'])}")
     return DONE
 
 

@@ -15,14 +15,14 @@ KEY = "where-to-look"
 
 
 def show_pages(
-    name: str, store: Path, stages: Sequence[Mapping[str, Any]], configuration: str
+    name: str, store: Path, stages: Sequence[Mapping[str, Any]], views: Sequence[str]
 ) -> None:
-    """Publish the artifact, in a flow run; stages: as the tracker lists them; configuration: its
-    name, which the view of its models has, too."""
+    """Publish the artifact, in a flow run; stages: as the tracker lists them; views: of its models
+    in MLflow, the best one first."""
     if flow_run_id() is None:
         return
     uri = default_uri(store)
-    links = experiment_links(uri, configuration)
+    links = experiment_links(uri, *views)
     publish_artifact(
         run_logger(),
         "markdown",

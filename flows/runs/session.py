@@ -72,6 +72,7 @@ class Session:
             "stages": self.context.tracker.stages,
             "folders": {name: str(result.folder) for name, result in made.items()},
             "results": rows,
+            "views": self.context.tracker.models.views,
         }
 
     def _pictures(self) -> list[Path]:
@@ -137,7 +138,8 @@ def tracked(name: str, store: Path, config: Mapping[str, Any]) -> Iterator[Conte
                 yield Context(store=store, tracker=tracker)
             if tracker.models.runs:  # the page that the artifact links to
                 tracker.models.save_views()
-            show_pages(name, store, tracker.stages, tracker.models.name)
+                tracker.models.save_own_view()
+            show_pages(name, store, tracker.stages, tracker.models.views)
     finally:
         tell(watch="tracker", uri=uri, open=False)
 

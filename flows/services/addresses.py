@@ -104,14 +104,15 @@ def mlflow_page(uri: str | None = None) -> str:
     return given.rstrip("/") if is_server(given) else MLFLOW_URI
 
 
-def comparison_page(store: Path, pipeline: str = "") -> str:
-    """Address of the page that compares models: those of a pipeline's last run, or all of them.
+def comparison_page(store: Path, *views: str) -> str:
+    """Address of the page that compares models: the first of some saved views that is there, or all
+    of them.
 
     The page is MLflow's first one where there is nothing to compare yet.
     """
     from tasks.core.tracking import MODELS, default_uri, experiment_links
 
-    path = experiment_links(default_uri(store), pipeline).get(MODELS, "")
+    path = experiment_links(default_uri(store), *views).get(MODELS, "")
     return f"{redact(mlflow_page())}/{path}"
 
 

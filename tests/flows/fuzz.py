@@ -138,7 +138,7 @@ class Runner:
 
     def _pipeline(self, **_: Any) -> dict[str, Any]:
         """Stand in for all that a run does after it was checked."""
-        empty: dict[str, Any] = {"stages": [], "folders": {}, "results": []}
+        empty: dict[str, Any] = {"stages": [], "folders": {}, "results": [], "views": []}
         return {"name": "x", "store": str(self.store), **empty}
 
     def __call__(self, *argv: str) -> None:

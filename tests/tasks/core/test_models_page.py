@@ -1,6 +1,7 @@
 """MLflow's page of models: what is charted, once; names and colours that tell models apart."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,47 @@ def test_the_link_opens_a_saved_view_with_the_charts_in_order(book: Book) -> Non
         assert {card["metricSectionId"] for card in state["compareRunCharts"]} <= known
         ids = [run.info.run_id for run in book.runs(MODELS)[:4]]
         assert (name == view.ALL) != all(run_id in state["searchFilter"] for run_id in ids)
+
+
+def test_the_link_of_an_older_run_keeps_its_models(
+    tmp_path: Path, book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = book.client.get_experiment_by_name(MODELS).experiment_id
+    runs = [book.client.create_run(experiment).info.run_id for _ in range(3)]
+    for run in runs:
+        book.client.log_metric(run, "train/loss", 2.0)
+    uri = default_uri(book.store)
+
+    def finish(*models: str) -> str:
+        """What a run of the pipeline does at its end; the link that it prints."""
+        view.save_view(book.client, "mine", "mine: models of the last run", models)
+        view.save_view_of_runs(book.client, "Mine", models)
+        own = view.view_of_runs("Mine", models)
+        return view.experiment_links(uri, own, "mine")[MODELS]
+
+    def shown(link: str) -> str:
+        """The filter of the view that a link opens."""
+        (name,) = re.findall("viewStateShareKey=([^&]+)&", link)
+        tags = book.client.get_experiment_by_name(MODELS).tags
+        found: str = json.loads(json.loads(tags[f"{view.SAVED_VIEW}{name}"])["state"])[
+            "searchFilter"
+        ]
+        return found
+
+    older = finish(*runs[:2])
+    newer = finish(*runs[1:])
+    assert all(run in shown(older) for run in runs[:2]) and runs[2] not in shown(older)
+    assert all(run in shown(newer) for run in runs[1:]) and runs[0] not in shown(newer)
+    assert finish(*reversed(runs[:2])) == older, "the same models: the same view"
+    # The oldest make room, and their names lead to the pipeline's last run.
+    monkeypatch.setattr(view, "KEPT", 1)
+    assert "viewStateShareKey=mine." in finish(runs[0])
+    assert (
+        "viewStateShareKey=mine&"
+        in view.experiment_links(uri, view.view_of_runs("Mine", runs[:2]), "mine")[MODELS]
+    )
+    for run in runs:
+        book.client.delete_run(run)
 
 
 def test_runs_that_measured_nothing_yet_leave_a_view_as_it_is(tmp_path: Path, book: Book) -> None:

@@ -34,6 +34,12 @@ class ShownModels:
         return str(self.tracker.config.get("name") or self.tracker.pipeline)
 
     @property
+    def views(self) -> list[str]:
+        """Views that show these models, the one that stays as it is first."""
+        own = [view.view_of_runs(self.name, self.runs.values())] if self.runs else []
+        return [*own, view.slug(self.name)]
+
+    @property
     def _client(self) -> Any:
         return self.tracker.client
 
@@ -142,3 +148,10 @@ class ShownModels:
             title = f"{self.name}: models of the last run"
             runs = list(dict.fromkeys(self.runs.values()))
             view.save_view(self._client, view.slug(self.name), title, runs)
+
+    @never_fail
+    def save_own_view(self) -> None:
+        """Save the view of these models that no later run changes, when all of them are known."""
+        runs = list(dict.fromkeys(self.runs.values()))
+        if runs:
+            view.save_view_of_runs(self._client, self.name, runs)

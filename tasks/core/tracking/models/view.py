@@ -6,16 +6,18 @@
 
 MLflow keeps what a user chooses in the browser; a saved view is in the experiment instead, and
 opens the same in a browser that was never here. `all-models` shows the newest ones; each pipeline
-has a view of the models that its last run made or found.
+has a view of the models that its last run made or found. A run's link opens a view of its own
+models, of which the last `KEPT` stay.
 """
 
 import json
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from common.files import hash_of
 from tasks.core.tracking.client import (
     MODELS,
     NOTE,
@@ -33,6 +35,8 @@ KIND = "mlflow.experimentKind"
 """Tag by which MLflow's pages open an experiment for machine learning, not for prompts."""
 KIND_VALUE = "custom_model_development"
 ALL = "all-models"
+KEPT = 40
+"""Views of single sets of models in an experiment, of 10 kB each, which its pages load all."""
 SMOOTHING = 60
 """Of noisy curves, in per cent, as MLflow's slider has it."""
 SHOWN = "FIRST_20_RUNS"
@@ -190,6 +194,27 @@ def slug(pipeline: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", pipeline.lower()).strip("-")[:60] or "pipeline"
 
 
+def view_of_runs(pipeline: str, runs: Iterable[str]) -> str:
+    """Name of the view of a pipeline's models; the same for the same runs."""
+    # A slug has no dot: no pipeline is called so.
+    return f"{slug(pipeline)}.{hash_of(sorted(set(runs)))[:8]}"
+
+
+def save_view_of_runs(client: Any, pipeline: str, runs: Sequence[str]) -> None:
+    """Save the view of some models, which shows the same ones after later runs of the pipeline, and
+    remove the oldest ones of such views."""
+    title = f"{pipeline}: {len(runs)} models of {time.strftime('%F %R')}"
+    save_view(client, view_of_runs(pipeline, runs), title, runs)
+    experiment = client.get_experiment_by_name(MODELS)
+    of_runs = {
+        name: json.loads(value)["updatedAt"]
+        for name, value in experiment.tags.items()
+        if name.startswith(SAVED_VIEW) and "." in name.removeprefix(SAVED_VIEW)
+    }
+    for name in sorted(of_runs, key=lambda name: of_runs[name], reverse=True)[KEPT:]:
+        client.delete_experiment_tag(experiment.experiment_id, name)
+
+
 def save_view(client: Any, name: str, title: str, runs: Sequence[str] = ()) -> str | None:
     """Save a view of models; returns its path below MLflow's page, None without an experiment.
 
@@ -229,11 +254,12 @@ def view_path(experiment: str, name: str) -> str:
     )
 
 
-def experiment_links(uri: str, pipeline: str = "") -> dict[str, str]:
+def experiment_links(uri: str, *wanted: str) -> dict[str, str]:
     """Addresses, below the MLflow page, of the pipeline list and of the comparison of models; those
     that MLflow tells.
 
-    pipeline: whose models are compared, where its last run has saved a view; else all of them are.
+    wanted: views of models, the first one that is saved is taken: those of a run, those of a
+    pipeline's last one. Else all models are compared.
     """
     links: dict[str, str] = {}
     try:
@@ -242,8 +268,7 @@ def experiment_links(uri: str, pipeline: str = "") -> dict[str, str]:
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
                 continue
-            wanted = [slug(pipeline), ALL] if pipeline else [ALL]
-            views = [view for view in wanted if f"{SAVED_VIEW}{view}" in experiment.tags]
+            views = [view for view in (*wanted, ALL) if f"{SAVED_VIEW}{view}" in experiment.tags]
             if views:
                 links[name] = view_path(experiment.experiment_id, views[0])
             else:
