@@ -1,4 +1,4 @@
-"""Deployments on a real server: what was changed there stays, and a schedule's runs complete."""
+"""Deployments on a real server: what was changed there stays, and schedules' runs complete."""
 
 import os
 import socket
@@ -14,13 +14,16 @@ import pytest
 import yaml
 
 from common.paths import ROOT
+from common.recipes import read_yaml
 from flows.environment import DEFAULTS, answers, request
 from flows.schedules import registration
 from flows.schedules.registration import register
+from tests.flows.schedules.small_pipeline import write_config, write_corpora
 
 pytestmark = pytest.mark.slow  # a server, a worker and six commands, each of many seconds
 
 PATIENCE_SECONDS = 600
+ENDS = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 NIGHTLY = {"slug": "nightly", "cron": "0 2 * * *", "timezone": "UTC", "active": False}
 
 
@@ -184,3 +187,57 @@ def test_a_scheduled_run_fires_and_completes(server: Server, source: Path) -> No
     run = server.ask("flow_runs/filter", wanted)[0]
     assert run["auto_scheduled"] is True
     assert run["parameters"] == {"word": "on time"}
+
+
+@pytest.mark.timeout(1800)
+def test_the_nightly_evaluation_measures_each_checkpoint_once(
+    server: Server, source: Path, tmp_path: Path
+) -> None:
+    """Switched on as in the page, and firing more often than it ends: nothing fails."""
+    saved = {"interval": 2, "keep_last": 2}
+    data = write_corpora(tmp_path / "data")
+    config = write_config(
+        tmp_path / "c.yaml", data, steps=4, warmup_steps=1, eval_interval=4, checkpoints=saved
+    )
+    store = tmp_path / "store"
+    train = ("-m", "tests.flows.schedules.small_pipeline", "train", str(config), str(store))
+    subprocess.run([sys.executable, *train], cwd=ROOT, check=True)
+    [shipped] = [
+        one
+        for one in read_yaml(ROOT / "prefect.yaml")["deployments"]
+        if one["name"] == "evaluate-checkpoints"
+    ]
+    [nightly] = shipped["schedules"]
+    assert nightly.pop("cron")
+    nightly["interval"] = 15
+    limit = "checkpoint_scores.limit=1"
+    shipped["parameters"] |= {"config": str(config), "store": str(store), "overrides": [limit]}
+    source.write_text(yaml.safe_dump({"name": "steel", "deployments": [shipped]}))
+    register(server.api, "steel", server.prefect, source)
+    there = server.ask("deployments/name/steel/evaluate-checkpoints")
+    schedule = f"deployments/{there['id']}/schedules/{there['schedules'][0]['id']}"
+    of_it = {"deployments": {"id": {"any_": [there["id"]]}}}
+
+    def runs(*states: str) -> list[dict[str, Any]]:
+        wanted = {**of_it, "flow_runs": {"state": {"type": {"any_": states}}}}
+        found: list[dict[str, Any]] = server.ask("flow_runs/filter", wanted)
+        return found
+
+    def lines(words: str) -> list[str]:
+        of_runs = {"flow_run_id": {"any_": [run["id"] for run in runs(*ENDS)]}}
+        found = server.ask("logs/filter", {"logs": of_runs})
+        return [line["message"] for line in found if words in line["message"]]
+
+    server.ask(schedule, {"active": True}, "PATCH")
+    worker = server.spawn("worker", "start", "--pool", "steel")
+    try:
+        until(lambda: bool(lines("nothing is new")))
+        server.ask(schedule, {"active": False}, "PATCH")
+        until(lambda: not runs("PENDING", "RUNNING"))
+    finally:
+        worker.terminate()
+        worker.wait()
+    assert {run["state_type"] for run in runs(*ENDS)} == {"COMPLETED"}
+    assert {run["parameters"]["watch"] for run in runs(*ENDS)} == {False}
+    assert len(lines("measured in")) == 2
+    assert len([*store.glob("checkpoint_scores/*/*/steps/*.json")]) == 2
