@@ -136,9 +136,8 @@ def acquire(run: StageRun, config: AcquireConfig) -> None:
             optional=config.is_optional(name),
             commit=config.commits.get(name, ""),
         )
-        run.log.info(
-            "%s: %d files, %s from %s", name, got.files, format_bytes(got.bytes), got.origin
-        )
+        files = "1 file" if got.files == 1 else f"{got.files:,} files"
+        run.log.info("%s: %s, %s from %s", name, files, format_bytes(got.bytes), got.origin)
     run.progress(len(acquired), len(acquired), f"of {config.kind}")
     run.count(
         datasets=len(acquired),

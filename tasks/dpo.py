@@ -173,14 +173,13 @@ def count_pairs(run: StageRun, samples: str, prepared: Mapping[str, Any]) -> Non
     run.table(f"trained on {run.stage}", table, "Pairs that were trained on, and the others")
     run.log.info(
         "%s: trained on %d of %d pairs, %d of them without their oldest turns; %d held out, %d not "
-        "drawn, %d left out: %s. Who prefers the longer answer is right in %.1f %% of them",
+        "drawn, %s. In %.1f %% of those trained on the longer answer is the preferred one",
         run.stage,
         prepared["trained_on"],
         prepared["drawn"],
         prepared["cut"],
         prepared["held_out"],
         prepared["not_drawn"],
-        prepared["left_out"],
         left_out_by_set(sets),
         100 * prepared["lengths"]["train"]["length_accuracy"],
     )

@@ -195,11 +195,9 @@ def _note_pruning(run: StageRun, folder: Path) -> None:
     run.note(pruning=report)
     proof = report["proof"]
     run.log.info(
-        "Vocabulary pruned from %d to %d tokens; %d texts are cut into the same %d pieces",
-        report["num_tokens_before"],
-        report["num_tokens_after"],
-        proof["num_texts"],
-        proof["num_tokens"],
+        "vocabulary pruned from %s to %s tokens: %s texts are cut into the same %s pieces",
+        *(f"{report[name]:,}" for name in ("num_tokens_before", "num_tokens_after")),
+        *(f"{proof[name]:,}" for name in ("num_texts", "num_tokens")),
     )
 
 

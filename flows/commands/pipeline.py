@@ -164,8 +164,8 @@ def _show(summary: dict[str, Any], arguments: argparse.Namespace) -> None:
         print(f"Report:  {folder}/report.html")
     if not running_services():
         print("Pages:   make up     (starts Prefect and MLflow on this machine), then open")
-    print(f"         {redact(prefect_page())}/runs")
-    print(f"         {comparison_page(Path(summary['store']), *summary['views'])}")
+    print(f"Runs:    {redact(prefect_page())}/runs")
+    print(f"Models:  {comparison_page(Path(summary['store']), *summary['views'])}")
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -303,12 +303,15 @@ class _ServersTrouble(logging.Filter):
     """Drops Prefect's lines about each event and batch that a server did not take.
 
     Also the traceback of a state that it did not take after the work was done: `run_flow` says so.
+    And the address of a run on a temporary server, which has no pages.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         if _outcome.done and record.levelno >= logging.ERROR and record.name == "prefect.flow_runs":
             return False
         text = record.getMessage()
+        if _temporary and text.startswith("View at "):
+            return False
         return not (text.startswith("Service ") and ("failed" in text or "is full" in text)) and (
             "Unable to connect to" not in text
         )

@@ -37,10 +37,16 @@ def run_logger() -> Logger:
     return get_run_logger()
 
 
-class _WithoutTraceback(logging.Filter):
-    """Drops the traceback of an error that the user can mend; it would bury the message."""
+COMPLETED = "Finished in state Completed()"
+
+
+class _WithoutNoise(logging.Filter):
+    """Drops the traceback of an error that the user can mend, which would bury the message, and the
+    line of a state Completed: the line before says that the stage is done, and in what time."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.getMessage() == COMPLETED:
+            return False
         if record.exc_info and isinstance(record.exc_info[1], SteelError):
             record.exc_info = None
             record.exc_text = None
@@ -48,11 +54,11 @@ class _WithoutTraceback(logging.Filter):
 
 
 def shorten_user_errors() -> None:
-    """Let Prefect log a SteelError as its message alone."""
+    """Let Prefect log a SteelError as its message alone, and what went well in our words."""
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logger = logging.getLogger(name)
-        if not any(isinstance(f, _WithoutTraceback) for f in logger.filters):
-            logger.addFilter(_WithoutTraceback())
+        if not any(isinstance(f, _WithoutNoise) for f in logger.filters):
+            logger.addFilter(_WithoutNoise())
 
 
 def artifact_key(name: str) -> str:

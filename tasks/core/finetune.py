@@ -139,17 +139,18 @@ def report_mixture(
     english = taken - chinese - sum(row.neither for row in rows)
     run.count(**{f"taken.{row.set}": row.taken for row in rows})
     run.count(**{f"skipped.{name}": count for name, count in skipped.items()})
-    bad_rows = sum(row.malformed for row in rows)
+    bad_rows, num_skipped = sum(row.malformed for row in rows), sum(skipped.values())
     run.count(**{samples: taken}, chinese=chinese, english=english, bad_rows=bad_rows)
     run.log.info(
-        "%s: %d %s, %d Chinese, %d English, %d rows skipped, %d of them bad",
+        "%s: %s %s, %s Chinese, %s English; %s",
         run.stage,
-        taken,
+        f"{taken:,}",
         samples,
-        chinese,
-        english,
-        sum(skipped.values()),
-        bad_rows,
+        f"{chinese:,}",
+        f"{english:,}",
+        f"{num_skipped:,} rows skipped, {bad_rows:,} of them bad"
+        if num_skipped
+        else "none skipped",
     )
     report_contamination(run, {row.set: row.contaminated for row in rows}, contamination)
     if not taken:
@@ -310,14 +311,13 @@ def _count_rows(run: StageRun, samples: str, prepared: Mapping[str, Any]) -> Non
     ]
     run.note(mixture=table)
     run.log.info(
-        "%s: trained on %d of %d %s, %d of them cut at max_length; %d held out, %d left out: %s",
+        "%s: trained on %s of %s %s, %s of them cut at max_length; %s held out, %s",
         run.stage,
-        prepared["trained_on"],
-        prepared["drawn"],
+        f"{prepared['trained_on']:,}",
+        f"{prepared['drawn']:,}",
         samples,
-        prepared["cut"],
-        prepared["held_out"],
-        prepared["left_out"],
+        f"{prepared['cut']:,}",
+        f"{prepared['held_out']:,}",
         left_out_by_set(sets),
     )
     title = f"{samples.capitalize()} that were trained on, and the others"
@@ -325,9 +325,11 @@ def _count_rows(run: StageRun, samples: str, prepared: Mapping[str, Any]) -> Non
 
 
 def left_out_by_set(sets: Mapping[str, Mapping[str, Any]]) -> str:
-    """Say how many samples each set leaves out, by reason."""
+    """Say how many samples are left out: of each set, by reason."""
     reasons = {name: by_reason(of_set["left_out"]) for name, of_set in sets.items()}
-    return "; ".join(f"{name}: {said}" for name, said in reasons.items() if said) or "none"
+    number = sum(sum(of_set["left_out"].values()) for of_set in sets.values())
+    listed = "; ".join(f"{name}: {said}" for name, said in reasons.items() if said)
+    return f"{number:,} left out ({listed})" if number else "none left out"
 
 
 def by_reason(counts: Mapping[str, int]) -> str:

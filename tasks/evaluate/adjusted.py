@@ -246,5 +246,18 @@ def _report(run: StageRun, rows: Sequence[Mapping[str, Any]]) -> None:
             run.count(**{f"questions_{name}/{place}": part["num_questions"]})
             if part["accuracy"] is not None:
                 run.count(**{f"accuracy_{name}/{place}": part["accuracy"]})
-    for shown in table:
-        run.log.info("%s: %s", run.stage, "; ".join(f"{k} {v}" for k, v in shown.items() if v))
+    clean = sum(_is_clean(row) for row in rows)
+    if clean:
+        run.log.info(
+            "%s: %d of %d scores are of clean questions alone", run.stage, clean, len(rows)
+        )
+    for row, shown in zip(rows, table, strict=True):
+        if not _is_clean(row):
+            run.log.info("%s: %s", run.stage, "; ".join(f"{k} {v}" for k, v in shown.items() if v))
+
+
+def _is_clean(row: Mapping[str, Any]) -> bool:
+    """True if none of the questions was trained on, as far as all of them can be looked for."""
+    return (
+        row["clean"] is not None and row["clean"]["num_questions"] == row["full"]["num_questions"]
+    )

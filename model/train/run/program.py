@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from common.errors import DataError, StageError, SteelError
+from common.files import PARTIAL
 from model.train.callbacks.watchdog import EXIT_HANGING, Watchdog
 from model.train.checkpoint.export import write_model
 from model.train.checkpoint.folders import complete_checkpoints, read_info
@@ -100,7 +101,8 @@ def publish(trainer: Trainer, model: Path, *, best: bool) -> None:
             with lease.guard():
                 write_model(chosen_checkpoint(trainer.checkpoints.folder, best=best), prepared)
                 lease.publish_folder(prepared, model)
-            log.info("model written to %s", model)
+            # A stage's folder gets its name when all is done.
+            log.info("model written to %s", str(model).replace(f"{PARTIAL}/", "/"))
         except (OSError, SteelError) as error:
             problem = str(error)
     if problem := ranks.gather(problem)[0]:

@@ -62,13 +62,18 @@ class ProgressReporter:
         if not (line_due or bar_due):
             return
         left = self.seconds_left(done, total) if seconds_left is None else seconds_left
-        text = f"{percent:.0f} %{'' if left is None else f', {duration(left)} left'}"
+        share, remaining = f"{percent:.0f} %", "" if left is None else f"{duration(left)} left"
+        # Of what the percentage is stands beside it.
+        parts = (
+            [f"{share} {what}", remaining] if what.startswith("of ") else [share, remaining, what]
+        )
+        text = ", ".join(part for part in parts if part)
         if line_due:
             self.last_line = now
-            self.log.info("%s: %s %s", self.stage, text, what)
+            self.log.info("%s: %s", self.stage, text)
         if bar_due and percent != self.shown:
             self.last_artifact = now
-            self._show(percent, f"{self.stage}: {text} {what}")
+            self._show(percent, f"{self.stage}: {text}")
 
     def finish(self, what: str = "") -> None:
         """Show that all is done: the bar ends at 100 %. A stage of a moment gets none."""

@@ -82,8 +82,8 @@ class Server:
             time.sleep(1)
         return None
 
-    def deployment(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.ask("/".join(("deployments", "name", "steel", "tiny")))
+    def deployment(self, name: str = "tiny") -> dict[str, Any]:
+        found: dict[str, Any] = self.ask("/".join(("deployments", "name", "steel", name)))
         return found
 
 
@@ -209,12 +209,12 @@ def test_the_nightly_evaluation_measures_each_checkpoint_once(
     ]
     [nightly] = shipped["schedules"]
     assert nightly.pop("cron")
-    nightly["interval"] = 15
+    nightly["interval"] = 30
     limit = "checkpoint_scores.limit=1"
     shipped["parameters"] |= {"config": str(config), "store": str(store), "overrides": [limit]}
     source.write_text(yaml.safe_dump({"name": "steel", "deployments": [shipped]}))
     register(server.api, "steel", server.prefect, source)
-    there = server.ask("deployments/name/steel/evaluate-checkpoints")
+    there = server.deployment("evaluate-checkpoints")
     schedule = f"deployments/{there['id']}/schedules/{there['schedules'][0]['id']}"
     of_it = {"deployments": {"id": {"any_": [there["id"]]}}}
 
@@ -229,7 +229,7 @@ def test_the_nightly_evaluation_measures_each_checkpoint_once(
         return [line["message"] for line in found if words in line["message"]]
 
     server.ask(schedule, {"active": True}, "PATCH")
-    worker = server.spawn("worker", "start", "--pool", "steel")
+    worker = server.spawn("worker", "start", "--pool", "steel", "--limit", "2")
     try:
         until(lambda: bool(lines("nothing is new")))
         server.ask(schedule, {"active": False}, "PATCH")

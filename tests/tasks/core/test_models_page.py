@@ -233,7 +233,7 @@ def test_the_link_of_an_older_run_keeps_its_models(
     uri = default_uri(book.store)
 
     def finish(*models: str) -> str:
-        """What a run of the pipeline does at its end; the link that it prints."""
+        """End a run of the pipeline; returns the link that it prints."""
         view.save_view(book.client, "mine", "mine: models of the last run", models)
         view.save_view_of_runs(book.client, "Mine", models)
         own = view.view_of_runs("Mine", models)

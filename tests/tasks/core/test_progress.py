@@ -74,6 +74,29 @@ def test_neither_lines_nor_changes_of_the_bar_become_a_flood(
     assert [a["kind"] for a in artifacts[:2]] == ["progress", "new progress"]
 
 
+@pytest.mark.parametrize(
+    ("what", "line"),
+    [
+        ("of the texts", "pack: 20 % of the texts, 80 s left"),
+        ("step 2/10, loss 3.1", "pack: 20 %, 80 s left, step 2/10, loss 3.1"),
+        ("", "pack: 20 %, 80 s left"),
+    ],
+)
+def test_a_line_reads_from_left_to_right(
+    clock: Clock,
+    artifacts: list[dict[str, Any]],
+    caplog: pytest.LogCaptureFixture,
+    what: str,
+    line: str,
+) -> None:
+    caplog.set_level(logging.INFO)
+    progress = ProgressReporter("pack", LOG)
+    clock.now += 20
+    progress.update(2, 10, what, seconds_left=80)
+    assert [record.getMessage() for record in caplog.records] == [line]
+    assert artifacts[0]["description"] == line
+
+
 def test_a_bar_is_not_sent_again_while_nothing_moves(
     clock: Clock, artifacts: list[dict[str, Any]]
 ) -> None:
