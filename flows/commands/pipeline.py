@@ -1,6 +1,7 @@
 """Commands about a configuration and its results: run, check, evaluate, report, trace, explain."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
@@ -107,11 +108,13 @@ def _run(arguments: argparse.Namespace) -> int:
 def _start(arguments: argparse.Namespace) -> int:
     import os
     import subprocess
+    from urllib.parse import quote
 
     from common.child import python
     from common.errors import ConfigError
     from common.redaction import redact
-    from flows.environment import ROOT, answers
+    from flows.environment import ROOT, answers, request
+    from flows.forms.given import wrong_types
 
     url = prefect_api()
     if not answers(url, 10):
@@ -120,10 +123,18 @@ def _start(arguments: argparse.Namespace) -> int:
             "PREFECT_API_URL). Without a server, `steel run CONFIG.yaml --stages …` does the same "
             "here and now"
         )
+    deployment = arguments.deployment.removeprefix("steel/")
+    properties = {}
+    # Prefect's command says what is wrong with a name that the server does not know.
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        found = request(f"{url}/deployments/name/steel/{quote(deployment, safe='')}")
+        properties = found["parameter_openapi_schema"]["properties"]
+    if wrong := wrong_types(properties, arguments.param):
+        raise ConfigError("\n".join(wrong))
     options = [option for field in arguments.param for option in ("-p", field)]
     options += ["--flow-run-name", arguments.name] if arguments.name else []
     options += [] if arguments.no_watch else ["--watch"]
-    name = f"steel/{arguments.deployment.removeprefix('steel/')}"
+    name = f"steel/{deployment}"
     done = subprocess.run(
         python("prefect", "deployment", "run", name, *options),
         cwd=ROOT,

@@ -22,6 +22,7 @@ from flows import steel
 from flows.environment import answers, request
 from flows.forms import fields
 from flows.forms.choices import cleaning_sets, configured, recipes
+from flows.forms.given import wrong_types
 from flows.forms.publish import published
 from flows.targets import TARGET_NAMES
 
@@ -254,3 +255,43 @@ def test_examples_are_the_configurations_own() -> None:
     told = configured("sft.epochs", "4").split("; ")
     names = itertools.chain.from_iterable(part.partition(":")[0].split(", ") for part in told)
     assert "smoke" in {*names}
+
+
+@pytest.mark.parametrize(
+    ("deployment", "given", "said"),
+    [
+        ("pretrain", "steps=many", "steps = 'many' must be a whole number, at least 1, at most"),
+        ("pretrain", "steps=1.5", "steps = 1.5 must be a whole number"),
+        ("pretrain", "steps=true", "steps = True must be a whole number"),
+        ("pretrain", "steps=NaN", "steps = nan must be a whole number"),
+        ("pretrain", "steps", "steps = '' must be a whole number"),
+        ("pretrain", "learning_rate=fast", "learning_rate = 'fast' must be a number, above 0"),
+        ("pretrain", "config=5", "config = 5 must be a text: quote it, for example -p 'config="),
+        ("pretrain", "config=null", "config = None must be a text"),
+        ("pretrain", "overrides=a=b", "overrides = 'a=b' must be a list, for example -p 'overrid"),
+        ("pipeline", "stages=data", "-p 'stages=[\"data\"]'"),
+        ("evaluate-checkpoints", "watch=maybe", "watch = 'maybe' must be true or false"),
+    ],
+)
+def test_values_of_another_type_are_refused_in_words(
+    deployments: Mapping[str, Any], deployment: str, given: str, said: str
+) -> None:
+    """Where a field may be empty, the server names no type: see flows/forms/given.py."""
+    (found,) = wrong_types(fields_of(deployments[deployment]), [given])
+    assert said in found
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "steps=60",
+        "steps=6e1",
+        "steps=null",
+        "steps=-5",
+        "learning_rate=1",
+        "routing=dens",
+        "step=5",
+    ],
+)
+def test_what_prefect_says_well_is_left_to_it(deployments: Mapping[str, Any], given: str) -> None:
+    assert wrong_types(fields_of(deployments["pretrain"]), [given]) == []
