@@ -30,8 +30,8 @@ TYPES: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def wrong_types(properties: Properties, given: Sequence[str]) -> list[str]:
-    """What is wrong with the types of values, each given as `FIELD=VALUE`; fields that are not
-    known are left to Prefect."""
+    """List what is wrong with the types of values, each given as `FIELD=VALUE`; fields that are
+    not known are left to Prefect."""
     return list(_wrong_types(properties, given))
 
 

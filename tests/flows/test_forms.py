@@ -276,7 +276,7 @@ def test_examples_are_the_configurations_own() -> None:
 def test_values_of_another_type_are_refused_in_words(
     deployments: Mapping[str, Any], deployment: str, given: str, said: str
 ) -> None:
-    """Where a field may be empty, the server names no type: see flows/forms/given.py."""
+    """The server names no type where a field may be empty: see flows/forms/given.py."""
     (found,) = wrong_types(fields_of(deployments[deployment]), [given])
     assert said in found
 

