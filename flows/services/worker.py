@@ -1,8 +1,8 @@
 """A worker whose end lets its runs save: the first process of a container, or of a batch job.
 
-    SIGTERM ──▶ worker: takes no more runs
+    SIGTERM ──▶ Prefect's worker: halted, takes no more runs
             └─▶ its runs: trainings save, stages keep what is finished; Cancelled
-                └─▶ all have ended, or `STOP_SECONDS` have passed ──▶ exit
+                └─▶ all have ended, or `STOP_SECONDS` have passed ──▶ the worker ends ──▶ exit
 
 Runs are in sessions of their own, so that they outlive a worker. Where the first process of a
 container ends, the kernel kills all others; so this one waits. It starts like `make up`: what was
@@ -62,8 +62,12 @@ class Worker:
             log.error("the worker ended by itself, with status %d", worker.returncode)
             self._end_runs()
             return worker.returncode or 1
-        worker.terminate()
+        # Prefect's worker kills its runs when it ends, before they have saved: so they end first,
+        # and it is halted meanwhile, or it would begin others.
+        worker.send_signal(signal.SIGSTOP)
         self._end_runs()
+        worker.terminate()
+        worker.send_signal(signal.SIGCONT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             worker.wait(10)
         worker.kill()

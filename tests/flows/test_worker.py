@@ -4,7 +4,9 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,6 +41,20 @@ def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+KILLS_ITS_RUNS = """
+import os, signal, sys, time
+def end(*_):
+    os.kill(int(sys.argv[1]), signal.SIGKILL)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+time.sleep(0.1)
+while True:
+    open(sys.argv[2], "a").write("x")
+    time.sleep(0.01)
+"""
+"""As Prefect's worker does when it is asked to end; until then it begins runs, which are `x`."""
+
+
 def note(folder: Path, name: str, pid: int, host: str, started: str | None) -> None:
     (folder / f"{name}.json").write_text(json.dumps({"pid": pid, "host": host, "started": started}))
 
@@ -67,6 +83,45 @@ def test_runs_of_this_machine_save_before_the_worker_is_gone(notes: Path, tmp_pa
         for process in (run, other):
             process.kill()
             process.wait()
+        assert run.stdout is not None
+        run.stdout.close()
+
+
+def test_the_worker_is_halted_until_its_runs_have_saved(
+    notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect's own kills them when it ends, and would begin others as long as it lives."""
+    saved, begun = tmp_path / "saved", tmp_path / "begun"
+    run = subprocess.Popen([sys.executable, "-c", SAVES, str(saved)], stdout=subprocess.PIPE)
+    try:
+        assert run.stdout is not None and run.stdout.readline() == b"ready\n"
+        note(notes, "mine", run.pid, socket.gethostname(), process_start(run.pid))
+        monkeypatch.setattr(
+            worker,
+            "python",
+            lambda *_: [sys.executable, "-c", KILLS_ITS_RUNS, str(run.pid), str(begun)],
+        )
+        asked = Worker([])
+        found: list[int] = []
+
+        def looking() -> list[int]:
+            """As `own_runs`; counts what the worker begins while it looks."""
+            found.append(begun.stat().st_size)
+            return own_runs()
+
+        def slept(seconds: float) -> None:
+            time.sleep(seconds)
+            asked.stopping = asked.stopping or (begun.exists() and begun.stat().st_size > 3)
+
+        own_runs = worker.own_runs
+        monkeypatch.setattr(worker, "own_runs", looking)
+        monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=slept, monotonic=time.monotonic))
+        assert asked.run() == 0
+        assert run.wait(10) == 143 and saved.read_text() == "saved"
+        assert len(found) > 2 and found[1] == found[-1], "it began runs while it was to end"
+    finally:
+        run.kill()
+        run.wait()
         assert run.stdout is not None
         run.stdout.close()
 
