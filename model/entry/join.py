@@ -91,8 +91,10 @@ class LaunchSpec:
         path = store / LAUNCH_FILE
         try:
             spec = from_json(cls, path)
-        except FileNotFoundError:
-            return None
+        except DataError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
         if not spec.module.startswith(ENTRIES):
             raise DataError(f"{path}: {spec.module} is no entry of {ENTRIES}*; not started")
         return spec

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigError, DataError
-from model.entry.join import LAUNCH_FILE, LaunchSpec
+from model.entry.join import LAUNCH_FILE, LaunchSpec, NodeAgent
 from model.entry.launch import Nodes, environment
 from model.train.checkpoint.writer import complete_checkpoints
 from model.train.run.folder import CHECKPOINTS_FOLDER
@@ -149,6 +149,14 @@ def test_a_machine_that_joins_serves_one_launch_after_the_other(
     finally:
         joiner.send_signal(signal.SIGTERM)
         assert joiner.wait(PATIENCE_SECONDS) == 0
+
+
+def test_a_machine_may_be_there_before_the_first_launch(tmp_path: Path) -> None:
+    """As on Slurm, where all nodes begin at once."""
+    assert LaunchSpec.read(tmp_path) is None
+    agent = NodeAgent(tmp_path)
+    agent.look()
+    agent.end()
 
 
 def test_only_our_entries_are_started_by_a_launch(tmp_path: Path) -> None:
