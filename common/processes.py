@@ -75,6 +75,19 @@ def process_start(pid: int) -> str | None:
     return None if fields[0] == "Z" else fields[19]
 
 
+def ancestors(pid: int) -> list[int]:
+    """The parent of a process of this machine, its parent, and so on; none for one that is gone."""
+    found: list[int] = []
+    while pid > 1:
+        try:
+            stat = Path(f"/proc/{pid}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            break
+        pid = int(stat.rpartition(")")[2].split()[1])
+        found.append(pid)
+    return found
+
+
 def still_runs(process: Mapping[str, Any]) -> bool:
     """True if the very process still runs that was noted down as its number `pid` and its start
     `started`: a number alone may have been given to another one since."""

@@ -52,7 +52,7 @@ from flows.services.addresses import (
 )
 from flows.services.keeper import OWN as KEEPER
 from flows.services.keeper import end_leftovers
-from flows.services.worker import POOL
+from flows.services.worker import POOL, end_runs_first
 
 START_SECONDS = 240
 STOP_SECONDS = 45
@@ -124,12 +124,15 @@ def start_worker(services: dict[str, Any], environment: dict[str, str]) -> None:
 
 
 def down() -> bool:
-    """Stop the services, the worker first so that it can end its runs. Return False if none ran."""
+    """Stop the services: first the worker, after its runs have saved. Return False if none ran."""
     end_leftovers(running_services())
     services = {name: s for name, s in running_services().items() if still_runs(s)}
     for name in (KEEPER, "worker", "mlflow", "prefect"):
         if name in services:
             log.info("stop %s", name)
+            if name == "worker":
+                pid = services[name]["pid"]
+                end_runs_first(pid, of=pid)
             stop(services[name])
     SERVICES.unlink(missing_ok=True)
     return bool(services)
@@ -141,6 +144,7 @@ def stop(service: dict[str, Any]) -> None:
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(group, number)
+            os.killpg(group, signal.SIGCONT)  # a worker is halted while its runs end
         except ProcessLookupError:
             return
         deadline = time.monotonic() + STOP_SECONDS

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 
 from common.child import python
-from common.processes import still_runs
+from common.processes import ancestors, still_runs
 from common.redaction import install
 from flows.environment import ROOT, prepare
 from flows.runs.notes import notes_of_this_machine
@@ -37,9 +37,39 @@ LOOK_SECONDS = 0.5
 log = logging.getLogger("steel.worker")
 
 
-def own_runs() -> list[int]:
-    """Processes of this machine's flow runs that are alive."""
-    return [int(note["pid"]) for _, note in notes_of_this_machine() if still_runs(note)]
+def own_runs(of: int | None = None) -> list[int]:
+    """Processes of this machine's flow runs that are alive.
+
+    of: a process; only runs that it has started, or a process that it has started, and so on.
+    """
+    runs = [int(note["pid"]) for _, note in notes_of_this_machine() if still_runs(note)]
+    return [pid for pid in runs if of is None or of in ancestors(pid)]
+
+
+def end_runs_first(worker: int, of: int | None = None) -> None:
+    """Halt Prefect's worker, ask its runs (as `own_runs`) to stop, and wait until they have.
+
+    Asked to end, Prefect's worker kills its runs before they have saved; until then it would begin
+    others. Halted, it neither does: it ends on SIGTERM and SIGCONT.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(worker, signal.SIGSTOP)
+    _end_runs(of)
+
+
+def _end_runs(of: int | None = None) -> None:
+    deadline = time.monotonic() + STOP_SECONDS
+    asked: set[int] = set()
+    while runs := own_runs(of):
+        for pid in set(runs) - asked:
+            log.info("a run is asked to save and stop (process %d)", pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+            asked.add(pid)
+        if time.monotonic() > deadline:
+            log.error("%d runs did not end within %.0f s", len(runs), STOP_SECONDS)
+            return
+        time.sleep(LOOK_SECONDS)
 
 
 class Worker:
@@ -60,12 +90,9 @@ class Worker:
             time.sleep(LOOK_SECONDS)
         if not self.stopping:
             log.error("the worker ended by itself, with status %d", worker.returncode)
-            self._end_runs()
+            _end_runs()
             return worker.returncode or 1
-        # Prefect's worker kills its runs when it ends, before they have saved: so they end first,
-        # and it is halted meanwhile, or it would begin others.
-        worker.send_signal(signal.SIGSTOP)
-        self._end_runs()
+        end_runs_first(worker.pid)
         worker.terminate()
         worker.send_signal(signal.SIGCONT)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -73,21 +100,6 @@ class Worker:
         worker.kill()
         worker.wait()
         return 0
-
-    def _end_runs(self) -> None:
-        """Ask all runs to stop, and wait until they have."""
-        deadline = time.monotonic() + STOP_SECONDS
-        asked: set[int] = set()
-        while runs := own_runs():
-            for pid in set(runs) - asked:
-                log.info("a run is asked to save and stop (process %d)", pid)
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGTERM)
-                asked.add(pid)
-            if time.monotonic() > deadline:
-                log.error("%d runs did not end within %.0f s", len(runs), STOP_SECONDS)
-                return
-            time.sleep(LOOK_SECONDS)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.stopping = True

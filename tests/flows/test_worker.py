@@ -1,6 +1,7 @@
 """The worker of a container ends after its runs have saved."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 from common.processes import process_start
 from flows.runs import notes as notes_module
-from flows.services import worker
+from flows.services import local, worker
 from flows.services.worker import Worker
 from tests.processes import PATIENCE_SECONDS
 
@@ -73,6 +74,8 @@ def test_runs_of_this_machine_save_before_the_worker_is_gone(notes: Path, tmp_pa
         note(notes, "number-given-again", other.pid, here, "1")
         (notes / "half.json").write_text("{")
         assert worker.own_runs() == [run.pid]
+        assert worker.own_runs(os.getpid()) == [run.pid], "this process started it"
+        assert worker.own_runs(other.pid) == []
         asked = Worker([])
         asked.stopping = True
         assert asked.run() == 0
@@ -104,10 +107,10 @@ def test_the_worker_is_halted_until_its_runs_have_saved(
         asked = Worker([])
         found: list[int] = []
 
-        def looking() -> list[int]:
+        def looking(of: int | None = None) -> list[int]:
             """As `own_runs`; counts what the worker begins while it looks."""
             found.append(begun.stat().st_size)
-            return own_runs()
+            return own_runs(of)
 
         def slept(seconds: float) -> None:
             time.sleep(seconds)
@@ -124,6 +127,51 @@ def test_the_worker_is_halted_until_its_runs_have_saved(
         run.wait()
         assert run.stdout is not None
         run.stdout.close()
+
+
+WORKER = """
+import signal, subprocess, sys, time
+run = subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], start_new_session=True)
+def end(*_):
+    run.kill()
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+print(run.pid, flush=True)
+time.sleep(60)
+"""
+"""Starts a run, and kills it when it is asked to end."""
+
+
+def test_make_down_lets_the_workers_runs_save_and_no_others(
+    notes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = tmp_path / "saved"
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER, SAVES, str(saved)],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    terminal = subprocess.Popen(["sleep", "60"])
+    try:
+        assert process.stdout is not None
+        lines = {process.stdout.readline().strip() for _ in range(2)}
+        [run] = [int(line) for line in lines - {b"ready"}]
+        here = socket.gethostname()
+        note(notes, "workers", run, here, process_start(run))
+        note(notes, "of-a-terminal", terminal.pid, here, process_start(terminal.pid))
+        service = {"pid": process.pid, "started": process_start(process.pid)}
+        monkeypatch.setattr(local, "running_services", lambda: {"worker": service})
+        monkeypatch.setattr(local, "SERVICES", tmp_path / "services.json")
+        assert local.down()
+        assert saved.read_text() == "saved"
+        assert process.wait(10) == 0
+        assert terminal.poll() is None
+    finally:
+        for one in (process, terminal):
+            one.kill()
+            one.wait()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def test_a_worker_that_ends_by_itself_is_an_error(
