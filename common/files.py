@@ -176,6 +176,17 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def same_bytes(one: Path, other: Path) -> bool:
+    """True if two files hold the same; all of both is read where they do."""
+    if one.stat().st_size != other.stat().st_size:
+        return False
+    with one.open("rb", buffering=0) as first, other.open("rb", buffering=0) as second:
+        while (chunk := first.read(_CHUNK)) == second.read(_CHUNK):
+            if not chunk:
+                return True
+    return False
+
+
 def json_line(value: Any) -> bytes:
     """A value as one line of a JSON-lines file, in UTF-8 as people read it."""
     return json.dumps(value, ensure_ascii=False).encode() + b"\n"

@@ -1,7 +1,8 @@
 """Stage `acquire`: bring data sets into the store, whole or a sample of them (corpus/sources).
 
-One instance per kind of data set. The stage's manifest records size and MD5 of every file. After an
-interruption complete files are kept, and half ones continued.
+One instance per kind of data set. The stage's manifest records size and MD5 of every file, and
+sources.json what each was at its source: the next acquisition takes it over while it is the same
+there. After an interruption complete files are kept, and half ones continued.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 from common.config import NOT_IN_KEY, StageConfig, errors_of
 from common.disk import format_bytes, require_free_space
 from common.errors import SteelError
+from common.files import write_json
 from common.names import Name
 from common.ranges import Gt, Le, NonNegativeInt
 from corpus.recipes import (
@@ -21,6 +23,7 @@ from corpus.recipes import (
     modelscope_source,
     pinned_checksums,
 )
+from corpus.refresh.earlier import RECORD, Earlier
 from corpus.sample_data import DatasetKind, SampleDataConfig
 from corpus.sources.datasets import (
     HUB,
@@ -34,6 +37,7 @@ from corpus.sources.datasets import (
 )
 from corpus.sources.transfer import Destination
 from tasks.core.stage import StageRun, plain, stage
+from tasks.core.store import newest_first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,10 +113,35 @@ class AcquireConfig(StageConfig):
         )
 
 
-@stage(version=2, keeps="complete files")
+VERSION = 2
+"""Raised when the same files at a source become others here."""
+
+
+def _earlier(run: StageRun, config: AcquireConfig) -> dict[str, list[Earlier]]:
+    """The data sets in earlier acquisitions of this store, the newest first."""
+    found: dict[str, list[Earlier]] = {name: [] for name in config.datasets}
+    streams = config.kind == "corpora"
+    for result in newest_first(run.store, "acquire") if run.store is not None else ():
+        then, files = result.manifest["config"], result.manifest.get("files", [])
+        if then.get("kind") != config.kind or result.manifest.get("stage_version") != VERSION:
+            continue
+        for name in found.keys() & then.get("datasets", {}):
+            found[name].append(Earlier.read(result.folder, name, files, streams=streams))
+    return found
+
+
+def _files(number: int) -> str:
+    return "1 file" if number == 1 else f"{number:,} files"
+
+
+@stage(version=VERSION, keeps="complete files")
 def acquire(run: StageRun, config: AcquireConfig) -> None:
-    """Write `<name>/…` for every data set. Raises DataError for a full disk."""
-    require_free_space(run.folder, config.bytes_needed(), f"acquire ({config.kind})")
+    """Write `<name>/…` for every data set, and sources.json. Raises DataError for a full disk."""
+    earlier = _earlier(run, config)
+    # What is taken over takes no room; each data set asks again when it knows what that is.
+    had = sum(max((one.num_bytes for one in found), default=0) for found in earlier.values())
+    needed = max(0, config.bytes_needed() - had)
+    require_free_space(run.folder, needed, f"acquire ({config.kind})")
     acquired: dict[str, AcquiredDataset] = {}
     for name, location in config.datasets.items():
         run.progress(len(acquired), len(config.datasets), f"of {config.kind} ({name})")
@@ -125,6 +154,7 @@ def acquire(run: StageRun, config: AcquireConfig) -> None:
             decompress=config.kind == "corpora",
             progress=run.progress,
             warn=run.log.warning,
+            earlier=earlier[name],
         )
         got = acquired[name] = acquire_dataset(
             destination,
@@ -136,14 +166,28 @@ def acquire(run: StageRun, config: AcquireConfig) -> None:
             optional=config.is_optional(name),
             commit=config.commits.get(name, ""),
         )
-        files = "1 file" if got.files == 1 else f"{got.files:,} files"
-        run.log.info("%s: %s, %s from %s", name, files, format_bytes(got.bytes), got.origin)
+        run.log.info(
+            "%s: %s, %s from %s", name, _files(got.files), format_bytes(got.bytes), got.origin
+        )
+        if got.files_taken_over:
+            run.log.info(
+                "%s: %s, %s taken over from an earlier acquisition, %s fetched",
+                name,
+                _files(got.files_taken_over),
+                format_bytes(got.bytes_taken_over),
+                _files(got.files_fetched),
+            )
     run.progress(len(acquired), len(acquired), f"of {config.kind}")
     run.count(
         datasets=len(acquired),
         files=sum(got.files for got in acquired.values()),
         bytes=sum(got.bytes for got in acquired.values()),
+        files_taken_over=sum(got.files_taken_over for got in acquired.values()),
+        bytes_taken_over=sum(got.bytes_taken_over for got in acquired.values()),
+        files_fetched=sum(got.files_fetched for got in acquired.values()),
     )
+    if identities := {name: got.identities for name, got in acquired.items() if got.identities}:
+        write_json(run.folder / RECORD, identities)
     run.note(
         origins={name: got.origin for name, got in acquired.items()},
         revisions={name: got.revision for name, got in acquired.items() if got.revision},

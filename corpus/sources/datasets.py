@@ -15,7 +15,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -34,7 +34,14 @@ from corpus.sources.local import LocalSource, check_local, lies_in, local_files
 from corpus.sources.remote import UrlSource, check_url
 from corpus.sources.sampling import write_sample
 from corpus.sources.source import Source, StoredFile
-from corpus.sources.transfer import Destination, check_names, cleared, transfer_all, unpacked_bytes
+from corpus.sources.transfer import (
+    Destination,
+    check_names,
+    cleared,
+    share_disk,
+    transfer_all,
+    unpacked_bytes,
+)
 
 SAMPLE_DATA = "sample-data"
 HUB = "hub"
@@ -62,6 +69,14 @@ class AcquiredDataset:
     """Records and files that a sample consists of; empty where everything was taken."""
     revision: dict[str, str] | None = None
     """Revision that was asked for, and its commit; None outside of a hub."""
+    files_taken_over: int = 0
+    """Number of the source's files that an earlier acquisition had."""
+    bytes_taken_over: int = 0
+    """Size of what they became here."""
+    files_fetched: int = 0
+    """Number of the source's other files; 0 for a sample."""
+    identities: dict[str, str] = field(default_factory=dict)
+    """File at its source -> its identity there (`Source.identity`); not of a sample."""
 
 
 _NAMED = (SAMPLE_DATA, HUB, MODELSCOPE)
@@ -240,6 +255,7 @@ def acquire_dataset(
     with _disk_full_as_data_error(destination):
         acquired = _acquire(destination, kind, location, generator, fraction, limit, commit)
     paths = [path for path in destination.folder.rglob("*") if path.is_file()]
+    share_disk(destination, paths)
     size = total_bytes(paths)
     if kind in ("sft", "preferences"):  # of a hub, a URL or an archive they are known only now
         wanted = _wanted_by(kind, destination.name)
@@ -284,17 +300,26 @@ def _acquire(
             f"{', '.join(sorted(absent))}, which {source.origin} does not have"
         )
     check_names(files, source.origin, streams=destination.decompress)
-    sample = ""
+    sample, taken, identities = "", (0, 0), {}
     if sampled:
         records, used = write_sample(
             destination, source, files, fraction=fraction, limit=limit, reading=corpus(name).reading
         )
         sample = f"{records} records from {used} of {len(files)} files"
     else:
-        transfer_all(destination, source, files)
-    acquired = AcquiredDataset(origin=source.origin, sample=sample, revision=revision)
+        taken = transfer_all(destination, source, files)
+        identities = {file.name: found for file in files if (found := source.identity(file))}
+    acquired = AcquiredDataset(
+        origin=source.origin,
+        sample=sample,
+        revision=revision,
+        files_taken_over=taken[0],
+        bytes_taken_over=taken[1],
+        files_fetched=0 if sampled else len(files) - taken[0],
+        identities=identities,
+    )
     write_json(done, asdict(acquired))
-    for folder in ("fetched", "half", "versions", "hub", "generated"):
+    for folder in ("fetched", "half", "versions", "hub", "generated", "taken"):
         shutil.rmtree(destination.scratch / folder, ignore_errors=True)
     return acquired
 

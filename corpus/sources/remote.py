@@ -8,6 +8,7 @@ still the same; otherwise it begins again.
 """
 
 import contextlib
+import hashlib
 import io
 import json
 import posixpath
@@ -25,8 +26,8 @@ from fsspec.utils import glob_translate
 
 from common.errors import ConfigError, DataError
 from common.files import sync, write_json
-from common.urls import redact, scheme
-from corpus.sources.remote_checksums import checksum_from_info, version_from_info
+from common.urls import identity, is_url, redact, scheme
+from corpus.sources.remote_checksums import checksum_from_info, is_strong, version_from_info
 from corpus.sources.retry import ATTEMPTS, RangesNotSupported, T, as_data_error, retry
 from corpus.sources.source import StoredFile, is_hidden, safe_name, verify_file
 
@@ -152,6 +153,18 @@ class UrlSource:
         half.replace(done)
         return done
 
+    def identity(self, file: StoredFile) -> str:
+        """Size, checksum (else address and version), and what the recipe pins; empty where the
+        server says too little, and for a file that was not the listed one when it was fetched."""
+        proof = file.checksum
+        if not proof and is_strong(file.version) and self._began(file) in ("", file.version):
+            at = file.handle if is_url(file.handle) else f"{scheme(self.location)}://{file.handle}"
+            address = hashlib.sha256(identity(at).encode()).hexdigest()  # it may hold secrets
+            proof = f"{address} {file.version}"
+        if file.size is None or not proof:
+            return ""
+        return f"{file.size} {proof} {self.pins.get(file.name, '')}".rstrip()
+
     def cancel(self) -> None:
         """End all downloads that are under way."""
         self._stop.set()
@@ -212,13 +225,13 @@ class UrlSource:
 
     def _download(self, file: StoredFile, half: Path) -> None:
         """Bring `half` to its full size."""
-        notes = self.scratch / "versions" / f"{file.name}.json"
-        notes.parent.mkdir(parents=True, exist_ok=True)
         have = half.stat().st_size if half.exists() else 0
         version = version_from_info(self._fs.info(file.handle))
-        same = notes.exists() and json.loads(notes.read_text(encoding="utf-8")) == version
+        same = self._began(file) == version
         if file.size is None or have > file.size or not (version and same):
             have = 0
+        notes = self._notes(file)
+        notes.parent.mkdir(parents=True, exist_ok=True)
         write_json(notes, version)
         with half.open("r+b" if have else "wb") as target:
             target.seek(have)
@@ -247,11 +260,18 @@ class UrlSource:
 
     def _verify(self, file: StoredFile, half: Path) -> None:
         verify_file(half, file, self.pins.get(file.name, ""), self.origin)
-        if not file.checksum:
-            notes = self.scratch / "versions" / f"{file.name}.json"
-            began = json.loads(notes.read_text(encoding="utf-8"))
-            if version_from_info(self._fs.info(file.handle)) != began:
-                raise DataError(f"{self.origin}: {file.name} has changed meanwhile. Run again.")
+        if file.checksum:
+            return
+        if version_from_info(self._fs.info(file.handle)) != self._began(file):
+            raise DataError(f"{self.origin}: {file.name} has changed meanwhile. Run again.")
+
+    def _notes(self, file: StoredFile) -> Path:
+        return self.scratch / "versions" / f"{file.name}.json"
+
+    def _began(self, file: StoredFile) -> str:
+        """Version of a file when its download began; empty where none did, or has none."""
+        notes = self._notes(file)
+        return str(json.loads(notes.read_text(encoding="utf-8"))) if notes.exists() else ""
 
     def _retry(self, work: Callable[[], T], silences: int = ATTEMPTS) -> T:
         return retry(work, self._stop, silences=silences)

@@ -61,3 +61,8 @@ def version_from_info(info: Mapping[str, Any]) -> str:
     """Value that changes when a file changes; empty where the file system states none."""
     value = next((info[key] for key in _VERSIONS if info.get(key)), None)
     return "" if value is None else f"{info.get('size')} {value}"
+
+
+def is_strong(version: str) -> bool:
+    """True if a version stands for the very bytes: a weak ETag (RFC 9110, 8.8.1) does not."""
+    return bool(version) and ' W/"' not in version

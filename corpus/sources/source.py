@@ -55,6 +55,10 @@ class Source(Protocol):
     def fetch(self, file: StoredFile) -> Path:
         """The whole file on this machine, size and stated checksum verified."""
 
+    def identity(self, file: StoredFile) -> str:
+        """A value that is the same only for the same bytes, without secrets; empty where nothing
+        proves that. Asked for once more after a fetch, it is that of what was fetched."""
+
     def cancel(self) -> None:
         """Stop downloads in other threads."""
 

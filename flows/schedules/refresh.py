@@ -9,8 +9,6 @@ All but the last two are stages, and these are one small file each that appears 
 that is killed goes on from there, and nothing is half appended. docs/adr/0070
 """
 
-import os
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -200,7 +198,6 @@ class _NewPart:
         files = new_files(
             NewFilesConfig(corpora=corpora), context=self.context, raw=acquired, known=known
         )
-        _share_disk(acquired, known)
         names = tuple(n for n, row in files.manifest["notes"]["corpora"].items() if row["bytes"])
         if not names:
             return None
@@ -272,27 +269,6 @@ class _NewPart:
         )
         enforce(result, self.config.clean)
         return result
-
-
-def _share_disk(acquired: StageResult, known: Mapping[str, StageResult]) -> None:
-    """Let unchanged files of a later acquisition be names of the earlier ones' content."""
-    old = {
-        (entry["md5"], entry["bytes"]): result.folder / entry["path"]
-        for result in known.values()
-        for entry in result.manifest.get("files", [])
-    }
-    for entry in acquired.manifest.get("files", []):
-        path = acquired.folder / entry["path"]
-        twin = old.get((entry["md5"], entry["bytes"]))
-        if twin is None or not twin.is_file() or twin.samefile(path):
-            continue
-        aside = path.with_name(f"{path.name}.twin")
-        try:
-            aside.unlink(missing_ok=True)
-            os.link(twin, aside)
-        except OSError:
-            return  # no hard links here: it takes its room
-        aside.replace(path)
 
 
 def _summary(

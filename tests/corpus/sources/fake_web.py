@@ -27,6 +27,10 @@ class Web:
     """Folder -> the links on its page, instead of its files; None: there is no such page."""
     headers: dict[str, str] = field(default_factory=dict)
     """Given with every file."""
+    headers_of: Callable[[bytes], dict[str, str]] = lambda data: {}
+    """Content -> what is given with it."""
+    before: Callable[[str, str], None] = lambda method, path: None
+    """Called with a request before it is answered."""
     password: str = ""
     """`user:password` in base64, if one is needed."""
     spoil: Callable[[str, int, bytes], bytes | None] = lambda path, start, data: data
@@ -46,6 +50,7 @@ def serving(web: Web) -> Iterator[Web]:
         def answer(self, *, body: bool) -> None:
             wanted = self.headers.get("Range", "")
             web.requests.append((self.command, self.path, wanted))
+            web.before(self.command, self.path)
             if web.password and self.headers.get("Authorization") != f"Basic {web.password}":
                 self._empty(401)
                 return
@@ -72,6 +77,7 @@ def serving(web: Web) -> Iterator[Web]:
         def _file(self, path: str, wanted: str, body: bool) -> None:
             data = web.files[path]
             headers = {"Content-Type": "application/octet-stream", **web.headers}
+            headers |= web.headers_of(data)
             if web.etags:
                 headers.setdefault("ETag", f'"v-{hashlib.sha1(data).hexdigest()}"')
                 headers["Last-Modified"] = email.utils.formatdate(0, usegmt=True)

@@ -22,6 +22,7 @@ from common.errors import ConfigError, DataError
 from corpus.recipes import corpus
 from corpus.sources import retry
 from tasks.acquire import AcquireConfig, acquire
+from tests.corpus.sources.acquired import acquired
 from tests.corpus.sources.fake_hub import COMMIT, Hub, serving
 from tests.processes import wait_until
 from tests.tasks.running import run_stage
@@ -171,6 +172,30 @@ def test_hf_url_is_pinned_and_checked(hub: Hub, tmp_path: Path) -> None:
     hub.spoil = lambda name, data: data[::-1]
     with pytest.raises(DataError, match="SHA-256"):
         run_stage(acquire, tmp_path / "bad", corpora(location))
+
+
+@pytest.mark.parametrize("location", ["hub", "hf://datasets/somebody/some-set/data/*.jsonl"])
+@pytest.mark.parametrize("large", [True, False])  # by SHA-256, by git's id
+def test_of_a_new_commit_only_new_and_changed_files_are_downloaded(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str, large: bool
+) -> None:
+    monkeypatch.setattr("tests.corpus.sources.fake_hub.is_large", lambda name: large)
+    acquired(tmp_path / "store", 1, corpora(location))
+    files = hub.commits[COMMIT]
+    hub.commits[OTHER] = {
+        "data/a.jsonl": files["data/a.jsonl"],
+        "data/b.jsonl": files["data/b.jsonl"][::-1],
+        "data/new.jsonl": LINES,
+    }
+    hub.branches["main"] = OTHER
+    hub.requests.clear()
+    again = acquired(tmp_path / "store", 2, corpora(location))
+    assert hub.downloads() == {"data/b.jsonl", "data/new.jsonl"}
+    assert again.manifest["counts"]["files_taken_over"] == 1
+    assert again.manifest["counts"]["files_fetched"] == 2
+    assert again.manifest["notes"]["revisions"]["skypile"]["commit"] == OTHER
+    got = files_of(again.folder / "skypile")
+    assert {f"data/{Path(name).name}": data for name, data in got.items()} == hub.commits[OTHER]
 
 
 def test_hostile_file_names_are_refused(hub: Hub, tmp_path: Path) -> None:

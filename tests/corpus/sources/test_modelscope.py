@@ -15,6 +15,7 @@ from common.paths import RECIPES
 from corpus.sources import modelscope as source
 from corpus.sources import retry
 from tasks.acquire import AcquireConfig, acquire
+from tests.corpus.sources.acquired import acquired
 from tests.corpus.sources.fake_modelscope import COMMIT, ModelScope, serving
 from tests.tasks.running import run_stage
 
@@ -69,6 +70,25 @@ def test_files_of_one_commit(
     downloads = [path for _, path, _ in hub.requests if "FilePath" in path]
     assert downloads
     assert all(f"Revision={COMMIT}" in path for path in downloads)
+
+
+def test_of_a_new_commit_only_new_and_changed_files_are_downloaded(
+    hub: ModelScope, tmp_path: Path
+) -> None:
+    acquired(tmp_path / "store", 1, corpora())
+    files = hub.commits[COMMIT]
+    hub.commits[OTHER] = {
+        "data/a.jsonl": files["data/a.jsonl"],
+        "data/b.jsonl": files["data/b.jsonl"][::-1],
+        "data/new.jsonl": LINES,
+    }
+    hub.branches["master"] = OTHER
+    hub.requests.clear()
+    again = acquired(tmp_path / "store", 2, corpora())
+    asked = {path.rpartition("FilePath=")[2] for _, path, _ in hub.requests if "FilePath" in path}
+    assert asked == {"data/b.jsonl", "data/new.jsonl"}
+    assert again.manifest["counts"]["files_taken_over"] == 1
+    assert files_of(again.folder / "skypile") == hub.commits[OTHER]
 
 
 def test_more_files_than_a_page(
