@@ -59,8 +59,8 @@ class AcquireConfig(StageConfig):
     """Corpora that may be missing or empty, beside those whose recipe says so."""
 
     commits: Mapping[Name, str] = field(default_factory=dict, metadata=NOT_IN_KEY)
-    """Commit of a repository on a hub, in the place of its recipe's revision; in the key where one
-    is given."""
+    """Commit of a repository on a hub, in the place of its recipe's revision; of a URL, a digest of
+    the files behind it. In the key where one is given."""
 
     def is_optional(self, name: str) -> bool:
         """True for a corpus that may be missing or empty."""

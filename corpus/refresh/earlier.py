@@ -24,6 +24,17 @@ RECORD = "sources.json"
 """File of an acquisition: data set -> name of a file at its source -> its identity there."""
 
 
+def recorded_identities(acquisition: Path, name: str) -> dict[str, str]:
+    """Name at the source -> identity there, of the files of a data set; none where an acquisition
+    has no such record, as older ones, or a damaged one."""
+    if not (acquisition / RECORD).is_file():
+        return {}
+    with suppress(DataError):
+        recorded = read_json_object(acquisition / RECORD).get(name)
+        return recorded if isinstance(recorded, dict) else {}
+    return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Piece:
     """A file as the manifest of its acquisition has it."""
@@ -59,11 +70,7 @@ class Earlier:
             files: those of its manifest: {path, bytes, md5}.
             streams: if true, single `.gz` and `.zst` files were decompressed.
         """
-        identities: dict[str, str] = {}
-        if (acquisition / RECORD).is_file():  # no older one has it
-            with suppress(DataError):  # damaged: as if it were not there
-                recorded = read_json_object(acquisition / RECORD).get(name)
-                identities = recorded if isinstance(recorded, dict) else {}
+        identities = recorded_identities(acquisition, name)
         becomes = {unpacked_name(file, streams=streams): file for file in identities}
         pieces: dict[str, list[Piece]] = {}
         num_bytes = 0

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ConfigError
-from common.files import make_folder
+from common.files import digest_of, make_folder
 from common.paths import display, resolve
 from common.redaction import hidden_in_errors, redacted
-from corpus.refresh.commits import newest_commit
+from corpus.refresh.commits import newest_commit, newest_files
+from corpus.refresh.earlier import recorded_identities
 from flows.config import PipelineConfig
 from flows.graph import NO_SEARCH, Pipeline
 from flows.preflight import preflight_once
@@ -137,15 +138,21 @@ def _open(run: PretrainingRun, store: Path) -> tuple[RunClient, Lineage]:
 
 
 def _corpora(config: PipelineConfig, lineage: Lineage) -> AcquireConfig:
-    """The corpora at the newest commits of their repositories. Raises DataError for a hub that does
-    not answer."""
+    """The corpora at the newest commits of their repositories, and as they lie behind URLs now.
+
+    Raises DataError for a hub or server that does not answer.
+    """
     found = config.acquire("corpora")
-    begun = lineage.first("acquire").manifest["notes"].get("revisions", {})
+    first = lineage.first("acquire")
+    begun = first.manifest["notes"].get("revisions", {})
     commits = {}
     for name, location in found.datasets.items():
         commit = newest_commit("corpora", name, location)
         if commit and commit != begun.get(name, {}).get("commit"):
             commits[name] = commit
+        files = newest_files("corpora", name, location)
+        if files and files != recorded_identities(first.folder, name):
+            commits[name] = digest_of(files)
     return replace(found, commits=commits)
 
 
