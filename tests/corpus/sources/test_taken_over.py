@@ -100,6 +100,7 @@ def test_what_proves_nothing_is_fetched_and_takes_no_room_twice(
     web.files["d/a.jsonl"] = C[: len(A)]
     second = acquired(store, 2, corpora(f"{web.url}/d/"))
     assert fetched(web) == {"a.jsonl", "deep/b.jsonl"}
+    assert counts(second) == (0, 2)
     assert files_of(second) == {"a.jsonl": C[: len(A)], "deep/b.jsonl": B}
     for name, same in (("a.jsonl", False), ("deep/b.jsonl", True)):
         one, other = (result.folder / "skypile" / name for result in (first, second))
