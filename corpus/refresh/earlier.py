@@ -1,4 +1,4 @@
-"""What an earlier acquisition has of a data set, which so need not be fetched again.
+"""Files of a data set that an earlier acquisition has, which so need not be fetched again.
 
 identity at the source ── the one in sources.json of then? ──▶ its files, MD5 as in its manifest
 bytes of a file here   ── those of its file of that name? ───▶ that file
