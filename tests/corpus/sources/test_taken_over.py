@@ -76,7 +76,7 @@ def test_unchanged_files_are_not_fetched_and_all_are_as_of_a_first_acquisition(
     assert fetched(web) == {"a.jsonl", "c.jsonl"}
     assert counts(second) == (1, 2)
     assert second.manifest["counts"]["bytes_taken_over"] == len(B)
-    words = f"1 files, {len(B) / 1000:.1f} kB taken over from an earlier acquisition, 2 files fetch"
+    words = f"1 file, {len(B) / 1000:.1f} kB taken over from an earlier acquisition, 2 files fetch"
     assert words in caplog.text
     anew = acquired(tmp_path / "another", 1, corpora(location))
     assert counts(anew) == (0, 3)

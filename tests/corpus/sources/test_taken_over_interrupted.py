@@ -95,7 +95,7 @@ def test_stopped_between_two_renames(
 
 
 def test_killed_in_the_middle_and_started_again(web: Web, store: Path, root: Path) -> None:
-    """What was taken over stands, and only what is new is fetched; the counts know both."""
+    """Files that were taken over stand, and only what is new is fetched; the counts know both."""
     location = f"{web.url}/d/"
     acquired(store, 1, corpora(location))
     web.files |= {"d/new.jsonl": C}
