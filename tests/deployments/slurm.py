@@ -114,7 +114,7 @@ class Slurm:
         self._processes.close()
 
     def call(self, *command: str, check: bool = True, **environment: str) -> str:
-        """What a command prints, started on the first node."""
+        """Start a command on the first node; returns its output."""
         done = subprocess.run(
             [*self._inside(0), *command],
             env={**self.environment, **environment},
@@ -126,7 +126,7 @@ class Slurm:
         return done.stdout.strip()
 
     def facts(self, job: str) -> dict[str, str]:
-        """What Slurm knows about a job: `JobState`, `Restarts`, `ExitCode`, …"""
+        """Facts of Slurm about a job: `JobState`, `Restarts`, `ExitCode`, …"""
         words = self.call("scontrol", "--oneliner", "show", "job", job).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
