@@ -168,13 +168,14 @@ def _take_over(
     def take(file: StoredFile) -> bool:
         return _linked(destination, source, file, places / destination.target_name(file))
 
-    ready: list[StoredFile] = []
+    at_hand: set[str] = set()
     if destination.earlier:
         with closing(_side_by_side(take, missing, source)) as looked_at:
             for file, linked in looked_at:
                 if linked:
-                    ready.append(file)
+                    at_hand.add(file.name)
                     add(file)
+    ready = [file for file in missing if file.name in at_hand]
     write_json(note, sorted(file.name for file in [*taken, *ready]))
     for file in ready:
         destination.target(file).parent.mkdir(parents=True, exist_ok=True)
