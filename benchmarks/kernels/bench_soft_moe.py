@@ -23,8 +23,8 @@ def cases(setup: Setup) -> list[Case]:
             torch.randn(experts, width, device=setup.device).requires_grad_(),
         ),
         forward_bytes=stream,
-        # x is read twice more, for its own gradient and the keys'.
-        both_bytes=4 * stream,
+        # At least: x is read once more, for its own gradient and the keys', and one is written.
+        both_bytes=3 * stream,
     )
     combine = Case(
         name="combine",
