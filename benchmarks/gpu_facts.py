@@ -18,6 +18,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks._figures import add_options, end_with_parent, publish
+from common.errors import first_line
 from model.attention import VARLEN_GROUPS_HEADS, varlen_attn
 from model.train.distributed.device import device_name
 
@@ -107,7 +108,7 @@ def attention_times(device: torch.device, width: int) -> dict[str, float | str]:
             with sdpa_kernel(backend):
                 found[backend.name] = _milliseconds(both, on_gpu)
         except RuntimeError as error:
-            found[backend.name] = str(error).splitlines()[0][:120]
+            found[backend.name] = first_line(error)[:120]
     return found
 
 
