@@ -1,11 +1,13 @@
 """The worker of a container ends after its runs have saved."""
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -56,38 +58,42 @@ while True:
 """As Prefect's worker does when it is asked to end; until then it begins runs, which are `x`."""
 
 
+@contextlib.contextmanager
+def saving_run(saved: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A run that is ready to save to this file when it is asked to stop."""
+    command = [sys.executable, "-c", SAVES, str(saved)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as run:
+        try:
+            assert run.stdout is not None and run.stdout.readline() == b"ready\n"
+            yield run
+        finally:
+            run.kill()
+
+
 def note(folder: Path, name: str, pid: int, host: str, started: str | None) -> None:
     (folder / f"{name}.json").write_text(json.dumps({"pid": pid, "host": host, "started": started}))
 
 
 def test_runs_of_this_machine_save_before_the_worker_is_gone(notes: Path, tmp_path: Path) -> None:
     saved = tmp_path / "saved"
-    run = subprocess.Popen(
-        [sys.executable, "-c", SAVES, str(saved)], stdout=subprocess.PIPE, start_new_session=True
-    )
-    other = subprocess.Popen(["sleep", "600"])
-    try:
-        assert run.stdout is not None and run.stdout.readline() == b"ready\n"
-        here = socket.gethostname()
-        note(notes, "mine", run.pid, here, process_start(run.pid))
-        note(notes, "elsewhere", other.pid, "another-host", process_start(other.pid))
-        note(notes, "number-given-again", other.pid, here, "1")
-        (notes / "half.json").write_text("{")
-        assert worker.own_runs() == [run.pid]
-        assert worker.own_runs(os.getpid()) == [run.pid], "this process started it"
-        assert worker.own_runs(other.pid) == []
-        asked = Worker([])
-        asked.stopping = True
-        assert asked.run() == 0
-        assert saved.read_text() == "saved"
-        assert run.wait(PATIENCE_SECONDS) == 143
-        assert other.poll() is None, "a process that is no run of this machine is left alone"
-    finally:
-        for process in (run, other):
-            process.kill()
-            process.wait()
-        assert run.stdout is not None
-        run.stdout.close()
+    with saving_run(saved) as run, subprocess.Popen(["sleep", "600"]) as other:
+        try:
+            here = socket.gethostname()
+            note(notes, "mine", run.pid, here, process_start(run.pid))
+            note(notes, "elsewhere", other.pid, "another-host", process_start(other.pid))
+            note(notes, "number-given-again", other.pid, here, "1")
+            (notes / "half.json").write_text("{")
+            assert worker.own_runs() == [run.pid]
+            assert worker.own_runs(os.getpid()) == [run.pid], "this process started it"
+            assert worker.own_runs(other.pid) == []
+            asked = Worker([])
+            asked.stopping = True
+            assert asked.run() == 0
+            assert saved.read_text() == "saved"
+            assert run.wait(PATIENCE_SECONDS) == 143
+            assert other.poll() is None, "a process that is no run of this machine is left alone"
+        finally:
+            other.kill()
 
 
 def test_the_worker_is_halted_until_its_runs_have_saved(
@@ -95,9 +101,7 @@ def test_the_worker_is_halted_until_its_runs_have_saved(
 ) -> None:
     """Prefect's own kills them when it ends, and would begin others as long as it lives."""
     saved, begun = tmp_path / "saved", tmp_path / "begun"
-    run = subprocess.Popen([sys.executable, "-c", SAVES, str(saved)], stdout=subprocess.PIPE)
-    try:
-        assert run.stdout is not None and run.stdout.readline() == b"ready\n"
+    with saving_run(saved) as run:
         note(notes, "mine", run.pid, socket.gethostname(), process_start(run.pid))
         monkeypatch.setattr(
             worker,
@@ -122,11 +126,6 @@ def test_the_worker_is_halted_until_its_runs_have_saved(
         assert asked.run() == 0
         assert run.wait(10) == 143 and saved.read_text() == "saved"
         assert len(found) > 2 and found[1] == found[-1], "it began runs while it was to end"
-    finally:
-        run.kill()
-        run.wait()
-        assert run.stdout is not None
-        run.stdout.close()
 
 
 WORKER = """

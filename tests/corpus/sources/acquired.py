@@ -67,6 +67,15 @@ def fetched(web: Web) -> set[str]:
     return {path.removeprefix("/d/") for path in found}
 
 
+def next_commit(files: dict[str, bytes]) -> dict[str, bytes]:
+    """Files of a repository's next commit: the first as it was, the second changed, a new one."""
+    return {
+        "data/a.jsonl": files["data/a.jsonl"],
+        "data/b.jsonl": files["data/b.jsonl"][::-1],
+        "data/new.jsonl": C,
+    }
+
+
 def packed_files() -> dict[str, bytes]:
     inside = {"x.jsonl": A, "y/z.jsonl.gz": gzip.compress(B, mtime=0)}
     return {

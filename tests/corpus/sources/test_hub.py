@@ -22,7 +22,7 @@ from common.errors import ConfigError, DataError
 from corpus.recipes import corpus
 from corpus.sources import retry
 from tasks.acquire import AcquireConfig, acquire
-from tests.corpus.sources.acquired import acquired
+from tests.corpus.sources.acquired import acquired, next_commit
 from tests.corpus.sources.fake_hub import COMMIT, Hub, serving
 from tests.processes import wait_until
 from tests.tasks.running import run_stage
@@ -181,12 +181,7 @@ def test_of_a_new_commit_only_new_and_changed_files_are_downloaded(
 ) -> None:
     monkeypatch.setattr("tests.corpus.sources.fake_hub.is_large", lambda name: large)
     acquired(tmp_path / "store", 1, corpora(location))
-    files = hub.commits[COMMIT]
-    hub.commits[OTHER] = {
-        "data/a.jsonl": files["data/a.jsonl"],
-        "data/b.jsonl": files["data/b.jsonl"][::-1],
-        "data/new.jsonl": LINES,
-    }
+    hub.commits[OTHER] = next_commit(hub.commits[COMMIT])
     hub.branches["main"] = OTHER
     hub.requests.clear()
     again = acquired(tmp_path / "store", 2, corpora(location))

@@ -15,7 +15,7 @@ from common.paths import RECIPES
 from corpus.sources import modelscope as source
 from corpus.sources import retry
 from tasks.acquire import AcquireConfig, acquire
-from tests.corpus.sources.acquired import acquired
+from tests.corpus.sources.acquired import acquired, next_commit
 from tests.corpus.sources.fake_modelscope import COMMIT, ModelScope, serving
 from tests.tasks.running import run_stage
 
@@ -76,12 +76,7 @@ def test_of_a_new_commit_only_new_and_changed_files_are_downloaded(
     hub: ModelScope, tmp_path: Path
 ) -> None:
     acquired(tmp_path / "store", 1, corpora())
-    files = hub.commits[COMMIT]
-    hub.commits[OTHER] = {
-        "data/a.jsonl": files["data/a.jsonl"],
-        "data/b.jsonl": files["data/b.jsonl"][::-1],
-        "data/new.jsonl": LINES,
-    }
+    hub.commits[OTHER] = next_commit(hub.commits[COMMIT])
     hub.branches["master"] = OTHER
     hub.requests.clear()
     again = acquired(tmp_path / "store", 2, corpora())

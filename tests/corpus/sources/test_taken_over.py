@@ -6,7 +6,7 @@ import gzip
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,6 @@ from common import recipes as _recipes
 from common.errors import DataError
 from common.files import remove_folder
 from corpus.refresh.earlier import RECORD
-from corpus.sources import retry
 from tests.corpus.sources.acquired import (
     UNPACKED,
     A,
@@ -30,20 +29,7 @@ from tests.corpus.sources.acquired import (
     files_of,
     packed_files,
 )
-from tests.corpus.sources.fake_web import Web, serving
-
-
-@pytest.fixture
-def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(retry, "PAUSE", 0.01)
-    with serving(Web(files={"d/a.jsonl": A, "d/deep/b.jsonl": B})) as server:
-        yield server
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
+from tests.corpus.sources.fake_web import Web
 
 
 def stated(web: Web, kind: str) -> None:

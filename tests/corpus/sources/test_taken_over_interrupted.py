@@ -6,13 +6,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from corpus.refresh.earlier import Earlier
-from corpus.sources import retry
 from tests.corpus.sources.acquired import (
     UNPACKED,
     A,
@@ -27,20 +25,7 @@ from tests.corpus.sources.acquired import (
     place_of,
     run_in_store,
 )
-from tests.corpus.sources.fake_web import Web, serving
-
-
-@pytest.fixture
-def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(retry, "PAUSE", 0.01)
-    with serving(Web(files={"d/a.jsonl": A, "d/deep/b.jsonl": B})) as server:
-        yield server
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    return tmp_path / "store"
+from tests.corpus.sources.fake_web import Web
 
 
 @pytest.mark.parametrize("linked", [0, 1])
